@@ -18,7 +18,7 @@ nox.options.sessions = ["lint", "types", "contracts", "tests", "other-python"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 BULK_BYTES = 1 << 30
-#: The minor versions of Python 3 that the project is for.
+#: The minor versions of Python 3 that the project supports.
 VERSIONS = range(11, 15)
 #: Most tests wait for processes and sockets, not for the processor, so two cores keep this many workers busy. A file
 #: stays with one worker, because its tests share servers and namespaces.
@@ -27,7 +27,7 @@ WORKERS = ("--numprocesses=4", "--dist=loadfile")
 LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
 #: The modules that programs import.
 PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "errors", "events", "http", "testing")))
-#: What depends on the version of Python rather than on the world around it.
+#: The tests that depend on the version of Python rather than on the system.
 QUICK = tuple(
     f"tests/{part}"
     for part in ("client", "connectivity", "connector", "http", "mux", "protocol", "relay", "security", "streams")
@@ -35,9 +35,10 @@ QUICK = tuple(
 
 
 def interpreters() -> dict[int, str]:
-    """The Pythons of this machine that the project is for: minor version to path, this one for its own version.
+    """The versions of Python on this machine that the project supports: minor version to path. The running
+    interpreter is used for its own version.
 
-    Looks on PATH and among the versions that pyenv has installed. What is found but does not run (a pyenv shim of a
+    Looks on PATH and among the versions that pyenv has installed. An interpreter that does not run (a pyenv shim of a
     version that is not selected, a Python without ``venv``) is left out.
     """
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
@@ -60,7 +61,7 @@ def _runs(path: str, minor: int) -> bool:
 
 
 PYTHONS = interpreters()
-#: The newest of the others, None where there is none.
+#: The newest of the other versions; None if there is none.
 OTHER = max((minor for minor in PYTHONS if minor != sys.version_info.minor), default=None)
 
 
@@ -72,8 +73,8 @@ def group(session: nox.Session, name: str) -> None:
 def install_wheel(session: nox.Session) -> None:
     """Build the wheel and install it, so that what is tested is what users get.
 
-    Tests run from the checkout, whose packages must not be found in place of the installed ones: by no test, and by
-    no process that a test starts.
+    Tests run from the checkout. Neither a test nor a process that it starts may import the checkout's packages
+    instead of the installed ones.
     """
     folder = Path(session.create_tmp()) / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,7 +98,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types of the packages, the benchmarks, the tests, and the scripts beside them, strictly."""
+    """Strict type checks of the packages, the benchmarks, the tests and the scripts."""
     group(session, "lint")
     group(session, "test")
     session.install("--quiet", "nox")
@@ -107,7 +108,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def contracts(session: nox.Session) -> None:
-    """Who may import whom."""
+    """Which packages may import which."""
     group(session, "lint")
     session.install("--quiet", "--editable", ".")
     session.run("lint-imports")
@@ -153,7 +154,7 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Branch coverage, the processes that tests start included."""
+    """Branch coverage, including the processes that tests start."""
     install_wheel(session)
     group(session, "test")
     session.run("coverage", "erase")
@@ -177,7 +178,7 @@ def soak(session: nox.Session) -> None:
 
     Fifty streams run while the relay is killed, and the memory of all processes is checked afterwards.
 
-    HYBRIDRELAY_BULK_BYTES, HYBRIDRELAY_ROUNDS and HYBRIDRELAY_STORM ask for more or less.
+    HYBRIDRELAY_BULK_BYTES, HYBRIDRELAY_ROUNDS and HYBRIDRELAY_STORM change these numbers.
     """
     install_wheel(session)
     group(session, "test")
@@ -233,9 +234,9 @@ def strangers(session: nox.Session) -> None:
 
 @nox.session(name="bench-check")
 def bench_check(session: nox.Session) -> None:
-    """The short benchmark suite: how our ratios to the baselines moved since ``benchmarks/baseline.json``.
+    """The short benchmark suite: how our ratios to the baselines changed since ``benchmarks/baseline.json``.
 
-    Fails where one became worse by more than the noise. ``nox -s bench-check -- FILE`` compares with another run.
+    Fails if one became worse by more than the noise. ``nox -s bench-check -- FILE`` compares with another run.
     """
     install_wheel(session)
     fresh = str(Path(session.create_tmp()) / "bench-check.json")

@@ -1,6 +1,6 @@
 """Generates `docs/state-machines.md` from the transition tables in the code.
 
-``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` exits with 1 where it is out of date.
+``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` exits with 1 if it is out of date.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ InputT_co = TypeVar("InputT_co", bound=enum.Enum, covariant=True)
 
 @attrs.frozen
 class Machine(Generic[StateT_co, InputT_co]):
-    """One transition table, and what to say about it."""
+    """One transition table, and its description."""
 
     title: str
     module: str
@@ -53,7 +53,7 @@ MACHINES = (
         "Stream: opening",
         "hybridrelay.protocol.states",
         "Whether the stream has been answered. The side that opens it begins in AWAITING, the other one in OFFERED. "
-        "An abort moves the machines of both directions to ABORTED as well.",
+        "An abort also moves the machines of both directions to ABORTED.",
         states.OPENING,
         (states.Opening.AWAITING, states.Opening.OFFERED),
     ),
@@ -74,14 +74,14 @@ MACHINES = (
     Machine(
         "Bridge: from the TCP connection into the stream",
         "hybridrelay.mux.bridging",
-        "What becomes of the bytes that the TCP connection sends. How a bridge ends is said in the module.",
+        "What happens to the bytes that the TCP connection sends. The module describes how a bridge ends.",
         bridging.OUTGOING,
         (bridging.Outgoing.OPEN,),
     ),
     Machine(
         "Bridge: from the stream into the TCP connection",
         "hybridrelay.mux.bridging",
-        "What becomes of the bytes that the peer sends.",
+        "What happens to the bytes that the peer sends.",
         bridging.INCOMING,
         (bridging.Incoming.AWAITING,),
     ),
@@ -117,8 +117,8 @@ MACHINES = (
     Machine(
         "Connector: one control channel",
         "hybridrelay.connector.registration",
-        "There can be several while the connector moves to a better route: the successor takes the registrations "
-        "over before the current channel is closed.",
+        "There can be several while the connector moves to a better route: the successor takes over the "
+        "registrations before the current channel is closed.",
         registration.CHANNELS,
         (registration.ChannelState.OPENING,),
     ),

@@ -70,7 +70,7 @@ class Body:
         """Read all of it, or the rest of it.
 
         Raises:
-            RequestError, ClientGone: as `receive_some`.
+            RequestError, ClientGone: see `receive_some`.
         """
         data = bytearray()
         while piece := await self.receive_some():
@@ -117,7 +117,14 @@ class Body:
         return piece
 
     async def drain(self) -> bool:
-        """Read and drop the rest, within the limits for that; return whether it was complete. Raises ClientGone."""
+        """Read and drop the rest, within `Limits.drain_bytes` and `Limits.drain_seconds`.
+
+        Returns:
+            Whether the body was complete.
+
+        Raises:
+            ClientGone: the connection is lost.
+        """
         left = self._limits.drain_bytes
         with trio.move_on_after(self._limits.drain_seconds):
             try:
@@ -146,5 +153,5 @@ class Body:
 
 
 def too_large() -> RequestError:
-    """413."""
+    """The error for a body that is too long: status 413."""
     return RequestError(Failure(413, "the body is too long", close=True))

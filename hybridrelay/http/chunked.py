@@ -13,12 +13,13 @@ from .failure import Failure, RequestError
 
 __all__ = ["ChunkedReader"]
 
-#: 16 digits are 2^64 bytes.
+#: 16 digits allow sizes below 2^64 bytes.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-#: The length of a line. Extensions are rare; the signatures of chunks that some storage services use have 85 bytes.
+#: The length of a line (bytes). Extensions are rare; chunk signatures, which some storage services use, have 85
+#: bytes.
 _MAX_LINE = 256
-#: How much framing is accepted for the whole body, and in addition for each byte of payload. Chunks of one byte, with
-#: five bytes of framing each, are accepted; a flood of extensions is not.
+#: How much framing is accepted for the whole body, and in addition for each byte of payload (bytes). Chunks of one
+#: byte, with five bytes of framing each, are accepted; a flood of extensions is not.
 _MAX_OVERHEAD = 16 * 1024
 _MAX_OVERHEAD_PER_BYTE = 8
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
@@ -46,7 +47,7 @@ class ChunkedReader:
         return bytes(self._buffer)
 
     def receive_untrusted(self, data: bytes) -> bytes:
-        """Decode.
+        """Take received bytes and return the payload in them.
 
         Raises:
             RequestError: 400: it is malformed, or has too much framing for its payload.

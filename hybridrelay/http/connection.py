@@ -78,7 +78,8 @@ async def serve_connection(
 async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: Failure) -> None:
     """Answer a connection with `failure` without reading a request, and close it.
 
-    Takes at most `Limits.write_seconds` and `Limits.linger_seconds` together. A lost connection is not an error.
+    This takes at most the sum of `Limits.write_seconds` and `Limits.linger_seconds`. A lost connection is not an
+    error. Cancelled, it closes the connection without waiting.
     """
     wire = Wire(stream, service.limits)
     try:
@@ -149,7 +150,7 @@ async def _read_head(wire: Wire, service: Service, stop: Stop, reader: HeadReade
     if not reader.is_empty:
         raise RequestError(Failure(408, "the request head took too long", close=True))
     if is_first and not stop.is_set():
-        raise wire.lose("no request came")
+        raise wire.lose("no request arrived")
     return None
 
 

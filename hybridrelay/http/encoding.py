@@ -18,7 +18,7 @@ class ResponseEncoder:
     """Encodes the final response to one request.
 
     Args:
-        connection: has parsed the request, as far as it could be parsed.
+        connection: h11's connection, after it has parsed the request, or as much of it as could be parsed.
     """
 
     def __init__(self, connection: h11.Connection) -> None:
@@ -28,9 +28,10 @@ class ResponseEncoder:
         """The head of a final response.
 
         Args:
-            status: from 200 on.
+            status: 200 or greater.
             headers: without those that concern the framing.
-            length: of the body (bytes), also where HEAD keeps it from being sent; None where it is not known.
+            length: the length of the body (bytes), even if the body is not sent because the method is HEAD; None if
+                it is unknown.
             close: whether the connection is closed after the response.
 
         Raises:
@@ -46,7 +47,7 @@ class ResponseEncoder:
         )
 
     def encode_data(self, data: bytes) -> bytes:
-        """A piece of the body; nothing where the response has none.
+        """A piece of the body; b"" if the response has no body.
 
         Raises:
             h11.LocalProtocolError: the body becomes longer than its head says.
@@ -67,7 +68,7 @@ class ResponseEncoder:
 
 
 def encode_switch(headers: Fields) -> bytes:
-    """101 Switching Protocols. Not by h11, which has nothing to do with what follows and takes ten times as long.
+    """101 Switching Protocols. Not encoded by h11, which is not needed afterwards and takes ten times as long.
 
     Raises:
         ValueError: a header field is malformed.

@@ -65,7 +65,7 @@ class ResponseSender:
 
         Raises:
             ClientGone: see `Wire.send`.
-            h11.LocalProtocolError: a header field is malformed, or a body has not the length that was announced.
+            h11.LocalProtocolError: a header field is malformed, or a body does not have the announced length.
             Exception: what `StreamedResponse.write` raises.
         """
         if isinstance(reply, Failure):
@@ -108,8 +108,8 @@ class Exchange:
     """Serves one request.
 
     Args:
-        wire, service, stop, peer: of the connection.
-        head: of the request.
+        wire, service, stop, peer: those of the connection.
+        head: the head of the request.
         connection: h11's state after it has parsed the head.
         served: the number of requests on this connection so far, including this one.
     """
@@ -302,7 +302,7 @@ class Exchange:
 
 
 def unparsed_request(method: str) -> h11.Connection:
-    """The state of h11 after it has parsed an HTTP/1.0 request with this method, as far as an answer needs it."""
+    """The state of h11 after it has parsed an HTTP/1.0 request with this method: sufficient to encode a response."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()

@@ -34,7 +34,7 @@ class Failure:
 
 
 class RequestError(Exception):
-    """The request is refused. The only exception that a peer's bytes can cause; handlers may raise it as well."""
+    """The request is refused. The only exception that bytes from the peer can cause; handlers may also raise it."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.status}: {failure.detail}")

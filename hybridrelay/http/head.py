@@ -45,7 +45,7 @@ class Headers:
             self._values.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
-        # Without values, among which are secrets.
+        # Without values, because some of them are secrets.
         return f"Headers({list(self._values)})"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -118,26 +118,26 @@ class HeadReader:
 
     @property
     def connection(self) -> h11.Connection:
-        """For the response: it knows as much of the request as could be parsed, such as that its method is HEAD."""
+        """The state of h11, for the response. It has parsed as much of the request as possible."""
         if self._connection is None:
             self._connection = h11.Connection(h11.SERVER)
         return self._connection
 
     @property
     def is_head_request(self) -> bool:
-        """Whether the response goes without its body, as far as is known."""
+        """Whether the method is HEAD, so that the response has no body, as far as is known."""
         return self._buffer.startswith(b"HEAD ")
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of a request has come yet."""
+        """Whether no byte of a request has arrived yet."""
         return not self._buffer
 
     def receive_untrusted(self, data: bytes) -> bool:
-        """Add what was received; return whether the head is complete.
+        """Add received bytes; return whether the head is complete.
 
         Raises:
-            RequestError: 400, 414 or 431; as soon as that is certain, not only at the end of the head.
+            RequestError: 400, 414 or 431; as soon as the error is certain, not only at the end of the head.
         """
         buffer = self._buffer
         buffer += data
@@ -203,7 +203,7 @@ class HeadReader:
         target, authority = _authority(method, request.target.decode("ascii"), headers)
         expectations = headers.tokens("expect") if is_http11 else []
         if expectations not in ([], ["100-continue"]):
-            raise RequestError(Failure(417, "this server knows the expectation 100-continue only", close=True))
+            raise RequestError(Failure(417, "this server supports only the expectation 100-continue", close=True))
         return Head(
             method=method,
             target=target,

@@ -16,10 +16,10 @@ class Limits:
 
     A connection holds at most ``max_head_bytes + 2 * read_bytes`` in memory while a head is read, the whole body
     only if the handler reads it as a whole, and at most ``write_bytes`` of a response in addition to what the handler
-    made.
+    created.
 
-    Each read and each write has a deadline. A head and a body have another one as a whole, because a client that
-    sends one byte at a time meets every deadline of a single read.
+    Each read and each write has a deadline. A head and a body each have a second deadline for the whole, because a
+    client that sends one byte at a time meets every deadline of a single read.
     """
 
     #: The length of the request line, most of which is the target. Exceeded: 414. RFC 9112 section 3 recommends at
@@ -50,12 +50,12 @@ class Limits:
     write_seconds: float = attrs.field(default=10, validator=_positive)
     #: How much of an unread body is read and dropped in order to keep the connection. If more is left, it is closed.
     drain_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How long that may take.
+    #: How long reading the unread body may take.
     drain_seconds: float = attrs.field(default=2, validator=_positive)
     #: How much is read and dropped after the last response. Closing a connection with unread input resets it, and the
     #: reset would discard the response before the client has read it.
     linger_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How long that may take.
+    #: How long reading after the last response may take.
     linger_seconds: float = attrs.field(default=1, validator=_positive)
 
     def __attrs_post_init__(self) -> None:

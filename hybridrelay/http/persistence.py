@@ -45,10 +45,10 @@ def announce(
     """Decide before a response is sent.
 
     Args:
-        head: of the request.
-        body: how much of it was read so far.
-        limits: of the connection.
-        wants_close: whether the response asks for it.
+        head: the head of the request.
+        body: how much of the body was read so far.
+        limits: the limits of the connection.
+        wants_close: whether the response asks for the connection to be closed.
         is_stopping: whether the shutdown was requested.
         served: the number of requests on this connection so far, including this one.
     """

@@ -45,8 +45,8 @@ class Request:
         """Convert and return a parameter of the path.
 
         Args:
-            name: as in the route's pattern.
-            convert: gets the percent-encoded segment; raises ValueError if no resource can have that name.
+            name: the parameter's name in the route's pattern.
+            convert: takes the percent-encoded segment; raises ValueError if no resource can have that name.
 
         Raises:
             RequestError: 404, if `convert` raised ValueError.

@@ -66,7 +66,7 @@ class StreamedResponse:
     it has received for the whole body.
 
     Raises:
-        ValueError: as `Response`.
+        ValueError: see `Response`.
     """
 
     status: int = attrs.field(validator=_check_status)

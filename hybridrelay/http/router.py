@@ -4,13 +4,14 @@ Rules:
 
 1. Paths are compared as they were sent, percent-encoded, segment by segment. An encoded slash (``%2F``) belongs to
    its segment. An empty segment is a segment: ``/a`` and ``/a/`` are different.
-2. ``{name}`` in a pattern stands for exactly one segment that is not empty. Its value stays percent-encoded until the
+2. ``{name}`` in a pattern matches exactly one segment that is not empty. Its value stays percent-encoded until the
    handler decodes it (`Request.param`).
 3. The most specific pattern decides: from left to right, a literal segment is more specific than a parameter. If that
    pattern has no route for the method, the answer is 405, even if a less specific pattern has one.
 4. A route for GET also serves HEAD; the server leaves out the body. OPTIONS is answered with the methods of the
    pattern, unless there is a route for it.
-5. A method that neither HTTP nor any route knows is answered with 501, any other that is not allowed with 405.
+5. A method that is neither a method of HTTP nor used by any route is answered with 501; any other method that is not
+   allowed is answered with 405.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ __all__ = ["Allowed", "Match", "Route", "Router"]
 H_co = TypeVar("H_co", covariant=True)
 
 #: Methods that a server recognizes: RFC 9110 section 9, PATCH (RFC 5789), QUERY. CONNECT is left out, because this
-#: server is no proxy.
+#: server is not a proxy.
 _RECOGNIZED = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _METHOD = re.compile(r"[A-Z][A-Z\-]*")
 _PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
@@ -101,7 +102,7 @@ class _Node(Generic[H_co]):
     parameter: _Node[H_co] | None = None
     #: By method: the routes whose pattern ends here.
     routes: dict[str, Route[H_co]] = attrs.field(factory=dict)
-    #: By method: the names of their parameters, and at which segments these are.
+    #: By method: the names of the route's parameters, and the indexes of their segments.
     names: dict[str, list[tuple[str, int]]] = attrs.field(factory=dict)
 
 

@@ -19,9 +19,10 @@ from .stopping import Stop
 
 __all__ = ["Prepare", "serve"]
 
-#: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it makes a
-#: TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if
-#: the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is always closed.
+#: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it does
+#: the TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or
+#: `trio.BrokenResourceError` if the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted
+#: connection is always closed.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
 #: How many connections beyond the limit are answered with 503 at the same time. Further ones are reset.
@@ -41,7 +42,7 @@ async def serve(
     on_upgrade: Callable[[Upgraded], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accept connections and serve requests on them, until cancelled or told to stop.
+    """Accept connections and serve requests on them, until cancelled or until `stop` is set.
 
     Args:
         listeners: TCP or Unix; closed at the end.
@@ -137,7 +138,7 @@ class _Server:
             upgraded = await serve_connection(stream, self._service, stop=self._stop, peer=peer)
         except (RequestError, ClientGone):
             return  # `Service.on_access` was called for every request
-        except Exception as exc:  # noqa: BLE001  # one connection's trouble must not end the others
+        except Exception as exc:  # noqa: BLE001  # an error on one connection must not end the others
             self._service.on_crash(exc)
             return
         if upgraded is not None:

@@ -28,7 +28,7 @@ class Access:
     pattern: str | None
     #: What the caller of `serve_connection` knows about the peer.
     peer: object = attrs.field(repr=False)
-    #: Of the response; None if none was sent.
+    #: The status of the response; None if none was sent.
     status: int | None
     #: Whether the whole response was passed to the operating system. Whether the client has received it is unknown.
     is_complete: bool
@@ -41,13 +41,13 @@ class Access:
 
 
 class HandlerFailed(Exception):
-    """Stands for the exception of a request handler in the log: its type and traceback, without its message."""
+    """Represents the exception of a request handler in the log: its type and traceback, without its message."""
 
 
 def publish_crash(exc: Exception) -> None:
     """Publish where a handler failed, without the exception's message, which may contain what the peer sent.
 
-    Only the log gets the event.
+    The event is only logged.
     """
     failed = HandlerFailed(type(exc).__name__).with_traceback(exc.__traceback__)
     logged_events().publish(InternalError(where="a request handler", exception=failed))

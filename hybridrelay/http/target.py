@@ -69,7 +69,7 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 
 
 def parse_target_untrusted(method: str, target: str) -> Target:
-    """Parse a request target, which consists of visible ASCII characters, as h11 sees to.
+    """Parse a request target. It consists of visible ASCII characters, which h11 has checked.
 
     Raises:
         RequestError: 400 for a target that is malformed or has a form that is not for this method.
@@ -117,7 +117,7 @@ def parse_authority_untrusted(text: str) -> Authority:
     """Parse the value of a Host header field, or the authority of a URL.
 
     Raises:
-        RequestError: 400 where it is malformed, has user information, or a port that is none.
+        RequestError: 400 if it is malformed, has user information, or has an invalid port.
     """
     literal = _IP_LITERAL.match(text)
     if literal is not None:

@@ -43,10 +43,10 @@ class Wire:
     # --- receiving
 
     def receive_nowait(self) -> bytes | None:
-        """Receive without waiting. None means that nothing is there, or that this stream can only be awaited.
+        """Receive without waiting; None if nothing has arrived, or if this stream cannot be read without waiting.
 
         Raises:
-            ClientGone, RequestError: as `receive`.
+            ClientGone, RequestError: see `receive`.
         """
         if self._ahead:
             return self.take_ahead()
@@ -63,8 +63,8 @@ class Wire:
 
         Raises:
             ClientGone: the connection is lost.
-            RequestError: 431: the stream limits what it holds (`NowaitStream.limit_held`), as it does for clients
-                that have not authenticated, and the client sends a TLS record that is longer.
+            RequestError: 431: the client sends a TLS record that is longer than what the stream may hold
+                (`NowaitStream.limit_held`). There is such a limit for clients that have not authenticated.
 
         The caller sets the deadline. Cancelled, nothing is lost.
         """
@@ -99,8 +99,8 @@ class Wire:
     async def wait_left(self) -> str:
         """Wait until the client ends its sending, and return a sentence that says so.
 
-        What it sends before that is kept, up to `Limits.read_bytes`. A client that sends more counts as one that has
-        left: its end would come after data that is not read.
+        What it sends before that is kept, up to `Limits.read_bytes`. A client that sends more is treated as one that
+        has left, because its end of file would arrive after data that is not read.
         """
         while len(self._ahead) < self._limits.read_bytes:
             try:
@@ -112,7 +112,7 @@ class Wire:
                 self._ended = True
                 return "the client has left"
             self._ahead += data
-        return "the client sends too much before it has got its response"
+        return "the client sent too much before it received its response"
 
     async def _receive(self, max_bytes: int) -> bytes:
         port = self._port
@@ -131,10 +131,10 @@ class Wire:
     # --- sending
 
     async def send(self, *parts: bytes) -> None:
-        """Send `parts` one after the other, no more than `Limits.write_bytes` at once. Not always a checkpoint.
+        """Send `parts` in order, no more than `Limits.write_bytes` at once. Not always a checkpoint.
 
         Raises:
-            ClientGone: the connection is lost, or the client has not taken a piece within `Limits.write_seconds`.
+            ClientGone: the connection is lost, or the client has not accepted a piece within `Limits.write_seconds`.
 
         Cancelled, any part of it may have been sent, and the wire can only be closed.
         """
@@ -171,7 +171,10 @@ class Wire:
     # --- the end
 
     async def linger(self) -> None:
-        """End the sending and wait for the client to read what it was sent, within the limits for that."""
+        """End the sending, and wait for the client to read what it was sent.
+
+        At most `Limits.linger_bytes` are read and dropped, within `Limits.linger_seconds`.
+        """
         if self.is_gone or self.is_unfinished:
             return
         with trio.move_on_after(self._limits.linger_seconds):
@@ -182,7 +185,7 @@ class Wire:
                     while left > 0 and (data := await self._receive(min(left, self._limits.read_bytes))):
                         left -= len(data)
                 else:
-                    # TLS has no half-close: closing says that nothing more comes, and reads a little.
+                    # TLS has no half-close: closing announces the end of the data, and reads a little.
                     await self.stream.aclose()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
@@ -190,7 +193,7 @@ class Wire:
     async def close(self) -> None:
         """Close without waiting; with a reset if a message was sent in part."""
         if self.is_unfinished:
-            # The socket is closed first: TLS would send close_notify, which means a regular end.
+            # The socket is closed first: TLS would send close_notify, which indicates a regular end.
             below: object = self.stream
             while (inner := getattr(below, "transport_stream", None)) is not None:
                 below = inner

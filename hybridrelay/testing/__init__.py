@@ -1,4 +1,4 @@
-"""For tests of programs that embed hybridrelay, and of transports: sessions and transports without a network."""
+"""Tools for tests of transports and of programs that embed hybridrelay: sessions and transports without a network."""
 
 from .memory import MemoryListener as MemoryListener
 from .memory import MemoryNetwork as MemoryNetwork

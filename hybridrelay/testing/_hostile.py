@@ -1,4 +1,4 @@
-"""Checks of a transport's handshake: peers that speak something else, stop half way, or are given up on."""
+"""Checks of a transport's handshake: peers that speak another protocol, stop sending, or are cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ._pairs import (
     make_dialer,
 )
 
-#: What other programs say first, each of them again and again.
+#: What other programs send first. Each is sent repeatedly.
 GARBAGE = {
     "nothing": b"",
     "zeros": bytes(1024),
@@ -38,21 +38,22 @@ GARBAGE = {
     "an HTTP answer": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 50,
     "high bytes": bytes(range(128, 256)) * 8,
 }
-#: A side that has not given up after this much of it (bytes) never will. Most of it fits into no kernel buffer.
+#: How much of it is sent (bytes): far more than the kernel's buffers hold, so a side that lets the peer send all of
+#: it does not detect that it is another protocol.
 GARBAGE_BYTES = 64 * 1024 * 1024
-#: In how many places the client's handshake is broken off.
+#: At how many positions the client's handshake is truncated.
 TRUNCATIONS = 40
 
 
 async def check_garbage_to_accept(transport: Transport, route: Route) -> None:
-    """A peer that speaks something else is refused and closed, and little is read of what it sent."""
+    """A peer that speaks another protocol is refused and closed, and little is read of what it sent."""
     for name, garbage in GARBAGE.items():
         if not await _is_refused(transport, route, functools.partial(_flood, garbage=garbage, name=name)):
-            return  # a transport that adds nothing to the bytes: nothing is garbage to it
+            return  # a transport that adds nothing to the bytes accepts any bytes
 
 
 async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
-    """A server of something else is an error at once, and nothing stays open."""
+    """A server of another protocol is an error at once, and the connection is closed."""
     port = route.port_for(Purpose.DATA)
     for name, garbage in GARBAGE.items():
         async with listening(transport, port) as listener, trio.open_nursery() as nursery:
@@ -77,7 +78,7 @@ async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
 
 
 async def check_truncated_handshake(transport: Transport, route: Route) -> None:
-    """A client that goes away during its handshake is an error, and one that falls silent can be given up on."""
+    """A client that disconnects during its handshake is an error; a handshake with a silent one can be cancelled."""
     watch = _Watch()
     client, server = await connect_pair(transport, route, watch=watch)
     await trio.aclose_forcefully(client.stream)
@@ -94,11 +95,11 @@ async def check_truncated_handshake(transport: Transport, route: Route) -> None:
                         await _end(stream)
 
             refused = await _is_refused(transport, route, begin, cancel=silent)
-            assert refused, "half a handshake was taken for a whole"
+            assert refused, "a truncated handshake was accepted"
 
 
 async def check_connect_cancelled(transport: Transport, route: Route) -> None:
-    """Cancelled before any of its operations on the connection, connect closes it."""
+    """If connect is cancelled before any one of its operations on the connection, it closes the connection."""
     port = route.port_for(Purpose.DATA)
     for operation in itertools.count(1):
         async with listening(transport, port) as listener, trio.open_nursery() as nursery:
@@ -118,11 +119,11 @@ async def check_connect_cancelled(transport: Transport, route: Route) -> None:
                 await trio.aclose_forcefully(connection.stream)
             assert watch.closed, f"connect, cancelled at operation {operation}, left the connection open"
         if watch.operations < operation:
-            break  # it came through
+            break  # connect finished before this operation
 
 
 async def check_dialer_that_never_answers(transport: Transport, route: Route) -> None:
-    """The caller's deadline ends connect while it waits for its dialer, and while its dialer fails."""
+    """Cancellation ends connect while it waits for its dialer, and connect raises the dialer's error unchanged."""
     port = route.port_for(Purpose.DATA)
 
     async def never(*_where: object) -> NoReturn:
@@ -142,7 +143,7 @@ async def check_dialer_that_never_answers(transport: Transport, route: Route) ->
         await transport.connect(address, Dialer(refuse, refuse, refuse))
     except OSError:
         return
-    raise AssertionError("the error of the dialer does not leave connect as it is")
+    raise AssertionError("connect did not raise the error of the dialer unchanged")
 
 
 CHECKS = (
@@ -157,7 +158,13 @@ CHECKS = (
 async def _is_refused(
     transport: Transport, route: Route, play: Callable[[trio.abc.Stream], Awaitable[None]], *, cancel: bool = False
 ) -> bool:
-    """Accept a connection whose client is ``play``; with ``cancel``, give up on it once nothing more happens.
+    """Accept a connection from a client that runs ``play``.
+
+    Args:
+        transport: what to check.
+        route: over which route.
+        play: the client's part, on a connection inside any outer TLS.
+        cancel: whether to cancel the handshake as soon as every task waits.
 
     Returns:
         False if the handshake returned a connection. Otherwise the connection was refused and is closed.
@@ -207,7 +214,7 @@ async def _flood(stream: trio.abc.Stream, garbage: bytes, name: str) -> None:
 
 
 async def _end(stream: trio.abc.Stream) -> None:
-    """End the sending; inside outer TLS that is possible only by closing."""
+    """End the sending. Inside outer TLS, this is possible only by closing."""
     if isinstance(stream, trio.abc.HalfCloseableStream):
         await stream.send_eof()
     else:

@@ -1,4 +1,4 @@
-"""Connecting a transport to itself, over real sockets on this machine."""
+"""Connects a transport to itself, over real sockets on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..streams.unix_sockets import connect_unix_socket
 
 HOST = "127.0.0.1"
 
-#: Puts something into a connection that was just dialed: a middlebox, or something that watches.
+#: Inserts something into a connection that was just dialed, such as a middlebox.
 Insert = Callable[[trio.SocketStream], Awaitable[trio.abc.HalfCloseableStream]]
 
 
@@ -31,14 +31,14 @@ async def connect_pair(
     insert: Insert | None = None,
     watch: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
 ) -> tuple[Connection, Connection]:
-    """The client's connection and the server's, through a listener of its own.
+    """Return the client's connection and the server's. They have a listener of their own, which is closed afterwards.
 
     Args:
         transport: what to connect.
         route: over which route.
         purpose: decides the port.
-        insert: puts something between the two, below any outer TLS.
-        watch: wraps what the transport's client gets from its dialer.
+        insert: inserts something between the two ends, below any outer TLS.
+        watch: wraps the stream that the transport's client gets from its dialer.
     """
     port = route.port_for(purpose)
     async with listening(transport, port) as listener:
@@ -54,7 +54,7 @@ async def connect_pair(
     server = accepted.pop()
     if server is None:
         await trio.aclose_forcefully(client.stream)
-        raise AssertionError("the listener answered a connection that connect takes for open")
+        raise AssertionError("connect returned a connection that the listener has answered and closed")
     return client, server
 
 
@@ -68,7 +68,7 @@ async def stream_pair(
 
 @contextlib.asynccontextmanager
 async def listening(transport: Transport, port: Port) -> AsyncIterator[Listener]:
-    """A listener as the relay would open it for this port, at any place that is free."""
+    """A listener as the relay would open it for this port, on a free port or at a free path."""
     with tempfile.TemporaryDirectory(prefix="hybridrelay-") as directory:
         binding = Binding("", 0, Path(directory, "relay.sock")) if port.local else Binding(HOST, 0)
         async with await transport.listen(binding) as listener:
@@ -85,12 +85,12 @@ async def accept_incoming(listener: Listener, port: Port) -> Incoming:
 
 
 async def add_outer_tls(stream: trio.SocketStream, port: Port) -> trio.abc.Stream:
-    """A stream that was accepted, inside outer TLS if the port has it. Raises as `accept_outer_tls`."""
+    """A stream that was accepted, inside outer TLS if the port has it. Raises what `accept_outer_tls` raises."""
     return await accept_outer_tls(stream, outer_context()) if port.outer_tls else stream
 
 
 def address_of(port: Port, listener: Listener) -> Address:
-    """To connect to a listener as if it were `port`."""
+    """The address for connecting to a listener as if it were `port`."""
     return Address(HOST, listener.bound[0].port, port.outer_tls)
 
 
@@ -129,7 +129,7 @@ async def dial_raw(listener: Listener) -> trio.SocketStream:
 
 @functools.cache
 def outer_context() -> ssl.SSLContext:
-    """A server context with a certificate that nobody should trust, and that no transport needs to."""
+    """A server context with a new self-signed certificate. No transport may depend on trusting it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec

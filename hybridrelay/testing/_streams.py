@@ -1,4 +1,4 @@
-"""Checks of a transport's streams: the bytes, their ends, and what happens when the peer does not read."""
+"""Checks of a transport's streams: data, the end of data, and what happens when the peer does not read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import TransportError
 from ._pairs import address_of, connect_pair, listening, make_dialer, stream_pair
 from .middlebox import open_middlebox
 
-#: Each way, in the check of a large transfer (bytes): more than any buffer between the two ends.
+#: How much the check of a large transfer sends in each direction (bytes): more than any buffer between the two ends.
 BULK_BYTES = 16 * 1024 * 1024
-#: More than a connection on loopback takes while nobody reads (bytes).
+#: More than a connection on loopback accepts while the peer does not read (bytes).
 CLOGGING_BYTES = 64 * 1024 * 1024
 
 
 async def check_routes(transport: Transport, route: Route) -> None:
-    """The declarations make sense, and every port of the route carries bytes."""
+    """The declarations are consistent, and every port of the route carries bytes."""
     assert transport.name
     assert route in transport.routes
     for purpose in Purpose:
@@ -37,7 +37,7 @@ async def check_routes(transport: Transport, route: Route) -> None:
 
 
 async def check_stream_contract(transport: Transport, route: Route) -> None:
-    """What trio demands of every half-closeable stream, from either end."""
+    """The streams at both ends meet Trio's contract for half-closeable streams."""
 
     async def client_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
         return await stream_pair(transport, route)
@@ -51,7 +51,7 @@ async def check_stream_contract(transport: Transport, route: Route) -> None:
 
 
 async def check_kernel_socket(transport: Transport, route: Route) -> None:
-    """What the kernel would move between the socket that a connection names and another is what its stream moves."""
+    """The bytes on `Connection.kernel_socket` are those of the stream, so that the kernel can move them."""
     for client_side in (True, False):
         near, far = await connect_pair(transport, route)
         mine, other = (near, far) if client_side else (far, near)
@@ -68,7 +68,7 @@ async def check_dropped(transport: Transport, route: Route) -> None:
     """A connection that is dropped before its handshake is closed, and accepting can be cancelled without loss."""
     port = route.port
     if port.outer_tls:
-        return  # the listener does not see it before the outer TLS
+        return  # the listener gets the connection only after the outer TLS handshake
     async with listening(transport, port) as listener, trio.open_nursery() as nursery:
         with trio.move_on_after(0) as scope:
             await listener.accept()
@@ -106,7 +106,7 @@ async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
 
 
 async def check_bulk(transport: Transport, route: Route) -> None:
-    """Large transfers both ways at once, written in pieces of every size, arrive unchanged."""
+    """Large transfers in both directions at once, written in pieces of many sizes, arrive unchanged."""
     client, server = await stream_pair(transport, route)
     async with client, server, trio.open_nursery() as nursery:
         for seed, (source, sink) in enumerate(((client, server), (server, client))):
@@ -116,7 +116,7 @@ async def check_bulk(transport: Transport, route: Route) -> None:
 
 
 async def check_half_close(transport: Transport, route: Route) -> None:
-    """An end of data in one direction leaves the other alone, whichever side ends first."""
+    """An end of data in one direction does not affect the other direction, whichever side ends first."""
     data = _random_bytes(2, 300_000)
     for client_first in (True, False):
         client, server = await stream_pair(transport, route)
@@ -131,13 +131,13 @@ async def check_half_close(transport: Transport, route: Route) -> None:
 
 
 async def check_cut(transport: Transport, route: Route) -> None:
-    """A connection that something in between resets, or ends, breaks; it never reads as an end of data."""
+    """A connection that is reset or ended between the two ends is broken; it is never received as an end of data."""
     for reset in (True, False):
         async with open_middlebox() as box:
             client, server = await stream_pair(transport, route, insert=box.insert)
             async with client, server:
                 if not reset and isinstance(server, trio.SocketStream):
-                    continue  # TCP alone cannot tell whose end of file it is
+                    continue  # TCP alone cannot tell which party sent the end of file
                 await client.send_all(b"x")
                 assert await _receive(server, 1) == b"x"
                 await box.cut(reset=reset)
@@ -146,7 +146,7 @@ async def check_cut(transport: Transport, route: Route) -> None:
 
 
 async def check_forceful_close(transport: Transport, route: Route) -> None:
-    """Closing while cancelled says nothing: a peer that can tell the difference sees a break."""
+    """Closing while cancelled sends no end of data: a peer that can tell the difference sees a broken connection."""
     for client_closes in (True, False):
         client, server = await stream_pair(transport, route)
         closing, other = (client, server) if client_closes else (server, client)
@@ -157,7 +157,7 @@ async def check_forceful_close(transport: Transport, route: Route) -> None:
 
 
 async def check_clogged(transport: Transport, route: Route) -> None:
-    """A peer that does not read blocks sending and nothing else; closing either end wakes the sender."""
+    """A peer that does not read blocks only sending; closing either end wakes the sender."""
     for client_sends in (True, False):
         for close_sender in (True, False):
             client, server = await stream_pair(transport, route)
@@ -166,7 +166,7 @@ async def check_clogged(transport: Transport, route: Route) -> None:
                 expected = trio.ClosedResourceError if close_sender else trio.BrokenResourceError
                 nursery.start_soon(_send_until, sender, expected)
                 await trio.testing.wait_all_tasks_blocked()
-                # Receiving goes on meanwhile.
+                # Receiving still works.
                 await idle.send_all(b"meanwhile")
                 assert await _receive(sender, 9) == b"meanwhile"
                 await _expect_busy(sender)
@@ -197,7 +197,7 @@ async def _receive(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     received = b""
     while len(received) < count:
         chunk = await stream.receive_some(count - len(received))
-        assert chunk, "an end of data that nobody sent"
+        assert chunk, "an end of data that the peer has not sent"
         received += chunk
     return received
 

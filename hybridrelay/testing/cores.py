@@ -19,16 +19,16 @@ class CoreSide:
     def __init__(self, core: SessionCore) -> None:
         self.core = core
         self.events: list[SessionEvent] = []
-        #: Written, and not yet delivered to the peer.
+        #: What was written and is not yet delivered to the peer.
         self.wire = bytearray()
 
     def take_events(self) -> list[SessionEvent]:
-        """What was reported since the last time."""
+        """Remove and return the events since the last call."""
         taken, self.events = self.events, []
         return taken
 
     def take_wire(self) -> list[Frame]:
-        """The frames on the wire, which are lost to the peer."""
+        """Remove and return the frames on the wire. The peer never receives them."""
         frames = list(FrameDecoder().decode_untrusted(bytes(self.wire)))
         self.wire.clear()
         return frames
@@ -63,7 +63,7 @@ class CorePair:
         acceptor_config: SessionConfig | None = None,
         budgets: tuple[Budget | None, Budget | None] = (None, None),
     ) -> CorePair:
-        """A pair that has exchanged HELLO and has nothing to say; its events are taken."""
+        """A pair that has exchanged HELLO and has no further output; its events are taken."""
         pair = cls(config, acceptor_config=acceptor_config, budgets=budgets)
         pair.connect()
         pair.pump()
@@ -80,7 +80,7 @@ class CorePair:
     # --- channels
 
     def connect(self) -> None:
-        """A new channel. What was on the way on the old one is lost; the acceptor learns of it by HELLO."""
+        """Open a new channel. What was in transit on the old one is lost; HELLO informs the acceptor."""
         self.lose()
         if self.initiator.core.state is not State.DETACHED:
             self.lose_channel(self.initiator)
@@ -88,17 +88,17 @@ class CorePair:
         self._greeting = b""
 
     def lose(self) -> None:
-        """Lose what is on the way, and the acceptor's channel where it has not been given to the session."""
+        """Lose what is in transit, and the acceptor's new channel if the session does not have it yet."""
         for side in self.sides:
             side.wire.clear()
         self._greeting = None
 
     def lose_channel(self, side: CoreSide) -> None:
-        """The side notices that its channel is gone."""
+        """The side detects that its channel is lost."""
         side.events += side.core.channel_lost(self.now)
 
     def cut(self) -> None:
-        """The channel breaks, and both sides notice."""
+        """The channel breaks, and both sides detect it."""
         self.lose()
         for side in self.sides:
             self.lose_channel(side)
@@ -106,13 +106,13 @@ class CorePair:
     # --- bytes
 
     def write(self, side: CoreSide, max_bytes: int = 256 * 1024) -> int:
-        """Let the side write once; how many bytes it wrote.
+        """Let the side write once; return how many bytes it wrote.
 
-        What the acceptor writes to its old channel while a new one is on its way is lost.
+        What the acceptor writes to its old channel after the initiator has opened a new one is lost.
         """
         announced = side.core.has_output
         data = b"".join(side.core.data_to_send(self.now, max_bytes))
-        assert announced or not data, "a driver that asks `has_output` would have let this lie"
+        assert announced or not data, "a driver that checks `has_output` would not have written this"
         side.events += side.core.pending_events()
         if side is self.initiator or self._greeting is None:
             side.wire += data
@@ -128,7 +128,7 @@ class CorePair:
             side.wire += frame.encode()
 
     def deliver(self, side: CoreSide, amount: int | None = None) -> int:
-        """Deliver what the side wrote, at most `amount` bytes of it; how many there were."""
+        """Deliver what the side wrote, at most `amount` bytes of it; return how many were delivered."""
         amount = len(side.wire) if amount is None else min(amount, len(side.wire))
         data = bytes(side.wire[:amount])
         del side.wire[:amount]
@@ -142,7 +142,7 @@ class CorePair:
         return amount
 
     def _greet(self, data: bytes) -> None:
-        """What a driver on the acceptor's side does: read HELLO, then decide."""
+        """Do what a driver does on the acceptor's side: read HELLO, then decide."""
         assert self._greeting is not None
         self._greeting += data
         first = next(FrameDecoder().decode_untrusted(self._greeting), None)
@@ -159,12 +159,12 @@ class CorePair:
         self.acceptor.events += core.receive_data(data, self.now)
 
     def pump(self) -> None:
-        """Write and deliver until both sides are silent."""
+        """Write and deliver until neither side has output."""
         while sum([self.write(side) + self.deliver(side) for side in self.sides]):
             pass
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, one deadline after the other, and pump before each."""
+        """Advance the time from deadline to deadline, and pump at each."""
         end = self.now + seconds
         self.pump()
         while True:

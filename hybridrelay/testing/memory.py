@@ -1,10 +1,10 @@
-"""A network inside the process: any transport runs over it, no port is bound and nothing leaves the program.
+"""A network inside the process. Any transport runs over it; no port is bound, and nothing leaves the program.
 
 `MemoryNetwork` replaces the opening of sockets on both sides: `dial` is for `Dialer.tcp`, and a `MemoryListener` for
 `Binding.acceptors`. Its connections are socket pairs of the kernel, not Python buffers: the relay joins sockets in
 the kernel, and connections that cannot be joined would leave that untested.
 
-`MemoryTransport` is the transport that adds nothing, for tests that need one and care about none.
+`MemoryTransport` is a transport that adds nothing, for tests that do not depend on a particular transport.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..streams.listening import StreamListener
 
 __all__ = ["MemoryListener", "MemoryNetwork", "MemoryTransport"]
 
-#: Connections that wait to be accepted, before dialing waits too.
+#: How many connections can wait to be accepted. If there are more, `MemoryNetwork.dial` waits.
 BACKLOG = 100
 
 
 class MemoryNetwork:
-    """Names and port numbers of its own; what is not listened on refuses.
+    """A network with its own names and port numbers. Connections to addresses without a listener are refused.
 
     Use::
 
@@ -50,10 +50,12 @@ class MemoryNetwork:
         return MemoryListener(self, address, receive)
 
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        """A `hybridrelay.abc.Dial`.
+        """Connect. This is a `hybridrelay.abc.Dial`.
 
         Raises:
             ConnectionRefusedError: nothing listens there.
+
+        Cancelled, it closes the connection.
         """
         channel = self._listening.get((host, port))
         if channel is None:
@@ -94,6 +96,8 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
 
         Raises:
             trio.ClosedResourceError: the listener was closed.
+
+        Cancelled, no connection is lost.
         """
         try:
             return await self._channel.receive()
@@ -101,7 +105,7 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
             raise trio.ClosedResourceError("this listener was closed") from None
 
     async def aclose(self) -> None:
-        """Refuse from now on, and close what was dialed and not accepted."""
+        """Refuse further connections, and close those that were dialed and not accepted. Idempotent."""
         if not self._closed:
             self._closed = True
             self._network._forget(self.address)
@@ -118,7 +122,7 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
 
 
 class MemoryTransport(Transport):
-    """The connection as it was dialed. One port serves every purpose."""
+    """Uses the connection as it was dialed. One port serves every purpose."""
 
     name = "memory"
     #: Its number is arbitrary; ranked before every real route.

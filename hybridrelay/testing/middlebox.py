@@ -1,4 +1,4 @@
-"""What lies between two programs: a TCP hop that trickles, or cuts."""
+"""A TCP hop between two programs that passes on a few bytes at a time, or cuts connections."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Middlebox", "open_middlebox", "tcp_pair"]
 
 @attrs.define
 class Middlebox:
-    """Passes bytes on between connections that are dialed through it and their destinations. Made by
+    """Passes bytes between connections that are dialed through it and their destinations. Created by
     `open_middlebox`."""
 
     _nursery: trio.Nursery
-    #: How many bytes go on at a time; None for as many as there are.
+    #: How many bytes are passed on at a time; None for all that are available.
     _piece_bytes: int | None
     _streams: list[trio.SocketStream] = attrs.field(factory=list, init=False)
 
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        """A `hybridrelay.abc.Dial` that leads through this box."""
+        """Connect through this middlebox. This is a `hybridrelay.abc.Dial`; it raises OSError like one."""
         return await self.insert(await trio.open_tcp_stream(host, port))
 
     async def insert(self, onward: trio.SocketStream) -> trio.SocketStream:
-        """Put this box into a connection. Returns the new near end."""
+        """Insert this middlebox into a connection; return the new near end."""
         self._streams.append(onward)
         near, far = await tcp_pair()
         self._streams.append(far)
@@ -37,7 +37,7 @@ class Middlebox:
         return near
 
     async def cut(self, *, reset: bool) -> None:
-        """End every connection now: with a reset, or with an end of file that neither side sent."""
+        """End every connection at once: with a reset, or with an end of file that neither side sent."""
         close = abort_stream if reset else trio.aclose_forcefully
         with trio.CancelScope(shield=True):
             for stream in self._streams:
@@ -59,7 +59,11 @@ class Middlebox:
 
 @contextlib.asynccontextmanager
 async def open_middlebox(*, piece_bytes: int | None = None) -> AsyncIterator[Middlebox]:
-    """A box whose connections end with the block."""
+    """A middlebox whose connections end with the block.
+
+    Args:
+        piece_bytes: how many bytes are passed on at a time; None for all that are available.
+    """
     async with trio.open_nursery() as nursery:
         box = Middlebox(nursery, piece_bytes)
         try:

@@ -1,4 +1,4 @@
-"""Two sessions joined in memory."""
+"""Two sessions that are connected in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ async def session_pair(
 ) -> tuple[Session, Session]:
     """An established initiator and acceptor, whose tasks run in `nursery` until it is cancelled or they end.
 
-    With `trio.testing.MockClock` everything happens in virtual time.
+    With `trio.testing.MockClock`, everything happens in virtual time.
+
+    Args:
+        nursery: runs both sessions.
+        channels: returns the two ends of the channel, the initiator's first.
+        config: of both sessions; None for the default.
+        budgets: of the initiator and of the acceptor; None for a budget of its own.
     """
     client_channel, server_channel = channels()
     client = Session(SessionRole.INITIATOR, config=config, budget=budgets[0])

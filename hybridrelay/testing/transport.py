@@ -1,7 +1,7 @@
 """The conformance suite for transports, over real sockets on loopback.
 
-A transport that passes `check_transport` keeps what `hybridrelay.abc.Transport` promises to the layers above. Each
-check has a name, so that a test runner can show them one by one::
+A transport that passes `check_transport` meets the contract of `hybridrelay.abc.Transport`. Each check has a name, so
+that a test runner can show the checks one by one::
 
     @pytest.mark.parametrize("check", [pytest.param(c, id=n) for n, c in transport_checks(transport)])
     async def test_conformance(check):
@@ -22,7 +22,8 @@ from ._pairs import Insert, connect_pair
 
 __all__ = ["check_transport", "open_pair", "transport_checks"]
 
-#: No check takes nearly as long (seconds); it is there so that a hang has an end and a name.
+#: The time limit of one check (seconds). No check takes nearly as long; the limit ends a check that hangs, so that
+#: its name is reported.
 CHECK_TIMEOUT = 60
 
 
@@ -40,7 +41,7 @@ async def open_pair(
         transport: what to connect.
         route: over which route.
         purpose: decides the port.
-        insert: puts something between the two ends, such as `Middlebox.insert`.
+        insert: inserts something between the two ends, such as `Middlebox.insert`.
 
     Yields:
         The client's stream and the server's. Leaving the block closes both, forcefully.
@@ -67,7 +68,7 @@ async def check_transport(transport: Transport) -> None:
     """Run every check.
 
     Raises:
-        AssertionError: what the transport does not keep; a note names the check.
+        AssertionError: the transport does not meet its contract; a note names the check.
     """
     for name, check in transport_checks(transport):
         try:
