@@ -186,6 +186,8 @@ class Exchange:
         resolved, length = self._resolved, self._head.framing.length
         if length is not None and length > self._max_body_bytes:
             raise too_large()
+        if not isinstance(resolved, Match) and self._service.limits.unrouted_seconds:
+            await trio.sleep(self._service.limits.unrouted_seconds)
         if isinstance(resolved, Failure):
             await self._send(resolved)
         elif isinstance(resolved, Allowed):

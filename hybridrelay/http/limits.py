@@ -48,6 +48,9 @@ class Limits:
     body_seconds: float = attrs.field(default=60, validator=_positive)
     #: How long the client may take to accept each `write_bytes` of a response. Exceeded: the connection is aborted.
     write_seconds: float = attrs.field(default=10, validator=_positive)
+    #: How long a request that no route serves waits for its answer, because no handler limits how often a client
+    #: sends such requests. 0: not at all.
+    unrouted_seconds: float = attrs.field(default=0, validator=attrs.validators.ge(0))
     #: How much of an unread body is read and dropped in order to keep the connection. If more is left, it is closed.
     drain_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
     #: How long reading the unread body may take.

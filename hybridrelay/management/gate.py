@@ -40,7 +40,7 @@ from .plugins import Authenticator, Credentials
 from .problems import Problem, problem, problem_of
 from .rates import Buckets
 
-__all__ = ["Gate"]
+__all__ = ["REFUSAL_SECONDS", "Gate"]
 
 T = TypeVar("T")
 
@@ -48,8 +48,9 @@ T = TypeVar("T")
 _CALLS_PER_SECOND, _CALLS_BURST = 20.0, 100
 #: Failed attempts from one address: per minute, and at once.
 _FAILURES_PER_MINUTE = 5
-#: How long a refused request waits for its answer at most (seconds): a client that does not wait by itself cannot
-#: keep the relay busy with refusing it.
+#: How long a request waits for its answer (seconds) if its credentials are missing or not valid, and at most, if it
+#: comes too often. A client that does not wait by itself cannot keep the relay busy with refusing it.
+REFUSAL_SECONDS = 0.25
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
@@ -97,7 +98,7 @@ class Gate:
             try:
                 caller = await self._identify(headers, peer)
             except _Refused as exc:
-                self._refuse(peer, group, str(exc))
+                await self._refuse(peer, group, str(exc))
             except StateError as exc:
                 raise problem_of(exc, conditional=False) from exc
         elif peer.caller is not None and not self._has_expired(peer):
@@ -105,11 +106,12 @@ class Gate:
             _check_same_site(request, peer)
         elif peer.refusal or peer.caller is not None:
             await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
-            self._refuse(peer, group, peer.refusal or "the client certificate has expired")
+            await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
         else:
             await self._check_rate(
                 self._calls.take(("unknown", group), trio.current_time()), "too many requests without credentials"
             )
+            await trio.sleep(REFUSAL_SECONDS)
             raise _unauthenticated("this needs credentials")
         if caller is not peer.caller or peer.address:
             await self._check_rate(
@@ -148,9 +150,10 @@ class Gate:
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
 
-    def _refuse(self, peer: Peer, group: str, detail: str) -> NoReturn:
+    async def _refuse(self, peer: Peer, group: str, detail: str) -> NoReturn:
         self._failures.charge(group, trio.current_time())
         self._managed.events.publish(ManagementAuthenticationFailed(peer=peer.address or "local", detail=detail))
+        await trio.sleep(REFUSAL_SECONDS)
         raise _unauthenticated("the credentials are not valid")
 
     async def _check_rate(self, wait: float, detail: str) -> None:

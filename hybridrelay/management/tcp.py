@@ -21,6 +21,7 @@ from ..security import bracketed, outer_server_context, relay_pin
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
 from ..streams.tls import TLSStream
+from .gate import REFUSAL_SECONDS
 from .hosts import AllowedHosts
 from .peers import Peer, caller_of_certificate
 from .plugins import Authenticator, load_authenticators
@@ -31,7 +32,7 @@ __all__ = ["ManagementTcp", "TcpOptions"]
 #: At most one TLS handshake begins in this time (seconds). It costs about a millisecond, and strangers ask for it.
 _HANDSHAKE_INTERVAL = 0.02
 #: Stricter than on the Unix socket, because strangers can connect.
-_LIMITS = Limits(idle_seconds=10, body_seconds=10)
+_LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECONDS)
 
 
 @attrs.frozen(kw_only=True)

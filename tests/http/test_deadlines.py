@@ -376,3 +376,19 @@ class _CancelAtNth(trio.abc.Instrument):
         self._left -= 1
         if self._left == 0:
             self._scope.cancel()
+
+
+@pytest.mark.parametrize("line", ["GET /nowhere", "PUT /", "OPTIONS /", "GET /"])
+async def test_what_no_route_serves_waits_for_its_answer(line: str, autojump_clock: trio.testing.MockClock) -> None:
+    routes = [Route("GET", "/", answer_at_once)]
+    pair = trio.testing.memory_stream_pair()
+    async with served(pair, Limits(unrouted_seconds=3), routes=routes) as (stream, _):
+        began = trio.current_time()
+        method, target = line.split()
+        await Client(stream).request(method, target)
+        assert trio.current_time() - began == (0 if line == "GET /" else 3)
+
+
+async def answer_at_once(request: Request) -> Response:
+    await trio.lowlevel.checkpoint()
+    return Response(200)

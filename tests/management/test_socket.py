@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import sqlite3
 import stat
@@ -25,6 +26,7 @@ from hybridrelay.relay.store import sqlite as sqlite_store
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.streams.unix_sockets import connect_unix_socket
 
+from ..certificates import CertificateAuthority
 from ..deployments import Deployment
 from ..http.serving import Client
 from .live import FakeRelay
@@ -214,3 +216,43 @@ def test_of_a_running_relay_with_curl(deployment: Deployment) -> None:
     relay.wait_for_line(f"management.called: .*caller='local uid {os.geteuid()}'.*connection=orders", where="err")
     assert relay.terminate() == 0
     assert not (deployment.state / "management.sock").exists()
+
+
+def test_over_tcp_with_curl(deployment: Deployment, tmp_path: Path) -> None:
+    """What docs/management.md shows: a token, TLS, a configuration file, a port that the system chooses, SIGHUP."""
+    certificate, key = CertificateAuthority().issue("localhost", "127.0.0.1")
+    (tmp_path / "admin.pem").write_bytes(certificate)
+    (tmp_path / "admin.key").write_bytes(key)
+    (tmp_path / "relay.toml").write_text(
+        'management = ["127.0.0.1:0"]\nmanagement-tls-certificate = "admin.pem"\nmanagement-tls-key = "admin.key"\n'
+    )
+    relay = deployment.start_relay("--config", str(tmp_path / "relay.toml"))
+    port = relay.wait_for_line(r"management.listening: .*address=127.0.0.1:(\d+) tls=True", where="err")
+    made = deployment.run(
+        "tokens", "create", "ci", "--role", "viewer", "--out", tmp_path / "ci.token", "--state", deployment.state
+    )
+    assert made.returncode == 0, made.stderr
+    header = tmp_path / "header"
+    header.write_text(f"Authorization: Bearer {(tmp_path / 'ci.token').read_text().strip()}\n")
+
+    def status(path: str, *arguments: str) -> str:
+        done = subprocess.run(
+            ["curl", "--silent", "--insecure", "--output", os.devnull, "--write-out", "%{http_code}",
+             "--header", f"@{header}", *arguments, f"https://127.0.0.1:{port[1]}{path}"],
+            check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout
+
+    assert status("/v1/relay") == "200"
+    assert status("/v1/relay", "--header", "Host: evil.example") == "421"
+    assert status("/v1/hybridConnections/orders", "--request", "DELETE") == "403"
+    relay.wait_for_line("management.called: .*caller='token ci .*peer=127.0.0.1.*status=403", where="err")
+    certificate, key = CertificateAuthority().issue("localhost", "127.0.0.1")
+    (tmp_path / "admin.key").write_bytes(key)
+    (tmp_path / "admin.pem").write_bytes(certificate)
+    relay.process.send_signal(signal.SIGHUP)
+    relay.wait_for_line("certificate.renewed: .*admin.pem", where="err")
+    assert deployment.run("tokens", "revoke", "ci", "--state", deployment.state).returncode == 0
+    assert status("/v1/relay") == "401"
+    relay.wait_for_line("management.authentication-failed: .*peer=127.0.0.1", where="err")
+    assert relay.terminate() == 0
