@@ -1,6 +1,6 @@
-"""The shell of the broker: does what `core.Broker` decides, with streams, listeners and a clock.
+"""The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `serve_channel` wait. After each input, `carry_out` does what the broker says, and
+Only `authorize`, `join` and `serve_channel` wait. After each input, `carry_out` carries out the broker's commands and
 publishes its events.
 """
 
@@ -65,18 +65,18 @@ OFFER_SECONDS = 1.0
 
 
 class BrokerService:
-    """See the module.
+    """The shell of the broker; see the module.
 
     Args:
-        connections: what is in the store now.
-        refresh: looks whether the store has changed; does not raise.
-        clock: seconds since 1970.
-        pairs: places for pairs of data channels; None: as many as there can be.
-        control_channels: places for control channels that a key has authorized; None: as many as there can be.
-        max_pipes: for `PipePool`.
-        relay_id: of this relay; None means a new one for this run.
-        events: where events go; None means the log.
-        sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None makes them.
+        connections: the content of the store.
+        refresh: checks whether the store has changed; does not raise.
+        clock: returns seconds since 1970.
+        pairs: places for pairs of data channels; None: the maximum number.
+        control_channels: places for control channels that a key has authorized; None: the maximum number.
+        max_pipes: see `PipePool`.
+        relay_id: the relay's id; None makes a new one.
+        events: the stream to which events are published; None means the log.
+        sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None generates them.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class BrokerService:
             places=places_for_pairs(shares.pairs) if pairs is None else pairs,
             open_places=places_for_open_rendezvous(),
         )
-        #: What decides. After a call of one of its methods that changes something, call `carry_out`.
+        #: The machine that decides. Call `carry_out` after each call of a method that changes it.
         self.core: Broker[ListenerHandle] = Broker(
             self.authorization,
             places_for_control_channels(shares.control_channels) if control_channels is None else control_channels,
@@ -116,20 +116,20 @@ class BrokerService:
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
         self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._joined)
-        #: Who is joined with whom.
+        #: The joined pairs.
         self.pairs = PairTable()
         #: The control channels of clients that may join, by hybrid connection and an id.
         self.senders: SortedIndex[SenderHandle] = SortedIndex()
-        #: Since when nothing new is accepted: seconds since 1970.
+        #: When the relay was drained: seconds since 1970; None if it is not.
         self.draining_since: float | None = None
         #: From the offer to a listener until both data channels are there.
         self.rendezvous_times = Histogram(RENDEZVOUS_BUCKETS)
-        #: By rendezvous whose data channels are not joined: who will be at the two ends, and when it was made.
+        #: By rendezvous whose data channels are not joined yet: the two ends, and when it was created.
         self._ends: dict[str, tuple[PairEnd, PairEnd, float]] = {}
         self._deadline_changed = trio.Event()
 
     def carry_out(self) -> None:
-        """Do what the broker has decided, and publish its events. To be called after each input; it never waits."""
+        """Carry out the broker's commands, and publish its events. Must be called after each input; never waits."""
         for output in self.core.take():
             match output:
                 case CheckListener(listener):
@@ -164,14 +164,14 @@ class BrokerService:
         """Verify a token.
 
         Raises:
-            AuthorizationError: `reason` says why it gives no right.
+            AuthorizationError: the token does not give the right; `reason` says why.
         """
         try:
             return self.authorization.verify(connection, token, right, self._clock())
         except AuthorizationError as exc:
             if not may_have_changed(exc):
                 raise
-        # Somebody who just created the hybrid connection, or its key, need not wait until the relay notices.
+        # The hybrid connection or the key may have been created a moment ago, before the last check of the store.
         await self._refresh()
         return self.authorization.verify(connection, token, right, self._clock())
 
@@ -191,16 +191,16 @@ class BrokerService:
         avoid: Collection[str] = (),
         instance: str = "",
     ) -> control.Joined | control.Failed:
-        """Find a listener that comes, for a sender that has the right to it. The id of the answer is 0.
+        """Find a listener that accepts, for an authorized sender. The id of the answer is 0.
+
+        If cancelled, an offer that has not been answered is withdrawn.
 
         Args:
-            grant: of the sender.
-            wanted: the only instance that will do, or None for any.
-            address: the sender's network address, as far as it counts as one (`address_group`).
-            avoid: instances that are not asked, where any will do.
-            instance: of the sender.
-
-        Cancelled, the offer that is under way is withdrawn.
+            grant: the sender's authorization.
+            wanted: the only instance that is acceptable, or None for any.
+            address: the sender's address group (`address_group`).
+            avoid: instances that are not asked if any instance is acceptable.
+            instance: the sender's instance.
         """
         step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
@@ -247,7 +247,7 @@ class BrokerService:
         return Answer.TIMEOUT, Reason.LISTENER_SILENT
 
     def _joined(self, rendezvous_id: str, channels: Channels) -> None:
-        """The data channels of a rendezvous are joined."""
+        """Note that the data channels of a rendezvous are joined."""
         listener, sender, made_at = self._ends.pop(rendezvous_id)
         self.rendezvous_times.observe(trio.current_time() - made_at)
         self.pairs.joined(
@@ -264,7 +264,7 @@ class BrokerService:
     # --- what administrators do
 
     def set_draining(self, on: bool) -> bool:
-        """Accept nothing new from now on, or accept it again. Returns whether that is a change."""
+        """Stop accepting registrations and joins, or accept them again. Returns whether that is a change."""
         if on is self.core.is_draining:
             return False
         self.core.is_draining = on
@@ -273,13 +273,13 @@ class BrokerService:
         return True
 
     def drop_listener(self, connection: str, instance: str) -> bool:
-        """End a registration; False where there is none. See `ListenerTable.drop`."""
+        """End a registration. Returns False if there is none. See `ListenerTable.drop`."""
         is_dropped = self.core.drop_listener(connection, instance)
         self.carry_out()
         return is_dropped
 
     def drop_sender(self, connection: str, sender_id: str) -> bool:
-        """End the control channel of a client; False where there is none."""
+        """End the control channel of a client. Returns False if there is none."""
         sender = self.senders.get(connection, sender_id)
         if sender is None:
             return False
@@ -291,7 +291,7 @@ class BrokerService:
         return True
 
     def drop_pair(self, connection: str, pair_id: str) -> bool:
-        """End a pair of data channels; False where there is none."""
+        """End a pair of data channels. Returns False if there is none."""
         if self.pairs.index.get(connection, pair_id) is None:
             return False
         self.core.drop_pair(pair_id, trio.current_time())
@@ -301,7 +301,7 @@ class BrokerService:
     # --- data channels
 
     def use_ticket(self, ticket: bytes) -> Arrival:
-        """A data channel shows its ticket. Pass what is returned to `serve_channel`, or to `abandon`.
+        """Use the ticket of a data channel. Pass the result to `serve_channel` or `abandon`.
 
         Raises:
             RemoteProtocolError: see `RendezvousTable.use`.
@@ -319,7 +319,7 @@ class BrokerService:
         await self._channels.serve(arrival, stream, transport)
 
     async def expire(self) -> None:
-        """End rendezvous that no side has joined in time, until cancelled."""
+        """End rendezvous that were not joined in time, until cancelled."""
         while True:
             deadline = self.core.next_deadline()
             if deadline is None:

@@ -1,4 +1,4 @@
-"""Serves connections: from their accept to their end, each in a task of its own."""
+"""Serves connections, from accept to their end, each in a separate task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .control import ControlPeer
 
 __all__ = ["ConnectionService", "ControlPeers"]
 
-#: What a peer, or the network, may do to a connection at any time: it ends by that, and it is no bug of ours.
+#: Errors that a peer or the network may cause at any time. They end the connection, and are not bugs.
 _EXPECTED = (
     HybridRelayError,
     OSError,
@@ -42,7 +42,7 @@ class ControlPeers:
     """The control channels whose peers have authenticated.
 
     Args:
-        broker: of the relay.
+        broker: the relay's broker.
         instance: see `control.Welcome.instance`.
         outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
     """
@@ -60,11 +60,11 @@ class ControlPeers:
         return iter(tuple(self._peers))
 
     async def admit(self, early: EarlySession, address: str, transport: str = "") -> ControlPeer | None:
-        """Let a peer show a token; None where it has gone without one.
+        """Receive a peer's token. Returns None if the peer has left without a valid one.
 
         Raises:
-            RemoteProtocolError: it broke the rules.
-            trio.BrokenResourceError: the channel is lost.
+            RemoteProtocolError: the peer has violated the protocol.
+            trio.BrokenResourceError: the channel was lost.
         """
         peer = ControlPeer(
             self._broker,
@@ -85,7 +85,7 @@ class ControlPeers:
         return None
 
     async def serve(self, channel: AuthenticatedControlChannel[ControlPeer]) -> None:
-        """Serve a peer that has authenticated, in a session with tasks of its own, until its end."""
+        """Serve a peer that has authenticated until its channel ends, in a session with its own tasks."""
         peer = channel.peer
         try:
             async with FlatNursery() as nursery:
@@ -94,7 +94,7 @@ class ControlPeers:
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)
                 self._peers.add(peer)
-                peer.check_keys()  # a change since it was authorized has passed it by
+                peer.check_keys()  # it has not been notified of changes since it was authorized
                 while await peer.serve_some():
                     pass
                 nursery.cancel_scope.cancel()
@@ -109,7 +109,7 @@ class ControlPeers:
             peer.lost()
 
     async def drain(self, retry_after: float, seconds: float) -> None:
-        """Tell all peers that the relay is about to stop, and give what is under way `seconds`."""
+        """Notify all peers that the relay is about to stop, and let open connections continue for `seconds`."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 for peer in self:
@@ -118,13 +118,13 @@ class ControlPeers:
 
 
 class ConnectionService:
-    """See the module.
+    """Serves connections; see the module.
 
     Args:
-        authenticator: brings a connection to an authenticated channel.
+        authenticator: authenticates connections.
         broker: serves data channels.
         peers: serves control channels.
-        events: where events go.
+        events: the stream to which events are published.
     """
 
     def __init__(
@@ -147,7 +147,10 @@ class ConnectionService:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Until cancelled, give connections a task in `nursery` only when there is work for them. Linux."""
+        """Watch connections until cancelled, and start a task in `nursery` for each that needs one.
+
+        Only for Linux.
+        """
 
         def serve(connection: UnauthenticatedConnection) -> None:
             nursery.start_soon(self._serve, connection)
@@ -162,14 +165,12 @@ class ConnectionService:
         await self._waiting.run()
 
     def take(self, port: OpenPort, sock: socket.socket, name: object) -> None:
-        """Keep a connection that was just accepted until there is something to do for it.
-
-        `watch_unauthenticated` must run.
+        """Watch a connection that was just accepted until it needs a task. `watch_unauthenticated` must be running.
 
         Args:
-            port: where it was accepted.
-            sock: of the connection; belongs to this object from now on.
-            name: of its peer, as `socket.accept` returns it.
+            port: the port on which it was accepted.
+            sock: its socket, which this object then owns.
+            name: the peer's address, as `socket.accept` returns it.
         """
         assert self._waiting is not None
         self._waiting.enter(port, sock, name)
@@ -183,7 +184,7 @@ class ConnectionService:
         await self._serve(UnauthenticatedConnection(port, arrived, address, slot, permit, scope))
 
     async def _serve(self, connection: UnauthenticatedConnection) -> None:
-        """One connection, until its end. Nothing that happens to it reaches any other."""
+        """Serve one connection until its end. Its errors do not affect other connections."""
         port = connection.port
         try:
             match await self._authenticator.authenticate(connection):
@@ -193,7 +194,7 @@ class ConnectionService:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback
             if any(not isinstance(leaf, _EXPECTED) for leaf in leaves(exc)):
-                # A bug of ours. It must not end the relay for everybody else, and must not go unseen.
+                # A bug. It must not end the relay, and must be reported.
                 self._events.publish(InternalError(where=f"a connection on port {port.name}", exception=exc))
             else:
                 self._events.publish(ChannelFailed(peer=connection.address, port=port.name, detail=str(exc)))

@@ -1,4 +1,4 @@
-"""The shell of a control channel: reads its messages, and does what `ControlChannelCore` decides."""
+"""The shell of a control channel: reads its messages, and carries out what `ControlChannelCore` decides."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ from .listener_handle import ListenerHandle
 
 __all__ = ["CHECK_SECONDS", "ControlPeer"]
 
-#: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
+#: A listener that has not answered an offer is dropped if it sends nothing for this time (seconds).
 CHECK_SECONDS = 5.0
-#: Accepted offers whose listener may still say that it cannot come, or that the sender has proved its identity.
+#: How many accepted offers are remembered, because the listener may still report that it cannot open a data channel,
+#: or that the sender has proved its identity.
 _MAX_WATCHED = 256
 
 
 @attrs.frozen(eq=False)
 class _Offer:
-    """What is called when the listener says something after its acceptance; see `ListenerHandle.offer`."""
+    """The callbacks for what the listener reports after it has accepted; see `ListenerHandle.offer`."""
 
     withdraw: Callable[[], None]
     proved: Callable[[], None]
@@ -52,15 +53,15 @@ class _Offer:
 class ControlPeer:
     """A connector or client on its control channel. Implements `ListenerHandle`.
 
-    Until its peer has authenticated, it is driven by one task and holds little. As soon as `authorized` is true,
-    `attach` gives it a session with tasks of its own; only then is the request granted that had a valid token.
+    Until its peer has authenticated, it runs in a single task and uses little memory. When `authorized` is true,
+    `attach` gives it a session with its own tasks. The request with the valid token is granted only then.
 
     Args:
-        broker: of the relay.
-        early: a session that has not been taken over; None where `attach` follows at once.
-        relay_instance: which run of the relay this is: 32 hexadecimal digits.
+        broker: the relay's broker.
+        early: a session that has not been taken over; None if `attach` follows at once.
+        relay_instance: identifies this run of the relay: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
-        address: of the peer, as far as it counts as one (`address_group`); connectors tell senders apart by it.
+        address: the peer's address group (`address_group`), by which connectors distinguish senders.
         transport: the name of the transport.
     """
 
@@ -84,55 +85,55 @@ class ControlPeer:
         self.since = trio.current_time()
         #: Under which `BrokerService.senders` has it. The peer chooses its instance; it cannot choose this.
         self._id = secrets.token_hex(8)
-        #: The hybrid connections for which it is there.
+        #: The hybrid connections for which it is in `BrokerService.senders`.
         self._sends_for: frozenset[str] = frozenset()
-        #: These three from `attach` on.
+        #: Set by `attach`, like the next two.
         self._session: Session
         self._stream: MuxStream
         self._nursery: trio.Nursery
-        #: Messages that have arrived and have not been acted on.
+        #: Messages that have arrived and have not been handled.
         self._arrived: list[control.Message | control.Unknown] = []
         #: The first request with a valid token, until it is granted.
         self._granted: tuple[control.Register | control.Join, Grant] | None = None
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
-        #: Offers that wait for their answer, and where it goes.
+        #: By id, offers without an answer: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
         self._accepted: OrderedDict[int, _Offer] = OrderedDict()
-        #: Why the channel ends as soon as it is attached; None: it does not.
+        #: If it has to end as soon as it is attached: the reason.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
         self._checking = False
 
     @property
     def authorized(self) -> bool:
-        """The peer has shown a valid token."""
+        """Whether the peer has presented a valid token."""
         return self._channel.authorized
 
     @property
     def hello(self) -> control.Hello | None:
-        """What the peer has said of itself, without its secret; None before it has."""
+        """The peer's hello, without its secret; None before it was received."""
         return self._channel.hello
 
     @property
     def role(self) -> control.PeerRole | None:
-        """Connector or client; None before it has said so."""
+        """Connector or client; None before its hello was received."""
         return None if self.hello is None else self.hello.role
 
     @property
     def instance(self) -> str:
-        """The peer's instance; empty before it has said so."""
+        """The peer's instance; empty before its hello was received."""
         return "" if self.hello is None else self.hello.instance
 
     @property
     def address(self) -> str:
-        """The peer's network address, as far as it counts as one."""
+        """The peer's address group."""
         return self._channel.address
 
     @property
     def connections(self) -> tuple[str, ...]:
-        """The hybrid connections for which it has shown valid tokens, in order."""
+        """The hybrid connections for which it has presented valid tokens, sorted."""
         return self._channel.connections
 
     @property
@@ -142,7 +143,7 @@ class ControlPeer:
 
     @property
     def software(self) -> str:
-        """Name and version of the peer, as it says; empty before it has."""
+        """The peer's name and version, as it has reported them; empty before its hello was received."""
         return "" if self.hello is None else self.hello.software
 
     def key_for(self, connection: str) -> KeyId | None:
@@ -150,7 +151,7 @@ class ControlPeer:
         return self._channel.key_for(connection)
 
     def _update_senders(self) -> None:
-        """Keep `BrokerService.senders` up to date. To be called after what may change `connections`."""
+        """Update `BrokerService.senders`. Must be called after everything that may change `connections`."""
         if self.role is not control.PeerRole.CLIENT:
             return
         now = frozenset(self.connections)
@@ -162,17 +163,17 @@ class ControlPeer:
             self._broker.pairs.appears(name, self.instance)
         self._sends_for = now
 
-    # --- what the peer says
+    # --- messages from the peer
 
     async def serve_some(self) -> bool:
-        """Receive something and act on it; False at the end of the peer's stream.
+        """Receive some bytes and handle the messages in them. Returns False at the end of the peer's stream.
 
-        It returns as soon as the peer is authorized. `attach` comes next; the request, and what has arrived after
-        it, wait until then.
+        Returns as soon as the peer is authorized. The caller must then call `attach`; the request, and everything
+        that has arrived after it, wait until then.
 
         Raises:
-            RemoteProtocolError: it broke the rules.
-            trio.BrokenResourceError: the channel is lost.
+            RemoteProtocolError: the peer has violated the protocol.
+            trio.BrokenResourceError: the channel was lost.
         """
         if self._granted is not None:
             granted, self._granted = self._granted, None
@@ -197,12 +198,12 @@ class ControlPeer:
         return True
 
     def attach(self, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:
-        """Go on with a session that has tasks of its own.
+        """Continue with a session that has its own tasks.
 
         Args:
-            session: runs in `nursery`, or is about to.
-            stream: the one stream of it.
-            nursery: for tasks of this control channel.
+            session: the session, which runs in `nursery` or is about to.
+            stream: its only stream.
+            nursery: for the tasks of this control channel.
         """
         self._early = None
         self._session, self._stream, self._nursery = session, stream, nursery
@@ -226,7 +227,7 @@ class ControlPeer:
                 self._close(output)
 
     async def _authorize(self, wanted: Authorize) -> None:
-        """Grant or refuse what the peer asks for."""
+        """Grant or refuse a request."""
         request = wanted.request
         try:
             grant = await self._broker.authorize(request.connection, request.token, wanted.right)
@@ -258,10 +259,10 @@ class ControlPeer:
             self._channel.join_ended(joined=joined)
         await self.send(attrs.evolve(answer, id=request.id))
 
-    # --- what we say
+    # --- messages to the peer
 
     async def send(self, message: control.Message) -> None:
-        """Send; the reader of the channel detects its loss, not this method."""
+        """Send a message. A lost channel is not an error here: the task that reads it notices."""
         try:
             async with self._sending:
                 await (self._early or self._stream).send_whole(control.encode_message(message))
@@ -269,7 +270,7 @@ class ControlPeer:
             pass
 
     def announce_draining(self, retry_after: float) -> None:
-        """Tell the peer to prefer other relays. Does not wait for it."""
+        """Ask the peer to prefer other relays, without waiting until that was sent."""
         self._perform_soon(Say(control.Draining(retry_after)))
 
     # --- ListenerHandle
@@ -283,7 +284,7 @@ class ControlPeer:
         proved: Callable[[], None],
         sender: str = "",
     ) -> control.Accept | control.Failed:
-        """Ask the listener to come to a rendezvous; see `ListenerHandle`."""
+        """Offer a rendezvous to the listener; see `ListenerHandle`."""
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
         self._answers[id_] = answer_in, _Offer(withdraw, proved)
@@ -303,7 +304,7 @@ class ControlPeer:
         if waiting is not None:
             answer_in, offer = waiting
             if isinstance(answer, control.Accept):
-                # Here and not where the answer is awaited: a refusal may come right after it, in the same bytes.
+                # Done here, and not by the task that awaits the answer: a refusal may follow in the same bytes.
                 self._accepted[id_] = offer
                 while len(self._accepted) > _MAX_WATCHED:
                     self._accepted.popitem(last=False)
@@ -312,7 +313,7 @@ class ControlPeer:
             self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
-        """Drop the peer unless it says something soon."""
+        """Drop the peer unless it sends something within `CHECK_SECONDS`."""
         if self._checking or self._session.outcome is not None:
             return
         self._checking = True
@@ -329,11 +330,11 @@ class ControlPeer:
         self._nursery.start_soon(watch)
 
     def ended(self, connection: str, reason: Reason) -> None:
-        """Our registration of `connection` is over; with the last one, a superseded channel ends."""
+        """Notify the peer that its registration of `connection` has ended; see `ControlChannelCore.ended`."""
         self._perform_soon(self._channel.ended(connection, reason))
 
     def end(self, reason: Reason) -> None:
-        """Our place is needed for another control channel."""
+        """End the channel, for example because its place is needed for another one."""
         self._must_end = reason
         if self._early is None:
             self._session.close(reason)
@@ -353,7 +354,7 @@ class ControlPeer:
         else:
             self._session.close(output.reason)
 
-    # --- the relay's housekeeping
+    # --- called by the relay
 
     def expire(self, now: float) -> None:
         """See `ControlChannelCore.expire`; `now` in seconds since 1970."""
@@ -362,15 +363,15 @@ class ControlPeer:
         self._broker.carry_out()
 
     def check_keys(self) -> None:
-        """The store may have changed: end what keys that are gone had authorized, the channel with the last."""
+        """After a change to the store: end what invalid keys had authorized, and with the last key the channel."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
         self._update_senders()
 
     def lost(self) -> None:
-        """The channel is gone, and with it what it had registered."""
-        # This object is in a reference cycle with `_channel`. What a stranger's channel holds must not wait for the
-        # garbage collector, which does not know how much memory OpenSSL has allocated for it.
+        """End everything that was registered over the channel, which has ended."""
+        # This object is in a reference cycle with `_channel`. The memory of a stranger's channel must be released
+        # without the garbage collector, which does not know how much OpenSSL has allocated for it.
         self._early = None
         self._channel.lost()
         self._update_senders()

@@ -1,4 +1,4 @@
-"""Serves the data channels of rendezvous: each waits for the other one, and then bytes are moved between the two."""
+"""Serves the data channels of rendezvous: waits for both, and then moves bytes between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .splice import PipePool
 
 __all__ = ["STATUS_SECONDS", "Channels", "DataChannels"]
 
-#: To get the status out to a side that has waited (seconds).
+#: How long sending the status to a side may take (seconds).
 STATUS_SECONDS = 10.0
 
 
@@ -29,11 +29,11 @@ class Channels:
     """The data channels of one rendezvous that are ready, and the bytes that were moved between them."""
 
     by_side: dict[Side, trio.abc.HalfCloseableStream] = attrs.field(factory=dict)
-    #: Around the moving of bytes; None before it begins.
+    #: Cancels the moving of bytes; None before it begins.
     moving: trio.CancelScope | None = None
-    #: Set when the rendezvous is over.
+    #: Set when the rendezvous has ended.
     over: trio.Event = attrs.field(factory=trio.Event)
-    #: For the channel that waits; NO_ERROR where it was joined.
+    #: The status for the channel that waits; NO_ERROR if it was joined.
     status: Reason = Reason.NO_ERROR
     #: The names of their transports.
     transports: dict[Side, str] = attrs.field(factory=dict)
@@ -43,23 +43,23 @@ class Channels:
 
     @property
     def to_client(self) -> int:
-        """Bytes that were handed to the client's data channel so far."""
+        """Bytes that were passed to the client's data channel so far."""
         return self.moved.a_to_b
 
     @property
     def to_connector(self) -> int:
-        """Bytes that were handed to the connector's data channel so far."""
+        """Bytes that were passed to the connector's data channel so far."""
         return self.moved.b_to_a
 
 
 class DataChannels(Generic[HandleT]):
-    """See the module.
+    """Serves data channels; see the module.
 
     Args:
-        core: decides.
-        carry_out: does what `core` has decided; called after each input.
-        pipes: for moving bytes in the kernel.
-        joined: called with the id of a rendezvous whose data channels are joined from now on, and with these.
+        core: the machine that decides.
+        carry_out: carries out what `core` has decided; called after each input.
+        pipes: pipes for moving bytes in the kernel.
+        joined: called with the id of a rendezvous and its data channels when these are joined.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DataChannels(Generic[HandleT]):
         self._channels: dict[str, Channels] = {}
 
     def abandon(self, arrival: Arrival) -> None:
-        """The data channel will not come to `serve`, or has been there. In the latter case nothing happens."""
+        """Note that a data channel will not be passed to `serve`. Does nothing if it was."""
         self._core.gone(arrival, trio.current_time())
         self._carry_out()
 
@@ -93,10 +93,10 @@ class DataChannels(Generic[HandleT]):
         moving.cancel()
 
     async def serve(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream, transport: str = "") -> None:
-        """Serve one data channel of a rendezvous to its end; closes `stream`, cancelled or not.
+        """Serve one data channel of a rendezvous until its end. Always closes `stream`, also if cancelled.
 
-        The two channels may come in another order than that in which their tickets were used, and the rendezvous may
-        have ended since then.
+        The two channels may arrive in a different order than that in which their tickets were used, and the
+        rendezvous may have ended meanwhile.
         """
         state = self._core.ready(arrival, trio.current_time())
         if state is State.ENDED:
@@ -114,23 +114,23 @@ class DataChannels(Generic[HandleT]):
         try:
             await channels.over.wait()
         except BaseException:
-            # Before anything is awaited: this task may be cancelled.
+            # Nothing may be awaited before this, because this task may be cancelled.
             if channels.moving is None:
                 self.abandon(arrival)
                 await abort(stream)
             else:
-                # The task that moves the bytes closes the stream: closed here, it would be in use there for a moment.
+                # The task that moves the bytes closes the stream, because it may be using it at this moment.
                 channels.moving.cancel()
-                with trio.CancelScope(shield=True):  # which does not take long, as that task is cancelled
+                with trio.CancelScope(shield=True):  # takes only a moment, because that task is cancelled
                     await channels.over.wait()
             raise
         if channels.status is not Reason.NO_ERROR:
             await _send_status(stream, channels.status)
 
     async def _move(self, rendezvous_id: str, channels: Channels, moving: trio.CancelScope) -> None:
-        """Tell both sides that they are joined, and move bytes between them until one of them, or both, end it."""
+        """Notify both sides that they are joined, and move bytes between them until one or both of them end it."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
-        #: Unless something else is found out: cancelled, from outside or by `moving`.
+        #: The default: cancelled, by the caller or by `moving`.
         how = Input.CANCELLED
         pumped = False
         try:
@@ -161,13 +161,13 @@ class DataChannels(Generic[HandleT]):
 
 
 async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:
-    """Send the status by which the two learn that they are joined; False where one of them has left."""
+    """Send both sides the status that they are joined. Returns False if one of them has left."""
     status = encode_status(Reason.NO_ERROR)
     with trio.move_on_after(STATUS_SECONDS):
         try:
             await sender.send_all(status)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # With a reset instead, the listener would look for the fault in its own route to the relay.
+            # After a reset, the listener would assume that its own route to the relay is broken.
             await _send_status(listener, Reason.PEER_ABSENT)
             return False
         try:

@@ -1,4 +1,4 @@
-"""What the broker needs of a control channel."""
+"""The interfaces of control channels that the broker uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ListenerHandle", "SenderHandle"]
 
 
 class ListenerHandle(Protocol):
-    """What the broker needs of a control channel: a listener's, and at the end (`end`) of any."""
+    """The control channel of a listener. Only `end` is also used for control channels of clients."""
 
     async def offer(
         self,
@@ -24,28 +24,28 @@ class ListenerHandle(Protocol):
         proved: Callable[[], None],
         sender: str = "",
     ) -> control.Accept | control.Failed:
-        """Ask the listener to come. The caller sets the deadline.
+        """Offer a rendezvous to the listener, and return its answer. The caller sets the deadline.
 
         Args:
             connection: the name of the hybrid connection.
-            ticket: for the listener's data channel.
-            lifetime_seconds: of the ticket.
-            withdraw: called if it accepts, and says later that it cannot come.
-            proved: called if it accepts, and says later that the sender has proved its identity.
+            ticket: the ticket for the listener's data channel.
+            lifetime_seconds: how long the ticket is valid.
+            withdraw: called if the listener accepts, and later reports that it cannot open a data channel.
+            proved: called if the listener accepts, and later reports that the sender has proved its identity.
             sender: see `control.Offer.sender`.
 
         Raises:
-            trio.BrokenResourceError: the listener is gone.
+            trio.BrokenResourceError: the listener's control channel has ended.
         """
 
     def check_alive(self) -> None:
-        """It did not answer: find out whether it is alive."""
+        """Check whether a listener that has not answered is alive, and end its control channel if it is not."""
 
     def ended(self, connection: str, reason: Reason) -> None:
-        """Its registration is over."""
+        """Notify the listener that its registration has ended."""
 
     def end(self, reason: Reason) -> None:
-        """Its place is needed for another control channel."""
+        """End the control channel."""
 
 
 class SenderHandle(Protocol):

@@ -21,7 +21,8 @@ __all__ = ["places_for_control_channels", "places_for_open_rendezvous", "places_
 def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: int | None = None) -> Places[str]:
     """Places for pairs of data channels that are joined, or may be; see `Places` for the arguments.
 
-    One is established when the listener says that the sender has proved its identity. Later, a session depends on it.
+    A place is established when the listener has reported that the sender has proved its identity, because a session
+    then depends on the pair.
     """
     return Places(
         "data channels",
@@ -36,7 +37,7 @@ def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: 
 
 
 def places_for_open_rendezvous() -> Places[str]:
-    """Places for rendezvous that have not been joined. None is ever established."""
+    """Places for rendezvous that have not been joined. These places are never established."""
     return Places(
         "rendezvous that have not been joined",
         OPEN_RENDEZVOUS,
@@ -49,8 +50,8 @@ def places_for_open_rendezvous() -> Places[str]:
 def places_for_control_channels(total: int) -> Places[ListenerHandle]:
     """Places for control channels that a key has authorized; see `Places` for the argument.
 
-    One is established while something is registered over it, or for a while after a listener has accepted a join.
-    Sessions do not depend on control channels.
+    A place is established while something is registered over the channel, and for a while after a listener has
+    accepted a join. Sessions do not depend on control channels.
     """
     return Places(
         "control channels",

@@ -19,12 +19,12 @@ __all__ = ["StoreWatcher"]
 
 
 class StoreWatcher:
-    """Holds the store's content in memory and polls for changes. Nothing else uses this `Store` while `run` runs.
+    """Keeps the store's content in memory and polls for changes. Nothing else may use this `Store` during `run`.
 
     Args:
-        store: what to watch.
-        interval: how often to look (seconds).
-        events: where events go; None means the log.
+        store: the store to be watched.
+        interval: how often it is checked (seconds).
+        events: the stream to which events are published; None means the log.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class StoreWatcher:
         self._limiter = trio.CapacityLimiter(1)
         self._version: Hashable | None = None
         self._on_change: Callable[[StoreChange], None] | None = None
-        #: The last look failed.
+        #: Whether the last check failed.
         self._failed = False
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
         self._keys = KeyIndex()
 
     @property
     def snapshot(self) -> Mapping[str, HybridConnection]:
-        """The hybrid connections by name, as of the last look. Empty before `run` has started."""
+        """The hybrid connections by name, at the last check. Empty before `run` has started."""
         return self._snapshot
 
     @property
@@ -57,16 +57,16 @@ class StoreWatcher:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Watch until cancelled. Started when the first snapshot is there, which is not reported as a change.
+        """Watch until cancelled. Started when the first snapshot was read, which is not reported as a change.
+
+        If cancelled, it waits for a check that is in progress, which reads memory or a local file.
 
         Args:
-            on_change: called after each change with `snapshot` up to date already; must not raise.
+            on_change: called after each change, when `snapshot` is up to date; must not raise.
 
         Raises:
-            StateError: the first look failed. When a later one does, the relay continues with what it knows, and
-                looks again.
-
-        Cancelled, a look that is under way is waited for: it reads memory or a local file.
+            StateError: the first check failed. If a later check fails, the relay continues with what it has, and
+                checks again.
         """
         await self._look()
         self._on_change = on_change
@@ -76,10 +76,10 @@ class StoreWatcher:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look now instead of waiting for the next look; changes are reported as always.
+        """Check now, instead of at the next interval. Changes are reported as usual.
 
-        If the store cannot be read, the content stays as it is. One event says so, and one says when it can be read
-        again.
+        If the store cannot be read, the content stays as it is. `StoreUnreadable` is published then, and
+        `StoreReadable` when it can be read again.
         """
         try:
             change = await self._look()
@@ -96,7 +96,7 @@ class StoreWatcher:
 
     async def _look(self) -> StoreChange | None:
         read = await run_in_thread(self._maybe_read, limiter=self._limiter)
-        # SQLite's housekeeping (a checkpoint) may look like a change.
+        # A checkpoint of SQLite may look like a change.
         if read is None or read[0] == self._snapshot:
             return None
         old, (new, self._keys) = self._snapshot, read
@@ -104,8 +104,8 @@ class StoreWatcher:
         return StoreChange.between(old, new)
 
     def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
-        """In a worker thread: the content and its keys, if it may have changed since the last look."""
-        # The version first: a change between the two statements is then noticed the next time.
+        """Read the content and its keys in a worker thread, if it may have changed since the last check."""
+        # The version first: a change between the two statements is then noticed at the next check.
         version = self._store.data_version()
         if version == self._version:
             return None
