@@ -8,6 +8,8 @@ avoided.
 
 from __future__ import annotations
 
+from collections import deque
+
 import attrs
 
 from ...errors import HybridRelayError
@@ -18,6 +20,15 @@ from ...protocol.control import MAX_AVOID
 AVOID_SECONDS = 600.0
 #: How many listeners one attempt to open a session may try: all that a hybrid connection can have at a relay.
 MAX_TRIED = 64
+#: If more listeners than a hybrid connection can have failed within this time (seconds), either the relay makes them
+#: up, or all of them are tried again and again. From then on there is a pause before each further one.
+MANY_FAILED_SECONDS = 60.0
+#: That pause (seconds): the last of 64 listeners that fail at once is reached within 16 s.
+PAUSE_SECONDS = 0.25
+
+
+def _recent() -> deque[float]:
+    return deque(maxlen=MAX_TRIED)
 
 
 @attrs.define
@@ -25,6 +36,8 @@ class AvoidedListeners:
     """Instances that failed recently, at most `MAX_AVOID`. Shared by successive attempts to open a session."""
 
     _until: dict[str, float] = attrs.field(factory=dict, init=False)
+    #: When the latest failures were.
+    _failed_at: deque[float] = attrs.field(factory=_recent, init=False)
 
     def add(self, instance: str, now: float) -> None:
         """An instance failed."""
@@ -32,6 +45,15 @@ class AvoidedListeners:
         self._until[instance] = now + AVOID_SECONDS
         while len(self._until) > MAX_AVOID:
             self._until.pop(next(iter(self._until)))
+
+    def count_failure(self, now: float) -> None:
+        """A listener failed, whether or not it is already avoided."""
+        self._failed_at.append(now)
+
+    def pause(self, now: float) -> float:
+        """How long to wait before the relay is asked for another listener, after one has failed (seconds)."""
+        many = len(self._failed_at) == MAX_TRIED and now - self._failed_at[0] < MANY_FAILED_SECONDS
+        return PAUSE_SECONDS if many else 0.0
 
     def at(self, now: float) -> tuple[str, ...]:
         """The instances to avoid now."""
@@ -59,9 +81,14 @@ class ListenerSearch:
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
         """A listener failed or was not acceptable. Returns whether to ask the relay for another one."""
         self._avoided.add(instance, now)
+        self._avoided.count_failure(now)
         self.failure = error
         self._tried += 1
         return self._tried < MAX_TRIED
+
+    def pause(self, now: float) -> float:
+        """How long to wait before the relay is asked for another listener, after one has failed (seconds)."""
+        return self._avoided.pause(now)
 
     def stalled(self, instance: str, now: float) -> None:
         """A listener had not proved its identity when another one did."""

@@ -8,7 +8,9 @@ for one listener alone:
    for further ones every `FURTHER_LISTENER_SECONDS`. The first that proves an acceptable identity is used, and the
    others are cancelled. When `MAX_AT_A_TIME` are being tried, the one that has stalled longest is cancelled for the
    next one, once it has stalled for `STALLED_SECONDS`.
-2. A listener that fails is replaced by another one at once.
+2. A listener that fails is replaced by another one at once. If the relay was asked to avoid it, or if very many have
+   failed within a minute (`AvoidedListeners.pause`), there is a pause before: a relay must not be able to keep its
+   clients busy.
 3. Listeners that failed, or had stalled when another one was found, are avoided by later searches.
 """
 
@@ -142,8 +144,9 @@ class Find(Generic[AnswerT, ChannelT]):
     async def _attempt(self) -> None:
         """Try one listener. `run` has counted it in `_asking`."""
         now = trio.current_time()
+        avoid = (*self.search.avoid(now), *self._trying)[-MAX_AVOID:]
         try:
-            answer = await self.ask((*self.search.avoid(now), *self._trying)[-MAX_AVOID:])
+            answer = await self.ask(avoid)
         except RendezvousError as exc:
             self._nobody_to_try(exc)
             return
@@ -162,7 +165,7 @@ class Find(Generic[AnswerT, ChannelT]):
             with trial.scope:
                 self._found.append(await self.open_channel(answer))
         except (PeerIdentityError, RendezvousError) as exc:
-            self._listener_failed(instance, exc)
+            self._listener_failed(instance, exc, came_although_avoided=instance in avoid)
         except HybridRelayError as exc:
             self._error = exc
         finally:
@@ -181,13 +184,16 @@ class Find(Generic[AnswerT, ChannelT]):
         else:
             self._error = error
 
-    def _listener_failed(self, instance: str, error: PeerIdentityError | RendezvousError) -> None:
+    def _listener_failed(
+        self, instance: str, error: PeerIdentityError | RendezvousError, *, came_although_avoided: bool
+    ) -> None:
         now = trio.current_time()
-        self._next_at = now
-        if self.search.failed(instance, error, now):
-            self.on_failure(instance, error)
-        else:
+        if not self.search.failed(instance, error, now):
             self._error = error
+            return
+        pause = NEXT_LISTENER_SECONDS if came_although_avoided else self.search.pause(now)
+        self._next_at = now + pause
+        self.on_failure(instance, error)
 
     def _note_stalled(self, now: float) -> None:
         for instance, trial in self._trying.items():

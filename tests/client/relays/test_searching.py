@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.listeners import MAX_TRIED, PAUSE_SECONDS, AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.searching import (
     FURTHER_LISTENER_SECONDS,
     MAX_AT_A_TIME,
@@ -213,6 +215,39 @@ async def test_a_relay_that_names_the_same_one_again_is_not_asked_in_a_loop(
     relay = Relay({"a": (9.0, None)}, ignores_avoid=True)
     assert await relay.find() == "a"
     assert len(relay.asked) == 5
+
+
+async def test_one_that_fails_and_comes_although_it_is_avoided_is_not_tried_in_a_loop(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    relay = Relay({"a": (0.01, ROGUE)}, ignores_avoid=True)
+    with trio.move_on_after(20):
+        await relay.find()
+    times = [at for at, _ in relay.asked]
+    assert times[1] - times[0] == pytest.approx(0.01), "it may be another one"
+    assert all(after - before > NEXT_LISTENER_SECONDS for before, after in itertools.pairwise(times[1:]))
+    assert len(times) > 5, "a relay that is repaired is noticed"
+
+
+async def test_a_relay_that_makes_listeners_up_does_not_keep_its_client_busy(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    made_up = Relay({f"made up {number}": (0.01, ROGUE) for number in range(1000)})
+    avoided = AvoidedListeners()
+    with trio.move_on_after(30):
+        while True:
+            with pytest.raises(PeerIdentityError):
+                await made_up.find(ListenerSearch(avoided))
+    assert len(made_up.asked) <= MAX_TRIED + 30 / PAUSE_SECONDS
+
+
+async def test_as_many_that_fail_as_a_hybrid_connection_can_have_cost_no_pause(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    relay = Relay({**{f"rogue {number}": (0.01, ROGUE) for number in range(MAX_TRIED - 1)}, "honest": (0.01, None)})
+    began = trio.current_time()
+    assert await relay.find() == "honest"
+    assert trio.current_time() - began == pytest.approx(MAX_TRIED * 0.01)
 
 
 async def test_two_at_the_same_moment_leave_one_open(autojump_clock: trio.testing.MockClock) -> None:
