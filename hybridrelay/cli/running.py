@@ -19,8 +19,9 @@ from .._nursery import FlatNursery
 from .._statistics import program_statistics
 from ..events import ReloadSkipped, StopRequested
 from ..events.plain_log import plainly_logged_events
-from . import async_output, exits
+from . import async_output, exits, output
 from .logs import flush_logs, log_python_messages
+from .sd_notify import SystemdNotifier
 
 statistics_logger = logging.getLogger("hybridrelay.statistics")
 # SIGUSR1 is answered at any log level.
@@ -51,6 +52,10 @@ class GracefulStop:
         #: Set when the program is to stop.
         self.event = trio.Event()
         self.armed = False
+        #: Hears what becomes of the program.
+        self.systemd = SystemdNotifier()
+        #: What systemd shows of a program that serves; empty before it does.
+        self._status = ""
 
     def arm(self) -> None:
         """Let the first signal stop the program gracefully, because it is serving now."""
@@ -59,6 +64,9 @@ class GracefulStop:
     async def say_ready(self, role: str, fields: Iterable[tuple[str, str]]) -> None:
         """Arm the graceful stop, and print the ready line. Stops printing when the program is to stop."""
         self.arm()
+        fields = tuple(fields)
+        self._status = output.ready_line(role, fields)
+        self.systemd.ready(self._status)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
             await async_output.say_ready(role, fields)
@@ -74,6 +82,14 @@ class GracefulStop:
         async def maybe() -> None:
             if self.event.is_set():
                 plainly_logged_events().publish(ReloadSkipped(detail="the program is stopping"))
+            elif self._status:
+                self.systemd.reloading()
+                try:
+                    await reload()
+                finally:
+                    # Not if it is to stop: systemd would take the program for one that serves again.
+                    if not self.event.is_set():
+                        self.systemd.ready(self._status)
             else:
                 await reload()
 
@@ -134,6 +150,8 @@ class _Stopper:
             async with FlatNursery() as nursery:
                 if self._reloads is not None:
                     nursery.start_soon(self._reloads)
+                if self._graceful is not None:
+                    nursery.start_soon(self._graceful.systemd.keep_watchdog)
                 await main()
                 nursery.cancel_scope.cancel()
 
@@ -178,6 +196,8 @@ class _Stopper:
     def _stop(self) -> None:
         assert self.received is not None
         plainly_logged_events().publish(StopRequested(signal=self.received.name))
+        if self._graceful is not None:
+            self._graceful.systemd.stopping()
         self._end()
 
     def _end(self) -> None:

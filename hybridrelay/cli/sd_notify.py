@@ -1,0 +1,81 @@
+"""Tells systemd how a service does: `sd_notify(3)`. Without systemd, nothing happens.
+
+systemd waits for the service to be ready (``Type=notify``), shows its status, waits for a reload to be done
+(``Type=notify-reload``), and restarts it when its event loop is stuck (``WatchdogSec=``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+import trio
+
+__all__ = ["SystemdNotifier"]
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+class SystemdNotifier:
+    """Sends notifications to the socket that systemd has named.
+
+    Args:
+        environ: the environment of the process.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        #: A name that begins with @ is one in the abstract namespace of Linux.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        if sys.platform == "win32" or address[:1] not in ("@", "/"):
+            self._address = ""
+        #: How often systemd wants to hear from the event loop (seconds); None: never.
+        self.watchdog_seconds = self._watchdog_seconds(environ)
+        self._has_failed = False
+
+    def _watchdog_seconds(self, environ: Mapping[str, str]) -> float | None:
+        wanted, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+        if not self._address or not (wanted.isascii() and wanted.isdigit()) or pid not in ("", str(os.getpid())):
+            return None
+        return int(wanted) / 1e6 or None
+
+    def ready(self, status: str) -> None:
+        """The service is ready, or a reload is done. `status` is one line for people."""
+        self._send("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """A reload begins; `ready` says that it is done."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """The service finishes its work, and ends."""
+        self._send("STOPPING=1", "STATUS=stopping")
+
+    async def keep_watchdog(self) -> None:
+        """Show until cancelled that the event loop runs. Ends at once where systemd does not want to know."""
+        if self.watchdog_seconds is None:
+            return
+        while True:
+            self._send("WATCHDOG=1")
+            await trio.sleep(self.watchdog_seconds / 3)
+
+    def _send(self, *lines: str) -> None:
+        """Send one notification. It never waits: systemd's socket has room for many."""
+        if not self._address:
+            return
+        assert sys.platform != "win32"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)
+                sock.sendto("\n".join(lines).encode(), self._address)
+        except OSError as exc:
+            if not self._has_failed:  # it is tried again and again
+                logger.warning("systemd cannot be notified: %s", exc.strerror or errno.errorcode.get(exc.errno or 0))
+            self._has_failed = True
+        else:
+            self._has_failed = False

@@ -1,0 +1,137 @@
+"""What systemd hears of a service: that it is ready, reloads, lives and stops."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.cli.running import GracefulStop, run_until_stopped
+from hybridrelay.cli.sd_notify import SystemdNotifier
+
+from ..deployments import Deployment, Program
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+HEARD_SECONDS = 30.0
+
+
+class Systemd:
+    """The socket to which services send."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(HEARD_SECONDS)
+
+    def hear(self) -> dict[str, str]:
+        """The next notification, by its fields."""
+        return dict(line.split("=", 1) for line in self._socket.recv(65536).decode().splitlines())
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    systemd = Systemd(tmp_path / "notify")
+    yield systemd
+    systemd.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "3000000"}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 3.0),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        *[({"WATCHDOG_USEC": text}, None) for text in ("", "0", "x", "-1", "²")],
+    ],
+)
+def test_whether_there_is_a_watchdog(more: dict[str, str], seconds: float | None) -> None:
+    assert SystemdNotifier({"NOTIFY_SOCKET": "/x", **more}).watchdog_seconds == seconds
+    assert SystemdNotifier(more).watchdog_seconds is None
+
+
+async def test_the_watchdog_hears_the_event_loop(systemd: Systemd, autojump_clock: trio.testing.MockClock) -> None:
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "3000000"})
+    with trio.move_on_after(2.5):
+        await notifier.keep_watchdog()
+    assert [systemd.hear() for _ in range(3)] == [{"WATCHDOG": "1"}] * 3
+    with trio.fail_after(1):
+        await SystemdNotifier({}).keep_watchdog()
+
+
+def test_without_systemd_nothing_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level(logging.WARNING):
+        for environ in ({}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "not/absolute"}):
+            SystemdNotifier(environ).ready("ready")
+        assert caplog.messages == []
+        notifier = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "nowhere")})
+        for _ in range(3):
+            notifier.ready("ready")
+    assert caplog.messages == ["systemd cannot be notified: No such file or directory"]
+
+
+def test_a_name_in_the_abstract_namespace() -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has it")
+    name = f"hybridrelay test {os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind("\0" + name)
+        SystemdNotifier({"NOTIFY_SOCKET": "@" + name}).ready("fine")
+        assert sock.recv(100) == b"READY=1\nSTATUS=fine"
+
+
+def test_from_ready_to_its_end(systemd: Systemd, tmp_path: Path) -> None:
+    with Deployment(tmp_path) as deployment:
+        command = deployment.command("relay", "--state", deployment.state, "--ports", "http=127.0.0.1:0,https=off,"
+                                     "probe=off,control=off,data=off")  # fmt: skip
+        environment = {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": str(10**9)}
+        with Program(command, environment=environment) as relay:
+            heard = [systemd.hear(), systemd.hear()]
+            (ready,) = (one for one in heard if "READY" in one)
+            assert {"WATCHDOG": "1"} in heard
+            relay.wait_for_line("^ready")
+            assert ready["STATUS"] in relay.out
+            before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            relay.process.send_signal(signal.SIGHUP)
+            reloading = systemd.hear()
+            assert reloading["RELOADING"] == "1"
+            assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            assert systemd.hear() == ready
+            relay.process.send_signal(signal.SIGTERM)
+            assert systemd.hear()["STOPPING"] == "1"
+            assert relay.wait() == 0
+
+
+def test_a_program_that_does_not_serve_yet_is_not_ready_after_a_reload(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(systemd.path))
+    stop, reloaded = GracefulStop(1.0), 0
+
+    async def reload() -> None:
+        nonlocal reloaded
+        await trio.lowlevel.checkpoint()
+        reloaded += 1
+
+    async def main() -> None:
+        await stop.unless_stopping(reload)()
+        await stop.say_ready("test", [])
+        await stop.unless_stopping(reload)()
+
+    run_until_stopped(main, stop=stop)
+    assert reloaded == 2
+    assert systemd.hear() == {"READY": "1", "STATUS": "ready test"}
+    assert systemd.hear()["RELOADING"] == "1"
+    assert systemd.hear() == {"READY": "1", "STATUS": "ready test"}
