@@ -82,7 +82,7 @@ def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
     second = serial_shown(port)
     assert second != first
     key.write_bytes(authority.issue("relay.example.com")[1])
-    hang_up(relay, r"not reloaded, and what was read before stays in force: .*\.pem")
+    hang_up(relay, r"not reloaded; what was read before stays in force: .*\.pem")
     assert serial_shown(port) == second
     for _ in range(20):
         relay.process.send_signal(signal.SIGHUP)
