@@ -1,4 +1,4 @@
-"""One call: checks a request against its operation's row, does it, and makes the response."""
+"""Handles one request: checks it against its operation's row, runs the operation, and makes the response."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 REQUEST_ID = "Request-Id"
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
-#: Of a listener, sender or session.
+#: The id of a listener, sender or session.
 _ID = re.compile(r"[0-9a-f]{1,32}")
 _ETAG = re.compile(r'"([0-9]{1,18})"')
 #: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
@@ -49,17 +49,17 @@ class Call:
     params: Mapping[str, str]
     query: msgspec.Struct | None
     body: msgspec.Struct | None
-    #: From If-Match: the version that is to be changed. None accepts any.
+    #: From If-Match: the version that the resource must have. None accepts any.
     version: int | None
-    #: From If-Match: what is to be changed must be there, in whatever version.
+    #: From If-Match: the resource must exist, in any version.
     must_exist: bool
-    #: From If-None-Match: nothing may be there yet.
+    #: From If-None-Match: the resource must not exist yet.
     only_create: bool
-    #: Set by the handler: the version of what the response shows.
+    #: Set by the handler: the version of the resource that the response shows.
     shown_version: int | None = None
-    #: Set by the handler.
+    #: Set by the handler: the operation has created the resource (201).
     has_created: bool = False
-    #: Set by the handler: what was asked about is not available (503). The response says why.
+    #: Set by the handler: the response has the status 503, and says what is not available.
     is_unavailable: bool = False
 
     @property
@@ -73,23 +73,23 @@ class Call:
         return self.params["rule"]
 
     def body_as(self, kind: type[StructT]) -> StructT:
-        """The body, of the class that the operation's row says."""
+        """The body, as the class that the operation's row names."""
         assert isinstance(self.body, kind)
         return self.body
 
     def query_as(self, kind: type[StructT]) -> StructT:
-        """The query, of the class that the operation's row says."""
+        """The query, as the class that the operation's row names."""
         assert isinstance(self.query, kind)
         return self.query
 
 
 def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Handler:
-    """The handler for the route of an operation. `Request.peer` is a `Peer`."""
+    """Return the handler for the route of an operation. `Request.peer` must be a `Peer`."""
 
     async def handle(request: Request) -> Reply:
         request_id = new_request_id()
         caller: Caller | None = None
-        #: 0: there is no response, because the client has left or the relay stops.
+        #: 0: there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
             caller = await gate.admit(request)
@@ -113,12 +113,12 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
 
 
 def new_request_id() -> str:
-    """A random id, which is in the response and in the audit log."""
+    """Return a random id. The response and the audit log show it."""
     return secrets.token_hex(8)
 
 
 def with_request_id(failure: Failure, request_id: str) -> Failure:
-    """The failure with the id in its header and in its problem document."""
+    """Add the id to the header and the problem document of a failure."""
     return attrs.evolve(
         failure,
         headers=(*failure.headers, (REQUEST_ID, request_id)),
@@ -139,7 +139,7 @@ async def _serve(
             "this is outside of the caller's scope",
             remedy="use a caller with another scope, or ask an administrator of the relay",
         )
-    # The body is checked before the precondition: what is malformed is so whatever the version.
+    # The body is checked before the precondition: a malformed body is an error for every version.
     call = Call(
         managed,
         caller,

@@ -1,12 +1,13 @@
-"""Decides who sends a request, and whether it comes too often.
+"""Authenticates the caller of a request, and limits how many requests each caller may send.
 
 In this order:
 
-1. A request with an Authorization header is from whomever that names. It is refused without a look at the header
-   while its address has failed too often.
-2. A request without one is from the caller that the connection names, if it names one.
-3. A caller that has used up its permits gets 429. So does an address that sends requests without credentials. Callers
-   on the Unix socket are not limited: they own the relay.
+1. A request with an Authorization header is from the caller that the header identifies. If there were too many failed
+   attempts from its address, it is refused and the header is not read.
+2. A request without that header is from the caller that the connection identifies (the Unix socket, or a client
+   certificate), if there is one.
+3. A caller that sends requests too often gets 429, and so does an address that sends requests without credentials too
+   often. Callers on the Unix socket are not limited: they own the relay.
 
 Tokens are read from the store for each request, so one that was revoked or has expired is refused at once.
 """
@@ -44,19 +45,20 @@ __all__ = ["REFUSAL_SECONDS", "Gate"]
 
 T = TypeVar("T")
 
-#: Requests of one caller: sustained per second, and at once.
+#: Requests of one caller: the sustained rate per second, and the burst.
 _CALLS_PER_SECOND, _CALLS_BURST = 20.0, 100
-#: Failed attempts from one address: per minute, and at once.
+#: Failed attempts from one address: the sustained rate per minute, which is also the burst.
 _FAILURES_PER_MINUTE = 5
-#: How long a request waits for its answer (seconds) if its credentials are missing or not valid, and at most, if it
-#: comes too often. A client that does not wait by itself cannot keep the relay busy with refusing it.
+#: How long the response is delayed if credentials are missing or not valid (seconds). Therefore a client that repeats
+#: its requests without a pause cannot keep the relay busy.
 REFUSAL_SECONDS = 0.25
+#: The longest delay of the response to a request that comes too often (seconds).
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
-#: How often it is written when tokens were used (seconds).
+#: How often the times at which tokens were used are written to the store (seconds).
 _SAVE_SECONDS = 60.0
-#: The longest Authorization header that is looked at.
+#: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
 _CHALLENGES: Fields = (
     ("WWW-Authenticate", 'Bearer realm="hybridrelay"'),
@@ -69,11 +71,11 @@ class _Refused(Exception):
 
 
 class Gate:
-    """Admits requests.
+    """Authenticates requests and limits their rate; see the module.
 
     Args:
         managed: the relay.
-        authenticators: for credentials of other kinds, with their names.
+        authenticators: of installed packages, by name, for credentials of other kinds.
     """
 
     def __init__(self, managed: Managed, authenticators: Sequence[tuple[str, Authenticator]] = ()) -> None:
@@ -81,14 +83,14 @@ class Gate:
         self._authenticators = authenticators
         self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
-        #: By the tokens' ids: when they were used. Not written yet.
+        #: When tokens were last used, by their ids, as far as this was not written to the store yet.
         self._uses: dict[str, float] = {}
 
     async def admit(self, request: Request) -> Caller:
-        """Who sends the request. `Request.peer` is a `Peer`.
+        """Return the caller of the request. `Request.peer` must be a `Peer`.
 
         Raises:
-            RequestError: 401, 403 or 429; 503 where the store cannot be read.
+            RequestError: 401, 403 or 429; 503 if the store cannot be read.
         """
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
@@ -120,7 +122,7 @@ class Gate:
         return caller
 
     async def save_uses(self) -> None:
-        """Write when tokens were last used, at most once a minute, until cancelled."""
+        """Write to the store, once a minute, when tokens were last used. Runs until cancelled."""
         published = ""
         while True:
             await trio.sleep(_SAVE_SECONDS)
@@ -134,10 +136,10 @@ class Gate:
                 published = ""
 
     async def save_uses_now(self) -> None:
-        """Write when tokens were last used.
+        """Write to the store when tokens were last used.
 
         Raises:
-            ConfigurationError: the store cannot be changed. What was not written is kept.
+            ConfigurationError: the store cannot be changed. The times are kept, and written the next time.
         """
         uses, self._uses = self._uses, {}
         if uses:
@@ -224,7 +226,7 @@ class Gate:
 
 
 def _check_same_site(request: Request, peer: Peer) -> None:
-    """A browser sends a client certificate also with requests that another site's pages make."""
+    """Refuse requests that another site's pages make: a browser sends the client certificate with these, too."""
     if peer.address and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
         raise problem(Problem.FORBIDDEN, "the request comes from another web site")
 

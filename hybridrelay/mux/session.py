@@ -81,8 +81,8 @@ class Session:
         self._channel: Channel | None = None
         #: The channel to use next, and what was already received from it.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
-        #: The greatest epoch of the channels that were passed to `replace_channel`; the core gets to know an epoch
-        #: when its channel is used.
+        #: The highest epoch of the channels that were passed to `replace_channel`. The core learns an epoch only when
+        #: its channel is used.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
         self._first_error: BaseException | None = None
@@ -226,12 +226,12 @@ class Session:
         self.output()
 
     def reset_open_streams(self, reason: Reason) -> None:
-        """Reset every stream that was not closed on this side; closed ones continue to deliver what they have."""
+        """Reset every stream that was not closed on this side. Closed ones continue to deliver what is queued."""
         self._dispatch(self.core.reset_open_streams(reason))
         self.output()
 
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
-        """Accept no more streams, give those that are open `grace` seconds, then end the session.
+        """Accept no more streams, give open ones up to `grace` seconds to finish, then end the session.
 
         Returns when the channel is closed. Cancelled, the session ends at once.
         """
@@ -261,8 +261,8 @@ class Session:
         """Serve the session until it ends, over `channel` and its successors; all of them are closed.
 
         `task_status.started` is called when the peer's HELLO has arrived. When a channel is lost, the session waits
-        up to `SessionConfig.resume_deadline` for another: the initiator gets it from `reconnect`, the acceptor from
-        `replace_channel`. Until then its streams wait.
+        up to `SessionConfig.resume_deadline` for another one: the initiator gets it from `reconnect`, the acceptor
+        from `replace_channel`. Until then its streams wait.
 
         Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if that is possible within half
         a second.
@@ -270,9 +270,9 @@ class Session:
         Args:
             channel: the first channel, which belongs to the session from now on.
             initial: bytes that were already received from it.
-            reconnect: called when a channel was lost; returns another one to the same peer, and may take as long as
-                necessary: it is cancelled at the deadline, and by `replace_channel`. If it raises `HybridRelayError`,
-                further attempts are pointless, and the session ends.
+            reconnect: called when a channel was lost; returns another one to the same peer. It needs no deadline of
+                its own, because it is cancelled at the resume deadline and by `replace_channel`. It raises
+                `HybridRelayError` if further attempts are pointless; the session then ends.
             on_greeting: called whenever the peer has greeted on a channel.
             greeting_timeout: the deadline for the peer's HELLO, in seconds.
             task_status: for `nursery.start`.
@@ -399,7 +399,7 @@ class Session:
         return 0 if self._channel is None else self._channel.bytes_moved
 
     def attach_refusal(self, hello: Hello) -> Reason | None:
-        """Why the acceptor cannot continue this session over a channel that begins with `hello`; None if it can."""
+        """Why an acceptor must not continue this session over a channel that begins with `hello`; None if it may."""
         refusal = self.core.attach_refusal(hello)
         if refusal is None and hello.epoch <= self._epoch_given:
             return Reason.SUPERSEDED
@@ -412,7 +412,7 @@ class Session:
         await self._attached.wait()
 
     def output(self) -> None:
-        """Write what the core has to write, as far as the channel accepts it now. For the session's streams."""
+        """Write the core's output, as much as the channel accepts now. For use by the session's streams."""
         if self._channel is not None:
             self._channel.output()
 

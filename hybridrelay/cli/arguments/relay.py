@@ -123,23 +123,26 @@ def _add_arguments(parser: Parser) -> None:
         type=values.listen_address,
         action="append",
         help="serve the management API here as well as on the socket in the state directory; callers need a token "
-        "(hybridrelay tokens create); may be repeated; port 0: any that is free, which the log says",
+        "(hybridrelay tokens create); may be repeated; port 0: any free port, which the log shows",
     )
     parser.add_argument(
         "--management-tls-certificate",
         metavar="F",
         type=values.path,
-        help="PEM, for --management; needed for addresses off loopback; a renewed one is noticed, as that of "
-        "--tls-certificate",
+        help="a PEM file with the certificate for --management; needed for addresses other than loopback; reloaded "
+        "like that of --tls-certificate",
     )
     parser.add_argument(
-        "--management-tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file"
+        "--management-tls-key",
+        metavar="F",
+        type=values.path,
+        help="a PEM file with its key, if not in that file",
     )
     parser.add_argument(
         "--management-client-ca",
         metavar="F",
         type=values.path,
-        help="PEM: a CA that issues certificates to callers of the management API and to nobody else; the OU of the "
+        help="a PEM file with a CA that issues certificates only to callers of the management API; the OU of the "
         "subject is the role: viewer, operator or admin",
     )
     parser.add_argument(

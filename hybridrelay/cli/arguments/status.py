@@ -7,15 +7,15 @@ from ..parsing import Parser
 from .options import add_name, add_state
 
 _STATUS = """\
-Show what a running relay holds now: its problems first, then its hybrid connections, the connectors that are
+Show the present state of a running relay: its problems first, then its hybrid connections, the connectors that are
 registered, the control channels of clients, and the sessions, with the bytes that were moved so far in each
 direction.
 
 Problems are: a hybrid connection for which no connector listens, a certificate that expires within three weeks,
-places or slots of which nine tenths are taken, and a relay that is draining.
+a limit of the relay that is used up to nine tenths (places or slots), and a relay that is draining.
 
-Exit code 0: the relay runs, and there is no problem. 1: there is one, or no relay runs on the state directory. With
---watch it is that of what was shown last.
+The exit code is 0 if the relay runs and has no problem, and 1 if there is a problem or no relay runs on the state
+directory. With --watch it depends on the state that was shown last.
 """
 _STATUS_EXAMPLES = """\
 examples:
@@ -25,12 +25,12 @@ examples:
     hybridrelay status --state state --json | jq -r '.listeners[].instance'
 """
 _DRAIN = """\
-Have a running relay accept nothing new, such as before its machine is restarted. New registrations and joins are
-refused, with a reason for which connectors and clients use another relay of the hybrid connection. Sessions go on,
-and clients that have another relay move their sessions there. 'hybridrelay status' shows how many are left.
+Drain a running relay, for example before its machine is restarted. The relay refuses new registrations and joins, so
+that connectors and clients use another relay of the hybrid connection. Sessions continue, and clients that have
+another relay move their sessions there. 'hybridrelay status' shows how many sessions are left.
 
-It lasts until --undo, or until the relay is stopped. A relay that is drained and has no sessions can be stopped
-without anybody noticing.
+The drain lasts until --undo, or until the relay is stopped. Stopping a drained relay that has no sessions interrupts
+nothing.
 """
 _DRAIN_EXAMPLES = """\
 examples:
@@ -44,16 +44,16 @@ End a listener, a sender or a session at a running relay, by the hybrid connecti
 'hybridrelay status' shows. Nothing is revoked and nothing else ends:
 
   listener   the registration of a connector, by its instance; the connector
-             registers again after 30 seconds, and its sessions go on
+             registers again after 30 seconds, and its sessions continue
   sender     the control channel of a client, by its id; the client opens
-             another one when it needs one, and its sessions go on
+             another one when it needs one, and its sessions continue
   session    a pair of data channels, by its id; the client resumes the
              session over another pair at once if it can
 
-To keep somebody out, revoke the key ('hybridrelay keys revoke').
+To deny access permanently, revoke the key ('hybridrelay keys revoke').
 
-Exit code 0: it has ended, or had ended before. 1: no relay runs on the state directory, or it does not know the
-hybrid connection.
+The exit code is 0 if it has ended, now or before, and 1 if no relay runs on the state directory or the relay does not
+know the hybrid connection.
 """
 _DROP_EXAMPLES = """\
 examples:
@@ -72,7 +72,7 @@ def _add_drop_arguments(parser: Parser) -> None:
 def _add_status_arguments(parser: Parser) -> None:
     add_state(parser)
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="JSON for programs")
+    shape.add_argument("--json", action="store_true", help="print JSON, for programs")
     shape.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
 
 
@@ -83,7 +83,7 @@ def _add_drain_arguments(parser: Parser) -> None:
 
 STATUS = Command(
     "status",
-    "show what a running relay holds now, its problems first",
+    "show the state of a running relay, its problems first",
     _STATUS,
     _STATUS_EXAMPLES,
     _add_status_arguments,
@@ -99,7 +99,7 @@ DROP = Command(
 )
 DRAIN = Command(
     "drain",
-    "have a running relay accept nothing new, or accept it again",
+    "have a running relay refuse new registrations and joins, or accept them again",
     _DRAIN,
     _DRAIN_EXAMPLES,
     _add_drain_arguments,

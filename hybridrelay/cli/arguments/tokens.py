@@ -36,7 +36,7 @@ def _add_list_arguments(parser: Parser) -> None:
 
 def _add_create_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "name", metavar="NAME", type=values.token_name, help="of the token, for lists and logs; unique"
+        "name", metavar="NAME", type=values.token_name, help="a unique name for the token, shown in lists and logs"
     )
     parser.add_argument("--role", required=True, choices=("viewer", "operator", "admin"), help="what it allows")
     parser.add_argument(

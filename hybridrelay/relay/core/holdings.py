@@ -20,18 +20,18 @@ class Place(Generic[OwnerT]):
     """One place that is taken. `Places` changes it."""
 
     holder: Holder
-    #: Whose it is; of a kept place: whose it was.
+    #: What has the place; if the place is kept: what had it last.
     owner: OwnerT
     #: Since when it has been provisional, or established.
     since: float
-    #: Tells its owner from others of the same holder; see `Places.choose_displaced`.
+    #: Distinguishes its owner from others of the same holder; see `Places.choose_displaced`.
     name: str = ""
     is_established: bool = False
     #: Its owner has ended, and it is kept for its holder.
     is_kept: bool = False
     #: When an established one becomes provisional again, and when one that is kept ends.
     until: float = math.inf
-    #: How long before `until` that time was set.
+    #: The time from when `until` was set to `until` (seconds).
     term: float = math.inf
 
 
@@ -91,7 +91,7 @@ class Holdings(Generic[OwnerT]):
         return None
 
     def oldest_for(self, newcomer: Holder) -> Place[OwnerT]:
-        """The oldest place of the holder that has the most; of the newcomer's own if that is one of them."""
+        """The oldest place of the holder that has the most, which is the newcomer's own if it has as many."""
         network, address = newcomer.network, newcomer.address
         if self._by_network.count(network) != self._by_network.most:
             network = self._by_network.largest()

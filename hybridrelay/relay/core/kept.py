@@ -29,14 +29,14 @@ class Kept(Generic[OwnerT]):
         return len(self._places)
 
     def add(self, place: Place[OwnerT]) -> None:
-        """Keep a place that is not kept."""
+        """Keep a place. It must not be kept already."""
         place.is_kept = True
         self._places[place] = None
         for claim in _claims(place.holder, place.name):
             self._by_claim.setdefault(claim, {})[place] = None
 
     def discard(self, place: Place[OwnerT]) -> None:
-        """Keep a place no longer, if it was kept."""
+        """Stop keeping a place. Does nothing if it is not kept."""
         if not place.is_kept:
             return
         place.is_kept = False
@@ -48,7 +48,7 @@ class Kept(Generic[OwnerT]):
                 del self._by_claim[claim]
 
     def find(self, newcomer: Holder, name: str) -> Place[OwnerT] | None:
-        """The oldest place that this name had with the same key, at any address; if none, the holder's oldest."""
+        """Find the place for a newcomer: the oldest one of the same key and name, or else the holder's oldest one."""
         for claim in _claims(newcomer, name):
             if places := self._by_claim.get(claim):
                 return next(iter(places))

@@ -53,14 +53,14 @@ from .lottery import ROTATION_SECONDS, Lottery
 
 __all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
 
-#: How long a provisional place is kept although its holder, or one that has as many, asks for another (seconds). An
-#: honest program shows the use of its place within this time, unless the way to it is very slow.
+#: How long a provisional place is safe from newcomers of its own holder, and of holders with as many (seconds). An
+#: honest program shows within this time that its place is of use, unless the path to it is very slow.
 TENURE_SECONDS = 3.0
 
-#: Where established places are spared, a holder that has some already gets one of a holder that has more than this
-#: many times as many. What gives way is in use, so a mere difference is not reason enough. With a factor of two, the
-#: holder that has lost a place cannot get it back in the same way, and of the places of a key, a holder that took all
-#: of them keeps about two thirds.
+#: With `spares_established`, a holder that has places already can displace an established one of another holder only
+#: if that one has more than this many times as many. The displaced place is in use, so a small difference is not
+#: reason enough. With a factor of two, the holder that has lost a place cannot get it back in the same way, and a
+#: holder that took all places of a key keeps about two thirds of them.
 FAR_MORE = 2
 
 OwnerT = TypeVar("OwnerT")
@@ -80,14 +80,14 @@ class _Pool(Generic[OwnerT]):
         self.provisional: Holdings[OwnerT] = Holdings()
         self.established: Holdings[OwnerT] = Holdings()
         self.lottery = Lottery(randbelow)
-        #: Who gets an established place, where they are spared: once every `ROTATION_SECONDS`.
+        #: Decides who gets an established place, once every `ROTATION_SECONDS`, if `spares_established` is set.
         self.rotation = Lottery(randbelow, delay=0.0, kept_seconds=ROTATION_SECONDS)
 
     def __len__(self) -> int:
         return len(self.provisional.in_order) + len(self.established.in_order)
 
     def holdings(self, place: Place[OwnerT]) -> Holdings[OwnerT]:
-        """Those that the place is one of, or would be."""
+        """The holdings to which the place belongs, or would belong."""
         return self.established if place.is_established else self.provisional
 
 
@@ -95,14 +95,14 @@ class Places(Generic[OwnerT]):
     """See the module.
 
     Args:
-        what: the name of what has a place, in the plural, for people.
+        what: the plural name of the owners of places, for messages.
         total: how many places there are, at least 1.
         clock: seconds of any clock that does not run backwards.
         randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
         per_connection: the most that one hybrid connection may hold; None: only rule 1 counts.
         per_key: the most that one key may hold; None: only rule 1 counts.
-        spares_established: whether to displace what is established does harm; see rule 4.
-        settles_after: a provisional place of this age is established (seconds).
+        spares_established: displacing an established place does harm; see rules 4 and 5.
+        settles_after: the age at which a provisional place becomes established (seconds).
 
     Raises:
         ValueError: a limit below 1.
@@ -133,7 +133,8 @@ class Places(Generic[OwnerT]):
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
         self._kept: Kept[OwnerT] = Kept()
-        #: Places to which something happens at the time `Place.until`, by `Place.term`: so each is in order of time.
+        #: Places that change at the time `Place.until`, grouped by `Place.term`, so that each group is in order of
+        #: time.
         self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
@@ -162,17 +163,18 @@ class Places(Generic[OwnerT]):
         return sum(map(len, self._connections.get(connection, {}).values()))
 
     def choose_displaced(self, newcomer: Holder, name: str = "") -> Place[OwnerT] | None:
-        """Which place makes room for a newcomer; None: there is a free one, or one that is kept for it.
+        """Choose the place that a newcomer displaces. None: there is a free place, or one that is kept for it.
 
-        The caller ends what has that place, unless it `is_kept`, and calls `leave` with it and `take`, in this order.
+        The caller ends the owner of that place, unless the place `is_kept`, and then calls `leave` with the place,
+        and `take`.
 
         Args:
-            newcomer: who needs a place.
-            name: tells the newcomer from others of the same holder: its instance.
+            newcomer: the holder that needs a place.
+            name: distinguishes the newcomer from others of the same holder: its instance.
 
         Raises:
-            RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed, except that it takes part in the
-                next draw.
+            RendezvousError: with `Reason.LIMIT`: the newcomer is refused. Nothing has changed, except that it takes
+                part in the next draw.
         """
         self._pass_time()
         whose = self._met_limit(newcomer.key) if self._kept.find(newcomer, name) is None else None
@@ -198,10 +200,10 @@ class Places(Generic[OwnerT]):
         return None
 
     def take(self, holder: Holder, owner: OwnerT, name: str = "") -> Place[OwnerT]:
-        """Take a place, until `leave` or `keep`. There must be one: see `choose_displaced`.
+        """Take a place, until `leave` or `keep`. Call `choose_displaced` first, so that there is one.
 
-        If one is kept for the newcomer, it is that one. It stays established until the time at which it would have
-        ended.
+        If a place is kept for the newcomer, it gets that one, which stays established until the time at which it
+        would have ended.
         """
         self._pass_time()
         if (place := self._kept.find(holder, name)) is None:
@@ -244,12 +246,12 @@ class Places(Generic[OwnerT]):
     def keep(self, place: Place[OwnerT], seconds: float) -> None:
         """Give a place back, and keep it for its holder if it is established; see rules 6 and 7.
 
-        Does nothing where it has been given back.
+        Does nothing if it has already been given back.
 
         Args:
-            place: its owner has ended.
-            seconds: how long it is kept. For one that was kept before and has not been established again since,
-                the time that was set then counts instead.
+            place: the place, whose owner has ended.
+            seconds: how long to keep it. If it was kept before and has not been established again since, it ends at
+                the time that was set then.
         """
         self._pass_time()
         pool = self._find_pool(place.holder.key)
@@ -267,13 +269,13 @@ class Places(Generic[OwnerT]):
         pool.established.add(place)
 
     def drop_kept(self, key: KeyId) -> None:
-        """Keep no place for this key any longer: it is not valid any more."""
+        """Give up the places that are kept for this key, because the key is no longer valid."""
         for place in self.of(key):
             if place.is_kept:
                 self.leave(place)
 
     def pass_on(self, place: Place[OwnerT], holder: Holder) -> Place[OwnerT]:
-        """Let a place belong to another holder, whatever its limits are. Returns the place that it is then."""
+        """Transfer a place to another holder, whatever the limits are. Returns the place that replaces it."""
         until, term = place.until, place.term
         self.leave(place)
         another = self._add(holder, place.owner)
@@ -283,23 +285,23 @@ class Places(Generic[OwnerT]):
         return another
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
-        """It has shown its use. Does nothing where it has been given back.
+        """Make a place established: its owner has shown that it is of use. Does nothing if it was given back.
 
         Args:
-            place: whose owner has shown that.
-            seconds: after this time it is provisional again.
+            place: the place.
+            seconds: after this time it becomes provisional again.
         """
         now = self._clock()
         if self._turn(place, established=True, now=now):
             self._end_at(place, now + seconds, seconds)
 
     def make_provisional(self, place: Place[OwnerT]) -> None:
-        """It has no use any longer. Does nothing where it has been given back."""
+        """Make a place provisional: it is no longer of use. Does nothing if it was given back."""
         if place.is_established and self._turn(place, established=False, now=self._clock()):
             self._end_at(place, math.inf)
 
     def is_provisional(self, place: Place[OwnerT], seconds: float) -> bool:
-        """Whether it has been provisional for this time."""
+        """Whether a place has been provisional for at least this time."""
         self._pass_time()
         if (pool := self._find_pool(place.holder.key)) is not None:
             self._settle(pool)
@@ -309,7 +311,7 @@ class Places(Generic[OwnerT]):
         return self._connections.get(key.connection, {}).get(key)
 
     def _turn(self, place: Place[OwnerT], *, established: bool, now: float) -> bool:
-        """Make it established or provisional; False where it has been given back."""
+        """Make a place established or provisional. Returns False if it was given back."""
         pool = self._find_pool(place.holder.key)
         if pool is None or place not in pool.holdings(place).in_order:
             return False
@@ -329,7 +331,7 @@ class Places(Generic[OwnerT]):
             self._ending.setdefault(term, {})[place] = None
 
     def _pass_time(self) -> None:
-        """Do what was due at a time that has passed, except in `_settle`."""
+        """Make the changes whose time has come, except those that `_settle` makes."""
         now = self._clock()
         for ending in list(self._ending.values()):
             for place in _while(ending, lambda one: one.until <= now):
@@ -340,14 +342,14 @@ class Places(Generic[OwnerT]):
                     self._end_at(place, math.inf)
 
     def _settle(self, pool: _Pool[OwnerT]) -> None:
-        """Establish what has been provisional for long enough."""
+        """Establish the places that have been provisional for long enough."""
         if self._settles_after < math.inf:
             now = self._clock()
             for place in _while(pool.provisional.in_order, lambda one: one.since + self._settles_after <= now):
                 self._turn(place, established=True, now=now)
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
-        """Choose among the places of one key: the newcomer's, or another one that has more."""
+        """Choose among the places of one key: that of the newcomer, or another one that has more."""
         now = self._clock()
         self._settle(pool)
         if (chosen := self._by_share(pool, newcomer, now)) is not None:
@@ -393,6 +395,6 @@ class Places(Generic[OwnerT]):
 
 
 def _while(places: dict[Place[OwnerT], None], holds: Callable[[Place[OwnerT]], bool]) -> Iterator[Place[OwnerT]]:
-    """The first places for which it holds, each of which the caller removes from `places`."""
+    """Yield places from the front while `holds` returns True. The caller removes each from `places`."""
     while places and holds(place := next(iter(places))):
         yield place
