@@ -249,7 +249,7 @@ class RelayNamedTwice(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationWithdrawn(Event):
-    """The connector has withdrawn a registration, because its connection string was reloaded and has changed."""
+    """The connector has withdrawn a registration, because its changed connection string no longer names the relay."""
 
     name: ClassVar = "registration.withdrawn"
     level: ClassVar = Level.INFO

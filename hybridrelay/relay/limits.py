@@ -120,14 +120,14 @@ SMALL_BURST_BYTES = 16 * 1024
 
 #: The capacity asked of a pipe. Measured in seconds of the relay's processor per GB: 0.37 at the default 64 KiB, 0.30
 #: at 256, 0.24 from 512 on. Not more than is needed, because an unprivileged user has 64 MiB of capacity in all
-#: before the kernel hands out tiny pipes.
+#: before the kernel gives out only tiny pipes.
 PIPE_BYTES = 512 * 1024
 
 #: Empty pipes that are kept for reuse. Busy moments borrow more; those are closed when they come back.
 IDLE_PIPES = 32
 
 #: Pipes with bytes in them: only directions whose receiver stalls hold one for longer than a moment. Beyond this they
-#: stall in buffers instead. Defends the descriptors, two for each pipe.
+#: stall in buffers instead. Protects the descriptors, two for each pipe.
 BORROWED_PIPES = 1024
 
 #: How long nothing is spliced after the system has refused it. A filter of system calls refuses for good, and each
@@ -138,11 +138,11 @@ SPLICE_RETRY_SECONDS = 60.0
 CLOSE_DEADLINE_SECONDS = 5.0
 
 #: Refusals of one control channel that has not shown a valid token yet. Honest peers stop at the first or go on with
-#: their next hybrid connection; defends the store, which is looked at before a token is refused.
+#: their next hybrid connection; protects the store, which is read before a token is refused.
 REFUSALS_BEFORE_AUTHORIZED = 8
 
 #: Control channels of which one key may have been the first to authorize anything: about 60 KiB and a descriptor
-#: each. Many processes may share one application key; defends the relay against anybody who has obtained one.
+#: each. Many processes may share one application key; protects the relay against anyone who has obtained one.
 CONTROL_CHANNELS_PER_KEY = 8192
 
 #: How long the control channel of a client counts as in use after a listener has accepted one of its joins. After
@@ -158,7 +158,7 @@ REFUSED_CHANNEL_SECONDS = 60.0
 PROVED_AFTER_SECONDS = 90.0
 
 #: How long the place of a pair that has proved an identity is kept for its holder after one of its data channels
-#: broke: as long as its session waits to be resumed. Defends open sessions against a holder of the same key that
+#: broke: as long as its session waits to be resumed. Protects open sessions against a holder of the same key that
 #: takes every place as soon as it is free.
 KEPT_AFTER_BREAK_SECONDS = RESUME_DEADLINE
 

@@ -1,7 +1,7 @@
-"""Connects standard input and output to the relay that runs on a state directory.
+"""Connects standard input and output to the relay that uses a state directory.
 
-The bytes are those of a transport whose channels end in their own protocol (`hybridrelay_exec`): they are copied
-blindly, and an end of file here says nothing about whether all of the data came.
+The bytes belong to a transport whose protocol has its own end of a channel (`hybridrelay_exec`). They are copied
+without being interpreted, and an end of file here does not mean that all data has arrived.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .store.state_dir import local_socket
 
 __all__ = ["PORT", "connect_stdio"]
 
-#: The local port that the relay serves for this.
+#: The name of the relay's local port for this.
 PORT = "stdio"
 #: How long the relay may take to end after standard input has ended (seconds).
 _LAST_WORDS_SECONDS = 5.0
@@ -30,14 +30,14 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
     """Copy the bytes of two descriptors to the relay and back, until either side ends.
 
     Args:
-        state_dir: of the relay.
-        stdin: is read.
-        stdout: is written.
+        state_dir: the relay's state directory.
+        stdin: the descriptor to read from.
+        stdout: the descriptor to write to.
 
     Raises:
-        StateError: no relay runs there, or this user may not connect to it.
+        StateError: no relay is running there, or this user may not connect to it.
 
-    Cancelled, it ends at once; the relay sees a broken connection.
+    If cancelled, it ends at once, and the relay sees a broken connection.
     """
     if sys.platform == "win32":
         raise StateError("relay-stdio needs Unix sockets, which this system does not have")

@@ -17,8 +17,8 @@ Ports (--ports changes them; a port that is 'off' is not opened):
   http 80, https 443                    WebSocket, for networks that allow
                                         nothing else
 
-The state directory contains the registry (hybrid connections and their keys) and the relay's own certificate. Both
-are created at the first start. Hybrid connections are added with 'hybridrelay connections', even while it runs.
+The state directory contains the registry (hybrid connections and their keys) and the relay's own certificate, which
+are created at the first start. Use 'hybridrelay connections' to add hybrid connections, also while the relay runs.
 
 The ready line ends with the relay's pin, by which client and connector recognize the relay. 'connections create'
 reads the pin from the state directory, or takes it from --relay-pin.

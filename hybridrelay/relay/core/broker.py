@@ -1,11 +1,11 @@
-"""The broker: which listener a sender gets, and which two data channels belong together. Pure.
+"""The broker: decides which listener a sender gets, and which two data channels belong together. Pure.
 
-Each method is an input. The results are commands to the shell (`service/broker.py`) and events for the log; the shell
-takes both with `Broker.take` after each input, and carries them out in that order. Time and randomness are
-arguments. Times are seconds of any clock that does not run backwards, except where a method says otherwise.
+Each method is an input. The outputs are commands to the shell (`service/broker.py`) and events; the shell takes both
+with `Broker.take` after each input, and carries them out in that order. Time and randomness are arguments. Times are
+seconds of a monotonic clock unless a method says otherwise.
 
-The parts decide on their own, and the broker puts them together: `Authorization` (tokens and keys), `ListenerTable`
-(registered listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
+The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
+listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Broker(Generic[HandleT]):
         return taken
 
     def note(self, event: Event) -> None:
-        """Publish an event of a part that has no outputs of its own."""
+        """Publish an event of a part that has no outputs."""
         self._outputs.append(event)
 
     # --- keys and hybrid connections

@@ -1,4 +1,4 @@
-"""The places that are kept for somebody, and who may use them. Pure."""
+"""The places that are kept for their holders, and which newcomers may use them. Pure."""
 
 from __future__ import annotations
 

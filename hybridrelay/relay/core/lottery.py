@@ -1,16 +1,16 @@
-"""Who gets the next place where nothing tells applicants apart: drawn by lot among those that were refused. Pure.
+"""Draws lots among applicants that were refused, if nothing else distinguishes them, for the next place. Pure.
 
-Without it, the applicant that asks most often would get the place. The rules:
+Without a draw, the applicant that asks most often would get the place. The rules:
 
-1. All applicants that were refused since the last draw take part, each once, however often it asks, and in equal
-   parts by group.
-2. A draw takes place `delay` seconds after the first refusal at the earliest, and `period` seconds after the previous
+1. All applicants that were refused since the last draw take part, each once, no matter how often it asks. All groups
+   of applicants have the same chance.
+2. A draw takes place at the earliest `delay` seconds after the first refusal, and `period` seconds after the previous
    winner took its place.
 3. The right to the place is kept for the winner for `kept_seconds`, which is longer than an honest program waits
    between two attempts. After that, there is another draw.
 
-The winner is the one whose group and name have the smallest hash, under a random key that is new for each draw. So
-the memory needed does not depend on the number of applicants, and nobody can choose a name that wins.
+The winner is the applicant whose group and name have the smallest hash, under a random key that is new for each draw.
+So the memory needed does not depend on the number of applicants, and it is impossible to choose a name that wins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 __all__ = ["KEPT_SECONDS", "ROTATION_SECONDS", "Lottery"]
 
-#: How often a place changes hands by lot (seconds). What gives way may be an honest program's; its sessions go on,
+#: How often a place is displaced by lot (seconds). The displaced program may be an honest one; its sessions continue,
 #: and it takes part in the next draws.
 ROTATION_SECONDS = 10.0
 #: How long a place is kept for the winner (seconds). Connectors and clients wait for 30 at most, plus the time that
@@ -54,10 +54,11 @@ class Lottery:
         self._delay = delay
         self._kept_seconds = kept_seconds
         self._salt = self._new_salt()
-        #: Of the one that wins the next draw unless somebody with a smaller hash is refused, and its name.
+        #: The hashes and the name of the applicant that wins the next draw, unless one with smaller hashes is
+        #: refused.
         self._smallest: tuple[bytes, bytes] | None = None
         self._leads = ""
-        #: When the next draw is due; infinite until somebody was refused.
+        #: When the next draw is due; infinite until an applicant was refused.
         self._draws_at = math.inf
         #: No draw takes place before that.
         self._rests_until = -math.inf
@@ -65,12 +66,12 @@ class Lottery:
         self._kept_until = -math.inf
 
     def ask(self, group: str, name: str, now: float) -> bool:
-        """An applicant is about to be refused: whether it is the winner, who is admitted instead.
+        """Enter an applicant that would be refused. Returns True if it is the winner, and has to be admitted.
 
         Args:
-            group: to which it belongs.
-            name: tells it from the others of its group.
-            now: seconds of any clock that does not run backwards.
+            group: the applicant's group.
+            name: identifies the applicant in its group.
+            now: seconds of a monotonic clock.
         """
         winner = f"{group}\n{name}"
         if self._winner is not None and now >= self._kept_until:

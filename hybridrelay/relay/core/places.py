@@ -1,37 +1,36 @@
-"""Places of which there is a limited number, and how they are shared: by keys, and within a key by holders. Pure.
+"""A limited number of places, which are shared among keys, and among the holders of each key. Pure.
 
 The rules for keys and hybrid connections:
 
-1. A key holds at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
-   key alone gets half of them and a hybrid connection two thirds, the next one two thirds of the rest, and there are
-   always some left for later requests. While most places are free, this is no limit.
+1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
+   single key gets half of them and a single hybrid connection two thirds, the next one two thirds of the rest, and
+   there are always some left for later requests. While most places are free, this does not restrict anything.
 2. An operator may set lower limits for each key and each hybrid connection.
 
-When a newcomer meets such a limit, a place of the same key gives way to it, or one of the key of that hybrid
-connection that has the most. A place is *provisional* until it has shown its use, and then *established*; the owner
-of the places says what that means. Holders are compared by network (IPv4 /24, IPv6 /48), and those of one network by
-address:
+When a newcomer reaches such a limit, it may displace a place of the same key, or of the key that has the most places
+of that hybrid connection. A place is *provisional* at first, and *established* when it has proved to be of use; the
+owner of the places decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one network by
+address. "Fewer" always includes the place that the newcomer would get:
 
-3. The oldest provisional place of the holder that has the most of them gives way at once to a holder that has fewer
-   even with the newcomer. Otherwise it gives way when it is `TENURE_SECONDS` old; if the newcomer's own holder has
-   the most, it is one of its own. So a holder that asks without end displaces itself.
-4. Otherwise, a holder that has fewer places even with the newcomer than another one has established ones gets the
-   oldest provisional place however young it is, or if there is none, the newest established one of the holder that
-   has the most. Where established places are spared, this happens only once every `ROTATION_SECONDS`, and only if the
-   newcomer's address has no place at all or the other holder has more than `FAR_MORE` times as many, even with the
-   newcomer. Holders that meet this condition and have to wait are drawn by lot: one that asks more often does not
-   get more.
+3. The oldest provisional place of the holder that has the most of them is displaced at once by a holder that has
+   fewer. Otherwise it is displaced when it is `TENURE_SECONDS` old; if the newcomer's own holder has the most, one of
+   its own is displaced. So a holder that asks endlessly displaces itself.
+4. Otherwise, a holder that has fewer places than another one has established ones gets the oldest provisional place,
+   whatever its age; or, if there is none, the newest established one of the holder that has the most. If established
+   places are spared, this happens only once every `ROTATION_SECONDS`, and only if the newcomer's address has no place
+   at all, or the other holder has more than `FAR_MORE` times as many. Holders that meet this condition and have to
+   wait are drawn by lot, so that asking more often does not help.
 5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner displaces the oldest
-   provisional place; or an established one, chosen at random, unless they are spared.
+   provisional place; or a random established one, unless these are spared.
 
-Two holders that have about the same do not displace each other in turns, because of "even with the newcomer".
+Because "fewer" includes the new place, two holders with about the same number do not displace each other in turns.
 
-The owner of an established place may end although its holder still needs the place: a session whose data channel
-broke asks for another one. Such a place is *kept* for its holder (`Places.keep`):
+The owner of an established place may end although its holder still needs the place: if a data channel breaks, its
+session asks for another one. Such a place is *kept* for its holder (`Places.keep`):
 
 6. It still counts as an established place of its holder, so the rules above apply to it. The next newcomer with the
-   same key gets it, whatever the limits are, if it has the same name (a program whose address has changed) or the
-   same address. Then it counts for that newcomer's holder. So keeping places gives nobody more of them.
+   same key gets it, regardless of the limits, if it has the same name (a program whose address has changed) or the
+   same address. Then it counts for the newcomer's holder. So a holder does not get more places by keeping some.
 7. It ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends without
    having done so, the place is kept again, until the same time.
 """

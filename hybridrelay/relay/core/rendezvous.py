@@ -1,24 +1,25 @@
-"""Rendezvous: bringing the two data channels of one join together by one-time tickets. Pure.
+"""Rendezvous: match the two data channels of a join by one-time tickets. Pure.
 
 The rules:
 
-1. A rendezvous has two tickets, one for each side: the relay's id, and 224 random bits. A ticket is good for one use,
-   within the lifetime. A use that comes second, or late, is refused and changes nothing.
-2. Only hashes of tickets are kept: a lookup takes as long for a ticket that is nearly right as for any other, and a
-   copy of the relay's memory opens no channel. The relay's id is not secret, and is compared openly.
-3. A rendezvous is *open* from its creation until both tickets have been used, and has one of the places for open
-   rendezvous then. Until it ends, it has one of the places for pairs of data channels as well. Its sender's key takes
-   both. The place of a pair is established when the listener says that the sender has proved its identity. Until
-   then, and while it is open, a rendezvous may have to make room for one of another holder of the key (`places.py`).
+1. A rendezvous has two tickets, one for each side: the relay's id and 224 random bits. A ticket can be used once,
+   before it expires. A second or late use is refused and changes nothing.
+2. Only hashes of tickets are stored: a lookup takes as long for a ticket that is nearly right as for any other, and a
+   copy of the relay's memory does not make it possible to open a channel. The relay's id is not secret, and is
+   compared without precautions.
+3. A rendezvous is *open* from its creation until both tickets have been used. During this time it has one of the
+   places for open rendezvous, and until it ends also one of the places for pairs of data channels. Both count for its
+   sender's key. The place of a pair is established when the listener reports that the sender has proved its identity.
+   Until then, and while it is open, a rendezvous may be displaced by one of another holder of the key (`places.py`).
    When an established pair ends by itself, its place is kept for a while for the next rendezvous of the same key from
    the same instance or address, so that the session can be resumed.
-4. The two data channels may come in another order than that in which their tickets were used: a channel that has
-   shown its ticket may still have to wait for its handshake.
-5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
-   relay has stopped moving bytes between them, so that `Ended` is the last word about it.
+4. The two data channels may become ready in a different order than that in which their tickets were used: a channel
+   that has presented its ticket may still have to wait for its handshake.
+5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
+   the relay has stopped moving bytes between them, so that its last event contains the final number of bytes.
 
-The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of any clock that
-does not run backwards.
+The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
+clock.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousState", "RendezvousTable
 class Rendezvous:
     """What `RendezvousTable.create` made. The tickets do not print, and are kept nowhere else."""
 
-    #: 32 hexadecimal digits that nobody can guess; not secret, fit for logs.
+    #: 32 random hexadecimal digits. Not secret: it may be logged.
     id: str
     #: The name of the hybrid connection.
     connection: str
@@ -163,7 +164,7 @@ class RendezvousTable:
 
         Args:
             relay_id: of this relay, `RELAY_ID_SIZE` bytes.
-            token_bytes: that many bytes that nobody can predict: `secrets.token_bytes`.
+            token_bytes: returns a number of unpredictable random bytes: `secrets.token_bytes`.
             places: for those that have not ended, see rule 3.
             open_places: for those that are open.
             lifetime: of a ticket, in seconds.

@@ -2,10 +2,10 @@
 
 The rules:
 
-1. The end of file of one stream is passed on to the other after the last byte before it; the other direction goes on.
-2. An error aborts *both* streams, in such a way that neither far end can mistake it for an end of file.
+1. An end of file is passed on to the other stream after the last byte; the other direction continues.
+2. An error aborts *both* streams, in such a way that neither peer can mistake it for an end of file.
 3. Both streams are closed when `pump` ends, for whatever reason.
-4. Nothing is read before everything that was read earlier has been passed on, which is the back-pressure.
+4. Nothing is read before everything that was read earlier has been passed on, which provides back-pressure.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 @attrs.define(eq=False)
 class Moved:
-    """How many bytes were handed on so far, in each direction.
+    """How many bytes were passed on so far, in each direction.
 
-    The pump adds to it after each turn, of up to 512 KiB. It can be read at any time, and stays right when the pump
-    is cancelled.
+    The pump updates it after every step, of up to 512 KiB. It can be read at any time, and is correct even if the
+    pump is cancelled.
     """
 
     a_to_b: int = 0
@@ -42,9 +42,9 @@ class Moved:
 
 
 class PumpOutcome(enum.Enum):
-    """How it ended."""
+    """How a pump ended."""
 
-    #: Both directions came to their end of file, and it was passed on.
+    #: Both directions reached an end of file, which was passed on.
     FINISHED = "finished"
     #: The first stream failed; the second was aborted.
     A_BROKE = "a broke"
@@ -54,7 +54,7 @@ class PumpOutcome(enum.Enum):
 
 @attrs.frozen
 class PumpResult:
-    """What was moved, in bytes handed on to the receiving stream, and how it ended."""
+    """The number of bytes that were passed to the receiving streams, and how the pump ended."""
 
     bytes_a_to_b: int
     bytes_b_to_a: int
@@ -64,17 +64,19 @@ class PumpResult:
 async def pump(a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
-    Between two sockets on Linux the bytes stay in the kernel. The streams belong to the pump from the call on: nobody
-    else may use them, and both are closed on every way out.
+    Between two sockets on Linux, the bytes stay in the kernel. The pump owns the streams: no other code may use them,
+    and both are closed when it ends, for whatever reason. If cancelled, both are aborted, so that the peers see a
+    broken connection, and not an end of file.
 
     Args:
-        moved: where the bytes are counted.
-        pipes: the pool to borrow from. None makes one for this call, which costs nothing before the first byte.
+        a: the first stream.
+        b: the second stream.
+        moved: counts the bytes.
+        pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
+            first byte.
 
     Raises:
-        ExceptionGroup: a stream raised what the contract of streams does not allow. Both streams were aborted.
-
-    Cancelled, both streams are aborted: the far ends see a broken connection, not an end of file.
+        ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.
     """
     moved = Moved() if moved is None else moved
     pump_ = _Pump(moved, PipePool() if pipes is None else pipes)
@@ -126,8 +128,8 @@ class _Pump:
         """Run one direction to its end. An error ends both; the first one is the outcome.
 
         Args:
-            source: to read from.
-            sink: to write to.
+            source: the stream to read from.
+            sink: the stream to write to.
             count: called with the size of what was moved, after each turn.
             broke: the outcomes if the source fails, and if the sink fails.
             both: cancelled at an error.

@@ -1,4 +1,4 @@
-"""The relay: puts its parts together, and runs them."""
+"""The relay: connects its parts, and runs them."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ from .watcher import StoreWatcher
 
 __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
-#: How long a relay that stops lets what is under way go on (seconds).
+#: How long a relay that is stopping lets open connections continue (seconds).
 DRAIN_SECONDS = 1.0
-#: How often expired registrations are looked for (seconds); a connector renews long before.
+#: How often expired registrations are ended (seconds). Connectors renew registrations long before they expire.
 _SWEEP_SECONDS = 5.0
 
 
 @attrs.frozen
 class _Parts:
-    """The parts of a relay that runs."""
+    """The parts of a running relay."""
 
     certificates: RelayCertificates
     broker: BrokerService
@@ -73,7 +73,7 @@ class _Parts:
     connections: ConnectionService
 
     def statistics(self) -> dict[str, int]:
-        """What they hold now; the names are those in docs/operating.md."""
+        """Return their present statistics, with the names in docs/operating.md."""
         return {
             "unauthenticated": len(self.slots),
             "waiting_handshakes": self.scheduler.waiting,
@@ -82,25 +82,25 @@ class _Parts:
         }
 
     def changed(self, change: StoreChange) -> None:
-        """The store has changed."""
+        """Handle a change to the store."""
         self.broker.update(change)
         for peer in self.peers:
             peer.check_keys()
 
 
 class Relay:
-    """One relay. `run_relay` is enough where nothing changes while it runs.
+    """A relay. `run_relay` is sufficient if nothing has to be changed while it is running.
 
     Args:
         config: see `RelayConfig`.
-        transports: by name; None means those that are installed.
-        clock: seconds since 1970.
-        events: where events go; None means the log.
-        directory: where it adds the listeners that are registered here; None means that it adds them nowhere.
+        transports: the transports by name; None means those that are installed.
+        clock: returns seconds since 1970.
+        events: the stream to which events are published; None means the log.
+        directory: the directory to which it adds its listeners; None: there is none.
 
     Raises:
         ConfigurationError: the configuration names no port, or one that no transport has.
-        TypeError: `config` is no `RelayConfig`.
+        TypeError: `config` is not a `RelayConfig`.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Relay:
         stop: trio.Event | None,
         task_status: trio.TaskStatus[RelayInfo],
     ) -> None:
-        """Open all ports, and serve until `stop` is set; connections are tasks of `nursery`."""
+        """Open all ports, and serve until `stop` is set. Connections are served by tasks in `nursery`."""
         nursery.start_soon(parts.broker.expire)
         nursery.start_soon(self._end_expired_registrations, parts.peers)
         nursery.start_soon(parts.scheduler.run)
@@ -240,7 +240,7 @@ class Relay:
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
             take = parts.connections.take
         await ports.open(self._config.bindings, self._config.state_dir)
-        # The tasks that accept end before their sockets are closed.
+        # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))
             info = RelayInfo(MappingProxyType(dict(ports.bound)), parts.certificates.own_pin)
@@ -255,7 +255,7 @@ class Relay:
         nursery.cancel_scope.cancel()
 
     def _public_ports(self, info: RelayInfo) -> dict[str, int | None]:
-        """What connection strings have to say: ports that are not the defaults."""
+        """Return the ports for connection strings: those that differ from the defaults."""
         ports: dict[str, int | None] = {}
         for name, port in self._ports.items():
             number: int | None = info.bound[name][0].port if name in info.bound else None
@@ -273,18 +273,17 @@ class Relay:
         )
 
     async def reload_certificates(self) -> bool:
-        """Read `RelayConfig.tls_certificate` and its key again, for new connections; nothing that is open is touched.
+        """Read `RelayConfig.tls_certificate` and its key again, and use them for new connections.
 
-        A running relay also notices by itself, within half a minute, that the files have changed.
+        Open connections are not affected. A running relay also checks by itself, within half a minute, whether the
+        files have changed. If cancelled, the earlier certificate stays in force.
 
         Returns:
-            Whether another certificate is in force now. False where there is none to be reloaded, or the relay does
-            not serve yet.
+            Whether another certificate is in force now. False if there is none to be reloaded, or the relay is not
+            serving yet.
 
         Raises:
             ConfigurationError: it cannot be used, or its key does not belong to it; the earlier one stays in force.
-
-        Cancelled, the earlier one stays in force.
         """
         return self._parts is not None and await self._parts.certificates.reload()
 
@@ -304,18 +303,21 @@ async def run_relay(
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled or until `stop` is set; started, with ports and pin, once all ports are open.
+    """Run a relay until cancelled or until `stop` is set. Started, with its ports and pin, when all ports are open.
 
-    Changes that other processes make in the store act within a second.
+    Changes that other processes make to the store take effect within a second. If cancelled, all connections are
+    closed at once.
 
     Args:
         config: see `RelayConfig`.
-        transports: by name; None means those that are installed.
-        events: where events go; None means the log.
-        stop: set it for a graceful end: peers hear when to come back, and what is under way gets a second.
+        transports: the transports by name; None means those that are installed.
+        events: the stream to which events are published; None means the log.
+        stop: set it to stop the relay gracefully: peers are told when to reconnect, and open connections may continue
+            for one second.
 
     Raises:
-        StateError: the state directory is unusable, of another user, another relay's, or from a newer version.
-        ConfigurationError: a port cannot be opened, or a certificate not be used.
+        StateError: the state directory is unusable, belongs to another user, is used by another relay, or was written
+            by a newer version.
+        ConfigurationError: a port cannot be opened, or a certificate cannot be used.
     """
     await Relay(config, transports=transports, events=events).run(stop=stop, task_status=task_status)

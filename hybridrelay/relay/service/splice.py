@@ -1,16 +1,16 @@
 """Moving bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
 
-The kernel moves bytes between a socket and a pipe, never between two sockets, so every move takes two steps. Rules:
+The kernel moves bytes between a socket and a pipe, but not between two sockets, so every move takes two steps. Rules:
 
-1. A pipe is borrowed when its source has become readable, and goes back as soon as it is empty. A direction that
-   waits for its source holds none.
-2. Only empty pipes go back to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
-3. Where there is no pipe to be had, or splicing fails for a reason that is not one of the sockets' own, nothing is
-   lost: the caller copies through a buffer, and bytes that are in the pipe already are read out of it. Two sockets
-   between which the kernel will not splice (EINVAL) are not tried again. Any other failure is the system's (a filter
-   of system calls, an emulated kernel, memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
-4. An error of a socket breaks its stream. It must not be left to the buffer: the kernel reports it once, and the next
-   call would find an end of file.
+1. A pipe is borrowed when its source has become readable, and returned as soon as it is empty. A direction that waits
+   for its source has no pipe.
+2. Only empty pipes are returned to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
+3. If no pipe is available, or splicing fails for a reason that does not come from the sockets, nothing is lost: the
+   caller copies through a buffer, and bytes that are already in the pipe are read from it. Two sockets between which
+   the kernel cannot splice (EINVAL) are not tried again. Any other failure comes from the system (a system call
+   filter, an emulated kernel, a shortage of memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
+4. An error of a socket breaks its stream. The error must be handled here, because the kernel reports it only once,
+   and the next call would return an end of file.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ class StreamBroke(Exception):
 
 
 class SourceBroke(StreamBroke):
-    """It is the stream that we read from."""
+    """The stream that is read from is broken."""
 
 
 class SinkBroke(StreamBroke):
-    """It is the stream that we write to. Bytes already read for it are lost."""
+    """The stream that is written to is broken. Bytes that were already read for it are lost."""
 
 
 class Spliced(enum.Enum):
     """Why `splice` returned. Everything that was read from the source has been written to the sink."""
 
-    #: The source is at its end.
+    #: The source has reached its end of file.
     END = "end"
-    #: The source may have something, but at this moment there is no pipe, or no splicing.
+    #: The source may have bytes, but at this moment no pipe is available, or nothing is spliced.
     NO_PIPE = "no pipe"
-    #: The kernel will not splice between these two sockets, now or later.
+    #: The kernel cannot splice between these two sockets.
     UNSUPPORTED = "unsupported"
 
 
@@ -86,25 +86,25 @@ class Pipe:
     """One kernel pipe, and how many bytes are in it."""
 
     def __init__(self) -> None:
-        """Open it. Raises OSError where the process or the system has no descriptors left."""
+        """Open a pipe. Raises OSError if the process or the system has no descriptors left."""
         assert sys.platform == "linux"
         import fcntl
 
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        # Refused if the user already holds much pipe capacity: then the pipe is smaller, and works as well.
+        # Refused if the user already has much pipe capacity: then the pipe is smaller, and works too.
         with suppress(OSError):
             fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 
     def fill(self, source_fd: int) -> int:
-        """Take what fits from a socket; 0 at its end. Raises BlockingIOError where it has nothing, or OSError."""
+        """Read as much as fits from a socket; 0 at its end. Raises BlockingIOError if it has nothing, or OSError."""
         assert sys.platform == "linux"
         taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, sink_fd: int) -> None:
-        """Give what fits to a socket. Raises BlockingIOError where nothing does, or OSError."""
+        """Write as much as fits to a socket. Raises BlockingIOError if nothing fits, or OSError."""
         assert sys.platform == "linux"
         self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
 
@@ -123,7 +123,10 @@ class Pipe:
 
 
 class PipePool:
-    """Lends pipes to directions that have bytes to move. For use in one thread; close it, or use it with `with`."""
+    """Lends pipes to directions that have bytes to move.
+
+    For one thread. Close it, or use it in a `with` statement.
+    """
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class PipePool:
 
     @property
     def idle(self) -> int:
-        """Empty pipes that wait for their next use."""
+        """The number of empty pipes that are kept for reuse."""
         return len(self._idle)
 
     def maybe_borrow(self) -> Pipe | None:
@@ -195,7 +198,7 @@ class PipePool:
 
 
 def can_splice(source: object, sink: object) -> bool:
-    """Whether bytes from `source` to `sink` can move in the kernel, as far as one can tell before trying."""
+    """Return whether bytes from `source` to `sink` can probably be moved in the kernel, before it is tried."""
     return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
 
 
@@ -235,7 +238,7 @@ async def splice(
 async def _burst(
     source: trio.SocketStream, sink: trio.SocketStream, pipe: Pipe, pipes: PipePool, count: Callable[[int], None]
 ) -> Spliced | None:
-    """Move what the source has at this moment; None once it has nothing more for now."""
+    """Move the bytes that the source has at this moment. Returns None when it has no more for now."""
     since_yield = 0
     while True:
         try:
