@@ -42,5 +42,8 @@ class Event:
     #: The name that Azure Relay's diagnostic log uses for the same thing; None if it has none.
     operation: ClassVar[str | None] = None
     level: ClassVar[Level]
+    #: Whether the log leaves some of these events out when there are many, and says how many. False where each event
+    #: is evidence, and something else limits how many a peer can cause.
+    is_limited: ClassVar[bool] = True
     #: What happened, as a sentence without a full stop: the text of a log line, and of a row in docs/events.md.
     summary: ClassVar[str]

@@ -23,7 +23,7 @@ class LogSubscriber(PlainLogSubscriber):
         self._name = logger
 
     def _may_log(self, event: Event) -> bool:
-        return may_log(self._name, int(event.level), event.name, lambda: event_text(event))
+        return not event.is_limited or may_log(self._name, int(event.level), event.name, lambda: event_text(event))
 
 
 def logged_events() -> EventStream:

@@ -10,6 +10,7 @@ from .base import Event, Level
 
 __all__ = [
     "ManagementAuthenticationFailed",
+    "ManagementCallRefused",
     "ManagementCalled",
     "ManagementListening",
     "ManagementTokenUseNotSaved",
@@ -18,19 +19,9 @@ __all__ = [
 
 
 @attrs.frozen(kw_only=True)
-class ManagementCalled(Event):
-    """A call that changes something, or shows keys, was answered. Also published for refused calls."""
-
-    name: ClassVar = "management.called"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "An administrator has called the management API"
-
+class _Call(Event):
     #: The id of the operation, as in the API's description.
     operation_id: str
-    #: How the caller was identified, and as whom: ``local uid 1000``; ``unknown`` if the request was refused first.
-    caller: str
-    #: Empty if the caller is unknown.
-    role: str
     #: The network address of the caller; ``local`` on the Unix socket.
     peer: str
     #: In the response, too: its header field Request-Id.
@@ -43,6 +34,32 @@ class ManagementCalled(Event):
     token: str = ""
     #: Of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
     status: int
+
+
+@attrs.frozen(kw_only=True)
+class ManagementCalled(_Call):
+    """An identified caller has made a call that changes something or shows keys. Also published for refused calls.
+
+    The API limits how often a caller may call, so the log leaves none of these events out.
+    """
+
+    name: ClassVar = "management.called"
+    level: ClassVar = Level.INFO
+    is_limited: ClassVar = False
+    summary: ClassVar = "An administrator has called the management API"
+
+    #: How the caller was identified, and as whom: ``local uid 1000``.
+    caller: str
+    role: str
+
+
+@attrs.frozen(kw_only=True)
+class ManagementCallRefused(_Call):
+    """A call that changes something or shows keys was refused before it was known who the caller is."""
+
+    name: ClassVar = "management.call-refused"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A call of the management API by an unknown caller was refused"
 
 
 @attrs.frozen(kw_only=True)

@@ -6,13 +6,14 @@ import re
 import secrets
 import urllib.parse
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import attrs
 import msgspec
 
 from ..errors import ConfigurationError
-from ..events import ManagementCalled
+from ..events import ManagementCalled, ManagementCallRefused
 from ..http import Failure, Handler, Reply, Request, RequestError, Response, StreamedResponse
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
@@ -168,7 +169,7 @@ async def _serve(
 
 def _audit(
     operation: Operation[Call], request: Request, caller: Caller | None, status: int, request_id: str
-) -> ManagementCalled:
+) -> ManagementCalled | ManagementCallRefused:
     assert isinstance(request.peer, Peer)
 
     def known(name: str) -> str:
@@ -177,10 +178,11 @@ def _audit(
         except RequestError:
             return ""
 
-    return ManagementCalled(
+    make: Callable[..., ManagementCalled | ManagementCallRefused] = ManagementCallRefused
+    if caller is not None:
+        make = partial(ManagementCalled, caller=f"{caller.kind} {caller.id}", role=caller.role.name.lower())
+    return make(
         operation_id=operation.id,
-        caller="unknown" if caller is None else f"{caller.kind} {caller.id}",
-        role="" if caller is None else caller.role.name.lower(),
         peer=request.peer.address or "local",
         request_id=request_id,
         connection=known("name"),

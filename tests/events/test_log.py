@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 
 import pytest
 import trio
@@ -14,6 +15,8 @@ from hybridrelay.cli.logs import JSONFormatter, LineFormatter
 from hybridrelay.events import (
     InternalError,
     LogSubscriber,
+    ManagementCalled,
+    ManagementCallRefused,
     RendezvousEnded,
     StoreReadable,
     TokenRefused,
@@ -108,3 +111,27 @@ async def test_events_of_one_class_are_limited(
         StoreReadable.summary,
         f"3 more lines like this were left out in {SECONDS:.0f} s: {event_text(ENDED)}",
     ]
+
+
+async def test_the_calls_of_identified_administrators_are_never_left_out(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many there are, and however many calls of strangers are refused meanwhile."""
+    caplog.set_level(logging.INFO)
+    subscriber = LogSubscriber()
+    for number in range(3 * LINES):
+        id_ = str(number)
+        subscriber(ManagementCallRefused(operation_id="listKeys", peer="192.0.2.1", request_id=id_, status=401))
+        subscriber(
+            ManagementCalled(
+                operation_id="listKeys",
+                peer="192.0.2.1",
+                request_id=id_,
+                status=200,
+                caller="token a",
+                role="admin",
+            )
+        )
+    logged = Counter(getattr(record, "event", "") for record in caplog.records)
+    assert logged["management.called"] == 3 * LINES
+    assert logged["management.call-refused"] <= LINES

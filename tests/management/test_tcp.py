@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementListening
+from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementCallRefused, ManagementListening
 from hybridrelay.management import Caller, Credentials, ManagementTcp, TcpOptions, serve_management
 from hybridrelay.management.peers import caller_of_certificate
 from hybridrelay.management.plugins import load_authenticators
@@ -153,10 +153,10 @@ async def test_a_token_is_needed(state: Path) -> None:
         assert json.loads(body)["requestId"] == headers["request-id"]
         assert (await relay.ask(f"{CONNECTIONS}/orders", method="DELETE", token="wrong"))[0] == 401
         assert (await relay.ask(f"{CONNECTIONS}/orders", method="DELETE"))[0] == 204
-    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
-    assert [(event.status, event.peer, event.caller.split()[0]) for event in audited] == [
-        (401, "127.0.0.1", "unknown"),
-        (204, "127.0.0.1", "token"),
+    audited = [event for event in relay.events if isinstance(event, (ManagementCalled, ManagementCallRefused))]
+    assert [(type(event), event.status, event.peer) for event in audited] == [
+        (ManagementCallRefused, 401, "127.0.0.1"),
+        (ManagementCalled, 204, "127.0.0.1"),
     ]
 
 
