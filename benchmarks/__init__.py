@@ -1,5 +1,6 @@
 """The benchmark suite: our transports and their alternatives, measured in alternation within one run.
 
-``README.md`` beside this file says how to read what it prints. The suite uses public names and commands of
-hybridrelay only; everything under test runs in processes of its own.
+``README.md`` in this folder explains the output. Apart from the micro-benchmarks, `splice_hop` and
+`strangers.without_rate_limits`, the suite uses only public names and commands of hybridrelay. Everything under test
+runs in separate processes.
 """

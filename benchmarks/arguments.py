@@ -1,4 +1,4 @@
-"""The command line, also of ``hybridrelay bench``. Imports nothing that takes time."""
+"""The command line, which ``hybridrelay bench`` also uses. Imports nothing that takes long to import."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def _names(text: str) -> list[str]:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < 3600:
-        raise argparse.ArgumentTypeError("a number of seconds, above 0")
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0 and below 3600")
     return value
 
 
 def _count(text: str) -> int:
     value = int(text)
     if not 0 < value < 1000:
-        raise argparse.ArgumentTypeError("a number from 1 on")
+        raise argparse.ArgumentTypeError("must be a number from 1 to 999")
     return value

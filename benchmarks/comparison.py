@@ -1,4 +1,4 @@
-"""Comparing two runs: what moved by more than the noise."""
+"""Compares two runs: which figures changed by more than the noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report.tables import REFERENCES, Table
 from .stats import Summary, paired_ratio, summarize
 from .systems import OURS
 
-#: Smaller moves are not worth a look, whatever the ranges say.
+#: Smaller changes are not reported, even if the ranges do not overlap.
 THRESHOLD = 0.10
 
 
@@ -23,7 +23,7 @@ class Move:
     case: str
     system: str
     metric: str
-    #: What it was divided by; None for the figure itself.
+    #: The system by whose figure it was divided; None for the figure itself.
     reference: str | None
     old: Summary
     new: Summary
@@ -43,7 +43,7 @@ class Move:
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """The result in one word; empty if the change is not real."""
         if not self.is_real:
             return ""
         return "better" if self.change > 0 else "WORSE"
@@ -53,11 +53,11 @@ def compare(old: Run, new: Run, *, ratios: bool, systems: Sequence[str] | None =
     """Every figure that both runs have.
 
     Args:
-        old: before.
-        new: after.
-        ratios: compare what our figures are relative to those of the baselines of the same run: then the runs may
-            come from different machines.
-        systems: only these.
+        old: the earlier run.
+        new: the later run.
+        ratios: whether to compare the ratios of our figures to those of the baselines in the same run. Then the runs
+            may come from different machines.
+        systems: the systems to compare; None for all.
     """
     for case in new.cases:
         names = new.metrics(case)[:1]
@@ -72,12 +72,12 @@ def compare(old: Run, new: Run, *, ratios: bool, systems: Sequence[str] | None =
 
 
 def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
-    """What `bench-check` looks at."""
+    """The ratios that `bench-check` compares."""
     return list(compare(old, new, ratios=True, systems=OURS))
 
 
 def missing_ratios_of_ours(old: Run, new: Run) -> list[str]:
-    """What `bench-check` would have to look at, and cannot: the new run tried it, and it failed.
+    """The ratios that `bench-check` cannot compare, because the new run failed to measure them.
 
     Returns:
         ``case system`` for each, in the order of the new run.
@@ -89,7 +89,7 @@ def missing_ratios_of_ours(old: Run, new: Run) -> list[str]:
 
 
 def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:
-    """As people read it; the largest moves first."""
+    """A table for people, with the largest changes first."""
     shown = [move for move in moves if everything or move.is_real]
     shown.sort(key=lambda move: (not move.is_real, move.change))
     rows = [

@@ -1,4 +1,4 @@
-"""Where a run took place: machine and versions. Nothing that names the machine or its owner."""
+"""Describes where a run took place: machine and versions, without names of the machine or its owner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .programs import find
 from .servers import find_postgresql
 
 _PACKAGES = ("hybridrelay", "trio", "cryptography", "websockets", "trio-websocket")
-#: The command that says each program's version.
+#: The command that prints each program's version.
 _COMMANDS = {
     "haproxy": ["haproxy", "-v"],
     "ssh": ["ssh", "-V"],
@@ -30,9 +30,9 @@ _VERSION = re.compile(r"\d+\.\d+[\w.-]*")
 
 
 def describe_machine() -> dict[str, str]:
-    """What figures depend on."""
+    """The properties of the machine on which figures depend."""
     kilobytes = int(_first(Path("/proc/meminfo"), r"^MemTotal:\s+(\d+)") or 0)
-    # What distributions and hosters append to the version says nothing about speed.
+    # Suffixes that distributions and hosting providers append to the version are irrelevant to speed.
     release = re.match(r"[\d.]+", platform.release())
     return {
         "processor": _first(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.processor() or "unknown",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 
-#: Two for each of ten thousand streams, for programs that hold both ends, and some.
+#: Two for each of ten thousand streams, for programs that hold both ends, and some reserve.
 WANTED = 24_000
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the limit of this process, and so of those it starts, as far as needed and allowed.
+    """Raise the limit of this process, and of those that it starts, as far as needed and allowed.
 
     Returns:
-        The limit now.
+        The new limit.
     """
     try:
         import resource

@@ -1,7 +1,7 @@
-"""A long and narrow line in user space: forwards a TCP port with a delay and a rate in each direction.
+"""A long and narrow line in user space: forwards a TCP port with a delay and a rate limit in each direction.
 
-The kernel's netem is not available everywhere, and needs root; this needs neither. What it does not imitate: packet
-loss and TCP's slow start, since the two TCP connections on either side of it are local ones.
+The kernel's netem is not available everywhere and needs root; this does not. It does not emulate packet loss or TCP's
+slow start, since the TCP connections on both sides of it are local.
 
 As a process: ``python -m benchmarks.link LISTEN TARGET DELAY_MS BYTES_PER_S``. A line ``cut`` on standard input
 breaks every connection, and the end of its standard input ends the process.
@@ -20,24 +20,24 @@ from .ports import HOST
 from .shaper import Shaper
 
 _READ_BYTES = 16 * 1024
-#: Small, so that what waits does so in the shaper, where it is counted, and not in the kernel.
+#: Small, so that bytes wait in the shaper, where they are counted, and not in the kernel.
 _SOCKET_BUFFER_BYTES = 64 * 1024
 
 
 class Direction:
-    """Bytes from one stream to the other, late and slowly."""
+    """Passes bytes from one stream to the other, with a delay and a limited rate."""
 
     def __init__(self, source: trio.abc.ReceiveStream, sink: trio.abc.HalfCloseableStream, shaper: Shaper) -> None:
         self._source = source
         self._sink = sink
         self._shaper = shaper
-        #: What is on the line: when it arrives, and what; b"" is the end.
+        #: The blocks on the line, with the time of arrival of each; b"" is the end of file.
         self._line: deque[tuple[float, bytes | bytearray]] = deque()
         self._inside = 0
         self._changed = trio.Event()
 
     async def run(self) -> None:
-        """Until the end of the source has been passed on."""
+        """Run until the end of the source has been passed on."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._enter)
             nursery.start_soon(self._leave)
@@ -84,10 +84,10 @@ async def join(
     """Join two streams with a line between them, until both directions have ended or one stream breaks.
 
     Args:
-        a: one end.
-        b: the other.
-        delay: seconds, in each direction.
-        rate: bytes per second, in each direction.
+        a: one end of the line.
+        b: the other end.
+        delay: the delay in each direction (seconds).
+        rate: the rate in each direction (bytes per second).
     """
     try:
         async with a, b, trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""What the commands do."""
+"""The commands of the suite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code."""
+    """Run a command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=DESCRIPTION,
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the arguments say; the exit code."""
+    """Run the command that the arguments state; return the exit code."""
     try:
         return _ACTIONS[args.action](args)
     except (ResultsError, ValueError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return _USAGE
-    except BrokenPipeError:  # nobody reads any more (``| head``): nor shall the interpreter's last flush complain
+    except BrokenPipeError:  # the reader has ended (``| head``); the interpreter's last flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as exc:
@@ -66,14 +66,14 @@ def make_plan(args: argparse.Namespace) -> Plan:
 def _measure(args: argparse.Namespace) -> int:
     _expect_files(args, 0)
     if sys.platform == "win32":
-        raise OSError("the suite runs on Linux, and without figures of processes on macOS")
+        raise OSError("the suite runs on Linux and, without figures of processes, on macOS")
     plan = make_plan(args)
     cases = choose_cases(plan, args.only)
     if unknown := set(args.systems or ()) - set(SYSTEMS):
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are: {', '.join(SYSTEMS)}")
     for file in (args.json, args.html):
         if file is not None and not file.parent.is_dir():
-            raise ValueError(f"{file.parent}: no such folder")  # now, and not when all is measured
+            raise ValueError(f"{file.parent}: no such folder")  # before anything is measured
     systems, skipped = choose(args.systems)
     for name, reason, remedy in [*((one.system, one.reason, one.remedy) for one in skipped), *_missing(cases)]:
         print(f"skipped: {name} ({reason}); to get it: {remedy}", file=sys.stderr)

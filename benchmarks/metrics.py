@@ -1,4 +1,4 @@
-"""What can be measured: unit, and which direction is better."""
+"""The metrics: their units, and which direction is better."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Metric:
-    """One kind of number."""
+    """One kind of figure."""
 
     title: str
     unit: str
@@ -19,7 +19,7 @@ class Metric:
         return f"{value:,.{self.digits}f}"
 
 
-#: By the name that is used in samples and in JSON. The first metric of a case is the one that ratios are made of.
+#: By the name that is used in samples and in JSON. Ratios are computed from the first metric of a case.
 METRICS = {
     "mb_per_s": Metric("throughput", "MB/s", True, 1),
     "p50_us": Metric("median", "us", False),

@@ -9,12 +9,12 @@ from typing import Any
 
 import attrs
 
-#: Grows when old files can no longer be read.
+#: Incremented when old files can no longer be read.
 SCHEMA = 1
 
 
 class ResultsError(ValueError):
-    """A file is not what `Run.dump` wrote."""
+    """A file was not written by `Run.dump`."""
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class Sample:
     case: str
     system: str
     round: int
-    #: By the names of `metrics.METRICS`. Empty where it failed.
+    #: By the names of `metrics.METRICS`. Empty if it failed.
     metrics: Mapping[str, float] = attrs.field(factory=dict[str, float])
     #: By role: client, relay, connector; and source and target, which are the suite's own.
     usage: Mapping[str, Usage] = attrs.field(factory=dict[str, Usage])
@@ -52,7 +52,7 @@ class Skipped:
 
 @attrs.frozen
 class Run:
-    """Everything that one run of the suite found out."""
+    """All results of one run of the suite."""
 
     #: When it began, ISO 8601.
     started: str
@@ -61,7 +61,7 @@ class Run:
     parameters: Mapping[str, Any]
     skipped: tuple[Skipped, ...] = ()
     samples: tuple[Sample, ...] = ()
-    #: False: it was interrupted.
+    #: False if it was interrupted.
     complete: bool = True
 
     @property
@@ -75,7 +75,7 @@ class Run:
         return list(dict.fromkeys(sample.system for sample in self.samples))
 
     def values(self, case: str, system: str, metric: str) -> dict[int, float]:
-        """What was measured, by round."""
+        """The measured values, by round."""
         return {
             sample.round: sample.metrics[metric]
             for sample in self.samples
@@ -88,7 +88,7 @@ class Run:
         return list(dict.fromkeys(name for metrics in found for name in metrics))
 
     def failed(self) -> list[Sample]:
-        """The measurements that gave nothing."""
+        """The measurements that failed."""
         return [sample for sample in self.samples if sample.error is not None]
 
     def usages(self, case: str, system: str) -> dict[str, list[Usage]]:
@@ -101,15 +101,15 @@ class Run:
         return by_role
 
     def dump(self) -> str:
-        """As JSON; `load_run` reads it back."""
+        """The results as JSON, which `load_run` reads."""
         return json.dumps({"schema": SCHEMA, **attrs.asdict(self)}, indent=1) + "\n"
 
 
 def load_run(text: str) -> Run:
-    """What `Run.dump` wrote.
+    """Read what `Run.dump` wrote.
 
     Raises:
-        ResultsError: it is something else, or of another version of the suite.
+        ResultsError: `text` is something else, or was written by another version of the suite.
     """
     try:
         fields = json.loads(text)
@@ -130,7 +130,7 @@ def read_run(path: Path) -> Run:
     """Read a file.
 
     Raises:
-        ResultsError: names the file, and what is wrong with it.
+        ResultsError: see `load_run`; the text names the file.
         OSError: it cannot be read.
     """
     try:

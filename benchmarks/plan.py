@@ -12,17 +12,17 @@ import attrs
 class Plan:
     """The parameters of a run. They are part of its results."""
 
-    #: Each measurement is made so often, in turns with all other systems.
+    #: How often each measurement is made, in turn with all other systems.
     rounds: int = 3
-    #: Of each measurement, without its warm-up.
+    #: The length of each measurement, without its warm-up (seconds).
     seconds: float = 1.0
-    #: At the beginning of each measurement, not counted.
+    #: The warm-up at the beginning of each measurement, which is discarded (seconds).
     warm_up: float = 0.4
-    #: (streams, direction) of bulk.
+    #: The cases of bulk: (streams, direction).
     bulk: tuple[tuple[int, str], ...] = ((1, "down"), (1, "up"), (10, "down"))
-    #: (bytes, streams) of request and response.
+    #: The cases of requests: (bytes of a request and of its response, streams).
     requests: tuple[tuple[int, int], ...] = ((64, 1), (64, 16), (4096, 16))
-    #: Streams that open at the same time.
+    #: How many streams open at the same time.
     opens: tuple[int, ...] = (1, 16)
     chatty_streams: int = 1000
     chatty_bytes: int = 512
@@ -31,23 +31,23 @@ class Plan:
     bulk_beside_chatty: int = 3
     idle_streams: int = 10_000
     idle_rounds: int = 1
-    #: Milliseconds.
+    #: The round trip times of lines (milliseconds).
     round_trips: tuple[float, ...] = (60.0,)
-    #: Bytes per second: 200 Mbit/s.
+    #: The rate of a line (bytes per second): 200 Mbit/s.
     line_rate: float = 25e6
     line_rounds: int = 1
-    #: Seconds after the start of a stream in which it may come up to speed.
+    #: How long a stream may take to reach its full rate (seconds).
     line_start: float = 3.0
     line_directions: tuple[str, ...] = ("down",)
     pgbench_scripts: tuple[str, ...] = ("transactions",)
     pgbench_clients: int = 8
     redis_clients: int = 50
     redis_requests: int = 4000
-    #: A system that is not back by then is taken for not coming back.
+    #: A system that has not reconnected within this time has failed.
     reconnect_seconds: float = 15.0
 
     def as_parameters(self) -> Mapping[str, Any]:
-        """As they are kept with the results."""
+        """The parameters as they are stored with the results."""
         return attrs.asdict(self)
 
 

@@ -12,9 +12,9 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses now, and that was not given out before.
+    """A TCP port that is free now, and that this function has not returned before.
 
-    Below the range from which systems take ports for outgoing connections, so that nobody takes it meanwhile.
+    It is below the range from which systems take ports for outgoing connections, so that it stays free.
     """
     while True:
         port = random.randrange(10_000, 32_000)

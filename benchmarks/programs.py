@@ -19,26 +19,26 @@ STOP_SECONDS = 5.0
 #: The folder that the suite's own package is imported from, and its name there: `benchmarks` in a checkout.
 ROOT = Path(__file__).parents[len(__package__.split("."))]
 PACKAGE = __package__
-#: Programs of the system may be where only root has them on PATH.
+#: Some system programs are in folders that only root has on PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class ProgramError(Exception):
-    """A program did not do what it was started for; the text says which, and ends with what it said last."""
+    """A program failed. The text names it, and ends with the last lines of its output."""
 
 
 def find(name: str) -> str | None:
-    """Where a program is, or None."""
+    """The path of a program, or None."""
     return shutil.which(name, path=_PATH)
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command of one of the suite's own modules, for a process that `environment` is given to."""
+    """The command that runs one of the suite's own modules, in the environment that `environment` returns."""
     return [sys.executable, "-m", f"{PACKAGE}.{name}", *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The environment of the suite's own processes: they import the same packages, and write without delay.
+    """The environment of the suite's own processes: they import the same packages, and do not buffer their output.
 
     Without PYTHONSAFEPATH, ``python -m`` would import a package of the same name from the current directory first,
     such as the sources of another version.
@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child: the kernel ends it when we end. `prctl` has no name in the standard library."""
+    """Make the kernel end this child process when its parent ends. The standard library has no `prctl`."""
     import ctypes
 
     pr_set_pdeathsig = 1
@@ -56,9 +56,9 @@ def _die_with_parent() -> None:
 
 
 class Program:
-    """A process, and the file that its output goes to. Close it, or use it with `with`.
+    """A process, and the file to which its output goes. Close it, or use it with `with`.
 
-    It is the first of a process group of its own, so that Ctrl-C reaches the suite alone, which then stops it.
+    It leads a process group of its own, so that Ctrl-C reaches only the suite, which then stops it.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Program:
         return self.log.read_text("utf-8", "replace")
 
     def wait_for_line(self, pattern: str, *, seconds: float = START_SECONDS) -> re.Match[str]:
-        """The first match in its output.
+        """Wait for a match in its output, and return the first.
 
         Raises:
             ProgramError: it ended, or took too long.
@@ -116,7 +116,7 @@ class Program:
         return found[0]
 
     def wait_until(self, condition: Callable[[], bool], problem: str, *, seconds: float = START_SECONDS) -> None:
-        """Ask again and again until it is so.
+        """Poll `condition` until it is true.
 
         Raises:
             ProgramError: the program ended, or it took too long; begins with `problem`.
@@ -134,12 +134,12 @@ class Program:
         return ProgramError("\n  ".join([f"{self.name}: {problem}", *self.output.splitlines()[-8:]]))
 
     def kill(self) -> None:
-        """End it, and all that it started, at once, and without letting it close anything."""
+        """End it and all processes that it started, at once, so that they cannot close anything."""
         self._signal(signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
-        """Ask it to end; make it end. Idempotent."""
+        """Ask it to end, and kill it if it does not. Idempotent."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         if self.process.poll() is None:
@@ -159,7 +159,7 @@ def run(command: Sequence[str | Path], *, seconds: float = 120.0, stdin: str = "
     """Run a program to its end, and return its standard output.
 
     Raises:
-        ProgramError: it failed, or took too long; ends with what it said.
+        ProgramError: it failed, or took too long; the text ends with its output.
     """
     name = Path(str(command[0])).name
     process = subprocess.Popen(

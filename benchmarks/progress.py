@@ -1,4 +1,4 @@
-"""A progress bar, and an estimate of what is left."""
+"""A progress bar, and an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _WIDTH = 24
 
 
 class Estimate:
-    """How long the rest takes, judging from what the part before it took compared with what was expected of it.
+    """Estimates the remaining time from the ratio of the elapsed time to what was expected for the finished steps.
 
     Args:
-        expected: seconds, of all steps together.
-        clock: what time it is.
+        expected: the expected duration of all steps together (seconds).
+        clock: returns the time (seconds).
     """
 
     def __init__(self, expected: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,18 +25,18 @@ class Estimate:
         self._done = 0.0
 
     def advance(self, expected: float) -> None:
-        """A step is done of which so many seconds were expected."""
+        """A step is done that was expected to take `expected` seconds."""
         self._done += expected
 
     @property
     def part(self) -> float:
-        """From 0 to 1."""
+        """The part that is done, from 0 to 1."""
         return min(self._done / self._expected, 1.0) if self._expected else 1.0
 
     @property
     def left(self) -> float:
-        """Seconds."""
-        # The first steps say little: for them, the expectation weighs as much as a tenth of the whole.
+        """The remaining time (seconds)."""
+        # The first steps say little, so the expectation has the weight of a tenth of the whole.
         weight = self._expected / 10
         factor = (self._clock() - self._began + weight) / (self._done + weight) if self._expected else 1.0
         return max(self._expected - self._done, 0.0) * factor
@@ -53,7 +53,7 @@ class Progress:
         self._width = 0
 
     def show(self, case: str, system: str) -> None:
-        """What is being done now."""
+        """Show what is being measured now."""
         if self._live:
             filled = round(self._estimate.part * _WIDTH)
             bar = "#" * filled + "." * (_WIDTH - filled)
@@ -63,11 +63,11 @@ class Progress:
         self._case = case
 
     def advance(self, expected: float) -> None:
-        """It is done."""
+        """The step is done that was expected to take `expected` seconds."""
         self._estimate.advance(expected)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._clear()
         print(text, file=self._stream, flush=True)
 

@@ -1,4 +1,4 @@
-"""Measures every case for every system, in turns."""
+"""Measures every case for every system, in turn."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .scenarios import Case
 from .stage import Stage
 from .systems import System
 
-#: For the estimate: bringing up one system.
+#: For the estimate: how long it takes to start one system.
 _DEPLOY_SECONDS = 1.0
-#: A system that failed so often in a case is not tried in its other rounds.
+#: After this many failures in a case, a system is not tried in the other rounds.
 _FAILURES = 2
 
 
@@ -41,14 +41,14 @@ def in_turns(systems: Sequence[System], round_: int) -> list[System]:
 def measure_all(
     cases: Sequence[Case], systems: Sequence[System], skipped: Sequence[Skipped], plan: Plan, messages: TextIO
 ) -> Run:
-    """Measure. After Ctrl-C, or SIGTERM, what there is until then: never an exception for it.
+    """Measure all cases. After Ctrl-C or SIGTERM, returns what was measured until then, without an exception.
 
     Args:
         cases: what to measure.
-        systems: on what.
-        skipped: what could not be, for the record.
+        systems: the systems to measure.
+        skipped: the systems that could not be measured, for the results.
         plan: how often and how long.
-        messages: where the progress goes.
+        messages: where the progress is shown.
     """
     raise_descriptor_limit()
     run = Run(
@@ -64,14 +64,14 @@ def measure_all(
     progress = Progress(messages, expected)
     complete = False
     with _sigterm_is_ctrl_c(), tempfile.TemporaryDirectory(prefix="hybridrelay-bench-") as folder:
-        # Servers that give up their privileges have to reach their own folder in it.
+        # Servers that drop their privileges need access to their own folder in it.
         os.chmod(folder, 0o711)
         try:
             with Stage(Path(folder)) as stage:
                 _Measuring(stage, progress, samples.append).run(cases, systems)
             complete = True
         except KeyboardInterrupt:
-            progress.say("interrupted: what was measured until now is kept")
+            progress.say("interrupted; the results so far are kept")
     progress.close()
     return attrs.evolve(run, samples=tuple(samples), complete=complete)
 
@@ -88,7 +88,7 @@ class _Measuring:
         scenario = ""
         for case in cases:
             if case.name.partition("/")[0] != scenario:
-                # Nothing of an earlier scenario may still run, retransmit or tidy up.
+                # No process of an earlier scenario may still run, retransmit or clean up.
                 self._stage.clear()
                 scenario = case.name.partition("/")[0]
             suitable = _suitable(case, systems)

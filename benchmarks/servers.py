@@ -20,30 +20,30 @@ PGBENCH_SCALE = 10
 
 
 def find_postgresql(name: str) -> str | None:
-    """Where a program of PostgreSQL is: Debian keeps those of the server off PATH."""
+    """The path of a program of PostgreSQL, or None. Debian installs those of the server outside PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((str(folder / name) for folder in folders if (folder / name).exists()), find(name))
 
 
 def missing_postgresql() -> tuple[str, str] | None:
-    """Whether PostgreSQL and pgbench are absent: why, and how to get them."""
+    """None if PostgreSQL and pgbench are installed; otherwise what is missing, and how to get it."""
     if all(map(find_postgresql, ("initdb", "postgres", "pgbench"))):
         return None
     return "PostgreSQL not found", "apt install postgresql postgresql-contrib"
 
 
 def missing_redis() -> tuple[str, str] | None:
-    """Whether Redis and its benchmark are absent: why, and how to get them."""
+    """None if Redis and its benchmark are installed; otherwise what is missing, and how to get it."""
     if find("redis-server") and find("redis-benchmark"):
         return None
     return "Redis not found", "apt install redis-server redis-tools"
 
 
 def start_postgresql(folder: Path) -> tuple[Program, Server]:
-    """A new cluster with pgbench's tables.
+    """Start a new cluster with pgbench's tables.
 
     Raises:
-        ProgramError: it cannot be made here.
+        ProgramError: it cannot be created on this machine.
     """
     initdb, server, pgbench = map(find_postgresql, ("initdb", "postgres", "pgbench"))
     if initdb is None or server is None or pgbench is None:
@@ -67,10 +67,10 @@ def start_postgresql(folder: Path) -> tuple[Program, Server]:
 
 
 def start_redis(folder: Path) -> tuple[Program, Server]:
-    """A Redis that keeps nothing on disk.
+    """Start a Redis server that stores nothing on disk.
 
     Raises:
-        ProgramError: there is none here.
+        ProgramError: it is not installed, or does not start.
     """
     redis = find("redis-server")
     if redis is None or find("redis-benchmark") is None:
@@ -89,7 +89,7 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
 
 
 def _unprivileged(folder: Path) -> list[str]:
-    """What has to stand in front of PostgreSQL's programs, which refuse to run as root; gives them the folder."""
+    """The command prefix for PostgreSQL's programs, which refuse to run as root. Makes their user own the folder."""
     if os.geteuid() != 0:
         return []
     import pwd
@@ -100,7 +100,7 @@ def _unprivileged(folder: Path) -> list[str]:
     except KeyError:
         user = None
     if setpriv is None or user is None:
-        raise ProgramError("PostgreSQL does not run as root, and there is no user postgres, or no setpriv")
+        raise ProgramError("PostgreSQL does not run as root, and there is no user postgres or no setpriv")
     os.chown(folder, user.pw_uid, user.pw_gid)
     for parent in [folder, *folder.parents[:2]]:
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:

@@ -1,4 +1,4 @@
-"""One plaintext forwarder made of the relay's own pump: ``python -m benchmarks.splice_hop LISTEN TARGET``."""
+"""One plaintext forwarder that uses the relay's own pump: ``python -m benchmarks.splice_hop LISTEN TARGET``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs at the moment: deployments that are kept for the next round, and servers at their far end."""
+"""What is running: deployments that are kept for the next round, and the servers at their far end."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from .programs import Program, ProgramError, module, run
 from .servers import start_postgresql, start_redis
 from .systems import Deployment, Line, Server, System
 
-#: Beyond what a measurement asks for itself: starting Python, and opening streams through something slow.
+#: Added to the time of a measurement (seconds): for starting Python, and for opening streams through a slow system.
 _LOAD_GRACE_SECONDS = 100.0
-#: Half a minute each, where a system cannot come up at all.
+#: How often a deployment is tried. Each attempt takes half a minute if a system cannot start at all.
 _ATTEMPTS = 2
-#: The roles whose processor time is the price of the tunnel.
+#: The roles whose processor time is the cost of the tunnel.
 _BETWEEN = ("client", "relay", "connector")
 
 
 @attrs.frozen
 class Outcome:
-    """What one measurement gave."""
+    """The result of one measurement."""
 
     metrics: Mapping[str, float]
     usage: Mapping[str, Usage] = attrs.field(factory=dict[str, Usage])
 
 
 class Stage:
-    """Close it, or use it with `with`: then nothing runs any more.
+    """The deployments and servers of a run. Close it, or use it with `with`: then all processes are ended.
 
     Args:
-        folder: private to this run; for configurations, keys and logs.
+        folder: for configurations, keys and logs; private to this run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Stage:
         #: Why a server did not start.
         self._missing: dict[str, str] = {}
         self._deployments: dict[tuple[str, str, Line | None], Deployment] = {}
-        #: How often each could not be brought up.
+        #: How often each could not be deployed.
         self._failures: Counter[tuple[str, str, Line | None]] = Counter()
 
     def __enter__(self) -> Self:
@@ -59,7 +59,7 @@ class Stage:
             stack.callback(self.clear)
 
     def clear(self) -> None:
-        """End all deployments. Servers stay."""
+        """End all deployments. Servers continue to run."""
         with contextlib.ExitStack() as stack:
             for deployment in self._deployments.values():
                 stack.callback(deployment.close)
@@ -69,7 +69,7 @@ class Stage:
         """A server of that kind, started when it is needed for the first time.
 
         Raises:
-            ProgramError: it does not start here. Every later call raises the same error, without another attempt.
+            ProgramError: it does not start. Every later call raises the same error, without another attempt.
         """
         if kind not in self._servers:
             if kind in self._missing:
@@ -82,17 +82,17 @@ class Stage:
         return self._servers[kind]
 
     def deployment(self, system: System, kind: str = "target", line: Line | None = None) -> Deployment:
-        """A deployment that is kept until `clear`, and replaced where one of its processes ended.
+        """A deployment that is kept until `clear`, and replaced if one of its processes has ended.
 
         Raises:
-            ProgramError: it does not work here.
+            ProgramError: it cannot be deployed.
         """
         key = system.name, kind, line
         if key in self._deployments and self._deployments[key].ended():
             self._deployments.pop(key).close()
         if key not in self._deployments:
             if self._failures[key] >= _ATTEMPTS:
-                raise ProgramError(f"could not be brought up, {_ATTEMPTS} times")
+                raise ProgramError(f"could not be deployed in {_ATTEMPTS} attempts")
             server = self.server(kind)[1]
             try:
                 self._deployments[key] = system.deploy(self._new_folder(system), server, line)
@@ -103,10 +103,10 @@ class Stage:
 
     @contextlib.contextmanager
     def fresh(self, system: System, line: Line | None = None) -> Iterator[Deployment]:
-        """A deployment of its own, which nothing has used before.
+        """A new deployment, which is closed at the end of the block.
 
         Raises:
-            ProgramError: it does not work here.
+            ProgramError: it cannot be deployed.
         """
         with system.deploy(self._new_folder(system), self.server("target")[1], line) as deployment:
             yield deployment
@@ -115,7 +115,7 @@ class Stage:
         """Run a load generator through a deployment whose server is the suite's own target.
 
         Raises:
-            ProgramError: it met a connection that failed, or was not done in time.
+            ProgramError: one of its connections failed, or it did not finish in time.
         """
         target, server = self.server("target")
         pids = {**deployment.pids(), "target": [target.pid]}

@@ -1,4 +1,4 @@
-"""The little statistics that the suite needs. Samples are few, so medians and ranges: no means, no deviations."""
+"""The statistics that the suite uses: medians and ranges, not means and deviations, because there are few samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @attrs.frozen
 class Summary:
-    """What several rounds of one measurement gave."""
+    """The values of several rounds of one measurement."""
 
     median: float
     low: float
@@ -32,11 +32,11 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """Half the range, as a part of the median: 0.05 reads "plus or minus 5 %"."""
+        """Half the range, as a part of the median: 0.05 means "plus or minus 5 %"."""
         return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
 
     def overlaps(self, other: Summary) -> bool:
-        """Whether the two ranges have a value in common: then they may as well be the same."""
+        """Whether the two ranges have a value in common. If so, the difference may be noise."""
         return self.low <= other.high and other.low <= self.high
 
 
@@ -52,17 +52,17 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary | None:
-    """How many times `theirs` is `ours`, round by round.
+    """The ratio of `ours` to `theirs`, round by round.
 
-    What disturbs the machine for a while disturbs both values of a round, and so cancels where medians of all rounds
-    would not.
+    A temporary disturbance of the machine affects both values of a round, and so cancels out. It would not if the
+    medians of all rounds were divided.
 
     Args:
         ours: values by round.
         theirs: values by round.
 
     Returns:
-        None where no round has both.
+        The ratios; None if no round has both values.
     """
     ratios = [value / theirs[round_] for round_, value in ours.items() if theirs.get(round_)]
     return summarize(ratios) if ratios else None

@@ -1,6 +1,7 @@
-"""The target: the server that stands where a database would. A process of its own; ``wire.py`` says what it does.
+"""The target: the server at the far end, in the place of a database. A separate process; ``wire.py`` says what it
+does.
 
-One loop over epoll, without tasks and threads, because it must never be the bottleneck.
+It is one loop over epoll, without tasks and threads, because it must never be the bottleneck.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Target:
         self._listener = listener
         self._selector = selectors.DefaultSelector()
         self._buffer = memoryview(bytearray(wire.BLOCK_BYTES))
-        #: What all sinks have read.
+        #: How many bytes all sinks have read.
         self.sunk = 0
         self._selector.register(listener, _READ, self)
 
@@ -48,7 +49,7 @@ class Target:
         return sock.recv_into(self._buffer)
 
     def watch(self, sock: socket.socket, events: int, connection: Connection) -> None:
-        """Change what is waited for."""
+        """Change the events to wait for."""
         self._selector.modify(sock, events, connection)
 
     def forget(self, sock: socket.socket) -> None:
@@ -68,7 +69,7 @@ class Connection:
         self._header = b""
         self._mode: int | None = None
         self._size = 0
-        #: ANSWER: bytes of requests that are not complete; and bytes of answers that did not fit.
+        #: ANSWER: bytes of requests that are not complete, and bytes of answers that are not sent yet.
         self._received = 0
         self._owed = 0
         self._clogged = False
@@ -133,7 +134,7 @@ class Connection:
 
 
 def main() -> None:
-    """Listen on any free port, say which, and serve."""
+    """Listen on any free port, print its number, and serve."""
     raise_descriptor_limit()
     listener = socket.create_server((HOST, 0), backlog=4096)
     listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""What processes use, read from ``/proc``. Only Linux has it; elsewhere there are simply no figures."""
+"""What processes use, read from ``/proc``. Only Linux has it; on other systems there are no figures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-#: Written to clear_refs, it resets the peak of memory (proc(5)).
+#: Written to ``clear_refs``, this resets the peak of memory (proc(5)).
 _RESET_PEAK = "5"
 
 
 def process_tree(pids: Iterable[int]) -> list[int]:
-    """These processes and all that descend from them."""
+    """These processes and all their descendants."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
@@ -30,9 +30,9 @@ def process_tree(pids: Iterable[int]) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time used so far, in user space and in the kernel; 0 for a process that is gone."""
+    """Processor time used so far, in user space and in the kernel (seconds); 0 for a process that has ended."""
     try:
-        # Nanoseconds, where the kernel keeps them; the usual figures come in steps of 10 ms.
+        # Nanoseconds, if the kernel counts them; the usual figures have a resolution of 10 ms.
         tasks = (_PROC / str(pid) / "task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
     except (OSError, IndexError, ValueError):
@@ -45,7 +45,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int, *, peak: bool = False) -> int:
-    """Resident memory, now or at most since `reset_peak`; 0 for a process that is gone."""
+    """Resident memory, now or its peak since `reset_peak` (bytes); 0 for a process that has ended."""
     try:
         status = (_PROC / str(pid) / "status").read_text()
     except OSError:
@@ -64,7 +64,7 @@ class Sampler:
     """The usage of several roles between two moments.
 
     Args:
-        pids: the processes of each role. Their descendants have to be among them: see `process_tree`.
+        pids: the processes of each role, including their descendants: see `process_tree`.
     """
 
     def __init__(self, pids: Mapping[str, Iterable[int]]) -> None:
@@ -72,14 +72,14 @@ class Sampler:
         self._before: dict[str, float] = {}
 
     def begin(self) -> None:
-        """From here on."""
+        """Begin to count."""
         for ids in self._pids.values():
             for pid in ids:
                 reset_peak(pid)
         self._before = self._cpu()
 
     def end(self) -> dict[str, dict[str, float]]:
-        """Up to here: by role, the fields of `model.Usage`."""
+        """The usage since `begin`: by role, the fields of `model.Usage`."""
         after = self._cpu()
         return {
             role: {

@@ -1,6 +1,6 @@
-"""What the load generators say to the target.
+"""The protocol between load generators and target.
 
-A connection begins with eight bytes that say what the target has to do with it; the rest depends on that.
+A connection begins with eight bytes that state what the target has to do; the rest depends on that.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Mode(enum.IntEnum):
 
     #: Read and drop everything.
     SINK = 1
-    #: Send without end.
+    #: Send indefinitely.
     SOURCE = 2
-    #: Both at once.
+    #: SINK and SOURCE at the same time.
     BOTH = 3
-    #: Answer every ``size`` bytes with as many.
+    #: Answer every ``size`` bytes with the same number of bytes.
     ANSWER = 4
-    #: Say how many bytes all sinks have read so far, after every byte that arrives.
+    #: Answer every byte with the number of bytes that all sinks have read so far.
     COUNT = 5
 
 
@@ -35,7 +35,7 @@ def header(mode: Mode, size: int = 0) -> bytes:
     return HEADER.pack(mode, size)
 
 
-#: Opens a connection of one-byte requests and makes the first: what comes back is the shortest possible answer.
+#: Begins a connection with one-byte requests and sends the first one. The answer is the shortest possible one.
 HELLO = header(Mode.ANSWER, 1) + b"?"
 
 
@@ -67,7 +67,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
     """Read `size` bytes.
 
     Raises:
-        ConnectionError: the connection ended before.
+        ConnectionError: the connection ended before that.
     """
     data = b""
     while len(data) < size:

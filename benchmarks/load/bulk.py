@@ -31,19 +31,20 @@ def measure(
     seconds: float,
     announce: bool = False,
 ) -> dict[str, Any]:
-    """Bytes that arrive in a time window that begins when everything has been running for a while.
+    """Measure how many bytes arrive in a time window after the warm-up.
 
-    What arrives is counted where it arrives: here, or in the target, which is asked over a connection of its own.
+    Bytes are counted where they arrive: here, or in the target, which reports its count over a separate connection.
 
     Args:
         entry: the port to connect to.
         target: the port of the target itself.
-        pids: whose usage to read.
+        pids: the processes whose usage is measured, by role.
         direction: ``up`` to the target, ``down`` from it, or ``both``.
-        streams: how many.
-        warm_up: seconds before the window.
-        seconds: the window.
-        announce: print a line when the streams run, for who measures something else beside them.
+        streams: the number of streams.
+        warm_up: the time before the window (seconds).
+        seconds: the length of the window.
+        announce: whether to print a line when the streams are running, for a program that measures something else at
+            the same time.
     """
     mode, events = _DIRECTIONS[direction]
     sampler = Sampler(pids)
@@ -79,7 +80,7 @@ class _Pump:
             self._selector.register(sock, events)
 
     def run(self, seconds: float) -> None:
-        """Go on for so long.
+        """Send and receive for `seconds`.
 
         Raises:
             OSError: a connection broke.

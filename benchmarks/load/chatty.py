@@ -1,4 +1,4 @@
-"""Many streams that each say a little now and then, at a rate that does not depend on the answers."""
+"""Many streams that each send a small request from time to time, at a rate that does not depend on the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..stats import percentile
 from ..usage import Sampler
 from .streams import open_answered_streams
 
-#: The streams' turns are drawn with it, so that every run asks in the same order.
+#: Selects the stream of each request, so that every run has the same order.
 _SEED = 4
 
 
@@ -31,18 +31,19 @@ def measure(
     seconds: float,
     beside: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Times from the moment at which a request was *due* to the last byte of its answer.
+    """Measure the times from when a request was *due* to the last byte of its answer.
 
-    A generator that waits for answers before it asks again asks less of a slow system, and so flatters it.
+    A generator that waits for answers before it sends the next request would send fewer to a slow system, and so
+    underestimate its latency.
 
     Args:
         entry: the port to connect to.
-        pids: whose usage to read.
-        size: bytes of a request, and of an answer.
-        streams: how many.
+        pids: the processes whose usage is measured, by role.
+        size: the size of a request, and of an answer (bytes).
+        streams: the number of streams.
         rate: requests per second, on all streams together.
-        warm_up: seconds that are not counted.
-        seconds: seconds that are.
+        warm_up: the time that is not counted (seconds).
+        seconds: the time that is counted.
         beside: bulk flows to start when the streams are open: arguments of the generator ``bulk``.
     """
     first = wire.header(wire.Mode.ANSWER, size) + bytes(size)
@@ -56,7 +57,7 @@ def measure(
     for sock in socks:
         selector.register(sock, selectors.EVENT_READ)
         asked[sock.fileno()] = deque()
-        # The rest of the first answer, whose first byte was read already, counts for nobody.
+        # The rest of the first answer, whose first byte was read already, is not counted.
         received[sock.fileno()] = 1 - size
     flows = None if beside is None else _Flows({**beside, "warm_up": warm_up, "seconds": seconds})
     turns = random.Random(_SEED)
@@ -85,7 +86,7 @@ def measure(
                 if at >= counted_from:
                     times.append(time.perf_counter() - at)
     usage = sampler.end()
-    # Those that are still under way have waited at least so long.
+    # Requests without an answer yet have waited at least until now.
     times += [end - at for waiting in asked.values() for at in waiting if at >= counted_from]
     for sock in socks:
         sock.close()
@@ -96,7 +97,7 @@ def measure(
 
 
 class _Flows:
-    """Bulk flows, in a process of their own. Returns when they run."""
+    """Bulk flows in a separate process. They are running when the constructor returns."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         pipe = subprocess.PIPE
@@ -111,6 +112,6 @@ class _Flows:
             raise ConnectionError("the bulk flows did not start")
 
     def finish(self) -> None:
-        """Wait for their end. Raises OSError where they did not last until then."""
+        """Wait for their end. Raises OSError if they failed."""
         if self._process.wait(10):
             raise ConnectionError("the bulk flows broke")

@@ -1,4 +1,4 @@
-"""Thousands of streams on which nothing happens: what each process keeps for one of them."""
+"""Thousands of idle streams: how much memory each process keeps for one of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .streams import open_answered_streams
 def measure(
     *, entry: int, pids: dict[str, list[int]], streams: int, open_seconds: float, rest_seconds: float
 ) -> dict[str, Any]:
-    """Resident memory of each role with so many streams, less what it was with one.
+    """Measure the resident memory of each role with `streams` streams, minus that with one stream.
 
     Args:
         entry: the port to connect to.
-        pids: whose memory to read.
-        streams: how many.
-        open_seconds: for opening them. If it is not enough, what is open then is counted.
-        rest_seconds: between the last opening and the reading.
+        pids: the processes whose memory is measured, by role.
+        streams: the number of streams.
+        open_seconds: the time for opening them (seconds). If it is not enough, only the streams that are open count.
+        rest_seconds: the pause between the last opening and the measurement (seconds).
     """
     socks = open_answered_streams(entry, 1, wire.HELLO, seconds=20)
     before = _memory(pids)

@@ -1,4 +1,4 @@
-"""Opening streams, one after the other or several at once: a connection, one byte there, one byte back."""
+"""Opens streams, one after another or several at once: a connection, one byte sent, one byte received."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ..ports import HOST
 from ..stats import percentile
 from ..usage import Sampler
 
-#: So that no measurement uses up the system's outgoing ports, which rest for a minute after each use.
+#: The most streams of one measurement, so that it does not use up the system's outgoing ports, which cannot be used
+#: again for a minute.
 _MOST = 3000
 
 
 def measure(
     *, entry: int, pids: dict[str, list[int]], at_once: int, warm_up: float, seconds: float
 ) -> dict[str, Any]:
-    """Times from the call of connect to the first byte of the target.
+    """Measure the times from the call of connect to the first byte of the target.
 
     Args:
         entry: the port to connect to.
-        pids: whose usage to read.
-        at_once: how many are opening at any time.
-        warm_up: seconds that are not counted.
-        seconds: seconds that are.
+        pids: the processes whose usage is measured, by role.
+        at_once: how many streams are being opened at any time.
+        warm_up: the time that is not counted (seconds).
+        seconds: the time that is counted.
     """
     opener = _Opener(entry, at_once)
     opener.run(warm_up)
@@ -50,17 +51,17 @@ def measure(
 
 
 class _Opener:
-    """One loop over the connections that are opening."""
+    """One loop over the streams that are being opened."""
 
     def __init__(self, entry: int, at_once: int) -> None:
         self._address = (HOST, entry)
         self._at_once = at_once
         self._selector = selectors.DefaultSelector()
-        #: Seconds, of all that opened.
+        #: The times of all streams that were opened (seconds).
         self.times: list[float] = []
 
     def run(self, seconds: float) -> None:
-        """Go on for so long, or until enough have opened."""
+        """Open streams for `seconds`, or until there were enough."""
         deadline = time.perf_counter() + seconds
         opened = 0
         while opened < _MOST and (left := deadline - time.perf_counter()) > 0:
@@ -77,7 +78,7 @@ class _Opener:
                 opened += 1
 
     def close(self) -> None:
-        """Close what is still opening."""
+        """Close the streams that are still being opened."""
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()

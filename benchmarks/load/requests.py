@@ -1,4 +1,4 @@
-"""Requests and answers of the same size, on one stream or many, each as fast as the answer comes."""
+"""Requests and answers of the same size, on one stream or many. Each request follows the answer to the one before."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def measure(
     warm_up: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Times from the first byte of a request to the last of its answer.
+    """Measure the times from the first byte of a request to the last byte of its answer.
 
     Args:
         entry: the port to connect to.
-        pids: whose usage to read.
-        size: bytes of a request, and of an answer.
-        streams: how many. On each there is always one request under way.
-        warm_up: seconds that are not counted.
-        seconds: seconds that are.
+        pids: the processes whose usage is measured, by role.
+        size: the size of a request, and of an answer (bytes).
+        streams: the number of streams. Each always has one request without an answer.
+        warm_up: the time that is not counted (seconds).
+        seconds: the time that is counted.
     """
     sampler = Sampler(pids)
     asker = _Asker(open_streams(entry, streams, wire.header(wire.Mode.ANSWER, size)), size)
@@ -47,7 +47,7 @@ def measure(
     asker.close()
     times = asker.times
     if not times:
-        raise ConnectionError("no answer came")
+        raise ConnectionError("no answer arrived")
     metrics = {
         "p50_us": percentile(times, 50) * 1e6,
         "p99_us": percentile(times, 99) * 1e6,
@@ -64,7 +64,7 @@ class _Asker:
         self._buffer = memoryview(bytearray(max(size, 4096)))
         self._request = memoryview(bytes(size))
         self._size = size
-        #: Seconds, of all requests that were answered.
+        #: The times of all requests that were answered (seconds).
         self.times: list[float] = []
         for sock in socks:
             sock.setblocking(False)
@@ -73,7 +73,7 @@ class _Asker:
             self._ask(key.fileobj, key.data)  # type: ignore[arg-type]
 
     def run(self, seconds: float) -> None:
-        """Go on for so long. Raises OSError where a connection breaks."""
+        """Send requests for `seconds`. Raises OSError if a connection breaks."""
         deadline = time.perf_counter() + seconds
         while (left := deadline - time.perf_counter()) > 0:
             for key, events in self._selector.select(left):
@@ -113,7 +113,7 @@ class _Asker:
 
 
 class _Exchange:
-    """The request that is under way on one connection."""
+    """The current request of one connection."""
 
     __slots__ = ("began", "clogged", "received", "sent")
 

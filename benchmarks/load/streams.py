@@ -1,4 +1,4 @@
-"""Opening many connections at once, without a flood that no listener's queue could take."""
+"""Opens many connections at once, without overflowing the listener's queue."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from ..ports import HOST
 from ..wire import connect
 
-#: Connections whose first answer has not come yet.
+#: The most connections whose first answer has not arrived yet.
 _AT_ONCE = 64
 
 
 def open_streams(entry: int, count: int, first: bytes) -> list[socket.socket]:
-    """Connections on which `first` has been sent. They are blocking ones."""
+    """Open blocking connections on which `first` has been sent."""
     socks = []
     for _ in range(count):
         sock = connect((HOST, entry))
@@ -24,10 +24,10 @@ def open_streams(entry: int, count: int, first: bytes) -> list[socket.socket]:
 
 
 def open_answered_streams(entry: int, count: int, first: bytes, *, seconds: float) -> list[socket.socket]:
-    """Connections on which `first` has been sent, and a byte has come back, which proves that they reach the target.
+    """Open connections, send `first`, and wait for one byte on each, which proves that they reach the target.
 
     Returns:
-        As many as there were in time. They are non-blocking ones.
+        The non-blocking connections on which a byte has arrived within `seconds`.
 
     Raises:
         OSError: one was refused, or broke.

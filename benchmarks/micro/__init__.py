@@ -1,1 +1,1 @@
-"""Micro-benchmarks by pyperf: parts of the code alone, so that a regression is found where it is."""
+"""Micro-benchmarks with pyperf: they measure parts of the code separately, so that regressions can be located."""

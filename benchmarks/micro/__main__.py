@@ -11,7 +11,7 @@ from .suite import ONLY
 
 
 class _Chosen:
-    """pyperf's runner, for the benchmarks that are wanted."""
+    """pyperf's runner, restricted to the chosen benchmarks."""
 
     def __init__(self, runner: pyperf.Runner) -> None:
         self._runner = runner
@@ -23,7 +23,7 @@ class _Chosen:
 
 
 def main() -> None:
-    """Run them all."""
+    """Run the benchmarks."""
     runner = _Chosen(pyperf.Runner(program_args=("-m", __package__)))
     cores.add(runner)
     streams.add(runner)

@@ -1,4 +1,4 @@
-"""What touches no socket: the codec, the session core, tokens. Times are for one step, such as one frame."""
+"""Benchmarks without sockets: the codec, the session core, tokens. Times are for one step, such as one frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOW = 1000.0
 
 
 class Runner(Protocol):
-    """What of pyperf's runner is used."""
+    """The part of pyperf's runner that is used."""
 
     def bench_time_func(self, name: str, *arguments: object, **options: object) -> None: ...
 
@@ -46,7 +46,7 @@ def _decode(loops: int, size: int) -> float:
 
 
 class _Pair:
-    """Two cores, joined by a loop. Time stands still."""
+    """Two cores, connected by a loop. Their time does not advance."""
 
     def __init__(self) -> None:
         self.ours = SessionCore(SessionRole.INITIATOR, session_id=bytes(16), secret=bytes(32))
@@ -57,7 +57,7 @@ class _Pair:
         self.pump()
 
     def pump(self) -> None:
-        """Carry bytes until there are none."""
+        """Pass bytes between the cores until there are none."""
         moved = True
         while moved:
             moved = False
@@ -69,7 +69,7 @@ class _Pair:
                             self.offered.append(event.stream)
 
     def open(self) -> tuple[Stream, Stream]:
-        """A stream, both ends."""
+        """Open a stream; return both ends."""
         ours = self.ours.open_stream()
         self.pump()
         theirs = self.offered.pop()

@@ -1,9 +1,9 @@
 """``python -m benchmarks.micro.counts``: how many bytecodes a message, a MiB or a stream takes, on any machine.
 
-Where other work disturbs every clock, counts still show whether a change made a path longer, and in which function.
-Everything but the relay runs in one process: the client's bridge, both ends of a session over TLS, the connector's
-bridge. A count is the difference between a long run and a short one, divided by the number of units. System calls and
-what C does (encryption, copies) are not in it.
+If other work on the machine disturbs all measurements of time, counts still show whether a change made a path longer,
+and in which function. Everything but the relay runs in one process: the client's bridge, both ends of a session over
+TLS, and the connector's bridge. A count is the difference between a long run and a short one, divided by the number
+of units. It does not include system calls and C code (encryption, copies).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ROOTS = ("/site-packages/", "/transports/", "/hybridrelay/", "/lib/")
 
 
 class _Tunnel:
-    """Two sessions over TLS, which know each other."""
+    """Two sessions that are connected over TLS."""
 
     def __init__(self, nursery: trio.Nursery, client: Session, server: Session) -> None:
         self._nursery = nursery
@@ -39,7 +39,7 @@ class _Tunnel:
         self._server = server
 
     async def open(self) -> tuple[trio.SocketStream, trio.SocketStream]:
-        """A stream: the application's connection, and the target's."""
+        """Open a stream; return the application's connection, and the target's."""
         (application, local), (remote, target) = await sockets(), await sockets()
         self._nursery.start_soon(bridge, self._client.open_stream_nowait(), local)
         offer = await self._server.offers.receive()
@@ -88,7 +88,7 @@ async def _open(tunnel: _Tunnel, count: int) -> None:
         await application.aclose()
 
 
-#: What is counted: the unit, what runs, and how many units a short and a long run have.
+#: The cases: the unit, the function to run, and the number of units in a short and a long run.
 _CASES: dict[str, tuple[str, Callable[[_Tunnel, int], Awaitable[None]], int, int]] = {
     "echo": ("64 bytes there and back", _echo, 50, 250),
     "down": ("1 MiB from the target to the application", _down, 5, 20),
@@ -99,7 +99,7 @@ _CASES: dict[str, tuple[str, Callable[[_Tunnel, int], Awaitable[None]], int, int
 
 async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> None:
     channels = await tls()
-    # Budget and account as the connector has them: the accounts of memory are a part of the cost.
+    # With a budget and an account, as in the connector, because accounting for memory is a part of the cost.
     client = Session(SessionRole.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
     server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
     async with trio.open_nursery() as nursery:
@@ -142,9 +142,9 @@ def _name(code: CodeType) -> str:
 def measure(name: str) -> dict[str, float]:
     """Bytecodes for one unit of a case, by function."""
     _, case, few, many = _CASES[name]
-    # A turn ends after some milliseconds, which pass sooner where everything is traced.
+    # A turn ends after some milliseconds, in which less is done when everything is traced.
     with patch.object(nowait_module, "TURN_SECONDS", math.inf):
-        _count(case, 2)  # what is done once, such as imports
+        _count(case, 2)  # for what is done only once, such as imports
         short, long = _count(case, few), _count(case, many)
     return {function: (times - short[function]) / (many - few) for function, times in long.items()}
 

@@ -1,6 +1,6 @@
-"""Streams over a pair of sockets: TLS as on data channels, and WebSocket; and all of a tunnel but the relay.
+"""Streams over a pair of sockets: TLS as on data channels, and WebSocket; and a whole tunnel without the relay.
 
-Times are for one block there and back. "Without waiting" is how bridges, sessions and the relay use streams.
+Times are for one block in both directions. "Without waiting" is how bridges, sessions and the relay use streams.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _measure_nowait(loops: int, make: Callable[[], Awaitable[_Pair]], size: int)
 
 
 async def exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
-    """Send a block there and back, again and again, by the task that calls; how long it took (seconds)."""
+    """Send a block there and back `loops` times, in the calling task; return how long it took (seconds)."""
     data = bytes(size)
     began = time.perf_counter()
     for _ in range(loops):
@@ -115,7 +115,7 @@ def _measure_bridges(loops: int, size: int) -> float:
 
 
 async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """A connected pair."""
+    """A pair of connected sockets."""
     near, far = (trio.socket.from_stdlib_socket(sock) for sock in socket.socketpair())
     return trio.SocketStream(near), trio.SocketStream(far)
 

@@ -1,4 +1,4 @@
-"""Starts the micro-benchmarks in a process of their own, which starts pyperf's workers."""
+"""Starts the micro-benchmarks in a separate process, which starts pyperf's workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from ..programs import environment, module
 
-#: Which parts to run, for the workers, which see the environment and not our arguments.
+#: The benchmarks to run, for the workers, which get the environment but not our arguments.
 ONLY = "HYBRIDRELAY_BENCH_ONLY"
 
 
 def run_micro(results: Path | None, only: Sequence[str] | None) -> int:
-    """Run them; the exit code.
+    """Run the micro-benchmarks; return the exit code.
 
     Args:
         results: where pyperf writes its JSON, for ``python -m pyperf compare_to OLD NEW``.
-        only: beginnings of names; None for all.
+        only: prefixes of the names to run; None for all.
     """
     if importlib.util.find_spec("pyperf") is None:
         print("micro-benchmarks need pyperf: pip install pyperf", file=sys.stderr)
@@ -27,5 +27,5 @@ def run_micro(results: Path | None, only: Sequence[str] | None) -> int:
     output = [] if results is None else ["--output", str(results)]
     command = module("micro", "--fast", "--quiet", f"--inherit-environ=PYTHONPATH,{ONLY}", *output)
     if results is not None:
-        results.unlink(missing_ok=True)  # pyperf refuses to write over a file
+        results.unlink(missing_ok=True)  # pyperf refuses to overwrite a file
     return subprocess.run(command, check=False, env={**environment(), ONLY: ",".join(only or ())}).returncode

@@ -1,1 +1,1 @@
-"""What people read: tables, the table of lines that we want to reach, plots, one page with everything."""
+"""Reports for people: tables, the table of targets, plots, and one page with everything."""

@@ -23,7 +23,7 @@ figure { margin: 0 0 2rem; } figure svg { max-width: 100%; height: auto; } .note
 
 
 def write_page(run: Run, file: Path) -> str:
-    """Write the page, and say so; also where it has no plots, and how to get them."""
+    """Write the page; return a line about it, which also says how to get plots if there are none."""
     charts = _charts(run)
     file.write_text("".join(_page(run, charts or {})), "utf-8")
     if charts is None:
@@ -32,7 +32,7 @@ def write_page(run: Run, file: Path) -> str:
 
 
 def _charts(run: Run) -> dict[str, tuple[str, bytes] | None] | None:
-    """The plot of each case as SVG and PNG; None where matplotlib is not installed."""
+    """The plot of each case as SVG and PNG; None if matplotlib is not installed."""
     try:
         from .plots import plot
     except ImportError:

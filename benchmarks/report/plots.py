@@ -19,7 +19,7 @@ mpl.rcParams["svg.fonttype"] = "none"
 
 
 def plot(run: Run, case: str) -> tuple[str, bytes] | None:
-    """The first metric of a case, as SVG to be put into a page and as PNG; None where nothing was measured."""
+    """The first metric of a case, as SVG for a page and as PNG; None if nothing was measured."""
     names = run.metrics(case)
     if not names:
         return None
@@ -48,7 +48,7 @@ def plot(run: Run, case: str) -> tuple[str, bytes] | None:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # What stands in front of the element belongs into a file of its own only.
+    # What precedes the element is needed only in a separate file.
     return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
 
 

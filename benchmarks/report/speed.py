@@ -1,4 +1,4 @@
-"""The lines that we want to reach, and where a run stands on each of them. All are ratios within one run."""
+"""The targets for speed and memory, and whether a run reaches them. Most are ratios within one run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _KIB = 1024
 
 @attrs.frozen
 class Line:
-    """One thing that should be so."""
+    """One target."""
 
     what: str
     limit: float
-    #: "at least" or "at most".
+    #: Whether the figure has to be at least `limit`, not at most.
     at_least: bool
-    #: None where the run did not measure it.
+    #: Returns the figure; None if the run did not measure it.
     measure: Callable[[Run], Summary | None]
     unit: str = "x"
 
     def reached(self, measured: Summary) -> bool:
-        """Whether it is so."""
+        """Whether the target is reached."""
         return measured.median >= self.limit if self.at_least else measured.median <= self.limit
 
 
@@ -117,7 +117,7 @@ LINES = (
 
 
 def speed_table(run: Run) -> Table:
-    """Each line, what was measured, and whether it is reached."""
+    """Each target, what was measured, and whether it is reached."""
     return Table("The speed", ("what", "wanted", "measured", "from", "to", ""), list(_rows(run)))
 
 

@@ -10,7 +10,7 @@ from ..metrics import METRICS
 from ..model import Run
 from ..stats import paired_ratio, summarize
 
-#: What ratios are made against.
+#: The baselines of ratios.
 REFERENCES = ("ssh", "haproxy", "direct")
 _ROLES = ("client", "relay", "connector")
 
@@ -28,7 +28,7 @@ class Table:
 
 
 def align(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns; the first to the left, the others, which are figures, to the right."""
+    """Align the columns: the first to the left, the others, which are figures, to the right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
@@ -41,7 +41,7 @@ def align(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def tables(run: Run) -> Iterator[Table]:
-    """One for each case: every metric, ratios of the first one, processor time and memory of each role."""
+    """A table for each case: every metric, ratios of the first one, processor time and memory of each role."""
     for case in run.cases:
         names = run.metrics(case)
         systems = [system for system in run.systems if _has(run, case, system)]
@@ -75,7 +75,7 @@ def _has(run: Run, case: str, system: str) -> bool:
 
 
 def _error(run: Run, case: str, system: str) -> str | None:
-    """Why a round failed, if one did."""
+    """Why a round failed; None if none did."""
     samples = (sample for sample in run.samples if sample.case == case and sample.system == system)
     return next((sample.error for sample in samples if sample.error), None)
 
@@ -97,12 +97,12 @@ def _ratio(run: Run, case: str, system: str, reference: str, name: str) -> str:
 
 
 def _cpu(run: Run, case: str, system: str, role: str) -> str:
-    """Seconds of processor time, in one measurement."""
+    """The processor time in one measurement (seconds)."""
     used = run.usages(case, system).get(role)
     return f"{summarize([one.cpu_seconds for one in used]).median:.2f}" if used else "-"
 
 
 def _memory(run: Run, case: str, system: str, role: str) -> str:
-    """Of all rounds, the most."""
+    """The peak memory of all rounds (MiB)."""
     used = run.usages(case, system).get(role)
     return f"{max(one.peak_bytes for one in used) / 2**20:.0f}" if used else "-"

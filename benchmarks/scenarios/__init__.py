@@ -26,10 +26,10 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Case]]] = {
 
 
 def choose_cases(plan: Plan, only: list[str] | None) -> list[Case]:
-    """The cases whose name begins with one of `only`; all of them where that is None.
+    """The cases whose name begins with one of `only`; all of them if that is None.
 
     Raises:
-        ValueError: one of `only` fits nothing.
+        ValueError: one of `only` matches no case.
     """
     cases = [case for scenario in SCENARIOS.values() for case in scenario(plan)]
     if only is None:

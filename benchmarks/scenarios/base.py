@@ -1,4 +1,4 @@
-"""What a scenario consists of."""
+"""The cases of which a scenario consists."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Case:
     #: Measures one system once.
     measure: Callable[[Stage, System], Outcome]
     rounds: int
-    #: About how long one measurement takes, for the estimate of what is left.
+    #: About how long one measurement takes, for the estimate of the remaining time.
     seconds: float
-    #: Which systems it makes sense for.
+    #: Whether it makes sense for a system.
     suits: Callable[[System], bool] = lambda system: True
-    #: What it needs and this machine lacks, as (reason, how to get it); None: it can be measured.
+    #: What is missing on this machine, as (reason, how to get it); None if it can be measured.
     missing: Callable[[], tuple[str, str] | None] = lambda: None

@@ -1,4 +1,4 @@
-"""pgbench and redis-benchmark, which know nothing of us."""
+"""pgbench and redis-benchmark, unchanged."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _pgbench(port: int, settings: list[str]) -> dict[str, float]:
     rate = re.search(r"^tps = ([\d.]+)", out, re.MULTILINE)
     latency = re.search(r"^latency average = ([\d.]+) ms", out, re.MULTILINE)
     if rate is None or latency is None:
-        raise ProgramError(f"pgbench said nothing of its rate:\n{out}")
+        raise ProgramError(f"pgbench printed no rate:\n{out}")
     return {"per_s": float(rate[1]), "ms": float(latency[1])}
 
 
@@ -76,7 +76,7 @@ def _redis(port: int, plan: Plan) -> dict[str, float]:
     out = run(["redis-benchmark", "-h", HOST, "-p", str(port), "-n", count, "-c", clients, "-t", "get", "--csv"])
     lines = list(csv.DictReader(io.StringIO(out[out.index('"test"') :])))
     if not lines:
-        raise ProgramError(f"redis-benchmark said nothing of its rate:\n{out}")
+        raise ProgramError(f"redis-benchmark printed no rate:\n{out}")
     (line,) = lines
     return {
         "per_s": float(line["rps"]),

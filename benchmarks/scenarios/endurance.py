@@ -1,4 +1,4 @@
-"""Scenarios about starting, coming back, and doing nothing."""
+"""Scenarios about starting, reconnecting, and idle streams."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..stage import Outcome, Stage
 from ..systems import Deployment, Line, System
 from .base import Case
 
-#: A line that is none, but can be cut: no delay to speak of, and a rate beyond what is asked of it.
+#: A line that is used only because it can be cut: it has no delay, and a rate that is never reached.
 _CUTTABLE = Line(round_trip_ms=0.0, rate=1e9)
-#: Kept free for what is no stream.
+#: Descriptors that are kept free for everything other than streams.
 _DESCRIPTORS_TO_SPARE = 500
 
 
 def cold(plan: Plan) -> Iterator[Case]:
-    """From the start of the client's process to the first byte of the target. The far side runs already."""
+    """From the start of the client's process to the first byte of the target. The far side is already running."""
 
     def measure(stage: Stage, system: System) -> Outcome:
         deployment = stage.deployment(system)
@@ -35,7 +35,7 @@ def cold(plan: Plan) -> Iterator[Case]:
 
 
 def idle(plan: Plan) -> Iterator[Case]:
-    """Open many streams, and leave them alone."""
+    """Open many streams, and leave them idle."""
     descriptors = raise_descriptor_limit() - _DESCRIPTORS_TO_SPARE
     streams = min(plan.idle_streams, descriptors)
 
@@ -51,7 +51,7 @@ def idle(plan: Plan) -> Iterator[Case]:
 
 
 def reconnect(plan: Plan) -> Iterator[Case]:
-    """Break every connection between client and relay, and see when a byte comes through again."""
+    """Break every connection between client and relay, and measure the time until a byte arrives again."""
     measure = partial(_reconnect, give_up=plan.reconnect_seconds)
     title = "break the client's connections, get one byte on a new stream"
     yield Case("reconnect/cut", title, measure, min(plan.rounds, 3), 4.0, lambda system: system.reconnects)
@@ -74,7 +74,7 @@ def _reconnect(stage: Stage, system: System, *, give_up: float) -> Outcome:
 
 
 def _wait_until_noticed(survivor: socket.socket) -> None:
-    """Until an old stream is dead, or a moment has passed: before that, a byte may still be on its way."""
+    """Wait until the old stream has ended, or for 50 ms: before that, a byte may still be in transit."""
     survivor.settimeout(0.05)
     with contextlib.suppress(OSError):
         survivor.recv(1)
@@ -83,13 +83,13 @@ def _wait_until_noticed(survivor: socket.socket) -> None:
 def _first_byte(deployment: Deployment, deadline: float) -> float:
     while not deployment.answers():
         if time.monotonic() > deadline:
-            raise ProgramError("does not come back by itself")
+            raise ProgramError("does not reconnect by itself")
         time.sleep(0.005)
     return time.monotonic()
 
 
 def _pause(survivor: socket.socket, began: float) -> float | None:
-    """Milliseconds until a stream that was open before answers again; None where it did not survive."""
+    """How long it takes until a stream that was open before answers again (ms); None if it did not survive."""
     survivor.settimeout(5)
     with contextlib.suppress(OSError):
         survivor.sendall(b"?")

@@ -12,7 +12,7 @@ from .base import Case
 
 
 def line(plan: Plan) -> Iterator[Case]:
-    """Bulk on one stream after it had some seconds to come up to speed, and requests one at a time."""
+    """Bulk on one stream after some seconds in which it reaches its full rate, and opening streams one at a time."""
     for round_trip in plan.round_trips:
         stretch = Line(round_trip, plan.line_rate)
         where = f"{round_trip:.0f} ms, {plan.line_rate * 8 / 1e6:.0f} Mbit/s"

@@ -11,7 +11,7 @@ from ..stage import Outcome, Stage
 from ..systems import System
 from .base import Case
 
-#: Starting a load generator.
+#: For the estimate: how long it takes to start a load generator.
 _START_SECONDS = 0.4
 
 

@@ -14,13 +14,13 @@ def main() -> None:
     memory.add_argument("--only", default="", help="phases whose port/name contains this")
     mix = what.add_parser("mix", help="the relay's memory with 1,024 connections, in several phases at once")
     mix.add_argument("--only", default="", help="mixes whose name contains this")
-    mix.add_argument("--without-rate-limits", action="store_true", help="of handshakes: an upper bound")
-    flood = what.add_parser("flood", help="an open stream, and a client that wants to get in, under a flood")
+    mix.add_argument("--without-rate-limits", action="store_true", help="do not limit handshakes: an upper bound")
+    flood = what.add_parser("flood", help="an open stream, and a client that connects, during a flood")
     flood.add_argument("--mode", default="tcp", help="of connector and client: tcp or websocket")
-    flood.add_argument("--rate", type=float, default=1500.0, help="handshakes that are asked for in a second")
+    flood.add_argument("--rate", type=float, default=1500.0, help="handshakes that are started per second")
     flood.add_argument("--rounds", type=int, default=5)
-    flood.add_argument("--seconds", type=float, default=3.0, help="of one look at the open stream")
-    flood.add_argument("--entries", type=int, default=10, help="how often a client tries to get in")
+    flood.add_argument("--seconds", type=float, default=3.0, help="the length of one measurement of the open stream")
+    flood.add_argument("--entries", type=int, default=10, help="how often a client tries to connect")
     arguments = parser.parse_args()
     if arguments.what == "memory":
         from . import memory as measured

@@ -1,4 +1,4 @@
-"""The other processes of a flood: a target that echoes, somebody who talks to it, and the flood itself."""
+"""The other processes of a flood: a target that echoes, a process that sends messages to it, and the flood itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections import deque
 from .peers import CONTROL, client_hello, loopback, preamble
 
 MESSAGE = bytes(64)
-#: Connections of a flood that are left open; beyond these it closes its oldest.
+#: How many connections a flood keeps open; it closes its oldest if there are more.
 HELD = 2_000
 
 
 def echo() -> None:
-    """Serve one connection after another, for ever; prints its port first."""
+    """Echo on all connections, indefinitely. Prints its port first."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         print(server.getsockname()[1], flush=True)
         while True:
@@ -43,7 +43,7 @@ def echo() -> None:
 
 
 def talk(port: int, interval: float) -> None:
-    """Send a message every `interval` seconds over one connection; for every line of input, print the times since."""
+    """Send a message every `interval` seconds over one connection; print the times so far for a line of input."""
     with socket.create_connection(("127.0.0.1", port)) as stream:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times: list[float] = []
@@ -68,7 +68,7 @@ def talk(port: int, interval: float) -> None:
 
 
 def flood(port: int, what: str, rate: float, addresses: int, seconds: float) -> None:
-    """Ask for `rate` handshakes a second from so many addresses (0: the usual one), and print how many that were."""
+    """Start `rate` handshakes a second from `addresses` addresses (0: the usual one), and print the actual rate."""
     hello = client_hello()
     first = {"control": preamble(CONTROL) + hello, "https": hello, "http": b"GET / HTTP/1.1\r\nHost: r\r\n\r\n"}[what]
     held: deque[socket.socket] = deque()
@@ -95,7 +95,7 @@ def flood(port: int, what: str, rate: float, addresses: int, seconds: float) -> 
 
 
 def main() -> None:
-    """Play one of them."""
+    """Run one of them."""
     parser = argparse.ArgumentParser()
     who = parser.add_subparsers(dest="who", required=True)
     who.add_parser("echo")

@@ -1,4 +1,4 @@
-"""What a flood of handshakes does to an open stream, and to a client that wants to get in."""
+"""How a flood of handshakes affects an open stream, and a client that connects."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ..usage import cpu_seconds
 from .memory import relay
 
 _COMMAND = (sys.executable, "-m", "hybridrelay")
-#: Between two messages of the open stream.
+#: The time between two messages of the open stream.
 INTERVAL_SECONDS = 0.005
-#: Between the beginning of a flood and the beginning of what is measured.
+#: The time between the beginning of a flood and the beginning of the measurement.
 LEAD_SECONDS = 0.5
 ENTER_SECONDS = 20.0
 
 
 @attrs.frozen
 class Window:
-    """One look at the open stream."""
+    """One measurement of the open stream."""
 
     times: list[float]
     relay_cpu: float
@@ -47,7 +47,7 @@ class Window:
 
 
 class Actor:
-    """A process of `actors`, spoken to over pipes."""
+    """A process of `actors`, connected by pipes."""
 
     def __init__(self, *arguments: object) -> None:
         self.process = subprocess.Popen(
@@ -59,12 +59,12 @@ class Actor:
         )
 
     def line(self) -> str:
-        """Its next line of output."""
+        """Read its next line of output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
     def ask(self) -> str:
-        """What it answers to an empty line."""
+        """Write an empty line to it, and return its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -85,7 +85,7 @@ class Scene:
     application: Path
 
     def look(self, seconds: float) -> Window:
-        """The open stream's times from now on."""
+        """Measure the times of the open stream for `seconds`."""
         self.talker.ask()
         cpu, began = cpu_seconds(self.relay_pid), time.perf_counter()
         time.sleep(seconds)
@@ -123,7 +123,7 @@ def scene(mode: str) -> Iterator[Scene]:
 
 
 def enter(scene: Scene, mode: str, count: int) -> list[float]:
-    """How long a client with a key takes to a stream: probe, control channel, rendezvous, data channel, OPEN."""
+    """How long a client with a key takes to open a stream (seconds), from the probe to the first byte."""
     string = parse_connection_string_untrusted(scene.application.read_text())
 
     async def once() -> float:
@@ -143,7 +143,7 @@ def enter(scene: Scene, mode: str, count: int) -> list[float]:
 
 
 def report(mode: str, rate: float, rounds: int, seconds: float, entries: int) -> None:
-    """Floods from one address, from 200, and from the client's own, in turns with silence."""
+    """Measure floods from one address, from 200, and from the client's own, alternating with silence."""
     floods = {"one address": 1, "200 addresses": 200, "the client's address": 0}
     ports = ["control", "https"]
     with scene(mode) as stage:
@@ -180,7 +180,7 @@ def report(mode: str, rate: float, rounds: int, seconds: float, entries: int) ->
                     entered = enter(stage, mode, entries)
                     actor.close()
                     print(
-                        f"    a client with a key gets in within {statistics.median(entered):.2f} s, at worst "
+                        f"    a client with a key connects within {statistics.median(entered):.2f} s, at worst "
                         f"{max(entered):.2f} s; without {statistics.median(calm):.2f} s, at worst {max(calm):.2f} s",
                         flush=True,
                     )

@@ -18,23 +18,24 @@ from ..usage import cpu_seconds, memory_bytes
 from .peers import Make, connect, loopback, phases
 
 PORTS = ("probe", "control", "data", "http", "https")
-#: The relay closes what has not authenticated after 15 s: a phase is measured before.
+#: The relay closes connections that have not authenticated after 15 s, so a phase is measured before that.
 PHASE_SECONDS = 12.0
-#: The relay has acted on what was sent (seconds).
+#: After this time, the relay has processed what was sent.
 SETTLE_SECONDS = 0.5
 
 
 @attrs.frozen
 class Footprint:
-    """What `opened` connections of one phase cost."""
+    """The cost of `opened` connections in one phase."""
 
     port: str
     phase: str
     opened: int
-    #: Of those and the first ones, which are not counted, how many the relay still had when its memory was read.
+    #: How many connections the relay still had when its memory was read, including the first ones, which `opened`
+    #: does not count.
     held: int
     bytes_each: float
-    #: Of all connections, the first ones included.
+    #: The memory of all connections, including the first ones.
     total_bytes: int
     peak_bytes: int
     cpu_seconds_each: float
@@ -48,7 +49,7 @@ def relay(
 
     Args:
         folder: for its state and its log.
-        program_arguments: with which Python runs the command ``hybridrelay``.
+        program_arguments: the arguments with which Python runs the command ``hybridrelay``.
     """
     ports = {name: free_port() for name in PORTS}
     text = ",".join(f"{name}={port}" for name, port in ports.items())
@@ -59,9 +60,9 @@ def relay(
 
 
 def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
-    """Open connections to a fresh relay, from a different address each, and look at its memory."""
+    """Open connections to a fresh relay, each from a different address, and measure its memory."""
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
-        # What is loaded and allocated once, with any connection.
+        # For what is loaded and allocated once, with the first connections.
         for number in range(3):
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)

@@ -1,8 +1,8 @@
-"""Resident memory of the relay with all the connections that may be unauthenticated, in several phases at once.
+"""Resident memory of the relay with as many unauthenticated connections as it allows, in several phases at once.
 
-Several threads open them, because the relay closes what has not authenticated after a while. With its default
-settings, strangers get only a part of them through a handshake. For the upper bound, the relay runs without rate
-limits of handshakes (`without_rate_limits`).
+Several threads open them, because the relay closes connections that do not authenticate in time. With its default
+settings, only a part of them can complete a handshake. For the upper bound, the relay runs without rate limits of
+handshakes (`without_rate_limits`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..usage import memory_bytes, reset_peak
 from .memory import SETTLE_SECONDS, is_open, relay
 from .peers import Make, connect, loopback, phases
 
-#: As many as the relay lets be unauthenticated.
+#: The most unauthenticated connections that the relay allows.
 CONNECTIONS = 1024
-#: Of these, so many may be in a TLS handshake inside outer TLS, and this is the phase.
+#: How many of them may be in a TLS handshake inside outer TLS, and the phase in which they are.
 NESTED = 128
 NESTED_HANDSHAKE = ("https", "a ClientHello and no more")
 OPENERS = 16
-#: The relay closes what has not authenticated after 15 s: after this time nothing more is opened.
+#: The relay closes connections that have not authenticated after 15 s, so nothing is opened after this time.
 OPEN_SECONDS = 13.0
 
 #: A port, what a connection does there, and how many connections do that.
@@ -38,20 +38,20 @@ Part = tuple[str, str, int]
 
 
 def every_phase() -> list[Part]:
-    """All phases of all ports, each with as many connections."""
+    """All phases of all ports, with the same number of connections in each."""
     names = [(port, phase) for port, makes in phases().items() for phase in makes]
     counts = [CONNECTIONS // len(names) + (index < CONNECTIONS % len(names)) for index in range(len(names))]
     return [(port, phase, count) for (port, phase), count in zip(names, counts, strict=True)]
 
 
-#: By name: who does what.
+#: The mixes, by name.
 MIXES: dict[str, list[Part]] = {
     "every phase": every_phase(),
     "first TLS handshakes": [
         ("control", "a ClientHello and no more", CONNECTIONS // 2),
         ("https", "outer: a ClientHello and no more", CONNECTIONS // 2),
     ],
-    # The phase that costs most, in as many connections as it may have, and then the one that costs most without it.
+    # The most expensive phase, with as many connections as are allowed in it, and the second most expensive one.
     "the most expensive": [
         ("https", "half of everything", CONNECTIONS - NESTED),
         (*NESTED_HANDSHAKE, NESTED),
@@ -67,7 +67,7 @@ MIXES: dict[str, list[Part]] = {
 
 @attrs.frozen
 class Total:
-    """What the connections of a mix cost together."""
+    """The cost of all connections of a mix together."""
 
     opened: int
     #: How many the relay still had when its memory was read.
@@ -78,13 +78,13 @@ class Total:
 
 
 def measure(mix: Sequence[Part], *, rate_limits: bool = True, openers: int = OPENERS) -> Total:
-    """Open all connections of a mix, from a different address each, and look at the memory of a fresh relay.
+    """Open all connections of a mix, each from a different address, and measure the memory of a fresh relay.
 
     Args:
-        mix: what is opened. The parts are interleaved, except for nested handshakes: these come last, because every
-            connection that makes one closes the oldest one beyond `NESTED`.
+        mix: the connections to open. The parts are interleaved, except for nested handshakes. These come last,
+            because each one beyond `NESTED` closes the oldest one.
         rate_limits: whether the relay has its rate limits of handshakes.
-        openers: threads that open connections.
+        openers: how many threads open connections.
     """
     command = ["-m", "hybridrelay"] if rate_limits else module("strangers.without_rate_limits")[1:]
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder), command) as (program, ports):
@@ -120,7 +120,7 @@ def measure(mix: Sequence[Part], *, rate_limits: bool = True, openers: int = OPE
 
 
 def _interleaved(mix: Sequence[Part]) -> Iterator[tuple[str, Make]]:
-    """The connections of a mix, one of each part in turn while it lasts."""
+    """The connections of a mix, one of each part in turn."""
     makes = phases()
     for nested in (False, True):
         parts = [part for part in mix if (part[:2] == NESTED_HANDSHAKE) == nested]

@@ -1,4 +1,4 @@
-"""Peers without a key: how to bring a connection into any phase before authentication, and stop there."""
+"""Peers without a key: bring a connection into any phase before authentication, and stop there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 SECONDS = 12.0
-#: The longest TLS record, frame, and control message that the relay takes from a stranger.
+#: The longest TLS record, frame, and control message that the relay accepts from a stranger.
 RECORD_BYTES = 8 * 1024
 FRAME_BYTES = 8 * 1024
 MESSAGE_BYTES = 7 * 1024 + 500
-#: How much a peer sends that wants to fill buffers.
+#: How much a peer sends in order to fill buffers (bytes).
 JUNK_BYTES = 130_000
 
 PROBE, CONTROL, DATA = range(3)
@@ -26,7 +26,7 @@ _UPGRADE = (
 
 
 class Wire(Protocol):
-    """A connected peer: a socket, or something inside one."""
+    """A connected peer: a socket, or a layer on one."""
 
     def sendall(self, data: bytes, /) -> None: ...
     def recv(self, size: int, /) -> bytes: ...
@@ -143,7 +143,7 @@ class WebSocket:
 
 
 def message(payload: bytes, opcode: int = 2, announced: int | None = None) -> bytes:
-    """One WebSocket frame, masked with zeros; it may announce more than it carries."""
+    """One WebSocket frame, masked with zeros; it may announce a longer payload than it has."""
     size = len(payload) if announced is None else announced
     if size < 126:
         head = bytes([0x80 | opcode, 0x80 | size])
@@ -155,7 +155,7 @@ def message(payload: bytes, opcode: int = 2, announced: int | None = None) -> by
 
 
 def frame(kind: int, stream: int, payload: bytes, announced: int | None = None) -> bytes:
-    """One frame of a session; it may announce more than it carries."""
+    """One frame of a session; it may announce a longer payload than it has."""
     return struct.pack(">II", kind << 24 | (len(payload) if announced is None else announced), stream) + payload
 
 
@@ -177,7 +177,7 @@ Make = Callable[[Wire], Wire]
 
 
 def greeted(wire: Wire, purpose: int = CONTROL) -> Wire:
-    """After the preamble and its status."""
+    """Send the preamble, and receive its status."""
     wire.sendall(preamble(purpose))
     status = wire.recv(8)
     if status[:4] != b"HYRS":
@@ -209,13 +209,13 @@ def _junk(size: int) -> Make:
 
 
 def _tolerant(wire: Wire, data: bytes) -> None:
-    """Send as much as the relay takes: it may have closed, which is its good right."""
+    """Send as much as the relay accepts. It is not an error if the relay closes the connection."""
     with contextlib.suppress(ConnectionError, TimeoutError):
         wire.sendall(data)
 
 
 def _session(wire: Wire) -> Tls:
-    """TLS and a session that both sides have greeted, with one stream."""
+    """TLS and a session in which both sides have sent HELLO, with one stream."""
     tls = Tls(wire)
     tls.sendall(HELLO)
     tls.recv(1024)
@@ -240,7 +240,7 @@ def _then_send(*parts: bytes) -> Make:
 
 
 def _half_records(wire: Wire) -> Wire:
-    """A session, and then a record of which the end is missing."""
+    """A session, and then a record whose end is missing."""
     tls = _session(wire)
     rest = tls.encrypt(frame(5, 1, bytes(FRAME_BYTES - 100)))
     _tolerant(wire, rest[:-100])
@@ -264,7 +264,7 @@ def _half_of_everything(wire: Wire) -> Wire:
 
 
 def _dribble(wire: Wire) -> Wire:
-    """A frame of the session whose payload comes in many small records."""
+    """A frame of the session whose payload is sent in many small records."""
     tls = _session(wire)
     tls.sendall(frame(5, 1, b"", announced=FRAME_BYTES - 100))
     _tolerant(wire, b"".join(tls.encrypt(bytes(4)) for _ in range(1000)))
@@ -327,7 +327,7 @@ def _pings(wire: Wire) -> Wire:
     return socket_
 
 
-#: What can be done where HTTP is spoken.
+#: What can be done on a port with HTTP.
 HTTP: dict[str, Make] = {
     "connected": lambda wire: wire,
     "3 kB of an HTTP head": _head,
@@ -358,7 +358,7 @@ def _outer(make: Make) -> Make:
 
 
 def phases() -> dict[str, dict[str, Make]]:
-    """By port: everything that a peer may do before it is authenticated, and stop at."""
+    """By port: every phase before authentication in which a peer may stop."""
     inside_ws = {name: _then(WebSocket, _then(greeted, make)) for name, make in INSIDE.items()}
     return {
         "probe": {**_raw(PROBE), "a byte is missing": _partial_probe},
@@ -380,7 +380,7 @@ def _then(first: Callable[[Wire], Wire], second: Make) -> Make:
 
 
 def connect(port: int, address: str) -> socket.socket:
-    """A connection to a port of the loopback interface, from an address of it."""
+    """Connect to a port of the loopback interface, from `address`, which also belongs to it."""
     wire = socket.socket()
     try:
         wire.settimeout(SECONDS)
@@ -394,5 +394,5 @@ def connect(port: int, address: str) -> socket.socket:
 
 
 def loopback(number: int) -> str:
-    """One of many addresses of this machine, none of which is the usual one."""
+    """One of many loopback addresses, none of which is 127.0.0.1."""
     return f"127.1.{number // 250 % 250}.{number % 250 + 1}"

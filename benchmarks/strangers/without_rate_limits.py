@@ -1,6 +1,6 @@
 """Runs the command ``hybridrelay`` without rate limits of handshakes, for the upper bound of memory.
 
-It is the only module of the suite that reaches into the package: a limit that defends the relay is no option of it.
+It changes constants of the package, because limits that protect the relay are not configurable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The systems under test, and what they are compared with."""
+"""The systems under test, and those with which they are compared."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OURS = tuple(system.name for system in (NATIVE, WS, WSS))
 
 
 def choose(names: list[str] | None) -> tuple[list[System], list[Skipped]]:
-    """What can be measured here, and what cannot, and why.
+    """The systems that can be measured on this machine, and those that cannot, with the reasons.
 
     Args:
-        names: those wanted; None for all.
+        names: the systems to choose from; None for all.
     """
     chosen, skipped = [], []
     for system in SYSTEMS.values():

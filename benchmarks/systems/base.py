@@ -1,4 +1,4 @@
-"""What a system under test is, and what the suite needs of it."""
+"""The interface of a system under test, and what all systems have in common."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..ports import HOST, free_port
 from ..programs import START_SECONDS, Program, ProgramError, find, module
 from ..usage import process_tree
 
-#: The roles in the order of the picture. Every system says which of its processes play them.
+#: The roles, in the order in which data passes them. Every system assigns them to its processes.
 CLIENT, RELAY, CONNECTOR = "client", "relay", "connector"
 
 
@@ -32,23 +32,23 @@ class Line:
 
 @attrs.frozen
 class Server:
-    """What stands at the far end."""
+    """The server at the far end."""
 
     port: int
-    #: Sent to see whether it can be reached: it answers with at least one byte.
+    #: Sent to check whether it can be reached: it answers with at least one byte.
     hello: bytes = wire.HELLO
 
 
 class Deployment:
-    """The processes of one system, between a port that applications connect to and a server."""
+    """The processes of one system, between a port to which applications connect and a server."""
 
     def __init__(self, folder: Path, server: Server, line: Line | None = None) -> None:
         self.folder = folder
         self.server = server
         self.line = line
-        #: Where applications connect to. Set by the code that deploys.
+        #: The port to which applications connect. Set by the code that deploys.
         self.entry = 0
-        #: When the client was started last.
+        #: When the client was last started (`time.monotonic`).
         self.client_started = 0.0
         self.programs: dict[str, list[Program]] = {CLIENT: [], RELAY: [], CONNECTOR: []}
         self._links: list[Program] = []
@@ -67,22 +67,22 @@ class Deployment:
                 stack.callback(program.close)
 
     def start(self, role: str, command: Sequence[str | Path], *, name: str | None = None) -> Program:
-        """Start a process that plays `role`."""
+        """Start a process for `role`."""
         program = Program(name or role, command, self.folder)
         self.programs[role].append(program)
         return program
 
     def start_client(self, command: Sequence[str | Path]) -> Program:
-        """Start the process that applications connect to, so that `restart_client` can do it again."""
+        """Start the process to which applications connect. `restart_client` uses the same command."""
         self._client_command = command
         self.client_started = time.monotonic()
         return self.start(CLIENT, command)
 
     def restart_client(self) -> None:
-        """End the client, and start it again; nothing is waited for.
+        """End the client, and start it again. Does not wait until it serves.
 
         Raises:
-            ProgramError: there is none.
+            ProgramError: the system has no client process.
         """
         if self._client_command is None:
             raise ProgramError("has no client process")
@@ -92,7 +92,7 @@ class Deployment:
         self.start_client(self._client_command)
 
     def across(self, port: int) -> int:
-        """The port that leads to `port` over the line, or `port` itself where there is none."""
+        """The port that leads to `port` over the line, or `port` itself if there is no line."""
         if self.line is None:
             return port
         near = free_port()
@@ -112,7 +112,7 @@ class Deployment:
             link.process.stdin.flush()
 
     def wait_until_serving(self, *, seconds: float = START_SECONDS, pause: float = 0.02) -> float:
-        """Connect again and again until a byte of the server comes back; the time when it did.
+        """Connect repeatedly until a byte of the server arrives; return the time of its arrival.
 
         Raises:
             ProgramError: a process ended, or it took too long.
@@ -122,24 +122,24 @@ class Deployment:
             for ended in self.ended():
                 raise ended.error(f"ended with exit code {ended.process.returncode}")
             if time.monotonic() > deadline:
-                raise ProgramError(f"nothing comes back through port {self.entry} within {seconds:.0f} s")
+                raise ProgramError(f"no byte arrived through port {self.entry} within {seconds:.0f} s")
             time.sleep(pause)
         return time.monotonic()
 
     def ended(self) -> list[Program]:
-        """Those of its processes that ended by themselves."""
+        """The processes that have ended by themselves."""
         every = [*self._links, *(one for programs in self.programs.values() for one in programs)]
         return [one for one in every if one.process.poll() is not None]
 
     def answers(self) -> bool:
-        """Whether a byte of the server comes back now."""
+        """Whether a byte of the server arrives now. Blocks for a few seconds at most."""
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.entry), timeout=2) as sock:
             sock.sendall(self.server.hello)
             return bool(sock.recv(1))
         return False
 
     def pids(self) -> dict[str, list[int]]:
-        """All processes of each role that has any, their descendants included."""
+        """All processes of each role that has any, including their descendants."""
         return {
             role: process_tree(program.pid for program in programs)
             for role, programs in self.programs.items()
@@ -150,28 +150,29 @@ class Deployment:
 class System(abc.ABC):
     """One way to get from an application to a server."""
 
-    #: As it is called in tables and on the command line.
+    #: Its name in tables and on the command line.
     name: str
     #: One line about it.
     description: str
-    #: Programs that have to be on PATH, and how one gets them.
+    #: The programs that have to be on PATH, and how to get them.
     needs: Sequence[str] = ()
     remedy: str = ""
-    #: Whether it comes back by itself after its connections broke.
+    #: Whether it reconnects by itself after its connections broke.
     reconnects: bool = False
-    #: What one of its processes needs for a stream: 1, where streams share a connection on the other side.
+    #: How many descriptors one of its processes needs for a stream: 1 if streams share a connection on the other
+    #: side.
     descriptors_per_stream: int = 1
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, or None."""
+        """Why it cannot be measured on this machine, or None."""
         absent = [name for name in self.needs if find(name) is None]
         return f"{', '.join(absent)} not found" if absent else None
 
     def deploy(self, folder: Path, server: Server, line: Line | None = None) -> Deployment:
-        """Start it, and wait until a byte of the server came through.
+        """Start it, and wait until a byte of the server has arrived through it.
 
         Raises:
-            ProgramError: it does not work here.
+            ProgramError: it cannot be deployed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         deployment = Deployment(folder, server, line)
@@ -189,14 +190,14 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def start(self, deployment: Deployment) -> None:
-        """Start the processes and set ``entry``. What serves may still have to come up."""
+        """Start the processes and set ``entry``. They need not serve yet when this returns."""
 
 
 def program(name: str) -> str:
-    """Where a needed program is.
+    """The path of a program.
 
     Raises:
-        ProgramError: nowhere.
+        ProgramError: it is not installed.
     """
     path = find(name)
     if path is None:
@@ -208,10 +209,11 @@ Chain = Callable[[int, int], Sequence[str | Path]]
 
 
 def start_chain(deployment: Deployment, hop: Chain) -> None:
-    """Start three forwarders in a row. The line, where there is one, is in front of the second.
+    """Start three forwarders in a row. If there is a line, it is between the first and the second.
 
     Args:
-        hop: the command of one forwarder: from its port, to the next.
+        deployment: gets the processes.
+        hop: returns the command of one forwarder, from its own port and the port to which it forwards.
     """
     connector, relay, client = free_port(), free_port(), free_port()
     deployment.start(CONNECTOR, hop(connector, deployment.server.port))

@@ -19,7 +19,7 @@ _PORTS = ("probe", "control", "data", "http", "https")
 
 
 class HybridRelay(System):
-    """One transport. The relay opens nothing but the ports of that transport, so that nothing else can be chosen."""
+    """One transport. The relay opens only the ports of that transport, so that no other can be chosen."""
 
     reconnects = True
 

@@ -1,4 +1,4 @@
-"""Other tunnels, where they are on PATH. Small adapters: each starts a server and one client on each side."""
+"""Other tunnels, if they are on PATH. Small adapters: each starts a server and one client on each side."""
 
 from __future__ import annotations
 
@@ -104,9 +104,10 @@ local_addr = "{host}:{target}"
 
 
 class Rathole(System):
-    """rathole over plain TCP, its default. It has no client: applications connect to the server, one hop less.
+    """rathole over plain TCP, its default. It has no client: applications connect to the server, so there is one hop
+    less.
 
-    So the line is in front of the server, and there is nothing that could reconnect across it.
+    Therefore the line is between the application and the server, and nothing can reconnect across it.
     """
 
     name = "rathole"

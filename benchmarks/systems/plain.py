@@ -1,4 +1,4 @@
-"""What costs nothing, and what three processes cost that do nothing but pass bytes on."""
+"""The baselines: no tunnel, and three processes that only forward bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Direct(System):
 
 
 class Haproxy(System):
-    """Three haproxy processes with their defaults, one thread each: bytes pass through user space, in the clear."""
+    """Three haproxy processes with their defaults, one thread each: plaintext, through user space."""
 
     name = "haproxy"
     description = "three haproxy processes, plaintext"
@@ -55,7 +55,7 @@ class Haproxy(System):
 
 
 class Splice(System):
-    """Three processes with the relay's own pump: bytes stay in the kernel, in the clear."""
+    """Three processes with the relay's own pump: plaintext, which stays in the kernel."""
 
     name = "splice"
     description = "three processes with our relay's pump, plaintext"

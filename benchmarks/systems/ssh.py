@@ -25,7 +25,7 @@ AllowTcpForwarding yes
 
 
 class Ssh(System):
-    """Decrypts in the middle: sshd sees the plaintext of both hops. Ciphers are those that ssh picks by itself."""
+    """Decrypts in the middle: sshd sees the plaintext of both hops. ssh chooses the ciphers."""
 
     name = "ssh"
     description = "ssh -L into ssh -R through sshd; decrypts in the middle"
@@ -33,16 +33,16 @@ class Ssh(System):
     remedy = "apt install openssh-server openssh-client"
 
     def start(self, deployment: Deployment) -> None:
-        """Make keys, start an sshd of our own, and two clients of it."""
+        """Create keys, and start a separate sshd and two clients of it."""
         folder = deployment.folder
         for name in ("host", "user"):
             run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / name])
         port = free_port()
         config = folder / "sshd_config"
         config.write_text(_SSHD.format(port=port, host=HOST, folder=folder))
-        if os.geteuid() == 0:  # where sshd drops its privileges to; the system's own service makes it at its start
+        if os.geteuid() == 0:  # for sshd's privilege separation; the system's own service creates it at its start
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        # sshd starts itself again for every connection, and so wants an absolute path.
+        # sshd executes itself again for every connection, and so requires an absolute path.
         sshd = deployment.start(RELAY, [program("sshd"), "-D", "-e", "-f", config])
         sshd.wait_for_line("Server listening")
         far, deployment.entry = free_port(), free_port()
