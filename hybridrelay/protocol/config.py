@@ -35,8 +35,8 @@ ACK_AFTER_BYTES = 1024 * KIB
 ACK_AFTER_FRAMES = 64
 ACK_AFTER_SECONDS = 0.2
 
-#: The memory that a kept frame is assumed to take in addition to its payload (bytes), so that tiny frames are bounded
-#: too.
+#: The memory that a kept frame is assumed to take in addition to its payload (bytes), so that tiny frames are also
+#: bounded.
 FRAME_OVERHEAD = 128
 
 #: The most counted frames that a peer may claim, when it attaches, to have written and we have not received. Until
@@ -74,7 +74,7 @@ class SessionConfig:
     last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
     #: Streams of the peer that the application has not processed yet; with more, OPEN is refused with LIMIT.
     max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
-    #: What this side offers beyond the base protocol; a feature is used if the peer offers it as well.
+    #: What this side offers beyond the base protocol; a feature is used if the peer also offers it.
     features: Feature = NO_FEATURES
     #: The types of metadata that this side's application understands. A stream whose metadata has a critical entry of
     #: another type is refused.
@@ -108,7 +108,7 @@ class SessionConfig:
     is_control: bool = False
 
 
-#: For control channels, and for anything that has not authenticated itself: few streams, little memory.
+#: For control channels, and for peers that have not authenticated themselves: few streams, little memory.
 CONTROL_CONFIG = SessionConfig(
     max_streams=1,
     max_refused_streams=4,
@@ -121,7 +121,7 @@ CONTROL_CONFIG = SessionConfig(
 )
 
 #: For the side that dials a control channel. Messages that are sent at the same time leave in frames of at most
-#: 8 KiB, whatever their lengths, because the relay takes no longer ones before it has accepted a token.
+#: 8 KiB, whatever their lengths, because the relay accepts no longer frames before it has accepted a token.
 DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
 #: For data channels: a session that lost its channel waits for another one. 25 seconds are longer than the restart of

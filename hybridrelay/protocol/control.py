@@ -10,7 +10,7 @@ are seconds since 1970, in UTC.
 
 An instance is 32 lower-case hexadecimal digits, computed from a secret of 32 random bytes (`instance_of`). Clients
 learn the instances of connectors; only the connector itself, and the relays at which it registers, know the secret.
-So nobody else can register, replace or declare dead an instance.
+So no other party can register or replace an instance, or declare it dead.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from .reasons import Reason
 MAX_MESSAGE_SIZE = 7 * 1024 + 500
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
-#: An audience of 260 characters, every one of them escaped twice, fits. Tokens made by the public SDKs have 150 to
-#: 400 characters.
+#: Enough for an audience of 260 characters that are all escaped twice. Tokens made by the public SDKs have 150 to 400
+#: characters.
 MAX_TOKEN = 4096
 #: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
 #: are not worth remembering.
@@ -53,7 +53,7 @@ MAX_OUTER_PINS = 8
 #: ``sha256:`` and 44 characters; room for another hash.
 MAX_PIN = 128
 MAX_TYPE = 64
-#: What a relay calls a sender: it writes 16 characters.
+#: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
 MAX_SENDER = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
@@ -65,7 +65,7 @@ MAX_LIFETIME_SECONDS = 300.0
 
 _LENGTH = struct.Struct(">I")
 _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
-#: In bytes.
+#: The length of the secret from which an instance is computed (bytes).
 INSTANCE_SECRET_SIZE = 32
 _INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
@@ -87,7 +87,7 @@ def instance_of(secret: InstanceSecret) -> Instance:
 
 
 class PeerRole(enum.StrEnum):
-    """Who dials a control channel."""
+    """The part that dials a control channel."""
 
     CONNECTOR = "connector"
     CLIENT = "client"
@@ -345,7 +345,7 @@ class Proved:
     Until then, the relay may close the data channel to make room for others of the same key. Not answered.
     """
 
-    #: Of the offer.
+    #: The id of the offer.
     id: int = attrs.field(validator=_integer)
 
 
@@ -415,10 +415,10 @@ for _class in _TYPES:
 
 
 def encode_message(message: Message) -> bytes:
-    """The message with its length in front.
+    """Encode a message, with its length before it.
 
     Raises:
-        LocalProtocolError: not one of our messages, or larger than `MAX_MESSAGE_SIZE`.
+        LocalProtocolError: the message is of no type of this module, or larger than `MAX_MESSAGE_SIZE`.
     """
     name = _TYPES.get(type(message))
     if name is None:
@@ -431,19 +431,20 @@ def encode_message(message: Message) -> bytes:
 
 
 class ControlDecoder:
-    """Cuts what arrives into messages. After an error nothing more can be read: close the connection."""
+    """Divides received bytes into messages. After an error nothing more can be read: close the connection."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._error: RemoteProtocolError | None = None
 
     def receive_data_untrusted(self, data: bytes | bytearray | memoryview) -> list[Message | Unknown]:
-        """Take what the peer sent; give the messages that are complete.
+        """Take bytes that the peer sent; return the messages that are now complete.
 
-        Messages in front of a bad one in the same `data` are lost: a peer that breaks the rules is owed nothing.
+        If a message is malformed, the messages before it in the same `data` are lost: the connection is closed
+        anyway.
 
         Raises:
-            RemoteProtocolError: the peer broke the rules. Any other exception is a bug.
+            RemoteProtocolError: the peer violated the protocol. Any other exception is a bug.
         """
         if self._error is not None:
             raise RemoteProtocolError(str(self._error), reason=self._error.reason)
@@ -490,10 +491,10 @@ def _no_constant(name: str) -> object:
 
 def _decode_untrusted(body: bytes) -> Message | Unknown:
     try:
-        # Explicitly UTF-8: json would guess UTF-16 and UTF-32 as well.
+        # Explicitly UTF-8: json would also detect UTF-16 and UTF-32.
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        # The text is not repeated and the cause is cut off: both may hold a token.
+        # Without the text and without the cause: both may contain a token.
         raise RemoteProtocolError("a control message is not JSON") from None
     if not isinstance(value, dict):
         raise RemoteProtocolError("a control message is not an object")

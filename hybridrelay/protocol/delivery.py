@@ -14,8 +14,8 @@ from .sending import SESSION_SHARE, SendingMemory
 
 Buffer = bytes | memoryview
 
-#: In place of a queue that is empty: a deque takes 760 bytes even then, and a session has a dozen of them. It is
-#: replaced by a deque before something is added, and put back when the last entry has been taken.
+#: Used instead of an empty queue: an empty deque takes 760 bytes, and a session has a dozen of them. It is replaced
+#: by a deque before something is added, and put back when the last entry has been taken.
 EMPTY: deque[Any] = deque(maxlen=0)
 
 
@@ -50,12 +50,12 @@ class Outbox:
         return self.written
 
     def write_data(self, size: int, memory: int, buffers: tuple[Buffer, ...]) -> None:
-        """As `write`, for a DATA frame whose bytes were counted when they were queued.
+        """Like `write`, for a DATA frame whose bytes were counted when they were queued.
 
         Args:
-            size: of all `buffers`.
-            memory: of the queued buffers that end in this frame, 0 where none does; it is free once the frame is
-                acknowledged.
+            size: the length of all `buffers` (bytes).
+            memory: the counted memory of the queued buffers that end in this frame (bytes), 0 if none does; it is
+                released when the frame is acknowledged.
         """
         if not memory:  # the overhead of one frame is in that of every queued buffer
             memory = FRAME_OVERHEAD

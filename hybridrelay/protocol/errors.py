@@ -10,7 +10,7 @@ class ProtocolError(Exception):
 
 
 class LocalProtocolError(ProtocolError):
-    """Our own caller asked for something that is not possible now, or never. Nothing was sent.
+    """The caller on this side asked for something that is not possible, now or ever. Nothing was sent.
 
     `reason` says why, for a caller that passes it on: how the session ended, a limit, ..., or
     `Reason.INTERNAL_ERROR` if the call was a bug.
@@ -22,7 +22,7 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer broke the rules: the one exception that peer bytes can cause.
+    """The peer violated the protocol: the only exception that bytes from the peer can cause.
 
     `reason` is what to put in the GOAWAY (or status) before the connection is closed.
     """

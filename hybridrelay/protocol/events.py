@@ -1,4 +1,4 @@
-"""What a session core tells its driver. Streams are named by object: everything else is in them."""
+"""The events that a session core returns to its driver. The `Stream` in an event has everything else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StreamOffered:
 
 @attrs.frozen
 class OpenRefused:
-    """The peer asked for a stream, which the session has refused by itself. Nothing else is reported about it."""
+    """The peer asked for a stream, and the session itself has refused it. Nothing else is reported about it."""
 
     #: The stream's id.
     stream: int
@@ -62,7 +62,7 @@ class StreamAborted:
 
 @attrs.frozen
 class GoingAway:
-    """The peer accepts no further stream; those that are open go on."""
+    """The peer accepts no further streams; those that are open continue."""
 
     reason: Reason
     text: str

@@ -26,7 +26,7 @@ MAX_CONTROL = 1280
 MAX_TEXT = 256
 #: The epoch of a channel; a session ends with the channel that has the greatest.
 MAX_EPOCH = 0xFFFF_FFFF
-#: Limits are byte counts; a peer that states more than this is lying.
+#: Limits are byte counts; a greater value is an error of the peer.
 MAX_LIMIT = 1 << 62
 #: A side ignores frames of unknown types from here on. An unknown type below this number is an error.
 FIRST_IGNORABLE_TYPE = 0x80

@@ -1,6 +1,6 @@
 """The peer's frames for streams. SPEC.md, section 3.
 
-Each handler may raise RemoteProtocolError and nothing else; the session then is over.
+Each handler may raise RemoteProtocolError and nothing else; the session is then over.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Incoming:
         self._output = output
         self._inbox = inbox
         self._events = events
-        #: For streams that are refused, which cannot be more than that.
+        #: For the windows of refused streams; there cannot be more streams than this allows.
         self._refused_budget = Budget((config.max_streams + config.max_refused_streams) * BASE_WINDOW)
         #: The features in use.
         self.features = NO_FEATURES
@@ -105,7 +105,7 @@ class Incoming:
             self._events.append(OpenRefused(stream.id, refusal))
 
     def _open_refusal(self, frame: frames.Open) -> Reason:
-        """Why the stream has to be refused; `Reason.NO_ERROR`: it has not, and its base window is reserved."""
+        """Why the stream has to be refused; `Reason.NO_ERROR` if it can be accepted: its base window is reserved."""
         if self._output.goaway is not None:
             return Reason.GOING_AWAY
         if not may_open(frame.kind, self.features):

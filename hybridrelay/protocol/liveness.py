@@ -2,8 +2,9 @@
 
 Any received byte is a sign of life: a peer that acknowledges a long upload needs no PING. A PING is requested every
 `interval`. If nothing arrives for that long, and nothing within the timeout after the PING was requested, the peer is
-silent. So a process that was suspended sends a PING before it declares its peer dead, and a blocked writer does not
-delay the decision. The timeout grows with the round trip time, so that a slow path is not mistaken for a dead one.
+silent. Therefore a process that was suspended sends a PING before it declares its peer dead, and a blocked writer
+does not delay the decision. The timeout grows with the round trip time, so that a slow path is not mistaken for a
+dead one.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Liveness:
 
     @property
     def is_unanswered(self) -> bool:
-        """Nothing has arrived since a PING was asked for: one such PING at a time."""
+        """Whether nothing has arrived since a PING was requested. Only one such PING is outstanding at a time."""
         return self._asked_at > self._heard_at
 
     @property

@@ -1,7 +1,7 @@
 """Typed metadata of a stream, sent with OPEN. SPEC.md, section 3.
 
 Entries of a type, a length and a value. A receiver ignores the types that it does not know, unless the sender marked
-the entry as critical; the stream then is refused.
+the entry as critical; the stream is then refused.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable
 
 import attrs
 
-#: One value. Room for a DNS name or an address with some to spare.
+#: The length of one value (bytes). More than a DNS name or an address needs.
 MAX_METADATA_VALUE = 512
-#: All entries of one OPEN, headers included. A peer can make us keep this much for every stream that it opens.
+#: The length of all entries of one OPEN, headers included (bytes). A peer can make us keep this much for every stream
+#: that it opens.
 MAX_METADATA = 1024
 MAX_METADATA_ENTRIES = 16
 #: Types from 0x4000 to this one are for applications; this format will never assign a meaning to them.
@@ -87,7 +88,7 @@ def decode_metadata_untrusted(data: bytes) -> Metadata:
     """Parse all of `data`.
 
     Raises:
-        ValueError: it is truncated, or longer than it may be, or has an entry that may not be.
+        ValueError: `data` is truncated or too long, or has an entry that is not allowed.
     """
     if not data:
         return NO_METADATA

@@ -6,8 +6,8 @@ is the order of these rules and nothing else:
 1. PONG and PING: liveness does not depend on how much there is to write.
 2. After a reattachment, what has to be written again, before any other counted frame.
 3. GOAWAY, WINDOW; then counted frames other than OPEN, DATA and FIN, in the order of their causes.
-4. ACK, when one is owed and anything leaves anyway, or its time has come. It precedes OPEN, so that a stream
-   which has ended no longer counts when its successor is opened.
+4. ACK, if there is something to acknowledge, and either another frame is written anyway or the ACK is due. It
+   precedes OPEN, so that a stream that has ended no longer counts when its successor is opened.
 5. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
    while the unacknowledged frames are at their limit.
 """
@@ -28,7 +28,7 @@ from .states import Input, Opening, Receiving
 from .stream import Stream
 from .table import StreamTable
 
-#: Small buffers are joined, because a buffer of its own costs more than copying this much.
+#: Shorter buffers are joined (bytes), because a separate buffer costs more than copying this much.
 _JOIN_BELOW = 4096
 
 
@@ -148,7 +148,7 @@ class Output:
             self._windows.update(dict.fromkeys(self._table.streams.values()))
 
     def detached(self) -> None:
-        """The channel is gone, and with it what only it concerned."""
+        """The channel is lost: drop what concerned only that channel."""
         self._pongs.clear()
         self._again.clear()
         self.outbox.to_write_again = 0
@@ -161,7 +161,7 @@ class Output:
             queue.clear()
 
     def maybe_farewell(self) -> bytes | None:
-        """GOAWAY if it is still owed: the only frame that is written after the end of the session."""
+        """GOAWAY if it was not written yet: the only frame that is written after the end of the session."""
         if not self._goaway_due or self.goaway is None:
             return None
         self._goaway_due = False

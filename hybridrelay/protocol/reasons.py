@@ -24,7 +24,7 @@ class Category(enum.Enum):
     STREAM = "stream"
     #: A session, and its channel.
     SESSION = "session"
-    #: The end-to-end identity of the peer, or our own in its eyes.
+    #: The end-to-end identity of the peer, or our own identity as the peer sees it.
     IDENTITY = "identity"
     #: A token that was shown to the relay.
     AUTHORIZATION = "authorization"
@@ -37,7 +37,7 @@ class Category(enum.Enum):
 class Duration(enum.Enum):
     """How long the condition that a reason states is likely to last."""
 
-    #: It may be over a few seconds later, without anybody doing anything about it.
+    #: It may end by itself within a few seconds.
     PASSING = "passing"
     #: It is the answer to this one request. Waiting does not change it; another request may be answered differently.
     ANSWER = "answer"
@@ -111,11 +111,11 @@ class Reason(enum.IntEnum):
 
     # --- rendezvous
     NO_LISTENER = 0x40
-    #: The listener asked for by instance is not connected now, and may come back.
+    #: The listener that was requested by its instance is not connected now, and may return.
     LISTENER_ABSENT = 0x41
-    #: The listener asked for by instance is known to be dead.
+    #: The listener that was requested by its instance is known to be dead.
     LISTENER_GONE = 0x42
-    #: Listeners are registered, none of them answered.
+    #: Listeners are registered, but none of them answered.
     LISTENER_SILENT = 0x43
     TICKET_UNKNOWN = 0x44
     #: The other side never came to the rendezvous.
@@ -128,16 +128,17 @@ class Reason(enum.IntEnum):
     TICKET_OF_ANOTHER_RELAY = 0x48
     #: An administrator of the relay has ended it, and has revoked nothing.
     ADMINISTRATOR_DROPPED = 0x49
-    #: The relay accepts no new registrations and joins until an administrator says otherwise. Others may accept them.
+    #: The relay accepts no new registrations and joins until an administrator ends this. Other relays may accept
+    #: them.
     RELAY_DRAINING = 0x4A
     RENDEZVOUS_FAILED = 0x4F
 
     # --- a relay's port
     WRONG_PORT = 0x50
     BUSY = 0x51
-    #: No connection to the relay could be opened. It is found out locally and never sent.
+    #: No connection to the relay could be opened. Determined locally and never sent.
     RELAY_UNREACHABLE = 0x52
-    #: What answers proves another identity than that of the relay. It is found out locally and never sent.
+    #: The peer that answers proves an identity other than that of the relay. Determined locally and never sent.
     WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 
@@ -164,7 +165,7 @@ class Reason(enum.IntEnum):
 
     @property
     def describe(self) -> str:
-        """One sentence for people, without a final stop."""
+        """One sentence for people, without a full stop at the end."""
         return _TABLE[self].sentence
 
     @property
@@ -184,9 +185,9 @@ class Reason(enum.IntEnum):
 
     @property
     def specificity(self) -> int:
-        """How much it tells. Where several attempts at one thing fail, the reason with the highest is reported.
+        """How specific the reason is. If several attempts at one thing fail, the most specific reason is reported.
 
-        Comparable within a category.
+        Values are comparable within a category.
         """
         return _TABLE[self].specificity
 

@@ -1,26 +1,26 @@
 """Memory on the sending side: what is queued, and what was written and may have to be written again.
 
 Receive windows bound what a peer makes us hold of its own data. What we hold of *ours*, for a peer that reads or
-acknowledges nothing, needs a bound too, for the process and not only for a session: one application may have hundreds
-of sessions. Four rules:
+acknowledges nothing, must also be bounded, for the process and not only for a session: one application may have
+hundreds of sessions. Four rules:
 
 1. All bytes that are queued or not acknowledged count against the process's `Budget`, which lends at most
    `Budget.sending_limit` for this.
-2. A session is *short of memory* while it holds as much as is left in that part of the budget. So a session alone
-   gets half, and each of n sessions that use all they can gets 1 / (n + 1); as much is always left for a new one. If
-   several peers share a process, the sessions of each peer have a common `Account`, and the same holds for accounts:
-   a session is short while it and its account together hold as much as is left. So a peer does not gain by opening
-   more sessions.
+2. A session is *short of memory* while it holds as much as is left in that part of the budget. Therefore a session
+   gets half of it if there is no other, and each of n sessions that use all they can gets 1 / (n + 1); as much is
+   always left for a new one. If several peers share a process, the sessions of each peer have a common `Account`, and
+   the same holds for accounts: a session is short while it and its account together hold as much as is left.
+   Therefore a peer does not gain by opening more sessions.
 3. If a session is short, each of its streams may still queue `STREAM_SHARE`, and the session may still keep
-   `SESSION_SHARE` of frames that await acknowledgement. So every stream makes progress while its peer reads and
-   acknowledges, and no session waits for memory of another session.
+   `SESSION_SHARE` of frames that await acknowledgement. Therefore every stream makes progress while its peer reads
+   and acknowledges, and no session waits for memory of another session.
 4. Memory is counted until it is free: a buffer that is sent in several frames counts in full until the last of them
    is acknowledged, because each frame is a view of the same buffer. The overhead of a frame is counted with the
    buffers that end in it, so that a small message is counted once and released once.
 
-A stream of the peer that is over is kept as well, until the peer has acknowledged how it ended. These streams have a
-part of the budget of their own, which is shared among peers by rule 2. A session that has many of them while its peer
-has used up its share is ended: unlike data, they come into being by what the peer sends.
+A stream that the peer opened is also kept after its end, until the peer has acknowledged how it ended. These streams
+have a part of the budget of their own, which is shared among peers by rule 2. A session that has many of them while
+its peer has used up its share is ended: unlike queued data, they are created by what the peer sends.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ import attrs
 from .config import FRAME_OVERHEAD, KIB
 from .windows import Budget
 
-#: What a stream may have queued although its session is short (bytes). Reads are limited to this as well.
+#: What a stream may have queued although its session is short (bytes). Reads are also limited to this.
 STREAM_SHARE = 4 * KIB
 #: What a session may keep of frames that are not acknowledged although it is short (bytes): two full frames. Less
 #: would make each frame wait for the peer's acknowledgement timer.
 SESSION_SHARE = 128 * KIB
-#: What a stream costs that is over and not acknowledged (bytes).
+#: The cost of a stream that has ended and is not acknowledged (bytes).
 ENDED_STREAM = KIB
-#: What a queued buffer costs beyond its bytes; with that of the frame in which it will end.
+#: The cost of a queued buffer beyond its bytes, including the overhead of the frame in which it will end (bytes).
 BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD
 
 

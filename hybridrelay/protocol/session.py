@@ -1,9 +1,9 @@
 """The session: many streams over one channel, and over its successors. SPEC.md, sections 3, 5 and 6.
 
-`SessionCore` knows no socket, no clock and no randomness. The module is long because it has the whole
-life of a session in one place: greeting, channels, resumption, end. A driver calls it like this::
+`SessionCore` uses no socket, no clock and no randomness. The module is long because it has the whole life of a
+session in one place: greeting, channels, resumption, end. A driver calls it like this::
 
-    core.channel_opened(now)                    # a channel is there; the initiator's HELLO is due
+    core.channel_opened(now)                    # a channel is open; the initiator's HELLO is due
     for event in core.receive_data(data, now):  # whatever arrived
         ...
     buffers = core.data_to_send(now)            # after every call that may cause output, until it is empty
@@ -48,7 +48,7 @@ __all__ = ["SessionCore", "SessionRole", "State"]
 class State(enum.Enum):
     #: No channel: before the first, or between two.
     DETACHED = enum.auto()
-    #: A channel is there, the peer's HELLO is not.
+    #: There is a channel, but the peer's HELLO has not arrived.
     GREETING = enum.auto()
     ESTABLISHED = enum.auto()
     #: The session is over. The driver writes the final GOAWAY, if one is queued, and then ends the channel.
@@ -180,7 +180,7 @@ class SessionCore:
         return frames.FrameDecoder(self._max_data)
 
     def channel_opened(self, now: float) -> None:
-        """There is a channel now. The initiator sends HELLO; an acceptor waits for it.
+        """Begin on a new channel. The initiator sends HELLO; an acceptor waits for it.
 
         Raises:
             LocalProtocolError: the session has a channel, or is over.
@@ -233,7 +233,7 @@ class SessionCore:
         return self.state in (State.GREETING, State.ESTABLISHED) and self._decoder.has_frames
 
     def handle_timeout(self, now: float) -> list[SessionEvent]:
-        """Do what is due; harmless when nothing is.
+        """Do what is due. Does nothing if nothing is due.
 
         If the peer has been silent for too long, the channel is lost, as by `channel_lost`: the driver finds the
         session DETACHED or CLOSED, and closes the channel.
@@ -252,7 +252,7 @@ class SessionCore:
         return self._take_events()
 
     def check_alive(self, now: float) -> None:
-        """Ask the peer at once whether it is there, because something happened that breaks channels.
+        """Send a PING at once, because something happened that may have broken the channel.
 
         For example, the machine slept, or its address changed. If nothing arrives within the liveness timeout from
         now, the channel is given up.
@@ -288,7 +288,7 @@ class SessionCore:
         table.add_own(stream)
         self._output.open(stream)
         if table.next_id > self.config.last_stream_id:
-            # Ids are never used twice. Streams that are open go on; further ones need another session.
+            # Ids are never used twice. Streams that are open continue; further streams need another session.
             self.drain(Reason.GOING_AWAY, "the stream ids of this session are used up")
         return stream
 
@@ -382,7 +382,7 @@ class SessionCore:
         return b"".join(self.read_pieces(stream, max_bytes, now))
 
     def read_pieces(self, stream: Stream, max_bytes: int, now: float) -> list[Buffer]:
-        """As `read`, in pieces, so that nothing has to be copied."""
+        """Like `read`, in pieces, so that nothing has to be copied."""
         pieces, size = stream.take_input(max_bytes)
         if pieces:
             if stream.receive_window.consume(size, now, self._liveness.lowest(now)):

@@ -1,9 +1,9 @@
 """What may happen on a stream, and when: all transitions are here and nowhere else. SPEC.md, section 3.
 
 A stream is three small machines: the *opening* (answered or not yet), the *sending* direction and the *receiving*
-direction. They are the same for both sides, and this file never knows which side we are. Inputs that we cause begin
-with SEND, those of the peer with RECV. A pair that is missing from a table is an error: a `LocalProtocolError` for a
-SEND, a `RemoteProtocolError` for a RECV.
+direction. They are the same for both sides, so nothing in this file depends on the side. Inputs that this side causes
+begin with SEND, those of the peer with RECV. A pair that is missing from a table is an error: a `LocalProtocolError`
+for a SEND, a `RemoteProtocolError` for a RECV.
 
 Two rules keep the tables small:
 

@@ -20,8 +20,7 @@ _JOIN_RECEIVED = 4096
 
 
 class StreamObserver(Protocol):
-    """What a driver is told about one stream. The driver calls it for the core's events. Nothing here may raise
-    or wait."""
+    """Receives the events of one stream. The driver calls it for the core's events. No method may raise or wait."""
 
     def on_answered(self) -> None:
         """The peer accepted the stream."""
@@ -37,7 +36,7 @@ class StreamObserver(Protocol):
 
 
 class _NoObserver:
-    """In place of an observer while there is none."""
+    """Used while a stream has no observer."""
 
     def on_answered(self) -> None: ...
 
@@ -70,11 +69,11 @@ class Stream:
     #: Why the stream was aborted, or why the peer stopped reading; NO_ERROR while neither happened.
     reason: Reason = Reason.NO_ERROR
     text: str = ""
-    #: The peer will read no more.
+    #: The peer has stopped reading.
     stopped_by_peer: bool = False
-    #: Why we will read no more.
+    #: Why this side has stopped reading.
     stop_reason: Reason = Reason.NO_ERROR
-    #: OPEN has left; before that nothing else may.
+    #: OPEN was written; before that, nothing else may be written for the stream.
     announced: bool = True
     #: Number of the last counted frame that we wrote for this stream, or 0.
     last_number: int = 0
@@ -82,7 +81,7 @@ class Stream:
     queued_controls: int = 0
     #: It counts against the limit of its opener.
     counts: bool = True
-    #: It is over and counted as such.
+    #: It has ended, and is counted as ended until the peer has acknowledged that.
     waits: bool = False
     #: It is in the queue of the streams that have something to write.
     scheduled: bool = False
@@ -204,14 +203,14 @@ class Stream:
     # --- the queues of the session
 
     def schedule(self) -> bool:
-        """Whether the stream has to be put into the queue of those with output now, because it is not in there."""
+        """Whether the stream has to be put into the queue of streams with output, because it is not in it yet."""
         if self.scheduled or not self.has_output:
             return False
         self.scheduled = True
         return True
 
     def reschedule(self) -> bool:
-        """It is its turn: whether it has to be put into the queue again, because it has more output."""
+        """The stream's turn has come. Return whether it has to be queued again, because it has more output."""
         self.scheduled = self.has_output
         return self.scheduled
 

@@ -1,8 +1,8 @@
-"""Which streams there are, and which of them count against a limit. SPEC.md, section 3.
+"""The streams of a session, and which of them count against a limit. SPEC.md, section 3.
 
-A stream counts from OPEN on until it is over and the peer has acknowledged all that we wrote for it. So a peer that
-opens and resets streams without end, and acknowledges nothing, reaches the limit of streams before it uses up our
-memory. The stream stays in the table until the application has also read what arrived.
+A stream counts from OPEN until it is over and the peer has acknowledged everything that was written for it. Therefore
+a peer that opens and resets streams indefinitely, and acknowledges nothing, reaches the limit of streams before it
+uses up this side's memory. The stream stays in the table until the application has also read what arrived.
 """
 
 from __future__ import annotations

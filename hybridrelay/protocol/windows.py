@@ -3,10 +3,10 @@
 Three rules:
 
 1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and the application has
-   not read, together are ``limit - consumed`` bytes. That much memory is set aside, but at least `BASE_WINDOW`.
+   not read, together are ``limit - consumed`` bytes. That much memory is reserved, but at least `BASE_WINDOW`.
 2. `BASE_WINDOW` of it belongs to the stream from OPEN to its end and is always renewed, so no stream ever waits for
-   another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and given
-   back as the application reads.
+   another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and returned
+   as the application reads.
 3. The window's size doubles when half of it was used up within two round trips: the sender is then limited by
    the window and not by the path. A window that the budget did not grant in full does not grow.
 """
@@ -32,7 +32,7 @@ class Budget:
 
     limit: int
     parent: Budget | None = None
-    #: Bytes of base windows now set aside.
+    #: Bytes that are reserved for base windows.
     base: int = attrs.field(default=0, init=False)
     #: Bytes lent beyond the base windows.
     elastic: int = attrs.field(default=0, init=False)
@@ -65,7 +65,7 @@ class Budget:
         return self if self.parent is None else self.parent.root
 
     def statistics(self) -> dict[str, int]:
-        """What is set aside now; the names are those in docs/operating.md."""
+        """The reserved memory (bytes); the names are those in docs/operating.md."""
         return {"reserved_bytes": self.base + self.elastic, "sending_bytes": self.sending}
 
     @property
