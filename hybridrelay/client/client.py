@@ -242,8 +242,8 @@ class Client:
         """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
 
         Sessions that depend on the earlier key, or use a relay that is no longer named, move to another data channel
-        in the background, without a pause. An event (`KeyInUse`) says when nothing uses the earlier key any more, so
-        that it can be regenerated. If a relay refuses the new key, the earlier one stays in use there.
+        in the background, without a pause. An event (`KeyInUse`) says when nothing uses the earlier key, so that it
+        can be regenerated. If a relay refuses the new key, the earlier one stays in use there.
 
         Args:
             connection_string: an application's, for the same hybrid connection; as text or parsed.

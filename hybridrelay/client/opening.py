@@ -9,7 +9,7 @@ One task makes the attempts while any caller waits. Each caller has a deadline o
 3. A failed attempt is repeated after a short random pause. If waiting cannot change the error (`patience.may_pass`),
    it is raised in all waiting callers at once; otherwise in each caller when its deadline passes. The first attempt
    that a caller waits for is always completed, whatever the deadline.
-4. The attempts stop when no caller waits any more.
+4. The attempts stop when no caller is waiting.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Connector:
 
         The connector registers at once with another key, at other relays, or with other pins. Sessions whose data
         channel depends on the earlier key resume over another one, which is a short pause; an event (`KeyInUse`) says
-        when nothing depends on the earlier key any more, so that it can be regenerated. Another target is used for
+        when nothing depends on the earlier key, so that it can be regenerated. Another target is used for
         streams that are opened from now on. If a relay refuses the new key, the earlier one stays in use there.
 
         Args:
@@ -166,7 +166,7 @@ class Connector:
             self._following[published].cancel()
         with trio.CancelScope() as self._following[published]:
             while True:
-                change = self._key_use  # what changes while sessions follow counts as well
+                change = self._key_use  # what changes while sessions follow also counts
                 if published.has_settled and await self._sessions.follow_key(published):
                     break
                 with trio.move_on_after(_FOLLOW_SECONDS):

@@ -32,7 +32,7 @@ class NotConnected:
     reason: Reason
     #: What else is known; only for logs in the private network.
     detail: str = ""
-    #: The text that is sent to the client; "" stands for the standard text of the reason.
+    #: The text that is sent to the client; "" means the standard text of the reason.
     client_text: str = ""
 
 

@@ -58,7 +58,7 @@ class Publication:
     link: RelayLink
     #: The entry of the relay's registration machine.
     state: Registration
-    #: It stays although the connection string does not name its link any more, because no other can replace it now.
+    #: It stays although the connection string no longer names its link, because no other can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)

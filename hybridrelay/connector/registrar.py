@@ -131,7 +131,7 @@ class Registrar:
 
     @property
     def is_stopping(self) -> bool:
-        """The registrar has stopped: nothing is registered at this relay any more."""
+        """The registrar has stopped: nothing is registered at this relay."""
         return self._machine.is_stopped
 
     def stop(self) -> None:

@@ -200,7 +200,7 @@ class Sessions:
         may have turned to another one, and the relay would wait half a minute for it.
 
         Returns:
-            Whether nothing depends on an earlier key any more.
+            Whether nothing depends on an earlier key.
         """
         key, latest = published.string.key, trio.current_time() + _EARLIER_KEY_SECONDS
         for opening in self.opening:
@@ -287,7 +287,7 @@ class Sessions:
         return opening.key
 
     def end_opening(self, opening: OpeningChannel) -> None:
-        """Note that a data channel is not being opened any more: a session uses it, or it has failed. Idempotent."""
+        """Note that a data channel is no longer being opened: a session uses it, or it has failed. Idempotent."""
         if opening in self.opening:
             self.opening.remove(opening)
             self._changed()

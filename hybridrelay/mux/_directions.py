@@ -55,8 +55,8 @@ class Outward:
     Args:
         stream: the stream.
         port: the TCP connection.
-        early: what was sent on an earlier stream that was refused, and has to be sent again; b"" stands for the end
-            of file. What is sent on this stream before the peer accepts it is appended.
+        early: what was sent on an earlier stream that was refused, and has to be sent again; b"" means the end of
+            file. What is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 

@@ -1,4 +1,4 @@
-"""The sans-IO session protocol. ``SPEC.md`` beside this file is the wire format; the code follows its order.
+"""The sans-IO session protocol. ``SPEC.md`` in this folder defines the wire format; the code follows its order.
 
 Nothing in here knows a socket, a clock or randomness: time is an argument, and so is every random value.
 """

@@ -122,7 +122,7 @@ class Inbox:
     received: int = attrs.field(default=0, init=False)
     _stated: int = attrs.field(default=0, init=False)
     _bytes: int = attrs.field(default=0, init=False)
-    #: When the acknowledgement will be due, or None: nothing is owed, or it is due already.
+    #: When the acknowledgement will be due; None if there is nothing to acknowledge, or if it is already due.
     deadline: float | None = attrs.field(default=None, init=False)
     #: The acknowledgement has to leave even if nothing else does.
     due: bool = attrs.field(default=False, init=False)

@@ -310,7 +310,7 @@ def _ignorable_decoder(kind: int) -> Callable[[int, bytes], Frame]:
 
 def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
     def decode(stream: int, payload: bytes) -> Frame:
-        # An abort without an error counts as cancelled, because NO_ERROR stands for what ended normally.
+        # An abort without an error counts as cancelled, because NO_ERROR means a normal end.
         reason = Reason.from_wire(_U16.unpack_from(payload)[0]) or Reason.CANCELLED
         return kind(stream, reason, _text(payload, 2))
 

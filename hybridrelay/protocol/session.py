@@ -81,7 +81,7 @@ class SessionCore:
         self.state = State.DETACHED
         self.session_id = session_id
         self._secret = secret
-        #: Of the channel that the session had last; -1 before the first.
+        #: The epoch of the last channel of the session; -1 before the first.
         self.epoch = -1
         self.peer_hello: frames.Hello | None = None
         #: The features in use: those that both sides offered on the first channel. None before the peer's HELLO.

@@ -35,7 +35,7 @@ class SocketFile:
         self._identity: tuple[int, int, int] | None = _identify(path)
 
     def remove(self) -> None:
-        """Remove the file, so that no program can connect any more. Idempotent.
+        """Remove the file, so that no program can connect. Idempotent.
 
         Another socket at the same path is not removed: a program that was started later may have replaced the file.
         """

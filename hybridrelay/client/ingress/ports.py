@@ -43,7 +43,7 @@ async def run_forward(
     Args:
         client: from `open_client`.
         listen: (host, port) of each local address; port 0 takes any free port.
-        stop: setting it stops gracefully: no connection is accepted any more, and those that are open have up to
+        stop: setting it stops gracefully: no further connections are accepted, and those that are open have up to
             `grace` seconds to finish.
         grace: seconds; after that, open connections are reset.
         task_status: for `nursery.start`.

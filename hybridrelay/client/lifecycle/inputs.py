@@ -84,7 +84,7 @@ class MoveWanted:
 
 @attrs.frozen
 class MoveWithdrawn:
-    """No caller waits for the move any more."""
+    """No caller is waiting for the move."""
 
 
 @attrs.frozen

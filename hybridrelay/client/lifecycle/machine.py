@@ -301,7 +301,7 @@ class Machine:
         self._answer_move(error)
 
     def _move_withdrawn(self) -> None:
-        """No caller waits for the move any more. A data channel that the session was given stays in use."""
+        """No caller is waiting for the move. A data channel that the session was given stays in use."""
         if self._move_attempt is not None:
             self._abandon_move()
             if self.state is State.MOVING:

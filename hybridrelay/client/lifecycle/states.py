@@ -100,9 +100,9 @@ class Outcome(enum.Enum):
     KEY_REFUSED = "key-refused"
     #: A connector with another identity answers in place of the session's connector.
     IDENTITY_CHANGED = "identity-changed"
-    #: The connector does not accept this client's identity any more.
+    #: The connector no longer accepts this client's identity.
     IDENTITY_REFUSED = "identity-refused"
-    #: The connector does not know the session any more.
+    #: The connector no longer knows the session.
     FORGOTTEN = "forgotten"
     #: One of the two sides violated the protocol or failed otherwise.
     FAILED = "failed"

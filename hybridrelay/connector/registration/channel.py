@@ -187,7 +187,7 @@ class Channels:
                 self.close(channel)
 
     def close_unused(self) -> None:
-        """Close the earlier channels over which nothing is registered any more.
+        """Close the earlier channels over which nothing is registered.
 
         The relay closes them, too: offers that were not answered over them are made again over the current channel.
         """

@@ -57,7 +57,7 @@ class RequestRegistration:
 
 @attrs.frozen
 class WithdrawRegistration:
-    """Tell the relay that a registration is not needed any more. Nothing is reported."""
+    """Inform the relay that a registration is no longer needed. Nothing is reported."""
 
     channel: int
     request: int

@@ -295,7 +295,7 @@ class Machine:
         self._out.append(commands.ReportChange())
         self.channels.close_unused()
         if self.registrations.are_hopeless(now):
-            # The channel is not needed any more, unless the connector answers `ReportChange` with `CheckRefusals`.
+            # The channel is no longer needed, unless the connector answers `ReportChange` with `CheckRefusals`.
             if done.has_asked:
                 channel.due = now
             else:

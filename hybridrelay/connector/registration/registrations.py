@@ -118,7 +118,7 @@ class Registrations(Mapping[str, Registration]):
             self._out.append(events.RegistrationEnded(connection=one.name, host=self._host, reason=reason))
 
     def lose_all_over(self, channel: int) -> None:
-        """This control channel has ended: nothing is registered over it any more."""
+        """This control channel has ended: nothing is registered over it."""
         for one in self.values():
             if one.over == channel:
                 self.lose(one, Reason.SESSION_LOST)
