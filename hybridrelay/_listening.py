@@ -111,5 +111,5 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
 
 def _who_has(port: int) -> str:
     if port < _EPHEMERAL:
-        return f"find out who has it with '{_WHO_LISTENS}' (other users' programs are named to root alone)"
-    return f"find out who has it with '{_WHO_HAS_IT}' (here it may be an outgoing connection)"
+        return f"find out which program uses it with '{_WHO_LISTENS}' (only root sees other users' programs)"
+    return f"find out which program uses it with '{_WHO_HAS_IT}' (here it may be an outgoing connection)"

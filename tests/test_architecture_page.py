@@ -56,7 +56,7 @@ def test_every_package_is_described() -> None:
 def test_the_layers_are_those_of_the_contract() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["name"] == "layers")
-    found = re.search(r"```text\n(.*?)```", SECTIONS["Who may import whom"], re.DOTALL)
+    found = re.search(r"```text\n(.*?)```", SECTIONS["Which package may import which"], re.DOTALL)
     assert found is not None
     assert found[1].splitlines() == [line.replace("hybridrelay.", "") for line in layers]
 

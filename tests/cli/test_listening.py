@@ -24,7 +24,7 @@ def _error(number: int) -> OSError:
 @pytest.mark.parametrize(
     ("number", "port", "says"),
     [
-        (errno.EADDRINUSE, 5432, "find out who has it with"),
+        (errno.EADDRINUSE, 5432, "find out which program uses it with"),
         (errno.EADDRINUSE, 50_000, "may be an outgoing connection"),
         (errno.EACCES, 80, "ports below 1024 need a privilege"),
         (errno.EADDRNOTAVAIL, 5432, "that an interface of this machine has"),
@@ -91,4 +91,4 @@ def test_a_port_that_is_taken(run: Run, created: Created, tmp_path: Path, comman
     assert (result.code, result.out) == (2, "")
     error, remedy = result.err.splitlines()
     assert f"cannot listen on {address}: {os.strerror(errno.EADDRINUSE)}" in error
-    assert remedy.startswith("  try: find out who has it with ")
+    assert remedy.startswith("  try: find out which program uses it with ")
