@@ -1,6 +1,6 @@
 """A limited number of places, which are shared among keys, and among the holders of each key. Pure.
 
-The rules for keys and hybrid connections:
+What has a place, such as a pair, is the *owner* of the place. The rules for keys and hybrid connections:
 
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
    single key gets half of them and a single hybrid connection two thirds, the next one two thirds of the rest, and
@@ -9,19 +9,19 @@ The rules for keys and hybrid connections:
 
 When a newcomer reaches such a limit, it may displace a place of the same key, or of the key that has the most places
 of that hybrid connection. A place is *provisional* at first, and *established* when it has proved to be of use; the
-owner of the places decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one network by
-address. "Fewer" always includes the place that the newcomer would get:
+code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one network
+by address. "Fewer" always includes the place that the newcomer would get:
 
 3. The oldest provisional place of the holder that has the most of them is displaced at once by a holder that has
    fewer. Otherwise it is displaced when it is `TENURE_SECONDS` old; if the newcomer's own holder has the most, one of
    its own is displaced. So a holder that asks endlessly displaces itself.
 4. Otherwise, a holder that has fewer places than another one has established ones gets the oldest provisional place,
-   whatever its age; or, if there is none, the newest established one of the holder that has the most. If established
-   places are spared, this happens only once every `ROTATION_SECONDS`, and only if the newcomer's address has no place
-   at all, or the other holder has more than `FAR_MORE` times as many. Holders that meet this condition and have to
-   wait are drawn by lot, so that asking more often does not help.
+   whatever its age; or, if there is none, the newest established one of the holder that has the most. With
+   `spares_established`, this happens only once every `ROTATION_SECONDS`, and only if the newcomer's address has no
+   place at all, or the other holder has more than `FAR_MORE` times as many. Holders that meet this condition and have
+   to wait are drawn by lot, so that asking more often does not help.
 5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner displaces the oldest
-   provisional place; or a random established one, unless these are spared.
+   provisional place; or a random established one, except with `spares_established`.
 
 Because "fewer" includes the new place, two holders with about the same number do not displace each other in turns.
 
