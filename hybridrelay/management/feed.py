@@ -95,6 +95,8 @@ class Feed:
         #: Events up to this number are not kept, or never were.
         self._missing_up_to = self.last
         self._published = trio.Event()
+        #: How often events were read.
+        self.reads = 0
         #: How many clients follow events now.
         self.followers = 0
 
@@ -131,6 +133,7 @@ class Feed:
             limit: return at most so many.
             is_wanted: leave out others.
         """
+        self.reads += 1
         has_all = self._missing_up_to <= after <= self.last
         if not has_all:
             after = self._missing_up_to

@@ -27,6 +27,9 @@ MAX_FOLLOWERS = 128
 _STREAM_SECONDS = 300.0
 #: After this time without an event, a comment shows that the connection works (seconds).
 _COMMENT_SECONDS = 15.0
+#: How long to wait for further events after one has come (seconds), so that a flood of them wakes each follower five
+#: times a second and not for each event.
+_COLLECT_SECONDS = 0.2
 #: Events in one piece of a stream.
 _PER_PIECE = 100
 _LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
@@ -103,6 +106,7 @@ async def _next(call: Call, after: int, limit: int) -> FeedPage:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at_stop, call, nursery.cancel_scope)
             await call.managed.feed.wait(after)
+            await trio.sleep(_COLLECT_SECONDS)
             nursery.cancel_scope.cancel()
         page = await _read(call, after, limit)
         after, has_all = page.last, has_all and page.has_all

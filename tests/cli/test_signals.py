@@ -200,7 +200,7 @@ def test_a_key_that_was_replaced_is_written_and_reported_before_the_end(
     )  # fmt: skip
     key = (tmp_path / "new-key").read_text().strip()
     assert "regenerated the primary key" in out
-    assert "Then send SIGHUP" in out
+    assert "start it again with the new" in out
     assert key in created.application.read_text()
     assert key in created.authority.read_text()
     assert key in run("keys", "list", "orders", "--show-keys", "--state", created.state).out
