@@ -272,7 +272,7 @@ class ControlChannelCore(Generic[HandleT]):
         if isinstance(request, control.Join):
             return request.listener is not None
         assert self.hello is not None
-        return self._broker.listeners.find(request.connection, self.hello.instance) is not None
+        return self._broker.listeners.is_remembered(request.connection, self.hello.instance)
 
     def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> Say:
         """Refuse a request.

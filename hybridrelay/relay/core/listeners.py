@@ -217,6 +217,13 @@ class ListenerTable(Generic[HandleT]):
         known = self._connections.get(connection)
         return None if known is None else known.listeners.get(instance)
 
+    def is_remembered(self, connection: str, instance: str) -> bool:
+        """Return whether an instance is registered, or was until recently and may come back."""
+        if (known := self._connections.get(connection)) is None:
+            return False
+        departed = self._departed(known, instance)
+        return instance in known.listeners or (departed is not None and not departed.gone)
+
     def why_not(self, connection: str, instance: str | None = None) -> Reason:
         """Return why there is no listener: NO_LISTENER; or, for an instance, LISTENER_GONE or LISTENER_ABSENT."""
         if instance is None:

@@ -420,12 +420,20 @@ def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scen
     successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1))
     successor.authorize(REGISTER, grant)
     assert successor.grant(REGISTER, grant) == registered
+    registration = broker.listeners.find(REGISTER.connection, INSTANCE)
+    assert registration is not None
+    broker.listeners.remove(registration)
+    returning = ControlChannelCore(broker, "after the others have ended", WELCOME, PEER)
+    returning.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 2))
+    returning.authorize(REGISTER, grant)
+    assert returning.grant(REGISTER, grant) == registered
+    places = len(scene.places)
     client, send = ControlChannelCore(broker, "of a client", WELCOME, PEER), scene.grant("sender")
     client.receive(CLIENT)
     with pytest.raises(RendezvousError) as caught:
         client.authorize(JOIN, send)
     assert caught.value.reason is Reason.RELAY_DRAINING
-    assert len(scene.places) == 2, "it has got no place"
+    assert len(scene.places) == places, "it has got no place"
     resumption = attrs.evolve(JOIN, listener=INSTANCE)
     client.authorize(resumption, send)
     assert client.grant(resumption, send) == StartJoin(resumption, send)

@@ -127,6 +127,19 @@ def test_gone_and_absent_are_told_apart() -> None:
     assert listeners.why_not("sql", "b") is Reason.LISTENER_GONE
 
 
+def test_an_instance_that_may_come_back_is_remembered() -> None:
+    listeners = table()
+    assert not listeners.is_remembered("sql", "a")
+    current = listener("a", 5)
+    listeners.register(current)
+    assert listeners.is_remembered("sql", "a")
+    listeners.remove(current)
+    assert listeners.is_remembered("sql", "a")
+    assert not listeners.is_remembered("sql", "b")
+    listeners.declare_gone("sql", "a")
+    assert not listeners.is_remembered("sql", "a")
+
+
 def test_the_memory_of_the_departed_is_bounded_for_each_connection() -> None:
     listeners = table(max_departed_per_connection=2)
     listeners.declare_gone("other", "z")
