@@ -305,6 +305,20 @@ def test_a_place_that_is_passed_on() -> None:
     assert len(scene.places) == 0
 
 
+def test_a_place_that_is_passed_on_stays_established_only_for_the_time_that_was_set() -> None:
+    scene = Scene.make(1)
+    other = Holder(key("db", "other"), ROGUE.address)
+    place = scene.places.take(ROGUE, "owner")
+    scene.places.establish(place, 60.0)
+    scene.now = 30.0
+    passed = scene.places.pass_on(place, other)
+    scene.now = 59.0
+    assert not scene.places.is_provisional(passed, 0.0)
+    scene.now = 60.0 + TENURE_SECONDS
+    assert scene.places.is_provisional(passed, TENURE_SECONDS)
+    assert scene.enter(Holder(other.key, ROGUE.address), "newcomer") == "owner"
+
+
 def test_spared_places_of_one_holder_are_not_drawn() -> None:
     scene = Scene.make(2, spares_established=True)
     for number in range(2):
@@ -394,6 +408,16 @@ def test_another_key_of_the_hybrid_connection_that_has_more_gives_way() -> None:
         places.establish(places.take(other, "other"))
     with pytest.raises(RendezvousError):
         places.choose_displaced(other)
+
+
+def test_places_of_another_key_do_not_count_for_a_newcomer_at_the_same_address() -> None:
+    """They are all provisional and young, so nothing else lets the newcomer displace one of them."""
+    places: Places[str] = make_places("places", 100, per_connection=3)
+    for number in range(3):
+        places.take(HONEST, f"{number}")
+    displaced = places.choose_displaced(Holder(key("db", "other"), HONEST.address))
+    assert displaced is not None
+    assert displaced.owner == "0"
 
 
 class SharingMachine(RuleBasedStateMachine):
