@@ -15,7 +15,7 @@ from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connector.registration import Machine, commands, inputs
 from hybridrelay.connector.registration.commands import Output
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
-from hybridrelay.connector.registration.machine import RENEW_AFTER
+from hybridrelay.connector.registration.machine import MIN_RENEWAL_SECONDS, RENEW_AFTER
 from hybridrelay.connector.registration.registrations import MAX_GRANT
 from hybridrelay.connector.registration.states import CHANNELS, PHASES, ChannelState, Phase
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable
@@ -62,6 +62,20 @@ def test_the_first_registration_and_its_renewal() -> None:
     assert kinds(made.handle(inputs.RequestGranted(1, 2, 1e9), 423.0)) == ["ReportChange"]
     # A longer grant counts as an hour, from when it was asked for.
     assert made.deadline == 423.0 + (MAX_GRANT - 1.0) * RENEW_AFTER
+
+
+def test_a_relay_that_grants_no_time_is_asked_once_a_second() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    asked_at = [0.0]
+    for request in range(1, 10):
+        made.handle(inputs.RequestGranted(1, request, 0.0), asked_at[-1])
+        due = made.deadline
+        assert due is not None
+        assert made.handle(inputs.Due(), due) == [commands.RequestRegistration(1, request + 1, "one", ONE)]
+        asked_at.append(due)
+    assert asked_at == [MIN_RENEWAL_SECONDS * number for number in range(10)]
 
 
 def test_a_lost_channel_is_replaced_after_a_wait() -> None:

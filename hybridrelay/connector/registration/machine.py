@@ -46,7 +46,7 @@ from .rounds import Round, RoundPurpose, Rounds
 from .states import PHASES, ChannelState, Phase, PhaseCause
 from .upgrade import Upgrade
 
-__all__ = ["RENEW_AFTER", "Machine"]
+__all__ = ["MIN_RENEWAL_SECONDS", "RENEW_AFTER", "Machine"]
 
 #: Registrations are renewed after this fraction of the time that the relay grants.
 RENEW_AFTER = 0.7

@@ -230,15 +230,22 @@ async def test_one_that_a_listener_declined(scene: Scene) -> None:
 
 @pytest.mark.parametrize("steps", range(16))
 async def test_a_cancelled_leg_leaves_the_closing_to_the_task_that_moves_the_bytes(scene: Scene, steps: int) -> None:
-    """Closed at once, its socket would be waited for by that task, at whatever step it is."""
+    """Closed at once, its socket would be waited for by that task, at whatever step it is.
+
+    The task of the cancelled leg ends only after that, because its caller closes the socket then.
+    """
     scope = trio.CancelScope()
     far: list[trio.socket.SocketType] = []
+    descriptors_at_the_end: list[int] = []
 
     async def serve(arrival: Arrival, within: trio.CancelScope) -> None:
         ours, theirs = trio.socket.socketpair()
         far.append(theirs)
         with within:
-            await scene.broker.serve_channel(arrival, trio.SocketStream(ours))
+            try:
+                await scene.broker.serve_channel(arrival, trio.SocketStream(ours))
+            finally:
+                descriptors_at_the_end.append(ours.fileno())
 
     async with trio.open_nursery() as nursery:
         await _prepare(scene, nursery)
@@ -251,6 +258,7 @@ async def test_a_cancelled_leg_leaves_the_closing_to_the_task_that_moves_the_byt
         scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
+    assert descriptors_at_the_end == [-1, -1]  # both were closed
     for one in far:
         one.close()
     assert len(scene.ends()) == 1
