@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,6 +61,35 @@ async def test_only_its_owner_can_connect_and_nothing_is_left_of_it(state: Path,
             assert (await Client(stream).request("GET", "/v1/relay")).status == 200
         stop.set()
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for the credentials of the client")
+@pytest.mark.parametrize(("user", "is_served"), [(os.geteuid(), True), (0, True), (os.geteuid() + 1, False)])
+async def test_a_client_of_another_user_is_refused_even_if_the_mode_of_the_socket_lets_it_connect(
+    state: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, user: int, is_served: bool
+) -> None:
+    """The credentials are those that the system would state, because only root could connect as another user."""
+    await start(nursery, state)
+    stream = await connect_unix_socket(state / "management.sock")
+    real = type(stream.socket).getsockopt
+
+    def getsockopt(self: trio.socket.SocketType, level: int, option: int, size: int | None = None) -> int | bytes:
+        if (level, option) == (socket.SOL_SOCKET, socket.SO_PEERCRED):
+            return struct.pack("3i", os.getpid(), user, os.getegid())
+        return real(self, level, option) if size is None else real(self, level, option, size)
+
+    monkeypatch.setattr(type(stream.socket), "getsockopt", getsockopt)
+    with trio.fail_after(20):
+        async with stream:
+            if is_served:
+                assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+            else:
+                answer = b""
+                with contextlib.suppress(trio.BrokenResourceError):  # it may be closed before the request was sent
+                    await stream.send_all(b"GET /v1/relay HTTP/1.1\r\nHost: x\r\n\r\n")
+                    answer = await stream.receive_some()
+                assert answer == b""
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_that_stops_leaves_the_socket_of_the_next_one(state: Path) -> None:
