@@ -243,7 +243,8 @@ def test_of_a_running_relay_with_curl(deployment: Deployment) -> None:
     listed = deployment.run("connections", "list", "--json", "--state", deployment.state)
     assert [one["name"] for one in json.loads(listed.stdout)] == ["orders"]
     relay.wait_for_line("connection.created: .*connection=orders", where="err")
-    relay.wait_for_line(f"management.called: .*caller='local uid {os.geteuid()}'.*connection=orders", where="err")
+    called = f"management.called: .*connection=orders.*caller='local uid {os.geteuid()}'"
+    relay.wait_for_line(called, where="err")
     assert relay.terminate() == 0
     assert not (deployment.state / "management.sock").exists()
 
@@ -276,7 +277,7 @@ def test_over_tcp_with_curl(deployment: Deployment, tmp_path: Path) -> None:
     assert status("/v1/relay") == "200"
     assert status("/v1/relay", "--header", "Host: evil.example") == "421"
     assert status("/v1/hybridConnections/orders", "--request", "DELETE") == "403"
-    relay.wait_for_line("management.called: .*caller='token ci .*peer=127.0.0.1.*status=403", where="err")
+    relay.wait_for_line("management.called: .*peer=127.0.0.1.*status=403.*caller='token ci ", where="err")
     certificate, key = CertificateAuthority().issue("localhost", "127.0.0.1")
     (tmp_path / "admin.key").write_bytes(key)
     (tmp_path / "admin.pem").write_bytes(certificate)
