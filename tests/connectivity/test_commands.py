@@ -169,6 +169,23 @@ async def test_a_command_is_not_reaped_before_the_last_signal(monkeypatch: pytes
     assert not is_alive(pid)
 
 
+async def test_without_a_pidfd_a_command_that_has_ended_by_itself_gets_no_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is reaped as soon as it has ended, and then its number may be that of another process."""
+
+    def has_no_pidfd(pid: int) -> int:
+        raise OSError
+
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "pidfd_open", has_no_pidfd, raising=False)
+    monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
+    with trio.fail_after(20):
+        async with Commands(("sh", "-c", "exit 3")) as commands, await commands.dial() as stream:
+            assert await stream.receive_some() == b""
+    assert signalled == []
+
+
 async def test_something_that_it_started_keeps_nothing_waiting() -> None:
     """As ssh does with a master connection, which keeps standard error open."""
     async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:

@@ -271,6 +271,21 @@ def test_spared_places_do_not_all_go_to_the_holder_that_asks_most_often() -> Non
     assert got >= 8
 
 
+def test_spared_places_are_drawn_among_networks_and_not_among_their_addresses() -> None:
+    """One network asks from many addresses, and another one from a single address. Neither has a place."""
+    scene = Scene.make(8, spares_established=True)
+    for number in range(8):
+        scene.enter(ROGUE, f"{number}", established=True)
+    crowd = [Holder(KEY, f"203.0.113.{number}") for number in range(60)]
+    wins = {HONEST.network: 0, crowd[0].network: 0}
+    while scene.now < 40 * ROTATION_SECONDS:
+        scene.now += 1.0
+        for newcomer in (*crowd, HONEST):
+            wins[newcomer.network] += not scene.is_refused(newcomer)
+    assert sum(wins.values()) >= 35
+    assert wins[HONEST.network] >= 10
+
+
 def test_holders_that_have_about_the_same_do_not_take_spared_places_of_each_other() -> None:
     scene = Scene.make(8, spares_established=True)
     for holder, count in ((ROGUE, 5), (HONEST, 3)):
