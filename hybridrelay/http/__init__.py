@@ -17,7 +17,7 @@ from .limits import Limits
 from .request import Handler, Reply, Request
 from .response import Fields, Response, Send, StreamedResponse, SwitchProtocols, text_response
 from .router import Route, Router
-from .server import Prepare, serve
+from .server import Hold, Prepare, serve
 from .service import Access, Service
 from .stopping import Stop
 from .target import Authority, decode_segment
@@ -31,6 +31,7 @@ __all__ = [
     "Fields",
     "Handler",
     "Headers",
+    "Hold",
     "Limits",
     "Prepare",
     "RenderFailure",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import trio
@@ -17,13 +18,17 @@ from .failure import Failure, RequestError
 from .service import Service
 from .stopping import Stop
 
-__all__ = ["Prepare", "serve"]
+__all__ = ["Hold", "Prepare", "serve"]
 
 #: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it does
 #: the TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or
 #: `trio.BrokenResourceError` if the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted
 #: connection is always closed.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
+
+#: Called with an accepted connection and a function that ends it at once. The context that it returns lasts until the
+#: connection has ended. Thus the caller of `serve` can end one connection to make room for another. Must not raise.
+Hold = Callable[[trio.SocketStream, Callable[[], None]], AbstractContextManager[object]]
 
 #: How many connections beyond the limit are answered with 503 at the same time. Further ones are reset.
 _MAX_REFUSALS = 16
@@ -38,6 +43,7 @@ async def serve(
     max_connections: int = 64,
     grace_seconds: float = 5,
     stop: Stop | None = None,
+    hold: Hold | None = None,
     prepare: Prepare | None = None,
     on_upgrade: Callable[[Upgraded], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -51,6 +57,7 @@ async def serve(
         grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed at
             once.
         stop: set it for a graceful shutdown.
+        hold: see `Hold`; None ends no connection to make room for another.
         prepare: see `Prepare`; None serves the accepted connection as it is, and `Request.peer` is None.
         on_upgrade: serves connections that another protocol takes over; they are closed when it returns. Needed only
             if a handler returns `SwitchProtocols`.
@@ -61,7 +68,7 @@ async def serve(
 
     Cancelled, it aborts all connections without waiting.
     """
-    await _Server(service, max_connections, stop or Stop(), prepare, on_upgrade).run(
+    await _Server(service, max_connections, stop or Stop(), hold, prepare, on_upgrade).run(
         listeners, grace_seconds, task_status
     )
 
@@ -74,12 +81,14 @@ class _Server:
         service: Service,
         max_connections: int,
         stop: Stop,
+        hold: Hold | None,
         prepare: Prepare | None,
         on_upgrade: Callable[[Upgraded], Awaitable[None]] | None,
     ) -> None:
         self._service = service
         self._max_connections = max_connections
         self._stop = stop
+        self._hold = hold
         self._prepare = prepare
         self._on_upgrade = on_upgrade
         self._connections = 0
@@ -117,7 +126,8 @@ class _Server:
         if self._connections < self._max_connections:
             self._connections += 1
             try:
-                await self._serve_accepted(accepted)
+                with trio.CancelScope() as scope, self._held(accepted, scope.cancel):
+                    await self._serve_accepted(accepted)
             finally:
                 self._connections -= 1
         elif self._refusals < _MAX_REFUSALS:
@@ -128,6 +138,9 @@ class _Server:
                 self._refusals -= 1
         else:
             await abort_stream(accepted)
+
+    def _held(self, accepted: trio.SocketStream, end: Callable[[], None]) -> AbstractContextManager[object]:
+        return nullcontext() if self._hold is None else self._hold(accepted, end)
 
     async def _serve_accepted(self, accepted: trio.SocketStream) -> None:
         prepared = await self._prepared(accepted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -27,6 +27,8 @@ class Peer:
     expires_at: float | None = None
     #: Why the client certificate names no caller; empty if there is none, or if it does.
     refusal: str = ""
+    #: Called for each request whose caller has been identified; must not raise.
+    on_identified: Callable[[], None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
 
 def caller_of_certificate(certificate: Mapping[str, Any]) -> tuple[Caller | None, float | None, str]:

@@ -1,10 +1,11 @@
-"""The management API over TCP: where it listens, TLS, and which names it serves."""
+"""The management API over TCP: where it listens, TLS, which names it serves, and how many connections."""
 
 from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..errors import ConfigurationError
 from ..events import EventStream, ManagementListening, logged_events
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
+from ..relay.edge.slots import Slot, Slots
 from ..security import bracketed, outer_server_context, relay_pin
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
@@ -31,6 +33,11 @@ __all__ = ["ManagementTcp", "TcpOptions"]
 
 #: At most one TLS handshake begins in this time (seconds). It costs about a millisecond, and strangers ask for it.
 _HANDSHAKE_INTERVAL = 0.02
+#: How many connections may exist whose caller has not been identified yet, and how many of one address keep their
+#: slots when all are taken. See `Slots`.
+_UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
+#: How many connections may exist in total. Further ones are answered with 503.
+_MAX_CONNECTIONS = 128
 #: Stricter than on the Unix socket, because strangers can connect.
 _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECONDS)
 
@@ -130,6 +137,9 @@ class ManagementTcp:
         self._events = logged_events() if events is None else events
         self._tls: Renewal[_ServerTLS] | None = None
         self._pacing: trio.Lock | None = None
+        self._slots = Slots(_UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS)
+        #: The slots of connections that are served, also of those that have released theirs.
+        self._held: dict[trio.SocketStream, Slot] = {}
         if options.certificate is not None:
             paths = [one for one in (options.certificate, options.key, options.client_ca) if one is not None]
             load = partial(_load_tls, options.certificate, options.key, options.client_ca)
@@ -168,7 +178,9 @@ class ManagementTcp:
             listeners,
             service,
             grace_seconds=grace_seconds,
+            max_connections=_MAX_CONNECTIONS,
             stop=stop,
+            hold=self._hold,
             prepare=self._prepare,
             task_status=task_status,
         )
@@ -206,21 +218,33 @@ class ManagementTcp:
     def _certified(self) -> frozenset[str]:
         return frozenset() if self._tls is None else self._tls.current.names
 
+    @contextmanager
+    def _hold(self, accepted: trio.SocketStream, end: Callable[[], None]) -> Iterator[None]:
+        """Give a connection a slot until its caller is identified; if all are taken, end another connection."""
+        slot = self._held[accepted] = self._slots.take(remote_of(accepted), end)
+        try:
+            with self._slots.held(slot):
+                yield
+        finally:
+            del self._held[accepted]
+
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Make the TLS handshake, and learn what the connection says about the caller."""
-        address = remote_of(accepted)
+        peer = Peer(remote_of(accepted))
+        if accepted in self._held:  # otherwise it is about to be answered with 503
+            peer = attrs.evolve(peer, on_identified=partial(self._slots.release, self._held[accepted]))
         if self._tls is None:
             await trio.lowlevel.checkpoint()
-            return accepted, Peer(address)
+            return accepted, peer
         tls = TLSStream(accepted, self._tls.current.context, server_side=True, before_answer=self._pace)
         await tls.do_handshake()
         # Requests may have records of any length: there are few connections, and bodies are short.
         tls.limit_held(None)
         certificate = tls.getpeercert()
         if not certificate:
-            return tls, Peer(address)
+            return tls, peer
         caller, expires_at, refusal = caller_of_certificate(certificate)
-        return tls, Peer(address, caller, expires_at, refusal)
+        return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal)
 
     async def _pace(self) -> None:
         """Let handshakes begin one after the other, so that many at once do not hold up what the relay relays."""

@@ -6,8 +6,8 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,7 +17,7 @@ import trio.testing
 
 from hybridrelay.cli.logs import LineFormatter
 from hybridrelay.errors import TLSHandshakeError
-from hybridrelay.http import Limits, Prepare, Service, Stop, Upgraded, serve
+from hybridrelay.http import Hold, Limits, Prepare, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
 from hybridrelay.testing._pairs import outer_context
 
@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
 
     max_connections: int
     grace_seconds: float
+    hold: Hold
     prepare: Prepare
     on_upgrade: Callable[[Upgraded], Awaitable[None]]
 
@@ -142,6 +143,33 @@ async def test_a_flood_of_connections_is_reset_beyond_the_refusals() -> None:
             refused = [one for one in outcomes if one.startswith(b"HTTP/1.1 503 ")]
             assert len(refused) == 16
             assert len(outcomes) == 39
+
+
+async def test_a_connection_can_be_ended_to_make_room() -> None:
+    ends: list[Callable[[], None]] = []
+    held: list[trio.SocketStream] = []
+
+    @contextmanager
+    def hold(accepted: trio.SocketStream, end: Callable[[], None]) -> Iterator[None]:
+        ends.append(end)
+        held.append(accepted)
+        try:
+            yield
+        finally:
+            held.remove(accepted)
+
+    async with serving(make_service(limits=PATIENT), max_connections=2, hold=hold) as (port, _, _):
+        async with await connect(port) as idle, await connect(port) as other:
+            await wait_until(lambda: len(ends) == 2)
+            by_address = {stream.socket.getpeername(): end for stream, end in zip(held, ends, strict=True)}
+            by_address[idle.socket.getsockname()]()
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await receive_all(idle) == b""
+            await wait_until(lambda: len(held) == 1)
+            assert (await Client(other).request("GET", "/")).status == 200
+            async with await connect(port) as third:
+                assert (await Client(third).request("GET", "/")).status == 200
+        await wait_until(lambda: not held)
 
 
 @pytest.mark.parametrize("target", [b"/flood", b"/endless"])

@@ -358,6 +358,66 @@ async def test_a_thousand_connections_keep_the_owner_from_nothing(state: Path, f
                 hostile.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def connections(port: int, count: int, source: str) -> AsyncIterator[list[trio.SocketStream]]:
+    """Connections that send nothing, from an address of this machine."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                await trio.open_tcp_stream("127.0.0.1", port, local_address=source)  # all of 127.0.0.0/8 is local
+            )
+            for _ in range(count)
+        ]
+
+
+async def receive_end(stream: trio.SocketStream) -> None:
+    """Wait until the server has closed a connection."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        assert await stream.receive_some() == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs several loopback addresses")
+async def test_one_address_without_credentials_cannot_take_all_connections(state: Path) -> None:
+    with trio.fail_after(60):
+        async with (
+            served(state, attrs.evolve(LOOPBACK, hosts=["x"])) as relay,
+            await trio.open_tcp_stream("127.0.0.1", relay.port, local_address="127.0.0.9") as stream,
+        ):
+
+            async def is_served(stream: trio.SocketStream) -> bool:
+                header = f"Bearer {relay.token}"
+                return (await Client(stream).request("GET", "/v1/relay", Authorization=header)).status == 200
+
+            assert await is_served(stream)
+            async with (
+                connections(relay.port, 8, "127.0.0.3") as few,
+                connections(relay.port, 200, "127.0.0.9") as many,
+            ):
+                # Its oldest connections make room for the others; those of other addresses stay.
+                for _ in range(5):
+                    assert (await relay.ask())[0] == 200
+                await receive_end(many[0])
+                for one in (*few, many[-1]):
+                    assert await is_served(one)
+                # A connection from there that had a valid token is not closed either.
+                assert await is_served(stream)
+            relay.stop.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs several loopback addresses")
+async def test_a_connection_whose_credentials_were_refused_makes_room(state: Path) -> None:
+    with trio.fail_after(60):
+        async with (
+            served(state, attrs.evolve(LOOPBACK, hosts=["x"])) as relay,
+            await trio.open_tcp_stream("127.0.0.1", relay.port) as stream,
+        ):
+            assert (await Client(stream).request("GET", "/v1/relay", Authorization="Bearer x")).status == 401
+            async with connections(relay.port, 64, "127.0.0.1"):
+                assert (await relay.ask())[0] == 200
+                await receive_end(stream)
+            relay.stop.set()
+
+
 async def test_a_client_that_never_reads(state: Path) -> None:
     """It fills its own connection, and delays neither other clients nor the end."""
     with trio.fail_after(60):
