@@ -2,8 +2,10 @@
 
 In this order:
 
-1. A request with an Authorization header is from the caller that the header identifies. If there were too many failed
-   attempts from its address, it is refused and the header is not read.
+1. A request with an Authorization header is from the caller that the header identifies. Tokens and signatures of the
+   relay are always verified, so that nobody who shares an address with a caller can keep the caller out. After too
+   many failed attempts from the address, further failures get 429, and other credentials are not passed to
+   authenticators, because these may accept passwords that can be guessed.
 2. A request without that header is from the caller that the connection identifies (the Unix socket, or a client
    certificate), if there is one.
 3. A caller that sends requests too often gets 429, and so does an address that sends requests without credentials too
@@ -96,9 +98,8 @@ class Gate:
         peer, group = request.peer, address_group(request.peer.address)
         headers = request.headers.all("authorization")
         if headers:
-            await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
             try:
-                caller = await self._identify(headers, peer)
+                caller = await self._identify(headers, peer, group)
             except _Refused as exc:
                 await self._refuse(peer, group, str(exc))
             except StateError as exc:
@@ -107,7 +108,6 @@ class Gate:
             caller = peer.caller
             _check_same_site(request, peer)
         elif peer.refusal or peer.caller is not None:
-            await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
             await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
         else:
             await self._check_rate(
@@ -154,10 +154,14 @@ class Gate:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
 
     async def _refuse(self, peer: Peer, group: str, detail: str) -> NoReturn:
+        await self._check_failures(group)
         self._failures.charge(group, trio.current_time())
         self._managed.events.publish(ManagementAuthenticationFailed(peer=peer.address or "local", detail=detail))
         await trio.sleep(REFUSAL_SECONDS)
         raise _unauthenticated("the credentials are not valid")
+
+    async def _check_failures(self, group: str) -> None:
+        await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
 
     async def _check_rate(self, wait: float, detail: str) -> None:
         if wait > 0:
@@ -165,7 +169,7 @@ class Gate:
             retry = (("Retry-After", str(math.ceil(wait))),)
             raise problem(Problem.RATE, detail, remedy="send the request again later", headers=retry)
 
-    async def _identify(self, headers: Sequence[str], peer: Peer) -> Caller:
+    async def _identify(self, headers: Sequence[str], peer: Peer, group: str) -> Caller:
         """Raises _Refused, RequestError."""
         if len(headers) > 1 or len(headers[0]) > _MAX_CREDENTIALS:
             raise _Refused("there is more than one Authorization header, or it is too long")
@@ -177,6 +181,8 @@ class Gate:
             id_ = parse_management_token_untrusted(credentials.value)
             if id_ is not None:
                 return await self._by_token(id_, credentials.value)
+        if self._authenticators:
+            await self._check_failures(group)
         for name, authenticator in self._authenticators:
             caller = await self._by_plugin(name, authenticator, credentials)
             if caller is not None:

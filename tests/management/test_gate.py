@@ -272,6 +272,21 @@ async def test_further_ways_to_identify_callers(relay: Relay, autojump_clock: tr
     assert (await api.call("GET", CONNECTIONS, Authorization="Basic abc"))[0].status == 401
 
 
+async def test_authenticators_get_no_credentials_after_failed_attempts(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    known = Fixed(None)
+    relay.authenticators.append(("known", known))
+    api = relay.connect()
+    for _ in range(5):
+        assert (await api.call("GET", CONNECTIONS, Authorization="Basic guess"))[0].status == 401
+    known.caller = Caller("", "ann", ManagementRole.VIEWER)
+    assert (await api.call("GET", CONNECTIONS, Authorization="Basic right"))[0].status == 429
+    assert len(known.seen) == 5
+    await trio.sleep(12)
+    assert (await api.call("GET", CONNECTIONS, Authorization="Basic right"))[0].status == 200
+
+
 async def test_one_that_does_not_answer(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
     class Hanging:
         async def authenticate(self, credentials: Credentials) -> Caller | None:
@@ -288,17 +303,22 @@ async def test_failed_attempts_are_limited_by_address(relay: Relay, autojump_clo
     _, good = relay.token()
     for _ in range(5):
         assert (await api.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status == 401
-    # Now the header is not even looked at, whichever address of the network it comes from.
+    # Now failures are slowed down, whichever address of the network they come from.
     neighbour = relay.connect(Peer("2001:db8::2"))
-    for header in ("Bearer x", good):
+    for header in ("Bearer x", good[:-43] + "a" * 43):
         answer, document = await neighbour.call("DELETE", f"{CONNECTIONS}/orders", Authorization=header)
         assert (answer.status, document["type"]) == (429, RATE)
         assert 1 <= int(answer.headers["retry-after"]) <= 12
     assert len(relay.failures()) == 5
+    # Valid credentials of the relay are not affected, and get no delay.
+    began = trio.current_time()
+    for header in (good, relay.signature()):
+        assert (await neighbour.call("GET", CONNECTIONS, Authorization=header))[0].status == 200
+    assert trio.current_time() == began
     elsewhere = relay.connect(Peer("2001:db8:0:1::1"))
-    assert (await elsewhere.call("GET", CONNECTIONS, Authorization=good))[0].status == 200
+    assert (await elsewhere.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status == 401
     await trio.sleep(12)
-    assert (await neighbour.call("GET", CONNECTIONS, Authorization=good))[0].status == 200
+    assert (await neighbour.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status == 401
     audited = [event for event in relay.events if isinstance(event, (ManagementCalled, ManagementCallRefused))]
     assert [(type(event), event.status) for event in audited] == [(ManagementCallRefused, 429)] * 2
 
