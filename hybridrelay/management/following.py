@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
+import attrs
 import msgspec
 import trio
 
 from ..http import Send, StreamedResponse
 from ..security import ManagementRole
 from .calls import Call
-from .feed import FeedPage, NumberedEvent
+from .feed import NumberedEvent
 from .operations import EVENT_STREAM, Operation
 from .problems import Problem, problem
 from .values import Body, Value
@@ -85,33 +86,50 @@ class EventPage(Value, frozen=True):
 
 async def _list_events(call: Call) -> EventPage:
     query = call.query_as(EventsQuery)
-    after = query.since
-    page = await _read(call, after, query.limit)
-    if not page.events and query.wait > 0:
+    position = _Position.of(call, query.since)
+    events = await _read(call, position, query.limit)
+    if not events and query.wait > 0:
         with trio.move_on_after(query.wait):
-            page = await _next(call, page.last, query.limit)
-    return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
+            events = await _next(call, position, query.limit)
+    return EventPage(value=tuple(map(EventValue.of, events)), last=position.after, has_all=position.has_all)
 
 
-async def _read(call: Call, after: int | None, limit: int) -> FeedPage:
-    """The next events that the caller may see, without waiting for any."""
-    feed, caller = call.managed.feed, call.caller
-    return await feed.read(feed.first if after is None else after, limit, lambda event: caller.sees(event.connection))
+@attrs.define
+class _Position:
+    """How far a client has got. It also advances past events that the caller may not see, so that they are not looked
+    at again.
+    """
+
+    #: The number of the last event that was looked at.
+    after: int
+    #: False: events before `after` were not kept any more.
+    has_all: bool = True
+
+    @classmethod
+    def of(cls, call: Call, since: int | None) -> _Position:
+        """Where a client begins."""
+        return cls(call.managed.feed.first if since is None else since)
 
 
-async def _next(call: Call, after: int, limit: int) -> FeedPage:
+async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
+    """The next events that the caller may see, without waiting for any. Cancelled, `position` stays as it is."""
+    caller = call.caller
+    page = await call.managed.feed.read(position.after, limit, lambda event: caller.sees(event.connection))
+    position.after, position.has_all = page.last, position.has_all and page.has_all
+    return page.events
+
+
+async def _next(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
     """Wait for the next events that the caller may see, or for the relay's end."""
-    has_all = True
     while True:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at_stop, call, nursery.cancel_scope)
-            await call.managed.feed.wait(after)
+            await call.managed.feed.wait(position.after)
             await trio.sleep(_COLLECT_SECONDS)
             nursery.cancel_scope.cancel()
-        page = await _read(call, after, limit)
-        after, has_all = page.last, has_all and page.has_all
-        if page.events or call.request.stop.is_set():
-            return FeedPage(page.events, after, has_all)
+        events = await _read(call, position, limit)
+        if events or call.request.stop.is_set():
+            return events
 
 
 async def _cancel_at_stop(call: Call, waiting: trio.CancelScope) -> None:
@@ -143,17 +161,18 @@ def _stream_events(call: Call) -> StreamedResponse:
 
 async def _write(call: Call, after: int | None, send: Send) -> None:
     deadline = trio.current_time() + _STREAM_SECONDS
-    page = await _read(call, after, _PER_PIECE)
+    position = _Position.of(call, after)
+    events = await _read(call, position, _PER_PIECE)
     await send(b": connected\n\n")  # at once, also where there is no event yet
     while not call.request.stop.is_set() and trio.current_time() < deadline:
-        if not page.has_all and after is not None:
+        if not position.has_all:
             await send(b"event: reset\ndata: {}\n\n")
-        if page.events:
-            await send(b"".join(map(_server_sent, page.events)))
-        after = page.last
-        page = FeedPage((), after, has_all=True)
+            position.has_all = True
+        if events:
+            await send(b"".join(map(_server_sent, events)))
+        events = ()
         with trio.move_on_after(_COMMENT_SECONDS) as waiting:
-            page = await _next(call, after, _PER_PIECE)
+            events = await _next(call, position, _PER_PIECE)
         if waiting.cancelled_caught:
             await send(b": nothing new\n\n")
 

@@ -102,6 +102,34 @@ async def test_a_scope_hides_the_events_of_others(api: Api, nursery: trio.Nurser
     assert len(everything["value"]) == 3
 
 
+async def test_a_wait_does_not_hide_that_events_are_missing(
+    autojump_clock: trio.testing.MockClock, viewer: Api, nursery: trio.Nursery
+) -> None:
+    async def publish() -> None:
+        await trio.sleep(1)
+        viewer.managed.events.publish(left())
+
+    nursery.start_soon(publish)
+    _, page = await viewer.call("GET", f"{EVENTS}?since=1&wait=20")
+    assert (len(page["value"]), page["hasAll"]) == (1, False)
+
+
+async def test_what_a_scope_hides_is_not_missing(
+    autojump_clock: trio.testing.MockClock, api: Api, nursery: trio.Nursery
+) -> None:
+    scoped = await serve_api(api, Caller("test", "team", ManagementRole.VIEWER, Scope("team/")), nursery)
+    await follow(scoped)
+    received = await receive_until(scoped, b": connected")
+    for _ in range(160):  # more events than are kept, before the client hears that there is nothing new for it
+        await trio.sleep(0.1)
+        for _ in range(100):
+            api.managed.events.publish(left("orders"))
+    api.managed.events.publish(left("team/orders"))
+    received = await receive_until(scoped, b'"team/orders"', received)
+    assert b": nothing new" in received
+    assert b"event: reset" not in received
+
+
 async def test_a_stream_has_what_is_kept_and_then_what_happens(viewer: Api) -> None:
     viewer.managed.events.publish(left("a"))
     await follow(viewer)

@@ -9,7 +9,7 @@ import trio
 
 from ..core.histogram import Histogram
 from ..core.listener import Listener
-from ..core.pairs import Pair, PairEnd
+from ..core.pairs import Pair, PairEnd, Traffic
 from ..core.places import Places
 from ..counters import RelayCounters
 from ..edge.certificates import RelayCertificates
@@ -101,7 +101,10 @@ class RunningRelay:
     ) -> list[SenderSnapshot]:
         """See `LiveRelay.senders`."""
         found = self.broker.senders.page(limit, after=after, connection=connection)
-        return [self._sender(*position, one) for position, one in found]
+        # A client may have many control channels with one instance. Its pairs are summed once for all of them.
+        positions = {(name, one.instance) for (name, _), one in found}
+        traffic = {position: self.broker.pairs.of_instance(*position) for position in positions}
+        return [self._sender(*position, one, traffic[position[0], one.instance]) for position, one in found]
 
     def sessions(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
@@ -152,8 +155,7 @@ class RunningRelay:
             bytes_to_connector=traffic.to_connector,
         )
 
-    def _sender(self, connection: str, sender_id: str, one: SenderHandle) -> SenderSnapshot:
-        traffic = self.broker.pairs.of_instance(connection, one.instance)
+    def _sender(self, connection: str, sender_id: str, one: SenderHandle, traffic: Traffic) -> SenderSnapshot:
         rule, slot = _rule_and_slot(one.key_for(connection))
         return SenderSnapshot(
             id=sender_id,

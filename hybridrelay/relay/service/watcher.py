@@ -39,6 +39,8 @@ class StoreWatcher:
         #: Whether the last check failed.
         self._failed = False
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
+        #: What the worker thread has read last.
+        self._last_read: Mapping[str, HybridConnection] = self._snapshot
         self._keys = KeyIndex()
 
     @property
@@ -96,20 +98,22 @@ class StoreWatcher:
 
     async def _look(self) -> StoreChange | None:
         read = await run_in_thread(self._maybe_read, limiter=self._limiter)
-        # A checkpoint of SQLite may look like a change.
-        if read is None or read[0] == self._snapshot:
+        if read is None:
             return None
         old, (new, self._keys) = self._snapshot, read
         self._snapshot = new
         return StoreChange.between(old, new)
 
     def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
-        """Read the content and its keys in a worker thread, if it may have changed since the last check."""
+        """Read the content and its keys in a worker thread, if it has changed since the last check."""
         # The version first: a change between the two statements is then noticed at the next check.
         version = self._store.data_version()
         if version == self._version:
             return None
         snapshot = self._store.snapshot()
-        keys = self._keys.updated(snapshot)
-        self._version = version
-        return snapshot, keys
+        # The version also changes when a token is used, and with a checkpoint of SQLite. The comparison is made here
+        # because it takes time in proportion to the content, which the event loop cannot spare.
+        is_changed = snapshot != self._last_read
+        keys = self._keys.updated(snapshot) if is_changed else self._keys
+        self._version, self._last_read = version, snapshot
+        return (snapshot, keys) if is_changed else None

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 
+import attrs
 import pytest
 import trio
 
 from hybridrelay.events import EventStream
+from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import HybridConnection
 from hybridrelay.relay.core.listener import Listener
+from hybridrelay.relay.core.pairs import Pair, PairEnd
 from hybridrelay.relay.edge.certificates import RelayCertificates
 from hybridrelay.relay.edge.permits import HandshakeScheduler
 from hybridrelay.relay.edge.slots import Slots
@@ -85,3 +88,51 @@ async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certific
     assert [one.instance for one in many.listeners(10, after=after)] == [f"{number:032x}" for number in range(21, 31)]
     for look_at_few, look_at_many in zip(looks_of(few), looks_of(many), strict=True):
         assert calls_of(look_at_many) == calls_of(look_at_few)
+
+
+@attrs.define
+class Sender:
+    """A control channel of a client."""
+
+    since: float = 0.0
+    instance: str = "c" * 32
+    address: str = "192.0.2.1"
+    transport: str = "tcp"
+    software: str = "test/1"
+
+    def key_for(self, connection: str) -> KeyId | None:
+        return None
+
+    def end(self, reason: Reason) -> None:
+        pass
+
+
+@attrs.define
+class Counted:
+    """Bytes of one pair, whose sums are counted as calls."""
+
+    sums: int = 0
+
+    @property
+    def to_client(self) -> int:
+        self.sums += 1
+        return 1
+
+    @property
+    def to_connector(self) -> int:
+        return 1
+
+
+async def test_the_pairs_of_an_instance_are_summed_once_for_all_of_its_control_channels(
+    certificates: RelayCertificates,
+) -> None:
+    relay, moved = relay_with(1, certificates), Counted()
+    key = KeyId("db00000", "sender", KeySlot.PRIMARY, 1)
+    listener, sender = PairEnd(f"{0:032x}", "192.0.2.1", key), PairEnd(Sender().instance, "192.0.2.1", key)
+    for number in range(50):
+        relay.broker.senders.set("db00000", f"{number:016x}", Sender())
+        relay.broker.pairs.joined(Pair(f"{number:032x}", "db00000", listener, sender, 0.0, moved))
+    await trio.lowlevel.checkpoint()
+    found = relay.senders(50)
+    assert [(one.sessions, one.bytes_to_client) for one in found] == [(50, 50)] * 50
+    assert moved.sums == 50

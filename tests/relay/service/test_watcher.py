@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ import trio
 
 from hybridrelay.errors import StateError
 from hybridrelay.events import Event, EventStream, StoreReadable, StoreUnreadable
-from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.model import HybridConnection, StoreChange
 from hybridrelay.relay.service.watcher import StoreWatcher
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.security import KeySlot, Rule
+from hybridrelay.security import KeySlot, ManagementRole, Rule, generate_management_token
 
 Rules = tuple[Rule, ...]
 #: Seconds. Short, because these tests wait for real looks at a real file.
@@ -36,6 +37,31 @@ async def another_process(state: Path, call: str) -> None:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+async def test_the_event_loop_does_not_compare_the_content_when_a_token_was_used(
+    registry: SQLiteStore, state: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.create("sql", ["relay.example.com"], rules)
+    watcher = StoreWatcher(registry)
+    comparing: set[threading.Thread] = set()
+    compare = HybridConnection.__eq__
+
+    def spy(one: HybridConnection, other: object) -> bool:
+        comparing.add(threading.current_thread())
+        return compare(one, other)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, lambda _: pytest.fail("it has not changed"))
+        token, _ = generate_management_token("metrics", ManagementRole.VIEWER, now=0.0)
+        with SQLiteStore.open(state, create=False) as another:
+            another.add_token(token)
+            another.set_last_use_of_tokens({token.id: 1.0})
+        monkeypatch.setattr(HybridConnection, "__eq__", spy)
+        await watcher.refresh()
+        nursery.cancel_scope.cancel()
+    assert comparing
+    assert threading.current_thread() not in comparing
 
 
 async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, state: Path, rules: Rules) -> None:
