@@ -51,8 +51,8 @@ T = TypeVar("T")
 _CALLS_PER_SECOND, _CALLS_BURST = 20.0, 100
 #: Failed attempts from one address: the sustained rate per minute, which is also the burst.
 _FAILURES_PER_MINUTE = 5
-#: How long the response is delayed if credentials are missing or not valid (seconds). Therefore a client that repeats
-#: its requests without a pause cannot keep the relay busy.
+#: How long the response is delayed if a request is refused before its caller's rate is limited (seconds). Therefore a
+#: client that repeats its requests without a pause cannot keep the relay busy.
 REFUSAL_SECONDS = 0.25
 #: The longest delay of the response to a request that comes too often (seconds).
 _PAUSE_SECONDS = 1.0
@@ -69,7 +69,12 @@ _CHALLENGES: Fields = (
 
 
 class _Refused(Exception):
-    """The credentials are not valid. The text is for the log, and contains no secret."""
+    """The credentials are not valid, or not sufficient. The text is for the log, and contains no secret."""
+
+    def __init__(self, detail: str, answer: RequestError | None = None) -> None:
+        super().__init__(detail)
+        #: What the client gets; None: 401.
+        self.answer = answer
 
 
 class Gate:
@@ -101,12 +106,12 @@ class Gate:
             try:
                 caller = await self._identify(headers, peer, group)
             except _Refused as exc:
-                await self._refuse(peer, group, str(exc))
+                await self._refuse(peer, group, str(exc), exc.answer)
             except StateError as exc:
                 raise problem_of(exc, conditional=False) from exc
         elif peer.caller is not None and not self._has_expired(peer):
             caller = peer.caller
-            _check_same_site(request, peer)
+            await _check_same_site(request, peer)
         elif peer.refusal or peer.caller is not None:
             await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
         else:
@@ -153,12 +158,12 @@ class Gate:
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
 
-    async def _refuse(self, peer: Peer, group: str, detail: str) -> NoReturn:
+    async def _refuse(self, peer: Peer, group: str, detail: str, answer: RequestError | None = None) -> NoReturn:
         await self._check_failures(group)
         self._failures.charge(group, trio.current_time())
         self._managed.events.publish(ManagementAuthenticationFailed(peer=peer.address or "local", detail=detail))
         await trio.sleep(REFUSAL_SECONDS)
-        raise _unauthenticated("the credentials are not valid")
+        raise answer or _unauthenticated("the credentials are not valid")
 
     async def _check_failures(self, group: str) -> None:
         await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
@@ -214,11 +219,9 @@ class Gate:
             )
         except AuthorizationError as exc:
             if exc.reason is Reason.RIGHT_MISSING:
-                raise problem(
-                    Problem.FORBIDDEN,
-                    "the key's rule does not have the right Manage",
-                    remedy="use a key of a rule with Manage, or a token of the relay",
-                ) from None
+                detail = "the key's rule does not have the right Manage"
+                remedy = "use a key of a rule with Manage, or a token of the relay"
+                raise _Refused(detail, problem(Problem.FORBIDDEN, detail, remedy=remedy)) from None
             raise _Refused(str(exc)) from None
         except (NotFound, ValueError):
             raise _Refused("the signature is for no hybrid connection of this relay") from None
@@ -232,9 +235,10 @@ class Gate:
         raise problem(Problem.UNAVAILABLE, f"{name} did not answer in time", remedy="send the request again later")
 
 
-def _check_same_site(request: Request, peer: Peer) -> None:
+async def _check_same_site(request: Request, peer: Peer) -> None:
     """Refuse requests that another site's pages make: a browser sends the client certificate with these, too."""
     if peer.address and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+        await trio.sleep(REFUSAL_SECONDS)
         raise problem(Problem.FORBIDDEN, "the request comes from another web site")
 
 

@@ -241,8 +241,25 @@ async def test_signatures_that_are_refused(relay: Relay, autojump_clock: trio.te
         api = relay.connect(Peer(f"192.0.2.{number}"))
         answer, document = await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header)
         assert (answer.status, document["type"]) == (401, UNAUTHENTICATED), header
-    assert len(relay.failures()) == len(wrong)
+    assert len(relay.failures()) == 1 + len(wrong)
     assert not any("sig=" in detail for detail in relay.failures())
+
+
+async def test_signatures_without_the_right_manage_are_failed_attempts(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    api = relay.connect()
+    path, header = f"{CONNECTIONS}/orders", relay.signature("in")
+    for _ in range(5):
+        began = trio.current_time()
+        assert (await api.call("GET", path, Authorization=header))[0].status == 403
+        assert trio.current_time() - began == pytest.approx(0.25)
+    began = trio.current_time()
+    answer, document = await api.call("GET", path, Authorization=header)
+    assert (answer.status, document["type"]) == (429, RATE)
+    assert trio.current_time() - began == pytest.approx(1)
+    assert relay.failures() == ["the key's rule does not have the right Manage"] * 5
+    assert (await api.call("GET", path, Authorization=relay.signature()))[0].status == 200
 
 
 @attrs.define
@@ -366,7 +383,9 @@ async def test_other_web_sites_cannot_use_a_browsers_certificate(
 ) -> None:
     api = relay.connect(Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN)))
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        began = trio.current_time()
         assert (await api.call("GET", CONNECTIONS, Sec_Fetch_Site=site))[0].status == status
+        assert trio.current_time() - began == pytest.approx(0.25 if status == 403 else 0)
 
 
 async def test_the_last_use_is_written_once_a_minute(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
