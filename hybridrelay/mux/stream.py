@@ -372,15 +372,18 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if callback is None:
             return
         state = self._state
+        # What is queued is still sent, unless the stream is reset.
+        will_be_sent = state.queued_bytes if was_closed or ended_by is Party.NOBODY else 0
+        has_lost_output = state.dropped_bytes > 0 or state.queued_bytes > will_be_sent
         callback(
             StreamEnd(
                 ended_by=ended_by,
                 reason=reason,
                 text=state.text,
                 was_accepted=self.was_accepted,
-                sent=state.send_window.sent + (state.queued_bytes if was_closed or self._sent_eof else 0),
+                sent=state.send_window.sent + will_be_sent,
                 received=state.receive_window.consumed,
-                sent_all=self._sent_eof or (was_closed and not state.stopped_by_peer),
+                sent_all=(self._sent_eof or (was_closed and not state.stopped_by_peer)) and not has_lost_output,
                 received_all=self._received_eof or state.at_eof,
                 peer_stopped=state.stopped_by_peer,
                 was_closed=was_closed,
@@ -389,7 +392,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def _end_if_finished(self) -> None:
         if self._sent_eof and self._received_eof:
-            self._end(Party.NOBODY, Reason.NO_ERROR)
+            self._end(Party.NOBODY, self._state.reason if self._state.dropped_bytes else Reason.NO_ERROR)
 
     def _end_aborted(self) -> None:
         if self.was_lost:

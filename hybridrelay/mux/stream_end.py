@@ -16,7 +16,7 @@ class StreamEnd:
 
     #: NOBODY: both directions finished. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
     ended_by: Party
-    #: `Reason.NO_ERROR` if both directions finished.
+    #: `Reason.NO_ERROR` if both directions finished and nothing was dropped.
     reason: Reason
     #: What the peer said about the reason, or "".
     text: str = ""
@@ -26,7 +26,7 @@ class StreamEnd:
     sent: int
     #: Bytes that were read.
     received: int
-    #: The end of file follows the `sent` bytes.
+    #: The end of file follows the `sent` bytes, and nothing that was queued was dropped.
     sent_all: bool
     #: Everything was read that the peer sent, and the peer has sent the end of file.
     received_all: bool

@@ -87,6 +87,8 @@ class Stream:
     scheduled: bool = False
     send_queue: list[Buffer] = attrs.field(factory=list)
     queued_bytes: int = 0
+    #: Bytes that were queued and will never be written.
+    dropped_bytes: int = 0
     #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
     #: The driver waits for room in the send queue, and has to be informed once.
@@ -185,6 +187,7 @@ class Stream:
             self._head_memory = 0
         outbox.sending.release(sum(map(len, self.send_queue)) + BUFFER_OVERHEAD * len(self.send_queue))
         self.send_queue = []
+        self.dropped_bytes += self.queued_bytes
         self.queued_bytes = 0
 
     def has_room(self, max_queued: int) -> bool:

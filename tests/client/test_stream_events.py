@@ -137,6 +137,55 @@ async def test_one_that_the_target_resets(scene: Scene, nursery: trio.Nursery) -
     nursery.cancel_scope.cancel()
 
 
+async def test_one_whose_target_ends_without_reading_everything(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream, target = await scene.pair()
+    written = await fill(stream)
+    await stream.send_eof()
+    await target.aclose()
+    assert await stream.receive_some() == b""
+    outcome, reason, to_target, to_client = scene.closed()
+    assert (outcome, to_target, to_client) == ("closed-with-reset", "stopped-by-target", "finished")
+    assert reason is not Reason.NO_ERROR
+    end = scene.end()
+    assert isinstance(end, StreamClosed)
+    assert 0 < end.bytes_to_target < written
+    nursery.cancel_scope.cancel()
+
+
+async def fill(stream: MuxStream) -> int:
+    """Send until nothing more is accepted; returns how many bytes were queued or written. Needs a mock clock."""
+    written = 0
+    with trio.move_on_after(1):
+        while True:
+            await stream.send_whole(bytes(10_000))
+            written += 10_000
+    return written
+
+
+@pytest.mark.parametrize("by_target", [True, False])
+async def test_one_that_is_reset_before_everything_is_sent(
+    scene: Scene, nursery: trio.Nursery, by_target: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its end of file was queued, after data for which the target had no room."""
+    stream, target = await scene.pair()
+    written = await fill(stream)
+    await stream.send_eof()
+    if by_target:
+        target.reset(Reason.TARGET_RESET)
+        await trio.testing.wait_all_tasks_blocked()
+    else:
+        stream.reset()
+    side = "target" if by_target else "application"
+    reason = Reason.TARGET_RESET if by_target else Reason.CANCELLED
+    assert scene.closed() == ("broken", reason, f"reset-by-{side}", f"reset-by-{side}")
+    end = scene.end()
+    assert isinstance(end, StreamClosed)
+    assert 0 < end.bytes_to_target < written, "what was dropped is not counted"
+    nursery.cancel_scope.cancel()
+
+
 async def test_one_that_is_lost_with_its_session(scene: Scene, nursery: trio.Nursery) -> None:
     await scene.pair()
     scene.session.close(Reason.SESSION_LOST)
