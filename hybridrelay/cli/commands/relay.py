@@ -9,7 +9,7 @@ from functools import partial
 from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
-from ...events import ReloadSkipped, logged_events
+from ...events import EventStream, ReloadSkipped, logged_events
 from ...events.plain_log import plainly_logged_events
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     use_config_file(args)
     events = logged_events()
     relay = Relay(make_config(args), events=events)
-    tcp = make_management(args)
+    tcp = make_management(args, events)
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def reload() -> None:
@@ -72,8 +72,8 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
     )
 
 
-def make_management(args: argparse.Namespace) -> ManagementTcp | None:
-    """The management API over TCP, if there is to be one.
+def make_management(args: argparse.Namespace, events: EventStream) -> ManagementTcp | None:
+    """The management API over TCP, if there is to be one. `events` are those of the relay.
 
     Raises:
         ConfigurationError: an option is missing, or a file cannot be used.
@@ -93,7 +93,7 @@ def make_management(args: argparse.Namespace) -> ManagementTcp | None:
         client_ca=args.management_client_ca,
         hosts=args.management_host or (),
     )
-    return ManagementTcp(options)
+    return ManagementTcp(options, events=events)
 
 
 def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) -> Mapping[str, tuple[Binding, ...]]:
