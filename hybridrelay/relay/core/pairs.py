@@ -6,7 +6,6 @@ Sums are made when somebody asks for them, of these integers and of what the pai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import attrs
@@ -155,11 +154,6 @@ class PairTable:
 
     # --- looking at them
 
-    def get(self, pair_id: str) -> Pair | None:
-        """A pair that is joined, or None."""
-        known = self._by_id.get(pair_id)
-        return None if known is None else known[0]
-
     def of_instance(self, connection: str, instance: str) -> Traffic:
         """What an instance has moved for a hybrid connection since it appeared."""
         account = self._instances.get((connection, instance))
@@ -169,11 +163,6 @@ class PairTable:
         """What was moved for a hybrid connection since the relay has started."""
         account = self._connections.get(connection)
         return Traffic() if account is None else account.traffic()
-
-    def by_connection(self) -> Iterator[tuple[str, Traffic]]:
-        """The same for each hybrid connection that has moved anything."""
-        for connection, account in self._connections.items():
-            yield connection, account.traffic()
 
     def _clean(self, connection: str, instance: str) -> None:
         account = self._instances.get((connection, instance))

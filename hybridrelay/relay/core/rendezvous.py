@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
 
@@ -39,7 +39,7 @@ from .holders import Holder
 from .places import Place, Places
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
 
-__all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousState", "RendezvousTable", "Stopping"]
+__all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
 
 @attrs.frozen
@@ -132,23 +132,12 @@ def _hash(ticket: bytes) -> bytes:
     return hashlib.sha256(ticket).digest()
 
 
-@attrs.frozen
-class RendezvousState:
-    """One rendezvous at this moment."""
-
-    id: str
-    connection: str
-    state: State
-    #: None where the data channels are not joined yet.
-    joined_at: float | None
-
-
 class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use`, `ready` and `prove` answer a peer.
     - `expire`, `end`, `revoke` and `end_all` are for something that happened; they return what ends because of it.
-    - `next_deadline`, `open`, `joined` and `states` only look.
+    - `next_deadline`, `open` and `joined` only look.
     """
 
     def __init__(
@@ -188,11 +177,6 @@ class RendezvousTable:
     def joined(self) -> int:
         """Rendezvous whose two tickets were used."""
         return len(self._entries) - len(self._open)
-
-    def states(self) -> Iterator[RendezvousState]:
-        """All rendezvous that have not ended."""
-        for entry in self._entries.values():
-            yield RendezvousState(entry.id, entry.connection, entry.state, entry.joined_at)
 
     def create(
         self, connection: str, listener_key: KeyId, sender: Holder, now: float, *, instance: str = ""

@@ -33,10 +33,6 @@ class SortedIndex(Generic[ValueT]):
         """How many values a hybrid connection has."""
         return self._counts[connection]
 
-    def counts(self) -> Counter[str]:
-        """The same of every hybrid connection that has one, by name."""
-        return self._counts.copy()
-
     def get(self, connection: str, key: str) -> ValueT | None:
         """The value, or None."""
         return self._values.get((connection, key))
