@@ -373,7 +373,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._keys -= gone.keys()
         if self._place is not None and self._place.holder.key in gone and self._keys:
             key = min(self._keys, key=lambda one: one.generation)
-            self._place = self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
+            self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
         outputs: list[Say | Close] = []
         if self.hello is not None and self.hello.role is control.PeerRole.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}

@@ -219,12 +219,15 @@ class Places(Generic[OwnerT]):
 
     def _add(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
         place = Place(holder, owner, self._clock())
-        pools = self._connections.setdefault(holder.key.connection, {})
-        if holder.key not in pools:
-            pools[holder.key] = _Pool(self._randbelow)
-        pools[holder.key].provisional.add(place)
+        self._make_pool(holder.key).provisional.add(place)
         self._taken += 1
         return place
+
+    def _make_pool(self, key: KeyId) -> _Pool[OwnerT]:
+        pools = self._connections.setdefault(key.connection, {})
+        if key not in pools:
+            pools[key] = _Pool(self._randbelow)
+        return pools[key]
 
     def leave(self, place: Place[OwnerT]) -> None:
         """Give a place back. Idempotent."""
@@ -236,6 +239,9 @@ class Places(Generic[OwnerT]):
         self._end_at(place, math.inf)
         self._kept.discard(place)
         self._taken -= 1
+        self._forget_if_empty(key, pool)
+
+    def _forget_if_empty(self, key: KeyId, pool: _Pool[OwnerT]) -> None:
         if not len(pool):
             pools = self._connections[key.connection]
             del pools[key]
@@ -273,15 +279,19 @@ class Places(Generic[OwnerT]):
             if place.is_kept:
                 self.leave(place)
 
-    def pass_on(self, place: Place[OwnerT], holder: Holder) -> Place[OwnerT]:
-        """Transfer a place to another holder, whatever the limits are. Returns the place that replaces it."""
-        until, term = place.until, place.term
-        self.leave(place)
-        another = self._add(holder, place.owner)
-        another.name = place.name
-        self._turn(another, established=place.is_established, now=place.since)
-        self._end_at(another, until, term)
-        return another
+    def pass_on(self, place: Place[OwnerT], holder: Holder) -> None:
+        """Transfer a place to another holder, whatever the limits are. Does nothing if it was given back."""
+        key = place.holder.key
+        pool = self._find_pool(key)
+        if pool is None or place not in pool.holdings(place).in_order:
+            return
+        # It stays the same object, so that its position in `_ending` is still in order of time.
+        pool.holdings(place).remove(place)
+        self._forget_if_empty(key, pool)
+        place.holder = holder
+        if not place.is_established:
+            place.since = self._clock()  # it is the last one of those that are provisional
+        self._make_pool(holder.key).holdings(place).add(place)
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
         """Make a place established: its owner has shown that it is of use. Does nothing if it was given back.

@@ -311,13 +311,13 @@ def test_a_place_that_is_passed_on() -> None:
     other = Holder(key("db", "other"), ROGUE.address)
     place = scene.places.take(ROGUE, "owner")
     scene.places.establish(place)
-    passed = scene.places.pass_on(place, other)
-    assert (passed.owner, passed.is_established) == ("owner", True)
+    scene.places.pass_on(place, other)
+    assert (place.owner, place.is_established) == ("owner", True)
     assert (scene.places.held(KEY), scene.places.held(other.key), len(scene.places)) == (0, 1, 1)
     scene.places.leave(place)
-    assert len(scene.places) == 1
-    scene.places.leave(passed)
-    assert len(scene.places) == 0
+    assert (scene.places.held(other.key), len(scene.places)) == (0, 0)
+    scene.places.pass_on(place, ROGUE)
+    assert (scene.places.held(KEY), len(scene.places)) == (0, 0), "it was given back"
 
 
 def test_a_place_that_is_passed_on_stays_established_only_for_the_time_that_was_set() -> None:
@@ -326,12 +326,23 @@ def test_a_place_that_is_passed_on_stays_established_only_for_the_time_that_was_
     place = scene.places.take(ROGUE, "owner")
     scene.places.establish(place, 60.0)
     scene.now = 30.0
-    passed = scene.places.pass_on(place, other)
+    scene.places.pass_on(place, other)
     scene.now = 59.0
-    assert not scene.places.is_provisional(passed, 0.0)
+    assert not scene.places.is_provisional(place, 0.0)
     scene.now = 60.0 + TENURE_SECONDS
-    assert scene.places.is_provisional(passed, TENURE_SECONDS)
+    assert scene.places.is_provisional(place, TENURE_SECONDS)
     assert scene.enter(Holder(other.key, ROGUE.address), "newcomer") == "owner"
+
+
+def test_a_place_that_is_passed_on_does_not_stay_established_until_younger_ones_end() -> None:
+    scene = Scene.make(100)
+    place = scene.places.take(ROGUE, "owner")
+    scene.places.establish(place, 60.0)
+    scene.now = 30.0
+    scene.places.establish(scene.places.take(HONEST, "younger"), 60.0)
+    scene.places.pass_on(place, Holder(key("db", "other"), ROGUE.address))
+    scene.now = 60.0
+    assert scene.places.is_provisional(place, 0.0)
 
 
 def test_spared_places_of_one_holder_are_not_drawn() -> None:
