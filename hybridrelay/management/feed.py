@@ -8,8 +8,8 @@ missing.
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
@@ -97,17 +97,18 @@ class Feed:
         self._published = trio.Event()
         #: How often events were read.
         self.reads = 0
-        #: How many clients follow events now.
-        self.followers = 0
+        #: How many clients follow events now, or wait for one, by caller.
+        self.followers: Counter[Hashable] = Counter()
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
-        """Count a client that follows events, during the block."""
-        self.followers += 1
+    def followed(self, caller: Hashable) -> Iterator[None]:
+        """Count a client of this caller that follows events, during the block."""
+        self.followers[caller] += 1
         try:
             yield
         finally:
-            self.followers -= 1
+            self.followers[caller] -= 1
+            self.followers += Counter()  # removes those that are zero
 
     @property
     def first(self) -> int:

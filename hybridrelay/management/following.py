@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import attrs
@@ -21,8 +22,10 @@ from .values import Body, Value
 
 __all__ = ["EVENT_ROWS"]
 
-#: How many clients may follow events at the same time, each with one connection.
-MAX_FOLLOWERS = 128
+#: How many clients may follow events, or wait for one, at the same time: each needs a connection. And how many of one
+#: caller, so that others can still connect.
+MAX_FOLLOWERS = 100
+MAX_FOLLOWERS_OF_CALLER = 16
 #: A stream ends after this time (seconds), and a browser continues it with another request: so a token that was
 #: revoked, or that has expired, shows no more than this.
 _STREAM_SECONDS = 300.0
@@ -89,7 +92,8 @@ async def _list_events(call: Call) -> EventPage:
     position = _Position.of(call, query.since)
     events = await _read(call, position, query.limit)
     if not events and query.wait > 0:
-        with trio.move_on_after(query.wait):
+        _check_room(call)
+        with _followed(call), trio.move_on_after(query.wait):
             events = await _next(call, position, query.limit)
     return EventPage(value=tuple(map(EventValue.of, events)), last=position.after, has_all=position.has_all)
 
@@ -146,17 +150,37 @@ def _stream_events(call: Call) -> StreamedResponse:
         after = int(resumed)
 
     async def write(send: Send) -> None:
-        with call.managed.feed.followed():
-            await _write(call, after, send)
+        # Others may have begun while the head of this response was sent: then the stream ends at once.
+        if _has_room(call):
+            with _followed(call):
+                await _write(call, after, send)
 
-    if call.managed.feed.followers >= MAX_FOLLOWERS:
-        raise problem(
-            Problem.UNAVAILABLE,
-            f"{MAX_FOLLOWERS} clients follow events already",
-            remedy="close one of them, or ask for pages: Accept: application/json, with since and wait",
-        )
+    _check_room(call)
     headers = (("Content-Type", EVENT_STREAM), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
     return StreamedResponse(200, write, headers, close=True)
+
+
+def _has_room(call: Call) -> bool:
+    followers = call.managed.feed.followers
+    return followers.total() < MAX_FOLLOWERS and followers[_caller(call)] < MAX_FOLLOWERS_OF_CALLER
+
+
+def _check_room(call: Call) -> None:
+    """Raises RequestError."""
+    if not _has_room(call):
+        raise problem(
+            Problem.UNAVAILABLE,
+            f"{MAX_FOLLOWERS_OF_CALLER} clients of this caller, or {MAX_FOLLOWERS} of all, follow events already",
+            remedy="close one of them, or list events without waiting: Accept: application/json, with since",
+        )
+
+
+def _followed(call: Call) -> AbstractContextManager[None]:
+    return call.managed.feed.followed(_caller(call))
+
+
+def _caller(call: Call) -> tuple[str, str]:
+    return call.caller.kind, call.caller.id
 
 
 async def _write(call: Call, after: int | None, send: Send) -> None:

@@ -12,7 +12,7 @@ import trio.testing
 
 from hybridrelay.events import ListenerLeft, StoreDiskFull
 from hybridrelay.management.callers import Caller, Scope
-from hybridrelay.management.following import MAX_FOLLOWERS
+from hybridrelay.management.following import MAX_FOLLOWERS, MAX_FOLLOWERS_OF_CALLER
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ManagementRole
 
@@ -170,24 +170,32 @@ async def test_a_stream_is_kept_alive_and_ends_after_a_while(
     assert received.count(b": nothing new") > 10
     assert received.endswith(b"0\r\n\r\n")
     assert trio.current_time() - began == pytest.approx(300, abs=16)
-    assert viewer.managed.feed.followers == 0
+    assert not viewer.managed.feed.followers
 
 
-async def test_there_is_a_limit_of_followers(api: Api, nursery: trio.Nursery) -> None:
-    caller = Caller("test", "viewer", ManagementRole.VIEWER)
+@pytest.mark.parametrize("is_one_caller", [True, False])
+async def test_there_is_a_limit_of_followers(api: Api, nursery: trio.Nursery, is_one_caller: bool) -> None:
+    callers = [Caller("test", f"viewer {number}", ManagementRole.VIEWER) for number in range(MAX_FOLLOWERS + 1)]
+    if is_one_caller:
+        callers = [callers[0]] * (MAX_FOLLOWERS_OF_CALLER + 1)
+    *others, last = callers
     followers = []
-    for _ in range(MAX_FOLLOWERS):
+    for caller in others:
         follower = await serve_api(api, caller, nursery)
         await follow(follower)
         await receive_until(follower, b": connected")
         followers.append(follower)
-    answer, problem = await api.call("GET", EVENTS, Accept="text/event-stream")
+    refused = await serve_api(api, last, nursery)
+    answer, problem = await refused.call("GET", EVENTS, Accept="text/event-stream")
     assert (answer.status, problem["type"]) == (503, "urn:hybridrelay:problem:unavailable")
+    since = api.managed.feed.last
+    assert (await refused.call("GET", f"{EVENTS}?since={since}&wait=30"))[0].status == 503
+    assert (await refused.call("GET", f"{EVENTS}?since={since}"))[0].status == 200, "without waiting"
     await followers[0].client.stream.aclose()
     await trio.testing.wait_all_tasks_blocked()
-    assert api.managed.feed.followers == MAX_FOLLOWERS - 1
-    await follow(api)
-    await receive_until(api, b": connected")
+    assert api.managed.feed.followers.total() == len(others) - 1
+    await follow(refused)
+    await receive_until(refused, b": connected")
 
 
 async def test_a_flood_of_events_arrives_in_few_pieces(autojump_clock: trio.testing.MockClock, viewer: Api) -> None:
