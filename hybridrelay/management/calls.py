@@ -6,7 +6,6 @@ import re
 import secrets
 import urllib.parse
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -178,17 +177,28 @@ def _audit(
         except RequestError:
             return ""
 
-    make: Callable[..., ManagementCalled | ManagementCallRefused] = ManagementCallRefused
-    if caller is not None:
-        make = partial(ManagementCalled, caller=f"{caller.kind} {caller.id}", role=caller.role.name.lower())
-    return make(
+    peer = request.peer.address or "local"
+    connection, rule, token = known("name"), known("rule"), known("token")
+    if caller is None:
+        return ManagementCallRefused(
+            operation_id=operation.id,
+            peer=peer,
+            request_id=request_id,
+            connection=connection,
+            rule=rule,
+            token=token,
+            status=status,
+        )
+    return ManagementCalled(
         operation_id=operation.id,
-        peer=request.peer.address or "local",
+        peer=peer,
         request_id=request_id,
-        connection=known("name"),
-        rule=known("rule"),
-        token=known("token"),
+        connection=connection,
+        rule=rule,
+        token=token,
         status=status,
+        caller=f"{caller.kind} {caller.id}",
+        role=caller.role.name.lower(),
     )
 
 
