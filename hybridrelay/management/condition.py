@@ -1,4 +1,4 @@
-"""What is wrong at a relay, or soon will be, and what to do about it. Pure."""
+"""The problems of a relay, present and expected, each with a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MAX_UNSERVED", "relay_problems"]
 EXPIRY_SECONDS = 21 * 86400.0
 #: Places are a problem when this part of them is taken.
 NEARLY_FULL = 0.9
-#: Hybrid connections without a listener that are named.
+#: How many hybrid connections without a listener are named.
 MAX_UNSERVED = 100
 
 _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"

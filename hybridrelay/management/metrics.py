@@ -1,4 +1,4 @@
-"""The metrics of a relay, for Prometheus: made when they are asked for, of counters and of what the relay holds."""
+"""The metrics of a relay for Prometheus, computed for each request from its counters and its present state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def relay_metrics(relay: LiveRelay) -> str:
 
 
 async def _by_label(relay: LiveRelay) -> Mapping[str, ConnectionSnapshot]:
-    """What there is of each hybrid connection, those without a label of their own together."""
+    """The numbers of each hybrid connection; those without a label of their own are added up."""
     found: dict[str, ConnectionSnapshot] = {}
     for number, name in enumerate(relay.connection_names()):
         if number % _AT_A_TIME == 0:

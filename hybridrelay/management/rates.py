@@ -63,7 +63,7 @@ class Buckets:
         return (1 - bucket.permits) / self._rate
 
     def charge(self, key: Hashable, now: float) -> None:
-        """Take a permit for something that has happened, also if there is none; at most `burst` are owed."""
+        """Take a permit for something that has happened, even if there is none; at most `burst` are owed."""
         bucket = self._bucket(key, now)
         bucket.permits = max(bucket.permits - 1, -self._burst)
 
@@ -81,7 +81,7 @@ class Buckets:
         bucket.updated_at = now
 
     def _sweep(self, now: float) -> None:
-        """Remove full buckets, which say nothing; at most once a second, because it looks at all of them."""
+        """Remove full buckets, which are the same as none; at most once a second, because it looks at all of them."""
         if now - self._swept_at < 1:
             return
         self._swept_at = now

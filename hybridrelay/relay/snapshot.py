@@ -104,7 +104,7 @@ class SessionSnapshot:
 
 @attrs.frozen
 class ConnectionSnapshot:
-    """What there is now of one hybrid connection, and what was handed on for it since the relay has started."""
+    """What there is now of one hybrid connection, and what was moved for it since the relay started."""
 
     listeners: int = 0
     senders: int = 0
@@ -167,13 +167,13 @@ class RelaySnapshot:
 
 @attrs.frozen
 class HistogramSnapshot:
-    """How often a time was at most so long."""
+    """How many durations fell into each bucket of a histogram."""
 
-    #: Upper bounds of the buckets (seconds), growing.
+    #: Upper bounds of the buckets (seconds), in increasing order.
     bounds: tuple[float, ...]
-    #: By bucket, and one more for what is above the last bound.
+    #: One for each bucket, and one more for durations above the last bound.
     counts: tuple[int, ...]
-    #: Of all times (seconds).
+    #: The sum of all durations (seconds).
     total: float
 
 
@@ -186,7 +186,7 @@ class LiveRelay(Protocol):
 
     @property
     def counters(self) -> RelayCounters:
-        """What has happened since it was made."""
+        """Counters of what has happened since the relay was created."""
 
     def snapshot(self) -> RelaySnapshot:
         """Numbers about the whole relay."""
@@ -219,12 +219,12 @@ class LiveRelay(Protocol):
         """From the offer of a rendezvous to a listener until both of its data channels were there."""
 
     def loop_lag(self) -> HistogramSnapshot:
-        """How late the relay's event loop was, measured once in a second."""
+        """How late the relay's event loop was, measured once a second."""
 
     async def drain(self) -> None:
-        """Accept no new registrations and joins, and tell all peers to prefer other relays. Sessions go on.
+        """Accept no new registrations and joins, and tell all peers to prefer other relays. Sessions continue.
 
-        Cancelled, some of the peers were not told.
+        Cancelled, some of the peers were not notified.
         """
 
     def undo_drain(self) -> None:

@@ -1,4 +1,4 @@
-"""Who holds a place: a key at a network address, and from what distance two of them count as one. Pure."""
+"""The holders of places: a key at a network address, and which addresses belong to one network. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Holder", "network_of"]
 def network_of(address: str) -> str:
     """The network of an address: the /24 of an IPv4 address, the /48 of an IPv6 address or /64.
 
-    What is no IP address (a Unix socket, a memory transport) is a network of its own.
+    Anything that is not an IP address (a Unix socket, a memory transport) is a network of its own.
     """
     try:
         network = ipaddress.ip_network(address)
@@ -31,7 +31,7 @@ class Holder:
     """A key at one network address. The same key may be used from several addresses."""
 
     key: KeyId
-    #: As far as it counts as one (`address_group`).
+    #: Its address group (`address_group`).
     address: str = ""
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The pairs of data channels that are joined now: who is at their ends, and how many bytes were moved. Pure.
+"""The pairs of data channels that are joined now: their two ends, and how many bytes were moved between them. Pure.
 
 The pump counts the bytes of one pair in two integers (`Moved`), and nothing else is done for each block of bytes.
 Sums are made when somebody asks for them, of these integers and of what the pairs that have ended have left.
@@ -33,9 +33,9 @@ class PairEnd:
     """One end of a pair: a listener, or a sender."""
 
     instance: str
-    #: As far as it counts as one (`address_group`).
+    #: Its address group (`address_group`).
     address: str
-    #: What had authorized it.
+    #: The key that authorized it.
     key: KeyId
     #: The transport of its data channel.
     transport: str = ""
@@ -72,7 +72,7 @@ class Traffic:
 
 @attrs.define(eq=False)
 class _Account:
-    """What was moved for somebody."""
+    """How many bytes were moved for one instance, or for one hybrid connection."""
 
     #: By pairs that have ended.
     ended: Traffic = Traffic()
@@ -110,7 +110,7 @@ class PairTable:
     # --- what happens
 
     def appears(self, connection: str, instance: str) -> None:
-        """An instance has a registration, or a control channel with the right to join, more than before."""
+        """An instance has one more registration, or one more control channel with the right to join."""
         self._instances.setdefault((connection, instance), _Account()).present += 1
 
     def leaves(self, connection: str, instance: str) -> None:
@@ -160,7 +160,7 @@ class PairTable:
         return Traffic() if account is None else account.traffic()
 
     def of_connection(self, connection: str) -> Traffic:
-        """What was moved for a hybrid connection since the relay has started."""
+        """What was moved for a hybrid connection since the relay started."""
         account = self._connections.get(connection)
         return Traffic() if account is None else account.traffic()
 

@@ -62,7 +62,7 @@ class SortedIndex(Generic[ValueT]):
 
         Args:
             limit: at least 1.
-            after: where the page before has ended, whether or not that value is still there; None begins.
+            after: where the previous page ended, whether or not that value still exists; None: from the beginning.
             connection: only the values of this hybrid connection.
         """
         begin = 0 if after is None else bisect_right(self._positions, after)

@@ -1,4 +1,4 @@
-"""What a relay holds, as values, and what administrators end."""
+"""What a relay holds, as values, and how administrators end parts of it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ RETRY_AFTER_SECONDS = 1.0
 #: How often the lag of the event loop is measured (seconds), and the upper bounds of its histogram.
 LAG_SECONDS = 1.0
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-#: Peers that are told before other tasks run.
+#: How many peers are notified before other tasks run.
 _AT_A_TIME = 100
 
 
 @attrs.frozen
 class RunningRelay:
-    """What a relay holds that runs; the methods are those of `LiveRelay`. `clock` gives seconds since 1970."""
+    """What a running relay holds; the methods are those of `LiveRelay`. `clock` returns seconds since 1970."""
 
     broker: BrokerService
     peers: ControlPeers
