@@ -33,6 +33,8 @@ session asks for another one. Such a place is *kept* for its holder (`Places.kee
    same address. Then it counts for the newcomer's holder. So a holder does not get more places by keeping some.
 7. It ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends without
    having done so, the place is kept again, until the same time.
+
+This module is long because the rules refer to each other: a change to one has to be checked against the others.
 """
 
 from __future__ import annotations
