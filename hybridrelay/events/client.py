@@ -198,7 +198,7 @@ class ForwardUnavailable(_Unavailable):
 
 @attrs.frozen(kw_only=True)
 class ForwardStillUnavailable(_Unavailable):
-    """Like `ForwardUnavailable`, but for the same reason as before."""
+    """The reason is the one that the last `ForwardUnavailable` gave."""
 
     name: ClassVar = "forward.still-unavailable"
     level: ClassVar = Level.DEBUG

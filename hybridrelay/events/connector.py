@@ -77,7 +77,7 @@ class RelayUnavailable(_RelayFailure):
 
 @attrs.frozen(kw_only=True)
 class RelayStillUnavailable(_RelayFailure):
-    """Like `RelayUnavailable`, but for the same reason as before."""
+    """The reason is the one that the last `RelayUnavailable` gave."""
 
     name: ClassVar = "relay.still-unavailable"
     level: ClassVar = Level.DEBUG
