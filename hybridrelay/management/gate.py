@@ -120,7 +120,7 @@ class Gate:
             )
             await trio.sleep(REFUSAL_SECONDS)
             raise _unauthenticated("this needs credentials")
-        peer.on_identified()
+        peer.on_identified(caller)
         if caller is not peer.caller or peer.address:
             await self._check_rate(
                 self._calls.take((caller.kind, caller.id), trio.current_time()), "too many requests"

@@ -27,8 +27,8 @@ class Peer:
     expires_at: float | None = None
     #: Why the client certificate names no caller; empty if there is none, or if it does.
     refusal: str = ""
-    #: Called for each request whose caller has been identified; must not raise.
-    on_identified: Callable[[], None] = attrs.field(default=lambda: None, eq=False, repr=False)
+    #: Called with the caller of each request once it has been identified; must not raise.
+    on_identified: Callable[[Caller], None] = attrs.field(default=lambda caller: None, eq=False, repr=False)
 
 
 def caller_of_certificate(certificate: Mapping[str, Any]) -> tuple[Caller | None, float | None, str]:

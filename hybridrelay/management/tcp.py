@@ -18,11 +18,11 @@ from ..errors import ConfigurationError
 from ..events import EventStream, ManagementListening, logged_events
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
-from ..relay.edge.slots import Slot, Slots
 from ..security import bracketed, outer_server_context, relay_pin
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
 from ..streams.tls import TLSStream
+from .connection_slots import SLOTS, ConnectionSlot, ConnectionSlots
 from .gate import REFUSAL_SECONDS
 from .hosts import AllowedHosts
 from .peers import Peer, caller_of_certificate
@@ -33,11 +33,9 @@ __all__ = ["ManagementTcp", "TcpOptions"]
 
 #: At most one TLS handshake begins in this time (seconds). It costs about a millisecond, and strangers ask for it.
 _HANDSHAKE_INTERVAL = 0.02
-#: How many connections may exist whose caller has not been identified yet, and how many of one address keep their
-#: slots when all are taken. See `Slots`.
-_UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
-#: How many connections may exist in total. Further ones are answered with 503.
-_MAX_CONNECTIONS = 128
+#: How many connections may exist in total. Further ones are answered with 503. This is more than there are slots,
+#: because a connection that has lost its slot exists for a moment until it has ended.
+_MAX_CONNECTIONS = SLOTS + 16
 #: Stricter than on the Unix socket, because strangers can connect.
 _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECONDS)
 
@@ -137,9 +135,9 @@ class ManagementTcp:
         self._events = logged_events() if events is None else events
         self._tls: Renewal[_ServerTLS] | None = None
         self._pacing: trio.Lock | None = None
-        self._slots = Slots(_UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS)
-        #: The slots of connections that are served, also of those that have released theirs.
-        self._held: dict[trio.SocketStream, Slot] = {}
+        self._slots = ConnectionSlots()
+        #: The slots of the connections that are served.
+        self._held: dict[trio.SocketStream, ConnectionSlot] = {}
         if options.certificate is not None:
             paths = [one for one in (options.certificate, options.key, options.client_ca) if one is not None]
             load = partial(_load_tls, options.certificate, options.key, options.client_ca)
@@ -220,19 +218,19 @@ class ManagementTcp:
 
     @contextmanager
     def _hold(self, accepted: trio.SocketStream, end: Callable[[], None]) -> Iterator[None]:
-        """Give a connection a slot until its caller is identified; if all are taken, end another connection."""
-        slot = self._held[accepted] = self._slots.take(remote_of(accepted), end)
-        try:
-            with self._slots.held(slot):
+        """Give a connection a slot; if all are taken, end another connection."""
+        with self._slots.hold(remote_of(accepted), end) as slot:
+            self._held[accepted] = slot
+            try:
                 yield
-        finally:
-            del self._held[accepted]
+            finally:
+                del self._held[accepted]
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Make the TLS handshake, and learn what the connection says about the caller."""
         peer = Peer(remote_of(accepted))
         if accepted in self._held:  # otherwise it is about to be answered with 503
-            peer = attrs.evolve(peer, on_identified=partial(self._slots.release, self._held[accepted]))
+            peer = attrs.evolve(peer, on_identified=self._held[accepted].identify)
         if self._tls is None:
             await trio.lowlevel.checkpoint()
             return accepted, peer

@@ -418,6 +418,30 @@ async def test_a_connection_whose_credentials_were_refused_makes_room(state: Pat
             relay.stop.set()
 
 
+async def test_one_caller_cannot_keep_others_out(state: Path) -> None:
+    """More connections of one token than all callers have together: its oldest ones make room."""
+    with SQLiteStore.open(state) as store:
+        token, text = generate_management_token("many", ManagementRole.VIEWER, now=store.get("orders").created_at)
+        store.add_token(token)
+    request = f"GET /livez HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {text.reveal()}\r\n\r\n"
+    with trio.fail_after(60):
+        async with served(state, attrs.evolve(LOOPBACK, hosts=["x"])) as relay, contextlib.AsyncExitStack() as stack:
+            other = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", relay.port))
+            credentials = f"Bearer {relay.token}"
+            assert (await Client(other).request("GET", "/v1/relay", Authorization=credentials)).status == 200
+            many = []
+            for _ in range(140):
+                one = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", relay.port))
+                await one.send_all(request.encode())
+                many.append(one)
+            with contextlib.suppress(trio.BrokenResourceError):
+                async for _ in many[0]:  # the response, and then the end
+                    pass
+            assert (await Client(other).request("GET", "/v1/relay", Authorization=credentials)).status == 200
+            assert (await relay.ask())[0] == 200
+            relay.stop.set()
+
+
 async def test_a_client_that_never_reads(state: Path) -> None:
     """It fills its own connection, and delays neither other clients nor the end."""
     with trio.fail_after(60):

@@ -1,0 +1,107 @@
+"""The slots of connections to the management API over TCP."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from hybridrelay.management.callers import Caller
+from hybridrelay.management.connection_slots import ConnectionSlot, ConnectionSlots
+from hybridrelay.security import ManagementRole
+
+ANNA = Caller("token", "anna 1", ManagementRole.VIEWER)
+BEN = Caller("token", "ben 2", ManagementRole.VIEWER)
+
+
+class Connections:
+    """Connections by name, and which of them lost their slots."""
+
+    def __init__(self) -> None:
+        self.slots = ConnectionSlots()
+        self.evicted: list[str] = []
+        self._open: dict[str, ExitStack] = {}
+        self._slot: dict[str, ConnectionSlot] = {}
+
+    def open(self, name: str, address: str = "192.0.2.1", caller: Caller | None = None) -> None:
+        stack = self._open[name] = ExitStack()
+        self._slot[name] = stack.enter_context(self.slots.hold(address, lambda: self.evicted.append(name)))
+        if caller is not None:
+            self.identify(name, caller)
+
+    def identify(self, name: str, caller: Caller) -> None:
+        self._slot[name].identify(caller)
+
+    def close(self, name: str) -> None:
+        self._open.pop(name).close()
+
+
+def test_a_caller_with_many_connections_displaces_its_own() -> None:
+    all_ = Connections()
+    all_.open("ben", "192.0.2.2", BEN)
+    for number in range(127):
+        all_.open(f"anna {number}", caller=ANNA)
+    assert all_.evicted == []
+    all_.open("anna 127", caller=ANNA)
+    all_.open("ben again", "192.0.2.2", BEN)
+    assert all_.evicted == ["anna 0", "anna 1"]
+
+
+def test_strangers_displace_no_connection_of_an_identified_caller() -> None:
+    all_ = Connections()
+    all_.open("anna", caller=ANNA)
+    for number in range(200):
+        all_.open(str(number))
+    assert all_.evicted == [str(number) for number in range(200 - 64)]
+
+
+def test_an_identified_connection_leaves_its_slot_to_a_stranger() -> None:
+    all_ = Connections()
+    for number in range(64):
+        all_.open(str(number))
+    all_.identify("0", ANNA)
+    all_.open("64")
+    assert all_.evicted == []
+
+
+def test_a_connection_counts_for_its_latest_caller() -> None:
+    all_ = Connections()
+    for number in range(128):
+        all_.open(str(number), caller=ANNA)
+    for number in range(120):
+        all_.identify(str(number), BEN)
+    all_.open("carol", caller=Caller("certificate", "carol", ManagementRole.ADMIN))
+    assert all_.evicted == ["0"]  # the oldest one of Ben, who has most
+
+
+def test_a_caller_and_kind_are_one_identity() -> None:
+    all_ = Connections()
+    for number in range(128):
+        all_.open(str(number), caller=Caller("token", "x", ManagementRole.VIEWER))
+    other = Caller("certificate", "x", ManagementRole.VIEWER)
+    for number in range(128, 138):
+        all_.open(str(number), caller=other)
+    assert all_.evicted == [str(number) for number in range(10)]
+
+
+def test_a_slot_is_free_after_the_connection_has_ended() -> None:
+    all_ = Connections()
+    for number in range(128):
+        all_.open(str(number), caller=ANNA)
+    for number in range(128):
+        all_.close(str(number))
+    for number in range(128, 256):
+        all_.open(str(number), caller=BEN)
+    assert all_.evicted == []
+
+
+def test_a_connection_that_was_displaced_gets_no_slot_again() -> None:
+    all_ = Connections()
+    for number in range(65):
+        all_.open(str(number))
+    assert all_.evicted == ["0"]
+    all_.identify("0", ANNA)  # a request that was being handled
+    all_.close("1")
+    for number in range(100, 228):
+        all_.open(str(number), caller=BEN)
+    assert all_.evicted == ["0"]
+    all_.close("0")
+    assert all_.evicted == ["0"]
