@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 
 from ..errors import StateError
@@ -56,7 +54,7 @@ async def _get_ready(call: Call) -> ReadyValue:
         is_readable = True
     except StateError:
         is_readable = False
-    checks = readiness(call.managed.relay.snapshot(), is_readable=is_readable, now=time.time())
+    checks = readiness(call.managed.relay.snapshot(), is_readable=is_readable, now=call.managed.clock())
     is_ready = all(one.ok for one in checks)
     call.is_unavailable = not is_ready
     return ReadyValue(ready=is_ready, checks=checks)

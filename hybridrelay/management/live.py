@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -28,6 +27,7 @@ from .live_values import (
     SessionValue,
 )
 from .operations import Operation
+from .problems import Problem, problem
 
 __all__ = ["LIVE_ROWS"]
 
@@ -54,21 +54,21 @@ class _Fetch(Protocol[SnapshotT]):
 
 async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
     """The page that the call asks for, and the cursor of the next one."""
-    query = call.query_as(LivePageQuery)
+    query, scope = call.query_as(LivePageQuery), call.caller.scope
     name = call.params.get("name")
     if name is not None:
         await call.managed.read_store(lambda store: store.get(name))
-    after: Position | None = None
+    after: Position | None = (scope.prefix, "") if scope.prefix else None  # names with this prefix are neighbours
     if query.cursor is not None:
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
-        after = connection, key
+        after = max(after or ("", ""), (connection, key))
     found: list[SnapshotT] = []
     # One more than is wanted shows whether there is another page.
     while (missing := query.limit + 1 - len(found)) > 0:
-        more = fetch(min(missing, _AT_A_TIME), after=after, connection=name)
-        if not more:
+        more = fetch(min(missing, _AT_A_TIME), after=after, connection=scope.only if name is None else name)
+        found += (one for one in more if scope.covers(one.connection))
+        if not more or not scope.covers(more[-1].connection):
             break
-        found += more
         after = more[-1].connection, more[-1].key
         await trio.lowlevel.checkpoint()
     page = found[: query.limit]
@@ -110,12 +110,17 @@ async def _drop_session(call: Call) -> None:
 
 
 async def _drain(call: Call) -> RelayValue:
-    await call.managed.relay.drain()
-    return await _get_relay(call)
+    return await _changed_drain(call, is_done=call.managed.relay.drain())
 
 
 async def _undo_drain(call: Call) -> RelayValue:
-    call.managed.relay.undo_drain()
+    return await _changed_drain(call, is_done=call.managed.relay.undo_drain())
+
+
+async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
+    if not is_done:
+        detail = "the relay is starting or stopping, so it cannot be drained"
+        raise problem(Problem.UNAVAILABLE, detail, remedy="send the request again later")
     return await _get_relay(call)
 
 
@@ -134,7 +139,7 @@ async def _get_relay(call: Call) -> RelayValue:
     snapshot = relay.snapshot()
     return RelayValue(
         version=__version__,
-        problems=relay_problems(snapshot, unserved, unserved_count, time.time()),
+        problems=relay_problems(snapshot, unserved, unserved_count, call.managed.clock()),
         draining_since=snapshot.draining_since,
         pin=info.pin,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
@@ -171,9 +176,10 @@ def _list_rows(
             id=f"listAll{what}s",
             method="GET",
             path=f"/v1/{what.lower()}s",
-            summary=f"List {plural} of all hybrid connections at this relay.",
+            summary=f"List {plural} of all hybrid connections at this relay that the caller may see.",
             role=ManagementRole.VIEWER,
             handler=handler,
+            filters=True,
             query=LivePageQuery,
             answer=answer,
         ),

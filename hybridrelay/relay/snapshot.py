@@ -221,14 +221,14 @@ class LiveRelay(Protocol):
     def loop_lag(self) -> HistogramSnapshot:
         """How late the relay's event loop was, measured once a second."""
 
-    async def drain(self) -> None:
-        """Accept no new registrations and joins, and tell all peers to prefer other relays. Sessions continue.
+    def drain(self) -> bool:
+        """Accept no new registrations and joins; False where the relay does not run. Sessions continue.
 
-        Cancelled, some of the peers were not notified.
+        The relay then asks all peers, in a task of its own, to prefer other relays.
         """
 
-    def undo_drain(self) -> None:
-        """Accept everything again."""
+    def undo_drain(self) -> bool:
+        """Accept everything again; False where the relay does not run."""
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration; False where there is none. The connector may register again after a while."""

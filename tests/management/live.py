@@ -104,12 +104,15 @@ class FakeRelay:
     ) -> list[SessionSnapshot]:
         return _page(self.held_sessions, limit, after, connection)
 
-    async def drain(self) -> None:
-        if self.numbers.draining_since is None:
+    def drain(self) -> bool:
+        if self.numbers.is_running and self.numbers.draining_since is None:
             self.numbers = attrs.evolve(self.numbers, draining_since=2000.0)
+        return self.numbers.is_running
 
-    def undo_drain(self) -> None:
-        self.numbers = attrs.evolve(self.numbers, draining_since=None)
+    def undo_drain(self) -> bool:
+        if self.numbers.is_running:
+            self.numbers = attrs.evolve(self.numbers, draining_since=None)
+        return self.numbers.is_running
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         return _drop(self.held_listeners, connection, instance)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
+import trio
 
 from hybridrelay.events import ManagementCalled
+from hybridrelay.management import Caller
+from hybridrelay.management.callers import Scope
+from hybridrelay.management.cursors import encode_cursor
+from hybridrelay.security import ManagementRole
 
-from .conftest import CONNECTIONS, Api
+from .conftest import CONNECTIONS, Api, serve_api
 from .live import listener, sender, session
 
 ORDERS = f"{CONNECTIONS}/orders"
@@ -62,6 +68,36 @@ async def test_lists_have_pages(api: Api, what: str, limit: int) -> None:
             cursor = f"&cursor={page['nextCursor']}"
         assert found == sorted(set(found))
         assert len(found) == expected
+
+
+@pytest.mark.parametrize("what", KEYS)
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+async def test_lists_of_all_contain_what_the_callers_scope_covers(
+    api: Api, nursery: trio.Nursery, what: str, limit: int
+) -> None:
+    for connection in ("a", "team", "team/a", "team/b", "team0", "z"):
+        api.relay.held_listeners += [listener(connection, f"{number:032x}") for number in range(2)]
+        api.relay.held_senders += [sender(connection, f"{number:016x}") for number in range(2)]
+        api.relay.held_sessions += [session(connection, f"{number:032x}") for number in range(2)]
+    for scope, seen in (
+        (Scope("team/"), ["team/a", "team/a", "team/b", "team/b"]),
+        (Scope(only="team"), ["team", "team"]),
+        (Scope("nothing/"), []),
+        (Scope(only="nothing"), []),
+    ):
+        scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.VIEWER, scope), nursery)
+        found, cursor = [], ""
+        while True:
+            answer, page = await scoped.call("GET", f"/v1/{what}?limit={limit}{cursor}")
+            assert answer.status == 200
+            found += [one["connection"] for one in page["value"]]
+            if page["nextCursor"] is None:
+                break
+            cursor = f"&cursor={page['nextCursor']}"
+        assert found == seen
+        for position in (("a", ""), ("team0", ""), ("zzz", "")):  # cursors that this caller was not given
+            _, page = await scoped.call("GET", f"/v1/{what}?cursor={encode_cursor(*position)}")
+            assert {one["connection"] for one in page["value"]} <= set(seen)
 
 
 async def test_a_long_page_is_collected_in_slices(api: Api) -> None:
@@ -126,3 +162,10 @@ async def test_hybrid_connections_without_a_listener_are_problems(api: Api) -> N
     assert len(relay["problems"]) == 101
     assert relay["problems"][-1]["detail"] == "no connector listens for 3 more hybrid connections"
     assert "orders" not in {one["connection"] for one in relay["problems"]}
+
+
+async def test_a_relay_that_does_not_run_cannot_be_drained(operator: Api) -> None:
+    operator.relay.numbers = attrs.evolve(operator.relay.numbers, is_running=False)
+    for method in ("POST", "DELETE"):
+        answer, problem = await operator.call(method, "/v1/relay/drain")
+        assert (answer.status, problem["remedy"]) == (503, "send the request again later")

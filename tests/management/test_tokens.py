@@ -10,6 +10,7 @@ from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.security import ManagementRole
 
 from .conftest import CONNECTIONS, Api, path_of, serve_api
+from .live import listener, sender, session
 
 TOKENS = "/v1/tokens"
 BODY = {"endpoints": ["relay.example.com"]}
@@ -58,6 +59,9 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
     """Every operation of the table: what names a hybrid connection, what lists them, and what is about the relay."""
     for name in ("team%2Fa", "team%2Fb", "team-c", "other"):
         await api.call("PUT", f"{CONNECTIONS}/{name}", BODY)
+        api.relay.held_listeners.append(listener(name.replace("%2F", "/")))
+        api.relay.held_senders.append(sender(name.replace("%2F", "/")))
+        api.relay.held_sessions.append(session(name.replace("%2F", "/")))
     for scope, seen in ((Scope("team/"), ["team/a", "team/b"]), (Scope(only="other"), ["other"])):
         scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.ADMIN, scope), nursery)
         before = api.store.list()
@@ -65,7 +69,7 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
             answer, document = await scoped.call(row.method, path_of(row.path, "team-c"), {} if row.body else None)
             if row.filters:
                 assert answer.status == 200
-                shown = [one.get("fields", {}).get("connection", one["name"]) for one in document["value"]]
+                shown = [(one | one.get("fields", {})).get("connection") or one["name"] for one in document["value"]]
                 assert sorted(set(shown)) == seen, row.id
             else:
                 assert (answer.status, document["type"]) == (403, "urn:hybridrelay:problem:forbidden"), row.id

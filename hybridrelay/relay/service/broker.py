@@ -122,6 +122,8 @@ class BrokerService:
         self.senders: SortedIndex[SenderHandle] = SortedIndex()
         #: When the relay was drained: seconds since 1970; None if it is not.
         self.draining_since: float | None = None
+        #: Set when the next drain starts; then another one takes its place.
+        self.next_drain = trio.Event()
         #: From the offer to a listener until both data channels are there.
         self.rendezvous_times = Histogram(RENDEZVOUS_BUCKETS)
         #: By rendezvous whose data channels are not joined yet: the two ends, and when it was created.
@@ -269,6 +271,9 @@ class BrokerService:
             return False
         self.core.is_draining = on
         self.draining_since = self._clock() if on else None
+        if on:
+            self.next_drain.set()
+            self.next_drain = trio.Event()
         self.events.publish(DrainStarted() if on else DrainEnded())
         return True
 

@@ -113,19 +113,18 @@ class RunningRelay:
         found = self.broker.pairs.index.page(limit, after=after, connection=connection)
         return [self._session(one) for _, one in found]
 
-    async def drain(self) -> None:
-        """See `LiveRelay.drain`."""
-        await trio.lowlevel.checkpoint()
-        if not self.broker.set_draining(True):
-            return
-        for number, peer in enumerate(self.peers):
-            peer.announce_draining(RETRY_AFTER_SECONDS)
-            if number % _AT_A_TIME == 0:
-                await trio.lowlevel.checkpoint()
-
-    def undo_drain(self) -> None:
-        """See `LiveRelay.undo_drain`."""
-        self.broker.set_draining(False)
+    async def announce_drains(self) -> None:
+        """Whenever a drain starts, ask all peers to prefer other relays. Runs until cancelled."""
+        next_drain = self.broker.next_drain
+        while True:
+            await next_drain.wait()
+            next_drain = self.broker.next_drain  # which may start before all peers were asked
+            for number, peer in enumerate(self.peers):
+                if self.broker.draining_since is None:
+                    break
+                peer.announce_draining(RETRY_AFTER_SECONDS)
+                if number % _AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""
@@ -249,15 +248,19 @@ class MaybeRunningRelay:
             await trio.sleep_until(due)
             self._lag.observe(trio.current_time() - due)
 
-    async def drain(self) -> None:
+    def drain(self) -> bool:
         """See `LiveRelay.drain`."""
-        if self.running is not None:
-            await self.running.drain()
+        return self._set_draining(True)
 
-    def undo_drain(self) -> None:
+    def undo_drain(self) -> bool:
         """See `LiveRelay.undo_drain`."""
-        if self.running is not None:
-            self.running.undo_drain()
+        return self._set_draining(False)
+
+    def _set_draining(self, on: bool) -> bool:
+        if self.running is None:
+            return False
+        self.running.broker.set_draining(on)
+        return True
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""

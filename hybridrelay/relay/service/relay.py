@@ -71,6 +71,7 @@ class _Parts:
     slots: Slots
     scheduler: HandshakeScheduler
     connections: ConnectionService
+    running: RunningRelay
 
     def statistics(self) -> dict[str, int]:
         """Return their present statistics, with the names in docs/operating.md."""
@@ -205,10 +206,10 @@ class Relay:
             events=self._events,
         )
         connections = ConnectionService(authenticator, broker, peers, self._events)
-        self.live.running = RunningRelay(
+        running = self.live.running = RunningRelay(
             broker, peers, certificates, pairs, control_channels, slots, scheduler, clock=self._clock
         )
-        return _Parts(certificates, broker, peers, slots, scheduler, connections)
+        return _Parts(certificates, broker, peers, slots, scheduler, connections, running)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
@@ -235,6 +236,7 @@ class Relay:
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
         nursery.start_soon(self.live.measure_lag)
+        nursery.start_soon(parts.running.announce_drains)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
