@@ -153,13 +153,14 @@ IDLE_CLIENT_SECONDS = 60.0
 #: connector waits for a shorter time between two attempts.
 REFUSED_CHANNEL_SECONDS = 60.0
 
-#: A pair of data channels of this age counts as proved even if its listener has not reported that, because its
-#: control channel was lost: a connector closes pairs whose client has not proved its identity earlier than that.
-PROVED_AFTER_SECONDS = 90.0
+#: The place of a pair of data channels becomes established at this age, even if the listener has not reported that
+#: the sender has proved its identity: the control channel for the report may have been lost. If the sender had not
+#: proved its identity, the connector would have closed its data channel by then.
+ESTABLISHED_AFTER_SECONDS = 90.0
 
-#: How long the place of a pair that has proved an identity is kept for its holder after one of its data channels
-#: broke: as long as its session waits to be resumed. Protects open sessions against a holder of the same key that
-#: takes every place as soon as it is free.
+#: How long the established place of a pair is kept for its holder after one of the data channels broke: as long as
+#: its session waits to be resumed. Protects open sessions against a holder of the same key that takes every place as
+#: soon as it is free.
 KEPT_AFTER_BREAK_SECONDS = RESUME_DEADLINE
 
 #: The same where both data channels ended without an error. Most often the session has ended, and others should not

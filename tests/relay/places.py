@@ -38,7 +38,7 @@ class Scene:
     places: Places[str] = attrs.field(init=False)
 
     @classmethod
-    def make(cls, limit: int, *, spares_established: bool = False, settles_after: float = 1e9) -> Scene:
+    def make(cls, limit: int, *, spares_established: bool = False, established_after: float = 1e9) -> Scene:
         scene = cls()
         scene.places = make_places(
             "places",
@@ -46,7 +46,7 @@ class Scene:
             clock=lambda: scene.now,
             per_key=limit,
             spares_established=spares_established,
-            settles_after=settles_after,
+            established_after=established_after,
         )
         return scene
 

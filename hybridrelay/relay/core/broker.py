@@ -304,16 +304,16 @@ class Broker(Generic[HandleT]):
 
     # --- data channels
 
-    def proved(self, rendezvous_id: str) -> None:
-        """The listener says that the sender at the other end of the data channel has proved its identity."""
-        self.rendezvous.prove(rendezvous_id)
+    def establish(self, rendezvous_id: str) -> None:
+        """The listener reports that the sender at the other end of the data channel has proved its identity."""
+        self.rendezvous.establish(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
-        """The listener does not come to this rendezvous."""
+        """The listener reports that it does not open its data channel."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
 
     def drop_pair(self, rendezvous_id: str, now: float) -> None:
-        """An administrator ends a pair of data channels. Nothing happens where it is over."""
+        """An administrator ends a pair of data channels. Does nothing if it has ended already."""
         self._end(rendezvous_id, Input.DROPPED, now)
 
     def use_ticket(self, ticket: bytes, now: float) -> Arrival:

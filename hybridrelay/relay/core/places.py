@@ -8,9 +8,9 @@ What has a place, such as a pair, is the *owner* of the place. The rules for key
 2. An operator may set lower limits for each key and each hybrid connection.
 
 When a newcomer reaches such a limit, it may displace a place of the same key, or of the key that has the most places
-of that hybrid connection. A place is *provisional* at first, and *established* when it has proved to be of use; the
-code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one network
-by address. "Fewer" always includes the place that the newcomer would get:
+of that hybrid connection. A place is *provisional* at first, and *established* when it has turned out to be of use;
+the code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one
+network by address. "Fewer" always includes the place that the newcomer would get:
 
 3. The oldest provisional place of the holder that has the most of them is displaced at once by a holder that has
    fewer. Otherwise it is displaced when it is `TENURE_SECONDS` old; if the newcomer's own holder has the most, one of
@@ -103,7 +103,7 @@ class Places(Generic[OwnerT]):
         per_connection: the most that one hybrid connection may hold; None: only rule 1 counts.
         per_key: the most that one key may hold; None: only rule 1 counts.
         spares_established: displacing an established place does harm; see rules 4 and 5.
-        settles_after: the age at which a provisional place becomes established (seconds).
+        established_after: the age at which a provisional place becomes established (seconds).
 
     Raises:
         ValueError: a limit below 1.
@@ -119,7 +119,7 @@ class Places(Generic[OwnerT]):
         per_connection: int | None = None,
         per_key: int | None = None,
         spares_established: bool = False,
-        settles_after: float = math.inf,
+        established_after: float = math.inf,
     ) -> None:
         if min(total, per_connection or total, per_key or total) < 1 or 0 in (per_connection, per_key):
             raise ValueError("a limit is at least 1")
@@ -130,7 +130,7 @@ class Places(Generic[OwnerT]):
         self._per_connection = total if per_connection is None else per_connection
         self._per_key = total if per_key is None else per_key
         self._spares_established = spares_established
-        self._settles_after = settles_after
+        self._established_after = established_after
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
         self._kept: Kept[OwnerT] = Kept()
@@ -264,7 +264,7 @@ class Places(Generic[OwnerT]):
         pool = self._find_pool(place.holder.key)
         if pool is None or place.is_kept or place not in pool.holdings(place).in_order:
             return
-        self._settle(pool)
+        self._establish_old(pool)
         if not place.is_established or (place.until == math.inf and seconds <= 0):
             self.leave(place)
             return
@@ -315,7 +315,7 @@ class Places(Generic[OwnerT]):
         """Whether a place has been provisional for at least this time."""
         self._pass_time()
         if (pool := self._find_pool(place.holder.key)) is not None:
-            self._settle(pool)
+            self._establish_old(pool)
         return not place.is_established and self._clock() - place.since >= seconds
 
     def _find_pool(self, key: KeyId) -> _Pool[OwnerT] | None:
@@ -342,7 +342,7 @@ class Places(Generic[OwnerT]):
             self._ending.setdefault(term, {})[place] = None
 
     def _pass_time(self) -> None:
-        """Make the changes whose time has come, except those that `_settle` makes."""
+        """Make the changes whose time has come, except those that `_establish_old` makes."""
         now = self._clock()
         for ending in list(self._ending.values()):
             for place in _while(ending, lambda one: one.until <= now):
@@ -352,17 +352,17 @@ class Places(Generic[OwnerT]):
                     self._turn(place, established=False, now=place.until)
                     self._end_at(place, math.inf)
 
-    def _settle(self, pool: _Pool[OwnerT]) -> None:
-        """Establish the places that have been provisional for long enough."""
-        if self._settles_after < math.inf:
+    def _establish_old(self, pool: _Pool[OwnerT]) -> None:
+        """Establish the places that have been provisional for `established_after` seconds."""
+        if self._established_after < math.inf:
             now = self._clock()
-            for place in _while(pool.provisional.in_order, lambda one: one.since + self._settles_after <= now):
+            for place in _while(pool.provisional.in_order, lambda one: one.since + self._established_after <= now):
                 self._turn(place, established=True, now=now)
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
         """Choose among the places of one key: that of the newcomer, or another one that has more."""
         now = self._clock()
-        self._settle(pool)
+        self._establish_old(pool)
         if (chosen := self._by_share(pool, newcomer, now)) is not None:
             return chosen
         if not pool.lottery.ask(newcomer.network, f"{newcomer.address}\n{name}", now):

@@ -4,17 +4,17 @@ The rules:
 
 1. A rendezvous has two tickets, one for each side: the relay's id and 224 random bits. A ticket can be used once,
    before it expires. A second or late use is refused and changes nothing.
-2. Only hashes of tickets are stored: a lookup takes as long for a ticket that is nearly right as for any other, and a
-   copy of the relay's memory does not make it possible to open a channel. The relay's id is not secret, and is
-   compared without precautions.
+2. Only hashes of tickets are stored. So a lookup takes as long for a ticket that is nearly right as for any other,
+   and nobody can open a channel with what is in the relay's memory. The relay's id in a ticket is not secret, so it
+   need not be compared in constant time.
 3. A rendezvous is *open* from its creation until both tickets have been used. During this time it has one of the
    places for open rendezvous, and until it ends also one of the places for pairs of data channels. Both count for its
-   sender's key. The place of a pair is established when the listener reports that the sender has proved its identity.
-   Until then, and while it is open, a rendezvous may be displaced by one of another holder of the key (`places.py`).
-   When an established pair ends by itself, its place is kept for a while for the next rendezvous of the same key from
-   the same instance or address, so that the session can be resumed.
-4. The two data channels may become ready in a different order than that in which their tickets were used: a channel
-   that has presented its ticket may still have to wait for its handshake.
+   sender's key. The place of a pair is *established* when the listener reports that the sender has proved its
+   identity. Until then, a rendezvous may be displaced by one of another holder of the key (`places.py`). When a pair
+   with an established place ends by itself, the place is kept for a while for the next rendezvous of the same key
+   from the same instance or address, so that the session can be resumed.
+4. The two data channels may become ready in an order other than that in which their tickets were used: after a
+   channel has presented its ticket, it may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
    the relay has stopped moving bytes between them, so that its last event contains the final number of bytes.
 
@@ -55,13 +55,13 @@ class Rendezvous:
     expires_at: float
     listener_ticket: bytes = attrs.field(repr=False)
     sender_ticket: bytes = attrs.field(repr=False)
-    #: What has made room for it.
+    #: The rendezvous that had to make room for it.
     displaced: tuple[Ended | Stopping, ...] = ()
 
 
 @attrs.frozen
 class Arrival:
-    """A data channel has shown a valid ticket, which is used now."""
+    """A data channel has presented a valid ticket, which is now used up."""
 
     rendezvous_id: str
     connection: str
@@ -70,7 +70,7 @@ class Arrival:
 
 @attrs.frozen
 class Stopping:
-    """The relay has to stop moving the bytes of a rendezvous; `Ended` follows when it has."""
+    """The relay has to stop moving the bytes of a rendezvous. `Ended` follows when it has stopped."""
 
     rendezvous_id: str
 
@@ -83,11 +83,11 @@ class Ended:
     connection: str
     outcome: Outcome
     reason: Reason
-    #: The side whose data channel waits for a status; None where there is none.
+    #: The side whose data channel is waiting for a status; None if there is none.
     waiting: Side | None
-    #: The status for it. The same as `reason`, with an exception: see `RendezvousTable.revoke`.
+    #: The status for that channel. It is the same as `reason`, with one exception: see `RendezvousTable.revoke`.
     status: Reason
-    #: How long the two channels were joined (seconds); 0 where they never were.
+    #: How long the two channels were joined (seconds); 0 if they were not.
     seconds: float = 0.0
 
 
@@ -97,7 +97,7 @@ class _Entry:
     connection: str
     keys: Mapping[Side, KeyId]
     expires_at: float
-    #: Hashes of the tickets that were not used.
+    #: Hashes of the tickets that have not been used yet.
     tickets: dict[Side, bytes] = attrs.field(repr=False)
     #: See rule 3.
     place: Place[str]
@@ -110,11 +110,12 @@ class _Entry:
     outcome: Outcome | None = None
 
 
-#: How long the place of an established pair is kept for its holder, see rule 3. It is not kept after other outcomes.
+#: How long an established place is kept for its holder, see rule 3. After other outcomes it is not kept.
 _KEPT_SECONDS = {
     Outcome.CLOSED: KEPT_AFTER_BREAK_SECONDS,
     Outcome.FINISHED: KEPT_AFTER_END_SECONDS,
-    # These were not established. But a place that was kept for such a one is kept for the next attempt, too.
+    # These ended before they could be established. But if one of them had got a place that was kept for it, that
+    # place is kept again, for the next attempt.
     **dict.fromkeys(
         (
             Outcome.NOBODY_CAME,
@@ -135,9 +136,10 @@ def _hash(ticket: bytes) -> bytes:
 class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
-    - `create`, `use`, `ready` and `prove` answer a peer.
-    - `expire`, `end`, `revoke` and `end_all` are for something that happened; they return what ends because of it.
-    - `next_deadline`, `open` and `joined` only look.
+    - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
+    - `expire`, `end`, `revoke` and `end_all` are for everything else that happens; they return what ends because of
+      it.
+    - `next_deadline`, `open` and `joined` change nothing.
     """
 
     def __init__(
@@ -152,11 +154,11 @@ class RendezvousTable:
         """Make an empty table.
 
         Args:
-            relay_id: of this relay, `RELAY_ID_SIZE` bytes.
-            token_bytes: returns a number of unpredictable random bytes: `secrets.token_bytes`.
-            places: for those that have not ended, see rule 3.
-            open_places: for those that are open.
-            lifetime: of a ticket, in seconds.
+            relay_id: the id of this relay, `RELAY_ID_SIZE` bytes.
+            token_bytes: returns the given number of unpredictable random bytes: `secrets.token_bytes`.
+            places: places for all rendezvous that have not ended, see rule 3.
+            open_places: places for those that are open.
+            lifetime: how long a ticket is valid (seconds).
         """
         self._relay_id = relay_id
         self._token_bytes = token_bytes
@@ -164,34 +166,34 @@ class RendezvousTable:
         self._places = places
         self._open_places = open_places
         self._entries: dict[str, _Entry] = {}
-        # In order of creation, which is the order of expiry because the lifetime is one constant.
+        # In order of creation, which is also the order of expiry because all tickets have the same lifetime.
         self._open: dict[str, _Entry] = {}
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
 
     @property
     def open(self) -> int:
-        """Rendezvous of which one ticket, or both, were not used."""
+        """The number of rendezvous of which at least one ticket has not been used."""
         return len(self._open)
 
     @property
     def joined(self) -> int:
-        """Rendezvous whose two tickets were used."""
+        """The number of rendezvous of which both tickets have been used."""
         return len(self._entries) - len(self._open)
 
     def create(
         self, connection: str, listener_key: KeyId, sender: Holder, now: float, *, instance: str = ""
     ) -> Rendezvous:
-        """Make a rendezvous between a listener and a sender that have both been authorized.
+        """Create a rendezvous of a listener and a sender that have both been authorized.
 
         Args:
             connection: the name of the hybrid connection.
-            listener_key: what authorized the listener.
-            sender: what authorized the sender, and its address.
+            listener_key: the key that authorized the listener.
+            sender: the key that authorized the sender, and the sender's address.
             now: the time.
-            instance: of the sender.
+            instance: the sender's instance.
 
         Raises:
-            RendezvousError: with `Reason.LIMIT`: there is no place for it. Nothing has changed.
+            RendezvousError: with `Reason.LIMIT`: there is no place for it. No rendezvous was created or ended.
         """
         displaced = self._make_room(sender, instance, now)
         made = Rendezvous(
@@ -214,13 +216,13 @@ class RendezvousTable:
         return made
 
     def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
-        """End what has to make room for a rendezvous of this sender; raises as `create` does."""
+        """End what has to make room for a rendezvous of this sender. Raises the same as `create`."""
         displaced: list[Ended | Stopping] = []
         freed: set[KeyId] = set()
-        # All that can be refused comes before anything ends.
+        # Choose first: this may raise, and then nothing must have ended.
         chosen = [places.choose_displaced(sender, instance) for places in (self._open_places, self._places)]
         for place in chosen:
-            # What made room among the open ones has made room among the pairs of its key as well.
+            # An open rendezvous also has one of the places for pairs, so it has made room there for its key as well.
             if place is None or place.holder.key in freed:
                 continue
             if place.is_kept:  # only pairs are kept
@@ -229,7 +231,7 @@ class RendezvousTable:
                 entry = self._entries[place.owner]
                 if (ended := self._end(entry, Input.DISPLACED, now)) is not None:  # None: it is being stopped
                     displaced.append(ended)
-                self._places.leave(entry.place)  # at once: its bytes are moved for a moment only
+                self._places.leave(entry.place)  # at once: if it is being stopped, that takes only a moment
             freed.add(place.holder.key)
         return displaced
 
@@ -237,12 +239,12 @@ class RendezvousTable:
         return self._relay_id + self._token_bytes(TICKET_SIZE - RELAY_ID_SIZE)
 
     def use(self, ticket: bytes, now: float) -> Arrival:
-        """Use a ticket that came in a preamble.
+        """Use a ticket that was in a preamble.
 
         Raises:
-            RemoteProtocolError: nothing has changed. With `Reason.TICKET_OF_ANOTHER_RELAY`, it names another relay;
-                with `Reason.TICKET_UNKNOWN`, it is unknown, used, expired or withdrawn. The peer does not learn
-                which of these.
+            RemoteProtocolError: the ticket is refused, and nothing has changed. With
+                `Reason.TICKET_OF_ANOTHER_RELAY`, it names another relay; with `Reason.TICKET_UNKNOWN`, it is unknown,
+                used, expired or withdrawn. The peer does not learn which of these.
         """
         if relay_of_ticket(ticket) not in (self._relay_id, NO_RELAY):
             raise RemoteProtocolError(Reason.TICKET_OF_ANOTHER_RELAY.describe, reason=Reason.TICKET_OF_ANOTHER_RELAY)
@@ -260,8 +262,8 @@ class RendezvousTable:
         """The data channel of an arrival is ready to be joined with the other one.
 
         Returns:
-            `State.JOINED`: the other one is there, and the two belong together from now on. `State.ENDED`: the
-            rendezvous is over already. Any other state: the data channel has to wait.
+            `State.JOINED`: the other one is ready too, and the two are joined from now on. `State.ENDED`: the
+            rendezvous has ended already. Any other state: the data channel has to wait.
         """
         entry = self._entries.get(arrival.rendezvous_id)
         if entry is None:
@@ -272,36 +274,36 @@ class RendezvousTable:
             entry.joined_at = now
         return entry.state
 
-    def prove(self, rendezvous_id: str) -> None:
-        """The listener says that the sender has proved its identity. Ignored where the two are not joined."""
+    def establish(self, rendezvous_id: str) -> None:
+        """The listener reports that the sender has proved its identity. Ignored if the channels are not joined."""
         entry = self._entries.get(rendezvous_id)
         if entry is not None and entry.state is State.JOINED:
             self._places.establish(entry.place)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do next; None while nothing is open."""
+        """When `expire` has to be called next; None if no rendezvous is open."""
         return next((entry.expires_at for entry in self._open.values()), None)
 
     def expire(self, now: float) -> list[Ended]:
-        """End what did not get both its data channels in time."""
+        """End the rendezvous that did not get both of their data channels in time."""
         late = list(itertools.takewhile(lambda entry: entry.expires_at <= now, self._open.values()))
         return [one for entry in late if isinstance(one := self._end(entry, Input.EXPIRES, now), Ended)]
 
     def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | Stopping | None:
-        """Something happened that is neither a use of a ticket nor a change of keys.
+        """End a rendezvous because of something other than a ticket that expired or a key that was revoked.
 
         Returns:
-            None where it cannot end the rendezvous in its state. One that has ended already stays as it ended: its id
-            is unknown here, and that is no error.
+            What follows; None if this does not end a rendezvous in its present state, or if there is none with this
+            id, because it has ended already.
         """
         entry = self._entries.get(rendezvous_id)
         return None if entry is None else self._end(entry, happened, now)
 
     def revoke(self, keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
-        """End everything that any of these keys had authorized on either side, joined or not.
+        """End every rendezvous that one of these keys had authorized, on either side, whether joined or not.
 
-        A side that waits gets this reason for its own key only. That the other side's key was revoked says nothing
-        about its own rights, so its status is that the other side did not come.
+        A side that is waiting learns of the revocation only if it concerns its own key. If the other side's key was
+        revoked, this says nothing about its own rights, and its status is that the other side did not come.
         """
         hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
         ends = []
@@ -333,7 +335,7 @@ class RendezvousTable:
         return Ended(entry.id, entry.connection, entry.outcome, reason, waiting, reason, seconds)
 
     def _apply(self, entry: _Entry, happened: Side | Input) -> bool:
-        """Make one transition, and update what depends on the state; False where there is none."""
+        """Make a transition, and update what depends on the state. Returns False if there is no such transition."""
         before = entry.state
         transition = TRANSITIONS.get((before, happened))
         if transition is None:

@@ -233,7 +233,7 @@ class BrokerService:
             self.carry_out()
 
         def proved() -> None:
-            self.core.proved(ask.rendezvous_id)
+            self.core.establish(ask.rendezvous_id)
 
         listener = ask.listener
         with trio.move_on_after(OFFER_SECONDS):

@@ -9,9 +9,9 @@ import trio
 from ..core.places import Places
 from ..limits import (
     CONTROL_CHANNELS_PER_KEY,
+    ESTABLISHED_AFTER_SECONDS,
     OPEN_RENDEZVOUS,
     OPEN_RENDEZVOUS_PER_SENDER_KEY,
-    PROVED_AFTER_SECONDS,
 )
 from .listener_handle import ListenerHandle
 
@@ -32,7 +32,7 @@ def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: 
         per_connection=per_connection,
         per_key=per_key,
         spares_established=True,
-        settles_after=PROVED_AFTER_SECONDS,
+        established_after=ESTABLISHED_AFTER_SECONDS,
     )
 
 

@@ -220,7 +220,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.made)
     @rule(data=st.data())
     def prove(self, data: st.DataObject) -> None:
-        self.broker.proved(data.draw(st.sampled_from(sorted(self.made))))
+        self.broker.establish(data.draw(st.sampled_from(sorted(self.made))))
         self.carry_out()
 
     @precondition(lambda self: self.moving)

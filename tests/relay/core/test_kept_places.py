@@ -113,7 +113,7 @@ def test_what_was_never_established_is_not_kept() -> None:
 
 
 def test_what_has_settled_by_itself_is_kept() -> None:
-    scene = Scene.make(2, spares_established=True, settles_after=90.0)
+    scene = Scene.make(2, spares_established=True, established_after=90.0)
     place = scene.places.take(HONEST, "old")
     scene.now = 90.0
     scene.places.keep(place, KEPT_SECONDS)

@@ -408,7 +408,7 @@ def test_a_place_that_has_lost_its_use() -> None:
 
 
 def test_places_that_settle_by_themselves() -> None:
-    scene = Scene.make(2, spares_established=True, settles_after=90.0)
+    scene = Scene.make(2, spares_established=True, established_after=90.0)
     scene.enter(ROGUE, "old")
     scene.now = 80.0
     scene.enter(ROGUE, "young")

@@ -331,7 +331,7 @@ def test_pairs_that_proved_nothing_make_room_and_those_that_did_stay() -> None:
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(3)]
     for one in made:
         join_both(rendezvous, one)
-    rendezvous.prove(made[0].id)
+    rendezvous.establish(made[0].id)
     new = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0)
     assert new.displaced == (Stopping(made[1].id),)
     assert len(places) == 3, "what is stopped has no place"
@@ -347,8 +347,8 @@ def test_nothing_is_proved_before_the_channels_are_joined() -> None:
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
     use_both(rendezvous, made[1])
     for one in made:
-        rendezvous.prove(one.id)
-    rendezvous.prove("unknown")
+        rendezvous.establish(one.id)
+    rendezvous.establish("unknown")
     (ended,) = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced
     assert ended.rendezvous_id == made[0].id
 
@@ -356,7 +356,7 @@ def test_nothing_is_proved_before_the_channels_are_joined() -> None:
 def proved_pair(rendezvous: RendezvousTable, sender: Holder = SENDER) -> Rendezvous:
     made = rendezvous.create("sql", LISTENER, sender, 0.0)
     join_both(rendezvous, made)
-    rendezvous.prove(made.id)
+    rendezvous.establish(made.id)
     return made
 
 
@@ -416,7 +416,7 @@ def test_a_session_gets_the_place_of_its_pair_back_until_it_has_resumed() -> Non
         rendezvous.create("sql", LISTENER, OTHER_HOLDER, now)
     made = rendezvous.create("sql", LISTENER, SENDER, now)
     join_both(rendezvous, made)
-    rendezvous.prove(made.id)
+    rendezvous.establish(made.id)
     now = 100.0
     with pytest.raises(RendezvousError):
         rendezvous.create("sql", LISTENER, OTHER_HOLDER, now)
@@ -428,7 +428,7 @@ def test_a_session_of_a_program_whose_address_has_changed_gets_the_place_of_its_
     rendezvous = table(places=places)
     made = rendezvous.create("sql", LISTENER, SENDER, 0.0, instance="a")
     join_both(rendezvous, made)
-    rendezvous.prove(made.id)
+    rendezvous.establish(made.id)
     assert rendezvous.end(made.id, Input.BREAKS, 0.0)
     with pytest.raises(RendezvousError):
         rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0, instance="b")
