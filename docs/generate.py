@@ -19,7 +19,7 @@ from hybridrelay.connectivity import selection
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
-from hybridrelay.relay.core import control_channel, join, rendezvous_states
+from hybridrelay.relay.core import control_channel_states, join, rendezvous_states
 
 PAGE = Path(__file__).with_name("state-machines.md")
 
@@ -87,11 +87,11 @@ MACHINES = (
     ),
     Machine(
         "Control channel at the relay",
-        "hybridrelay.relay.core.control_channel",
+        "hybridrelay.relay.core.control_channel_states",
         "From the first message of a connector or client to the end of its control channel. A valid token leads to "
         "AUTHORIZED; requests that are refused leave the state as it is.",
-        control_channel.TRANSITIONS,
-        (control_channel.ChannelState.NEW,),
+        control_channel_states.TRANSITIONS,
+        (control_channel_states.ChannelState.NEW,),
     ),
     Machine(
         "Join",

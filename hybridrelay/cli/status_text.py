@@ -25,7 +25,7 @@ def status_text(status: RelayStatus, now: float) -> str:
             ("NAME", "LISTENERS", "SENDERS", "SESSIONS", "TO CLIENTS", "TO CONNECTORS"),
             (
                 (
-                    one.name,
+                    one.name + (" (disabled)" if one.disabled else ""),
                     str(one.listener_count),
                     str(one.sender_count),
                     str(one.session_count),

@@ -28,6 +28,9 @@ _REMEDIES = {
         "compare EntityPath with 'connections list' on the relay; import its relay file there, or, if the relay has "
         "lost its state directory, create the hybrid connection again"
     ),
+    Reason.CONNECTION_DISABLED: (
+        "have it enabled again: 'hybridrelay connections enable NAME --state DIR' on the relay's machine"
+    ),
     Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
     Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
     Reason.RELAY_DRAINING: "use another relay, or have the drain undone ('hybridrelay drain --undo' on the relay)",

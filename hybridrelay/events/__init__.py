@@ -25,6 +25,7 @@ from .plain_log import event_fields as event_fields
 from .plain_log import event_text as event_text
 from .program import *  # noqa: F403
 from .relay import *  # noqa: F403
+from .relay_changes import *  # noqa: F403
 from .relay_resources import *  # noqa: F403
 from .stream import EventStream as EventStream
 from .stream import Subscriber as Subscriber

@@ -16,6 +16,7 @@ from . import (
     management,
     program,
     relay,
+    relay_changes,
     relay_resources,
 )
 from .base import Event
@@ -25,6 +26,7 @@ __all__ = ["all_events", "reference"]
 #: The modules that define events, with their headings in docs/events.md.
 _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay", relay),
+    ("Events of the relay: changes by administrators", relay_changes),
     ("Events of the relay's store and resources", relay_resources),
     ("Events of the management API", management),
     ("Events of the connector", connector),

@@ -1,4 +1,4 @@
-"""Events of the relay: what its peers do, and what administrators change."""
+"""Events of the relay: what its peers do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from .base import Event, Level
 
 __all__ = [
     "ChannelFailed",
-    "ConnectionCreated",
-    "ConnectionDeleted",
     "ControlChannelDisplaced",
-    "DrainEnded",
-    "DrainStarted",
-    "KeyChanged",
-    "KeyRevoked",
     "ListenerDeclined",
     "ListenerDropped",
     "ListenerLeft",
@@ -77,13 +71,6 @@ class _Offer(Event):
 class _Rendezvous(Event):
     connection: str
     activity_id: str
-
-
-@attrs.frozen(kw_only=True)
-class _Key(Event):
-    connection: str
-    rule: str
-    slot: str
 
 
 @attrs.frozen(kw_only=True)
@@ -303,67 +290,6 @@ class TokenExpired(_Registration):
     operation: ClassVar = "ListenerClosingFromExpiredToken"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "The token of a listener has expired"
-
-
-@attrs.frozen(kw_only=True)
-class KeyChanged(_Key):
-    """A key was regenerated, or its rule has lost a right. What the earlier key had authorized ends."""
-
-    name: ClassVar = "key.changed"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A key was changed"
-
-
-@attrs.frozen(kw_only=True)
-class KeyRevoked(_Key):
-    """A key was revoked. What it had authorized ends."""
-
-    name: ClassVar = "key.revoked"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A key was revoked"
-
-
-@attrs.frozen(kw_only=True)
-class ConnectionCreated(Event):
-    """A hybrid connection was created or imported while the relay was running."""
-
-    name: ClassVar = "connection.created"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A hybrid connection was created"
-
-    connection: str
-
-
-@attrs.frozen(kw_only=True)
-class ConnectionDeleted(Event):
-    """A hybrid connection was deleted. Everything that belonged to it ends."""
-
-    name: ClassVar = "connection.deleted"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A hybrid connection was deleted"
-
-    connection: str
-
-
-# --- drain
-
-
-@attrs.frozen(kw_only=True)
-class DrainStarted(Event):
-    """An administrator drains the relay: it accepts no new registrations and joins. Sessions go on."""
-
-    name: ClassVar = "drain.started"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "The relay is drained, and accepts nothing new"
-
-
-@attrs.frozen(kw_only=True)
-class DrainEnded(Event):
-    """An administrator has ended the drain: the relay accepts registrations and joins again."""
-
-    name: ClassVar = "drain.ended"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "The relay accepts registrations and joins again"
 
 
 # --- connections to the relay

@@ -68,7 +68,9 @@ async def _put_connection(call: Call) -> ConnectionValue:
         rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
     except ValueError as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
-    created, connection = await call.managed.change_store(lambda store: _put(call, store, hosts, description, rules))
+    created, connection = await call.managed.change_store(
+        lambda store: _put(call, store, hosts, description, rules, disabled=body.disabled)
+    )
     call.has_created = created
     return _shown(call, connection)
 
@@ -96,14 +98,21 @@ def _parse_hosts_untrusted(endpoints: Sequence[str]) -> tuple[str, ...]:
 
 
 def _put(
-    call: Call, store: Store, hosts: Sequence[str], description: Description, rules: list[Rule] | None
+    call: Call,
+    store: Store,
+    hosts: Sequence[str],
+    description: Description,
+    rules: list[Rule] | None,
+    *,
+    disabled: bool,
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
     known = store.snapshot().get(call.name)
     if known is None:
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
-        return True, store.create(call.name, hosts, _usual_rules() if rules is None else rules, description)
+        new_rules = _usual_rules() if rules is None else rules
+        return True, store.create(call.name, hosts, new_rules, description, disabled=disabled)
     if call.only_create:
         raise problem(Problem.PRECONDITION_FAILED, "there is a hybrid connection of this name; nothing was changed")
     if rules is not None:
@@ -113,7 +122,9 @@ def _put(
             remedy="leave out authorizationRules, and use the operations for authorization rules",
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
-    return False, store.describe(call.name, description, hosts=hosts, version=call.version)
+    return False, store.change(
+        call.name, description=description, hosts=hosts, disabled=disabled, version=call.version
+    )
 
 
 def _usual_rules() -> Iterable[Rule]:
@@ -263,7 +274,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="putHybridConnection",
             method="PUT",
             path=_CONNECTION,
-            summary="Create a hybrid connection, or change its endpoints and description.",
+            summary="Create a hybrid connection, or change its endpoints and description, or disable or enable it.",
             role=_ADMIN,
             handler=_put_connection,
             body=ConnectionBody,

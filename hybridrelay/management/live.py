@@ -132,7 +132,7 @@ async def _get_relay(call: Call) -> RelayValue:
     for number, name in enumerate(sorted(connections)):
         if number % _AT_A_TIME == 0:
             await trio.lowlevel.checkpoint()
-        if relay.listener_count(name) == 0:
+        if relay.listener_count(name) == 0 and not connections[name].disabled:
             unserved_count += 1
             if len(unserved) < MAX_UNSERVED:
                 unserved.append(name)

@@ -83,6 +83,8 @@ class ConnectionBody(Body, frozen=True):
     endpoints: Hosts
     description: Text = ""
     metadata: Metadata = msgspec.field(default_factory=dict)
+    #: Whether the relay refuses everything for it. What uses it ends when it is disabled.
+    disabled: bool = False
     #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
@@ -189,6 +191,7 @@ class ConnectionValue(Value, frozen=True):
     endpoints: tuple[str, ...]
     description: str
     metadata: dict[str, str]
+    disabled: bool
     #: Seconds since 1970.
     created_at: float
     updated_at: float
@@ -211,6 +214,7 @@ class ConnectionValue(Value, frozen=True):
             endpoints=connection.hosts,
             description=connection.description.text,
             metadata=dict(connection.description.metadata),
+            disabled=connection.disabled,
             created_at=connection.created_at,
             updated_at=connection.updated_at,
             authorization_rules=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules),

@@ -107,6 +107,8 @@ class Reason(enum.IntEnum):
     UNKNOWN_CONNECTION = 0x35
     WRONG_AUDIENCE = 0x36
     KEY_REVOKED = 0x37
+    #: An administrator has disabled the hybrid connection. Not permanent, so that peers come back when it is enabled.
+    CONNECTION_DISABLED = 0x38
     NOT_AUTHORIZED = 0x3F
 
     # --- rendezvous
@@ -281,6 +283,9 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.UNKNOWN_CONNECTION: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the relay has no such hybrid connection"),
     Reason.WRONG_AUDIENCE: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the token was made for another address"),
     Reason.KEY_REVOKED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key was revoked or regenerated"),
+    Reason.CONNECTION_DISABLED: _Entry(
+        _C.AUTHORIZATION, _D.PASSING, "an administrator of the relay has disabled the hybrid connection"
+    ),
     Reason.NOT_AUTHORIZED: _Entry(
         _C.AUTHORIZATION, _D.PASSING, "the relay does not authorize this for a reason that this version does not know"
     ),

@@ -122,6 +122,8 @@ class HybridConnection:
     #: Increases with every change to this hybrid connection, and is never the version of another hybrid connection,
     #: or of an earlier one with the same name.
     version: int = 0
+    #: The relay refuses everything for it, as if all of its keys were revoked, until it is enabled again.
+    disabled: bool = False
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule with this name, or None."""
@@ -152,13 +154,25 @@ class StoreChange:
     created: frozenset[str]
     #: The names of hybrid connections that were deleted.
     deleted: frozenset[str]
+    #: The names of hybrid connections that were disabled: everything that belongs to them has to be ended at once.
+    disabled: frozenset[str]
+    #: The names of hybrid connections that were enabled again.
+    enabled: frozenset[str]
     #: All hybrid connections after the change, by name.
     snapshot: Mapping[str, HybridConnection]
 
     @classmethod
     def between(cls, old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> StoreChange:
         """Compute the change from `old` to `new`."""
-        return cls(diff(old, new), frozenset(new.keys() - old.keys()), frozenset(old.keys() - new.keys()), new)
+        kept = old.keys() & new.keys()
+        return cls(
+            ended=diff(old, new),
+            created=frozenset(new.keys() - old.keys()),
+            deleted=frozenset(old.keys() - new.keys()),
+            disabled=frozenset(name for name in kept if new[name].disabled and not old[name].disabled),
+            enabled=frozenset(name for name in kept if old[name].disabled and not new[name].disabled),
+            snapshot=new,
+        )
 
 
 def diff(old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> frozenset[KeyId]:

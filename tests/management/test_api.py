@@ -41,6 +41,21 @@ async def test_a_hybrid_connection_is_created_read_changed_and_deleted(api: Api)
     assert problem["remedy"]
 
 
+async def test_a_hybrid_connection_is_disabled_and_enabled(api: Api) -> None:
+    await api.call("PUT", ORDERS, BODY)
+    answer, changed = await api.call("PUT", ORDERS, {**BODY, "disabled": True}, If_Match='"1"')
+    assert (answer.status, changed["disabled"], api.store.get("orders").disabled) == (200, True, True)
+    answer, _ = await api.call("PUT", ORDERS, {**BODY, "disabled": False}, If_Match='"1"')
+    assert (answer.status, api.store.get("orders").disabled) == (412, True), "another administrator was first"
+    answer, changed = await api.call("PUT", ORDERS, BODY)
+    assert (answer.status, changed["disabled"]) == (200, False), "what is left out has its default"
+    answer, made = await api.call("PUT", f"{CONNECTIONS}/other", {**BODY, "disabled": True})
+    assert (answer.status, made["disabled"]) == (201, True)
+    api.relay.held_listeners.clear()
+    _, relay = await api.call("GET", "/v1/relay")
+    assert [one["connection"] for one in relay["problems"]] == ["orders"], "nobody listens, as is intended"
+
+
 async def test_names_may_contain_slashes(api: Api) -> None:
     answer, _ = await api.call("PUT", f"{CONNECTIONS}/team%2Forders", BODY)
     assert answer.status == 201

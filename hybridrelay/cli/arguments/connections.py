@@ -6,6 +6,7 @@ from ..command import Command
 from ..parsing import Parser
 from . import values
 from .creation import CREATE
+from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
 from .options import add_name, add_state, add_years
 from .target import TARGET
@@ -100,7 +101,7 @@ def _add_json(parser: Parser) -> None:
 
 COMMAND = Command(
     "connections",
-    "create, import, issue, change, list, show or delete hybrid connections",
+    "create, import, issue, change, disable, list, show or delete hybrid connections",
     "Manage hybrid connections: create them, import them at a relay, issue further connection strings, change their "
     "relays or their target.",
     "each command has its own --help:\n  hybridrelay connections create --help\n",
@@ -125,6 +126,8 @@ COMMAND = Command(
         ),
         ENDPOINTS,
         TARGET,
+        DISABLE,
+        ENABLE,
         Command(
             "list",
             "list the hybrid connections of a relay",

@@ -78,7 +78,12 @@ def run_list(args: argparse.Namespace) -> int:
         output.say("there are none yet: see hybridrelay connections create --help")
     else:
         rows = [
-            (one.name, ", ".join(one.hosts), ", ".join(rule.name for rule in one.rules), _date(one.created_at))
+            (
+                one.name,
+                ", ".join(one.hosts),
+                ", ".join(rule.name for rule in one.rules),
+                _date(one.created_at) + (" (disabled)" if one.disabled else ""),
+            )
             for one in found
         ]
         output.say(output.table(("NAME", "ENDPOINT", "RULES", "CREATED"), rows))
@@ -95,6 +100,8 @@ def run_show(args: argparse.Namespace) -> int:
         return exits.OK
     output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
     output.say(_pin_and_ports(relay))
+    if connection.disabled:
+        output.say("disabled: the relay refuses everything for it until 'connections enable'")
     output.say()
     output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT"), key_rows(connection)))
     return exits.OK
@@ -116,6 +123,7 @@ def _as_dict(connection: HybridConnection) -> dict[str, object]:
         "endpoint": connection.hosts[0],
         "endpoints": connection.hosts,
         "created": _date(connection.created_at),
+        "disabled": connection.disabled,
         "keys": keys_as_dicts(connection),
     }
 

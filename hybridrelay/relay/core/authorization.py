@@ -15,7 +15,14 @@ __all__ = ["Authorization", "Grant", "may_have_changed"]
 
 #: Reasons of refusals that a change to the store may resolve.
 _MAY_HAVE_CHANGED = frozenset(
-    {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
+    {
+        Reason.UNKNOWN_CONNECTION,
+        Reason.UNKNOWN_RULE,
+        Reason.WRONG_KEY,
+        Reason.KEY_REVOKED,
+        Reason.RIGHT_MISSING,
+        Reason.CONNECTION_DISABLED,
+    }
 )
 
 
@@ -55,13 +62,17 @@ class Authorization:
         verified = verify_token(
             token, hosts=known.hosts, entity=connection, right=right, entity_rules=known.rules, now=now
         )
+        if known.disabled:  # said only to holders of a valid key
+            raise AuthorizationError(Reason.CONNECTION_DISABLED.describe, reason=Reason.CONNECTION_DISABLED)
         key = known.key_id(verified.rule_name, verified.slot)
         assert key is not None, "a key that verified a token is in its rule"
         return Grant(known, key, verified.expires_at)
 
     def why_revoked(self, key: KeyId) -> Reason | None:
-        """Return why this key, which was valid once, is no longer valid; None if it is valid."""
+        """Return why this key, which was valid once, gives no right any longer; None if it does."""
         known = self.connections.get(key.connection)
         if known is None:
             return Reason.UNKNOWN_CONNECTION
-        return None if known.key_id(key.rule, key.slot) == key else Reason.KEY_REVOKED
+        if known.key_id(key.rule, key.slot) != key:
+            return Reason.KEY_REVOKED
+        return Reason.CONNECTION_DISABLED if known.disabled else None

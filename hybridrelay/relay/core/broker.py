@@ -5,7 +5,8 @@ with `Broker.take` after each input, and carries them out in that order. Time an
 seconds of a monotonic clock unless a method says otherwise.
 
 The broker combines parts that decide independently: `Authorization` (tokens and keys), `ListenerTable` (registered
-listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
+listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels). The module is long
+because every input is a method of one class.
 """
 
 from __future__ import annotations
@@ -17,11 +18,7 @@ from typing import Generic
 from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.relay import (
-    ConnectionCreated,
-    ConnectionDeleted,
     ControlChannelDisplaced,
-    KeyChanged,
-    KeyRevoked,
     ListenerDeclined,
     ListenerLeft,
     ListenerRegistered,
@@ -33,6 +30,14 @@ from ...events.relay import (
     SenderJoining,
     SenderRefused,
     TokenExpired,
+)
+from ...events.relay_changes import (
+    ConnectionCreated,
+    ConnectionDeleted,
+    ConnectionDisabled,
+    ConnectionEnabled,
+    KeyChanged,
+    KeyRevoked,
 )
 from ...protocol.reasons import Reason
 from ..model import StoreChange
@@ -111,10 +116,12 @@ class Broker(Generic[HandleT]):
     # --- keys and hybrid connections
 
     def update(self, change: StoreChange, now: float) -> None:
-        """The store has changed: end at once what keys that are gone had authorized."""
+        """The store has changed: end at once what keys that are gone had authorized, and what was disabled."""
         self.authorization.connections = change.snapshot
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
         self._outputs += [ConnectionDeleted(connection=name) for name in sorted(change.deleted)]
+        self._outputs += [ConnectionDisabled(connection=name) for name in sorted(change.disabled)]
+        self._outputs += [ConnectionEnabled(connection=name) for name in sorted(change.enabled)]
         for key in sorted(change.ended, key=lambda one: (one.connection, one.rule, one.slot)):
             if key.connection not in change.deleted:
                 known = change.snapshot[key.connection].key_id(key.rule, key.slot)
@@ -126,6 +133,19 @@ class Broker(Generic[HandleT]):
         for name in change.deleted:
             self.listeners.forget(name)
         for ended in self.rendezvous.revoke(change.ended, now):
+            self._ended(ended)
+        if change.disabled:
+            self._disable(change, now)
+
+    def _disable(self, change: StoreChange, now: float) -> None:
+        """End everything of the hybrid connections that were disabled."""
+        for name in sorted(change.disabled):
+            for listener in self.listeners.of(name):
+                self.listeners.remove(listener)
+                self._end_registration(listener, Reason.CONNECTION_DISABLED)
+        known = (change.snapshot[name] for name in change.disabled)
+        keys = [key for one in known for rule, slot in one.generations if (key := one.key_id(rule, slot))]
+        for ended in self.rendezvous.disable(change.disabled, keys, now):
             self._ended(ended)
 
     # --- listeners

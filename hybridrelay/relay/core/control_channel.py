@@ -1,12 +1,11 @@
 """The relay's side of one control channel: which messages are allowed, and what the channel has registered. Pure.
 
 The shell (`service/control.py`) passes in each message and carries out what is returned. The channel proceeds through
-the states of the table below. `MAY_SEND` has the messages that a peer may send, by its role.
+the states in `control_channel_states.py`. `MAY_SEND` has the messages that a peer may send, by its role.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from typing import Generic, TypeAlias
 
@@ -22,6 +21,7 @@ from ..limits import IDLE_CLIENT_SECONDS, REFUSALS_BEFORE_AUTHORIZED, REFUSED_CH
 from ..model import KeyId
 from .authorization import Grant
 from .broker import Broker
+from .control_channel_states import TRANSITIONS, ChannelInput, ChannelState
 from .holders import Holder
 from .listener import HandleT, Listener
 from .places import Place
@@ -30,10 +30,7 @@ __all__ = [
     "MAX_JOINS",
     "MAX_REGISTRATIONS",
     "MAY_SEND",
-    "TRANSITIONS",
     "Authorize",
-    "ChannelInput",
-    "ChannelState",
     "Close",
     "ControlChannelCore",
     "OfferAnswered",
@@ -51,45 +48,6 @@ _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG
 
 Request: TypeAlias = control.Register | control.Join
 
-
-class ChannelState(enum.Enum):
-    """The states of a control channel."""
-
-    #: The peer has not sent its hello.
-    NEW = "new"
-    #: The peer has not presented a valid token.
-    GREETED = "greeted"
-    AUTHORIZED = "authorized"
-    #: The last key that had authorized it is no longer valid: the peer is notified, and the channel ends.
-    REVOKED = "revoked"
-    OVER = "over"
-
-
-class ChannelInput(enum.Enum):
-    """The inputs of a control channel."""
-
-    HELLO = "hello"
-    #: A token was valid.
-    GRANT = "grant"
-    #: None of the keys that have authorized it are valid any longer.
-    KEYS_GONE = "keys gone"
-    #: The channel has ended.
-    LOST = "lost"
-
-
-TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
-    (ChannelState.NEW, ChannelInput.HELLO): ChannelState.GREETED,
-    (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
-    (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
-    (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
-    # A peer that presents another valid token before the channel has ended.
-    (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
-    **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
-    # The channel was lost while the token of its last message was being verified. `lost` may be called again.
-    (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
-    (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
-    (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,
-}
 
 #: The messages that each role may send after its hello.
 MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
@@ -381,7 +339,9 @@ class ControlChannelCore(Generic[HandleT]):
             outputs += [self.ended(name, reason) for name, reason in reasons.items() if name not in still]
         if gone and not self._keys:
             self._apply(ChannelInput.KEYS_GONE)
-            outputs.append(Close(Reason.KEY_REVOKED, gracefully=True))
+            disabled = Reason.CONNECTION_DISABLED
+            reason = disabled if set(gone.values()) == {disabled} else Reason.KEY_REVOKED
+            outputs.append(Close(reason, gracefully=True))
         return outputs
 
     def lost(self) -> None:

@@ -137,8 +137,8 @@ class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
-    - `expire`, `end`, `revoke` and `end_all` are for everything else that happens; they return what ends because of
-      it.
+    - `expire`, `end`, `revoke`, `disable` and `end_all` are for everything else that happens; they return what ends
+      because of it.
     - `next_deadline`, `open` and `joined` change nothing.
     """
 
@@ -316,6 +316,14 @@ class RendezvousTable:
         for key in keys:
             self._places.drop_kept(key)
         return ends
+
+    def disable(self, connections: Collection[str], keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
+        """End everything of these hybrid connections, joined or not. `keys`: all keys that they have."""
+        hit = [entry for entry in self._entries.values() if entry.connection in connections]
+        ends = [self._end(entry, Input.DISABLED, now) for entry in hit]
+        for key in keys:
+            self._places.drop_kept(key)
+        return [one for one in ends if one is not None]
 
     def end_all(self, now: float) -> list[Ended | Stopping]:
         """End everything, because the relay stops."""

@@ -50,6 +50,8 @@ class Input(enum.Enum):
     WITHDRAWN = "withdrawn"
     #: A key by which one of the two was authorized is no longer valid.
     REVOKED = "revoked"
+    #: The hybrid connection was disabled.
+    DISABLED = "disabled"
     #: Both directions ended with an end of file.
     FINISHES = "finishes"
     #: One of the two joined channels broke.
@@ -75,6 +77,7 @@ class Outcome(enum.Enum):
     LEFT = "left"
     WITHDRAWN = "withdrawn"
     REVOKED = "revoked"
+    DISABLED = "disabled"
     CANCELLED = "cancelled"
     DISPLACED = "displaced"
     DROPPED = "dropped"
@@ -91,6 +94,7 @@ REASONS = {
     Outcome.LEFT: Reason.PEER_ABSENT,
     Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
     Outcome.REVOKED: Reason.KEY_REVOKED,
+    Outcome.DISABLED: Reason.CONNECTION_DISABLED,
     Outcome.CANCELLED: Reason.CANCELLED,
     Outcome.DISPLACED: Reason.LIMIT,
     Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
@@ -104,6 +108,7 @@ UNJOINED = (*OPEN, State.MATCHED)
 #: Inputs that may end a rendezvous at any time.
 _FORCES = {
     Input.REVOKED: Outcome.REVOKED,
+    Input.DISABLED: Outcome.DISABLED,
     Input.DISPLACED: Outcome.DISPLACED,
     Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,

@@ -102,37 +102,54 @@ class MemoryStore:
     # --- changing
 
     def create(
-        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+        self,
+        name: str,
+        hosts: Iterable[str],
+        rules: Iterable[Rule],
+        description: Description = NO_DESCRIPTION,
+        *,
+        disabled: bool = False,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self.import_(valid_record(name, hosts, rules), description)
+        return self._add(valid_record(name, hosts, rules), description, disabled)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
+        return self._add(record, description, disabled=False)
+
+    def _add(self, record: RelayRecord, description: Description, disabled: bool) -> HybridConnection:
         if record.name in self._read():
             raise name_is_taken(record.name)
         rules = tuple(sorted(record.rules, key=lambda rule: rule.name))
         generations = self._new_generations(rules)
         created = HybridConnection(record.name, record.hosts, rules, self._clock(), generations, description)
-        return self._put(created)
+        return self._put(attrs.evolve(created, disabled=disabled))
 
     def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
         """See `Store.change_hosts`."""
         checked = valid_hosts(hosts)
         return self._put(attrs.evolve(self._get(name, version), hosts=checked))
 
-    def describe(
+    def change(
         self,
         name: str,
-        description: Description,
         *,
+        description: Description | None = None,
         hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
         version: int | None = None,
     ) -> HybridConnection:
-        """See `Store.describe`."""
+        """See `Store.change`."""
         checked = None if hosts is None else valid_hosts(hosts)
         known = self._get(name, version)
-        return self._put(attrs.evolve(known, description=description, hosts=checked or known.hosts))
+        return self._put(
+            attrs.evolve(
+                known,
+                description=known.description if description is None else description,
+                hosts=known.hosts if checked is None else checked,
+                disabled=known.disabled if disabled is None else disabled,
+            )
+        )
 
     def put_rule(
         self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None

@@ -10,11 +10,19 @@ from itertools import groupby
 from ...security import KeySlot, Right, Rule, Secret
 from ..model import Description, HybridConnection
 
-__all__ = ["insert_key", "insert_rule", "read_connections", "rights_text", "set_description", "set_hosts"]
+__all__ = [
+    "insert_key",
+    "insert_rule",
+    "read_connections",
+    "rights_text",
+    "set_description",
+    "set_disabled",
+    "set_hosts",
+]
 
 # A single statement, so that the result is consistent.
 _READ = """
-SELECT connections.name, hosts, created_at, updated_at, version, description, metadata,
+SELECT connections.name, hosts, created_at, updated_at, version, description, metadata, disabled,
     rules.name, rights, slot, generation, key
 FROM connections
 LEFT JOIN rules ON rules.connection = connections.name
@@ -36,11 +44,11 @@ def read_connections(database: sqlite3.Connection, where: str = "", *parameters:
         ValueError: a row is not as this program writes it.
     """
     rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
-    for fields, of_connection in groupby(rows, key=lambda row: row[:7]):
-        name, hosts, created_at, updated_at, version, text, metadata = fields
+    for fields, of_connection in groupby(rows, key=lambda row: row[:8]):
+        name, hosts, created_at, updated_at, version, text, metadata, disabled = fields
         rules = []
         generations = {}
-        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[7:9]):
+        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[8:10]):
             if rule is None:
                 continue
             keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
@@ -56,6 +64,7 @@ def read_connections(database: sqlite3.Connection, where: str = "", *parameters:
             Description(text, _metadata(metadata)),
             updated_at,
             version,
+            bool(disabled),
         )
 
 
@@ -72,6 +81,11 @@ def set_description(database: sqlite3.Connection, connection: str, description: 
         "UPDATE connections SET description = ?, metadata = ? WHERE name = ?",
         (description.text, json.dumps(dict(description.metadata)), connection),
     )
+
+
+def set_disabled(database: sqlite3.Connection, connection: str, disabled: bool) -> None:
+    """Disable a hybrid connection, or enable it again."""
+    database.execute("UPDATE connections SET disabled = ? WHERE name = ?", (int(disabled), connection))
 
 
 def set_hosts(database: sqlite3.Connection, connection: str, hosts: Sequence[str]) -> None:

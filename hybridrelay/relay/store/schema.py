@@ -16,7 +16,7 @@ from ...errors import StateError
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_schema_version", "make_schema", "migrate", "transaction"]
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -35,7 +35,8 @@ SCHEMA: Final[Sequence[str]] = (
     """
     CREATE TABLE connections (
         name TEXT PRIMARY KEY, hosts TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL DEFAULT 0,
-        version INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL DEFAULT '{}'
+        version INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL DEFAULT '{}',
+        disabled INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID
     """,
     """
@@ -67,6 +68,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
         "UPDATE connections SET updated_at = created_at",
     ),
     3: (_TOKENS,),
+    4: ("ALTER TABLE connections ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0",),
 }
 
 

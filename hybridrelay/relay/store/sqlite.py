@@ -33,7 +33,7 @@ from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
-from .rows import insert_key, insert_rule, read_connections, rights_text, set_description, set_hosts
+from .rows import insert_key, insert_rule, read_connections, rights_text, set_description, set_disabled, set_hosts
 from .schema import check_schema_version, make_schema, migrate, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
 from .store import (
@@ -211,13 +211,22 @@ class SQLiteStore:
     # --- changing
 
     def create(
-        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+        self,
+        name: str,
+        hosts: Iterable[str],
+        rules: Iterable[Rule],
+        description: Description = NO_DESCRIPTION,
+        *,
+        disabled: bool = False,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self.import_(valid_record(name, hosts, rules), description)
+        return self._add(valid_record(name, hosts, rules), description, disabled)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
+        return self._add(record, description, disabled=False)
+
+    def _add(self, record: RelayRecord, description: Description, disabled: bool) -> HybridConnection:
         with self._change() as database:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
                 raise name_is_taken(record.name)
@@ -226,6 +235,7 @@ class SQLiteStore:
                 (record.name, " ".join(record.hosts), self._clock()),
             )
             set_description(database, record.name, description)
+            set_disabled(database, record.name, disabled)
             for rule in record.rules:
                 insert_rule(database, record.name, rule)
             self._touch(database, record.name)
@@ -238,21 +248,35 @@ class SQLiteStore:
             set_hosts(database, name, checked)
         return self.get(name)
 
-    def describe(
+    def change(
         self,
         name: str,
-        description: Description,
         *,
+        description: Description | None = None,
         hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
         version: int | None = None,
     ) -> HybridConnection:
-        """See `Store.describe`."""
+        """See `Store.change`. Works on a full disk, too, because disabling must."""
         checked = None if hosts is None else valid_hosts(hosts)
-        with self._change_of(name, version) as (database, _):
-            set_description(database, name, description)
-            if checked is not None:
-                set_hosts(database, name, checked)
+        self._with_reserve(lambda: self._replace(name, description, checked, disabled, version))
         return self.get(name)
+
+    def _replace(
+        self,
+        name: str,
+        description: Description | None,
+        hosts: tuple[str, ...] | None,
+        disabled: bool | None,
+        version: int | None,
+    ) -> None:
+        with self._change_of(name, version) as (database, _):
+            if description is not None:
+                set_description(database, name, description)
+            if hosts is not None:
+                set_hosts(database, name, hosts)
+            if disabled is not None:
+                set_disabled(database, name, disabled)
 
     def put_rule(
         self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None

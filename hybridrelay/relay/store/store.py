@@ -103,7 +103,13 @@ class Store(Protocol):
     # (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
 
     def create(
-        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+        self,
+        name: str,
+        hosts: Iterable[str],
+        rules: Iterable[Rule],
+        description: Description = NO_DESCRIPTION,
+        *,
+        disabled: bool = False,
     ) -> HybridConnection:
         """Add a hybrid connection.
 
@@ -127,15 +133,18 @@ class Store(Protocol):
             ConfigurationError: a host is not valid.
         """
 
-    def describe(
+    def change(
         self,
         name: str,
-        description: Description,
         *,
+        description: Description | None = None,
         hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
         version: int | None = None,
     ) -> HybridConnection:
-        """Replace the description of a hybrid connection and, if they are given, its hosts.
+        """Replace those properties of a hybrid connection that are given. None leaves a property as it is.
+
+        If it is disabled, everything that uses it ends, and nothing is accepted until it is enabled again.
 
         Raises:
             NotFound: there is none with this name.

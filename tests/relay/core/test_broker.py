@@ -7,10 +7,12 @@ import random
 import attrs
 import pytest
 
-from hybridrelay.errors import RendezvousError
+from hybridrelay.errors import AuthorizationError, RendezvousError
 from hybridrelay.events import (
     ConnectionCreated,
     ConnectionDeleted,
+    ConnectionDisabled,
+    ConnectionEnabled,
     KeyChanged,
     KeyRevoked,
     ListenerDeclined,
@@ -46,7 +48,7 @@ from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
 from hybridrelay.relay.core.rendezvous_states import Input, State
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
-from hybridrelay.security import KeySlot, Right, Rule
+from hybridrelay.security import KeySlot, Right, Rule, audience_for, generate_key, make_token
 
 from ..places import make_places
 
@@ -342,6 +344,60 @@ def test_what_is_joined_when_the_relay_stops_ends_once(scene: Scene) -> None:
 
 
 # --- changes of the store
+
+
+def test_disabling_ends_everything_and_says_so(scene: Scene) -> None:
+    name = scene.joined()
+    (listener,) = scene.broker.listeners.of(NAME)
+    asked = scene.ask()
+    scene.store.change(NAME, disabled=True)
+    scene.update()
+    disabled = Reason.CONNECTION_DISABLED
+    assert scene.broker.take() == [
+        ConnectionDisabled(connection=NAME),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=disabled),
+        EndRegistration(listener, disabled),
+        StopMoving(name),
+        TurnAway(asked.rendezvous_id, disabled),
+        ended(asked.rendezvous_id, "disabled", disabled),
+    ]
+    scene.broker.moving_ended(name, Input.CANCELLED, scene.now, bytes_to_client=1, bytes_to_connector=2)
+    assert scene.broker.take()[-1] == ended(name, "disabled", disabled, to_client=1, to_connector=2)
+    assert scene.answer(asked, Answer.LOST) == JoinFailed(disabled), "it cannot be asked for again"
+    scene.broker.take()
+
+    scene.store.change(NAME, disabled=False)
+    scene.update()
+    assert scene.broker.take() == [ConnectionEnabled(connection=NAME)]
+    scene.register("b")
+    scene.ask()
+
+
+def test_disabling_keeps_no_place_for_a_session(scene: Scene) -> None:
+    name = scene.joined()
+    scene.broker.establish(name)
+    scene.broker.moving_ended(name, Input.BREAKS, scene.now, bytes_to_client=0, bytes_to_connector=0)
+    assert len(scene.pairs) == 1
+    scene.store.change(NAME, disabled=True)
+    scene.update()
+    assert len(scene.pairs) == 0
+
+
+@pytest.mark.parametrize(("key", "reason"), [("primary", "connection-disabled"), ("other", "wrong-key")])
+def test_only_the_holder_of_a_valid_key_learns_that_a_hybrid_connection_is_disabled(
+    scene: Scene, key: str, reason: str
+) -> None:
+    rule = scene.store.rule(NAME, "sender")
+    assert rule.primary is not None
+    token = make_token(
+        audience_for("relay", NAME), "sender", rule.primary if key == "primary" else generate_key(), expires_at=1000
+    )
+    authorization = scene.broker.authorization
+    scene.store.change(NAME, disabled=True)
+    scene.update()
+    with pytest.raises(AuthorizationError) as caught:
+        authorization.verify(NAME, token, Right.SEND, 500.0)
+    assert caught.value.reason.slug == reason
 
 
 def test_a_key_that_is_revoked_ends_everything_that_it_had_authorized(scene: Scene) -> None:

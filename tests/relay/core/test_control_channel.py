@@ -26,10 +26,7 @@ from hybridrelay.relay.core.commands import EndControlChannel
 from hybridrelay.relay.core.control_channel import (
     MAX_JOINS,
     MAY_SEND,
-    TRANSITIONS,
     Authorize,
-    ChannelInput,
-    ChannelState,
     Close,
     ControlChannelCore,
     OfferAnswered,
@@ -37,6 +34,7 @@ from hybridrelay.relay.core.control_channel import (
     SenderProved,
     StartJoin,
 )
+from hybridrelay.relay.core.control_channel_states import TRANSITIONS, ChannelInput, ChannelState
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import TENURE_SECONDS, Places
 from hybridrelay.relay.core.rendezvous import RendezvousTable
@@ -241,6 +239,31 @@ def test_a_channel_has_one_place(scene: Scene) -> None:
     assert len(scene.places) == 1
     scene.channel.lost()
     assert len(scene.places) == 0
+
+
+@pytest.mark.parametrize("role", [CLIENT, CONNECTOR], ids=["client", "connector"])
+def test_a_channel_of_a_hybrid_connection_that_is_disabled(scene: Scene, role: control.Hello) -> None:
+    scene.channel.receive(role)
+    if role is CLIENT:
+        scene.request(JOIN, scene.grant("sender"))
+    else:
+        scene.request(REGISTER, scene.grant("listener"))
+    scene.store.change("db", disabled=True)
+    scene.update()
+    disabled = Reason.CONNECTION_DISABLED
+    told = [Say(control.Ended("db", disabled))] if role is CLIENT else []  # the broker tells listeners
+    assert scene.channel.check_keys() == [*told, Close(disabled, gracefully=True)]
+    assert scene.state() is ChannelState.REVOKED
+
+
+def test_a_channel_that_is_also_used_for_another_hybrid_connection_stays(scene: Scene) -> None:
+    scene.channel.receive(CLIENT)
+    for name in ("db", "web"):
+        scene.request(attrs.evolve(JOIN, connection=name), scene.grant("sender", name))
+    scene.store.change("db", disabled=True)
+    scene.update()
+    assert scene.channel.check_keys() == [Say(control.Ended("db", Reason.CONNECTION_DISABLED))]
+    assert scene.state() is ChannelState.AUTHORIZED
 
 
 def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:

@@ -74,7 +74,8 @@ def test_the_version_is_different_after_every_change_and_only_then(store: Store,
     changes: list[Callable[[], object]] = [
         lambda: store.create("sql", ["relay.example.com"], rules),
         lambda: store.change_hosts("sql", ["a"]),
-        lambda: store.describe("sql", Description("orders")),
+        lambda: store.change("sql", description=Description("orders")),
+        lambda: store.change("sql", disabled=True),
         lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
         lambda: store.put_rule("sql", "manager", [Right.SEND]),
         lambda: store.delete_rule("sql", "manager"),
@@ -226,13 +227,13 @@ def test_a_description_is_kept_and_replaced(store: Store, rules: Rules) -> None:
     assert created.description == DESCRIPTION
     assert list(created.description.metadata) == ["owner", "ticket"]
     other = Description("Orders")
-    assert store.describe("sql", other).description == other
+    assert store.change("sql", description=other).description == other
     assert store.get("sql").rules == rules
     assert store.get("sql").hosts == ("relay.example.com",)
-    both = store.describe("sql", DESCRIPTION, hosts=["a", "b"])
+    both = store.change("sql", description=DESCRIPTION, hosts=["a", "b"])
     assert (both.description, both.hosts) == (DESCRIPTION, ("a", "b"))
     with pytest.raises(ConfigurationError, match="host"):
-        store.describe("sql", other, hosts=["not a host"])
+        store.change("sql", description=other, hosts=["not a host"])
     assert store.get("sql") == both
     imported = store.import_(RelayRecord("web", ["h"], rules), DESCRIPTION)
     assert store.get("web").description == imported.description == DESCRIPTION
@@ -254,6 +255,21 @@ def test_a_description_is_kept_and_replaced(store: Store, rules: Rules) -> None:
 def test_what_a_description_cannot_be(text: str, metadata: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"description|metadata"):
         Description(text, metadata)
+
+
+def test_only_what_is_given_is_changed(store: Store, rules: Rules) -> None:
+    created = store.create("sql", ["a"], rules, DESCRIPTION)
+    store.create("off", ["a"], rules, disabled=True)
+    assert not created.disabled
+    assert store.get("off").disabled
+
+    disabled = store.change("sql", disabled=True)
+    assert disabled == store.get("sql")
+    assert (disabled.disabled, disabled.description, disabled.hosts) == (True, DESCRIPTION, ("a",))
+    assert disabled.generations == created.generations, "no key changes"
+    described = store.change("sql", description=Description("other"))
+    assert (described.disabled, described.description.text) == (True, "other")
+    assert not store.change("sql", disabled=False).disabled
 
 
 def test_rules_are_added_changed_and_deleted(store: Store, rules: Rules) -> None:
@@ -297,7 +313,7 @@ def test_every_change_has_a_version_of_its_own(store: Store, rules: Rules) -> No
     versions = [store.create("sql", ["a"], rules).version, store.create("web", ["a"], rules).version]
     changes: list[Callable[[], object]] = [
         lambda: store.change_hosts("sql", ["b"]),
-        lambda: store.describe("sql", DESCRIPTION),
+        lambda: store.change("sql", description=DESCRIPTION),
         lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
         lambda: store.delete_rule("sql", "manager"),
         lambda: store.regenerate_key("sql", "sender", PRIMARY),
@@ -315,10 +331,10 @@ def test_every_change_has_a_version_of_its_own(store: Store, rules: Rules) -> No
 
 def test_only_what_the_caller_has_read_is_changed(store: Store, rules: Rules) -> None:
     old = store.create("sql", ["a"], rules).version
-    current = store.describe("sql", DESCRIPTION)
+    current = store.change("sql", description=DESCRIPTION)
     changes: list[Callable[[int], object]] = [
         lambda version: store.change_hosts("sql", ["b"], version=version),
-        lambda version: store.describe("sql", Description(), version=version),
+        lambda version: store.change("sql", description=Description(), version=version),
         lambda version: store.put_rule("sql", "manager", [Right.MANAGE], version=version),
         lambda version: store.delete_rule("sql", "sender", version=version),
         lambda version: store.delete("sql", version=version),
@@ -358,7 +374,7 @@ def test_errors_can_be_told_apart(store: Store, rules: Rules) -> None:
     missing: list[Callable[[], object]] = [
         lambda: store.get("web"),
         lambda: store.delete("web"),
-        lambda: store.describe("web", DESCRIPTION),
+        lambda: store.change("web", description=DESCRIPTION),
         lambda: store.put_rule("web", "sender", [Right.SEND]),
         lambda: store.delete_rule("web", "sender"),
         lambda: store.delete_rule("sql", "nobody"),

@@ -93,6 +93,15 @@ def test_an_earlier_version_is_migrated_and_keeps_everything(tmp_path: Path, rul
     assert version == str(SCHEMA_VERSION)
 
 
+def test_what_a_migration_adds_can_be_changed(tmp_path: Path) -> None:
+    make_version_1(tmp_path / "state")
+    with SQLiteStore.open(tmp_path / "state") as registry:
+        assert not registry.get("old").disabled
+        assert registry.change("old", disabled=True).disabled
+    with SQLiteStore.open(tmp_path / "state") as registry:
+        assert registry.get("old").disabled
+
+
 def test_many_may_migrate_at_the_same_moment(tmp_path: Path) -> None:
     make_version_1(tmp_path / "state")
     together = threading.Barrier(4)

@@ -1,0 +1,48 @@
+"""The states and inputs of the relay's side of a control channel, and the table of transitions. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+__all__ = ["TRANSITIONS", "ChannelInput", "ChannelState"]
+
+
+class ChannelState(enum.Enum):
+    """The states of a control channel."""
+
+    #: The peer has not sent its hello.
+    NEW = "new"
+    #: The peer has not presented a valid token.
+    GREETED = "greeted"
+    AUTHORIZED = "authorized"
+    #: The last key that had authorized it is no longer valid: the peer is notified, and the channel ends.
+    REVOKED = "revoked"
+    OVER = "over"
+
+
+class ChannelInput(enum.Enum):
+    """The inputs of a control channel."""
+
+    HELLO = "hello"
+    #: A token was valid.
+    GRANT = "grant"
+    #: None of the keys that have authorized it are valid any longer.
+    KEYS_GONE = "keys gone"
+    #: The channel has ended.
+    LOST = "lost"
+
+
+TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
+    (ChannelState.NEW, ChannelInput.HELLO): ChannelState.GREETED,
+    (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
+    # A peer that presents another valid token before the channel has ended.
+    (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
+    # The channel was lost while the token of its last message was being verified. `lost` may be called again.
+    (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
+    (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
+    (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,
+}
