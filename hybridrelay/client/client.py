@@ -108,7 +108,7 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
-        self._reports = StreamReports(lambda: self.connection, self._events, StreamIds())
+        self._reports = StreamReports(lambda: self.connection, self._events, StreamIds(), self._end_to_end.serial)
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -304,6 +304,10 @@ class Client:
         # The session has ended in the meantime. Nothing was sent on the stream, so another session may open it.
         opened = await self._opener.get(deadline)
         return await _open_stream(opened.session, wait_opened)
+
+    def stream_id_of(self, stream: MuxStream) -> str:
+        """The id of a stream of this client in the connector's events."""
+        return self._reports.id_of(stream)
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:

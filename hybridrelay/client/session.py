@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from ..connectivity.activity import session_activity_id
 from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError, SessionError
 from ..events import Event, EventStream
@@ -56,7 +57,7 @@ class ClientSession:
 
     Args:
         connection: the hybrid connection's name, for events.
-        activity_id: the same in all events of the session.
+        serial: of this application's identity, for the id of the session in events.
         senders: the client's relays.
         search: knows which connectors are avoided.
         new_session: makes a session that does not run yet.
@@ -67,7 +68,7 @@ class ClientSession:
     def __init__(
         self,
         connection: str,
-        activity_id: str,
+        serial: str,
         senders: Senders,
         search: ListenerSearch,
         *,
@@ -75,7 +76,8 @@ class ClientSession:
         explain: Callable[[SessionError], HybridRelayError],
         events: EventStream,
     ) -> None:
-        self._machine = Machine(connection, activity_id, search, random.random)
+        self._machine = Machine(connection, search, random.random)
+        self._serial = serial
         self._senders = senders
         self._search = search
         self._new_session = new_session
@@ -108,6 +110,11 @@ class ClientSession:
         """The session itself. There is one once `run` has started."""
         assert self._session is not None
         return self._session
+
+    @property
+    def activity_id(self) -> str:
+        """The session's id in events, here and at the connector. There is one once `run` has started."""
+        return session_activity_id(self.session.session_id, self._serial)
 
     @property
     def channel(self) -> DataChannel:
@@ -266,7 +273,9 @@ class ClientSession:
                 return
             self._opened[attempt] = result
             identity = result.peer.identity
-            channel = inputs.Channel(str(result), result.peer.instance, identity.label, identity.serial)
+            channel = inputs.Channel(
+                str(result), result.peer.instance, identity.label, identity.serial, result.rendezvous
+            )
             self._handle(inputs.ChannelOpened(attempt, channel))
 
     async def _deliver(self) -> None:
@@ -291,7 +300,7 @@ class ClientSession:
             self._handle(inputs.SessionOver(outcome.reason, outcome.text, outcome.by_peer))
 
     def _greeted(self) -> None:
-        self._handle(inputs.Greeted())
+        self._handle(inputs.Greeted(self.activity_id))
 
     async def _reconnect(self) -> TLSStream:
         """The session has lost its data channel. It gets the next one by `replace_channel`."""

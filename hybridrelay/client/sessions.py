@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -62,9 +60,6 @@ class Sessions:
         self._events = events
         self._avoided = AvoidedListeners()
         self._live: set[ClientSession] = set()
-        #: The ids of all sessions begin with this. It is different in each run of a client.
-        self._run_id = secrets.token_hex(4)
-        self._numbers = itertools.count(1)
 
     def __iter__(self) -> Iterator[ClientSession]:
         return iter([one for one in self._live if one.was_opened])
@@ -82,7 +77,7 @@ class Sessions:
         """
         opened = ClientSession(
             self._connection,
-            f"{self._run_id}-session-{next(self._numbers)}",
+            self._end_to_end.serial,
             self._senders,
             ListenerSearch(self._avoided),
             new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),

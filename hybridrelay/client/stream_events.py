@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import trio
 
+from ..connectivity.activity import session_activity_id, stream_activity_id
 from ..errors import HybridRelayError
 from ..events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
 from ..mux import MuxStream, StreamEnd
@@ -20,14 +21,14 @@ __all__ = ["StreamIds", "StreamReports"]
 
 
 class StreamIds:
-    """The ids of streams in events. They are different in each run of a client."""
+    """The ids of requests for streams in events. They are different in each run of a client."""
 
     def __init__(self) -> None:
         self._run_id = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
     def new(self) -> str:
-        """An id that no other stream has."""
+        """An id that no other request has."""
         return f"{self._run_id}-{next(self._numbers)}"
 
 
@@ -37,13 +38,15 @@ class StreamReports:
     Args:
         connection: returns the name of the hybrid connection.
         events: gets the events.
-        ids: of the streams.
+        ids: of the requests.
+        serial: of the application's identity.
     """
 
-    def __init__(self, connection: Callable[[], str], events: EventStream, ids: StreamIds) -> None:
+    def __init__(self, connection: Callable[[], str], events: EventStream, ids: StreamIds, serial: str) -> None:
         self._connection = connection
         self._events = events
         self._ids = ids
+        self._serial = serial
         #: Those that have not ended.
         self._streams: set[MuxStream] = set()
 
@@ -56,18 +59,19 @@ class StreamReports:
         id_, began = self._ids.new(), trio.current_time()
         self._events.publish(StreamRequested(connection=self._connection(), activity_id=id_))
 
-        def not_opened(reason: Reason, detail: str) -> Event:
+        def not_opened(reason: Reason, detail: str, stream_id: str = "") -> Event:
             return StreamNotOpened(
                 connection=self._connection(),
                 activity_id=id_,
                 reason=reason,
                 detail=detail,
                 seconds=trio.current_time() - began,
+                stream_id=stream_id,
             )
 
-        def ended(end: StreamEnd) -> Event:
+        def ended(end: StreamEnd, stream_id: str) -> Event:
             if not end.was_accepted:
-                return not_opened(end.reason, end.text)
+                return not_opened(end.reason, end.text, stream_id)
             outcome = outcome_of_stream(end)
             return StreamClosed(
                 connection=self._connection(),
@@ -79,12 +83,13 @@ class StreamReports:
                 bytes_to_target=end.sent,
                 bytes_to_client=end.received,
                 seconds=trio.current_time() - began,
+                stream_id=stream_id,
             )
 
         def follow(stream: MuxStream) -> None:
             def end(how: StreamEnd) -> None:
                 self._streams.discard(stream)
-                self._events.publish(ended(how))
+                self._events.publish(ended(how, self.id_of(stream)))
 
             self._streams.add(stream)
             stream.set_end_callback(end)
@@ -94,6 +99,10 @@ class StreamReports:
         except BaseException as exc:
             self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
             raise
+
+    def id_of(self, stream: MuxStream) -> str:
+        """The id of a stream in the connector's events."""
+        return stream_activity_id(session_activity_id(stream.session_id, self._serial), stream.stream_id)
 
     def close(self) -> None:
         """The client has ended, and its sessions with it: so have the streams that nobody has closed."""

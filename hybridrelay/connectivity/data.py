@@ -35,6 +35,8 @@ class EndToEnd:
 
     connection: str
     role: Role
+    #: Of our identity.
+    serial: str
     context: ssl.SSLContext = attrs.field(repr=False)
 
     @classmethod
@@ -56,7 +58,7 @@ class EndToEnd:
                 f"{_whose(name.role)} for {name.connection_name}",
                 remedy="use the strings as they were written: 'connections issue' makes further ones",
             )
-        return cls(string.entity_path, role, context)
+        return cls(string.entity_path, role, identity.serial, context)
 
     async def secure(
         self, stream: trio.abc.Stream, *, pinned: PeerIdentity | None = None

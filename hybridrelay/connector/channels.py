@@ -92,6 +92,7 @@ class DataChannels:
                 self._events.publish(
                     DataChannelDeclined(
                         connection=published.name,
+                        rendezvous=offer.rendezvous,
                         host=link.host,
                         reason=Reason.LIMIT,
                         detail="it was closed to make room for newer ones, or no identity was proved in time",
@@ -110,9 +111,9 @@ class DataChannels:
             except BaseException:
                 await trio.aclose_forcefully(tls)
                 raise
-            await self.greet(ProvenChannel(published, tls, peer, link, candidate, opening))
+            await self.greet(ProvenChannel(published, tls, peer, link, candidate, opening, offer.rendezvous))
         except HybridRelayError as exc:
-            self._publish_failure(publication, exc, is_lost=control_channel.has_ended)
+            self._publish_failure(publication, offer, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
                 # So that the client need not wait. If the control channel is lost, too, the relay already knows.
                 link.forget()
@@ -125,19 +126,28 @@ class DataChannels:
             publication.unproven.leave(newcomer)
             self._sessions.end_opening(opening)
 
-    def _publish_failure(self, publication: Publication, error: HybridRelayError, *, is_lost: bool) -> None:
+    def _publish_failure(
+        self, publication: Publication, offer: control.Offer, error: HybridRelayError, *, is_lost: bool
+    ) -> None:
         """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""
         name, host = publication.published.name, publication.link.host
         if error.reason is Reason.TICKET_UNKNOWN and is_lost:
             # The acceptance was lost with the control channel: the relay makes the offer again over the next one.
             self._events.publish(
-                DataChannelDeclined(connection=name, host=host, reason=error.reason, detail=str(error))
+                DataChannelDeclined(
+                    connection=name,
+                    host=host,
+                    rendezvous=offer.rendezvous,
+                    reason=error.reason,
+                    detail=str(error),
+                )
             )
         else:
             self._events.publish(
                 DataChannelFailed(
                     connection=name,
                     host=host,
+                    rendezvous=offer.rendezvous,
                     reason=error.reason,
                     detail=str(error),
                     remedy=error.remedy or "",

@@ -88,8 +88,11 @@ class Connector:
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
         #: Set, and replaced by another one, whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
+        #: The events of this connector's sessions and streams. `events` may be shared with other connectors, and each
+        #: stream is to have its lines in the audit log once.
+        own_events = EventStream(events.publish, AuditLog())
         self._sessions = Sessions(
-            policy, session_config, events, lost=self._data_channel_lost, changed=self._key_use_changed
+            policy, session_config, own_events, lost=self._data_channel_lost, changed=self._key_use_changed
         )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)
@@ -194,13 +197,6 @@ class Connector:
         task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """See `run_connector`."""
-        # The audit log is subscribed for as long as streams may end, that is until the nursery has closed.
-        with self._events.subscribed(AuditLog(self._sessions.streams.run)):
-            await self._run(stop, grace, task_status)
-
-    async def _run(
-        self, stop: trio.Event | None, grace: float, task_status: trio.TaskStatus[tuple[ConnectionString, ...]]
-    ) -> None:
         async with FlatNursery() as nursery:
             self._nursery = nursery
             try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import secrets
 import time
 from collections.abc import Callable
 
@@ -48,9 +46,6 @@ class StreamService:
         self.shares = shares
         self.clock = clock
         self.events = events
-        #: The ids of all streams begin with this. It is different in each run of a connector.
-        self.run = f"{secrets.token_hex(4)}-"
-        self._numbers = itertools.count(1)
         self._open: set[ServedStream] = set()
 
     async def serve(self, offer: Offer, origin: Origin) -> None:
@@ -69,7 +64,7 @@ class StreamService:
         about.ended(NotConnected(reason))
 
     def _events_of(self, origin: Origin, stream: int) -> StreamEvents:
-        return StreamEvents(self.events, origin, stream, f"{self.run}{next(self._numbers)}", self.clock)
+        return StreamEvents(self.events, origin, stream, self.clock)
 
     async def keep_reporting(self) -> None:
         """Publish an event each day for each stream that is open, until cancelled."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NoReturn
@@ -12,6 +11,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from ..connectivity.activity import session_activity_id
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..events import (
@@ -61,16 +61,19 @@ class Served:
     #: The key with which the connector was registered when the relay offered the data channel; if the key is revoked,
     #: the relay closes the channel.
     key: Secret | None = None
-    #: The same in all events of the session.
-    activity_id: str = ""
-    #: Identifies the session in the audit log, among those of this process.
-    number: int = 0
+    #: The id of the rendezvous by which its data channel was opened, as the relay says.
+    rendezvous: str = ""
+
+    @property
+    def activity_id(self) -> str:
+        """The same in all events of the session, and in those of the client."""
+        return session_activity_id(self.session.session_id, self.peer.serial)
 
     @property
     def origin(self) -> Origin:
         """The origin of a stream that is opened now."""
         route = f"{self.candidate.route.name} at {self.link.host}"
-        return Origin(self.published, self.peer, self.number, route)
+        return Origin(self.published, self.peer, self.activity_id, route)
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Whether the session belongs to this identity. Serials are unique only within one authority."""
@@ -101,6 +104,8 @@ class ProvenChannel:
     candidate: Candidate
     #: Its entry in `Sessions.opening`, until a session uses the channel.
     opening: OpeningChannel | None = None
+    #: The id of its rendezvous, as the relay says.
+    rendezvous: str = ""
 
     @property
     def route(self) -> str:
@@ -144,8 +149,6 @@ class Sessions:
         self.streams = StreamService(lambda: self._policy, self._shares, events)
         #: The memory that the sessions of one identity hold together, for each identity that has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
-        #: The numbers of sessions, for the audit log.
-        self._numbers = itertools.count(1)
         #: By session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session uses them.
@@ -272,10 +275,14 @@ class Sessions:
             return
         self._events.publish(
             SessionResumed(
-                connection=published.name, activity_id=served.activity_id, label=peer.label, route=channel.route
+                connection=published.name,
+                activity_id=served.activity_id,
+                label=peer.label,
+                route=channel.route,
+                rendezvous=channel.rendezvous,
             )
         )
-        served.link, served.candidate = channel.link, channel.candidate
+        served.link, served.candidate, served.rendezvous = channel.link, channel.candidate, channel.rendezvous
         served.key = self._finish_opening(channel.opening)
         await served.session.replace_channel(channel.stream, initial)
 
@@ -301,7 +308,6 @@ class Sessions:
             self.publish_refusal(published, peer, Reason.LIMIT, self._shares.descriptors.why_refused(owner))
             await refuse_session(channel.stream, Reason.LIMIT)
             return
-        number = next(self._numbers)
         account = self._accounts.setdefault(owner, Account())
 
         def refused(stream: int, reason: Reason) -> None:
@@ -310,9 +316,9 @@ class Sessions:
         session = Session(
             SessionRole.ACCEPTOR, config=self._config, budget=self._budget, account=account, refused=refused
         )
-        key, activity_id = self._finish_opening(channel.opening), f"{self.streams.run}session-{number}"
+        key = self._finish_opening(channel.opening)
         self._served[session_id] = served = Served(
-            session, published, peer, channel.link, channel.candidate, key, activity_id, number
+            session, published, peer, channel.link, channel.candidate, key, channel.rendezvous
         )
         try:
             await self._serve_offers(served, channel, initial)
@@ -341,6 +347,7 @@ class Sessions:
                         label=peer.label,
                         serial=peer.serial,
                         route=channel.route,
+                        rendezvous=channel.rendezvous,
                     )
                 )
                 async for offer in session.offers:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
+from ..connectivity.activity import stream_activity_id
 from ..events import EventStream, StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 from ..security import HostPort, PeerIdentity
 from .outcome import NotConnected, StreamOutcome
@@ -20,8 +21,8 @@ class Origin:
 
     published: Published
     peer: PeerIdentity
-    #: Identifies the session in the audit log, among those of this process.
-    session: int
+    #: The session's id in events.
+    session: str
     #: The current route of the session's data channel, for example ``tcp at relay.example.com``.
     route: str
 
@@ -33,19 +34,17 @@ class StreamEvents:
         events: the stream to which events are published.
         origin: where the stream comes from.
         stream: its id in its session.
-        activity_id: the same in all events of the stream, and in no others.
         clock: returns seconds on a monotonic clock.
     """
 
-    def __init__(
-        self, events: EventStream, origin: Origin, stream: int, activity_id: str, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, events: EventStream, origin: Origin, stream: int, clock: Callable[[], float]) -> None:
         self.began = clock()
+        #: The same in all events of the stream, and in those of the client.
+        self.activity_id = stream_activity_id(origin.session, stream)
         self.target: HostPort = origin.published.target  # kept, because a reload may change it at any moment
         self._events = events
         self._origin = origin
         self._stream = stream
-        self._id = activity_id
         self._clock = clock
         self._reported = self.began
 
@@ -55,7 +54,7 @@ class StreamEvents:
         self._events.publish(
             StreamOpened(
                 connection=origin.published.name,
-                activity_id=self._id,
+                activity_id=self.activity_id,
                 label=origin.peer.label,
                 serial=origin.peer.serial,
                 target=str(self.target),
@@ -72,7 +71,7 @@ class StreamEvents:
         if isinstance(outcome, NotConnected):
             event = StreamNotConnected(
                 connection=name,
-                activity_id=self._id,
+                activity_id=self.activity_id,
                 label=peer.label,
                 serial=peer.serial,
                 target=str(self.target),
@@ -83,7 +82,7 @@ class StreamEvents:
         else:
             event = StreamClosed(
                 connection=name,
-                activity_id=self._id,
+                activity_id=self.activity_id,
                 label=peer.label,
                 serial=peer.serial,
                 target=str(self.target),
@@ -106,7 +105,7 @@ class StreamEvents:
         self._events.publish(
             StreamStillOpen(
                 connection=self._origin.published.name,
-                activity_id=self._id,
+                activity_id=self.activity_id,
                 label=self._origin.peer.label,
                 serial=self._origin.peer.serial,
                 target=str(self.target),

@@ -1,6 +1,8 @@
 """Events of the client: its sessions, its relays, and the connections of applications.
 
-``activity_id`` is the session's id in events of sessions, and the stream's id in events of streams.
+``activity_id`` is the session's id in events of sessions. In events of streams it identifies the request of the
+application, which may have to wait for a session; once the stream has one, ``stream_id`` is its id in the connector's
+events.
 """
 
 from __future__ import annotations
@@ -57,13 +59,16 @@ class _Unavailable(Event):
 
 
 @attrs.frozen(kw_only=True)
-class SessionNotOpened(_Session):
+class SessionNotOpened(Event):
     """No session could be opened. There are no other events of this session; the caller gets an exception."""
 
     name: ClassVar = "session.not-opened"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A session could not be opened"
 
+    connection: str
+    #: Of the connector's identity, where one was tried.
+    label: str = ""
     #: ``not-opened`` or ``cancelled``.
     outcome: str
     reason: Reason
@@ -118,6 +123,8 @@ class SessionMoved(_Session):
 
     #: The route of the new data channel.
     route: str
+    #: As in `SessionOpened`.
+    rendezvous: str = ""
     #: Why it has moved: ``better-route``, ``relay-draining``, ``renewal`` or ``string-changed``.
     cause: str
 
@@ -277,6 +284,8 @@ class StreamFailed(Event):
     reason: Reason
     detail: str = ""
     seconds: float
+    #: As in `StreamClosed`.
+    stream_id: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -294,3 +303,5 @@ class StreamNotOpened(Event):
     detail: str = ""
     #: Since the stream was requested.
     seconds: float
+    #: As in `StreamClosed`.
+    stream_id: str = ""

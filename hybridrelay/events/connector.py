@@ -329,6 +329,9 @@ class DataChannelFailed(_FailureWithRemedy):
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A data channel failed"
 
+    #: The id of its rendezvous, as the relay says: ``activity_id`` in the relay's events.
+    rendezvous: str = ""
+
 
 @attrs.frozen(kw_only=True)
 class DataChannelDeclined(_Failure):
@@ -337,3 +340,5 @@ class DataChannelDeclined(_Failure):
     name: ClassVar = "data-channel.declined"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A data channel was not used"
+
+    rendezvous: str = ""

@@ -1,7 +1,7 @@
 """Events of connector and client: sessions, streams, keys and networks.
 
-``activity_id`` is the session's id in events of sessions. In events of streams it is the stream's id, and ``session``
-is the number of its session in this process.
+``activity_id`` is the session's id in events of sessions. In events of streams, it is the stream's id, which begins
+with the id of the session. A connector and its client have the same ids.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class SessionOpened(_Session):
     serial: str = ""
     #: The route of its data channel: ``tcp at relay.example.com``.
     route: str
+    #: The id of the rendezvous by which the data channel was opened: ``activity_id`` in the relay's events.
+    rendezvous: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +94,7 @@ class SessionResumed(_Session):
     summary: ClassVar = "A session has resumed"
 
     route: str
+    rendezvous: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -123,7 +126,8 @@ class StreamOpened(_Stream):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream was opened"
 
-    session: int
+    #: The id of the session, and the stream's number in it.
+    session: str
     stream: int
     route: str = ""
 
@@ -159,6 +163,8 @@ class StreamClosed(_Stream):
     bytes_to_target: int
     bytes_to_client: int
     seconds: float
+    #: At the client: the stream's ``activity_id`` in the connector's events; empty if there never was a session.
+    stream_id: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -45,6 +45,11 @@ class BridgeProgress:
         """How far the bridge has come, or how it ended."""
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
 
+    @property
+    def stream(self) -> MuxStream | None:
+        """The stream that the bridge uses, or used last; None before it has begun."""
+        return None if self._bridge is None else self._bridge.stream
+
     def follow(self, bridge: _Bridge) -> None:
         """Report about this bridge from now on."""
         self._bridge = bridge

@@ -113,6 +113,11 @@ class Session:
     # --- state, and streams
 
     @property
+    def session_id(self) -> bytes:
+        """Identifies the session, the same on both sides. An acceptor knows it once the peer has greeted."""
+        return self.core.session_id
+
+    @property
     def offers(self) -> trio.abc.ReceiveChannel[Offer]:
         """The streams that the peer wants to open. Ends with the session. Offers that the peer withdraws before they
         are received are left out."""

@@ -84,6 +84,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._state.id
 
     @property
+    def session_id(self) -> bytes:
+        """The id of its session, which is the same on both sides."""
+        return self._core.session_id
+
+    @property
     def reset_reason(self) -> Reason:
         """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` if it was not aborted."""
         return self._state.reason if self._state.is_aborted else Reason.NO_ERROR

@@ -69,6 +69,9 @@ _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 INSTANCE_SECRET_SIZE = 32
 _INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
+#: The id of a rendezvous: 32 lower-case hexadecimal digits.
+_RENDEZVOUS = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
+
 #: See the module's docstring.
 Instance: TypeAlias = str
 #: The secret of an instance: 64 lower-case hexadecimal digits.
@@ -151,6 +154,13 @@ def _one_instance(instance: object, attribute: attrs.Attribute[Any], value: obje
         raise TypeError(f"{attribute.name} is not a string")
     if not _INSTANCE.match(value):
         raise ValueError(f"{attribute.name} is not an instance")
+
+
+def _rendezvous(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is not a string")
+    if value and not _RENDEZVOUS.match(value):
+        raise ValueError(f"{attribute.name} is not the id of a rendezvous")
 
 
 def _one_secret(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -316,6 +326,8 @@ class Joined:
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     listener: Instance = attrs.field(validator=_one_instance)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
+    #: The id of the rendezvous, by which it is found in the relay's log. Only for logs. Empty if not known.
+    rendezvous: str = attrs.field(default="", validator=_rendezvous)
 
 
 @attrs.frozen
@@ -329,6 +341,8 @@ class Offer:
     #: Identifies the sender, so that a connector can limit each one: an opaque name, the same for all offers that one
     #: key caused from one network address during one run of the relay. Empty if not known.
     sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
+    #: As in `Joined`.
+    rendezvous: str = attrs.field(default="", validator=_rendezvous)
 
 
 @attrs.frozen

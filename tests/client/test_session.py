@@ -56,6 +56,7 @@ class FakeSession(Session):
     """
 
     is_attached = False
+    session_id = bytes(16)
     channel_age = 0.0
     channel_bytes = 0
     outcome: SessionOutcome | None = None

@@ -22,7 +22,7 @@ class Scene:
         self.session = here
         self.connector = connector
         self.published: list[Event] = []
-        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), StreamIds())
+        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), StreamIds(), "0A")
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:
         """As `Client.open_stream`."""
@@ -269,7 +269,7 @@ class Failure:
 )
 async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     published: list[Event] = []
-    reports = StreamReports(lambda: "db", EventStream(published.append), StreamIds())
+    reports = StreamReports(lambda: "db", EventStream(published.append), StreamIds(), "0A")
     with pytest.raises(type(failure.raised)), reports.request():
         raise failure.raised
     requested, end = published

@@ -52,9 +52,8 @@ class Scene:
         address = HostPort("127.0.0.1", target.socket.getsockname()[1])
         self.published.use(attrs.evolve(self.published.string, target=address))
         self.happened: list[Event] = []
-        events = EventStream(self.happened.append)
+        events = EventStream(self.happened.append, AuditLog())
         self.sessions = Sessions(Policy(), limits, events, lost=lambda _: None, changed=lambda: None)
-        events.subscribe(AuditLog(self.sessions.streams.run))
         self.channels = DataChannels(self.sessions, events)
         #: The connector's tasks.
         self.scope = trio.CancelScope()

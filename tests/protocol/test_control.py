@@ -102,7 +102,14 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
     ),
     (
         Joined(5, TICKET, TWO, 30.5),
-        {"type": "joined", "id": 5, "ticket": TICKET_HEX, "listener": TWO, "lifetime_seconds": 30.5},
+        {
+            "type": "joined",
+            "id": 5,
+            "ticket": TICKET_HEX,
+            "listener": TWO,
+            "lifetime_seconds": 30.5,
+            "rendezvous": "",
+        },
     ),
     (
         Offer(MAX_INTEGER, "sql", TICKET, 30),
@@ -113,10 +120,11 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "ticket": TICKET_HEX,
             "lifetime_seconds": 30,
             "sender": "",
+            "rendezvous": "",
         },
     ),
     (
-        Offer(7, "sql", TICKET, 30, "0f"),
+        Offer(7, "sql", TICKET, 30, "0f", "4" * 32),
         {
             "type": "offer",
             "id": 7,
@@ -124,6 +132,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "ticket": TICKET_HEX,
             "lifetime_seconds": 30,
             "sender": "0f",
+            "rendezvous": "4" * 32,
         },
     ),
     (Accept(0), {"type": "accept", "id": 0}),
@@ -332,6 +341,7 @@ def test_every_field_without_a_default_is_needed(fields: dict[str, object]) -> N
         "detail",
         "outer_pins",
         "sender",
+        "rendezvous",
     }:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):
@@ -394,6 +404,8 @@ def test_our_own_mistakes_are_ours() -> None:
         lambda: Accept(-1),
         lambda: Accept(True),
         lambda: Offer(1, "c", b"short", 1),
+        lambda: Offer(1, "c", TICKET, 1, rendezvous="4" * 31),
+        lambda: Joined(1, TICKET, ONE, 1, "4" * 31 + "\n"),
         lambda: Offer(1, "c", TICKET_HEX, 1),  # type: ignore[arg-type]
         lambda: Register(1, "c", "t", [ONE]),  # type: ignore[arg-type]
         lambda: Failed(1, "limit"),  # type: ignore[arg-type]

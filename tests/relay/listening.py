@@ -25,6 +25,7 @@ class FakeListener:
         #: Of the last offer.
         self.ticket = b""
         self.sender = ""
+        self.rendezvous = ""
         #: Says that the sender of the last offer has proved its identity.
         self.prove: Callable[[], None] = lambda: None
 
@@ -36,9 +37,10 @@ class FakeListener:
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         sender: str = "",
+        rendezvous: str = "",
     ) -> Answer:
         self.offers += 1
-        self.ticket, self.sender, self.prove = ticket, sender, proved
+        self.ticket, self.sender, self.rendezvous, self.prove = ticket, sender, rendezvous, proved
         if self.answer is None:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()

@@ -80,15 +80,21 @@ class _Connection:
 
     def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None) -> None:
         name, seconds = self._client.connection, trio.current_time() - self._began
-        sent = received = 0
+        sent, received, stream_id = 0, 0, ""
         if self._progress is not None:
+            stream_id = "" if self._progress.stream is None else self._client.stream_id_of(self._progress.stream)
             bridged = self._progress.so_far()
             ended, sent, received = outcome_of(bridged), bridged.sent, bridged.received
             if bridged.refusal is not None:
                 refusal = StreamRefused(bridged.refusal, reason=bridged.reason)
         if refusal is not None:
             event: StreamFailed | StreamClosed = StreamFailed(
-                connection=name, activity_id=self._id, reason=refusal.reason, detail=str(refusal), seconds=seconds
+                connection=name,
+                activity_id=self._id,
+                reason=refusal.reason,
+                detail=str(refusal),
+                seconds=seconds,
+                stream_id=stream_id,
             )
         else:
             event = StreamClosed(
@@ -101,6 +107,7 @@ class _Connection:
                 bytes_to_target=sent,
                 bytes_to_client=received,
                 seconds=seconds,
+                stream_id=stream_id,
             )
         self._client.events.publish(event)
 

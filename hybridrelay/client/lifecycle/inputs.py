@@ -33,6 +33,8 @@ class Channel:
     instance: str
     label: str = ""
     serial: str = ""
+    #: The id of its rendezvous, as the relay says; for events.
+    rendezvous: str = ""
 
 
 @attrs.frozen
@@ -61,6 +63,9 @@ class AttemptFailed:
 @attrs.frozen
 class Greeted:
     """The connector has greeted on the data channel that the session was given last."""
+
+    #: The session's id in events, which is known from the first greeting on.
+    activity_id: str
 
 
 @attrs.frozen

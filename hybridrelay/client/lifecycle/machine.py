@@ -39,16 +39,14 @@ class Machine:
 
     Args:
         connection: the hybrid connection's name, for events.
-        activity_id: the same in all events of the session.
         search: knows which connectors are avoided; those that fail are added.
         random: returns a number in [0, 1).
     """
 
-    def __init__(
-        self, connection: str, activity_id: str, search: ListenerSearch, random: Callable[[], float]
-    ) -> None:
+    def __init__(self, connection: str, search: ListenerSearch, random: Callable[[], float]) -> None:
         self._connection = connection
-        self._activity_id = activity_id
+        #: The same in all events of the session; empty until the connector has greeted.
+        self._activity_id = ""
         self._search = search
         self._pauses = Pauses(random)
         self._out: list[Output] = []
@@ -103,8 +101,8 @@ class Machine:
                 self._opened(attempt, channel, now)
             case inputs.AttemptFailed(attempt, error, tried_every_relay):
                 self._attempt_failed(attempt, error, tried_every_relay, now)
-            case inputs.Greeted():
-                self._greeted()
+            case inputs.Greeted(activity_id):
+                self._greeted(activity_id)
             case inputs.Rejected(error):
                 self._rejected(error, now)
             case inputs.ChannelLost():
@@ -180,10 +178,10 @@ class Machine:
             else:
                 self._not_resumed(error, tried_every_relay, now)
 
-    def _greeted(self) -> None:
+    def _greeted(self, activity_id: str) -> None:
         channel = self.channel
         assert channel is not None
-        before = self.state
+        before, self._activity_id = self.state, activity_id
         self._go(Cause.GREETED)
         self.is_connector_absent, self._published = False, ""
         if before is State.OPENING:
@@ -195,6 +193,7 @@ class Machine:
                     label=channel.label,
                     serial=channel.serial,
                     route=channel.route,
+                    rendezvous=channel.rendezvous,
                 )
             )
         elif before is State.REATTACHING:
@@ -204,6 +203,7 @@ class Machine:
                     activity_id=self._activity_id,
                     label=channel.label,
                     route=channel.route,
+                    rendezvous=channel.rendezvous,
                 )
             )
         elif self._move is not None:
@@ -214,6 +214,7 @@ class Machine:
                     label=channel.label,
                     route=channel.route,
                     cause=self._move.value,
+                    rendezvous=channel.rendezvous,
                 )
             )
         if self._move is not None:
@@ -336,10 +337,14 @@ class Machine:
         self._go(Cause.ENDED)
         self.outcome = outcome
         label = "" if self.channel is None else self.channel.label
-        kind: type[events.SessionEnded | events.SessionLost | events.SessionNotOpened]
-        kind = events.SessionEnded if outcome.is_in_order else events.SessionLost
         if not self.was_opened:
-            kind = events.SessionNotOpened
+            self._out.append(
+                events.SessionNotOpened(
+                    connection=self._connection, label=label, outcome=outcome.value, reason=reason, detail=text
+                )
+            )
+            return
+        kind = events.SessionEnded if outcome.is_in_order else events.SessionLost
         self._out.append(
             kind(
                 connection=self._connection,

@@ -46,6 +46,8 @@ class DataChannel:
     candidate: Candidate
     #: The key that authorized it; the relay closes it when this key is revoked.
     key: Secret | None = None
+    #: The id of its rendezvous, as the relay says.
+    rendezvous: str = ""
 
     def __str__(self) -> str:
         return f"{self.candidate.route.name} at {self.sender.link.host}"
@@ -275,7 +277,7 @@ class Sender:
             stream, identity = await open_data_channel(
                 self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dialer=self.link.dialer
             )
-        return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key)
+        return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key, joined.rendezvous)
 
     @contextmanager
     def _requesting(self, channel: ControlChannel) -> Iterator[None]:

@@ -23,19 +23,11 @@ logger = logging.getLogger("hybridrelay.audit")
 
 
 class AuditLog:
-    """Writes a line for each event of a stream.
-
-    Args:
-        run: only streams whose id begins with this are logged, so that several connectors of one process can share a
-            stream of events and each line is written once.
-    """
-
-    def __init__(self, run: str = "") -> None:
-        self._run = run
+    """Writes a line for each event of a stream."""
 
     def __call__(self, event: events.Event) -> None:
         """Log one event, if it is about a stream."""
-        if not isinstance(event, _StreamEvent) or not event.activity_id.startswith(self._run):
+        if not isinstance(event, _StreamEvent):
             return
         match event:
             case events.StreamOpened():

@@ -241,7 +241,7 @@ class Broker(Generic[HandleT]):
         applied = join.apply(answer)
         assert applied, f"{answer} in {join.state}"
         if answer is Answer.ACCEPTED:
-            return JoinMade(join.sender_ticket, listener.instance)
+            return JoinMade(join.sender_ticket, listener.instance, ask.rendezvous_id)
         join.why = Reason.LISTENER_SILENT
         facts = {"connection": join.connection, "activity_id": ask.rendezvous_id, "instance": listener.instance}
         if answer is Answer.DECLINED:

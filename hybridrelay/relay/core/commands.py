@@ -89,6 +89,7 @@ class JoinMade:
     ticket: bytes = attrs.field(repr=False)
     #: The listener's instance.
     instance: str
+    rendezvous_id: str
 
 
 @attrs.frozen

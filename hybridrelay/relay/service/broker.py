@@ -224,7 +224,7 @@ class BrokerService:
             step = self.core.answered(ask, answer, trio.current_time(), reason=reason)
         self.carry_out()
         if isinstance(step, JoinMade):
-            return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS)
+            return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS, step.rendezvous_id)
         return control.Failed(0, step.reason, step.detail)
 
     async def _ask(self, ask: AskListener[ListenerHandle]) -> tuple[Answer, Reason]:
@@ -239,7 +239,13 @@ class BrokerService:
         with trio.move_on_after(OFFER_SECONDS):
             try:
                 answer = await listener.handle.offer(
-                    listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS, withdraw, proved, ask.sender
+                    listener.connection,
+                    ask.ticket,
+                    TICKET_LIFETIME_SECONDS,
+                    withdraw,
+                    proved,
+                    ask.sender,
+                    ask.rendezvous_id,
                 )
             except trio.BrokenResourceError:
                 return Answer.LOST, Reason.LISTENER_SILENT

@@ -283,13 +283,14 @@ class ControlPeer:
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         sender: str = "",
+        rendezvous: str = "",
     ) -> control.Accept | control.Failed:
         """Offer a rendezvous to the listener; see `ListenerHandle`."""
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
         self._answers[id_] = answer_in, _Offer(withdraw, proved)
         try:
-            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender))
+            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender, rendezvous))
             try:
                 return await answer_out.receive()
             except trio.EndOfChannel:

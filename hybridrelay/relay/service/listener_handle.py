@@ -23,6 +23,7 @@ class ListenerHandle(Protocol):
         withdraw: Callable[[], None],
         proved: Callable[[], None],
         sender: str = "",
+        rendezvous: str = "",
     ) -> control.Accept | control.Failed:
         """Offer a rendezvous to the listener, and return its answer. The caller sets the deadline.
 
@@ -33,6 +34,7 @@ class ListenerHandle(Protocol):
             withdraw: called if the listener accepts, and later reports that it cannot open a data channel.
             proved: called if the listener accepts, and later reports that the sender has proved its identity.
             sender: see `control.Offer.sender`.
+            rendezvous: the id of the rendezvous.
 
         Raises:
             trio.BrokenResourceError: the listener's control channel has ended.

@@ -52,6 +52,9 @@ class FakeClient(Client):
             raise self.error
         return self.session.open_stream_nowait()
 
+    def stream_id_of(self, stream: MuxStream) -> str:
+        return f"5e55-{stream.stream_id}"
+
 
 @attrs.define
 class Scene:

@@ -38,7 +38,7 @@ HELD = HELD_SECONDS + 1
 
 
 def new_machine() -> Machine:
-    return Machine("db", "x-session-1", ListenerSearch(AvoidedListeners()), lambda: 0.5)
+    return Machine("db", ListenerSearch(AvoidedListeners()), lambda: 0.5)
 
 
 def kinds(outputs: list[Output]) -> list[str]:
@@ -49,7 +49,7 @@ def connected() -> Machine:
     machine = new_machine()
     machine.handle(inputs.Start(), 0.0)
     machine.handle(inputs.ChannelOpened(1, FIRST), 0.0)
-    machine.handle(inputs.Greeted(), 0.0)
+    machine.handle(inputs.Greeted("x-session-1"), 0.0)
     assert machine.state is State.CONNECTED
     return machine
 
@@ -72,7 +72,7 @@ def test_a_session_is_opened_and_closed() -> None:
     machine = new_machine()
     assert machine.handle(inputs.Start(), 0.0) == [commands.Search(1)]
     assert machine.handle(inputs.ChannelOpened(1, FIRST), 1.0) == [commands.RunSession(1)]
-    (opened,) = machine.handle(inputs.Greeted(), 2.0)
+    (opened,) = machine.handle(inputs.Greeted("x-session-1"), 2.0)
     assert opened == events.SessionOpened(
         connection="db", activity_id="x-session-1", label="lab", serial="01", route="tcp at a.example"
     )
@@ -95,7 +95,7 @@ def test_no_connector_is_found() -> None:
 
 def test_a_connector_that_does_not_accept_the_session_is_passed_over() -> None:
     search = ListenerSearch(AvoidedListeners())
-    machine = Machine("db", "x-session-1", search, lambda: 0.5)
+    machine = Machine("db", search, lambda: 0.5)
     machine.handle(inputs.Start(), 0.0)
     machine.handle(inputs.ChannelOpened(1, FIRST), 1.0)
     outputs = machine.handle(inputs.Rejected(DENIED), 2.0)
@@ -115,7 +115,7 @@ def test_it_resumes() -> None:
     assert machine.handle(inputs.Due(), HELD) == [], "it is not time yet"
     assert machine.handle(inputs.Due(), HELD + 1) == [commands.Resume(2, same_relay_first=True)]
     assert machine.handle(inputs.ChannelOpened(2, SECOND), HELD + 2) == [commands.UseChannel(2)]
-    (resumed,) = machine.handle(inputs.Greeted(), HELD + 3)
+    (resumed,) = machine.handle(inputs.Greeted("x-session-1"), HELD + 3)
     assert resumed == events.SessionResumed(
         connection="db", activity_id="x-session-1", label="lab", route="wss at b.example"
     )
@@ -147,7 +147,7 @@ def test_channels_that_are_lost_at_once_are_followed_by_pauses() -> None:
         now = machine.deadline
         machine.handle(inputs.Due(), now)
         machine.handle(inputs.ChannelOpened(number, SECOND), now)
-        machine.handle(inputs.Greeted(), now)
+        machine.handle(inputs.Greeted("x-session-1"), now)
     assert waits[0] == waits[1] == 0.5 * RESUME_JITTER
     assert all(later > 0.2 for later in waits[2:])
     assert max(waits) <= RESUME_BACKOFF + RESUME_JITTER
@@ -187,14 +187,14 @@ def test_everything_else_is_tried_again(error: HybridRelayError, tried_every_rel
     assert machine.handle(inputs.AttemptFailed(3, error, tried_every_relay), 21.0) == [], "the same again"
     machine.handle(inputs.Due(), 30.0)
     machine.handle(inputs.ChannelOpened(4, SECOND), 31.0)
-    machine.handle(inputs.Greeted(), 31.0)
+    machine.handle(inputs.Greeted("x-session-1"), 31.0)
     assert not machine.is_connector_absent
 
 
 def test_it_moves() -> None:
     machine = moving()
     assert machine.handle(inputs.ChannelOpened(2, SECOND), 3.0) == [commands.UseChannel(2)]
-    moved, answer = machine.handle(inputs.Greeted(), 4.0)
+    moved, answer = machine.handle(inputs.Greeted("x-session-1"), 4.0)
     assert moved == events.SessionMoved(
         connection="db", activity_id="x-session-1", label="lab", route="wss at b.example", cause="better-route"
     )
@@ -230,7 +230,7 @@ def test_a_move_has_failed_if_the_connector_does_not_greet_on_the_new_channel() 
     assert outputs[0].error is not None
     machine.handle(inputs.Due(), 10.0)
     machine.handle(inputs.ChannelOpened(3, FIRST), 11.0)
-    assert kinds(machine.handle(inputs.Greeted(), 12.0)) == ["SessionResumed"]
+    assert kinds(machine.handle(inputs.Greeted("x-session-1"), 12.0)) == ["SessionResumed"]
 
 
 def test_a_move_that_is_faster_than_resuming_is_used() -> None:
@@ -239,7 +239,7 @@ def test_a_move_that_is_faster_than_resuming_is_used() -> None:
     machine.handle(inputs.Due(), HELD + 1)
     assert machine.handle(inputs.ChannelOpened(2, SECOND), 5.0) == [commands.Abandon(3), commands.UseChannel(2)]
     assert machine.handle(inputs.ChannelOpened(3, FIRST), 5.0) == [], "it was abandoned"
-    assert kinds(machine.handle(inputs.Greeted(), 6.0)) == ["SessionResumed", "AnswerMove"]
+    assert kinds(machine.handle(inputs.Greeted("x-session-1"), 6.0)) == ["SessionResumed", "AnswerMove"]
     assert machine.channel == SECOND
 
 
@@ -251,7 +251,7 @@ def test_a_move_is_over_if_it_resumes_first() -> None:
     assert kinds(outputs) == ["Abandon", "AnswerMove", "UseChannel"]
     assert isinstance(outputs[1], commands.AnswerMove)
     assert outputs[1].error is not None
-    assert kinds(machine.handle(inputs.Greeted(), 6.0)) == ["SessionResumed"]
+    assert kinds(machine.handle(inputs.Greeted("x-session-1"), 6.0)) == ["SessionResumed"]
 
 
 def test_a_move_that_nobody_waits_for_is_given_up() -> None:
@@ -413,7 +413,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def the_connector_greets(self) -> None:
         self.run.awaits_greeting = False
-        self.run.feed(inputs.Greeted())
+        self.run.feed(inputs.Greeted("x-session-1"))
 
     @precondition(lambda self: self.run.runs and not self.run.machine.was_opened)
     @rule(error=st.sampled_from([DOWN, DENIED]))

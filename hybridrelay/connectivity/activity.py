@@ -1,0 +1,27 @@
+"""The ids by which sessions and streams are followed through the logs of client and connector. Pure.
+
+Both sides compute the same ids, and nothing is sent for that. The relay knows neither: it has an id for each
+rendezvous, which it tells both sides, and their events about sessions name it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["session_activity_id", "stream_activity_id"]
+
+
+def session_activity_id(session_id: bytes, serial: str) -> str:
+    """The id of a session in events: 16 lower-case hexadecimal digits.
+
+    Args:
+        session_id: of the session's HELLO. Only its hash is shown.
+        serial: the serial of the application's identity. An application that uses a session id twice can thus only
+            confuse what the connector logs about that application itself.
+    """
+    return hashlib.sha256(b"hybridrelay session\n" + session_id + serial.encode()).hexdigest()[:16]
+
+
+def stream_activity_id(session: str, stream: int) -> str:
+    """The id of a stream in events: that of its session, and its number in the session."""
+    return f"{session}-{stream}"
