@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
-import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -13,30 +11,26 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..events import ManagementCalled, ManagementCallRefused
-from ..http import Failure, Handler, Reply, Request, RequestError, Response, StreamedResponse
+from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
-from .expected import words_expected_at
 from .gate import Gate
 from .managed import Managed
 from .operations import EVENT_STREAM, Operation, Text
+from .parsing import invalid, parse_query_untrusted
 from .peers import Peer
 from .problems import Problem, problem, problem_of
+from .request_ids import REQUEST_ID, new_request_id, with_request_id
 
-__all__ = ["REQUEST_ID", "Call", "handler_of", "new_request_id", "with_request_id"]
+__all__ = ["Call", "handler_of"]
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
-#: The header field of every response.
-REQUEST_ID = "Request-Id"
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
 #: The id of a listener, sender or session.
 _ID = re.compile(r"[0-9a-f]{1,32}")
 _ETAG = re.compile(r'"([0-9]{1,18})"')
-#: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
-_PLACE = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
-_SUBSCRIPT = re.compile(r"\.([A-Za-z]+)|\[(\d+|\.\.\.)\]")
 
 
 @attrs.define(eq=False)
@@ -112,20 +106,6 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
     return handle
 
 
-def new_request_id() -> str:
-    """Return a random id. The response and the audit log show it."""
-    return secrets.token_hex(8)
-
-
-def with_request_id(failure: Failure, request_id: str) -> Failure:
-    """Add the id to the header and the problem document of a failure."""
-    return attrs.evolve(
-        failure,
-        headers=(*failure.headers, (REQUEST_ID, request_id)),
-        members={**failure.members, "requestId": request_id},
-    )
-
-
 async def _serve(
     operation: Operation[Call], managed: Managed, request: Request, caller: Caller
 ) -> Response | StreamedResponse:
@@ -145,7 +125,7 @@ async def _serve(
         caller,
         request,
         params,
-        None if operation.query is None else _parse_query_untrusted(request.query, operation.query),
+        None if operation.query is None else parse_query_untrusted(request.query, operation.query),
         await _read_body(operation, request),
         *_preconditions(operation, request),
     )
@@ -273,35 +253,4 @@ async def _read_body(operation: Operation[Call], request: Request) -> msgspec.St
     try:
         return msgspec.json.decode(data, type=operation.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise _invalid("the body is not what this operation takes", exc, "", operation.body) from exc
-
-
-def _parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
-    """Parse a query string. Raises RequestError."""
-    try:
-        pairs = urllib.parse.parse_qsl(
-            query or "", keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=20
-        )
-        if len(dict(pairs)) != len(pairs):
-            raise msgspec.ValidationError("a parameter is there twice")
-        return msgspec.convert(dict(pairs), kind, strict=False)
-    except (msgspec.ValidationError, ValueError) as exc:
-        raise _invalid("the query is not what this operation takes", exc, "?", kind) from exc
-
-
-def _invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) -> RequestError:
-    text, pointer = "it is malformed", root
-    if isinstance(exc, msgspec.ValidationError):
-        text = str(exc)
-        if match := _PLACE.fullmatch(text):
-            text = match[1]
-            place = [name or index for name, index in _SUBSCRIPT.findall(match[2])]
-            pointer = root + "".join(f"/{part}" for part in place)
-            if words := words_expected_at(kind, place):
-                text += f"; possible are {', '.join(words)}"
-    return problem(
-        Problem.INVALID,
-        detail,
-        remedy="compare it with the schema of this operation in /openapi.json",
-        errors=[{"pointer": pointer, "detail": text}],
-    )
+        raise invalid("the body is not what this operation takes", exc, "", operation.body) from exc

@@ -9,34 +9,11 @@ from ..relay.snapshot import RelaySnapshot
 from ..security import ManagementRole
 from .calls import Call
 from .exposition import MEDIA_TYPE
+from .health_values import CheckValue, LiveValue, ReadyValue
 from .metrics import relay_metrics
 from .operations import Operation, Text
-from .values import Value
 
-__all__ = ["HEALTH_ROWS", "CheckValue", "LiveValue", "ReadyValue", "readiness"]
-
-
-class CheckValue(Value, frozen=True):
-    """One thing that has to be so for the relay to be ready."""
-
-    #: ``serving``, ``registry``, ``certificate`` or ``accepting``.
-    name: str
-    ok: bool
-    #: What to do if it is not.
-    remedy: str | None = None
-
-
-class ReadyValue(Value, frozen=True):
-    """Whether the relay is ready: all checks are ok."""
-
-    ready: bool
-    checks: tuple[CheckValue, ...]
-
-
-class LiveValue(Value, frozen=True):
-    """The relay is alive: its event loop has answered."""
-
-    alive: bool
+__all__ = ["HEALTH_ROWS", "readiness"]
 
 
 async def _get_metrics(call: Call) -> Text:

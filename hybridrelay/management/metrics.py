@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 
 import trio
 
+from .._histogram import HistogramSnapshot
 from .._statistics import open_descriptors
 from .._threads import run_in_thread
 from .._version import __version__
 from ..relay import LiveRelay
-from ..relay.snapshot import ConnectionSnapshot, HistogramSnapshot, PlacesSnapshot, RelaySnapshot
+from ..relay.snapshot import ConnectionSnapshot, PlacesSnapshot, RelaySnapshot
 from .exposition import Sample, counter, gauge, histogram
 
 __all__ = ["relay_metrics"]

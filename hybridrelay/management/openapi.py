@@ -86,42 +86,55 @@ _SECURITY_SCHEMES = {
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
 
 
-def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, Any]:
+def openapi_document(
+    operations: Operations[Any],
+    *,
+    version: str,
+    title: str = "hybridrelay management API",
+    description: str = "Inspects and changes a relay, for its administrators. See docs/management.md.",
+    has_callers: bool = True,
+) -> dict[str, Any]:
     """Make the OpenAPI document.
 
     Args:
         operations: the table.
         version: the version of the program.
+        title: of the API.
+        description: a sentence about it.
+        has_callers: whether requests have credentials, and the caller needs a role.
     """
     types = [part for row in operations for part in (row.body, row.answer) if part not in (None, Text)]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for row in operations:
-        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row)
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, has_callers)
+    security: dict[str, Any] = {
+        # One of them; the empty one is the Unix socket, which knows who has connected.
+        "security": [*({name: []} for name in _SECURITY_SCHEMES), {}],
+    }
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "hybridrelay management API",
+            "title": title,
             "version": version,
-            "description": "Inspects and changes a relay, for its administrators. See docs/management.md.",
+            "description": description,
         },
         # Relative to the document's URL, because a relay does not know by which name it was reached.
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": {**schemas, "Problem": _PROBLEM_SCHEMA},
-            "securitySchemes": _SECURITY_SCHEMES,
+            **({"securitySchemes": _SECURITY_SCHEMES} if has_callers else {}),
         },
-        # One of them; the empty one is the Unix socket, which knows who has connected.
-        "security": [*({name: []} for name in _SECURITY_SCHEMES), {}],
+        **(security if has_callers else {}),
     }
 
 
-def _operation(row: Operation[Any]) -> dict[str, Any]:
+def _operation(row: Operation[Any], has_callers: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "operationId": row.id,
         "summary": row.summary,
-        "description": f"Needs the role {row.role.name.lower()}.",
+        **({"description": f"Needs the role {row.role.name.lower()}."} if has_callers else {}),
         "parameters": [*_path_parameters(row), *_query_parameters(row), *_header_parameters(row)],
         "responses": _responses(row),
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..http import Failure, Response
-from .calls import new_request_id, with_request_id
 from .problems import render_problem
+from .request_ids import new_request_id, with_request_id
 
 __all__ = ["render_failure"]
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import struct
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +17,16 @@ from ..http import Handler, Reply, Request, Response, Route, Router, Service, St
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import local_socket
 from ..security import ManagementRole
-from ..streams.unix_sockets import SocketFile, listen_unix_socket
+from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_socket
 from .callers import Caller
-from .calls import REQUEST_ID, handler_of, new_request_id
+from .calls import handler_of
 from .gate import Gate
 from .handlers import OPERATIONS
 from .managed import Managed
 from .openapi import openapi_document
 from .peers import Peer
 from .rendering import render_failure
+from .request_ids import REQUEST_ID, new_request_id
 from .tcp import ManagementTcp
 
 __all__ = ["SOCKET", "make_router", "serve_management"]
@@ -38,7 +35,6 @@ __all__ = ["SOCKET", "make_router", "serve_management"]
 SOCKET = "management"
 #: How long running requests may continue when the relay stops (seconds).
 _GRACE_SECONDS = 2.0
-_PEER_CREDENTIALS = struct.Struct("3i")
 
 
 def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
@@ -152,21 +148,7 @@ async def _pass_on(stop: trio.Event, http_stop: Stop, file: SocketFile | None) -
 
 
 async def _identify(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
-    """Who has connected, by the socket's credentials.
-
-    The mode of the socket lets only its owner and root connect. This is a second check.
-    """
+    """Who has connected, by the socket's credentials."""
     await trio.lowlevel.checkpoint()
-    user = _peer_user(stream)
-    if user is not None and user not in (0, os.geteuid()):
-        raise PermissionError("another user has connected")
+    user = check_same_user(stream)
     return stream, Peer(caller=Caller("local", "owner" if user is None else f"uid {user}", ManagementRole.ADMIN))
-
-
-def _peer_user(stream: trio.SocketStream) -> int | None:
-    """The user id of the process that has connected; None where the system does not say."""
-    if sys.platform != "linux":
-        return None
-    data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    _, user, _ = _PEER_CREDENTIALS.unpack(data)
-    return int(user)

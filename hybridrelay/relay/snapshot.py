@@ -10,13 +10,13 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from .._histogram import HistogramSnapshot
 from .counters import RelayCounters
 
 __all__ = [
     "CertificateSnapshot",
     "ConnectionSnapshot",
     "EndSnapshot",
-    "HistogramSnapshot",
     "ListenerSnapshot",
     "LiveRelay",
     "PlacesSnapshot",
@@ -163,18 +163,6 @@ class RelaySnapshot:
     is_running: bool = False
     #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
     draining_since: float | None = None
-
-
-@attrs.frozen
-class HistogramSnapshot:
-    """How many durations fell into each bucket of a histogram."""
-
-    #: Upper bounds of the buckets (seconds), in increasing order.
-    bounds: tuple[float, ...]
-    #: One for each bucket, and one more for durations above the last bound.
-    counts: tuple[int, ...]
-    #: The sum of all durations (seconds).
-    total: float
 
 
 class LiveRelay(Protocol):

@@ -7,17 +7,19 @@ import errno
 import os
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import trio
 
-__all__ = ["SocketFile", "connect_unix_socket", "listen_unix_socket"]
+__all__ = ["SocketFile", "check_same_user", "connect_unix_socket", "listen_unix_socket"]
 
 #: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
 _MAX_PATH = 103
 _BACKLOG = 128
+_CREDENTIALS = struct.Struct("3i")
 
 
 class SocketFile:
@@ -96,6 +98,26 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
     except BaseException:
         sock.close()
         raise
+
+
+def check_same_user(stream: trio.SocketStream) -> int | None:
+    """Check that the process that has connected belongs to this user, or to root.
+
+    The mode of the socket lets only these connect. This is a second check.
+
+    Returns:
+        Its user id; None where the system does not say.
+
+    Raises:
+        PermissionError: it belongs to another user.
+    """
+    if sys.platform != "linux":
+        return None
+    data = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(data)
+    if user not in (0, os.geteuid()):
+        raise PermissionError("another user has connected")
+    return int(user)
 
 
 def _remove_socket(path: Path) -> None:

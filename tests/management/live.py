@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import attrs
 
+from hybridrelay._histogram import HistogramSnapshot
 from hybridrelay.relay import (
     ConnectionSnapshot,
     EndSnapshot,
@@ -16,7 +17,7 @@ from hybridrelay.relay import (
     SessionSnapshot,
 )
 from hybridrelay.relay.counters import RelayCounters
-from hybridrelay.relay.snapshot import HistogramSnapshot, Position
+from hybridrelay.relay.snapshot import Position
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
 LISTENER_END = EndSnapshot("1" * 32, "192.0.2.1", "tcp", "connector", "primary")

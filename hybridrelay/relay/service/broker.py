@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import attrs
 import trio
 
+from ..._histogram import Histogram
 from ...errors import AuthorizationError
 from ...events import (
     ConnectionDeleted,
@@ -40,7 +41,6 @@ from ..core.commands import (
     StopMoving,
     TurnAway,
 )
-from ..core.histogram import Histogram
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.pairs import Pair, PairEnd, PairTable

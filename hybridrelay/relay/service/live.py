@@ -7,7 +7,8 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from ..core.histogram import Histogram
+from ..._histogram import Histogram, HistogramSnapshot
+from ..._loop_lag import LoopLag
 from ..core.listener import Listener
 from ..core.pairs import Pair, PairEnd, Traffic
 from ..core.places import Places
@@ -19,7 +20,6 @@ from ..model import KeyId
 from ..snapshot import (
     ConnectionSnapshot,
     EndSnapshot,
-    HistogramSnapshot,
     ListenerSnapshot,
     PlacesSnapshot,
     Position,
@@ -36,9 +36,6 @@ __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 #: When peers should come back to a relay that stops or drains (seconds); they add jitter of their own. Short, because
 #: a drain may be undone, and because a client without another relay resumes its sessions here.
 RETRY_AFTER_SECONDS = 1.0
-#: How often the lag of the event loop is measured (seconds), and the upper bounds of its histogram.
-LAG_SECONDS = 1.0
-LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 #: How many peers are notified before other tasks run.
 _AT_A_TIME = 100
 
@@ -196,7 +193,7 @@ class MaybeRunningRelay:
         self.running: RunningRelay | None = None
         #: Subscribes to the events while it runs.
         self.counters = RelayCounters()
-        self._lag = Histogram(LAG_BUCKETS)
+        self.lag = LoopLag()
 
     def snapshot(self) -> RelaySnapshot:
         """See `LiveRelay.snapshot`."""
@@ -235,18 +232,11 @@ class MaybeRunningRelay:
     def rendezvous_times(self) -> HistogramSnapshot:
         """See `LiveRelay.rendezvous_times`."""
         times = Histogram(RENDEZVOUS_BUCKETS) if self.running is None else self.running.broker.rendezvous_times
-        return _histogram(times)
+        return times.snapshot()
 
     def loop_lag(self) -> HistogramSnapshot:
         """See `LiveRelay.loop_lag`."""
-        return _histogram(self._lag)
-
-    async def measure_lag(self) -> None:
-        """Measure how late the event loop is, until cancelled."""
-        while True:
-            due = trio.current_time() + LAG_SECONDS
-            await trio.sleep_until(due)
-            self._lag.observe(trio.current_time() - due)
+        return self.lag.snapshot()
 
     def drain(self) -> bool:
         """See `LiveRelay.drain`."""
@@ -273,10 +263,6 @@ class MaybeRunningRelay:
     def drop_session(self, connection: str, session: str) -> bool:
         """See `LiveRelay.drop_session`."""
         return self.running is not None and self.running.drop_session(connection, session)
-
-
-def _histogram(one: Histogram) -> HistogramSnapshot:
-    return HistogramSnapshot(one.bounds, tuple(one.counts), one.total)
 
 
 def _end(end: PairEnd) -> EndSnapshot:

@@ -235,7 +235,7 @@ class Relay:
         nursery.start_soon(parts.scheduler.run)
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
-        nursery.start_soon(self.live.measure_lag)
+        nursery.start_soon(self.live.lag.measure)
         nursery.start_soon(parts.running.announce_drains)
         take = None
         if sys.platform == "linux":

@@ -6,7 +6,19 @@ from bisect import bisect_left
 
 import attrs
 
-__all__ = ["Histogram"]
+__all__ = ["Histogram", "HistogramSnapshot"]
+
+
+@attrs.frozen
+class HistogramSnapshot:
+    """How many durations fell into each bucket of a histogram."""
+
+    #: Upper bounds of the buckets (seconds), in increasing order.
+    bounds: tuple[float, ...]
+    #: One for each bucket, and one more for durations above the last bound.
+    counts: tuple[int, ...]
+    #: The sum of all durations (seconds).
+    total: float
 
 
 @attrs.define(eq=False)
@@ -27,3 +39,7 @@ class Histogram:
         """Count one time."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+    def snapshot(self) -> HistogramSnapshot:
+        """What has been counted so far."""
+        return HistogramSnapshot(self.bounds, tuple(self.counts), self.total)

@@ -1,0 +1,60 @@
+"""Parses query strings, and says which part of a request is wrong. Pure."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from typing import TypeVar
+
+import msgspec
+
+from ..http import RequestError
+from .expected import words_expected_at
+from .problems import Problem, problem
+
+__all__ = ["invalid", "parse_query_untrusted"]
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+#: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
+_PLACE = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
+_SUBSCRIPT = re.compile(r"\.([A-Za-z]+)|\[(\d+|\.\.\.)\]")
+
+
+def parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
+    """Parse a query string. Raises RequestError."""
+    try:
+        pairs = urllib.parse.parse_qsl(
+            query or "", keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=20
+        )
+        if len(dict(pairs)) != len(pairs):
+            raise msgspec.ValidationError("a parameter is there twice")
+        return msgspec.convert(dict(pairs), kind, strict=False)
+    except (msgspec.ValidationError, ValueError) as exc:
+        raise invalid("the query is not what this operation takes", exc, "?", kind) from exc
+
+
+def invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) -> RequestError:
+    """The error for a request that msgspec has refused.
+
+    Args:
+        detail: one sentence for people.
+        exc: what msgspec has raised.
+        root: the pointer to what was parsed: empty for the body, ``?`` for the query.
+        kind: what it was to be.
+    """
+    text, pointer = "it is malformed", root
+    if isinstance(exc, msgspec.ValidationError):
+        text = str(exc)
+        if match := _PLACE.fullmatch(text):
+            text = match[1]
+            place = [name or index for name, index in _SUBSCRIPT.findall(match[2])]
+            pointer = root + "".join(f"/{part}" for part in place)
+            if words := words_expected_at(kind, place):
+                text += f"; possible are {', '.join(words)}"
+    return problem(
+        Problem.INVALID,
+        detail,
+        remedy="compare it with the schema of this operation in /openapi.json",
+        errors=[{"pointer": pointer, "detail": text}],
+    )
