@@ -14,7 +14,7 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "contracts", "tests", "other-python"]
+nox.options.sessions = ["lint", "types", "contracts", "tests", "schema", "other-python"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 BULK_BYTES = 1 << 30
@@ -129,6 +129,17 @@ def tests(session: nox.Session) -> None:
     install_wheel(session)
     group(session, "test")
     session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
+
+
+@nox.session
+def schema(session: nox.Session) -> None:
+    """Test the management API of a running relay with Schemathesis, from the description that the relay serves.
+
+    Takes a minute and a half. ``nox -s schema -- --max-examples 200`` takes an hour.
+    """
+    install_wheel(session)
+    group(session, "schema")
+    session.run("python", "tests/management/schema/run.py", *session.posargs)
 
 
 @nox.session(name="other-python", python=PYTHONS[OTHER] if OTHER else None)

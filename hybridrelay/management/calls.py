@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -28,8 +29,8 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
-#: The id of a listener, sender or session.
-_ID = re.compile(r"[0-9a-f]{1,32}")
+#: The ids of what runs: of an instance and a session, and of a sender.
+_LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 _ETAG = re.compile(r'"([0-9]{1,18})"')
 
 
@@ -182,8 +183,8 @@ def _audit(
     )
 
 
-def _check_id(value: str) -> str:
-    if not _ID.fullmatch(value):
+def _check_id(pattern: re.Pattern[str], value: str) -> str:
+    if not pattern.fullmatch(value):
         raise ValueError("there is none with this id")
     return value
 
@@ -191,9 +192,9 @@ def _check_id(value: str) -> str:
 _CHECKS: Mapping[str, Callable[[str], str]] = {
     "name": check_connection_name,
     "rule": check_rule_name,
-    "instance": _check_id,
-    "sender": _check_id,
-    "session": _check_id,
+    "instance": partial(_check_id, _LONG_ID),
+    "sender": partial(_check_id, _SHORT_ID),
+    "session": partial(_check_id, _LONG_ID),
     "token": check_token_id,
 }
 

@@ -244,6 +244,9 @@ _CONNECTIONS = "/v1/hybridConnections"
 _CONNECTION = f"{_CONNECTIONS}/{{name}}"
 _RULES = f"{_CONNECTION}/authorizationRules"
 _RULE = f"{_RULES}/{{rule}}"
+#: Where the parameters of a path are in the request before.
+_THIS_CONNECTION = {"name": "$request.path.name"}
+_THIS_RULE = {**_THIS_CONNECTION, "rule": "$request.path.rule"}
 _VIEWER, _ADMIN = ManagementRole.VIEWER, ManagementRole.ADMIN
 
 #: Everything that the management API serves, except ``/openapi.json``.
@@ -281,6 +284,9 @@ OPERATIONS: Operations[Call] = Operations(
             answer=ConnectionValue,
             creates=True,
             versioned=True,
+            leads_to=dict.fromkeys(
+                ("getHybridConnection", "deleteHybridConnection", "listAuthorizationRules"), _THIS_CONNECTION
+            ),
         ),
         Operation(
             id="deleteHybridConnection",
@@ -318,6 +324,7 @@ OPERATIONS: Operations[Call] = Operations(
             role=_ADMIN,
             handler=_put_rule,
             body=RuleBody,
+            leads_to=dict.fromkeys(("getAuthorizationRule", "deleteAuthorizationRule", "listKeys"), _THIS_RULE),
             answer=AuthorizationRule,
             creates=True,
             versioned=True,

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ..protocol.control import MAX_CONNECTION_NAME
 from .operations import EVENT_STREAM, Operation, Operations, Text
 from .problems import Problem
 
@@ -40,7 +41,12 @@ _PROBLEM_SCHEMA = {
 _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "name": {
         "description": "The name of a hybrid connection; a slash in it is written %2F.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 260},
+        "schema": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+            "minLength": 1,
+            "maxLength": MAX_CONNECTION_NAME,
+        },
         "example": "orders",
     },
     "rule": {
@@ -195,7 +201,8 @@ def _responses(row: Operation[Any]) -> dict[str, Any]:
         if row.streams is not None:
             content[EVENT_STREAM] = {"schema": {"type": "string"}}
         description = "It was done." if row.is_audited else "The requested resource."
-        success = {"description": description, "headers": headers, "content": content}
+        links = {name: {"operationId": name, "parameters": dict(row.leads_to[name])} for name in row.leads_to}
+        success = {"description": description, "headers": headers, "content": content, "links": links}
         responses["200"] = success
         if row.may_be_unavailable:
             responses["503"] = {**success, "description": "It is not available; the response says why."}

@@ -7,7 +7,7 @@ derived from it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 import attrs
@@ -66,6 +66,9 @@ class Operation(Generic[ContextT]):
     versioned: bool = False
     #: Whether it is in the audit log, although it changes nothing, because the response contains secrets.
     shows_secrets: bool = False
+    #: Operations on what this one has created, by their ids: the parameters of their paths, as runtime expressions
+    #: (OpenAPI 3.1, section 4.8.20.4).
+    leads_to: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
     #: Whether the handler leaves out what the caller's scope does not cover (`Caller.sees`), so that callers with a
     #: scope may call it although its path names no hybrid connection.
     filters: bool = False

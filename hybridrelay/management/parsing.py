@@ -29,7 +29,12 @@ def parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
         )
         if len(dict(pairs)) != len(pairs):
             raise msgspec.ValidationError("a parameter is there twice")
-        return msgspec.convert(dict(pairs), kind, strict=False)
+        parsed = msgspec.convert(dict(pairs), kind, strict=False)
+        for field in msgspec.structs.fields(kind):
+            # `convert` takes the text null for None, which only parameters that were left out can be.
+            if field.encode_name in dict(pairs) and getattr(parsed, field.name) is None:
+                raise msgspec.ValidationError(f"null is not a value of a parameter - at `$.{field.encode_name}`")
+        return parsed
     except (msgspec.ValidationError, ValueError) as exc:
         raise invalid("the query is not what this operation takes", exc, "?", kind) from exc
 

@@ -10,7 +10,12 @@ import msgspec
 from ..administration import add_token
 from ..relay.store.store import NotFound, Store
 from ..security import ManagementRole, ManagementToken, Secret
-from ..security.management_tokens import DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS
+from ..security.management_tokens import (
+    DEFAULT_TOKEN_SECONDS,
+    MAX_TOKEN_SECONDS,
+    SCOPE_PATTERN,
+    TOKEN_NAME_PATTERN,
+)
 from .calls import Call
 from .operations import Operation
 
@@ -23,10 +28,10 @@ _TOKENS = "/v1/tokens"
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A token that is to be made."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    name: Annotated[str, msgspec.Meta(pattern=f"^{TOKEN_NAME_PATTERN}$")]
     role: Literal["viewer", "operator", "admin"]
     #: The beginning of the names of the hybrid connections that it is for; empty for the whole relay.
-    scope: Annotated[str, msgspec.Meta(max_length=260)] = ""
+    scope: Annotated[str, msgspec.Meta(pattern=f"^{SCOPE_PATTERN}$")] = ""
     expires_in_days: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKEN_SECONDS // _DAY_SECONDS)] = (
         DEFAULT_TOKEN_SECONDS // _DAY_SECONDS
     )
@@ -123,6 +128,7 @@ TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (
         answer=CreatedToken,
         creates=True,
         shows_secrets=True,
+        leads_to={"deleteToken": {"token": "$response.body#/value/id"}},
     ),
     Operation(
         id="deleteToken",

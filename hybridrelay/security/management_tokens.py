@@ -23,6 +23,8 @@ from .secret import Secret
 __all__ = [
     "DEFAULT_TOKEN_SECONDS",
     "MAX_TOKEN_SECONDS",
+    "SCOPE_PATTERN",
+    "TOKEN_NAME_PATTERN",
     "TOKEN_PREFIX",
     "ManagementRole",
     "ManagementToken",
@@ -44,8 +46,11 @@ _ID_LENGTH = 8
 _SECRET_LENGTH = 43
 _ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
 _TOKEN = re.compile(rf"hrm_([A-Za-z0-9]{{{_ID_LENGTH}}})_[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_SCOPE = re.compile(rf"[A-Za-z0-9._/-]{{0,{MAX_CONNECTION_NAME}}}")
+#: Regular expressions that the name of a token and its scope match as a whole.
+TOKEN_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"  # noqa: S105
+SCOPE_PATTERN = rf"[A-Za-z0-9._/-]{{0,{MAX_CONNECTION_NAME}}}"
+_NAME = re.compile(TOKEN_NAME_PATTERN)
+_SCOPE = re.compile(SCOPE_PATTERN)
 
 
 class ManagementRole(enum.IntEnum):

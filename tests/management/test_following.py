@@ -66,7 +66,9 @@ async def test_events_come_in_pages_and_each_of_them_once(viewer: Api) -> None:
     assert (len(unknown["value"]), unknown["hasAll"]) == (3, False)
 
 
-@pytest.mark.parametrize("query", ["since=-1", "since=x", "limit=0", "limit=1001", "wait=31", "wait=-1", "wait=nan"])
+@pytest.mark.parametrize(
+    "query", ["since=-1", "since=x", "limit=0", "limit=1001", "wait=31", "wait=-1", "wait=nan", "since=null"]
+)
 async def test_what_cannot_be_asked_for(viewer: Api, query: str) -> None:
     answer, problem = await viewer.call("GET", f"{EVENTS}?{query}")
     assert (answer.status, problem["type"]) == (400, "urn:hybridrelay:problem:invalid")

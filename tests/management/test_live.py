@@ -128,7 +128,7 @@ async def test_an_operator_ends_one(what: str, operation: str, operator: Api, vi
         assert (answer.status, answer.body) == (204, b"")
         assert (await viewer.call("GET", f"/v1/{what}"))[1]["value"] == []
     assert (await operator.call("DELETE", f"{CONNECTIONS}/other/{what}/{KEYS[what]}"))[0].status == 404
-    for wrong in ("x", "A" * 32, "1" * 33, "%2F"):
+    for wrong in ("x", "A" * 32, "1" * 33, "%2F", "0"):
         assert (await operator.call("DELETE", f"{ORDERS}/{what}/{wrong}"))[0].status == 404
     called = [event for event in api.events if isinstance(event, ManagementCalled)]
     found = [(event.operation_id, event.connection, event.role, event.status) for event in called[1:5]]

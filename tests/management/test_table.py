@@ -53,6 +53,14 @@ def test_every_operation_that_changes_something_needs_more_than_to_look() -> Non
             assert row.is_audited, row.id
 
 
+def test_links_lead_to_operations_and_give_what_their_paths_need() -> None:
+    rows = {row.id: row for row in OPERATIONS}
+    links = [(target, parameters) for row in OPERATIONS for target, parameters in row.leads_to.items()]
+    assert links
+    for target, parameters in links:
+        assert set(parameters) == set(re.findall(r"{([a-z]+)}", rows[target].path)), target
+
+
 def test_an_id_is_there_once() -> None:
     row = OPERATIONS.rows[0]
     with pytest.raises(ValueError, match="same id"):
