@@ -3,10 +3,10 @@
 `operations.Operations` is a table. Router, validation, authorization, the audit log and ``/openapi.json`` come from
 its rows, so that nothing is served, checked or documented anywhere else. `service.serve_management` serves it on a
 Unix socket in the relay's state directory and, with a `ManagementTcp`, over TCP. `gate` finds out who sends a
-request. docs/management.md is for users.
+request. `web` is the dashboard: pages over the same operations. docs/management.md is for users.
 
-Of the modules, these decide and touch no I/O: `callers`, `hosts`, `peers`, `rates`, `values`, `operations`,
-`problems`, `openapi`.
+Of the modules, these decide and touch no I/O: `browsers`, `callers`, `hosts`, `parameters`, `peers`, `rates`,
+`sessions`, `values`, `operations`, `problems`, `openapi`, and in `web` the modules `html`, `messages` and `shown`.
 """
 
 from __future__ import annotations

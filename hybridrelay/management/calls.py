@@ -11,26 +11,23 @@ import attrs
 import msgspec
 
 from ..errors import ConfigurationError
-from ..events import ManagementCalled, ManagementCallRefused
 from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
-from ..security import check_connection_name, check_rule_name, check_token_id
+from .auditing import audit_event
 from .callers import Caller
 from .gate import Gate
 from .managed import Managed
 from .operations import EVENT_STREAM, Operation, Text
+from .parameters import check_param, param_of, valid_params
 from .parsing import invalid, parse_query_untrusted
-from .peers import Peer
 from .problems import Problem, problem, problem_of
 from .request_ids import REQUEST_ID, new_request_id, with_request_id
 
-__all__ = ["Call", "handler_of"]
+__all__ = ["Call", "handler_of", "perform"]
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
-#: The ids of what runs: of an instance and a session, and of a sender.
-_LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 _ETAG = re.compile(r'"([0-9]{1,18})"')
 
 
@@ -102,24 +99,81 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
             raise
         finally:
             if operation.is_audited:
-                managed.events.publish(_audit(operation, request, caller, status, request_id))
+                params = valid_params(request.params, request.param)
+                managed.events.publish(audit_event(operation.id, params, request, caller, status, request_id))
 
     return handle
+
+
+async def perform(
+    operation: Operation[Call],
+    managed: Managed,
+    caller: Caller,
+    request: Request,
+    *,
+    params: Mapping[str, str],
+    query: Mapping[str, object] | None = None,
+    body: Mapping[str, object] | None = None,
+) -> msgspec.Struct | None:
+    """Run an operation for a page of the dashboard: authorized and audited as a request of its own would be.
+
+    Args:
+        operation: its row.
+        managed: the relay.
+        caller: who has requested the page.
+        request: the request for the page.
+        params: the parameters of the operation's path, decoded.
+        query: the parameters of its query. Text is converted to the types that the operation has.
+        body: the members of its body, converted in the same way.
+
+    Returns:
+        The body of the response.
+
+    Raises:
+        RequestError: it is refused, or has failed.
+    """
+    request_id, status = new_request_id(), 0
+    try:
+        known = _authorize(
+            operation, caller, {name: partial(check_param, name, value) for name, value in params.items()}
+        )
+        call = Call(
+            managed,
+            caller,
+            request,
+            known,
+            None if operation.query is None else _convert(query or {}, operation.query, "query", "?"),
+            None if operation.body is None else _convert(body or {}, operation.body, "body", ""),
+            None,
+            False,
+            False,
+        )
+        answer = await _run(operation, call)
+        status = 200
+        return answer
+    except RequestError as exc:
+        status = exc.failure.status
+        raise RequestError(with_request_id(exc.failure, request_id)) from exc
+    except Exception:
+        status = 500
+        raise
+    finally:
+        if operation.is_audited:
+            valid = valid_params(params, params.__getitem__)
+            managed.events.publish(audit_event(operation.id, valid, request, caller, status, request_id))
+
+
+def _convert(given: Mapping[str, object], kind: type[StructT], what: str, root: str) -> StructT:
+    try:
+        return msgspec.convert(dict(given), kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise invalid(f"the {what} is not what this operation takes", exc, root, kind) from exc
 
 
 async def _serve(
     operation: Operation[Call], managed: Managed, request: Request, caller: Caller
 ) -> Response | StreamedResponse:
-    if not caller.may(operation.role):
-        role = operation.role.name.lower()
-        raise problem(Problem.FORBIDDEN, f"this needs the role {role}", remedy="ask an administrator of the relay")
-    params = {name: _param(request, name) for name in request.params}
-    if not (operation.filters or caller.sees(params.get("name"))):
-        raise problem(
-            Problem.FORBIDDEN,
-            "this is outside of the caller's scope",
-            remedy="use a caller with another scope, or ask an administrator of the relay",
-        )
+    params = _authorize(operation, caller, {name: partial(param_of, request, name) for name in request.params})
     # The body is checked before the precondition: a malformed body is an error for every version.
     call = Call(
         managed,
@@ -132,10 +186,7 @@ async def _serve(
     )
     if operation.streams is not None and EVENT_STREAM in (request.headers.get("accept") or ""):
         return operation.streams(call)
-    try:
-        answer = await operation.handler(call)
-    except ConfigurationError as exc:
-        raise problem_of(exc, conditional=call.must_exist) from exc
+    answer = await _run(operation, call)
     if answer is None:
         return Response(204, headers=(("Cache-Control", "no-store"),))
     if isinstance(answer, Text):
@@ -147,64 +198,28 @@ async def _serve(
     return Response(status, msgspec.json.encode(answer), (*_HEADERS, *etag))
 
 
-def _audit(
-    operation: Operation[Call], request: Request, caller: Caller | None, status: int, request_id: str
-) -> ManagementCalled | ManagementCallRefused:
-    assert isinstance(request.peer, Peer)
-
-    def known(name: str) -> str:
-        try:
-            return _param(request, name) if name in request.params else ""
-        except RequestError:
-            return ""
-
-    peer = request.peer.address or "local"
-    connection, rule, token = known("name"), known("rule"), known("token")
-    if caller is None:
-        return ManagementCallRefused(
-            operation_id=operation.id,
-            peer=peer,
-            request_id=request_id,
-            connection=connection,
-            rule=rule,
-            token=token,
-            status=status,
+def _authorize(
+    operation: Operation[Call], caller: Caller, params: Mapping[str, Callable[[], str]]
+) -> Mapping[str, str]:
+    """Check the caller's role and scope, and return the parameters of the path. Raises RequestError."""
+    if not caller.may(operation.role):
+        role = operation.role.name.lower()
+        raise problem(Problem.FORBIDDEN, f"this needs the role {role}", remedy="ask an administrator of the relay")
+    known = {name: read() for name, read in params.items()}
+    if not (operation.filters or caller.sees(known.get("name"))):
+        raise problem(
+            Problem.FORBIDDEN,
+            "this is outside of the caller's scope",
+            remedy="use a caller with another scope, or ask an administrator of the relay",
         )
-    return ManagementCalled(
-        operation_id=operation.id,
-        peer=peer,
-        request_id=request_id,
-        connection=connection,
-        rule=rule,
-        token=token,
-        status=status,
-        caller=f"{caller.kind} {caller.id}",
-        role=caller.role.name.lower(),
-    )
+    return known
 
 
-def _check_id(pattern: re.Pattern[str], value: str) -> str:
-    if not pattern.fullmatch(value):
-        raise ValueError("there is none with this id")
-    return value
-
-
-_CHECKS: Mapping[str, Callable[[str], str]] = {
-    "name": check_connection_name,
-    "rule": check_rule_name,
-    "instance": partial(_check_id, _LONG_ID),
-    "sender": partial(_check_id, _SHORT_ID),
-    "session": partial(_check_id, _LONG_ID),
-    "token": check_token_id,
-}
-
-
-def _param(request: Request, name: str) -> str:
-    value: str = request.param(name)
+async def _run(operation: Operation[Call], call: Call) -> msgspec.Struct | None:
     try:
-        return _CHECKS[name](value)
-    except ValueError as exc:
-        raise problem(Problem.NOT_FOUND, str(exc)) from exc
+        return await operation.handler(call)
+    except ConfigurationError as exc:
+        raise problem_of(exc, conditional=call.must_exist) from exc
 
 
 def _preconditions(operation: Operation[Call], request: Request) -> tuple[int | None, bool, bool]:

@@ -8,18 +8,23 @@ In this order:
    authenticators, because these may accept passwords that can be guessed.
 2. A request without that header is from the caller that the connection identifies (the Unix socket, or a client
    certificate), if there is one.
-3. A caller that sends requests too often gets 429, and so does an address that sends requests without credentials too
+3. Otherwise it is from the caller who has logged in to the dashboard with this browser (`sessions`), if there is one.
+   A browser sends certificates and cookies by itself, so requests that another site's pages cause are refused.
+4. A caller that sends requests too often gets 429, and so does an address that sends requests without credentials too
    often. Callers on the Unix socket are not limited: they own the relay.
 
-Tokens are read from the store for each request, so one that was revoked or has expired is refused at once.
+Tokens are read from the store for each request, so one that was revoked or has expired is refused at once, and so are
+the browsers that have logged in with it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar
 
+import attrs
 import trio
 
 from ..errors import AuthorizationError, ConfigurationError, StateError
@@ -30,18 +35,22 @@ from ..relay.edge.slots import address_group
 from ..relay.store.store import NotFound
 from ..security import (
     ManagementRole,
+    ManagementToken,
     Right,
+    Secret,
     check_connection_name,
     parse_management_token_untrusted,
     parse_token_untrusted,
     verify_token,
 )
+from .browsers import comes_from_elsewhere, is_of_own_page, session_cookies
 from .callers import Caller, Scope
 from .managed import Managed
 from .peers import Peer
 from .plugins import Authenticator, Credentials
 from .problems import Problem, problem, problem_of
 from .rates import Buckets
+from .sessions import KeyCredential, Session, Sessions, TokenCredential, digest_of
 
 __all__ = ["REFUSAL_SECONDS", "Gate"]
 
@@ -62,6 +71,7 @@ _AUTHENTICATOR_SECONDS = 5.0
 _SAVE_SECONDS = 60.0
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
+_SAFE = frozenset({"GET", "HEAD"})
 _CHALLENGES: Fields = (
     ("WWW-Authenticate", 'Bearer realm="hybridrelay"'),
     ("WWW-Authenticate", "SharedAccessSignature"),
@@ -75,6 +85,21 @@ class _Refused(Exception):
         super().__init__(detail)
         #: What the client gets; None: 401.
         self.answer = answer
+
+
+@attrs.frozen
+class _Identified:
+    """Who has credentials of this relay."""
+
+    caller: Caller
+    credential: TokenCredential | KeyCredential
+    #: When the credentials expire (seconds since 1970).
+    expires_at: float
+
+
+def _caller_by_key(credential: KeyCredential) -> Caller:
+    id_ = f"{credential.connection} {credential.rule} {credential.slot}"
+    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=credential.connection))
 
 
 class Gate:
@@ -92,6 +117,8 @@ class Gate:
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
         #: When tokens were last used, by their ids, as far as this was not written to the store yet.
         self._uses: dict[str, float] = {}
+        #: Browsers that have logged in.
+        self.sessions = Sessions()
 
     async def admit(self, request: Request) -> Caller:
         """Return the caller of the request. `Request.peer` must be a `Peer`.
@@ -111,7 +138,10 @@ class Gate:
                 raise problem_of(exc, conditional=False) from exc
         elif peer.caller is not None and not self._has_expired(peer):
             caller = peer.caller
-            await _check_same_site(request, peer)
+            await _check_site(request)
+        elif (by_session := await self._by_session(request)) is not None:
+            caller = by_session
+            await _check_site(request, by_cookie=True)
         elif peer.refusal or peer.caller is not None:
             await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
         else:
@@ -180,12 +210,8 @@ class Gate:
             raise _Refused("there is more than one Authorization header, or it is too long")
         scheme, _, value = headers[0].partition(" ")
         credentials = Credentials(scheme.lower(), value.strip(), peer.address)
-        if credentials.scheme == "sharedaccesssignature":
-            return await self._by_signature(headers[0])
-        if credentials.scheme == "bearer":
-            id_ = parse_management_token_untrusted(credentials.value)
-            if id_ is not None:
-                return await self._by_token(id_, credentials.value)
+        if (own := await self._verify(credentials.scheme, credentials.value)) is not None:
+            return own.caller
         if self._authenticators:
             await self._check_failures(group)
         for name, authenticator in self._authenticators:
@@ -194,17 +220,30 @@ class Gate:
                 return caller
         raise _Refused("the Authorization header is of an unknown kind, or was not accepted")
 
-    async def _by_token(self, id_: str, text: str) -> Caller:
+    async def _verify(self, scheme: str, value: str) -> _Identified | None:
+        """Verify credentials of this relay; None for those of another kind. Raises _Refused."""
+        if scheme == "sharedaccesssignature":
+            return await self._by_signature(f"SharedAccessSignature {value}")
+        if scheme == "bearer":
+            id_ = parse_management_token_untrusted(value)
+            if id_ is not None:
+                return await self._by_token(id_, value)
+        return None
+
+    async def _by_token(self, id_: str, text: str) -> _Identified:
         token = await self._managed.read_store(lambda store: store.token(id_))
         if token is None or not token.matches(text):
             raise _Refused("the token is unknown, or was revoked")
-        now = self._managed.clock()
-        if now >= token.expires_at:
+        if self._managed.clock() >= token.expires_at:
             raise _Refused(f"the token {token.name} ({token.id}) has expired")
-        self._uses[token.id] = now
-        return Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
+        return self._identified_by_token(token)
 
-    async def _by_signature(self, text: str) -> Caller:
+    def _identified_by_token(self, token: ManagementToken) -> _Identified:
+        self._uses[token.id] = self._managed.clock()
+        caller = Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
+        return _Identified(caller, TokenCredential(token.id), token.expires_at)
+
+    async def _by_signature(self, text: str) -> _Identified:
         try:
             token = parse_token_untrusted(text)
             name = check_connection_name("/".join(token.path))
@@ -225,8 +264,115 @@ class Gate:
             raise _Refused(str(exc)) from None
         except (NotFound, ValueError):
             raise _Refused("the signature is for no hybrid connection of this relay") from None
-        id_ = f"{name} {verified.rule_name} {verified.slot}"
-        return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=name))
+        generation = connection.generations.get((verified.rule_name, verified.slot), 0)
+        credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
+        return _Identified(_caller_by_key(credential), credential, verified.expires_at)
+
+    async def _by_session(self, request: Request) -> Caller | None:
+        """The caller who has logged in with a browser; None if there is none. Raises RequestError.
+
+        An unknown session is no failed attempt: it may have expired, and its text cannot be guessed.
+        """
+        for value in session_cookies(request):
+            digest = digest_of(value)
+            session = self.sessions.find(digest, self._managed.clock())
+            if session is not None:
+                found = await self._look_up(session.credential)
+                if found is not None:
+                    return found.caller
+                self.sessions.end(digest)
+        return None
+
+    async def _look_up(self, credential: TokenCredential | KeyCredential) -> _Identified | None:
+        """What a credential that was verified before stands for now; None if it is no longer valid."""
+        try:
+            if isinstance(credential, TokenCredential):
+                id_ = credential.id
+                token = await self._managed.read_store(lambda store: store.token(id_))
+                is_valid = token is not None and self._managed.clock() < token.expires_at
+                return self._identified_by_token(token) if token is not None and is_valid else None
+            name = credential.connection
+            connection = await self._managed.read_store(lambda store: store.get(name))
+        except NotFound:
+            return None
+        except StateError as exc:
+            raise problem_of(exc, conditional=False) from exc
+        rule = connection.rule(credential.rule)
+        generation = connection.generations.get((credential.rule, credential.slot), 0)
+        if rule is None or Right.MANAGE not in rule.rights or generation != credential.generation:
+            return None
+        return _Identified(_caller_by_key(credential), credential, math.inf)
+
+    async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Session]:
+        """Begin a session of a browser, by the text of a management token or a signature.
+
+        Returns:
+            The caller, the text for the session's cookie, and the session.
+
+        Raises:
+            RequestError: as `admit`.
+        """
+        scheme, _, value = credentials.reveal().strip().partition(" ")
+        if not value:
+            scheme, value = "bearer", scheme
+
+        async def verify() -> _Identified:
+            if len(value) > _MAX_CREDENTIALS or (found := await self._verify(scheme.lower(), value.strip())) is None:
+                raise _Refused("what was given is neither a token nor a signature of this relay")
+            return found
+
+        return await self._log_in(request, verify)
+
+    async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Session]:
+        """The same, by a one-time code (`Sessions.add_code`)."""
+
+        async def verify() -> _Identified:
+            credential = self.sessions.use_code(digest_of(code.reveal()), self._managed.clock())
+            found = None if credential is None else await self._look_up(credential)
+            if found is None:
+                raise _Refused("the code for logging in is unknown, was used before, or has expired")
+            return found
+
+        return await self._log_in(request, verify)
+
+    async def _log_in(
+        self, request: Request, verify: Callable[[], Awaitable[_Identified]]
+    ) -> tuple[Caller, Secret, Session]:
+        assert isinstance(request.peer, Peer)
+        peer, group = request.peer, address_group(request.peer.address)
+        await _check_site(request, by_cookie=True)
+        try:
+            found = await verify()
+        except _Refused as exc:
+            await self._refuse(peer, group, str(exc), exc.answer)
+        except StateError as exc:
+            raise problem_of(exc, conditional=False) from exc
+        caller = found.caller
+        peer.on_identified(caller)
+        await self._check_rate(self._calls.take((caller.kind, caller.id), trio.current_time()), "too many requests")
+        # Another session of this browser, if there is one, is over: its cookie is replaced.
+        self.log_out(request)
+        text = secrets.token_urlsafe(32)
+        session = self.sessions.begin(
+            digest_of(text), found.credential, now=self._managed.clock(), valid_until=found.expires_at
+        )
+        return caller, Secret(text), session
+
+    def log_out(self, request: Request) -> None:
+        """End the sessions of the browser that has sent a request."""
+        for value in session_cookies(request):
+            self.sessions.end(digest_of(value))
+
+    async def admit_anybody(self, request: Request) -> None:
+        """Limit how often an address asks for what needs no credentials: the pages for logging in, and their files.
+
+        Raises:
+            RequestError: 429.
+        """
+        assert isinstance(request.peer, Peer)
+        if request.peer.address:
+            key = "anybody", address_group(request.peer.address)
+            await self._check_rate(self._calls.take(key, trio.current_time()), "too many requests")
 
     async def _by_plugin(self, name: str, authenticator: Authenticator, credentials: Credentials) -> Caller | None:
         with trio.move_on_after(_AUTHENTICATOR_SECONDS):
@@ -235,9 +381,13 @@ class Gate:
         raise problem(Problem.UNAVAILABLE, f"{name} did not answer in time", remedy="send the request again later")
 
 
-async def _check_same_site(request: Request, peer: Peer) -> None:
-    """Refuse requests that another site's pages make: a browser sends the client certificate with these, too."""
-    if peer.address and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
+    """Refuse what a page of another web site causes: the browser adds the certificate or the cookie all the same.
+
+    Programs do not say where a request comes from. They have no cookie either.
+    """
+    needs_own_page = by_cookie and request.method not in _SAFE
+    if comes_from_elsewhere(request) or (needs_own_page and not is_of_own_page(request)):
         await trio.sleep(REFUSAL_SECONDS)
         raise problem(Problem.FORBIDDEN, "the request comes from another web site")
 

@@ -20,6 +20,8 @@ class Peer:
 
     #: Its network address; empty on the Unix socket.
     address: str = ""
+    #: Whether the connection has TLS.
+    is_encrypted: bool = attrs.field(default=False, kw_only=True)
     #: Who it is, if the connection says so: by the credentials of the Unix socket, or by a client certificate. None:
     #: each request has to have credentials.
     caller: Caller | None = None

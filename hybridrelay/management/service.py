@@ -28,6 +28,8 @@ from .peers import Peer
 from .rendering import render_failure
 from .request_ids import REQUEST_ID, new_request_id
 from .tcp import ManagementTcp
+from .web.page import routes_of
+from .web.table import PAGES
 
 __all__ = ["SOCKET", "make_router", "serve_management"]
 
@@ -38,7 +40,7 @@ _GRACE_SECONDS = 2.0
 
 
 def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
-    """Everything that is served: the operations of the table, and their description.
+    """Everything that is served: the operations of the table, their description, and the pages of the dashboard.
 
     Args:
         managed: the relay.
@@ -60,7 +62,7 @@ def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
         )
         for row in OPERATIONS
     ]
-    return Router([*routes, Route("GET", "/openapi.json", describe)])
+    return Router([*routes, Route("GET", "/openapi.json", describe), *routes_of(PAGES, managed, admitting)])
 
 
 async def serve_management(

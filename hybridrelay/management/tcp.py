@@ -228,7 +228,7 @@ class ManagementTcp:
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Make the TLS handshake, and learn what the connection says about the caller."""
-        peer = Peer(remote_of(accepted))
+        peer = Peer(remote_of(accepted), is_encrypted=self._tls is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503
             peer = attrs.evolve(peer, on_identified=self._held[accepted].identify)
         if self._tls is None:

@@ -17,6 +17,7 @@ from hybridrelay.management.managed import Managed
 from hybridrelay.management.openapi import openapi_document
 from hybridrelay.management.operations import Operations
 from hybridrelay.management.service import make_router
+from hybridrelay.management.web.table import PAGES
 from hybridrelay.relay import MemoryStore, RelayInfo
 from hybridrelay.security import ManagementRole
 
@@ -26,11 +27,14 @@ from .live import FakeRelay
 DOCUMENT = openapi_document(OPERATIONS, version="1.2.3")
 
 
-async def test_nothing_is_served_outside_of_the_table() -> None:
+async def test_nothing_is_served_outside_of_the_tables() -> None:
     store = MemoryStore()
     router = make_router(Managed(store, store, RelayInfo({}, ""), FakeRelay(), EventStream()))
     served = {(route.method, route.pattern) for route in router.routes}
-    assert served == {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
+    described = {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
+    pages = {(page.method, page.path) for page in PAGES}
+    assert not described & pages
+    assert served == described | pages
 
 
 def test_the_description_is_valid() -> None:

@@ -1,0 +1,99 @@
+"""What browsers send along: the session's cookie, and from which web site a request comes. Pure.
+
+A browser adds cookies and client certificates to requests by itself, also to those that another site's page causes.
+It says so in Sec-Fetch-Site (W3C Fetch Metadata), and in Origin where it does not send that. A page cannot change
+either of them.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Iterator
+
+from ..http import Authority, Request
+
+__all__ = ["comes_from_elsewhere", "forgotten_cookies", "is_of_own_page", "session_cookie", "session_cookies"]
+
+_SAFE = frozenset({"GET", "HEAD"})
+#: Browsers accept a cookie with this prefix only over HTTPS, for one host, and not from a subdomain (RFC 6265bis).
+_SECURE = "__Host-hybridrelay"
+_PLAIN = "hybridrelay"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def comes_from_elsewhere(request: Request) -> bool:
+    """Whether a browser says that another web site's page has caused a request.
+
+    A link on another site's page that is followed is not meant: it shows a page of the relay, and nothing else.
+    """
+    site = request.headers.all("sec-fetch-site")
+    if not site:
+        origin = request.headers.all("origin")
+        return bool(origin) and not _is_own_origin(request, origin)
+    if site in (["same-origin"], ["none"]):
+        return False
+    follows_link = (
+        request.headers.get("sec-fetch-mode") == "navigate" and request.headers.get("sec-fetch-dest") == "document"
+    )
+    return not (request.method in _SAFE and follows_link)
+
+
+def is_of_own_page(request: Request) -> bool:
+    """Whether a browser says that a page of this relay has caused a request."""
+    site = request.headers.all("sec-fetch-site")
+    return site == ["same-origin"] if site else _is_own_origin(request, request.headers.all("origin"))
+
+
+def _is_own_origin(request: Request, origins: list[str]) -> bool:
+    """Whether Origin (RFC 6454) has the same host and port as the request. The scheme may be that of a proxy."""
+    if len(origins) != 1 or request.authority is None:
+        return False
+    try:
+        parts = urllib.parse.urlsplit(origins[0])
+        port = parts.port
+    except ValueError:
+        return False
+    default = _DEFAULT_PORTS.get(parts.scheme)
+    own = request.authority
+    return default is not None and (parts.hostname, port or default) == (own.host, own.port or default)
+
+
+def session_cookies(request: Request) -> Iterator[str]:
+    """The values of the session's cookies, the safest name first."""
+    found = [pair.strip().partition("=") for value in request.headers.all("cookie") for pair in value.split(";")]
+    for name in (_name(request.authority, is_secure=True), _name(request.authority, is_secure=False)):
+        yield from (value for key, _, value in found if key == name and value)
+
+
+def session_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: float) -> tuple[str, str]:
+    """The header field that sets the session's cookie.
+
+    Args:
+        request: the answer to which has the field.
+        value: the text that only the browser has.
+        is_encrypted: whether the connection has TLS. A proxy in front of the relay may have TLS as well, which the
+            browser's Origin says.
+        seconds: how long the browser keeps it.
+    """
+    is_secure = is_encrypted or (request.headers.get("origin") or "").startswith("https://")
+    return _cookie(request, value, is_secure=is_secure, seconds=seconds)
+
+
+def forgotten_cookies(request: Request) -> Iterator[tuple[str, str]]:
+    """The header fields that delete the session's cookies, under whichever name they were set."""
+    for is_secure in (True, False):
+        yield _cookie(request, "", is_secure=is_secure, seconds=0)
+
+
+def _cookie(request: Request, value: str, *, is_secure: bool, seconds: float) -> tuple[str, str]:
+    name = _name(request.authority, is_secure=is_secure)
+    secure = "; Secure" if is_secure else ""
+    return "Set-Cookie", f"{name}={value}; Path=/; Max-Age={int(seconds)}; HttpOnly; SameSite=Strict{secure}"
+
+
+def _name(authority: Authority | None, *, is_secure: bool) -> str:
+    # Cookies are for all ports of a host. The port in the name keeps apart relays that are reached through local
+    # ports of the same machine (`ssh -L`).
+    port = None if authority is None else authority.port
+    name = _SECURE if is_secure else _PLAIN
+    return name if port is None else f"{name}-{port}"

@@ -1,0 +1,60 @@
+"""The parameters in paths: names and ids, which are checked before anything is looked up. Pure."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from ..http import Request, RequestError
+from ..security import check_connection_name, check_rule_name, check_token_id
+from .problems import Problem, problem
+
+__all__ = ["check_param", "param_of", "valid_params"]
+
+#: The ids of what runs: of an instance and a session, and of a sender.
+_LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
+
+
+def valid_params(names: Iterable[str], read: Callable[[str], str]) -> dict[str, str]:
+    """Those parameters that are valid, by name: for the audit log, which has refused calls as well.
+
+    Args:
+        names: of the parameters.
+        read: returns the value of one. It may raise RequestError.
+    """
+    found = {}
+    for name in names:
+        with contextlib.suppress(RequestError):
+            found[name] = check_param(name, read(name))
+    return found
+
+
+def _check_id(pattern: re.Pattern[str], value: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ValueError("there is none with this id")
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[str], str]] = {
+    "name": check_connection_name,
+    "rule": check_rule_name,
+    "instance": partial(_check_id, _LONG_ID),
+    "sender": partial(_check_id, _SHORT_ID),
+    "session": partial(_check_id, _LONG_ID),
+    "token": check_token_id,
+}
+
+
+def param_of(request: Request, name: str) -> str:
+    """A parameter of a request's path, decoded. Raises RequestError: 404."""
+    return check_param(name, request.param(name))
+
+
+def check_param(name: str, value: str) -> str:
+    """Return `value` if something can have it as its name or id. Raises RequestError: 404."""
+    try:
+        return _CHECKS[name](value)
+    except ValueError as exc:
+        raise problem(Problem.NOT_FOUND, str(exc)) from exc

@@ -1,0 +1,117 @@
+"""HTML as a tree: elements with attributes and text. Everything is escaped when it is written. Pure.
+
+What comes from outside, such as the description of a hybrid connection, is only ever text or the value of an
+attribute. Attributes that run scripts or set styles do not exist here, and links lead to this server only.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import attrs
+
+__all__ = ["Child", "Element", "Tree", "h", "render", "render_document", "tree_of"]
+
+#: What can be inside an element. None is nothing, and a list stands for what is in it.
+Child: TypeAlias = "Element | str | int | Iterable[Child] | None"
+#: An element as JSON: its tag, attributes and children.
+Tree: TypeAlias = "str | list[str | dict[str, str] | list[Tree]]"
+
+_TAG = re.compile(r"[a-z][a-z0-9]*")
+_ATTRIBUTE = re.compile(r"(?!on|style$|srcdoc$)[a-z][a-z-]*")
+#: Attributes whose value is a URL. It begins with one slash, or with ? or #, so that it leads to this server.
+_URLS = frozenset({"action", "formaction", "href", "src"})
+_OWN_URL = re.compile(r"/(?![/\\]).*|[?#].*|", re.DOTALL)
+_EMPTY = frozenset({"br", "hr", "img", "input", "link", "meta"})
+#: Control characters, which HTML does not allow, except for white space.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+@attrs.frozen
+class Element:
+    """An element. Make it with `h`.
+
+    Raises:
+        ValueError: its tag or an attribute is not one that a page may have.
+    """
+
+    tag: str
+    attributes: tuple[tuple[str, str], ...]
+    children: tuple[Element | str, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if not _TAG.fullmatch(self.tag) or self.tag in {"style", "base", "object", "embed", "iframe"}:
+            raise ValueError(f"a page has no element {self.tag}")
+        if self.children and (self.tag in _EMPTY or self.tag == "script"):
+            raise ValueError(f"the element {self.tag} has no children here")
+        for name, value in self.attributes:
+            if not _ATTRIBUTE.fullmatch(name):
+                raise ValueError(f"a page has no attribute {name}")
+            if name in _URLS and not _OWN_URL.fullmatch(value):
+                raise ValueError(f"the attribute {name} does not lead to this server")
+
+
+def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> Element:
+    """Make an element.
+
+    Args:
+        tag: its name.
+        children: its content, in order.
+        attributes: an underscore stands for a hyphen, and one at the end is dropped (``class_``). True is an
+            attribute without a value; False and None are none.
+    """
+    pairs = []
+    for name, value in attributes.items():
+        if value is None or value is False:
+            continue
+        pairs.append((name.rstrip("_").replace("_", "-"), "" if value is True else str(value)))
+    return Element(tag, tuple(pairs), tuple(_flatten(children)))
+
+
+def _flatten(children: Iterable[Child]) -> Iterable[Element | str]:
+    for child in children:
+        if child is None:
+            continue
+        if isinstance(child, Element):
+            yield child
+        elif isinstance(child, (str, int)):
+            yield _CONTROL.sub("\ufffd", str(child))
+        else:
+            yield from _flatten(child)
+
+
+def render(element: Element) -> str:
+    """The element as HTML."""
+    pieces: list[str] = []
+    _write(element, pieces)
+    return "".join(pieces)
+
+
+def render_document(root: Element) -> bytes:
+    """A whole document."""
+    return f"<!doctype html>\n{render(root)}\n".encode()
+
+
+def _write(node: Element | str, pieces: list[str]) -> None:
+    if isinstance(node, str):
+        pieces.append(html.escape(node))
+        return
+    pieces.append(f"<{node.tag}")
+    for name, value in node.attributes:
+        pieces.append(f' {name}="{html.escape(_CONTROL.sub(chr(0xFFFD), value))}"' if value else f" {name}")
+    pieces.append(">")
+    if node.tag in _EMPTY:
+        return
+    for child in node.children:
+        _write(child, pieces)
+    pieces.append(f"</{node.tag}>")
+
+
+def tree_of(node: Element | str) -> Tree:
+    """The same as JSON, for the page's script, which makes the elements one by one."""
+    if isinstance(node, str):
+        return node
+    return [node.tag, dict(node.attributes), [tree_of(child) for child in node.children]]

@@ -1,0 +1,150 @@
+"""Logging in and out, and the files that pages need: what is served to anybody."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from ...http import Failure, Request, RequestError, Response
+from ...security import ManagementRole, Secret
+from ..browsers import forgotten_cookies, session_cookie
+from ..callers import Caller
+from ..gate import Gate
+from ..managed import Managed
+from ..peers import Peer
+from .assets import asset_response
+from .html import Child, h
+from .layout import plain_page, redirect
+from .messages import done, message_of
+from .page import PublicPage
+from .parts import command, field
+from .visit import Visit
+
+__all__ = ["PUBLIC_PAGES"]
+
+_MAX_NEXT = 2000
+
+
+def _next_untrusted(text: str) -> str:
+    """Where to go after logging in: a path of this server, or the dashboard."""
+    is_own = text.startswith("/") and not text.startswith(("//", "/\\", "/login", "/logout"))
+    is_plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
+    return text if is_own and is_plain and len(text) <= _MAX_NEXT else "/"
+
+
+def _anonymous(managed: Managed, request: Request) -> Visit:
+    """To read the query and the form of a request whose caller is not known."""
+    return Visit(managed, Caller("unknown", "", ManagementRole.VIEWER), request)
+
+
+async def _show_log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
+    visit = _anonymous(managed, request)
+    code = visit.asked("code")
+    if code:
+        return _code_page(code), None
+    message = message_of(visit.asked("done"))
+    return _log_in_page(visit.asked("next", _MAX_NEXT), message=message), None
+
+
+def _code_page(code: str) -> Response:
+    return plain_page(
+        "Open the dashboard",
+        h(
+            "form",
+            h("p", "The link that you have followed lets you in once."),
+            h("input", type="hidden", name="code", value=code),
+            h("button", "Log in", type="submit", class_="button primary", autofocus=True),
+            method="post",
+            action="/login",
+            class_="card",
+        ),
+    )
+
+
+def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | None = None) -> Response:
+    said: Child = None
+    if failure is not None:
+        text = "This is not a valid token or signature of this relay." if failure.status == 401 else failure.detail
+        remedy = failure.members.get("remedy") if failure.status != 401 else None
+        said = h("p", text, f" What to do: {remedy}." if remedy else None, class_="message bad", role="alert")
+    elif message is not None:
+        said = h("p", message, class_="message", role="status")
+    return plain_page(
+        "Log in to this relay",
+        said,
+        h(
+            "form",
+            field(
+                "Management token",
+                "token",
+                type_="password",
+                required=True,
+                autofocus=True,
+                autocomplete="off",
+                spellcheck="false",
+                maxlength=8192,
+                hint="It begins with hrm_. A SharedAccessSignature by a key with the right Manage is accepted, too.",
+            ),
+            h("input", type="hidden", name="next", value=_next_untrusted(next_)),
+            h("button", "Log in", type="submit", class_="button primary"),
+            method="post",
+            action="/login",
+            class_="card",
+        ),
+        h(
+            "section",
+            h("h2", "You have no token yet?"),
+            h("p", "Make one on the relay's machine, as the user who runs the relay:"),
+            command(
+                "hybridrelay tokens create dashboard --role admin --out dashboard.token --state /var/lib/hybridrelay",
+                "command that makes a token",
+            ),
+            h("p", "A session lasts for eight hours, and not longer than its token.", class_="note"),
+            class_="card",
+        ),
+        status=200 if failure is None else failure.status,
+        headers=() if failure is None else failure.headers,
+    )
+
+
+async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
+    form = await _anonymous(managed, request).form()
+    assert isinstance(request.peer, Peer)
+    next_ = form.get("next", "")
+    try:
+        if form.get("code"):
+            caller, text, session = await gate.log_in_by_code(request, Secret(form["code"]))
+        else:
+            caller, text, session = await gate.log_in(request, Secret(form.get("token", "")))
+    except RequestError as exc:
+        return _log_in_page(next_, failure=exc.failure), None
+    seconds = session.expires_at - session.began_at
+    cookie = session_cookie(request, text.reveal(), is_encrypted=request.peer.is_encrypted, seconds=seconds)
+    return redirect(_next_untrusted(next_), (cookie,)), caller
+
+
+async def _log_out(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
+    # Checks that a page of this relay has sent it. Without a session, there is nothing to end.
+    try:
+        caller: Caller | None = await gate.admit(request)
+    except RequestError as exc:
+        if exc.failure.status != 401:
+            raise
+        caller = None
+    gate.log_out(request)
+    return redirect(done("/login", "logged-out"), tuple(forgotten_cookies(request))), caller
+
+
+async def _asset(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
+    response = asset_response(request, urllib.parse.unquote(request.params["file"]))
+    if response is None:
+        raise RequestError(Failure(404, "there is no such file"))
+    return response, None
+
+
+#: What is served to anybody.
+PUBLIC_PAGES: tuple[PublicPage, ...] = (
+    PublicPage(id="showLogIn", method="GET", path="/login", serve=_show_log_in),
+    PublicPage(id="logIn", method="POST", path="/login", serve=_log_in, is_audited=True),
+    PublicPage(id="logOut", method="POST", path="/logout", serve=_log_out, is_audited=True),
+    PublicPage(id="getFile", method="GET", path="/assets/{file}", serve=_asset),
+)

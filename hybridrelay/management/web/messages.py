@@ -1,0 +1,35 @@
+"""What a page says after something was done. Pure.
+
+After a form was sent, the browser is sent to a page whose query has one of these keys, and never a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["done", "message_of"]
+
+_MESSAGES: Mapping[str, str] = {
+    "logged-out": "You have logged out.",
+    "listener-dropped": "The listener was dropped. It may register again after 30 seconds.",
+    "sender-dropped": "The sender was dropped. It opens another control channel when it needs one.",
+    "session-dropped": "The session's data channels were dropped. The client resumes the session if it can.",
+    "key-regenerated": "The key was replaced. Everything that the old key had authorized has ended.",
+    "key-revoked": "The key was revoked. Everything that it had authorized has ended.",
+    "connection-changed": "The hybrid connection was changed.",
+    "connection-deleted": "The hybrid connection was deleted.",
+    "draining": "The relay is draining: it accepts no new registrations and joins.",
+    "accepting": "The relay accepts registrations and joins again.",
+    "edition-changed": "The edition was changed.",
+}
+
+
+def message_of(key: str) -> str | None:
+    """The text for a key; None if there is none."""
+    return _MESSAGES.get(key)
+
+
+def done(path: str, key: str) -> str:
+    """The page that says so."""
+    assert key in _MESSAGES
+    return f"{path}?done={key}"

@@ -1,0 +1,193 @@
+"""The page "Dashboard": problems first, then what is in use, then the hybrid connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...relay.snapshot import ConnectionSnapshot
+from ..live_values import Places, RelayProblem, RelayValue
+from ..values import ConnectionPage, ConnectionValue
+from .html import Child, Element, h
+from .layout import View
+from .page import Page
+from .parts import api_line, badge, empty, figure, figures, meter, section, table
+from .shown import bytes_of, count, moment, name_of, plural, segment
+from .visit import Visit
+
+__all__ = ["OVERVIEW_PAGES", "connection_rows", "path_of"]
+
+_SHOWN_PROBLEMS = 8
+_SHOWN_CONNECTIONS = 25
+_RELAY = "/v1/relay"
+_CONNECTIONS = "/v1/hybridConnections"
+
+
+def path_of(name: str) -> str:
+    """The page of a hybrid connection."""
+    return f"/connections/{segment(name)}"
+
+
+async def _overview(visit: Visit) -> View:
+    relay = await visit.get_if_allowed("getRelay", RelayValue) if visit.caller.sees(None) else None
+    page = await visit.get("listHybridConnections", ConnectionPage, query={"limit": _SHOWN_CONNECTIONS})
+    if relay is not None:
+        problems = relay.problems
+    else:
+        problems = tuple(_unserved(one.name) for one in page.value if one.listener_count == 0)
+    return View(
+        title="Dashboard",
+        place="/",
+        actions=_state(relay),
+        content=(
+            _problems(visit, problems, relay is not None),
+            _figures(visit, relay, page.value),
+            _connections(visit, page),
+            None if relay is None else _capacity(visit, relay),
+            None if relay is None else _about(visit, relay),
+        ),
+    )
+
+
+def _unserved(name: str) -> RelayProblem:
+    return RelayProblem(
+        code="no-listener",
+        detail=f"no connector listens for {name}",
+        remedy="start the connector, or see in its log why it is not registered",
+        connection=name,
+    )
+
+
+def _state(relay: RelayValue | None) -> Element | None:
+    if relay is None:
+        return None
+    state = badge("Draining", "warn") if relay.draining_since is not None else badge("Serving", "good")
+    return h("span", state, id="state", data_live=True)
+
+
+def _problems(visit: Visit, problems: Sequence[RelayProblem], is_whole: bool) -> Element:
+    rows = [_problem(one) for one in problems]
+    shown, more = rows[:_SHOWN_PROBLEMS], rows[_SHOWN_PROBLEMS:]
+    content: list[Child] = []
+    if not rows:
+        content.append(h("p", badge("No problems", "good"), " Everything that this relay can see is in order."))
+    else:
+        content.append(h("ul", shown, class_="problems"))
+    if more:
+        content.append(
+            h("details", h("summary", plural(len(more), "more problem")), h("ul", more, class_="problems"))
+        )
+    content.append(api_line(visit, _RELAY if is_whole else _CONNECTIONS))
+    return section("Problems", content, id_="problems")
+
+
+def _problem(one: RelayProblem) -> Element:
+    is_bad = one.code in {"certificate-expired", "pairs", "control-channels"}
+    detail = one.detail[:1].upper() + one.detail[1:]
+    return h(
+        "li",
+        badge("Error" if is_bad else "Warning", "bad" if is_bad else "warn"),
+        h(
+            "div",
+            h("p", h("a", h("bdi", detail), href=path_of(one.connection)) if one.connection else h("bdi", detail)),
+            h("p", "What to do: ", one.remedy, class_="note"),
+        ),
+    )
+
+
+def _figures(visit: Visit, relay: RelayValue | None, connections: Sequence[ConnectionValue]) -> Element:
+    live = visit.managed.relay
+    names = live.connection_names() if relay is not None else [one.name for one in connections]
+    total = sum((live.connection(name) for name in names), ConnectionSnapshot())
+    moved = total.bytes_to_client + total.bytes_to_connector
+    if relay is None:
+        found = [
+            figure("Listeners", count(total.listeners), href="/v1/listeners"),
+            figure("Senders", count(total.senders), href="/v1/senders"),
+            figure("Sessions", count(total.sessions), href="/v1/sessions"),
+        ]
+    else:
+        found = [
+            figure("Hybrid connections", count(relay.connection_count), href=_CONNECTIONS),
+            figure("Listeners", count(relay.listener_count), href="/v1/listeners", note="registered connectors"),
+            figure("Senders", count(relay.sender_count), href="/v1/senders", note="connected clients"),
+            figure("Sessions", count(relay.session_count), href="/v1/sessions", note="joined now"),
+        ]
+    found.append(
+        figure(
+            "Data", bytes_of(moved), href="/metrics" if relay else _CONNECTIONS, note="since the relay has started"
+        )
+    )
+    return figures(*found, id_="figures")
+
+
+def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]:
+    """Rows of a table of hybrid connections."""
+    return [
+        [
+            h("a", name_of(one.name), href=path_of(one.name)),
+            badge("Listening", "good") if one.listener_count else badge("No listener", "warn"),
+            count(one.listener_count),
+            count(one.sender_count),
+            count(one.session_count),
+            bytes_of(one.bytes_to_client),
+            bytes_of(one.bytes_to_connector),
+        ]
+        for one in connections
+    ]
+
+
+CONNECTION_COLUMNS = ("Name", "State", "Listeners", "Senders", "Sessions", "To clients", "To connectors")
+
+
+def _connections(visit: Visit, page: ConnectionPage) -> Element:
+    actions = h("a", "Create", href="/create", class_="button primary") if visit.is_admin else None
+    if not page.value:
+        content: Child = empty(
+            "There is no hybrid connection yet.",
+            h("a", "Create one", href="/create")
+            if visit.is_admin
+            else "An administrator of the relay creates hybrid connections.",
+        )
+    else:
+        content = table(
+            "Hybrid connections", CONNECTION_COLUMNS, connection_rows(page.value), numeric=(2, 3, 4, 5, 6)
+        )
+    more = h("p", h("a", "All hybrid connections", href="/connections")) if page.next_cursor else None
+    return section(
+        "Hybrid connections", content, more, api_line(visit, _CONNECTIONS), id_="connections", actions=actions
+    )
+
+
+def _capacity(visit: Visit, relay: RelayValue) -> Element:
+    def bar(label: str, places: Places) -> Element:
+        return meter(label, places.used, places.total, f"{count(places.used)} of {count(places.total)}")
+
+    return section(
+        "Capacity",
+        bar("Pairs of data channels", relay.pairs),
+        bar("Control channels", relay.control_channels),
+        bar("Connections that have not authenticated", relay.unauthenticated),
+        api_line(visit, _RELAY),
+        id_="capacity",
+    )
+
+
+def _about(visit: Visit, relay: RelayValue) -> Element:
+    ports = [h("li", h("b", name), " ", ", ".join(addresses)) for name, addresses in relay.ports.items()]
+    certificates = [h("li", h("b", one.name), " expires ", moment(one.expires_at)) for one in relay.certificates]
+    return section(
+        "This relay",
+        h(
+            "dl",
+            h("div", h("dt", "Version"), h("dd", relay.version)),
+            h("div", h("dt", "Pin"), h("dd", h("code", relay.pin))),
+            h("div", h("dt", "Ports"), h("dd", h("ul", ports))),
+            h("div", h("dt", "Certificates that expire"), h("dd", h("ul", certificates) if certificates else "none")),
+            class_="facts",
+        ),
+        api_line(visit, _RELAY),
+        id_="relay",
+    )
+
+
+OVERVIEW_PAGES: tuple[Page, ...] = (Page(id="showDashboard", method="GET", path="/", show=_overview),)

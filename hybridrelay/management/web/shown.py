@@ -1,0 +1,69 @@
+"""How values are written for people: numbers with units, times, names. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import urllib.parse
+
+from .html import Child, Element, h
+
+__all__ = ["bytes_of", "count", "duration", "moment", "name_of", "plural", "segment"]
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def bytes_of(number: float) -> str:
+    """An amount of data in decimal units, as networks and editions count: ``1.2 GB``."""
+    value = float(number)
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    if unit == "bytes":
+        return plural(int(value), "byte")
+    return f"{value:.0f} {unit}" if value >= 99.5 else f"{value:.1f} {unit}"
+
+
+def count(number: int) -> str:
+    """A number with a narrow space between thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """``1 listener``, ``2 listeners``."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def moment(seconds: float | None, *, otherwise: str = "never") -> Child:
+    """A time (seconds since 1970). The page's script writes it in the viewer's time zone."""
+    if seconds is None:
+        return otherwise
+    try:
+        time = dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return otherwise
+    exact = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return h("time", time.strftime("%Y-%m-%d %H:%M:%S UTC"), datetime=exact)
+
+
+def duration(seconds: float) -> str:
+    """``3 days``, ``2 h 5 min``, ``12 s``."""
+    whole = max(0, int(seconds))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    if days:
+        return plural(days, "day") + (f" {hours} h" if hours and days < 10 else "")
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def name_of(text: str) -> Element:
+    """A name or text from outside. What is around it keeps its order if it is written from right to left."""
+    return h("bdi", text)
+
+
+def segment(text: str) -> str:
+    """A name as one segment of a path."""
+    return urllib.parse.quote(text, safe="")

@@ -1,0 +1,134 @@
+"""One request for a page: who has sent it, and what the page can call for that caller."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Mapping
+from typing import TypeVar
+
+import attrs
+import msgspec
+
+from ...http import Request, RequestError
+from ...security import ManagementRole
+from ..callers import Caller
+from ..calls import Call, perform
+from ..handlers import OPERATIONS
+from ..managed import Managed
+from ..operations import Operation
+from ..parameters import param_of
+from ..peers import Peer
+from ..problems import Problem, problem
+
+__all__ = ["Visit"]
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_OPERATIONS: Mapping[str, Operation[Call]] = {row.id: row for row in OPERATIONS}
+_FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 100
+
+
+@attrs.define(eq=False)
+class Visit:
+    """A request whose caller is known."""
+
+    managed: Managed
+    caller: Caller
+    request: Request
+    #: Whether an operation was called that is in the audit log.
+    has_called: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes through the Unix socket."""
+        return isinstance(self.request.peer, Peer) and not self.request.peer.address
+
+    @property
+    def scheme(self) -> str:
+        """By which the relay was reached, as far as it can know."""
+        is_encrypted = isinstance(self.request.peer, Peer) and self.request.peer.is_encrypted
+        return "https" if is_encrypted else "http"
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller may change hybrid connections and keys."""
+        return self.caller.may(ManagementRole.ADMIN)
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether the caller may end what runs."""
+        return self.caller.may(ManagementRole.OPERATOR)
+
+    def param(self, name: str) -> str:
+        """A parameter of the page's path, decoded. Raises RequestError: 404."""
+        return param_of(self.request, name)
+
+    def asked(self, name: str, limit: int = 300) -> str:
+        """A parameter of the page's query; empty if there is none, or it is too long."""
+        try:
+            pairs = urllib.parse.parse_qsl(
+                self.request.query or "", keep_blank_values=True, max_num_fields=_MAX_FIELDS
+            )
+        except ValueError:
+            return ""
+        value = dict(pairs).get(name, "")
+        return value if len(value) <= limit else ""
+
+    async def form(self) -> dict[str, str]:
+        """The fields of a form that was sent.
+
+        Raises:
+            RequestError: it is not a form, or is malformed.
+        """
+        content_type = (self.request.headers.get("content-type") or "").partition(";")[0].strip().lower()
+        data = await self.request.body.read()
+        if not data:
+            return {}
+        if content_type != _FORM:
+            raise problem(Problem.UNSUPPORTED_MEDIA_TYPE, f"the body has to be {_FORM}")
+        try:
+            pairs = urllib.parse.parse_qsl(
+                data.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
+            )
+        except ValueError as exc:
+            raise problem(Problem.INVALID, "the form is malformed") from exc
+        return dict(pairs)
+
+    async def perform(
+        self,
+        id_: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, object] | None = None,
+        **params: str,
+    ) -> msgspec.Struct | None:
+        """Call an operation, as `calls.perform`."""
+        operation = _OPERATIONS[id_]
+        self.has_called = self.has_called or operation.is_audited
+        return await perform(
+            operation, self.managed, self.caller, self.request, params=params, query=query, body=body
+        )
+
+    async def get(
+        self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
+    ) -> StructT:
+        """What an operation shows.
+
+        Raises:
+            RequestError: it is refused, or has failed.
+        """
+        answer = await self.perform(id_, query=query, body=None, **params)
+        assert isinstance(answer, kind)
+        return answer
+
+    async def get_if_allowed(
+        self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
+    ) -> StructT | None:
+        """The same, or None if it is not for this caller."""
+        try:
+            return await self.get(id_, kind, query=query, **params)
+        except RequestError as exc:
+            if exc.failure.status == Problem.FORBIDDEN.status:
+                return None
+            raise
