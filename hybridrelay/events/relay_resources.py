@@ -14,6 +14,9 @@ __all__ = [
     "PublicPortsNotSaved",
     "RelayIdNotSaved",
     "SpliceUnavailable",
+    "StateFileNotWritten",
+    "StateFileSetAside",
+    "StateFileWritten",
     "StoreDiskFull",
     "StoreReadable",
     "StoreUnreadable",
@@ -122,3 +125,40 @@ class StoreDiskFull(_File):
     name: ClassVar = "store.disk-full"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "The disk of the store is full"
+
+
+@attrs.frozen(kw_only=True)
+class StateFileNotWritten(_File):
+    """A file that the relay can do without, such as its history, cannot be written. The relay continues without it.
+
+    It is tried again every minute. What is to be written is kept meanwhile, up to a limit.
+    """
+
+    name: ClassVar = "state-file.not-written"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A file of the relay cannot be written; everything else works"
+
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class StateFileWritten(Event):
+    """Such a file can be written again."""
+
+    name: ClassVar = "state-file.written"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A file of the relay can be written again"
+
+    file: str
+
+
+@attrs.frozen(kw_only=True)
+class StateFileSetAside(_File):
+    """Such a file was damaged, or of another version. It was renamed, and a new one was made."""
+
+    name: ClassVar = "state-file.set-aside"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A damaged file of the relay was renamed, and a new one was made"
+
+    #: The new name of the damaged file.
+    copy: str

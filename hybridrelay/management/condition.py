@@ -43,6 +43,7 @@ def relay_problems(
         )
     for certificate in snapshot.certificates:
         found += _of_certificate(certificate, now)
+    found += [RelayProblem(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.file_problems]
     found += _of_places("pairs", "places for pairs of data channels", snapshot.pairs, "or --max-pairs")
     found += _of_places("control-channels", "places for control channels", snapshot.control_channels)
     found += _of_places(

@@ -13,6 +13,7 @@ from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .following import EVENT_ROWS
 from .health import HEALTH_ROWS
+from .history import HISTORY_ROWS
 from .live import LIVE_ROWS
 from .operations import Operation, Operations
 from .problems import Problem, problem
@@ -369,6 +370,7 @@ OPERATIONS: Operations[Call] = Operations(
         ),
         *LIVE_ROWS,
         *HEALTH_ROWS,
+        *HISTORY_ROWS,
         *EVENT_ROWS,
         *TOKEN_OPERATIONS,
     ]

@@ -212,7 +212,7 @@ class RelayProblem(Value, frozen=True):
     """Something at the relay that an administrator should know."""
 
     #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
-    #: ``control-channels`` or ``draining``.
+    #: ``control-channels``, ``draining`` or ``history``.
     code: str
     detail: str
     remedy: str

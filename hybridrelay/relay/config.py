@@ -38,6 +38,8 @@ class RelayConfig:
     #: places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
+    #: The maximum size of the history file (bytes). 0: there is none, and only the last hour is kept, in memory.
+    max_history_bytes: int = attrs.field(default=1 << 30, validator=attrs.validators.ge(0))
 
 
 @attrs.frozen

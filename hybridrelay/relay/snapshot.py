@@ -12,11 +12,13 @@ import attrs
 
 from .._histogram import HistogramSnapshot
 from .counters import RelayCounters
+from .history import HistoryQuery, Row
 
 __all__ = [
     "CertificateSnapshot",
     "ConnectionSnapshot",
     "EndSnapshot",
+    "FileProblem",
     "ListenerSnapshot",
     "LiveRelay",
     "PlacesSnapshot",
@@ -142,6 +144,16 @@ class CertificateSnapshot:
 
 
 @attrs.frozen
+class FileProblem:
+    """A file that the relay can do without, but cannot write at the moment."""
+
+    #: ``history``; the code of the problem in the management API.
+    code: str
+    detail: str
+    remedy: str
+
+
+@attrs.frozen
 class RelaySnapshot:
     """Numbers about the whole relay. To take them costs the same, however many there are."""
 
@@ -163,6 +175,7 @@ class RelaySnapshot:
     is_running: bool = False
     #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
     draining_since: float | None = None
+    file_problems: tuple[FileProblem, ...] = ()
 
 
 class LiveRelay(Protocol):
@@ -208,6 +221,16 @@ class LiveRelay(Protocol):
 
     def loop_lag(self) -> HistogramSnapshot:
         """How late the relay's event loop was, measured once a second."""
+
+    async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
+        """What happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.
+
+        Intervals in which nothing happened are left out. The last hour is there in intervals of ten seconds; longer
+        intervals are there up to a minute ago.
+
+        Raises:
+            StateError: the history cannot be read.
+        """
 
     def drain(self) -> bool:
         """Accept no new registrations and joins; False where the relay does not run. Sessions continue.

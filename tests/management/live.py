@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import attrs
+import trio
 
 from hybridrelay._histogram import HistogramSnapshot
 from hybridrelay.relay import (
@@ -17,6 +18,7 @@ from hybridrelay.relay import (
     SessionSnapshot,
 )
 from hybridrelay.relay.counters import RelayCounters
+from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.snapshot import Position
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
@@ -104,6 +106,15 @@ class FakeRelay:
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
         return _page(self.held_sessions, limit, after, connection)
+
+    #: The rows of the history, and what was asked for.
+    rows: list[tuple[int, Row]] = attrs.field(factory=list, kw_only=True)
+    queries: list[HistoryQuery] = attrs.field(factory=list, kw_only=True)
+
+    async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
+        await trio.lowlevel.checkpoint()
+        self.queries.append(query)
+        return self.rows
 
     def drain(self) -> bool:
         if self.numbers.is_running and self.numbers.draining_since is None:

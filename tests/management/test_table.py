@@ -19,6 +19,7 @@ from hybridrelay.management.operations import Operations
 from hybridrelay.management.service import make_router
 from hybridrelay.management.web.table import PAGES
 from hybridrelay.relay import MemoryStore, RelayInfo
+from hybridrelay.relay.history import Row
 from hybridrelay.security import ManagementRole
 
 from .conftest import CONNECTIONS, Api, path_of
@@ -101,7 +102,8 @@ async def test_responses_are_as_described(api: Api) -> None:
     await check("putHybridConnection", {"endpoints": []})
     for id_ in ("listHybridConnections", "getHybridConnection", "listAuthorizationRules", "getAuthorizationRule"):
         await check(id_)
-    for id_ in ("listKeys", "getRelay"):
+    api.relay.rows = [(1200, Row(1, 2, 3, 4, 5, 6, 7, 8))]
+    for id_ in ("listKeys", "getRelay", "getHistory", "getHybridConnectionHistory"):
         await check(id_)
     for what in ("Listener", "Sender", "Session"):
         for id_ in (f"list{what}s", f"listAll{what}s", f"drop{what}", f"drop{what}"):

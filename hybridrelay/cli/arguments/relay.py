@@ -118,6 +118,14 @@ def _add_arguments(parser: Parser) -> None:
         "otherwise less)",
     )
     parser.add_argument(
+        "--max-history-mib",
+        metavar="N",
+        type=values.count_or_zero,
+        default=1024,
+        help="the maximum size of the history in the state directory, from which charts are drawn (default: "
+        "%(default)s MiB; 0: only the last hour is kept, in memory)",
+    )
+    parser.add_argument(
         "--management",
         metavar="ADDR:PORT",
         type=values.listen_address,

@@ -166,6 +166,14 @@ def count(text: str) -> int:
 
 
 @_argument
+def count_or_zero(text: str) -> int:
+    """Parse a number in ASCII digits, at least 0."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7):
+        raise ValueError("expected a number from 0 to 9999999, in digits")
+    return int(text)
+
+
+@_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
     """Parse ``name=number,name=off``; an empty text means the default ports."""
     from ...security import parse_ports_untrusted

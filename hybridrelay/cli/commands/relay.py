@@ -69,6 +69,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs=args.max_pairs,
         max_pairs_per_connection=args.max_pairs_per_connection,
         max_pairs_per_key=args.max_pairs_per_key,
+        max_history_bytes=args.max_history_mib << 20,
     )
 
 

@@ -6,6 +6,7 @@ Sums are made when somebody asks for them, of these integers and of what the pai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
@@ -163,6 +164,15 @@ class PairTable:
         """What was moved for a hybrid connection since the relay started."""
         account = self._connections.get(connection)
         return Traffic() if account is None else account.traffic()
+
+    def parts_of_connection(self, connection: str) -> tuple[Traffic, Sequence[Moved]]:
+        """What the ended pairs of a hybrid connection have moved, and the counters of those that are joined.
+
+        Together they are what `of_connection` adds up. The counters of many pairs can be added up in several steps,
+        because those of a pair that ends meanwhile stay as they are.
+        """
+        account = self._connections.get(connection)
+        return (Traffic(), ()) if account is None else (account.ended, [one.moved for one in account.joined.values()])
 
     def _clean(self, connection: str, instance: str) -> None:
         account = self._instances.get((connection, instance))

@@ -16,6 +16,7 @@ from ..counters import RelayCounters
 from ..edge.certificates import RelayCertificates
 from ..edge.permits import HandshakeScheduler
 from ..edge.slots import Slots
+from ..history import HistoryQuery, Row
 from ..model import KeyId
 from ..snapshot import (
     ConnectionSnapshot,
@@ -29,6 +30,7 @@ from ..snapshot import (
 )
 from .broker import RENDEZVOUS_BUCKETS, BrokerService
 from .connections import ControlPeers
+from .history import HistoryService
 from .listener_handle import ListenerHandle, SenderHandle
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
@@ -51,6 +53,7 @@ class RunningRelay:
     control_channels: Places[ListenerHandle]
     slots: Slots
     scheduler: HandshakeScheduler
+    history: HistoryService
     clock: Callable[[], float]
 
     def snapshot(self) -> RelaySnapshot:
@@ -68,6 +71,7 @@ class RunningRelay:
             certificates=self.certificates.snapshot(),
             is_running=True,
             draining_since=broker.draining_since,
+            file_problems=() if self.history.problem is None else (self.history.problem,),
         )
 
     def listener_count(self, name: str) -> int:
@@ -237,6 +241,10 @@ class MaybeRunningRelay:
     def loop_lag(self) -> HistogramSnapshot:
         """See `LiveRelay.loop_lag`."""
         return self.lag.snapshot()
+
+    async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
+        """See `LiveRelay.history`."""
+        return [] if self.running is None else await self.running.history.read(query)
 
     def drain(self) -> bool:
         """See `LiveRelay.drain`."""

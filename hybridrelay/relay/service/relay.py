@@ -49,6 +49,7 @@ from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
 from .connections import ConnectionService, ControlPeers
+from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .watcher import StoreWatcher
@@ -149,12 +150,17 @@ class Relay:
                     await nursery.start(watcher.run, self._changed)
                     parts = self._parts = self._assemble(watcher, certificates, relay_id)
                     try:
-                        with reporting(parts), self._events.subscribed(self.live.counters):
+                        with (
+                            reporting(parts),
+                            self._events.subscribed(self.live.counters),
+                            self._events.subscribed(parts.running.history),
+                        ):
                             async with Ports(self._transports, self._events) as ports:
                                 await self._serve(nursery, parts, ports, stop, task_status)
                     finally:
                         self._parts = self.live.running = None
                         parts.broker.close()
+                        await parts.running.history.finish()
 
     @contextmanager
     def _recorded(self, relay_id: bytes) -> Iterator[None]:
@@ -206,8 +212,12 @@ class Relay:
             events=self._events,
         )
         connections = ConnectionService(authenticator, broker, peers, self._events)
+        config = self._config
+        history = HistoryService(
+            config.state_dir, broker, clock=self._clock, events=self._events, max_bytes=config.max_history_bytes
+        )
         running = self.live.running = RunningRelay(
-            broker, peers, certificates, pairs, control_channels, slots, scheduler, clock=self._clock
+            broker, peers, certificates, pairs, control_channels, slots, scheduler, history, clock=self._clock
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running)
 
@@ -236,6 +246,7 @@ class Relay:
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
         nursery.start_soon(self.live.lag.measure)
+        nursery.start_soon(parts.running.history.run)
         nursery.start_soon(parts.running.announce_drains)
         take = None
         if sys.platform == "linux":

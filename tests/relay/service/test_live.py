@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 
 import attrs
@@ -23,6 +24,7 @@ from hybridrelay.relay.limits import LISTENERS_PER_CONNECTION
 from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.connections import ControlPeers
+from hybridrelay.relay.service.history import HistoryService
 from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.service.live import RunningRelay
 from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
@@ -68,7 +70,8 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     broker.carry_out()
     peers = ControlPeers(broker, "0" * 32, tuple)
     places = places_for_pairs(100), places_for_control_channels(100)
-    return RunningRelay(broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), time.time)
+    history = HistoryService(Path("/nowhere"), broker, clock=time.time, events=EventStream(), max_bytes=0)
+    return RunningRelay(broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, time.time)
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certificates: RelayCertificates) -> None:

@@ -1,0 +1,135 @@
+"""The operations of the management API about the history of a relay, from which charts are drawn."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import msgspec
+
+from ..relay.history import MAX_INTERVALS, RESOLUTIONS, HistoryQuery, Row, Subject
+from ..relay.store.store import Store
+from ..security import ManagementRole
+from .calls import Call
+from .operations import Operation
+from .problems import Problem, problem
+from .values import Body, Value
+
+__all__ = ["HISTORY_ROWS"]
+
+_Time = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
+
+
+class HistoryPageQuery(Body, frozen=True):
+    """Which intervals are wanted."""
+
+    #: The length of the intervals (seconds).
+    resolution: Annotated[int, msgspec.Meta(ge=10, le=86400, extra_json_schema={"enum": list(RESOLUTIONS)})] = 60
+    #: The first interval begins at or after this time (seconds since 1970). By default, as early as an answer allows.
+    begin: _Time | None = msgspec.field(name="from", default=None)
+    #: The last interval begins before this time. By default, now.
+    end: _Time | None = msgspec.field(name="to", default=None)
+
+
+class IntervalValue(Value, frozen=True):
+    """One interval. The maxima are of samples that are taken every ten seconds."""
+
+    #: When it begins (seconds since 1970).
+    time: int
+    listeners_max: int
+    senders_max: int
+    sessions_max: int
+    bytes_to_listeners: int
+    bytes_to_senders: int
+    #: Pairs of data channels that were joined.
+    joins: int
+    #: Joins that were refused, or whose data channels did not come.
+    joins_failed: int
+    #: Registrations of connectors that have ended.
+    disconnects: int
+
+
+class HistoryValue(Value, frozen=True):
+    """What happened, in order of time. Intervals in which nothing happened may be left out."""
+
+    #: The length of the intervals (seconds).
+    resolution: int
+    value: tuple[IntervalValue, ...]
+
+
+async def _get_connection_history(call: Call) -> HistoryValue:
+    connection = await call.managed.read_store(lambda store: store.get(call.name))
+    return await _history(call, frozenset([Subject(connection.name, connection.created_at)]))
+
+
+async def _get_history(call: Call) -> HistoryValue:
+    if call.caller.scope.is_everything:
+        return await _history(call, None)
+    sees = call.caller.sees
+
+    def seen(store: Store) -> frozenset[Subject]:
+        return frozenset(Subject(one.name, one.created_at) for one in store.list() if sees(one.name))
+
+    return await _history(call, await call.managed.read_store(seen))
+
+
+async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryValue:
+    query = call.query_as(HistoryPageQuery)
+    resolution = query.resolution
+    if resolution not in RESOLUTIONS:
+        possible = ", ".join(map(str, RESOLUTIONS))
+        raise problem(
+            Problem.INVALID,
+            "there are no intervals of this length",
+            remedy=f"ask for one of these: {possible}",
+            errors=[{"pointer": "?resolution", "detail": f"possible are {possible}"}],
+        )
+    end = int(time.time()) + 1 if query.end is None else query.end
+    begin = max(0, end - MAX_INTERVALS * resolution) if query.begin is None else query.begin
+    if begin > end:
+        raise problem(
+            Problem.INVALID,
+            "the time is empty: it ends before it begins",
+            remedy="give from and to in seconds since 1970",
+            errors=[{"pointer": "?from", "detail": "later than to"}],
+        )
+    if end - begin > MAX_INTERVALS * resolution:
+        raise problem(
+            Problem.INVALID,
+            f"these would be more than {MAX_INTERVALS} intervals",
+            remedy="ask for longer intervals (resolution), or for a shorter time",
+            errors=[{"pointer": "?resolution", "detail": "too short for this time"}],
+        )
+    query_of_relay = HistoryQuery(resolution=resolution, begin=begin, end=end, subjects=subjects)
+    rows = await call.managed.relay.history(query_of_relay)
+    return HistoryValue(resolution=resolution, value=tuple(_interval(begin, row) for begin, row in rows))
+
+
+def _interval(begin: int, row: Row) -> IntervalValue:
+    return IntervalValue(time=begin, **row._asdict())
+
+
+#: A part of the table of operations.
+HISTORY_ROWS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="getHistory",
+        method="GET",
+        path="/v1/history",
+        summary="Get the history of this relay: listeners, senders, sessions, bytes and joins by interval.",
+        role=ManagementRole.VIEWER,
+        handler=_get_history,
+        query=HistoryPageQuery,
+        answer=HistoryValue,
+        filters=True,
+    ),
+    Operation(
+        id="getHybridConnectionHistory",
+        method="GET",
+        path="/v1/hybridConnections/{name}/history",
+        summary="Get the history of a hybrid connection at this relay.",
+        role=ManagementRole.VIEWER,
+        handler=_get_connection_history,
+        query=HistoryPageQuery,
+        answer=HistoryValue,
+    ),
+)

@@ -1,0 +1,190 @@
+"""What has happened at a relay, by hybrid connection and interval: the rows from which charts are drawn. Pure.
+
+Samples go in: of each hybrid connection, how many listeners, senders and sessions it has now, and counters that grow.
+Rows come out, each with the maxima and the sums of one interval. The rules:
+
+1. A sample counts for the interval in which most of the time before it lies: samples are taken just after the end of
+   an interval (`delay_until_sample`).
+2. A counter that is lower than before has restarted: all that it has now is new. A row never has a negative number,
+   and none above `MAX_VALUE`.
+3. A hybrid connection that was deleted and created again under the same name is another one (`Subject`). It begins
+   with what its counters have at its first sample, because they may still be those of the earlier one.
+4. Rows of the same interval add up (`Row.__add__`), in any order. So when the clock is set back, an interval that is
+   passed twice has what happened in both.
+5. When the clock is set, in either direction, nothing old is deleted for an hour (`may_prune`): it may be set right
+   again, and by a clock that is far ahead everything is old.
+6. Rows in which everything is zero are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import attrs
+
+from ..history import MAX_VALUE, MAXIMA, RECENT, TOTAL, WRITTEN, Row, Subject
+
+__all__ = ["HistoryMachine", "Sample", "delay_until_sample"]
+
+#: The greatest time: the end of the year 9999.
+_MAX_TIME: Final = 253402300799
+#: A clock was set if it differs from the steady one by more than this from one sample to the next (seconds).
+_CLOCK_STEP_SECONDS: Final = 60.0
+#: For how long nothing is deleted afterwards (seconds).
+_STEADY_SECONDS: Final = 3600.0
+#: Rows that wait to be written, at most. If they cannot be written for long, the oldest are dropped.
+MAX_WAITING: Final = 100_000
+
+
+class Sample(NamedTuple):
+    """One hybrid connection at one moment."""
+
+    #: There now.
+    listeners: int = 0
+    senders: int = 0
+    sessions: int = 0
+    #: Counted since the relay started.
+    bytes_to_listeners: int = 0
+    bytes_to_senders: int = 0
+    joins: int = 0
+    joins_failed: int = 0
+    disconnects: int = 0
+
+
+_ZERO: Final = Row()
+
+
+def delay_until_sample(now: float) -> float:
+    """How long to wait until the next sample (seconds, more than 0), at a time in seconds since 1970."""
+    return RECENT - now % RECENT
+
+
+@attrs.define
+class _Known:
+    """What was last seen under a name."""
+
+    subject: Subject
+    last: Sample
+
+
+class HistoryMachine:
+    """See the module. A sample of the whole relay is `begin`, `observe` for each hybrid connection, and `finish`."""
+
+    def __init__(self) -> None:
+        """Make a machine that has seen nothing."""
+        #: By name.
+        self._known: dict[str, _Known] = {}
+        #: What was last seen of the clocks.
+        self._clocks: tuple[float, float] | None = None
+        self._steady_since = 0.0
+        #: Of the sample that is being taken: the interval, its rows, and the sum of the gauges.
+        self._time = 0
+        self._rows: dict[Subject, Row] = {}
+        self._total = _ZERO
+        #: Rows that were not taken yet, in groups with the beginning of their interval. Samples add to the last
+        #: group.
+        self._waiting: list[tuple[int, dict[Subject, Row]]] = []
+        #: How many rows were dropped because they could not be written for too long.
+        self.dropped = 0
+
+    # --- samples
+
+    def begin(self, now: float, steady: float) -> None:
+        """Begin a sample.
+
+        Args:
+            now: seconds since 1970.
+            steady: seconds on a clock that is never set.
+        """
+        if self._clocks is None:
+            self._steady_since = steady
+        else:
+            step = (now - self._clocks[0]) - (steady - self._clocks[1])
+            if abs(step) > _CLOCK_STEP_SECONDS:
+                self._steady_since = steady
+        self._clocks = now, steady
+        self._time = _interval(now - RECENT / 2, RECENT)
+        self._rows, self._total = {}, _ZERO
+
+    def observe(self, subject: Subject, sample: Sample) -> None:
+        """Enter the sample of one hybrid connection. May be left out if it has nothing, and never had."""
+        known = self._known.get(subject.name)
+        if known is None:
+            before = Sample()
+            self._known[subject.name] = _Known(subject, sample)
+        elif known.subject != subject:
+            before = sample  # rule 3
+            self._known[subject.name] = _Known(subject, sample)
+        else:
+            before, known.last = known.last, sample
+        row = _difference(before, sample)
+        if row == _ZERO:
+            return
+        self._enter(subject, row)
+        self._total = Row(*(min(a + b, MAX_VALUE) for a, b in zip(self._total, row, strict=True)))
+
+    def finish(self) -> tuple[int, Mapping[Subject, Row]]:
+        """End the sample.
+
+        Returns:
+            The beginning of its interval (seconds since 1970), and its rows, with one for `TOTAL`.
+        """
+        if self._total != _ZERO:
+            self._enter(TOTAL, self._total)
+        rows, self._rows = self._rows, {}
+        self._drop_oldest()
+        return self._time, rows
+
+    def _enter(self, subject: Subject, row: Row) -> None:
+        self._rows[subject] = row
+        time = _interval(self._time, WRITTEN)
+        if not self._waiting or self._waiting[-1][0] != time:
+            self._waiting.append((time, {}))
+        group = self._waiting[-1][1]
+        known = group.get(subject)
+        group[subject] = row if known is None else known.merged(row)
+
+    def keep_only(self, subjects: Collection[Subject]) -> None:
+        """Forget hybrid connections that do not exist any more."""
+        for name in [name for name, known in self._known.items() if known.subject not in subjects]:
+            del self._known[name]
+
+    # --- rows to be written
+
+    def take(self) -> Sequence[tuple[int, Mapping[Subject, Row]]]:
+        """Take the rows that wait, in groups with the beginning of their interval, which may not be over.
+
+        There may be several groups of the same interval.
+        """
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def put_back(self, taken: Sequence[tuple[int, Mapping[Subject, Row]]]) -> None:
+        """Put back rows that could not be written."""
+        self._waiting = [*((time, dict(rows)) for time, rows in taken), *self._waiting]
+        self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        waiting = sum(len(rows) for _, rows in self._waiting)
+        while waiting > MAX_WAITING and len(self._waiting) > 1:
+            _, oldest = self._waiting.pop(0)
+            waiting -= len(oldest)
+            self.dropped += len(oldest)
+
+    @property
+    def may_prune(self) -> bool:
+        """Whether rows that are old by the clock of the last sample may be deleted."""
+        return self._clocks is not None and self._clocks[1] - self._steady_since >= _STEADY_SECONDS
+
+
+def _difference(before: Sample, now: Sample) -> Row:
+    numbers = [min(max(number, 0), MAX_VALUE) for number in now[:MAXIMA]]
+    for old, new in zip(before[MAXIMA:], now[MAXIMA:], strict=True):
+        numbers.append(min(max(new if new < old else new - old, 0), MAX_VALUE))
+    return Row(*numbers)
+
+
+def _interval(time: float, length: int) -> int:
+    """The beginning of the interval that contains a time."""
+    return int(min(max(time, 0), _MAX_TIME)) // length * length

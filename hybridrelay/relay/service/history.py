@@ -1,0 +1,367 @@
+"""Records the history of a relay: takes samples, keeps the last hour in memory, and writes minutes to a file.
+
+`core.history.HistoryMachine` decides what the rows are. The tables in memory and the file are used in worker threads,
+and in no other way: whatever happens to the file, the relay neither waits for it nor fails with it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+import trio
+
+from ..._nursery import FlatNursery
+from ..._threads import OutOfThreads, thread_errors
+from ...errors import StateError
+from ...events import (
+    Event,
+    EventStream,
+    ListenerLeft,
+    RendezvousEnded,
+    RendezvousJoined,
+    SenderRefused,
+    StateFileNotWritten,
+    StateFileSetAside,
+    StateFileWritten,
+    TokenInvalid,
+    TokenRefused,
+)
+from ..core.history import HistoryMachine, Sample, delay_until_sample
+from ..history import RECENT, RESOLUTIONS, TOTAL, WRITTEN, HistoryQuery, Row, Subject
+from ..model import HybridConnection
+from ..snapshot import FileProblem
+from ..store.expendable import ExpendableFileError
+from ..store.history import KEPT_SECONDS, HistoryTables, ReadTooLong, history_file, recent_history
+from .broker import BrokerService
+
+__all__ = ["HistoryService"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_Groups = Sequence[tuple[int, Mapping[Subject, Row]]]
+
+#: Hybrid connections, and pairs of one of them, that are looked at before other tasks run: about half a millisecond.
+_AT_A_TIME: Final = 50
+_PAIRS_AT_A_TIME: Final = 1000
+#: How long the last write may take when the relay stops (seconds).
+_FINISH_SECONDS: Final = 5.0
+#: After this time (seconds), a write that has not ended is reported as a problem.
+_LONG_SECONDS: Final = 60.0
+#: Outcomes of rendezvous that are failed joins. What a listener has declined, another one may accept; if none does,
+#: the sender is refused.
+_FAILED: Final = frozenset({"left", "nobody came", "listener absent", "sender absent"})
+
+
+_MORE_MEMORY: Final = "free memory, or raise MemoryMax= and TasksMax= of the relay's unit"
+
+
+class _Counts:
+    """What has happened to one hybrid connection since the relay started."""
+
+    __slots__ = ("disconnects", "joins", "joins_failed")
+
+    def __init__(self) -> None:
+        self.joins = self.joins_failed = self.disconnects = 0
+
+
+class HistoryService:
+    """See the module. It subscribes to the events of its relay.
+
+    Args:
+        state_dir: of the relay.
+        broker: what the relay holds.
+        clock: seconds since 1970.
+        events: where events go.
+        max_bytes: the limit of the file; 0: there is none, and only the last hour is kept, in memory.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        broker: BrokerService,
+        *,
+        clock: Callable[[], float],
+        events: EventStream,
+        max_bytes: int,
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._events = events
+        self._max_bytes = max_bytes
+        self._file = history_file(state_dir, max_bytes)
+        self._machine = HistoryMachine()
+        #: By name of the hybrid connection.
+        self._counts: dict[str, _Counts] = {}
+        #: The content of the store at the last sample.
+        self._seen: Mapping[str, HybridConnection] | None = None
+        #: Its hybrid connections, if it has changed since the tables were last written.
+        self._existing_for_file: frozenset[Subject] | None = None
+        self._existing_for_recent: frozenset[Subject] | None = None
+        self._recent: HistoryTables | None = None
+        self._tables: HistoryTables | None = None
+        #: One thread at a time for each.
+        self._recent_limiter = trio.CapacityLimiter(1)
+        self._file_limiter = trio.CapacityLimiter(1)
+        self._read_limiter = trio.CapacityLimiter(1)
+        self._scope = trio.CancelScope()
+        self._failure: FileProblem | None = None
+        self._memory_is_short = False
+        self._writing_since: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case RendezvousJoined(connection=name):
+                if (counts := self._counted(name)) is not None:
+                    counts.joins += 1
+            case RendezvousEnded(connection=name, seconds=seconds, outcome=outcome):
+                if seconds == 0 and outcome in _FAILED and (counts := self._counted(name)) is not None:
+                    counts.joins_failed += 1
+            case SenderRefused(connection=name):
+                if (counts := self._counted(name)) is not None:
+                    counts.joins_failed += 1
+            case TokenInvalid(connection=name, right="send") | TokenRefused(connection=name, right="send"):
+                if (counts := self._counted(name)) is not None:
+                    counts.joins_failed += 1
+            case ListenerLeft(connection=name):
+                if (counts := self._counted(name)) is not None:
+                    counts.disconnects += 1
+
+    def _counted(self, name: str) -> _Counts | None:
+        # Strangers can send any name. Only those that exist are counted.
+        if name not in self._broker.authorization.connections:
+            return None
+        return self._counts.setdefault(name, _Counts())
+
+    @property
+    def problem(self) -> FileProblem | None:
+        """Why the file is not written at the moment; None if it is."""
+        since = self._writing_since
+        if since is not None and trio.current_time() - since > _LONG_SECONDS:
+            return FileProblem(
+                "history",
+                f"{self._file.what} {self._file.path} is not written: the file system does not answer",
+                "check whether the disk is failing, or a network file system cannot be reached",
+            )
+        return self._failure
+
+    # --- recording
+
+    async def run(self) -> None:
+        """Record until cancelled, or until `finish` is called."""
+        with self._scope:
+            await self._record()
+
+    async def _record(self) -> None:
+        async with FlatNursery() as nursery:
+            if self._max_bytes:
+                nursery.start_soon(self._write_regularly)
+            while True:
+                await trio.sleep(delay_until_sample(self._clock()))
+                await self._sample()
+
+    async def finish(self) -> None:
+        """Take a last sample, write what was not written yet, and close the file. Takes at most a few seconds."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _FINISH_SECONDS):
+            self._scope.cancel()
+            await self._sample()
+            if self._max_bytes:
+                await self._write()
+            await _in_thread(self._close_recent, limiter=self._recent_limiter)
+            await _in_thread(self._close_file, limiter=self._file_limiter)
+
+    def _close_recent(self) -> None:
+        if self._recent is not None:
+            self._recent.close()
+
+    def _close_file(self) -> None:
+        if self._tables is not None:
+            self._tables.close()
+
+    async def _sample(self) -> None:
+        """Take a sample of everything; other tasks run meanwhile."""
+        self._machine.begin(self._clock(), trio.current_time())
+        connections = self._broker.authorization.connections
+        existing: set[Subject] = set()
+        for number, (name, connection) in enumerate(list(connections.items())):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            subject = Subject(name, connection.created_at)
+            existing.add(subject)
+            sample = await self._sample_of(name)
+            if sample is not None:
+                self._machine.observe(subject, sample)
+        if connections is not self._seen:
+            self._seen = connections
+            self._existing_for_file = self._existing_for_recent = frozenset(existing)
+            self._machine.keep_only(existing)
+            for name in [name for name in self._counts if name not in connections]:
+                del self._counts[name]
+        time, rows = self._machine.finish()
+        if rows:
+            await self._keep(time, rows)
+
+    async def _sample_of(self, name: str) -> Sample | None:
+        """The sample of one hybrid connection; None if it has nothing, and had nothing since the relay started."""
+        broker, counts = self._broker, self._counts.get(name)
+        ended, moved = broker.pairs.parts_of_connection(name)
+        listeners, senders = broker.listeners.index.count(name), broker.senders.count(name)
+        to_client, to_connector = ended.to_client, ended.to_connector
+        if not (listeners or senders or moved or to_client or to_connector or counts):
+            return None
+        for number, one in enumerate(moved, 1):
+            to_client += one.to_client
+            to_connector += one.to_connector
+            if number % _PAIRS_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        if counts is None:
+            return Sample(listeners, senders, len(moved), to_connector, to_client)
+        return Sample(
+            listeners,
+            senders,
+            len(moved),
+            to_connector,
+            to_client,
+            counts.joins,
+            counts.joins_failed,
+            counts.disconnects,
+        )
+
+    async def _keep(self, time: int, rows: Mapping[Subject, Row]) -> None:
+        """Keep the rows of ten seconds in memory."""
+        now, existing = self._clock(), self._existing_for_recent
+
+        def write() -> None:
+            if self._recent is None:
+                self._recent = recent_history()
+            self._recent.write([(time, rows)], now, existing)
+
+        try:
+            await _in_thread(write, limiter=self._recent_limiter)
+        except (OutOfThreads, sqlite3.Error, MemoryError) as exc:
+            # The file gets them all the same.
+            if not self._memory_is_short:
+                detail = f"parts of the last hour of the history are not kept in memory: {exc}"
+                self._events.publish(StateFileNotWritten(file="", detail=detail, remedy=_MORE_MEMORY))
+            self._memory_is_short = True
+        else:
+            self._memory_is_short = False
+            if self._existing_for_recent is existing:
+                self._existing_for_recent = None
+
+    # --- the file
+
+    async def _write_regularly(self) -> None:
+        while True:
+            await self._write()
+            await trio.sleep(WRITTEN)
+
+    async def _write(self) -> None:
+        """Write the rows that wait."""
+        taken = self._machine.take()
+        now = self._clock() if self._machine.may_prune else None
+        existing = self._existing_for_file
+        self._writing_since = trio.current_time()
+        try:
+            set_aside = await _in_thread(self._write_to_file, taken, now, existing, limiter=self._file_limiter)
+        except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
+            self._machine.put_back(taken)
+            self._failed(exc)
+        else:
+            if self._existing_for_file is existing:
+                self._existing_for_file = None
+            if set_aside is not None:
+                self._events.publish(set_aside)
+            if self._failure is not None:
+                self._failure = None
+                self._events.publish(StateFileWritten(file=str(self._file.path)))
+        finally:
+            self._writing_since = None
+
+    def _failed(self, exc: Exception) -> None:
+        detail = str(exc) or type(exc).__name__
+        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else _MORE_MEMORY
+        problem = FileProblem("history", f"the history is not written: {detail}", remedy)
+        if self._failure is None or self._failure.detail != problem.detail:
+            self._events.publish(StateFileNotWritten(file=str(self._file.path), detail=detail, remedy=remedy))
+        self._failure = problem
+
+    def _write_to_file(
+        self, groups: _Groups, now: float | None, existing: Collection[Subject] | None
+    ) -> StateFileSetAside | None:
+        """Write rows, to a new file if the present one is damaged. In a thread. Raises ExpendableFileError."""
+        try:
+            self._write_once(groups, now, existing)
+        except ExpendableFileError as exc:
+            if not exc.is_damaged:
+                raise
+            copy = self._file.set_aside()
+            self._write_once(groups, now, existing)
+            return StateFileSetAside(file=str(self._file.path), detail=str(exc), copy=str(copy))
+        return None
+
+    def _write_once(self, groups: _Groups, now: float | None, existing: Collection[Subject] | None) -> None:
+        try:
+            with self._file.errors():
+                if self._tables is None:
+                    self._tables = HistoryTables(self._file.open(), KEPT_SECONDS, self._max_bytes)
+                self._tables.write(groups, now, existing)
+        except ExpendableFileError:
+            # The next attempt opens it again.
+            if self._tables is not None:
+                self._tables.close()
+                self._tables = None
+            raise
+
+    # --- reading
+
+    async def read(self, query: HistoryQuery) -> list[tuple[int, Row]]:
+        """See `LiveRelay.history`."""
+        stored = RESOLUTIONS[query.resolution]
+        subjects = frozenset([TOTAL]) if query.subjects is None else query.subjects
+        arguments = stored, query.resolution, subjects, query.begin, query.end
+        try:
+            if stored == RECENT:
+                return await _in_thread(self._read_recent, *arguments, limiter=self._recent_limiter)
+            return await _in_thread(self._read_file, *arguments, limiter=self._read_limiter)
+        except ReadTooLong:
+            raise StateError(
+                "reading the history has taken too long", remedy="ask for longer intervals, or for a shorter time"
+            ) from None
+        except (OutOfThreads, MemoryError, sqlite3.Error) as exc:
+            raise StateError(f"the history cannot be read: {exc}", remedy="try again") from exc
+
+    def _read_recent(
+        self, stored: int, resolution: int, subjects: Collection[Subject], begin: int, end: int
+    ) -> list[tuple[int, Row]]:
+        return [] if self._recent is None else self._recent.read(stored, resolution, subjects, begin, end)
+
+    def _read_file(
+        self, stored: int, resolution: int, subjects: Collection[Subject], begin: int, end: int
+    ) -> list[tuple[int, Row]]:
+        if not self._max_bytes:
+            return []
+        # Another connection than that which writes, so that neither waits for the other.
+        with self._file.errors():
+            tables = HistoryTables(self._file.open(), KEPT_SECONDS, self._max_bytes)
+            try:
+                return tables.read(stored, resolution, subjects, begin, end)
+            finally:
+                tables.close()
+
+
+async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
+    """Call a function in a thread.
+
+    Raises:
+        OutOfThreads: no thread can be started.
+        Exception: any exception of the function.
+
+    Cancelled, it returns at once, and the function continues.
+    """
+    with thread_errors():
+        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

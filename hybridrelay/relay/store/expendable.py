@@ -1,0 +1,187 @@
+"""SQLite files in the state directory that the relay can do without, such as its history.
+
+The registry is not one of them. The rules for these files:
+
+1. What is lost with such a file affects nothing else. A file that is damaged, or of another version, is renamed, and
+   a new one is made.
+2. Every other failure (full disk, read-only or locked file) is an error with a remedy, and the next attempt may
+   succeed. Nothing is lost of what the file had before.
+3. A file never becomes larger than its limit.
+
+All functions are synchronous: call them in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..._descriptors import missing_descriptors
+from ..._shortage import OUT_OF_DESCRIPTORS
+from ...errors import StateError
+from .schema import transaction
+from .state_dir import can_share_memory, private_file
+
+__all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
+
+#: How long a change waits for another process that has locked the file (seconds). There should be none.
+_BUSY_TIMEOUT_SECONDS: Final = 2.0
+#: The database, its log, the index of that, and the directory.
+_DESCRIPTORS: Final = 4
+#: What is added to the name of a file that is set aside. An earlier one is overwritten.
+SET_ASIDE_SUFFIX: Final = ".damaged"
+
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_LOCKED: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_UNWRITABLE: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
+class ExpendableFileError(StateError):
+    """The file cannot be read or written at the moment.
+
+    Args:
+        message: see `StateError`.
+        remedy: see `StateError`.
+        is_damaged: see the attribute.
+        is_full: see the attribute.
+    """
+
+    def __init__(self, message: str, *, remedy: str, is_damaged: bool = False, is_full: bool = False) -> None:
+        super().__init__(message, remedy=remedy)
+        #: Whether it never can be: set it aside (`ExpendableFile.set_aside`).
+        self.is_damaged = is_damaged
+        #: Whether it has reached its limit, or the disk is full.
+        self.is_full = is_full
+
+
+@attrs.frozen
+class ExpendableFile:
+    """One such file: where it is, and what is in it."""
+
+    path: Path
+    #: For messages: ``the history``.
+    what: str
+    #: The statements that make its tables.
+    schema: Sequence[str]
+    #: Change it with the schema. A file of another version is set aside.
+    version: int
+    #: The maximum size (bytes); None: no limit. Changes that need more fail with `ExpendableFileError.is_full`.
+    max_bytes: int | None = None
+
+    def open(self) -> sqlite3.Connection:
+        """Open the file, or make it (mode 0600). Transactions are begun by the caller (`schema.transaction`).
+
+        Raises:
+            ExpendableFileError: it cannot be used.
+        """
+        with self.errors():
+            private_file(self.path, create=True)
+            database = sqlite3.connect(
+                self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(database)
+            except BaseException:
+                database.close()
+                raise
+            return database
+
+    def set_aside(self) -> Path:
+        """Rename a damaged file, so that `open` makes a new one. No connection to it may be used afterwards.
+
+        Returns:
+            The new path.
+
+        Raises:
+            ExpendableFileError: it cannot be renamed.
+        """
+        aside = self.path.with_name(self.path.name + SET_ASIDE_SUFFIX)
+        with self.errors():
+            # The log belongs to the damaged file, and must not be applied to the new one.
+            for suffix in ("-wal", "-shm", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self.path}{suffix}")
+            with contextlib.suppress(FileNotFoundError):
+                self.path.replace(aside)
+        return aside
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate the errors of SQLite and of the system in the block to `ExpendableFileError`."""
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+        except OSError as exc:
+            raise ExpendableFileError(
+                f"{self.what} {self.path} cannot be used: {exc.strerror or exc}",
+                remedy=f"check the permissions and the disk, or remove {self.path}",
+            ) from exc
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        # The first statement that reads the file.
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if version != self.version and not is_new:
+            raise ExpendableFileError(
+                f"{self.what} {self.path} was written by another version of hybridrelay, or by another program",
+                remedy="nothing needs to be done: it is renamed, and a new one is made",
+                is_damaged=True,
+            )
+        mode = "WAL" if can_share_memory(self.path.parent) else "DELETE"
+        database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+        # After a power failure, the last changes may be missing.
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA secure_delete = OFF").fetchall()
+        database.execute("PRAGMA temp_store = MEMORY")
+        if is_new:
+            with transaction(database):
+                for statement in self.schema:
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {self.version}")
+        if self.max_bytes is not None:
+            (page_size,) = database.execute("PRAGMA page_size").fetchone()
+            # SQLite does not go below the present size.
+            database.execute(f"PRAGMA max_page_count = {max(1, self.max_bytes // page_size)}").fetchall()
+
+    def _translated(self, exc: sqlite3.Error) -> ExpendableFileError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code in _DAMAGED:
+            return ExpendableFileError(
+                f"{self.what} {self.path} is damaged: {exc}",
+                remedy="nothing needs to be done: it is renamed, and a new one is made",
+                is_damaged=True,
+            )
+        if code in _LOCKED:
+            return ExpendableFileError(
+                f"{self.what} {self.path} is locked by another process",
+                remedy="end the program that has it open, such as a database tool; `fuser` or `lsof` shows which",
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return ExpendableFileError(
+                f"{self.what} {self.path} cannot grow: its limit is reached, or the disk is full",
+                remedy="free disk space",
+                is_full=True,
+            )
+        if code in _UNWRITABLE:
+            return ExpendableFileError(
+                f"{self.what} {self.path} cannot be written: {exc}",
+                remedy=f"chmod 600 {self.path}, and check that the file system is mounted for writing",
+            )
+        shortage = missing_descriptors(_DESCRIPTORS)
+        if shortage is not None:  # SQLite says only that it cannot open a file
+            return ExpendableFileError(
+                f"{self.what} {self.path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
+                remedy=OUT_OF_DESCRIPTORS.remedy,
+            )
+        return ExpendableFileError(
+            f"{self.what} {self.path} cannot be used: {exc}",
+            remedy=f"check the disk and its space; if that does not help, stop the relay and remove {self.path}",
+        )

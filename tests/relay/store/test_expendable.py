@@ -1,0 +1,143 @@
+"""SQLite files that the relay can do without."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.relay.store.expendable import ExpendableFile, ExpendableFileError
+from hybridrelay.relay.store.schema import transaction
+
+from ...descriptors import few_descriptors
+
+SCHEMA = ("CREATE TABLE counted (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",)
+
+
+def _file(folder: Path, *, version: int = 1, max_bytes: int | None = None) -> ExpendableFile:
+    return ExpendableFile(folder / "counted.db", "the file of numbers", SCHEMA, version, max_bytes)
+
+
+def _write(file: ExpendableFile, value: int = 1) -> None:
+    database = file.open()
+    with file.errors(), transaction(database):
+        database.execute("INSERT OR REPLACE INTO counted VALUES ('a', ?)", (value,))
+    database.close()
+
+
+def _read(file: ExpendableFile) -> list[tuple[str, int]]:
+    database = file.open()
+    with file.errors():
+        rows = database.execute("SELECT * FROM counted").fetchall()
+    database.close()
+    return rows
+
+
+def test_it_is_made_private_and_keeps_its_content(tmp_path: Path) -> None:
+    _write(_file(tmp_path), 5)
+    assert _read(_file(tmp_path)) == [("a", 5)]
+    assert stat.S_IMODE((tmp_path / "counted.db").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 100, b"SQLite format 3\0" + bytes(4080)])
+def test_a_damaged_file_is_recognized_and_set_aside(tmp_path: Path, damage: bytes) -> None:
+    file = _file(tmp_path)
+    file.path.write_bytes(damage)
+    with pytest.raises(ExpendableFileError) as caught:
+        file.open()
+    assert caught.value.is_damaged
+    assert caught.value.remedy
+    copy = file.set_aside()
+    assert copy.read_bytes() == damage
+    _write(file)
+    assert _read(file) == [("a", 1)]
+
+
+def test_damage_in_the_middle_is_recognized_when_it_is_read(tmp_path: Path) -> None:
+    file = _file(tmp_path)
+    _write(file)
+    content = bytearray(file.path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.path.write_bytes(content)
+    with pytest.raises(ExpendableFileError) as caught:
+        _read(file)
+    assert caught.value.is_damaged
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_file_of_another_version_is_set_aside(tmp_path: Path, version: int) -> None:
+    _write(_file(tmp_path, version=1))
+    with pytest.raises(ExpendableFileError, match="another version") as caught:
+        _file(tmp_path, version=version).open()
+    assert caught.value.is_damaged
+
+
+def test_the_log_of_a_damaged_file_is_not_applied_to_the_new_one(tmp_path: Path) -> None:
+    file = _file(tmp_path)
+    database = file.open()
+    with transaction(database):
+        database.execute("INSERT INTO counted VALUES ('old', 1)")
+    log = Path(f"{file.path}-wal")
+    assert log.stat().st_size > 0
+    kept = log.read_bytes()
+    database.close()
+    log.write_bytes(kept)
+    file.set_aside()
+    assert _read(file) == []
+
+
+def test_a_file_that_reaches_its_limit_is_full_and_keeps_what_it_had(tmp_path: Path) -> None:
+    file = _file(tmp_path, max_bytes=1 << 16)
+    _write(file)
+    database = file.open()
+    with pytest.raises(ExpendableFileError) as caught, file.errors(), transaction(database):
+        database.executemany("INSERT INTO counted VALUES (?, 1)", ((f"{n:060}",) for n in range(2000)))
+    assert caught.value.is_full
+    assert not caught.value.is_damaged
+    database.close()
+    assert _read(file) == [("a", 1)]
+    assert file.path.stat().st_size <= 1 << 16
+
+
+def test_a_locked_file_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.relay.store.expendable._BUSY_TIMEOUT_SECONDS", 0.0)
+    file = _file(tmp_path)
+    _write(file)
+    other = sqlite3.connect(file.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ExpendableFileError, match="locked") as caught:
+        _write(file)
+    assert not caught.value.is_damaged
+    other.close()
+    _write(file)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ExpendableFileError) as caught:
+            _file(tmp_path).open()
+    finally:
+        tmp_path.chmod(0o700)
+    assert not caught.value.is_damaged
+    assert caught.value.remedy
+
+
+def test_something_else_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "counted.db").mkdir()
+    with pytest.raises(ExpendableFileError, match="cannot be used") as caught:
+        _file(tmp_path).open()
+    assert not caught.value.is_damaged
+
+
+def test_a_shortage_of_descriptors_is_named(tmp_path: Path) -> None:
+    file = _file(tmp_path)
+    _write(file)
+    with few_descriptors(1), pytest.raises(ExpendableFileError, match="file descriptors") as caught:
+        file.open()
+    assert not caught.value.is_damaged
