@@ -19,6 +19,7 @@ from ..events import EventStream, ManagementListening, logged_events
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
 from ..security import bracketed, outer_server_context, relay_pin
+from ..security.parsing_certificates import parsing_certificate
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
 from ..streams.tls import TLSStream
@@ -103,12 +104,15 @@ def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _S
 def _names(certificate: Path) -> frozenset[str]:
     from cryptography import x509  # which takes long to load
 
-    read = x509.load_pem_x509_certificate(read_pem(certificate, what="the certificate file").encode())
+    text = read_pem(certificate, what="the certificate file")
     try:
-        names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return frozenset()
-    return frozenset(name.lower().removesuffix(".") for name in names.get_values_for_type(x509.DNSName))
+        with parsing_certificate():
+            extensions = x509.load_pem_x509_certificate(text.encode()).extensions
+            found = [one.value for one in extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+            names = [name for one in found for name in one.get_values_for_type(x509.DNSName)]
+    except ValueError as exc:
+        raise ConfigurationError(f"{certificate}: {exc}", remedy="it must be an X.509 certificate in PEM") from exc
+    return frozenset(name.lower().removesuffix(".") for name in names)
 
 
 class ManagementTcp:

@@ -472,7 +472,7 @@ def _state_errors(path: Path) -> Iterator[None]:
     """Translate SQLite's errors, which name tables and columns, and never values."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may repeat what is damaged
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise StoreBusy(
                 f"the registry {path} is locked: another process has been changing it for "
