@@ -1,4 +1,4 @@
-"""A client of the management API, for the commands of an administrator."""
+"""A client of the management API, for the commands that administrators run."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ __all__ = ["ManagementClient", "connect_to_relay_on"]
 
 T = TypeVar("T")
 
-#: For one request and its whole response (seconds).
+#: How long one request and its complete response may take (seconds).
 _TIMEOUT_SECONDS = 30.0
-#: The longest response that is read. A page of 1,000 sessions has about 500 KiB.
+#: The longest response that is accepted (bytes). A page of 1,000 sessions has about 500 KiB.
 _MAX_RESPONSE = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
 
 
 async def connect_to_relay_on(state_dir: Path) -> trio.abc.Stream:
-    """Connect to the management socket of the relay that runs on a state directory.
+    """Connect to the management socket of the relay that uses a state directory.
 
     Raises:
         StateError: there is no such directory.
-        ManagementError: no relay runs on it, or this user may not ask it.
+        ManagementError: no relay is running with it, or this user may not open its socket.
     """
     path = local_socket(state_dir, SOCKET)
     if not await trio.Path(state_dir).is_dir():
-        raise StateError(f"the state directory {state_dir} does not exist", remedy="name the directory of the relay")
+        raise StateError(
+            f"the state directory {state_dir} does not exist", remedy="give the state directory of the relay"
+        )
     try:
         return await connect_unix_socket(path)
     except (FileNotFoundError, ConnectionRefusedError) as exc:
         raise ManagementError(
-            f"no relay runs on the state directory {state_dir}",
-            remedy="start it, or name the directory of the relay that runs; the log of the relay says "
-            "management.unavailable if it runs without a management socket",
+            f"no relay is running with the state directory {state_dir}",
+            remedy="start it, or give the state directory of a running relay; if the relay is running, look for "
+            "management.unavailable in its log",
         ) from exc
     except OSError as exc:
         raise ManagementError(
@@ -51,11 +53,11 @@ async def connect_to_relay_on(state_dir: Path) -> trio.abc.Stream:
 
 
 class ManagementClient:
-    """One connection to the management API; requests come one after the other.
+    """A client with one connection to the management API. It sends one request at a time.
 
     Args:
-        stream: of the connection. It belongs to the client from now on.
-        host: for the Host header.
+        stream: the connection, which the client then owns.
+        host: the value of the Host header.
     """
 
     def __init__(self, stream: trio.abc.Stream, host: str = "localhost") -> None:
@@ -64,21 +66,27 @@ class ManagementClient:
         self._http = h11.Connection(h11.CLIENT)
 
     async def get(self, path: str, kind: type[T], **query: str | int | None) -> T:
-        """The response to GET, decoded. Parameters that are None are left out.
+        """Make a GET request, and decode the response. Query parameters that are None are omitted.
 
         Raises:
-            ManagementError: see `call`; or the response is not what is expected.
+            ManagementError: see `call`.
         """
         given = {name: value for name, value in query.items() if value is not None}
         return await self.call("GET", f"{path}?{urlencode(given)}" if given else path, kind)
 
     async def call(self, method: str, path: str, kind: type[T]) -> T:
-        """Make a request without a body, and decode the response. For a response without content, `kind` is None's.
+        """Make a request without a body, and decode the response.
+
+        Args:
+            method: of the request.
+            path: of the request, with its query.
+            kind: the type of the response; `type(None)` for a response without content.
 
         Raises:
-            ManagementError: the relay has refused, with its remedy; or the connection is lost, or too slow.
+            ManagementError: the relay has refused the request (the error then has the relay's remedy), the response
+                is not of that type, or the connection was lost or is too slow.
 
-        Cancelled, or after an error, the connection cannot be used any more.
+        After an error, and if this is cancelled, the connection can no longer be used.
         """
         status, body = await self._exchange(method, path)
         if status >= 400:
@@ -128,13 +136,13 @@ class ManagementClient:
 
 
 def _refused(status: int, body: bytes) -> ManagementError:
-    """The error for a problem document."""
+    """The error for a response that is a problem document (RFC 9457)."""
     try:
         problem = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.MsgspecError:
         problem = {}
     detail, remedy = problem.get("detail"), problem.get("remedy")
     return ManagementError(
-        detail if isinstance(detail, str) else f"the relay has refused, with the status {status}",
+        detail if isinstance(detail, str) else f"the relay has refused the request with status {status}",
         remedy=remedy if isinstance(remedy, str) else None,
     )

@@ -1,4 +1,4 @@
-"""The operations of the management API about what runs now: listeners, senders, sessions, and the relay itself."""
+"""Operations of the management API on a running relay: its listeners, senders and sessions, and the relay itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .problems import Problem, problem
 
 __all__ = ["LIVE_ROWS"]
 
-#: Values that are collected before other tasks of the relay run: about a millisecond.
+#: How many values are collected before other tasks of the relay may run: about a millisecond's work.
 _AT_A_TIME = 100
 
 
@@ -53,7 +53,7 @@ class _Fetch(Protocol[SnapshotT]):
 
 
 async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
-    """The page that the call asks for, and the cursor of the next one."""
+    """Return the page that the call asks for, and the cursor of the next page, if there is one."""
     query, scope = call.query_as(LivePageQuery), call.caller.scope
     name = call.params.get("name")
     if name is not None:
@@ -63,7 +63,7 @@ async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], 
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
         after = max(after or ("", ""), (connection, key))
     found: list[SnapshotT] = []
-    # One more than is wanted shows whether there is another page.
+    # Fetch one more than requested, to know whether there is another page.
     while (missing := query.limit + 1 - len(found)) > 0:
         more = fetch(min(missing, _AT_A_TIME), after=after, connection=scope.only if name is None else name)
         found += (one for one in more if scope.covers(one.connection))
@@ -92,7 +92,7 @@ async def _list_sessions(call: Call) -> SessionPage:
 
 
 async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> None:
-    """End one of what runs. What is not there any more needs no end."""
+    """End a listener, sender or session. Succeeds also if it has ended already."""
     await call.managed.read_store(lambda store: store.get(call.name))
     drop(call.name, call.params[key])
 
@@ -160,7 +160,7 @@ _CONNECTION = "/v1/hybridConnections/{name}"
 def _list_rows(
     what: str, plural: str, handler: Callable[[Call], Awaitable[msgspec.Struct]], answer: type[msgspec.Struct]
 ) -> tuple[Operation[Call], ...]:
-    """The lists of one hybrid connection, and of all."""
+    """Make two operations: the list for one hybrid connection, and the list for all."""
     return (
         Operation(
             id=f"list{what}s",
@@ -186,7 +186,7 @@ def _list_rows(
     )
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 LIVE_ROWS: tuple[Operation[Call], ...] = (
     *_list_rows("Listener", "the connectors that are registered", _list_listeners, ListenerPage),
     *_list_rows("Sender", "the control channels of clients that may join", _list_senders, SenderPage),
@@ -219,8 +219,8 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         id="getRelay",
         method="GET",
         path="/v1/relay",
-        summary="Get this relay: its problems, version, pin, ports and certificates, and how much of its room is "
-        "in use.",
+        summary="Get this relay: its problems, version, pin, ports and certificates, and how many of its places are "
+        "taken.",
         role=ManagementRole.VIEWER,
         handler=_get_relay,
         answer=RelayValue,

@@ -569,7 +569,7 @@ class SessionCore:
     def _on_ignorable(self, frame: frames.Ignorable, now: float) -> None:
         self._ignored += 1
         if self._ignored > MAX_IGNORED_IN_A_ROW:
-            raise RemoteProtocolError("a flood of frames of unknown types")
+            raise RemoteProtocolError("too many frames of unknown types")
 
     def _on_ack(self, frame: frames.Ack, now: float) -> None:
         if self._outbox.acknowledge_untrusted(frame.count):
