@@ -127,6 +127,16 @@ class SessionCore:
         return self._outbox.kept_bytes
 
     @property
+    def data_written(self) -> int:
+        """Bytes of DATA that were written so far; what is written again after a resumption counts once."""
+        return self._output.data_written
+
+    @property
+    def data_received(self) -> int:
+        """Bytes of DATA that have arrived so far for streams that read."""
+        return self._incoming.data_received
+
+    @property
     def detached_at(self) -> float | None:
         """When the session lost its channel; None while it has one, before its first, and when it is over."""
         return self._detached_at

@@ -112,6 +112,7 @@ class Senders:
                     opened.append(await sender.open_data_channel_probing(to))
             except HybridRelayError as exc:
                 failures[sender] = exc
+                sender.note(exc)
                 # A failed rendezvous is not the relay's fault, unless the relay is draining.
                 if not isinstance(exc, RendezvousError) or exc.reason is Reason.RELAY_DRAINING:
                     sender.failed()
