@@ -158,6 +158,26 @@ class Feed:
                 await trio.lowlevel.checkpoint()
         return FeedPage(tuple(found), after, has_all)
 
+    async def latest(self, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
+        """The latest events, in their order. This is a checkpoint.
+
+        Args:
+            limit: return at most so many.
+            is_wanted: leave out others.
+        """
+        last, kept = self.last, list(self._events)
+        await trio.lowlevel.checkpoint()
+        found: list[NumberedEvent] = []
+        for looked_at, one in enumerate(reversed(kept), 1):
+            shown = one.show()
+            if is_wanted(shown):
+                found.append(shown)
+            if len(found) == limit:
+                break
+            if looked_at % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        return FeedPage(tuple(reversed(found)), last, has_all=True)
+
     async def wait(self, after: int) -> None:
         """Wait until there is an event after this number."""
         if after < self.last:

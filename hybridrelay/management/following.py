@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated
 
@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from ..http import Send, StreamedResponse
+from ..protocol.control import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .calls import Call
 from .feed import NumberedEvent
@@ -47,6 +48,12 @@ class EventsQuery(Body, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: How long to wait for an event if there is none (seconds).
     wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
+    #: The latest ones. `since` and `wait` are not used then.
+    newest: bool = False
+    #: Only those whose names begin with this text, such as ``management.``.
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    #: Only those about the hybrid connection of this name.
+    connection: Annotated[str, msgspec.Meta(max_length=MAX_CONNECTION_NAME)] = ""
 
 
 class EventValue(Value, frozen=True):
@@ -89,6 +96,9 @@ class EventPage(Value, frozen=True):
 
 async def _list_events(call: Call) -> EventPage:
     query = call.query_as(EventsQuery)
+    if query.newest:
+        page = await call.managed.feed.latest(query.limit, _filter(call))
+        return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
     position = _Position.of(call, query.since)
     events = await _read(call, position, query.limit)
     if not events and query.wait > 0:
@@ -115,11 +125,23 @@ class _Position:
         return cls(call.managed.feed.first if since is None else since)
 
 
+def _filter(call: Call) -> Callable[[NumberedEvent], bool]:
+    """Which events are wanted, of those that the caller may see."""
+    caller, query = call.caller, call.query_as(EventsQuery)
+
+    def is_wanted(event: NumberedEvent) -> bool:
+        return (
+            caller.sees(event.connection)
+            and event.name.startswith(query.name)
+            and query.connection in ("", event.connection)
+        )
+
+    return is_wanted
+
+
 async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
-    """Return the next events that the caller may see, without waiting for any. If cancelled, `position` is
-    unchanged."""
-    caller = call.caller
-    page = await call.managed.feed.read(position.after, limit, lambda event: caller.sees(event.connection))
+    """Return the next events that are wanted, without waiting for any. If cancelled, `position` is unchanged."""
+    page = await call.managed.feed.read(position.after, limit, _filter(call))
     position.after, position.has_all = page.last, position.has_all and page.has_all
     return page.events
 
