@@ -148,7 +148,7 @@ def _check_is_new(name: str, state_dir: Path | None, files: NewFiles) -> None:
     """Make sure that there is no such hybrid connection yet, as far as this machine knows."""
     if state_dir is not None and (state_dir / REGISTRY_FILE).exists():
         with SQLiteStore.open(state_dir, create=False) as store:
-            if name in store.snapshot():
+            if name in store.disabled_by_name():
                 raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
     if not files.authority.exists():
         return

@@ -126,13 +126,13 @@ async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
 
 async def _get_relay(call: Call) -> RelayValue:
     info, relay = call.managed.info, call.managed.relay
-    connections = await call.managed.read_store(lambda store: store.snapshot())
+    disabled = await call.managed.read_store(lambda store: store.disabled_by_name())
     unserved: list[str] = []
     unserved_count = 0
-    for number, name in enumerate(sorted(connections)):
+    for number, name in enumerate(disabled):
         if number % _AT_A_TIME == 0:
             await trio.lowlevel.checkpoint()
-        if relay.listener_count(name) == 0 and not connections[name].disabled:
+        if relay.listener_count(name) == 0 and not disabled[name]:
             unserved_count += 1
             if len(unserved) < MAX_UNSERVED:
                 unserved.append(name)
@@ -144,7 +144,7 @@ async def _get_relay(call: Call) -> RelayValue:
         pin=info.pin,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
         certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
-        connection_count=len(connections),
+        connection_count=len(disabled),
         listener_count=snapshot.listeners,
         sender_count=snapshot.senders,
         session_count=snapshot.sessions,

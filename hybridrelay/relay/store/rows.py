@@ -32,7 +32,9 @@ LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
 _ORDER = " ORDER BY connections.name, rules.name, slot"
 
 
-def read_connections(database: sqlite3.Connection, where: str = "", *parameters: str) -> Iterator[HybridConnection]:
+def read_connections(
+    database: sqlite3.Connection, where: str = "", *parameters: str | int
+) -> Iterator[HybridConnection]:
     """Read hybrid connections, sorted by name, consistently.
 
     Args:

@@ -180,9 +180,18 @@ class SQLiteStore:
         """See `Store.snapshot`."""
         return MappingProxyType({connection.name: connection for connection in self._read("")})
 
-    def list(self) -> tuple[HybridConnection, ...]:
+    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        return tuple(self._read(""))
+        # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
+        names = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+        limits = after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
+        return tuple(self._read(f" WHERE connections.name IN ({names})", *limits))
+
+    def disabled_by_name(self) -> Mapping[str, bool]:
+        """See `Store.disabled_by_name`."""
+        with self._reading():
+            rows = self._database.execute("SELECT name, disabled FROM connections ORDER BY name")
+            return {name: bool(disabled) for name, disabled in rows}
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
@@ -400,7 +409,7 @@ class SQLiteStore:
                 )
         self._reserve.restore()
 
-    def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
+    def _read(self, where: str, *parameters: str | int) -> Iterator[HybridConnection]:
         with self._reading():
             yield from read_connections(self._database, where, *parameters)
 
