@@ -216,7 +216,11 @@ class Gate:
         if self._authenticators:
             await self._check_failures(group)
         for name, authenticator in self._authenticators:
-            caller = await self._by_plugin(name, authenticator, credentials)
+            try:
+                caller = await self._by_plugin(name, authenticator, credentials)
+            except Exception:
+                self._failures.charge(group, trio.current_time())  # otherwise, such requests were not limited at all
+                raise
             if caller is not None:
                 return caller
         raise _Refused("the Authorization header is of an unknown kind, or was not accepted")
