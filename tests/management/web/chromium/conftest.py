@@ -1,0 +1,180 @@
+"""A relay with a hybrid connection that is in use, and Debian's Chromium to look at its dashboard."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import importlib.util
+import os
+import shutil
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from ....deployments import Deployment, Program, Published
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+PAYLOAD = bytes(200_000)
+
+
+def _needed(found: bool, what: str) -> None:
+    if found:
+        return
+    if os.environ.get("CI", "").lower() in {"true", "1"}:
+        pytest.fail(f"{what} is not installed, and CI has to install it (.ci/run)")
+    pytest.skip(f"{what} is not installed")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The browser."""
+    program = shutil.which("chromium")
+    _needed(program is not None, "chromium")
+    for package in ("playwright", "axe_playwright_python"):
+        _needed(importlib.util.find_spec(package) is not None, package)
+    from playwright.sync_api import sync_playwright
+
+    # Its sandbox does not work for root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+class _Resource(http.server.BaseHTTPRequestHandler):
+    """What the hybrid connection leads to."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PAYLOAD)))
+        self.end_headers()
+        self.wfile.write(PAYLOAD)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def resource() -> Iterator[int]:
+    """Serve it at a free port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Resource) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def use(port: int) -> None:
+    """Move bytes through a local port of `hybridrelay forward`."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+        assert answer.read() == PAYLOAD
+
+
+@attrs.frozen
+class Site:
+    """A relay's dashboard, with the hybrid connection ``orders``, which has a connector and a client."""
+
+    deployment: Deployment
+    relay: Program
+    url: str
+    #: The texts of management tokens, by role.
+    tokens: dict[str, str]
+    orders: Published
+    #: The port of the resource.
+    target: int
+    #: The local port of the client.
+    port: int
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Site]:
+    """It runs. Needs Chromium, so that without that nothing is started."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with resource() as target, Deployment(folder) as deployment:
+        relay = deployment.start_relay("--management", "127.0.0.1:0")
+        tokens = {}
+        for role in ("viewer", "admin"):
+            out = folder / f"{role}.token"
+            done = deployment.run("tokens", "create", role, "--role", role, "--out", out, "--state", deployment.state)
+            assert done.returncode == 0, done.stderr
+            tokens[role] = out.read_text().strip()
+        port = relay.wait_for_line(r"management\.listening.*127\.0\.0\.1:(\d+)", where="err")[1]
+        orders = deployment.create("orders", ("127.0.0.1", target))
+        deployment.start_connector(orders)
+        forward = deployment.start_forward(orders)
+        use(forward.port)
+        yield Site(deployment, relay, f"http://127.0.0.1:{port}", tokens, orders, target, forward.port)
+
+
+@attrs.define
+class Viewer:
+    """Somebody who looks at the dashboard with Chromium."""
+
+    site: Site
+    page: Page
+    #: What the browser has complained about: errors in scripts, and violations of the Content-Security-Policy.
+    complaints: list[str] = attrs.field(factory=list)
+
+    def go(self, path: str) -> None:
+        """Show a page."""
+        self.page.goto(f"{self.site.url}{path}")
+
+    def log_in(self, role: str = "admin") -> None:
+        """Log in, as one does."""
+        self.go("/")
+        self.page.get_by_label("Management token").fill(self.site.tokens[role])
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.get_by_role("heading", name="Dashboard", level=1).wait_for()
+
+    def text(self) -> str:
+        """What the page says."""
+        text: str = self.page.locator("main").inner_text()
+        return text
+
+
+@contextmanager
+def viewer_of(site: Site, chromium: Browser, **options: Any) -> Iterator[Viewer]:
+    """Look with a browser that has no cookies yet. The browser must have nothing to complain about.
+
+    Args:
+        site: the dashboard.
+        chromium: the browser.
+        options: of Playwright's `Browser.new_context`.
+    """
+    with contextlib.closing(
+        chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    ) as context:
+        context.set_default_timeout(20_000)
+        viewer = Viewer(site, context.new_page())
+        viewer.page.on("console", lambda message: viewer.complaints.append(f"{message.type}: {message.text}"))
+        viewer.page.on("pageerror", lambda error: viewer.complaints.append(str(error)))
+        yield viewer
+        assert viewer.complaints == []
+
+
+@pytest.fixture
+def viewer(site: Site, chromium: Browser) -> Iterator[Viewer]:
+    """An administrator who has logged in."""
+    with viewer_of(site, chromium) as viewer:
+        viewer.log_in()
+        yield viewer
+
+
+def axe_script() -> str:
+    """The axe-core engine, from the package that has it."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    assert spec is not None
+    assert spec.origin is not None
+    return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")

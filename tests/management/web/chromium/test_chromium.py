@@ -1,0 +1,239 @@
+"""The dashboard in a browser, as its users see it: with its scripts, without them, on a phone, and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ....deployments import Program
+from .conftest import Site, Viewer, axe_script, use, viewer_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the relay runs on Linux")
+
+PAGES = (
+    "/",
+    "/connections",
+    "/connections/orders",
+    "/connections/orders/rules/application/regenerate?slot=primary",
+    "/connections/orders/delete",
+    "/create?name=a&target=db:1&endpoint=relay.example.com",
+    "/monitor",
+    "/scale",
+    "/scale/drain",
+    "/events",
+    "/audit",
+    "/connections/nothing",
+)
+
+
+def test_logging_in_and_out(site: Site, chromium: Browser) -> None:
+    with viewer_of(site, chromium) as viewer:
+        viewer.go("/events")
+        viewer.page.get_by_label("Management token").fill("hrm_wrong")
+        viewer.page.get_by_role("button", name="Log in").click()
+        assert "not a valid token" in viewer.page.get_by_role("alert").inner_text()
+        viewer.page.get_by_label("Management token").fill(site.tokens["viewer"])
+        viewer.page.get_by_role("button", name="Log in").click()
+        viewer.page.get_by_role("heading", name="Events", level=1).wait_for()
+        assert viewer.page.url == f"{site.url}/events"
+        (cookie,) = viewer.page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        viewer.page.get_by_role("button", name="Log out").click()
+        assert "You have logged out" in viewer.page.get_by_role("status").first.inner_text()
+        viewer.go("/events")
+        viewer.page.get_by_label("Management token").wait_for()
+        # The browser logs each response with an error status.
+        assert all("401" in complaint for complaint in viewer.complaints)
+        viewer.complaints.clear()
+
+
+def test_the_page_shows_what_happens_without_being_loaded_again(viewer: Viewer) -> None:
+    site = viewer.site
+    viewer.go("/connections/orders")
+    assert viewer.page.locator("#listeners tbody tr").count() == 1
+    connector = site.deployment.start_connector(site.orders)
+    viewer.page.locator("#listeners tbody tr").nth(1).wait_for()
+    assert connector.terminate() == 0
+    viewer.page.locator("#listeners tbody tr").nth(1).wait_for(state="detached")
+
+
+def test_creating_by_the_commands_that_are_shown(viewer: Viewer, tmp_path: Path) -> None:
+    site, page = viewer.site, viewer.page
+    viewer.go("/")
+    page.get_by_role("link", name="Create", exact=True).click()
+    page.get_by_label("Name").fill("team/made here")
+    page.get_by_label("Target").fill(f"127.0.0.1:{site.target}")
+    page.get_by_label("Relay").fill("127.0.0.1")
+    page.get_by_role("button", name="Show the commands").click()
+    page.locator(".message.bad").wait_for()  # the name has a space
+    page.get_by_label("Name").fill("team/made-here")
+    page.get_by_role("button", name="Show the commands").click()
+    page.get_by_role("heading", name="In the private network").wait_for()
+    create, load, connect, forward = page.locator(".steps code").all_inner_texts()
+
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "hybridrelay"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m hybridrelay "$@"\n')
+    program.chmod(0o700)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    load = load.replace("/var/lib/hybridrelay", str(site.deployment.state))
+    forward = forward.replace(":15432", ":0")
+    script = f"set -eu\ncd {shlex.quote(str(tmp_path))}\n"
+    for command in (create, load):
+        with Program(["sh", "-c", f"{script}{command}"], environment={"PATH": path}) as done:
+            assert done.wait(60) == 0, done.err
+    with (
+        Program(["sh", "-c", f"{script}exec {connect}"], environment={"PATH": path}) as connector,
+        Program(["sh", "-c", f"{script}exec {forward}"], environment={"PATH": path}) as client,
+    ):
+        connector.wait_for_line("^ready")
+        port = int(client.wait_for_line(r"^ready.*127\.0\.0\.1:(\d+)")[1])
+        use(port)
+        page.get_by_role("link", name="Open its page").click()
+        page.get_by_role("link", name="team/made-here").click()
+        page.get_by_role("heading", name="team/made-here", level=1).wait_for()
+        assert page.locator("#state").inner_text() == "Listening"
+        assert page.locator("#sessions tbody tr").count() == 1
+
+        # An interval of the chart lasts for ten seconds. The rest is for slow machines.
+        viewer.go("/monitor?connection=team%2Fmade-here")
+        use(port)
+        page.locator("#data-chart:not([data-highest='0'])[data-highest]").wait_for(timeout=40_000)
+        page.locator("#data-table").locator("xpath=..").locator("summary").click()
+        assert re.search(r"\d kB", page.locator("#data-table").inner_text())
+
+
+def test_a_chart_can_be_read_by_keyboard(viewer: Viewer) -> None:
+    viewer.go("/monitor")
+    chart = viewer.page.locator("#listeners-chart")
+    viewer.page.locator("#listeners-chart[data-highest]").wait_for()
+    chart.focus()
+    chart.press("End")
+    viewer.page.locator("#announcements", has_text=re.compile(r"Listeners \d+")).wait_for()
+
+
+def test_dropping_a_listener(viewer: Viewer) -> None:
+    site = viewer.site
+    connector = site.deployment.start_connector(site.orders)
+    viewer.go("/connections/orders")
+    rows = viewer.page.locator("#listeners tbody tr")
+    rows.nth(1).wait_for()
+    viewer.page.get_by_role("button", name="Drop listener").last.click()
+    assert "The listener was dropped" in viewer.page.get_by_role("status").first.inner_text()
+    rows.nth(1).wait_for(state="detached")
+    connector.terminate()
+
+
+def test_regenerating_a_key(viewer: Viewer) -> None:
+    viewer.go("/connections/orders")
+    row = viewer.page.locator("#rules tbody tr", has_text="application").filter(has_text="secondary")
+    before = row.locator("code").inner_text()
+    row.get_by_role("link", name="Regenerate").click()
+    assert "What ends at once: 0 listeners, 0 senders, 0 sessions." in viewer.text()
+    viewer.page.get_by_role("button", name="Regenerate the secondary key").click()
+    assert "The key was replaced" in viewer.page.get_by_role("status").first.inner_text()
+    assert row.locator("code").inner_text() != before
+    viewer.page.get_by_role("button", name="Show keys of application").click()
+    assert len(viewer.page.locator(".command code").all_inner_texts()) == 2
+
+
+def test_draining(viewer: Viewer) -> None:
+    viewer.go("/scale")
+    viewer.page.get_by_role("link", name="Drain").click()
+    viewer.page.get_by_role("button", name="Drain this relay").click()
+    viewer.page.locator("#drain .badge", has_text="Draining").wait_for()
+    viewer.go("/")
+    assert viewer.page.locator("#state").inner_text() == "Draining"
+    viewer.go("/scale")
+    viewer.page.get_by_role("button", name="Accept again").click()
+    viewer.page.locator("#drain .badge", has_text="Serving").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, scheme: str) -> None:
+    """In one test for all pages, because logging in and loading axe take time."""
+    axe = axe_script()
+    with viewer_of(site, chromium, color_scheme=scheme, viewport={"width": 360, "height": 740}) as viewer:
+        viewer.go("/login")
+        found = _axe(viewer, axe, "/login")
+        viewer.log_in()
+        for path in PAGES:
+            viewer.go(path)
+            if path.startswith("/monitor"):
+                viewer.page.locator("#data-chart[data-highest]").wait_for()
+            found += _axe(viewer, axe, path)
+            scroll, width = viewer.page.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
+            assert scroll <= width, f"{path} is wider than the screen"
+        assert found == []
+        assert all("404" in complaint for complaint in viewer.complaints)
+        viewer.complaints.clear()
+
+
+def _axe(viewer: Viewer, script: str, path: str) -> list[str]:
+    """The violations that axe-core finds. It is injected past the Content-Security-Policy, which stays in force."""
+    devtools = viewer.page.context.new_cdp_session(viewer.page)
+    devtools.send("Runtime.evaluate", {"expression": script})
+    run = "axe.run().then(found => JSON.stringify([found.passes.length, found.violations]))"
+    parameters = {"expression": run, "awaitPromise": True, "returnByValue": True}
+    passes, violations = json.loads(devtools.send("Runtime.evaluate", parameters)["result"]["value"])
+    assert passes > 10, "axe has looked at the page"
+    return [f"{path}: {one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in violations]
+
+
+def test_without_javascript(site: Site, chromium: Browser) -> None:
+    connector = site.deployment.start_connector(site.orders)
+    with viewer_of(site, chromium, java_script_enabled=False) as viewer:
+        viewer.log_in()
+        for path, text in (
+            ("/", "Hybrid connections"),
+            ("/connections/orders", "UTC"),
+            ("/monitor", "Table"),
+            ("/events", "listener.registered"),
+            ("/audit", "logIn"),
+        ):
+            viewer.go(path)
+            assert text in viewer.text()
+        viewer.go("/connections/orders")
+        viewer.page.get_by_role("button", name="Drop listener").last.click()
+        assert "The listener was dropped" in viewer.text()
+    connector.terminate()
+
+
+def test_times_are_in_the_time_zone_of_the_viewer(site: Site, chromium: Browser) -> None:
+    with viewer_of(site, chromium, timezone_id="Asia/Tokyo", locale="en-GB") as viewer:
+        viewer.log_in()
+        viewer.go("/connections/orders")
+        time = viewer.page.locator("#about time").first
+        hour = int((time.get_attribute("datetime") or "")[11:13])
+        assert f"{(hour + 9) % 24:02}:" in time.inner_text()
+        assert "Asia/Tokyo" in viewer.page.locator("#zone").inner_text()
+
+
+def test_a_page_has_one_stream_of_events_while_it_is_visible(viewer: Viewer) -> None:
+    requests: list[str] = []
+    viewer.page.on("request", lambda request: requests.append(request.url))
+    viewer.go("/events")
+    viewer.page.wait_for_load_state("load")
+    other = viewer.page.context.new_page()
+    other.goto(f"{viewer.site.url}/events")
+    streams = [url for url in requests if "/v1/events" in url]
+    assert len(streams) == 1
+    other.close()
+
+
+def test_the_first_stop_of_the_keyboard_skips_the_navigation(viewer: Viewer) -> None:
+    viewer.go("/")
+    viewer.page.keyboard.press("Tab")
+    assert viewer.page.locator(":focus").inner_text() == "Skip to content"
+    viewer.page.keyboard.press("Enter")
+    viewer.page.locator("main:focus").wait_for()
