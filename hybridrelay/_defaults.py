@@ -16,3 +16,5 @@ UPGRADE_INTERVAL: Final = 30.0
 GRACE: Final = 5.0
 #: The environment variable with the password of the proxy.
 PROXY_PASSWORD_VARIABLE: Final = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
+#: The environment variable with the name of the file with a token of the management API.
+MANAGEMENT_TOKEN_FILE_VARIABLE: Final = "HYBRIDRELAY_MANAGEMENT_TOKEN_FILE"  # noqa: S105

@@ -52,7 +52,11 @@ class StateError(ConfigurationError):
 
 
 class ManagementError(HybridRelayError):
-    """The management API of a relay cannot be reached, or has refused a request."""
+    """The management API of a relay cannot be reached, or cannot answer a request now."""
+
+
+class OutcomeUnknown(ManagementError):
+    """A change was requested, and the relay did not answer: it may or may not have been made."""
 
 
 class TransportError(HybridRelayError):

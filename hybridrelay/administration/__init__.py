@@ -1,17 +1,18 @@
 """What administrators do: create, import, issue, change and delete hybrid connections, their rules and their keys.
 
 The functions have typed arguments and results, so that the command line and any other front end can use them. They
-are synchronous, read and write files and a relay's store, print nothing, and parse no command line. They raise a
-`HybridRelayError` that says whether anything was changed, and what to do.
+are synchronous, read and write files, and reach a relay through a `Registry`: its store, or its management API. They
+print nothing, and parse no command line. They raise a `HybridRelayError` that says whether anything was changed, and
+what to do.
 """
 
 from .changes import FilesWritten as FilesWritten
 from .changes import IncompleteChange as IncompleteChange
 from .connections import CreatedConnection as CreatedConnection
 from .connections import NewFiles as NewFiles
-from .connections import RelayDescription as RelayDescription
 from .connections import create_connection as create_connection
-from .connections import describe_relay as describe_relay
+from .connections import delete_connection as delete_connection
+from .connections import disable_connection as disable_connection
 from .connections import import_connection as import_connection
 from .connections import issue_connection_string as issue_connection_string
 from .connections import read_relay_record as read_relay_record
@@ -23,12 +24,20 @@ from .keys import UsedKey as UsedKey
 from .keys import regenerate_key as regenerate_key
 from .keys import revoke_key as revoke_key
 from .keys import use_key as use_key
+from .registry import ConnectionInfo as ConnectionInfo
+from .registry import KeyInfo as KeyInfo
+from .registry import Registry as Registry
+from .registry import RelayDescription as RelayDescription
+from .registry import RuleInfo as RuleInfo
+from .registry import TokenInfo as TokenInfo
 from .relays import ChangedRelays as ChangedRelays
 from .relays import change_relays as change_relays
 from .rules import ChangedRule as ChangedRule
 from .rules import delete_rule as delete_rule
 from .rules import set_rule as set_rule
+from .store_registry import StoreRegistry as StoreRegistry
+from .store_registry import add_token as add_token
+from .store_registry import describe_relay as describe_relay
 from .targets import change_target as change_target
-from .tokens import add_token as add_token
 from .tokens import create_token as create_token
 from .tokens import revoke_token as revoke_token

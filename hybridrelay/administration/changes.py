@@ -10,7 +10,7 @@ import attrs
 
 from .._file_lock import locked_files
 from .._replace_file import prepared_replacements, remove_leftovers
-from ..errors import HybridRelayError
+from ..errors import HybridRelayError, OutcomeUnknown
 from ..events.plain_log import plainly_logged_events
 from ..events.program import LeftoverRemoved
 from .new_files import new_files
@@ -74,7 +74,8 @@ def change_with_files(
     """Prepare all files, make the change, then replace the files.
 
     Args:
-        change: makes the irreversible change. If it raises, every file is as it was before.
+        change: makes the irreversible change. If it raises, every file is as it was before; but if it raises
+            `OutcomeUnknown`, the new files of `create` exist, because the change may have been made.
         before_change: called immediately before `change`. From then on, the caller must not be interrupted until this
             function has returned.
         replace: the new contents of existing files.
@@ -95,7 +96,8 @@ def change_with_files(
                 prepared = stack.enter_context(prepared_replacements(replace))
                 until_changed.enter_context(new_files(create or {}))
             before_change()
-            change()
+            with kept_if_unknown(until_changed):
+                change()
         for replacement in prepared:
             try:
                 replacement.commit()
@@ -109,6 +111,16 @@ def change_with_files(
     incomplete = IncompleteChange(f"{what}, but not every file was updated ({failures})", remedy=remedy)
     incomplete.__cause__ = failed[0]
     return FilesWritten(tuple(updated), incomplete)
+
+
+@contextlib.contextmanager
+def kept_if_unknown(undoing: contextlib.ExitStack) -> Iterator[None]:
+    """Keep what `undoing` would remove after an error, if the block raises `OutcomeUnknown`."""
+    try:
+        yield
+    except OutcomeUnknown:
+        undoing.pop_all().close()
+        raise
 
 
 @contextlib.contextmanager

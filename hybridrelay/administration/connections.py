@@ -12,56 +12,21 @@ from .._text_files import read_text
 from ..errors import ConfigurationError
 from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
-from ..relay.store.public_ports import load_public_ports
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
-from ..relay.store.sqlite import SQLiteStore
-from ..relay.store.state_dir import REGISTRY_FILE
-from ..relay.store.store import Store
-from ..security import (
-    AuthorityFile,
-    HostPort,
-    Identity,
-    KeySlot,
-    Role,
-    Rule,
-    load_or_create_relay_certificate,
-    relay_pin,
-)
+from ..security import AuthorityFile, HostPort, Identity, KeySlot, Role, Rule
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
 from .authority_content import RIGHTS, rule_of
-from .changes import nothing
+from .changes import kept_if_unknown, nothing
 from .files_with_keys import read_key
 from .new_files import check_new_files, new_files
 from .provisioning import issue_string, pair_hosts_and_ports, provision
+from .registry import Registry
 
 _USE_WHAT_IS_THERE = (
     "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
 )
-
-
-# --- what connection strings need to know about a relay
-
-
-@attrs.frozen
-class RelayDescription:
-    """What a connection string says about a relay besides its host."""
-
-    #: None if no relay has run with this state directory yet.
-    pin: str | None
-    #: The ports that differ from the defaults, by purpose; None for a purpose without a port.
-    ports: Mapping[str, int | None]
-
-
-def describe_relay(state_dir: Path) -> RelayDescription:
-    """Describe the relay that uses a state directory.
-
-    Raises:
-        ConfigurationError: a file in the directory is damaged.
-    """
-    certificate = state_dir / "relay.pem"
-    return RelayDescription(relay_pin(certificate) if certificate.exists() else None, load_public_ports(state_dir))
 
 
 # --- create
@@ -74,7 +39,7 @@ class NewFiles:
     connector: Path
     application: Path
     authority: Path
-    #: To be imported by relays on other machines; needed if there is no state directory.
+    #: To be imported by relays; needed if there is no registry to add the hybrid connection to.
     relay: Path | None = None
 
 
@@ -94,49 +59,54 @@ def create_connection(
     target: HostPort,
     hosts: Sequence[str],
     files: NewFiles,
-    state_dir: Path | None = None,
+    registry: Registry | None = None,
     pins: Sequence[str] = (),
     ports: Sequence[Mapping[str, int | None]] = (),
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedConnection:
-    """Create a hybrid connection, write its files, and add it to the relay's store if that is on this machine.
+    """Create a hybrid connection, write its files, and add it to the relay's registry if that can be reached.
+
+    Identities are created here; the relay gets only the name, the endpoints, and the rules with their keys.
 
     Args:
         name: the name of the hybrid connection.
         target: the address that the connector connects to.
         hosts: the hosts of its relays, in order of preference.
         files: the files to be written.
-        state_dir: the state directory of its only relay. None if the relays are on other machines, where
-            `files.relay` has to be imported.
-        pins: the pins of relays on other machines. The pin of the relay that uses `state_dir` is read from there.
+        registry: the registry of its only relay. None if `files.relay` is to be imported there.
+        pins: the pins of the relays. Ignored if there is a `registry`, which has the pin of its relay.
         ports: the ports that differ from the defaults: one mapping for all relays, or one for each. If empty, those
-            that the relay has saved in `state_dir`.
+            that the relay of `registry` has.
         valid_years: how long the authority and both identities are valid.
         now: seconds since 1970.
-        before_change: called before the hybrid connection is added to the store; see `change_with_files`.
+        before_change: called before the hybrid connection is added to the registry; see `change_with_files`.
 
     Raises:
         ConfigurationError: the name is taken, a file exists, or the numbers of hosts and ports do not match.
             Nothing was created.
         OSError: a file cannot be written; the error names it. Nothing was created.
+        OutcomeUnknown: the relay did not answer. The files were written, because it may have added the hybrid
+            connection.
     """
-    _check_is_new(name, state_dir, files)
+    _check_is_new(name, registry, files)
     paths = [files.connector, files.application, files.authority]
     check_new_files([*paths, files.relay] if files.relay else paths)
-    if state_dir is not None:
-        with SQLiteStore.open(state_dir):  # creates the directory with the right permissions
-            pins = (relay_pin(load_or_create_relay_certificate(state_dir, now=now)),)
-        ports = ports or (load_public_ports(state_dir),)
+    if registry is not None:
+        relay = registry.prepare(now=now)
+        pins = () if relay.pin is None else (relay.pin,)
+        ports = ports or (relay.ports,)
     endpoints = pair_hosts_and_ports(hosts, ports)
     made = provision(name, target=target, endpoints=endpoints, pins=tuple(pins), now=now, valid_years=valid_years)
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
-    if state_dir is not None:
-        with SQLiteStore.open(state_dir) as store, new_files(contents):
+    if registry is not None:
+        with contextlib.ExitStack() as written:
+            written.enter_context(new_files(contents))
             before_change()
-            store.import_(made.record)
+            with kept_if_unknown(written):
+                registry.import_(made.record)
     else:
         assert files.relay is not None
         with new_files({**contents, files.relay: dump_relay_record(made.record)}):
@@ -144,15 +114,13 @@ def create_connection(
     return CreatedConnection(name, made.record.hosts, tuple(pins))
 
 
-def _check_is_new(name: str, state_dir: Path | None, files: NewFiles) -> None:
-    """Make sure that there is no such hybrid connection yet, as far as this machine knows."""
-    if state_dir is not None and (state_dir / REGISTRY_FILE).exists():
-        with SQLiteStore.open(state_dir, create=False) as store:
-            if name in store.disabled_by_name():
-                raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
+def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None:
+    """Make sure that there is no such hybrid connection yet, as far as can be seen from here."""
+    if registry is not None and registry.find(name) is not None:
+        raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
     if not files.authority.exists():
         return
-    if state_dir is None:
+    if registry is None:
         raise ConfigurationError(
             f"the authority file {files.authority} exists already: it belongs to a hybrid connection, "
             f"perhaps to {name}",
@@ -161,7 +129,7 @@ def _check_is_new(name: str, state_dir: Path | None, files: NewFiles) -> None:
     # The registry is changed last, so this is what an interrupted creation leaves behind.
     left = [str(path) for path in (files.connector, files.application, files.authority) if path.exists()]
     raise ConfigurationError(
-        f"the authority file {files.authority} exists already, but {state_dir} has no hybrid connection {name!r}",
+        f"the authority file {files.authority} exists already, but the relay has no hybrid connection {name!r}",
         remedy=f"if an earlier 'connections create' of {name} was interrupted, its files are of no use: remove "
         f"{', '.join(left)}, and run it again; otherwise name another --authority-file",
     )
@@ -182,29 +150,30 @@ def read_relay_record(path: Path) -> RelayRecord:
 
 
 def import_connection(
-    store: Store, record: RelayRecord, *, source: str, remedy: str, before_change: Callable[[], None] = nothing
+    registry: Registry, record: RelayRecord, *, source: str, remedy: str, before_change: Callable[[], None] = nothing
 ) -> bool:
-    """Add a hybrid connection that was created on another machine to a relay's store.
+    """Add a hybrid connection that was created on another machine to a relay's registry.
 
     Args:
-        store: the relay's store.
+        registry: the relay's registry.
         record: the hybrid connection.
         source: where the record came from, for messages.
         remedy: what to do if another hybrid connection has the same name.
         before_change: see `change_with_files`.
 
     Returns:
-        False if the store has an identical hybrid connection already.
+        False if the registry has an identical hybrid connection already.
 
     Raises:
-        ConfigurationError: the store has a different hybrid connection of this name; the message says how it differs.
+        ConfigurationError: the registry has a different hybrid connection of this name; the message says how it
+            differs.
     """
-    known = store.snapshot().get(record.name)
+    known = registry.find(record.name)
     if known is None:
         before_change()
-        store.import_(record)
+        registry.import_(record)
         return True
-    differences = tuple(known.differences(record))
+    differences = known.differences(record)
     if not differences:
         return False
     if differences == ("endpoint",):
@@ -214,6 +183,37 @@ def import_connection(
         f"({', '.join(differences)}); nothing was changed",
         remedy=remedy,
     )
+
+
+# --- disable and delete
+
+
+def disable_connection(
+    registry: Registry, name: str, *, disabled: bool, before_change: Callable[[], None] = nothing
+) -> tuple[str, ...]:
+    """Disable a hybrid connection, which ends everything that uses it, or enable it again.
+
+    Returns:
+        The hosts of all its relays. It was changed at only one of them.
+
+    Raises:
+        ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
+    """
+    known = registry.connection(name)
+    before_change()
+    registry.change(known, disabled=disabled)
+    return known.hosts
+
+
+def delete_connection(registry: Registry, name: str, *, before_change: Callable[[], None] = nothing) -> None:
+    """Delete a hybrid connection with its rules and keys. Everything that uses it ends.
+
+    Raises:
+        ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
+    """
+    known = registry.connection(name)
+    before_change()
+    registry.delete(known)
 
 
 # --- issue
@@ -242,7 +242,7 @@ def issue_connection_string(
     out: Path,
     rule: str | None = None,
     slot: KeySlot = KeySlot.PRIMARY,
-    open_store: Callable[[], Store] | None = None,
+    registry: Registry | None = None,
     key_file: Path | None = None,
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
@@ -256,10 +256,10 @@ def issue_connection_string(
         authority_path: the authority file of the hybrid connection.
         out: the file to be written, which must not exist.
         rule: the rule whose key the connection string contains. None means the rule that the authority file has for
-            `role`; for another rule, `open_store` or `key_file` is needed.
+            `role`; for another rule, `registry` or `key_file` is needed.
         slot: which of the rule's two keys the connection string contains. Ignored if there is a `key_file`.
-        open_store: opens the store from which the key is taken.
-        key_file: a file that contains nothing but the key. Without `open_store` and `key_file`, the key is taken from
+        registry: the relay's registry, from which the key is taken.
+        key_file: a file that contains nothing but the key. Without `registry` and `key_file`, the key is taken from
             the authority file.
         valid_years: how long the identity is valid.
         now: seconds since 1970.
@@ -277,16 +277,15 @@ def issue_connection_string(
     with naming(authority_path):
         usual = rule_of(authority_file, role)
     known = None
-    if open_store is not None:
-        with contextlib.closing(open_store()) as store:
-            known = store.rule(name, rule or usual.name)
+    if registry is not None:
+        known = registry.rule_with_keys(name, rule or usual.name)
         _check_right(known, role)
     elif key_file is not None:
         known, slot = Rule(rule or usual.name, usual.rights, primary=read_key(key_file)), KeySlot.PRIMARY
     elif rule is not None and rule != usual.name:
         raise ConfigurationError(
             f"{authority_path} has no key of rule {rule}",
-            remedy="take the key from the relay with --state, or from a file with --key-file",
+            remedy="take the key from the relay with --state or --management, or from a file with --key-file",
         )
     with naming(authority_path):
         string = issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)

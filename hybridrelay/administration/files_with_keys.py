@@ -21,10 +21,12 @@ from ..security import (
     Rule,
     Secret,
     check_key,
+    key_fingerprint,
     parse_connection_string_untrusted,
 )
 from ..security.loading import naming
 from .authority_content import rule_of, with_rule
+from .registry import RuleInfo
 
 #: An authority file has a few KB, a connection string less.
 _MAX_FILE = 256 * 1024
@@ -54,7 +56,7 @@ class FileWithKeys(abc.ABC):
         """Return whether this key is in the file."""
 
     @abc.abstractmethod
-    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+    def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """Return the file's new text after the rule's key in `slot` was replaced by `key`.
 
         Args:
@@ -73,7 +75,7 @@ class FileWithKeys(abc.ABC):
     def using(self, known: Rule, slot: KeySlot) -> str:
         """Return the file's new text in which it uses the rule's key in `slot`, which must not be revoked."""
 
-    def _unknown_key(self, known: Rule) -> ConfigurationError:
+    def _unknown_key(self, known: RuleInfo) -> ConfigurationError:
         return ConfigurationError(
             f"{self.path} contains neither of the two keys of rule {known.name}",
             remedy="if it belongs to this relay, write a valid key into it first: hybridrelay keys use --help",
@@ -90,10 +92,10 @@ class ConnectionStringFile(FileWithKeys):
         """See `FileWithKeys`."""
         return self._string.key == key
 
-    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+    def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """See `FileWithKeys`."""
-        old, has = known.key(slot), self._string.key
-        if has == key or (has != old and has == known.key(slot.other)):
+        old, has = known.fingerprint(slot), key_fingerprint(self._string.key)
+        if self._string.key == key or (has != old and has == known.fingerprint(slot.other)):
             return None
         if old is not None and has != old:
             raise self._unknown_key(known)
@@ -123,12 +125,12 @@ class AuthorityFileWithKeys(FileWithKeys):
         """See `FileWithKeys`."""
         return key in (self.has.primary, self.has.secondary)
 
-    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+    def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """See `FileWithKeys`."""
         if self.has.key(slot) == key:
             return None
-        valid = [one for one in (known.primary, known.secondary) if one is not None]
-        if known.key(slot) is not None and not any(self.carries(one) for one in valid):
+        has = {key_fingerprint(one) for one in (self.has.primary, self.has.secondary) if one is not None}
+        if known.fingerprint(slot) is not None and not has & {known.fingerprint(one) for one in known.valid_keys}:
             raise self._unknown_key(known)
         return with_rule(self._file, self._role, self.has.with_key(slot, key)).format()
 

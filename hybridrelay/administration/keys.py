@@ -8,11 +8,11 @@ from pathlib import Path
 import attrs
 
 from ..errors import ConfigurationError
-from ..relay.store.store import Store
 from ..security import KeySlot, Right, Rule, Secret, generate_key
 from .changes import IncompleteChange, change_with_files, nothing, only_change_of
 from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
 from .new_files import check_new_files
+from .registry import Registry
 
 _TRY_AGAIN = "make it possible to write these files, and run the command again"
 
@@ -21,8 +21,8 @@ _TRY_AGAIN = "make it possible to write these files, and run the command again"
 class RevokedKey:
     """What `revoke_key` did."""
 
-    #: The key that was revoked; None if the slot was empty already.
-    ended: Secret | None
+    #: The fingerprint of the key that was revoked; None if the slot was empty already.
+    ended: str | None
     #: The hosts of all relays of the hybrid connection. The key was revoked at only one of them.
     hosts: tuple[str, ...]
     #: Whether the rule has another key.
@@ -30,12 +30,12 @@ class RevokedKey:
 
 
 def revoke_key(
-    store: Store, name: str, rule: str, slot: KeySlot, *, before_change: Callable[[], None] = nothing
+    registry: Registry, name: str, rule: str, slot: KeySlot, *, before_change: Callable[[], None] = nothing
 ) -> RevokedKey:
     """Revoke a rule's key. Everything that it had authorized ends.
 
     Args:
-        store: the relay's store.
+        registry: the relay's registry.
         name: the hybrid connection.
         rule: one of its rules.
         slot: which of the rule's two keys.
@@ -44,11 +44,11 @@ def revoke_key(
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
-    known = store.get(name)
-    of_rule = store.rule(name, rule)
+    known = registry.connection(name)
+    of_rule = known.rule(rule)
     before_change()
-    store.revoke_key(name, rule, slot)
-    return RevokedKey(of_rule.key(slot), known.hosts, of_rule.key(slot.other) is not None)
+    registry.revoke_key(name, rule, slot, generation=of_rule.keys[slot].generation)
+    return RevokedKey(of_rule.fingerprint(slot), known.hosts, of_rule.fingerprint(slot.other) is not None)
 
 
 @attrs.frozen
@@ -65,8 +65,8 @@ class RegeneratedKey:
     """What `regenerate_key` did."""
 
     key: Secret
-    #: The key that was replaced; None if the slot was empty before.
-    ended: Secret | None
+    #: The fingerprint of the key that was replaced; None if the slot was empty before.
+    ended: str | None
     #: The hosts of all relays of the hybrid connection. The key was replaced at only one of them.
     hosts: tuple[str, ...]
     updated: tuple[Path, ...]
@@ -76,7 +76,7 @@ class RegeneratedKey:
 
 
 def regenerate_key(
-    store: Store,
+    registry: Registry,
     name: str,
     rule: str,
     slot: KeySlot,
@@ -90,7 +90,7 @@ def regenerate_key(
     """Replace a rule's key. Everything that the old key had authorized ends.
 
     Args:
-        store: the relay's store.
+        registry: the relay's registry.
         name: the hybrid connection.
         rule: one of its rules.
         slot: which of the rule's two keys.
@@ -104,18 +104,19 @@ def regenerate_key(
         ConfigurationError: there is no such hybrid connection or rule; a file is for another one, or contains neither
             of its keys; `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed.
     """
     check_new_files([out] if out else [])
     key = generate_key() if key_file is None else read_key(key_file)
     with only_change_of(update):
         files = [read_file_with_keys(path, rule) for path in update]
-        connection = store.get(name)
-        known = store.rule(name, rule)
+        connection = registry.connection(name)
+        known = connection.rule(rule)
         for file in files:
             file.check_owner(name, rule)
         texts = [(file, file.regenerated(known, slot, key)) for file in files]
         written = change_with_files(
-            lambda: store.regenerate_key(name, rule, slot, key, known=known),
+            lambda: registry.regenerate_key(name, rule, slot, key, generation=known.keys[slot].generation),
             before_change=before_change,
             replace={file.path: text for file, text in texts if text is not None},
             create=_key_file(out, key),
@@ -123,7 +124,9 @@ def regenerate_key(
             remedy=remedy,
         )
     unchanged = tuple(UnchangedFile(file.path, file.carries(key)) for file, text in texts if text is None)
-    return RegeneratedKey(key, known.key(slot), connection.hosts, written.updated, unchanged, written.incomplete)
+    return RegeneratedKey(
+        key, known.fingerprint(slot), connection.hosts, written.updated, unchanged, written.incomplete
+    )
 
 
 @attrs.frozen
@@ -146,13 +149,13 @@ class KeySource:
     has_both: bool = True
 
     @classmethod
-    def of_store(cls, store: Store, name: str, rule: str, slot: KeySlot) -> KeySource:
-        """Take a key from a relay's store.
+    def of_registry(cls, registry: Registry, name: str, rule: str, slot: KeySlot) -> KeySource:
+        """Take a key from a relay's registry.
 
         Raises:
             ConfigurationError: there is no such hybrid connection or rule.
         """
-        return cls(store.rule(name, rule), slot)
+        return cls(registry.rule_with_keys(name, rule), slot)
 
     @classmethod
     def of_authority_file(cls, path: Path, name: str, rule: str, slot: KeySlot) -> KeySource:
@@ -230,7 +233,7 @@ def _check_source(source: KeySource, files: Sequence[FileWithKeys]) -> None:
         if not source.has_both and isinstance(file, AuthorityFileWithKeys):
             raise ConfigurationError(
                 f"{file.path} is an authority file, which contains both keys of the rule",
-                remedy="update it with --state at the relay",
+                remedy="update it with --state or --management instead of --key-file",
             )
 
 

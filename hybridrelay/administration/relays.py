@@ -9,18 +9,18 @@ import attrs
 
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record
-from ..relay.store.store import Store
 from .changes import FilesWritten, IncompleteChange, change_with_files, nothing, only_change_of
 from .files_with_relays import FileWithRelays, read_file_with_relays
 from .new_files import check_new_files
 from .provisioning import pair_hosts_and_ports
+from .registry import ConnectionInfo, Registry
 
 
 @attrs.frozen
 class ChangedRelays:
     """What `change_relays` did."""
 
-    #: The hosts of the relays in the store, before and after the change; None if only files were changed.
+    #: The hosts of the relays in the registry, before and after the change; None if only files were changed.
     before: tuple[str, ...] | None
     after: tuple[str, ...] | None
     updated: tuple[Path, ...]
@@ -34,7 +34,7 @@ def change_relays(
     name: str,
     hosts: Sequence[str],
     *,
-    store: Store | None = None,
+    registry: Registry | None = None,
     relay_file: Path | None = None,
     update: Sequence[Path] = (),
     pins: tuple[str, ...] | None = None,
@@ -46,8 +46,8 @@ def change_relays(
     Args:
         name: the hybrid connection.
         hosts: the hosts of all relays that are to serve it, in order of preference.
-        store: the store of a relay that serves it already; None changes only files.
-        relay_file: a file to be created, for a new relay to import. Needs `store`, which has the keys.
+        registry: the registry of a relay that serves it already; None changes only files.
+        relay_file: a file to be created, for a new relay to import. Needs `registry`, which has the keys.
         update: connection string files and authority files, which get the new list.
         pins: the pins of all relays; None keeps those that are in each file.
         ports: the ports that differ from the defaults: one mapping for all relays, or one for each. None keeps the
@@ -65,18 +65,24 @@ def change_relays(
         files = [read_file_with_relays(path, name) for path in update]
         texts = {file.path: file.with_relays(endpoints, pins, keep_ports=ports is None) for file in files}
         first = files[0] if files else None
-        if store is None:
+        if registry is None:
             written = _change(nothing, before_change, texts, {})
             return ChangedRelays(None, None, written.updated, first, written.incomplete)
-        known = store.get(name)
-        record = RelayRecord(known.name, hosts, known.rules)
+        known = registry.connection(name)
+        after = tuple(one.host for one in endpoints)
         written = _change(
-            lambda: store.change_hosts(name, record.hosts),
+            lambda: registry.change(known, hosts=after),
             before_change,
             texts,
-            {relay_file: dump_relay_record(record)} if relay_file else {},
+            {relay_file: _dump_record(registry, known, after)} if relay_file else {},
         )
-    return ChangedRelays(known.hosts, record.hosts, written.updated, first, written.incomplete)
+    return ChangedRelays(known.hosts, after, written.updated, first, written.incomplete)
+
+
+def _dump_record(registry: Registry, known: ConnectionInfo, hosts: tuple[str, ...]) -> str:
+    """Make the content of a relay file, which contains all keys."""
+    rules = [registry.rule_with_keys(known.name, rule.name) for rule in known.rules]
+    return dump_relay_record(RelayRecord(known.name, hosts, rules))
 
 
 def _change(

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from ..relay.model import HybridConnection
-from ..relay.store.store import Store, no_rule
-from ..security import Right, Rule
+from ..security import Right
 from .changes import nothing
+from .registry import Registry, RuleInfo
 
 __all__ = ["ChangedRule", "delete_rule", "set_rule"]
 
@@ -19,9 +18,9 @@ class ChangedRule:
     """What `set_rule` or `delete_rule` did."""
 
     #: The rule as it was; None if it is new.
-    before: Rule | None
+    before: RuleInfo | None
     #: The rule as it is now; None if it was deleted.
-    after: Rule | None
+    after: RuleInfo | None
     #: The hosts of all relays of the hybrid connection. The rule was changed at only one of them.
     hosts: tuple[str, ...]
 
@@ -32,12 +31,12 @@ class ChangedRule:
 
 
 def set_rule(
-    store: Store, name: str, rule: str, rights: Iterable[Right], *, before_change: Callable[[], None] = nothing
+    registry: Registry, name: str, rule: str, rights: Iterable[Right], *, before_change: Callable[[], None] = nothing
 ) -> ChangedRule:
     """Add a rule with two new keys, or change the rights of a rule. Its keys stay the same.
 
     Args:
-        store: the relay's store.
+        registry: the relay's registry.
         name: the hybrid connection.
         rule: the name of the rule.
         rights: what its keys allow from now on.
@@ -47,26 +46,25 @@ def set_rule(
         ConfigurationError: there is no such hybrid connection; the rule's name or its rights are not valid; or the
             hybrid connection has 12 rules already. Nothing was changed.
     """
-    known = store.get(name)
+    known = registry.connection(name)
     before_change()
-    return _change(known, store.put_rule(name, rule, rights, version=known.version), rule)
+    after = registry.put_rule(known, rule, rights)
+    return ChangedRule(known.find_rule(rule), after.find_rule(rule), after.hosts)
 
 
-def delete_rule(store: Store, name: str, rule: str, *, before_change: Callable[[], None] = nothing) -> ChangedRule:
+def delete_rule(
+    registry: Registry, name: str, rule: str, *, before_change: Callable[[], None] = nothing
+) -> ChangedRule:
     """Delete a rule and its keys. Everything that the keys had authorized ends.
 
     Args:
-        store, name, rule, before_change: as for `set_rule`.
+        registry, name, rule, before_change: as for `set_rule`.
 
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
-    known = store.get(name)
-    if known.rule(rule) is None:
-        raise no_rule(known, rule)
+    known = registry.connection(name)
+    before = known.rule(rule)
     before_change()
-    return _change(known, store.delete_rule(name, rule, version=known.version), rule)
-
-
-def _change(before: HybridConnection, after: HybridConnection, rule: str) -> ChangedRule:
-    return ChangedRule(before.rule(rule), after.rule(rule), after.hosts)
+    registry.delete_rule(known, rule)
+    return ChangedRule(before, None, known.hosts)

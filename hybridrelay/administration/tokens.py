@@ -1,4 +1,4 @@
-"""Tokens of the management API: made and revoked."""
+"""Tokens of the management API: created and revoked."""
 
 from __future__ import annotations
 
@@ -6,37 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..relay.store.store import Store, no_token
-from ..security import ManagementRole, ManagementToken, Secret, generate_management_token
+from ..relay.store.store import no_token
+from ..security import ManagementRole
 from .changes import nothing
-from .new_files import new_files
+from .new_files import check_new_files, new_files
+from .registry import Registry, TokenInfo
 
-__all__ = ["add_token", "create_token", "revoke_token"]
-
-
-def add_token(
-    store: Store, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
-) -> tuple[ManagementToken, Secret]:
-    """Make a token and add it to the store. Its text is in the result alone.
-
-    Args:
-        store: of the relay.
-        name: of the token; unique.
-        role: what it allows.
-        scope: the beginning of the names of the hybrid connections that it is for; empty for the whole relay.
-        seconds: how long it is valid.
-        now: seconds since 1970.
-
-    Raises:
-        ConfigurationError: the name is taken, or an argument is not valid. Nothing was changed.
-    """
-    token, text = _generate(name, role, scope, seconds, now)
-    store.add_token(token)
-    return token, text
+__all__ = ["create_token", "revoke_token"]
 
 
 def create_token(
-    store: Store,
+    registry: Registry,
     name: str,
     role: ManagementRole,
     out: Path,
@@ -45,37 +25,43 @@ def create_token(
     seconds: float,
     now: float,
     before_change: Callable[[], None] = nothing,
-) -> ManagementToken:
+) -> TokenInfo:
     """Make a token, and write its text to a new file of mode 0600.
 
     Args:
-        store, name, role, scope, seconds, now: as for `add_token`.
+        registry: the relay's registry.
+        name, role, scope, seconds, now: see `Registry.create_token`.
         out: the new file.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: as `add_token`, or the file cannot be made. Nothing was changed.
-        OSError: the file cannot be written; names it.
+        ConfigurationError: see `Registry.create_token`; or the file cannot be created. Nothing was changed.
+        OSError: the file cannot be written; the error names it. The token was deleted again.
     """
-    token, text = _generate(name, role, scope, seconds, now)
-    with new_files({out: f"{text.reveal()}\n"}):
-        before_change()
-        store.add_token(token)
+    check_new_files([out])
+    before_change()
+    token, text = registry.create_token(name, role, scope=scope, seconds=seconds, now=now)
+    try:
+        with new_files({out: f"{text.reveal()}\n"}):
+            pass
+    except BaseException:
+        registry.delete_token(token.id)
+        raise
     return token
 
 
-def revoke_token(store: Store, which: str, *, before_change: Callable[[], None] = nothing) -> ManagementToken:
-    """Remove a token. The next request with it is refused.
+def revoke_token(registry: Registry, which: str, *, before_change: Callable[[], None] = nothing) -> TokenInfo:
+    """Delete a token. The next request that uses it is refused.
 
     Args:
-        store: of the relay.
+        registry: the relay's registry.
         which: its name or its id.
         before_change: see `change_with_files`.
 
     Raises:
         ConfigurationError: there is no such token, or one has this name and another one this id.
     """
-    found = [token for token in store.tokens() if which in (token.name, token.id)]
+    found = [token for token in registry.tokens() if which in (token.name, token.id)]
     if not found:
         raise no_token(which)
     if len(found) > 1:
@@ -83,14 +69,5 @@ def revoke_token(store: Store, which: str, *, before_change: Callable[[], None] 
             f"{which} is the name of one token and the id of another", remedy="give the id of the one with this name"
         )
     before_change()
-    store.delete_token(found[0].id)
+    registry.delete_token(found[0].id)
     return found[0]
-
-
-def _generate(
-    name: str, role: ManagementRole, scope: str, seconds: float, now: float
-) -> tuple[ManagementToken, Secret]:
-    try:
-        return generate_management_token(name, role, scope=scope, now=now, seconds=seconds)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from None

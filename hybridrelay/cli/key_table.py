@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
-from ..relay import HybridConnection
-from ..security import KeySlot, Secret, key_fingerprint
+from collections.abc import Mapping
+
+from ..administration import ConnectionInfo
+from ..security import KeySlot, Rule
 from . import output
 
 
-def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[tuple[str, str, str, str]]:
-    """Return the rows of a table: rule, rights, slot, and the key's fingerprint (or the key itself)."""
+def key_rows(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None) -> list[tuple[str, str, str, str]]:
+    """Return the rows of a table: rule, rights, slot, and the key's fingerprint, or the key itself.
+
+    Args:
+        connection: the hybrid connection.
+        keys: the rules with their keys, by name, if the keys are to be shown.
+    """
     rows = []
     for rule in connection.rules:
         for slot in KeySlot:
-            key = rule.key(slot)
-            shown = "revoked" if key is None else key.reveal() if show_keys else key_fingerprint(key)
-            rows.append((rule.name, ", ".join(sorted(rule.rights)), slot.value, shown))
+            shown = rule.fingerprint(slot) if keys is None else _key(keys, rule.name, slot)
+            rows.append((rule.name, ", ".join(sorted(rule.rights)), slot.value, shown or "revoked"))
     return rows
 
 
-def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> list[dict[str, object]]:
-    """Return the keys for JSON output. Later versions may add members, but remove or rename none."""
+def keys_as_dicts(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None) -> list[dict[str, object]]:
+    """Return the keys for JSON output. Later versions may add members, but remove or rename none.
+
+    Args:
+        connection, keys: as for `key_rows`.
+    """
     found = []
     for rule in connection.rules:
         for slot in KeySlot:
-            key = rule.key(slot)
             entry: dict[str, object] = {
                 "rule": rule.name,
                 "rights": sorted(rule.rights),
                 "key": slot.value,
-                "fingerprint": None if key is None else key_fingerprint(key),
+                "fingerprint": rule.fingerprint(slot),
             }
-            if show_keys:
-                entry["value"] = None if key is None else key.reveal()
+            if keys is not None:
+                entry["value"] = _key(keys, rule.name, slot)
             found.append(entry)
     return found
 
 
-def tell_ended(name: str, rule: str, old: Secret | None) -> None:
-    """Print what the end of the key `old` means; None if it had been revoked before."""
+def _key(keys: Mapping[str, Rule], rule: str, slot: KeySlot) -> str | None:
+    key = keys[rule].key(slot)
+    return None if key is None else key.reveal()
+
+
+def tell_ended(name: str, rule: str, old: str | None) -> None:
+    """Print what the end of the key with the fingerprint `old` means; None if it had been revoked before."""
     if old is None:
         output.say("It had been revoked already: no connection string stops working.")
     else:
         output.say(
             f"Connection strings of {name} with SharedAccessKeyName={rule} and the old key (fingerprint "
-            f"{key_fingerprint(old)}) stop working now."
+            f"{old}) stop working now."
         )

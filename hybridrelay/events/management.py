@@ -98,6 +98,8 @@ class ManagementListening(Event):
     #: ``127.0.0.1:9180``
     address: str
     tls: bool
+    #: The pin of the certificate; empty without TLS.
+    pin: str = ""
     #: Whether callers can be identified by client certificates.
     client_certificates: bool
     #: The entry points that identify further callers.

@@ -94,11 +94,11 @@ class ConnectionEnabled(Event):
 
 @attrs.frozen(kw_only=True)
 class DrainStarted(Event):
-    """An administrator drains the relay: it accepts no new registrations and joins. Sessions continue."""
+    """An administrator drains the relay: it accepts no new registrations and joins. Sessions go on."""
 
     name: ClassVar = "drain.started"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The relay is draining: it accepts no new registrations and joins"
+    summary: ClassVar = "The relay is drained, and accepts nothing new"
 
 
 @attrs.frozen(kw_only=True)

@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING
 from .._lazy import load_when_used
 
 if TYPE_CHECKING:
+    from .addresses import Address as Address
+    from .addresses import LocalAddress as LocalAddress
+    from .addresses import UrlAddress as UrlAddress
+    from .api_registry import ApiRegistry as ApiRegistry
+    from .blocking import blocking_client as blocking_client
     from .callers import Caller as Caller
     from .callers import Scope as Scope
     from .client import ManagementClient as ManagementClient
-    from .client import connect_to_relay_on as connect_to_relay_on
     from .plugins import Authenticator as Authenticator
     from .plugins import Credentials as Credentials
     from .service import serve_management as serve_management
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
     from .tcp import TcpOptions as TcpOptions
 
 _HOMES = {
+    "addresses": ("Address", "LocalAddress", "UrlAddress"),
+    "api_registry": ("ApiRegistry",),
+    "blocking": ("blocking_client",),
     "callers": ("Caller", "Scope"),
-    "client": ("ManagementClient", "connect_to_relay_on"),
+    "client": ("ManagementClient",),
     "plugins": ("Authenticator", "Credentials"),
     "service": ("serve_management",),
     "status": ("RelayStatus", "read_status"),

@@ -1,99 +1,141 @@
-"""A client of the management API, for the commands that administrators run."""
+"""A client of the management API, for the commands of an administrator."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 from urllib.parse import urlencode
 
+import attrs
 import h11
 import msgspec
 import trio
 
-from ..errors import ManagementError, StateError
-from ..relay.store.state_dir import local_socket
-from ..streams.unix_sockets import connect_unix_socket
-from .service import SOCKET
+from ..errors import ManagementError, OutcomeUnknown
+from .addresses import Address, LocalAddress
+from .refusals import refusal_of
 
-__all__ = ["ManagementClient", "connect_to_relay_on"]
+__all__ = ["ManagementClient"]
 
 T = TypeVar("T")
 
-#: How long one request and its complete response may take (seconds).
+#: For opening a connection (seconds).
+_CONNECT_SECONDS = 15.0
+#: For one request and its whole response (seconds).
 _TIMEOUT_SECONDS = 30.0
-#: The longest response that is accepted (bytes). A page of 1,000 sessions has about 500 KiB.
+#: A connection that was idle for longer is not used again (seconds): the relay closes it after ten.
+_IDLE_SECONDS = 5.0
+#: The longest response that is read. A page of 1,000 sessions has about 500 KiB.
 _MAX_RESPONSE = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
+_JSON = "application/json"
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.ProtocolError)
 
 
-async def connect_to_relay_on(state_dir: Path) -> trio.abc.Stream:
-    """Connect to the management socket of the relay that uses a state directory.
+@attrs.define
+class _Connection:
+    stream: trio.abc.Stream
+    used_at: float
+    http: h11.Connection = attrs.field(factory=lambda: h11.Connection(h11.CLIENT))
 
-    Raises:
-        StateError: there is no such directory.
-        ManagementError: no relay is running with it, or this user may not open its socket.
-    """
-    path = local_socket(state_dir, SOCKET)
-    if not await trio.Path(state_dir).is_dir():
-        raise StateError(
-            f"the state directory {state_dir} does not exist", remedy="give the state directory of the relay"
-        )
-    try:
-        return await connect_unix_socket(path)
-    except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise ManagementError(
-            f"no relay is running with the state directory {state_dir}",
-            remedy="start it, or give the state directory of a running relay; if the relay is running, look for "
-            "management.unavailable in its log",
-        ) from exc
-    except OSError as exc:
-        raise ManagementError(
-            f"cannot connect to {path}: {exc.strerror}", remedy="run as the user who runs the relay, or as root"
-        ) from exc
+    @property
+    def is_usable(self) -> bool:
+        """Whether another request can be sent."""
+        return self.http.our_state is h11.IDLE and trio.current_time() - self.used_at < _IDLE_SECONDS
+
+
+@attrs.frozen
+class _Response:
+    status: int
+    #: Names in lower case.
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class ManagementClient:
-    """A client with one connection to the management API. It sends one request at a time.
+    """Sends requests to a management API, one after the other. Opens connections when they are needed.
 
     Args:
-        stream: the connection, which the client then owns.
-        host: the value of the Host header.
+        address: where the API is.
     """
 
-    def __init__(self, stream: trio.abc.Stream, host: str = "localhost") -> None:
-        self._stream = stream
-        self._host = host
-        self._http = h11.Connection(h11.CLIENT)
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._connection: _Connection | None = None
 
-    async def get(self, path: str, kind: type[T], **query: str | int | None) -> T:
-        """Make a GET request, and decode the response. Query parameters that are None are omitted.
+    async def connect_if_it_runs(self) -> bool:
+        """Open a connection to a relay on this machine. Returns False if nothing listens on its socket.
 
         Raises:
-            ManagementError: see `call`.
+            ManagementError: something listens, and this user may not connect to it.
         """
-        given = {name: value for name, value in query.items() if value is not None}
-        return await self.call("GET", f"{path}?{urlencode(given)}" if given else path, kind)
+        assert isinstance(self._address, LocalAddress)
+        stream = await self._address.connect_if_it_runs()
+        if stream is not None:
+            self._connection = _Connection(stream, trio.current_time())
+        return stream is not None
 
-    async def call(self, method: str, path: str, kind: type[T]) -> T:
-        """Make a request without a body, and decode the response.
+    async def get(
+        self, path: str, kind: type[T], *, query: Mapping[str, str | float | None] | None = None, seconds: float = 0
+    ) -> T:
+        """Return the response to GET, decoded.
 
         Args:
-            method: of the request.
-            path: of the request, with its query.
-            kind: the type of the response; `type(None)` for a response without content.
+            path, kind, seconds: see `call`.
+            query: the parameters. Those that are None are left out.
 
         Raises:
-            ManagementError: the relay has refused the request (the error then has the relay's remedy), the response
-                is not of that type, or the connection was lost or is too slow.
-
-        After an error, and if this is cancelled, the connection can no longer be used.
+            HybridRelayError: see `call`.
         """
-        status, body = await self._exchange(method, path)
-        if status >= 400:
-            raise _refused(status, body)
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return await self.call("GET", f"{path}?{urlencode(given)}" if given else path, kind, seconds=seconds)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        body: msgspec.Struct | Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        changes: bool | None = None,
+        seconds: float = 0,
+    ) -> T:
+        """Send a request and return the response, decoded. For a response without content, `kind` is None's type.
+
+        Args:
+            method, path: of the request; the path without the prefix of the address.
+            kind: the type of the response.
+            body: sent as JSON.
+            headers: further header fields.
+            changes: whether the request is to change something; None means that GET does not, and all others do.
+            seconds: how long the relay may delay the response by intention. The deadline is 30 s later.
+
+        Raises:
+            OutcomeUnknown: a change was requested, and the relay did not answer.
+            ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response is not
+                what is expected.
+            ConfigurationError: the relay has refused the request; see `refusal_of`.
+            RelayIdentityError: the relay's certificate is not trusted.
+
+        Cancelled, the connection is closed.
+        """
+        changes = method != "GET" if changes is None else changes
+        data = b"" if body is None else msgspec.json.encode(body)
+        sent = [("Host", self._address.host), ("Accept", _JSON), *(headers or {}).items()]
+        if self._address.authorization is not None:
+            sent.append(("Authorization", self._address.authorization.reveal()))
+        if body is not None:
+            sent.append(("Content-Type", _JSON))
+        if body is not None or method != "GET":
+            sent.append(("Content-Length", str(len(data))))
+        request = h11.Request(method=method, target=f"{self._address.prefix}{path}", headers=sent)
+        response = await self._exchange(request, data, f"{method} {path}", changes=changes, seconds=seconds)
+        if response.status >= 300:
+            raise refusal_of(method, path, response.status, response.headers, response.body, changes=changes)
         try:
-            return msgspec.json.decode(body or b"null", type=kind)
-        except msgspec.MsgspecError as exc:
+            return msgspec.json.decode(response.body or b"null", type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise ManagementError(
                 f"the relay's answer to {method} {path} is not what this version expects: {exc}",
                 remedy="use the same version of hybridrelay as the relay",
@@ -101,48 +143,78 @@ class ManagementClient:
 
     async def aclose(self) -> None:
         """Close the connection at once."""
-        await trio.aclose_forcefully(self._stream)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await trio.aclose_forcefully(connection.stream)
 
-    async def _exchange(self, method: str, path: str) -> tuple[int, bytes]:
-        headers = [("Host", self._host), ("Accept", "application/json")]
-        if method == "POST":
-            headers.append(("Content-Length", "0"))
+    async def _exchange(
+        self, request: h11.Request, data: bytes, what: str, *, changes: bool, seconds: float
+    ) -> _Response:
+        is_reused = self._connection is not None
+        # A change gets a new connection: if the relay closes an old one just now, nobody knows whether it was made.
+        if self._connection is not None and (changes or not self._connection.is_usable):
+            await self.aclose()
+            is_reused = False
+        connection = await self._connect() if self._connection is None else self._connection
+        self._connection = None
         try:
-            with trio.fail_after(_TIMEOUT_SECONDS):
-                request = self._http.send(h11.Request(method=method, target=path, headers=headers))
-                end = self._http.send(h11.EndOfMessage())
-                await self._stream.send_all((request or b"") + (end or b""))
-                return await self._receive()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.ProtocolError) as exc:
-            why = "it did not answer in time" if isinstance(exc, trio.TooSlowError) else "the connection was lost"
-            raise ManagementError(f"the relay did not answer {method} {path}: {why}", remedy="try again") from exc
+            try:
+                with trio.fail_after(_TIMEOUT_SECONDS + seconds):
+                    http = connection.http
+                    pieces = [
+                        http.send(request),
+                        http.send(h11.Data(data)) if data else b"",
+                        http.send(h11.EndOfMessage()),
+                    ]
+                    await connection.stream.send_all(b"".join(piece or b"" for piece in pieces))
+                    response = await _receive(connection)
+            except _BROKEN as exc:
+                if is_reused and not changes and not isinstance(exc, trio.TooSlowError):
+                    return await self._exchange(request, data, what, changes=changes, seconds=seconds)
+                raise _no_answer(what, exc, changes=changes) from exc
+            if http.our_state is h11.DONE and http.their_state is h11.DONE:
+                http.start_next_cycle()
+                connection.used_at = trio.current_time()
+                self._connection = connection
+            return response
+        finally:
+            if self._connection is not connection:
+                await trio.aclose_forcefully(connection.stream)
 
-    async def _receive(self) -> tuple[int, bytes]:
-        status, body = 0, bytearray()
-        while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                self._http.receive_data(bytes(await self._stream.receive_some(_BLOCK)))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > _MAX_RESPONSE:
-                    raise ManagementError(f"the relay's answer has more than {_MAX_RESPONSE} bytes")
-            elif isinstance(event, h11.EndOfMessage):
-                if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
-                    self._http.start_next_cycle()
-                return status, bytes(body)
+    async def _connect(self) -> _Connection:
+        try:
+            with trio.fail_after(_CONNECT_SECONDS):
+                stream = await self._address.connect()
+        except trio.TooSlowError as exc:
+            raise ManagementError(
+                f"the relay cannot be reached within {_CONNECT_SECONDS:g} s",
+                remedy="check the address, and firewalls that drop packets silently",
+            ) from exc
+        return _Connection(stream, trio.current_time())
 
 
-def _refused(status: int, body: bytes) -> ManagementError:
-    """The error for a response that is a problem document (RFC 9457)."""
-    try:
-        problem = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        problem = {}
-    detail, remedy = problem.get("detail"), problem.get("remedy")
-    return ManagementError(
-        detail if isinstance(detail, str) else f"the relay has refused the request with status {status}",
-        remedy=remedy if isinstance(remedy, str) else None,
-    )
+def _no_answer(what: str, exc: BaseException, *, changes: bool) -> ManagementError:
+    why = "it did not answer in time" if isinstance(exc, trio.TooSlowError) else "the connection was lost"
+    if changes:
+        return OutcomeUnknown(
+            f"the relay did not answer {what}: {why}. The change may have been made, or not",
+            remedy="look whether it was made, and repeat the command if it was not",
+        )
+    return ManagementError(f"the relay did not answer {what}: {why}", remedy="try again")
+
+
+async def _receive(connection: _Connection) -> _Response:
+    status, headers, body = 0, dict[str, str](), bytearray()
+    while True:
+        event = connection.http.next_event()
+        if event is h11.NEED_DATA:
+            connection.http.receive_data(bytes(await connection.stream.receive_some(_BLOCK)))
+        elif isinstance(event, h11.Response):
+            status = event.status_code
+            headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > _MAX_RESPONSE:
+                raise ManagementError(f"the relay's answer has more than {_MAX_RESPONSE} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            return _Response(status, headers, bytes(body))

@@ -1,15 +1,19 @@
-"""The handlers of the operations of the management API, and the table of operations."""
+"""The handlers of the operations of the management API, and the table of operations.
+
+The module is long because each operation on what the registry contains is a function and a row here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from ..relay import HybridConnection, Store
 from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
 from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check_hosts
 from ..security.names import parse_host_untrusted
-from .callers import Scope
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .following import EVENT_ROWS
@@ -24,6 +28,7 @@ from .values import (
     AuthorizationRule,
     ConnectionBody,
     ConnectionPage,
+    ConnectionPatch,
     ConnectionValue,
     KeyBody,
     NewRule,
@@ -42,25 +47,15 @@ __all__ = ["OPERATIONS"]
 async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
     after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
-    # One more than is wanted shows whether there is another page.
-    found = await call.managed.read_store(lambda store: _seen(store, call.caller.scope, after, query))
-    page, more = found[: query.limit], len(found) > query.limit
+    found = await call.managed.read_store(lambda store: store.list())
+    names = (one for one in found if one.name.startswith(query.prefix) and call.caller.sees(one.name))
+    rest = [one for one in names if one.name > after]
+    page, more = rest[: query.limit], len(rest) > query.limit
     relay = call.managed.relay
     return ConnectionPage(
         value=tuple(ConnectionValue.of(one, relay.connection(one.name)) for one in page),
         next_cursor=encode_cursor(page[-1].name) if more else None,
     )
-
-
-def _seen(store: Store, scope: Scope, after: str, query: PageQuery) -> Sequence[HybridConnection]:
-    """Those of the next page that a caller with this scope may see, and one more. In a thread."""
-    if scope.only is not None:
-        is_wanted = scope.only.startswith(query.prefix) and scope.only > after
-        return [one for one in store.list(prefix=scope.only) if one.name == scope.only] if is_wanted else ()
-    shorter, longer = sorted((scope.prefix, query.prefix), key=len)
-    if not longer.startswith(shorter):
-        return ()
-    return store.list(after=after, prefix=longer, limit=query.limit + 1)
 
 
 def _connection_of_cursor_untrusted(cursor: str) -> str:
@@ -119,7 +114,8 @@ def _put(
     disabled: bool,
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
-    if call.name not in store.disabled_by_name():
+    known = store.snapshot().get(call.name)
+    if known is None:
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
         new_rules = _usual_rules() if rules is None else rules
@@ -138,6 +134,26 @@ def _put(
     )
 
 
+async def _patch_connection(call: Call) -> ConnectionValue:
+    body = call.body_as(ConnectionPatch)
+    hosts = None if body.endpoints is msgspec.UNSET else _parse_hosts_untrusted(body.endpoints)
+    disabled = None if body.disabled is msgspec.UNSET else body.disabled
+
+    def patch(store: Store) -> HybridConnection:
+        known = store.get(call.name)
+        text = known.description.text if body.description is msgspec.UNSET else body.description
+        metadata = known.description.metadata if body.metadata is msgspec.UNSET else body.metadata
+        try:
+            description = Description(text, metadata)
+        except ValueError as exc:
+            raise problem(Problem.INVALID, str(exc)) from exc
+        # What was read here must be what is changed, also if the request has no precondition.
+        version = known.version if call.version is None else call.version
+        return store.change(call.name, description=description, hosts=hosts, disabled=disabled, version=version)
+
+    return _shown(call, await call.managed.change_store(patch))
+
+
 def _usual_rules() -> Iterable[Rule]:
     return (
         Rule.generate(Role.CONNECTOR.value, {Right.LISTEN}),
@@ -147,13 +163,13 @@ def _usual_rules() -> Iterable[Rule]:
 
 def _new_rule(rule: NewRule) -> Rule:
     rights = map(Right, rule.rights)
-    if rule.primary_key is None and rule.secondary_key is None:
+    if rule.primary_key is msgspec.UNSET and rule.secondary_key is msgspec.UNSET:
         return Rule.generate(rule.name, rights)
     return Rule(rule.name, rights, _secret(rule.primary_key), _secret(rule.secondary_key))
 
 
-def _secret(key: str | None) -> Secret | None:
-    return None if key is None else Secret(key)
+def _secret(key: str | msgspec.UnsetType | None) -> Secret | None:
+    return Secret(key) if isinstance(key, str) else None
 
 
 async def _delete_connection(call: Call) -> None:
@@ -298,6 +314,17 @@ OPERATIONS: Operations[Call] = Operations(
             leads_to=dict.fromkeys(
                 ("getHybridConnection", "deleteHybridConnection", "listAuthorizationRules"), _THIS_CONNECTION
             ),
+        ),
+        Operation(
+            id="patchHybridConnection",
+            method="PATCH",
+            path=_CONNECTION,
+            summary="Change the endpoints or the description of a hybrid connection, and keep everything else.",
+            role=_ADMIN,
+            handler=_patch_connection,
+            body=ConnectionPatch,
+            answer=ConnectionValue,
+            versioned=True,
         ),
         Operation(
             id="deleteHybridConnection",

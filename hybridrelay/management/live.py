@@ -1,4 +1,4 @@
-"""Operations of the management API on a running relay: its listeners, senders and sessions, and the relay itself."""
+"""The operations of the management API about what runs now: listeners, senders, sessions, and the relay itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from .condition import MAX_UNSERVED, relay_problems
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live_values import (
     CertificateValue,
+    Dropped,
     ListenerPage,
     ListenerValue,
     LivePageQuery,
     Places,
+    RelayEndpointValue,
     RelayValue,
     SenderPage,
     SenderValue,
@@ -31,7 +33,7 @@ from .problems import Problem, problem
 
 __all__ = ["LIVE_ROWS"]
 
-#: How many values are collected before other tasks of the relay may run: about a millisecond's work.
+#: Values that are collected before other tasks of the relay run: about a millisecond.
 _AT_A_TIME = 100
 
 
@@ -53,7 +55,7 @@ class _Fetch(Protocol[SnapshotT]):
 
 
 async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
-    """Return the page that the call asks for, and the cursor of the next page, if there is one."""
+    """The page that the call asks for, and the cursor of the next one."""
     query, scope = call.query_as(LivePageQuery), call.caller.scope
     name = call.params.get("name")
     if name is not None:
@@ -63,7 +65,7 @@ async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], 
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
         after = max(after or ("", ""), (connection, key))
     found: list[SnapshotT] = []
-    # Fetch one more than requested, to know whether there is another page.
+    # One more than is wanted shows whether there is another page.
     while (missing := query.limit + 1 - len(found)) > 0:
         more = fetch(min(missing, _AT_A_TIME), after=after, connection=scope.only if name is None else name)
         found += (one for one in more if scope.covers(one.connection))
@@ -91,22 +93,28 @@ async def _list_sessions(call: Call) -> SessionPage:
     return SessionPage(value=tuple(map(SessionValue.of, page)), next_cursor=cursor)
 
 
-async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> None:
-    """End a listener, sender or session. Succeeds also if it has ended already."""
+async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> Dropped:
+    """End a listener, a sender or a session. The answer says whether there was one."""
     await call.managed.read_store(lambda store: store.get(call.name))
-    drop(call.name, call.params[key])
+    return Dropped(ended=drop(call.name, call.params[key]))
 
 
-async def _drop_listener(call: Call) -> None:
-    await _drop(call, call.managed.relay.drop_listener, "instance")
+async def _drop_listener(call: Call) -> Dropped:
+    return await _drop(call, call.managed.relay.drop_listener, "instance")
 
 
-async def _drop_sender(call: Call) -> None:
-    await _drop(call, call.managed.relay.drop_sender, "sender")
+async def _drop_sender(call: Call) -> Dropped:
+    return await _drop(call, call.managed.relay.drop_sender, "sender")
 
 
-async def _drop_session(call: Call) -> None:
-    await _drop(call, call.managed.relay.drop_session, "session")
+async def _drop_session(call: Call) -> Dropped:
+    return await _drop(call, call.managed.relay.drop_session, "session")
+
+
+async def _get_endpoint(call: Call) -> RelayEndpointValue:
+    await trio.lowlevel.checkpoint()
+    info = call.managed.info
+    return RelayEndpointValue(pin=info.pin, ports=dict(info.public_ports))
 
 
 async def _drain(call: Call) -> RelayValue:
@@ -126,13 +134,13 @@ async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
 
 async def _get_relay(call: Call) -> RelayValue:
     info, relay = call.managed.info, call.managed.relay
-    disabled = await call.managed.read_store(lambda store: store.disabled_by_name())
+    connections = await call.managed.read_store(lambda store: store.snapshot())
     unserved: list[str] = []
     unserved_count = 0
-    for number, name in enumerate(disabled):
+    for number, name in enumerate(sorted(connections)):
         if number % _AT_A_TIME == 0:
             await trio.lowlevel.checkpoint()
-        if relay.listener_count(name) == 0 and not disabled[name]:
+        if relay.listener_count(name) == 0 and not connections[name].disabled:
             unserved_count += 1
             if len(unserved) < MAX_UNSERVED:
                 unserved.append(name)
@@ -144,7 +152,7 @@ async def _get_relay(call: Call) -> RelayValue:
         pin=info.pin,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
         certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
-        connection_count=len(disabled),
+        connection_count=len(connections),
         listener_count=snapshot.listeners,
         sender_count=snapshot.senders,
         session_count=snapshot.sessions,
@@ -160,7 +168,7 @@ _CONNECTION = "/v1/hybridConnections/{name}"
 def _list_rows(
     what: str, plural: str, handler: Callable[[Call], Awaitable[msgspec.Struct]], answer: type[msgspec.Struct]
 ) -> tuple[Operation[Call], ...]:
-    """Make two operations: the list for one hybrid connection, and the list for all."""
+    """The lists of one hybrid connection, and of all."""
     return (
         Operation(
             id=f"list{what}s",
@@ -186,7 +194,7 @@ def _list_rows(
     )
 
 
-#: The operations of this module, a part of the table of all operations.
+#: A part of the table of operations.
 LIVE_ROWS: tuple[Operation[Call], ...] = (
     *_list_rows("Listener", "the connectors that are registered", _list_listeners, ListenerPage),
     *_list_rows("Sender", "the control channels of clients that may join", _list_senders, SenderPage),
@@ -198,6 +206,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         summary="End the registration of a connector, which may register again after 30 seconds.",
         role=ManagementRole.OPERATOR,
         handler=_drop_listener,
+        answer=Dropped,
     ),
     Operation(
         id="dropSender",
@@ -206,6 +215,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         summary="End the control channel of a client, which opens another one when it needs it.",
         role=ManagementRole.OPERATOR,
         handler=_drop_sender,
+        answer=Dropped,
     ),
     Operation(
         id="dropSession",
@@ -214,16 +224,28 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         summary="End a pair of data channels; the client resumes the session over another one if it can.",
         role=ManagementRole.OPERATOR,
         handler=_drop_session,
+        answer=Dropped,
     ),
     Operation(
         id="getRelay",
         method="GET",
         path="/v1/relay",
-        summary="Get this relay: its problems, version, pin, ports and certificates, and how many of its places are "
-        "taken.",
+        summary="Get this relay: its problems, version, pin, ports and certificates, and how much of its room is "
+        "in use.",
         role=ManagementRole.VIEWER,
         handler=_get_relay,
         answer=RelayValue,
+    ),
+    Operation(
+        id="getRelayEndpoint",
+        method="GET",
+        path="/v1/relay/endpoint",
+        summary="Get what connection strings contain about this relay: its pin, and ports that are not the defaults.",
+        role=ManagementRole.VIEWER,
+        handler=_get_endpoint,
+        answer=RelayEndpointValue,
+        # It is the same for all hybrid connections, and in each of their connection strings.
+        filters=True,
     ),
     Operation(
         id="drainRelay",

@@ -1,4 +1,4 @@
-"""The JSON values in responses about a running relay. Pure."""
+"""What the responses about a running relay contain, as classes. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from .values import Body, Value
 
 __all__ = [
     "CertificateValue",
+    "Dropped",
     "EndValue",
     "ListenerPage",
     "ListenerValue",
     "LivePageQuery",
     "Places",
+    "RelayEndpointValue",
     "RelayProblem",
     "RelayValue",
     "SenderPage",
@@ -33,10 +35,10 @@ __all__ = [
 
 
 class LivePageQuery(Body, frozen=True):
-    """The query of a list: which page is wanted."""
+    """Which part of a list is wanted."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    #: ``nextCursor`` of the previous page.
+    #: ``nextCursor`` of the page before.
     cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
 
 
@@ -49,20 +51,20 @@ class ListenerValue(Value, frozen=True):
     address: str
     #: The transport of its control channel.
     transport: str
-    #: Name and version, as stated by the connector.
+    #: Name and version, as the connector says.
     software: str
     rule: str
     slot: str
     #: Seconds since 1970.
     since: float
-    #: The number of sessions that it has now, and the bytes that were moved for it since `since`.
+    #: Sessions that go to it now, and what was moved for it since then.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
 
     @classmethod
     def of(cls, one: ListenerSnapshot) -> ListenerValue:
-        """Make the value of a registration."""
+        """A registration."""
         return cls(
             connection=one.connection,
             instance=one.instance,
@@ -82,7 +84,7 @@ class ListenerPage(Value, frozen=True):
     """Listeners, in order of hybrid connection and instance."""
 
     value: tuple[ListenerValue, ...]
-    #: The cursor of the next page; null on the last page.
+    #: For the next page; null on the last one.
     next_cursor: str | None
 
 
@@ -90,9 +92,9 @@ class SenderValue(Value, frozen=True):
     """The control channel of a client that may join a hybrid connection."""
 
     connection: str
-    #: Assigned by the relay.
+    #: Chosen by the relay.
     id: str
-    #: As stated by the client.
+    #: As the client says.
     instance: str
     address: str
     transport: str
@@ -101,14 +103,14 @@ class SenderValue(Value, frozen=True):
     slot: str
     #: Seconds since 1970.
     since: float
-    #: The number of sessions that its instance has now, and the bytes that were moved for its instance.
+    #: Sessions of its instance now, and what was moved for that.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
 
     @classmethod
     def of(cls, one: SenderSnapshot) -> SenderValue:
-        """Make the value of a control channel."""
+        """A control channel."""
         return cls(
             connection=one.connection,
             id=one.id,
@@ -144,7 +146,7 @@ class EndValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: EndSnapshot) -> EndValue:
-        """Make the value of an end."""
+        """An end."""
         return cls(instance=one.instance, address=one.address, transport=one.transport, rule=one.rule, slot=one.slot)
 
 
@@ -152,7 +154,7 @@ class SessionValue(Value, frozen=True):
     """A pair of data channels, between which the relay moves the bytes of a session."""
 
     connection: str
-    #: The same as ``activity_id`` in events.
+    #: ``activity_id`` in events.
     id: str
     listener: EndValue
     sender: EndValue
@@ -163,7 +165,7 @@ class SessionValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: SessionSnapshot) -> SessionValue:
-        """Make the value of a pair."""
+        """A pair."""
         return cls(
             connection=one.connection,
             id=one.id,
@@ -182,15 +184,22 @@ class SessionPage(Value, frozen=True):
     next_cursor: str | None
 
 
+class Dropped(Value, frozen=True):
+    """The result of ending a listener, a sender or a session."""
+
+    #: Whether it was there. False: it had ended before, or the id is wrong.
+    ended: bool
+
+
 class Places(Value, frozen=True):
-    """How many places there are, and how many are taken."""
+    """How much of something is in use."""
 
     used: int
     total: int
 
     @classmethod
     def of(cls, places: PlacesSnapshot) -> Places:
-        """Make the value of a snapshot."""
+        """The same as a snapshot has."""
         return cls(used=places.taken, total=places.total)
 
 
@@ -204,35 +213,43 @@ class CertificateValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: CertificateSnapshot) -> CertificateValue:
-        """Make the value of a snapshot."""
+        """The same as a snapshot has."""
         return cls(name=one.name, pin=one.pin, expires_at=one.expires_at)
 
 
 class RelayProblem(Value, frozen=True):
-    """A problem of the relay, and what an administrator can do about it."""
+    """Something at the relay that an administrator should know."""
 
     #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
     #: ``control-channels``, ``draining`` or ``history``.
     code: str
     detail: str
     remedy: str
-    #: The hybrid connection that has the problem; null if it concerns the relay as a whole.
+    #: The hybrid connection that it is about, if it is about one.
     connection: str | None = None
 
 
+class RelayEndpointValue(Value, frozen=True):
+    """What connection strings contain about this relay, besides its host."""
+
+    pin: str
+    #: The ports that differ from the defaults, by name; null for a port that is not served.
+    ports: dict[str, int | None]
+
+
 class RelayValue(Value, frozen=True):
-    """The state of the relay."""
+    """This relay."""
 
     version: str
     #: The most important first; empty if there are none.
     problems: tuple[RelayProblem, ...]
-    #: Since when it has been draining (seconds since 1970); null if it is not draining.
+    #: Since when an administrator drains it (seconds since 1970); null if it accepts registrations and joins.
     draining_since: float | None
-    #: Its pin: connection strings contain it, so that nobody else can pose as this relay.
+    #: What connection strings carry, so that nobody else can pose as this relay.
     pin: str
-    #: By port name, the addresses at which it listens.
+    #: By port name: where it listens.
     ports: dict[str, tuple[str, ...]]
-    #: Its certificates that expire. The one to which the pin belongs does not expire.
+    #: Those that expire. The relay's own certificate, which connection strings pin, does not.
     certificates: tuple[CertificateValue, ...]
     connection_count: int
     listener_count: int

@@ -27,6 +27,8 @@ class Problem(enum.Enum):
     UNAUTHENTICATED = ("unauthenticated", 401)
     FORBIDDEN = ("forbidden", 403)
     NOT_FOUND = ("not-found", 404)
+    #: The path is that of no operation.
+    NO_OPERATION = ("no-operation", 404)
     #: The name is taken.
     EXISTS = ("exists", 409)
     #: The object has changed since the caller read it: the generation in the request's body is out of date.
@@ -34,9 +36,17 @@ class Problem(enum.Enum):
     #: The same, for a precondition in the request's header (RFC 9110, 13.1).
     PRECONDITION_FAILED = ("precondition-failed", 412)
     INVALID = ("invalid", 400)
+    METHOD_NOT_ALLOWED = ("method-not-allowed", 405)
+    #: The request, or its body, did not arrive in time.
+    TIMEOUT = ("timeout", 408)
+    TOO_LARGE = ("too-large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", 415)
+    #: The request is for a name that is not one of the relay's.
+    MISDIRECTED = ("misdirected", 421)
     #: There are too many requests, or too many failed attempts. Retry-After says when to send another one.
     RATE = ("rate", 429)
+    #: A bug in the relay. Its log says more.
+    INTERNAL = ("internal", 500)
     UNAVAILABLE = ("unavailable", 503)
 
     @property
@@ -48,6 +58,22 @@ class Problem(enum.Enum):
     def type(self) -> str:
         """The problem document's ``type``, a URN, for programs."""
         return f"urn:hybridrelay:problem:{self.value[0]}"
+
+
+#: The kinds of the failures that `hybridrelay.http` answers by itself, by status. Every other one is a malformed
+#: request.
+_KINDS: Mapping[int, Problem] = {
+    404: Problem.NO_OPERATION,
+    405: Problem.METHOD_NOT_ALLOWED,
+    408: Problem.TIMEOUT,
+    413: Problem.TOO_LARGE,
+    414: Problem.TOO_LARGE,
+    421: Problem.MISDIRECTED,
+    431: Problem.TOO_LARGE,
+    500: Problem.INTERNAL,
+    501: Problem.METHOD_NOT_ALLOWED,
+    503: Problem.UNAVAILABLE,
+}
 
 
 def problem(
@@ -78,6 +104,9 @@ def problem(
 
 def render_problem(failure: Failure) -> Response:
     """The problem document for a failure, also for one outside of all operations, such as an unknown path."""
+    if "type" not in failure.members:
+        kind = _KINDS.get(failure.status, Problem.INVALID)
+        failure = attrs.evolve(failure, members={"type": kind.type, **failure.members})
     if "remedy" not in failure.members and (remedy := _REMEDIES.get(failure.status)):
         failure = attrs.evolve(failure, members={**failure.members, "remedy": remedy})
     return problem_json(failure)

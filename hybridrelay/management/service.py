@@ -15,7 +15,7 @@ from ..errors import ConfigurationError
 from ..events import EventStream, ManagementTokenUseNotSaved, ManagementUnavailable, logged_events
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
-from ..relay.store.state_dir import local_socket
+from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_socket
 from .callers import Caller
@@ -31,10 +31,8 @@ from .tcp import ManagementTcp
 from .web.page import routes_of
 from .web.table import PAGES
 
-__all__ = ["SOCKET", "make_router", "serve_management"]
+__all__ = ["make_router", "serve_management"]
 
-#: The name of the socket in the state directory, without its suffix.
-SOCKET = "management"
 #: How long running requests may continue when the relay stops (seconds).
 _GRACE_SECONDS = 2.0
 
@@ -130,7 +128,7 @@ async def serve_management(
 async def _listen(
     state_dir: Path, events: EventStream, closing: contextlib.ExitStack
 ) -> tuple[trio.SocketListener, SocketFile] | None:
-    path = local_socket(state_dir, SOCKET)
+    path = local_socket(state_dir, MANAGEMENT_SOCKET)
     try:
         listener, file = await listen_unix_socket(path)
     except OSError as exc:

@@ -75,7 +75,7 @@ async def read_status(client: ManagementClient) -> RelayStatus:
 
 
 async def _pages(client: ManagementClient, path: str, kind: type[PageT]) -> list[PageT]:
-    pages = [await client.get(path, kind, limit=_PAGE)]
+    pages = [await client.get(path, kind, query={"limit": _PAGE})]
     while (cursor := pages[-1].next_cursor) is not None:
-        pages.append(await client.get(path, kind, limit=_PAGE, cursor=cursor))
+        pages.append(await client.get(path, kind, query={"limit": _PAGE, "cursor": cursor}))
     return pages

@@ -1,4 +1,4 @@
-"""The operations on management tokens, and the JSON values of these operations."""
+"""The operations of tokens, and what goes over the wire."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _TOKENS = "/v1/tokens"
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """The body of a request that creates a token."""
+    """A token that is to be made."""
 
     name: Annotated[str, msgspec.Meta(pattern=f"^{TOKEN_NAME_PATTERN}$")]
     role: Literal["viewer", "operator", "admin"]
-    #: A prefix: the token is for the hybrid connections whose names begin with it. If empty, it is for the whole
-    #: relay.
+    #: The beginning of the names of the hybrid connections that it is for; empty for the whole relay.
     scope: Annotated[str, msgspec.Meta(pattern=f"^{SCOPE_PATTERN}$")] = ""
-    expires_in_days: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKEN_SECONDS // _DAY_SECONDS)] = (
+    #: A fraction is possible: 0.5 is twelve hours.
+    expires_in_days: Annotated[float, msgspec.Meta(ge=0.01, le=MAX_TOKEN_SECONDS // _DAY_SECONDS)] = (
         DEFAULT_TOKEN_SECONDS // _DAY_SECONDS
     )
 
 
 class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A token, without its secret text. Times are seconds since 1970."""
+    """A token, without its text. Times are seconds since 1970."""
 
     id: str
     name: str
@@ -47,12 +47,12 @@ class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     scope: str
     created_at: float
     expires_at: float
-    #: The time of the last use, updated once a minute; null if the token has never been used.
+    #: About a minute late; null if it was never used.
     last_used_at: float | None
 
     @classmethod
     def of(cls, token: ManagementToken) -> TokenValue:
-        """Make the value of a token in the store."""
+        """Of a token in the store."""
         return cls(
             id=token.id,
             name=token.name,
@@ -65,7 +65,7 @@ class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CreatedToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A token that was just created, with its text, which is not shown again."""
+    """A token that was made, with its text, which is shown once."""
 
     value: TokenValue
     token: str
@@ -91,7 +91,7 @@ async def _create_token(call: Call) -> CreatedToken:
             body.name,
             ManagementRole[body.role.upper()],
             scope=body.scope,
-            seconds=body.expires_in_days * _DAY_SECONDS,
+            seconds=round(body.expires_in_days * _DAY_SECONDS),
             now=call.managed.clock(),
         )
 
@@ -102,7 +102,7 @@ async def _create_token(call: Call) -> CreatedToken:
 
 async def _delete_token(call: Call) -> None:
     def delete(store: Store) -> None:
-        with contextlib.suppress(NotFound):  # it was revoked already
+        with contextlib.suppress(NotFound):  # what is gone is gone
             store.delete_token(call.params["token"])
 
     await call.managed.change_store(delete)
@@ -113,7 +113,7 @@ TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (
         id="listTokens",
         method="GET",
         path=_TOKENS,
-        summary="List the management tokens, sorted by name.",
+        summary="List the tokens of this API, in order of their names.",
         role=ManagementRole.ADMIN,
         handler=_list_tokens,
         answer=TokenPage,
@@ -122,7 +122,7 @@ TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (
         id="createToken",
         method="POST",
         path=_TOKENS,
-        summary="Create a token. The response contains its text, which is not shown again.",
+        summary="Make a token. Its text is in the response, and is not shown again.",
         role=ManagementRole.ADMIN,
         handler=_create_token,
         body=NewToken,

@@ -28,6 +28,7 @@ __all__ = [
     "Body",
     "ConnectionBody",
     "ConnectionPage",
+    "ConnectionPatch",
     "ConnectionValue",
     "KeyBody",
     "KeyValue",
@@ -69,12 +70,13 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class NewRule(Body, frozen=True):
-    """An authorization rule of a new hybrid connection. If it has no keys, two keys are generated."""
+    """An authorization rule of a new hybrid connection. If neither key is given, two keys are generated."""
 
     name: RuleName
     rights: Rights
-    primary_key: Key | None = None
-    secondary_key: Key | None = None
+    #: null: the slot is empty, as if its key had been revoked.
+    primary_key: Key | msgspec.UnsetType | None = msgspec.UNSET
+    secondary_key: Key | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ConnectionBody(Body, frozen=True):
@@ -87,6 +89,16 @@ class ConnectionBody(Body, frozen=True):
     disabled: bool = False
     #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
+
+
+class ConnectionPatch(Body, frozen=True):
+    """What is to be changed of a hybrid connection. Everything that is left out stays as it is."""
+
+    endpoints: Hosts | msgspec.UnsetType = msgspec.UNSET
+    description: Text | msgspec.UnsetType = msgspec.UNSET
+    metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
+    #: See `ConnectionBody.disabled`.
+    disabled: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class RuleBody(Body, frozen=True):
@@ -195,6 +207,8 @@ class ConnectionValue(Value, frozen=True):
     #: Seconds since 1970.
     created_at: float
     updated_at: float
+    #: The number in its ETag.
+    version: int
     authorization_rules: tuple[AuthorizationRule, ...]
     #: Registered at this relay now.
     listener_count: int
@@ -217,6 +231,7 @@ class ConnectionValue(Value, frozen=True):
             disabled=connection.disabled,
             created_at=connection.created_at,
             updated_at=connection.updated_at,
+            version=connection.version,
             authorization_rules=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules),
             listener_count=live.listeners,
             sender_count=live.senders,

@@ -50,3 +50,5 @@ class RelayInfo:
     bound: Mapping[str, tuple[Binding, ...]]
     #: The relay's pin, ``sha256:...``, for connection strings.
     pin: str
+    #: For connection strings: the ports that differ from the defaults; None for one that is off.
+    public_ports: Mapping[str, int | None] = attrs.field(factory=dict)

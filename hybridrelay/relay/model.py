@@ -129,15 +129,6 @@ class HybridConnection:
         """Return the rule with this name, or None."""
         return next((rule for rule in self.rules if rule.name == name), None)
 
-    def differences(self, record: RelayRecord) -> tuple[str, ...]:
-        """Return how a record of the same name differs: ``endpoint``, ``rules`` or ``keys``; empty if it does not."""
-        ours, theirs = ({rule.name: rule for rule in rules} for rules in (self.rules, record.rules))
-        if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
-            found = ["rules"]
-        else:
-            found = ["keys"] if ours != theirs else []
-        return (*(["endpoint"] if self.hosts != record.hosts else []), *found)
-
     def key_id(self, rule: str, slot: KeySlot) -> KeyId | None:
         """Return the id of the key in that slot, or None if there is no such rule or the key is revoked."""
         generation = self.generations.get((rule, slot))

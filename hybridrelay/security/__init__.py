@@ -37,6 +37,7 @@ from .management_tokens import (
     generate_management_token,
     parse_management_token_untrusted,
 )
+from .management_url import ManagementUrl, management_authorization, parse_management_url_untrusted
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
@@ -45,6 +46,7 @@ from .relay_tls import (
     control_client_context,
     control_server_context,
     load_or_create_relay_certificate,
+    management_client_context,
     outer_client_context,
     outer_server_context,
     relay_identity_error,
@@ -72,6 +74,7 @@ __all__ = [
     "KeySlot",
     "ManagementRole",
     "ManagementToken",
+    "ManagementUrl",
     "PeerIdentity",
     "Right",
     "Role",
@@ -112,12 +115,15 @@ __all__ = [
     "load_or_create_relay_certificate",
     "make_admission_proof",
     "make_token",
+    "management_authorization",
+    "management_client_context",
     "outer_client_context",
     "outer_server_context",
     "pair_endpoints",
     "parse_connection_string_untrusted",
     "parse_host_port_untrusted",
     "parse_management_token_untrusted",
+    "parse_management_url_untrusted",
     "parse_port_lists_untrusted",
     "parse_ports_untrusted",
     "parse_token_untrusted",

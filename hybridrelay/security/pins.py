@@ -6,8 +6,6 @@ import base64
 import binascii
 import hashlib
 
-from .parsing_certificates import parsing_certificate
-
 _PREFIX = "sha256:"
 
 
@@ -41,9 +39,12 @@ def spki_pin(certificate: bytes) -> str:
         ValueError: it is not a certificate, or its public key is of an unknown kind.
     """
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    with parsing_certificate():
+    try:
         public_key = x509.load_der_x509_certificate(certificate).public_key()
-        info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except UnsupportedAlgorithm as exc:
+        raise ValueError("a public key of an unknown kind") from exc
+    info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return _PREFIX + base64.b64encode(hashlib.sha256(info).digest()).decode("ascii")

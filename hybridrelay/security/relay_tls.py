@@ -19,7 +19,6 @@ from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHand
 from ..events.plain_log import plainly_logged_events
 from ..events.program import FileReadableByOthers
 from .identity import BACKDATE_SECONDS
-from .parsing_certificates import parsing_certificate
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
 
@@ -77,13 +76,7 @@ def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
         end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
         return spki_pin(ssl.PEM_cert_to_DER_cert(text[begin:end]))
     except ValueError as exc:
-        raise _no_certificate(certificate_file) from exc
-
-
-def _no_certificate(certificate_file: str | os.PathLike[str]) -> ConfigurationError:
-    return ConfigurationError(
-        f"no usable certificate in {certificate_file}", remedy="it must be an X.509 certificate in PEM"
-    )
+        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
 
 
 def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
@@ -94,12 +87,11 @@ def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
     """
     from cryptography import x509  # which takes long to load
 
-    text = read_pem(certificate_file, what="the certificate file")
     try:
-        with parsing_certificate():
-            return x509.load_pem_x509_certificate(text.encode()).not_valid_after_utc.timestamp()
+        certificate = x509.load_pem_x509_certificate(read_pem(certificate_file, what="the certificate file").encode())
     except ValueError as exc:
-        raise _no_certificate(certificate_file) from exc
+        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
+    return certificate.not_valid_after_utc.timestamp()
 
 
 def control_server_context(
@@ -209,6 +201,24 @@ def outer_client_context() -> ssl.SSLContext:
     """
     context = _unverified_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # some proxies that intercept TLS do not support TLS 1.3
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def management_client_context(
+    pin: str | None = None, *, ca_file: str | os.PathLike[str] | None = None
+) -> ssl.SSLContext:
+    """Make the context of administrators for a management API over TLS.
+
+    Args:
+        pin: if there is one, neither CAs nor host names are verified. The caller compares it after the handshake.
+        ca_file: a PEM file with the CAs to trust if there is no pin; None means those of the system.
+
+    Raises:
+        ConfigurationError: `ca_file` is unusable.
+    """
+    context = control_client_context(() if pin is None else (pin,), ca_file=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # a reverse proxy may be in front of the relay
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.administration import NewFiles, create_connection, read_relay_record
+from hybridrelay.administration import NewFiles, StoreRegistry, create_connection, read_relay_record
 from hybridrelay.relay import MemoryStore, Store
 from hybridrelay.security import HostPort, KeySlot, Secret
 
@@ -19,6 +19,11 @@ class Scene:
 
     files: NewFiles
     store: Store
+
+    @property
+    def registry(self) -> StoreRegistry:
+        """The registry of its relay."""
+        return StoreRegistry(self.store)
 
     def key(self, rule: str, slot: KeySlot) -> Secret:
         """As the relay has it."""

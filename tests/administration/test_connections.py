@@ -11,6 +11,7 @@ import pytest
 
 from hybridrelay.administration import (
     NewFiles,
+    StoreRegistry,
     create_connection,
     describe_relay,
     import_connection,
@@ -48,7 +49,7 @@ def test_with_the_relay_of_this_machine(tmp_path: Path) -> None:
         "orders",
         target=HostPort("db", 1),
         hosts=["relay.example.com"],
-        state_dir=state,
+        registry=StoreRegistry(state_dir=state, create=True),
         now=time.time(),
     )
     done = create(files=files, before_change=before_change)
@@ -74,15 +75,16 @@ def test_importing(scene: Scene) -> None:
     assert scene.files.relay is not None
     record, store, called = read_relay_record(scene.files.relay), MemoryStore(), []
     do = partial(import_connection, source="the file", remedy="compare", before_change=lambda: called.append(1))
-    assert do(store, record)
-    assert not do(store, record)
+    registry = StoreRegistry(store)
+    assert do(registry, record)
+    assert not do(registry, record)
     assert called == [1]
     for changed, remedy in (
         (attrs.evolve(record, hosts=("b.example.com",)), "connections endpoints"),
         (attrs.evolve(record, rules=record.rules[:1]), "compare"),
     ):
         with pytest.raises(ConfigurationError, match="not the same as in the file") as caught:
-            do(store, changed)
+            do(registry, changed)
         assert remedy in str(caught.value.remedy)
     assert called == [1]
 
@@ -98,7 +100,7 @@ def test_issuing(scene: Scene, tmp_path: Path, with_store: bool) -> None:
         authority_path=scene.files.authority,
         out=tmp_path / "out",
         slot=KeySlot.SECONDARY,
-        open_store=(lambda: scene.store) if with_store else None,
+        registry=scene.registry if with_store else None,
         now=time.time(),
     )
     assert identity.label == "reporting"

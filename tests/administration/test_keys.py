@@ -9,7 +9,7 @@ import pytest
 
 from hybridrelay.administration import KeySource, regenerate_key, revoke_key, use_key
 from hybridrelay.errors import ConfigurationError, HybridRelayError
-from hybridrelay.security import KeySlot, Secret, generate_key, load_connection_string
+from hybridrelay.security import KeySlot, Secret, generate_key, key_fingerprint, load_connection_string
 
 from .conftest import Scene
 
@@ -35,7 +35,7 @@ def test_a_regenerated_key_is_in_the_store_and_in_the_files(scene: Scene, tmp_pa
     old, steps = scene.key("application", PRIMARY), Steps(scene)
     files = [scene.files.application, scene.files.authority]
     done = regenerate_key(
-        scene.store,
+        scene.registry,
         "orders",
         "application",
         PRIMARY,
@@ -43,7 +43,8 @@ def test_a_regenerated_key_is_in_the_store_and_in_the_files(scene: Scene, tmp_pa
         out=tmp_path / "out",
         before_change=steps.before_change,
     )
-    assert done.ended == old != done.key == scene.key("application", PRIMARY)
+    assert done.ended == key_fingerprint(old)
+    assert old != done.key == scene.key("application", PRIMARY)
     assert done.updated == tuple(files)
     assert (done.hosts, done.unchanged, done.incomplete) == (("a.example.com",), (), None)
     assert load_connection_string(scene.files.application).key == done.key
@@ -59,13 +60,13 @@ def test_a_regenerated_key_is_in_the_store_and_in_the_files(scene: Scene, tmp_pa
 def test_a_key_of_another_relay(scene: Scene, tmp_path: Path) -> None:
     key = generate_key()
     (tmp_path / "key").write_text(key.reveal())
-    done = regenerate_key(scene.store, "orders", "application", SECONDARY, key_file=tmp_path / "key")
+    done = regenerate_key(scene.registry, "orders", "application", SECONDARY, key_file=tmp_path / "key")
     assert done.key == key == scene.key("application", SECONDARY)
 
 
 def test_files_with_the_other_key_stay(scene: Scene) -> None:
     before = scene.files.application.read_bytes()
-    done = regenerate_key(scene.store, "orders", "application", SECONDARY, update=[scene.files.application])
+    done = regenerate_key(scene.registry, "orders", "application", SECONDARY, update=[scene.files.application])
     assert [(file.path, file.has_new_key) for file in done.unchanged] == [(scene.files.application, False)]
     assert done.updated == ()
     assert scene.files.application.read_bytes() == before
@@ -91,7 +92,7 @@ def test_what_fails_before_the_change_changes_nothing(
         raise AssertionError("the change is about to begin")
 
     with pytest.raises(HybridRelayError):
-        regenerate_key(scene.store, "orders", rule, PRIMARY, update=update, out=out, before_change=unexpected)
+        regenerate_key(scene.registry, "orders", rule, PRIMARY, update=update, out=out, before_change=unexpected)
     assert scene.key("application", PRIMARY) == old
     assert scene.files.application.read_bytes() == before
     assert not out.exists() or out.read_bytes() == b""
@@ -113,7 +114,7 @@ def test_a_file_that_is_not_updated_in_spite_of_all_is_reported_with_the_result(
 
     monkeypatch.setattr("hybridrelay._replace_file.os.replace", fail)
     files = [scene.files.application, scene.files.authority]
-    done = regenerate_key(scene.store, "orders", "application", PRIMARY, update=files, remedy="complete it")
+    done = regenerate_key(scene.registry, "orders", "application", PRIMARY, update=files, remedy="complete it")
     assert done.key == scene.key("application", PRIMARY)
     assert done.updated == (scene.files.authority,)
     assert done.incomplete is not None
@@ -125,7 +126,7 @@ def test_a_file_that_is_not_updated_in_spite_of_all_is_reported_with_the_result(
 def test_using_the_other_key(scene: Scene, tmp_path: Path) -> None:
     key = scene.key("application", SECONDARY)
     done = use_key(
-        lambda: KeySource.of_store(scene.store, "orders", "application", SECONDARY),
+        lambda: KeySource.of_registry(scene.registry, "orders", "application", SECONDARY),
         "orders",
         "application",
         update=[scene.files.application],
@@ -134,7 +135,7 @@ def test_using_the_other_key(scene: Scene, tmp_path: Path) -> None:
     assert (done.key, done.updated, done.incomplete) == (key, (scene.files.application,), None)
     assert load_connection_string(scene.files.application).key == key
     # And on another machine, from the file that has only the key.
-    regenerate_key(scene.store, "orders", "application", PRIMARY)
+    regenerate_key(scene.registry, "orders", "application", PRIMARY)
     string = load_connection_string(scene.files.application)
     use_key(
         lambda: KeySource.of_key_file(tmp_path / "out", "application"),
@@ -154,7 +155,7 @@ def test_a_key_that_cannot_be_used(scene: Scene, tmp_path: Path, source: str) ->
     def read_source() -> KeySource:
         match source:
             case "revoked":
-                return KeySource.of_store(scene.store, "orders", "application", SECONDARY)
+                return KeySource.of_registry(scene.registry, "orders", "application", SECONDARY)
             case "string instead of authority":
                 return KeySource.of_authority_file(scene.files.application, "orders", "application", PRIMARY)
         return KeySource.of_key_file(tmp_path / "key", "application")
@@ -168,14 +169,14 @@ def test_a_key_that_cannot_be_used(scene: Scene, tmp_path: Path, source: str) ->
 def test_revoking(scene: Scene) -> None:
     old, called = scene.key("application", SECONDARY), []
     done = revoke_key(
-        scene.store, "orders", "application", SECONDARY, before_change=lambda: called.append(scene.store.list())
+        scene.registry, "orders", "application", SECONDARY, before_change=lambda: called.append(scene.store.list())
     )
-    assert (done.ended, done.hosts, done.has_other_key) == (old, ("a.example.com",), True)
+    assert (done.ended, done.hosts, done.has_other_key) == (key_fingerprint(old), ("a.example.com",), True)
     ((before,),) = called
     rule = before.rule("application")
     assert rule is not None
     assert rule.secondary == old
-    assert revoke_key(scene.store, "orders", "application", SECONDARY).ended is None
-    assert not revoke_key(scene.store, "orders", "application", PRIMARY).has_other_key
+    assert revoke_key(scene.registry, "orders", "application", SECONDARY).ended is None
+    assert not revoke_key(scene.registry, "orders", "application", PRIMARY).has_other_key
     with pytest.raises(ConfigurationError, match="no rule"):
-        revoke_key(scene.store, "orders", "absent", PRIMARY)
+        revoke_key(scene.registry, "orders", "absent", PRIMARY)

@@ -19,7 +19,7 @@ def test_a_second_relay(scene: Scene, tmp_path: Path) -> None:
     done = change_relays(
         "orders",
         hosts,
-        store=scene.store,
+        registry=scene.registry,
         relay_file=tmp_path / "new.relay",
         update=files,
         ports=[{}, {"http": 8080}],
@@ -62,7 +62,7 @@ def test_what_is_not_possible_changes_nothing(
         change_relays(
             name,
             hosts,
-            store=scene.store,
+            registry=scene.registry,
             relay_file=tmp_path / "new.relay",
             update=[scene.files.application],
             ports=ports,

@@ -246,7 +246,9 @@ def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_pa
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ((), "--state --relay-file"),
+        ((), "one of --state, --relay-file, --management is needed"),
+        (("--relay-file", "r", "--management", "http://127.0.0.1:1"), "exclude each other"),
+        (("--management", "https://r", "--token-file", "t", "--relay-pin", PIN), "cannot be used with --management"),
         (("--state", "s", "--relay-file", "r"), "not allowed with"),
         (("--state", "s", "--relay-pin", PIN), "--relay-pin cannot be used with --state"),
         (("--relay-file", "r", "--relay-pin", "md5:abc"), "a pin begins with sha256:"),

@@ -87,7 +87,9 @@ def test_other_relays_that_know_it_already_are_mentioned(run: Run, created: Crea
     third = _endpoints(run, "--endpoint", "c.example.com", "--state", created.state)
 
     assert (first.code, second.code, third.code) == (0, 0, 0)
-    assert ["Run this command with --state at each" in result.out for result in (first, second, third)] == [
+    assert [
+        "Run this command with --state or --management for each" in result.out for result in (first, second, third)
+    ] == [
         False,
         True,
         False,

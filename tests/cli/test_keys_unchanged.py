@@ -16,7 +16,7 @@ from hybridrelay._file_lock import locked_files
 from hybridrelay._replace_file import create_file
 from hybridrelay.errors import StateError
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import KeySlot, Rule, Secret, load_connection_string
+from hybridrelay.security import KeySlot, Secret, load_connection_string
 
 from .conftest import Created, Run, regenerate
 
@@ -225,17 +225,17 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
         slot: KeySlot,
         key: Secret | None = None,
         *,
-        known: Rule | None = None,
+        generation: int | None = None,
     ) -> Secret:
         with SQLiteStore.open(created.state, create=False) as other:
             regenerate_key(other, name, rule, slot)
-        return regenerate_key(self, name, rule, slot, key, known=known)
+        return regenerate_key(self, name, rule, slot, key, generation=generation)
 
     monkeypatch.setattr(SQLiteStore, "regenerate_key", too_late)
     before = created.application.read_bytes()
     code, out, err = regenerate(run, created, "--update", created.application)
     assert (code, out) == (2, "")
-    assert "another command has changed" in err
+    assert "has generation" in err
     assert created.application.read_bytes() == before
 
 

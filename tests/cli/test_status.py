@@ -40,7 +40,7 @@ def test_without_a_relay(run: Run, tmp_path: Path, command: list[str]) -> None:
     assert "does not exist" in missing.err
     stopped = run(*command, "--state", tmp_path)
     assert (stopped.code, stopped.out) == (1, "")
-    assert f"no relay is running with the state directory {tmp_path}" in stopped.err
+    assert f"no relay runs on the state directory {tmp_path}" in stopped.err
 
 
 def test_what_runs_is_shown_with_the_problems_first(deployment: Deployment, target: tuple[str, int]) -> None:
@@ -68,10 +68,13 @@ def test_what_runs_is_shown_with_the_problems_first(deployment: Deployment, targ
         for what, one in (("session", session["id"]), ("sender", sender["id"]), ("listener", listener["instance"])):
             dropped = deployment.run("drop", what, "orders", one, "--state", deployment.state)
             assert (dropped.returncode, dropped.stdout) == (0, f"The {what} {one} of orders has ended.\n")
+            again = deployment.run("drop", what, "orders", one[:-4] + "beef", "--state", deployment.state)
+            assert (again.returncode, again.stdout) == (1, "")
+            assert f"there is no {what} {one[:-4]}beef of orders" in again.stderr
         relay.wait_for_line("sender.dropped.*reason=administrator-dropped", where="err")
         relay.wait_for_line("listener.left.*reason=administrator-dropped", where="err")
         unknown = deployment.run("drop", "session", "others", "4" * 32, "--state", deployment.state)
-        assert unknown.returncode == 1
+        assert unknown.returncode == 2
         assert "others" in unknown.stderr
     assert served.returncode == 0
     assert listener["instance"] in served.stdout
@@ -82,17 +85,14 @@ def test_a_drain_and_its_end(deployment: Deployment, target: tuple[str, int]) ->
     deployment.start_relay()
     published = deployment.create("orders", target)
     drained = deployment.run("drain", "--state", deployment.state)
-    assert (drained.returncode, drained.stdout) == (
-        0,
-        "The relay accepts no new registrations and joins. Sessions left: 0.\n",
-    )
+    assert (drained.returncode, drained.stdout) == (0, "The relay accepts nothing new. Sessions now: 0.\n")
     shown = deployment.run("status", "--state", deployment.state)
     assert shown.returncode == 1
     assert shown.stdout.startswith("relay draining")
     with Program(deployment.command("connector", "--connection-string-file", published.connector)) as connector:
         connector.wait_for_line("reason=relay-draining", where="err")
         undone = deployment.run("drain", "--undo", "--state", deployment.state)
-        assert (undone.returncode, undone.stdout) == (0, "The relay accepts registrations and joins again.\n")
+        assert (undone.returncode, undone.stdout) == (0, "The relay accepts registrations and joins.\n")
         connector.wait_for_line("^ready")
 
 
@@ -100,7 +100,7 @@ def test_watching_goes_on_until_it_is_stopped(deployment: Deployment) -> None:
     relay = deployment.start_relay()
     watching = deployment.start("status", "--watch", "--state", deployment.state, ready="^relay running")
     relay.terminate()
-    watching.wait_for_line("no relay is running with the state directory")
+    watching.wait_for_line("no relay runs on the state directory")
     watching.process.send_signal(signal.SIGINT)
     assert watching.wait() == 1
     deployment.start_relay()

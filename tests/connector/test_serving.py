@@ -11,7 +11,6 @@ import trio
 import trio.testing
 
 from hybridrelay import events
-from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
@@ -42,8 +41,7 @@ class Scene:
         self.events: list[Event] = []
         stream = EventStream(AuditLog(), self.events.append)
         self.now = 1000.0
-        self.counters = EndpointCounters()
-        self.service = StreamService(lambda: self.policy, Shares(), stream, self.counters, lambda: self.now)
+        self.service = StreamService(lambda: self.policy, Shares(), stream, lambda: self.now)
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 

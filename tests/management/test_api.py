@@ -278,7 +278,7 @@ async def test_every_refusal_of_the_request_itself_says_what_to_do(api: Api) -> 
         ("PUT", ORDERS, BODY, {"Content_Type": "text/plain"}, 415),
         ("DELETE", ORDERS, b"{}", {}, 400),
         ("GET", "/v1/hybridconnections", None, {}, 404),
-        ("PATCH", ORDERS, BODY, {}, 405),
+        ("POST", ORDERS, BODY, {}, 405),
         ("PUT", ORDERS, {}, {}, 400),
     ):
         answer, problem = await api.call(method, path, body, **headers)

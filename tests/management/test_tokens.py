@@ -73,6 +73,9 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
                     assert api.relay.queries[-1].subjects is not None
                     assert sorted(name for name, _ in api.relay.queries[-1].subjects) == seen
                     continue
+                if row.id == "getRelayEndpoint":  # every connection string contains it
+                    assert document.keys() == {"pin", "ports"}
+                    continue
                 shown = [(one | one.get("fields", {})).get("connection") or one["name"] for one in document["value"]]
                 assert sorted(set(shown)) == seen, row.id
             else:

@@ -8,7 +8,7 @@ from . import values
 from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
-from .options import add_name, add_state, add_years
+from .options import add_management, add_name, add_relay, add_years
 from .target import TARGET
 
 _IMPORT = """\
@@ -22,18 +22,18 @@ it can be denied access separately), for a second connector, or because an ident
 only the authority file; neither the relay nor the connector has to be changed.
 
 The connection string contains the primary key of the rule 'connector' or 'application', or with --key secondary the
-secondary one. The key is taken from the authority file. If that file may be out of date, use --state to take the key
-from the relay.
+secondary one. The key is taken from the authority file. If that file may be out of date, use --state or --management
+to take the key from the relay.
 
 With --rule, the connection string uses another rule, so that the key of one application can be changed or revoked
-without affecting others (hybridrelay rules set --help). Its key is taken from the relay (--state) or, on another
-machine, from a file that 'keys use --out' has written at the relay (--key-file).
+without affecting others (hybridrelay rules set --help). Its key is taken from the relay (--state, --management) or
+from a file that 'keys use --out' has written at the relay (--key-file).
 """
 
 
 def _add_import_arguments(parser: Parser) -> None:
     parser.add_argument("relay_file", metavar="RELAY-FILE", type=values.path, help="written by 'connections create'")
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_issue_arguments(parser: Parser) -> None:
@@ -74,25 +74,28 @@ def _add_issue_arguments(parser: Parser) -> None:
         help="the rule whose key the connection string contains (default: the rule of its role)",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    source.add_argument(
+        "--state", metavar="DIR", type=values.path, help="take the key from the relay on this machine"
+    )
     source.add_argument("--key-file", metavar="F", type=values.path, help="take the key from this file")
+    add_management(parser, parser)
     add_years(parser)
 
 
 def _add_list_arguments(parser: Parser) -> None:
     _add_json(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_show_arguments(parser: Parser) -> None:
     add_name(parser)
     _add_json(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_delete_arguments(parser: Parser) -> None:
     add_name(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_json(parser: Parser) -> None:

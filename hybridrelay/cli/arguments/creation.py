@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_endpoint, add_target, add_years
+from .options import add_endpoint, add_management, add_target, add_years
 
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
@@ -16,12 +16,16 @@ Writes three files of mode 0600, and never overwrites an existing one:
   authority file     only for you: with it, 'connections issue' issues
                      further identities
 
-There are two ways to register it at the relay:
+There are three ways to register it at the relay:
+  --management URL on the administrator's machine: the management API of the
+                   running relay, with the token in --token-file, gets the
+                   name, the rules and the keys. The relay never has the
+                   authority, so not even its owner can impersonate one side
+                   to the other.
   --relay-file F   on the administrator's machine: F contains what the relay
                    needs (name, rules, keys; no authority). Copy it to the
                    relay, and run 'connections import F --state DIR' there.
-                   The relay never has the authority, so not even its owner
-                   can impersonate one side to the other.
+                   The relay never has the authority here, either.
   --state DIR      on the relay's machine, with the relay's state directory:
                    one step instead of two. But the authority is then created
                    there: move its file to your own machine, and leave no copy.
@@ -38,6 +42,11 @@ examples:
       --target db.internal:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
       --relay-file orders.relay --relay-pin sha256:...
+  the same, if the relay runs with --management 0.0.0.0:9180:
+    hybridrelay connections create orders \\
+      --target db.internal:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --management https://relay.example.com:9180 --token-file admin.token
   all on the relay's machine:
     hybridrelay connections create orders \\
       --target [fd00::5]:5432 --endpoint relay.example.com \\
@@ -79,13 +88,14 @@ def _add_arguments(parser: Parser) -> None:
         type=values.path,
         help="the file to create with the authority (default: NAME.authority in the connector file's directory)",
     )
-    where = parser.add_mutually_exclusive_group(required=True)
+    where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--state", metavar="DIR", type=values.path, help="the state directory of the relay on this machine"
     )
     where.add_argument(
         "--relay-file", metavar="F", type=values.path, help="the file to create for a relay on another machine"
     )
+    add_management(parser, parser)
     parser.add_argument(
         "--relay-pin",
         metavar="PIN",
@@ -101,7 +111,7 @@ def _add_arguments(parser: Parser) -> None:
         action="append",
         help="the relay's ports that differ from the default ports, such as http=8080,probe=off; with several "
         "relays, once for all of them, or once for each --endpoint in the same order ('' means the default ports) "
-        "(default: with --state, the ports of that relay; with --relay-file, the default ports)",
+        "(default: with --state or --management, the ports of that relay; with --relay-file, the default ports)",
     )
     add_years(parser)
 

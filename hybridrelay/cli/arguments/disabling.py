@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
-from .options import add_name, add_state
+from .options import add_name, add_relay
 
 __all__ = ["DISABLE", "ENABLE"]
 
@@ -25,7 +25,7 @@ Enable a hybrid connection that was disabled. Connectors and clients that still 
 
 def _add_arguments(parser: Parser) -> None:
     add_name(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 DISABLE = Command(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_endpoint, add_name, add_update
+from .options import add_endpoint, add_management, add_name, add_update
 
 _ENDPOINTS = """\
 Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
 --endpoint names all relays that are to serve it, in order of preference. The list is stored in two kinds of places,
 which may be on one machine or on several, and may be changed with one command or with several:
 
-  --state DIR    the registry of every relay that serves it already. With
-                 --relay-file, this also writes the file that a new relay has
-                 to import; it contains keys.
+  --state DIR    the registry of every relay that serves it already; from
+  --management U another machine, its management API. With --relay-file, this
+                 also writes the file that a new relay has to import; it
+                 contains keys.
   --update F ... its connection string files, and the authority file, so that
                  connection strings issued later have the new list. Also give
                  the --relay-pin of each relay. Then send SIGHUP to the
@@ -45,17 +46,19 @@ def _add_arguments(parser: Parser) -> None:
     add_endpoint(
         parser, means="a relay's host name or address for client and connector; repeat it for each further relay"
     )
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--state",
         metavar="DIR",
         type=values.path,
         help="the state directory of the relay on this machine, to be changed",
     )
+    add_management(where, parser)
     parser.add_argument(
         "--relay-file",
         metavar="F",
         type=values.path,
-        help="with --state: the file to create for a relay on another machine",
+        help="with --state or --management: the file to create for a relay on another machine",
     )
     add_update(parser, means="connection string files and authority files to write the new list into")
     parser.add_argument(

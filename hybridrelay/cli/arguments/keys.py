@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_key, add_name, add_rule, add_state, add_update
+from .options import add_key, add_management, add_name, add_relay, add_rule, add_update
 
 _USE = """\
 Write one of a rule's two keys into connection string files, in place of the one that they contain. Nothing changes at
@@ -15,9 +15,9 @@ connection.
 This is the first step of changing keys without a pause. Once the programs use the other key, 'keys regenerate'
 replaces the one that is no longer in use. docs/operating.md describes the whole procedure.
 
-The key is read from the relay's state directory; on other machines from the authority file, or from a file that
-contains only the key (--key-file) and was written with --out. An authority file in --update gets both keys of the
-rule.
+The key is read from the relay (--state on its machine, --management on any other), from the authority file, or from a
+file that contains only the key (--key-file) and was written with --out. An authority file in --update gets both keys
+of the rule.
 """
 _USE_EXAMPLE = """\
 examples:
@@ -68,14 +68,17 @@ def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--show-keys", action="store_true", help="show the keys themselves")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_use_arguments(parser: Parser) -> None:
     add_rule(parser)
     add_key(parser, required=False)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    source.add_argument(
+        "--state", metavar="DIR", type=values.path, help="take the key from the relay on this machine"
+    )
+    add_management(source, parser)
     source.add_argument("--authority-file", metavar="F", type=values.path, help="take the key from this file")
     source.add_argument(
         "--key-file", metavar="F", type=values.path, help="use the key in this file; --key is then not needed"
@@ -89,7 +92,7 @@ def _add_use_arguments(parser: Parser) -> None:
 def _add_regenerate_arguments(parser: Parser) -> None:
     add_rule(parser)
     add_key(parser)
-    add_state(parser)
+    add_relay(parser)
     parser.add_argument("--show-keys", action="store_true", help="print the new key")
     parser.add_argument("--out", metavar="F", type=values.path, help="create this file with the new key in it")
     parser.add_argument(
@@ -105,7 +108,7 @@ def _add_regenerate_arguments(parser: Parser) -> None:
 def _add_revoke_arguments(parser: Parser) -> None:
     add_rule(parser)
     add_key(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 COMMAND = Command(

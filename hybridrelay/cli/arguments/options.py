@@ -128,6 +128,67 @@ def add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
 
 
+_WHICH_RELAY = """\
+With --state, on the relay's machine: a relay that runs is asked, and if none runs, its registry is used directly.
+With --management, on any machine: the relay runs with its own option --management, and the token is from 'tokens
+create'. For example:
+  --management https://relay.example.com:9180 --token-file admin.token"""
+_WHICH_RUNNING_RELAY = """\
+With --state, on the relay's machine. With --management, on any machine: the relay runs with its own option
+--management, and the token is from 'tokens create'. For example:
+  --management https://relay.example.com:9180 --token-file viewer.token"""
+
+
+def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> None:
+    """Add ``--state`` and ``--management``, of which one is required, and the options of the latter.
+
+    Args:
+        parser: the command's parser.
+        has_to_run: whether the command only works while the relay runs.
+    """
+    group = parser.add_argument_group("the relay", _WHICH_RUNNING_RELAY if has_to_run else _WHICH_RELAY)
+    which = group.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+    )
+    add_management(which, group)
+
+
+def add_management(which: argparse._ActionsContainer, others: argparse._ActionsContainer) -> None:
+    """Add ``--management`` and its own options.
+
+    Args:
+        which: the group of options that exclude each other, for ``--management``.
+        others: the parser or the group for its own options.
+    """
+    which.add_argument(
+        "--management",
+        metavar="URL",
+        type=values.management_url,
+        help="the URL of the relay's management API; http:// only on this machine",
+    )
+    others.add_argument(
+        "--token-file",
+        metavar="F",
+        type=values.token_file,
+        help="with --management: the file with the token; - for standard input (default: the file that the "
+        f"environment variable {_defaults.MANAGEMENT_TOKEN_FILE_VARIABLE} names)",
+    )
+    others.add_argument(
+        "--management-ca",
+        metavar="F",
+        type=values.path,
+        help="with --management: a PEM file with the CA of the relay's certificate, or with a self-signed "
+        "certificate itself (default: the CAs of the system)",
+    )
+    others.add_argument(
+        "--management-pin",
+        metavar="PIN",
+        type=values.pin,
+        help="with --management: trust the certificate with this pin, which the relay logs (management.listening)",
+    )
+
+
 def add_state(parser: argparse.ArgumentParser) -> None:
     """Add ``--state``."""
     parser.add_argument(

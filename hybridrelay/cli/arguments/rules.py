@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_name, add_state
+from .options import add_name, add_relay
 
 _SET = """\
 Add a rule with two new keys, or change the rights of an existing rule, whose keys stay the same. If a rule loses a
@@ -30,7 +30,7 @@ example:
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_set_arguments(parser: Parser) -> None:
@@ -43,13 +43,13 @@ def _add_set_arguments(parser: Parser) -> None:
         required=True,
         help="one or more of: listen (a connector), send (an application), manage (both, and administration)",
     )
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_delete_arguments(parser: Parser) -> None:
     add_name(parser)
     _add_rule(parser)
-    add_state(parser)
+    add_relay(parser)
 
 
 def _add_rule(parser: Parser) -> None:

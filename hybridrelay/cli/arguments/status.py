@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
-from .options import add_name, add_state
+from .options import add_name, add_relay
 
 _STATUS = """\
-Show the present state of a running relay: first its problems, then its hybrid connections, the registered connectors,
-the control channels of clients, and the sessions, with the number of bytes moved so far in each direction.
+Show the present state of a running relay: its problems first, then its hybrid connections, the connectors that are
+registered, the control channels of clients, and the sessions, with the bytes that were moved so far in each
+direction.
 
-Problems are: a hybrid connection without a registered connector, a certificate that expires within three weeks,
-places or slots of which nine tenths are taken, and a drain.
+Problems are: a hybrid connection for which no connector listens, a certificate that expires within three weeks,
+a limit of the relay that is used up to nine tenths (places or slots), and a relay that is draining.
 
-The exit code is 0 if the relay is running and has no problem, and 1 if there is a problem or no relay is running with
-the state directory. With --watch, the state that was shown last determines it.
+The exit code is 0 if the relay runs and has no problem, and 1 if there is a problem or no relay answers. With --watch
+it depends on the state that was shown last.
 """
 _STATUS_EXAMPLES = """\
 examples:
   hybridrelay status --state /var/lib/hybridrelay
   hybridrelay status --state /var/lib/hybridrelay --watch
-  the instances of the registered connectors:
+  which instances listen:
     hybridrelay status --state state --json | jq -r '.listeners[].instance'
 """
 _DRAIN = """\
 Drain a running relay, for example before its machine is restarted. The relay refuses new registrations and joins, so
-that connectors and clients use another relay of the hybrid connection. Sessions continue; clients whose connection
-string names another relay move theirs to it. 'hybridrelay status' shows how many sessions are left.
+that connectors and clients use another relay of the hybrid connection. Sessions continue, and clients that have
+another relay move their sessions there. 'hybridrelay status' shows how many sessions are left.
 
-The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping the relay interrupts
+The drain lasts until --undo, or until the relay is stopped. Stopping a drained relay that has no sessions interrupts
 nothing.
 """
 _DRAIN_EXAMPLES = """\
@@ -39,20 +40,20 @@ examples:
 
 
 _DROP = """\
-End a listener, a sender or a session at a running relay. No key is revoked, and nothing else ends. 'hybridrelay
-status' shows the instances and ids ('status --json' also those of senders):
+End a listener, a sender or a session at a running relay, by the hybrid connection and the instance or id that
+'hybridrelay status' shows. Nothing is revoked and nothing else ends:
 
   listener   the registration of a connector, by its instance; the connector
              registers again after 30 seconds, and its sessions continue
   sender     the control channel of a client, by its id; the client opens
              another one when it needs one, and its sessions continue
-  session    a pair of data channels, by its id; if it can, the client at
-             once resumes the session over another pair
+  session    a pair of data channels, by its id; the client resumes the
+             session over another pair at once if it can
 
 To deny access permanently, revoke the key ('hybridrelay keys revoke').
 
-The exit code is 0 if it was ended or had ended already, and 1 if no relay is running with the state directory or the
-relay does not have the hybrid connection.
+The exit code is 0 if it was ended, 1 if there is none with this id (it may have ended before) or the relay does not
+answer, and 2 if the relay does not know the hybrid connection.
 """
 _DROP_EXAMPLES = """\
 examples:
@@ -65,18 +66,18 @@ def _add_drop_arguments(parser: Parser) -> None:
     parser.add_argument("what", choices=("listener", "sender", "session"), help="what to end")
     add_name(parser)
     parser.add_argument("id", metavar="ID", help="the instance of the listener, or the id of the sender or session")
-    add_state(parser)
+    add_relay(parser, has_to_run=True)
 
 
 def _add_status_arguments(parser: Parser) -> None:
-    add_state(parser)
+    add_relay(parser, has_to_run=True)
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for programs")
-    shape.add_argument("--watch", action="store_true", help="show the state again every two seconds, until Ctrl-C")
+    shape.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
 
 
 def _add_drain_arguments(parser: Parser) -> None:
-    add_state(parser)
+    add_relay(parser, has_to_run=True)
     parser.add_argument("--undo", action="store_true", help="accept registrations and joins again")
 
 
@@ -98,7 +99,7 @@ DROP = Command(
 )
 DRAIN = Command(
     "drain",
-    "make a running relay refuse new registrations and joins, or accept them again",
+    "have a running relay refuse new registrations and joins, or accept them again",
     _DRAIN,
     _DRAIN_EXAMPLES,
     _add_drain_arguments,

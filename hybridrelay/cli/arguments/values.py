@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ...security import HostPort, Right
+    from ...security import HostPort, ManagementUrl, Right
 
 T = TypeVar("T")
 
@@ -92,6 +92,25 @@ def token_name(text: str) -> str:
     from ...security import check_token_name
 
     return check_token_name(text)
+
+
+@_argument
+def management_url(text: str) -> ManagementUrl:
+    """Parse the URL of a management API."""
+    from ...security import parse_management_url_untrusted
+
+    return parse_management_url_untrusted(text)
+
+
+@_argument
+def token_file(text: str) -> str:
+    """Check the path of a file with a token, or - for standard input."""
+    if text.startswith(("hrm_", "SharedAccessSignature", "Bearer ")):
+        raise ValueError(
+            "expected the name of a file, not the token itself, which other users can see in the list of processes: "
+            "revoke it, and write a new one to a file"
+        )
+    return path_or_stdin(text)
 
 
 @_argument

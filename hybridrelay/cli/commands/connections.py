@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import time
-from functools import partial
 
 from ...administration import (
+    ConnectionInfo,
     RelayDescription,
-    describe_relay,
+    delete_connection,
     import_connection,
     issue_connection_string,
     read_relay_record,
 )
-from ...relay import HybridConnection, SQLiteStore
 from ...security import KeySlot, Role, format_ports
 from .. import exits, output
 from ..key_table import key_rows, keys_as_dicts
+from ..relay_access import check_alternatives, describe_access, open_registry
 
 
 def run_import(args: argparse.Namespace) -> int:
     """Import a relay file into the registry."""
     record = read_relay_record(args.relay_file)
-    with SQLiteStore.open(args.state) as store:
-        relay = describe_relay(args.state)
+    with open_registry(args, create=True) as registry:
+        relay = registry.relay()
         is_new = import_connection(
-            store,
+            registry,
             record,
             source=str(args.relay_file),
             remedy=f"if the one here was changed later, {args.relay_file} is out of date: delete it; to use what is "
-            f"in the file instead, first run: hybridrelay connections delete {record.name} --state {args.state}",
+            f"in the file instead, first run: hybridrelay connections delete {record.name} {describe_access(args)}",
             before_change=args.signals.hold,
         )
     if len(record.hosts) > 1:
@@ -48,20 +49,23 @@ def run_import(args: argparse.Namespace) -> int:
 
 def run_issue(args: argparse.Namespace) -> int:
     """Write a further connection string."""
+    check_alternatives(args, "state", "key_file", "management")
     role = Role(args.role)
-    identity = issue_connection_string(
-        args.name,
-        role,
-        args.label,
-        authority_path=args.authority_file,
-        out=args.out,
-        rule=args.rule,
-        slot=KeySlot(args.key),
-        key_file=args.key_file,
-        open_store=None if args.state is None else partial(SQLiteStore.open, args.state, create=False),
-        valid_years=args.valid_years,
-        now=time.time(),
-    )
+    has_relay = args.state is not None or args.management is not None
+    with open_registry(args) if has_relay else contextlib.nullcontext() as registry:
+        identity = issue_connection_string(
+            args.name,
+            role,
+            args.label,
+            authority_path=args.authority_file,
+            out=args.out,
+            rule=args.rule,
+            slot=KeySlot(args.key),
+            key_file=args.key_file,
+            registry=registry,
+            valid_years=args.valid_years,
+            now=time.time(),
+        )
     end = _date(identity.details.not_after)
     output.say(f"issued {args.out}: {role} of {args.name}, label {identity.label}, valid until {end}")
     output.say(f"serial {identity.serial}")
@@ -70,8 +74,8 @@ def run_issue(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """List all hybrid connections."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        found = store.list()
+    with open_registry(args) as registry:
+        found = registry.connections()
     if args.json:
         output.say_json([_as_dict(connection) for connection in found])
     elif not found:
@@ -92,9 +96,8 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Show a hybrid connection."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        connection = store.get(args.name)
-    relay = describe_relay(args.state)
+    with open_registry(args) as registry:
+        connection, relay = registry.connection(args.name), registry.relay()
     if args.json:
         output.say_json({**_as_dict(connection), "relay_pin": relay.pin, "public_ports": relay.ports})
         return exits.OK
@@ -109,14 +112,13 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_delete(args: argparse.Namespace) -> int:
     """Delete a hybrid connection."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        args.signals.hold()
-        store.delete(args.name)
+    with open_registry(args) as registry:
+        delete_connection(registry, args.name, before_change=args.signals.hold)
     output.say(f"deleted {args.name}: its connection strings no longer work")
     return exits.OK
 
 
-def _as_dict(connection: HybridConnection) -> dict[str, object]:
+def _as_dict(connection: ConnectionInfo) -> dict[str, object]:
     """Convert for JSON output. Later versions may add members, but remove or rename none."""
     return {
         "name": connection.name,

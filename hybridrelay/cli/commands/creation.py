@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,35 +12,40 @@ from ...errors import ConfigurationError
 from ...relay import relay_has_run
 from .. import exits, output
 from ..public_ports import warn_of_unknown_ports
+from ..relay_access import check_alternatives, open_registry
 from ..results import tell_of_missing_pins
 
 
 def run_create(args: argparse.Namespace) -> int:
     """Create a hybrid connection."""
     warn_of_unknown_ports(args.public_ports)
-    if args.state is not None and args.relay_pin:
-        raise ConfigurationError(
-            "--relay-pin cannot be used with --state, because the state directory has the relay's pin",
-            remedy="leave out --relay-pin",
-        )
-    if args.state is not None and len(args.endpoints) > 1:
-        raise ConfigurationError(
-            "--state is for a hybrid connection with a single relay, because other relays could not import it",
-            remedy="write a --relay-file, and import it at each of the relays",
-        )
+    check_alternatives(args, "state", "relay_file", "management", required=True)
+    if args.relay_file is None:
+        option = "--state" if args.management is None else "--management"
+        if args.relay_pin:
+            raise ConfigurationError(
+                f"--relay-pin cannot be used with {option}, because the relay has its own pin",
+                remedy="leave out --relay-pin",
+            )
+        if len(args.endpoints) > 1:
+            raise ConfigurationError(
+                f"{option} is for a hybrid connection with a single relay, because other relays could not import it",
+                remedy="write a --relay-file, and import it at each of the relays",
+            )
     authority = args.authority_file or args.connector_file.with_name(f"{args.name.replace('/', '-')}.authority")
-    done = create_connection(
-        args.name,
-        target=args.target,
-        hosts=args.endpoints,
-        files=NewFiles(args.connector_file, args.application_file, authority, args.relay_file),
-        state_dir=args.state,
-        pins=args.relay_pin or (),
-        ports=args.public_ports or (),
-        valid_years=args.valid_years,
-        now=time.time(),
-        before_change=args.signals.hold,
-    )
+    with contextlib.nullcontext() if args.relay_file else open_registry(args, create=True) as registry:
+        done = create_connection(
+            args.name,
+            target=args.target,
+            hosts=args.endpoints,
+            files=NewFiles(args.connector_file, args.application_file, authority, args.relay_file),
+            registry=registry,
+            pins=args.relay_pin or (),
+            ports=args.public_ports or (),
+            valid_years=args.valid_years,
+            now=time.time(),
+            before_change=args.signals.hold,
+        )
     _tell(args, authority, pins=len(done.pins))
     return exits.OK
 
@@ -72,7 +78,7 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     output.say()
     if args.state is not None:
         _tell_if_no_relay(args)
-    if args.state is None and not args.public_ports:
+    if args.relay_file is not None and not args.public_ports:
         output.say(
             "Ports: the connection strings have the defaults (9350, 5671, 9352, 80, 443). If the relay uses others,\n"
             "which its ready line shows, change them with 'connections endpoints --public-ports'."
@@ -83,6 +89,8 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
             "controls this machine can impersonate either side, and read the data. Move the three files to\n"
             "where they belong, and leave no copy. (With --relay-file, the relay never has the authority.)"
         )
+    elif args.management is not None:
+        output.say(f"The relay at {args.management} serves it now. It has no part of the authority, and no identity.")
     elif not pins:
         output.say(
             "Without --relay-pin, client and connector trust the relay only if it has a certificate from a CA\n"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ...relay import SQLiteStore
+from ...administration import disable_connection
 from .. import exits, output
+from ..relay_access import open_registry
 
 
 def run_disable(args: argparse.Namespace) -> int:
@@ -26,6 +27,5 @@ def run_enable(args: argparse.Namespace) -> int:
 
 def _set(args: argparse.Namespace, *, disabled: bool) -> tuple[str, ...]:
     """Make the change, and return the relays of the hybrid connection."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        args.signals.hold()
-        return store.change(args.name, disabled=disabled).hosts
+    with open_registry(args) as registry:
+        return disable_connection(registry, args.name, disabled=disabled, before_change=args.signals.hold)

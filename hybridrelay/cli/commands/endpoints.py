@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from ...administration import FileWithRelays, change_relays
 from ...errors import ConfigurationError
-from ...relay import SQLiteStore
 from ...security.names import normal_host
 from .. import exits, output
 from ..public_ports import warn_of_unknown_ports
+from ..relay_access import open_registry
 from ..results import tell_of_missing_pins, tell_updated
 
 
@@ -19,11 +19,12 @@ def run_endpoints(args: argparse.Namespace) -> int:
     """Change the list of relays."""
     _check(args)
     warn_of_unknown_ports(args.public_ports)
-    with contextlib.nullcontext() if args.state is None else SQLiteStore.open(args.state, create=False) as store:
+    has_relay = args.state is not None or args.management is not None
+    with open_registry(args) if has_relay else contextlib.nullcontext() as registry:
         done = change_relays(
             args.name,
             args.endpoints,
-            store=store,
+            registry=registry,
             relay_file=args.relay_file,
             update=args.update,
             pins=None if args.relay_pin is None else tuple(args.relay_pin),
@@ -40,7 +41,9 @@ def run_endpoints(args: argparse.Namespace) -> int:
             "and then delete it, because it contains keys"
         )
     if len(set(before) & set(after)) > 1:
-        output.say("Run this command with --state at each of the other relays that serve it already.")
+        output.say(
+            "Run this command with --state or --management for each of the other relays that serve it already."
+        )
     if done.first_file is not None:
         _tell_about_pins(len(args.endpoints), done.first_file, args.relay_pin)
         if args.public_ports is None:
@@ -50,10 +53,15 @@ def run_endpoints(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.state is None and not args.update:
-        raise ConfigurationError("there is nothing to change", remedy="give --state, or --update, or both")
-    if args.relay_file is not None and args.state is None:
-        raise ConfigurationError("--relay-file needs --state, because the registry has the keys", remedy="give both")
+    has_relay = args.state is not None or args.management is not None
+    if not has_relay and not args.update:
+        raise ConfigurationError(
+            "there is nothing to change", remedy="give --state or --management, or --update, or both"
+        )
+    if args.relay_file is not None and not has_relay:
+        raise ConfigurationError(
+            "--relay-file needs --state or --management, because the relay has the keys", remedy="give both"
+        )
     if (args.relay_pin or args.public_ports) and not args.update:
         raise ConfigurationError(
             "--relay-pin and --public-ports need --update, because only connection strings contain pins and ports",

@@ -6,10 +6,10 @@ import argparse
 
 from ...administration import KeySource, regenerate_key, use_key
 from ...errors import ConfigurationError
-from ...relay import SQLiteStore
 from ...security import KeySlot, key_fingerprint
 from .. import exits, output
 from ..key_table import tell_ended
+from ..relay_access import describe_access, open_registry
 from ..results import tell_updated
 
 
@@ -47,16 +47,16 @@ def _source(args: argparse.Namespace) -> KeySource:
     slot = KeySlot(args.key)
     if args.authority_file is not None:
         return KeySource.of_authority_file(args.authority_file, args.name, args.rule, slot)
-    with SQLiteStore.open(args.state, create=False) as store:
-        return KeySource.of_store(store, args.name, args.rule, slot)
+    with open_registry(args) as registry:
+        return KeySource.of_registry(registry, args.name, args.rule, slot)
 
 
 def run_regenerate(args: argparse.Namespace) -> int:
     """Replace a key."""
     slot = KeySlot(args.key)
-    with SQLiteStore.open(args.state, create=False) as store:
+    with open_registry(args) as registry:
         done = regenerate_key(
-            store,
+            registry,
             args.name,
             args.rule,
             slot,
@@ -64,7 +64,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
             update=args.update,
             out=args.out,
             remedy=f"the relay has the new key: once the files can be written, run: hybridrelay keys use {args.name} "
-            f"--rule {args.rule} --key {slot} --state {args.state} --update FILE",
+            f"--rule {args.rule} --key {slot} {describe_access(args)} --update FILE",
             before_change=args.signals.hold,
         )
     output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: {key_fingerprint(done.key)}")

@@ -5,29 +5,32 @@ from __future__ import annotations
 import argparse
 
 from ...administration import revoke_key
-from ...relay import SQLiteStore
 from ...security import KeySlot
 from .. import exits, output
 from ..key_table import key_rows, keys_as_dicts, tell_ended
+from ..relay_access import open_registry
 
 
 def run_list(args: argparse.Namespace) -> int:
     """List the keys."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        connection = store.get(args.name)
+    with open_registry(args) as registry:
+        connection = registry.connection(args.name)
+        keys = None
+        if args.show_keys:
+            keys = {rule.name: registry.rule_with_keys(args.name, rule.name) for rule in connection.rules}
     if args.json:
-        output.say_json(keys_as_dicts(connection, show_keys=args.show_keys))
+        output.say_json(keys_as_dicts(connection, keys))
     else:
         last = "KEY TEXT" if args.show_keys else "FINGERPRINT"
-        output.say(output.table(("RULE", "RIGHTS", "KEY", last), key_rows(connection, show_keys=args.show_keys)))
+        output.say(output.table(("RULE", "RIGHTS", "KEY", last), key_rows(connection, keys)))
     return exits.OK
 
 
 def run_revoke(args: argparse.Namespace) -> int:
     """Revoke a key."""
     slot = KeySlot(args.key)
-    with SQLiteStore.open(args.state, create=False) as store:
-        done = revoke_key(store, args.name, args.rule, slot, before_change=args.signals.hold)
+    with open_registry(args) as registry:
+        done = revoke_key(registry, args.name, args.rule, slot, before_change=args.signals.hold)
     output.say(f"revoked the {slot} key of rule {args.rule} of {args.name}")
     tell_ended(args.name, args.rule, done.ended)
     if len(done.hosts) > 1:

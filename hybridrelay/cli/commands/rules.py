@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from ...administration import ChangedRule, delete_rule, set_rule
-from ...relay import SQLiteStore
-from ...security import KeySlot, Rule
+from ...administration import ChangedRule, RuleInfo, delete_rule, set_rule
 from .. import exits, output
+from ..relay_access import open_registry
 
 
 def run_list(args: argparse.Namespace) -> int:
     """List the rules."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        connection = store.get(args.name)
+    with open_registry(args) as registry:
+        connection = registry.connection(args.name)
     if args.json:
         output.say_json([_as_dict(rule) for rule in connection.rules])
     elif not connection.rules:
@@ -26,12 +25,12 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_set(args: argparse.Namespace) -> int:
     """Add a rule, or change its rights."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        done = set_rule(store, args.name, args.rule, args.rights, before_change=args.signals.hold)
+    with open_registry(args) as registry:
+        done = set_rule(registry, args.name, args.rule, args.rights, before_change=args.signals.hold)
     assert done.after is not None
     if done.before is None:
         output.say(f"added rule {args.rule} of {args.name}, with two new keys: {_rights(done.after)}")
-    elif done.before == done.after:
+    elif done.before.rights == done.after.rights:
         output.say(f"rule {args.rule} of {args.name} already has these rights: {_rights(done.after)}")
     else:
         output.say(f"changed rule {args.rule} of {args.name}: {_rights(done.after)}, before: {_rights(done.before)}")
@@ -41,8 +40,8 @@ def run_set(args: argparse.Namespace) -> int:
 
 def run_delete(args: argparse.Namespace) -> int:
     """Delete a rule."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        done = delete_rule(store, args.name, args.rule, before_change=args.signals.hold)
+    with open_registry(args) as registry:
+        done = delete_rule(registry, args.name, args.rule, before_change=args.signals.hold)
     output.say(f"deleted rule {args.rule} of {args.name} and its keys")
     _tell_consequences(args.name, args.rule, done)
     return exits.OK
@@ -52,18 +51,18 @@ def _tell_consequences(name: str, rule: str, done: ChangedRule) -> None:
     if done.ends_access:
         what = "stop working now" if done.after is None else "lose now what the rule no longer allows"
         output.say(f"Connection strings of {name} with SharedAccessKeyName={rule} {what}.")
-    if len(done.hosts) > 1 and done.before != done.after:
+    if len(done.hosts) > 1 and (done.before is None or done.after is None or done.before.rights != done.after.rights):
         output.say(f"Its relays are {', '.join(done.hosts)}: the rules of the others were not changed.")
 
 
-def _rights(rule: Rule) -> str:
+def _rights(rule: RuleInfo) -> str:
     return ", ".join(sorted(rule.rights))
 
 
-def _valid_keys(rule: Rule) -> list[str]:
-    return [slot.value for slot in KeySlot if rule.key(slot) is not None]
+def _valid_keys(rule: RuleInfo) -> list[str]:
+    return [slot.value for slot in rule.valid_keys]
 
 
-def _as_dict(rule: Rule) -> dict[str, object]:
+def _as_dict(rule: RuleInfo) -> dict[str, object]:
     """Convert for JSON output. Later versions may add members, but remove or rename none."""
     return {"rule": rule.name, "rights": sorted(rule.rights), "valid_keys": _valid_keys(rule)}

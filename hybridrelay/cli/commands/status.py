@@ -7,42 +7,43 @@ import shutil
 import sys
 import time
 from datetime import datetime
-from types import NoneType
 from typing import TypeVar
 from urllib.parse import quote
 
 import trio
 
 from ...errors import ManagementError
-from ...management import ManagementClient, RelayStatus, connect_to_relay_on, read_status
-from ...management.live_values import RelayValue
+from ...management import Address, ManagementClient, RelayStatus, read_status
+from ...management.live_values import Dropped, RelayValue
 from .. import async_output, exits, output
+from ..relay_access import address_of, describe_access
 from ..running import run_until_stopped
 from ..screen import redrawn
 from ..status_text import status_text
 
 T = TypeVar("T")
 
-#: How often ``--watch`` shows the state (seconds).
+#: Between two looks of ``--watch`` (seconds).
 _WATCH_SECONDS = 2.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the present state of the relay, once or repeatedly."""
+    """Show what the relay holds now."""
     code: int | None = None
+    address = address_of(args)
 
     async def main() -> None:
         nonlocal code
         if not args.watch:
-            status = await _read(args)
+            status = await _read(address)
             text = status.as_json() if args.json else status_text(status, time.time())
             await async_output.say(text)
             code = _code_of(status)
             return
         while not output.is_lost():
             try:
-                status = await _read(args)
-            except ManagementError as exc:  # continue: the relay may be restarted
+                status = await _read(address)
+            except ManagementError as exc:  # the relay may be restarted meanwhile
                 text, following = f"{exc}", exits.FAILED
             else:
                 text, following = status_text(status, time.time()), _code_of(status)
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-async def _read(args: argparse.Namespace) -> RelayStatus:
-    client = ManagementClient(await connect_to_relay_on(args.state))
+async def _read(address: Address) -> RelayStatus:
+    client = ManagementClient(address)
     try:
         return await read_status(client)
     finally:
@@ -70,7 +71,7 @@ def _code_of(status: RelayStatus) -> int:
 
 
 async def _show(text: str) -> None:
-    """Show the state for ``--watch``: on a terminal in place of the previous one, otherwise below it."""
+    """One picture of ``--watch``: in place of the one before on a terminal, otherwise below it."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     if sys.stdout.isatty():
         await async_output.say(redrawn(f"{now}\n{text}", shutil.get_terminal_size()), end="")
@@ -81,19 +82,25 @@ async def _show(text: str) -> None:
 def run_drop(args: argparse.Namespace) -> int:
     """End a listener, a sender or a session."""
     path = f"/v1/hybridConnections/{quote(args.name, safe='')}/{args.what}s/{quote(args.id, safe='')}"
-    answer = _call(args, "DELETE", path, NoneType)
+    answer = _call(args, "DELETE", path, Dropped)
     if isinstance(answer, int):
         return answer
+    if not answer.ended:
+        raise ManagementError(
+            f"there is no {args.what} {args.id} of {args.name} at this relay; nothing was ended",
+            remedy=f"it may have ended before: see hybridrelay status {describe_access(args)}",
+        )
     output.say(f"The {args.what} {args.id} of {args.name} has ended.")
     return exits.OK
 
 
 def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T | int:
-    """Make one request to the relay. Returns its answer, or the exit code if a signal arrived first."""
+    """The relay's answer to one request; or the exit code, where a signal came first."""
     answers: list[T] = []
+    address = address_of(args)
 
     async def main() -> None:
-        client = ManagementClient(await connect_to_relay_on(args.state))
+        client = ManagementClient(address)
         try:
             answers.append(await client.call(method, path, kind))
         finally:
@@ -107,12 +114,12 @@ def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T 
 
 
 def run_drain(args: argparse.Namespace) -> int:
-    """Make the relay refuse new registrations and joins, or accept them again."""
+    """Have the relay accept nothing new, or accept it again."""
     relay = _call(args, "DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
     if isinstance(relay, int):
         return relay
     if args.undo:
-        output.say("The relay accepts registrations and joins again.")
+        output.say("The relay accepts registrations and joins.")
     else:
-        output.say(f"The relay accepts no new registrations and joins. Sessions left: {relay.session_count}.")
+        output.say(f"The relay accepts nothing new. Sessions now: {relay.session_count}.")
     return exits.OK

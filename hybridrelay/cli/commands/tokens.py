@@ -6,17 +6,17 @@ import argparse
 import datetime as dt
 import time
 
-from ...administration import create_token, revoke_token
-from ...relay import SQLiteStore
-from ...security import ManagementRole, ManagementToken
+from ...administration import TokenInfo, create_token, revoke_token
+from ...security import ManagementRole
 from .. import exits, output
+from ..relay_access import open_registry
 
 
 def run_create(args: argparse.Namespace) -> int:
-    """Create a token, and write it to a file."""
-    with SQLiteStore.open(args.state, create=False) as store:
+    """Make a token, and write it to a file."""
+    with open_registry(args) as registry:
         token = create_token(
-            store,
+            registry,
             args.name,
             ManagementRole[args.role.upper()],
             args.out,
@@ -31,12 +31,12 @@ def run_create(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """List the tokens."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        tokens = store.tokens()
+    with open_registry(args) as registry:
+        tokens = registry.tokens()
     if args.json:
         output.say_json([_as_dict(token) for token in tokens])
     elif not tokens:
-        output.say("There are no tokens. To create one: hybridrelay tokens create --help")
+        output.say("none: hybridrelay tokens create --help")
     else:
         heads = ("NAME", "ID", "ROLE", "SCOPE", "EXPIRES", "LAST USED")
         output.say(output.table(heads, [_row(token, time.time()) for token in tokens]))
@@ -44,14 +44,14 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_revoke(args: argparse.Namespace) -> int:
-    """Revoke a token."""
-    with SQLiteStore.open(args.state, create=False) as store:
-        token = revoke_token(store, args.which, before_change=args.signals.hold)
+    """Remove a token."""
+    with open_registry(args) as registry:
+        token = revoke_token(registry, args.which, before_change=args.signals.hold)
     output.say(f"revoked token {token.name} ({token.id})")
     return exits.OK
 
 
-def _row(token: ManagementToken, now: float) -> tuple[str, ...]:
+def _row(token: TokenInfo, now: float) -> tuple[str, ...]:
     return (
         token.name,
         token.id,
@@ -66,8 +66,8 @@ def _time(seconds: float) -> str:
     return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _as_dict(token: ManagementToken) -> dict[str, object]:
-    """Return the token for JSON. Times are seconds since 1970. Later versions may add keys, but remove none."""
+def _as_dict(token: TokenInfo) -> dict[str, object]:
+    """For JSON. Keys are only ever added. Times are seconds since 1970."""
     return {
         "name": token.name,
         "id": token.id,

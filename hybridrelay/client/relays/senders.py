@@ -112,8 +112,7 @@ class Senders:
                     opened.append(await sender.open_data_channel_probing(to))
             except HybridRelayError as exc:
                 failures[sender] = exc
-                sender.note(exc)
-                # A failed rendezvous is not the relay's fault, unless the relay is draining.
+                # That a rendezvous does not come about is not the relay's fault, unless it accepts nothing new.
                 if not isinstance(exc, RendezvousError) or exc.reason is Reason.RELAY_DRAINING:
                     sender.failed()
                 failed.set()

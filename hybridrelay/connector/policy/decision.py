@@ -44,8 +44,6 @@ class Decision:
     reason: Reason | None = None
     #: A description for administrators of the rule that denies it; empty if it is allowed.
     rule: str = ""
-    #: The kind of that rule: ``deny-list-label`` or ``deny-list-serial``.
-    kind: str = ""
 
 
 ALLOWED = Decision()
@@ -73,5 +71,5 @@ class Policy:
         }
         for name, kind in names.items():
             if name in self.denied:
-                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
+                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}")
         return ALLOWED

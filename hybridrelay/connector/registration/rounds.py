@@ -169,12 +169,7 @@ class Rounds:
             self._registrations.falls_back(registration, rejection)
         assert channel.route is not None
         self._registrations.succeeded(
-            registration,
-            request.string,
-            over=channel.number,
-            route=channel.route.route.name,
-            relay=channel.relay,
-            now=now,
+            registration, request.string, over=channel.number, route=channel.route.route.name, relay=channel.relay
         )
         present.until = min(present.until, now + seconds)
 

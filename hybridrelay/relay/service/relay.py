@@ -31,7 +31,7 @@ from ...events import (
     ProgramStopping,
     logged_events,
 )
-from ..config import RelayConfig, RelayInfo
+from ..config import Binding, RelayConfig, RelayInfo
 from ..core.places import Places
 from ..directory.directory import Directory
 from ..directory.record import DirectoryRecorder
@@ -256,8 +256,9 @@ class Relay:
         # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))
-            info = RelayInfo(MappingProxyType(dict(ports.bound)), parts.certificates.own_pin)
-            save_public_ports(self._config.state_dir, self._public_ports(info), events=self._events)
+            bound = MappingProxyType(dict(ports.bound))
+            info = RelayInfo(bound, parts.certificates.own_pin, self._public_ports(bound))
+            save_public_ports(self._config.state_dir, info.public_ports, events=self._events)
             addresses = tuple(str(one) for bindings in info.bound.values() for one in bindings)
             self._events.publish(ProgramReady(role="relay", addresses=addresses))
             task_status.started(info)
@@ -267,11 +268,11 @@ class Relay:
             accepting.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
-    def _public_ports(self, info: RelayInfo) -> dict[str, int | None]:
+    def _public_ports(self, bound: Mapping[str, tuple[Binding, ...]]) -> dict[str, int | None]:
         """Return the ports for connection strings: those that differ from the defaults."""
         ports: dict[str, int | None] = {}
         for name, port in self._ports.items():
-            number: int | None = info.bound[name][0].port if name in info.bound else None
+            number: int | None = bound[name][0].port if name in bound else None
             number = self._config.public_ports.get(name, number)
             if number != port.default:
                 ports[name] = number

@@ -70,14 +70,9 @@ class MemoryStore:
         """See `Store.snapshot`."""
         return self._read()
 
-    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
+    def list(self) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        found = (one for one in self._read().values() if one.name > after and one.name.startswith(prefix))
-        return tuple(itertools.islice(found, limit))
-
-    def disabled_by_name(self) -> Mapping[str, bool]:
-        """See `Store.disabled_by_name`."""
-        return {name: one.disabled for name, one in self._read().items()}
+        return tuple(self._read().values())
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
@@ -91,7 +86,7 @@ class MemoryStore:
         known = self.get(name)
         found = known.rule(rule)
         if found is None:
-            raise no_rule(known, rule)
+            raise no_rule(name, rule, [one.name for one in known.rules])
         return found
 
     def tokens(self) -> tuple[ManagementToken, ...]:
@@ -186,17 +181,16 @@ class MemoryStore:
         slot: KeySlot,
         key: Secret | None = None,
         *,
-        known: Rule | None = None,
         generation: int | None = None,
     ) -> Secret:
         """See `Store.regenerate_key`."""
         key = generate_key() if key is None else key
-        self._replace_key(name, rule, slot, key, known, generation)
+        self._replace_key(name, rule, slot, key, generation)
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`."""
-        self._replace_key(name, rule, slot, None, None, generation)
+        self._replace_key(name, rule, slot, None, generation)
 
     def add_token(self, token: ManagementToken) -> None:
         """See `Store.add_token`."""
@@ -232,12 +226,10 @@ class MemoryStore:
             if rule.key(slot) is not None
         }
 
-    def _replace_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None, generation: int | None
-    ) -> None:
+    def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None, generation: int | None) -> None:
         before = self.rule(name, rule)
         check_generation(self.get(name), rule, slot, generation)
-        check_new_key(name, before, key, known)
+        check_new_key(name, before, key)
         after = before.with_key(slot, key)
         connection = self._connections[name]
         generations = {where: number for where, number in connection.generations.items() if where != (rule, slot)}

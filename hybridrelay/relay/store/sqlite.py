@@ -180,18 +180,9 @@ class SQLiteStore:
         """See `Store.snapshot`."""
         return MappingProxyType({connection.name: connection for connection in self._read("")})
 
-    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
+    def list(self) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
-        names = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
-        limits = after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
-        return tuple(self._read(f" WHERE connections.name IN ({names})", *limits))
-
-    def disabled_by_name(self) -> Mapping[str, bool]:
-        """See `Store.disabled_by_name`."""
-        with self._reading():
-            rows = self._database.execute("SELECT name, disabled FROM connections ORDER BY name")
-            return {name: bool(disabled) for name, disabled in rows}
+        return tuple(self._read(""))
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
@@ -204,7 +195,7 @@ class SQLiteStore:
         known = self.get(name)
         found = known.rule(rule)
         if found is None:
-            raise no_rule(known, rule)
+            raise no_rule(name, rule, [one.name for one in known.rules])
         return found
 
     def tokens(self) -> tuple[ManagementToken, ...]:
@@ -325,17 +316,16 @@ class SQLiteStore:
         slot: KeySlot,
         key: Secret | None = None,
         *,
-        known: Rule | None = None,
         generation: int | None = None,
     ) -> Secret:
         """See `Store.regenerate_key`. Works on a full disk, too."""
         key = generate_key() if key is None else key
-        self._with_reserve(lambda: self._replace_key(name, rule, slot, key, known, generation))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, key, generation))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`. Works on a full disk, too."""
-        self._with_reserve(lambda: self._replace_key(name, rule, slot, None, None, generation))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, None, generation))
 
     def add_token(self, token: ManagementToken) -> None:
         """See `Store.add_token`."""
@@ -362,12 +352,10 @@ class SQLiteStore:
     def _with_reserve(self, change: Callable[[], T]) -> T:
         return _with_reserve(self._reserve, change, self._path, self._events)
 
-    def _replace_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None, generation: int | None
-    ) -> None:
+    def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None, generation: int | None) -> None:
         with self._change_of(name, None) as (database, connection):
             check_generation(connection, rule, slot, generation)
-            check_new_key(name, self.rule(name, rule), key, known)
+            check_new_key(name, self.rule(name, rule), key)
             where = (name, rule, slot.value)
             database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
             insert_key(database, name, rule, slot, key)
@@ -409,7 +397,7 @@ class SQLiteStore:
                 )
         self._reserve.restore()
 
-    def _read(self, where: str, *parameters: str | int) -> Iterator[HybridConnection]:
+    def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
         with self._reading():
             yield from read_connections(self._database, where, *parameters)
 
@@ -481,7 +469,7 @@ def _state_errors(path: Path) -> Iterator[None]:
     """Translate SQLite's errors, which name tables and columns, and never values."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may repeat what is damaged
+    except sqlite3.Error as exc:
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise StoreBusy(
                 f"the registry {path} is locked: another process has been changing it for "

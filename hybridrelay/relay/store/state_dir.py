@@ -18,6 +18,7 @@ from ...errors import StateError
 
 __all__ = [
     "LOCK_FILE",
+    "MANAGEMENT_SOCKET",
     "REGISTRY_FILE",
     "can_share_memory",
     "local_socket",
@@ -30,6 +31,8 @@ __all__ = [
 REGISTRY_FILE = "registry.db"
 #: Held by the relay that runs on the directory, with its process id in it.
 LOCK_FILE = "relay.lock"
+#: The name of the socket of the management API, without its suffix.
+MANAGEMENT_SOCKET = "management"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -76,17 +76,8 @@ class Store(Protocol):
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """Return all hybrid connections by name, as an immutable and consistent mapping."""
 
-    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
-        """Return hybrid connections, sorted by name.
-
-        Args:
-            after: only those whose names come after this one.
-            prefix: only those whose names begin with this.
-            limit: not more than this many; None: all.
-        """
-
-    def disabled_by_name(self) -> Mapping[str, bool]:
-        """Return whether each hybrid connection is disabled, sorted by name. Much cheaper than to read them all."""
+    def list(self) -> tuple[HybridConnection, ...]:
+        """Return all hybrid connections, sorted by name."""
 
     def get(self, name: str) -> HybridConnection:
         """Return a hybrid connection.
@@ -193,7 +184,6 @@ class Store(Protocol):
         slot: KeySlot,
         key: Secret | None = None,
         *,
-        known: Rule | None = None,
         generation: int | None = None,
     ) -> Secret:
         """Put a new key into a slot, which may be empty, and return it. What the old key has authorized ends at once.
@@ -203,13 +193,12 @@ class Store(Protocol):
             rule: one of its rules.
             slot: which of the rule's two keys.
             key: a key that was generated at another relay; None generates one.
-            known: the rule as the caller has read it; None accepts any.
             generation: the generation of the key that the caller expects in the slot, 0 if it is empty; None accepts
                 any.
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
-            ChangedMeanwhile: the rule is not `known`, or the key in the slot does not have this `generation`.
+            ChangedMeanwhile: the key in the slot does not have this `generation`.
             ConfigurationError: the rule has that key already. In the other slot, it would stay valid after it was
                 revoked in this one.
         """
@@ -284,11 +273,11 @@ def no_connection(name: str, known: Iterable[str]) -> NotFound:
     )
 
 
-def no_rule(connection: HybridConnection, rule: str) -> NotFound:
-    """Return the error for a rule that a hybrid connection does not have."""
-    names = ", ".join(one.name for one in connection.rules)
+def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
+    """Return the error for a rule that a hybrid connection does not have; `known` are the names of those it has."""
+    names = ", ".join(known)
     return NotFound(
-        f"the hybrid connection {connection.name!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
+        f"the hybrid connection {connection!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
     )
 
 
@@ -309,20 +298,14 @@ def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) ->
         raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
 
 
-def check_new_key(name: str, rule: Rule, key: Secret | None, known: Rule | None) -> None:
+def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
     """Check whether a key may be put into a slot of a rule. Raises ConfigurationError.
 
     Args:
         name: the hybrid connection.
         rule: the rule as it is in the store.
         key: the new key; None revokes the present one.
-        known: see `Store.regenerate_key`.
     """
-    if known is not None and rule != known:
-        raise ChangedMeanwhile(
-            f"another command has changed the keys of rule {rule.name} of {name}; nothing was changed",
-            remedy="look at them with 'keys list', and run the command again if it is still needed",
-        )
     for taken in KeySlot:
         if key is not None and rule.key(taken) == key:
             raise ConfigurationError(
@@ -368,5 +351,5 @@ def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tu
 def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
     """The rules after `Store.delete_rule`. Raises NotFound."""
     if known.rule(name) is None:
-        raise no_rule(known, name)
+        raise no_rule(known.name, name, [rule.name for rule in known.rules])
     return tuple(rule for rule in known.rules if rule.name != name)

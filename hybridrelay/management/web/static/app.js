@@ -3,23 +3,21 @@
 // Parts of a page that change have the attribute data-live. The server sends them as trees ([tag, attributes,
 // children] or text), from which elements are made one by one: this script never parses HTML.
 
-const REFRESH_MS = 5000, AFTER_EVENT_MS = 1000;
+const REFRESH_MS = 5000, AFTER_EVENT_MS = 400;
 
-const format = new Intl.DateTimeFormat(undefined, {
+const zone = new Intl.DateTimeFormat(undefined, {
   year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  timeZoneName: "short",
 });
-const today = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-const withZone = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
 /** Write times in the viewer's time zone. */
-function showTimes(root) {
+export function showTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const date = new Date(element.getAttribute("datetime"));
     if (!Number.isNaN(date.getTime())) {
-      const isToday = date.toDateString() === new Date().toDateString();
-      const text = isToday ? `today, ${today.format(date)}` : format.format(date);
+      const text = zone.format(date);
       if (element.textContent !== text) element.textContent = text;
-      element.title = withZone.format(date);
+      element.title = date.toISOString();
     }
   }
 }
@@ -48,12 +46,12 @@ function addCopyButtons(root) {
 }
 
 /** Say something to those who do not see the screen. */
-function announce(text) {
+export function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
 /** Make an element of a tree. */
-function make(tree) {
+export function make(tree) {
   if (typeof tree === "string") return document.createTextNode(tree);
   const [tag, attributes, children] = tree;
   if (tag === "script" || tag === "style") throw new Error(`no ${tag} here`);
@@ -115,7 +113,7 @@ async function refresh() {
 }
 
 /** Follow events while the page is visible: one stream for each page, because a browser opens few connections. */
-function follow(url, onEvent) {
+export function follow(url, onEvent) {
   let source = null, last = null;
   const open = () => {
     if (source || document.hidden) return;
@@ -136,7 +134,6 @@ function follow(url, onEvent) {
 
 showTimes(document);
 addCopyButtons(document);
-document.getElementById("zone").textContent = ` · Times are in ${format.resolvedOptions().timeZone}`;
 const events = document.body.dataset.events;
 if (events && document.querySelector("[data-live]")) {
   let timer = 0;

@@ -1,0 +1,275 @@
+"""The registry of a relay as administrators see and change it, whether directly or through its management API.
+
+The use cases of this package decide, and call a `Registry`. `StoreRegistry` works on a relay's store.
+`hybridrelay.management.ApiRegistry` sends requests to a running relay, on this machine or elsewhere. Keys are part of
+a value only where a method says so: everything else is done with their fingerprints, so that a caller who may not see
+keys can read the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, Self
+
+import attrs
+
+from ..relay.model import HybridConnection, RelayRecord
+from ..relay.store.store import no_rule
+from ..security import (
+    KeySlot,
+    ManagementRole,
+    ManagementToken,
+    Right,
+    Rule,
+    Secret,
+    key_fingerprint,
+)
+
+__all__ = ["ConnectionInfo", "KeyInfo", "Registry", "RelayDescription", "RuleInfo", "TokenInfo"]
+
+
+_NONE: Mapping[tuple[str, KeySlot], int] = {}
+
+
+@attrs.frozen
+class RelayDescription:
+    """What a connection string says about a relay besides its host."""
+
+    #: None if no relay has run with this state directory yet.
+    pin: str | None
+    #: The ports that differ from the defaults, by purpose; None for a purpose without a port.
+    ports: Mapping[str, int | None]
+
+
+@attrs.frozen
+class KeyInfo:
+    """A slot of a rule, without the key."""
+
+    #: Changes with the key; 0 if the key is revoked.
+    generation: int
+    #: None if the key is revoked.
+    fingerprint: str | None
+
+
+@attrs.frozen
+class RuleInfo:
+    """A rule, without its keys."""
+
+    name: str
+    rights: frozenset[Right]
+    keys: Mapping[KeySlot, KeyInfo]
+
+    @classmethod
+    def of(cls, rule: Rule, generations: Mapping[tuple[str, KeySlot], int] = _NONE) -> Self:
+        """Make the value for a rule, whose keys have these generations (`HybridConnection.generations`)."""
+
+        def info(slot: KeySlot) -> KeyInfo:
+            key = rule.key(slot)
+            return KeyInfo(generations.get((rule.name, slot), 0), None if key is None else key_fingerprint(key))
+
+        return cls(rule.name, rule.rights, {slot: info(slot) for slot in KeySlot})
+
+    def fingerprint(self, slot: KeySlot) -> str | None:
+        """Return the fingerprint of the key in `slot`, or None if it is revoked."""
+        return self.keys[slot].fingerprint
+
+    @property
+    def fingerprints(self) -> Mapping[KeySlot, str | None]:
+        """The fingerprints of both keys."""
+        return {slot: self.fingerprint(slot) for slot in KeySlot}
+
+    @property
+    def valid_keys(self) -> tuple[KeySlot, ...]:
+        """The slots whose keys are not revoked."""
+        return tuple(slot for slot in KeySlot if self.fingerprint(slot) is not None)
+
+
+@attrs.frozen
+class ConnectionInfo:
+    """A hybrid connection, without its keys."""
+
+    name: str
+    hosts: tuple[str, ...]
+    #: Sorted by name.
+    rules: tuple[RuleInfo, ...]
+    #: Seconds since 1970.
+    created_at: float
+    #: See `HybridConnection.version`.
+    version: int
+    #: Whether the relay refuses everything for it.
+    disabled: bool = False
+
+    @classmethod
+    def of(cls, connection: HybridConnection) -> Self:
+        """Make the value for a hybrid connection of a store."""
+        rules = tuple(RuleInfo.of(rule, connection.generations) for rule in connection.rules)
+        return cls(
+            connection.name,
+            connection.hosts,
+            rules,
+            connection.created_at,
+            connection.version,
+            connection.disabled,
+        )
+
+    def find_rule(self, name: str) -> RuleInfo | None:
+        """Return the rule with this name, or None."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    def rule(self, name: str) -> RuleInfo:
+        """Return the rule with this name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = self.find_rule(name)
+        if found is None:
+            raise no_rule(self.name, name, [rule.name for rule in self.rules])
+        return found
+
+    def differences(self, record: RelayRecord) -> tuple[str, ...]:
+        """Return how a record of the same name differs: ``endpoint``, ``rules`` or ``keys``; empty if it does not."""
+        ours = {rule.name: rule for rule in self.rules}
+        theirs = {rule.name: RuleInfo.of(rule) for rule in record.rules}
+        if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
+            found = ["rules"]
+        elif any(ours[name].fingerprints != rule.fingerprints for name, rule in theirs.items()):
+            found = ["keys"]
+        else:
+            found = []
+        return (*(["endpoint"] if self.hosts != record.hosts else []), *found)
+
+
+@attrs.frozen
+class TokenInfo:
+    """A token of the management API, without its text. Times are seconds since 1970."""
+
+    id: str
+    name: str
+    role: ManagementRole
+    #: See `ManagementToken.scope`.
+    scope: str
+    created_at: float
+    expires_at: float
+    #: About a minute late; None if it was never used.
+    last_used_at: float | None
+
+    @classmethod
+    def of(cls, token: ManagementToken) -> Self:
+        """Make the value for a token of a store."""
+        return cls(
+            token.id, token.name, token.role, token.scope, token.created_at, token.expires_at, token.last_used_at
+        )
+
+
+class Registry(Protocol):
+    """Hybrid connections, their rules and keys, and the tokens of one relay.
+
+    All methods block until they are done. They raise `StateError` if a store cannot be used, and `ManagementError` if
+    a relay does not answer. A change that is sent to a relay which then does not answer raises `OutcomeUnknown`.
+    Every other exception means that nothing was changed. `known` is a hybrid connection as it was read before: if it
+    was changed since then, the change raises `ChangedMeanwhile`.
+    """
+
+    # --- reading
+
+    def relay(self) -> RelayDescription:
+        """Return what connection strings say about the relay.
+
+        Raises:
+            ConfigurationError: a file of the relay is damaged.
+        """
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        """Return all hybrid connections, sorted by name."""
+
+    def find(self, name: str) -> ConnectionInfo | None:
+        """Return a hybrid connection, or None if there is none with this name."""
+
+    def connection(self, name: str) -> ConnectionInfo:
+        """Return a hybrid connection.
+
+        Raises:
+            NotFound: there is none with this name.
+        """
+
+    def rule_with_keys(self, name: str, rule: str) -> Rule:
+        """Return a rule of a hybrid connection, with its keys.
+
+        Raises:
+            NotFound: there is no such hybrid connection or rule.
+        """
+
+    def tokens(self) -> tuple[TokenInfo, ...]:
+        """Return all tokens, including expired ones, sorted by name."""
+
+    # --- changing
+
+    def prepare(self, *, now: float) -> RelayDescription:
+        """Return `relay`, with its pin: if no relay has run yet, its certificate is created.
+
+        Args:
+            now: seconds since 1970.
+        """
+
+    def import_(self, record: RelayRecord) -> None:
+        """Add a hybrid connection.
+
+        Raises:
+            NameTaken: there is one with this name.
+        """
+
+    def change(
+        self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
+    ) -> None:
+        """Replace those properties of a hybrid connection that are given. None leaves a property as it is.
+
+        Args:
+            known: the hybrid connection.
+            hosts: which relays serve it.
+            disabled: whether everything for it is refused.
+        """
+
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
+        """Add a rule with two new keys, or change the rights of the one that has this name; return the result.
+
+        Raises:
+            ConfigurationError: the name or the rights are not valid, or there are too many rules.
+        """
+
+    def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
+        """Delete a rule and its keys."""
+
+    def delete(self, known: ConnectionInfo) -> None:
+        """Delete a hybrid connection with its rules and keys."""
+
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
+        """Put a key into a slot in which there is the key with this generation; 0 means that it is empty.
+
+        Raises:
+            NotFound: there is no such hybrid connection or rule.
+            ChangedMeanwhile: another key is in the slot.
+            ConfigurationError: the rule has this key already.
+        """
+
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
+        """Revoke the key with this generation. Raises as `regenerate_key`."""
+
+    def create_token(
+        self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
+    ) -> tuple[TokenInfo, Secret]:
+        """Make a token. Its text is in the result alone.
+
+        Args:
+            name: of the token; unique.
+            role: what it allows.
+            scope: the beginning of the names of the hybrid connections that it is for; empty for the whole relay.
+            seconds: how long it is valid.
+            now: seconds since 1970. A relay uses its own clock.
+
+        Raises:
+            ConfigurationError: the name is taken, or an argument is not valid.
+        """
+
+    def delete_token(self, id_: str) -> None:
+        """Delete the token with this id. The next request that uses it is refused."""

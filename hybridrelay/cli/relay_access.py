@@ -1,0 +1,122 @@
+"""How a command reaches the relay that it administers: by its state directory, or by its management API.
+
+With ``--state``, a relay that runs on the directory is asked, so that it checks and audits what is done. If nothing
+listens on its management socket, the command works on the store, which is safe at any time. An error of a relay that
+listens is an error of the command, which never falls back to the store then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .._defaults import MANAGEMENT_TOKEN_FILE_VARIABLE
+from .._text_files import read_stream, read_text, strip_value
+from ..administration import Registry, StoreRegistry
+from ..errors import ConfigurationError
+from ..management import Address, LocalAddress, UrlAddress
+from ..security import ManagementUrl, Secret, management_authorization
+from ..security.loading import naming
+
+__all__ = ["address_of", "check_alternatives", "describe_access", "open_registry"]
+
+_MAX_TOKEN_FILE = 64 * 1024
+
+
+@contextmanager
+def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator[Registry]:
+    """Open the registry of the relay that ``--state`` or ``--management`` names.
+
+    Args:
+        args: the command's arguments; see `hybridrelay.cli.arguments.options.add_relay`.
+        create: whether a missing state directory is created when something is added.
+
+    Raises:
+        ConfigurationError: the options do not match, or the token or the state directory cannot be used.
+        ManagementError: something listens on the relay's socket, and this user may not connect to it.
+    """
+    address = address_of(args)
+    if isinstance(address, LocalAddress) and not os.path.lexists(address.socket):
+        with StoreRegistry(state_dir=args.state, create=create) as registry:
+            yield registry
+        return
+    from ..management import ApiRegistry, ManagementClient, blocking_client  # which take long to import
+
+    with blocking_client(ManagementClient(address)) as client:
+        if isinstance(address, UrlAddress) or client.run(ManagementClient.connect_if_it_runs):
+            yield ApiRegistry(client)
+            return
+    with StoreRegistry(state_dir=args.state, create=create) as registry:
+        yield registry
+
+
+def check_alternatives(args: argparse.Namespace, *options: str, required: bool = False) -> None:
+    """Check that at most one of these options is given, or exactly one.
+
+    Args:
+        args: the command's arguments.
+        options: their names in `args`.
+        required: whether one of them has to be given.
+
+    Raises:
+        ConfigurationError: there are several, or none.
+    """
+    names = [f"--{option.replace('_', '-')}" for option in options]
+    given = [name for name, option in zip(names, options, strict=True) if getattr(args, option) is not None]
+    if len(given) > 1:
+        raise ConfigurationError(f"{given[0]} and {given[1]} exclude each other", remedy="give one of them")
+    if required and not given:
+        raise ConfigurationError(f"one of {', '.join(names)} is needed", remedy="see --help, which describes them")
+
+
+def address_of(args: argparse.Namespace) -> Address:
+    """Return where the management API is that ``--state`` or ``--management`` names.
+
+    Raises:
+        ConfigurationError: the options do not match, or the token cannot be read.
+    """
+    if args.management is None:
+        for option in ("token_file", "management_ca", "management_pin"):
+            if getattr(args, option) is not None:
+                raise ConfigurationError(
+                    f"--{option.replace('_', '-')} is for --management, and not for --state",
+                    remedy="leave it out: a local relay recognizes its owner; or give --management URL",
+                )
+        return LocalAddress(args.state)
+    url: ManagementUrl = args.management
+    check_alternatives(args, "management_ca", "management_pin")
+    if not url.uses_tls and (args.management_ca is not None or args.management_pin is not None):
+        raise ConfigurationError("an http:// URL has no certificate to verify", remedy="give an https:// URL")
+    return UrlAddress(url=url, authorization=_read_token(args), pin=args.management_pin, ca_file=args.management_ca)
+
+
+def describe_access(args: argparse.Namespace) -> str:
+    """Return the options that name the relay, for a command line in a message."""
+    if args.management is None:
+        return f"--state {args.state}"
+    token_file = "" if args.token_file is None else f" --token-file {args.token_file}"
+    return f"--management {args.management}{token_file}"
+
+
+def _read_token(args: argparse.Namespace) -> Secret:
+    file = args.token_file or os.environ.get(MANAGEMENT_TOKEN_FILE_VARIABLE)
+    if not file:
+        raise ConfigurationError(
+            "--management needs a token",
+            remedy=f"give --token-file F (- for standard input), or set {MANAGEMENT_TOKEN_FILE_VARIABLE} to the name "
+            "of the file; an administrator of the relay creates tokens with: hybridrelay tokens create",
+        )
+    if file == "-":
+        source, text = "standard input", read_stream(sys.stdin.buffer, source="standard input", limit=_MAX_TOKEN_FILE)
+    else:
+        source, text = file, read_text(file, what="the token file", limit=_MAX_TOKEN_FILE, secret=True)
+    with naming(source):
+        try:
+            return management_authorization(strip_value(text))
+        except ValueError as exc:
+            raise ConfigurationError(
+                str(exc), remedy="give the file that 'tokens create --out' has written"
+            ) from None

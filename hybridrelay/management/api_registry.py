@@ -1,0 +1,239 @@
+"""Administers a relay through its management API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from ..administration import ConnectionInfo, KeyInfo, RelayDescription, RuleInfo, TokenInfo
+from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
+from ..relay.model import RelayRecord
+from ..relay.store.store import NotFound
+from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
+from .blocking import BlockingClient
+from .live_values import RelayEndpointValue
+from .tokens import CreatedToken, TokenPage, TokenValue
+from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue
+
+__all__ = ["ApiRegistry"]
+
+T = TypeVar("T")
+
+_CONNECTIONS = "/v1/hybridConnections"
+_TOKENS = "/v1/tokens"
+_PAGE = 1000
+_DAY_SECONDS = 86_400
+_OTHER_VERSION = "use the same version of hybridrelay as the relay"
+
+
+class ApiRegistry:
+    """Implements `Registry` with requests to a running relay, which checks and audits them."""
+
+    def __init__(self, client: BlockingClient) -> None:
+        self._client = client
+
+    # --- reading
+
+    def relay(self) -> RelayDescription:
+        """See `Registry.relay`."""
+        value = self._get("/v1/relay/endpoint", RelayEndpointValue)
+        return RelayDescription(value.pin, value.ports)
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        """See `Registry.connections`."""
+        found: list[ConnectionInfo] = []
+        cursor: str | None = None
+        while True:
+            page = self._get(_CONNECTIONS, ConnectionPage, {"limit": _PAGE, "cursor": cursor})
+            found += map(_connection, page.value)
+            cursor = page.next_cursor
+            if cursor is None:
+                return tuple(found)
+
+    def find(self, name: str) -> ConnectionInfo | None:
+        """See `Registry.find`."""
+        try:
+            return self.connection(name)
+        except NotFound:
+            return None
+
+    def connection(self, name: str) -> ConnectionInfo:
+        """See `Registry.connection`."""
+        return _connection(self._get(_path(name), ConnectionValue))
+
+    def rule_with_keys(self, name: str, rule: str) -> Rule:
+        """See `Registry.rule_with_keys`."""
+        known = self.connection(name).rule(rule)
+        keys = self._call("POST", f"{_path(name, rule)}/listKeys", AccessKeys, changes=False)
+        try:
+            return Rule(rule, known.rights, _secret(keys.primary_key), _secret(keys.secondary_key))
+        except ValueError as exc:
+            raise _unexpected(str(exc)) from None
+
+    def tokens(self) -> tuple[TokenInfo, ...]:
+        """See `Registry.tokens`."""
+        return tuple(map(_token, self._get(_TOKENS, TokenPage).value))
+
+    # --- changing
+
+    def prepare(self, *, now: float) -> RelayDescription:
+        """See `Registry.prepare`. A relay that runs has a certificate."""
+        return self.relay()
+
+    def import_(self, record: RelayRecord) -> None:
+        """See `Registry.import_`."""
+        body = {"endpoints": record.hosts, "authorizationRules": [_new_rule(rule) for rule in record.rules]}
+        try:
+            self._call("PUT", _path(record.name), ConnectionValue, body=body, headers={"If-None-Match": "*"})
+        except OutcomeUnknown:
+            known = self._look(record.name)
+            if known is None or known.differences(record):
+                raise
+
+    def change(
+        self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
+    ) -> None:
+        """See `Registry.change`."""
+        wanted = None if hosts is None else tuple(hosts)
+        body = {name: value for name, value in (("endpoints", wanted), ("disabled", disabled)) if value is not None}
+        try:
+            self._call("PATCH", _path(known.name), ConnectionValue, body=body, headers=_if_match(known))
+        except OutcomeUnknown:
+            now = self._look(known.name)
+            if now is None or now.hosts != (wanted or now.hosts) or disabled not in (None, now.disabled):
+                raise
+
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
+        """See `Registry.put_rule`."""
+        wanted = frozenset(rights)
+        headers = {"If-None-Match": "*"} if known.find_rule(rule) is None else _if_match(known)
+        body = {"rights": sorted(wanted)}
+        try:
+            self._call("PUT", _path(known.name, rule), AuthorizationRule, body=body, headers=headers)
+        except OutcomeUnknown:
+            now = self._look(known.name)
+            found = None if now is None else now.find_rule(rule)
+            if now is None or found is None or found.rights != wanted:
+                raise
+            return now
+        return self.connection(known.name)
+
+    def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
+        """See `Registry.delete_rule`."""
+        try:
+            self._call("DELETE", _path(known.name, rule), msgspec.Raw, headers=_if_match(known))
+        except OutcomeUnknown:
+            now = self._look(known.name)
+            if now is None or now.find_rule(rule) is not None:
+                raise
+
+    def delete(self, known: ConnectionInfo) -> None:
+        """See `Registry.delete`."""
+        self._call("DELETE", _path(known.name), msgspec.Raw, headers=_if_match(known))
+
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
+        """See `Registry.regenerate_key`."""
+        body = {"slot": slot.value, "generation": generation, "key": key.reveal()}
+        try:
+            self._call("POST", f"{_path(name, rule)}/regenerateKeys", AccessKeys, body=body)
+        except OutcomeUnknown:
+            if self._look_for_key(name, rule, slot) != key_fingerprint(key):
+                raise
+
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
+        """See `Registry.revoke_key`."""
+        body = {"slot": slot.value, "generation": generation}
+        try:
+            self._call("POST", f"{_path(name, rule)}/revokeKeys", msgspec.Raw, body=body)
+        except OutcomeUnknown:
+            if self._look_for_key(name, rule, slot) is not None:
+                raise
+
+    def create_token(
+        self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
+    ) -> tuple[TokenInfo, Secret]:
+        """See `Registry.create_token`."""
+        body = {"name": name, "role": role.name.lower(), "scope": scope, "expiresInDays": seconds / _DAY_SECONDS}
+        created = self._call("POST", _TOKENS, CreatedToken, body=body)
+        return _token(created.value), Secret(created.token)
+
+    def delete_token(self, id_: str) -> None:
+        """See `Registry.delete_token`."""
+        self._call("DELETE", f"{_TOKENS}/{quote(id_, safe='')}", msgspec.Raw)
+
+    # --- how
+
+    def _get(self, path: str, kind: type[T], query: Mapping[str, str | float | None] | None = None) -> T:
+        return self._client.run(lambda client: client.get(path, kind, query=query))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        body: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+        changes: bool = True,
+    ) -> T:
+        return self._client.run(
+            lambda client: client.call(method, path, kind, body=body, headers=headers, changes=changes)
+        )
+
+    def _look(self, name: str) -> ConnectionInfo | None:
+        """Return the hybrid connection after a change whose outcome is unknown; None if it cannot be read."""
+        try:
+            return self.connection(name)
+        except HybridRelayError:
+            return None
+
+    def _look_for_key(self, name: str, rule: str, slot: KeySlot) -> str | None:
+        known = self._look(name)
+        found = None if known is None else known.find_rule(rule)
+        return "" if found is None else found.fingerprint(slot)
+
+
+def _path(name: str, rule: str | None = None) -> str:
+    path = f"{_CONNECTIONS}/{quote(name, safe='')}"
+    return path if rule is None else f"{path}/authorizationRules/{quote(rule, safe='')}"
+
+
+def _if_match(known: ConnectionInfo) -> dict[str, str]:
+    return {"If-Match": f'"{known.version}"'}
+
+
+def _connection(value: ConnectionValue) -> ConnectionInfo:
+    rules = tuple(map(_rule, value.authorization_rules))
+    return ConnectionInfo(value.name, value.endpoints, rules, value.created_at, value.version, value.disabled)
+
+
+def _rule(value: AuthorizationRule) -> RuleInfo:
+    keys = {key.slot: KeyInfo(key.generation, key.fingerprint) for key in value.keys}
+    try:
+        return RuleInfo(value.name, frozenset(map(Right, value.rights)), {slot: keys[slot.value] for slot in KeySlot})
+    except (KeyError, ValueError):
+        raise _unexpected("an authorization rule") from None
+
+
+def _token(value: TokenValue) -> TokenInfo:
+    try:
+        role = ManagementRole[value.role.upper()]
+    except KeyError:
+        raise _unexpected("the role of a token") from None
+    return TokenInfo(value.id, value.name, role, value.scope, value.created_at, value.expires_at, value.last_used_at)
+
+
+def _new_rule(rule: Rule) -> dict[str, object]:
+    keys = {f"{slot.value}Key": None if (key := rule.key(slot)) is None else key.reveal() for slot in KeySlot}
+    return {"name": rule.name, "rights": sorted(rule.rights), **keys}
+
+
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(text)
+
+
+def _unexpected(what: str) -> ManagementError:
+    return ManagementError(f"the relay's answer is not what this version expects: {what}", remedy=_OTHER_VERSION)
