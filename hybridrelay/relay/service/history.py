@@ -98,6 +98,7 @@ class HistoryService:
         self._counts: dict[str, _Counts] = {}
         #: The content of the store at the last sample.
         self._seen: Mapping[str, HybridConnection] | None = None
+        self._subjects: list[Subject] = []
         #: Its hybrid connections, if it has changed since the tables were last written.
         self._existing_for_file: frozenset[Subject] | None = None
         self._existing_for_recent: frozenset[Subject] | None = None
@@ -186,24 +187,30 @@ class HistoryService:
         """Take a sample of everything; other tasks run meanwhile."""
         self._machine.begin(self._clock(), trio.current_time())
         connections = self._broker.authorization.connections
-        existing: set[Subject] = set()
-        for number, (name, connection) in enumerate(list(connections.items())):
+        if connections is not self._seen:
+            await self._look_at(connections)
+        for number, subject in enumerate(self._subjects):
             if number % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
-            subject = Subject(name, connection.created_at)
-            existing.add(subject)
-            sample = await self._sample_of(name)
+            sample = await self._sample_of(subject.name)
             if sample is not None:
                 self._machine.observe(subject, sample)
-        if connections is not self._seen:
-            self._seen = connections
-            self._existing_for_file = self._existing_for_recent = frozenset(existing)
-            self._machine.keep_only(existing)
-            for name in [name for name in self._counts if name not in connections]:
-                del self._counts[name]
         time, rows = self._machine.finish()
         if rows:
             await self._keep(time, rows)
+
+    async def _look_at(self, connections: Mapping[str, HybridConnection]) -> None:
+        """Learn which hybrid connections there are now."""
+        subjects: list[Subject] = []
+        for number, (name, connection) in enumerate(list(connections.items())):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            subjects.append(Subject(name, connection.created_at))
+        self._seen, self._subjects = connections, subjects
+        self._existing_for_file = self._existing_for_recent = frozenset(subjects)
+        self._machine.keep_only(self._existing_for_file)
+        for name in [name for name in self._counts if name not in connections]:
+            del self._counts[name]
 
     async def _sample_of(self, name: str) -> Sample | None:
         """The sample of one hybrid connection; None if it has nothing, and had nothing since the relay started."""
