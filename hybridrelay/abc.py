@@ -112,6 +112,10 @@ class Connection:
     #: The socket whose bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
     #: can move them in the kernel; None if the transport changes or adds bytes.
     kernel_socket: trio.socket.SocketType | None = None
+    #: The addresses that proxies of the transport's protocol say the connection comes from, as they wrote them, that
+    #: of the nearest proxy last. Anybody can claim any address: the relay uses them only from proxies that it is told
+    #: to trust.
+    forwarded_for: tuple[str, ...] = ()
 
     @classmethod
     def over(cls, stream: trio.abc.Stream, remote: str) -> Connection:

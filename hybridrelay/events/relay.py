@@ -12,6 +12,7 @@ from .base import Event, Level
 __all__ = [
     "ChannelFailed",
     "ControlChannelDisplaced",
+    "ForwardedAddressMalformed",
     "ListenerDeclined",
     "ListenerDropped",
     "ListenerLeft",
@@ -19,6 +20,7 @@ __all__ = [
     "ListenerRegistered",
     "ListenerReplaced",
     "ListenerSilent",
+    "ProxyHeaderRefused",
     "RendezvousEnded",
     "RendezvousJoined",
     "RendezvousTimeout",
@@ -293,6 +295,31 @@ class TokenExpired(_Registration):
 
 
 # --- connections to the relay
+
+
+@attrs.frozen(kw_only=True)
+class ForwardedAddressMalformed(_Connection):
+    """A proxy of ``--trusted-proxies`` has named something that is no IP address.
+
+    The connection counts for the proxy. ``port`` is ``management`` for a request to the management API.
+    """
+
+    name: ClassVar = "forwarded-address.malformed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A trusted proxy does not say which address a connection comes from"
+
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class ProxyHeaderRefused(_Connection):
+    """A connection from a proxy of ``--proxy-protocol-from`` did not begin with a PROXY header, and was closed."""
+
+    name: ClassVar = "proxy-header.refused"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A proxy has sent no valid PROXY header, and the connection was closed"
+
+    detail: str
 
 
 @attrs.frozen(kw_only=True)

@@ -3,8 +3,8 @@
 `Router` is a table of `Route`s; a `Service` is a router with `Limits` and hooks; `serve_connection` serves it on one
 connection, and `serve` on listeners. ``docs/http.md`` shows how to add a route.
 
-These modules decide, without I/O: `target`, `router`, `head`, `chunked`, `encoding`, `persistence`, `response`,
-`failure`, `limits`. These do I/O: `wire`, `body`, `exchange`, `connection`, `server`.
+These modules decide, without I/O: `target`, `router`, `head`, `forwarded`, `chunked`, `encoding`, `persistence`,
+`response`, `failure`, `limits`. These do I/O: `wire`, `body`, `exchange`, `connection`, `server`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from .body import Body, ClientGone
 from .connection import Upgraded, refuse_connection, serve_connection
 from .failure import Failure, RenderFailure, RequestError, plain_text, problem_json
+from .forwarded import client_address, forwarded_for
 from .head import Headers
 from .limits import Limits
 from .request import Handler, Reply, Request
@@ -47,7 +48,9 @@ __all__ = [
     "StreamedResponse",
     "SwitchProtocols",
     "Upgraded",
+    "client_address",
     "decode_segment",
+    "forwarded_for",
     "plain_text",
     "problem_json",
     "refuse_connection",

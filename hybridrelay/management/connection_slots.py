@@ -45,6 +45,11 @@ class ConnectionSlot:
         self._slots.release(self._slot)
         self._slots, self._slot = self._identified, self._identified.take(group, self._slot.evict)
 
+    def move(self, address: str) -> None:
+        """Count the connection for another address, from which it comes according to a proxy that is trusted."""
+        if self._slots is not self._identified:
+            self._slots.move(self._slot, address)
+
     def end(self) -> None:
         """Give up the slot: the connection has ended, or is about to. May be called more than once."""
         self._ended = True

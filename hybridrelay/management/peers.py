@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from ..security import ManagementRole
+from ..security import NO_NETWORKS, ManagementRole, Networks
 from .callers import Caller
 
 __all__ = ["Peer", "caller_of_certificate"]
@@ -20,6 +20,8 @@ class Peer:
 
     #: Its network address; empty on the Unix socket.
     address: str = ""
+    #: Reverse proxies that are believed which address a request comes from.
+    trusted_proxies: Networks = attrs.field(default=NO_NETWORKS, kw_only=True)
     #: Whether the connection has TLS.
     is_encrypted: bool = attrs.field(default=False, kw_only=True)
     #: Who it is, if the connection says so: by the credentials of the Unix socket, or by a client certificate. None:

@@ -20,6 +20,7 @@ from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_socket
 from .callers import Caller
 from .calls import handler_of
+from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
 from .managed import Managed
@@ -60,7 +61,8 @@ def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
         )
         for row in OPERATIONS
     ]
-    return Router([*routes, Route("GET", "/openapi.json", describe), *routes_of(PAGES, managed, admitting)])
+    routes += [Route("GET", "/openapi.json", describe), *routes_of(PAGES, managed, admitting)]
+    return Router(for_client_address(route, managed.events) for route in routes)
 
 
 async def serve_management(

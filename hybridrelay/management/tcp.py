@@ -14,13 +14,14 @@ import attrs
 import trio
 
 from .._listening import explain_listen_error, open_listeners
-from ..errors import ConfigurationError
-from ..events import EventStream, ManagementListening, logged_events
+from ..errors import ConfigurationError, TransportError
+from ..events import EventStream, ManagementListening, ProxyHeaderRefused, logged_events
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
-from ..security import bracketed, outer_server_context, relay_pin
+from ..security import NO_NETWORKS, Networks, bracketed, outer_server_context, relay_pin
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
+from ..streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
 from ..streams.tls import TLSStream
 from .connection_slots import SLOTS, ConnectionSlot, ConnectionSlots
 from .gate import REFUSAL_SECONDS
@@ -56,6 +57,10 @@ class TcpOptions:
     key: Path | None = None
     #: PEM: who issues client certificates.
     client_ca: Path | None = None
+    #: Proxies from which every connection has to begin with a PROXY header.
+    proxy_protocol_from: Networks = NO_NETWORKS
+    #: Reverse proxies that are believed where a request comes from (X-Forwarded-For, Forwarded).
+    trusted_proxies: Networks = NO_NETWORKS
     #: Names by which clients reach the API, besides those in the certificate.
     hosts: Sequence[str] = ()
 
@@ -229,7 +234,8 @@ class ManagementTcp:
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
         """Make the TLS handshake, and learn what the connection says about the caller."""
-        peer = Peer(remote_of(accepted), is_encrypted=self._tls is not None)
+        address = await self._address_of(accepted)
+        peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=self._tls is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503
             peer = attrs.evolve(peer, on_identified=self._held[accepted].identify)
         if self._tls is None:
@@ -244,6 +250,20 @@ class ManagementTcp:
             return tls, peer
         caller, expires_at, refusal = caller_of_certificate(certificate)
         return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal)
+
+    async def _address_of(self, accepted: trio.SocketStream) -> str:
+        """The address that a connection comes from, after its PROXY header, if it has to have one."""
+        address = remote_of(accepted)
+        if not self._options.proxy_protocol_from.covers(address):
+            return address
+        try:
+            stated = await receive_proxy_header(accepted)
+        except ProxyHeaderError as exc:
+            self._events.publish(ProxyHeaderRefused(peer=address, port="management", detail=str(exc)))
+            raise TransportError(str(exc)) from exc
+        if stated is not None and accepted in self._held:
+            self._held[accepted].move(stated)
+        return stated or address
 
     async def _pace(self) -> None:
         """Let handshakes begin one after the other, so that many at once do not hold up what the relay relays."""

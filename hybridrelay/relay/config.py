@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from ..abc import Binding
+from ..security import NO_NETWORKS, Networks
 
 __all__ = ["Binding", "RelayConfig", "RelayInfo"]
 
@@ -38,6 +39,11 @@ class RelayConfig:
     #: places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
+    #: Proxies in front of the relay, from which every connection has to begin with a PROXY header (TCP ports only).
+    proxy_protocol_from: Networks = NO_NETWORKS
+    #: Reverse proxies in front of the WebSocket ports, whose X-Forwarded-For or Forwarded says where a connection
+    #: comes from.
+    trusted_proxies: Networks = NO_NETWORKS
     #: The maximum size of the history file (bytes). 0: there is none, and only the last hour is kept, in memory.
     max_history_bytes: int = attrs.field(default=1 << 30, validator=attrs.validators.ge(0))
 

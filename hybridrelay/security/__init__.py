@@ -39,6 +39,7 @@ from .management_tokens import (
 )
 from .management_url import ManagementUrl, management_authorization, parse_management_url_untrusted
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
+from .networks import NO_NETWORKS, Networks, parse_networks_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
     certificate_expires_at,
@@ -60,6 +61,7 @@ from .tls import PeerIdentity, check_peer, data_client_context, data_server_cont
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
+    "NO_NETWORKS",
     "NO_PROOF",
     "AdmissionProof",
     "Authority",
@@ -75,6 +77,7 @@ __all__ = [
     "ManagementRole",
     "ManagementToken",
     "ManagementUrl",
+    "Networks",
     "PeerIdentity",
     "Right",
     "Role",
@@ -124,6 +127,7 @@ __all__ = [
     "parse_host_port_untrusted",
     "parse_management_token_untrusted",
     "parse_management_url_untrusted",
+    "parse_networks_untrusted",
     "parse_port_lists_untrusted",
     "parse_ports_untrusted",
     "parse_token_untrusted",

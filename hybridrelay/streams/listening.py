@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import trio
 
 from .._listening import open_listeners
@@ -13,15 +14,25 @@ from ..abc import Binding, Connection, Incoming, Listener
 from ..events import logged_events
 from .unix_sockets import SocketFile, listen_unix_socket
 
-__all__ = ["LOCAL", "StreamHandshake", "StreamListener", "remote_of"]
+__all__ = ["LOCAL", "ForwardedStream", "StreamHandshake", "StreamListener", "remote_of"]
 
 #: `Incoming.remote` of connections from this machine that have no IP address.
 LOCAL = "local"
 
+
+@attrs.frozen
+class ForwardedStream:
+    """The result of a handshake in which proxies have said where the connection comes from."""
+
+    stream: trio.abc.HalfCloseableStream
+    #: See `Connection.forwarded_for`.
+    forwarded_for: tuple[str, ...]
+
+
 #: The server's side of a transport's handshake on a stream that was just accepted. It returns None if the peer has
 #: got its answer and no connection results. If it returns None, and on any exception including cancellation, the
 #: stream is closed.
-StreamHandshake = Callable[[trio.abc.Stream], Awaitable[trio.abc.HalfCloseableStream | None]]
+StreamHandshake = Callable[[trio.abc.Stream], Awaitable[trio.abc.HalfCloseableStream | ForwardedStream | None]]
 
 
 class StreamListener(Listener):
@@ -129,8 +140,10 @@ class _IncomingStream(Incoming):
     async def handshake(self) -> Connection | None:
         if self._handshake is None:
             return Connection.over(self._stream, self.remote)
-        stream = await self._handshake(self._stream)
-        return None if stream is None else Connection.over(stream, self.remote)
+        result = await self._handshake(self._stream)
+        if isinstance(result, ForwardedStream):
+            return attrs.evolve(Connection.over(result.stream, self.remote), forwarded_for=result.forwarded_for)
+        return None if result is None else Connection.over(result, self.remote)
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Route, Transport
-from hybridrelay.streams.listening import StreamListener
+from hybridrelay.http import forwarded_for
+from hybridrelay.streams.listening import ForwardedStream, StreamListener
 from hybridrelay.streams.sockets import tune_stream
 
 from .front import serve_http
@@ -40,7 +41,7 @@ class WebSocketTransport(Transport):
         return await StreamListener.open(binding, _accept)
 
 
-async def _accept(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
+async def _accept(stream: trio.abc.Stream) -> ForwardedStream | None:
     """Serve the HTTP request. See `hybridrelay.streams.listening.StreamHandshake`."""
     accepted: WebSocketStream | None = None
     try:
@@ -50,7 +51,10 @@ async def _accept(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | Non
     finally:
         if accepted is None:
             await trio.aclose_forcefully(stream)
-    return accepted
+    if accepted is None:
+        return None
+    assert upgraded is not None
+    return ForwardedStream(accepted, forwarded_for(upgraded.request.headers))
 
 
 def _host_header(address: Address) -> str:

@@ -118,6 +118,20 @@ def _add_arguments(parser: Parser) -> None:
         "otherwise less)",
     )
     parser.add_argument(
+        "--proxy-protocol-from",
+        metavar="NETWORKS",
+        type=values.networks,
+        help="addresses of proxies in front of the relay, such as 10.0.0.5,10.1.0.0/16: connections from them, on "
+        "all ports, have to begin with a PROXY header (version 1 or 2), which says where they come from",
+    )
+    parser.add_argument(
+        "--trusted-proxies",
+        metavar="NETWORKS",
+        type=values.networks,
+        help="addresses of reverse proxies in front of http, https or --management, which say in X-Forwarded-For or "
+        "Forwarded where a request comes from; that of others is ignored",
+    )
+    parser.add_argument(
         "--max-history-mib",
         metavar="N",
         type=values.count_or_zero,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ...security import HostPort, ManagementUrl, Right
+    from ...security import HostPort, ManagementUrl, Networks, Right
 
 T = TypeVar("T")
 
@@ -190,6 +190,14 @@ def count_or_zero(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 7):
         raise ValueError("expected a number from 0 to 9999999, in digits")
     return int(text)
+
+
+@_argument
+def networks(text: str) -> Networks:
+    """Parse addresses and networks, separated by commas."""
+    from ...security import parse_networks_untrusted
+
+    return parse_networks_untrusted(text)
 
 
 @_argument

@@ -13,6 +13,7 @@ from ...events import EventStream, ReloadSkipped, logged_events
 from ...events.plain_log import plainly_logged_events
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
+from ...security import NO_NETWORKS
 from .. import exits
 from ..arguments import values
 from ..config_file import use_config_file
@@ -69,6 +70,8 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs=args.max_pairs,
         max_pairs_per_connection=args.max_pairs_per_connection,
         max_pairs_per_key=args.max_pairs_per_key,
+        proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
+        trusted_proxies=args.trusted_proxies or NO_NETWORKS,
         max_history_bytes=args.max_history_mib << 20,
     )
 
@@ -93,6 +96,8 @@ def make_management(args: argparse.Namespace, events: EventStream) -> Management
         key=args.management_tls_key,
         client_ca=args.management_client_ca,
         hosts=args.management_host or (),
+        proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
+        trusted_proxies=args.trusted_proxies or NO_NETWORKS,
     )
     return ManagementTcp(options, events=events)
 

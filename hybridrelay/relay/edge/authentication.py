@@ -13,11 +13,13 @@ import attrs
 import trio
 
 from ...abc import Connection, Incoming
-from ...events import EventStream, UnauthenticatedClosed
+from ...events import EventStream, ForwardedAddressMalformed, UnauthenticatedClosed
+from ...http import client_address
 from ...mux import EarlySession
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PROBE_SIZE
 from ...protocol.reasons import Reason
+from ...security import NO_NETWORKS, Networks
 from ...streams import TLSStream, receive_exactly
 from ...streams.listening import StreamListener
 from ...streams.nowait import HELD_FOR_STRANGER, NowaitStream
@@ -67,6 +69,7 @@ class Authenticator(Generic[PeerT]):
             Returns None if the peer has left without a valid token. If it raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: the stream to which events are published.
+        trusted_proxies: the reverse proxies that are believed where a connection comes from.
     """
 
     certificates: RelayCertificates
@@ -78,6 +81,7 @@ class Authenticator(Generic[PeerT]):
     admit: Callable[[EarlySession, str, str], Awaitable[PeerT | None]]
     abandon: Callable[[Arrival], None]
     events: EventStream
+    trusted_proxies: Networks = NO_NETWORKS
 
     async def authenticate(
         self, connection: UnauthenticatedConnection
@@ -114,6 +118,7 @@ class Authenticator(Generic[PeerT]):
             established = await self._handshake(connection)
             if established is None:
                 return None
+            self._note_forwarding(connection, established.forwarded_for)
             stream = _movable(established)
             if isinstance(stream, NowaitStream):
                 stream.limit_held(HELD_FOR_STRANGER)
@@ -139,6 +144,19 @@ class Authenticator(Generic[PeerT]):
                 return AuthenticatedDataChannel(arrival, stream)
             case ControlRequest():
                 return await self._open_control_channel(connection, stream, request)
+
+    def _note_forwarding(self, connection: UnauthenticatedConnection, forwarded_for: tuple[str, ...]) -> None:
+        """Count a connection for the address that it comes from according to proxies that are trusted."""
+        try:
+            address = client_address(connection.address, forwarded_for, self.trusted_proxies.covers)
+        except ValueError as exc:
+            event = ForwardedAddressMalformed(peer=connection.address, port=connection.port.name, detail=str(exc))
+            self.events.publish(event)
+            return
+        if address != connection.address:
+            connection.address = address
+            self.slots.move(connection.slot, address)
+            connection.permit.move(address)
 
     async def _handshake(self, connection: UnauthenticatedConnection) -> Connection | None:
         """Perform the handshakes of the outer TLS, if there is one, and of the transport (`Incoming.handshake`)."""

@@ -109,6 +109,10 @@ class HandshakePermit:
         """Give priority over strangers to further handshakes of a peer that has proved to have an access key."""
         self._handshake.key_id = key_id
 
+    def move(self, address: str) -> None:
+        """Count further handshakes for another address, from which the connection comes according to a proxy."""
+        self._handshake.group = address_group(address)
+
     def authenticated(self) -> None:
         """Note that the peer has presented a token or a ticket."""
         self._scheduler.authenticated(self._handshake)

@@ -160,6 +160,17 @@ class Slots:
         slot.group = f"{slot.group} {key_id.hex()}"
         self._join_group(slot)
 
+    def move(self, slot: Slot, address: str) -> None:
+        """Count a connection for another address, from which it comes according to a proxy that is trusted.
+
+        Does nothing if the slot was released already.
+        """
+        if slot not in self._taken:
+            return
+        self._leave_group(slot)
+        slot.group = address_group(address)
+        self._join_group(slot)
+
     def _join_group(self, slot: Slot) -> None:
         group = self._by_group.setdefault(slot.group, _Order())
         group.add(slot)

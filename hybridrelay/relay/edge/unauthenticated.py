@@ -21,8 +21,10 @@ from ...abc import Incoming
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
 from ...protocol.reasons import Reason
+from ...security import NO_NETWORKS, Networks
 from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
 from ...streams.listening import LOCAL
+from ...streams.proxy_protocol import MAX_PROXY_HEADER, ProxyHeader, ProxyHeaderError, parse_proxy_header_untrusted
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .handshakes import Handshake
 from .permits import HandshakePermit, HandshakeScheduler
@@ -42,6 +44,8 @@ _AT_A_TIME = 4
 class _Stage(enum.Enum):
     """What a connection waits for."""
 
+    #: The PROXY header, from a proxy that has to send one.
+    PROXY = enum.auto()
     #: A preamble.
     PREAMBLE = enum.auto()
     #: After the preamble of a probe: the bytes that are to be sent back.
@@ -54,13 +58,14 @@ class _Stage(enum.Enum):
     PERMIT = enum.auto()
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class UnauthenticatedConnection:
     """A connection that has not authenticated, for the task that serves it."""
 
     port: OpenPort
     #: The socket's stream, before the transport's handshake; or the connection, if the transport accepts by itself.
     arrived: trio.SocketStream | Incoming
+    #: Changed if a reverse proxy that is trusted says another one during the transport's handshake.
     address: str
     slot: Slot
     permit: HandshakePermit
@@ -92,7 +97,10 @@ class UnauthenticatedConnections:
         slots: the slots for unauthenticated connections; each connection has one.
         scheduler: gives permission for handshakes.
         decode: decodes a preamble; raises RemoteProtocolError if it has to be refused.
-        serve: serves a connection in its own task. If it has no request, nothing has been read from it.
+        serve: serves a connection in its own task. If it has no request, nothing has been read from it, except for
+            the PROXY header.
+        proxies: the proxies that have to send a PROXY header, which says where a connection comes from.
+        refused: called with the port, the address of a proxy, and the reason for which its connection is closed.
     """
 
     def __init__(
@@ -102,11 +110,15 @@ class UnauthenticatedConnections:
         *,
         decode: Callable[[OpenPort, bytes], Request],
         serve: Callable[[UnauthenticatedConnection], None],
+        proxies: Networks = NO_NETWORKS,
+        refused: Callable[[OpenPort, str, str], None] = lambda port, address, detail: None,
     ) -> None:
         self._slots = slots
         self._scheduler = scheduler
         self._decode = decode
         self._serve = serve
+        self._proxies = proxies
+        self._refused = refused
         #: By descriptor, the oldest first.
         self._connections: dict[int, _Waiting] = {}
         self._poll_scope = trio.CancelScope()
@@ -144,7 +156,7 @@ class UnauthenticatedConnections:
             self._slots.take(address, lambda: self._close(fd)),
             Handshake(address_group(address), lambda: self._hand_over(fd)),
             trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
-            _Stage.PREAMBLE if port.is_plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
+            _Stage.PROXY if self._proxies.covers(address) else _first_stage(port),
         )
         if len(self._connections) == 1:
             self._poll_scope.deadline = self._first_deadline()
@@ -171,7 +183,11 @@ class UnauthenticatedConnections:
 
     def _close_late(self, now: float) -> None:
         while self._connections and self._first_deadline() <= now:
-            self._close(next(iter(self._connections)))
+            fd, waiting = next(iter(self._connections.items()))
+            if waiting.stage is _Stage.PROXY:
+                seconds = f"{AUTHENTICATION_DEADLINE_SECONDS:g} s"
+                self._refused(waiting.port, waiting.address, f"no complete PROXY header has arrived within {seconds}")
+            self._close(fd)
 
     def _look(self, fd: int, waiting: _Waiting, events: int) -> None:
         """Handle an event of a connection's socket."""
@@ -181,6 +197,10 @@ class UnauthenticatedConnections:
                 self._proceed(fd, waiting)
                 if waiting.stage is stage or fd not in self._connections:
                     break
+        except ProxyHeaderError as exc:
+            self._refused(waiting.port, waiting.address, str(exc))
+            self._close(fd)
+            return
         except (OSError, ValueError):  # it was lost, or its ClientHello is too long
             self._close(fd)
             return
@@ -194,6 +214,13 @@ class UnauthenticatedConnections:
             OSError, ValueError: the connection has to be closed.
         """
         match waiting.stage:
+            case _Stage.PROXY:
+                found = parse_proxy_header_untrusted(_peek(waiting.socket, MAX_PROXY_HEADER))
+                if isinstance(found, ProxyHeader):
+                    waiting.socket.recv(found.size)
+                    if found.address is not None:
+                        self._move(waiting, found.address)
+                    waiting.stage = _first_stage(waiting.port)
             case _Stage.PREAMBLE:
                 if len(_peek(waiting.socket, PREAMBLE_SIZE)) == PREAMBLE_SIZE:
                     self._read_preamble(fd, waiting, waiting.socket.recv(PREAMBLE_SIZE))
@@ -209,6 +236,12 @@ class UnauthenticatedConnections:
                 if _peek(waiting.socket, 1):
                     waiting.stage = _Stage.PERMIT
                     self._scheduler.add(waiting.handshake)
+
+    def _move(self, waiting: _Waiting, address: str) -> None:
+        """Count a connection for the address that its proxy has stated."""
+        waiting.address = address
+        self._slots.move(waiting.slot, address)
+        waiting.handshake.group = address_group(address)
 
     def _read_preamble(self, fd: int, waiting: _Waiting, preamble: bytes) -> None:
         try:
@@ -249,6 +282,10 @@ class UnauthenticatedConnections:
         return self._connections.pop(fd)
 
 
+def _first_stage(port: OpenPort) -> _Stage:
+    return _Stage.PREAMBLE if port.is_plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING
+
+
 def _peek(sock: socket.socket, size: int) -> bytes:
     """Return up to `size` bytes that have arrived, and leave them in the socket."""
     try:
@@ -264,4 +301,5 @@ def _is_over(waiting: _Waiting, events: int) -> bool:
     """
     if events & (select.EPOLLHUP | select.EPOLLERR):
         return True
-    return bool(events & select.EPOLLRDHUP) and (waiting.request is not None or waiting.port.outer_tls)
+    no_answer = waiting.request is not None or waiting.port.outer_tls or waiting.stage is _Stage.PROXY
+    return bool(events & select.EPOLLRDHUP) and no_answer

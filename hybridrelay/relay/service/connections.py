@@ -11,14 +11,17 @@ from ..._exception_groups import leaves
 from ..._nursery import FlatNursery
 from ...abc import Incoming
 from ...errors import HybridRelayError
-from ...events import ChannelFailed, EventStream, InternalError
+from ...events import ChannelFailed, EventStream, InternalError, ProxyHeaderRefused
 from ...mux import EarlySession, Session
 from ...protocol import control
 from ...protocol.errors import RemoteProtocolError
+from ...security import NO_NETWORKS, Networks
 from ...streams.listening import remote_of
+from ...streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.permits import HandshakePermit
 from ..edge.ports import OpenPort
+from ..edge.slots import Slot
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
@@ -125,6 +128,7 @@ class ConnectionService:
         broker: serves data channels.
         peers: serves control channels.
         events: the stream to which events are published.
+        proxies: the proxies that have to send a PROXY header.
     """
 
     def __init__(
@@ -133,11 +137,14 @@ class ConnectionService:
         broker: BrokerService,
         peers: ControlPeers,
         events: EventStream,
+        *,
+        proxies: Networks = NO_NETWORKS,
     ) -> None:
         self._authenticator = authenticator
         self._broker = broker
         self._peers = peers
         self._events = events
+        self._proxies = proxies
         #: Set by `watch_unauthenticated`.
         self._waiting: UnauthenticatedConnections | None = None
 
@@ -160,6 +167,8 @@ class ConnectionService:
             self._authenticator.scheduler,
             decode=self._authenticator.requests.decode,
             serve=serve,
+            proxies=self._proxies,
+            refused=self._refused,
         )
         task_status.started()
         await self._waiting.run()
@@ -181,7 +190,41 @@ class ConnectionService:
         scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
         permit = HandshakePermit.of_new_connection(self._authenticator.scheduler, address)
         slot = self._authenticator.slots.take(address, scope.cancel)
+        if isinstance(arrived, trio.SocketStream) and self._proxies.covers(address):
+            stated = await self._receive_proxy_header(port, arrived, address, slot, scope)
+            if stated is None:
+                return
+            address = stated
+            self._authenticator.slots.move(slot, address)
+            permit.move(address)
         await self._serve(UnauthenticatedConnection(port, arrived, address, slot, permit, scope))
+
+    async def _receive_proxy_header(
+        self, port: OpenPort, stream: trio.SocketStream, address: str, slot: Slot, scope: trio.CancelScope
+    ) -> str | None:
+        """The address that a proxy states; None if the connection was refused, and closed."""
+        detail = "no complete PROXY header has arrived in time"
+        stated: str | None = None
+        try:
+            # Another scope than that of the connection, which can be entered only once.
+            with trio.CancelScope(deadline=scope.deadline) as receiving:
+                slot.evict = receiving.cancel
+                stated = await receive_proxy_header(stream) or address
+        except ProxyHeaderError as exc:
+            detail = str(exc)
+        except trio.BrokenResourceError:
+            detail = ""
+        finally:
+            slot.evict = scope.cancel
+            if stated is None:
+                self._authenticator.slots.release(slot)
+                await trio.aclose_forcefully(stream)
+        if stated is None and detail:
+            self._refused(port, address, detail)
+        return stated
+
+    def _refused(self, port: OpenPort, address: str, detail: str) -> None:
+        self._events.publish(ProxyHeaderRefused(peer=address, port=port.name, detail=detail))
 
     async def _serve(self, connection: UnauthenticatedConnection) -> None:
         """Serve one connection until its end. Its errors do not affect other connections."""

@@ -210,8 +210,11 @@ class Relay:
             admit=peers.admit,
             abandon=broker.abandon,
             events=self._events,
+            trusted_proxies=self._config.trusted_proxies,
         )
-        connections = ConnectionService(authenticator, broker, peers, self._events)
+        connections = ConnectionService(
+            authenticator, broker, peers, self._events, proxies=self._config.proxy_protocol_from
+        )
         config = self._config
         history = HistoryService(
             config.state_dir, broker, clock=self._clock, events=self._events, max_bytes=config.max_history_bytes

@@ -197,3 +197,22 @@ def test_a_slot_is_free_after_an_error() -> None:
     with pytest.raises(RuntimeError), slots.held(slots.take("10.0.0.1", lambda: None)):
         raise RuntimeError
     assert len(slots) == 0
+
+
+def test_a_connection_that_a_proxy_names_counts_for_its_own_address() -> None:
+    evicted: list[str] = []
+    slots = Slots(4, 1)
+    for number in range(4):
+        slot = slots.take("10.0.0.1", lambda number=number: evicted.append(f"c{number}"))  # type: ignore[misc]
+        slots.move(slot, f"192.0.2.{min(number, 2)}")
+    slots.take("10.0.0.1", lambda: None)
+    assert evicted == ["c2"], "the address that has more than its share loses its oldest"
+    assert len(slots) == 4
+
+
+def test_a_slot_that_was_released_does_not_move() -> None:
+    slots = Slots(1)
+    slot = slots.take("10.0.0.1", lambda: None)
+    slots.release(slot)
+    slots.move(slot, "192.0.2.1")
+    assert len(slots) == 0

@@ -1,0 +1,96 @@
+"""Where a request comes from, according to the proxies that have forwarded it. Pure.
+
+Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239). Whatever
+stands to the left may have been sent by the client itself. Therefore the elements are read from the right, only as
+long as they name proxies that are trusted, and nothing to the left of the first other address is even parsed: a
+client can neither choose its address nor make the header malformed.
+
+X-Forwarded-For is preferred where both are there. A proxy has to set one of them and remove the other.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from .head import Headers
+
+__all__ = ["client_address", "forwarded_for"]
+
+#: Only the last elements are looked at: nobody has more proxies in a row.
+_MAX_ELEMENTS: Final = 32
+#: The last element of Forwarded: quoted strings may contain commas.
+_LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)$')
+_FOR: Final = re.compile(r'(?:^|;)[ \t]*for=("?)([^";,\\]*)\1[ \t]*(?=;|$)', re.IGNORECASE)
+_IPV4_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]{1,5}")
+_IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
+
+
+def forwarded_for(headers: Headers) -> tuple[str, ...]:
+    """The addresses that the proxies name, as they wrote them, that of the nearest proxy last.
+
+    One that cannot be read is an empty text. There are at most 32; those before them are left out.
+    """
+    values = headers.all("x-forwarded-for")
+    if values:
+        elements = [element.strip() for value in values for element in value.split(",")]
+        return tuple(elements[-_MAX_ELEMENTS:])
+    found: list[str] = []
+    for element in _last_first(headers.all("forwarded")):
+        named = _FOR.findall(element)
+        found.append(named[0][1] if len(named) == 1 else "")
+        if len(found) == _MAX_ELEMENTS:
+            break
+    return tuple(reversed(found))
+
+
+def _last_first(values: Sequence[str]) -> Iterator[str]:
+    for value in reversed(values):
+        rest = value
+        while (match := _LAST_ELEMENT.search(rest)) is not None:
+            yield match[1].strip()
+            if match.start() == 0 and not rest.startswith(","):
+                break
+            rest = rest[: match.start()]
+        else:
+            yield ""
+
+
+def client_address(remote: str, elements: Sequence[str], is_trusted: Callable[[str], bool]) -> str:
+    """The address that a request comes from.
+
+    Args:
+        remote: the other end of the connection.
+        elements: see `forwarded_for`.
+        is_trusted: whether an address is that of a proxy that is trusted.
+
+    Returns:
+        The first address from the right that is not trusted; if all are, the leftmost one.
+
+    Raises:
+        ValueError: a trusted proxy has written something that is no address.
+    """
+    address = remote
+    for element in reversed(elements):
+        if not is_trusted(address):
+            break
+        address = _parse_address(element)
+    return address
+
+
+def _parse_address(text: str) -> str:
+    for form in (_IPV4_WITH_PORT, _IPV6_IN_BRACKETS):
+        if (match := form.fullmatch(text)) is not None:
+            text = match[1]
+            break
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        address = None
+    if address is None or "%" in text:
+        raise ValueError("a trusted proxy has named something that is no IP address")
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)

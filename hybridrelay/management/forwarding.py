@@ -1,0 +1,36 @@
+"""Which address a request comes from, if a reverse proxy that is trusted has forwarded it."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..events import EventStream, ForwardedAddressMalformed
+from ..http import Handler, Reply, Request, Route, client_address, forwarded_for
+from .peers import Peer
+
+__all__ = ["for_client_address"]
+
+
+def for_client_address(route: Route[Handler], events: EventStream) -> Route[Handler]:
+    """The same route, whose handler gets the client's address as that of its peer (`Peer.trusted_proxies`).
+
+    Args:
+        route: its handler is called with requests whose peer is a `Peer`.
+        events: where it is published that a trusted proxy has sent something else than addresses.
+    """
+
+    async def handle(request: Request) -> Reply:
+        return await route.handler(_from_client_address(request, events))
+
+    return attrs.evolve(route, handler=handle)
+
+
+def _from_client_address(request: Request, events: EventStream) -> Request:
+    assert isinstance(request.peer, Peer)
+    peer = request.peer
+    try:
+        address = client_address(peer.address, forwarded_for(request.headers), peer.trusted_proxies.covers)
+    except ValueError as exc:
+        events.publish(ForwardedAddressMalformed(peer=peer.address, port="management", detail=str(exc)))
+        return request
+    return request if address == peer.address else attrs.evolve(request, peer=attrs.evolve(peer, address=address))

@@ -1,0 +1,155 @@
+"""The header of the PROXY protocol, by which a proxy in front of a server says where a connection comes from.
+
+Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header comes before everything
+else on a connection. Only `receive_proxy_header` does I/O.
+
+Whoever sends the header can say any address. Accept it only from proxies that are trusted, and from these always: a
+connection without it would count for the proxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+import attrs
+import trio
+
+__all__ = [
+    "MAX_PROXY_HEADER",
+    "ProxyHeader",
+    "ProxyHeaderError",
+    "parse_proxy_header_untrusted",
+    "receive_proxy_header",
+]
+
+#: The longest header that is accepted (bytes): the first 16 bytes of version 2, addresses, and additional fields
+#: (TLVs), which are skipped. Proxies send a few hundred bytes of these at most.
+MAX_PROXY_HEADER: Final = 2048
+#: The longest header of version 1, with its CR LF.
+_MAX_V1: Final = 107
+#: The shortest one: ``PROXY UNKNOWN``, CR LF.
+_MIN_V1: Final = 15
+_V1: Final = b"PROXY "
+_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_HEAD: Final = 16
+#: Version 2: commands, address families, and transport protocols.
+_LOCAL, _PROXY = 0, 1
+_UNSPEC, _INET, _INET6, _UNIX = range(4)
+_STREAM = 1
+#: How long the addresses of a family are: two addresses and two ports, or two paths.
+_ADDRESSES: Final = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
+_PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
+
+
+class ProxyHeaderError(ValueError):
+    """What a proxy has sent is not a PROXY header. The message says why, and contains nothing of what was sent."""
+
+
+@attrs.frozen
+class ProxyHeader:
+    """A complete header."""
+
+    #: Its length (bytes).
+    size: int
+    #: The address that the connection comes from; None: the proxy has made the connection for itself, or says no IP
+    #: address. It then counts for the proxy.
+    address: str | None
+
+
+def parse_proxy_header_untrusted(data: bytes) -> ProxyHeader | int:
+    """Parse a header from the first bytes of a connection, which may be followed by others.
+
+    Returns:
+        The header, or how many more bytes belong to it at least.
+
+    Raises:
+        ProxyHeaderError: this is no header, or one that is too long.
+    """
+    if data.startswith(_SIGNATURE):
+        return _parse_v2(data)
+    if data.startswith(_V1):
+        return _parse_v1(data)
+    if _SIGNATURE.startswith(data[: len(_SIGNATURE)]) or _V1.startswith(data[: len(_V1)]):
+        return _MIN_V1 - len(data)
+    raise ProxyHeaderError("the connection does not begin with a PROXY header")
+
+
+async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
+    """Receive a header, and nothing behind it. The caller sets the deadline.
+
+    Returns:
+        `ProxyHeader.address`.
+
+    Raises:
+        ProxyHeaderError: what arrives is no header.
+        trio.BrokenResourceError: the connection was lost, or has ended before the header was complete.
+
+    Cancelled, a part of the header may have been read.
+    """
+    data = b""
+    while isinstance(found := parse_proxy_header_untrusted(data), int):
+        more = await stream.receive_some(found)
+        if not more:
+            # As a health check does.
+            raise trio.BrokenResourceError("the connection has ended before its PROXY header was complete")
+        data += more
+    return found.address
+
+
+def _parse_v1(data: bytes) -> ProxyHeader | int:
+    end = data.find(b"\r\n", 0, _MAX_V1)
+    if end < 0:
+        if len(data) >= _MAX_V1:
+            raise ProxyHeaderError("the line of the PROXY header is too long")
+        return max(_MIN_V1 - len(data), 1 if data.endswith(b"\r") else 2)
+    words = data[:end].split(b" ")
+    if words[1] == b"UNKNOWN":
+        return ProxyHeader(end + 2, None)
+    versions = {b"TCP4": 4, b"TCP6": 6}
+    if len(words) != 6 or words[1] not in versions or not all(map(_is_port, words[4:])):
+        raise ProxyHeaderError("the line of the PROXY header is malformed")
+    addresses = [_parse_address(word, versions[words[1]]) for word in words[2:4]]
+    return ProxyHeader(end + 2, addresses[0])
+
+
+def _is_port(word: bytes) -> bool:
+    return _PORT.fullmatch(word) is not None and int(word) <= 65535
+
+
+def _parse_address(word: bytes, version: int) -> str:
+    try:
+        address = ipaddress.ip_address(word.decode("ascii"))
+    except ValueError:
+        address = None
+    if address is None or address.version != version or b"%" in word:
+        raise ProxyHeaderError("the line of the PROXY header has a malformed address")
+    return _as_text(address)
+
+
+def _parse_v2(data: bytes) -> ProxyHeader | int:
+    if len(data) < _V2_HEAD:
+        return _V2_HEAD - len(data)
+    version, command = data[12] >> 4, data[12] & 0xF
+    family, protocol = data[13] >> 4, data[13] & 0xF
+    length = int.from_bytes(data[14:16])
+    if version != 2 or command not in (_LOCAL, _PROXY) or family not in _ADDRESSES or protocol > 2:
+        raise ProxyHeaderError("the PROXY header has an unknown version, command or kind of address")
+    size = _V2_HEAD + length
+    if size > MAX_PROXY_HEADER:
+        raise ProxyHeaderError(f"the PROXY header is longer than {MAX_PROXY_HEADER} bytes")
+    if command == _PROXY and length < _ADDRESSES[family]:
+        raise ProxyHeaderError("the PROXY header is shorter than its addresses")
+    if len(data) < size:
+        return size - len(data)
+    if command == _LOCAL or protocol != _STREAM or family not in (_INET, _INET6):
+        return ProxyHeader(size, None)
+    width = 4 if family == _INET else 16
+    return ProxyHeader(size, _as_text(ipaddress.ip_address(data[_V2_HEAD : _V2_HEAD + width])))
+
+
+def _as_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
