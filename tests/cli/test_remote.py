@@ -1,0 +1,273 @@
+"""Commands with ``--management``: tokens that may not, certificates, and a relay that stops in the middle."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.administration import StoreRegistry
+from hybridrelay.relay import SQLiteStore
+from hybridrelay.security import ManagementRole
+
+from ..management.live import FakeRelay
+from .conftest import Created, Run
+from .served_relay import Way, served
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+
+@pytest.fixture
+def relay() -> FakeRelay:
+    """What the relay holds."""
+    return FakeRelay.with_one_of_each()
+
+
+@pytest.fixture
+def way(created: Created, relay: FakeRelay) -> Iterator[Way]:
+    """A relay with the hybrid connection ``orders``, over TLS."""
+    with served(created.state, over_tcp=True, relay=relay) as way:
+        yield way
+
+
+def as_caller(way: Way, token_file: str | Path) -> tuple[str | Path, ...]:
+    """The options of `way`, with another token."""
+    _, url, _, _, *trust = way.options
+    return ("--management", url, "--token-file", token_file, *trust)
+
+
+def test_a_viewer_sees_and_changes_nothing(run: Run, way: Way, tmp_path: Path) -> None:
+    viewer = as_caller(way, way.token_file(ManagementRole.VIEWER))
+    for command in (["connections", "list"], ["connections", "show", "orders"], ["keys", "list", "orders"]):
+        assert run(*command, *viewer).code == 0, command
+    rule = ("orders", "--rule", "application")
+    with SQLiteStore.open(way.state) as store:
+        before = store.list(), store.tokens()
+    files = {path: path.read_bytes() for path in tmp_path.glob("orders.*")}
+    for command in (
+        ["keys", "list", "orders", "--show-keys"],
+        ["keys", "regenerate", *rule, "--key", "primary", "--update", str(tmp_path / "orders.application")],
+        ["keys", "revoke", *rule, "--key", "primary"],
+        ["keys", "use", *rule, "--key", "primary", "--update", str(tmp_path / "orders.application")],
+        ["rules", "set", *rule, "--rights", "listen"],
+        ["rules", "delete", *rule],
+        ["connections", "delete", "orders"],
+        ["connections", "disable", "orders"],
+        ["connections", "endpoints", "orders", "--endpoint", "b.example"],
+        ["tokens", "create", "me", "--role", "admin", "--out", str(tmp_path / "mine")],
+        ["tokens", "list"],
+        ["drain"],
+        ["drop", "listener", "orders", "1" * 32],
+    ):
+        refused = run(*command, *viewer)
+        assert (refused.code, refused.out) == (2, ""), command
+        assert "this needs the role" in refused.err
+        assert "ask an administrator of the relay" in refused.err
+    with SQLiteStore.open(way.state) as store:
+        assert before[0] == store.list()
+        assert [one.id for one in before[1]] == [one.id for one in store.tokens()]
+    assert files == {path: path.read_bytes() for path in files}
+    assert not (tmp_path / "mine").exists()
+    assert ("deleteHybridConnection", "token", 403) in way.audited
+
+
+def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
+    scoped = as_caller(way, way.token_file(ManagementRole.ADMIN, scope="team/"))
+    assert run("connections", "list", *scoped).out.startswith("there are none yet")
+    outside = run("connections", "show", "orders", *scoped)
+    assert (outside.code, "outside of the caller's scope" in outside.err) == (2, True)
+    made = run(
+        "connections", "create", "team/a", "--target", "db:1", "--endpoint", "relay.example.com",
+        "--connector-file", tmp_path / "c", "--application-file", tmp_path / "a", *scoped,
+    )  # fmt: skip
+    assert (made.code, made.err) == (0, "")
+    assert json.loads(run("connections", "list", "--json", *scoped).out)[0]["name"] == "team/a"
+
+
+def test_tokens_that_are_no_good(run: Run, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("connections", "list")
+    revoked = way.token_file(ManagementRole.VIEWER)
+    assert run("tokens", "revoke", revoked.stem, *way.options).code == 0
+    refused = run(*command, *as_caller(way, revoked))
+    assert (refused.code, "does not accept the token" in refused.err) == (2, True)
+    secret = revoked.read_text().strip()
+    given = run(*command, *as_caller(way, secret))
+    assert (given.code, given.out) == (2, "")
+    assert "not the token itself" in given.err
+    for name, content, says in (
+        ("empty", "", "it is empty"),
+        ("two", "a b", "more than a token"),
+        ("other", "\x01", "does not contain a token"),
+        ("missing", None, "cannot read the token file"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+            (tmp_path / name).chmod(0o600)
+        result = run(*command, *as_caller(way, tmp_path / name))
+        assert (result.code, says in result.err) == (2, True), name
+    for text in (given.err, refused.err):
+        assert secret not in text
+    without = ("--management", way.options[1])
+    assert "HYBRIDRELAY_MANAGEMENT_TOKEN_FILE" in run(*command, *without).err
+    good = way.options[3]
+    monkeypatch.setenv("HYBRIDRELAY_MANAGEMENT_TOKEN_FILE", str(good))
+    assert run(*command, *without, "--management-ca", way.options[5]).code == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(good).read_bytes())))
+    assert run(*command, *as_caller(way, "-")).code == 0
+
+
+def test_a_certificate_that_is_not_trusted(run: Run, way: Way) -> None:
+    url, token = way.options[1], ("--token-file", way.options[3])
+    command = ("connections", "list", "--management", url, *token)
+    unknown = run(*command)
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "is not trusted" in unknown.err
+    assert "--management-ca" in unknown.err
+    assert run(*command, "--management-pin", way.pin).code == 0
+    wrong = run(*command, "--management-pin", "sha256:" + "A" * 43 + "=")
+    assert (wrong.code, f"has the pin {way.pin}" in wrong.err) == (1, True)
+    both = run(*command, "--management-pin", way.pin, "--management-ca", way.options[5])
+    assert (both.code, "exclude each other" in both.err) == (2, True)
+    plain = run("connections", "list", "--management", str(url).replace("https", "http"), *token)
+    assert (plain.code, plain.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--management", "relay.example.com"), "expected a URL"),
+        (("--management", "ftp://relay.example.com"), "expected a URL"),
+        (("--management", "https://me:secret@relay.example.com"), "user or a password"),
+        (("--management", "http://relay.example.com:9180"), "unencrypted"),
+        (("--management", "https://relay.example.com/v1"), "leave out /v1"),
+        (("--management", "https://relay.example.com:0"), "a port is a number"),
+        (("--management", "https://r", "--state", "s"), "not allowed with"),
+        (("--state", "s", "--token-file", "t"), "--token-file is for --management"),
+        (("--state", "s", "--management-pin", "sha256:" + "A" * 43 + "="), "--management-pin is for --management"),
+        ((), "one of the arguments --state --management is required"),
+    ],
+)
+def test_wrong_options(run: Run, options: tuple[str, ...], says: str) -> None:
+    result = run("connections", "list", *options)
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+    assert "secret" not in result.err
+
+
+def test_a_relay_that_cannot_be_reached(run: Run, way: Way, tmp_path: Path) -> None:
+    way_options = ("--token-file", way.options[3])
+    for url in ("http://127.0.0.1:1", "https://relay.invalid"):
+        result = run("connections", "list", "--management", url, *way_options)
+        assert (result.code, result.out) == (1, "")
+        assert url in result.err
+
+
+def test_live_commands_over_the_network(run: Run, way: Way, relay: FakeRelay) -> None:
+    shown = json.loads(run("status", "--json", *way.options).out)
+    (listener,) = shown["listeners"]
+    dropped = run("drop", "listener", "orders", listener["instance"], *way.options)
+    assert dropped.out == f"The listener {listener['instance']} of orders has ended.\n"
+    again = run("drop", "listener", "orders", listener["instance"], *way.options)
+    assert (again.code, f"there is no listener {listener['instance']} of orders" in again.err) == (1, True)
+    assert run("drain", *way.options).out == "The relay accepts nothing new. Sessions now: 1.\n"
+    assert run("drain", "--undo", *way.options).code == 0
+
+
+class _Broken(http.server.BaseHTTPRequestHandler):
+    """Answers as the relay that is behind it would, and closes the connection in place of answering a change."""
+
+    connection_info: dict[str, object]
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        endpoint: dict[str, object] = {"pin": "sha256:" + "A" * 43 + "=", "ports": {}}
+        body = endpoint if self.path == "/v1/relay/endpoint" else None
+        if body is None and self.path.startswith("/v1/hybridConnections/orders") and self.connection_info:
+            body = self.connection_info
+        document = {"type": "urn:hybridrelay:problem:not-found", "detail": "there is none"} if body is None else body
+        data = json.dumps(document).encode()
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.close_connection = True
+
+    def do_POST(self) -> None:
+        self.do_PUT()
+
+
+@contextmanager
+def broken(connection: dict[str, object] | None = None) -> Iterator[str]:
+    """The URL of a relay that stops when it is asked for a change."""
+    handler = type("Handler", (_Broken,), {"connection_info": connection or {}})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path) -> None:
+    """Nobody knows whether the hybrid connection exists, so its files are kept: only they have its identities."""
+    (tmp_path / "token").write_text("x")
+    (tmp_path / "token").chmod(0o600)
+    with broken() as url:
+        result = run(
+            "connections", "create", "orders", "--target", "db:1", "--endpoint", "relay.example.com",
+            "--connector-file", tmp_path / "c", "--application-file", tmp_path / "a",
+            "--management", url, "--token-file", tmp_path / "token",
+        )  # fmt: skip
+    assert (result.code, result.out) == (1, "")
+    assert "the change may have been made, or not" in result.err.lower()
+    assert "look whether it was made" in result.err
+    assert all((tmp_path / name).exists() for name in ("c", "a", "orders.authority"))
+
+
+def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Created, tmp_path: Path) -> None:
+    """The file of ``--out`` is kept, because it may have the only copy of the new key; other files are unchanged."""
+    with StoreRegistry(state_dir=created.state) as registry:
+        known = registry.connection("orders")
+    rules = [
+        {
+            "name": rule.name,
+            "rights": sorted(rule.rights),
+            "keys": [
+                {"slot": slot.value, "generation": key.generation, "fingerprint": key.fingerprint}
+                for slot, key in rule.keys.items()
+            ],
+        }
+        for rule in known.rules
+    ]
+    value = {
+        "name": "orders", "endpoints": known.hosts, "description": "", "metadata": {}, "disabled": False,
+        "createdAt": 1.0, "updatedAt": 1.0, "version": known.version, "authorizationRules": rules,
+        "listenerCount": 0, "senderCount": 0, "sessionCount": 0, "bytesToClient": 0, "bytesToConnector": 0,
+        "ofALaterVersion": True,
+    }  # fmt: skip
+    (tmp_path / "token").write_text("x")
+    (tmp_path / "token").chmod(0o600)
+    before = created.application.read_bytes()
+    with broken(value) as url:
+        result = run(
+            "keys", "regenerate", "orders", "--rule", "application", "--key", "primary", "--out", tmp_path / "new",
+            "--update", created.application, "--management", url, "--token-file", tmp_path / "token",
+        )  # fmt: skip
+    assert (result.code, result.out) == (1, "")
+    assert "look whether it was made" in result.err
+    assert (tmp_path / "new").exists()
+    assert created.application.read_bytes() == before
