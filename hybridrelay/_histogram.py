@@ -40,6 +40,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
+    def add(self, other: Histogram) -> None:
+        """Add what another one with the same bounds has counted."""
+        self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
     def snapshot(self) -> HistogramSnapshot:
         """What has been counted so far."""
         return HistogramSnapshot(self.bounds, tuple(self.counts), self.total)

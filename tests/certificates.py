@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Sequence
+import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -12,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from hybridrelay.security import load_or_create_relay_certificate
 
 _CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test authority")])
 
@@ -58,6 +61,28 @@ class CertificateAuthority:
             .sign(self.key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def certificate_of_version_5(folder: Path) -> tuple[bytes, Path]:
+    """A self-signed certificate whose version does not exist, which OpenSSL serves and accepts.
+
+    Returns it in DER, and the path of a file with it and its key in PEM.
+    """
+    path = load_or_create_relay_certificate(folder, now=dt.datetime.now(dt.UTC).timestamp(), name="odd")
+    pem = path.read_text()
+    text = pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]
+    der = ssl.PEM_cert_to_DER_cert(text)
+    version = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    der = der[:version] + b"\x04" + der[version + 1 :]
+    path.write_text(ssl.DER_cert_to_PEM_cert(der) + pem.removeprefix(text))
+    return der, path
+
+
+def damaged(der: bytes) -> Iterator[bytes]:
+    """A certificate with one byte changed: every byte, to several values."""
+    for position, byte in enumerate(der):
+        for value in {byte ^ 1, byte ^ 4, byte ^ 0x80, 0, 0x1E, 0xFF} - {byte}:
+            yield der[:position] + bytes([value]) + der[position + 1 :]
 
 
 def _general_name(name: str) -> x509.GeneralName:

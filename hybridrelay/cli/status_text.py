@@ -1,4 +1,4 @@
-"""What a relay holds, as tables for people. Pure."""
+"""Formats the state of a relay as tables, for ``hybridrelay status``. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 
 
 def status_text(status: RelayStatus, now: float) -> str:
-    """Problems first, then tables. `now` is in seconds since 1970."""
+    """Return the text: problems first, then tables. `now` is in seconds since 1970."""
     relay = status.relay
     parts = [_heading(status)]
     if relay.problems:
@@ -104,7 +104,7 @@ def _peer(one: ListenerValue | SenderValue, now: float) -> tuple[str, ...]:
 
 
 def size(count: int) -> str:
-    """A number of bytes with three digits: ``12.3 MB``, in powers of 1000."""
+    """Format a number of bytes with three digits, such as ``12.3 MB``, in powers of 1000."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -114,7 +114,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: ``3 d 4 h``, ``12 min 5 s``."""
+    """Format a duration in its two largest units, such as ``3 d 4 h`` or ``12 min 5 s``."""
     whole = max(0, int(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:

@@ -17,12 +17,14 @@ import trio
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery
 from ..abc import Transport
+from ..connectivity.counters import EndpointCounters
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
+from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
 from ..errors import StreamRefused
 from ..events import EventStream, IdentityExpiresSoon, NetworkChanged, logged_events
 from ..mux import DATA_CONFIG, Budget, MuxStream, Session
@@ -40,9 +42,11 @@ from .opening import SessionOpener
 from .patience import check_patience
 from .relays.sender import Sender
 from .relays.senders import Senders
+from .requests import StreamRequests
 from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
-from .stream_events import StreamIds, StreamReports
+from .snapshots import client_snapshot
+from .stream_events import StreamReports
 from .upgrades import Upgrades
 
 #: The memory budget of clients that are given no other: what all their sessions together may promise to their peers.
@@ -67,7 +71,9 @@ class Client:
         events: EventStream | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._events = logged_events() if events is None else events
+        self._counters = EndpointCounters()
+        #: The events of this client alone; `events` may be shared with other clients.
+        self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
         string = config.string
         identity, _ = string.require_identity()
         if expires_soon(identity, now=clock()):
@@ -108,7 +114,11 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
-        self._reports = StreamReports(lambda: self.connection, self._events, StreamIds(), self._end_to_end.serial)
+        #: The streams that applications have requested: for an ingress, which publishes their events itself.
+        self.requests = StreamRequests(lambda: self.connection, self._counters)
+        #: The local addresses of a forward that uses this client.
+        self.listening: tuple[str, ...] = ()
+        self._reports = StreamReports(lambda: self.connection, self._events, self.requests, self._end_to_end.serial)
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -162,6 +172,25 @@ class Client:
     def open_patience(self) -> float:
         """How long a stream waits for a session by default, in seconds."""
         return self._open_patience
+
+    def snapshot(self, limit: int = MAX_LISTED) -> EndpointSnapshot:
+        """What the client holds now. Call it in the client's Trio run.
+
+        Args:
+            limit: how many sessions, and how many streams, are listed at most; the oldest ones are.
+
+        It takes time in proportion to the number of streams.
+        """
+        return client_snapshot(
+            self,
+            self._senders,
+            self._sessions,
+            self._opener,
+            self._counters,
+            serial=self._end_to_end.serial,
+            limit=limit,
+            clock=self._clock,
+        )
 
     async def connect(self, *, patience: float | None = None) -> Session:
         """The session for new streams; returns at once if there is one.

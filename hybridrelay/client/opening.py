@@ -87,6 +87,8 @@ class SessionOpener:
         self._opened_at = -math.inf
         #: How many sessions in a row have not lasted `HELD_SECONDS`, including the present one until it has.
         self._ended_early = 0
+        #: Why the last attempt has failed, and when (on Trio's clock); None once one has succeeded.
+        self.failure: tuple[HybridRelayError, float] | None = None
         #: The session opened last, or None before the first.
         self.latest: ClientSession | None = None
 
@@ -192,8 +194,10 @@ class SessionOpener:
             try:
                 opened = await self._open_session()
             except HybridRelayError as exc:
+                self.failure = exc, trio.current_time()
                 self._failed(exc, final=not may_pass(exc))
             else:
+                self.failure = None
                 before, self.latest = self.latest, opened
                 self._opened_at = trio.current_time()
                 self._ended_early += 1  # reset above once it has lasted

@@ -83,6 +83,8 @@ class ClientSession:
         self._new_session = new_session
         self._explain = explain
         self._events = events
+        #: When `run` has begun, on Trio's clock.
+        self.since = 0.0
         self._session: Session | None = None
         self._channel: DataChannel | None = None
         self._nursery: trio.Nursery | None = None
@@ -145,6 +147,7 @@ class ClientSession:
 
         Cancelled, the session ends. Exactly one event says how it ended, whatever ended it.
         """
+        self.since = trio.current_time()
         try:
             async with FlatNursery() as self._nursery:
                 self._handle(inputs.Start())

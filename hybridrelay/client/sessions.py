@@ -59,9 +59,11 @@ class Sessions:
         self._budget = budget
         self._events = events
         self._avoided = AvoidedListeners()
-        self._live: set[ClientSession] = set()
+        #: In the order in which they were begun.
+        self._live: dict[ClientSession, None] = {}
 
     def __iter__(self) -> Iterator[ClientSession]:
+        """Those that were opened, the oldest first."""
         return iter([one for one in self._live if one.was_opened])
 
     @property
@@ -99,11 +101,11 @@ class Sessions:
         self, opened: ClientSession, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Open a session, and keep it among the others until it ends; see `ClientSession.run`."""
-        self._live.add(opened)
+        self._live[opened] = None
         try:
             await opened.run(task_status=task_status)
         finally:
-            self._live.discard(opened)
+            del self._live[opened]
 
     async def finish(self, replaced: ClientSession) -> None:
         """Close a session that has been replaced once its last stream has ended."""

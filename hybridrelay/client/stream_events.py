@@ -3,8 +3,6 @@ when it has ended."""
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,20 +14,9 @@ from ..events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRe
 from ..mux import MuxStream, StreamEnd
 from ..protocol.reasons import Reason
 from .outcome import outcome_of_stream
+from .requests import StreamRequests
 
-__all__ = ["StreamIds", "StreamReports"]
-
-
-class StreamIds:
-    """The ids of requests for streams in events. They are different in each run of a client."""
-
-    def __init__(self) -> None:
-        self._run_id = secrets.token_hex(4)
-        self._numbers = itertools.count(1)
-
-    def new(self) -> str:
-        """An id that no other request has."""
-        return f"{self._run_id}-{next(self._numbers)}"
+__all__ = ["StreamReports"]
 
 
 class StreamReports:
@@ -38,14 +25,16 @@ class StreamReports:
     Args:
         connection: returns the name of the hybrid connection.
         events: gets the events.
-        ids: of the requests.
+        requests: the client's.
         serial: of the application's identity.
     """
 
-    def __init__(self, connection: Callable[[], str], events: EventStream, ids: StreamIds, serial: str) -> None:
+    def __init__(
+        self, connection: Callable[[], str], events: EventStream, requests: StreamRequests, serial: str
+    ) -> None:
         self._connection = connection
         self._events = events
-        self._ids = ids
+        self._requests = requests
         self._serial = serial
         #: Those that have not ended.
         self._streams: set[MuxStream] = set()
@@ -56,7 +45,8 @@ class StreamReports:
 
         If the block raises, which includes cancellation, the stream was not opened.
         """
-        id_, began = self._ids.new(), trio.current_time()
+        request = self._requests.begin()
+        id_, began = request.id, request.began
         self._events.publish(StreamRequested(connection=self._connection(), activity_id=id_))
 
         def not_opened(reason: Reason, detail: str, stream_id: str = "") -> Event:
@@ -89,14 +79,17 @@ class StreamReports:
         def follow(stream: MuxStream) -> None:
             def end(how: StreamEnd) -> None:
                 self._streams.discard(stream)
+                self._requests.end(request, how.reason)
                 self._events.publish(ended(how, self.id_of(stream)))
 
             self._streams.add(stream)
+            request.stream = stream
             stream.set_end_callback(end)
 
         try:
             yield follow
         except BaseException as exc:
+            self._requests.end(request, _reason_of(exc))
             self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
             raise
 

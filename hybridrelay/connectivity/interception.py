@@ -17,6 +17,7 @@ import attrs
 
 from .._printable import printable
 from ..failure import Failure, FailureKind
+from ..security.parsing_certificates import parsing_certificate
 from ..security.pins import spki_pin
 
 #: The longest part of an issuer's name that is shown (characters). The middlebox chooses the name.
@@ -40,11 +41,12 @@ class OuterCertificate:
         from cryptography import x509
 
         try:
-            certificate = x509.load_der_x509_certificate(der)
-            # The common name or else the organization: the full name is long, and adds little.
-            names = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in certificate.issuer}
+            with parsing_certificate():
+                certificate = x509.load_der_x509_certificate(der)
+                # The common name or else the organization: the full name is long, and adds little.
+                names = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in certificate.issuer}
+                self_signed = certificate.issuer == certificate.subject
             issuer = names.get("CN") or names.get("O") or ""
-            self_signed = certificate.issuer == certificate.subject
             pin = spki_pin(der)
         except ValueError:
             return cls("", "unknown", self_signed=False)

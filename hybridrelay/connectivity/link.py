@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from .. import _defaults
-from ..abc import Dialer, Transport
+from ..abc import Dialer, Purpose, Transport
 from ..errors import ConfigurationError, HybridRelayError
 from ..events import BetterRouteRejected, EventStream, RelayLeftOut, TLSIntercepted, logged_events
 from ..protocol import control
@@ -20,8 +20,9 @@ from .endpoint import RelayEndpoint
 from .instance import OwnInstance, new_instance
 from .network import network_key
 from .prober import Prober
-from .proxies.dial import resolve_dialer
+from .proxies.dial import proxy_of, resolve_dialer
 from .report import Report
+from .snapshot import RouteSnapshot
 
 #: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
@@ -150,6 +151,8 @@ class RelayLink:
         self._instance = instance
         self._choosing = trio.Lock()
         self._upgrade_interval = upgrade_interval
+        #: The names of the transports that the mode allows.
+        self.transports = tuple(sorted({candidate.transport.name for candidate in usable}))
         self._best_rank = min(candidate.route.rank for candidate in usable)
         self._network_changed = trio.Event()
 
@@ -167,6 +170,23 @@ class RelayLink:
     def route(self) -> str | None:
         """The name of the route in use, or None before one was chosen."""
         return None if self._candidate is None else self._candidate.route.name
+
+    @property
+    def instance(self) -> str:
+        """The instance of this process as the relay knows it."""
+        return self._instance.id
+
+    def describe(self, candidate: Candidate, purpose: Purpose) -> RouteSnapshot:
+        """How channels for a purpose reach the relay over a route."""
+        route = candidate.route
+        port = self.endpoint.number_of(route.port_for(purpose)) or 0
+        proxy = proxy_of(self.dialer, self.host, port) if port else None
+        return RouteSnapshot(
+            name=route.name,
+            transport=candidate.transport.name,
+            port=port,
+            proxy="" if proxy is None else str(proxy),
+        )
 
     async def choose(self) -> Candidate:
         """The route to use now: the one that worked last in this network, otherwise the one that probing finds.

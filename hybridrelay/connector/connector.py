@@ -13,10 +13,12 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
+from ..connectivity.counters import EndpointCounters
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
+from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
 from ..errors import ConfigurationError, HybridRelayError
 from ..events import (
     EventStream,
@@ -48,6 +50,7 @@ from .published import Published
 from .registrar import Registrar
 from .relays import Relays
 from .sessions import Sessions
+from .snapshots import connector_snapshot
 
 __all__ = ["Connector", "run_connector"]
 
@@ -83,6 +86,7 @@ class Connector:
     ) -> None:
         check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
+        self._clock = clock
         self._policy_file = config.policy if isinstance(config.policy, PolicyFile) else None
         policy = config.policy.policy if isinstance(config.policy, PolicyFile) else config.policy
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
@@ -90,9 +94,15 @@ class Connector:
         self._key_use = trio.Event()
         #: The events of this connector's sessions and streams. `events` may be shared with other connectors, and each
         #: stream is to have its lines in the audit log once.
-        own_events = EventStream(events.publish, AuditLog())
+        self._counters = EndpointCounters()
+        own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._sessions = Sessions(
-            policy, session_config, own_events, lost=self._data_channel_lost, changed=self._key_use_changed
+            policy,
+            session_config,
+            own_events,
+            lost=self._data_channel_lost,
+            changed=self._key_use_changed,
+            counters=self._counters,
         )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)
@@ -186,6 +196,18 @@ class Connector:
         """
         if self._policy_file is not None:
             self._policy_read(await self._policy_file.reload())
+
+    def snapshot(self, limit: int = MAX_LISTED) -> EndpointSnapshot:
+        """What the connector holds now. Call it in the Trio run in which the connector runs.
+
+        Args:
+            limit: how many sessions, and how many streams, are listed at most; the oldest ones are.
+
+        It takes time in proportion to the number of streams.
+        """
+        return connector_snapshot(
+            self._published, self._relays, self._sessions, self._counters, limit=limit, clock=self._clock
+        )
 
     # --- running
 

@@ -11,10 +11,12 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
+from ..abc import Purpose
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
+from ..connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ..errors import HybridRelayError, RelayUnreachable
 from ..events import Event, EventStream, InstanceReplaced
 from ..protocol import control
@@ -126,6 +128,30 @@ class Registrar:
         retiring = [one for one in self._publications.values() if one in one.published.retiring]
         is_expected = len(retiring) == len(self._publications) and not any(one.is_kept for one in retiring)
         self._feed(inputs.ReplacementExpected(is_expected))
+
+    def snapshot(self, publication: Publication) -> RelaySnapshot:
+        """The state of one of the publications at this relay."""
+        state = publication.state
+        channel = None if state.over is None else self._channel(state.over)
+        failure = state.last_failure
+        if state.is_registered:
+            kind = RelayState.REGISTERED
+        elif state.is_refused:
+            kind = RelayState.REFUSED
+        else:
+            kind = RelayState.WAITING if failure is None else RelayState.FAILED
+        return RelaySnapshot(
+            host=self.link.host,
+            state=kind,
+            instance=self.link.instance,
+            since=self._time_of_day(state.registered_at) if state.is_registered else None,
+            route=None if channel is None else self.link.describe(channel.candidate, Purpose.CONTROL),
+            failure=None if failure is None else FailureSnapshot.of(failure, self._time_of_day(state.failed_at)),
+        )
+
+    def _time_of_day(self, at: float) -> float:
+        """Seconds since 1970, of a time on Trio's clock."""
+        return self._clock() - (trio.current_time() - at)
 
     # --- what the connector notices
 

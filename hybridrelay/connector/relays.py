@@ -10,6 +10,7 @@ import trio
 from .._nursery import FlatNursery
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, usable_links
+from ..connectivity.snapshot import RelaySnapshot
 from ..errors import ConfigurationError, HybridRelayError
 from ..events import EarlierRegistrationKept, EventStream, RegistrationReplaced, RegistrationWithdrawn
 from ..security import ConnectionString
@@ -124,6 +125,16 @@ class Relays:
             publication.is_kept = False
         for registrar in self._registrars.values():
             registrar.look_at_retiring()
+
+    def snapshots(self, published: Published) -> tuple[RelaySnapshot, ...]:
+        """The state of a hybrid connection at each of its relays; of those that it leaves, too."""
+        return tuple(
+            self._registrars[one.link].snapshot(one) for one in (*published.publications, *published.retiring)
+        )
+
+    def transports(self) -> set[str]:
+        """The transports that may be used."""
+        return {name for link in self._registrars for name in link.transports}
 
     def _add(self, key: _LinkKey, link: RelayLink) -> None:
         self._links[key] = link

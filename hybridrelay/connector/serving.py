@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 
+from ..connectivity.counters import EndpointCounters
 from ..events import EventStream, InternalError, ShareUsedUp, TargetOutOfResources
-from ..mux import BridgeProgress, Offer, bridge
+from ..mux import Bridged, BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from .outcome import NotConnected, StreamOutcome, outcome_of
 from .policy import Action, Policy, Resource
@@ -32,6 +33,7 @@ class StreamService:
         policy: returns the policy that is in force now.
         shares: limits how many connections to targets each application may have.
         events: the stream to which events are published.
+        counters: counts the streams that are opened, and those that are not.
         clock: returns seconds on a monotonic clock.
     """
 
@@ -40,28 +42,39 @@ class StreamService:
         policy: Callable[[], Policy],
         shares: Shares,
         events: EventStream,
+        counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self.shares = shares
         self.clock = clock
         self.events = events
-        self._open: set[ServedStream] = set()
+        self.counters = counters
+        #: In the order in which they began.
+        self._open: dict[ServedStream, None] = {}
+
+    def __iter__(self) -> Iterator[ServedStream]:
+        """All streams that have not ended, the oldest first."""
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     async def serve(self, offer: Offer, origin: Origin) -> None:
         """Serve a stream that an application requests, until it ends. An error does not affect other streams."""
         served = ServedStream(self, offer, origin, self._events_of(origin, offer.stream_id))
-        self._open.add(served)
+        self._open[served] = None
         try:
             await served.run()
         finally:
-            self._open.discard(served)
+            del self._open[served]
 
     def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
         about = self._events_of(origin, stream)
         about.opened()
         about.ended(NotConnected(reason))
+        self.counters.stream_opened(origin.published.name, reason)
 
     def _events_of(self, origin: Origin, stream: int) -> StreamEvents:
         return StreamEvents(self.events, origin, stream, self.clock)
@@ -74,7 +87,7 @@ class StreamService:
 
     def report_open(self) -> None:
         """Publish an event for each stream about which nothing was published for `REPEAT_SECONDS`."""
-        for served in sorted(self._open, key=lambda one: one.began):
+        for served in list(self._open):
             served.report_open()
 
 
@@ -84,21 +97,22 @@ class ServedStream:
     def __init__(self, service: StreamService, offer: Offer, origin: Origin, about: StreamEvents) -> None:
         self._service = service
         self._offer = offer
-        self._origin = origin
-        self._about = about
+        self.origin = origin
+        #: Publishes its events.
+        self.about = about
         self._target = about.target
         #: What the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
 
     @property
-    def began(self) -> float:
-        """When the application requested the stream, on the clock of the service."""
-        return self._about.began
+    def so_far(self) -> Bridged | None:
+        """How far it has come; None while the target is not connected."""
+        return None if self._progress is None else self._progress.so_far()
 
     async def run(self) -> None:
         """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end."""
-        offer, origin = self._offer, self._origin
-        self._about.opened()
+        offer, origin = self._offer, self.origin
+        self.about.opened()
         # What is not caught below is a cancellation. GOING_AWAY tells the client that the stream was not processed,
         # so that another session may open it.
         failure = Reason.GOING_AWAY
@@ -116,12 +130,14 @@ class ServedStream:
                 outcome = outcome_of(self._progress.so_far(), cancelled_because=failure)
             elif isinstance(outcome, NotConnected):
                 offer.refuse(outcome.reason, outcome.client_text)  # does nothing if the client has withdrawn it
-            self._about.ended(outcome)
+                self._service.counters.stream_opened(origin.published.name, outcome.reason)
+            self.about.ended(outcome)
 
     async def _serve(self) -> StreamOutcome:
-        peer, published = self._origin.peer, self._origin.published
+        peer, published = self.origin.peer, self.origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:
+            self._service.counters.policy_refusals[decision.kind] += 1
             return NotConnected(decision.reason)
         owner = (published, peer.serial)
         shares = self._service.shares
@@ -148,10 +164,13 @@ class ServedStream:
         try:
             with trio.CancelScope() as scope:
                 self._offer.cancel_when_withdrawn(scope)
-                return await open_target(self._target)
+                began = self._service.clock()
+                connected = await open_target(self._target)
+                self._service.counters.target_connect.observe(self._service.clock() - began)
+                return connected
         except TargetError as exc:
             if exc.remedy is not None:
-                name, target = self._origin.published.name, str(self._target)
+                name, target = self.origin.published.name, str(self._target)
                 self._service.events.publish(
                     TargetOutOfResources(connection=name, target=target, detail=str(exc), remedy=exc.remedy)
                 )
@@ -160,12 +179,13 @@ class ServedStream:
 
     async def _join(self, target: trio.SocketStream) -> StreamOutcome:
         self._progress = BridgeProgress()
+        self._service.counters.stream_opened(self.origin.published.name)
         return outcome_of(await bridge(self._offer.accept(), target, progress=self._progress))
 
     def report_open(self) -> None:
         """Publish that the stream is open, if it is and nothing was published about it for `REPEAT_SECONDS`."""
         if self._progress is not None:
             so_far = self._progress.so_far()
-            self._about.still_open(
+            self.about.still_open(
                 bytes_to_target=so_far.received, bytes_to_client=so_far.sent, at_most_every=REPEAT_SECONDS
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import NoReturn
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ import trio
 
 from .._nursery import FlatNursery
 from ..connectivity.activity import session_activity_id
+from ..connectivity.counters import EndpointCounters
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..events import (
@@ -63,6 +64,8 @@ class Served:
     key: Secret | None = None
     #: The id of the rendezvous by which its data channel was opened, as the relay says.
     rendezvous: str = ""
+    #: When it began, on Trio's clock.
+    since: float = 0.0
 
     @property
     def activity_id(self) -> str:
@@ -128,6 +131,7 @@ class Sessions:
         lost: called when a session has lost its data channel, with the relay through which it went.
         changed: called when a session has begun to use another data channel or has ended, and when a data channel
             could not be opened.
+        counters: counts what no event says.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class Sessions:
         *,
         lost: Callable[[RelayLink], None],
         changed: Callable[[], None],
+        counters: EndpointCounters | None = None,
     ) -> None:
         self._lost = lost
         self._changed = changed
@@ -146,13 +151,22 @@ class Sessions:
         self._budget = Budget(PROCESS_BUDGET)
         self._shares = Shares()
         self._events = events
-        self.streams = StreamService(lambda: self._policy, self._shares, events)
+        self.streams = StreamService(
+            lambda: self._policy, self._shares, events, EndpointCounters() if counters is None else counters
+        )
         #: The memory that the sessions of one identity hold together, for each identity that has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         #: By session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session uses them.
         self.opening: set[OpeningChannel] = set()
+
+    def __iter__(self) -> Iterator[Served]:
+        """All sessions, the oldest first."""
+        return iter(self._served.values())
+
+    def __len__(self) -> int:
+        return len(self._served)
 
     def set_policy(self, policy: Policy) -> None:
         """Put a policy into force: sessions of identities that it denies end at once."""
@@ -173,6 +187,7 @@ class Sessions:
                     serial=peer.serial,
                     reason=decision.reason,
                     detail=decision.rule,
+                    rule=decision.kind,
                 )
             )
         return decision.reason
@@ -254,11 +269,18 @@ class Sessions:
         else:
             await self._run_session(channel, hello.session_id, initial)
 
-    def publish_refusal(self, published: Published, peer: PeerIdentity, reason: Reason, detail: str) -> None:
-        """Publish that a session of this identity is not accepted."""
+    def publish_refusal(
+        self, published: Published, peer: PeerIdentity, reason: Reason, detail: str, *, resumes: bool = False
+    ) -> None:
+        """Publish that a session of this identity is not accepted, or not resumed."""
         self._events.publish(
             SessionRefused(
-                connection=published.name, label=peer.label, serial=peer.serial, reason=reason, detail=detail
+                connection=published.name,
+                label=peer.label,
+                serial=peer.serial,
+                reason=reason,
+                detail=detail,
+                resumes=resumes,
             )
         )
 
@@ -270,7 +292,7 @@ class Sessions:
             refusal = served.session.attach_refusal(hello)
         if served is None or refusal is not None:
             refusal = refusal or Reason.SESSION_UNKNOWN
-            self.publish_refusal(published, peer, refusal, "its session cannot be resumed")
+            self.publish_refusal(published, peer, refusal, "its session cannot be resumed", resumes=True)
             await refuse_session(channel.stream, refusal)
             return
         self._events.publish(
@@ -318,7 +340,14 @@ class Sessions:
         )
         key = self._finish_opening(channel.opening)
         self._served[session_id] = served = Served(
-            session, published, peer, channel.link, channel.candidate, key, channel.rendezvous
+            session,
+            published,
+            peer,
+            channel.link,
+            channel.candidate,
+            key,
+            channel.rendezvous,
+            trio.current_time(),
         )
         try:
             await self._serve_offers(served, channel, initial)

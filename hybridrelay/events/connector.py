@@ -249,11 +249,12 @@ class RelayNamedTwice(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationWithdrawn(Event):
-    """The connector has withdrawn a registration, because its changed connection string no longer names the relay."""
+    """The connector has withdrawn a registration, because the reloaded connection string no longer names the
+    relay."""
 
     name: ClassVar = "registration.withdrawn"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A hybrid connection is no longer published at a relay that its connection string omits now"
+    summary: ClassVar = "A registration was withdrawn from a relay that the connection string no longer names"
 
     connection: str
     host: str

@@ -81,6 +81,8 @@ class PolicyRefused(Event):
     serial: str
     reason: Reason
     detail: str = ""
+    #: The kind of the rule: ``deny-list-label`` or ``deny-list-serial``.
+    rule: str = ""
 
 
 # --- resources

@@ -83,6 +83,8 @@ class SessionRefused(Event):
     #: `Reason.LIMIT`, or why the session cannot be resumed.
     reason: Reason
     detail: str
+    #: Whether the client wanted to resume a session.
+    resumes: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -59,7 +59,7 @@ class ProgramReady(Event):
 
 @attrs.frozen(kw_only=True)
 class ProgramStopping(Event):
-    """A program is stopping: it accepts nothing new, and lets open connections continue for a while."""
+    """A program is stopping. It accepts no new connections, and lets open ones continue for a while."""
 
     name: ClassVar = "program.stopping"
     level: ClassVar = Level.INFO

@@ -94,11 +94,11 @@ class ConnectionEnabled(Event):
 
 @attrs.frozen(kw_only=True)
 class DrainStarted(Event):
-    """An administrator drains the relay: it accepts no new registrations and joins. Sessions go on."""
+    """An administrator drains the relay: it accepts no new registrations and joins. Sessions continue."""
 
     name: ClassVar = "drain.started"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The relay is drained, and accepts nothing new"
+    summary: ClassVar = "The relay is draining: it accepts no new registrations and joins"
 
 
 @attrs.frozen(kw_only=True)

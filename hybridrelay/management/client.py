@@ -1,4 +1,4 @@
-"""A client of the management API, for the commands of an administrator."""
+"""A client of the management API, for the commands that administrators run."""
 
 from __future__ import annotations
 

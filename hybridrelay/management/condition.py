@@ -1,4 +1,4 @@
-"""The problems of a relay, present and expected, each with a remedy. Pure."""
+"""Finds the present and expected problems of a relay, and a remedy for each. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .live_values import RelayProblem
 
 __all__ = ["MAX_UNSERVED", "relay_problems"]
 
-#: A certificate is a problem this long before it expires (seconds). Certificates of public CAs are renewed a month
-#: before their end.
+#: A certificate is reported as a problem if it expires within this time (seconds). Certificates of public CAs are
+#: usually renewed a month before they expire.
 EXPIRY_SECONDS = 21 * 86400.0
-#: Places are a problem when this part of them is taken.
+#: Places are reported as a problem if at least this fraction of them is taken.
 NEARLY_FULL = 0.9
-#: How many hybrid connections without a listener are named.
+#: How many hybrid connections without a listener are listed by name.
 MAX_UNSERVED = 100
 
 _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
@@ -24,20 +24,21 @@ _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
 def relay_problems(
     snapshot: RelaySnapshot, unserved: Sequence[str], unserved_count: int, now: float
 ) -> tuple[RelayProblem, ...]:
-    """The problems, the most important first.
+    """Return the problems, the most important first.
 
     Args:
-        snapshot: of the relay.
-        unserved: hybrid connections that no connector is registered for, at most `MAX_UNSERVED`.
-        unserved_count: how many of them there are.
-        now: seconds since 1970.
+        snapshot: the state of the relay.
+        unserved: the names of hybrid connections without a registered connector, at most `MAX_UNSERVED`.
+        unserved_count: the number of all hybrid connections without a registered connector.
+        now: the time, in seconds since 1970.
     """
     found: list[RelayProblem] = []
     if snapshot.draining_since is not None:
         found.append(
             RelayProblem(
                 code="draining",
-                detail=f"the relay is draining: it has accepted nothing new since {_date(snapshot.draining_since)}",
+                detail=f"the relay has been draining since {_date(snapshot.draining_since)}, and accepts no new "
+                "registrations and joins",
                 remedy="hybridrelay drain --undo",
             )
         )
@@ -50,7 +51,7 @@ def relay_problems(
         "unauthenticated-slots",
         "slots for connections that have not authenticated",
         snapshot.unauthenticated,
-        "if they stay full, somebody opens connections and does not authenticate",
+        "if all of them stay taken, someone is opening connections without authenticating",
     )
     found += [
         RelayProblem(

@@ -1,10 +1,12 @@
-"""Which connections to the management API over TCP have a slot, so that nobody can use up all of them. Pure.
+"""Limits the connections to the management API over TCP, so that nobody can use up all of them. Pure.
 
-A connection first has a slot among those of unidentified callers, which are shared between addresses. With the first
-request whose caller is identified, it moves to the slots of identified callers, which are shared between callers. A
-reverse proxy may send the requests of several callers over one connection; it counts for the latest of them.
+Every connection has a slot. There are two kinds: slots for connections whose caller has not been identified, which
+are shared between addresses, and slots for connections of identified callers, which are shared between callers. A
+connection first has a slot of the former kind, and gets one of the latter with the first request whose caller is
+identified. A reverse proxy may send requests of several callers over one connection; this connection then counts for
+the caller of the latest request.
 
-When all slots of a kind are taken, a new connection still gets one, and another connection is ended: see `Slots`.
+When all slots of a kind are taken, a new connection still gets one, and another connection is closed: see `Slots`.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from .callers import Caller
 
 __all__ = ["SLOTS", "ConnectionSlot", "ConnectionSlots"]
 
-#: Connections without an identified caller, and how many of one address keep their slots when all are taken.
+#: Slots for connections without an identified caller; and how many of these an address may have before, when all are
+#: taken, its own oldest connection is closed first.
 _UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
-#: Connections of identified callers, and how many of one caller keep their slots when all are taken.
+#: The same for connections of identified callers, and for one caller.
 _IDENTIFIED, _IDENTIFIED_OF_CALLER = 128, 16
-#: All slots.
+#: The number of all slots.
 SLOTS = _UNIDENTIFIED + _IDENTIFIED
 
 
@@ -32,13 +35,13 @@ class ConnectionSlot:
     """The slot of one connection."""
 
     _identified: Slots
-    #: The slots that `_slot` belongs to.
+    #: The kind of slots to which `_slot` belongs.
     _slots: Slots
     _slot: Slot
     _ended: bool = False
 
     def identify(self, caller: Caller) -> None:
-        """Count the connection for this caller from now on. Does nothing once the connection has lost its slot."""
+        """Count the connection for this caller from now on. Does nothing if the connection has lost its slot."""
         group = f"{caller.kind} {caller.id}"
         if self._ended or (self._slots is self._identified and self._slot.group == group):
             return
@@ -51,7 +54,7 @@ class ConnectionSlot:
             self._slots.move(self._slot, address)
 
     def end(self) -> None:
-        """Give up the slot: the connection has ended, or is about to. May be called more than once."""
+        """Release the slot, because the connection has ended or is about to end. Idempotent."""
         self._ended = True
         self._slots.release(self._slot)
 
@@ -66,7 +69,7 @@ class ConnectionSlots:
 
     @contextmanager
     def hold(self, address: str, evict: Callable[[], None]) -> Iterator[ConnectionSlot]:
-        """Give a new connection a slot until the end of the block.
+        """Give a new connection a slot while the block runs.
 
         Args:
             address: the network address of the client.

@@ -1,4 +1,4 @@
-"""Cursors: where a page of a list has ended, as an opaque text. Pure."""
+"""Cursors: opaque strings that say where a page of a list has ended. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from .problems import Problem, problem
 
 __all__ = ["decode_cursor_untrusted", "encode_cursor"]
 
-#: Between the parts. No name and no key contains it.
+#: Separates the parts. It does not occur in names or keys.
 _SEPARATOR = "\n"
 
 
 def encode_cursor(*parts: str) -> str:
-    """The cursor for the place after a hybrid connection, or after the value of a hybrid connection with this key."""
+    """Make the cursor of the page that begins after an entry.
+
+    Args:
+        parts: identify the entry: the name of a hybrid connection and, for a list of what belongs to hybrid
+            connections (such as listeners), the key of one of these.
+    """
     return base64.urlsafe_b64encode(_SEPARATOR.join(parts).encode()).decode().rstrip("=")
 
 
 def decode_cursor_untrusted(cursor: str, *, parts: int) -> tuple[str, ...]:
-    """The parts of a cursor, which a caller sends.
+    """Return the parts of a cursor that a caller has sent.
 
     Raises:
-        RequestError: it is not one with that many parts.
+        RequestError: it is not a cursor with that many parts.
     """
     try:
         found = tuple(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(_SEPARATOR))

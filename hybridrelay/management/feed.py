@@ -1,8 +1,8 @@
-"""The latest events of a relay, numbered, for administrators who follow them.
+"""Keeps the latest events of a relay, with numbers, for administrators who follow them.
 
-A number is never used twice, not even after a restart: numbers begin with the time at which the relay started. So a
-client that passes the number of the last event that it has seen gets every later one, or learns that some are
-missing.
+The first number is computed from the time at which the relay started, so that no number is used twice, not even after
+a restart. A client passes the number of the last event that it has seen, and gets every later event, or learns that
+some are missing.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from ..events.plain_log import FieldValue, event_fields
 
 __all__ = ["MAX_EVENTS", "Feed", "FeedPage", "NumberedEvent"]
 
-#: How many events are kept. A flood that a peer causes drives out older ones sooner; the log keeps what it keeps.
+#: How many events are kept. A peer that causes many events thereby removes older ones, which are still in the log.
 MAX_EVENTS = 10_000
-#: Numbers that one second of the clock gives room for: more events than a relay can publish in that time.
+#: By how much the first number grows for each second of the clock: more than the events that a relay can publish in a
+#: second.
 _PER_SECOND = 1_000_000
-#: How many events one call of `read` looks at, and after how many of them other tasks run (about a millisecond).
+#: How many events one call of `read` examines at most, and after how many of them other tasks may run (about a
+#: millisecond's work).
 _PER_PAGE = 1_000
 _AT_A_TIME = 100
 
 
 @attrs.frozen
 class NumberedEvent:
-    """One event."""
+    """An event with its number, formatted for the API."""
 
     number: int
     #: Seconds since 1970.
     time: float
     level: Level
-    #: ``listener.registered``; see docs/events.md.
+    #: For example ``listener.registered``; see docs/events.md.
     name: str
-    #: What Azure Relay calls it; None where it has no name for it.
+    #: The operation name of the same event in the diagnostic log of Azure Relay; None if it has none.
     operation: str | None
     #: What happened, for people.
     summary: str
@@ -47,14 +49,14 @@ class NumberedEvent:
 
     @property
     def connection(self) -> str | None:
-        """The hybrid connection that it is about, or None."""
+        """The name of the hybrid connection that the event is about, or None."""
         value = self.fields.get("connection")
         return value if isinstance(value, str) else None
 
 
 @attrs.frozen
 class _Kept:
-    """An event as it was published. It is formatted when somebody wants to see it, which for most is never."""
+    """An event as it was published. It is formatted only when a client reads it, because most are never read."""
 
     number: int
     time: float
@@ -69,21 +71,21 @@ class _Kept:
 
 @attrs.frozen
 class FeedPage:
-    """Some events."""
+    """Consecutive events, as `Feed.read` returns them."""
 
     events: tuple[NumberedEvent, ...]
-    #: The number of the last event that was looked at: continue after it.
+    #: The number of the last event that was examined: continue after it.
     last: int
-    #: False: events between the number that was asked for and the first of these are not kept any more, or the
-    #: number was not one of this relay.
+    #: False: events between the requested number and the first of these were not kept, or the requested number is not
+    #: one of this relay.
     has_all: bool
 
 
 class Feed:
-    """A subscriber of an event stream, which keeps the latest events of level INFO and above.
+    """Subscribes to an event stream, and keeps the latest events of level INFO and above.
 
     Args:
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
         max_events: how many are kept.
     """
 
@@ -92,23 +94,23 @@ class Feed:
         self._numbers = itertools.count(int(clock()) * _PER_SECOND)
         self._events: deque[_Kept] = deque(maxlen=max_events)
         self.last = next(self._numbers)
-        #: Events up to this number are not kept, or never were.
+        #: The number before that of the first event that is kept.
         self._missing_up_to = self.last
         self._published = trio.Event()
-        #: How often events were read.
+        #: How often `read` was called.
         self.reads = 0
-        #: How many clients follow events now, or wait for one, by caller.
+        #: By caller, how many of its clients follow events, or wait for one, at present.
         self.followers: Counter[Hashable] = Counter()
 
     @contextmanager
     def followed(self, caller: Hashable) -> Iterator[None]:
-        """Count a client of this caller that follows events, during the block."""
+        """Count a client of this caller among the followers while the block runs."""
         self.followers[caller] += 1
         try:
             yield
         finally:
             self.followers[caller] -= 1
-            self.followers += Counter()  # removes those that are zero
+            self.followers += Counter()  # removes callers whose count is zero
 
     @property
     def first(self) -> int:
@@ -118,7 +120,7 @@ class Feed:
     def __call__(self, event: Event) -> None:
         """Keep an event."""
         if type(event).level < Level.INFO or getattr(event, "exception", None) is not None:
-            return  # an exception would keep alive whatever was in use where it was raised
+            return  # keeping an exception would keep alive all objects that its traceback refers to
         if len(self._events) == self._events.maxlen:
             self._missing_up_to = self._events[0].number
         self.last = next(self._numbers)
@@ -127,19 +129,20 @@ class Feed:
         self._published = trio.Event()
 
     async def read(self, after: int, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
-        """The next events after a number, without waiting for any. This is a checkpoint.
+        """Return the events after a number, without waiting for any. This is a checkpoint.
 
         Args:
-            after: the number of an event, which need not be kept.
-            limit: return at most so many.
-            is_wanted: leave out others.
+            after: the number of an event, which may be one that is no longer kept.
+            limit: the maximum number of events to return.
+            is_wanted: events for which this returns False are omitted.
         """
         self.reads += 1
         has_all = self._missing_up_to <= after <= self.last
         if not has_all:
             after = self._missing_up_to
         events = self._events
-        # Numbers are consecutive. The end of a deque is reached quickly, and those who follow are there.
+        # Numbers are consecutive, so the index can be computed. Indexing a deque is fast near its end, which is where
+        # followers read.
         start = len(events) - (self.last - after)
         kept = [events[index] for index in range(start, min(start + _PER_PAGE, len(events)))]
         await trio.lowlevel.checkpoint()
@@ -154,6 +157,26 @@ class Feed:
             if looked_at % _AT_A_TIME == 0:
                 await trio.lowlevel.checkpoint()
         return FeedPage(tuple(found), after, has_all)
+
+    async def latest(self, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
+        """The latest events, in their order. This is a checkpoint.
+
+        Args:
+            limit: return at most so many.
+            is_wanted: leave out others.
+        """
+        last, kept = self.last, list(self._events)
+        await trio.lowlevel.checkpoint()
+        found: list[NumberedEvent] = []
+        for looked_at, one in enumerate(reversed(kept), 1):
+            shown = one.show()
+            if is_wanted(shown):
+                found.append(shown)
+            if len(found) == limit:
+                break
+            if looked_at % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        return FeedPage(tuple(reversed(found)), last, has_all=True)
 
     async def wait(self, after: int) -> None:
         """Wait until there is an event after this number."""

@@ -1,10 +1,10 @@
-"""The operation that shows events, and follows them: as pages of JSON, or as a stream of server-sent events."""
+"""The operation that lists and follows events: as pages of JSON, or as a stream of server-sent events."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated
 
@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from ..http import Send, StreamedResponse
+from ..protocol.control import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .calls import Call
 from .feed import NumberedEvent
@@ -22,19 +23,19 @@ from .values import Body, Value
 
 __all__ = ["EVENT_ROWS"]
 
-#: How many clients may follow events, or wait for one, at the same time: each needs a connection. And how many of one
-#: caller, so that others can still connect.
+#: How many clients may follow events, or wait for one, at the same time, because each needs a connection; and how
+#: many clients of the same caller, so that others can still connect.
 MAX_FOLLOWERS = 100
 MAX_FOLLOWERS_OF_CALLER = 16
-#: A stream ends after this time (seconds), and a browser continues it with another request: so a token that was
-#: revoked, or that has expired, shows no more than this.
+#: A stream ends after this time (seconds), and a browser then continues with another request. So whoever has a token
+#: that is revoked or expires meanwhile receives events for at most this long.
 _STREAM_SECONDS = 300.0
-#: After this time without an event, a comment shows that the connection works (seconds).
+#: After this time without an event (seconds), a comment is sent, which shows that the connection still works.
 _COMMENT_SECONDS = 15.0
-#: How long to wait for further events after one has come (seconds), so that a flood of them wakes each follower five
-#: times a second and not for each event.
+#: How long to wait for further events after one has been published (seconds), so that many events wake each follower
+#: only five times a second instead of once for each.
 _COLLECT_SECONDS = 0.2
-#: Events in one piece of a stream.
+#: The most events that are sent at once.
 _PER_PIECE = 100
 _LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
 
@@ -42,29 +43,35 @@ _LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
 class EventsQuery(Body, frozen=True):
     """Which events are wanted."""
 
-    #: Those after the event with this number; without it, all that the relay keeps.
+    #: Only the events after the one with this number; without it, all events that the relay has kept.
     since: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: How long to wait for an event if there is none (seconds).
     wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
+    #: The latest ones. `since` and `wait` are not used then.
+    newest: bool = False
+    #: Only those whose names begin with this text, such as ``management.``.
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    #: Only those about the hybrid connection of this name.
+    connection: Annotated[str, msgspec.Meta(max_length=MAX_CONNECTION_NAME)] = ""
 
 
 class EventValue(Value, frozen=True):
-    """Something that happened at this relay."""
+    """An event of this relay."""
 
     number: int
     #: RFC 3339, UTC.
     time: str
     level: str
     name: str
-    #: The name of the same thing in the public service's diagnostic log.
+    #: The operation name of the same event in the diagnostic log of Azure Relay; null if it has none.
     operation: str | None
     summary: str
     fields: Mapping[str, str | int | float | bool | list[str]]
 
     @classmethod
     def of(cls, event: NumberedEvent) -> EventValue:
-        """An event."""
+        """Make the value of an event."""
         time = dt.datetime.fromtimestamp(event.time, dt.UTC).isoformat(timespec="milliseconds")
         return cls(
             number=event.number,
@@ -78,17 +85,20 @@ class EventValue(Value, frozen=True):
 
 
 class EventPage(Value, frozen=True):
-    """Events in their order."""
+    """Consecutive events, the oldest first."""
 
     value: tuple[EventValue, ...]
-    #: Pass this as `since` to get what follows.
+    #: Pass this as `since` to get the following events.
     last: int
-    #: False: events between `since` and the first of these are not kept any more.
+    #: False: there were events between `since` and the first of these, which the relay has not kept.
     has_all: bool
 
 
 async def _list_events(call: Call) -> EventPage:
     query = call.query_as(EventsQuery)
+    if query.newest:
+        page = await call.managed.feed.latest(query.limit, _filter(call))
+        return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
     position = _Position.of(call, query.since)
     events = await _read(call, position, query.limit)
     if not events and query.wait > 0:
@@ -100,31 +110,44 @@ async def _list_events(call: Call) -> EventPage:
 
 @attrs.define
 class _Position:
-    """How far a client has got. It also advances past events that the caller may not see, so that they are not looked
-    at again.
+    """A client's position among the events. It also advances past events that the caller may not see, so that these
+    are examined only once.
     """
 
-    #: The number of the last event that was looked at.
+    #: The number of the last event that was examined.
     after: int
-    #: False: events before `after` were not kept any more.
+    #: False: some events before `after` had not been kept.
     has_all: bool = True
 
     @classmethod
     def of(cls, call: Call, since: int | None) -> _Position:
-        """Where a client begins."""
+        """The position at which a client begins."""
         return cls(call.managed.feed.first if since is None else since)
 
 
+def _filter(call: Call) -> Callable[[NumberedEvent], bool]:
+    """Which events are wanted, of those that the caller may see."""
+    caller, query = call.caller, call.query_as(EventsQuery)
+
+    def is_wanted(event: NumberedEvent) -> bool:
+        return (
+            caller.sees(event.connection)
+            and event.name.startswith(query.name)
+            and query.connection in ("", event.connection)
+        )
+
+    return is_wanted
+
+
 async def _read(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
-    """The next events that the caller may see, without waiting for any. Cancelled, `position` stays as it is."""
-    caller = call.caller
-    page = await call.managed.feed.read(position.after, limit, lambda event: caller.sees(event.connection))
+    """Return the next events that are wanted, without waiting for any. If cancelled, `position` is unchanged."""
+    page = await call.managed.feed.read(position.after, limit, _filter(call))
     position.after, position.has_all = page.last, position.has_all and page.has_all
     return page.events
 
 
 async def _next(call: Call, position: _Position, limit: int) -> tuple[NumberedEvent, ...]:
-    """Wait for the next events that the caller may see, or for the relay's end."""
+    """Wait for the next events that the caller may see, or until the relay stops."""
     while True:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_at_stop, call, nursery.cancel_scope)
@@ -142,7 +165,7 @@ async def _cancel_at_stop(call: Call, waiting: trio.CancelScope) -> None:
 
 
 def _stream_events(call: Call) -> StreamedResponse:
-    """The same events without end, for a browser's EventSource and for ``curl --no-buffer``."""
+    """Send events as they are published, for a browser's EventSource and for ``curl --no-buffer``."""
     query = call.query_as(EventsQuery)
     after = query.since
     resumed = call.request.headers.get("last-event-id")
@@ -150,7 +173,8 @@ def _stream_events(call: Call) -> StreamedResponse:
         after = int(resumed)
 
     async def write(send: Send) -> None:
-        # Others may have begun while the head of this response was sent: then the stream ends at once.
+        # Other clients may have begun to follow while the head of this response was sent. If there are too many now,
+        # the stream ends at once.
         if _has_room(call):
             with _followed(call):
                 await _write(call, after, send)
@@ -170,8 +194,8 @@ def _check_room(call: Call) -> None:
     if not _has_room(call):
         raise problem(
             Problem.UNAVAILABLE,
-            f"{MAX_FOLLOWERS_OF_CALLER} clients of this caller, or {MAX_FOLLOWERS} of all, follow events already",
-            remedy="close one of them, or list events without waiting: Accept: application/json, with since",
+            f"{MAX_FOLLOWERS_OF_CALLER} clients of this caller, or {MAX_FOLLOWERS} in total, already follow events",
+            remedy="close one of them, or list events without waiting: 'Accept: application/json' and no 'wait'",
         )
 
 
@@ -187,7 +211,7 @@ async def _write(call: Call, after: int | None, send: Send) -> None:
     deadline = trio.current_time() + _STREAM_SECONDS
     position = _Position.of(call, after)
     events = await _read(call, position, _PER_PIECE)
-    await send(b": connected\n\n")  # at once, also where there is no event yet
+    await send(b": connected\n\n")  # at once, even if there is no event yet
     while not call.request.stop.is_set() and trio.current_time() < deadline:
         if not position.has_all:
             await send(b"event: reset\ndata: {}\n\n")
@@ -202,11 +226,11 @@ async def _write(call: Call, after: int | None, send: Send) -> None:
 
 
 def _server_sent(event: NumberedEvent) -> bytes:
-    """An event as the HTML standard's server-sent events have it; JSON has no line breaks."""
+    """Encode an event as a server-sent event (WHATWG HTML, section 9.2). The JSON contains no line breaks."""
     return b"id: %d\ndata: %s\n\n" % (event.number, msgspec.json.encode(EventValue.of(event)))
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 EVENT_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="listEvents",

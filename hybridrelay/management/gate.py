@@ -2,19 +2,20 @@
 
 In this order:
 
-1. A request with an Authorization header is from the caller that the header identifies. Tokens and signatures of the
-   relay are always verified, so that nobody who shares an address with a caller can keep the caller out. After too
-   many failed attempts from the address, further failures get 429, and other credentials are not passed to
+1. If a request has an Authorization header, this header identifies the caller. The relay's tokens and signatures are
+   always verified, so that nobody can lock out a caller by failed attempts from the same address. After too many
+   failed attempts from an address, further failures get 429, and credentials of other kinds are not passed to
    authenticators, because these may accept passwords that can be guessed.
-2. A request without that header is from the caller that the connection identifies (the Unix socket, or a client
-   certificate), if there is one.
-3. Otherwise it is from the caller who has logged in to the dashboard with this browser (`sessions`), if there is one.
-   A browser sends certificates and cookies by itself, so requests that another site's pages cause are refused.
-4. A caller that sends requests too often gets 429, and so does an address that sends requests without credentials too
-   often. Callers on the Unix socket are not limited: they own the relay.
+2. Otherwise the connection identifies the caller, if it is a connection to the Unix socket or has a client
+   certificate.
+3. Otherwise a cookie identifies the caller, who has logged in to the dashboard with this browser (`sessions`).
+   Because browsers send certificates and cookies without being asked, requests caused by pages of other sites are
+   refused.
+4. A caller that sends too many requests gets 429. So do requests without credentials, if there are too many from one
+   address. Callers on the Unix socket are not limited, because they control the relay anyway.
 
-Tokens are read from the store for each request, so one that was revoked or has expired is refused at once, and so are
-the browsers that have logged in with it.
+The token is looked up in the store for each request, so a revoked or expired one is refused at once, and so are the
+browsers that have logged in with it.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ T = TypeVar("T")
 _CALLS_PER_SECOND, _CALLS_BURST = 20.0, 100
 #: Failed attempts from one address: the sustained rate per minute, which is also the burst.
 _FAILURES_PER_MINUTE = 5
-#: How long the response is delayed if a request is refused before its caller's rate is limited (seconds). Therefore a
-#: client that repeats its requests without a pause cannot keep the relay busy.
+#: How long the response to a refused request is delayed (seconds), so that a client that repeats its requests without
+#: a pause cannot keep the relay busy.
 REFUSAL_SECONDS = 0.25
-#: The longest delay of the response to a request that comes too often (seconds).
+#: The longest delay of a response with 429 (seconds).
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
@@ -79,11 +80,11 @@ _CHALLENGES: Fields = (
 
 
 class _Refused(Exception):
-    """The credentials are not valid, or not sufficient. The text is for the log, and contains no secret."""
+    """The credentials are not valid, or do not suffice. The text is for the log, and contains no secret."""
 
     def __init__(self, detail: str, answer: RequestError | None = None) -> None:
         super().__init__(detail)
-        #: What the client gets; None: 401.
+        #: The response to the client; None: 401.
         self.answer = answer
 
 
@@ -107,7 +108,7 @@ class Gate:
 
     Args:
         managed: the relay.
-        authenticators: of installed packages, by name, for credentials of other kinds.
+        authenticators: the authenticators of installed packages, by name, for credentials of other kinds.
     """
 
     def __init__(self, managed: Managed, authenticators: Sequence[tuple[str, Authenticator]] = ()) -> None:
@@ -115,7 +116,7 @@ class Gate:
         self._authenticators = authenticators
         self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
-        #: When tokens were last used, by their ids, as far as this was not written to the store yet.
+        #: When tokens were last used, by their ids, for uses that have not been written to the store yet.
         self._uses: dict[str, float] = {}
         #: Browsers that have logged in.
         self.sessions = Sessions()
@@ -149,7 +150,7 @@ class Gate:
                 self._calls.take(("unknown", group), trio.current_time()), "too many requests without credentials"
             )
             await trio.sleep(REFUSAL_SECONDS)
-            raise _unauthenticated("this needs credentials")
+            raise _unauthenticated("the request has no credentials")
         peer.on_identified(caller)
         if caller is not peer.caller or peer.address:
             await self._check_rate(
@@ -158,7 +159,7 @@ class Gate:
         return caller
 
     async def save_uses(self) -> None:
-        """Write to the store, once a minute, when tokens were last used. Runs until cancelled."""
+        """Write the times of the last uses of tokens to the store once a minute, until cancelled."""
         published = ""
         while True:
             await trio.sleep(_SAVE_SECONDS)
@@ -172,10 +173,10 @@ class Gate:
                 published = ""
 
     async def save_uses_now(self) -> None:
-        """Write to the store when tokens were last used.
+        """Write the times of the last uses of tokens to the store.
 
         Raises:
-            ConfigurationError: the store cannot be changed. The times are kept, and written the next time.
+            ConfigurationError: the store cannot be changed. The next call writes these times.
         """
         uses, self._uses = self._uses, {}
         if uses:
@@ -215,7 +216,11 @@ class Gate:
         if self._authenticators:
             await self._check_failures(group)
         for name, authenticator in self._authenticators:
-            caller = await self._by_plugin(name, authenticator, credentials)
+            try:
+                caller = await self._by_plugin(name, authenticator, credentials)
+            except Exception:
+                self._failures.charge(group, trio.current_time())  # otherwise, such requests were not limited at all
+                raise
             if caller is not None:
                 return caller
         raise _Refused("the Authorization header is of an unknown kind, or was not accepted")
@@ -263,15 +268,15 @@ class Gate:
                 raise _Refused(detail, problem(Problem.FORBIDDEN, detail, remedy=remedy)) from None
             raise _Refused(str(exc)) from None
         except (NotFound, ValueError):
-            raise _Refused("the signature is for no hybrid connection of this relay") from None
+            raise _Refused("the signature is not for a hybrid connection of this relay") from None
         generation = connection.generations.get((verified.rule_name, verified.slot), 0)
         credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
         return _Identified(_caller_by_key(credential), credential, verified.expires_at)
 
     async def _by_session(self, request: Request) -> Caller | None:
-        """The caller who has logged in with a browser; None if there is none. Raises RequestError.
+        """Return the caller who has logged in with this browser, or None. Raises RequestError.
 
-        An unknown session is no failed attempt: it may have expired, and its text cannot be guessed.
+        An unknown session does not count as a failed attempt: it may have expired, and its text cannot be guessed.
         """
         for value in session_cookies(request):
             digest = digest_of(value)
@@ -284,7 +289,7 @@ class Gate:
         return None
 
     async def _look_up(self, credential: TokenCredential | KeyCredential) -> _Identified | None:
-        """What a credential that was verified before stands for now; None if it is no longer valid."""
+        """Return the present caller for a credential that was verified earlier; None if it is no longer valid."""
         try:
             if isinstance(credential, TokenCredential):
                 id_ = credential.id
@@ -304,13 +309,13 @@ class Gate:
         return _Identified(_caller_by_key(credential), credential, math.inf)
 
     async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Session]:
-        """Begin a session of a browser, by the text of a management token or a signature.
+        """Begin a session of a browser, for someone who has entered a management token or a signature.
 
         Returns:
             The caller, the text for the session's cookie, and the session.
 
         Raises:
-            RequestError: as `admit`.
+            RequestError: the same as in `admit`.
         """
         scheme, _, value = credentials.reveal().strip().partition(" ")
         if not value:
@@ -318,7 +323,7 @@ class Gate:
 
         async def verify() -> _Identified:
             if len(value) > _MAX_CREDENTIALS or (found := await self._verify(scheme.lower(), value.strip())) is None:
-                raise _Refused("what was given is neither a token nor a signature of this relay")
+                raise _Refused("the text is neither a token nor a signature of this relay")
             return found
 
         return await self._log_in(request, verify)
@@ -382,9 +387,9 @@ class Gate:
 
 
 async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
-    """Refuse what a page of another web site causes: the browser adds the certificate or the cookie all the same.
+    """Refuse requests caused by pages of other web sites, to which the browser adds the certificate or the cookie.
 
-    Programs do not say where a request comes from. They have no cookie either.
+    Programs other than browsers send no header that says where a request comes from, and have no cookie.
     """
     needs_own_page = by_cookie and request.method not in _SAFE
     if comes_from_elsewhere(request) or (needs_own_page and not is_of_own_page(request)):
@@ -393,5 +398,5 @@ async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
 
 
 def _unauthenticated(detail: str) -> RequestError:
-    remedy = "send the header 'Authorization: Bearer TOKEN'; an administrator makes one: hybridrelay tokens create"
+    remedy = "send the header 'Authorization: Bearer TOKEN'; 'hybridrelay tokens create' creates a token"
     return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES)

@@ -14,6 +14,7 @@ from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
 from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check_hosts
 from ..security.names import parse_host_untrusted
+from .callers import Scope
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .following import EVENT_ROWS
@@ -47,15 +48,25 @@ __all__ = ["OPERATIONS"]
 async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
     after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
-    found = await call.managed.read_store(lambda store: store.list())
-    names = (one for one in found if one.name.startswith(query.prefix) and call.caller.sees(one.name))
-    rest = [one for one in names if one.name > after]
-    page, more = rest[: query.limit], len(rest) > query.limit
+    # One more than is wanted shows whether there is another page.
+    found = await call.managed.read_store(lambda store: _seen(store, call.caller.scope, after, query))
+    page, more = found[: query.limit], len(found) > query.limit
     relay = call.managed.relay
     return ConnectionPage(
         value=tuple(ConnectionValue.of(one, relay.connection(one.name)) for one in page),
         next_cursor=encode_cursor(page[-1].name) if more else None,
     )
+
+
+def _seen(store: Store, scope: Scope, after: str, query: PageQuery) -> Sequence[HybridConnection]:
+    """Those of the next page that a caller with this scope may see, and one more. In a thread."""
+    if scope.only is not None:
+        is_wanted = scope.only.startswith(query.prefix) and scope.only > after
+        return [one for one in store.list(prefix=scope.only) if one.name == scope.only] if is_wanted else ()
+    shorter, longer = sorted((scope.prefix, query.prefix), key=len)
+    if not longer.startswith(shorter):
+        return ()
+    return store.list(after=after, prefix=longer, limit=query.limit + 1)
 
 
 def _connection_of_cursor_untrusted(cursor: str) -> str:
@@ -114,8 +125,7 @@ def _put(
     disabled: bool,
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
-    known = store.snapshot().get(call.name)
-    if known is None:
+    if call.name not in store.disabled_by_name():
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
         new_rules = _usual_rules() if rules is None else rules

@@ -1,4 +1,4 @@
-"""The operations for monitoring: metrics, and whether the relay is alive and ready."""
+"""The operations for monitoring: metrics, liveness and readiness."""
 
 from __future__ import annotations
 
@@ -38,7 +38,13 @@ async def _get_ready(call: Call) -> ReadyValue:
 
 
 def readiness(snapshot: RelaySnapshot, *, is_readable: bool, now: float) -> tuple[CheckValue, ...]:
-    """The checks. `is_readable`: whether the registry is; `now`: seconds since 1970."""
+    """Return the results of the checks.
+
+    Args:
+        snapshot: the state of the relay.
+        is_readable: whether the registry can be read.
+        now: the time, in seconds since 1970.
+    """
     is_valid = all(now < one.expires_at for one in snapshot.certificates)
     accepts = snapshot.draining_since is None
     return (
@@ -53,7 +59,7 @@ def _check(name: str, ok: bool, remedy: str) -> CheckValue:
     return CheckValue(name=name, ok=ok, remedy=None if ok else remedy)
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 HEALTH_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="getMetrics",
@@ -69,7 +75,7 @@ HEALTH_ROWS: tuple[Operation[Call], ...] = (
         id="getLive",
         method="GET",
         path="/livez",
-        summary="Find out whether the relay is alive.",
+        summary="Check whether the relay is alive.",
         role=ManagementRole.VIEWER,
         handler=_get_live,
         answer=LiveValue,
@@ -78,7 +84,7 @@ HEALTH_ROWS: tuple[Operation[Call], ...] = (
         id="getReady",
         method="GET",
         path="/readyz",
-        summary="Find out whether the relay is ready: it serves, can read its registry, has a valid certificate, and "
+        summary="Check whether the relay is ready: it serves, can read its registry, has a valid certificate, and "
         "is not draining.",
         role=ManagementRole.VIEWER,
         handler=_get_ready,

@@ -1,4 +1,4 @@
-"""The operations of the management API about what runs now: listeners, senders, sessions, and the relay itself."""
+"""Operations of the management API on a running relay: its listeners, senders and sessions, and the relay itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .problems import Problem, problem
 
 __all__ = ["LIVE_ROWS"]
 
-#: Values that are collected before other tasks of the relay run: about a millisecond.
+#: How many values are collected before other tasks of the relay may run: about a millisecond's work.
 _AT_A_TIME = 100
 
 
@@ -55,7 +55,7 @@ class _Fetch(Protocol[SnapshotT]):
 
 
 async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
-    """The page that the call asks for, and the cursor of the next one."""
+    """Return the page that the call asks for, and the cursor of the next page, if there is one."""
     query, scope = call.query_as(LivePageQuery), call.caller.scope
     name = call.params.get("name")
     if name is not None:
@@ -65,7 +65,7 @@ async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], 
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
         after = max(after or ("", ""), (connection, key))
     found: list[SnapshotT] = []
-    # One more than is wanted shows whether there is another page.
+    # Fetch one more than requested, to know whether there is another page.
     while (missing := query.limit + 1 - len(found)) > 0:
         more = fetch(min(missing, _AT_A_TIME), after=after, connection=scope.only if name is None else name)
         found += (one for one in more if scope.covers(one.connection))
@@ -94,7 +94,7 @@ async def _list_sessions(call: Call) -> SessionPage:
 
 
 async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> Dropped:
-    """End a listener, a sender or a session. The answer says whether there was one."""
+    """End a listener, sender or session. The answer says whether there was one."""
     await call.managed.read_store(lambda store: store.get(call.name))
     return Dropped(ended=drop(call.name, call.params[key]))
 
@@ -134,13 +134,13 @@ async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
 
 async def _get_relay(call: Call) -> RelayValue:
     info, relay = call.managed.info, call.managed.relay
-    connections = await call.managed.read_store(lambda store: store.snapshot())
+    disabled = await call.managed.read_store(lambda store: store.disabled_by_name())
     unserved: list[str] = []
     unserved_count = 0
-    for number, name in enumerate(sorted(connections)):
+    for number, name in enumerate(disabled):
         if number % _AT_A_TIME == 0:
             await trio.lowlevel.checkpoint()
-        if relay.listener_count(name) == 0 and not connections[name].disabled:
+        if relay.listener_count(name) == 0 and not disabled[name]:
             unserved_count += 1
             if len(unserved) < MAX_UNSERVED:
                 unserved.append(name)
@@ -152,7 +152,7 @@ async def _get_relay(call: Call) -> RelayValue:
         pin=info.pin,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
         certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
-        connection_count=len(connections),
+        connection_count=len(disabled),
         listener_count=snapshot.listeners,
         sender_count=snapshot.senders,
         session_count=snapshot.sessions,
@@ -168,7 +168,7 @@ _CONNECTION = "/v1/hybridConnections/{name}"
 def _list_rows(
     what: str, plural: str, handler: Callable[[Call], Awaitable[msgspec.Struct]], answer: type[msgspec.Struct]
 ) -> tuple[Operation[Call], ...]:
-    """The lists of one hybrid connection, and of all."""
+    """Make two operations: the list for one hybrid connection, and the list for all."""
     return (
         Operation(
             id=f"list{what}s",
@@ -194,7 +194,7 @@ def _list_rows(
     )
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 LIVE_ROWS: tuple[Operation[Call], ...] = (
     *_list_rows("Listener", "the connectors that are registered", _list_listeners, ListenerPage),
     *_list_rows("Sender", "the control channels of clients that may join", _list_senders, SenderPage),
@@ -230,8 +230,8 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         id="getRelay",
         method="GET",
         path="/v1/relay",
-        summary="Get this relay: its problems, version, pin, ports and certificates, and how much of its room is "
-        "in use.",
+        summary="Get this relay: its problems, version, pin, ports and certificates, and how many of its places are "
+        "taken.",
         role=ManagementRole.VIEWER,
         handler=_get_relay,
         answer=RelayValue,

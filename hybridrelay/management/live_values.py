@@ -1,4 +1,4 @@
-"""What the responses about a running relay contain, as classes. Pure."""
+"""The JSON values in responses about a running relay. Pure."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ __all__ = [
 
 
 class LivePageQuery(Body, frozen=True):
-    """Which part of a list is wanted."""
+    """The query of a list: which page is wanted."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    #: ``nextCursor`` of the page before.
+    #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
 
 
@@ -51,20 +51,20 @@ class ListenerValue(Value, frozen=True):
     address: str
     #: The transport of its control channel.
     transport: str
-    #: Name and version, as the connector says.
+    #: Name and version, as stated by the connector.
     software: str
     rule: str
     slot: str
     #: Seconds since 1970.
     since: float
-    #: Sessions that go to it now, and what was moved for it since then.
+    #: The number of sessions that it has now, and the bytes that were moved for it since `since`.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
 
     @classmethod
     def of(cls, one: ListenerSnapshot) -> ListenerValue:
-        """A registration."""
+        """Make the value of a registration."""
         return cls(
             connection=one.connection,
             instance=one.instance,
@@ -84,7 +84,7 @@ class ListenerPage(Value, frozen=True):
     """Listeners, in order of hybrid connection and instance."""
 
     value: tuple[ListenerValue, ...]
-    #: For the next page; null on the last one.
+    #: The cursor of the next page; null on the last page.
     next_cursor: str | None
 
 
@@ -92,9 +92,9 @@ class SenderValue(Value, frozen=True):
     """The control channel of a client that may join a hybrid connection."""
 
     connection: str
-    #: Chosen by the relay.
+    #: Assigned by the relay.
     id: str
-    #: As the client says.
+    #: As stated by the client.
     instance: str
     address: str
     transport: str
@@ -103,14 +103,14 @@ class SenderValue(Value, frozen=True):
     slot: str
     #: Seconds since 1970.
     since: float
-    #: Sessions of its instance now, and what was moved for that.
+    #: The number of sessions that its instance has now, and the bytes that were moved for its instance.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
 
     @classmethod
     def of(cls, one: SenderSnapshot) -> SenderValue:
-        """A control channel."""
+        """Make the value of a control channel."""
         return cls(
             connection=one.connection,
             id=one.id,
@@ -146,7 +146,7 @@ class EndValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: EndSnapshot) -> EndValue:
-        """An end."""
+        """Make the value of an end."""
         return cls(instance=one.instance, address=one.address, transport=one.transport, rule=one.rule, slot=one.slot)
 
 
@@ -154,7 +154,7 @@ class SessionValue(Value, frozen=True):
     """A pair of data channels, between which the relay moves the bytes of a session."""
 
     connection: str
-    #: ``activity_id`` in events.
+    #: The same as ``activity_id`` in events.
     id: str
     listener: EndValue
     sender: EndValue
@@ -165,7 +165,7 @@ class SessionValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: SessionSnapshot) -> SessionValue:
-        """A pair."""
+        """Make the value of a pair."""
         return cls(
             connection=one.connection,
             id=one.id,
@@ -192,14 +192,14 @@ class Dropped(Value, frozen=True):
 
 
 class Places(Value, frozen=True):
-    """How much of something is in use."""
+    """How many places there are, and how many are taken."""
 
     used: int
     total: int
 
     @classmethod
     def of(cls, places: PlacesSnapshot) -> Places:
-        """The same as a snapshot has."""
+        """Make the value of a snapshot."""
         return cls(used=places.taken, total=places.total)
 
 
@@ -213,19 +213,19 @@ class CertificateValue(Value, frozen=True):
 
     @classmethod
     def of(cls, one: CertificateSnapshot) -> CertificateValue:
-        """The same as a snapshot has."""
+        """Make the value of a snapshot."""
         return cls(name=one.name, pin=one.pin, expires_at=one.expires_at)
 
 
 class RelayProblem(Value, frozen=True):
-    """Something at the relay that an administrator should know."""
+    """A problem of the relay, and what an administrator can do about it."""
 
     #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
     #: ``control-channels``, ``draining`` or ``history``.
     code: str
     detail: str
     remedy: str
-    #: The hybrid connection that it is about, if it is about one.
+    #: The hybrid connection that has the problem; null if it concerns the relay as a whole.
     connection: str | None = None
 
 
@@ -238,18 +238,18 @@ class RelayEndpointValue(Value, frozen=True):
 
 
 class RelayValue(Value, frozen=True):
-    """This relay."""
+    """The state of the relay."""
 
     version: str
     #: The most important first; empty if there are none.
     problems: tuple[RelayProblem, ...]
-    #: Since when an administrator drains it (seconds since 1970); null if it accepts registrations and joins.
+    #: Since when it has been draining (seconds since 1970); null if it is not draining.
     draining_since: float | None
-    #: What connection strings carry, so that nobody else can pose as this relay.
+    #: Its pin: connection strings contain it, so that nobody else can pose as this relay.
     pin: str
-    #: By port name: where it listens.
+    #: By port name, the addresses at which it listens.
     ports: dict[str, tuple[str, ...]]
-    #: Those that expire. The relay's own certificate, which connection strings pin, does not.
+    #: Its certificates that expire. The one to which the pin belongs does not expire.
     certificates: tuple[CertificateValue, ...]
     connection_count: int
     listener_count: int

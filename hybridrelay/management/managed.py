@@ -1,4 +1,4 @@
-"""The relay that is managed, as the operations see it."""
+"""What the operations of the management API use of the relay."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
 
 T = TypeVar("T")
 
-#: How long a change waits until those before it are made (seconds). Each of them may wait for another process, so a
-#: longer queue would keep its last caller waiting for as many times five seconds as there are changes before it.
+#: How long a change may wait for the changes before it (seconds). Each of those may itself wait up to five seconds
+#: for another process, so that without this limit, the wait would grow with the length of the queue.
 CHANGE_WAIT_SECONDS: Final = 5.0
 
 
@@ -30,19 +30,20 @@ def _one_thread() -> trio.CapacityLimiter:
 
 @attrs.frozen(eq=False)
 class Managed:
-    """The relay that is managed."""
+    """The relay that is managed: its store, its events, and its state at run time."""
 
-    #: For changes.
+    #: The store through which changes are made.
     store: Store
-    #: For reading: another `Store` with the same content, so that nothing that is read waits for a change.
+    #: The store through which content is read: a second `Store` with the same content, so that reading does not wait
+    #: for changes.
     reader: Store
     info: RelayInfo
-    #: What it holds at this moment.
+    #: The relay's state at run time.
     relay: LiveRelay
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
-    #: Its latest events, once this subscribes to `events`.
+    #: The latest events. It gets them once it is subscribed to `events`.
     feed: Feed = attrs.field()
     #: A store is used by one thread at a time.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
@@ -53,29 +54,28 @@ class Managed:
         return Feed(self.clock)
 
     async def read_store(self, function: Callable[[Store], T]) -> T:
-        """Call a function that reads with the store, in a thread. It waits for no change.
+        """Call a function that reads the store, in a thread. It does not wait for changes.
 
         Raises:
-            ConfigurationError: what the store raises.
+            ConfigurationError: raised by the store.
 
-        Cancelled, it waits for the function, which reads a local file.
+        If cancelled, this first waits for the function, which only reads a local file.
         """
         return await run_in_thread(function, self.reader, limiter=self._reading)
 
     async def change_store(self, function: Callable[[Store], T]) -> T:
-        """Call a function that reads and changes with the store, in a thread. One change is made at a time.
+        """Call a function that reads and changes the store, in a thread. Only one change is made at a time.
 
         Raises:
-            StoreBusy: the changes before it were not made within `CHANGE_WAIT_SECONDS`. Nothing was changed.
-            ConfigurationError: what the store raises.
+            StoreBusy: the changes before this one took longer than `CHANGE_WAIT_SECONDS`. Nothing was changed.
+            ConfigurationError: raised by the store.
 
-        Cancelled while it waits for another change, nothing is changed. Cancelled later, it waits for the function,
-        which changes a local file: no change is left half known.
+        If cancelled while it waits for another change, nothing is changed. If cancelled later, this first waits for
+        the function, which only changes a local file, so that the change is either made completely or not at all.
         """
         with trio.move_on_after(CHANGE_WAIT_SECONDS):
             return await run_in_thread(function, self.store, limiter=self._changing)
         raise StoreBusy(
-            f"other changes of the registry were not finished within {CHANGE_WAIT_SECONDS:g} seconds; nothing was "
-            "changed",
+            f"other changes of the registry took longer than {CHANGE_WAIT_SECONDS:g} seconds; nothing was changed",
             remedy="try again",
         )

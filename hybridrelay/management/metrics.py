@@ -126,7 +126,7 @@ def _of_relay(snapshot: RelaySnapshot, descriptors: int | None) -> Iterator[str]
     )
     yield gauge(
         "hybridrelay_draining",
-        "Whether the relay accepts nothing new.",
+        "Whether the relay is draining.",
         [({}, int(snapshot.draining_since is not None))],
     )
     if descriptors is not None:

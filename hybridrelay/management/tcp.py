@@ -1,4 +1,4 @@
-"""The management API over TCP: where it listens, TLS, which names it serves, and how many connections."""
+"""The management API over TCP: the addresses, TLS, the accepted host names, and the number of connections."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..events import EventStream, ManagementListening, ProxyHeaderRefused, logge
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
 from ..security import NO_NETWORKS, Networks, bracketed, outer_server_context, relay_pin
+from ..security.parsing_certificates import parsing_certificate
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
 from ..streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
@@ -32,7 +33,8 @@ from .rendering import render_failure
 
 __all__ = ["ManagementTcp", "TcpOptions"]
 
-#: At most one TLS handshake begins in this time (seconds). It costs about a millisecond, and strangers ask for it.
+#: At most one TLS handshake begins in each interval of this length (seconds). A handshake takes about a millisecond
+#: of processor time, and anyone who can reach the port can request one.
 _HANDSHAKE_INTERVAL = 0.02
 #: How many connections may exist in total. Further ones are answered with 503. This is more than there are slots,
 #: because a connection that has lost its slot exists for a moment until it has ended.
@@ -43,25 +45,26 @@ _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECO
 
 @attrs.frozen(kw_only=True)
 class TcpOptions:
-    """What an administrator says about TCP.
+    """The options for the management API over TCP.
 
     Raises:
-        ConfigurationError: an address off loopback without a certificate, or an option that needs another one.
+        ConfigurationError: an address is not a loopback address, and there is no certificate; or an option is missing
+            that another one requires.
     """
 
-    #: Hosts and port numbers; 0: any that is free.
+    #: Hosts and port numbers. Port 0 means any free port.
     addresses: Sequence[tuple[str, int]]
-    #: PEM, with the chain.
+    #: The server certificate and its chain (PEM).
     certificate: Path | None = None
-    #: PEM, if the key is not in that file.
+    #: The certificate's private key (PEM), if it is not in the same file.
     key: Path | None = None
-    #: PEM: who issues client certificates.
+    #: The certificate authorities that issue client certificates (PEM).
     client_ca: Path | None = None
     #: Proxies from which every connection has to begin with a PROXY header.
     proxy_protocol_from: Networks = NO_NETWORKS
     #: Reverse proxies that are believed where a request comes from (X-Forwarded-For, Forwarded).
     trusted_proxies: Networks = NO_NETWORKS
-    #: Names by which clients reach the API, besides those in the certificate.
+    #: Host names by which clients reach the API, in addition to those in the certificate.
     hosts: Sequence[str] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -106,23 +109,27 @@ def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _S
 
 
 def _names(certificate: Path) -> frozenset[str]:
-    from cryptography import x509  # which takes long to load
+    from cryptography import x509  # here, because it takes long to load
 
-    read = x509.load_pem_x509_certificate(read_pem(certificate, what="the certificate file").encode())
+    text = read_pem(certificate, what="the certificate file")
     try:
-        names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return frozenset()
-    return frozenset(name.lower().removesuffix(".") for name in names.get_values_for_type(x509.DNSName))
+        with parsing_certificate():
+            extensions = x509.load_pem_x509_certificate(text.encode()).extensions
+            found = [one.value for one in extensions if isinstance(one.value, x509.SubjectAlternativeName)]
+            names = [name for one in found for name in one.get_values_for_type(x509.DNSName)]
+    except ValueError as exc:
+        raise ConfigurationError(f"{certificate}: {exc}", remedy="it must be an X.509 certificate in PEM") from exc
+    return frozenset(name.lower().removesuffix(".") for name in names)
 
 
 class ManagementTcp:
     """Serves the management API over TCP.
 
     Args:
-        options: see there.
-        authenticators: identify further callers; None loads those that are installed.
-        events: where events go; None means the log.
+        options: see `TcpOptions`.
+        authenticators: the authenticators that identify callers with other credentials, by name; None: those that are
+            installed.
+        events: the stream to which events are published; None means the log.
 
     Raises:
         ConfigurationError: a certificate or an authenticator cannot be used.
@@ -149,11 +156,11 @@ class ManagementTcp:
             self._tls = Renewal(paths, load, pin=lambda loaded: loaded.pin, events=self._events)
 
     async def reload(self) -> bool:
-        """Read the certificates again; see `Renewal.reload`. False where there are none."""
+        """Read the certificates again; see `Renewal.reload`. Returns False if there is no certificate."""
         return self._tls is not None and await self._tls.reload()
 
     async def watch(self) -> None:
-        """Notice renewed certificates, until cancelled."""
+        """Watch for renewed certificates, until cancelled."""
         if self._tls is not None:
             await self._tls.watch()
 
@@ -168,9 +175,9 @@ class ManagementTcp:
         """Serve until `stop` is set.
 
         Raises:
-            ConfigurationError: it cannot listen at an address.
+            ConfigurationError: it is not possible to listen at one of the addresses.
 
-        Cancelled, it aborts all connections without waiting.
+        If cancelled, this aborts all connections without waiting.
         """
         listeners = await self._listen()
         self._pacing = trio.Lock()
@@ -224,7 +231,7 @@ class ManagementTcp:
 
     @contextmanager
     def _hold(self, accepted: trio.SocketStream, end: Callable[[], None]) -> Iterator[None]:
-        """Give a connection a slot; if all are taken, end another connection."""
+        """Give a connection a slot while the block runs; if all slots are taken, another connection is closed."""
         with self._slots.hold(remote_of(accepted), end) as slot:
             self._held[accepted] = slot
             try:
@@ -233,7 +240,7 @@ class ManagementTcp:
                 del self._held[accepted]
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
-        """Make the TLS handshake, and learn what the connection says about the caller."""
+        """Do the TLS handshake, if there is TLS, and find out what the connection shows about the caller."""
         address = await self._address_of(accepted)
         peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=self._tls is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503
@@ -243,7 +250,7 @@ class ManagementTcp:
             return accepted, peer
         tls = TLSStream(accepted, self._tls.current.context, server_side=True, before_answer=self._pace)
         await tls.do_handshake()
-        # Requests may have records of any length: there are few connections, and bodies are short.
+        # From here on, records may have any length: there are few connections, and request bodies are short.
         tls.limit_held(None)
         certificate = tls.getpeercert()
         if not certificate:
@@ -266,7 +273,7 @@ class ManagementTcp:
         return stated or address
 
     async def _pace(self) -> None:
-        """Let handshakes begin one after the other, so that many at once do not hold up what the relay relays."""
+        """Space out the handshakes, so that many requests for them do not delay the data that the relay moves."""
         assert self._pacing is not None
         async with self._pacing:
             await trio.sleep(_HANDSHAKE_INTERVAL)

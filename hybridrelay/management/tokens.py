@@ -1,4 +1,4 @@
-"""The operations of tokens, and what goes over the wire."""
+"""The operations on management tokens, and the JSON values of these operations."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ _TOKENS = "/v1/tokens"
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A token that is to be made."""
+    """The body of a request that creates a token."""
 
     name: Annotated[str, msgspec.Meta(pattern=f"^{TOKEN_NAME_PATTERN}$")]
     role: Literal["viewer", "operator", "admin"]
-    #: The beginning of the names of the hybrid connections that it is for; empty for the whole relay.
+    #: A prefix: the token is for the hybrid connections whose names begin with it. If empty, it is for the whole
+    #: relay.
     scope: Annotated[str, msgspec.Meta(pattern=f"^{SCOPE_PATTERN}$")] = ""
     #: A fraction is possible: 0.5 is twelve hours.
     expires_in_days: Annotated[float, msgspec.Meta(ge=0.01, le=MAX_TOKEN_SECONDS // _DAY_SECONDS)] = (
@@ -39,7 +40,7 @@ class NewToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
 
 class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A token, without its text. Times are seconds since 1970."""
+    """A token, without its secret text. Times are seconds since 1970."""
 
     id: str
     name: str
@@ -47,12 +48,12 @@ class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     scope: str
     created_at: float
     expires_at: float
-    #: About a minute late; null if it was never used.
+    #: The time of the last use, updated once a minute; null if the token has never been used.
     last_used_at: float | None
 
     @classmethod
     def of(cls, token: ManagementToken) -> TokenValue:
-        """Of a token in the store."""
+        """Make the value of a token in the store."""
         return cls(
             id=token.id,
             name=token.name,
@@ -65,7 +66,7 @@ class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CreatedToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A token that was made, with its text, which is shown once."""
+    """A token that was just created, with its text, which is not shown again."""
 
     value: TokenValue
     token: str
@@ -102,7 +103,7 @@ async def _create_token(call: Call) -> CreatedToken:
 
 async def _delete_token(call: Call) -> None:
     def delete(store: Store) -> None:
-        with contextlib.suppress(NotFound):  # what is gone is gone
+        with contextlib.suppress(NotFound):  # it was revoked already
             store.delete_token(call.params["token"])
 
     await call.managed.change_store(delete)
@@ -113,7 +114,7 @@ TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (
         id="listTokens",
         method="GET",
         path=_TOKENS,
-        summary="List the tokens of this API, in order of their names.",
+        summary="List the management tokens, sorted by name.",
         role=ManagementRole.ADMIN,
         handler=_list_tokens,
         answer=TokenPage,
@@ -122,7 +123,7 @@ TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (
         id="createToken",
         method="POST",
         path=_TOKENS,
-        summary="Make a token. Its text is in the response, and is not shown again.",
+        summary="Create a token. The response contains its text, which is not shown again.",
         role=ManagementRole.ADMIN,
         handler=_create_token,
         body=NewToken,

@@ -23,3 +23,5 @@ from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Session as Session
 from .stream import MuxStream as MuxStream
 from .stream_end import StreamEnd as StreamEnd
+from .stream_end import StreamProgress as StreamProgress
+from .vitals import Vitals as Vitals

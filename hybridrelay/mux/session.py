@@ -29,6 +29,7 @@ from ._offers import OfferQueue
 from .greeting import epoch_of
 from .offer import Offer
 from .stream import MuxStream
+from .vitals import Vitals
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
@@ -156,15 +157,41 @@ class Session:
         """How many streams have not ended, or have ended and are not completely acknowledged or read."""
         return len(self.core.streams)
 
+    @property
+    def bytes_sent(self) -> int:
+        """What all streams together have sent over channels, without headers."""
+        return self.core.data_written
+
+    @property
+    def bytes_received(self) -> int:
+        """What all streams together have received, without headers."""
+        return self.core.data_received
+
+    @property
+    def round_trip(self) -> float | None:
+        """The lowest round trip of the last minute (seconds); None if none was measured."""
+        return self.core.round_trip(trio.current_time())
+
+    def vitals(self) -> Vitals:
+        """What the session holds now. It takes time in proportion to the number of its streams."""
+        core = self.core
+        streams = core.streams.values()
+        return Vitals(
+            sum(stream.queued_bytes for stream in streams),
+            sum(stream.readable_bytes for stream in streams),
+            core.unacknowledged_bytes,
+            core.budget.reserved,
+        )
+
     def statistics(self) -> dict[str, int]:
         """What the session holds now, by name; docs/operating.md explains the names."""
-        core = self.core
-        data = {"data_sessions": 1, "streams": len(core.streams)}
+        vitals = self.vitals()
+        data = {"data_sessions": 1, "streams": self.stream_count}
         return {
-            **({"control_sessions": 1} if core.config.is_control else data),
-            "queued_bytes": sum(stream.queued_bytes for stream in core.streams.values()),
-            "unread_bytes": sum(stream.readable_bytes for stream in core.streams.values()),
-            "unacknowledged_bytes": core.unacknowledged_bytes,
+            **({"control_sessions": 1} if self.core.config.is_control else data),
+            "queued_bytes": vitals.queued,
+            "unread_bytes": vitals.unread,
+            "unacknowledged_bytes": vitals.unacknowledged,
         }
 
     async def wait_ended(self) -> events.SessionOutcome:

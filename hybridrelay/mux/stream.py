@@ -24,7 +24,7 @@ from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
 from .bridging import Party
-from .stream_end import StreamEnd
+from .stream_end import StreamEnd, StreamProgress
 
 #: How much all senders of a session together may queue ahead of the writer (bytes): each stream has an equal share of
 #: this, but at most `SessionConfig.send_queue`, and at least `BASE_WINDOW`. Limits the memory that a peer can use up
@@ -97,6 +97,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def was_lost(self) -> bool:
         """Whether the session has ended, so that the stream was lost with it and not reset by itself."""
         return self._core.ended is not None
+
+    def so_far(self) -> StreamProgress:
+        """How far the stream has come. It may have ended."""
+        state = self._state
+        half_closed = state.states.sending is not Sending.OPEN or state.at_eof
+        return StreamProgress(state.send_window.sent, state.receive_window.consumed, half_closed)
 
     # --- sending
 

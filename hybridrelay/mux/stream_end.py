@@ -7,7 +7,18 @@ import attrs
 from ..protocol.reasons import Reason
 from .bridging import Party
 
-__all__ = ["StreamEnd"]
+__all__ = ["StreamEnd", "StreamProgress"]
+
+
+@attrs.frozen
+class StreamProgress:
+    """How far a stream has come."""
+
+    #: Bytes that were written to a channel, and bytes that were read.
+    sent: int
+    received: int
+    #: One of the directions has ended, on this side.
+    is_half_closed: bool
 
 
 @attrs.frozen(kw_only=True)

@@ -61,6 +61,8 @@ class Incoming:
         #: Counted frames up to this number were written before the reattachment, and may be for streams that have
         #: ended in the meantime (SPEC.md, section 5).
         self.replayed_until = 0
+        #: Bytes of DATA that were received for streams whose application reads, on all channels.
+        self.data_received = 0
 
     def receive_untrusted(self, frame: frames.Frame, now: float) -> None:
         if frame.counted:
@@ -130,6 +132,7 @@ class Incoming:
         if not stream.receive_window.receive(len(frame.data)):
             raise RemoteProtocolError(f"stream {stream.id} sent beyond its limit")
         if fresh and stream.states.receiving is Receiving.OPEN:
+            self.data_received += len(frame.data)
             stream.add_input(frame.data)
             self._events.append(StreamReadable(stream))
 

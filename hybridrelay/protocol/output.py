@@ -57,6 +57,8 @@ class Output:
         self.goaway: frames.GoAway | None = None
         self._goaway_due = False
         self._windows: dict[Stream, None] = {}
+        #: Bytes of DATA that were written for the first time, on all channels.
+        self.data_written = 0
         self._controls: deque[tuple[Stream, frames.Frame]] = EMPTY
         self._opens: OrderedDict[Stream, None] = OrderedDict()
         self._fins: deque[Stream] = EMPTY
@@ -290,6 +292,7 @@ class Output:
                     buffers = [b"".join([header, *buffers])]
                 else:
                     buffers.insert(0, header)
+                self.data_written += amount
                 size = amount + frames.HEADER_SIZE
                 outbox.write_data(size, memory, tuple(buffers))
                 out.extend(buffers)

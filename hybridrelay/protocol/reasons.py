@@ -304,7 +304,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.TICKET_OF_ANOTHER_RELAY: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket was made by another relay"),
     Reason.ADMINISTRATOR_DROPPED: _Entry(_C.RENDEZVOUS, _D.PASSING, "an administrator of the relay has ended it"),
     Reason.RELAY_DRAINING: _Entry(
-        _C.RENDEZVOUS, _D.PASSING, "the relay accepts nothing new, because its administrator is draining it"
+        _C.RENDEZVOUS, _D.PASSING, "the relay is draining: it accepts no new registrations and joins"
     ),
     Reason.RENDEZVOUS_FAILED: _Entry(
         _C.RENDEZVOUS, _D.PASSING, "the rendezvous failed for a reason that this version does not know"

@@ -127,6 +127,16 @@ class SessionCore:
         return self._outbox.kept_bytes
 
     @property
+    def data_written(self) -> int:
+        """Bytes of DATA that were written so far; what is written again after a resumption counts once."""
+        return self._output.data_written
+
+    @property
+    def data_received(self) -> int:
+        """Bytes of DATA that have arrived so far for streams that read."""
+        return self._incoming.data_received
+
+    @property
     def detached_at(self) -> float | None:
         """When the session lost its channel; None while it has one, before its first, and when it is over."""
         return self._detached_at
@@ -569,7 +579,7 @@ class SessionCore:
     def _on_ignorable(self, frame: frames.Ignorable, now: float) -> None:
         self._ignored += 1
         if self._ignored > MAX_IGNORED_IN_A_ROW:
-            raise RemoteProtocolError("a flood of frames of unknown types")
+            raise RemoteProtocolError("too many frames of unknown types")
 
     def _on_ack(self, frame: frames.Ack, now: float) -> None:
         if self._outbox.acknowledge_untrusted(frame.count):

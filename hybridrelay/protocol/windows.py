@@ -66,7 +66,12 @@ class Budget:
 
     def statistics(self) -> dict[str, int]:
         """The reserved memory (bytes); the names are those in docs/operating.md."""
-        return {"reserved_bytes": self.base + self.elastic, "sending_bytes": self.sending}
+        return {"reserved_bytes": self.reserved, "sending_bytes": self.sending}
+
+    @property
+    def reserved(self) -> int:
+        """The memory that is promised to peers (bytes)."""
+        return self.base + self.elastic
 
     @property
     def elastic_limit(self) -> int:

@@ -24,6 +24,7 @@ import attrs
 from ..errors import ConfigurationError
 from .encoding import decode_der_untrusted, encode_der
 from .names import check_connection_name
+from .parsing_certificates import parsing_certificate
 from .secret import Secret
 
 if TYPE_CHECKING:
@@ -126,16 +127,17 @@ class Identity:
         from cryptography import x509
 
         try:
-            certificate = x509.load_der_x509_certificate(self.certificate)
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-            return IdentityDetails(
-                name=IdentityName.parse_untrusted(uri),
-                serial=format_serial(certificate.serial_number),
-                not_before=certificate.not_valid_before_utc.timestamp(),
-                not_after=certificate.not_valid_after_utc.timestamp(),
-            )
-        except (ValueError, x509.ExtensionNotFound) as exc:
+            with parsing_certificate():
+                certificate = x509.load_der_x509_certificate(self.certificate)
+                names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+                (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+                return IdentityDetails(
+                    name=IdentityName.parse_untrusted(uri),
+                    serial=format_serial(certificate.serial_number),
+                    not_before=certificate.not_valid_before_utc.timestamp(),
+                    not_after=certificate.not_valid_after_utc.timestamp(),
+                )
+        except ValueError as exc:
             raise ConfigurationError("the certificate is not one of a hybrid connection's identity") from exc
 
     @property
@@ -212,11 +214,16 @@ class Authority:
         from cryptography.hazmat.primitives.serialization import load_der_private_key
 
         try:
-            key = load_der_private_key(decode_der_untrusted(self.private_key.reveal()), password=None)
-            certificate = x509.load_der_x509_certificate(self.certificate)
+            with parsing_certificate():
+                key = load_der_private_key(decode_der_untrusted(self.private_key.reveal()), password=None)
+                certificate = x509.load_der_x509_certificate(self.certificate)
+                public_key = certificate.public_key()
+                # What `issue` needs has to be there, too.
+                certificate.subject.public_bytes()
+                certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         except ValueError:
             raise ConfigurationError(f"the authority of {self.connection_name} is damaged") from None
-        if not isinstance(key, ed25519.Ed25519PrivateKey) or certificate.public_key() != key.public_key():
+        if not isinstance(key, ed25519.Ed25519PrivateKey) or public_key != key.public_key():
             raise ConfigurationError(f"the authority of {self.connection_name} has a key that is not its own")
         return certificate, key
 

@@ -98,6 +98,11 @@ def normal_host(host: str) -> str:
         return host.lower().removesuffix(".")
 
 
+def without_zone(host: str) -> str:
+    """Return `host` without the zone of an IPv6 address, which means something on one machine only (RFC 4007)."""
+    return host.partition("%")[0]
+
+
 @attrs.frozen
 class HostPort:
     """An address to connect to: a DNS name or an IP address, and a port. `str()` puts IPv6 addresses in brackets."""

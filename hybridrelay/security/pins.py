@@ -6,6 +6,8 @@ import base64
 import binascii
 import hashlib
 
+from .parsing_certificates import parsing_certificate
+
 _PREFIX = "sha256:"
 
 
@@ -39,12 +41,9 @@ def spki_pin(certificate: bytes) -> str:
         ValueError: it is not a certificate, or its public key is of an unknown kind.
     """
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    try:
+    with parsing_certificate():
         public_key = x509.load_der_x509_certificate(certificate).public_key()
-    except UnsupportedAlgorithm as exc:
-        raise ValueError("a public key of an unknown kind") from exc
-    info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        info = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return _PREFIX + base64.b64encode(hashlib.sha256(info).digest()).decode("ascii")

@@ -19,6 +19,7 @@ from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHand
 from ..events.plain_log import plainly_logged_events
 from ..events.program import FileReadableByOthers
 from .identity import BACKDATE_SECONDS
+from .parsing_certificates import parsing_certificate
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
 
@@ -76,7 +77,13 @@ def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
         end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
         return spki_pin(ssl.PEM_cert_to_DER_cert(text[begin:end]))
     except ValueError as exc:
-        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
+        raise _no_certificate(certificate_file) from exc
+
+
+def _no_certificate(certificate_file: str | os.PathLike[str]) -> ConfigurationError:
+    return ConfigurationError(
+        f"no usable certificate in {certificate_file}", remedy="it must be an X.509 certificate in PEM"
+    )
 
 
 def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
@@ -87,11 +94,12 @@ def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
     """
     from cryptography import x509  # which takes long to load
 
+    text = read_pem(certificate_file, what="the certificate file")
     try:
-        certificate = x509.load_pem_x509_certificate(read_pem(certificate_file, what="the certificate file").encode())
+        with parsing_certificate():
+            return x509.load_pem_x509_certificate(text.encode()).not_valid_after_utc.timestamp()
     except ValueError as exc:
-        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
-    return certificate.not_valid_after_utc.timestamp()
+        raise _no_certificate(certificate_file) from exc
 
 
 def control_server_context(

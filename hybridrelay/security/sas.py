@@ -26,7 +26,7 @@ import attrs
 from ..errors import AuthorizationError
 from ..protocol.control import MAX_TOKEN
 from ..protocol.reasons import Reason
-from .names import bracketed, normal_host
+from .names import bracketed, normal_host, without_zone
 from .rules import MAX_RULE_NAME, KeySlot, Right, Rule
 from .secret import Secret
 
@@ -74,8 +74,11 @@ class Authorization:
 
 
 def audience_for(host: str, entity: str = "") -> str:
-    """Return the audience of a hybrid connection, or of the whole relay, as the public SDKs write it."""
-    return f"http://{bracketed(host.lower())}/{entity}"
+    """Return the audience of a hybrid connection, or of the whole relay, as the public SDKs write it.
+
+    An IPv6 address is there without its zone, which has another name at the relay.
+    """
+    return f"http://{bracketed(without_zone(host).lower())}/{entity}"
 
 
 def make_token(audience: str, rule_name: str, key: Secret, expires_at: float) -> str:
@@ -150,7 +153,7 @@ def verify_token(
 
     Args:
         token: the token as it was received.
-        hosts: all names of this relay; case does not matter.
+        hosts: all names of this relay; neither case nor the zone of an IPv6 address matters.
         entity: the name of the hybrid connection, or ``""`` for the relay itself.
         right: the right that is needed.
         entity_rules: the rules of the hybrid connection, which are tried first.
@@ -165,7 +168,7 @@ def verify_token(
     if isinstance(token, str):
         token = parse_token_untrusted(token)
     wanted = tuple(entity.split("/")) if entity else ()
-    if token.host not in {normal_host(host) for host in hosts}:
+    if token.host not in {normal_host(without_zone(host)) for host in hosts}:
         raise AuthorizationError(
             f"the token was made for the host {token.host!r}, which is not a name of this relay",
             reason=Reason.WRONG_AUDIENCE,

@@ -40,7 +40,7 @@ def test_without_a_relay(run: Run, tmp_path: Path, command: list[str]) -> None:
     assert "does not exist" in missing.err
     stopped = run(*command, "--state", tmp_path)
     assert (stopped.code, stopped.out) == (1, "")
-    assert f"no relay runs on the state directory {tmp_path}" in stopped.err
+    assert f"no relay is running with the state directory {tmp_path}" in stopped.err
 
 
 def test_what_runs_is_shown_with_the_problems_first(deployment: Deployment, target: tuple[str, int]) -> None:
@@ -85,14 +85,17 @@ def test_a_drain_and_its_end(deployment: Deployment, target: tuple[str, int]) ->
     deployment.start_relay()
     published = deployment.create("orders", target)
     drained = deployment.run("drain", "--state", deployment.state)
-    assert (drained.returncode, drained.stdout) == (0, "The relay accepts nothing new. Sessions now: 0.\n")
+    assert (drained.returncode, drained.stdout) == (
+        0,
+        "The relay accepts no new registrations and joins. Sessions left: 0.\n",
+    )
     shown = deployment.run("status", "--state", deployment.state)
     assert shown.returncode == 1
     assert shown.stdout.startswith("relay draining")
     with Program(deployment.command("connector", "--connection-string-file", published.connector)) as connector:
         connector.wait_for_line("reason=relay-draining", where="err")
         undone = deployment.run("drain", "--undo", "--state", deployment.state)
-        assert (undone.returncode, undone.stdout) == (0, "The relay accepts registrations and joins.\n")
+        assert (undone.returncode, undone.stdout) == (0, "The relay accepts registrations and joins again.\n")
         connector.wait_for_line("^ready")
 
 
@@ -100,7 +103,7 @@ def test_watching_goes_on_until_it_is_stopped(deployment: Deployment) -> None:
     relay = deployment.start_relay()
     watching = deployment.start("status", "--watch", "--state", deployment.state, ready="^relay running")
     relay.terminate()
-    watching.wait_for_line("no relay runs on the state directory")
+    watching.wait_for_line("no relay is running with the state directory")
     watching.process.send_signal(signal.SIGINT)
     assert watching.wait() == 1
     deployment.start_relay()

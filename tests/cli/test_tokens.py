@@ -16,7 +16,9 @@ from .conftest import Created, Run
 
 def test_tokens_are_created_listed_and_revoked(run: Run, created: Created, tmp_path: Path) -> None:
     where = ("--state", created.state)
-    assert run("tokens", "list", *where).out == "none: hybridrelay tokens create --help\n"
+    assert (
+        run("tokens", "list", *where).out == "There are no tokens. To create one: hybridrelay tokens create --help\n"
+    )
     out = tmp_path / "ci.token"
     made = run(
         "tokens", "create", "ci", "--role", "viewer", "--scope", "team/", "--expires", "2d", "--out", out, *where

@@ -7,7 +7,9 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.stream_events import StreamIds, StreamReports
+from hybridrelay.client.requests import StreamRequests
+from hybridrelay.client.stream_events import StreamReports
+from hybridrelay.connectivity.counters import SUCCESS, EndpointCounters
 from hybridrelay.errors import RelayUnreachable, StreamRefused
 from hybridrelay.events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
 from hybridrelay.mux import MuxStream, Session
@@ -22,7 +24,9 @@ class Scene:
         self.session = here
         self.connector = connector
         self.published: list[Event] = []
-        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), StreamIds(), "0A")
+        self.counters = EndpointCounters()
+        self.requests = StreamRequests(lambda: "db", self.counters)
+        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), self.requests, "0A")
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:
         """As `Client.open_stream`."""
@@ -45,6 +49,9 @@ class Scene:
         assert isinstance(last, StreamClosed | StreamNotOpened)
         assert first.activity_id == last.activity_id
         assert first.connection == last.connection == "db"
+        result = SUCCESS if isinstance(last, StreamClosed) else last.reason.slug
+        assert self.counters.streams_opened == {("db", result): 1}
+        assert len(self.requests) == 0
         return last
 
     def closed(self) -> tuple[str, Reason, str, str]:
@@ -269,10 +276,14 @@ class Failure:
 )
 async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     published: list[Event] = []
-    reports = StreamReports(lambda: "db", EventStream(published.append), StreamIds(), "0A")
+    counters = EndpointCounters()
+    requests = StreamRequests(lambda: "db", counters)
+    reports = StreamReports(lambda: "db", EventStream(published.append), requests, "0A")
     with pytest.raises(type(failure.raised)), reports.request():
         raise failure.raised
     requested, end = published
     assert isinstance(requested, StreamRequested)
     assert isinstance(end, StreamNotOpened)
     assert (end.activity_id, end.reason) == (requested.activity_id, failure.reason)
+    assert counters.streams_opened == {("db", failure.reason.slug): 1}
+    assert len(requests) == 0

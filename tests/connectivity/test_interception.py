@@ -15,6 +15,8 @@ from hybridrelay.connectivity.interception import OuterCertificate, explain_fail
 from hybridrelay.errors import TransportError, UpgradeRefused
 from hybridrelay.security import load_or_create_relay_certificate, relay_pin
 
+from ..certificates import certificate_of_version_5, damaged
+
 SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_signed=False)
 SELF_SIGNED = OuterCertificate("sha256:y", "hybridrelay relay", self_signed=True)
 
@@ -34,6 +36,15 @@ def test_a_relays_own(tmp_path: Path) -> None:
 def test_anything_may_be_shown(der: bytes) -> None:
     certificate = OuterCertificate.from_der_untrusted(der)
     assert certificate.intercepted_by(["sha256:other"]) == "unknown"
+
+
+def test_a_damaged_certificate_may_be_shown(tmp_path: Path) -> None:
+    pem = load_or_create_relay_certificate(tmp_path, now=time.time(), name="outer").read_text()
+    der = ssl.PEM_cert_to_DER_cert(pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)])
+    for changed in damaged(der):
+        OuterCertificate.from_der_untrusted(changed)
+    odd, _ = certificate_of_version_5(tmp_path)
+    assert OuterCertificate.from_der_untrusted(odd) == OuterCertificate("", "unknown", self_signed=False)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,14 @@ def test_a_relay_that_grants_no_time_is_asked_once_a_second() -> None:
     assert asked_at == [MIN_RENEWAL_SECONDS * number for number in range(10)]
 
 
+def test_a_channel_that_ends_while_it_is_opened_is_forgotten() -> None:
+    """An exception that nobody expected ends the connector, and no exception of the machine takes its place."""
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    assert made.handle(inputs.ChannelEnded(1), 1.0) == []
+    assert made.handle(inputs.ChannelOpened(1, WSS, RELAY), 1.0) == []
+
+
 def test_a_lost_channel_is_replaced_after_a_wait() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)

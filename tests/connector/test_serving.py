@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from hybridrelay import events
+from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
@@ -41,7 +42,8 @@ class Scene:
         self.events: list[Event] = []
         stream = EventStream(AuditLog(), self.events.append)
         self.now = 1000.0
-        self.service = StreamService(lambda: self.policy, Shares(), stream, lambda: self.now)
+        self.counters = EndpointCounters()
+        self.service = StreamService(lambda: self.policy, Shares(), stream, self.counters, lambda: self.now)
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 

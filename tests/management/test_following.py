@@ -74,6 +74,39 @@ async def test_what_cannot_be_asked_for(viewer: Api, query: str) -> None:
     assert (answer.status, problem["type"]) == (400, "urn:hybridrelay:problem:invalid")
 
 
+async def test_the_latest_events_and_only_some_of_them(viewer: Api) -> None:
+    for number in range(250):
+        viewer.managed.events.publish(left(f"n{number % 5}"))
+    viewer.managed.events.publish(StoreDiskFull(file="registry.db", detail="full"))
+
+    async def found(query: str) -> list[str]:
+        _, document = await viewer.call("GET", f"{EVENTS}?{query}")
+        assert document["last"] <= viewer.managed.feed.last
+        return [one["fields"].get("connection", one["name"]) for one in document["value"]]
+
+    assert await found("newest=true&limit=3") == ["n3", "n4", StoreDiskFull.name]
+    assert await found("newest=true&limit=2&connection=n1") == ["n1"] * 2
+    assert await found("newest=true&limit=1&name=listener.") == ["n4"]
+    assert await found("limit=2&connection=n1") == ["n1"] * 2
+    assert await found("limit=1000&name=listener.&connection=n2") == ["n2"] * 50
+    assert await found("newest=true&name=nothing") == []
+
+
+async def test_a_stream_of_only_some_events(viewer: Api) -> None:
+    for name in ("a", "b", "a"):
+        viewer.managed.events.publish(left(name))
+    await follow(viewer, f"{EVENTS}?connection=a")
+    viewer.managed.events.publish(left("b"))
+    viewer.managed.events.publish(left("a"))
+    found: list[tuple[int, dict[str, Any]]] = []
+    received = b""
+    with trio.fail_after(60):
+        while len(found) < 3:
+            received += bytes(await viewer.client.stream.receive_some())
+            found = events_of(received)
+    assert [one["fields"]["connection"] for _, one in found] == ["a", "a", "a"]
+
+
 async def test_a_long_poll_ends_with_the_next_event(
     autojump_clock: trio.testing.MockClock, viewer: Api, nursery: trio.Nursery
 ) -> None:

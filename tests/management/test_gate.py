@@ -13,6 +13,7 @@ from hybridrelay.events import (
     ManagementCalled,
     ManagementCallRefused,
 )
+from hybridrelay.http import Failure, RequestError
 from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.management.peers import Peer
@@ -227,6 +228,23 @@ async def test_one_that_does_not_answer(relay: Relay, autojump_clock: trio.testi
     relay.authenticators.append(("idp", Hanging()))
     answer, document = await relay.connect().call("GET", CONNECTIONS, Authorization="Bearer x")
     assert (answer.status, "idp did not answer" in document["detail"]) == (503, True)
+
+
+async def test_one_that_cannot_be_asked_is_not_asked_without_limit(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked = []
+
+    class Unreachable:
+        async def authenticate(self, credentials: Credentials) -> Caller | None:
+            asked.append(credentials)
+            await trio.sleep(1)
+            raise RequestError(Failure(503, "the identity provider cannot be reached"))
+
+    relay.authenticators.append(("idp", Unreachable()))
+    api = relay.connect()
+    statuses = [(await api.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status for _ in range(7)]
+    assert (statuses, len(asked)) == ([503] * 5 + [429] * 2, 5)
 
 
 async def test_failed_attempts_are_limited_by_address(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 from typing import TypeVar
@@ -26,6 +27,8 @@ from hybridrelay.security import (
     expires_soon,
 )
 from hybridrelay.security.identity import format_serial
+
+from ..certificates import damaged
 
 NOW = float(int(time.time()))
 DAY = 86400
@@ -202,3 +205,13 @@ def test_damaged_authorities_issue_nothing() -> None:
     ):
         with pytest.raises(ConfigurationError, match="authority of orders/sql"):
             authority.issue(Role.APPLICATION, "x", now=NOW)
+
+
+def test_nothing_but_a_configuration_error_comes_of_damaged_certificates() -> None:
+    identity = AUTHORITY.issue(Role.APPLICATION, "x", now=NOW)
+    for der in damaged(AUTHORITY.certificate):
+        with contextlib.suppress(ConfigurationError):
+            Authority("orders/sql", der, AUTHORITY.private_key).issue(Role.APPLICATION, "x", now=NOW)
+    for der in damaged(identity.certificate):
+        with contextlib.suppress(ConfigurationError):
+            _ = Identity(der, identity.private_key).details

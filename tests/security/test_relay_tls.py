@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import ssl
@@ -30,9 +31,10 @@ from hybridrelay.security import (
     relay_pin,
     spki_pin,
 )
+from hybridrelay.security.relay_tls import certificate_expires_at
 from hybridrelay.streams import TLSStream
 
-from ..certificates import CertificateAuthority
+from ..certificates import CertificateAuthority, certificate_of_version_5, damaged
 
 NOW = time.time()
 WRONG_PIN = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -181,9 +183,26 @@ async def test_outer_tls(certificate_file: Path) -> None:
     assert stream.ssl_object.selected_alpn_protocol() == "http/1.1"
 
 
-def test_pins_of_what_is_no_certificate() -> None:
+def test_pins_of_what_is_no_certificate(certificate_file: Path) -> None:
     with pytest.raises(ValueError):
         spki_pin(b"junk")
+    pem = certificate_file.read_text(encoding="ascii")
+    for der in damaged(ssl.PEM_cert_to_DER_cert(pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)])):
+        with contextlib.suppress(ValueError):
+            check_pin(spki_pin(der))
+
+
+async def test_a_certificate_that_openssl_accepts_and_nobody_can_parse(tmp_path: Path) -> None:
+    """Anybody on the way can show one before the pin is compared."""
+    der, path = certificate_of_version_5(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be parsed \(InvalidVersion\)"):
+        spki_pin(der)
+    stream = await connect(control_client_context([WRONG_PIN]), control_server_context(path))
+    with pytest.raises(RelayIdentityError, match="not a usable one"):
+        check_relay_pin(stream.ssl_object, [WRONG_PIN])
+    for read in (relay_pin, certificate_expires_at):
+        with pytest.raises(ConfigurationError, match="no usable certificate in"):
+            read(path)
 
 
 def test_unusable_files(certificate_file: Path, tmp_path: Path) -> None:

@@ -168,6 +168,17 @@ def test_the_relay_itself_needs_its_own_audience() -> None:
 def test_audience_for() -> None:
     assert audience_for("Relay.Example.com", "team/db") == "http://relay.example.com/team/db"
     assert audience_for("::1") == "http://[::1]/"
+    assert audience_for("FE80::1%eth0", "db") == "http://[fe80::1]/db"
+
+
+@pytest.mark.parametrize("name_at_relay", ["fe80::1%eth0", "fe80::1%enp3s0", "fe80::1", "FE80:0::1"])
+def test_the_zone_of_an_address_is_that_of_one_machine(name_at_relay: str) -> None:
+    token = make_token(audience_for("fe80::1%eth0", "db"), "application", KEY, EXPIRY)
+    rules = [Rule("application", [Right.SEND], KEY, Secret("another"))]
+    authorization = verify_token(
+        token, hosts=[name_at_relay], entity="db", right=Right.SEND, entity_rules=rules, now=EXPIRY - 60
+    )
+    assert authorization.entity_level
 
 
 def test_expiry_has_five_minutes_of_skew() -> None:

@@ -171,7 +171,8 @@ async def test_other_relays(
         scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
         await answers(stream)
         await said(
-            caplog, "no longer published at a relay that its connection string omits now: connection=db host=127"
+            caplog,
+            "withdrawn from a relay that the connection string no longer names: connection=db host=127",
         )
         application = scene.deployment.string(scene.published, Role.APPLICATION, relay_pins=pins)
         async with scene.deployment.client(attrs.evolve(application, endpoints=both[1:])) as other:

@@ -50,13 +50,14 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
-#: How many more frames without data than with data one read may contain. The cost of a frame does not depend on its
-#: size, and from frames without data the reader cannot see that it should let other tasks run.
+#: By how many the frames without data in one read may outnumber those with data. A frame costs the same processor
+#: time whatever its size, and while frames without data are decoded, the reader does not let other tasks run.
 MAX_IDLE_FRAMES = 4096
-#: How many frames that have no effect, such as pongs, are decoded without a break.
+#: After how many frames without effect, such as pongs, `FrameDecoder.next_event` returns `Interrupted`.
 IDLE_FRAMES_AT_ONCE = 32
-#: How many frames a peer may send before it has authenticated, with data or without, since the cost of a frame does
-#: not depend on its size. An honest peer sends a few dozen, which some intermediaries split into smaller ones.
+#: How many frames a peer may send before it has authenticated, with or without data, because a frame costs the same
+#: processor time whatever its size. An honest peer sends a few dozen, which some intermediaries split into smaller
+#: ones.
 MAX_FRAMES_OF_STRANGER = 1024
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
@@ -189,23 +190,23 @@ class FrameDecoder:
     _close: Close | None = attrs.field(default=None, init=False)
 
     def receive_untrusted(self, data: Buffer) -> None:
-        """Take what the peer sent, in pieces of any size. Nothing is decoded yet, so nothing is raised.
+        """Add bytes that the peer has sent, in pieces of any size. This decodes nothing, and so raises nothing.
 
-        Call this when `next_event` has returned None: then at most one incomplete header or control frame is left of
-        the earlier bytes, which is all that is copied here. `data` itself is in use until `next_event` returns None
-        again, and payload that is not masked is returned as a part of it.
+        Call this when `next_event` has returned None: then at most an incomplete header or control frame is left of
+        the earlier bytes, and only this is copied. `data` is not copied. It is in use until `next_event` returns None
+        again, and payload that is not masked is returned as a view of it.
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
         self._idle_frames = 0
 
     def keep(self) -> None:
-        """Copy what has not been decoded yet, because the buffer that was received is about to be overwritten."""
+        """Copy the bytes that have not been decoded yet. Call this before `data`, see above, is overwritten."""
         if not isinstance(self._input, bytes):
             self._input, self._position = bytes(self._input[self._position :]), 0
 
     def next_event(self, max_bytes: int) -> Event | None:
-        """The next event, with at most ``max_bytes`` of payload if it is `Data`; None if more bytes are needed.
+        """Return the next event, or None if more bytes are needed. `Data` has at most ``max_bytes`` of payload.
 
         Raises:
             FrameError: the peer violated the protocol. Any other exception is a bug.
@@ -220,7 +221,7 @@ class FrameDecoder:
             self._error = str(exc)
             raise
         if event is None:
-            # So that an idle connection does not keep the last large read in memory.
+            # Copy the rest, so that an idle connection does not keep the last large read in memory.
             self._input, self._position = bytes(self._input[self._position :]), 0
         return event
 
@@ -249,7 +250,7 @@ class FrameDecoder:
         if not has_data:
             self._idle_frames += 1
             if self._idle_frames > MAX_IDLE_FRAMES:
-                raise FrameError("a flood of frames without data")
+                raise FrameError("too many frames without data")
         elif self._idle_frames:
             self._idle_frames -= 1
         if self.frames_left is not None:
@@ -281,7 +282,7 @@ class FrameDecoder:
                 return None
             (length,) = layout.unpack_from(self._input, at + 2)
             if length < shortest or length >> 63:
-                raise FrameError("a length is not encoded as it must be")
+                raise FrameError("a length is not in its shortest encoding, or has its highest bit set")
         key = b""
         if self.masked:
             key = bytes(self._input[at + size : at + size + _KEY_SIZE])
@@ -293,9 +294,13 @@ class FrameDecoder:
     def _begin_frame(self, header: _Header) -> bool:
         """Begin a data frame. Returns whether it completes an empty message, which ends the data."""
         if self._end_of_data:
-            raise FrameError("data after the end of data")
+            raise FrameError("a data frame after the empty message that ends the data")
         if (header.opcode == Opcode.CONTINUATION) is not self._in_message:
-            raise FrameError("a message begins inside another" if self._in_message else "a continuation of nothing")
+            raise FrameError(
+                "a message begins before the previous one has ended"
+                if self._in_message
+                else "a continuation frame that continues no message"
+            )
         self._position += header.size
         self._frame_left, self._frame_fin, self._key = header.length, header.fin, header.key
         self._message_empty = not header.length and (self._message_empty or not self._in_message)
@@ -315,7 +320,7 @@ class FrameDecoder:
         if header.opcode == Opcode.PONG:
             return None
         if len(payload) == 1:
-            raise FrameError("a close frame carries half a code")
+            raise FrameError("a close frame has only one byte of the status code")
         self._close = Close(int.from_bytes(payload[:2]) if payload else None)
         return self._close
 

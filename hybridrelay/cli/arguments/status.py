@@ -7,29 +7,28 @@ from ..parsing import Parser
 from .options import add_name, add_relay
 
 _STATUS = """\
-Show the present state of a running relay: its problems first, then its hybrid connections, the connectors that are
-registered, the control channels of clients, and the sessions, with the bytes that were moved so far in each
-direction.
+Show the present state of a running relay: first its problems, then its hybrid connections, the registered connectors,
+the control channels of clients, and the sessions, with the number of bytes moved so far in each direction.
 
-Problems are: a hybrid connection for which no connector listens, a certificate that expires within three weeks,
-a limit of the relay that is used up to nine tenths (places or slots), and a relay that is draining.
+Problems are: a hybrid connection without a registered connector, a certificate that expires within three weeks,
+places or slots of which nine tenths are taken, and a drain.
 
-The exit code is 0 if the relay runs and has no problem, and 1 if there is a problem or no relay answers. With --watch
-it depends on the state that was shown last.
+The exit code is 0 if the relay is running and has no problem, and 1 if there is a problem or no relay answers. With
+--watch, the state that was shown last determines it.
 """
 _STATUS_EXAMPLES = """\
 examples:
   hybridrelay status --state /var/lib/hybridrelay
   hybridrelay status --state /var/lib/hybridrelay --watch
-  which instances listen:
+  the instances of the registered connectors:
     hybridrelay status --state state --json | jq -r '.listeners[].instance'
 """
 _DRAIN = """\
 Drain a running relay, for example before its machine is restarted. The relay refuses new registrations and joins, so
-that connectors and clients use another relay of the hybrid connection. Sessions continue, and clients that have
-another relay move their sessions there. 'hybridrelay status' shows how many sessions are left.
+that connectors and clients use another relay of the hybrid connection. Sessions continue; clients whose connection
+string names another relay move theirs to it. 'hybridrelay status' shows how many sessions are left.
 
-The drain lasts until --undo, or until the relay is stopped. Stopping a drained relay that has no sessions interrupts
+The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping the relay interrupts
 nothing.
 """
 _DRAIN_EXAMPLES = """\
@@ -40,15 +39,15 @@ examples:
 
 
 _DROP = """\
-End a listener, a sender or a session at a running relay, by the hybrid connection and the instance or id that
-'hybridrelay status' shows. Nothing is revoked and nothing else ends:
+End a listener, a sender or a session at a running relay. No key is revoked, and nothing else ends. 'hybridrelay
+status' shows the instances and ids ('status --json' also those of senders):
 
   listener   the registration of a connector, by its instance; the connector
              registers again after 30 seconds, and its sessions continue
   sender     the control channel of a client, by its id; the client opens
              another one when it needs one, and its sessions continue
-  session    a pair of data channels, by its id; the client resumes the
-             session over another pair at once if it can
+  session    a pair of data channels, by its id; if it can, the client at
+             once resumes the session over another pair
 
 To deny access permanently, revoke the key ('hybridrelay keys revoke').
 
@@ -73,7 +72,7 @@ def _add_status_arguments(parser: Parser) -> None:
     add_relay(parser, has_to_run=True)
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for programs")
-    shape.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
+    shape.add_argument("--watch", action="store_true", help="show the state again every two seconds, until Ctrl-C")
 
 
 def _add_drain_arguments(parser: Parser) -> None:
@@ -99,7 +98,7 @@ DROP = Command(
 )
 DRAIN = Command(
     "drain",
-    "have a running relay refuse new registrations and joins, or accept them again",
+    "make a running relay refuse new registrations and joins, or accept them again",
     _DRAIN,
     _DRAIN_EXAMPLES,
     _add_drain_arguments,

@@ -8,19 +8,19 @@ from . import values
 from .options import add_relay
 
 _DESCRIPTION = """\
-Tokens with which programs and people call the management API of a relay (relay --management): the header
-'Authorization: Bearer TOKEN'. The relay keeps only a hash of each token. docs/management.md describes the API.
+Create, list or revoke tokens for the management API of a relay (relay --management). Programs and people send a token
+in the header 'Authorization: Bearer TOKEN'. The relay stores only a hash of it. docs/management.md describes the API.
 
-Roles, each of which may do what those before it may:
-  viewer     see everything but keys and tokens
-  operator   end what runs now, such as a listener's registration
+Each role also allows what the roles before it allow:
+  viewer     see everything except keys and tokens
+  operator   end listeners, senders and sessions, and drain the relay
   admin      change hybrid connections, rules, keys and tokens, and see keys
 """
 _CREATE = """\
-Make a token, and write it to a new file that only you can read. It is shown nowhere else, and cannot be shown again.
+Create a token, and write it to a new file that only you can read. It cannot be shown again.
 
-With --scope, the token is only for hybrid connections whose names begin with PREFIX, and for nothing that is about
-the whole relay. End the prefix with a slash: 'team/' covers 'team/orders' and not 'team-b'.
+With --scope, the token allows only operations on hybrid connections whose names begin with PREFIX, and none on the
+relay as a whole. End the prefix with a slash: 'team/' includes 'team/orders', but not 'team-b'.
 """
 _CREATE_EXAMPLE = """\
 example:
@@ -30,7 +30,7 @@ example:
 
 
 def _add_list_arguments(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_relay(parser)
 
 
@@ -51,7 +51,7 @@ def _add_create_arguments(parser: Parser) -> None:
         metavar="TIME",
         type=values.lifetime,
         default=30 * 86_400.0,
-        help="how long it is valid: 12h, 30d; at most 365d (default: 30d)",
+        help="how long it is valid, such as 12h or 30d; at most 365d (default: 30d)",
     )
     parser.add_argument("--out", metavar="F", type=values.path, required=True, help="the new file for the token")
     add_relay(parser)
@@ -66,13 +66,13 @@ COMMAND = Command(
     "tokens",
     "create, list or revoke tokens for the management API",
     _DESCRIPTION,
-    "each of them has its own --help:\n  hybridrelay tokens create --help\n",
+    "each subcommand has its own --help:\n  hybridrelay tokens create --help\n",
     subcommands=(
-        Command("create", "make a token", _CREATE, _CREATE_EXAMPLE, _add_create_arguments, run="tokens:run_create"),
+        Command("create", "create a token", _CREATE, _CREATE_EXAMPLE, _add_create_arguments, run="tokens:run_create"),
         Command(
             "list",
             "list the tokens",
-            "List the tokens: role, scope, when they expire, and when they were last used (about a minute late).",
+            "List the tokens, with role, scope, expiry, and the time of the last use (updated once a minute).",
             "example:\n  hybridrelay tokens list --state /var/lib/hybridrelay\n",
             _add_list_arguments,
             run="tokens:run_list",
@@ -80,7 +80,7 @@ COMMAND = Command(
         Command(
             "revoke",
             "revoke a token",
-            "Remove a token. The next request that uses it is refused.",
+            "Revoke a token. It is refused from the next request on.",
             "example:\n  hybridrelay tokens revoke monitoring --state /var/lib/hybridrelay\n",
             _add_revoke_arguments,
             run="tokens:run_revoke",

@@ -23,12 +23,12 @@ from ..status_text import status_text
 
 T = TypeVar("T")
 
-#: Between two looks of ``--watch`` (seconds).
+#: How often ``--watch`` shows the state (seconds).
 _WATCH_SECONDS = 2.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what the relay holds now."""
+    """Show the present state of the relay, once or repeatedly."""
     code: int | None = None
     address = address_of(args)
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         while not output.is_lost():
             try:
                 status = await _read(address)
-            except ManagementError as exc:  # the relay may be restarted meanwhile
+            except ManagementError as exc:  # continue: the relay may be restarted
                 text, following = f"{exc}", exits.FAILED
             else:
                 text, following = status_text(status, time.time()), _code_of(status)
@@ -71,7 +71,7 @@ def _code_of(status: RelayStatus) -> int:
 
 
 async def _show(text: str) -> None:
-    """One picture of ``--watch``: in place of the one before on a terminal, otherwise below it."""
+    """Show the state for ``--watch``: on a terminal in place of the previous one, otherwise below it."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     if sys.stdout.isatty():
         await async_output.say(redrawn(f"{now}\n{text}", shutil.get_terminal_size()), end="")
@@ -95,7 +95,7 @@ def run_drop(args: argparse.Namespace) -> int:
 
 
 def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T | int:
-    """The relay's answer to one request; or the exit code, where a signal came first."""
+    """Make one request to the relay. Returns its answer, or the exit code if a signal arrived first."""
     answers: list[T] = []
     address = address_of(args)
 
@@ -114,12 +114,12 @@ def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T 
 
 
 def run_drain(args: argparse.Namespace) -> int:
-    """Have the relay accept nothing new, or accept it again."""
+    """Make the relay refuse new registrations and joins, or accept them again."""
     relay = _call(args, "DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
     if isinstance(relay, int):
         return relay
     if args.undo:
-        output.say("The relay accepts registrations and joins.")
+        output.say("The relay accepts registrations and joins again.")
     else:
-        output.say(f"The relay accepts nothing new. Sessions now: {relay.session_count}.")
+        output.say(f"The relay accepts no new registrations and joins. Sessions left: {relay.session_count}.")
     return exits.OK

@@ -13,7 +13,7 @@ from ..relay_access import open_registry
 
 
 def run_create(args: argparse.Namespace) -> int:
-    """Make a token, and write it to a file."""
+    """Create a token, and write it to a file."""
     with open_registry(args) as registry:
         token = create_token(
             registry,
@@ -36,7 +36,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json([_as_dict(token) for token in tokens])
     elif not tokens:
-        output.say("none: hybridrelay tokens create --help")
+        output.say("There are no tokens. To create one: hybridrelay tokens create --help")
     else:
         heads = ("NAME", "ID", "ROLE", "SCOPE", "EXPIRES", "LAST USED")
         output.say(output.table(heads, [_row(token, time.time()) for token in tokens]))
@@ -44,7 +44,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_revoke(args: argparse.Namespace) -> int:
-    """Remove a token."""
+    """Revoke a token."""
     with open_registry(args) as registry:
         token = revoke_token(registry, args.which, before_change=args.signals.hold)
     output.say(f"revoked token {token.name} ({token.id})")
@@ -67,7 +67,7 @@ def _time(seconds: float) -> str:
 
 
 def _as_dict(token: TokenInfo) -> dict[str, object]:
-    """For JSON. Keys are only ever added. Times are seconds since 1970."""
+    """Return the token for JSON. Times are seconds since 1970. Later versions may add keys, but remove none."""
     return {
         "name": token.name,
         "id": token.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from ..._nursery import FlatNursery
+from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError, StreamRefused
 from ...events import InternalError, StreamClosed, StreamFailed, StreamRequested
 from ...mux import BridgeProgress, MuxStream, bridge
@@ -12,7 +13,6 @@ from ...protocol.reasons import Reason
 from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
 from ..client import Client
 from ..outcome import Disconnected, Ending, outcome_of
-from ..stream_events import StreamIds
 
 __all__ = ["Connections"]
 
@@ -30,7 +30,6 @@ class Connections:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._ids = StreamIds()
 
     async def serve(self, local: trio.SocketStream) -> None:
         """Serve one connection until it ends. An error ends this connection only, and is not raised.
@@ -39,23 +38,26 @@ class Connections:
         connection is reset; the application never sees an end of file that the target did not send. If cancelled, the
         connection is reset, too.
         """
-        served = _Connection(self._client, local, self._ids.new())
+        served = _Connection(self._client, local)
         await served.run()
 
 
 class _Connection:
     """One connection of an application."""
 
-    def __init__(self, client: Client, local: trio.SocketStream, activity_id: str) -> None:
+    def __init__(self, client: Client, local: trio.SocketStream) -> None:
         self._client = client
         self._local = local
-        self._id = activity_id
-        self._began = trio.current_time()
+        self._request = client.requests.begin(self._address)
         #: What the bridge has moved so far; None while there is no stream.
         self._progress: BridgeProgress | None = None
 
+    def _address(self) -> str:
+        """The address of the application."""
+        return format_address(*self._local.socket.getpeername()[:2])
+
     async def run(self) -> None:
-        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._id))
+        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
         refusal: StreamRefused | None = None
         # The ending if the task is cancelled before there is a stream: the forward has stopped.
         ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
@@ -79,7 +81,7 @@ class _Connection:
                 self._publish_end(ended, refusal)
 
     def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None) -> None:
-        name, seconds = self._client.connection, trio.current_time() - self._began
+        name, seconds = self._client.connection, trio.current_time() - self._request.began
         sent, received, stream_id = 0, 0, ""
         if self._progress is not None:
             stream_id = "" if self._progress.stream is None else self._client.stream_id_of(self._progress.stream)
@@ -87,10 +89,11 @@ class _Connection:
             ended, sent, received = outcome_of(bridged), bridged.sent, bridged.received
             if bridged.refusal is not None:
                 refusal = StreamRefused(bridged.refusal, reason=bridged.reason)
+        self._client.requests.end(self._request, ended.reason if refusal is None else refusal.reason)
         if refusal is not None:
             event: StreamFailed | StreamClosed = StreamFailed(
                 connection=name,
-                activity_id=self._id,
+                activity_id=self._request.id,
                 reason=refusal.reason,
                 detail=str(refusal),
                 seconds=seconds,
@@ -99,7 +102,7 @@ class _Connection:
         else:
             event = StreamClosed(
                 connection=name,
-                activity_id=self._id,
+                activity_id=self._request.id,
                 outcome=ended.kind,
                 reason=ended.reason,
                 to_target=str(ended.to_target),
@@ -152,7 +155,8 @@ class _Connection:
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
-                return await self._client.request_stream(wait_opened=False)
+                stream = self._request.stream = await self._client.request_stream(wait_opened=False)
+                return stream
         except StreamRefused:
             raise
         except trio.TooSlowError as exc:

@@ -76,7 +76,8 @@ async def run_forward(
                 listeners += await _listen(client, host, port)
             await nursery.start(keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
-            addresses = ", ".join(format_address(*address) for address in bound)
+            client.listening = tuple(format_address(*address) for address in bound)
+            addresses = ", ".join(client.listening)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     accept = partial(
@@ -90,12 +91,14 @@ async def run_forward(
                     await accepting.start(accept)
                     task_status.started(bound)
                     await wait_stop(stop)
+                    client.listening = ()
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + grace
             if cut_off:
                 client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
             nursery.cancel_scope.cancel()
         finally:
+            client.listening = ()
             for listener in listeners:
                 listener.socket.close()
 

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 import attrs
 import trio
 
+from ...abc import Purpose
 from ...connectivity.control import ControlChannel
 from ...connectivity.data import EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
 from ...connectivity.link import RelayLink, make_connection_token
 from ...connectivity.refusals import failure_error
+from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
 from ...events import ConnectorPassedOver, EarlierKeyUsed, EventStream, JoinRightEnded, RelayDraining
 from ...protocol import control
@@ -110,6 +112,10 @@ class Sender:
         self._on_draining = on_draining
         self._events = events
         self._control: ControlChannel | None = None
+        #: When it was opened, on Trio's clock.
+        self._control_since = 0.0
+        #: The last failure, and when (on Trio's clock).
+        self._failure: tuple[HybridRelayError, float] | None = None
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last; None before the first time.
         self._accepted: ConnectionString | None = None
@@ -129,6 +135,28 @@ class Sender:
     def is_away(self) -> bool:
         """The relay has announced that it stops, and is not expected back yet."""
         return trio.current_time() < self.away_until
+
+    def note(self, failure: HybridRelayError) -> None:
+        """Keep a failure, for `snapshot`."""
+        self._failure = failure, trio.current_time()
+
+    def snapshot(self) -> RelaySnapshot:
+        """The relay as this client sees it."""
+        control, failure, now = self._control, None, trio.current_time()
+        if self._failure is not None:
+            error, at = self._failure
+            failure = FailureSnapshot.of(error, self._clock() - (now - at))
+        state = RelayState.WAITING if failure is None else RelayState.FAILED
+        if control is not None:
+            state = RelayState.REGISTERED
+        return RelaySnapshot(
+            host=self.link.host,
+            state=state,
+            instance=self.link.instance,
+            since=None if control is None else self._clock() - (now - self._control_since),
+            route=None if control is None else self.link.describe(control.candidate, Purpose.CONTROL),
+            failure=failure,
+        )
 
     def failed(self) -> None:
         """The relay has just failed: `Senders` tries it after the others for a while."""
@@ -308,6 +336,7 @@ class Sender:
         async with self._opening:
             if self._control is None:
                 self._control = await self.link.start_control(self._nursery)
+                self._control_since = trio.current_time()
                 self._nursery.start_soon(self._watch_control, self._control)
             return self._control
 

@@ -112,7 +112,8 @@ class Senders:
                     opened.append(await sender.open_data_channel_probing(to))
             except HybridRelayError as exc:
                 failures[sender] = exc
-                # That a rendezvous does not come about is not the relay's fault, unless it accepts nothing new.
+                sender.note(exc)
+                # A failed rendezvous is not the relay's fault, unless the relay is draining.
                 if not isinstance(exc, RendezvousError) or exc.reason is Reason.RELAY_DRAINING:
                     sender.failed()
                 failed.set()

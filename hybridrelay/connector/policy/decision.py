@@ -44,6 +44,8 @@ class Decision:
     reason: Reason | None = None
     #: A description for administrators of the rule that denies it; empty if it is allowed.
     rule: str = ""
+    #: The kind of that rule: ``deny-list-label`` or ``deny-list-serial``.
+    kind: str = ""
 
 
 ALLOWED = Decision()
@@ -71,5 +73,5 @@ class Policy:
         }
         for name, kind in names.items():
             if name in self.denied:
-                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}")
+                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
         return ALLOWED

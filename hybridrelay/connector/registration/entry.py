@@ -30,8 +30,13 @@ class Registration:
     string: ConnectionString
     #: The control channel over which it is registered; None if it is not.
     over: int | None = None
+    #: When it was registered after it had not been; without meaning if it is not registered.
+    registered_at: float = 0.0
     #: Why it is not registered; None if nothing has failed.
     failure: HybridRelayError | None = None
+    #: The last failure, which may be over, and when it occurred.
+    last_failure: HybridRelayError | None = None
+    failed_at: float = 0.0
     #: The relay has refused it for a permanent reason.
     is_refused: bool = False
     #: The connection string that the relay accepted last.
@@ -74,14 +79,17 @@ class Registration:
         """Ask the relay again now, even if it has refused."""
         self._ask_again_at = now
 
-    def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString) -> None:
+    def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString, now: float) -> None:
         """The relay has registered it with this connection string."""
+        if self.over is None:
+            self.registered_at = now
         self.relay, self.accepted = relay, string
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
         """It is not registered, because of `error`; `permanent`: the relay has refused it for a permanent reason."""
         self.over, self.failure, self.is_refused = None, error, permanent
+        self.last_failure, self.failed_at = error, now
         if permanent:
             self._refused_at = now
             self._ask_again_at = now + ASK_AGAIN_SECONDS

@@ -226,6 +226,8 @@ class Machine:
         before = channel.state
         self.channels.ended(number)
         self._forget(channel)
+        if before is ChannelState.OPENING:
+            return  # by an exception that ends the connector
         if before is ChannelState.TAKING_OVER:
             self._take_over_failed(channel, _lost(), now)
             return

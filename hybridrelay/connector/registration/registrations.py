@@ -104,12 +104,12 @@ class Registrations(Mapping[str, Registration]):
     # --- what the relay does
 
     def succeeded(
-        self, one: Registration, string: ConnectionString, *, over: int, route: str, relay: RelayIdentity
+        self, one: Registration, string: ConnectionString, *, over: int, route: str, relay: RelayIdentity, now: float
     ) -> None:
         """The relay has registered it with this connection string over this channel."""
         if one.over != over:
             self._out.append(events.RegistrationSucceeded(connection=one.name, host=self._host, route=route))
-        one.succeeded(over, relay, string)
+        one.succeeded(over, relay, string, now)
 
     def lose(self, one: Registration, reason: Reason) -> None:
         """Note that it is no longer registered, if it was."""

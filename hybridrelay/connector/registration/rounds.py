@@ -169,7 +169,12 @@ class Rounds:
             self._registrations.falls_back(registration, rejection)
         assert channel.route is not None
         self._registrations.succeeded(
-            registration, request.string, over=channel.number, route=channel.route.route.name, relay=channel.relay
+            registration,
+            request.string,
+            over=channel.number,
+            route=channel.route.route.name,
+            relay=channel.relay,
+            now=now,
         )
         present.until = min(present.until, now + seconds)
 

@@ -58,8 +58,8 @@ class View:
     is_named: bool = False
     #: Whether the page's script follows events, and asks for newer parts.
     is_live: bool = True
-    #: Further scripts, by their names in ``static``.
-    scripts: tuple[str, ...] = ()
+    #: Further scripts and style sheets, by their names in ``static``.
+    files: tuple[str, ...] = ()
     status: int = 200
     headers: Fields = ()
 
@@ -68,8 +68,7 @@ def page_response(visit: Visit, view: View) -> Response:
     """The response with a page; or only with those of its parts that change, for the page's script."""
     if view.is_live and "application/json" in (visit.request.headers.get("accept") or ""):
         found: dict[str, Tree] = {}
-        for child in view.content:
-            _collect(child, found)
+        _collect((view.actions, view.content), found)
         data = msgspec.json.encode(found)
         return Response(view.status, data, (("Content-Type", "application/json"), *SECURITY_HEADERS, *view.headers))
     title = h("bdi", view.title) if view.is_named else view.title
@@ -90,7 +89,7 @@ def page_response(visit: Visit, view: View) -> Response:
         tabindex=-1,
     )
     following = f"/v1/events?since={visit.managed.feed.last}" if view.is_live else None
-    document = _document(view.title, _header(visit.caller, view.place), main, view.scripts, following)
+    document = _document(view.title, _header(visit.caller, view.place), main, view.files, following)
     return Response(view.status, render_document(document), (_HTML, *SECURITY_HEADERS, *view.headers))
 
 
@@ -123,7 +122,7 @@ def _collect(child: Child, found: dict[str, Tree]) -> None:
             _collect(one, found)
 
 
-def _document(title: str, header: Element, main: Element, scripts: tuple[str, ...], following: str | None) -> Element:
+def _document(title: str, header: Element, main: Element, files: tuple[str, ...], following: str | None) -> Element:
     head = h(
         "head",
         h("meta", charset="utf-8"),
@@ -132,21 +131,31 @@ def _document(title: str, header: Element, main: Element, scripts: tuple[str, ..
         h("title", f"{title} · hybridrelay"),
         h("link", rel="icon", href=url_of("icon.svg"), type="image/svg+xml"),
         h("link", rel="stylesheet", href=url_of("app.css")),
-        [
-            h("script", src=url_of(name), type=None if name == "uplot.js" else "module", defer=name == "uplot.js")
-            for name in (*scripts, "app.js")
-        ],
+        [_file(name) for name in (*files, "app.js")],
     )
     body = h(
         "body",
         h("a", "Skip to content", href="#main", class_="skip"),
         header,
         main,
-        h("footer", f"hybridrelay {__version__} · ", h("a", "API description", href="/openapi.json")),
+        h(
+            "footer",
+            f"hybridrelay {__version__} · ",
+            h("a", "API description", href="/openapi.json"),
+            h("span", " · Times are in UTC", id="zone"),
+        ),
         h("div", id="announcements", class_="unseen", role="status"),
         data_events=following,
     )
     return h("html", head, body, lang="en")
+
+
+def _file(name: str) -> Element:
+    if name.endswith(".css"):
+        return h("link", rel="stylesheet", href=url_of(name))
+    # Of those that are not modules, other scripts use what they define. Both are run in their order, after parsing.
+    is_module = name != "uplot.js"
+    return h("script", src=url_of(name), type="module" if is_module else None, defer=not is_module)
 
 
 def _brand() -> Element:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...relay.snapshot import ConnectionSnapshot
-from ..live_values import Places, RelayProblem, RelayValue
+from ..live_values import RelayProblem, RelayValue
 from ..values import ConnectionPage, ConnectionValue
 from .html import Child, Element, h
 from .layout import View
 from .page import Page
-from .parts import api_line, badge, empty, figure, figures, meter, section, table
+from .parts import api_line, badge, empty, figure, figures, section, table
+from .scale import capacity_section
 from .shown import bytes_of, count, moment, name_of, plural, segment
 from .visit import Visit
 
@@ -42,7 +43,7 @@ async def _overview(visit: Visit) -> View:
             _problems(visit, problems, relay is not None),
             _figures(visit, relay, page.value),
             _connections(visit, page),
-            None if relay is None else _capacity(visit, relay),
+            None if relay is None else capacity_section(visit, relay),
             None if relay is None else _about(visit, relay),
         ),
     )
@@ -155,20 +156,6 @@ def _connections(visit: Visit, page: ConnectionPage) -> Element:
     more = h("p", h("a", "All hybrid connections", href="/connections")) if page.next_cursor else None
     return section(
         "Hybrid connections", content, more, api_line(visit, _CONNECTIONS), id_="connections", actions=actions
-    )
-
-
-def _capacity(visit: Visit, relay: RelayValue) -> Element:
-    def bar(label: str, places: Places) -> Element:
-        return meter(label, places.used, places.total, f"{count(places.used)} of {count(places.total)}")
-
-    return section(
-        "Capacity",
-        bar("Pairs of data channels", relay.pairs),
-        bar("Control channels", relay.control_channels),
-        bar("Connections that have not authenticated", relay.unauthenticated),
-        api_line(visit, _RELAY),
-        id_="capacity",
     )
 
 

@@ -103,10 +103,7 @@ def table(
     body = [
         h(
             "tr",
-            [
-                h("td", cell, role="cell", data_label=name or None, class_=kind if name else "actions-cell")
-                for cell, name, kind in zip(row, columns, kinds, strict=True)
-            ],
+            [_cell(cell, name, kind) for cell, name, kind in zip(row, columns, kinds, strict=True)],
             role="row",
         )
         for row in rows
@@ -118,6 +115,14 @@ def table(
         h("tbody", body, role="rowgroup"),
         role="table",
     )
+
+
+def _cell(content: Child, name: str, kind: str | None) -> Element:
+    if not name:
+        return h("td", content, role="cell", class_="actions-cell")
+    # One element, because on narrow screens the name of the column stands beside it.
+    inner = None if content in ("", None) else h("div", content)
+    return h("td", inner, role="cell", data_label=name, class_=kind)
 
 
 def empty(text: Child, *what_next: Child) -> Element:

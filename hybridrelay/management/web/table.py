@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from .connection import CONNECTION_PAGES
+from .connections import CONNECTIONS_PAGES
+from .create import CREATE_PAGES
+from .happenings import EVENT_PAGES
 from .login import PUBLIC_PAGES
+from .monitor import MONITOR_PAGES
 from .overview import OVERVIEW_PAGES
 from .page import Page, PublicPage
+from .rules import RULE_PAGES
+from .scale import SCALE_PAGES
 
 __all__ = ["PAGES"]
 
@@ -12,4 +19,11 @@ __all__ = ["PAGES"]
 PAGES: tuple[Page | PublicPage, ...] = (
     *PUBLIC_PAGES,
     *OVERVIEW_PAGES,
+    *CONNECTIONS_PAGES,
+    *CONNECTION_PAGES,
+    *RULE_PAGES,
+    *CREATE_PAGES,
+    *EVENT_PAGES,
+    *MONITOR_PAGES,
+    *SCALE_PAGES,
 )

@@ -70,9 +70,14 @@ class MemoryStore:
         """See `Store.snapshot`."""
         return self._read()
 
-    def list(self) -> tuple[HybridConnection, ...]:
+    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        return tuple(self._read().values())
+        found = (one for one in self._read().values() if one.name > after and one.name.startswith(prefix))
+        return tuple(itertools.islice(found, limit))
+
+    def disabled_by_name(self) -> Mapping[str, bool]:
+        """See `Store.disabled_by_name`."""
+        return {name: one.disabled for name, one in self._read().items()}
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""

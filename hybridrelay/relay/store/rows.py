@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from ...security import KeySlot, Right, Rule, Secret
 from ..model import Description, HybridConnection
@@ -31,7 +32,9 @@ LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
 _ORDER = " ORDER BY connections.name, rules.name, slot"
 
 
-def read_connections(database: sqlite3.Connection, where: str = "", *parameters: str) -> Iterator[HybridConnection]:
+def read_connections(
+    database: sqlite3.Connection, where: str = "", *parameters: str | int
+) -> Iterator[HybridConnection]:
     """Read hybrid connections, sorted by name, consistently.
 
     Args:
@@ -44,6 +47,13 @@ def read_connections(database: sqlite3.Connection, where: str = "", *parameters:
         ValueError: a row is not as this program writes it.
     """
     rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
+    try:
+        yield from _parse(rows)
+    except (TypeError, AttributeError) as exc:  # a value of another type
+        raise ValueError("a value is not of the type that it should have") from exc
+
+
+def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
     for fields, of_connection in groupby(rows, key=lambda row: row[:8]):
         name, hosts, created_at, updated_at, version, text, metadata, disabled = fields
         rules = []

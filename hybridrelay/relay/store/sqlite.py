@@ -180,9 +180,18 @@ class SQLiteStore:
         """See `Store.snapshot`."""
         return MappingProxyType({connection.name: connection for connection in self._read("")})
 
-    def list(self) -> tuple[HybridConnection, ...]:
+    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        return tuple(self._read(""))
+        # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
+        names = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+        limits = after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
+        return tuple(self._read(f" WHERE connections.name IN ({names})", *limits))
+
+    def disabled_by_name(self) -> Mapping[str, bool]:
+        """See `Store.disabled_by_name`."""
+        with self._reading():
+            rows = self._database.execute("SELECT name, disabled FROM connections ORDER BY name")
+            return {name: bool(disabled) for name, disabled in rows}
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""
@@ -397,7 +406,7 @@ class SQLiteStore:
                 )
         self._reserve.restore()
 
-    def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
+    def _read(self, where: str, *parameters: str | int) -> Iterator[HybridConnection]:
         with self._reading():
             yield from read_connections(self._database, where, *parameters)
 
@@ -469,7 +478,7 @@ def _state_errors(path: Path) -> Iterator[None]:
     """Translate SQLite's errors, which name tables and columns, and never values."""
     try:
         yield
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may repeat what is damaged
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise StoreBusy(
                 f"the registry {path} is locked: another process has been changing it for "

@@ -76,8 +76,17 @@ class Store(Protocol):
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """Return all hybrid connections by name, as an immutable and consistent mapping."""
 
-    def list(self) -> tuple[HybridConnection, ...]:
-        """Return all hybrid connections, sorted by name."""
+    def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
+        """Return hybrid connections, sorted by name.
+
+        Args:
+            after: only those whose names come after this one.
+            prefix: only those whose names begin with this.
+            limit: not more than this many; None: all.
+        """
+
+    def disabled_by_name(self) -> Mapping[str, bool]:
+        """Return whether each hybrid connection is disabled, sorted by name. Much cheaper than to read them all."""
 
     def get(self, name: str) -> HybridConnection:
         """Return a hybrid connection.

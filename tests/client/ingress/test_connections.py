@@ -11,6 +11,8 @@ import trio.testing
 
 from hybridrelay.client import Client
 from hybridrelay.client.ingress.connections import Connections
+from hybridrelay.client.requests import StreamRequests
+from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.events import Event, EventStream, InternalError, StreamClosed, StreamFailed, StreamRequested
 from hybridrelay.mux import MuxStream, Session
@@ -25,6 +27,8 @@ class FakeClient(Client):
     def __init__(self, session: Session) -> None:
         self.published: list[Event] = []
         self.stream_of_events = EventStream(self.published.append)
+        self.counters = EndpointCounters()
+        self.requests = StreamRequests(lambda: self.connection, self.counters)
         self.session = session
         self.error: Exception | None = None
         self.ready = trio.Event()
@@ -83,6 +87,10 @@ class Scene:
         assert isinstance(last, StreamClosed | StreamFailed)
         assert not any(isinstance(one, StreamClosed | StreamFailed) for one in others)
         assert first.activity_id == last.activity_id
+        assert self.client.counters.streams_opened.total() == 1
+        if isinstance(last, StreamFailed):
+            assert self.client.counters.streams_opened == {("db", last.reason.slug): 1}
+        assert len(self.client.requests) == 0
         return last
 
     async def is_reset(self) -> bool:

@@ -8,6 +8,8 @@ import pytest
 import trio
 
 from hybridrelay.client import Client, run_forward
+from hybridrelay.client.requests import StreamRequests
+from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
 from hybridrelay.mux import MuxStream, Session
@@ -18,6 +20,7 @@ class FakeClient(Client):
 
     def __init__(self) -> None:
         self.published: list[Event] = []
+        self.requests = StreamRequests(lambda: self.connection, EndpointCounters())
         self.is_waiting = trio.Event()
 
     @property

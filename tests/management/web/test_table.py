@@ -78,6 +78,18 @@ async def test_a_file(browser: Browser, name: str) -> None:
     assert "content-encoding" not in refused.headers
 
 
+def test_the_files_of_others_are_as_they_were_published() -> None:
+    """uPlot 1.6.32, https://registry.npmjs.org/uplot/-/uplot-1.6.32.tgz, in it ``dist`` and ``LICENSE``."""
+    published = {
+        "uplot.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+        "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+        "uplot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+    }
+    assert {name: hashlib.sha256(ASSETS[name].data).hexdigest() for name in published} == published
+    assert b"v1.6.32" in ASSETS["uplot.js"].data
+    assert b"MIT License" in ASSETS["uplot.LICENSE.txt"].data
+
+
 @pytest.mark.parametrize("path", ["/assets/app.css", "/assets/..%2Fapp.css", "/assets/x", "/assets/%00"])
 async def test_files_that_do_not_exist(browser: Browser, path: str) -> None:
     assert (await browser.get(path)).status == 404

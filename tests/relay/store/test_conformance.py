@@ -62,6 +62,23 @@ def test_a_snapshot_does_not_change(store: Store, rules: Rules) -> None:
         before["other"] = created  # type: ignore[index]
 
 
+def test_a_part_of_the_list(store: Store, rules: Rules) -> None:
+    names = ["B", "a", "a-b", "a.b", "a/b", "a/c", "a/c/d", "aa", "b", "b/a"]
+    for name in reversed(names):
+        store.create(name, ["relay.example.com"], rules)
+    store.change("a/c", disabled=True)
+    assert store.disabled_by_name() == {name: name == "a/c" for name in names}
+    assert list(store.disabled_by_name()) == names
+    for after in ("", "A", "a", "a/", "a/c", "zz", "\x80"):
+        for prefix in ("", "a", "a/", "a/c", "a/c/d/", "B", "x", "\x7f"):
+            expected = [name for name in names if name > after and name.startswith(prefix)]
+            assert [one.name for one in store.list(after=after, prefix=prefix)] == expected
+            for limit in (0, 1, 3):
+                found = [one.name for one in store.list(after=after, prefix=prefix, limit=limit)]
+                assert found == expected[:limit]
+    assert store.list(prefix="a/c", limit=1) == (store.get("a/c"),)
+
+
 def test_the_version_is_different_after_every_change_and_only_then(store: Store, rules: Rules) -> None:
     versions = [store.data_version()]
 

@@ -3,21 +3,23 @@
 // Parts of a page that change have the attribute data-live. The server sends them as trees ([tag, attributes,
 // children] or text), from which elements are made one by one: this script never parses HTML.
 
-const REFRESH_MS = 5000, AFTER_EVENT_MS = 400;
+const REFRESH_MS = 5000, AFTER_EVENT_MS = 1000;
 
-const zone = new Intl.DateTimeFormat(undefined, {
+const format = new Intl.DateTimeFormat(undefined, {
   year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
-  timeZoneName: "short",
 });
+const today = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const withZone = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
 /** Write times in the viewer's time zone. */
-export function showTimes(root) {
+function showTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const date = new Date(element.getAttribute("datetime"));
     if (!Number.isNaN(date.getTime())) {
-      const text = zone.format(date);
+      const isToday = date.toDateString() === new Date().toDateString();
+      const text = isToday ? `today, ${today.format(date)}` : format.format(date);
       if (element.textContent !== text) element.textContent = text;
-      element.title = date.toISOString();
+      element.title = withZone.format(date);
     }
   }
 }
@@ -46,12 +48,12 @@ function addCopyButtons(root) {
 }
 
 /** Say something to those who do not see the screen. */
-export function announce(text) {
+function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
 /** Make an element of a tree. */
-export function make(tree) {
+function make(tree) {
   if (typeof tree === "string") return document.createTextNode(tree);
   const [tag, attributes, children] = tree;
   if (tag === "script" || tag === "style") throw new Error(`no ${tag} here`);
@@ -113,7 +115,7 @@ async function refresh() {
 }
 
 /** Follow events while the page is visible: one stream for each page, because a browser opens few connections. */
-export function follow(url, onEvent) {
+function follow(url, onEvent) {
   let source = null, last = null;
   const open = () => {
     if (source || document.hidden) return;
@@ -134,6 +136,7 @@ export function follow(url, onEvent) {
 
 showTimes(document);
 addCopyButtons(document);
+document.getElementById("zone").textContent = ` · Times are in ${format.resolvedOptions().timeZone}`;
 const events = document.body.dataset.events;
 if (events && document.querySelector("[data-live]")) {
   let timer = 0;

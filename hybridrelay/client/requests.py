@@ -1,0 +1,75 @@
+"""The streams that applications have requested and that have not ended."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+
+import attrs
+import trio
+
+from ..connectivity.counters import EndpointCounters
+from ..mux import MuxStream
+from ..protocol.reasons import Reason
+
+__all__ = ["StreamRequest", "StreamRequests"]
+
+
+@attrs.define(eq=False)
+class StreamRequest:
+    """One connection of an application, or one call of `Client.open_stream`."""
+
+    #: The same in all events of the request.
+    id: str
+    #: When it was made, on Trio's clock.
+    began: float
+    #: The address of the application; empty if there is none. Raises OSError if its connection is closed.
+    application: Callable[[], str]
+    #: The stream, as soon as there is a session for it.
+    stream: MuxStream | None = None
+
+    @property
+    def was_accepted(self) -> bool:
+        """The connector has connected the stream to the target. It may have ended since."""
+        return self.stream is not None and self.stream.was_accepted
+
+
+class StreamRequests:
+    """The requests of one client that have not ended.
+
+    Args:
+        connection: returns the name of the hybrid connection.
+        counters: counts how the requests have ended.
+    """
+
+    def __init__(self, connection: Callable[[], str], counters: EndpointCounters) -> None:
+        self._connection = connection
+        self._counters = counters
+        #: The ids of all requests begin with this. It is different in each run of a client.
+        self._run_id = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+        #: In the order in which they were made.
+        self._open: dict[StreamRequest, None] = {}
+
+    def __iter__(self) -> Iterator[StreamRequest]:
+        """All of them, the oldest first."""
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def begin(self, application: Callable[[], str] = str) -> StreamRequest:
+        """Note a request."""
+        request = StreamRequest(f"{self._run_id}-{next(self._numbers)}", trio.current_time(), application)
+        self._open[request] = None
+        return request
+
+    def end(self, request: StreamRequest, reason: Reason) -> None:
+        """A request has ended. `reason`: why no stream was opened; without meaning if one was."""
+        del self._open[request]
+        if request.was_accepted:
+            reason = Reason.NO_ERROR
+        elif reason is Reason.NO_ERROR:
+            reason = Reason.CANCELLED
+        self._counters.stream_opened(self._connection(), reason)

@@ -1,0 +1,137 @@
+"""Makes snapshots of a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Protocol
+
+import trio
+
+from ..connectivity.activity import session_activity_id, stream_activity_id
+from ..connectivity.counters import EndpointCounters
+from ..connectivity.session_snapshot import session_snapshot
+from ..connectivity.snapshot import (
+    ConnectionSnapshot,
+    EndpointSnapshot,
+    FailureSnapshot,
+    StreamSnapshot,
+    StreamState,
+)
+from ..mux import Vitals
+from .opening import SessionOpener
+from .relays.senders import Senders
+from .requests import StreamRequest, StreamRequests
+from .sessions import Sessions
+
+__all__ = ["client_snapshot"]
+
+
+class _Client(Protocol):
+    listening: tuple[str, ...]
+
+    @property
+    def connection(self) -> str: ...
+
+    @property
+    def requests(self) -> StreamRequests: ...
+
+
+def client_snapshot(
+    client: _Client,
+    senders: Senders,
+    sessions: Sessions,
+    opener: SessionOpener,
+    counters: EndpointCounters,
+    *,
+    serial: str,
+    limit: int,
+    clock: Callable[[], float],
+) -> EndpointSnapshot:
+    """What a client holds now.
+
+    Args:
+        client: the client.
+        senders: its relays.
+        sessions: its sessions.
+        opener: opens them.
+        counters: what it has counted. Streams that are open are counted when they end, and are added here.
+        serial: of the application's identity.
+        limit: how many sessions, and how many streams, are listed at most.
+        clock: returns seconds since 1970.
+    """
+    # Seconds since 1970, of a time on Trio's clock.
+    offset = clock() - trio.current_time()
+    name, relays = client.connection, tuple(sender.snapshot() for sender in senders.all)
+    live = list(sessions)
+    vitals = [one.session.vitals() for one in live]
+    total = sum(vitals, Vitals())
+    in_use = {relay.route.transport for relay in relays if relay.route is not None}
+    in_use |= {one.channel.candidate.transport.name for one in live if one.session.is_attached}
+    transports = {transport for sender in senders.all for transport in sender.link.transports} | in_use
+    connection = ConnectionSnapshot(
+        name=name,
+        relays=relays,
+        sessions=len(live),
+        streams=len(client.requests),
+        listening=client.listening,
+        is_connected=opener.open is not None,
+        waiting=opener.waiting,
+        failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),
+    )
+    counted = counters.copy()
+    for request in client.requests:
+        if request.was_accepted:
+            counted.stream_opened(name)
+    return EndpointSnapshot(
+        connections=(connection,),
+        sessions=tuple(
+            session_snapshot(
+                one.session,
+                held,
+                connection=name,
+                peer=one.channel.peer.identity,
+                serial=serial,
+                link=one.channel.sender.link,
+                candidate=one.channel.candidate,
+                rendezvous=one.channel.rendezvous,
+                since=offset + one.since,
+                instance=one.channel.peer.instance,
+            )
+            for one, held in islice(zip(live, vitals, strict=True), limit)
+        ),
+        session_count=len(live),
+        streams=tuple(_stream(one, name, serial, offset) for one in islice(client.requests, limit)),
+        stream_count=len(client.requests),
+        queued=total.queued,
+        unread=total.unread,
+        unacknowledged=total.unacknowledged,
+        reserved=total.reserved,
+        transports={name: name in in_use for name in sorted(transports)},
+        counters=counted,
+    )
+
+
+def _stream(request: StreamRequest, name: str, serial: str, offset: float) -> StreamSnapshot:
+    stream, session, sent, received = request.stream, "", 0, 0
+    state = StreamState.WAITING
+    if stream is not None:
+        session, so_far = session_activity_id(stream.session_id, serial), stream.so_far()
+        sent, received = so_far.sent, so_far.received
+        state = StreamState.CONNECTING
+        if stream.was_accepted:
+            state = StreamState.HALF_CLOSED if so_far.is_half_closed else StreamState.OPEN
+    try:
+        application = request.application()
+    except OSError:
+        application = ""
+    return StreamSnapshot(
+        id="" if stream is None else stream_activity_id(session, stream.stream_id),
+        connection=name,
+        session=session,
+        state=state,
+        since=offset + request.began,
+        application=application,
+        bytes_to_target=sent,
+        bytes_to_client=received,
+    )

@@ -1,0 +1,60 @@
+"""Counts what happens at a connector or client, in plain integers: for metrics. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .._histogram import Histogram
+from ..events import Event, PolicyRefused, SessionLost, SessionRefused, SessionResumed
+from ..protocol.reasons import Reason
+
+__all__ = ["CONNECT_BUCKETS", "SUCCESS", "EndpointCounters"]
+
+#: The result of what has succeeded.
+SUCCESS = "success"
+#: Upper bounds of the histogram of connecting to targets (seconds). The last one is the deadline.
+CONNECT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class EndpointCounters:
+    """A subscriber of the events of one connector or client. What no event says is counted by `stream_opened`."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        #: By hybrid connection and result: `SUCCESS`, or the slug of a reason.
+        self.streams_opened: Counter[tuple[str, str]] = Counter()
+        #: How long connecting to the target took, where it succeeded.
+        self.target_connect = Histogram(CONNECT_BUCKETS)
+        #: By result: `SUCCESS`, or the slug of a reason.
+        self.session_resumes: Counter[str] = Counter()
+        #: By the kind of the rule: never by the identity that it denies.
+        self.policy_refusals: Counter[str] = Counter()
+
+    def stream_opened(self, connection: str, reason: Reason = Reason.NO_ERROR) -> None:
+        """A stream was opened; or was not, for this reason."""
+        self.streams_opened[connection, SUCCESS if reason is Reason.NO_ERROR else reason.slug] += 1
+
+    def __call__(self, event: Event) -> None:
+        """Something has happened."""
+        match event:
+            case SessionResumed():
+                self.session_resumes[SUCCESS] += 1
+            case SessionLost(outcome=outcome):
+                self.session_resumes[outcome] += 1
+            case SessionRefused(reason=reason, resumes=True):
+                self.session_resumes[reason.slug] += 1
+            case PolicyRefused(rule=rule):
+                self.policy_refusals[rule] += 1
+
+    def copy(self) -> EndpointCounters:
+        """What has been counted so far."""
+        copied = EndpointCounters()
+        copied.add(self)
+        return copied
+
+    def add(self, other: EndpointCounters) -> None:
+        """Add what another one has counted."""
+        self.streams_opened.update(other.streams_opened)
+        self.session_resumes.update(other.session_resumes)
+        self.policy_refusals.update(other.policy_refusals)
+        self.target_connect.add(other.target_connect)

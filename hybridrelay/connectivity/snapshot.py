@@ -1,0 +1,218 @@
+"""What a connector or client holds at one moment, as frozen values: for status, metrics and programs. Pure.
+
+Times are seconds since 1970, and bytes are those of applications, without what is added to them on the way.
+To take a snapshot costs time in proportion to what it lists; nothing is recorded for it on the data path, where only
+integers are added up.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from ..errors import HybridRelayError
+from .counters import EndpointCounters
+
+__all__ = [
+    "MAX_LISTED",
+    "ConnectionSnapshot",
+    "EndpointSnapshot",
+    "FailureSnapshot",
+    "RelaySnapshot",
+    "RelayState",
+    "RouteSnapshot",
+    "SessionSnapshot",
+    "SessionState",
+    "StreamSnapshot",
+    "StreamState",
+]
+
+#: How many sessions, and how many streams, a snapshot lists if it is not told otherwise.
+MAX_LISTED = 1000
+
+
+@attrs.frozen(kw_only=True)
+class RouteSnapshot:
+    """How a channel leads to its relay."""
+
+    #: ``tcp``, ``wss``, ``ws``, ``exec``.
+    name: str
+    #: The name of the transport: ``tcp``, ``websocket``, ``exec``.
+    transport: str
+    #: The port of the relay; 0 if the route has no network port.
+    port: int
+    #: ``http://proxy.example:3128``, without credentials; empty if there is none, or if it is not known.
+    proxy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class FailureSnapshot:
+    """Why something failed."""
+
+    #: The slug of a `Reason`.
+    reason: str
+    #: A sentence for people, and what to do; the latter may be empty.
+    detail: str
+    remedy: str
+    #: When; None if that is not known.
+    at: float | None = None
+
+    @classmethod
+    def of(cls, error: HybridRelayError, at: float | None = None) -> FailureSnapshot:
+        """The failure that an exception describes."""
+        return cls(reason=error.reason.slug, detail=str(error), remedy=error.remedy or "", at=at)
+
+
+class RelayState(enum.StrEnum):
+    """What a relay is to a hybrid connection of a connector or client."""
+
+    #: A connector: it is registered there. A client: it has a control channel, over which it may join.
+    REGISTERED = "registered"
+    #: A connector: it is not registered, and tries again. A client: an attempt has failed.
+    FAILED = "failed"
+    #: A connector: the relay refuses it for a permanent reason.
+    REFUSED = "refused"
+    #: A connector: the first attempt has not ended. A client: it has had no reason to connect.
+    WAITING = "waiting"
+
+
+@attrs.frozen(kw_only=True)
+class RelaySnapshot:
+    """A hybrid connection at one of its relays."""
+
+    #: As in the connection string.
+    host: str
+    state: RelayState
+    #: The instance as which this program is known there: as in ``hybridrelay status`` of the relay.
+    instance: str
+    #: Since when it is registered; None if it is not.
+    since: float | None = None
+    #: The route of the control channel; None if there is none.
+    route: RouteSnapshot | None = None
+    #: The last failure at this relay, which may be over.
+    failure: FailureSnapshot | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionSnapshot:
+    """One hybrid connection of a connector or client."""
+
+    name: str
+    relays: tuple[RelaySnapshot, ...]
+    sessions: int
+    streams: int
+    #: ``host:port``, at a connector; empty at a client, which does not know it.
+    target: str = ""
+    #: The local addresses of a forward; empty otherwise.
+    listening: tuple[str, ...] = ()
+    #: At a client: whether a stream can be opened without waiting for a session.
+    is_connected: bool = False
+    #: At a client: how many applications wait for a session.
+    waiting: int = 0
+    #: At a client: why the last attempt to open a session failed; None once one has succeeded.
+    failure: FailureSnapshot | None = None
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is registered at one relay or more."""
+        return any(relay.state is RelayState.REGISTERED for relay in self.relays)
+
+
+class SessionState(enum.StrEnum):
+    """What a session is doing."""
+
+    OPEN = "open"
+    #: It has lost its data channel, and waits for another one.
+    RESUMING = "resuming"
+    #: It accepts no further streams, and ends with its last one.
+    ENDING = "ending"
+
+
+@attrs.frozen(kw_only=True)
+class SessionSnapshot:
+    """A session between client and connector."""
+
+    #: ``activity_id`` in events, the same on both sides.
+    id: str
+    connection: str
+    state: SessionState
+    #: Label and serial of the other side's identity.
+    label: str
+    serial: str
+    #: The connector's instance, at a client; empty at a connector, which does not know that of the client.
+    instance: str
+    #: The relay and the route of the present data channel, or of the last one.
+    relay: str
+    route: RouteSnapshot
+    #: The id of its rendezvous: as in ``hybridrelay status`` of the relay, and in its log.
+    rendezvous: str
+    since: float
+    #: On how many further data channels the session has continued.
+    resumptions: int
+    streams: int
+    bytes_to_target: int
+    bytes_to_client: int
+    #: Bytes that wait to be written to the data channel, and bytes that wait to be read by the application or target.
+    queued: int
+    unread: int
+    #: Memory of frames that were written, and are kept until the other side has acknowledged them.
+    unacknowledged: int
+    #: Receive windows that are promised to the other side.
+    reserved: int
+    #: The lowest round trip of the last minute (seconds); None if none was measured.
+    round_trip: float | None = None
+
+
+class StreamState(enum.StrEnum):
+    """What a stream is doing."""
+
+    #: At a client: there is no session for it yet.
+    WAITING = "waiting"
+    #: The target has not answered yet.
+    CONNECTING = "connecting"
+    OPEN = "open"
+    #: One of the directions has ended.
+    HALF_CLOSED = "half-closed"
+
+
+@attrs.frozen(kw_only=True)
+class StreamSnapshot:
+    """One connection of an application."""
+
+    #: ``activity_id`` in events of the connector, and ``stream_id`` in those of the client; empty without a session.
+    id: str
+    connection: str
+    #: The id of its session; empty without one.
+    session: str
+    state: StreamState
+    since: float
+    #: The label of the application's identity, at a connector; empty at a client.
+    label: str = ""
+    #: ``host:port``, at a connector; empty at a client.
+    target: str = ""
+    #: The local address of the application, at a forward; empty otherwise.
+    application: str = ""
+    bytes_to_target: int = 0
+    bytes_to_client: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class EndpointSnapshot:
+    """What a connector, a client, or several clients of one program hold."""
+
+    connections: tuple[ConnectionSnapshot, ...]
+    #: The oldest ones, and how many there are in total.
+    sessions: tuple[SessionSnapshot, ...]
+    session_count: int
+    streams: tuple[StreamSnapshot, ...]
+    stream_count: int
+    #: Sums over all sessions.
+    queued: int
+    unread: int
+    unacknowledged: int
+    reserved: int
+    #: The transports that may be used, and whether each is in use.
+    transports: dict[str, bool]
+    #: What has happened so far.
+    counters: EndpointCounters

@@ -1,0 +1,110 @@
+"""Makes snapshots of a connector."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import trio
+
+from ..connectivity.counters import EndpointCounters
+from ..connectivity.session_snapshot import session_snapshot
+from ..connectivity.snapshot import (
+    ConnectionSnapshot,
+    EndpointSnapshot,
+    StreamSnapshot,
+    StreamState,
+)
+from ..mux import Vitals
+from .published import Published
+from .relays import Relays
+from .serving import ServedStream
+from .sessions import Sessions
+
+__all__ = ["connector_snapshot"]
+
+
+def connector_snapshot(
+    published: Sequence[Published],
+    relays: Relays,
+    sessions: Sessions,
+    counters: EndpointCounters,
+    *,
+    limit: int,
+    clock: Callable[[], float],
+) -> EndpointSnapshot:
+    """What a connector holds now.
+
+    Args:
+        published: its hybrid connections.
+        relays: its relays.
+        sessions: its sessions and their streams.
+        counters: what it has counted.
+        limit: how many sessions, and how many streams, are listed at most.
+        clock: returns seconds since 1970.
+    """
+    of_sessions = Counter(served.published.name for served in sessions)
+    of_streams = Counter(stream.origin.published.name for stream in sessions.streams)
+    vitals = [served.session.vitals() for served in sessions]
+    total = sum(vitals, Vitals())
+    connections = tuple(
+        ConnectionSnapshot(
+            name=one.name,
+            relays=relays.snapshots(one),
+            sessions=of_sessions[one.name],
+            streams=of_streams[one.name],
+            target=str(one.target),
+        )
+        for one in published
+    )
+    in_use = {relay.route.transport for one in connections for relay in one.relays if relay.route is not None} | {
+        served.candidate.transport.name for served in sessions if served.session.is_attached
+    }
+    now, trio_now, monotonic_now = clock(), trio.current_time(), sessions.streams.clock()
+    return EndpointSnapshot(
+        connections=connections,
+        sessions=tuple(
+            session_snapshot(
+                one.session,
+                held,
+                connection=one.published.name,
+                peer=one.peer,
+                serial=one.peer.serial,
+                link=one.link,
+                candidate=one.candidate,
+                rendezvous=one.rendezvous,
+                since=now - (trio_now - one.since),
+            )
+            for one, held in islice(zip(sessions, vitals, strict=True), limit)
+        ),
+        session_count=len(sessions),
+        streams=tuple(
+            _stream(one, now - (monotonic_now - one.about.began)) for one in islice(sessions.streams, limit)
+        ),
+        stream_count=len(sessions.streams),
+        queued=total.queued,
+        unread=total.unread,
+        unacknowledged=total.unacknowledged,
+        reserved=total.reserved,
+        transports={name: name in in_use for name in sorted(relays.transports() | in_use)},
+        counters=counters.copy(),
+    )
+
+
+def _stream(served: ServedStream, since: float) -> StreamSnapshot:
+    so_far, about = served.so_far, served.about
+    state = StreamState.CONNECTING
+    if so_far is not None:
+        state = StreamState.HALF_CLOSED if so_far.sent_all or so_far.received_all else StreamState.OPEN
+    return StreamSnapshot(
+        id=about.activity_id,
+        connection=served.origin.published.name,
+        session=served.origin.session,
+        state=state,
+        since=since,
+        label=served.origin.peer.label,
+        target=str(about.target),
+        bytes_to_target=0 if so_far is None else so_far.received,
+        bytes_to_client=0 if so_far is None else so_far.sent,
+    )

@@ -1,0 +1,219 @@
+"""The page of a hybrid connection: who is connected, its rules, and buttons to end what runs."""
+
+from __future__ import annotations
+
+from ...http import Response
+from ..live_values import ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
+from ..values import ConnectionValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .messages import done
+from .overview import path_of
+from .page import Page
+from .parts import api_line, badge, button, empty, figure, figures, post_form, section, table
+from .rules import rules_section
+from .shown import bytes_of, count, moment, name_of, segment
+from .visit import Visit
+
+__all__ = ["CONNECTION_PAGES"]
+
+_SHOWN = 50
+_LIMIT = {"limit": _SHOWN}
+
+
+async def _show(visit: Visit) -> View:
+    name = visit.param("name")
+    found = await visit.get("getHybridConnection", ConnectionValue, name=name)
+    listeners = await visit.get("listListeners", ListenerPage, query=_LIMIT, name=name)
+    senders = await visit.get("listSenders", SenderPage, query=_LIMIT, name=name)
+    sessions = await visit.get("listSessions", SessionPage, query=_LIMIT, name=name)
+    state = badge("Listening", "good") if found.listener_count else badge("No listener", "warn")
+    return View(
+        title=name,
+        is_named=True,
+        place="/connections",
+        parents=(("/connections", "Connections"),),
+        actions=h("span", state, id="state", data_live=True),
+        content=(
+            h("p", name_of(found.description), class_="note") if found.description else None,
+            _figures(found),
+            section(
+                "Listeners",
+                _listeners(visit, name, listeners),
+                api_line(visit, f"{_api(name)}/listeners"),
+                id_="listeners",
+                note="Connectors that are registered at this relay now.",
+            ),
+            section(
+                "Senders",
+                _senders(visit, name, senders),
+                api_line(visit, f"{_api(name)}/senders"),
+                id_="senders",
+                note="Clients that are connected to this relay now.",
+            ),
+            section(
+                "Sessions",
+                _sessions(visit, name, sessions),
+                api_line(visit, f"{_api(name)}/sessions"),
+                id_="sessions",
+                note="Pairs of data channels through which bytes flow now.",
+            ),
+            rules_section(visit, found),
+            _about(visit, found),
+        ),
+    )
+
+
+def _api(name: str) -> str:
+    return f"/v1/hybridConnections/{segment(name)}"
+
+
+def _figures(found: ConnectionValue) -> Element:
+    api = _api(found.name)
+    return figures(
+        figure("Listeners", count(found.listener_count), href=f"{api}/listeners"),
+        figure("Senders", count(found.sender_count), href=f"{api}/senders"),
+        figure("Sessions", count(found.session_count), href=f"{api}/sessions"),
+        figure("To clients", bytes_of(found.bytes_to_client), href=api, note="since the relay has started"),
+        figure("To connectors", bytes_of(found.bytes_to_connector), href=api, note="since the relay has started"),
+        id_="figures",
+    )
+
+
+def _more(next_cursor: str | None, href: str) -> Child:
+    if next_cursor is None:
+        return None
+    return h(
+        "p", f"These are the first {_SHOWN}. ", h("a", "The API lists all of them", href=href), ".", class_="note"
+    )
+
+
+def _drop(visit: Visit, action: str, label: str) -> Child:
+    return post_form(action, button("Drop", kind="quiet", label=label)) if visit.is_operator else None
+
+
+def _peer(one: ListenerValue | SenderValue) -> list[Child]:
+    return [
+        h("code", one.instance[:12]),
+        one.address,
+        one.transport,
+        name_of(one.software or "unknown"),
+        f"{one.rule}, {one.slot}",
+        moment(one.since),
+        count(one.sessions),
+        bytes_of(one.bytes_to_client),
+        bytes_of(one.bytes_to_connector),
+    ]
+
+
+_PEER_COLUMNS = (
+    "Instance", "Address", "Transport", "Software", "Key", "Since", "Sessions", "To clients", "To connectors", "",
+)  # fmt: skip
+
+
+def _listeners(visit: Visit, name: str, page: ListenerPage) -> Child:
+    if not page.value:
+        return empty(
+            "No connector listens.",
+            "Start the connector in the private network: hybridrelay connector --connection-string-file FILE. If it "
+            "runs, its log says why it is not registered, and hybridrelay probe shows which routes work.",
+        )
+    rows = [
+        [
+            *_peer(one),
+            _drop(
+                visit, f"{path_of(name)}/listeners/{segment(one.instance)}/drop", f"Drop listener {one.instance[:12]}"
+            ),
+        ]
+        for one in page.value
+    ]
+    return [
+        table("Listeners", _PEER_COLUMNS, rows, numeric=(6, 7, 8)),
+        _more(page.next_cursor, f"{_api(name)}/listeners"),
+    ]
+
+
+def _senders(visit: Visit, name: str, page: SenderPage) -> Child:
+    if not page.value:
+        return empty(
+            "No client is connected.",
+            "A client connects when an application needs it. Start one beside the application: hybridrelay forward "
+            "--connection-string-file FILE --listen 127.0.0.1:PORT.",
+        )
+    rows = [
+        [*_peer(one), _drop(visit, f"{path_of(name)}/senders/{segment(one.id)}/drop", f"Drop sender {one.id}")]
+        for one in page.value
+    ]
+    return [
+        table("Senders", _PEER_COLUMNS, rows, numeric=(6, 7, 8)),
+        _more(page.next_cursor, f"{_api(name)}/senders"),
+    ]
+
+
+def _sessions(visit: Visit, name: str, page: SessionPage) -> Child:
+    if not page.value:
+        return empty("No session is joined.", "A session begins when an application opens its first connection.")
+    rows = [
+        [
+            h("code", one.id[:12]),
+            f"{one.sender.address} ({one.sender.transport})",
+            f"{one.listener.address} ({one.listener.transport})",
+            f"{one.sender.rule}, {one.sender.slot}",
+            moment(one.since),
+            bytes_of(one.bytes_to_client),
+            bytes_of(one.bytes_to_connector),
+            _drop(visit, f"{path_of(name)}/sessions/{segment(one.id)}/drop", f"Drop session {one.id[:12]}"),
+        ]
+        for one in page.value
+    ]
+    columns = ("Session", "Client", "Connector", "Client's key", "Since", "To clients", "To connectors", "")
+    return [table("Sessions", columns, rows, numeric=(5, 6)), _more(page.next_cursor, f"{_api(name)}/sessions")]
+
+
+def _about(visit: Visit, found: ConnectionValue) -> Element:
+    metadata = [h("li", h("b", name_of(key)), " ", name_of(value)) for key, value in sorted(found.metadata.items())]
+    return section(
+        "About",
+        h(
+            "dl",
+            h("div", h("dt", "Relays"), h("dd", ", ".join(found.endpoints))),
+            h("div", h("dt", "Created"), h("dd", moment(found.created_at))),
+            h("div", h("dt", "Changed"), h("dd", moment(found.updated_at))),
+            h("div", h("dt", "Metadata"), h("dd", h("ul", metadata) if metadata else "none")),
+            h("div", h("dt", "Target"), h("dd", "known to the connector only; the relay never sees it")),
+            class_="facts",
+        ),
+        h("p", h("a", "Delete this hybrid connection", href=f"{path_of(found.name)}/delete", class_="button danger"))
+        if visit.is_admin
+        else None,
+        api_line(visit, _api(found.name)),
+        id_="about",
+    )
+
+
+async def _drop_listener(visit: Visit) -> Response:
+    name = visit.param("name")
+    await visit.perform("dropListener", name=name, instance=visit.param("instance"))
+    return redirect(done(path_of(name), "listener-dropped"))
+
+
+async def _drop_sender(visit: Visit) -> Response:
+    name = visit.param("name")
+    await visit.perform("dropSender", name=name, sender=visit.param("sender"))
+    return redirect(done(path_of(name), "sender-dropped"))
+
+
+async def _drop_session(visit: Visit) -> Response:
+    name = visit.param("name")
+    await visit.perform("dropSession", name=name, session=visit.param("session"))
+    return redirect(done(path_of(name), "session-dropped"))
+
+
+_PATH = "/connections/{name}"
+
+CONNECTION_PAGES: tuple[Page, ...] = (
+    Page(id="showHybridConnection", method="GET", path=_PATH, show=_show),
+    Page(id="sendListenerDrop", method="POST", path=f"{_PATH}/listeners/{{instance}}/drop", show=_drop_listener),
+    Page(id="sendSenderDrop", method="POST", path=f"{_PATH}/senders/{{sender}}/drop", show=_drop_sender),
+    Page(id="sendSessionDrop", method="POST", path=f"{_PATH}/sessions/{{session}}/drop", show=_drop_session),
+)

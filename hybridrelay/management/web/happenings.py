@@ -1,0 +1,135 @@
+"""The pages "Events" and "Audit": what has happened at this relay, the latest first."""
+
+from __future__ import annotations
+
+import datetime as dt
+import urllib.parse
+
+from ..following import EventPage, EventValue
+from .html import Child, h
+from .layout import View
+from .overview import path_of
+from .page import Page
+from .parts import api_line, badge, button, empty, field, section, table
+from .shown import moment, name_of
+from .visit import Visit
+
+__all__ = ["EVENT_PAGES"]
+
+_LIMIT = 100
+_KINDS = {"warning": "warn", "error": "bad", "critical": "bad"}
+#: Names of the events that are about calls of the management API.
+_AUDIT = "management.call"
+
+
+def _time(event: EventValue) -> Child:
+    return moment(dt.datetime.fromisoformat(event.time).timestamp())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _connection(event: EventValue) -> Child:
+    name = event.fields.get("connection")
+    return h("a", name_of(name), href=path_of(name)) if isinstance(name, str) and name else ""
+
+
+async def _events(visit: Visit) -> View:
+    name, connection = visit.asked("name", 64), visit.asked("connection", 260)
+    query: dict[str, object] = {"newest": "true", "limit": _LIMIT}
+    query |= {key: value for key, value in (("name", name), ("connection", connection)) if value}
+    page = await visit.get("listEvents", EventPage, query=query)
+    rows: list[list[Child]] = [
+        [
+            _time(event),
+            badge(event.level.capitalize(), _KINDS.get(event.level, "plain")),
+            [h("code", event.name), h("br"), event.summary],
+            _connection(event),
+            [
+                [h("b", key), " ", name_of(_value(value)), " "]
+                for key, value in event.fields.items()
+                if key != "connection" and value not in ("", [])
+            ],
+        ]
+        for event in reversed(page.value)
+    ]
+    content: Child = (
+        table("Events", ("Time", "Level", "Event", "Hybrid connection", "Details"), rows)
+        if rows
+        else empty(
+            "No event fits." if name or connection else "Nothing has happened yet.",
+            h("a", "Show all events", href="/events") if name or connection else "Events appear here as they happen.",
+        )
+    )
+    return View(
+        title="Events",
+        place="/events",
+        content=(
+            h(
+                "form",
+                field("Events that begin with", "name", name, type_="search", maxlength=64, placeholder="listener."),
+                field("Hybrid connection", "connection", connection, type_="search", maxlength=260),
+                button("Filter"),
+                class_="row card",
+                role="search",
+            ),
+            section(
+                "Latest events",
+                content,
+                api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
+                id_="events",
+                note="The latest 100 of those that the relay keeps in memory. Its log has all of them.",
+            ),
+        ),
+    )
+
+
+async def _audit(visit: Visit) -> View:
+    query: dict[str, object] = {"newest": "true", "limit": _LIMIT, "name": _AUDIT}
+    page = await visit.get("listEvents", EventPage, query=query)
+    rows: list[list[Child]] = [_call(event) for event in reversed(page.value)]
+    columns = ("Time", "Operation", "Result", "Caller", "Address", "About", "Request")
+    content = (
+        table("Calls of the management API", columns, rows)
+        if rows
+        else empty("Nobody has changed anything yet.", "Every change, and every look at keys, appears here.")
+    )
+    return View(
+        title="Audit",
+        place="/audit",
+        content=(
+            section(
+                "Changes, and keys that were shown",
+                content,
+                api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
+                id_="audit",
+                note="Every call that changes something or shows keys, refused ones too. The relay's log keeps them.",
+            ),
+        ),
+    )
+
+
+def _call(event: EventValue) -> list[Child]:
+    fields = event.fields
+    status = fields.get("status", 0)
+    is_done = isinstance(status, int) and 200 <= status < 400
+    about = [_connection(event), *(f" {fields[key]}" for key in ("rule", "token") if fields.get(key))]
+    caller = f"{fields['caller']} ({fields.get('role', '')})" if fields.get("caller") else "unknown"
+    return [
+        _time(event),
+        _value(fields.get("operation_id", "")),
+        badge("Done", "good") if is_done else badge(f"Refused ({status})" if status else "No response", "warn"),
+        name_of(caller),
+        _value(fields.get("peer", "")),
+        about,
+        h("code", _value(fields.get("request_id", ""))),
+    ]
+
+
+EVENT_PAGES: tuple[Page, ...] = (
+    Page(id="showEvents", method="GET", path="/events", show=_events),
+    Page(id="showAudit", method="GET", path="/audit", show=_audit),
+)

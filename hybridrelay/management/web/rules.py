@@ -1,0 +1,241 @@
+"""Authorization rules and their keys: shown, replaced, revoked."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import attrs
+
+from ...http import Response
+from ..live_values import ListenerPage, SenderPage, SessionPage
+from ..problems import Problem, problem
+from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .messages import done
+from .overview import path_of
+from .page import Page
+from .parts import api_line, badge, button, command, post_form, section, table
+from .shown import name_of, plural, segment
+from .visit import Visit
+
+__all__ = ["RULE_PAGES", "rules_section"]
+
+_SLOTS = ("primary", "secondary")
+_PER_PAGE, _MAX_PAGES = 1000, 20
+PageT = TypeVar("PageT", ListenerPage, SenderPage, SessionPage)
+
+
+def rules_section(visit: Visit, found: ConnectionValue) -> Element:
+    """The part of the page of a hybrid connection about its rules."""
+    rows: list[list[Child]] = []
+    for rule in found.authorization_rules:
+        at = f"{path_of(found.name)}/rules/{segment(rule.name)}"
+        for index, key in enumerate(rule.keys):
+            rows.append(
+                [
+                    h("b", name_of(rule.name)) if index == 0 else name_of(rule.name),
+                    ", ".join(rule.rights),
+                    key.slot,
+                    h("code", key.fingerprint) if key.fingerprint else badge("No key"),
+                    _actions(at, rule, key, index) if visit.is_admin else None,
+                ]
+            )
+    return section(
+        "Rules and keys",
+        table("Rules and keys", ("Rule", "Rights", "Slot", "Key's fingerprint", ""), rows),
+        api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/authorizationRules"),
+        id_="rules",
+        note="Listen is for connectors, Send for applications, Manage for this API. Both keys of a rule are valid.",
+    )
+
+
+def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Child:
+    what = f"the {key.slot} key of {rule.name}"
+    return [
+        h("a", "Regenerate" if key.generation else "Generate", href=f"{at}/regenerate?slot={key.slot}",
+          class_="button quiet inline", aria_label=f"{'Regenerate' if key.generation else 'Generate'} {what}"),
+        h("a", "Revoke", href=f"{at}/revoke?slot={key.slot}", class_="button quiet danger inline",
+          aria_label=f"Revoke {what}") if key.generation else None,
+        post_form(f"{at}/keys", button("Show keys", kind="quiet", label=f"Show keys of {rule.name}"))
+        if index == 0 else None,
+    ]  # fmt: skip
+
+
+@attrs.frozen
+class _Affected:
+    """What a key has authorized that runs now."""
+
+    listeners: int
+    senders: int
+    sessions: int
+    #: False: there are so many that not all were counted.
+    is_exact: bool
+
+    def __str__(self) -> str:
+        found = ", ".join(
+            (
+                plural(self.listeners, "listener"),
+                plural(self.senders, "sender"),
+                plural(self.sessions, "session"),
+            )
+        )
+        return found if self.is_exact else f"at least {found}"
+
+
+async def _affected(visit: Visit, name: str, rule: str, slot: str) -> _Affected:
+    is_exact = True
+
+    async def pages(id_: str, kind: type[PageT]) -> list[PageT]:
+        nonlocal is_exact
+        found: list[PageT] = []
+        query: dict[str, object] = {"limit": _PER_PAGE}
+        while len(found) < _MAX_PAGES:
+            found.append(await visit.get(id_, kind, query=query, name=name))
+            cursor = found[-1].next_cursor
+            if cursor is None:
+                return found
+            query["cursor"] = cursor
+        is_exact = False
+        return found
+
+    key = rule, slot
+    listeners = [one for page in await pages("listListeners", ListenerPage) for one in page.value]
+    senders = [one for page in await pages("listSenders", SenderPage) for one in page.value]
+    sessions = [one for page in await pages("listSessions", SessionPage) for one in page.value]
+    return _Affected(
+        sum((one.rule, one.slot) == key for one in listeners),
+        sum((one.rule, one.slot) == key for one in senders),
+        sum(key in ((one.listener.rule, one.listener.slot), (one.sender.rule, one.sender.slot)) for one in sessions),
+        is_exact,
+    )
+
+
+def _slot_untrusted(text: str) -> str:
+    if text not in _SLOTS:
+        raise problem(Problem.INVALID, "a rule has the slots primary and secondary")
+    return text
+
+
+async def _key(visit: Visit, slot: str) -> tuple[str, AuthorizationRule, KeyValue]:
+    name, rule_name = visit.param("name"), visit.param("rule")
+    rule = await visit.get("getAuthorizationRule", AuthorizationRule, name=name, rule=rule_name)
+    (key,) = (key for key in rule.keys if key.slot == slot)
+    return name, rule, key
+
+
+async def _confirm(visit: Visit, action: str, verb: str, then: Child) -> View:
+    slot = _slot_untrusted(visit.asked("slot"))
+    name, rule, key = await _key(visit, slot)
+    affected = await _affected(visit, name, rule.name, slot)
+    other = next(one for one in rule.keys if one.slot != slot)
+    return View(
+        title=f"{verb} this key?",
+        place="/connections",
+        parents=(("/connections", "Connections"), (path_of(name), name)),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h(
+                    "dl",
+                    h("div", h("dt", "Hybrid connection"), h("dd", name_of(name))),
+                    h("div", h("dt", "Rule"), h("dd", name_of(rule.name), f" ({', '.join(rule.rights)})")),
+                    h("div", h("dt", "Slot"), h("dd", slot)),
+                    h("div", h("dt", "Fingerprint"), h("dd", h("code", key.fingerprint or "none"))),
+                    class_="facts",
+                ),
+                h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,
+                h("p", "Their programs come back by themselves if they have a valid key. ")
+                if key.generation
+                else None,
+                h("p", f"The {other.slot} key stays valid, and what it has authorized continues.")
+                if other.generation
+                else h("p", f"The {other.slot} slot has no key: nobody can use this rule without a new key."),
+                h("p", then),
+                h(
+                    "div",
+                    post_form(
+                        f"{path_of(name)}/rules/{segment(rule.name)}/{action}",
+                        button(f"{verb} the {slot} key", kind="danger"),
+                        slot=slot,
+                        generation=key.generation,
+                    ),
+                    h("a", "Cancel", href=path_of(name), class_="button"),
+                    class_="row",
+                ),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _confirm_regenerate(visit: Visit) -> View:
+    return await _confirm(
+        visit,
+        "regenerate",
+        "Regenerate",
+        "Afterwards, put the new key into the connection strings that have the old one: hybridrelay keys use.",
+    )
+
+
+async def _confirm_revoke(visit: Visit) -> View:
+    return await _confirm(visit, "revoke", "Revoke", "The slot stays empty until a key is generated for it.")
+
+
+async def _regenerate(visit: Visit) -> Response:
+    return await _change(visit, "regenerateKeys", "key-regenerated")
+
+
+async def _revoke(visit: Visit) -> Response:
+    return await _change(visit, "revokeKeys", "key-revoked")
+
+
+async def _change(visit: Visit, operation: str, message: str) -> Response:
+    form, name = await visit.form(), visit.param("name")
+    body = {"slot": form.get("slot", ""), "generation": form.get("generation", "")}
+    await visit.perform(operation, body=body, name=name, rule=visit.param("rule"))
+    return redirect(done(path_of(name), message))
+
+
+async def _show_keys(visit: Visit) -> View:
+    """The keys, in the response to a form, so that they are in no history and no cache."""
+    name, rule = visit.param("name"), visit.param("rule")
+    keys = await visit.perform("listKeys", name=name, rule=rule)
+    assert isinstance(keys, AccessKeys)
+    return View(
+        title=f"Keys of the rule {rule}",
+        place="/connections",
+        parents=(("/connections", "Connections"), (path_of(name), name)),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h(
+                    "p",
+                    "Whoever has a key has the rights of the rule. It is in the audit log that you have seen them.",
+                ),
+                [
+                    _one_key(slot, key)
+                    for slot, key in zip(_SLOTS, (keys.primary_key, keys.secondary_key), strict=True)
+                ],
+                h("p", h("a", "Done", href=path_of(name), class_="button primary")),
+                class_="card",
+            ),
+        ),
+    )
+
+
+def _one_key(slot: str, key: str | None) -> Child:
+    return [h("h2", slot.capitalize()), h("p", badge("No key")) if key is None else command(key, f"{slot} key")]
+
+
+_PATH = "/connections/{name}/rules/{rule}"
+
+RULE_PAGES: tuple[Page, ...] = (
+    Page(id="confirmRegeneration", method="GET", path=f"{_PATH}/regenerate", show=_confirm_regenerate),
+    Page(id="sendRegeneration", method="POST", path=f"{_PATH}/regenerate", show=_regenerate),
+    Page(id="confirmRevocation", method="GET", path=f"{_PATH}/revoke", show=_confirm_revoke),
+    Page(id="sendRevocation", method="POST", path=f"{_PATH}/revoke", show=_revoke),
+    Page(id="showKeys", method="POST", path=f"{_PATH}/keys", show=_show_keys),
+)

@@ -1,0 +1,132 @@
+"""The page "Scale": this relay's capacity, and the drain."""
+
+from __future__ import annotations
+
+from ...http import Response
+from ..live_values import Places, RelayValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .messages import done
+from .page import Page
+from .parts import api_line, badge, button, meter, post_form, section
+from .shown import count, moment, plural
+from .visit import Visit
+
+__all__ = ["SCALE_PAGES", "capacity_section"]
+
+_RELAY = "/v1/relay"
+
+
+async def _show(visit: Visit) -> View:
+    relay = await visit.get("getRelay", RelayValue) if visit.caller.sees(None) else None
+    if relay is None:
+        return View(
+            title="Scale",
+            place="/scale",
+            is_live=False,
+            content=(
+                h(
+                    "section",
+                    h("p", "This page is about the whole relay. You see only a part of its hybrid connections."),
+                    h("p", h("a", "Show your hybrid connections", href="/connections")),
+                    class_="card",
+                ),
+            ),
+        )
+    return View(
+        title="Scale",
+        place="/scale",
+        content=(capacity_section(visit, relay), _drain(visit, relay)),
+    )
+
+
+def capacity_section(visit: Visit, relay: RelayValue) -> Element:
+    """How much of the relay's places is in use."""
+
+    def bar(label: str, places: Places) -> Element:
+        return meter(label, places.used, places.total, f"{count(places.used)} of {count(places.total)}")
+
+    return section(
+        "Capacity",
+        bar("Pairs of data channels", relay.pairs),
+        bar("Control channels", relay.control_channels),
+        bar("Connections that have not authenticated", relay.unauthenticated),
+        api_line(visit, _RELAY),
+        id_="capacity",
+        note="For more, raise LimitNOFILE= of the relay's unit, or add another relay.",
+    )
+
+
+def _drain(visit: Visit, relay: RelayValue) -> Element:
+    is_draining = relay.draining_since is not None
+    explained: Child
+    if is_draining:
+        explained = [
+            badge("Draining", "warn"),
+            " since ",
+            moment(relay.draining_since),
+            ". ",
+            plural(relay.session_count, "session"),
+            " left.",
+        ]
+    else:
+        explained = [badge("Serving", "good"), " The relay accepts registrations and joins."]
+    actions = None
+    if visit.is_operator and is_draining:
+        actions = post_form("/scale/accept", button("Accept again", kind="primary"))
+    elif visit.is_operator:
+        actions = h("a", "Drain", href="/scale/drain", class_="button")
+    return section(
+        "Drain",
+        h("p", explained),
+        h(
+            "p",
+            "A relay that drains accepts no new registrations and joins. Its sessions continue, and move to other "
+            "relays if their clients have any. Drain a relay before you stop it.",
+            class_="note",
+        ),
+        api_line(visit, _RELAY),
+        id_="drain",
+        actions=actions,
+    )
+
+
+async def _confirm(visit: Visit) -> View:
+    relay = await visit.get("getRelay", RelayValue)
+    content = h(
+        "section",
+        h(
+            "p",
+            "No program can register or join at this relay until you undo it. ",
+            h("b", f"{plural(relay.listener_count, 'listener')} and {plural(relay.session_count, 'session')}"),
+            " are here now. Sessions continue, and those whose clients have another relay move there.",
+        ),
+        h(
+            "div",
+            post_form("/scale/drain", button("Drain this relay", kind="danger")),
+            h("a", "Cancel", href="/scale", class_="button"),
+            class_="row",
+        ),
+        class_="card",
+    )
+    return View(
+        title="Drain this relay?", place="/scale", parents=(("/scale", "Scale"),), is_live=False, content=(content,)
+    )
+
+
+async def _do_drain(visit: Visit) -> Response:
+    await visit.perform("drainRelay")
+    return redirect(done("/scale", "draining"))
+
+
+async def _accept(visit: Visit) -> Response:
+    await visit.perform("undoDrainRelay")
+    return redirect(done("/scale", "accepting"))
+
+
+SCALE_PAGES: tuple[Page, ...] = (
+    Page(id="showScale", method="GET", path="/scale", show=_show),
+    Page(id="confirmDrain", method="GET", path="/scale/drain", show=_confirm),
+    Page(id="sendDrain", method="POST", path="/scale/drain", show=_do_drain),
+    Page(id="sendAccept", method="POST", path="/scale/accept", show=_accept),
+)

@@ -1,0 +1,29 @@
+"""What a session holds, in numbers."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Vitals"]
+
+
+@attrs.frozen
+class Vitals:
+    """What a session holds at one moment (bytes), apart from its state."""
+
+    #: Waits to be written to a channel.
+    queued: int = 0
+    #: Waits to be read by the application.
+    unread: int = 0
+    #: Memory of frames that were written, and are kept until the peer has acknowledged them.
+    unacknowledged: int = 0
+    #: Receive windows that are promised to the peer.
+    reserved: int = 0
+
+    def __add__(self, other: Vitals) -> Vitals:
+        return Vitals(
+            self.queued + other.queued,
+            self.unread + other.unread,
+            self.unacknowledged + other.unacknowledged,
+            self.reserved + other.reserved,
+        )

@@ -1,0 +1,28 @@
+"""Parsing X.509 certificates that anybody may have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["parsing_certificate"]
+
+
+@contextmanager
+def parsing_certificate() -> Iterator[None]:
+    """Within the block, everything that is wrong with a certificate is a ValueError.
+
+    `cryptography` parses a certificate in parts, when they are asked for, and has many exceptions for what it cannot
+    parse: `InvalidVersion`, `UnsupportedAlgorithm`, `ExtensionNotFound`, `DuplicateExtension` and `TypeError` are not
+    derived from ValueError. OpenSSL completes a handshake with such a certificate if it does not verify it. Therefore
+    the block must contain the parsing and every access to a part, and nothing else.
+
+    Raises:
+        ValueError: the certificate cannot be parsed.
+    """
+    try:
+        yield
+    except (ValueError, MemoryError):
+        raise
+    except Exception as exc:
+        raise ValueError(f"the certificate cannot be parsed ({type(exc).__name__})") from exc

@@ -1,0 +1,355 @@
+"""What pages show to whom, and what their forms do."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import urllib.parse
+
+import attrs
+import pytest
+
+from hybridrelay.events import ListenerRegistered, ManagementCalled
+from hybridrelay.management.web.overview import path_of
+from hybridrelay.relay.model import Description
+from hybridrelay.security import KeySlot, ManagementRole
+
+from ..live import listener, sender, session
+from ..managed_relay import Relay
+from .browser import Browser, Page, page_of, parts_of
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\u202e&amp;"
+#: What a description can be.
+PRINTABLE = HOSTILE.replace("\u202e", "")
+PAGES = ("/", "/connections", path_of("orders"), "/events", "/audit", "/monitor", "/scale", "/create")
+
+
+def calls(relay: Relay) -> list[tuple[str, int]]:
+    """The operations that were called, with the status."""
+    return [(event.operation_id, event.status) for event in relay.events if isinstance(event, ManagementCalled)][1:]
+
+
+@pytest.fixture
+async def admin(relay: Relay, browser: Browser) -> Browser:
+    """An administrator's browser."""
+    await browser.log_in(relay.token()[1])
+    return browser
+
+
+async def test_problems_come_first(relay: Relay, admin: Browser) -> None:
+    relay.live.numbers = attrs.evolve(relay.live.numbers, draining_since=1000.0)
+    page = page_of(await admin.get("/"))
+    text = page.text
+    assert text.index("hybridrelay drain --undo") < text.index("No connector listens for other")
+    assert text.index("What to do: start the connector") < text.index("Capacity")
+    assert path_of("other") in page.links
+    assert "/v1/relay" in page.links, "numbers lead to the API"
+    assert "curl -H @token.header http://x/v1/relay" in html.unescape(text)
+
+
+async def test_what_is_connected_is_shown(admin: Browser) -> None:
+    text = page_of(await admin.get(path_of("orders"))).text
+    for shown in (
+        "111111111111",
+        "192.0.2.1",
+        "test/1",
+        "connector, primary",
+        "websocket",
+        "444444444444",
+        "7 bytes",
+    ):
+        assert shown in text
+    assert "No connector listens." in page_of(await admin.get(path_of("other"))).text
+    assert "hybridrelay forward" in page_of(await admin.get(path_of("other"))).text
+
+
+@pytest.mark.parametrize("role", ManagementRole)
+async def test_a_role_sees_only_the_buttons_that_it_may_use(
+    relay: Relay, browser: Browser, role: ManagementRole
+) -> None:
+    await browser.log_in(relay.token(role=role)[1])
+    seen: set[str] = set()
+    for path in PAGES:
+        page = page_of(await browser.get(path))
+        seen |= set(page.actions) | set(page.links)
+    drop, key = f"{path_of('orders')}/listeners/{'1' * 32}/drop", f"{path_of('orders')}/rules/all/revoke?slot=primary"
+    assert (drop in seen) is (role >= ManagementRole.OPERATOR)
+    assert ("/scale/drain" in seen) is (role >= ManagementRole.OPERATOR)
+    for path in (key, "/create", f"{path_of('orders')}/rules/all/keys", f"{path_of('orders')}/delete"):
+        assert (path in seen) is (role >= ManagementRole.ADMIN), path
+
+
+async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser: Browser) -> None:
+    await browser.log_in(relay.token(role=ManagementRole.VIEWER)[1])
+    before = relay.store.get("orders")
+    at = path_of("orders")
+    for path in (
+        f"{at}/listeners/{'1' * 32}/drop",
+        f"{at}/senders/{'3' * 16}/drop",
+        f"{at}/sessions/{'4' * 32}/drop",
+        f"{at}/rules/all/regenerate",
+        f"{at}/rules/all/revoke",
+        f"{at}/rules/all/keys",
+        f"{at}/delete",
+        "/scale/drain",
+        "/scale/accept",
+    ):
+        answer = await browser.post(path, slot="primary", generation="1")
+        assert answer.status == 403, path
+        assert "needs the role" in page_of(answer).text
+    assert relay.store.get("orders") == before
+    assert len(relay.live.held_listeners + relay.live.held_senders + relay.live.held_sessions) == 3
+    assert [status for _, status in calls(relay)] == [403] * 9
+
+
+async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browser) -> None:
+    relay.live.held_listeners.append(listener("other", "9" * 32))
+    relay.managed.events.publish(ListenerRegistered(connection="other", peer="192.0.2.9", instance="9" * 32))
+    relay.managed.events.subscribe(relay.managed.feed)
+    for name in ("orders", "other"):
+        relay.managed.events.publish(ListenerRegistered(connection=name, peer="192.0.2.9", instance="9" * 32))
+    await browser.log_in(relay.token(scope="ord")[1])
+    for path in PAGES:
+        answer = await browser.get(path)
+        assert answer.status == 200, path
+        text = page_of(answer).text
+        assert "other" not in text.replace("others", "").replace("another", "").replace("other relays", ""), path
+    assert "orders" in page_of(await browser.get("/events")).text
+    assert (await browser.get(path_of("other"))).status == 403
+    assert (await browser.post(f"{path_of('other')}/listeners/{'9' * 32}/drop")).status == 403
+    assert len(relay.live.held_listeners) == 2
+
+
+async def test_dropping(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    for path, held, what in (
+        (f"{at}/listeners/{'1' * 32}/drop", relay.live.held_listeners, "The listener was dropped"),
+        (f"{at}/senders/{'3' * 16}/drop", relay.live.held_senders, "The sender was dropped"),
+        (f"{at}/sessions/{'4' * 32}/drop", relay.live.held_sessions, "data channels were dropped"),
+    ):
+        assert path in page_of(await admin.get(at)).actions
+        answer = await admin.post(path)
+        assert (answer.status, held) == (303, [])
+        assert what in page_of(await admin.get(answer.headers["location"])).text
+    assert calls(relay) == [("dropListener", 200), ("dropSender", 200), ("dropSession", 200)]
+
+
+async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:
+    relay.live.held_listeners.append(attrs.evolve(listener(instance="5" * 32), rule="all", slot="primary"))
+    relay.live.held_sessions.append(
+        attrs.evolve(session(id="6" * 32), sender=attrs.evolve(session().sender, rule="all", slot="primary"))
+    )
+    at = f"{path_of('orders')}/rules/all"
+    page = page_of(await admin.get(f"{at}/regenerate?slot=primary"))
+    assert "What ends at once: 1 listener, 0 senders, 1 session." in page.text
+    before = relay.store.rule("orders", "all")
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    answer = await admin.post(f"{at}/regenerate", **fields)
+    assert (answer.status, answer.headers["location"]) == (303, f"{path_of('orders')}?done=key-regenerated")
+    after = relay.store.rule("orders", "all")
+    assert after.primary != before.primary
+    assert after.secondary == before.secondary
+    assert "The key was replaced" in page_of(await admin.get(answer.headers["location"])).text
+    again = await admin.post(f"{at}/regenerate", **fields)
+    assert again.status == 409, "the same form twice changes the key once"
+    assert "changed meanwhile" in page_of(again).text
+    assert relay.store.rule("orders", "all") == after
+
+
+async def test_revoking_a_key(relay: Relay, admin: Browser) -> None:
+    at = f"{path_of('orders')}/rules/all"
+    page = page_of(await admin.get(f"{at}/revoke?slot=secondary"))
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    assert (await admin.post(f"{at}/revoke", **fields)).status == 303
+    assert relay.store.rule("orders", "all").key(KeySlot.SECONDARY) is None
+    page = page_of(await admin.get(path_of("orders")))
+    assert f"{at}/revoke?slot=secondary" not in page.links
+    text = page_of(await admin.get(f"{at}/regenerate?slot=primary")).text
+    assert "The secondary slot has no key" in text
+    assert calls(relay) == [("revokeKeys", 200)]
+
+
+@pytest.mark.parametrize("slot", ["", "third", "primary'"])
+async def test_a_slot_that_does_not_exist(relay: Relay, admin: Browser, slot: str) -> None:
+    at = f"{path_of('orders')}/rules/all"
+    assert (await admin.get(f"{at}/revoke?slot={slot}")).status == 400
+    answer = await admin.post(f"{at}/revoke", slot=slot, generation="1")
+    assert answer.status == 400
+    assert "not what this operation takes" in page_of(answer).text
+
+
+async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> None:
+    rule = relay.store.rule("orders", "all")
+    keys = [key.reveal() for key in (rule.primary, rule.secondary) if key is not None]
+    for path in PAGES:
+        body = (await admin.get(path)).body.decode()
+        assert not any(key in html.unescape(body) for key in keys), path
+    answer = await admin.post(f"{path_of('orders')}/rules/all/keys")
+    assert answer.headers["cache-control"] == "no-store"
+    assert all(key in page_of(answer).texts for key in keys)
+    assert calls(relay) == [("listKeys", 200)]
+
+
+async def test_deleting(relay: Relay, admin: Browser) -> None:
+    page = page_of(await admin.get(f"{path_of('orders')}/delete"))
+    assert "1 listener, 1 sender, 1 session" in page.text
+    answer = await admin.post(f"{path_of('orders')}/delete")
+    assert answer.headers["location"] == "/connections?done=connection-deleted"
+    assert "orders" not in relay.store.snapshot()
+    assert (await admin.get(path_of("orders"))).status == 404
+
+
+async def test_the_drain(relay: Relay, admin: Browser) -> None:
+    assert "1 listener and 1 session" in page_of(await admin.get("/scale/drain")).text
+    answer = await admin.post("/scale/drain")
+    assert answer.headers["location"] == "/scale?done=draining"
+    page = page_of(await admin.get("/scale?done=draining"))
+    assert "1 session left" in page.text
+    assert "/scale/accept" in page.actions
+    assert (await admin.post("/scale/accept")).status == 303
+    assert relay.live.numbers.draining_since is None
+    assert calls(relay) == [("drainRelay", 200), ("undoDrainRelay", 200)]
+
+
+async def test_hostile_names_and_texts_stay_text(relay: Relay, admin: Browser) -> None:
+    name = "x" * 130 + "/" + "y" * 129
+    relay.store.create(name, ["relay.example.com"], [], Description(PRINTABLE, {PRINTABLE[:60]: PRINTABLE}))
+    relay.live.held_listeners.append(attrs.evolve(listener(name, "a" * 32), software=HOSTILE))
+    relay.live.held_senders.append(attrs.evolve(sender(name, "b" * 16), software=HOSTILE))
+    relay.managed.events.subscribe(relay.managed.feed)
+    relay.managed.events.publish(ListenerRegistered(connection=name, peer=HOSTILE, instance=HOSTILE))
+    for path in (*PAGES, path_of(name), f"/events?name={urllib.parse.quote(HOSTILE)}", f"{path_of(name)}/delete"):
+        answer = await admin.get(path)
+        assert answer.status in {200, 400, 404}, path
+        page = page_of(answer)
+        assert not [one for one in page.all("script") if not (one["src"] or "").startswith("/assets/")]
+        assert not [one for one in page.all("img") if not (one["src"] or "").startswith("/assets/")]
+        assert all(link.startswith(("/", "#")) for link in page.links)
+    page = page_of(await admin.get(path_of(name)))
+    assert {HOSTILE, PRINTABLE} <= set(page.texts)
+    assert page_of(await admin.get("/connections")).links.count(path_of(name)) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["/connections/%00", "/connections/a%20b", "/connections/nothing", "/connections/" + "x" * 261]
+)
+async def test_a_hybrid_connection_that_does_not_exist(admin: Browser, path: str) -> None:
+    answer = await admin.get(path)
+    assert answer.status == 404
+    page = page_of(answer)
+    assert "There is nothing here" in page.text
+    assert answer.headers["request-id"] in page.text
+
+
+async def test_the_pages_of_the_list(relay: Relay, admin: Browser) -> None:
+    for number in range(60):
+        relay.store.create(f"many/{number:02}", ["relay.example.com"], [])
+    page = page_of(await admin.get("/connections?prefix=many/"))
+    (next_,) = (link for link in page.links if "cursor=" in link)
+    rest = page_of(await admin.get(next_))
+    names = [link for link in page.links + rest.links if link.startswith("/connections/many")]
+    assert names == [path_of(f"many/{number:02}") for number in range(60)]
+    assert "No name begins so" in page_of(await admin.get("/connections?prefix=zzz")).text
+
+
+async def test_the_script_gets_the_parts_that_change(relay: Relay, admin: Browser) -> None:
+    for path in PAGES[:-1]:
+        page = page_of(await admin.get(path))
+        ids = {attributes["id"] for _, attributes in page.tags if "data-live" in attributes}
+        parts = parts_of(await admin.get(path, Accept="application/json"))
+        assert parts.keys() == ids, path
+        assert ids or path == "/monitor"
+    parts = parts_of(await admin.get(path_of("orders"), Accept="application/json"))
+    assert "192.0.2.1" in json.dumps(parts["listeners"])
+    ((_, body),) = [(tag, attributes) for tag, attributes in page_of(await admin.get("/")).tags if tag == "body"]
+    assert body["data-events"] == f"/v1/events?since={relay.managed.feed.last}"
+
+
+async def test_messages_are_not_chosen_by_whoever_makes_a_link(admin: Browser) -> None:
+    assert "hacked" not in (await admin.get("/?done=hacked")).body.decode()
+
+
+async def test_a_form_that_is_malformed(relay: Relay, admin: Browser) -> None:
+    at = f"{path_of('orders')}/rules/all/revoke"
+    for body, content_type, status in (
+        (b"{}", "application/json", 415),
+        (b"\xff=", "application/x-www-form-urlencoded", 400),
+    ):
+        answer = await admin.request("POST", at, body, Content_Type=content_type, Sec_Fetch_Site="same-origin")
+        assert answer.status == status
+    assert calls(relay) == [("sendRevocation", 415), ("sendRevocation", 400)], "in the audit log, too"
+
+
+async def test_audit_and_events(relay: Relay, admin: Browser) -> None:
+    relay.managed.events.subscribe(relay.managed.feed)
+    for number in range(150):
+        relay.managed.events.publish(
+            ListenerRegistered(connection="orders", peer=f"192.0.2.{number}", instance="9" * 32)
+        )
+    await admin.post(f"{path_of('orders')}/rules/all/keys")
+    text = page_of(await admin.get("/audit")).text
+    for shown in ("listKeys", "token ci", "(admin)", "192.0.2.1", "Done"):
+        assert shown in text
+    assert "A listener has registered" not in text
+    text = page_of(await admin.get("/events?name=listener.&connection=orders")).text
+    assert text.index("192.0.2.149") < text.index("192.0.2.100")
+    assert "192.0.2.49" not in text, "the latest 100"
+    assert "No event fits" in page_of(await admin.get("/events?name=nothing")).text
+
+
+@pytest.mark.parametrize("query", ["", "?range=24h&scale=relative", "?range=14d", "?range=400d", "?range=x&scale=x"])
+async def test_the_monitor_has_a_table_for_each_chart(admin: Browser, query: str) -> None:
+    page = page_of(await admin.get(f"/monitor{query}"))
+    charts = [one for one in page.all("div") if one.get("class") == "chart"]
+    assert len(charts) == len(page.all("table")) == 6
+    assert all(one["role"] == "img" and one["tabindex"] == "0" for one in charts)
+    assert (await admin.get("/monitor?connection=nothing")).status == 404
+
+
+def commands_of(page: Page) -> list[str]:
+    """The text of each command."""
+    return [text for text in page.texts if re.match(r"hybridrelay (con|forw)", text)]
+
+
+async def test_the_commands_that_create_a_hybrid_connection(admin: Browser) -> None:
+    assert commands_of(page_of(await admin.get("/create"))) == []
+    page = page_of(await admin.get("/create?name=team/orders&target=[fd00::5]:5432&endpoint=relay.example.com"))
+    create, load, connect, forward = commands_of(page)
+    assert create.startswith("hybridrelay connections create team/orders \\\n  --target '[fd00::5]:5432' --endpoint")
+    assert "--relay-file team-orders.relay" in create
+    assert load == "hybridrelay connections import team-orders.relay --state /var/lib/hybridrelay"
+    assert connect == "hybridrelay connector --connection-string-file team-orders.connector"
+    assert "--connection-string-file team-orders.application --listen 127.0.0.1:15432" in forward
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "endpoint"),
+    [
+        ("a b", "db:1", "relay"),
+        ("a;reboot", "db:1", "relay"),
+        ("a", "db", "relay"),
+        ("a", "db:0", "relay"),
+        ("a", "db:65536", "relay"),
+        ("a", "db x:1", "relay"),
+        ("a", "--state:1", "relay"),
+        ("a", "db:1", "relay:1"),
+        ("a", "db:1", "--relay"),
+        ("a", "db:1", "$(reboot)"),
+    ],
+)
+async def test_what_cannot_be_created(admin: Browser, name: str, target: str, endpoint: str) -> None:
+    query = urllib.parse.urlencode({"name": name, "target": target, "endpoint": endpoint})
+    page = page_of(await admin.get(f"/create?{query}"))
+    assert commands_of(page) == []
+    assert [one for _, one in page.tags if one.get("class") == "message bad"]
+
+
+@pytest.mark.parametrize("host", ["$(reboot)", "`x`", "a;b", "a'b", 'a"b', "a&&b"])
+async def test_a_target_is_one_word_for_the_shell(admin: Browser, host: str) -> None:
+    query = urllib.parse.urlencode({"name": "a", "target": f"{host}:1", "endpoint": "relay"})
+    (create, *_) = commands_of(page_of(await admin.get(f"/create?{query}")))
+    import shlex
+
+    words = shlex.split(create.replace("\\\n", ""))
+    assert words[words.index("--target") + 1] == f"{host}:1"
