@@ -101,7 +101,7 @@ def _convert_one(action: argparse.Action, value: Any, folder: Path) -> Any:
     converted: Any = action.type(text) if callable(action.type) else text
     if action.choices is not None and converted not in action.choices:
         raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
-    if action.type is values.path:
+    if isinstance(converted, Path):
         return folder / converted
     if action.type is values.path_or_stdin and converted != "-":
         return str(folder / converted)

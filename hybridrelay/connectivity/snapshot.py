@@ -8,6 +8,7 @@ integers are added up.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import attrs
 
@@ -26,6 +27,7 @@ __all__ = [
     "SessionState",
     "StreamSnapshot",
     "StreamState",
+    "TargetCheck",
 ]
 
 #: How many sessions, and how many streams, a snapshot lists if it is not told otherwise.
@@ -197,6 +199,24 @@ class StreamSnapshot:
     bytes_to_client: int = 0
 
 
+@attrs.frozen
+class TargetCheck:
+    """Whether the target of a hybrid connection could be reached."""
+
+    connection: str
+    #: ``host:port``.
+    target: str
+    #: The slug of a `Reason` and a sentence for people; empty if it could be reached.
+    reason: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """It could be reached."""
+        return not self.reason
+
+
 @attrs.frozen(kw_only=True)
 class EndpointSnapshot:
     """What a connector, a client, or several clients of one program hold."""
@@ -216,3 +236,26 @@ class EndpointSnapshot:
     transports: dict[str, bool]
     #: What has happened so far.
     counters: EndpointCounters
+
+    @classmethod
+    def merged(cls, several: Sequence[EndpointSnapshot], limit: int) -> EndpointSnapshot:
+        """What several clients of one program hold together. At most `limit` sessions and streams are listed."""
+        counters, transports = EndpointCounters(), dict[str, bool]()
+        for one in several:
+            counters.add(one.counters)
+            transports.update({name: transports.get(name, False) or used for name, used in one.transports.items()})
+        sessions = sorted((item for one in several for item in one.sessions), key=lambda item: item.since)
+        streams = sorted((item for one in several for item in one.streams), key=lambda item: item.since)
+        return cls(
+            connections=tuple(item for one in several for item in one.connections),
+            sessions=tuple(sessions[:limit]),
+            session_count=sum(one.session_count for one in several),
+            streams=tuple(streams[:limit]),
+            stream_count=sum(one.stream_count for one in several),
+            queued=sum(one.queued for one in several),
+            unread=sum(one.unread for one in several),
+            unacknowledged=sum(one.unacknowledged for one in several),
+            reserved=sum(one.reserved for one in several),
+            transports=transports,
+            counters=counters,
+        )

@@ -18,7 +18,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
-from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
+from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
 from ..events import (
     EventStream,
@@ -51,6 +51,7 @@ from .registrar import Registrar
 from .relays import Relays
 from .sessions import Sessions
 from .snapshots import connector_snapshot
+from .target_checks import TargetChecks
 
 __all__ = ["Connector", "run_connector"]
 
@@ -141,6 +142,7 @@ class Connector:
             if expires_soon(identity, now=clock()):
                 events.publish(IdentityExpiresSoon(connection=published.name))
             self._relays.publish(published, self._relays.find_links(published, published.string))
+        self._target_checks = TargetChecks(lambda: [(one.name, one.target) for one in self._published])
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string in place of one that is published. Open streams continue.
@@ -208,6 +210,13 @@ class Connector:
         return connector_snapshot(
             self._published, self._relays, self._sessions, self._counters, limit=limit, clock=self._clock
         )
+
+    async def check_targets(self) -> tuple[TargetCheck, ...]:
+        """Find out whether the targets can be reached, by connecting to each at most once in 60 seconds.
+
+        Cancelled, targets that have not answered are not dialed again before that time is over.
+        """
+        return await self._target_checks.results()
 
     # --- running
 

@@ -25,6 +25,7 @@ __all__ = [
     "ResourcesRestored",
     "ResourcesShort",
     "RestartNeeded",
+    "StatusListening",
     "StopRequested",
 ]
 
@@ -55,6 +56,18 @@ class ProgramReady(Event):
     role: str
     #: Addresses that it listens on.
     addresses: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class StatusListening(Event):
+    """A connector or forward serves its status (``--status``)."""
+
+    name: ClassVar = "status.listening"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The status of this program is served"
+
+    #: The path of a Unix socket, or ``host:port``.
+    address: str
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from .options import (
     add_mode,
     add_proxy,
     add_resume_deadline,
+    add_status,
     add_upgrade_interval,
 )
 
@@ -45,6 +46,10 @@ examples:
   two, with a deny list:
     hybridrelay connector --deny-list deny-list.txt \\
         --connection-string-file orders.connector billing.connector
+  with its status, and metrics for Prometheus, on a loopback port:
+    hybridrelay connector --connection-string-file orders.connector \\
+        --status 127.0.0.1:9351
+    hybridrelay status --from 127.0.0.1:9351
   with a configuration file, whose keys are the options' names; the command
   line takes precedence, and paths are relative to the file:
     hybridrelay connector --config connector.toml
@@ -84,6 +89,13 @@ def _add_arguments(parser: Parser) -> None:
         "be written; 'none' switches it off)",
     )
     add_upgrade_interval(parser)
+    add_status(parser)
+    parser.add_argument(
+        "--check-target",
+        action="store_true",
+        help="/readyz of --status also connects to each target, at most once a minute; the target sees a connection "
+        "that ends at once",
+    )
     add_config(parser)
 
 

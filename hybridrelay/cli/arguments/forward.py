@@ -17,6 +17,7 @@ from .options import (
     add_open_patience,
     add_proxy,
     add_resume_deadline,
+    add_status,
     add_upgrade_interval,
 )
 
@@ -79,6 +80,7 @@ def _add_arguments(parser: Parser) -> None:
     add_resume_deadline(parser)
     add_open_patience(parser)
     add_upgrade_interval(parser)
+    add_status(parser)
     add_config(parser)
 
 

@@ -49,6 +49,17 @@ def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
     )
 
 
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Add ``--status``."""
+    parser.add_argument(
+        "--status",
+        metavar="PATH|ADDR:PORT",
+        type=values.status_address,
+        help="serve status, metrics and health over HTTP here: on a Unix socket, to which only this user and root "
+        "can connect, or on a loopback address; port 0: any free port, which the log shows (default: nowhere)",
+    )
+
+
 def add_grace(parser: argparse.ArgumentParser) -> None:
     """Add ``--grace``."""
     means = "how long open connections may continue after SIGTERM; a second signal ends the program at once"

@@ -55,6 +55,16 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @_argument
+def status_address(text: str) -> Path | tuple[str, int]:
+    """Parse where a status is served: ``address:port``, or the path of a Unix socket."""
+    if "/" in text or ":" not in text:
+        if not text:
+            raise ValueError("expected a path, or an address and a port")
+        return path(text)
+    return _split_address(text)
+
+
+@_argument
 def target(text: str) -> HostPort:
     """Parse ``host:port``, the address to connect to."""
     from ...security import parse_host_port_untrusted

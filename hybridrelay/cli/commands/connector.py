@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..._nursery import FlatNursery
 from ...connector import (
@@ -27,6 +28,10 @@ from ..connection_strings import load_all, reload_each
 from ..proxies import make_commands, make_dialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
+from ..status_served import status_served
+
+if TYPE_CHECKING:
+    from ...monitoring import StatusSource
 
 
 def _instance_file(
@@ -50,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     dialer = make_dialer(args, commands)
     strings = load_all(args.files, Role.CONNECTOR)
     events = logged_events()
+    if args.check_target and args.status is None:
+        raise ConfigurationError("--check-target needs --status", remedy="say where to serve the status")
     config = ConnectorConfig(
         strings,
         mode=args.mode,
@@ -69,10 +76,16 @@ def run(args: argparse.Namespace) -> int:
         except ConfigurationError as exc:
             publish_not_reloaded(exc)
 
+    def source() -> StatusSource:
+        from ...monitoring import ConnectorSource
+
+        return ConnectorSource(connector, check_targets=args.check_target)
+
     async def main() -> None:
-        async with commands, FlatNursery() as nursery:
-            served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
-            await stop.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
+        async with commands, status_served(args.status, source, stop=stop.event, events=events):
+            async with FlatNursery() as nursery:
+                served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
+                await stop.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
 
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from itertools import starmap
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,6 +21,10 @@ from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
+from ..status_served import status_served
+
+if TYPE_CHECKING:
+    from ...monitoring import StatusSource
 
 #: Any free port.
 _ANYWHERE = ("127.0.0.1", 0)
@@ -81,21 +86,27 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigurationError("its port is closed", remedy="restart to open it again")
         return clients[number].update(string)
 
+    def source() -> StatusSource:
+        from ...monitoring import ClientsSource
+
+        return ClientsSource(clients.values, role="forward")
+
     async def main() -> None:
         bound: dict[int, list[tuple[str, int]]] = {}
 
         async def start(number: int) -> None:
             bound[number] = await nursery.start(forward, number)
 
-        async with commands, FlatNursery() as nursery:
-            async with FlatNursery() as starting:
-                for number in range(len(strings)):
-                    starting.start_soon(start, number)
-            fields = [
-                (string.entity_path, ",".join(starmap(format_address, bound[number])))
-                for number, string in enumerate(strings)
-            ]
-            await stop.say_ready("forward", fields)
+        async with commands, status_served(args.status, source, stop=stop.event, events=events):
+            async with FlatNursery() as nursery:
+                async with FlatNursery() as starting:
+                    for number in range(len(strings)):
+                        starting.start_soon(start, number)
+                fields = [
+                    (string.entity_path, ",".join(starmap(format_address, bound[number])))
+                    for number, string in enumerate(strings)
+                ]
+                await stop.say_ready("forward", fields)
 
     reload = partial(reload_each, args.files, Role.APPLICATION, use)
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))

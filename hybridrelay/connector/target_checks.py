@@ -1,0 +1,76 @@
+"""Checks whether targets can be reached, for health checks. A target sees a connection that ends at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from ..connectivity.snapshot import TargetCheck
+from ..security import HostPort
+from ..streams.sockets import reset_on_close
+from .targets import TargetError, open_target
+
+__all__ = ["CHECK_SECONDS", "TargetChecks"]
+
+#: For how long a result is used before the targets are dialed again (seconds).
+CHECK_SECONDS = 60.0
+
+
+class TargetChecks:
+    """Dials targets, each at most once in `CHECK_SECONDS`, however often it is asked.
+
+    Args:
+        targets: returns the hybrid connections and their present targets.
+        dial: connects to a target.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Sequence[tuple[str, HostPort]]],
+        dial: Callable[[HostPort], Awaitable[trio.SocketStream]] = open_target,
+    ) -> None:
+        self._targets = targets
+        self._dial = dial
+        self._lock = trio.Lock()
+        #: When each target was dialed last (on Trio's clock), and the result.
+        self._dialed: dict[HostPort, float] = {}
+        self._failures: dict[HostPort, TargetError | None] = {}
+
+    async def results(self) -> tuple[TargetCheck, ...]:
+        """The results, at most `CHECK_SECONDS` old. Takes as long as dialing the slowest target.
+
+        Cancelled, the targets that have not answered count as dialed.
+        """
+        async with self._lock:
+            targets, now = self._targets(), trio.current_time()
+            wanted = {target for _, target in targets}
+            self._dialed = {target: at for target, at in self._dialed.items() if target in wanted}
+            self._failures = {target: failure for target, failure in self._failures.items() if target in wanted}
+            async with trio.open_nursery() as nursery:
+                for target in wanted:
+                    if now - self._dialed.get(target, -math.inf) >= CHECK_SECONDS:
+                        self._dialed[target] = now
+                        nursery.start_soon(self._check, target)
+            return tuple(self._result(name, target) for name, target in targets)
+
+    async def _check(self, target: HostPort) -> None:
+        self._failures.pop(target, None)
+        try:
+            stream = await self._dial(target)
+        except TargetError as exc:
+            self._failures[target] = exc
+        else:
+            self._failures[target] = None
+            reset_on_close(stream, False)
+            await trio.aclose_forcefully(stream)
+
+    def _result(self, name: str, target: HostPort) -> TargetCheck:
+        if target not in self._failures:
+            return TargetCheck(name, str(target), "cancelled", "the check was interrupted", "ask again later")
+        failure = self._failures[target]
+        if failure is None:
+            return TargetCheck(name, str(target))
+        remedy = failure.remedy or f"check that {target} listens, and that this machine can reach it"
+        return TargetCheck(name, str(target), failure.reason.slug, str(failure), remedy)

@@ -1,0 +1,108 @@
+"""The metrics of a connector or forward for Prometheus. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .._histogram import HistogramSnapshot
+from ..connectivity.snapshot import EndpointSnapshot, RelayState
+from ..management.exposition import Sample, counter, gauge, histogram
+from .values import Role
+
+__all__ = ["MAX_CONNECTIONS", "OTHER", "endpoint_metrics"]
+
+#: Hybrid connections that have labels of their own; all others are added up as `OTHER`, as at a relay.
+MAX_CONNECTIONS = 1000
+OTHER = "_other"
+
+
+def endpoint_metrics(
+    snapshot: EndpointSnapshot, *, role: Role, version: str, loop_lag: HistogramSnapshot, descriptors: int | None
+) -> str:
+    """All metrics in the text format.
+
+    Args:
+        snapshot: what the program holds.
+        role: of the program.
+        version: of the program.
+        loop_lag: how late the event loop was.
+        descriptors: how many the process has open, if that is known.
+    """
+    labels = {one.name: one.name for one in snapshot.connections[:MAX_CONNECTIONS]}
+    parts = [
+        *_of_connections(snapshot, labels),
+        *_of_sessions(snapshot),
+        *_of_counters(snapshot, labels, role),
+        histogram("hybridrelay_loop_lag_seconds", "How late the event loop was.", *_parts(loop_lag)),
+    ]
+    if descriptors is not None:
+        parts.append(gauge("hybridrelay_open_files", "Open descriptors of the process.", [({}, descriptors)]))
+    parts.append(gauge("hybridrelay_build_info", "Always 1.", [({"version": version, "role": role}, 1)]))
+    return "".join(parts)
+
+
+def _parts(one: HistogramSnapshot) -> tuple[tuple[float, ...], tuple[int, ...], float]:
+    return one.bounds, one.counts, one.total
+
+
+def _of_connections(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Iterator[str]:
+    registered: Counter[tuple[str, str]] = Counter()
+    streams: Counter[str] = Counter()
+    for connection in snapshot.connections:
+        label = labels.get(connection.name, OTHER)
+        streams[label] += connection.streams
+        for relay in connection.relays:
+            registered[label, relay.host] += relay.state is RelayState.REGISTERED
+    yield gauge(
+        "hybridrelay_registered",
+        "Whether the hybrid connection is registered at the relay; at a client, whether there is a control channel.",
+        [({"connection": name, "relay": relay}, value) for (name, relay), value in registered.items()],
+    )
+    yield gauge(
+        "hybridrelay_streams",
+        "Streams that have not ended.",
+        [({"connection": name}, value) for name, value in streams.items()],
+    )
+
+
+def _of_sessions(snapshot: EndpointSnapshot) -> Iterator[str]:
+    held: list[Sample] = [
+        ({"kind": "queued"}, snapshot.queued),
+        ({"kind": "unread"}, snapshot.unread),
+        ({"kind": "unacknowledged"}, snapshot.unacknowledged),
+        ({"kind": "reserved"}, snapshot.reserved),
+    ]
+    yield gauge("hybridrelay_session_bytes", "Memory that sessions hold or have promised.", held)
+    yield gauge(
+        "hybridrelay_transport",
+        "Whether a channel uses the transport.",
+        [({"transport": name}, int(is_used)) for name, is_used in snapshot.transports.items()],
+    )
+
+
+def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role) -> Iterator[str]:
+    counters = snapshot.counters
+    opened: Counter[tuple[str, str]] = Counter()
+    for (name, result), value in counters.streams_opened.items():
+        opened[labels.get(name, OTHER), result] += value
+    yield counter(
+        "hybridrelay_streams_opened_total",
+        "Streams that were requested: success, or the reason why they were not opened.",
+        [({"connection": name, "result": result}, value) for (name, result), value in opened.items()],
+    )
+    yield counter(
+        "hybridrelay_session_resumes_total",
+        "Sessions that were to be resumed: success, or why they were not.",
+        [({"result": result}, value) for result, value in counters.session_resumes.items()],
+    )
+    if role == "connector":
+        connecting = counters.target_connect.snapshot()
+        yield histogram(
+            "hybridrelay_target_connect_seconds", "How long connecting to a target took.", *_parts(connecting)
+        )
+        yield counter(
+            "hybridrelay_policy_refusals_total",
+            "Requests that the policy has refused, by the kind of its rule.",
+            [({"rule": rule}, value) for rule, value in counters.policy_refusals.items()],
+        )

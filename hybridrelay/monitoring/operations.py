@@ -1,0 +1,183 @@
+"""What is served about a connector or forward: the table of operations, and their handlers."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+import trio
+
+from .._loop_lag import LoopLag
+from .._statistics import open_descriptors
+from .._threads import run_in_thread
+from .._version import __version__
+from ..connectivity.snapshot import MAX_LISTED
+from ..http import Handler, Reply, Request, RequestError, Response, Route, Router
+from ..management.exposition import MEDIA_TYPE
+from ..management.health_values import LiveValue, ReadyValue
+from ..management.openapi import openapi_document
+from ..management.operations import Operation, Operations, Text
+from ..management.parsing import parse_query_untrusted
+from ..management.request_ids import REQUEST_ID, new_request_id, with_request_id
+from ..security import ManagementRole
+from .metrics import endpoint_metrics
+from .problems import endpoint_problems
+from .readiness import endpoint_checks
+from .sources import StatusSource
+from .values import StatusQuery, StatusValue
+
+__all__ = ["OPERATIONS", "Monitored", "StatusCall", "make_router"]
+
+_JSON = "application/json"
+
+
+@attrs.define(eq=False)
+class Monitored:
+    """The program whose status is served."""
+
+    source: StatusSource
+    #: Set when the program is stopping.
+    stop: trio.Event
+    #: When it began to serve its status (seconds since 1970).
+    started_at: float
+    lag: LoopLag = attrs.field(factory=LoopLag)
+
+
+@attrs.define(eq=False)
+class StatusCall:
+    """A request whose query has been checked."""
+
+    monitored: Monitored
+    query: msgspec.Struct | None
+    #: Set by the handler: the response has the status 503, and says what is not available.
+    is_unavailable: bool = False
+
+
+async def _get_status(call: StatusCall) -> StatusValue:
+    query, monitored = call.query, call.monitored
+    assert isinstance(query, StatusQuery)
+    await trio.lowlevel.checkpoint()
+    # All that can be had: a session may have a problem although it is not listed.
+    snapshot = monitored.source.snapshot(MAX_LISTED)
+    role, stopping = monitored.source.role, monitored.stop.is_set()
+    return StatusValue.of(
+        snapshot,
+        role=role,
+        version=__version__,
+        started_at=monitored.started_at,
+        stopping=stopping,
+        limit=query.limit,
+        problems=endpoint_problems(snapshot, role=role, stopping=stopping),
+    )
+
+
+async def _get_metrics(call: StatusCall) -> Text:
+    descriptors = await run_in_thread(open_descriptors)
+    source = call.monitored.source
+    text = endpoint_metrics(
+        source.snapshot(0),
+        role=source.role,
+        version=__version__,
+        loop_lag=call.monitored.lag.snapshot(),
+        descriptors=descriptors,
+    )
+    return Text(text, MEDIA_TYPE)
+
+
+async def _get_live(call: StatusCall) -> LiveValue:
+    await trio.lowlevel.checkpoint()
+    return LiveValue(alive=True)
+
+
+async def _get_ready(call: StatusCall) -> ReadyValue:
+    monitored = call.monitored
+    targets = await monitored.source.check_targets()
+    snapshot = monitored.source.snapshot(0)
+    checks = endpoint_checks(snapshot, targets, role=monitored.source.role, stopping=monitored.stop.is_set())
+    is_ready = all(one.ok for one in checks)
+    call.is_unavailable = not is_ready
+    return ReadyValue(ready=is_ready, checks=checks)
+
+
+#: Everything that is served, except ``/openapi.json``. Whoever can connect may call it.
+OPERATIONS: Operations[StatusCall] = Operations(
+    [
+        Operation(
+            id="getStatus",
+            method="GET",
+            path="/v1/status",
+            summary="Get the status of this program: its problems, hybrid connections, sessions and streams.",
+            role=ManagementRole.VIEWER,
+            handler=_get_status,
+            query=StatusQuery,
+            answer=StatusValue,
+        ),
+        Operation(
+            id="getMetrics",
+            method="GET",
+            path="/metrics",
+            summary="Get the metrics of this program in the text format of Prometheus.",
+            role=ManagementRole.VIEWER,
+            handler=_get_metrics,
+            answer=Text,
+            media_type=MEDIA_TYPE,
+        ),
+        Operation(
+            id="getLive",
+            method="GET",
+            path="/livez",
+            summary="Find out whether this program is alive.",
+            role=ManagementRole.VIEWER,
+            handler=_get_live,
+            answer=LiveValue,
+        ),
+        Operation(
+            id="getReady",
+            method="GET",
+            path="/readyz",
+            summary="Find out whether this program is ready: a connector if each hybrid connection is registered at "
+            "a relay, and a forward if each listens and has a session.",
+            role=ManagementRole.VIEWER,
+            handler=_get_ready,
+            answer=ReadyValue,
+            may_be_unavailable=True,
+        ),
+    ]
+)
+
+
+def make_router(monitored: Monitored) -> Router[Handler]:
+    """Everything that is served: the operations of the table, and their description."""
+    document = openapi_document(
+        OPERATIONS,
+        version=__version__,
+        title="hybridrelay status",
+        description="Shows what a connector or forward holds. See docs/status.md.",
+        has_callers=False,
+    )
+    described = msgspec.json.encode(document)
+
+    async def describe(request: Request) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return Response(200, described, (("Content-Type", _JSON), (REQUEST_ID, new_request_id())))
+
+    routes = [Route(row.method, row.path, _handler_of(row, monitored)) for row in OPERATIONS]
+    return Router([*routes, Route("GET", "/openapi.json", describe)])
+
+
+def _handler_of(operation: Operation[StatusCall], monitored: Monitored) -> Handler:
+    async def handle(request: Request) -> Reply:
+        request_id = new_request_id()
+        try:
+            query = None if operation.query is None else parse_query_untrusted(request.query, operation.query)
+        except RequestError as exc:
+            return with_request_id(exc.failure, request_id)
+        call = StatusCall(monitored, query)
+        answer = await operation.handler(call)
+        if isinstance(answer, Text):
+            body, media_type = answer.text.encode(), answer.media_type
+        else:
+            body, media_type = msgspec.json.encode(answer), _JSON
+        headers = (("Content-Type", media_type), ("Cache-Control", "no-store"), (REQUEST_ID, request_id))
+        return Response(503 if call.is_unavailable else 200, body, headers)
+
+    return handle

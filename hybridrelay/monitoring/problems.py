@@ -1,0 +1,127 @@
+"""The problems of a connector or forward, each with a remedy. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from ..connectivity.snapshot import (
+    ConnectionSnapshot,
+    EndpointSnapshot,
+    FailureSnapshot,
+    RelaySnapshot,
+    RelayState,
+    SessionSnapshot,
+    SessionState,
+)
+from .values import ProblemStatus, Role
+
+__all__ = ["MAX_PROBLEMS", "endpoint_problems", "why_not_connected", "why_not_registered"]
+
+#: How many problems are listed.
+MAX_PROBLEMS = 100
+_SEE_LOG = "see in the log of this program what it is waiting for"
+
+
+def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool) -> tuple[ProblemStatus, ...]:
+    """The problems, the most important first; at most `MAX_PROBLEMS`.
+
+    Args:
+        snapshot: what the program holds.
+        role: of the program.
+        stopping: whether the program is stopping.
+    """
+    found: list[ProblemStatus] = []
+    if stopping:
+        found.append(
+            ProblemStatus(
+                code="stopping",
+                detail="the program is stopping: it accepts nothing new, and open connections may finish",
+                remedy="start it again when it has ended",
+            )
+        )
+    of_connections = _of_connector if role == "connector" else _of_client
+    found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
+    found += islice(_of_sessions(snapshot.sessions), MAX_PROBLEMS)
+    return tuple(found[:MAX_PROBLEMS])
+
+
+def why_not_registered(connection: ConnectionSnapshot) -> tuple[str, str]:
+    """Why a hybrid connection is registered nowhere, and what to do."""
+    failures = [(relay.host, relay.failure) for relay in connection.relays if relay.failure is not None]
+    if not failures:
+        return "no relay has answered yet", _SEE_LOG
+    return (
+        "; ".join(f"{host}: {failure.detail}" for host, failure in failures),
+        "; ".join(dict.fromkeys(failure.remedy or _SEE_LOG for _, failure in failures)),
+    )
+
+
+def why_not_connected(connection: ConnectionSnapshot) -> tuple[str, str]:
+    """Why a client has no session for new streams, and what to do."""
+    failure = connection.failure
+    if failure is None:
+        return "no session has been opened yet", _SEE_LOG
+    return failure.detail, failure.remedy or _SEE_LOG
+
+
+def _of_connector(connections: Sequence[ConnectionSnapshot], role: Role, stopping: bool) -> Iterator[ProblemStatus]:
+    if stopping:  # it has withdrawn its registrations
+        return
+    for connection in connections:
+        if not connection.is_registered:
+            detail, remedy = why_not_registered(connection)
+            yield ProblemStatus(
+                code="not-registered",
+                detail=f"{connection.name} is not registered at any relay: {detail}",
+                remedy=remedy,
+                connection=connection.name,
+            )
+    for connection in connections:
+        for relay in connection.relays if connection.is_registered else ():
+            if relay.state is not RelayState.REGISTERED:
+                yield _relay_failed(connection.name, relay)
+
+
+def _relay_failed(name: str, relay: RelaySnapshot) -> ProblemStatus:
+    failure = relay.failure or FailureSnapshot(reason="", detail="it has not answered yet", remedy=_SEE_LOG)
+    return ProblemStatus(
+        code="relay-failed",
+        detail=f"{name} is not registered at {relay.host}: {failure.detail}",
+        remedy=failure.remedy or _SEE_LOG,
+        connection=name,
+        relay=relay.host,
+    )
+
+
+def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: bool) -> Iterator[ProblemStatus]:
+    for connection in connections:
+        if role == "forward" and not connection.listening and not stopping:
+            yield ProblemStatus(
+                code="not-listening",
+                detail=f"{connection.name} has no local port yet",
+                remedy="wait until the program has connected, or see in its log why it has not",
+                connection=connection.name,
+            )
+        # A program that opens streams itself needs no session as long as it does not want one.
+        if not connection.is_connected and (role == "forward" or connection.failure is not None):
+            detail, remedy = why_not_connected(connection)
+            yield ProblemStatus(
+                code="no-session",
+                detail=f"{connection.name} has no session for new connections: {detail}",
+                remedy=remedy,
+                connection=connection.name,
+            )
+
+
+def _of_sessions(sessions: Sequence[SessionSnapshot]) -> Iterator[ProblemStatus]:
+    for session in sessions:
+        if session.state is SessionState.RESUMING:
+            yield ProblemStatus(
+                code="session-resuming",
+                detail=f"session {session.id} of {session.connection} ({session.label}) has lost its data channel "
+                f"over {session.relay}, and {session.streams} streams wait for another one",
+                remedy="wait: it resumes, or its streams are reset, within the resume deadline",
+                connection=session.connection,
+                relay=session.relay,
+            )

@@ -1,0 +1,48 @@
+"""Whether a connector or forward is ready. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..connectivity.snapshot import EndpointSnapshot, TargetCheck
+from ..management.health_values import CheckValue
+from .problems import why_not_connected, why_not_registered
+from .values import Role
+
+__all__ = ["endpoint_checks"]
+
+
+def endpoint_checks(
+    snapshot: EndpointSnapshot, targets: Sequence[TargetCheck], *, role: Role, stopping: bool
+) -> tuple[CheckValue, ...]:
+    """The conditions for the program to be ready.
+
+    Args:
+        snapshot: what the program holds.
+        targets: whether its targets can be reached, where that is checked.
+        role: of the program.
+        stopping: whether the program is stopping.
+    """
+    checks = [_check("accepting", not stopping, ("the program is stopping", "start it again when it has ended"))]
+    for connection in snapshot.connections:
+        if role == "connector":
+            why = why_not_registered(connection)
+            checks.append(_check("registered", connection.is_registered, why, connection.name))
+            continue
+        if role == "forward":
+            why = "it has no local port yet", "wait until the program has connected, or see in its log why it has not"
+            checks.append(_check("listening", bool(connection.listening), why, connection.name))
+        # A program that opens streams itself needs no session as long as it does not want one.
+        is_connected = connection.is_connected or (role == "client" and connection.failure is None)
+        checks.append(_check("session", is_connected, why_not_connected(connection), connection.name))
+    for one in targets:
+        why = f"the target {one.target} cannot be reached: {one.detail}", one.remedy
+        checks.append(_check("target", one.ok, why, one.connection))
+    return tuple(checks)
+
+
+def _check(name: str, ok: bool, why: tuple[str, str], connection: str | None = None) -> CheckValue:
+    detail, remedy = why
+    if ok:
+        return CheckValue(name=name, ok=True, connection=connection)
+    return CheckValue(name=name, ok=False, detail=detail, remedy=remedy, connection=connection)

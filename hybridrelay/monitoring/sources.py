@@ -1,0 +1,87 @@
+"""What is served: a connector, or the clients of a forward.
+
+Neither package is imported here, so that a connector does not load the client, or the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import trio
+
+from ..connectivity.snapshot import EndpointSnapshot, TargetCheck
+from .values import Role
+
+__all__ = ["ClientsSource", "ConnectorSource", "StatusSource"]
+
+
+class StatusSource(Protocol):
+    """Something whose status is served."""
+
+    @property
+    def role(self) -> Role:
+        """``connector``, ``forward``, or ``client`` for a program that opens streams itself."""
+
+    def snapshot(self, limit: int) -> EndpointSnapshot:
+        """What it holds now, with at most `limit` sessions and streams."""
+
+    async def check_targets(self) -> tuple[TargetCheck, ...]:
+        """Whether its targets can be reached; nothing if they are not to be checked."""
+
+
+class _Endpoint(Protocol):
+    def snapshot(self, limit: int) -> EndpointSnapshot: ...
+
+
+class _Connector(_Endpoint, Protocol):
+    async def check_targets(self) -> tuple[TargetCheck, ...]: ...
+
+
+class ConnectorSource:
+    """A connector.
+
+    Args:
+        connector: a `Connector`.
+        check_targets: whether it is only ready if its targets can be reached. Each is dialed at most once a minute,
+            when somebody asks.
+    """
+
+    role: Role = "connector"
+
+    def __init__(self, connector: _Connector, *, check_targets: bool = False) -> None:
+        self._connector = connector
+        self._checks_targets = check_targets
+
+    def snapshot(self, limit: int) -> EndpointSnapshot:
+        """See `StatusSource.snapshot`."""
+        return self._connector.snapshot(limit)
+
+    async def check_targets(self) -> tuple[TargetCheck, ...]:
+        """See `StatusSource.check_targets`."""
+        if self._checks_targets:
+            return await self._connector.check_targets()
+        await trio.lowlevel.checkpoint()
+        return ()
+
+
+class ClientsSource:
+    """One or several clients of a program.
+
+    Args:
+        clients: returns the `Client`s that there are now.
+        role: ``forward`` or ``client``.
+    """
+
+    def __init__(self, clients: Callable[[], Iterable[_Endpoint]], *, role: Role = "client") -> None:
+        self._clients = clients
+        self.role: Role = role
+
+    def snapshot(self, limit: int) -> EndpointSnapshot:
+        """See `StatusSource.snapshot`."""
+        return EndpointSnapshot.merged([client.snapshot(limit) for client in self._clients()], limit)
+
+    async def check_targets(self) -> tuple[TargetCheck, ...]:
+        """A client does not know its targets."""
+        await trio.lowlevel.checkpoint()
+        return ()

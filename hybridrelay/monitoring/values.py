@@ -1,0 +1,201 @@
+"""What the status of a connector or forward contains, as classes. Pure.
+
+JSON is made from these classes, and ``/openapi.json`` contains their schemas. The values are those of
+`hybridrelay.connectivity.snapshot`, which explains them; names are camelCase in JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, RelayState, SessionState, StreamState
+from ..management.values import Body, Value
+
+__all__ = [
+    "ConnectionStatus",
+    "FailureStatus",
+    "ProblemStatus",
+    "RelayStatus",
+    "Role",
+    "RouteStatus",
+    "SessionStatus",
+    "StatusQuery",
+    "StatusValue",
+    "StreamStatus",
+]
+
+
+#: Of a program whose status is served.
+Role: TypeAlias = Literal["connector", "forward", "client"]
+
+
+class StatusQuery(Body, frozen=True):
+    """How much is wanted."""
+
+    #: How many sessions, and how many streams, are listed at most. The oldest ones are.
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_LISTED)] = 100
+
+
+class RouteStatus(Value, frozen=True):
+    """How a channel leads to its relay."""
+
+    name: str
+    transport: str
+    port: int
+    proxy: str
+
+
+class FailureStatus(Value, frozen=True):
+    """Why something failed."""
+
+    reason: str
+    detail: str
+    remedy: str
+    #: Seconds since 1970.
+    at: float | None
+
+
+class RelayStatus(Value, frozen=True):
+    """A hybrid connection at one of its relays."""
+
+    host: str
+    state: RelayState
+    #: As which the relay knows this program.
+    instance: str
+    #: Seconds since 1970; null if it is not registered.
+    since: float | None
+    #: Of the control channel; null if there is none.
+    route: RouteStatus | None
+    #: The last failure at this relay, which may be over.
+    failure: FailureStatus | None
+
+
+class ConnectionStatus(Value, frozen=True):
+    """One hybrid connection."""
+
+    name: str
+    #: ``host:port``, at a connector; empty at a client, which does not know it.
+    target: str
+    #: The local addresses of a forward.
+    listening: tuple[str, ...]
+    relays: tuple[RelayStatus, ...]
+    sessions: int
+    streams: int
+    #: At a client: whether there is a session for new streams.
+    is_connected: bool
+    #: At a client: how many applications wait for a session.
+    waiting: int
+    #: At a client: why the last attempt to open a session failed; null once one has succeeded.
+    failure: FailureStatus | None
+
+
+class SessionStatus(Value, frozen=True):
+    """A session between client and connector."""
+
+    #: ``activityId`` in the logs of both.
+    id: str
+    connection: str
+    state: SessionState
+    #: Of the other side's identity.
+    label: str
+    serial: str
+    #: Of the connector; empty at a connector.
+    instance: str
+    #: Of the present data channel, or of the last one.
+    relay: str
+    route: RouteStatus
+    #: The id of that data channel at the relay.
+    rendezvous: str
+    #: Seconds since 1970.
+    since: float
+    resumptions: int
+    streams: int
+    bytes_to_target: int
+    bytes_to_client: int
+    #: Bytes that wait to be written, that wait to be read, that are kept until they are acknowledged, and that are
+    #: promised as receive windows.
+    queued: int
+    unread: int
+    unacknowledged: int
+    reserved: int
+    #: Seconds; null if none was measured in the last minute.
+    round_trip: float | None
+
+
+class StreamStatus(Value, frozen=True):
+    """One connection of an application."""
+
+    #: The session and the number of the stream in it, as in the logs; empty while there is no session.
+    id: str
+    connection: str
+    session: str
+    state: StreamState
+    #: Seconds since 1970.
+    since: float
+    #: At a connector: the label of the application's identity, and the target.
+    label: str
+    target: str
+    #: At a forward: the address of the application.
+    application: str
+    bytes_to_target: int
+    bytes_to_client: int
+
+
+class ProblemStatus(Value, frozen=True):
+    """Something that an administrator should know."""
+
+    code: Literal["stopping", "not-registered", "relay-failed", "no-session", "not-listening", "session-resuming"]
+    detail: str
+    remedy: str
+    #: What it is about, if it is about one; the relay by its host.
+    connection: str | None = None
+    relay: str | None = None
+
+
+class StatusValue(Value, frozen=True):
+    """The status of a connector or forward."""
+
+    role: Role
+    version: str
+    #: Seconds since 1970.
+    started_at: float
+    stopping: bool
+    #: The most important first; empty if there are none.
+    problems: tuple[ProblemStatus, ...]
+    hybrid_connections: tuple[ConnectionStatus, ...]
+    #: The oldest ones, and how many there are in total.
+    sessions: tuple[SessionStatus, ...]
+    session_count: int
+    streams: tuple[StreamStatus, ...]
+    stream_count: int
+
+    @classmethod
+    def of(
+        cls,
+        snapshot: EndpointSnapshot,
+        *,
+        role: Role,
+        version: str,
+        started_at: float,
+        stopping: bool,
+        limit: int,
+        problems: tuple[ProblemStatus, ...],
+    ) -> StatusValue:
+        """The same as a snapshot has, with at most `limit` sessions and streams."""
+        sessions, streams = snapshot.sessions[:limit], snapshot.streams[:limit]
+        return cls(
+            role=role,
+            version=version,
+            started_at=started_at,
+            stopping=stopping,
+            problems=problems,
+            hybrid_connections=msgspec.convert(
+                snapshot.connections, tuple[ConnectionStatus, ...], from_attributes=True
+            ),
+            sessions=msgspec.convert(sessions, tuple[SessionStatus, ...], from_attributes=True),
+            session_count=snapshot.session_count,
+            streams=msgspec.convert(streams, tuple[StreamStatus, ...], from_attributes=True),
+            stream_count=snapshot.stream_count,
+        )

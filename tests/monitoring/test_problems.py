@@ -1,0 +1,102 @@
+"""What is wrong with a connector or forward, and whether it is ready."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridrelay.connectivity.snapshot import EndpointSnapshot, SessionState, TargetCheck
+from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
+from hybridrelay.monitoring.readiness import endpoint_checks
+from hybridrelay.monitoring.values import Role
+
+from .snapshots import DOWN, connection, endpoint, failed, relay, session
+
+LISTENING = ("127.0.0.1:5432",)
+FINE = connection("db", listening=LISTENING, is_connected=True)
+BROKEN = connection("db", failed(), listening=LISTENING, failure=DOWN)
+REACHED = TargetCheck("db", "db.internal:5432")
+NOT_REACHED = TargetCheck("db", "db.internal:5432", "target-refused", "connection refused", "start the database")
+
+
+@pytest.mark.parametrize(
+    ("role", "snapshot", "stopping", "expected"),
+    [
+        ("connector", endpoint(), False, []),
+        ("connector", endpoint(), True, ["stopping"]),
+        ("connector", endpoint(connection("db", failed())), False, ["not-registered"]),
+        ("connector", endpoint(connection("db", failed())), True, ["stopping"]),
+        ("connector", endpoint(connection("db", relay("a"), failed("b"))), False, ["relay-failed"]),
+        ("connector", endpoint(connection("a", relay("x"), failed("y")), connection("b", failed("x"))), False,
+         ["not-registered", "relay-failed"]),
+        ("connector", endpoint(sessions=(session(state=SessionState.RESUMING),)), False, ["session-resuming"]),
+        ("forward", endpoint(FINE), False, []),
+        ("forward", endpoint(BROKEN), False, ["no-session"]),
+        ("forward", endpoint(connection("db", listening=(), is_connected=True)), False, ["not-listening"]),
+        ("forward", endpoint(connection("db", listening=(), is_connected=True)), True, ["stopping"]),
+        ("client", endpoint(connection("db")), False, []),
+        ("client", endpoint(connection("db", failure=DOWN)), False, ["no-session"]),
+    ],
+)  # fmt: skip
+def test_problems(role: Role, snapshot: EndpointSnapshot, stopping: bool, expected: list[str]) -> None:
+    found = endpoint_problems(snapshot, role=role, stopping=stopping)
+    assert [one.code for one in found] == expected
+    assert all(one.detail and one.remedy for one in found)
+
+
+def test_a_problem_says_why_and_what_to_do() -> None:
+    (found,) = endpoint_problems(
+        endpoint(connection("db", failed("a"), failed("b"))), role="connector", stopping=False
+    )
+    assert found.detail == "db is not registered at any relay: a: connection refused; b: connection refused"
+    assert found.remedy == "check that the relay runs"
+    (found,) = endpoint_problems(endpoint(connection("db", failed("a", None))), role="connector", stopping=False)
+    assert "no relay has answered yet" in found.detail
+    (found,) = endpoint_problems(endpoint(BROKEN), role="forward", stopping=False)
+    assert found.detail == "db has no session for new connections: connection refused"
+
+
+def test_there_is_a_limit() -> None:
+    many = [connection(f"db{number}", failed()) for number in range(500)]
+    resuming = tuple(session(number, state=SessionState.RESUMING) for number in range(500))
+    for snapshot in (endpoint(*many, sessions=resuming), endpoint(sessions=resuming)):
+        assert len(endpoint_problems(snapshot, role="connector", stopping=False)) == MAX_PROBLEMS
+
+
+@pytest.mark.parametrize(
+    ("role", "snapshot", "targets", "stopping", "expected"),
+    [
+        ("connector", endpoint(), (), False, []),
+        ("connector", endpoint(connection("db", relay("a"), failed("b"))), (), False, []),
+        ("connector", endpoint(connection("db", failed())), (), False, ["registered"]),
+        ("connector", endpoint(), (REACHED,), False, []),
+        ("connector", endpoint(), (NOT_REACHED,), False, ["target"]),
+        ("connector", endpoint(), (), True, ["accepting"]),
+        ("forward", endpoint(FINE), (), False, []),
+        ("forward", endpoint(BROKEN), (), False, ["session"]),
+        ("forward", endpoint(connection("db", is_connected=True)), (), False, ["listening"]),
+        ("forward", endpoint(FINE), (), True, ["accepting"]),
+        ("client", endpoint(connection("db")), (), False, []),
+        ("client", endpoint(connection("db", failure=DOWN)), (), False, ["session"]),
+    ],
+)
+def test_readiness(
+    role: Role,
+    snapshot: EndpointSnapshot,
+    targets: tuple[TargetCheck, ...],
+    stopping: bool,
+    expected: list[str],
+) -> None:
+    checks = endpoint_checks(snapshot, targets, role=role, stopping=stopping)
+    assert [one.name for one in checks if not one.ok] == expected
+    for one in checks:
+        assert (one.detail is None) == (one.remedy is None) == one.ok
+        assert (one.connection is None) == (one.name == "accepting")
+
+
+def test_a_check_that_fails_says_why() -> None:
+    checks = endpoint_checks(endpoint(connection("db", failed())), (NOT_REACHED,), role="connector", stopping=False)
+    registered, target = (one for one in checks if not one.ok)
+    assert (registered.connection, registered.detail) == ("db", "a.example: connection refused")
+    assert registered.remedy == "check that the relay runs"
+    assert target.detail == "the target db.internal:5432 cannot be reached: connection refused"
+    assert target.remedy == "start the database"
