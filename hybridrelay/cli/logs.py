@@ -176,11 +176,15 @@ class LineFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, followed by the traceback if there is one."""
+        """Return one line, followed by the traceback if there is one.
+
+        The lines of a traceback are marked: the message of an exception may have several lines, and contain text from
+        a peer, which could otherwise look like a line of the log.
+        """
         message = printable(record.getMessage())
         source = getattr(record, "event", record.name)
         line = f"{_time(record)} {record.levelname.lower():7} {source}: {message}"
-        return line + _traceback(record, prefix="\n")
+        return "\n  | ".join([line, *_traceback(record).splitlines()])
 
 
 class JSONFormatter(logging.Formatter):
@@ -213,7 +217,7 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(content, default=str)
 
 
-def _traceback(record: logging.LogRecord, prefix: str = "") -> str:
+def _traceback(record: logging.LogRecord) -> str:
     if not record.exc_info or record.exc_info[0] is None:
         return ""
-    return prefix + "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+    return "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")

@@ -51,7 +51,7 @@ def test_json() -> None:
 
 
 def test_tracebacks() -> None:
-    assert LineFormatter().format(_with_traceback(_record("a"))).splitlines()[-1] == "ValueError: why"
+    assert LineFormatter().format(_with_traceback(_record("a"))).splitlines()[-1] == "  | ValueError: why"
     assert "ValueError: why" in json.loads(JSONFormatter().format(_with_traceback(_record("a"))))["traceback"]
 
 
