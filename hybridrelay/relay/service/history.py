@@ -109,6 +109,7 @@ class HistoryService:
         self._file_limiter = trio.CapacityLimiter(1)
         self._read_limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
+        self._has_run = False
         self._failure: FileProblem | None = None
         self._memory_is_short = False
         self._writing_since: float | None = None
@@ -154,6 +155,7 @@ class HistoryService:
 
     async def run(self) -> None:
         """Record until cancelled, or until `finish` is called."""
+        self._has_run = True
         with self._scope:
             await self._record()
 
@@ -166,7 +168,12 @@ class HistoryService:
                 await self._sample()
 
     async def finish(self) -> None:
-        """Take a last sample, write what was not written yet, and close the file. Takes at most a few seconds."""
+        """Take a last sample, write what was not written yet, and close the file. Takes at most a few seconds.
+
+        Does nothing if `run` was not called, because the relay has not served anybody.
+        """
+        if not self._has_run:
+            return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _FINISH_SECONDS):
             self._scope.cancel()
             await self._sample()

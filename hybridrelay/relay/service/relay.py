@@ -249,13 +249,13 @@ class Relay:
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
         nursery.start_soon(self.live.lag.measure)
-        nursery.start_soon(parts.running.history.run)
         nursery.start_soon(parts.running.announce_drains)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
             take = parts.connections.take
         await ports.open(self._config.bindings, self._config.state_dir)
+        nursery.start_soon(parts.running.history.run)
         # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))

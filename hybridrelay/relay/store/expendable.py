@@ -23,7 +23,7 @@ from typing import Final
 
 import attrs
 
-from ..._descriptors import missing_descriptors
+from ..._descriptors import is_descriptor_shortage, missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import StateError
 from .schema import transaction
@@ -120,6 +120,8 @@ class ExpendableFile:
         except sqlite3.Error as exc:
             raise self._translated(exc) from exc
         except OSError as exc:
+            if is_descriptor_shortage(exc):
+                raise self._out_of_descriptors() from exc
             raise ExpendableFileError(
                 f"{self.what} {self.path} cannot be used: {exc.strerror or exc}",
                 remedy=f"check the permissions and the disk, or remove {self.path}",
@@ -177,11 +179,14 @@ class ExpendableFile:
             )
         shortage = missing_descriptors(_DESCRIPTORS)
         if shortage is not None:  # SQLite says only that it cannot open a file
-            return ExpendableFileError(
-                f"{self.what} {self.path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
-                remedy=OUT_OF_DESCRIPTORS.remedy,
-            )
+            return self._out_of_descriptors()
         return ExpendableFileError(
             f"{self.what} {self.path} cannot be used: {exc}",
             remedy=f"check the disk and its space; if that does not help, stop the relay and remove {self.path}",
+        )
+
+    def _out_of_descriptors(self) -> ExpendableFileError:
+        return ExpendableFileError(
+            f"{self.what} {self.path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
+            remedy=OUT_OF_DESCRIPTORS.remedy,
         )

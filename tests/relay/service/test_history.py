@@ -94,6 +94,14 @@ class Recorded:
         self.broker.core.register(Listener(name, f"{number:032x}", 1, key, deaf(), "192.0.2.1", "tcp", "test/1"))
         self.broker.carry_out()
 
+    async def finish(self) -> None:
+        """The relay stops."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.history.run)
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await self.history.finish()
+
     async def rows(self, resolution: int, *names: str) -> list[tuple[int, Row]]:
         subjects = frozenset(Subject(name, 1234.5) for name in names) if names else None
         query = HistoryQuery(resolution=resolution, begin=0, end=int(NOW * 2), subjects=subjects)
@@ -122,7 +130,7 @@ async def test_what_happens_is_counted_for_each_hybrid_connection_and_for_all(tm
     made.stream.publish(ListenerLeft(connection="billing", instance="1" * 32, reason=Reason.NO_ERROR))
     for name in ("nothing", ""):  # strangers can ask for anything
         made.stream.publish(SenderRefused(connection=name, reason=Reason.UNKNOWN_CONNECTION))
-    await made.history.finish()
+    await made.finish()
     orders, billing = Row(2, 0, 1, 70, 500, 1, 5, 0), Row(1, 0, 0, 0, 0, 0, 1, 1)
     for resolution in (60, 300, 3600, 86400):
         assert [row for _, row in await made.rows(resolution, "orders")] == [orders]
@@ -156,7 +164,7 @@ async def test_another_relay_on_the_same_directory_continues_it(tmp_path: Path) 
         made = Recorded.make(tmp_path, "orders")
         made.now = NOW + 60 * number
         made.join("orders")
-        await made.history.finish()
+        await made.finish()
     assert [row.joins for _, row in await made.rows(60, "orders")] == [1, 1, 1]
     assert [row.joins for _, row in await made.rows(3600, "orders")] == [3]
     assert (tmp_path / HISTORY_FILE).stat().st_mode & 0o077 == 0
@@ -168,7 +176,7 @@ async def test_a_damaged_file_is_set_aside_and_recording_continues(tmp_path: Pat
     with pytest.raises(StateError):
         await made.rows(60, "orders")
     made.join("orders")
-    await made.history.finish()
+    await made.finish()
     assert [row.joins for _, row in await made.rows(60, "orders")] == [1]
     (event,) = made.events(StateFileSetAside)
     assert isinstance(event, StateFileSetAside)
@@ -208,21 +216,21 @@ async def test_without_a_file_there_is_the_last_hour(tmp_path: Path) -> None:
     made = Recorded.make(tmp_path, "orders", max_bytes=0)
     made.join("orders")
     assert await made.rows(60, "orders") == []
-    await made.history.finish()
+    await made.finish()
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_what_is_created_again_under_the_same_name_inherits_nothing(tmp_path: Path) -> None:
     made = Recorded.make(tmp_path, "orders")
     made.join("orders").to_client = 100
-    await made.history.finish()
+    await made.finish()
     assert await made.rows(60, "orders")
     again = Recorded.make(tmp_path)
     again.store = MemoryStore(lambda: 2000.0)
     again.store.create("orders", ["relay.example.com"], [Rule.generate("listener", [Right.LISTEN])])
     again.broker.authorization.connections = again.store.snapshot()
     again.listen("orders")
-    await again.history.finish()
+    await again.finish()
     new = frozenset([Subject("orders", 2000.0)])
     query = HistoryQuery(resolution=60, begin=0, end=int(NOW * 2), subjects=new)
     assert [row for _, row in await again.history.read(query)] == [Row(listeners_max=1)]
@@ -247,6 +255,13 @@ async def test_other_tasks_run_while_a_sample_of_many_is_taken(tmp_path: Path) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await made.history.finish()
+        await made.finish()
         nursery.cancel_scope.cancel()
     assert turns > len(names) / 100 + len(pairs) / 2000
+
+
+async def test_a_relay_that_has_not_served_anybody_writes_nothing(tmp_path: Path) -> None:
+    made = Recorded.make(tmp_path, "orders")
+    made.join("orders")
+    await made.history.finish()
+    assert list(tmp_path.iterdir()) == []
