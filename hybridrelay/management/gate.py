@@ -25,33 +25,24 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar
 
-import attrs
 import trio
 
-from ..errors import AuthorizationError, ConfigurationError, StateError
-from ..events import ManagementAuthenticationFailed, ManagementTokenUseNotSaved
+from ..errors import StateError
+from ..events import ManagementAuthenticationFailed
 from ..http import Fields, Request, RequestError
-from ..protocol.reasons import Reason
 from ..relay.edge.slots import address_group
-from ..relay.store.store import NotFound
 from ..security import (
-    ManagementRole,
-    ManagementToken,
-    Right,
     Secret,
-    check_connection_name,
-    parse_management_token_untrusted,
-    parse_token_untrusted,
-    verify_token,
 )
 from .browsers import comes_from_elsewhere, is_of_own_page, session_cookies
-from .callers import Caller, Scope
+from .callers import Caller
+from .credentials import Identified, OwnCredentials, Refused
 from .managed import Managed
 from .peers import Peer
 from .plugins import Authenticator, Credentials
 from .problems import Problem, problem, problem_of
 from .rates import Buckets
-from .sessions import KeyCredential, Session, Sessions, TokenCredential, digest_of
+from .sessions import Session, Sessions, digest_of
 
 __all__ = ["REFUSAL_SECONDS", "Gate"]
 
@@ -68,8 +59,6 @@ REFUSAL_SECONDS = 0.25
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
-#: How often the times at which tokens were used are written to the store (seconds).
-_SAVE_SECONDS = 60.0
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
 _SAFE = frozenset({"GET", "HEAD"})
@@ -79,47 +68,30 @@ _CHALLENGES: Fields = (
 )
 
 
-class _Refused(Exception):
-    """The credentials are not valid, or do not suffice. The text is for the log, and contains no secret."""
-
-    def __init__(self, detail: str, answer: RequestError | None = None) -> None:
-        super().__init__(detail)
-        #: The response to the client; None: 401.
-        self.answer = answer
-
-
-@attrs.frozen
-class _Identified:
-    """Who has credentials of this relay."""
-
-    caller: Caller
-    credential: TokenCredential | KeyCredential
-    #: When the credentials expire (seconds since 1970).
-    expires_at: float
-
-
-def _caller_by_key(credential: KeyCredential) -> Caller:
-    id_ = f"{credential.connection} {credential.rule} {credential.slot}"
-    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=credential.connection))
-
-
 class Gate:
     """Authenticates requests and limits their rate; see the module.
 
     Args:
         managed: the relay.
         authenticators: the authenticators of installed packages, by name, for credentials of other kinds.
+        sessions: the browsers that have logged in; None: there are none yet.
     """
 
-    def __init__(self, managed: Managed, authenticators: Sequence[tuple[str, Authenticator]] = ()) -> None:
+    def __init__(
+        self,
+        managed: Managed,
+        authenticators: Sequence[tuple[str, Authenticator]] = (),
+        sessions: Sessions | None = None,
+    ) -> None:
         self._managed = managed
         self._authenticators = authenticators
         self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
-        #: When tokens were last used, by their ids, for uses that have not been written to the store yet.
-        self._uses: dict[str, float] = {}
+        self._own = OwnCredentials(managed)
+        #: Writes when tokens were last used to the store: once a minute until cancelled, and at once.
+        self.save_uses, self.save_uses_now = self._own.save_uses, self._own.save_uses_now
         #: Browsers that have logged in.
-        self.sessions = Sessions()
+        self.sessions = Sessions() if sessions is None else sessions
 
     async def admit(self, request: Request) -> Caller:
         """Return the caller of the request. `Request.peer` must be a `Peer`.
@@ -133,7 +105,7 @@ class Gate:
         if headers:
             try:
                 caller = await self._identify(headers, peer, group)
-            except _Refused as exc:
+            except Refused as exc:
                 await self._refuse(peer, group, str(exc), exc.answer)
             except StateError as exc:
                 raise problem_of(exc, conditional=False) from exc
@@ -158,34 +130,6 @@ class Gate:
             )
         return caller
 
-    async def save_uses(self) -> None:
-        """Write the times of the last uses of tokens to the store once a minute, until cancelled."""
-        published = ""
-        while True:
-            await trio.sleep(_SAVE_SECONDS)
-            try:
-                await self.save_uses_now()
-            except ConfigurationError as exc:
-                if str(exc) != published:
-                    self._managed.events.publish(ManagementTokenUseNotSaved(detail=str(exc), remedy=exc.remedy or ""))
-                published = str(exc)
-            else:
-                published = ""
-
-    async def save_uses_now(self) -> None:
-        """Write the times of the last uses of tokens to the store.
-
-        Raises:
-            ConfigurationError: the store cannot be changed. The next call writes these times.
-        """
-        uses, self._uses = self._uses, {}
-        if uses:
-            try:
-                await self._managed.change_store(lambda store: store.set_last_use_of_tokens(uses))
-            except BaseException:
-                self._uses = uses | self._uses
-                raise
-
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
 
@@ -206,12 +150,12 @@ class Gate:
             raise problem(Problem.RATE, detail, remedy="send the request again later", headers=retry)
 
     async def _identify(self, headers: Sequence[str], peer: Peer, group: str) -> Caller:
-        """Raises _Refused, RequestError."""
+        """Raises Refused, RequestError."""
         if len(headers) > 1 or len(headers[0]) > _MAX_CREDENTIALS:
-            raise _Refused("there is more than one Authorization header, or it is too long")
+            raise Refused("there is more than one Authorization header, or it is too long")
         scheme, _, value = headers[0].partition(" ")
         credentials = Credentials(scheme.lower(), value.strip(), peer.address)
-        if (own := await self._verify(credentials.scheme, credentials.value)) is not None:
+        if (own := await self._own.verify(credentials.scheme, credentials.value)) is not None:
             return own.caller
         if self._authenticators:
             await self._check_failures(group)
@@ -223,55 +167,7 @@ class Gate:
                 raise
             if caller is not None:
                 return caller
-        raise _Refused("the Authorization header is of an unknown kind, or was not accepted")
-
-    async def _verify(self, scheme: str, value: str) -> _Identified | None:
-        """Verify credentials of this relay; None for those of another kind. Raises _Refused."""
-        if scheme == "sharedaccesssignature":
-            return await self._by_signature(f"SharedAccessSignature {value}")
-        if scheme == "bearer":
-            id_ = parse_management_token_untrusted(value)
-            if id_ is not None:
-                return await self._by_token(id_, value)
-        return None
-
-    async def _by_token(self, id_: str, text: str) -> _Identified:
-        token = await self._managed.read_store(lambda store: store.token(id_))
-        if token is None or not token.matches(text):
-            raise _Refused("the token is unknown, or was revoked")
-        if self._managed.clock() >= token.expires_at:
-            raise _Refused(f"the token {token.name} ({token.id}) has expired")
-        return self._identified_by_token(token)
-
-    def _identified_by_token(self, token: ManagementToken) -> _Identified:
-        self._uses[token.id] = self._managed.clock()
-        caller = Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
-        return _Identified(caller, TokenCredential(token.id), token.expires_at)
-
-    async def _by_signature(self, text: str) -> _Identified:
-        try:
-            token = parse_token_untrusted(text)
-            name = check_connection_name("/".join(token.path))
-            connection = await self._managed.read_store(lambda store: store.get(name))
-            verified = verify_token(
-                token,
-                right=Right.MANAGE,
-                hosts=connection.hosts,
-                entity=name,
-                entity_rules=connection.rules,
-                now=self._managed.clock(),
-            )
-        except AuthorizationError as exc:
-            if exc.reason is Reason.RIGHT_MISSING:
-                detail = "the key's rule does not have the right Manage"
-                remedy = "use a key of a rule with Manage, or a token of the relay"
-                raise _Refused(detail, problem(Problem.FORBIDDEN, detail, remedy=remedy)) from None
-            raise _Refused(str(exc)) from None
-        except (NotFound, ValueError):
-            raise _Refused("the signature is not for a hybrid connection of this relay") from None
-        generation = connection.generations.get((verified.rule_name, verified.slot), 0)
-        credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
-        return _Identified(_caller_by_key(credential), credential, verified.expires_at)
+        raise Refused("the Authorization header is of an unknown kind, or was not accepted")
 
     async def _by_session(self, request: Request) -> Caller | None:
         """Return the caller who has logged in with this browser, or None. Raises RequestError.
@@ -282,31 +178,11 @@ class Gate:
             digest = digest_of(value)
             session = self.sessions.find(digest, self._managed.clock())
             if session is not None:
-                found = await self._look_up(session.credential)
+                found = await self._own.look_up(session.credential)
                 if found is not None:
                     return found.caller
                 self.sessions.end(digest)
         return None
-
-    async def _look_up(self, credential: TokenCredential | KeyCredential) -> _Identified | None:
-        """Return the present caller for a credential that was verified earlier; None if it is no longer valid."""
-        try:
-            if isinstance(credential, TokenCredential):
-                id_ = credential.id
-                token = await self._managed.read_store(lambda store: store.token(id_))
-                is_valid = token is not None and self._managed.clock() < token.expires_at
-                return self._identified_by_token(token) if token is not None and is_valid else None
-            name = credential.connection
-            connection = await self._managed.read_store(lambda store: store.get(name))
-        except NotFound:
-            return None
-        except StateError as exc:
-            raise problem_of(exc, conditional=False) from exc
-        rule = connection.rule(credential.rule)
-        generation = connection.generations.get((credential.rule, credential.slot), 0)
-        if rule is None or Right.MANAGE not in rule.rights or generation != credential.generation:
-            return None
-        return _Identified(_caller_by_key(credential), credential, math.inf)
 
     async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Session]:
         """Begin a session of a browser, for someone who has entered a management token or a signature.
@@ -321,9 +197,12 @@ class Gate:
         if not value:
             scheme, value = "bearer", scheme
 
-        async def verify() -> _Identified:
-            if len(value) > _MAX_CREDENTIALS or (found := await self._verify(scheme.lower(), value.strip())) is None:
-                raise _Refused("the text is neither a token nor a signature of this relay")
+        async def verify() -> Identified:
+            if (
+                len(value) > _MAX_CREDENTIALS
+                or (found := await self._own.verify(scheme.lower(), value.strip())) is None
+            ):
+                raise Refused("the text is neither a token nor a signature of this relay")
             return found
 
         return await self._log_in(request, verify)
@@ -331,24 +210,24 @@ class Gate:
     async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Session]:
         """The same, by a one-time code (`Sessions.add_code`)."""
 
-        async def verify() -> _Identified:
+        async def verify() -> Identified:
             credential = self.sessions.use_code(digest_of(code.reveal()), self._managed.clock())
-            found = None if credential is None else await self._look_up(credential)
+            found = None if credential is None else await self._own.look_up(credential)
             if found is None:
-                raise _Refused("the code for logging in is unknown, was used before, or has expired")
+                raise Refused("the code for logging in is unknown, was used before, or has expired")
             return found
 
         return await self._log_in(request, verify)
 
     async def _log_in(
-        self, request: Request, verify: Callable[[], Awaitable[_Identified]]
+        self, request: Request, verify: Callable[[], Awaitable[Identified]]
     ) -> tuple[Caller, Secret, Session]:
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
         await _check_site(request, by_cookie=True)
         try:
             found = await verify()
-        except _Refused as exc:
+        except Refused as exc:
             await self._refuse(peer, group, str(exc), exc.answer)
         except StateError as exc:
             raise problem_of(exc, conditional=False) from exc

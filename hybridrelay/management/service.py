@@ -23,11 +23,13 @@ from .calls import handler_of
 from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
+from .hosts import AllowedHosts
 from .managed import Managed
 from .openapi import openapi_document
 from .peers import Peer
 from .rendering import render_failure
 from .request_ids import REQUEST_ID, new_request_id
+from .sessions import Sessions
 from .tcp import ManagementTcp
 from .web.page import routes_of
 from .web.table import PAGES
@@ -73,6 +75,7 @@ async def serve_management(
     stop: trio.Event,
     tcp: ManagementTcp | None = None,
     events: EventStream | None = None,
+    sessions: Sessions | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
@@ -87,6 +90,7 @@ async def serve_management(
         stop: set it for a graceful end. Requests that run may continue for two seconds.
         tcp: serves the API over TCP as well; None: the socket only.
         events: the relay's events, which the API shows, and where its own go; None means the log.
+        sessions: of browsers that use the dashboard. With it, the caller can let one in (`Sessions.add_code`).
 
     Raises:
         StateError: the store cannot be opened.
@@ -104,14 +108,15 @@ async def serve_management(
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         managed = Managed(store, reader, info, relay, events)
         closing.enter_context(events.subscribed(managed.feed))
-        gate = Gate(managed, () if tcp is None else tcp.authenticators)
+        gate = Gate(managed, () if tcp is None else tcp.authenticators, sessions)
         router, http_stop = make_router(managed, gate), Stop()
         async with FlatNursery() as nursery:
             nursery.start_soon(_pass_on, stop, http_stop, None if local is None else local[1])
             nursery.start_soon(gate.save_uses)
             async with FlatNursery() as servers:
                 if local is not None:
-                    service = Service(router=router, render_failure=render_failure)
+                    # A browser can reach the socket through a local port of `ssh -L`.
+                    service = Service(router=router, hosts=AllowedHosts(()), render_failure=render_failure)
                     serve_local = partial(
                         serve, [local[0]], service, grace_seconds=_GRACE_SECONDS, stop=http_stop, prepare=_identify
                     )

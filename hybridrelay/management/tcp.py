@@ -145,6 +145,8 @@ class ManagementTcp:
         self._options = options
         self.authenticators = load_authenticators() if authenticators is None else tuple(authenticators)
         self._events = logged_events() if events is None else events
+        #: Where it listens, once it does: ``127.0.0.1:9180``.
+        self.bound: list[str] = []
         self._tls: Renewal[_ServerTLS] | None = None
         self._pacing: trio.Lock | None = None
         self._slots = ConnectionSlots()
@@ -216,9 +218,10 @@ class ManagementTcp:
         return listeners
 
     def _publish(self, name: tuple[Any, ...]) -> None:
+        self.bound.append(f"{bracketed(str(name[0]))}:{name[1]}")
         self._events.publish(
             ManagementListening(
-                address=f"{bracketed(str(name[0]))}:{name[1]}",
+                address=self.bound[-1],
                 tls=self._tls is not None,
                 pin="" if self._tls is None else self._tls.current.pin,
                 client_certificates=self._options.client_ca is not None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -41,12 +42,27 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def _log_in(url: str, code: str) -> int:
+    """The status of the page after logging in with a one-time code, as a browser does."""
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    request = urllib.request.Request(f"{url}login", f"code={code}".encode(), {"Sec-Fetch-Site": "same-origin"})
+    try:
+        with opener.open(request, timeout=30) as answer:
+            assert "Hybrid connections" in answer.read().decode()
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+
+
 def test_staying(tmp_path: Path) -> None:
     with _demo(tmp_path, "--keep") as demo:
         port = demo.wait_for_line(r"^ready demo demo=127\.0\.0\.1:(\d+)$", seconds=SECONDS)[1]
         demo.wait_for_line("Ctrl-C ends it")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
             assert GREETING in answer.read().decode()
+        link = re.search(r"^  (http://127\.0\.0\.1:\d+/)login\?code=([\w-]+)$", demo.out, re.MULTILINE)
+        assert link is not None
+        assert [_log_in(link[1], link[2]) for _ in range(2)] == [200, 401], "the link lets one in once"
         string_file = re.search(r"--connection-string-file (\S+)", demo.out)
         assert string_file is not None
         with Program([*HYBRIDRELAY, "probe", "--connection-string-file", string_file[1]]) as probe:

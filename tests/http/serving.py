@@ -207,8 +207,15 @@ class Answer:
 class Client:
     """h11's client: the other core."""
 
-    def __init__(self, stream: trio.abc.Stream, *, cut: Callable[[bytes], list[bytes]] = lambda data: [data]) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        host: str = "x",
+        cut: Callable[[bytes], list[bytes]] = lambda data: [data],
+    ) -> None:
         self.stream = stream
+        self._host = host
         self.connection = h11.Connection(h11.CLIENT)
         self._cut = cut
         self.informational: list[int] = []
@@ -218,7 +225,7 @@ class Client:
             await self.stream.send_all(piece)
 
     async def request(self, method: str, target: str, body: bytes | list[bytes] = b"", **headers: str) -> Answer:
-        fields = [("Host", "x"), *((key.replace("_", "-"), value) for key, value in headers.items())]
+        fields = [("Host", self._host), *((key.replace("_", "-"), value) for key, value in headers.items())]
         if isinstance(body, list):
             fields.append(("Transfer-Encoding", "chunked"))
         elif body:

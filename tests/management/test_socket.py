@@ -58,7 +58,7 @@ async def test_only_its_owner_can_connect_and_nothing_is_left_of_it(state: Path,
         stop = await start(serving, state)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         async with await connect_unix_socket(path) as stream:
-            assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+            assert (await Client(stream, host="localhost").request("GET", "/v1/relay")).status == 200
         stop.set()
     assert not path.exists()
 
@@ -82,7 +82,7 @@ async def test_a_client_of_another_user_is_refused_even_if_the_mode_of_the_socke
     with trio.fail_after(20):
         async with stream:
             if is_served:
-                assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+                assert (await Client(stream, host="localhost").request("GET", "/v1/relay")).status == 200
             else:
                 answer = b""
                 with contextlib.suppress(trio.BrokenResourceError):  # it may be closed before the request was sent
@@ -90,6 +90,15 @@ async def test_a_client_of_another_user_is_refused_even_if_the_mode_of_the_socke
                     answer = await stream.receive_some()
                 assert answer == b""
     nursery.cancel_scope.cancel()
+
+
+async def test_names_that_are_not_this_machines_are_refused(state: Path, nursery: trio.Nursery) -> None:
+    """A browser can reach the socket through a local port of ``ssh -L``, and then so can pages of other sites."""
+    stop = await start(nursery, state)
+    for host, expected in (("localhost:9180", 200), ("127.0.0.1", 200), ("evil.example", 421)):
+        async with await connect_unix_socket(state / "management.sock") as stream:
+            assert (await Client(stream, host=host).request("GET", "/v1/relay")).status == expected
+    stop.set()
 
 
 async def test_a_relay_that_stops_leaves_the_socket_of_the_next_one(state: Path) -> None:
@@ -111,7 +120,7 @@ async def test_a_relay_that_stops_leaves_the_socket_of_the_next_one(state: Path)
                 await unfinished.send_all(b"123456789")
             await trio.aclose_forcefully(unfinished)
             async with await connect_unix_socket(path) as stream:
-                assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+                assert (await Client(stream, host="localhost").request("GET", "/v1/relay")).status == 200
             stop_second.set()
     assert not path.exists()
 
@@ -152,7 +161,7 @@ async def test_nothing_that_is_read_waits_for_changes_of_a_locked_registry(
 
     async def create(number: int) -> None:
         async with await connect_unix_socket(state / "management.sock") as stream:
-            answer = await Client(stream).request(
+            answer = await Client(stream, host="localhost").request(
                 "PUT", f"{CONNECTIONS}/c{number}", b'{"endpoints": ["h"]}', Content_Type="application/json"
             )
         made.append(answer.status)
@@ -164,7 +173,7 @@ async def test_nothing_that_is_read_waits_for_changes_of_a_locked_registry(
                 changing.start_soon(create, number)
             await trio.testing.wait_all_tasks_blocked(0.05)
             for path in ("/v1/relay", CONNECTIONS, "/v1/tokens"):
-                assert (await Client(stream).request("GET", path)).status == 200
+                assert (await Client(stream, host="localhost").request("GET", path)).status == 200
             assert made == []
             other.rollback()
     assert made == [201] * 4
@@ -178,7 +187,7 @@ async def test_a_change_of_a_locked_registry_may_be_tried_again(
     with contextlib.closing(sqlite3.connect(state / REGISTRY_FILE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         async with await connect_unix_socket(state / "management.sock") as stream:
-            answer = await Client(stream).request(
+            answer = await Client(stream, host="localhost").request(
                 "PUT", f"{CONNECTIONS}/x", b'{"endpoints": ["h"]}', Content_Type="application/json"
             )
     assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
@@ -194,7 +203,7 @@ async def test_two_administrators_at_once(state: Path, nursery: trio.Nursery) ->
 
     async def change(who: str) -> None:
         async with await connect_unix_socket(state / "management.sock") as stream:
-            await change_with(Client(stream), who)
+            await change_with(Client(stream, host="localhost"), who)
 
     async def change_with(client: Client, who: str) -> None:
         while made[who] < 10:

@@ -353,7 +353,7 @@ async def test_a_thousand_connections_keep_the_owner_from_nothing(state: Path, f
                 await began.wait()
                 for _ in range(20):
                     async with await connect_unix_socket(state / "management.sock") as local:
-                        assert (await Client(local).request("GET", "/v1/relay")).status == 200
+                        assert (await Client(local, host="localhost").request("GET", "/v1/relay")).status == 200
                 relay.stop.set()
                 hostile.cancel_scope.cancel()
 

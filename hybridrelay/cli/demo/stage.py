@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,13 +10,25 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import trio
 
 from ..._nursery import FlatNursery
 from ...administration.provisioning import provision
 from ...connectivity import all_ports, discover
 from ...connector import ConnectorConfig, run_connector
-from ...relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
-from ...security import ConnectionString, Endpoint, HostPort, load_or_create_relay_certificate, relay_pin
+from ...events import logged_events
+from ...management import ManagementTcp, TcpOptions, serve_management
+from ...management.sessions import Sessions, TokenCredential, digest_of
+from ...relay import Binding, Relay, RelayConfig, RelayInfo, SQLiteStore
+from ...security import (
+    ConnectionString,
+    Endpoint,
+    HostPort,
+    ManagementRole,
+    generate_management_token,
+    load_or_create_relay_certificate,
+    relay_pin,
+)
 from .resource import serve_resource
 
 HOST = "127.0.0.1"
@@ -30,6 +43,16 @@ class Stage:
     target: HostPort
     #: The client's connection string.
     application: ConnectionString
+    #: Where the dashboard is.
+    dashboard: str
+    _sessions: Sessions
+    _credential: TokenCredential
+
+    def link_to_dashboard(self) -> str:
+        """Return a URL that lets one in to the dashboard, once, within five minutes."""
+        code = secrets.token_urlsafe(24)
+        self._sessions.add_code(digest_of(code), self._credential, time.time())
+        return f"{self.dashboard}login?code={code}"
 
 
 @asynccontextmanager
@@ -42,11 +65,19 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
             pin = relay_pin(load_or_create_relay_certificate(state_dir, now=now))
             made = provision(NAME, target=target, endpoints=[Endpoint(HOST)], pins=(pin,), now=now)
             store.import_(made.record)
+            token, _ = generate_management_token(NAME, ManagementRole.ADMIN, now=now)
+            store.add_token(token)
         bindings = {name: (Binding(HOST, 0),) for name in all_ports(discover())}
         config = RelayConfig(state_dir=state_dir, bindings=bindings)
-        relay: RelayInfo = await nursery.start(partial(run_relay, config))
-        endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in relay.bound.items()}),)
+        relay, events = Relay(config), logged_events()
+        info: RelayInfo = await nursery.start(relay.run)
+        tcp, sessions = ManagementTcp(TcpOptions(addresses=[(HOST, 0)]), authenticators=()), Sessions()
+        manage = partial(serve_management, state_dir, info, relay.live, tcp=tcp, events=events, sessions=sessions)
+        await nursery.start(partial(manage, stop=trio.Event()))
+        endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in info.bound.items()}),)
         connector = attrs.evolve(made.connector, endpoints=endpoints)
         await nursery.start(partial(run_connector, ConnectorConfig([connector])))
-        yield Stage(relay, target, attrs.evolve(made.application, endpoints=endpoints))
+        application = attrs.evolve(made.application, endpoints=endpoints)
+        credential = TokenCredential(token.id)
+        yield Stage(info, target, application, f"http://{tcp.bound[0]}/", sessions, credential)
         nursery.cancel_scope.cancel()

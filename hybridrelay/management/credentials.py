@@ -1,0 +1,165 @@
+"""Verifies credentials of this relay: management tokens, and signatures by keys with the right Manage."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import trio
+
+from ..errors import AuthorizationError, ConfigurationError, StateError
+from ..events import ManagementTokenUseNotSaved
+from ..http import RequestError
+from ..protocol.reasons import Reason
+from ..relay.store.store import NotFound
+from ..security import (
+    ManagementRole,
+    ManagementToken,
+    Right,
+    check_connection_name,
+    parse_management_token_untrusted,
+    parse_token_untrusted,
+    verify_token,
+)
+from .callers import Caller, Scope
+from .managed import Managed
+from .problems import Problem, problem, problem_of
+from .sessions import KeyCredential, TokenCredential
+
+__all__ = ["Identified", "OwnCredentials", "Refused"]
+
+#: How often the times at which tokens were used are written to the store (seconds).
+_SAVE_SECONDS = 60.0
+
+
+class Refused(Exception):
+    """The credentials are not valid, or do not suffice. The text is for the log, and contains no secret."""
+
+    def __init__(self, detail: str, answer: RequestError | None = None) -> None:
+        super().__init__(detail)
+        #: The response to the client; None: 401.
+        self.answer = answer
+
+
+@attrs.frozen
+class Identified:
+    """Who has credentials of this relay."""
+
+    caller: Caller
+    credential: TokenCredential | KeyCredential
+    #: When the credentials expire (seconds since 1970).
+    expires_at: float
+
+
+def _caller_by_key(credential: KeyCredential) -> Caller:
+    id_ = f"{credential.connection} {credential.rule} {credential.slot}"
+    return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=credential.connection))
+
+
+class OwnCredentials:
+    """Verifies credentials, and notes when tokens were used.
+
+    Args:
+        managed: the relay.
+    """
+
+    def __init__(self, managed: Managed) -> None:
+        self._managed = managed
+        #: When tokens were last used, by their ids, for uses that have not been written to the store yet.
+        self._uses: dict[str, float] = {}
+
+    async def verify(self, scheme: str, value: str) -> Identified | None:
+        """Verify credentials of this relay; None for those of another kind. Raises Refused."""
+        if scheme == "sharedaccesssignature":
+            return await self._by_signature(f"SharedAccessSignature {value}")
+        if scheme == "bearer":
+            id_ = parse_management_token_untrusted(value)
+            if id_ is not None:
+                return await self._by_token(id_, value)
+        return None
+
+    async def _by_token(self, id_: str, text: str) -> Identified:
+        token = await self._managed.read_store(lambda store: store.token(id_))
+        if token is None or not token.matches(text):
+            raise Refused("the token is unknown, or was revoked")
+        if self._managed.clock() >= token.expires_at:
+            raise Refused(f"the token {token.name} ({token.id}) has expired")
+        return self._identified_by_token(token)
+
+    def _identified_by_token(self, token: ManagementToken) -> Identified:
+        self._uses[token.id] = self._managed.clock()
+        caller = Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
+        return Identified(caller, TokenCredential(token.id), token.expires_at)
+
+    async def _by_signature(self, text: str) -> Identified:
+        try:
+            token = parse_token_untrusted(text)
+            name = check_connection_name("/".join(token.path))
+            connection = await self._managed.read_store(lambda store: store.get(name))
+            verified = verify_token(
+                token,
+                right=Right.MANAGE,
+                hosts=connection.hosts,
+                entity=name,
+                entity_rules=connection.rules,
+                now=self._managed.clock(),
+            )
+        except AuthorizationError as exc:
+            if exc.reason is Reason.RIGHT_MISSING:
+                detail = "the key's rule does not have the right Manage"
+                remedy = "use a key of a rule with Manage, or a token of the relay"
+                raise Refused(detail, problem(Problem.FORBIDDEN, detail, remedy=remedy)) from None
+            raise Refused(str(exc)) from None
+        except (NotFound, ValueError):
+            raise Refused("the signature is not for a hybrid connection of this relay") from None
+        generation = connection.generations.get((verified.rule_name, verified.slot), 0)
+        credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
+        return Identified(_caller_by_key(credential), credential, verified.expires_at)
+
+    async def look_up(self, credential: TokenCredential | KeyCredential) -> Identified | None:
+        """Return the present caller for a credential that was verified earlier; None if it is no longer valid."""
+        try:
+            if isinstance(credential, TokenCredential):
+                id_ = credential.id
+                token = await self._managed.read_store(lambda store: store.token(id_))
+                is_valid = token is not None and self._managed.clock() < token.expires_at
+                return self._identified_by_token(token) if token is not None and is_valid else None
+            name = credential.connection
+            connection = await self._managed.read_store(lambda store: store.get(name))
+        except NotFound:
+            return None
+        except StateError as exc:
+            raise problem_of(exc, conditional=False) from exc
+        rule = connection.rule(credential.rule)
+        generation = connection.generations.get((credential.rule, credential.slot), 0)
+        if rule is None or Right.MANAGE not in rule.rights or generation != credential.generation:
+            return None
+        return Identified(_caller_by_key(credential), credential, math.inf)
+
+    async def save_uses(self) -> None:
+        """Write the times of the last uses of tokens to the store once a minute, until cancelled."""
+        published = ""
+        while True:
+            await trio.sleep(_SAVE_SECONDS)
+            try:
+                await self.save_uses_now()
+            except ConfigurationError as exc:
+                if str(exc) != published:
+                    self._managed.events.publish(ManagementTokenUseNotSaved(detail=str(exc), remedy=exc.remedy or ""))
+                published = str(exc)
+            else:
+                published = ""
+
+    async def save_uses_now(self) -> None:
+        """Write the times of the last uses of tokens to the store.
+
+        Raises:
+            ConfigurationError: the store cannot be changed. The next call writes these times.
+        """
+        uses, self._uses = self._uses, {}
+        if uses:
+            try:
+                await self._managed.change_store(lambda store: store.set_last_use_of_tokens(uses))
+            except BaseException:
+                self._uses = uses | self._uses
+                raise
