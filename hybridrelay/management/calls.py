@@ -114,7 +114,8 @@ async def perform(
     params: Mapping[str, str],
     query: Mapping[str, object] | None = None,
     body: Mapping[str, object] | None = None,
-) -> msgspec.Struct | None:
+    version: int | None = None,
+) -> tuple[msgspec.Struct | None, int | None]:
     """Run an operation for a page of the dashboard: authorized and audited as a request of its own would be.
 
     Args:
@@ -125,9 +126,10 @@ async def perform(
         params: the parameters of the operation's path, decoded.
         query: the parameters of its query. Text is converted to the types that the operation has.
         body: the members of its body, converted in the same way.
+        version: that the resource must have; None: any.
 
     Returns:
-        The body of the response.
+        The body of the response, and the version of the resource in it if it has one.
 
     Raises:
         RequestError: it is refused, or has failed.
@@ -144,13 +146,13 @@ async def perform(
             known,
             None if operation.query is None else _convert(query or {}, operation.query, "query", "?"),
             None if operation.body is None else _convert(body or {}, operation.body, "body", ""),
-            None,
-            False,
+            version,
+            version is not None,
             False,
         )
         answer = await _run(operation, call)
         status = 200
-        return answer
+        return answer, call.shown_version
     except RequestError as exc:
         status = exc.failure.status
         raise RequestError(with_request_id(exc.failure, request_id)) from exc

@@ -8,10 +8,11 @@ from ..values import ConnectionValue
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
-from .overview import path_of
+from .overview import path_of, state_of
 from .page import Page
-from .parts import api_line, badge, button, empty, figure, figures, post_form, section, table
+from .parts import api_line, button, empty, figure, figures, post_form, section, table
 from .rules import rules_section
+from .settings import settings_section
 from .shown import bytes_of, count, moment, name_of, segment
 from .visit import Visit
 
@@ -23,17 +24,16 @@ _LIMIT = {"limit": _SHOWN}
 
 async def _show(visit: Visit) -> View:
     name = visit.param("name")
-    found = await visit.get("getHybridConnection", ConnectionValue, name=name)
+    found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     listeners = await visit.get("listListeners", ListenerPage, query=_LIMIT, name=name)
     senders = await visit.get("listSenders", SenderPage, query=_LIMIT, name=name)
     sessions = await visit.get("listSessions", SessionPage, query=_LIMIT, name=name)
-    state = badge("Listening", "good") if found.listener_count else badge("No listener", "warn")
     return View(
         title=name,
         is_named=True,
         place="/connections",
         parents=(("/connections", "Connections"),),
-        actions=h("span", state, id="state", data_live=True),
+        actions=h("span", state_of(found), id="state", data_live=True),
         content=(
             h("p", name_of(found.description), class_="note") if found.description else None,
             _figures(found),
@@ -59,6 +59,7 @@ async def _show(visit: Visit) -> View:
                 note="Pairs of data channels through which bytes flow now.",
             ),
             rules_section(visit, found),
+            settings_section(visit, found, version),
             _about(visit, found),
         ),
     )

@@ -16,6 +16,8 @@ _MESSAGES: Mapping[str, str] = {
     "session-dropped": "The session's data channels were dropped. The client resumes the session if it can.",
     "key-regenerated": "The key was replaced. Everything that the old key had authorized has ended.",
     "key-revoked": "The key was revoked. Everything that it had authorized has ended.",
+    "connection-disabled": "The hybrid connection is disabled. Everything that used it has ended.",
+    "connection-enabled": "The hybrid connection is enabled. Its connector registers again within a minute.",
     "connection-changed": "The hybrid connection was changed.",
     "connection-deleted": "The hybrid connection was deleted.",
     "draining": "The relay is draining: it accepts no new registrations and joins.",

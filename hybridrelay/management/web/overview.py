@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import trio
+
 from ...relay.snapshot import ConnectionSnapshot
 from ..live_values import RelayProblem, RelayValue
 from ..values import ConnectionPage, ConnectionValue
@@ -15,10 +17,12 @@ from .scale import capacity_section
 from .shown import bytes_of, count, moment, name_of, plural, segment
 from .visit import Visit
 
-__all__ = ["OVERVIEW_PAGES", "connection_rows", "path_of"]
+__all__ = ["CONNECTION_COLUMNS", "OVERVIEW_PAGES", "connection_rows", "path_of", "state_of"]
 
 _SHOWN_PROBLEMS = 8
 _SHOWN_CONNECTIONS = 25
+#: Numbers that are added up before other tasks of the relay run.
+_AT_A_TIME = 100
 _RELAY = "/v1/relay"
 _CONNECTIONS = "/v1/hybridConnections"
 
@@ -34,14 +38,14 @@ async def _overview(visit: Visit) -> View:
     if relay is not None:
         problems = relay.problems
     else:
-        problems = tuple(_unserved(one.name) for one in page.value if one.listener_count == 0)
+        problems = tuple(_unserved(one.name) for one in page.value if not (one.listener_count or one.disabled))
     return View(
         title="Dashboard",
         place="/",
         actions=_state(relay),
         content=(
             _problems(visit, problems, relay is not None),
-            _figures(visit, relay, page.value),
+            _figures(relay, await _total(visit)),
             _connections(visit, page),
             None if relay is None else capacity_section(visit, relay),
             None if relay is None else _about(visit, relay),
@@ -95,10 +99,18 @@ def _problem(one: RelayProblem) -> Element:
     )
 
 
-def _figures(visit: Visit, relay: RelayValue | None, connections: Sequence[ConnectionValue]) -> Element:
-    live = visit.managed.relay
-    names = live.connection_names() if relay is not None else [one.name for one in connections]
-    total = sum((live.connection(name) for name in names), ConnectionSnapshot())
+async def _total(visit: Visit) -> ConnectionSnapshot:
+    """Numbers about all hybrid connections that the caller may see."""
+    live, total = visit.managed.relay, ConnectionSnapshot()
+    for number, name in enumerate(live.connection_names()):
+        if number % _AT_A_TIME == 0:
+            await trio.lowlevel.checkpoint()
+        if visit.caller.sees(name):
+            total += live.connection(name)
+    return total
+
+
+def _figures(relay: RelayValue | None, total: ConnectionSnapshot) -> Element:
     moved = total.bytes_to_client + total.bytes_to_connector
     if relay is None:
         found = [
@@ -126,7 +138,7 @@ def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]
     return [
         [
             h("a", name_of(one.name), href=path_of(one.name)),
-            badge("Listening", "good") if one.listener_count else badge("No listener", "warn"),
+            state_of(one),
             count(one.listener_count),
             count(one.sender_count),
             count(one.session_count),
@@ -135,6 +147,13 @@ def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]
         ]
         for one in connections
     ]
+
+
+def state_of(one: ConnectionValue) -> Element:
+    """The state of a hybrid connection, in a word."""
+    if one.disabled:
+        return badge("Disabled")
+    return badge("Listening", "good") if one.listener_count else badge("No listener", "warn")
 
 
 CONNECTION_COLUMNS = ("Name", "State", "Listeners", "Senders", "Sessions", "To clients", "To connectors")

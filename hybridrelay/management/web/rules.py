@@ -201,7 +201,7 @@ async def _change(visit: Visit, operation: str, message: str) -> Response:
 async def _show_keys(visit: Visit) -> View:
     """The keys, in the response to a form, so that they are in no history and no cache."""
     name, rule = visit.param("name"), visit.param("rule")
-    keys = await visit.perform("listKeys", name=name, rule=rule)
+    keys, _ = await visit.perform("listKeys", name=name, rule=rule)
     assert isinstance(keys, AccessKeys)
     return View(
         title=f"Keys of the rule {rule}",

@@ -12,6 +12,7 @@ from .overview import OVERVIEW_PAGES
 from .page import Page, PublicPage
 from .rules import RULE_PAGES
 from .scale import SCALE_PAGES
+from .settings import SETTINGS_PAGES
 
 __all__ = ["PAGES"]
 
@@ -22,6 +23,7 @@ PAGES: tuple[Page | PublicPage, ...] = (
     *CONNECTIONS_PAGES,
     *CONNECTION_PAGES,
     *RULE_PAGES,
+    *SETTINGS_PAGES,
     *CREATE_PAGES,
     *EVENT_PAGES,
     *MONITOR_PAGES,

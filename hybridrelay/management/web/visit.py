@@ -101,13 +101,14 @@ class Visit:
         *,
         query: Mapping[str, object] | None = None,
         body: Mapping[str, object] | None = None,
+        version: int | None = None,
         **params: str,
-    ) -> msgspec.Struct | None:
+    ) -> tuple[msgspec.Struct | None, int | None]:
         """Call an operation, as `calls.perform`."""
         operation = _OPERATIONS[id_]
         self.has_called = self.has_called or operation.is_audited
         return await perform(
-            operation, self.managed, self.caller, self.request, params=params, query=query, body=body
+            operation, self.managed, self.caller, self.request, params=params, query=query, body=body, version=version
         )
 
     async def get(
@@ -118,9 +119,16 @@ class Visit:
         Raises:
             RequestError: it is refused, or has failed.
         """
-        answer = await self.perform(id_, query=query, body=None, **params)
-        assert isinstance(answer, kind)
+        answer, _ = await self.get_versioned(id_, kind, query=query, **params)
         return answer
+
+    async def get_versioned(
+        self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
+    ) -> tuple[StructT, int | None]:
+        """The same, with its version if it has one."""
+        answer, version = await self.perform(id_, query=query, body=None, version=None, **params)
+        assert isinstance(answer, kind)
+        return answer, version
 
     async def get_if_allowed(
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str

@@ -200,6 +200,42 @@ async def test_deleting(relay: Relay, admin: Browser) -> None:
     assert (await admin.get(path_of("orders"))).status == 404
 
 
+async def test_settings(relay: Relay, admin: Browser) -> None:
+    relay.store.create("described", ["a.example.com"], [], Description("old", {"owner": "Ann"}))
+    at = path_of("described")
+    page = page_of(await admin.get(at))
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    assert (fields["description"], fields["endpoints"]) == ("old", "a.example.com")
+    changed = fields | {"description": "new", "endpoints": "a.example.com, b.example.com"}
+    answer = await admin.post(f"{at}/change", **changed)
+    assert answer.headers["location"] == f"{at}?done=connection-changed"
+    found = relay.store.get("described")
+    assert (found.description.text, dict(found.description.metadata)) == ("new", {"owner": "Ann"})
+    assert found.hosts == ("a.example.com", "b.example.com")
+    answer = await admin.post(f"{at}/change", **fields)
+    assert answer.status == 412, "another administrator has changed it meanwhile"
+    assert relay.store.get("described") == found
+    for version in ("", "x", "-1"):
+        assert (await admin.post(f"{at}/change", **(changed | {"version": version}))).status == 400
+    page = page_of(await admin.get(at))
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    answer = await admin.post(f"{at}/change", **(fields | {"endpoints": "a:1"}))
+    assert answer.status == 400
+    assert "connection strings carry the ports" in page_of(answer).text
+
+
+async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    assert "1 listener, 1 sender, 1 session" in page_of(await admin.get(f"{at}/disable")).text
+    assert (await admin.post(f"{at}/disable")).headers["location"] == f"{at}?done=connection-disabled"
+    assert relay.store.get("orders").disabled
+    page = page_of(await admin.get(at))
+    assert "Disabled" in page.text
+    assert (await admin.post(f"{at}/enable")).status == 303
+    assert not relay.store.get("orders").disabled
+    assert calls(relay) == [("putHybridConnection", 200)] * 2
+
+
 async def test_the_drain(relay: Relay, admin: Browser) -> None:
     assert "1 listener and 1 session" in page_of(await admin.get("/scale/drain")).text
     answer = await admin.post("/scale/drain")
