@@ -65,7 +65,7 @@ class LocalAddress:
         stream = await self.connect_if_it_runs()
         if stream is None:
             raise ManagementError(
-                f"no relay runs on the state directory {self.state_dir}",
+                f"no relay is running with the state directory {self.state_dir}",
                 remedy="start it, or name the directory of the relay that runs; the log of the relay says "
                 "management.unavailable if it runs without a management socket",
             )

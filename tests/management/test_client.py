@@ -223,5 +223,5 @@ async def test_no_relay_on_this_machine(tmp_path: Path) -> None:
 
     client = ManagementClient(LocalAddress(tmp_path))
     assert not await client.connect_if_it_runs()
-    with pytest.raises(ManagementError, match="no relay runs on the state directory"):
+    with pytest.raises(ManagementError, match="no relay is running with the state directory"):
         await client.get("/v1/relay", Value)
