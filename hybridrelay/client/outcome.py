@@ -15,7 +15,8 @@ __all__ = ["Disconnected", "Ending", "outcome_of", "outcome_of_stream"]
 class Ending(enum.StrEnum):
     """How one direction of a stream ended, as far as this side can tell."""
 
-    #: The sending side ended it, and everything was passed on, including the end of file.
+    #: The sending side ended it, and everything arrived, including the end of file: the connector has acknowledged
+    #: it, or the application's socket has accepted it.
     FINISHED = "finished"
     #: The target has stopped reading, and has not reset its connection.
     STOPPED_BY_TARGET = "stopped-by-target"

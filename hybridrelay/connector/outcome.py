@@ -15,7 +15,8 @@ __all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_o
 class Ending(enum.StrEnum):
     """How one direction of a stream ended."""
 
-    #: The sending side ended it, and everything was passed on, including the end of file.
+    #: The sending side ended it, and everything arrived, including the end of file: the target's socket has accepted
+    #: it, or the client has acknowledged it.
     FINISHED = "finished"
     #: The application has stopped reading, and has not reset its connection.
     STOPPED_BY_APPLICATION = "stopped-by-application"

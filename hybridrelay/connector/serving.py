@@ -12,7 +12,7 @@ from ..connectivity.counters import EndpointCounters
 from ..events import EventStream, InternalError, ShareUsedUp, TargetOutOfResources
 from ..mux import Bridged, BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
-from .outcome import NotConnected, StreamOutcome, outcome_of
+from .outcome import NotConnected, outcome_of
 from .policy import Action, Policy, Resource
 from .shares import Shares
 from .stream_events import Origin, StreamEvents
@@ -110,13 +110,17 @@ class ServedStream:
         return None if self._progress is None else self._progress.so_far()
 
     async def run(self) -> None:
-        """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end."""
+        """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end.
+
+        The latter may follow when this has returned: as soon as the client has acknowledged everything, or at the
+        latest when the session ends.
+        """
         offer, origin = self._offer, self.origin
         self.about.opened()
         # What is not caught below is a cancellation. GOING_AWAY tells the client that the stream was not processed,
         # so that another session may open it.
         failure = Reason.GOING_AWAY
-        outcome: StreamOutcome = NotConnected(failure)
+        outcome: NotConnected | None = NotConnected(failure)
         try:
             outcome = await self._serve()
         except Exception as exc:  # noqa: BLE001
@@ -126,14 +130,18 @@ class ServedStream:
             failure = Reason.INTERNAL_ERROR
             outcome = NotConnected(failure)
         finally:
-            if self._progress is not None:
-                outcome = outcome_of(self._progress.so_far(), cancelled_because=failure)
-            elif isinstance(outcome, NotConnected):
+            progress = self._progress
+            if progress is not None:
+                progress.when_settled(
+                    lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=failure))
+                )
+            elif outcome is not None:
                 offer.refuse(outcome.reason, outcome.client_text)  # does nothing if the client has withdrawn it
                 self._service.counters.stream_opened(origin.published.name, outcome.reason)
-            self.about.ended(outcome)
+                self.about.ended(outcome)
 
-    async def _serve(self) -> StreamOutcome:
+    async def _serve(self) -> NotConnected | None:
+        """Serve the stream until it is refused, or both its sides are closed: None if it has reached the target."""
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:
@@ -157,7 +165,12 @@ class ServedStream:
                     return NotConnected(Reason.LIMIT, why, why)
                 taken.callback(share.give_back, owner)
             target = await self._connect()
-            return target if isinstance(target, NotConnected) else await self._join(target)
+            if isinstance(target, NotConnected):
+                return target
+            self._progress = BridgeProgress()
+            self._service.counters.stream_opened(published.name)
+            await bridge(self._offer.accept(), target, progress=self._progress)
+        return None
 
     async def _connect(self) -> trio.SocketStream | NotConnected:
         """Connect to the target. If the offer is withdrawn, the attempt is cancelled, since it is not needed."""
@@ -176,11 +189,6 @@ class ServedStream:
                 )
             return NotConnected(exc.reason, str(exc.__cause__ or exc), str(exc))
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
-
-    async def _join(self, target: trio.SocketStream) -> StreamOutcome:
-        self._progress = BridgeProgress()
-        self._service.counters.stream_opened(self.origin.published.name)
-        return outcome_of(await bridge(self._offer.accept(), target, progress=self._progress))
 
     def report_open(self) -> None:
         """Publish that the stream is open, if it is and nothing was published about it for `REPEAT_SECONDS`."""

@@ -62,8 +62,6 @@ class Outward:
 
     def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:
         self.early = early
-        #: Bytes that the stream has taken.
-        self.sent = 0
         self._stream = stream
         self._port = port
         self._report = report
@@ -112,12 +110,10 @@ class Outward:
             data = bytes(data)
             self.early.append(data)
         try:
-            has_room = stream.send_nowait(data)
+            return stream.send_nowait(data)
         except _STREAM_ERRORS as exc:
             self._not_taken(exc)
             return True
-        self.sent += len(data)
-        return has_room
 
     async def _make_room(self) -> None:
         try:
@@ -154,7 +150,6 @@ class Outward:
             except _STREAM_ERRORS as exc:
                 self._not_taken(exc)
                 break
-            self.sent += len(data)
             if not has_room:
                 await self._make_room()
         return early[-1:] == [b""]

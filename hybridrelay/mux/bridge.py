@@ -41,6 +41,17 @@ class BridgeProgress:
     def __init__(self) -> None:
         self._bridge: _Bridge | None = None
 
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """After `bridge` has returned or raised: call `callback` once, as soon as `so_far` is the outcome.
+
+        That is at once if either side broke. Otherwise it is when the peer has acknowledged everything, or the stream
+        or its session has ended before that. It must neither wait nor raise.
+        """
+        if self._bridge is None:
+            callback()
+        else:
+            self._bridge.when_settled(callback)
+
     def so_far(self) -> Bridged:
         """How far the bridge has come, or how it ended."""
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
@@ -74,6 +85,7 @@ class _Bridge:
         self.refusal: StreamRefused | None = None
         #: Both directions, while they run.
         self._both = trio.CancelScope()
+        self._settled_callback: Callable[[], None] | None = None
 
     async def run(self) -> None:
         """Run both directions until both have ended, or the machine stops them."""
@@ -89,11 +101,35 @@ class _Bridge:
             self._both.cancel()
         elif command is Command.LIMIT:
             self._both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
+        if cause is Input.LOCAL_ENDED:
+            self.stream.set_settled_callback(self._stream_settled)
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """See `BridgeProgress.when_settled`."""
+        if self.machine.is_settled:
+            callback()
+        else:
+            self._settled_callback = callback
+
+    def _stream_settled(self) -> None:
+        """After the end of file was passed on: it is known whether everything was delivered."""
+        stream = self.stream
+        if stream.is_delivered:
+            self.report(Input.DELIVERED)
+        elif not stream.was_accepted:
+            pass  # `_wait_accepted` reports the refusal
+        elif stream.reset_reason is not Reason.NO_ERROR or stream.was_lost:
+            self.report(stream_broke(stream, stream.failure_reason).cause, stream.failure_reason)
+        else:
+            self.report(Input.PEER_STOPPED, stream.failure_reason)
+        callback, self._settled_callback = self._settled_callback, None
+        if callback is not None:
+            callback()
 
     def outcome(self) -> Bridged:
         """How the bridge ended, or how far it has come."""
         refusal = None if self.refusal is None else str(self.refusal)
-        return self.machine.outcome(self.outward.sent, self.inward.received, refusal)
+        return self.machine.outcome(self.stream.sent_bytes, self.inward.received, refusal)
 
     @property
     def may_be_sent_again(self) -> bool:
@@ -139,7 +175,7 @@ async def bridge(
     *,
     reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
     progress: BridgeProgress | None = None,
-) -> Bridged:
+) -> None:
     """Move bytes between the two until both directions have ended, or one side breaks.
 
     End of file is passed on separately in each direction. If one side breaks, so does the other: the stream is reset
@@ -153,8 +189,8 @@ async def bridge(
             another stream for the same bytes, or raises `StreamRefused`.
         progress: shows at any time how far the bridge has come, even after it was cancelled.
 
-    Returns:
-        How the bridge ended.
+    Returns when both are closed. What was queued on the stream may still be on its way then: the outcome is that of
+    `progress` once it is settled.
     """
     reset_on_close(local, True)
     progress = progress or BridgeProgress()
@@ -182,4 +218,3 @@ async def bridge(
         else:
             joined.stream.reset(joined.cut_off())
             await abort_stream(local)
-    return joined.outcome()

@@ -4,7 +4,9 @@ ends.
 Pure: `bridge.py` passes what happens to this module. Each direction is a small state machine. *Outgoing* is from the
 TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
 
-1. End of file is passed on separately in each direction. When both have ended, the bridge has finished.
+1. End of file is passed on separately in each direction. When both have ended, the bridge has finished: both sides
+   are closed. What is queued on the stream is still sent. The outcome is known when the peer has acknowledged
+   everything, or never will.
 2. If one side breaks, the bridge ends at once. The first reason is its outcome.
 3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, although with a reason.
@@ -30,6 +32,8 @@ class Input(enum.Enum):
     REFUSED = enum.auto()
     #: The TCP connection's end of file was passed on to the stream.
     LOCAL_ENDED = enum.auto()
+    #: The peer has acknowledged everything that was sent, including the end of file.
+    DELIVERED = enum.auto()
     #: Reading from or writing to the TCP connection failed.
     LOCAL_BROKE = enum.auto()
     #: Everything that the peer sent was written to the TCP connection, including the end of file.
@@ -49,9 +53,14 @@ class Outgoing(enum.Enum):
     """From the TCP connection into the stream."""
 
     OPEN = enum.auto()
-    #: The end of file was passed on.
+    #: The end of file was passed on. It may be queued after other bytes.
     ENDED = enum.auto()
-    #: The peer has stopped reading: what the TCP connection sends is read and dropped.
+    #: The peer has acknowledged everything, including the end of file.
+    DELIVERED = enum.auto()
+    #: The stream was refused, or it was reset or lost before the peer had acknowledged everything.
+    UNDELIVERED = enum.auto()
+    #: The peer has stopped reading before it had received everything: what the TCP connection sends is read and
+    #: dropped.
     DROPPED = enum.auto()
     #: The TCP connection has failed. Reading from it now may look like end of file.
     BROKEN = enum.auto()
@@ -100,12 +109,20 @@ OUTGOING: dict[tuple[Outgoing, Input], Outgoing] = {
     (Outgoing.OPEN, Input.LOCAL_ENDED): Outgoing.ENDED,
     (Outgoing.OPEN, Input.PEER_STOPPED): Outgoing.DROPPED,
     (Outgoing.OPEN, Input.LOCAL_BROKE): Outgoing.BROKEN,
+    (Outgoing.ENDED, Input.DELIVERED): Outgoing.DELIVERED,
+    (Outgoing.ENDED, Input.PEER_STOPPED): Outgoing.DROPPED,
+    (Outgoing.ENDED, Input.REFUSED): Outgoing.UNDELIVERED,
+    (Outgoing.DELIVERED, Input.REFUSED): Outgoing.UNDELIVERED,
+    (Outgoing.ENDED, Input.STREAM_RESET): Outgoing.UNDELIVERED,
+    (Outgoing.ENDED, Input.STREAM_LOST): Outgoing.UNDELIVERED,
     (Outgoing.DROPPED, Input.LOCAL_BROKE): Outgoing.BROKEN,
 }
 INCOMING: dict[tuple[Incoming, Input], Incoming] = {
     (Incoming.AWAITING, Input.ACCEPTED): Incoming.OPEN,
     (Incoming.OPEN, Input.PEER_ENDED): Incoming.ENDED,
 }
+#: The end of file was passed on, and the stream has not been stopped.
+_PASSED_ON = frozenset({Outgoing.ENDED, Outgoing.DELIVERED, Outgoing.UNDELIVERED})
 #: Inputs that give the bridge a reason to end, and the party that caused it.
 CAUSED_BY: dict[Input, Party] = {
     Input.REFUSED: Party.PEER,
@@ -121,18 +138,20 @@ CAUSED_BY: dict[Input, Party] = {
 class Bridged:
     """How a bridge ended, or how far it has come."""
 
-    #: Bytes from the TCP connection into the stream.
+    #: Bytes from the TCP connection into the stream, without those that were dropped. Unless `sent_all`, the last of
+    #: them may not have arrived.
     sent: int
     #: Bytes from the stream into the TCP connection, as far as the kernel accepted them.
     received: int
-    #: `Reason.NO_ERROR` if both directions have ended.
+    #: `Reason.NO_ERROR` if both directions have ended and everything was delivered.
     reason: Reason
     #: The text of the refusal, if the peer refused the stream or did not answer; None otherwise.
     refusal: str | None = None
-    #: The end of file after the `sent` bytes was passed on; likewise for `received`.
+    #: The peer has acknowledged the `sent` bytes, and the end of file after them.
     sent_all: bool = False
+    #: The end of file after the `received` bytes was passed on.
     received_all: bool = False
-    #: The peer has stopped reading; what was sent after that was dropped.
+    #: The peer has stopped reading before it had received everything; the rest was dropped.
     peer_stopped: bool = False
     ended_by: Party = Party.NOBODY
 
@@ -147,15 +166,20 @@ class BridgeMachine:
     reason: Reason = attrs.field(default=Reason.NO_ERROR, init=False)
     #: The party that caused `reason`.
     ended_by: Party = attrs.field(default=Party.NOBODY, init=False)
-    #: The peer has stopped reading.
+    #: The peer has stopped reading before it had received everything.
     peer_stopped: bool = attrs.field(default=False, init=False)
     _is_broken: bool = attrs.field(default=False, init=False)
 
     @property
     def has_finished(self) -> bool:
-        """Everything that could be delivered was; both sides can be closed without a reset."""
-        ended = self.outgoing is Outgoing.ENDED or self.peer_stopped
+        """Everything that could be passed on was; both sides can be closed without a reset."""
+        ended = self.outgoing in _PASSED_ON or self.peer_stopped
         return ended and self.incoming is Incoming.ENDED and not self._is_broken
+
+    @property
+    def is_settled(self) -> bool:
+        """After the end of the bridge: its outcome is known, because nothing waits to be acknowledged."""
+        return self.outgoing is not Outgoing.ENDED or self._is_broken
 
     def apply(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> Command:
         """Take an input, and return what to do.
@@ -164,18 +188,24 @@ class BridgeMachine:
             cause: what happened.
             reason: why, for the inputs in `CAUSED_BY`; the first one is kept.
         """
-        self.outgoing = OUTGOING.get((self.outgoing, cause), self.outgoing)
+        before = self.outgoing
+        self.outgoing = OUTGOING.get((before, cause), before)
         self.incoming = INCOMING.get((self.incoming, cause), self.incoming)
         party = CAUSED_BY.get(cause)
-        if party is not None and self.reason is Reason.NO_ERROR and not self.has_finished:
+        if cause is Input.PEER_STOPPED and self.outgoing is Outgoing.DELIVERED:
+            party = None  # it had received everything
+        # A bridge that has finished can still fail to deliver what is queued.
+        can_fail = not self.has_finished or self.outgoing is not before
+        if party is not None and self.reason is Reason.NO_ERROR and can_fail:
             self.reason, self.ended_by = reason, party
         if cause is Input.PEER_STOPPED:
-            self.peer_stopped = True
+            self.peer_stopped = self.peer_stopped or party is not None
         elif party is not None and not self.has_finished:
             self._is_broken = True
         if self._is_broken or (self.peer_stopped and self.incoming is Incoming.ENDED):
             return Command.STOP
-        return Command.LIMIT if cause is Input.PEER_STOPPED else Command.CONTINUE
+        # After the end of the TCP connection's own direction there is nothing to drop, and so no hurry.
+        return Command.LIMIT if cause is Input.PEER_STOPPED and before is Outgoing.OPEN else Command.CONTINUE
 
     def outcome(self, sent: int, received: int, refusal: str | None = None) -> Bridged:
         """How the bridge ended, or how far it has come, with the numbers of bytes that have been moved."""
@@ -184,7 +214,7 @@ class BridgeMachine:
             received,
             self.reason,
             refusal,
-            sent_all=self.outgoing is Outgoing.ENDED,
+            sent_all=self.outgoing is Outgoing.DELIVERED,
             received_all=self.incoming is Incoming.ENDED,
             peer_stopped=self.peer_stopped,
             ended_by=self.ended_by,

@@ -468,6 +468,8 @@ class Session:
                     stream.observer.on_answered()
                 case events.StreamAborted(stream):
                     stream.observer.on_aborted()
+                case events.StreamSettled(stream):
+                    stream.observer.on_settled()
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()

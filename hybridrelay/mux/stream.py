@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
+import attrs
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
@@ -44,6 +45,16 @@ class SessionPort(Protocol):
         core; neither waits nor raises."""
 
 
+@attrs.frozen
+class _Ended:
+    """How a stream has ended on this side."""
+
+    ended_by: Party
+    reason: Reason
+    was_closed: bool
+    received_all: bool
+
+
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     """One stream of a `Session`, which observes its state in the core.
 
@@ -63,6 +74,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         #: `send_eof` was called, and `receive_some` has returned b"".
         self._sent_eof = self._received_eof = False
         self._end_callback: Callable[[StreamEnd], None] | None = None
+        #: How the stream has ended on this side, while it is not known whether the peer has received everything.
+        self._unsettled_end: _Ended | None = None
+        self._settled_callback: Callable[[], None] | None = None
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
         self._sender = Waiter()
@@ -103,6 +117,31 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         state = self._state
         half_closed = state.states.sending is not Sending.OPEN or state.at_eof
         return StreamProgress(state.send_window.sent, state.receive_window.consumed, half_closed)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were written to the channel or are queued, without those that were dropped."""
+        return self._state.send_window.sent + self._state.queued_bytes
+
+    @property
+    def is_delivered(self) -> bool:
+        """The peer has acknowledged everything that was sent, including the end of file, and had not stopped reading
+        before."""
+        return self._state.is_delivered
+
+    @property
+    def is_settled(self) -> bool:
+        """It is known whether everything that was sent was delivered: see `is_delivered`."""
+        state = self._state
+        return state.is_delivered or state.stopped_by_peer or state.is_aborted or self.was_lost
+
+    @property
+    def failure_reason(self) -> Reason:
+        """Why the stream was aborted or lost, or why the peer has stopped reading; `NO_ERROR` if none of these."""
+        ended = self._core.ended
+        if self._state.reason is Reason.NO_ERROR and ended is not None:
+            return Reason.SESSION_LOST if ended.reason is Reason.NO_ERROR else ended.reason
+        return self._state.reason
 
     # --- sending
 
@@ -353,7 +392,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         `text` reaches the peer: at most 256 bytes, nothing secret.
         """
         self._closed = True
-        self._end(Party.LOCAL, reason)
+        self._settled_callback = None
+        if not (self._unsettled_end and self._state.states.is_over):  # otherwise everything was written already
+            self._end(Party.LOCAL, reason)
         core = self._core
         if core.ended is None:
             core.reset(self._state, reason, text)
@@ -368,48 +409,90 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         await self.aclose()
 
     def set_end_callback(self, callback: Callable[[StreamEnd], None]) -> None:
-        """Call `callback` once, when the stream ends; at once if it was aborted already.
+        """Call `callback` once, when the stream has ended; at once if it was aborted already.
 
         A stream ends when both directions have finished (`send_eof` was called, and the end of file was read), when
-        it is closed or reset on this side, when the peer aborts it, or when it is lost with its session. The callback
-        must neither wait nor raise.
+        it is closed or reset on this side, when the peer aborts it, or when it is lost with its session. A stream
+        that was not aborted still delivers what is queued: the callback is called when it is known whether the peer
+        has received that. It must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
             self._end_aborted()
 
+    def set_settled_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, as soon as `is_settled`; at once if it is now. For use after `send_eof`.
+
+        `reset` removes the callback. It must neither wait nor raise.
+        """
+        if self.is_settled:
+            callback()
+        else:
+            self._settled_callback = callback
+            self._state.ask_for_delivery()
+
     def _end(self, ended_by: Party, reason: Reason, *, was_closed: bool = False) -> None:
+        if self._end_callback is None:
+            return
+        end = _Ended(ended_by, reason, was_closed, self._received_eof or self._state.at_eof)
+        if not (was_closed or ended_by is Party.NOBODY):
+            self._report_end(end)
+        elif self.is_settled:
+            self._report_end(self._settled(end))
+        elif self._unsettled_end is None:
+            self._unsettled_end = end
+            self._state.ask_for_delivery()
+
+    def _report_end(self, end: _Ended) -> None:
         callback, self._end_callback = self._end_callback, None
+        self._unsettled_end = None
         if callback is None:
             return
         state = self._state
-        # What is queued is still sent, unless the stream is reset.
-        will_be_sent = state.queued_bytes if was_closed or ended_by is Party.NOBODY else 0
-        has_lost_output = state.dropped_bytes > 0 or state.queued_bytes > will_be_sent
         callback(
             StreamEnd(
-                ended_by=ended_by,
-                reason=reason,
+                ended_by=end.ended_by,
+                reason=end.reason,
                 text=state.text,
                 was_accepted=self.was_accepted,
-                sent=state.send_window.sent + will_be_sent,
+                sent=state.send_window.sent,
                 received=state.receive_window.consumed,
-                sent_all=(self._sent_eof or (was_closed and not state.stopped_by_peer)) and not has_lost_output,
-                received_all=self._received_eof or state.at_eof,
+                sent_all=state.is_delivered,
+                received_all=end.received_all,
                 peer_stopped=state.stopped_by_peer,
-                was_closed=was_closed,
+                was_closed=end.was_closed,
             )
         )
 
     def _end_if_finished(self) -> None:
         if self._sent_eof and self._received_eof:
-            self._end(Party.NOBODY, self._state.reason if self._state.dropped_bytes else Reason.NO_ERROR)
+            self._end(Party.NOBODY, self._state.reason if self._state.stopped_by_peer else Reason.NO_ERROR)
 
     def _end_aborted(self) -> None:
+        if self._unsettled_end is None:
+            self._end(self._aborted_by, self._state.reason)
+
+    @property
+    def _aborted_by(self) -> Party:
         if self.was_lost:
-            self._end(Party.SESSION, self._state.reason)
-        else:
-            self._end(Party.LOCAL if self._state.states.aborted_by_us else Party.PEER, self._state.reason)
+            return Party.SESSION
+        return Party.LOCAL if self._state.states.aborted_by_us else Party.PEER
+
+    def _settle(self) -> None:
+        """Report what has waited until it is known whether everything was delivered."""
+        callback, self._settled_callback = self._settled_callback, None
+        if callback is not None:
+            callback()
+        if self._unsettled_end is not None:
+            self._report_end(self._settled(self._unsettled_end))
+
+    def _settled(self, end: _Ended) -> _Ended:
+        """The end of a stream of which it is known now whether everything was delivered."""
+        state = self._state
+        if state.is_delivered:
+            return end
+        stopped = state.stopped_by_peer and not state.is_aborted
+        return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
 
     # --- opening
 
@@ -450,8 +533,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def on_aborted(self) -> None:
         """The stream was refused or reset, or lost with its session."""
+        self._settle()
         self._end_aborted()
         self._wake()
+
+    def on_settled(self) -> None:
+        """It is known whether the peer has received everything, and the stream was not aborted."""
+        self._settle()
 
     # --- inside
 

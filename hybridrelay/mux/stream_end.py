@@ -27,17 +27,17 @@ class StreamEnd:
 
     #: NOBODY: both directions finished. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
     ended_by: Party
-    #: `Reason.NO_ERROR` if both directions finished and nothing was dropped.
+    #: `Reason.NO_ERROR` if both directions finished and the peer has acknowledged everything.
     reason: Reason
     #: What the peer said about the reason, or "".
     text: str = ""
     #: The peer had accepted the stream.
     was_accepted: bool
-    #: Bytes that were sent; of a stream that was closed and not reset, with those that are still queued.
+    #: Bytes that were written to the channel. Unless `sent_all`, the last of them may not have arrived.
     sent: int
     #: Bytes that were read.
     received: int
-    #: The end of file follows the `sent` bytes, and nothing that was queued was dropped.
+    #: The peer has acknowledged all of the `sent` bytes, and the end of file after them.
     sent_all: bool
     #: Everything was read that the peer sent, and the peer has sent the end of file.
     received_all: bool

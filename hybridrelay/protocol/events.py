@@ -61,6 +61,17 @@ class StreamAborted:
 
 
 @attrs.frozen
+class StreamSettled:
+    """It is known whether the peer has received everything that was sent on the stream, including the end of file:
+    `Stream.is_delivered`. If not, the peer stopped reading before that, or the session has ended.
+
+    Reported if the driver has asked for it (`Stream.ask_for_delivery`), unless the stream was aborted.
+    """
+
+    stream: Stream
+
+
+@attrs.frozen
 class GoingAway:
     """The peer accepts no further streams; those that are open continue."""
 
@@ -86,6 +97,7 @@ SessionEvent = (
     | StreamReadable
     | StreamWritable
     | StreamAborted
+    | StreamSettled
     | GoingAway
     | SessionOutcome
 )

@@ -19,6 +19,7 @@ from .events import (
     StreamAnswered,
     StreamOffered,
     StreamReadable,
+    StreamSettled,
     StreamWritable,
 )
 from .features import NO_FEATURES, may_open
@@ -143,10 +144,14 @@ class Incoming:
 
     def _on_stop(self, stream: Stream, frame: frames.Stop, now: float) -> None:
         before = stream.states.sending
-        if stream.states.apply(Input.RECV_STOP) and before in (Sending.OPEN, Sending.FINISHING):
-            stream.stop_sending(frame.reason, frame.text, self._output.outbox)
+        if not stream.states.apply(Input.RECV_STOP) or stream.is_delivered or stream.stopped_by_peer:
+            return
+        stream.stop_sending(frame.reason, frame.text, self._output.outbox)
+        if before is not Sending.FINISHED:
             self._events.append(StreamWritable(stream))
             self._output.schedule(stream)
+        if stream.settle():
+            self._events.append(StreamSettled(stream))
 
     def _on_abort(self, stream: Stream, frame: frames.Reset | frames.Refused, now: float) -> None:
         offered = stream.states.opening is Opening.OFFERED

@@ -5,10 +5,11 @@ is the order of these rules and nothing else:
 
 1. PONG and PING: liveness does not depend on how much there is to write.
 2. After a reattachment, what has to be written again, before any other counted frame.
-3. GOAWAY, WINDOW; then counted frames other than OPEN, DATA and FIN, in the order of their causes.
-4. ACK, if there is something to acknowledge, and either another frame is written anyway or the ACK is due. It
-   precedes OPEN, so that a stream that has ended no longer counts when its successor is opened.
-5. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
+3. GOAWAY, WINDOW; ACK, if there is something to acknowledge, and either another frame is written anyway or the ACK
+   is due; then counted frames other than OPEN, DATA and FIN, in the order of their causes. The ACK precedes RESET and
+   STOP, so that the peer knows whether its own FIN had arrived before; and OPEN, so that a stream that has ended no
+   longer counts when its successor is opened.
+4. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
    while the unacknowledged frames are at their limit.
 """
 
@@ -183,9 +184,9 @@ class Output:
         if not self._again:
             if self._goaway_due or self._windows:
                 self._write_uncounted(out)
+            place = len(out)
             if self._controls:
                 room -= self._write_controls(out)
-            place = len(out)
             if self._opens:
                 room -= self._write_opens(out, now)
             if self._fins:
@@ -263,6 +264,7 @@ class Output:
     def _write_fin(self, out: list[Buffer], stream: Stream) -> None:
         self._write_counted(out, frames.Fin(stream.id), stream)
         stream.states.apply(Input.FIN_WRITTEN)
+        self._table.fin_written(stream)
         self._table.settle(stream)
 
     def _write_fins(self, out: list[Buffer]) -> None:

@@ -447,6 +447,10 @@ class SessionCore:
         self._events.clear()  # the list is shared with the parts of the session
         return taken
 
+    def _settle(self, streams: list[Stream]) -> None:
+        """It is known now whether these streams were delivered."""
+        self._events.extend(events.StreamSettled(stream) for stream in streams if stream.settle())
+
     def _check_not_ended(self) -> None:
         if self.ended is not None:
             raise LocalProtocolError("the session is over", reason=self.ended.reason)
@@ -506,6 +510,8 @@ class SessionCore:
                 why = Reason.SESSION_LOST if unanswered and lost is Reason.GOING_AWAY else lost
                 stream.abort(why, text, self._outbox)
                 self._events.append(events.StreamAborted(stream))
+            elif not stream.is_delivered:
+                self._settle([stream])
             # What arrived on a stream that came to its end can still be read.
             stream.receive_window.close()
         self._table.clear()
@@ -547,7 +553,7 @@ class SessionCore:
         if frame.written - self._inbox.received > MAX_WRITTEN_AGAIN:
             raise RemoteProtocolError("the peer states more frames than it can have kept", reason=Reason.SESSION_LOST)
         self._outbox.acknowledge_untrusted(frame.received)
-        self._table.acknowledged()
+        self._settle(self._table.acknowledged())
         self._incoming.replayed_until = frame.written
         if not resumed:
             self.features = self._incoming.features = used_features(self.config.features, frame.features)
@@ -583,7 +589,7 @@ class SessionCore:
 
     def _on_ack(self, frame: frames.Ack, now: float) -> None:
         if self._outbox.acknowledge_untrusted(frame.count):
-            self._table.acknowledged()
+            self._settle(self._table.acknowledged())
 
     def _on_ping(self, frame: frames.Ping, now: float) -> None:
         self._output.pong_untrusted(frame.token)

@@ -34,6 +34,10 @@ class StreamObserver(Protocol):
     def on_aborted(self) -> None:
         """The stream was refused or reset by the peer, or lost with the session."""
 
+    def on_settled(self) -> None:
+        """It is known whether the peer has received everything (`Stream.is_delivered`). Only after
+        `Stream.ask_for_delivery`, and not after `on_aborted`."""
+
 
 class _NoObserver:
     """Used while a stream has no observer."""
@@ -45,6 +49,8 @@ class _NoObserver:
     def on_writable(self) -> None: ...
 
     def on_aborted(self) -> None: ...
+
+    def on_settled(self) -> None: ...
 
 
 _NO_OBSERVER = _NoObserver()
@@ -87,12 +93,16 @@ class Stream:
     scheduled: bool = False
     send_queue: list[Buffer] = attrs.field(factory=list)
     queued_bytes: int = 0
-    #: Bytes that were queued and will never be written.
-    dropped_bytes: int = 0
     #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
     #: The driver waits for room in the send queue, and has to be informed once.
     wants_room: bool = False
+    #: Number of our FIN, or 0 while it was not written.
+    fin_number: int = 0
+    #: The peer has acknowledged our FIN, and with it everything before, and had not stopped reading.
+    is_delivered: bool = False
+    #: The driver has to be informed once when it is known whether everything was delivered.
+    wants_delivery: bool = False
     receive_queue: list[Buffer] = attrs.field(factory=list)
     readable_bytes: int = 0
     #: Is informed of the events about this stream.
@@ -135,6 +145,10 @@ class Stream:
     def ask_for_room(self) -> None:
         """Cause one `StreamWritable` as soon as the send queue has room."""
         self.wants_room = True
+
+    def ask_for_delivery(self) -> None:
+        """Cause one `StreamSettled` as soon as it is known whether the peer has received everything."""
+        self.wants_delivery = True
 
     # --- sending
 
@@ -187,7 +201,6 @@ class Stream:
             self._head_memory = 0
         outbox.sending.release(sum(map(len, self.send_queue)) + BUFFER_OVERHEAD * len(self.send_queue))
         self.send_queue = []
-        self.dropped_bytes += self.queued_bytes
         self.queued_bytes = 0
 
     def has_room(self, max_queued: int) -> bool:
@@ -202,6 +215,19 @@ class Stream:
         self.stopped_by_peer = True
         self.reason, self.text = reason, text
         self.drop_output(outbox)
+
+    def fin_written(self) -> None:
+        """The last counted frame that was written was our FIN."""
+        self.fin_number = self.last_number
+
+    def fin_acknowledged(self) -> None:
+        """The peer has received our FIN. A peer that has stopped reading has dropped what came before it."""
+        self.is_delivered = not (self.is_aborted or self.stopped_by_peer)
+
+    def settle(self) -> bool:
+        """It is known whether everything was delivered. Return whether the driver has to be informed now."""
+        wanted, self.wants_delivery = self.wants_delivery and not self.is_aborted, False
+        return wanted
 
     # --- the queues of the session
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections import deque
 
-from .delivery import Outbox
+from .delivery import EMPTY, Outbox
 from .stream import Stream
 
 
@@ -39,6 +40,8 @@ class StreamTable:
         self._outbox = outbox
         #: A heap of (last number, stream id): streams that are over and wait for an acknowledgement.
         self._over: list[tuple[int, int]] = []
+        #: Streams whose FIN was written and is not acknowledged, in this order.
+        self._undelivered: deque[Stream] = EMPTY
 
     def is_own(self, stream_id: int) -> bool:
         return stream_id % 2 == self._parity
@@ -78,15 +81,35 @@ class StreamTable:
             del self.streams[stream.id]
             stream.receive_window.close()
 
-    def acknowledged(self) -> None:
-        """The peer has acknowledged more of what we wrote."""
+    def fin_written(self, stream: Stream) -> None:
+        """Our FIN of the stream was written."""
+        stream.fin_written()
+        if self._undelivered is EMPTY:
+            self._undelivered = deque()
+        self._undelivered.append(stream)
+
+    def acknowledged(self) -> list[Stream]:
+        """The peer has acknowledged more of what we wrote. Returns the streams whose FIN is acknowledged now."""
+        delivered = self._take_delivered()
         while self._over and self._over[0][0] <= self._outbox.acknowledged:
             stream = self.streams.get(heapq.heappop(self._over)[1])
             if stream is not None:
                 self.settle(stream)
+        return delivered
+
+    def _take_delivered(self) -> list[Stream]:
+        undelivered, acknowledged, delivered = self._undelivered, self._outbox.acknowledged, []
+        while undelivered and undelivered[0].fin_number <= acknowledged:
+            stream = undelivered.popleft()
+            stream.fin_acknowledged()
+            delivered.append(stream)
+        if not undelivered:
+            self._undelivered = EMPTY
+        return delivered
 
     def clear(self) -> None:
         """The session is over."""
         self._outbox.sending.keep_streams(-self._outbox.sending.ended_streams)
         self.streams.clear()
         self._over.clear()
+        self._undelivered = EMPTY

@@ -24,9 +24,20 @@ class Scene:
         self.session = here
         self.connector = connector
         self.published: list[Event] = []
+        self._ended = trio.Event()
         self.counters = EndpointCounters()
         self.requests = StreamRequests(lambda: "db", self.counters)
-        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), self.requests, "0A")
+        self.reports = StreamReports(lambda: "db", EventStream(self._publish), self.requests, "0A")
+
+    def _publish(self, event: Event) -> None:
+        self.published.append(event)
+        if not isinstance(event, StreamRequested):
+            self._ended.set()
+
+    async def wait_end(self) -> None:
+        """Wait until it is known whether everything was delivered."""
+        with trio.fail_after(10):
+            await self._ended.wait()
 
     async def open(self, *, wait_opened: bool = True) -> MuxStream:
         """As `Client.open_stream`."""
@@ -77,6 +88,8 @@ async def test_one_whose_directions_both_finish_has_ended_before_it_is_closed(
     assert await stream.receive_some() == b""
     assert len(scene.published) == 1
     await stream.send_eof()
+    assert len(scene.published) == 1, "the target has not acknowledged it yet"
+    await scene.wait_end()
     end = scene.end()
     await stream.aclose()
     stream.reset()
@@ -95,6 +108,7 @@ async def test_one_that_is_closed_after_everything_was_read(scene: Scene, nurser
     assert await stream.receive_some() == b""
     await stream.send_all(b"the end")
     await stream.aclose()
+    await scene.wait_end()
     assert scene.closed() == ("closed", Reason.NO_ERROR, "finished", "finished")
     end = scene.end()
     assert isinstance(end, StreamClosed)
@@ -107,6 +121,7 @@ async def test_one_that_is_closed_before_the_target_ends(scene: Scene, nursery: 
     await target.send_all(b"answer")
     assert await stream.receive_some() == b"answer"
     await stream.aclose()
+    await scene.wait_end()
     assert scene.closed() == ("closed-with-reset", Reason.CANCELLED, "finished", "stopped-by-application")
     nursery.cancel_scope.cancel()
 
@@ -204,6 +219,7 @@ async def test_one_that_nobody_closes_ends_with_the_client(scene: Scene, nursery
     """All that the target has sent is there, and nobody reads it: the session has nothing left to do for it."""
     stream, target = await scene.pair()
     await stream.send_eof()
+    await trio.testing.wait_all_tasks_blocked()
     await target.send_all(b"unread")
     await target.aclose()
     await trio.testing.wait_all_tasks_blocked()

@@ -6,14 +6,25 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.errors import StreamRefused
-from hybridrelay.mux import Bridged, BridgeProgress, MuxStream, Offer, Party, Session, SessionConfig, bridge
+from hybridrelay.mux import (
+    DATA_CONFIG,
+    Bridged,
+    BridgeProgress,
+    MuxStream,
+    Offer,
+    Party,
+    Session,
+    SessionConfig,
+    bridge,
+)
 from hybridrelay.protocol import Reason
 from hybridrelay.protocol.config import BASE_WINDOW
 from hybridrelay.streams.sockets import abort_stream, reset_on_close
@@ -23,6 +34,17 @@ from hybridrelay.testing import session_pair, tcp_pair
 def _sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
     ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in socket.socketpair())
     return ours, theirs
+
+
+async def outcome(
+    stream: MuxStream, local: trio.SocketStream, reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None
+) -> Bridged:
+    """Bridge the two, and return the outcome once it is settled."""
+    progress, settled = BridgeProgress(), trio.Event()
+    await bridge(stream, local, reopen=reopen, progress=progress)
+    progress.when_settled(settled.set)
+    await settled.wait()
+    return progress.so_far()
 
 
 def carry(source: Session, sink: Session) -> None:
@@ -39,7 +61,7 @@ async def _bridged(nursery: trio.Nursery, ended: list[Bridged]) -> tuple[MuxStre
     local, target = _sockets()
 
     async def join() -> None:
-        ended.append(await bridge(theirs, local))
+        ended.append(await outcome(theirs, local))
 
     nursery.start_soon(join)
     return stream, target
@@ -142,7 +164,7 @@ async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: i
     ended: list[Bridged] = []
 
     async def join() -> None:
-        ended.append(await bridge(theirs, local))
+        ended.append(await outcome(theirs, local))
 
     nursery.start_soon(join)
     await stream.wait_opened()
@@ -181,7 +203,7 @@ class Application:
         return self.client.open_stream_nowait()
 
     async def join(self) -> None:
-        self.ended.append(await bridge(self.client.open_stream_nowait(), self.local, reopen=self.reopen))
+        self.ended.append(await outcome(self.client.open_stream_nowait(), self.local, self.reopen))
 
     async def offer(self) -> Offer:
         return await self.server.offers.receive()
@@ -352,7 +374,7 @@ class Watched:
         self.target = target
         self.progress = BridgeProgress()
         self.scope = trio.CancelScope()
-        #: Set when the bridge is over, whatever ended it.
+        #: Set when the outcome of the bridge is known, whatever ended it.
         self.over = trio.Event()
 
     @classmethod
@@ -366,7 +388,7 @@ class Watched:
         async def join() -> None:
             with made.scope:
                 await bridge(theirs, local, progress=made.progress)
-            made.over.set()
+            made.progress.when_settled(made.over.set)
 
         nursery.start_soon(join)
         return made
@@ -414,6 +436,102 @@ async def test_what_has_moved_and_which_side_ended_it_is_known_whatever_ended_it
         await watched.over.wait()
     assert watched.progress.so_far() == expected
     await watched.target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+#: More than the peer's window: the rest stays queued until the peer reads.
+LONG = bytes(300_000)
+QUEUED_ENDS = ["reads", "resets", "closes", "loses the session"]
+
+
+@pytest.mark.parametrize("peer_ended", [False, True])
+@pytest.mark.parametrize("how", QUEUED_ENDS)
+async def test_what_was_queued_and_dropped_is_not_reported_as_delivered(
+    nursery: trio.Nursery, how: str, peer_ended: bool
+) -> None:
+    """The target has sent its end of file, which is queued after bytes for which the peer has no room."""
+    watched = await Watched.start(nursery)
+    stream, sent = watched.stream, DATA_CONFIG.initial_window
+    await watched.target.send_all(LONG)
+    await watched.target.send_eof()
+    if peer_ended:
+        await stream.send_eof()
+        assert await watched.target.receive_some() == b""
+    await trio.testing.wait_all_tasks_blocked()
+    assert watched.progress.so_far() == Bridged(len(LONG), 0, Reason.NO_ERROR, received_all=peer_ended)
+    expected = Bridged(sent, 0, Reason.TARGET_RESET, received_all=peer_ended)
+    match how:
+        case "reads":
+            received = 0
+            while some := await stream.receive_some():
+                received += len(some)
+            assert received == len(LONG)
+            await stream.send_eof()
+            expected = Bridged(len(LONG), 0, Reason.NO_ERROR, sent_all=True, received_all=True)
+        case "resets":
+            stream.reset(Reason.TARGET_RESET)
+            expected = attrs.evolve(expected, ended_by=Party.PEER)
+        case "closes":
+            await stream.aclose()
+            expected = Bridged(sent, 0, Reason.CANCELLED, received_all=True, peer_stopped=True, ended_by=Party.PEER)
+        case _:
+            watched.client.close(Reason.IDENTITY_DENIED)
+            expected = attrs.evolve(expected, reason=Reason.IDENTITY_DENIED, ended_by=Party.SESSION)
+    with trio.fail_after(10):
+        await watched.over.wait()
+    assert watched.progress.so_far() == expected
+    await watched.target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_bridge_that_is_cancelled_with_queued_bytes_has_not_delivered_them(nursery: trio.Nursery) -> None:
+    watched = await Watched.start(nursery)
+    await watched.target.send_all(LONG)
+    await watched.target.send_eof()
+    await trio.testing.wait_all_tasks_blocked()
+    watched.scope.cancel()
+    await watched.over.wait()
+    expected = Bridged(DATA_CONFIG.initial_window, 0, Reason.CANCELLED, ended_by=Party.CALLER)
+    assert watched.progress.so_far() == expected
+    await watched.target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_resets_at_the_end_of_what_it_read_has_received_everything(nursery: trio.Nursery) -> None:
+    """Its acknowledgement precedes its reset."""
+    watched = await Watched.start(nursery)
+    await watched.target.send_all(b"all")
+    await watched.target.send_eof()
+    assert await watched.stream.receive_some() == b"all"
+    assert await watched.stream.receive_some() == b""
+    watched.stream.reset(Reason.TARGET_RESET)
+    await watched.over.wait()
+    assert watched.progress.so_far() == Bridged(3, 0, Reason.TARGET_RESET, sent_all=True, ended_by=Party.PEER)
+    await watched.target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_was_acknowledged_before_the_stream_was_accepted(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+    local, application = _sockets()
+    progress, settled = BridgeProgress(), trio.Event()
+
+    async def join() -> None:
+        await bridge(client.open_stream_nowait(), local, progress=progress)
+        progress.when_settled(settled.set)
+
+    nursery.start_soon(join)
+    await application.send_eof()
+    offer = await server.offers.receive()
+    with trio.fail_after(10):
+        while client.core.unacknowledged_bytes:
+            await trio.sleep(0.01)
+    theirs = offer.accept()
+    await theirs.aclose()
+    with trio.fail_after(10):
+        await settled.wait()
+    assert progress.so_far() == Bridged(0, 0, Reason.NO_ERROR, sent_all=True, received_all=True)
+    await application.aclose()
     nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import attrs
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from hybridrelay.protocol import Reason
 
 ACCEPTED, REFUSED, LOCAL_ENDED, LOCAL_BROKE = Input.ACCEPTED, Input.REFUSED, Input.LOCAL_ENDED, Input.LOCAL_BROKE
 PEER_ENDED, PEER_STOPPED, CANCELLED = Input.PEER_ENDED, Input.PEER_STOPPED, Input.CANCELLED
-STREAM_RESET, STREAM_LOST = Input.STREAM_RESET, Input.STREAM_LOST
+STREAM_RESET, STREAM_LOST, DELIVERED = Input.STREAM_RESET, Input.STREAM_LOST, Input.DELIVERED
 CONTINUE, LIMIT, STOP = Command.CONTINUE, Command.LIMIT, Command.STOP
 #: Why, for inputs with a reason.
 REASONS = {
@@ -31,6 +33,8 @@ class Ending:
     """The state at the end of a transcript. The defaults are those of a new bridge."""
 
     finished: bool = False
+    #: After the end of the bridge: nothing waits to be acknowledged.
+    settled: bool = True
     reason: Reason = Reason.NO_ERROR
     ended_by: Party = Party.NOBODY
     sent_all: bool = False
@@ -44,28 +48,56 @@ def by(cause: Input, **more: bool) -> Ending:
 
 TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
     "both directions end, ours first": (
-        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_ENDED, CONTINUE)],
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (PEER_ENDED, CONTINUE)],
         Ending(finished=True, sent_all=True, received_all=True),
     ),
     "both directions end, the peer's first": (
-        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE)],
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE)],
         Ending(finished=True, sent_all=True, received_all=True),
     ),
     "ours ends before the answer": (
-        [(LOCAL_ENDED, CONTINUE), (ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE)],
+        [(LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE)],
         Ending(finished=True, sent_all=True, received_all=True),
     ),
+    "both directions end, and what is queued is not acknowledged yet": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_ENDED, CONTINUE)],
+        Ending(finished=True, settled=False, received_all=True),
+    ),
+    "both directions end, and the stream is lost with what is queued": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_ENDED, CONTINUE), (STREAM_LOST, CONTINUE)],
+        attrs.evolve(by(STREAM_LOST, received_all=True), finished=True),
+    ),
+    "both directions end, and the peer resets the stream before it has received everything": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (STREAM_RESET, CONTINUE)],
+        attrs.evolve(by(STREAM_RESET, received_all=True), finished=True),
+    ),
+    "both directions end, and the peer stops reading before it has received everything": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_STOPPED, STOP)],
+        attrs.evolve(by(PEER_STOPPED, received_all=True, peer_stopped=True), finished=True),
+    ),
     "refused": ([(REFUSED, STOP)], by(REFUSED)),
-    "refused after our end": ([(LOCAL_ENDED, CONTINUE), (REFUSED, STOP)], by(REFUSED, sent_all=True)),
+    "refused after our end": ([(LOCAL_ENDED, CONTINUE), (REFUSED, STOP)], by(REFUSED)),
+    "refused after it was acknowledged": (
+        [(LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (REFUSED, STOP)],
+        by(REFUSED),
+    ),
     "lost before the answer": ([(STREAM_LOST, STOP)], by(STREAM_LOST)),
     "the connection breaks": ([(ACCEPTED, CONTINUE), (LOCAL_BROKE, STOP)], by(LOCAL_BROKE)),
     "the connection breaks after the peer's end": (
         [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_BROKE, STOP)],
         by(LOCAL_BROKE, received_all=True),
     ),
-    "the stream is reset after our end": (
-        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (STREAM_RESET, STOP)],
+    "the stream is reset after our end was delivered": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (STREAM_RESET, STOP)],
         by(STREAM_RESET, sent_all=True),
+    ),
+    "the stream is reset before our end was delivered": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (STREAM_RESET, STOP)],
+        by(STREAM_RESET),
+    ),
+    "the peer reads no more after our end, and takes its time to end its own direction": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_STOPPED, CONTINUE), (PEER_ENDED, STOP)],
+        attrs.evolve(by(PEER_STOPPED, received_all=True, peer_stopped=True), finished=True),
     ),
     "the first reason is kept": (
         [(ACCEPTED, CONTINUE), (STREAM_RESET, STOP), (LOCAL_BROKE, STOP), (CANCELLED, STOP)],
@@ -102,6 +134,7 @@ def test_transcript(name: str) -> None:
     machine = BridgeMachine()
     assert [(cause, machine.apply(cause, REASONS.get(cause, Reason.NO_ERROR))) for cause, _ in steps] == steps
     assert machine.has_finished == ending.finished
+    assert machine.is_settled == ending.settled
     assert machine.outcome(7, 5) == Bridged(
         7,
         5,
@@ -111,6 +144,42 @@ def test_transcript(name: str) -> None:
         peer_stopped=ending.peer_stopped,
         ended_by=ending.ended_by,
     )
+
+
+BREAKS = [LOCAL_BROKE, PEER_STOPPED, STREAM_RESET, STREAM_LOST, CANCELLED]
+#: Every order in which our direction ends and is delivered, the peer's ends, and something breaks.
+ORDERS = [
+    order
+    for cause in BREAKS
+    for order in itertools.permutations([LOCAL_ENDED, DELIVERED, PEER_ENDED, cause])
+    if order.index(LOCAL_ENDED) < order.index(DELIVERED)
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(cause.name for cause in order))
+def test_only_what_ended_before_the_break_is_reported_as_complete(order: tuple[Input, ...]) -> None:
+    """Only inputs that a bridge can give: none after a stop, and no delivery on a stream that broke."""
+    machine, happened = BridgeMachine(), set[Input]()
+    machine.apply(ACCEPTED)
+    broke = next(cause for cause in order if cause in BREAKS)
+    for cause in order:
+        if cause in (LOCAL_BROKE, CANCELLED) and machine.has_finished:
+            break  # the TCP connection is closed by then
+        if cause is DELIVERED and broke in happened:
+            continue
+        happened.add(cause)
+        if machine.apply(cause, REASONS.get(cause, Reason.NO_ERROR)) is STOP:
+            break
+    outcome = machine.outcome(7, 5)
+    assert outcome.sent_all == (DELIVERED in happened)
+    assert outcome.received_all == (PEER_ENDED in happened)
+    complete = {DELIVERED, PEER_ENDED} <= happened
+    was_stopped = broke is PEER_STOPPED and broke in happened and DELIVERED not in happened
+    assert outcome.peer_stopped == was_stopped
+    if was_stopped or (broke in happened and broke is not PEER_STOPPED and not complete):
+        assert (outcome.reason, outcome.ended_by) == (REASONS[broke], CAUSED_BY[broke])
+    else:
+        assert (outcome.reason, outcome.ended_by) == (Reason.NO_ERROR, Party.NOBODY)
 
 
 @given(st.lists(st.sampled_from(Input), max_size=8))
@@ -125,6 +194,8 @@ def test_there_is_one_outcome_whatever_happens(causes: list[Input]) -> None:
         assert before.reason in (Reason.NO_ERROR, outcome.reason), "the first reason is kept"
         assert not finished or machine.has_finished, "what has finished in good order does not break any more"
         assert not stopped or command is STOP, "what was stopped does not go on"
+        assert not outcome.sent_all or DELIVERED in causes, "nothing is reported that was not acknowledged"
+        assert not (outcome.sent_all and outcome.peer_stopped)
         stopped = command is STOP
     assert stopped or machine.has_finished or outcome.reason is Reason.NO_ERROR or outcome.peer_stopped
 

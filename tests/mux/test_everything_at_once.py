@@ -19,6 +19,7 @@ from hybridrelay.errors import HybridRelayError, StreamRefused
 from hybridrelay.mux import (
     DATA_CONFIG,
     Bridged,
+    BridgeProgress,
     Metadata,
     MetadataEntry,
     MuxStream,
@@ -170,6 +171,7 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
     ]
     broken = trio.Event()
     opened: list[MuxStream] = []
+    delivered: list[Bridged] = []
 
     def reopened() -> MuxStream:
         opened.append(client.open_stream_nowait(metadata=Metadata([MetadataEntry(0x4000, b"%d" % next(NUMBERS))])))
@@ -180,9 +182,14 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
         return reopened()
 
     async def join() -> None:
-        outcomes.append(await bridge(reopened(), local, reopen=reopen))
+        progress, settled = BridgeProgress(), trio.Event()
+        await bridge(reopened(), local, reopen=reopen, progress=progress)
+        progress.when_settled(settled.set)
         if opened[-1].metadata in targets:  # the other session never heard of it, or refused it
             await abort_stream(towards)
+        await settled.wait()
+        outcomes.append(progress.so_far())
+        delivered.append(progress.so_far())
 
     one, other = User(application), User(target)
     async with trio.open_nursery() as users:
@@ -197,7 +204,8 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
         await trio.aclose_forcefully(stream)
     if not broken.is_set():
         assert all(way.complete for way in ways), "bytes were lost, or an end of file"
-        assert outcomes  # of this one among them
+        expected = Bridged(ways[0].size, ways[1].size, Reason.NO_ERROR, sent_all=True, received_all=True)
+        assert delivered == [expected], "the outcome says what was delivered"
 
 
 targets: dict[Metadata, tuple[trio.SocketStream, bool]] = {}
@@ -205,7 +213,9 @@ targets: dict[Metadata, tuple[trio.SocketStream, bool]] = {}
 
 async def serve_targets(server: Session, nursery: trio.Nursery, outcomes: list[Bridged]) -> None:
     async def join(stream: MuxStream, target: trio.SocketStream) -> None:
-        outcomes.append(await bridge(stream, target))
+        progress = BridgeProgress()
+        await bridge(stream, target, progress=progress)
+        progress.when_settled(lambda: outcomes.append(progress.so_far()))
 
     async for offer in server.offers:
         target, refuse = targets[offer.metadata]

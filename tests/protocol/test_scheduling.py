@@ -25,7 +25,7 @@ def written(side: CoreSide, pair: CorePair, max_bytes: int = 1 << 30) -> list[fr
 
 
 def test_the_order() -> None:
-    """Liveness, GOAWAY, WINDOW, control frames, ACK, OPEN, FIN alone, DATA: in this order, whatever came up first."""
+    """Liveness, GOAWAY, WINDOW, ACK, control frames, OPEN, FIN alone, DATA: in this order, whatever came up first."""
     pair = CorePair.established()
     (a, a2), (b, b2), (c, c2), (d, _) = open_several(pair, 4)
     pair.advance(1)
@@ -44,7 +44,7 @@ def test_the_order() -> None:
     core.receive_data(frames.Ping(bytes(8)).encode(), pair.now)
     kinds = [type(frame) for frame in written(pair.initiator, pair)]
     assert kinds == [
-        frames.Pong, frames.GoAway, frames.Window, frames.Stop, frames.Reset, frames.Ack, frames.Open, frames.Fin,
+        frames.Pong, frames.GoAway, frames.Window, frames.Ack, frames.Stop, frames.Reset, frames.Open, frames.Fin,
         frames.Data, frames.Data,
     ]  # fmt: skip
     assert b2

@@ -34,9 +34,10 @@ class Connections:
     async def serve(self, local: trio.SocketStream) -> None:
         """Serve one connection until it ends. An error ends this connection only, and is not raised.
 
-        Publishes one event at the beginning and exactly one at the end. If the target or the tunnel fails, the
-        connection is reset; the application never sees an end of file that the target did not send. If cancelled, the
-        connection is reset, too.
+        Publishes one event at the beginning and exactly one at the end. The latter may follow when this has returned:
+        as soon as the connector has acknowledged everything, or at the latest when the session ends. If the target or
+        the tunnel fails, the connection is reset; the application never sees an end of file that the target did not
+        send. If cancelled, the connection is reset, too.
         """
         served = _Connection(self._client, local)
         await served.run()
@@ -78,7 +79,10 @@ class _Connection:
                 if self._progress is None:  # otherwise the bridge has closed it
                     await abort_stream(self._local)
             finally:
-                self._publish_end(ended, refusal)
+                if self._progress is None:
+                    self._publish_end(ended, refusal)
+                else:
+                    self._progress.when_settled(lambda: self._publish_end(ended, refusal))
 
     def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None) -> None:
         name, seconds = self._client.connection, trio.current_time() - self._request.began
