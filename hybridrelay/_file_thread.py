@@ -38,7 +38,7 @@ class FileThread:
             ConfigurationError: the file system did not answer in time.
             Exception: any exception of the function.
 
-        Cancelled, this returns at once; the function may continue, and its result is dropped.
+        If cancelled, this returns at once; the function may continue, and its result is dropped.
         """
         if self._limiter is None:  # made here, because that needs a Trio run
             self._limiter = trio.CapacityLimiter(1)

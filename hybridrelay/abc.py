@@ -61,7 +61,7 @@ Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
 DialUDP = Callable[[str, int], Awaitable[trio.socket.SocketType]]
 #: Starts the command that the operator configured. The stream writes to its standard input and reads its standard
 #: output; closing the stream ends the process. The end of its output reads as ``b""`` whatever caused it. Raises
-#: `OSError` if the command cannot be started. Cancelled, no process is left.
+#: `OSError` if the command cannot be started. If cancelled, no process is left.
 DialProcess = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
 
 
@@ -172,7 +172,7 @@ class Listener(trio.abc.AsyncResource):
             OSError: this attempt failed: the process has no descriptor or memory left, or the listener is unusable.
             trio.ClosedResourceError: the listener was closed.
 
-        Cancelled, no connection is lost.
+        If cancelled, no connection is lost.
         """
 
 
@@ -256,7 +256,7 @@ class Transport(ABC):
             TransportError: the other side does not speak this transport; or the connection broke
                 (`TransportError.lost`).
 
-        The caller sets and enforces the deadline. Cancelled at any point, nothing stays open.
+        The caller sets and enforces the deadline. If cancelled at any point, nothing stays open.
         """
 
     @abstractmethod
@@ -270,5 +270,5 @@ class Transport(ABC):
         Raises:
             OSError: it is not possible to listen there.
 
-        Cancelled, nothing stays open.
+        If cancelled, nothing stays open.
         """

@@ -200,7 +200,7 @@ class Client:
         relays, the first that leads to a connector is used. If a remembered route fails, routes are probed again,
         once.
 
-        Cancelled, the caller stops waiting; the attempt continues if other callers wait for it.
+        If cancelled, the caller stops waiting; the attempt continues if other callers wait for it.
 
         Args:
             patience: how long to repeat attempts that failed for a temporary reason, in seconds; None means the
@@ -303,7 +303,7 @@ class Client:
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected to it.
 
-        Cancelled, the connector abandons its attempt to connect, too. Publishes `StreamRequested`, and exactly one
+        If cancelled, the connector abandons its attempt to connect, too. Publishes `StreamRequested`, and exactly one
         `StreamClosed` or `StreamNotOpened`, whatever ends the stream.
 
         Args:

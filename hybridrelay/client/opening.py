@@ -114,7 +114,7 @@ class SessionOpener:
             StreamRefused: too many callers are waiting (`Reason.LIMIT`).
             trio.ClosedResourceError: `close` was called.
 
-        Cancelled, the caller stops waiting; the attempt in progress is cancelled if no other caller waits.
+        If cancelled, the caller stops waiting; the attempt in progress is cancelled if no other caller waits.
         """
         await trio.lowlevel.checkpoint()
         ended: RendezvousError | None = None

@@ -145,7 +145,7 @@ class ClientSession:
         Raises:
             HybridRelayError: no connector could be found that accepts the session; see `Client.connect`.
 
-        Cancelled, the session ends. Exactly one event says how it ended, whatever ended it.
+        If cancelled, the session ends. Exactly one event says how it ended, whatever ended it.
         """
         self.since = trio.current_time()
         try:
@@ -330,7 +330,7 @@ class ClientSession:
         Returns:
             Why the session has not moved; None if it has moved, or did not have to.
 
-        Cancelled, the data channel for the move is closed, unless the session already uses it.
+        If cancelled, the data channel for the move is closed, unless the session already uses it.
         """
         async with self._moving:
             if self._machine.state is not State.CONNECTED or not self.session.is_attached:

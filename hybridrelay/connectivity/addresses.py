@@ -94,7 +94,7 @@ async def first_answer(
         ExceptionGroup: the `no_answer` exceptions, in the order of the addresses: none gave an answer.
         Exception: any other exception of `attempt`.
 
-    Cancelled, all attempts are cancelled, and answers are discarded.
+    If cancelled, all attempts are cancelled, and answers are discarded.
     """
     outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
     failed = [trio.Event() for _ in addresses]

@@ -67,7 +67,7 @@ async def open_channel(
             the relay stated, if it stated one.
         RendezvousError: the relay answered that the rendezvous failed; `reason` says why.
 
-    Every step has a deadline. Cancelled, nothing stays open.
+    Every step has a deadline. If cancelled, nothing stays open.
     """
     attempt = partial(_open, endpoint, candidate, purpose, ticket, dialer, on_outer_certificate)
     return await _over_addresses(endpoint, candidate.route, purpose, dialer, attempt)
@@ -86,7 +86,7 @@ async def open_control_stream(
         RelayUnreachable: as for `open_channel`, or TLS failed.
         RelayIdentityError: what answered is not the relay. Nothing secret was sent.
 
-    Every step has a deadline. Cancelled, nothing stays open.
+    Every step has a deadline. If cancelled, nothing stays open.
     """
 
     async def attempt(address: str | None) -> TLSStream:

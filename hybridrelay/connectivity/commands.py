@@ -72,7 +72,7 @@ class Commands:
         Raises:
             OSError: the command cannot be started, none is configured, or the block has ended.
 
-        Cancelled, no process is left.
+        If cancelled, no process is left.
         """
         if self._command is None or self._nursery is None:
             await trio.lowlevel.checkpoint()
@@ -104,7 +104,8 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close both, and wait until the process has ended. Cancelled, the process is ended, too, without waiting."""
+        """Close both, and wait until the process has ended. If cancelled, the process is ended, too, without
+        waiting."""
         self.closed.set()
         await self._stream.aclose()
         await self.reaped.wait()
@@ -116,7 +117,7 @@ async def _run(
     *,
     task_status: trio.TaskStatus[trio.abc.HalfCloseableStream],
 ) -> None:
-    """Run one process until its stream is closed or it ends by itself. Cancelled, the process is killed.
+    """Run one process until its stream is closed or it ends by itself. If cancelled, the process is killed.
 
     Raises:
         OSError: the process cannot be started.

@@ -112,7 +112,7 @@ class ControlChannel:
             RelayUnreachable: the channel was lost before the answer arrived, or the relay did not answer in time. An
                 answer to another kind of request ends the channel.
 
-        Cancelled, a later answer is ignored.
+        If cancelled, a later answer is ignored.
         """
         answer = await self._request(message)
         assert not isinstance(answer, control.Joined), "checked when it was delivered"
@@ -216,8 +216,8 @@ async def run_control_channel(
 ) -> None:
     """Open a control channel and serve it; `task_status.started` passes it once the relay has sent `Welcome`.
 
-    Returns when the channel is lost, the relay ends it, or `ControlChannel.close` is called. Cancelled, the channel
-    is closed.
+    Returns when the channel is lost, the relay ends it, or `ControlChannel.close` is called. If cancelled, the
+    channel is closed.
 
     Args:
         endpoint: the relay.

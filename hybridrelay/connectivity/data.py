@@ -143,7 +143,7 @@ async def open_data_channel(
         RelayUnreachable, RendezvousError: see `open_channel`.
         PeerIdentityError, RendezvousError: see `EndToEnd.secure`.
 
-    Every step has a deadline. Cancelled, nothing stays open.
+    Every step has a deadline. If cancelled, nothing stays open.
     """
     stream = await open_channel(endpoint, candidate, Purpose.DATA, ticket=ticket, dialer=dialer)
     return await end_to_end.secure(stream, pinned=pinned)

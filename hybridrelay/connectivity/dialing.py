@@ -38,7 +38,7 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
     Raises:
         DialError: no connection could be opened; `failure` says why.
 
-    The caller sets the deadline. Cancelled, nothing stays open.
+    The caller sets the deadline. If cancelled, nothing stays open.
     """
     try:
         stream = await open_tcp(host, port)
@@ -56,7 +56,7 @@ async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
     Raises:
         DialError: the name cannot be resolved, or there is no route; `failure` says why.
 
-    The caller sets the deadline. Cancelled, nothing stays open.
+    The caller sets the deadline. If cancelled, nothing stays open.
     """
     try:
         family, kind, protocol, _, address = (await resolve_host(host, port, socket.SOCK_DGRAM))[0]

@@ -194,7 +194,7 @@ class RelayLink:
         Raises:
             NoRouteWorks: no route works; `report` says why.
 
-        Cancelled, nothing changes, and nothing stays open.
+        If cancelled, nothing changes, and nothing stays open.
         """
         async with self._choosing:
             if self._candidate is None:
@@ -287,7 +287,7 @@ class RelayLink:
         Raises:
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
 
-        Every step has a deadline. Cancelled, nothing stays open.
+        Every step has a deadline. If cancelled, nothing stays open.
         """
         route = await self.choose() if candidate is None else candidate
         introduction = Introduction(self._role, self._instance, _generations.next())

@@ -95,7 +95,7 @@ class PortCheck:
         The relay's addresses are tried in a race for the relay's answer, not only for the TCP connection; the one
         that answered last is tried first. If all fail, the most specific failure is the result.
 
-        Every step has a deadline. Cancelled, nothing stays open.
+        Every step has a deadline. If cancelled, nothing stays open.
         """
         port = candidate.route.port_for(purpose)
         number = self.endpoint.number_of(port)

@@ -108,7 +108,7 @@ class Prober:
         Raises:
             NoRouteWorks: no route is usable; its `report` says why.
 
-        Cancelled, nothing stays open.
+        If cancelled, nothing stays open.
         """
         probing = self._probing(self._candidates, self._timing.selection)
         chosen = await probing.run()
@@ -120,7 +120,7 @@ class Prober:
     async def find_better(self, candidate: Candidate) -> Candidate | None:
         """The best usable route among those that rank before that of `candidate`, or None.
 
-        Cancelled, nothing stays open.
+        If cancelled, nothing stays open.
         """
         better = [one for one in self._candidates if one.route.rank < candidate.route.rank]
         return await self._probing(better, ONE_AFTER_THE_OTHER).run()
@@ -131,7 +131,7 @@ class Prober:
         If a route works, the relay is asked over it which outer certificates are its own. This also proves that it is
         the relay that answers there.
 
-        Cancelled, nothing stays open.
+        If cancelled, nothing stays open.
         """
         probing = self._probing(self._candidates, COMPLETE)
         chosen = await probing.run()
@@ -233,7 +233,7 @@ class _Probing:
         self._changed = trio.Event()
 
     async def run(self) -> Candidate | None:
-        """Try ports until the decision; returns the chosen route, or None. Cancelled, nothing stays open."""
+        """Try ports until the decision; returns the chosen route, or None. If cancelled, nothing stays open."""
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._perform(self.selection.begin(began), nursery)

@@ -107,7 +107,7 @@ async def connect(
             failed or took too long, or the transport never opened a connection.
         ValueError: the relay does not serve that port (see `RelayEndpoint.missing_ports`).
 
-    Cancelled, nothing stays open.
+    If cancelled, nothing stays open.
     """
     route, transport = candidate.route, candidate.transport
     dial_seconds, transport_seconds = timing.dial_seconds, timing.transport_seconds

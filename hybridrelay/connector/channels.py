@@ -160,7 +160,7 @@ class DataChannels:
         Raises:
             HybridRelayError: no HELLO arrived in time, or the channel failed. The channel is closed.
 
-        Cancelled, the channel is closed.
+        If cancelled, the channel is closed.
         """
         published, peer, stream = channel.published, channel.peer, channel.stream
         greeting = self._greeting.setdefault(channel.owner, Unproven())

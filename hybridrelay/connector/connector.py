@@ -341,7 +341,7 @@ async def run_connector(
     strings that are served: a string that every relay refuses is left out if there are others. A relay that cannot be
     reached, now or later, is retried indefinitely, and does not affect what uses another relay.
 
-    Cancelled, all sessions end at once, and their streams are reset.
+    If cancelled, all sessions end at once, and their streams are reset.
 
     Args:
         config: see `ConnectorConfig`.

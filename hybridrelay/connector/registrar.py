@@ -181,7 +181,7 @@ class Registrar:
     async def run(self, data_nursery: trio.Nursery) -> None:
         """Keep a control channel until `stop` is called; data channels run in `data_nursery`.
 
-        A relay that refuses everything for permanent reasons is asked again much later. Cancelled, the control
+        A relay that refuses everything for permanent reasons is asked again much later. If cancelled, the control
         channels are closed.
         """
         async with FlatNursery() as background:

@@ -204,7 +204,7 @@ class Sessions:
     async def move(self, link: RelayLink, candidate: Candidate) -> None:
         """Move sessions to a better route, one after the other: each drops its data channel and resumes over another.
 
-        Cancelled, the remaining sessions stay on their data channels.
+        If cancelled, the remaining sessions stay on their data channels.
         """
         for served in self.of(link):
             if served.session.is_open and served.candidate.route.rank > candidate.route.rank:
@@ -255,7 +255,7 @@ class Sessions:
     async def take(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
         """Run a new session on a data channel until it ends, or give the channel to the session that `hello` names.
 
-        Cancelled, a session that runs here ends.
+        If cancelled, a session that runs here ends.
 
         Args:
             channel: the data channel.

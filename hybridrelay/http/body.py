@@ -85,7 +85,7 @@ class Body:
                 let it propagate, so that the client gets this response.
             ClientGone: the connection is lost.
 
-        Cancelled, no data is lost.
+        If cancelled, no data is lost.
         """
         if self._complete:
             await trio.lowlevel.checkpoint()

@@ -60,7 +60,7 @@ async def serve_connection(
         ClientGone: the client left before its first request or during one, or did not read a response.
         Exception: what `Service.on_crash` raised.
 
-    Cancelled, it closes the connection without waiting. A response that was sent in part ends with a reset.
+    If cancelled, it closes the connection without waiting. A response that was sent in part ends with a reset.
     """
     wire = Wire(stream, service.limits)
     request: Request | None = None
@@ -79,7 +79,7 @@ async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: 
     """Answer a connection with `failure` without reading a request, and close it.
 
     This takes at most the sum of `Limits.write_seconds` and `Limits.linger_seconds`. A lost connection is not an
-    error. Cancelled, it closes the connection without waiting.
+    error. If cancelled, it closes the connection without waiting.
     """
     wire = Wire(stream, service.limits)
     try:

@@ -15,7 +15,8 @@ __all__ = ["Fields", "Response", "Send", "StreamedResponse", "SwitchProtocols", 
 #: Header fields in the order in which they are sent. Printable ASCII, without line breaks.
 Fields = Sequence[tuple[str, str]]
 #: Sends a piece of a streamed body and waits until the operating system has accepted it. Raises `ClientGone` if the
-#: connection is lost or the client does not read. Cancelled, it aborts the response, of which a part may be missing.
+#: connection is lost or the client does not read. If cancelled, it aborts the response, of which a part may be
+#: missing.
 Send = Callable[[bytes], Awaitable[None]]
 
 #: Only the server sets these: a response whose length is stated twice can be used for response splitting.

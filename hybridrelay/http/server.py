@@ -66,7 +66,7 @@ async def serve(
         OSError: a listener cannot accept connections at all.
         Exception: what `Service.on_crash`, `prepare` or `on_upgrade` raised. It ends all connections.
 
-    Cancelled, it aborts all connections without waiting.
+    If cancelled, it aborts all connections without waiting.
     """
     await _Server(service, max_connections, stop or Stop(), hold, prepare, on_upgrade).run(
         listeners, grace_seconds, task_status

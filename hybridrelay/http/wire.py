@@ -66,7 +66,7 @@ class Wire:
             RequestError: 431: the client sends a TLS record that is longer than what the stream may hold
                 (`NowaitStream.limit_held`). There is such a limit for clients that have not authenticated.
 
-        The caller sets the deadline. Cancelled, nothing is lost.
+        The caller sets the deadline. If cancelled, nothing is lost.
         """
         if self._ahead:
             await trio.lowlevel.checkpoint()
@@ -136,7 +136,7 @@ class Wire:
         Raises:
             ClientGone: the connection is lost, or the client has not accepted a piece within `Limits.write_seconds`.
 
-        Cancelled, any part of it may have been sent, and the wire can only be closed.
+        If cancelled, any part of it may have been sent, and the wire can only be closed.
         """
         size = self._limits.write_bytes
         if len(parts) > 1 and sum(map(len, parts)) <= size:

@@ -118,7 +118,7 @@ class ManagementClient:
             ConfigurationError: the relay has refused the request; see `refusal_of`.
             RelayIdentityError: the relay's certificate is not trusted.
 
-        Cancelled, the connection is closed.
+        If cancelled, the connection is closed.
         """
         changes = method != "GET" if changes is None else changes
         data = b"" if body is None else msgspec.json.encode(body)

@@ -96,7 +96,7 @@ async def serve_management(
         StateError: the store cannot be opened.
         ConfigurationError: it cannot listen at an address of `tcp`.
 
-    Cancelled, it aborts all connections without waiting.
+    If cancelled, it aborts all connections without waiting.
     """
     events = logged_events() if events is None else events
     with contextlib.ExitStack() as closing:

@@ -48,7 +48,7 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
         self._wake()
 
     async def receive(self) -> OfferT:
-        """Wait for the next offer. Cancelled, it takes none.
+        """Wait for the next offer. If cancelled, it takes none.
 
         Raises:
             trio.EndOfChannel: the queue is empty, and the session has ended.

@@ -231,7 +231,7 @@ class Session:
         return stream
 
     async def open_stream(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
-        """Open a stream and wait until the peer has accepted it. Cancelled, the stream is reset.
+        """Open a stream and wait until the peer has accepted it. If cancelled, the stream is reset.
 
         Arguments as for `open_stream_nowait`.
 
@@ -265,7 +265,7 @@ class Session:
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
         """Accept no more streams, give open ones up to `grace` seconds to finish, then end the session.
 
-        Returns when the channel is closed. Cancelled, the session ends at once.
+        Returns when the channel is closed. If cancelled, the session ends at once.
         """
         try:
             self.drain()
@@ -296,8 +296,8 @@ class Session:
         up to `SessionConfig.resume_deadline` for another one: the initiator gets it from `reconnect`, the acceptor
         from `replace_channel`. Until then its streams wait.
 
-        Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if that is possible within half
-        a second.
+        If cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if that is possible within
+        half a second.
 
         Args:
             channel: the first channel, which belongs to the session from now on.

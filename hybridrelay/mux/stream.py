@@ -148,7 +148,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue `data` to be written. Returns when all of it is queued, at most 128 KiB ahead of the channel.
 
-        Cancelled, a part of the data may have been queued; the session and its other streams are not affected.
+        If cancelled, a part of the data may have been queued; the session and its other streams are not affected.
 
         Raises:
             trio.BrokenResourceError: the stream was reset, or the peer stopped reading.
@@ -215,7 +215,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as for `send_all`.
 
-        Cancelled, nothing changes.
+        If cancelled, nothing changes.
         """
         with self._send_conflict:
             self._check_can_send()
@@ -284,7 +284,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             trio.ClosedResourceError: we closed the stream.
             trio.BusyResourceError: another task is receiving.
 
-        Cancelled, no data is lost.
+        If cancelled, no data is lost.
         """
         if max_bytes is None:
             max_bytes = READ_BYTES
@@ -335,7 +335,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return []
 
     async def wait_readable(self) -> None:
-        """Wait until something arrives, or the stream ends in any way. Cancelled, nothing changes."""
+        """Wait until something arrives, or the stream ends in any way. If cancelled, nothing changes."""
         with self._receive_conflict:
             state = self._state
             if self._closed or state.receive_queue or state.at_eof or state.is_aborted:
@@ -502,7 +502,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         Raises:
             StreamRefused: the peer refused it, or the session was lost. `reason` says why.
 
-        Cancelled, the stream continues to wait for the answer.
+        If cancelled, the stream continues to wait for the answer.
         """
         await self._answer.wait()
         if self._state.is_aborted:

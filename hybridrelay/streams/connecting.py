@@ -40,7 +40,7 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
         OSError: no address could be connected to. With several addresses it has no errno, and its cause is an
             `ExceptionGroup` with the error for each. `shortage_of` determines whether this machine lacks a resource.
 
-    The caller sets the deadline. Cancelled, nothing stays open.
+    The caller sets the deadline. If cancelled, nothing stays open.
     """
     addresses = await resolve_host(host, port)
     sock = await _connect(addresses[0]) if len(addresses) == 1 else await _race(addresses, f"{host}:{port}")

@@ -13,7 +13,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     Raises:
         trio.BrokenResourceError: the stream ended first (also at the very beginning).
 
-    Cancelled, the bytes received so far are lost, so the stream can no longer be used.
+    If cancelled, the bytes received so far are lost, so the stream can no longer be used.
     """
     received = bytearray()
     while len(received) < count:

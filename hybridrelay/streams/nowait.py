@@ -103,7 +103,7 @@ class NowaitStream(ABC):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
 
-        Cancelled, it can be called again and continues; if the stream cannot do that, it is broken for sending.
+        If cancelled, it can be called again and continues; if the stream cannot do that, it is broken for sending.
         """
 
     @abstractmethod
@@ -121,7 +121,7 @@ class NowaitStream(ABC):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `receive_some`.
 
-        Cancelled, nothing is lost.
+        If cancelled, nothing is lost.
         """
 
 

@@ -86,7 +86,7 @@ async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
         ProxyHeaderError: what arrives is no header.
         trio.BrokenResourceError: the connection was lost, or has ended before the header was complete.
 
-    Cancelled, a part of the header may have been read.
+    If cancelled, a part of the header may have been read.
     """
     data = b""
     while isinstance(found := parse_proxy_header_untrusted(data), int):

@@ -95,7 +95,7 @@ async def wait_reset(stream: trio.SocketStream) -> None:
     End of file is not a reset: a peer that sends nothing more may wait for data. A peer that closes its socket looks
     the same on the wire, so that is not detected.
 
-    Cancelled, the connection is unchanged.
+    If cancelled, the connection is unchanged.
     """
     sock = stream.socket
     try:

@@ -202,7 +202,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
 
-        The caller sets the deadline. Cancelled or failed, the stream can only be closed.
+        The caller sets the deadline. After cancellation or an error, the stream can only be closed.
         """
         with self._sending, self._receiving:
             await trio.lowlevel.checkpoint()
@@ -231,8 +231,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
-        Cancelled while it waits, any part of `data` may have been sent. Nothing more can be sent then; receiving is
-        still possible.
+        If cancelled while it waits, any part of `data` may have been sent. Nothing more can be sent then; receiving
+        is still possible.
         """
         with self._sending:
             try:
@@ -308,7 +308,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
-        Cancelled, no data is lost.
+        If cancelled, no data is lost.
         """
         if max_bytes is not None:
             max_bytes = operator.index(max_bytes)
@@ -351,7 +351,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         This takes at most one second. The side that closes first waits, because its socket, once closed, would answer
         the other's close_notify with a reset.
 
-        Tasks that are blocked in this stream get `trio.ClosedResourceError`. Cancelled, the stream is closed, too.
+        Tasks that are blocked in this stream get `trio.ClosedResourceError`. If cancelled, the stream is closed, too.
         """
         if self._closed:
             await self._transport.aclose()

@@ -55,7 +55,7 @@ class MemoryNetwork:
         Raises:
             ConnectionRefusedError: nothing listens there.
 
-        Cancelled, it closes the connection.
+        If cancelled, it closes the connection.
         """
         channel = self._listening.get((host, port))
         if channel is None:
@@ -97,7 +97,7 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
         Raises:
             trio.ClosedResourceError: the listener was closed.
 
-        Cancelled, no connection is lost.
+        If cancelled, no connection is lost.
         """
         try:
             return await self._channel.receive()

@@ -59,7 +59,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             trio.BrokenResourceError: the connection is lost, or an earlier call was cancelled in the middle of a
                 frame.
 
-        Cancelled, any part of the data may have been sent, and the stream can only be closed.
+        If cancelled, any part of the data may have been sent, and the stream can only be closed.
         """
         with self._sending:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -99,7 +99,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
             trio.BrokenResourceError: the connection ended without a signalled end, or the data is not in frames.
 
-        Cancelled, no data is lost.
+        If cancelled, no data is lost.
         """
         check_max_bytes(max_bytes)
         with self._receiving:
@@ -115,7 +115,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Signal the end of our data, if that is possible, and close the stream below. Idempotent.
 
-        Cancelled, the stream below is closed, too, but no end is signalled: the peer sees a broken connection.
+        If cancelled, the stream below is closed, too, but no end is signalled: the peer sees a broken connection.
         """
         already, self._closed = self._closed, True
         try:

@@ -80,7 +80,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
     Raises:
         TransportError: the other side gave another answer, or none.
 
-    The caller sets the deadline. Cancelled, the caller closes the stream.
+    The caller sets the deadline. If cancelled, the caller closes the stream.
     """
     received = bytearray()
     head_size = 0

@@ -107,7 +107,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             trio.BrokenResourceError: the connection is lost, the peer closed it or violated the protocol, or an
                 earlier call was cancelled in the middle of a frame.
 
-        Cancelled, any part of the data may have been sent, and the stream can only be closed.
+        If cancelled, any part of the data may have been sent, and the stream can only be closed.
         """
         with self._sending:
             self._check_sendable()
@@ -160,7 +160,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._eof_sent = True
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See Trio's contract. Raises like `send_all`. Cancelled, nothing changes."""
+        """See Trio's contract. Raises like `send_all`. If cancelled, nothing changes."""
         with self._sending:
             self._check_sendable()
             async with self._write_lock:
@@ -177,7 +177,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             trio.BrokenResourceError: the connection is lost, or the peer closed it without ending its data, or
                 violated the protocol.
 
-        Cancelled, no data is lost.
+        If cancelled, no data is lost.
         """
         check_max_bytes(max_bytes)
         with self._receiving:
@@ -207,7 +207,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         below.
 
         After a violation by the peer, Close 1002 is sent; after any other loss, Close 1000 without an end of data, so
-        that the peer does not take what it has received for complete. Idempotent. Cancelled, the stream below is
+        that the peer does not take what it has received for complete. Idempotent. If cancelled, the stream below is
         closed, too, but nothing is sent: the peer sees a broken connection.
         """
         if self._closed:
@@ -258,7 +258,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise
 
     async def _flush(self) -> None:
-        """Write what `_send` left. Until then, nothing else can be written. Cancelled, it can be called again."""
+        """Write what `_send` left. Until then, nothing else can be written. If cancelled, it can be called again."""
         async with self._write_lock:
             await self._finish()
 

@@ -94,7 +94,7 @@ class Find(Generic[AnswerT, ChannelT]):
         Raises:
             HybridRelayError: the last listener failed, or the relay could not be asked for one.
 
-        Cancelled, no channel stays open.
+        If cancelled, no channel stays open.
         """
         try:
             async with FlatNursery() as nursery:

@@ -221,7 +221,7 @@ class Sender:
             PeerIdentityError: with `Reason.IDENTITY_CHANGED`, a connector with another identity answered instead of
                 `to`.
 
-        Every step has a deadline. Cancelled, no data channel stays open.
+        Every step has a deadline. If cancelled, no data channel stays open.
         """
         if isinstance(to, Peer):
             channel = await self._control_channel()

@@ -82,7 +82,7 @@ class Senders:
             HybridRelayError: all failed; the message names each with its reason. Its reason is only
                 `Reason.LISTENER_GONE` if `home` answered so, or if every relay of the client did.
 
-        Cancelled, no data channel stays open.
+        If cancelled, no data channel stays open.
         """
         failures: dict[Sender, HybridRelayError] = {}
         channel = await self._try(senders, to, failures)

@@ -72,7 +72,7 @@ class ProxyDial:
             OSError: as `dial_directly`, if no proxy is used.
 
         If the caller has a deadline, this raises its own error shortly before it. Without a deadline, `MAX_SECONDS`
-        is the limit. Cancelled, nothing stays open.
+        is the limit. If cancelled, nothing stays open.
         """
         proxy = self.settings.proxy_for(host, port)
         if proxy is None:

@@ -102,7 +102,7 @@ class Renewal(Generic[T]):
         Raises:
             ConfigurationError: they cannot be used; what was in force stays in force.
 
-        Cancelled, what was in force stays in force. Several calls at once run one after the other.
+        If cancelled, what was in force stays in force. Several calls at once run one after the other.
         """
         async with self._reloading:
             self._must_retry = True

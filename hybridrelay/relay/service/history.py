@@ -375,7 +375,7 @@ async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: tri
         OutOfThreads: no thread can be started.
         Exception: any exception of the function.
 
-    Cancelled, it returns at once, and the function continues.
+    If cancelled, it returns at once, and the function continues.
     """
     with thread_errors():
         return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

@@ -217,7 +217,7 @@ async def splice(
         SourceBroke: reading failed.
         SinkBroke: writing failed.
 
-    Cancelled, an unknown number of bytes has been lost: neither stream can be used further.
+    If cancelled, an unknown number of bytes has been lost: neither stream can be used further.
     """
     while True:
         try:
