@@ -1,10 +1,10 @@
-"""Open descriptors: ten thousand streams need a few more than that in each process."""
+"""Raises the limit on open descriptors, because ten thousand streams need at least as many in each process."""
 
 from __future__ import annotations
 
 import contextlib
 
-#: Two for each of ten thousand streams, for programs that hold both ends, and some reserve.
+#: For ten thousand streams: two for each, because some programs hold both ends, and some more.
 WANTED = 24_000
 
 

@@ -1,4 +1,4 @@
-"""What processes use, read from ``/proc``. Only Linux has it; on other systems there are no figures."""
+"""Measures the resource usage of processes, from ``/proc``. On systems other than Linux there are no figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESET_PEAK = "5"
 
 
 def process_tree(pids: Iterable[int]) -> list[int]:
-    """These processes and all their descendants."""
+    """Return these processes and all of their descendants."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
@@ -30,7 +30,8 @@ def process_tree(pids: Iterable[int]) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time used so far, in user space and in the kernel (seconds); 0 for a process that has ended."""
+    """Return the processor time used so far, in user space and in the kernel (seconds); 0 for a process that has
+    ended."""
     try:
         # Nanoseconds, if the kernel counts them; the usual figures have a resolution of 10 ms.
         tasks = (_PROC / str(pid) / "task").iterdir()
@@ -45,7 +46,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int, *, peak: bool = False) -> int:
-    """Resident memory, now or its peak since `reset_peak` (bytes); 0 for a process that has ended."""
+    """Return the resident memory, present or at its peak since `reset_peak` (bytes); 0 for a process that has
+    ended."""
     try:
         status = (_PROC / str(pid) / "status").read_text()
     except OSError:
@@ -61,7 +63,7 @@ def reset_peak(pid: int) -> None:
 
 
 class Sampler:
-    """The usage of several roles between two moments.
+    """Measures the usage of several roles between `begin` and `end`.
 
     Args:
         pids: the processes of each role, including their descendants: see `process_tree`.
@@ -72,14 +74,14 @@ class Sampler:
         self._before: dict[str, float] = {}
 
     def begin(self) -> None:
-        """Begin to count."""
+        """Begin the measurement."""
         for ids in self._pids.values():
             for pid in ids:
                 reset_peak(pid)
         self._before = self._cpu()
 
     def end(self) -> dict[str, dict[str, float]]:
-        """The usage since `begin`: by role, the fields of `model.Usage`."""
+        """Return the usage since `begin`: by role, the fields of `model.Usage`."""
         after = self._cpu()
         return {
             role: {
@@ -94,6 +96,6 @@ class Sampler:
 
 
 def _fields(pid: int) -> list[int]:
-    """The numbers of ``stat`` after the name: [1] is the parent, [11] and [12] the ticks used."""
+    """Return the numbers in ``stat`` after the name: [1] is the parent, [11] and [12] the ticks used."""
     text = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return [0, *map(int, text[1:])]

@@ -25,14 +25,14 @@ __all__ = [
 #: The remedy for a process that has run out of descriptors.
 RAISE_LIMIT: Final = "raise the limit of open files: ulimit -n, LimitNOFILE= in the service's unit"
 
-#: How many descriptors no accepted connection and no target may take. A program needs some to reconnect to its relay,
-#: to resolve names and to reload files; without them, a program that has reached the limit would lose all
-#: connections.
+#: The number of descriptors that are not used for accepted connections and targets. A program needs some to reconnect
+#: to its relay, to resolve names and to reload files; without them, a program that has reached the limit would lose
+#: all connections.
 _RESERVED = 64
 
 
 def descriptor_limit() -> int | None:
-    """The limit that is in force now; None if there is none or it is unknown (Windows)."""
+    """Return the present limit; None if there is none or it is unknown (Windows)."""
     if sys.platform == "win32":
         return None
     import resource
@@ -42,7 +42,7 @@ def descriptor_limit() -> int | None:
 
 
 def reserved_descriptors(limit: int) -> int:
-    """How many descriptors of `limit` are kept for the program itself: a fourth of them, but no more than 64."""
+    """Return how many of `limit` descriptors are kept for the program itself: a fourth, but no more than 64."""
     return min(_RESERVED, limit // 4)
 
 
@@ -56,7 +56,7 @@ def is_reserved(descriptor: int) -> bool:
 
 
 def missing_descriptors(count: int) -> OSError | None:
-    """The system's error if this process cannot open `count` files now; None if it can."""
+    """Return the system's error if this process cannot open `count` more files now; None if it can."""
     with contextlib.ExitStack() as opened:
         try:
             for _ in range(count):
@@ -78,7 +78,7 @@ def raise_descriptor_limit() -> int | None:
     usual soft limit of 1024 exists only for programs that call `select`, which Trio does not use.
 
     Returns:
-        The limit that is in force now; None if the platform does not tell it.
+        The new limit; None if it is unknown.
     """
     if sys.platform == "win32":
         return None

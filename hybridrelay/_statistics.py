@@ -92,7 +92,7 @@ def _tasks() -> Iterator[trio.lowlevel.Task]:
 
 
 def open_descriptors() -> int | None:
-    """How many descriptors the process has open; None where the platform does not say.
+    """How many descriptors the process has open; None if the platform does not tell.
 
     It takes time in proportion to their number.
     """

@@ -57,7 +57,7 @@ def measure(
     for sock in socks:
         selector.register(sock, selectors.EVENT_READ)
         asked[sock.fileno()] = deque()
-        # The rest of the first answer, whose first byte was read already, is not counted.
+        # Begins below zero, because the first answer, of which one byte was read already, is not counted.
         received[sock.fileno()] = 1 - size
     flows = None if beside is None else _Flows({**beside, "warm_up": warm_up, "seconds": seconds})
     turns = random.Random(_SEED)
@@ -112,6 +112,6 @@ class _Flows:
             raise ConnectionError("the bulk flows did not start")
 
     def finish(self) -> None:
-        """Wait for their end. Raises OSError if they failed."""
+        """Wait until they have finished. Raises OSError if they failed."""
         if self._process.wait(10):
             raise ConnectionError("the bulk flows broke")

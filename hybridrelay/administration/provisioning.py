@@ -1,6 +1,7 @@
 """Makes a new hybrid connection in memory: its rules, its authority, and the first identity for each side.
 
-Connection strings are made only from the content of the authority file, so that it is sufficient for further ones.
+The connection strings are made from nothing but the content of the authority file. So the authority file suffices to
+make further ones later.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from .authority_content import RIGHTS, damaged, new_content, relays_of, rule_of,
 class Provisioned:
     """A new hybrid connection, before it is written anywhere."""
 
-    #: What each of its relays imports. Does not contain the authority.
+    #: What has to be imported at each of its relays. It does not contain the authority.
     record: RelayRecord
     connector: ConnectionString
     application: ConnectionString
-    #: Only for the administrator.
+    #: Only the administrator may have it.
     authority_file: AuthorityFile
 
 

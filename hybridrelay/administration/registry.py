@@ -1,9 +1,9 @@
-"""The registry of a relay as administrators see and change it, whether directly or through its management API.
+"""The interface through which administrators read and change the registry of a relay.
 
-The use cases of this package decide, and call a `Registry`. `StoreRegistry` works on a relay's store.
-`hybridrelay.management.ApiRegistry` sends requests to a running relay, on this machine or elsewhere. Keys are part of
-a value only where a method says so: everything else is done with their fingerprints, so that a caller who may not see
-keys can read the rest.
+The use cases of this package call a `Registry`, of which there are two implementations. `StoreRegistry` uses a
+relay's store directly. `hybridrelay.management.ApiRegistry` sends requests to a running relay, on this machine or
+elsewhere. Values contain no keys, except where a method says so. Instead they contain fingerprints, so that a caller
+who may not see keys can read everything else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NONE: Mapping[tuple[str, KeySlot], int] = {}
 
 @attrs.frozen
 class RelayDescription:
-    """What a connection string says about a relay besides its host."""
+    """What connection strings contain about a relay, besides its host."""
 
     #: None if no relay has run with this state directory yet.
     pin: str | None
@@ -96,7 +96,7 @@ class ConnectionInfo:
     created_at: float
     #: See `HybridConnection.version`.
     version: int
-    #: Whether the relay refuses everything for it.
+    #: Whether it is disabled: the relay refuses all requests for it.
     disabled: bool = False
 
     @classmethod
@@ -128,7 +128,7 @@ class ConnectionInfo:
         return found
 
     def differences(self, record: RelayRecord) -> tuple[str, ...]:
-        """Return how a record of the same name differs: ``endpoint``, ``rules`` or ``keys``; empty if it does not."""
+        """Return what is different in a record with the same name: ``endpoint``, ``rules`` or ``keys``."""
         ours = {rule.name: rule for rule in self.rules}
         theirs = {rule.name: RuleInfo.of(rule) for rule in record.rules}
         if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
@@ -151,7 +151,7 @@ class TokenInfo:
     scope: str
     created_at: float
     expires_at: float
-    #: About a minute late; None if it was never used.
+    #: The time of the last use, updated once a minute; None if the token has never been used.
     last_used_at: float | None
 
     @classmethod
@@ -166,15 +166,15 @@ class Registry(Protocol):
     """Hybrid connections, their rules and keys, and the tokens of one relay.
 
     All methods block until they are done. They raise `StateError` if a store cannot be used, and `ManagementError` if
-    a relay does not answer. A change that is sent to a relay which then does not answer raises `OutcomeUnknown`.
-    Every other exception means that nothing was changed. `known` is a hybrid connection as it was read before: if it
-    was changed since then, the change raises `ChangedMeanwhile`.
+    a relay cannot be reached. If a relay does not answer a request for a change, they raise `OutcomeUnknown`. Every
+    other exception means that nothing was changed. `known` is a hybrid connection as it was read before: if it has
+    been changed since, `ChangedMeanwhile` is raised.
     """
 
     # --- reading
 
     def relay(self) -> RelayDescription:
-        """Return what connection strings say about the relay.
+        """Return what connection strings contain about the relay.
 
         Raises:
             ConfigurationError: a file of the relay is damaged.
@@ -206,7 +206,7 @@ class Registry(Protocol):
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
-        """Return `relay`, with its pin: if no relay has run yet, its certificate is created.
+        """Do the same as `relay`, but if the relay has no certificate yet, create it, so that the pin is known.
 
         Args:
             now: seconds since 1970.
@@ -222,12 +222,12 @@ class Registry(Protocol):
     def change(
         self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
     ) -> None:
-        """Replace those properties of a hybrid connection that are given. None leaves a property as it is.
+        """Change properties of a hybrid connection. A property that is None stays as it is.
 
         Args:
             known: the hybrid connection.
-            hosts: which relays serve it.
-            disabled: whether everything for it is refused.
+            hosts: the hosts of the relays that serve it.
+            disabled: whether it is disabled.
         """
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
@@ -244,26 +244,34 @@ class Registry(Protocol):
         """Delete a hybrid connection with its rules and keys."""
 
     def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
-        """Put a key into a slot in which there is the key with this generation; 0 means that it is empty.
+        """Replace the key in a slot.
+
+        Args:
+            name: the hybrid connection.
+            rule: the rule.
+            slot: the slot.
+            key: the new key.
+            generation: the generation of the key that is in the slot; 0 if the slot is empty.
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
-            ChangedMeanwhile: another key is in the slot.
-            ConfigurationError: the rule has this key already.
+            ChangedMeanwhile: the key in the slot has another generation.
+            ConfigurationError: the rule already has this key.
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
-        """Revoke the key with this generation. Raises as `regenerate_key`."""
+        """Revoke the key with this generation. Raises the same as `regenerate_key`."""
 
     def create_token(
         self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
     ) -> tuple[TokenInfo, Secret]:
-        """Make a token. Its text is in the result alone.
+        """Create a token. Its text is returned, and stored nowhere.
 
         Args:
-            name: of the token; unique.
+            name: the name of the token, which has to be unique.
             role: what it allows.
-            scope: the beginning of the names of the hybrid connections that it is for; empty for the whole relay.
+            scope: a prefix: the token is for the hybrid connections whose names begin with it. If empty, it is for
+                the whole relay.
             seconds: how long it is valid.
             now: seconds since 1970. A relay uses its own clock.
 

@@ -13,7 +13,9 @@ from .parser import build_parser
 from .reloading import ReloadRequests
 from .signals import Signals
 
-_OUTPUT_REMEDY = "make room there, or send the output elsewhere; except for its output, the command has done its work"
+_OUTPUT_REMEDY = (
+    "free space there, or send the output elsewhere; except for its output, the command has done its work"
+)
 
 
 def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
@@ -21,7 +23,7 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
 
     Args:
         argv: the arguments; None means those of this process.
-        signals: is handling signals already. Commands get it as `args.signals`, and services get
+        signals: handles signals already. Commands get it as `args.signals`; services also get
             `args.reload_requests`.
     """
     args: argparse.Namespace | None = None

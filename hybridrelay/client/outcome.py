@@ -50,7 +50,7 @@ _BROKEN_BY = {
 
 
 def outcome_of(bridged: Bridged) -> Disconnected:
-    """How a bridge between an application's connection and its stream ended.
+    """Return how a bridge between an application's connection and its stream ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
     side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
@@ -66,7 +66,8 @@ def outcome_of(bridged: Bridged) -> Disconnected:
 
 
 def outcome_of_stream(end: StreamEnd) -> Disconnected:
-    """How a stream ended that the program itself uses, without a bridge. The rules are those of `outcome_of`."""
+    """Return how a stream ended that the program used directly, without a bridge. The rules are those of
+    `outcome_of`."""
     broke = _BROKEN_BY[end.ended_by]
     to_target = Ending.FINISHED if end.sent_all else Ending.STOPPED_BY_TARGET if end.peer_stopped else broke
     stopped = Ending.STOPPED_BY_APPLICATION if end.was_closed else broke

@@ -57,7 +57,7 @@ class ClientSession:
 
     Args:
         connection: the hybrid connection's name, for events.
-        serial: of this application's identity, for the id of the session in events.
+        serial: the serial of this application's identity, for the id of the session in events.
         senders: the client's relays.
         search: knows which connectors are avoided.
         new_session: makes a session that does not run yet.

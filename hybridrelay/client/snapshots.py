@@ -56,7 +56,7 @@ def client_snapshot(
         sessions: its sessions.
         opener: opens them.
         counters: what it has counted. Streams that are open are counted when they end, and are added here.
-        serial: of the application's identity.
+        serial: the serial of the application's identity.
         limit: how many sessions, and how many streams, are listed at most.
         clock: returns seconds since 1970.
     """

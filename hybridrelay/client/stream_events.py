@@ -26,7 +26,7 @@ class StreamReports:
         connection: returns the name of the hybrid connection.
         events: gets the events.
         requests: the client's.
-        serial: of the application's identity.
+        serial: the serial of the application's identity.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ def session_activity_id(session_id: bytes, serial: str) -> str:
     """The id of a session in events: 16 lower-case hexadecimal digits.
 
     Args:
-        session_id: of the session's HELLO. Only its hash is shown.
-        serial: the serial of the application's identity. An application that uses a session id twice can thus only
+        session_id: the id in the session's HELLO. Only its hash is shown.
+        serial: the serial of the application's identity. An application that uses a session id twice can only
             confuse what the connector logs about that application itself.
     """
     return hashlib.sha256(b"hybridrelay session\n" + session_id + serial.encode()).hexdigest()[:16]

@@ -160,7 +160,7 @@ class _Group:
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
-        #: Becomes readable when the process ends; None where the system has no such thing.
+        #: Becomes readable when the process ends; None if the system does not offer this.
         self._pidfd: int | None = None
         self._is_reaped = False
         #: `wait` has returned.

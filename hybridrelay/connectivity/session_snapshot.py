@@ -30,15 +30,15 @@ def session_snapshot(
 
     Args:
         session: the session.
-        vitals: of the session.
+        vitals: the vitals of the session.
         connection: the name of its hybrid connection.
         peer: the identity of the other side.
-        serial: of the application's identity.
+        serial: the serial of the application's identity.
         link: the relay of its data channel.
         candidate: the route of its data channel.
         rendezvous: the id of the rendezvous of its data channel.
         since: when it began (seconds since 1970).
-        instance: of the other side, if it is known.
+        instance: the instance of the other side, if it is known.
     """
     to_target, to_client = session.bytes_sent, session.bytes_received
     if session.core.role is SessionRole.ACCEPTOR:

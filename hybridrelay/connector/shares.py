@@ -1,4 +1,4 @@
-"""Sharing the connector's limited resources among applications, so that one application cannot use up all of them.
+"""Shares the connector's limited resources among applications, so that one application cannot use up all of them.
 
 Every session and every connection to a target takes a file descriptor, and every connection to a target also takes a
 local port: for one address and port of a target, each local port number can be used once.
@@ -26,8 +26,8 @@ _RESERVED_PORTS = 64
 class Share:
     """Counts how much of one limited resource each application holds, and limits it. Pure.
 
-    An application may hold at most as much as is still free. The first application thus gets up to half of all, the
-    next one up to half of the rest, and none gets the last one. Nothing has to be configured, and what one
+    An application may hold at most as much as is still free. So the first application gets up to half of everything,
+    the next one up to half of the rest, and something always remains free. Nothing has to be configured, and what one
     application does not use remains available to the others.
 
     Args:

@@ -34,7 +34,7 @@ class TransportUnusable(Event):
 
 @attrs.frozen(kw_only=True)
 class RelayLeftOut(Event):
-    """One of several relays has no port that the mode can use."""
+    """One of several relays has no port that can be used in the selected mode."""
 
     name: ClassVar = "relay.left-out"
     level: ClassVar = Level.WARNING
@@ -60,7 +60,7 @@ class BetterRouteRejected(Event):
 
 @attrs.frozen(kw_only=True)
 class TLSIntercepted(Event):
-    """Something on the path to the relay intercepts the outer TLS. Control and data channels stay encrypted."""
+    """Something on the path to the relay intercepts the outer TLS. It cannot decrypt control and data channels."""
 
     name: ClassVar = "tls.intercepted"
     level: ClassVar = Level.INFO

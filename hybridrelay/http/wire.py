@@ -20,7 +20,7 @@ class Wire:
 
     Args:
         stream: any stream; `close` closes it.
-        limits: of the connection.
+        limits: the limits of the connection.
     """
 
     __slots__ = ("_ahead", "_ended", "_limits", "_port", "is_gone", "is_unfinished", "sent_bytes", "stream")

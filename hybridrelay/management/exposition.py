@@ -31,8 +31,8 @@ def histogram(name: str, text: str, bounds: Sequence[float], counts: Sequence[in
     """A histogram without labels.
 
     Args:
-        name: of the family.
-        text: what it says.
+        name: the name of the family.
+        text: the help text.
         bounds: upper bounds of the buckets, growing.
         counts: by bucket, and one more for what is above the last bound.
         total: the sum of everything that was observed.

@@ -105,7 +105,7 @@ def openapi_document(
     Args:
         operations: the table.
         version: the version of the program.
-        title: of the API.
+        title: the title of the API.
         description: a sentence about it.
         has_callers: whether requests have credentials, and the caller needs a role.
     """

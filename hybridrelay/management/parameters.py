@@ -21,8 +21,8 @@ def valid_params(names: Iterable[str], read: Callable[[str], str]) -> dict[str, 
     """Those parameters that are valid, by name: for the audit log, which has refused calls as well.
 
     Args:
-        names: of the parameters.
-        read: returns the value of one. It may raise RequestError.
+        names: the names of the parameters.
+        read: returns the value of a parameter. It may raise RequestError.
     """
     found = {}
     for name in names:

@@ -50,9 +50,9 @@ def refusal_of(
 
     Args:
         method, path: of the request.
-        status: of the response, 300 or above.
-        headers: of the response; names in lower case.
-        body: of the response.
+        status: the status of the response, 300 or above.
+        headers: the headers of the response; names in lower case.
+        body: the body of the response.
         changes: whether the request was to change something.
     """
     try:

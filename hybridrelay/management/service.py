@@ -84,7 +84,7 @@ async def serve_management(
     cannot be made, the relay runs without it, which is an event.
 
     Args:
-        state_dir: of the relay, which runs on it.
+        state_dir: the state directory of the relay.
         info: what is known about the relay once it serves.
         relay: what it holds at this moment, and what can be ended.
         stop: set it for a graceful end. Requests that run may continue for two seconds.

@@ -90,8 +90,8 @@ class Sessions:
         """Begin a session.
 
         Args:
-            digest: of the text that only the browser has; see `digest_of`.
-            credential: which has been verified.
+            digest: the hash of the text that only the browser has; see `digest_of`.
+            credential: the credential, which has been verified.
             now: the time.
             valid_until: when the credential expires, and the session with it.
         """

@@ -1,4 +1,4 @@
-"""The bodies of requests and responses of the management API, as classes. Pure.
+"""The bodies of requests and responses of the management API. Pure.
 
 JSON is validated against these classes, and ``/openapi.json`` contains their schemas. Names are camelCase in JSON, as
 in the public service.
@@ -85,14 +85,14 @@ class ConnectionBody(Body, frozen=True):
     endpoints: Hosts
     description: Text = ""
     metadata: Metadata = msgspec.field(default_factory=dict)
-    #: Whether the relay refuses everything for it. What uses it ends when it is disabled.
+    #: Whether the relay refuses all requests for it. When it is disabled, its registrations and sessions end.
     disabled: bool = False
     #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
 
 class ConnectionPatch(Body, frozen=True):
-    """What is to be changed of a hybrid connection. Everything that is left out stays as it is."""
+    """The changes to a hybrid connection. Properties that are omitted stay as they are."""
 
     endpoints: Hosts | msgspec.UnsetType = msgspec.UNSET
     description: Text | msgspec.UnsetType = msgspec.UNSET
@@ -108,18 +108,18 @@ class RuleBody(Body, frozen=True):
 
 
 class KeyBody(Body, frozen=True):
-    """Which key is to be replaced, and the new key."""
+    """The key to replace, and the new key."""
 
     slot: Slot
-    #: The generation of the key that is in the slot now; 0 if it is empty. Prevents that a repeated request changes
-    #: the key again.
+    #: The generation of the key that is in the slot now; 0 if the slot is empty. It keeps a repeated request from
+    #: changing the key again.
     generation: Generation
     #: The new key. By default, the relay generates one.
     key: Key | None = None
 
 
 class RevokeBody(Body, frozen=True):
-    """Which key is to be revoked."""
+    """The key to revoke."""
 
     slot: Slot
     generation: Generation
@@ -210,13 +210,13 @@ class ConnectionValue(Value, frozen=True):
     #: The number in its ETag.
     version: int
     authorization_rules: tuple[AuthorizationRule, ...]
-    #: Registered at this relay now.
+    #: The number of connectors that are registered at this relay now.
     listener_count: int
-    #: Control channels of clients that have shown a token for it.
+    #: The number of control channels of clients that have presented a token for it.
     sender_count: int
-    #: Pairs of data channels that are joined now.
+    #: The number of pairs of data channels that are joined now.
     session_count: int
-    #: Handed on since the relay has started.
+    #: Bytes that were moved since the relay started.
     bytes_to_client: int
     bytes_to_connector: int
 

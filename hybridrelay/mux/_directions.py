@@ -50,13 +50,13 @@ def _local_broke() -> Broke:
 
 
 class Outward:
-    """From the TCP connection into the stream.
+    """Moves bytes from the TCP connection into the stream.
 
     Args:
         stream: the stream.
         port: the TCP connection.
-        early: what was sent on an earlier stream that was refused, and has to be sent again; b"" means the end of
-            file. What is sent on this stream before the peer accepts it is appended.
+        early: the data that was sent on an earlier stream, which was refused, and has to be sent again; b"" means the
+            end of file. Data that is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 
@@ -98,11 +98,11 @@ class Outward:
                 turn, most = Turn(), self._most_to_read()
 
     def _most_to_read(self) -> int:
-        """How much to read at a time until other tasks have run: none of them can take memory before that."""
+        """How much to read at a time until other tasks have run. Until then, no other task can use up memory."""
         return min(READ_BYTES, self._stream.send_share)
 
     def _send(self, data: Buffer) -> bool:
-        """Queue `data`; False if the stream's queue is full now."""
+        """Queue `data`. Returns False if the stream's queue is full now."""
         if self._drops:
             return True
         stream = self._stream
@@ -137,7 +137,7 @@ class Outward:
             self._report(Input.LOCAL_ENDED)
 
     async def _send_again(self) -> bool:
-        """Send again what was sent on an earlier, refused stream; True if that includes the end of file."""
+        """Send again what was sent on an earlier, refused stream. Returns True if that includes the end of file."""
         early = self.early  # replaced when the peer accepts the stream
         for data in early:
             if self._drops:
@@ -159,15 +159,15 @@ class Outward:
         stream = self._stream
         if stream.reset_reason is not Reason.NO_ERROR:
             raise stream_broke(stream, _reason_of(error)) from error
-        # The peer closed right after its last bytes, and the TCP connection's side still answers the first of them.
-        # The rest still has to be delivered. Until then, answers are read and dropped; otherwise both sides could
-        # wait for each other.
+        # The peer has closed the stream right after its last bytes, while the local program is still answering
+        # earlier ones. The last bytes still have to be delivered. Until then, answers are read and dropped; otherwise
+        # both sides could wait for each other.
         self._drops = True
         self._report(Input.PEER_STOPPED, _reason_of(error))
 
 
 class Inward:
-    """From the stream into the TCP connection.
+    """Moves bytes from the stream into the TCP connection.
 
     Args:
         stream: the stream.
@@ -203,20 +203,20 @@ class Inward:
             self._report(exc.cause, exc.reason)
 
     def deliver_nowait(self) -> bool:
-        """Do the work of `run` while that waits, in the task that has received data; False wakes `run`."""
+        """Do the work of `run` while `run` waits, in the task that has received data. Returns False to wake `run`."""
         if not self._waits:
             return True  # `run` is awake, and checks again before it waits
         try:
             at_end = self._deliver()
         except Broke as exc:
-            # Reported at once: a TCP connection reports its error only once; after that, `Outward` would read end of
-            # file.
+            # Report it at once, because a TCP connection reports its error only once: `Outward` would then read end
+            # of file.
             self._report(exc.cause, exc.reason)
             return False
         return not at_end and not self._is_blocked
 
     def _deliver(self) -> bool:
-        """Move what has arrived, as far as the TCP connection accepts it; True at the end of the stream."""
+        """Move what has arrived, as far as the TCP connection accepts it. Returns True at the end of the stream."""
         while not self._is_blocked:
             try:
                 pieces = self._stream.receive_pieces_nowait()

@@ -95,7 +95,7 @@ class Liveness:
         self._samples.append((now, sample))
 
     def lowest(self, now: float) -> float | None:
-        """The lowest round trip of the last minute in seconds, or None where none was measured."""
+        """The lowest round trip of the last minute in seconds, or None if none was measured."""
         # Samples ascend in both time and length, so the first that is young enough is the lowest.
         while len(self._samples) > 1 and self._samples[0][0] < now - ROUND_TRIP_MEMORY:
             self._samples.pop(0)

@@ -2,13 +2,13 @@
 
 Three rules:
 
-1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and the application has
-   not read, together are ``limit - consumed`` bytes. That much memory is reserved, but at least `BASE_WINDOW`.
-2. `BASE_WINDOW` of it belongs to the stream from OPEN to its end and is always renewed, so no stream ever waits for
-   another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and returned
-   as the application reads.
-3. The window's size doubles when half of it was used up within two round trips: the sender is then limited by
-   the window and not by the path. A window that the budget did not grant in full does not grow.
+1. A receive window states an absolute `limit`. The bytes that the peer may still send, and those that have arrived
+   and were not read yet, are ``limit - consumed`` together. This much memory is reserved, but at least `BASE_WINDOW`.
+2. A stream has `BASE_WINDOW` of that from OPEN to its end, and it is always renewed, so that no stream ever waits for
+   memory that another one uses. The rest is borrowed from the elastic part of the budget when the limit is raised,
+   and returned as the application reads.
+3. The size of the window doubles when half of it was used up within two round trips, because the sender is then
+   limited by the window and not by the path. It does not grow if the budget has not granted its present size.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from .frames import MAX_LIMIT
 
 #: The share of a budget that may be lent beyond `BASE_WINDOW`; the rest is kept for further streams.
 _ELASTIC_SHARE = 0.4
-#: The share that may be used for what is sent; see `sending.py`.
+#: The share that may be used for data to send; see `sending.py`.
 _SENDING_SHARE = 0.125
-#: The share on top that may be used for streams that are over and not acknowledged; see `sending.py`.
+#: A further share, for streams that have ended and whose end is not acknowledged yet; see `sending.py`.
 _ENDED_SHARE = 0.0625
 
 
 @attrs.define
 class Budget:
-    """Memory that may be promised to peers: for a process, or inside that, for a session (`parent`)."""
+    """Memory that may be promised to peers, by a process or by one session. A session's budget has that of the
+    process as `parent`."""
 
     limit: int
     parent: Budget | None = None
@@ -36,27 +37,27 @@ class Budget:
     base: int = attrs.field(default=0, init=False)
     #: Bytes lent beyond the base windows.
     elastic: int = attrs.field(default=0, init=False)
-    #: Bytes that all sessions of the process hold of what they send. Only the process's budget counts them.
+    #: Bytes that all sessions of the process hold for sending. Only the budget of the process counts them.
     sending: int = attrs.field(default=0, init=False)
-    #: The most that they may be, shares of `sending.py` apart.
+    #: The limit for `sending`, apart from the shares in `sending.py`.
     sending_limit: int = attrs.field(init=False)
 
     @sending_limit.default
     def _sending_limit(self) -> int:
         return int(self.limit * _SENDING_SHARE)
 
-    #: Bytes that all sessions of the process hold of streams that are over and not acknowledged. Only the process's
-    #: budget counts them.
+    #: Bytes that all sessions of the process hold for streams that have ended and whose end is not acknowledged yet.
+    #: Only the budget of the process counts them.
     ended: int = attrs.field(default=0, init=False)
 
     @property
     def ended_room(self) -> int:
-        """What is left for streams that are over and not acknowledged."""
+        """The bytes that are left for streams that have ended."""
         return int(self.limit * _ENDED_SHARE) - self.ended
 
     @property
     def sending_room(self) -> int:
-        """What is left for sending."""
+        """The bytes that are left for sending."""
         return min(self.sending_limit, self.limit - self.base - self.elastic) - self.sending
 
     @property
@@ -112,15 +113,15 @@ class Budget:
 
 @attrs.define
 class ReceiveWindow:
-    """The credit that we give a peer on one stream. Constructed after `Budget.reserve_base` returned True."""
+    """The credit that this side gives the peer on one stream. Made after `Budget.reserve_base` has returned True."""
 
     budget: Budget
     max_size: int
-    #: What the peer may send in all.
+    #: How many bytes the peer may send in total.
     limit: int = attrs.field(default=BASE_WINDOW, init=False)
-    #: What it has sent.
+    #: How many bytes have arrived.
     received: int = attrs.field(default=0, init=False)
-    #: What the application has read.
+    #: How many bytes the application has read.
     consumed: int = attrs.field(default=0, init=False)
     #: How far ahead of `consumed` the limit is kept while memory lasts.
     size: int = attrs.field(default=BASE_WINDOW, init=False)
@@ -136,7 +137,7 @@ class ReceiveWindow:
         return 0 if self._closed else BASE_WINDOW + self._borrowed
 
     def grow_to(self, size: int, now: float) -> bool:
-        """Raise size and limit at once, as far as the budget allows; True if the limit has risen."""
+        """Raise size and limit immediately, as far as the budget allows. Returns True if the limit has risen."""
         if self._closed:
             return False
         self.size = max(self.size, min(size, self.max_size))
@@ -144,14 +145,14 @@ class ReceiveWindow:
         return self._raise_limit()
 
     def receive(self, amount: int) -> bool:
-        """Count bytes that arrived; False if they are beyond the limit."""
+        """Count bytes that arrived. Returns False, and counts nothing, if they exceed the limit."""
         if amount > self.limit - self.received:
             return False
         self.received += amount
         return True
 
     def consume(self, amount: int, now: float, round_trip: float | None) -> bool:
-        """Count bytes that were read; True if the limit has risen enough to be stated."""
+        """Count bytes that were read. Returns True if the limit was raised, and the peer has to be told."""
         if self._closed:
             return False
         self.consumed += amount
@@ -160,7 +161,8 @@ class ReceiveWindow:
         if spare > 0:
             self._borrowed -= spare
             self.budget.give_back(spare)
-        # Half a window is the compromise between idle senders and a flood of WINDOW frames.
+        # Half a window is a compromise: with more, senders would be idle; with less, there would be too many WINDOW
+        # frames.
         if self.consumed + self.size - self.limit < self.size // 2:
             return False
         if self._granted and round_trip is not None and now - self._renewed_at < 2 * round_trip:
@@ -195,13 +197,13 @@ class ReceiveWindow:
 
 @attrs.define
 class SendWindow:
-    """The credit that the peer gave us on one stream."""
+    """The credit that the peer gives this side on one stream."""
 
     limit: int = BASE_WINDOW
     sent: int = 0
 
     def raise_to(self, limit: int) -> bool:
-        """Apply a limit that the peer stated; True if it is higher than the one before."""
+        """Apply a limit that the peer has stated. Returns True if it is higher than the previous one."""
         if limit <= self.limit:
             return False
         self.limit = limit

@@ -233,19 +233,19 @@ class LiveRelay(Protocol):
         """
 
     def drain(self) -> bool:
-        """Accept no new registrations and joins; False where the relay does not run. Sessions continue.
+        """Accept no new registrations and joins. Returns False if the relay is not running. Sessions continue.
 
         The relay then asks all peers, in a task of its own, to prefer other relays.
         """
 
     def undo_drain(self) -> bool:
-        """Accept everything again; False where the relay does not run."""
+        """Accept registrations and joins again. Returns False if the relay is not running."""
 
     def drop_listener(self, connection: str, instance: str) -> bool:
-        """End a registration; False where there is none. The connector may register again after a while."""
+        """End a registration. Returns False if there is none. The connector may register again after a while."""
 
     def drop_sender(self, connection: str, sender: str) -> bool:
-        """End the control channel of a client; False where there is none."""
+        """End the control channel of a client. Returns False if there is none."""
 
     def drop_session(self, connection: str, session: str) -> bool:
-        """End a pair of data channels; False where there is none."""
+        """End a pair of data channels. Returns False if there is none."""

@@ -106,7 +106,7 @@ def check_same_user(stream: trio.SocketStream) -> int | None:
     The mode of the socket lets only these connect. This is a second check.
 
     Returns:
-        Its user id; None where the system does not say.
+        Its user id; None if the system does not tell.
 
     Raises:
         PermissionError: it belongs to another user.

@@ -17,15 +17,15 @@ async def session_pair(
     config: SessionConfig | None = None,
     budgets: tuple[Budget | None, Budget | None] = (None, None),
 ) -> tuple[Session, Session]:
-    """An established initiator and acceptor, whose tasks run in `nursery` until it is cancelled or they end.
+    """Return an initiator and an acceptor that are connected, and whose tasks run in `nursery`.
 
     With `trio.testing.MockClock`, everything happens in virtual time.
 
     Args:
         nursery: runs both sessions.
         channels: returns the two ends of the channel, the initiator's first.
-        config: of both sessions; None for the default.
-        budgets: of the initiator and of the acceptor; None for a budget of its own.
+        config: the configuration of both sessions; None for the default.
+        budgets: the budgets of the initiator and the acceptor; None for a budget that is not shared.
     """
     client_channel, server_channel = channels()
     client = Session(SessionRole.INITIATOR, config=config, budget=budgets[0])

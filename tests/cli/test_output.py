@@ -66,7 +66,7 @@ def test_a_full_disk(created: Created, command: str) -> None:
     assert done.returncode == (COMMANDS[command] or 1)
     if COMMANDS[command] != 2:
         assert "error: cannot write to standard output: No space left on device\n" in done.stderr
-        assert "  try: make room there" in done.stderr
+        assert "  try: free space there" in done.stderr
     assert "issue" not in command or (created.state.parent / "issued").exists()
 
 

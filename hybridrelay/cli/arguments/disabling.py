@@ -9,17 +9,18 @@ from .options import add_name, add_relay
 __all__ = ["DISABLE", "ENABLE"]
 
 _DISABLE = """\
-Disable a hybrid connection, without deleting anything. Within a second, a running relay ends its registrations, the
-control channels that are used for nothing else, and its sessions, as if all keys had been revoked. Until the hybrid
-connection is enabled again, everything is refused with the reason 'connection-disabled'.
+Disable a hybrid connection, without deleting anything. Within a second, a running relay ends its registrations and
+sessions, and the control channels that are used for nothing else, as if all its keys had been revoked. Until the
+hybrid connection is enabled again, the relay refuses all requests for it with the reason 'connection-disabled'.
 
-Connectors and clients do not end. They keep trying, and work again a few seconds after 'connections enable'.
-Connections of applications break, unless the hybrid connection is enabled within about 25 seconds.
+The programs of connectors and clients do not end. They keep trying, and work again a few seconds after 'connections
+enable'. Connections of applications break, unless the hybrid connection is enabled within about 25 seconds.
 
 If the hybrid connection has several relays, disable it at each of them.
 """
 _ENABLE = """\
-Enable a hybrid connection that was disabled. Connectors and clients that still run are back within a few seconds.
+Enable a hybrid connection that was disabled. Connectors and clients that are still running work again within a few
+seconds.
 """
 
 
@@ -30,7 +31,7 @@ def _add_arguments(parser: Parser) -> None:
 
 DISABLE = Command(
     "disable",
-    "refuse everything for a hybrid connection, and end what uses it",
+    "refuse all requests for a hybrid connection, and end its sessions",
     _DISABLE,
     "example:\n  hybridrelay connections disable orders --state /var/lib/hybridrelay\n",
     _add_arguments,

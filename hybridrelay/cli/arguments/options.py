@@ -1,4 +1,4 @@
-"""Options that several commands have, and texts in the help of several commands."""
+"""Options and help texts that several commands share."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def add_open_patience(parser: argparse.ArgumentParser) -> None:
 
 def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
     """Add ``--upgrade-interval``."""
-    means = "how long after falling back to look for a better route for the first time; later intervals are longer"
+    means = "how long after a fallback the first search for a better route begins; later intervals are longer"
     _add_seconds(parser, "--upgrade-interval", low=0.1, default=_defaults.UPGRADE_INTERVAL, means=means)
 
 
@@ -140,13 +140,13 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 
 _WHICH_RELAY = """\
-With --state, on the relay's machine: a relay that runs is asked, and if none runs, its registry is used directly.
-With --management, on any machine: the relay runs with its own option --management, and the token is from 'tokens
-create'. For example:
+With --state, on the relay's machine: the command is carried out by the running relay, or, if no relay is running with
+this state directory, on its registry directly. With --management, on any machine: the relay has to run with its own
+option --management, and 'tokens create' creates the token. For example:
   --management https://relay.example.com:9180 --token-file admin.token"""
 _WHICH_RUNNING_RELAY = """\
-With --state, on the relay's machine. With --management, on any machine: the relay runs with its own option
---management, and the token is from 'tokens create'. For example:
+With --state, on the relay's machine. With --management, on any machine: the relay has to run with its own option
+--management, and 'tokens create' creates the token. For example:
   --management https://relay.example.com:9180 --token-file viewer.token"""
 
 
@@ -176,7 +176,7 @@ def add_management(which: argparse._ActionsContainer, others: argparse._ActionsC
         "--management",
         metavar="URL",
         type=values.management_url,
-        help="the URL of the relay's management API; http:// only on this machine",
+        help="the URL of the relay's management API; http:// is accepted for this machine only",
     )
     others.add_argument(
         "--token-file",

@@ -1,4 +1,4 @@
-"""Serving the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
+"""Serves the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..outcome import Disconnected, Ending, outcome_of
 
 __all__ = ["Connections"]
 
-#: How long an application's connection waits for its stream at most, unless the client's `open_patience` is greater
-#: (seconds). Database drivers give up after 15 to 60 s.
+#: The longest time that an application's connection waits for its stream, unless the client's `open_patience` is
+#: longer (seconds). Database drivers give up after 15 to 60 s.
 OPEN_SECONDS = 30.0
 
 
@@ -25,7 +25,7 @@ class Connections:
     """Serves connections of applications, for every kind of ingress that has TCP connections.
 
     Args:
-        client: opens the streams; events are published to its stream of events.
+        client: opens the streams. Events are published to its event stream.
     """
 
     def __init__(self, client: Client) -> None:
@@ -50,7 +50,7 @@ class _Connection:
         self._client = client
         self._local = local
         self._request = client.requests.begin(self._address)
-        #: What the bridge has moved so far; None while there is no stream.
+        #: The bytes that the bridge has moved so far; None while there is no stream.
         self._progress: BridgeProgress | None = None
 
     def _address(self) -> str:
@@ -60,7 +60,7 @@ class _Connection:
     async def run(self) -> None:
         self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
         refusal: StreamRefused | None = None
-        # The ending if the task is cancelled before there is a stream: the forward has stopped.
+        # This applies if the task is cancelled before there is a stream, because the forward is stopping.
         ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
         try:
             if not await self._forward():
@@ -69,7 +69,7 @@ class _Connection:
         except StreamRefused as exc:
             refusal = exc
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the forward for other connections, and it has to be logged.
+            # A bug. It must not affect other connections, and has to be logged.
             name = self._client.connection
             self._client.events.publish(InternalError(where="stream", connection=name, exception=exc))
             refusal = StreamRefused("internal error", reason=Reason.INTERNAL_ERROR)
@@ -152,7 +152,7 @@ class _Connection:
         return stream
 
     async def _open_stream(self) -> MuxStream:
-        """A stream that the connector has been asked to open.
+        """Return a stream that the connector has been asked to open.
 
         Raises:
             StreamRefused: no stream could be requested; `reason` says why.

@@ -52,7 +52,7 @@ async def run_forward(
         ConfigurationError: an address cannot be bound.
         RelayIdentityError: at the first attempt to connect, what answered was not the relay.
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
-        TypeError: `client` is no `Client`.
+        TypeError: `client` is not a `Client`.
     """
     check_type(client, Client, "async with open_client(...) as client")
     listeners: list[trio.SocketListener] = []
@@ -107,6 +107,6 @@ async def _listen(client: Client, host: str, port: int) -> list[trio.SocketListe
     try:
         return await open_listeners(host, port, events=client.events)
     except OSError as exc:
-        otherwise = "or choose another --listen address, port 0 for any that is free"
+        otherwise = "or choose another --listen address; port 0 means any free port"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
         raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc

@@ -9,7 +9,7 @@
 2. A session that loses its data channel resumes over another one to the same instance of the connector, through any
    relay that leads there. Attempts are made, with pauses between them, until the session's resume deadline ends it.
 3. The relay of the lost data channel is tried first, unless the connector had not greeted on that data channel: then
-   that relay may not let enough data through, and is tried after the others.
+   that relay may be unable to carry data, and is tried after the others.
 4. No attempt is made while all relays have asked not to be contacted.
 5. A failed attempt ends the session only if further attempts are pointless (`resumption.outcome_of_failure`).
 6. A session moves while its present data channel works, and keeps that channel if the move fails. There is one move
@@ -57,7 +57,7 @@ class Machine:
         self.outcome: Outcome | None = None
         #: The data channel that the session was given last.
         self.channel: inputs.Channel | None = None
-        #: While the session resumes: an attempt found the relay, but not the session's connector.
+        #: While the session resumes: whether an attempt has reached a relay, but not the session's connector.
         self.is_connector_absent = False
         self._attempts = 0
         #: The attempt to find a connector, or to resume; None if there is none.
@@ -68,7 +68,7 @@ class Machine:
         self._move: inputs.MoveCause | None = None
         self._resume_at = 0.0
         self._same_relay_first = True
-        #: The text of the last failure to resume or to move that was published.
+        #: The last failure to resume or to move that was published, as text.
         self._published = ""
         #: The outcome for which this machine is closing the session.
         self._verdict: Outcome | None = None
@@ -302,7 +302,8 @@ class Machine:
         self._answer_move(error)
 
     def _move_withdrawn(self) -> None:
-        """No caller is waiting for the move. A data channel that the session was given stays in use."""
+        """No caller is waiting for the move any more. If the session already has the new data channel, it keeps
+        it."""
         if self._move_attempt is not None:
             self._abandon_move()
             if self.state is State.MOVING:

@@ -1,4 +1,4 @@
-"""The inputs of the registration machine. `channel` and `request` are numbers that the machine gave in commands."""
+"""The inputs of the registration machine. `channel` and `request` are numbers that its commands contained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RelayIdentity: TypeAlias = tuple[str, str]
 
 
 class SessionHealth(enum.Enum):
-    """The sessions whose data channel goes through this relay."""
+    """The state of the sessions whose data channels go through this relay."""
 
     NONE = "none"
     #: All of them have a data channel, as far as is known.
@@ -42,7 +42,7 @@ class Publish:
 
 @attrs.frozen
 class Unpublish:
-    """Stop registering this hybrid connection. With the last one the machine stops."""
+    """Stop registering this hybrid connection. The machine stops with the last one."""
 
     name: str
 
@@ -145,7 +145,7 @@ class EndedByRelay:
 
 @attrs.frozen
 class RestartAnnounced:
-    """The relay is about to restart."""
+    """The relay is about to restart, or to stop."""
 
     channel: int
     #: How long to wait before the next attempt, counted from the end of the control channel (seconds).
@@ -171,7 +171,7 @@ class CheckChannels:
 
 @attrs.frozen
 class CheckRefusals:
-    """No other relay accepts this connector: ask again about refusals that are not recent."""
+    """No other relay accepts this connector: repeat requests whose refusal is not recent."""
 
 
 @attrs.frozen
@@ -183,8 +183,9 @@ class SessionsChanged:
 
 @attrs.frozen
 class ReplacementExpected:
-    """Whether everything here is about to be registered at the same relay from elsewhere, because the connection
-    strings describe the relay differently now. The relay then ends the control channel, and that is no loss."""
+    """Whether everything that this machine registers is about to be registered at the same relay by another machine,
+    because the connection strings now describe the relay differently. The relay then ends this machine's control
+    channel, and this must not be treated as a loss."""
 
     is_expected: bool
 
@@ -196,7 +197,7 @@ class Due:
 
 @attrs.frozen
 class Stop:
-    """Close everything; the last input that has an effect."""
+    """Close everything. Later inputs have no effect."""
 
 
 Input: TypeAlias = (

@@ -2,8 +2,8 @@
 
 There are two kinds of state. The *phase* says whether the connector has a control channel to the relay. Each control
 channel also has a state of its own, because there can be several: while the connector moves to a better route, the
-successor takes over the registrations before the current channel is closed. A pair that is missing from a table is a
-bug in the machine, never a mistake of the relay.
+successor takes over the registrations before the current channel is closed. If a pair of state and cause is
+missing from a table but occurs, this is a bug in the machine, whatever the relay has sent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The move to a better route: a successor of the current control channel, and then the sessions."""
+"""Moves to a better route: first the control channel, which gets a successor, and then the sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Upgrade"]
 
 
 class Upgrade:
-    """The move to a better route, while there is one.
+    """The move to a better route, if one is in progress.
 
     Args:
         host: the relay, for events.
@@ -28,7 +28,8 @@ class Upgrade:
         self._out = out
         #: The route, and the number of the channel that is opened over it.
         self._better: tuple[Candidate, int] | None = None
-        #: A better route was found while there was no control channel: sessions move to the route of the next one.
+        #: A better route was found while there was no control channel. Sessions then move to the route of the next
+        #: one.
         self._sessions_follow = False
 
     @property
@@ -37,7 +38,7 @@ class Upgrade:
         return None if self._better is None else self._channels.get(self._better[1])
 
     def is_successor(self, number: int) -> bool:
-        """Whether this is the number of `successor`, or was until that ended just now."""
+        """Whether this is the number of `successor`, even if that has just ended."""
         return self._better is not None and self._better[1] == number
 
     def begin(self, route: Candidate) -> None:
@@ -53,7 +54,7 @@ class Upgrade:
             self._better = route, self._channels.open(route)
 
     def took_over(self, channel: Channel) -> None:
-        """A channel has become the current one: the successor, or the first one after a time without any."""
+        """A channel has become the current one: the successor, or the first channel after a time without any."""
         if self.is_successor(channel.number):
             self._answer(None)
         if self._sessions_follow and channel.route is not None:

@@ -41,7 +41,7 @@ class Asset:
 
     @property
     def etag(self) -> str:
-        """Of the content as it is."""
+        """The ETag of the uncompressed content."""
         return f'"{hashlib.sha256(self.data).hexdigest()[:32]}"'
 
 

@@ -32,8 +32,8 @@ def commands(
     """The command lines, one for each step, quoted for a shell.
 
     Args:
-        name: of the hybrid connection.
-        target: what the connector connects to.
+        name: the name of the hybrid connection.
+        target: the address that the connector connects to.
         endpoint: the relay's host name or address.
         pin: the relay's; empty leaves it out.
         ports: for ``--public-ports``; empty leaves it out.

@@ -1,4 +1,4 @@
-"""The page that says why a request was refused or has failed, and what to do."""
+"""The page that says why a request was refused or has failed, and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TITLES = {
     409: "It has changed meanwhile",
     412: "It has changed meanwhile",
     429: "Too many requests",
-    503: "Not available now",
+    503: "Not available at the moment",
 }
 
 
 def failure_page(failure: Failure, visit: Visit | None) -> Response:
-    """The page for a failure. `visit` is None if it is not known who has sent the request."""
+    """Return the page for a failure. `visit` is None if the caller is not known."""
     remedy, request_id = failure.members.get("remedy"), failure.members.get("requestId")
     errors = failure.members.get("errors")
     details = (

@@ -111,7 +111,7 @@ def _with_id(failure: Failure, request_id: str) -> Failure:
 
 
 def _to_log_in(request: Request) -> Response:
-    """To the page for logging in, which leads back afterwards."""
+    """Redirect to the page for logging in, which leads back afterwards."""
     target = request.path if request.query is None else f"{request.path}?{request.query}"
     if target == "/" or len(target) > 1000:
         return redirect("/login")

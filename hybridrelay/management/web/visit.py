@@ -1,4 +1,4 @@
-"""One request for a page: who has sent it, and what the page can call for that caller."""
+"""One request for a page: its caller, and the operations that the page calls on the caller's behalf."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Visit:
     managed: Managed
     caller: Caller
     request: Request
-    #: Whether an operation was called that is in the audit log.
+    #: Whether an operation was called that is recorded in the audit log.
     has_called: bool = False
 
     @property
     def is_local(self) -> bool:
-        """Whether it comes through the Unix socket."""
+        """Whether the request came through the Unix socket."""
         return isinstance(self.request.peer, Peer) and not self.request.peer.address
 
     @property
     def scheme(self) -> str:
-        """By which the relay was reached, as far as it can know."""
+        """The scheme of the request, as far as the relay can know it."""
         is_encrypted = isinstance(self.request.peer, Peer) and self.request.peer.is_encrypted
         return "https" if is_encrypted else "http"
 
@@ -57,15 +57,15 @@ class Visit:
 
     @property
     def is_operator(self) -> bool:
-        """Whether the caller may end what runs."""
+        """Whether the caller may end listeners, senders and sessions."""
         return self.caller.may(ManagementRole.OPERATOR)
 
     def param(self, name: str) -> str:
-        """A parameter of the page's path, decoded. Raises RequestError: 404."""
+        """Return a parameter of the page's path, decoded. Raises RequestError (404)."""
         return param_of(self.request, name)
 
     def asked(self, name: str, limit: int = 300) -> str:
-        """A parameter of the page's query; empty if there is none, or it is too long."""
+        """Return a parameter of the page's query; empty if it is missing or too long."""
         try:
             pairs = urllib.parse.parse_qsl(
                 self.request.query or "", keep_blank_values=True, max_num_fields=_MAX_FIELDS
@@ -76,7 +76,7 @@ class Visit:
         return value if len(value) <= limit else ""
 
     async def form(self) -> dict[str, str]:
-        """The fields of a form that was sent.
+        """Return the fields of the form in the request's body.
 
         Raises:
             RequestError: it is not a form, or is malformed.
@@ -104,7 +104,7 @@ class Visit:
         version: int | None = None,
         **params: str,
     ) -> tuple[msgspec.Struct | None, int | None]:
-        """Call an operation, as `calls.perform`."""
+        """Call an operation with `calls.perform`."""
         operation = _OPERATIONS[id_]
         self.has_called = self.has_called or operation.is_audited
         return await perform(
@@ -114,10 +114,10 @@ class Visit:
     async def get(
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
     ) -> StructT:
-        """What an operation shows.
+        """Call an operation that reads, and return its answer.
 
         Raises:
-            RequestError: it is refused, or has failed.
+            RequestError: the operation is refused, or has failed.
         """
         answer, _ = await self.get_versioned(id_, kind, query=query, **params)
         return answer
@@ -133,7 +133,7 @@ class Visit:
     async def get_if_allowed(
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
     ) -> StructT | None:
-        """The same, or None if it is not for this caller."""
+        """Do the same as `get`, but return None if this caller may not call the operation."""
         try:
             return await self.get(id_, kind, query=query, **params)
         except RequestError as exc:

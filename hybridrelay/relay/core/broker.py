@@ -187,7 +187,7 @@ class Broker(Generic[HandleT]):
             self._left(listener, Reason.NO_ERROR)
 
     def drop_listener(self, connection: str, instance: str) -> bool:
-        """An administrator ends a registration; False where there is none."""
+        """An administrator ends a registration. Returns False if there is none."""
         listener = self.listeners.drop(connection, instance)
         if listener is not None:
             self._end_registration(listener, Reason.ADMINISTRATOR_DROPPED)
@@ -307,8 +307,8 @@ class Broker(Generic[HandleT]):
 
         Args:
             holder: the key of the token, and the address of the peer.
-            handle: of the channel.
-            instance: of the peer.
+            handle: the handle of the channel.
+            instance: the instance of the peer.
 
         Raises:
             RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed.
@@ -355,7 +355,7 @@ class Broker(Generic[HandleT]):
         return state
 
     def gone(self, arrival: Arrival, now: float) -> None:
-        """A data channel is over before it was joined. Does nothing where it was joined or has ended."""
+        """A data channel has ended before it was joined. Does nothing if the rendezvous was joined or has ended."""
         self._end(arrival.rendezvous_id, Input.LEAVES, now)
 
     def moving_ended(

@@ -14,7 +14,7 @@ __all__ = ["Holder", "network_of"]
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """The network of an address: the /24 of an IPv4 address, the /48 of an IPv6 address or /64.
+    """Return the network of an address: the /24 of an IPv4 address, the /48 of an IPv6 address or of an IPv6 /64.
 
     Anything that is not an IP address (a Unix socket, a memory transport) is a network of its own.
     """

@@ -20,7 +20,7 @@ class Tally(Generic[ItemT]):
         # Dictionaries are used as ordered sets.
         self._groups: dict[str, dict[ItemT, None]] = {}
         self._by_size: dict[int, dict[str, None]] = {}
-        #: The size of the largest group; 0 where there is none.
+        #: The size of the largest group; 0 if there is none.
         self.most = 0
 
     def add(self, group: str, item: ItemT) -> None:

@@ -25,7 +25,7 @@ POLL_SECONDS = 10.0
 #: A chain and a key have a few KB.
 _MAX_FILE = 1 << 20
 
-#: What a file looked like: modification time (ns), size, inode; None where it was not there.
+#: What a file looked like: modification time (ns), size, inode; None if there was none.
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -65,7 +65,7 @@ class Renewal(Generic[T]):
     Args:
         paths: the files; the first one is named in events. Symbolic links are followed.
         load: reads and checks them. Blocks. Raises ConfigurationError.
-        pin: of what was loaded, for events.
+        pin: returns the pin of what was loaded, for events.
         events: where events go.
 
     Raises:

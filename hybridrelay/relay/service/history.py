@@ -72,7 +72,7 @@ class HistoryService:
     """See the module. It subscribes to the events of its relay.
 
     Args:
-        state_dir: of the relay.
+        state_dir: the state directory of the relay.
         broker: what the relay holds.
         clock: seconds since 1970.
         events: where events go.

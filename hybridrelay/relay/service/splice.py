@@ -151,8 +151,8 @@ class PipePool:
         return len(self._idle)
 
     def maybe_borrow(self) -> Pipe | None:
-        """An empty pipe, or None where too many are lent, nothing is spliced at the moment, or the system gives no
-        more descriptors.
+        """Return an empty pipe, or None if too many are lent, nothing is spliced at the moment, or the system gives
+        no more descriptors.
         """
         if self.borrowed >= self._max_borrowed or trio.current_time() < self._suspended_until:
             return None

@@ -44,13 +44,13 @@ def read_connections(
 
     Raises:
         sqlite3.Error: they cannot be read.
-        ValueError: a row is not as this program writes it.
+        ValueError: a row is not in the form in which this program writes it.
     """
     rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
     try:
         yield from _parse(rows)
     except (TypeError, AttributeError) as exc:  # a value of another type
-        raise ValueError("a value is not of the type that it should have") from exc
+        raise ValueError("a value has the wrong type") from exc
 
 
 def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
@@ -81,7 +81,7 @@ def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
 def _metadata(text: str) -> dict[str, str]:
     found = json.loads(text)
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError("the metadata of a hybrid connection is not an object of texts")
+        raise ValueError("the metadata of a hybrid connection is not a JSON object whose values are strings")
     return found
 
 

@@ -112,7 +112,7 @@ def make_schema(database: sqlite3.Connection) -> None:
 
 
 def migrate(database: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables of an earlier version up to date, in one transaction. Does nothing where they are.
+    """Bring the tables of an earlier version up to date, in one transaction. Does nothing if they are.
 
     Raises:
         StateError: as `check_schema_version`.
