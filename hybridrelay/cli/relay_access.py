@@ -17,13 +17,37 @@ from .._defaults import MANAGEMENT_TOKEN_FILE_VARIABLE
 from .._text_files import read_stream, read_text, strip_value
 from ..administration import Registry, StoreRegistry
 from ..errors import ConfigurationError
-from ..management import Address, LocalAddress, UrlAddress
+from ..management import Address, BlockingClient, LocalAddress, UrlAddress
 from ..security import ManagementUrl, Secret, management_authorization
 from ..security.loading import naming
 
-__all__ = ["address_of", "check_alternatives", "describe_access", "open_registry"]
+__all__ = ["address_of", "check_alternatives", "describe_access", "open_client", "open_registry"]
 
 _MAX_TOKEN_FILE = 64 * 1024
+
+
+@contextmanager
+def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
+    """Open a client of the management API of the relay that ``--state`` or ``--management`` names.
+
+    Returns:
+        The client; None if no relay listens on the socket in the state directory.
+
+    Raises:
+        ConfigurationError: the options do not match, or the token cannot be used.
+        ManagementError: something listens on the relay's socket, and this user may not connect to it.
+    """
+    address = address_of(args)
+    if isinstance(address, LocalAddress) and not os.path.lexists(address.socket):
+        yield None
+        return
+    from ..management import ManagementClient, blocking_client  # which take long to import
+
+    with blocking_client(ManagementClient(address)) as client:
+        if isinstance(address, UrlAddress) or client.run(ManagementClient.connect_if_it_runs):
+            yield client
+            return
+    yield None
 
 
 @contextmanager
@@ -36,21 +60,16 @@ def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator
 
     Raises:
         ConfigurationError: the options do not match, or the token or the state directory cannot be used.
-        ManagementError: something listens on the relay's socket, and this user may not connect to it.
+        ManagementError: see `open_client`.
     """
-    address = address_of(args)
-    if isinstance(address, LocalAddress) and not os.path.lexists(address.socket):
-        with StoreRegistry(state_dir=args.state, create=create) as registry:
-            yield registry
-        return
-    from ..management import ApiRegistry, ManagementClient, blocking_client  # which take long to import
+    with open_client(args) as client:
+        if client is not None:
+            from ..management import ApiRegistry
 
-    with blocking_client(ManagementClient(address)) as client:
-        if isinstance(address, UrlAddress) or client.run(ManagementClient.connect_if_it_runs):
             yield ApiRegistry(client)
             return
-    with StoreRegistry(state_dir=args.state, create=create) as registry:
-        yield registry
+        with StoreRegistry(state_dir=args.state, create=create) as registry:
+            yield registry
 
 
 def check_alternatives(args: argparse.Namespace, *options: str, required: bool = False) -> None:

@@ -18,7 +18,7 @@ from ..protocol.reasons import Reason
 from .base import Event
 from .stream import EventStream
 
-__all__ = ["LOGGER", "PlainLogSubscriber", "event_fields", "event_text", "plainly_logged_events"]
+__all__ = ["LOGGER", "PlainLogSubscriber", "event_fields", "event_text", "fields_text", "plainly_logged_events"]
 
 #: The name of the logger for events.
 LOGGER = "hybridrelay.events"
@@ -73,12 +73,14 @@ def event_fields(event: Event) -> Mapping[str, FieldValue]:
 
 
 def event_text(event: Event) -> str:
-    """Format an event as one line for people: what happened, and the fields as ``name=value``.
-
-    Values with unusual characters are quoted, so that a peer cannot forge a field.
-    """
-    facts = " ".join(f"{name}={_quoted(value)}" for name, value in event_fields(event).items())
+    """Format an event as one line for people: what happened, and the fields as ``name=value``."""
+    facts = fields_text(event_fields(event))
     return f"{event.summary}: {facts}" if facts else event.summary
+
+
+def fields_text(fields: Mapping[str, FieldValue]) -> str:
+    """Format fields as ``name=value``. Values with unusual characters are quoted, so that a peer cannot forge one."""
+    return " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
 
 
 def _value(value: object) -> FieldValue:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .addresses import LocalAddress as LocalAddress
     from .addresses import UrlAddress as UrlAddress
     from .api_registry import ApiRegistry as ApiRegistry
+    from .blocking import BlockingClient as BlockingClient
     from .blocking import blocking_client as blocking_client
     from .callers import Caller as Caller
     from .callers import Scope as Scope
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "addresses": ("Address", "LocalAddress", "UrlAddress"),
     "api_registry": ("ApiRegistry",),
-    "blocking": ("blocking_client",),
+    "blocking": ("BlockingClient", "blocking_client"),
     "callers": ("Caller", "Scope"),
     "client": ("ManagementClient",),
     "plugins": ("Authenticator", "Credentials"),

@@ -14,6 +14,7 @@ from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
 from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check_hosts
 from ..security.names import parse_host_untrusted
+from .audit import AUDIT_ROWS
 from .callers import Scope
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
@@ -419,6 +420,7 @@ OPERATIONS: Operations[Call] = Operations(
         *HEALTH_ROWS,
         *HISTORY_ROWS,
         *EVENT_ROWS,
+        *AUDIT_ROWS,
         *TOKEN_OPERATIONS,
     ]
 )

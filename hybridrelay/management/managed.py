@@ -13,6 +13,7 @@ from .._threads import run_in_thread
 from ..events import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
+from .audit_log import AuditLog
 from .feed import Feed
 
 __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
@@ -43,6 +44,8 @@ class Managed:
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
+    #: Its audit log; None if it has none.
+    audit: AuditLog | None = None
     #: The latest events. It gets them once it is subscribed to `events`.
     feed: Feed = attrs.field()
     #: A store is used by one thread at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, check_same_user, listen_unix_socket
+from .audit_log import AuditLog
 from .callers import Caller
 from .calls import handler_of
 from .forwarding import for_client_address
@@ -106,13 +108,16 @@ async def serve_management(
             return
         store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
-        managed = Managed(store, reader, info, relay, events)
-        closing.enter_context(events.subscribed(managed.feed))
+        audit = AuditLog(state_dir, clock=time.time, events=events)
+        managed = Managed(store, reader, info, relay, events, audit=audit)
+        for subscriber in (managed.feed, audit):
+            closing.enter_context(events.subscribed(subscriber))
         gate = Gate(managed, () if tcp is None else tcp.authenticators, sessions)
         router, http_stop = make_router(managed, gate), Stop()
         async with FlatNursery() as nursery:
             nursery.start_soon(_pass_on, stop, http_stop, None if local is None else local[1])
             nursery.start_soon(gate.save_uses)
+            nursery.start_soon(audit.run)
             async with FlatNursery() as servers:
                 if local is not None:
                     # A browser can reach the socket through a local port of `ssh -L`.
@@ -126,6 +131,8 @@ async def serve_management(
                     await servers.start(partial(tcp.serve, router, stop=http_stop, grace_seconds=_GRACE_SECONDS))
                 task_status.started()
             nursery.cancel_scope.cancel()
+        with contextlib.suppress(OSError):  # which is an event already, or the log has what is lost
+            await audit.flush()
         try:
             await gate.save_uses_now()
         except ConfigurationError as exc:

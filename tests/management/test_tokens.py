@@ -73,6 +73,8 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
                     assert api.relay.queries[-1].subjects is not None
                     assert sorted(name for name, _ in api.relay.queries[-1].subjects) == seen
                     continue
+                if row.id == "listAudit":  # see test_audit.py: there is none here
+                    continue
                 if row.id == "getRelayEndpoint":  # every connection string contains it
                     assert document.keys() == {"pin", "ports"}
                     continue

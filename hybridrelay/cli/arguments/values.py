@@ -142,6 +142,23 @@ def lifetime(text: str) -> float:
 
 
 @_argument
+def event_number(text: str) -> int:
+    """Parse the number of an event."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
+        raise ValueError("expected the number of an event, as --json shows it")
+    return int(text)
+
+
+@_argument
+def age(text: str) -> float:
+    """A time before now: ``30m``, ``12h``, ``7d``; in seconds."""
+    match = re.fullmatch(r"([0-9]{1,4})([mhd])", text)
+    if match is None or int(match[1]) == 0:
+        raise ValueError("expected a time such as 30m, 12h or 7d")
+    return float(int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]])
+
+
+@_argument
 def rights(text: str) -> frozenset[Right]:
     """Parse rights of a rule, separated by commas, in upper or lower case."""
     from ...security import Right

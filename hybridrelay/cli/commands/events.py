@@ -1,0 +1,97 @@
+"""``hybridrelay events``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import deque
+
+import msgspec
+import trio
+
+from ...errors import ManagementError
+from ...events.plain_log import fields_text
+from ...management import ManagementClient
+from ...management.following import EventPage, EventValue
+from .. import async_output, exits, output
+from ..relay_access import address_of
+from ..running import run_until_stopped
+
+logger = logging.getLogger("hybridrelay.cli")
+
+_PATH = "/v1/events"
+_PAGE = 1000
+#: How long the relay waits for an event before it answers that there is none (seconds).
+_WAIT_SECONDS = 25.0
+#: While the relay does not answer, how long to wait before the next attempt (seconds).
+_RETRY_SECONDS = 2.0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the latest events, and follow them if that is wanted."""
+    address = address_of(args)
+    is_complete = False
+
+    async def main() -> None:
+        nonlocal is_complete
+        client = ManagementClient(address)
+        try:
+            last = await _show_latest(client, args)
+            is_complete = True
+            if args.follow:
+                await _follow(client, last, as_json=args.json)
+        finally:
+            with trio.CancelScope(shield=True):
+                await client.aclose()
+
+    stopped_by = run_until_stopped(main)
+    if stopped_by is None or (is_complete and args.follow):
+        return exits.OK
+    return exits.SIGNAL + stopped_by
+
+
+async def _show_latest(client: ManagementClient, args: argparse.Namespace) -> int:
+    """Show the events that have happened already. Returns where to continue."""
+    latest: deque[EventValue] = deque(maxlen=args.limit if args.since is None else None)
+    since: int | None = args.since
+    while True:
+        page = await client.get(_PATH, EventPage, query={"since": since, "limit": _PAGE})
+        if args.since is not None and not page.has_all:
+            logger.warning("the relay no longer has all events since number %d", args.since)
+        latest += page.value
+        if page.last == since:
+            break
+        since = page.last
+    await _show(latest, as_json=args.json)
+    return page.last
+
+
+async def _follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
+    is_interrupted = False
+    while not output.is_lost():
+        query = {"since": last, "limit": _PAGE, "wait": _WAIT_SECONDS}
+        try:
+            page = await client.get(_PATH, EventPage, query=query, seconds=_WAIT_SECONDS)
+        except ManagementError as exc:  # the relay may be restarted
+            if not is_interrupted:
+                logger.warning("%s; trying again until it answers", exc)
+            is_interrupted = True
+            await trio.sleep(_RETRY_SECONDS)
+            continue
+        if is_interrupted:
+            logger.warning("the relay answers again")
+        is_interrupted = False
+        if not page.has_all:
+            logger.warning("some events are missing, because the relay has restarted or no longer has them")
+        last = page.last
+        await _show(page.value, as_json=as_json)
+
+
+async def _show(events: deque[EventValue] | tuple[EventValue, ...], *, as_json: bool) -> None:
+    for event in events:
+        await async_output.say(msgspec.json.encode(event).decode() if as_json else _line(event))
+
+
+def _line(event: EventValue) -> str:
+    facts = fields_text(dict(event.fields))
+    return f"{event.time} {event.level:<7} {event.name}: {event.summary}{f': {facts}' if facts else ''}"

@@ -1,0 +1,236 @@
+"""The audit log of the management API: who has called what, in files that the API itself can show.
+
+It subscribes to the events of the API. The files are written by a task, in a thread, so that nobody waits for the
+disk. Calls whose caller is unknown have files of their own, so that strangers cannot displace the others.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+import msgspec
+import trio
+
+from .._shortage import shortage_of
+from .._threads import run_in_thread
+from ..events import (
+    Event,
+    EventStream,
+    ManagementCalled,
+    ManagementCallRefused,
+    StateFileNotWritten,
+    StateFileWritten,
+)
+from .audit_files import AuditFiles, Line
+
+__all__ = ["AuditEntry", "AuditFilter", "AuditLog", "AuditPage", "read_audit"]
+
+DIRECTORY: Final = "audit"
+#: Files of calls by known callers, and by unknown ones: the size of a file (bytes), and how many are kept.
+_CALLED, _REFUSED = (8 * 1024 * 1024, 8), (1024 * 1024, 2)
+#: How many entries wait to be written, at most. If the disk is full, further ones are lost; the log has them.
+_MAX_WAITING = 10_000
+#: How long to wait before a failed write is tried again (seconds).
+_RETRY_SECONDS = 60.0
+#: How many lines one request looks at, at most.
+_MAX_SCANNED = 20_000
+#: Numbers that one second of the clock gives room for, so that numbers increase across restarts.
+_PER_SECOND = 1_000_000
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A call that changes something or shows keys, also one that was refused."""
+
+    #: Increases with time.
+    number: int
+    #: Seconds since 1970.
+    time: float
+    #: The id of the operation in the description of the API.
+    operation: str
+    #: How the caller was identified, and as whom: ``local uid 1000``; empty if the caller is unknown.
+    caller: str = ""
+    role: str = ""
+    #: The network address of the caller; ``local`` on the Unix socket.
+    peer: str
+    #: The hybrid connection, the rule and the id of the token that the call was about; otherwise empty.
+    connection: str = ""
+    rule: str = ""
+    token: str = ""
+    #: Of the response; 0 if there was none, because the client had disconnected or the relay was stopping.
+    status: int
+    #: In the response and in the log as well.
+    request_id: str
+
+
+@attrs.frozen
+class AuditFilter:
+    """Which entries are wanted. Empty texts and None accept all."""
+
+    #: The beginning of the caller: ``token`` or ``token ci``.
+    caller: str = ""
+    operation: str = ""
+    connection: str = ""
+    #: Seconds since 1970.
+    since: float | None = None
+    #: Whether the reader may see entries about this hybrid connection, or (None) about none.
+    may_see: Callable[[str | None], bool] = lambda _name: True
+
+    def accepts(self, entry: AuditEntry) -> bool:
+        """Whether an entry is wanted."""
+        return (
+            entry.caller.startswith(self.caller)
+            and self.operation in ("", entry.operation)
+            and self.connection in ("", entry.connection)
+            and self.may_see(entry.connection or None)
+        )
+
+
+@attrs.frozen
+class AuditPage:
+    """Some entries, the latest first."""
+
+    entries: tuple[AuditEntry, ...]
+    #: Continue before this number; None if there are no further entries.
+    next_before: int | None
+
+
+class AuditLog:
+    """A subscriber of the events of the management API.
+
+    Args:
+        state_dir: the relay's state directory.
+        clock: seconds since 1970.
+        events: where it publishes that it cannot write.
+    """
+
+    def __init__(self, state_dir: Path, *, clock: Callable[[], float], events: EventStream) -> None:
+        self._directory = state_dir / DIRECTORY
+        self._clock = clock
+        self._events = events
+        self._numbers = itertools.count(int(clock()) * _PER_SECOND)
+        self._waiting: deque[tuple[bool, Line]] = deque(maxlen=_MAX_WAITING)
+        self._published = trio.Event()
+        #: Held while the files are written, and by readers while they look for the latest entries.
+        self._writing = trio.Lock()
+        self._reading = trio.CapacityLimiter(1)
+
+    def __call__(self, event: Event) -> None:
+        """Take an event, if it is a call of the API."""
+        if not isinstance(event, ManagementCalled | ManagementCallRefused):
+            return
+        known = isinstance(event, ManagementCalled)
+        entry = AuditEntry(
+            number=next(self._numbers),
+            time=round(self._clock(), 3),
+            operation=event.operation_id,
+            caller=event.caller if isinstance(event, ManagementCalled) else "",
+            role=event.role if isinstance(event, ManagementCalled) else "",
+            peer=event.peer,
+            connection=event.connection,
+            rule=event.rule,
+            token=event.token,
+            status=event.status,
+            request_id=event.request_id,
+        )
+        self._waiting.append((known, Line(entry.number, msgspec.json.encode(entry))))
+        self._published.set()
+
+    async def run(self) -> None:
+        """Write entries when there are any, until cancelled."""
+        failed = False
+        file = str(self._directory)
+        while True:
+            await self._published.wait()
+            try:
+                await self.flush()
+            except OSError as exc:
+                if not failed:
+                    shortage = shortage_of(exc)
+                    remedy = "make it possible to write there" if shortage is None else shortage.remedy
+                    detail = exc.strerror or str(exc)
+                    self._events.publish(StateFileNotWritten(file=file, detail=detail, remedy=remedy))
+                failed = True
+                await trio.sleep(_RETRY_SECONDS)
+            else:
+                if failed:
+                    self._events.publish(StateFileWritten(file=file))
+                failed = False
+
+    async def flush(self) -> None:
+        """Write the entries that wait.
+
+        Raises:
+            OSError: they cannot be written. They are kept, and some of them may be in the files.
+
+        Cancelled while it writes, it waits until they are written.
+        """
+        async with self._writing:
+            batch = list(self._waiting)
+            self._published = trio.Event()
+            try:
+                await run_in_thread(self._write, batch)
+            except BaseException:
+                self._published.set()
+                raise
+            for one in batch:
+                if self._waiting and self._waiting[0] is one:
+                    self._waiting.popleft()
+
+    async def read(self, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
+        """Return the latest entries, or those before a number.
+
+        Args:
+            wanted: which entries.
+            limit: return at most so many.
+            before: only entries with lower numbers.
+
+        Raises:
+            OSError: the files cannot be read.
+        """
+        if before is None and self._waiting:
+            await self.flush()
+        return await run_in_thread(_read, self._directory, wanted, limit, before, limiter=self._reading)
+
+    def _write(self, batch: list[tuple[bool, Line]]) -> None:
+        for kind in (True, False):
+            files = _files(self._directory, known=kind)
+            lines = [line for known, line in batch if known is kind]
+            if lines:
+                # After a failure, some may be there already.
+                last = files.last_number()
+                files.append(line for line in lines if line.number > last)
+
+
+def read_audit(state_dir: Path, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
+    """Read the files of a relay that does not run. Blocks; otherwise as `AuditLog.read`."""
+    return _read(state_dir / DIRECTORY, wanted, limit, before)
+
+
+def _files(directory: Path, *, known: bool) -> AuditFiles:
+    size, kept = _CALLED if known else _REFUSED
+    return AuditFiles(directory, "calls" if known else "refused", size, kept)
+
+
+def _read(directory: Path, wanted: AuditFilter, limit: int, before: int | None) -> AuditPage:
+    found: list[AuditEntry] = []
+    number = 2**63 if before is None else before
+    both = (_files(directory, known=kind).before(number) for kind in (True, False))
+    for scanned, line in enumerate(heapq.merge(*both, key=lambda line: line.number, reverse=True), 1):
+        number = line.number
+        try:
+            entry = msgspec.json.decode(line.data, type=AuditEntry)
+        except msgspec.MsgspecError:
+            continue  # of a later version
+        if wanted.since is not None and entry.time < wanted.since:
+            break
+        if wanted.accepts(entry):
+            found.append(entry)
+        if len(found) == limit or scanned == _MAX_SCANNED:
+            return AuditPage(tuple(found), number)
+    return AuditPage(tuple(found), None)

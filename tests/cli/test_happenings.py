@@ -1,0 +1,112 @@
+"""``hybridrelay events`` and ``hybridrelay audit``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.security import ManagementRole
+
+from ..deployments import Deployment
+from .conftest import Created, Run
+from .served_relay import Way, served
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+
+@pytest.fixture(params=["socket", "https"])
+def way(request: pytest.FixtureRequest, created: Created) -> Iterator[Way]:
+    """A relay with the hybrid connection ``orders``."""
+    with served(created.state, over_tcp=request.param == "https") as way:
+        yield way
+
+
+def test_events_are_listed(run: Run, way: Way) -> None:
+    for number in range(3):
+        assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *way.options).code == 0
+    listed = run("events", *way.options)
+    assert (listed.code, listed.err) == (0, "")
+    lines = [line for line in listed.out.splitlines() if "management.called" in line]
+    assert ["rule=r0" in lines[0], "rule=r1" in lines[1], "rule=r2" in lines[2]] == [True] * 3
+    found = [json.loads(line) for line in run("events", "--json", "--limit", "2", *way.options).out.splitlines()]
+    assert [one["fields"]["rule"] for one in found] == ["r1", "r2"]
+    later = run("events", "--json", "--since", str(found[0]["number"]), *way.options)
+    assert [json.loads(line)["number"] for line in later.out.splitlines()] == [found[1]["number"]]
+    unknown = run("events", "--since", "1", *way.options)
+    assert unknown.code == 0
+    assert "no longer has all events since number 1" in unknown.err
+
+
+def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
+    rule = ("orders", "--rule", "r")
+    for rights in ("send", "listen"):
+        assert run("rules", "set", *rule, "--rights", rights, *way.options).code == 0
+    viewer = way.token_file(ManagementRole.VIEWER)
+    if way.name == "https":
+        _, url, _, _, *trust = way.options
+        remote = ("--management", url, "--token-file", viewer, *trust)
+        assert run("rules", "delete", *rule, *remote).code == 2
+    assert run("rules", "delete", *rule, *way.options).code == 0
+    kind = "token" if way.name == "https" else "local"
+    expected = [("putAuthorizationRule", 201), ("putAuthorizationRule", 200)]
+    expected += [("deleteAuthorizationRule", 403)] if way.name == "https" else []
+    expected += [("deleteAuthorizationRule", 204)]
+    shown = run("audit", "--json", *way.options)
+    assert (shown.code, shown.err) == (0, "")
+    found = json.loads(shown.out)
+    assert [(one["operation"], one["status"]) for one in found] == expected
+    assert {one["caller"].split()[0] for one in found} == {kind}
+    table = run("audit", "--limit", "1", *way.options).out.splitlines()
+    assert len(table) == 2
+    assert table[1].split()[-4:] == ["deleteAuthorizationRule", "204", "connection=orders", "rule=r"]
+    for more, count in (
+        (("--operation", "putAuthorizationRule"), 2),
+        (("--connection", "others"), 0),
+        (("--caller", kind), len(expected)),
+        (("--caller", "nobody"), 0),
+        (("--since", "1h"), len(expected)),
+    ):
+        assert len(json.loads(run("audit", "--json", *more, *way.options).out)) == count, more
+    assert run("audit", "--caller", "nobody", *way.options).out == "there are no such entries\n"
+
+
+def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, tmp_path: Path) -> None:
+    with served(created.state, over_tcp=False) as way:
+        for number in range(5):
+            assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *way.options).code == 0
+    found = json.loads(run("audit", "--json", "--limit", "3", "--state", created.state).out)
+    assert [one["rule"] for one in found] == ["r2", "r3", "r4"]
+    nowhere = run("audit", "--state", tmp_path / "nowhere")
+    assert (nowhere.code, "does not exist" in nowhere.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["events", "audit"])
+def test_wrong_times(run: Run, command: str) -> None:
+    for since in ("x", "-1", "1.5h", "0m", "1" * 19):
+        assert run(command, f"--since={since}", "--state", "s").code == 2
+
+
+def test_events_are_followed_over_a_restart(tmp_path: Path) -> None:
+    with Deployment(tmp_path) as deployment:
+        relay = deployment.start_relay()
+        without = deployment.run("events", "--state", tmp_path / "nowhere")
+        assert (without.returncode, without.stdout) == (2, "")
+        token = ("tokens", "create", "a", "--role", "viewer", "--out", tmp_path / "a", "--state", deployment.state)
+        assert deployment.run(*token).returncode == 0
+        ready = "management.called: .*operation_id=createToken"
+        following = deployment.start("events", "--follow", "--state", deployment.state, ready=ready)
+        relay.terminate()
+        following.wait_for_line("trying again until it answers", where="err")
+        deployment.start_relay()
+        following.wait_for_line("the relay answers again", where="err")
+        deployment.run("tokens", "revoke", "a", "--state", deployment.state)
+        following.wait_for_line("management.called: .*operation_id=deleteToken")
+        following.process.send_signal(signal.SIGINT)
+        assert following.wait() == 0
+        stopped = deployment.run("audit", "--json", "--state", deployment.state)
+        assert [one["operation"] for one in json.loads(stopped.stdout)] == ["createToken", "deleteToken"]

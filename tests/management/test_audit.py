@@ -1,0 +1,264 @@
+"""The audit log: its files, and what the API shows of them."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementCallRefused
+from hybridrelay.management import Caller
+from hybridrelay.management.audit_files import AuditFiles, Line
+from hybridrelay.management.audit_log import AuditFilter, AuditLog
+from hybridrelay.management.callers import Scope
+from hybridrelay.security import ManagementRole
+
+from .conftest import Api, serve_api
+
+ALL = AuditFilter()
+
+
+def called(operation: str = "putHybridConnection", **more: object) -> ManagementCalled:
+    event = ManagementCalled(
+        operation_id=operation, peer="local", request_id="r", connection="orders", status=200,
+        caller="local uid 1000", role="admin",
+    )  # fmt: skip
+    return attrs.evolve(event, **more)  # type: ignore[arg-type]
+
+
+def refused(operation: str = "drainRelay") -> ManagementCallRefused:
+    return ManagementCallRefused(operation_id=operation, peer="192.0.2.1", request_id="r", status=401)
+
+
+@attrs.define
+class Clock:
+    """Seconds since 1970."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    """What the log publishes."""
+    return []
+
+
+@pytest.fixture
+def log(tmp_path: Path, events: list[Event]) -> AuditLog:
+    return AuditLog(tmp_path, clock=Clock(), events=EventStream(events.append))
+
+
+def line(number: int, text: str = "x" * 50) -> Line:
+    return Line(number, json.dumps({"number": number, "text": text}).encode())
+
+
+# --- files
+
+
+def test_lines_are_read_backwards_over_several_files(tmp_path: Path) -> None:
+    files = AuditFiles(tmp_path / "audit", "calls", max_bytes=1000, kept=4)
+    for start in range(1, 301, 3):
+        files.append([line(number) for number in range(start, start + 3)])
+    names = sorted((tmp_path / "audit").iterdir())
+    assert len(names) == 4
+    assert all(900 < path.stat().st_size < 1300 for path in names[:-1])
+    numbers = [one.number for one in files.before(2**63)]
+    assert numbers == list(range(300, numbers[-1] - 1, -1))
+    assert names[0].name == f"calls-{numbers[-1]:020}.jsonl", "whole files are deleted, the oldest first"
+    for before in (*range(numbers[-1] - 1, 302), 1000):
+        assert next((one.number for one in files.before(before)), None) == (
+            min(before - 1, 300) if before > numbers[-1] else None
+        )
+    if sys.platform != "win32":
+        assert {stat.S_IMODE(path.stat().st_mode) for path in names} == {0o600}
+
+
+def test_a_long_file_is_not_read_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = AuditFiles(tmp_path, "calls", max_bytes=2**30, kept=4)
+    files.append([line(number, "y" * (number % 300)) for number in range(1, 5001)])
+    monkeypatch.setattr("hybridrelay.management.audit_files._BLOCK", 1000)
+    for before in (1, 2, 3, 4, 100, 2500, 4999, 5000, 5001, 9999):
+        found = files.before(before)
+        expected = min(before - 1, 5000)
+        assert [one.number for one, _ in zip(found, range(3), strict=False)] == [
+            number for number in (expected, expected - 1, expected - 2) if number > 0
+        ]
+    assert sum(1 for _ in files.before(5001)) == 5000
+
+
+def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    files = AuditFiles(tmp_path, "calls", max_bytes=2**20, kept=4)
+    files.append([line(1), line(2)])
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + b'{"number": 3, "te')  # the relay was killed
+    files.append([line(4)])
+    path.write_bytes(path.read_bytes() + b"\xff\n[]\n" + b"z" * 200_000)
+    assert [one.number for one in files.before(2**63)] == [4, 2, 1]
+    (tmp_path / "calls-mine.jsonl").touch()
+    (tmp_path / "other.jsonl").touch()
+    assert files.last_number() == 4
+    files.append([line(5)])
+    assert files.last_number() == 5
+
+
+# --- the log
+
+
+async def test_calls_are_written_and_read_back(log: AuditLog, tmp_path: Path) -> None:
+    log(called("putHybridConnection"))
+    log(refused())
+    log(called("deleteToken", connection="", token="a" * 8, caller="token ci 12345678", status=403))
+    page = await log.read(ALL, 10)
+    assert [(one.operation, one.caller, one.status) for one in page.entries] == [
+        ("deleteToken", "token ci 12345678", 403),
+        ("drainRelay", "", 401),
+        ("putHybridConnection", "local uid 1000", 200),
+    ]
+    assert page.next_before is None
+    assert page.entries[0].time > page.entries[1].time
+    assert len(list((tmp_path / "audit").iterdir())) == 2
+    later = AuditLog(tmp_path, clock=Clock(2000), events=EventStream())
+    later(called("later"))
+    assert [one.operation for one in (await later.read(ALL, 2)).entries] == ["later", "deleteToken"]
+
+
+async def test_pages_and_filters(log: AuditLog) -> None:
+    for number in range(25):
+        log(
+            called("even" if number % 2 == 0 else "odd", connection=f"c{number % 3}", caller=f"token t{number % 5} x")
+        )
+    first = await log.read(ALL, 10)
+    assert first.next_before is not None
+    log(called("meanwhile"))
+    second = await log.read(ALL, 10, first.next_before)
+    third = await log.read(ALL, 10, second.next_before)
+    numbers = [one.number for page in (first, second, third) for one in page.entries]
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert (len(numbers), third.next_before) == (25, None)
+    for wanted, count in (
+        (AuditFilter(operation="odd"), 12),
+        (AuditFilter(connection="c0"), 9),
+        (AuditFilter(caller="token t1"), 5),
+        (AuditFilter(caller="local"), 1),
+        (AuditFilter(since=first.entries[-1].time), 11),
+        (AuditFilter(may_see=lambda name: name == "c1"), 8),
+    ):
+        assert len((await log.read(wanted, 100)).entries) == count, wanted
+
+
+async def test_a_request_looks_at_a_limited_number_of_lines(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.management.audit_log._MAX_SCANNED", 10)
+    for number in range(35):
+        log(called("rare" if number == 0 else "frequent"))
+    wanted, before = AuditFilter(operation="rare"), None
+    pages: list[int] = []
+    while not pages or before is not None:
+        page = await log.read(wanted, 100, before)
+        pages.append(len(page.entries))
+        before = page.next_before
+    assert pages == [0, 0, 0, 1]
+
+
+async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.management.audit_log._REFUSED", (2000, 2))
+    log(called("mine"))
+    for _ in range(100):
+        log(refused())
+        await log.flush()
+    page = await log.read(ALL, 1000)
+    assert page.entries[-1].operation == "mine"
+    assert len(page.entries) < 60
+
+
+async def test_a_disk_that_is_full(
+    log: AuditLog,
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    """It is an event once, everything is kept meanwhile, and nothing is written twice."""
+    real = AuditFiles.append
+    failing = [True]
+
+    def append(self: AuditFiles, lines: object) -> None:
+        if failing[0]:
+            raise OSError(28, "No space left on device")
+        real(self, lines)  # type: ignore[arg-type]
+
+    async def run_at_once(function: Callable[..., object], *arguments: object, **more: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return function(*arguments)
+
+    monkeypatch.setattr("hybridrelay.management.audit_log.run_in_thread", run_at_once)  # time passes meanwhile
+    monkeypatch.setattr(AuditFiles, "append", append)
+    nursery.start_soon(log.run)
+    log(called("one"))
+    await trio.sleep(200)
+    log(called("two"))
+    assert [event.name for event in events] == ["state-file.not-written"]
+    failing[0] = False
+    await trio.sleep(100)
+    assert [event.name for event in events] == ["state-file.not-written", "state-file.written"]
+    assert [one.operation for one in (await log.read(ALL, 10)).entries] == ["two", "one"]
+    nursery.cancel_scope.cancel()
+
+
+# --- the operation
+
+
+@pytest.fixture
+async def audited(api: Api, log: AuditLog, nursery: trio.Nursery) -> Api:
+    """The same API, with an audit log."""
+    managed = attrs.evolve(api.managed, audit=log)
+    managed.events.subscribe(log)
+    return await serve_api(attrs.evolve(api, managed=managed), Caller("test", "admin", ManagementRole.ADMIN), nursery)
+
+
+async def test_the_api_shows_its_own_log(audited: Api, nursery: trio.Nursery) -> None:
+    viewer = await serve_api(audited, Caller("test", "viewer", ManagementRole.VIEWER), nursery)
+    for name in ("team%2Fa", "other"):
+        await audited.call("PUT", f"/v1/hybridConnections/{name}", {"endpoints": ["relay.example.com"]})
+    await viewer.call("DELETE", "/v1/hybridConnections/other")
+    await audited.call("POST", "/v1/relay/drain")
+    answer, page = await viewer.call("GET", "/v1/audit")
+    assert answer.status == 200
+    assert [(one["operation"], one["connection"], one["status"]) for one in page["value"]] == [
+        ("drainRelay", "", 200),
+        ("deleteHybridConnection", "other", 403),
+        ("putHybridConnection", "other", 201),
+        ("putHybridConnection", "team/a", 201),
+    ]
+    assert page["value"][1]["caller"] == "test viewer"
+    assert page["nextCursor"] is None
+    _, page = await viewer.call("GET", "/v1/audit?limit=1&caller=test%20admin&operation=putHybridConnection")
+    assert [one["connection"] for one in page["value"]] == ["other"]
+    _, page = await viewer.call(
+        "GET", f"/v1/audit?limit=1&caller=test%20admin&operation=putHybridConnection&cursor={page['nextCursor']}"
+    )
+    assert [one["connection"] for one in page["value"]] == ["team/a"]
+    scoped = await serve_api(audited, Caller("test", "s", ManagementRole.VIEWER, Scope("team/")), nursery)
+    _, page = await scoped.call("GET", "/v1/audit")
+    assert [one["connection"] for one in page["value"]] == ["team/a"]
+    for query in ("limit=0", "cursor=x", "since=-1", "color=red"):
+        assert (await viewer.call("GET", f"/v1/audit?{query}"))[0].status == 400
+
+
+async def test_an_audit_log_that_cannot_be_read(audited: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(AuditFiles, "before", fail)
+    answer, problem = await audited.call("GET", "/v1/audit")
+    assert (answer.status, problem["type"]) == (503, "urn:hybridrelay:problem:unavailable")
