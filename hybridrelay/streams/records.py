@@ -1,15 +1,19 @@
-"""Passing TLS records to OpenSSL: only complete ones, and none that are too long.
+"""Passing TLS records to OpenSSL: only complete ones, none that are too long, and few that carry no data. Pure.
 
 For an incomplete record, OpenSSL allocates a buffer of 17 KiB, which it keeps as long as the connection exists. Until
 a connection is used for more than small messages, incomplete records are therefore buffered here, where they take
 only their own size.
+
+After the handshake, a peer needs records without application data only for a few session tickets and, once in many
+millions of records, for a key update (RFC 8446, section 5.5). One of these takes OpenSSL eight microseconds, and it
+processes all that it gets before it returns. They are therefore counted, and passed on in small portions.
 """
 
 from __future__ import annotations
 
 import ssl
 
-__all__ = ["RecordFeeder"]
+__all__ = ["RecordCounter", "RecordFeeder"]
 
 _RECORD_HEADER = 5
 #: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
@@ -22,8 +26,73 @@ _RECORD_OVERHEAD = 256
 _MIN_RECORD_LIMIT = 1024
 #: How many records a peer may send while there is a limit: a handshake and a few messages take a dozen.
 MAX_RECORDS_OF_STRANGER = 512
+#: How many records without application data a peer may send after the handshake, and for how many with application
+#: data it may send another one.
+_MAX_EMPTY, _DATA_PER_EMPTY = 64, 64
+#: How many records are passed to OpenSSL at once, of which all may carry no application data.
+RECORDS_AT_ONCE = 64
 #: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
 _SLICE_BYTES = 1024
+
+
+class RecordCounter:
+    """Counts the records that are passed to OpenSSL after the handshake, and of these the ones with data."""
+
+    __slots__ = ("_header", "_left", "passed", "with_data")
+
+    def __init__(self) -> None:
+        #: The beginning of a record's header, if the rest has not arrived.
+        self._header = bytearray()
+        #: How many bytes of a record have not arrived.
+        self._left = 0
+        #: How many whole records were passed to OpenSSL.
+        self.passed = 0
+        #: How many records with application data OpenSSL has returned.
+        self.with_data = 0
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether too many records carried no data. Only when OpenSSL has processed all that it has got."""
+        empty = self.passed - self.with_data
+        return empty > _MAX_EMPTY and empty > _MAX_EMPTY + self.with_data // _DATA_PER_EMPTY
+
+    def begin(self, data: bytes | bytearray, left: int) -> None:
+        """Count what a `RecordFeeder` passes on at its end: `left` bytes of a record that it counted, and more."""
+        self.passed -= left > 0
+        self._left = left
+        while data:
+            data = data[self.count_untrusted(data) :]
+
+    def count_untrusted(self, data: bytes | bytearray | memoryview) -> int:
+        """Count the records in `data`, which follows on what was counted before.
+
+        Returns:
+            How many bytes of `data` may be passed to OpenSSL at once: all, or up to the end of the record number
+            `RECORDS_AT_ONCE`. The rest has not been counted yet.
+        """
+        size, position, most = len(data), 0, self.passed + RECORDS_AT_ONCE
+        while position < size:
+            if not self._left:
+                if self._header or size - position < _RECORD_HEADER:
+                    missing = _RECORD_HEADER - len(self._header)
+                    self._header += data[position : position + missing]
+                    position += missing
+                    if len(self._header) < _RECORD_HEADER:
+                        return size
+                    self._left = self._header[3] << 8 | self._header[4]
+                    self._header.clear()
+                else:
+                    self._left = data[position + 3] << 8 | data[position + 4]
+                    position += _RECORD_HEADER
+            if self._left > size - position:
+                self._left -= size - position
+                return size
+            position += self._left
+            self._left = 0
+            self.passed += 1
+            if self.passed == most:
+                return position
+        return size
 
 
 class RecordFeeder:
@@ -32,12 +101,14 @@ class RecordFeeder:
     Args:
         incoming: the buffer from which OpenSSL reads.
         limit: how many bytes a record may carry, or None for no limit; may be changed at any time.
+        counter: counts the records that are passed on.
     """
 
-    __slots__ = ("_feeding", "_incoming", "_partial", "_records", "limit")
+    __slots__ = ("_counter", "_feeding", "_incoming", "_partial", "_records", "limit")
 
-    def __init__(self, incoming: ssl.MemoryBIO, limit: int | None) -> None:
+    def __init__(self, incoming: ssl.MemoryBIO, limit: int | None, counter: RecordCounter) -> None:
         self.limit = limit
+        self._counter = counter
         self._incoming = incoming
         self._partial = bytearray()
         #: How many bytes at the beginning of `_partial` are the rest of a complete record.
@@ -74,6 +145,7 @@ class RecordFeeder:
             self._feeding = _whole_record(self._partial)
             if not self._feeding:
                 return False
+            self._counter.passed += 1
             self._records += self.limit is not None
         size = min(self._feeding, _SLICE_BYTES)
         self._incoming.write(self._partial[:size])
@@ -82,7 +154,8 @@ class RecordFeeder:
         return True
 
     def feed_all(self) -> None:
-        """Pass everything to OpenSSL, complete or not."""
+        """Pass everything to OpenSSL, complete or not. This is the end: what follows, the counter counts itself."""
+        self._counter.begin(self._partial, self._feeding)
         self._incoming.write(self._partial)
         self._partial = bytearray()
         self._feeding = 0

@@ -35,7 +35,7 @@ from ..errors import TLSHandshakeError
 from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
 from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, UnitTooLong, nowait
-from .records import RecordFeeder
+from .records import RecordCounter, RecordFeeder
 
 #: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
 #: and less reduced the throughput by a third.
@@ -132,10 +132,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         if not server_side:
             name = _certificate_name(server_hostname)
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        #: Counts the records since the handshake.
+        self._records = RecordCounter()
         #: Passes only complete records to OpenSSL, as long as only little is requested at once; None after that.
         self._feeder: RecordFeeder | None = RecordFeeder(
-            self._incoming, HELD_FOR_STRANGER if before_answer is not None else None
+            self._incoming, HELD_FOR_STRANGER if before_answer is not None else None, self._records
         )
+        #: What arrived with more records than OpenSSL gets at once.
+        self._later = b""
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
@@ -222,6 +226,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise TLSHandshakeError.lost("the connection broke during the TLS handshake", exc) from exc
             self._check_open()
             self._state = _State.READY
+            self._records.passed = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send `data`, and what reading has left to be sent.
@@ -518,7 +523,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if self._receive_ended:
                 return b""
             if feeder is None:
-                ciphertext = self._port.receive_nowait()
+                ciphertext = self._later or self._port.receive_nowait()
             else:
                 if feeder.limit is not None:
                     self._port.limit_held(feeder.limit - feeder.held_bytes)
@@ -528,9 +533,20 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if not ciphertext:
                 self._receive_error = ("the connection was cut off", None)
             elif feeder is None:
-                self._incoming.write(ciphertext)
+                self._take_in(ciphertext)
             elif not feeder.add_untrusted(ciphertext):
                 self._receive_error = (_TOO_LONG, None)
+
+    def _take_in(self, ciphertext: Buffer) -> None:
+        """Pass what arrived to OpenSSL: all of it, unless it has very many records."""
+        end = self._records.count_untrusted(ciphertext)
+        if end == len(ciphertext):
+            self._later = b""
+            self._incoming.write(ciphertext)
+        else:
+            # Copied, because what was received is a view that other streams overwrite.
+            self._later = bytes(ciphertext[end:])
+            self._incoming.write(ciphertext[:end])
 
     def _decrypt(self) -> memoryview:
         """Decrypt what has arrived. Errors and the end are recorded, and reported after the plaintext."""
@@ -544,6 +560,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if feeder is not None:
                 count = _read_record(tls, incoming, feeder, view)
                 self._receive_ended = count == 0
+                self._records.with_data += 1
             else:
                 # OpenSSL reads records from the buffer one by one, so an empty buffer means that nothing is left.
                 while incoming.pending and count <= _LAST_RECORD:
@@ -552,6 +569,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                         self._receive_ended = True
                         break
                     count += size  # type: ignore[operator]
+                    self._records.with_data += 1
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -560,10 +578,12 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
         most_owed = _MAX_OWED_BYTES
         if feeder is None:
-            self._undecrypted = count > _LAST_RECORD and incoming.pending > 0
+            self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)
         else:
             self._undecrypted = feeder.has_record
             most_owed = _MAX_OWED_FRUGAL_BYTES
+        if self._records.is_exceeded and not incoming.pending and self._receive_error is None:
+            self._receive_error = ("the peer sent too many TLS records without data", None)
         if self._outgoing.pending > most_owed:
             self._receive_error = ("the peer requires answers, but does not read them", None)
         return view[:count]
