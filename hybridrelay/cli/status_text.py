@@ -8,7 +8,7 @@ from ..management import RelayStatus
 from ..management.live_values import ListenerValue, SenderValue
 from . import output
 
-__all__ = ["duration", "size", "status_text"]
+__all__ = ["duration", "section", "size", "status_text"]
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
 
@@ -20,7 +20,7 @@ def status_text(status: RelayStatus, now: float) -> str:
     if relay.problems:
         parts.append("\n".join(f"! {one.detail}\n    what to do: {one.remedy}" for one in relay.problems))
     parts += [
-        _section(
+        section(
             "hybrid connections",
             ("NAME", "LISTENERS", "SENDERS", "SESSIONS", "TO CLIENTS", "TO CONNECTORS"),
             (
@@ -36,9 +36,9 @@ def status_text(status: RelayStatus, now: float) -> str:
             ),
             right=frozenset({1, 2, 3, 4, 5}),
         ),
-        _section("listeners", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.listeners)),
-        _section("senders", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.senders)),
-        _section(
+        section("listeners", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.listeners)),
+        section("senders", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.senders)),
+        section(
             "sessions",
             ("CONNECTION", "ID", "FROM", "TRANSPORT", "TO", "TRANSPORT", "FOR", "TO CLIENT", "TO CONNECTOR"),
             (
@@ -80,12 +80,29 @@ def _heading(status: RelayStatus) -> str:
     return f"relay {state}, version {relay.version}, pin {relay.pin}\nports: {ports}\nin use: {places}"
 
 
-def _section(
-    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()
+def section(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: frozenset[int] = frozenset(),
+    total: int | None = None,
 ) -> str:
+    """Format a table with its title and the number of its rows.
+
+    Args:
+        title: of the table.
+        header: the names of the columns.
+        rows: the cells.
+        right: the columns that are aligned to the right; none: those of a peer.
+        total: how many rows there would be, if some are left out.
+    """
     found = list(rows)
     right = right or _PEER_RIGHT
-    return f"{title}: {len(found)}" + (f"\n{output.table(header, found, right=right)}" if found else "")
+    count = f"{title}: {len(found) if total is None else total}"
+    if total is not None and total > len(found):
+        count += f", of which the oldest {len(found)} are shown"
+    return count + (f"\n{output.table(header, found, right=right)}" if found else "")
 
 
 def _peer(one: ListenerValue | SenderValue, now: float) -> tuple[str, ...]:

@@ -57,10 +57,12 @@ class ManagementClient:
 
     Args:
         address: where the API is.
+        peer: what errors call the other side.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, peer: str = "the relay") -> None:
         self._address = address
+        self._peer = peer
         self._connection: _Connection | None = None
 
     async def connect_if_it_runs(self) -> bool:
@@ -137,8 +139,8 @@ class ManagementClient:
             return msgspec.json.decode(response.body or b"null", type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise ManagementError(
-                f"the relay's answer to {method} {path} is not what this version expects: {exc}",
-                remedy="use the same version of hybridrelay as the relay",
+                f"the answer of {self._peer} to {method} {path} is not what this version expects: {exc}",
+                remedy=f"use the same version of hybridrelay as {self._peer}",
             ) from exc
 
     async def aclose(self) -> None:
@@ -171,7 +173,7 @@ class ManagementClient:
             except _BROKEN as exc:
                 if is_reused and not changes and not isinstance(exc, trio.TooSlowError):
                     return await self._exchange(request, data, what, changes=changes, seconds=seconds)
-                raise _no_answer(what, exc, changes=changes) from exc
+                raise _no_answer(self._peer, what, exc, changes=changes) from exc
             if http.our_state is h11.DONE and http.their_state is h11.DONE:
                 http.start_next_cycle()
                 connection.used_at = trio.current_time()
@@ -187,20 +189,20 @@ class ManagementClient:
                 stream = await self._address.connect()
         except trio.TooSlowError as exc:
             raise ManagementError(
-                f"the relay cannot be reached within {_CONNECT_SECONDS:g} s",
+                f"{self._peer} cannot be reached within {_CONNECT_SECONDS:g} s",
                 remedy="check the address, and firewalls that drop packets silently",
             ) from exc
         return _Connection(stream, trio.current_time())
 
 
-def _no_answer(what: str, exc: BaseException, *, changes: bool) -> ManagementError:
+def _no_answer(peer: str, what: str, exc: BaseException, *, changes: bool) -> ManagementError:
     why = "it did not answer in time" if isinstance(exc, trio.TooSlowError) else "the connection was lost"
     if changes:
         return OutcomeUnknown(
-            f"the relay did not answer {what}: {why}. The change may have been made, or not",
+            f"{peer} did not answer {what}: {why}. The change may have been made, or not",
             remedy="look whether it was made, and repeat the command if it was not",
         )
-    return ManagementError(f"the relay did not answer {what}: {why}", remedy="try again")
+    return ManagementError(f"{peer} did not answer {what}: {why}", remedy="try again")
 
 
 async def _receive(connection: _Connection) -> _Response:

@@ -114,10 +114,21 @@ def test_both_ends_of_a_stream(deployment: Deployment, target: tuple[str, int], 
         assert relay["sessions"][0]["id"] == there["sessions"][0]["rendezvous"]
         assert relay["listeners"][0]["instance"] == there["hybridConnections"][0]["relays"][0]["instance"]
         for one in (str(path), address):
+            shown = deployment.run("status", "--from", one)
+            assert (shown.returncode, shown.stderr) == (0, "")
+            assert there["streams"][0]["id"] in shown.stdout
+            assert json.loads(deployment.run("status", "--json", "--from", one).stdout)["problems"] == []
             assert get(one, "/readyz")[0] == get(one, "/livez")[0] == 200
             assert b"hybridrelay_streams_opened_total" in get(one, "/metrics")[1]
+    watching = deployment.start("status", "--watch", "--from", str(path), ready="^connector running")
     assert connector.terminate() == forward.program.terminate() == 0
     assert not path.exists()
+    watching.wait_for_line(f"no program serves its status on {path}")
+    watching.process.send_signal(signal.SIGINT)
+    assert watching.wait() == 1
+    gone = deployment.run("status", "--from", str(path))
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "start the connector or forward with this --status" in gone.stderr
 
 
 def test_before_it_is_ready_and_when_the_relay_is_away(
@@ -140,6 +151,9 @@ def test_before_it_is_ready_and_when_the_relay_is_away(
         assert "cannot be reached" in checks["registered"]["detail"]
         assert checks["registered"]["remedy"]
         assert get_json(address, "/v1/status")["problems"][0]["code"] == "not-registered"
+        shown = deployment.run("status", "--from", address)
+        assert shown.returncode == 1
+        assert "\n! orders is not registered at any relay: " in shown.stdout
         deployment.start_relay()
         connector.wait_for_line("^ready")
         assert get(address, "/readyz")[0] == 200
@@ -191,6 +205,13 @@ def test_an_address_that_cannot_be_used(
     result = run(command, "--connection-string-file", file, *arguments)
     assert result.code == 2
     assert expected in result.err
+
+
+def test_one_program_is_asked(run: Run) -> None:
+    assert run("status").code == 2
+    both = run("status", "--state", "state", "--from", "127.0.0.1:9351")
+    assert both.code == 2
+    assert "not allowed with" in both.err
 
 
 def test_an_option_that_needs_another_one(run: Run, deployment: Deployment) -> None:

@@ -150,12 +150,15 @@ With --state, on the relay's machine. With --management, on any machine: the rel
   --management https://relay.example.com:9180 --token-file viewer.token"""
 
 
-def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> None:
+def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> argparse._ActionsContainer:
     """Add ``--state`` and ``--management``, of which one is required, and the options of the latter.
 
     Args:
         parser: the command's parser.
         has_to_run: whether the command only works while the relay runs.
+
+    Returns:
+        The group of options of which one is required, for further ones.
     """
     group = parser.add_argument_group("the relay", _WHICH_RUNNING_RELAY if has_to_run else _WHICH_RELAY)
     which = group.add_mutually_exclusive_group(required=True)
@@ -163,6 +166,7 @@ def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> N
         "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
     )
     add_management(which, group)
+    return which
 
 
 def add_management(which: argparse._ActionsContainer, others: argparse._ActionsContainer) -> None:

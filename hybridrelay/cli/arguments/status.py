@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
+from . import values
 from .options import add_name, add_relay
 
 _STATUS = """\
 Show the present state of a running relay: first its problems, then its hybrid connections, the registered connectors,
 the control channels of clients, and the sessions, with the number of bytes moved so far in each direction.
 
-Problems are: a hybrid connection without a registered connector, a certificate that expires within three weeks,
-places or slots of which nine tenths are taken, and a drain.
+With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
+and its streams, with label and target at a connector, and the address of the application at a forward.
 
-The exit code is 0 if the relay is running and has no problem, and 1 if there is a problem or no relay answers. With
---watch, the state that was shown last determines it.
+Problems of a relay are: a hybrid connection without a registered connector, a certificate that expires within three
+weeks, places or slots of which nine tenths are taken, and a drain. Problems of a connector or forward are: a hybrid
+connection that is not registered, at one relay or at all, or that has no session for new connections; a session that
+waits to be resumed; and that the program is stopping.
+
+The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
+With --watch, the state that was shown last determines it.
 """
 _STATUS_EXAMPLES = """\
 examples:
   hybridrelay status --state /var/lib/hybridrelay
   hybridrelay status --state /var/lib/hybridrelay --watch
+  hybridrelay status --from /run/hybridrelay/connector.sock
+  hybridrelay status --from 127.0.0.1:9351 --watch
   the instances of the registered connectors:
     hybridrelay status --state state --json | jq -r '.listeners[].instance'
 """
@@ -69,7 +77,14 @@ def _add_drop_arguments(parser: Parser) -> None:
 
 
 def _add_status_arguments(parser: Parser) -> None:
-    add_relay(parser, has_to_run=True)
+    which = add_relay(parser, has_to_run=True)
+    which.add_argument(
+        "--from",
+        dest="source",
+        metavar="PATH|ADDR:PORT",
+        type=values.status_address,
+        help="show a connector or forward instead, which runs with this --status",
+    )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for programs")
     shape.add_argument("--watch", action="store_true", help="show the state again every two seconds, until Ctrl-C")
@@ -82,7 +97,7 @@ def _add_drain_arguments(parser: Parser) -> None:
 
 STATUS = Command(
     "status",
-    "show the state of a running relay, its problems first",
+    "show the state of a running relay, connector or forward, problems first",
     _STATUS,
     _STATUS_EXAMPLES,
     _add_status_arguments,

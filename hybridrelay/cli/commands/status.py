@@ -7,13 +7,14 @@ import shutil
 import sys
 import time
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
 
 import trio
 
 from ...errors import ManagementError
-from ...management import Address, ManagementClient, RelayStatus, read_status
+from ...management import Address, ManagementClient, read_status
 from ...management.live_values import Dropped, RelayValue
 from .. import async_output, exits, output
 from ..relay_access import address_of, describe_access
@@ -28,25 +29,27 @@ _WATCH_SECONDS = 2.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the present state of the relay, once or repeatedly."""
+    """Show the present state of a relay, connector or forward, once or repeatedly."""
     code: int | None = None
-    address = address_of(args)
+    if args.source is None:
+        state = partial(_relay_state, address_of(args))
+    else:
+        from .endpoint_status import endpoint_state
+
+        state = partial(endpoint_state, args.source)
 
     async def main() -> None:
         nonlocal code
         if not args.watch:
-            status = await _read(address)
-            text = status.as_json() if args.json else status_text(status, time.time())
+            text, following = await state(as_json=args.json)
             await async_output.say(text)
-            code = _code_of(status)
+            code = following
             return
         while not output.is_lost():
             try:
-                status = await _read(address)
-            except ManagementError as exc:  # continue: the relay may be restarted
+                text, following = await state(as_json=False)
+            except ManagementError as exc:  # continue: the program may be restarted
                 text, following = f"{exc}", exits.FAILED
-            else:
-                text, following = status_text(status, time.time()), _code_of(status)
             await _show(text)
             code = following
             await trio.sleep(_WATCH_SECONDS)
@@ -58,16 +61,15 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-async def _read(address: Address) -> RelayStatus:
+async def _relay_state(address: Address, *, as_json: bool) -> tuple[str, int]:
+    """The state of a relay as text or JSON, and the exit code."""
     client = ManagementClient(address)
     try:
-        return await read_status(client)
+        status = await read_status(client)
     finally:
         await client.aclose()
-
-
-def _code_of(status: RelayStatus) -> int:
-    return exits.FAILED if status.relay.problems else exits.OK
+    text = status.as_json() if as_json else status_text(status, time.time())
+    return text, exits.FAILED if status.relay.problems else exits.OK
 
 
 async def _show(text: str) -> None:
