@@ -19,7 +19,7 @@ from hybridrelay.connectivity import selection
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
-from hybridrelay.relay.core import control_channel_states, join, rendezvous_states
+from hybridrelay.relay.core import control_channel_states, join, quotas, rendezvous_states
 
 PAGE = Path(__file__).with_name("state-machines.md")
 
@@ -106,6 +106,13 @@ MACHINES = (
         "How the relay brings the two data channels of one join together.",
         rendezvous_states.TRANSITIONS,
         (rendezvous_states.State.OFFERED,),
+    ),
+    Machine(
+        "Quota",
+        "hybridrelay.relay.core.quotas",
+        "How much of a limit of a hybrid connection, or of the relay, is used. NEAR and REACHED publish an event.",
+        quotas.TRANSITIONS,
+        (quotas.Level.FREE,),
     ),
     Machine(
         "Connector at one relay",

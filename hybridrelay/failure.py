@@ -256,7 +256,10 @@ class Failure:
         `Reason.REFUSED_BY_RELAY`, so that no program ends because of it. The text says what was received.
         """
         reason = status
-        if status.category not in (Category.RELAY_PORT, Category.RENDEZVOUS) or status is Reason.LISTENER_GONE:
+        if (
+            status.category not in (Category.RELAY_PORT, Category.RENDEZVOUS, Category.QUOTA)
+            or status is Reason.LISTENER_GONE
+        ):
             reason = Reason.REFUSED_BY_RELAY
         if status is Reason.VERSION_MISMATCH:
             return attrs.evolve(cls.of(FailureKind.VERSION_MISMATCH), reason=reason)

@@ -14,7 +14,8 @@ from typing import Protocol, Self
 import attrs
 
 from ..relay.model import HybridConnection, RelayRecord
-from ..relay.store.store import no_rule
+from ..relay.quotas import NO_QUOTA, Edition, Editions, Limits, Quota
+from ..relay.store.checks import no_rule
 from ..security import (
     KeySlot,
     ManagementRole,
@@ -98,6 +99,8 @@ class ConnectionInfo:
     version: int
     #: Whether it is disabled: the relay refuses all requests for it.
     disabled: bool = False
+    #: Its limits, and the edition from which it has further ones.
+    quota: Quota = NO_QUOTA
 
     @classmethod
     def of(cls, connection: HybridConnection) -> Self:
@@ -110,6 +113,7 @@ class ConnectionInfo:
             connection.created_at,
             connection.version,
             connection.disabled,
+            connection.quota,
         )
 
     def find_rule(self, name: str) -> RuleInfo | None:
@@ -203,6 +207,9 @@ class Registry(Protocol):
     def tokens(self) -> tuple[TokenInfo, ...]:
         """Return all tokens, including expired ones, sorted by name."""
 
+    def editions(self) -> Editions:
+        """Return all editions, and which one the relay uses."""
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -220,7 +227,12 @@ class Registry(Protocol):
         """
 
     def change(
-        self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
+        self,
+        known: ConnectionInfo,
+        *,
+        hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """Change properties of a hybrid connection. A property that is None stays as it is.
 
@@ -228,6 +240,25 @@ class Registry(Protocol):
             known: the hybrid connection.
             hosts: the hosts of the relays that serve it.
             disabled: whether it is disabled.
+            quota: its limits.
+
+        Raises:
+            NotFound: there is no such edition.
+        """
+
+    def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
+        """Replace the limits of an edition that was read before, and return the result.
+
+        Raises:
+            ChangedMeanwhile: it was changed since then.
+            ConfigurationError: a limit is not valid.
+        """
+
+    def use_edition(self, name: str) -> None:
+        """Set which edition the relay uses; empty: none.
+
+        Raises:
+            NotFound: there is none with this name.
         """
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:

@@ -9,6 +9,7 @@ from typing import Self
 
 from ..errors import ConfigurationError
 from ..relay.model import RelayRecord
+from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.public_ports import load_public_ports
 from ..relay.store.sqlite import SQLiteStore
 from ..relay.store.state_dir import REGISTRY_FILE
@@ -118,6 +119,10 @@ class StoreRegistry:
         """See `Registry.tokens`."""
         return tuple(map(TokenInfo.of, self._store.tokens()))
 
+    def editions(self) -> Editions:
+        """See `Registry.editions`."""
+        return self._store.editions()
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -132,10 +137,23 @@ class StoreRegistry:
         self._store.import_(record)
 
     def change(
-        self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
+        self,
+        known: ConnectionInfo,
+        *,
+        hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """See `Registry.change`."""
-        self._store.change(known.name, hosts=hosts, disabled=disabled, version=known.version)
+        self._store.change(known.name, hosts=hosts, disabled=disabled, quota=quota, version=known.version)
+
+    def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
+        """See `Registry.change_edition`."""
+        return self._store.change_edition(known.name, connections, limits, version=known.version)
+
+    def use_edition(self, name: str) -> None:
+        """See `Registry.use_edition`."""
+        self._store.use_edition(name)
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
         """See `Registry.put_rule`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..relay.store.store import no_token
+from ..relay.store.checks import no_token
 from ..security import ManagementRole
 from .changes import nothing
 from .new_files import check_new_files, new_files

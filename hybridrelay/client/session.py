@@ -20,7 +20,7 @@ from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError, SessionError
 from ..events import Event, EventStream
 from ..mux import Session
-from ..protocol.reasons import Reason
+from ..protocol.reasons import Category, Reason
 from ..streams import TLSStream
 from .lifecycle import Machine, State, commands, inputs
 from .lifecycle.inputs import MoveCause
@@ -354,7 +354,7 @@ class ClientSession:
         while self.goes_through(sender):
             others = [one for one in self._senders.in_order() if not one.is_away]
             error = await self.move(others, MoveCause.RELAY_DRAINING, is_needed=lambda: self.goes_through(sender))
-            if error is None or error.reason is not Reason.LIMIT:
+            if error is None or not (error.reason is Reason.LIMIT or error.reason.category is Category.QUOTA):
                 break
             await trio.sleep(backoff.next_wait())
 

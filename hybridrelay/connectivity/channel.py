@@ -202,7 +202,7 @@ _REMEDIES = {
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
     # A relay reports only over its control channel that a connector will never come back.
-    if reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE:
+    if reason.category in (Category.RENDEZVOUS, Category.QUOTA) and reason is not Reason.LISTENER_GONE:
         return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
     failure = Failure.from_status(reason).at(Step.STATUS)
     return RelayUnreachable(reason.describe, reason=failure.reason, remedy=failure.remedy, failure=failure)

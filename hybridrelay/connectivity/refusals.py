@@ -19,6 +19,10 @@ _USE_KEY = (
     "write a valid key into the connection string file: 'hybridrelay keys use NAME --rule RULE --key primary --state "
     "DIR --update FILE' on the relay's machine, or with --out there and --key-file here"
 )
+_RAISE = (
+    "have the limit raised on the relay's machine: 'hybridrelay connections limits NAME --help', or 'hybridrelay "
+    "editions --help'"
+)
 _REMEDIES = {
     Reason.WRONG_KEY: f"the key was regenerated or mistyped: {_USE_KEY}",
     Reason.KEY_REVOKED: _USE_KEY,
@@ -34,6 +38,10 @@ _REMEDIES = {
     Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
     Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
     Reason.RELAY_DRAINING: "use another relay, or have the drain undone ('hybridrelay drain --undo' on the relay)",
+    Reason.LISTENER_QUOTA: f"stop a connector that is not needed, or {_RAISE}",
+    Reason.SENDER_QUOTA: f"stop a client that is not needed, or {_RAISE}",
+    Reason.SESSION_QUOTA: f"end sessions that are not needed, or {_RAISE}",
+    Reason.TRANSFER_QUOTA: f"wait for the next calendar month (UTC), or {_RAISE}",
     Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
 }
 #: The errors that came closest to success first: after the relay's acceptance, at the peer, at the relay, before it.

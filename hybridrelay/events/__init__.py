@@ -24,6 +24,7 @@ from .plain_log import PlainLogSubscriber as PlainLogSubscriber
 from .plain_log import event_fields as event_fields
 from .plain_log import event_text as event_text
 from .program import *  # noqa: F403
+from .quotas import *  # noqa: F403
 from .relay import *  # noqa: F403
 from .relay_changes import *  # noqa: F403
 from .relay_resources import *  # noqa: F403

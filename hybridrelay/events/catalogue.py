@@ -15,6 +15,7 @@ from . import (
     endpoint,
     management,
     program,
+    quotas,
     relay,
     relay_changes,
     relay_resources,
@@ -27,6 +28,7 @@ __all__ = ["all_events", "reference"]
 _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay", relay),
     ("Events of the relay: changes by administrators", relay_changes),
+    ("Events of the relay: quotas", quotas),
     ("Events of the relay's store and resources", relay_resources),
     ("Events of the management API", management),
     ("Events of the connector", connector),

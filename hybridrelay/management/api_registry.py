@@ -11,18 +11,21 @@ import msgspec
 from ..administration import ConnectionInfo, KeyInfo, RelayDescription, RuleInfo, TokenInfo
 from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
 from ..relay.model import RelayRecord
+from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.store import NotFound
 from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
 from .live_values import RelayEndpointValue
+from .quotas import EditionList, EditionValue, RelayEdition
 from .tokens import CreatedToken, TokenPage, TokenValue
-from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue
+from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue, LimitsBody
 
 __all__ = ["ApiRegistry"]
 
 T = TypeVar("T")
 
 _CONNECTIONS = "/v1/hybridConnections"
+_EDITIONS = "/v1/editions"
 _TOKENS = "/v1/tokens"
 _PAGE = 1000
 _DAY_SECONDS = 86_400
@@ -77,6 +80,11 @@ class ApiRegistry:
         """See `Registry.tokens`."""
         return tuple(map(_token, self._get(_TOKENS, TokenPage).value))
 
+    def editions(self) -> Editions:
+        """See `Registry.editions`."""
+        found = self._get(_EDITIONS, EditionList).value
+        return Editions([one.edition() for one in found], next((one.name for one in found if one.in_use), ""))
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -94,17 +102,38 @@ class ApiRegistry:
                 raise
 
     def change(
-        self, known: ConnectionInfo, *, hosts: Iterable[str] | None = None, disabled: bool | None = None
+        self,
+        known: ConnectionInfo,
+        *,
+        hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
+        quota: Quota | None = None,
     ) -> None:
         """See `Registry.change`."""
         wanted = None if hosts is None else tuple(hosts)
-        body = {name: value for name, value in (("endpoints", wanted), ("disabled", disabled)) if value is not None}
+        body: dict[str, object] = {}
+        body |= {name: value for name, value in (("endpoints", wanted), ("disabled", disabled)) if value is not None}
+        if quota is not None:
+            body |= {"edition": quota.edition or None, "limits": LimitsBody.of(quota.limits)}
         try:
             self._call("PATCH", _path(known.name), ConnectionValue, body=body, headers=_if_match(known))
         except OutcomeUnknown:
             now = self._look(known.name)
             if now is None or now.hosts != (wanted or now.hosts) or disabled not in (None, now.disabled):
                 raise
+            if quota not in (None, now.quota):
+                raise
+
+    def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
+        """See `Registry.change_edition`."""
+        body = {"connections": connections, "limits": LimitsBody.of(limits)}
+        headers = {"If-Match": f'"{known.version}"'}
+        path = f"{_EDITIONS}/{quote(known.name, safe='')}"
+        return self._call("PUT", path, EditionValue, body=body, headers=headers).edition()
+
+    def use_edition(self, name: str) -> None:
+        """See `Registry.use_edition`."""
+        self._call("PUT", "/v1/relay/edition", RelayEdition, body={"edition": name or None})
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
         """See `Registry.put_rule`."""
@@ -207,7 +236,15 @@ def _if_match(known: ConnectionInfo) -> dict[str, str]:
 
 def _connection(value: ConnectionValue) -> ConnectionInfo:
     rules = tuple(map(_rule, value.authorization_rules))
-    return ConnectionInfo(value.name, value.endpoints, rules, value.created_at, value.version, value.disabled)
+    return ConnectionInfo(
+        value.name,
+        value.endpoints,
+        rules,
+        value.created_at,
+        value.version,
+        value.disabled,
+        Quota(value.edition or "", value.limits.parse_untrusted()),
+    )
 
 
 def _rule(value: AuthorizationRule) -> RuleInfo:

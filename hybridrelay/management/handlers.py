@@ -11,6 +11,7 @@ import msgspec
 
 from ..relay import HybridConnection, Store
 from ..relay.model import Description
+from ..relay.quotas import Quota
 from ..relay.store.store import ChangedMeanwhile, NotFound
 from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check_hosts
 from ..security.names import parse_host_untrusted
@@ -24,6 +25,7 @@ from .history import HISTORY_ROWS
 from .live import LIVE_ROWS
 from .operations import Operation, Operations
 from .problems import Problem, problem
+from .quotas import EDITION_ROWS
 from .tokens import TOKEN_OPERATIONS
 from .values import (
     AccessKeys,
@@ -84,11 +86,12 @@ async def _put_connection(call: Call) -> ConnectionValue:
     hosts = _parse_hosts_untrusted(body.endpoints)
     try:
         description = Description(body.description, body.metadata)
+        quota = Quota(body.edition or "", body.limits.parse_untrusted())
         rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
     except ValueError as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
     created, connection = await call.managed.change_store(
-        lambda store: _put(call, store, hosts, description, rules, disabled=body.disabled)
+        lambda store: _put(call, store, hosts, description, rules, disabled=body.disabled, quota=quota)
     )
     call.has_created = created
     return _shown(call, connection)
@@ -124,13 +127,14 @@ def _put(
     rules: list[Rule] | None,
     *,
     disabled: bool,
+    quota: Quota,
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
     if call.name not in store.disabled_by_name():
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
         new_rules = _usual_rules() if rules is None else rules
-        return True, store.create(call.name, hosts, new_rules, description, disabled=disabled)
+        return True, store.create(call.name, hosts, new_rules, description, disabled=disabled, quota=quota)
     if call.only_create:
         raise problem(Problem.PRECONDITION_FAILED, "there is a hybrid connection of this name; nothing was changed")
     if rules is not None:
@@ -140,8 +144,9 @@ def _put(
             remedy="leave out authorizationRules, and use the operations for authorization rules",
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
+    _check_may_set(call, store.get(call.name), disabled, quota)
     return False, store.change(
-        call.name, description=description, hosts=hosts, disabled=disabled, version=call.version
+        call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=call.version
     )
 
 
@@ -160,9 +165,25 @@ async def _patch_connection(call: Call) -> ConnectionValue:
             raise problem(Problem.INVALID, str(exc)) from exc
         # What was read here must be what is changed, also if the request has no precondition.
         version = known.version if call.version is None else call.version
-        return store.change(call.name, description=description, hosts=hosts, disabled=disabled, version=version)
+        edition = known.quota.edition if body.edition is msgspec.UNSET else body.edition or ""
+        limits = known.quota.limits if body.limits is msgspec.UNSET else body.limits.parse_untrusted()
+        quota = Quota(edition, limits)
+        _check_may_set(call, known, known.disabled if disabled is None else disabled, quota)
+        return store.change(
+            call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=version
+        )
 
     return _shown(call, await call.managed.change_store(patch))
+
+
+def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Quota) -> None:
+    """Check that the holder of a key does not undo what an administrator has set. Raises RequestError."""
+    if call.caller.scope.only is not None and (known.disabled, known.quota) != (disabled, quota):
+        raise problem(
+            Problem.FORBIDDEN,
+            "disabled, edition and limits are set by an administrator of the relay, and not with a key",
+            remedy="send the present values of disabled, edition and limits, or use a token of the relay",
+        )
 
 
 def _usual_rules() -> Iterable[Rule]:
@@ -315,7 +336,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="putHybridConnection",
             method="PUT",
             path=_CONNECTION,
-            summary="Create a hybrid connection, or change its endpoints and description, or disable or enable it.",
+            summary="Create a hybrid connection, or replace its endpoints, description and limits; disable it.",
             role=_ADMIN,
             handler=_put_connection,
             body=ConnectionBody,
@@ -330,7 +351,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="patchHybridConnection",
             method="PATCH",
             path=_CONNECTION,
-            summary="Change the endpoints or the description of a hybrid connection, and keep everything else.",
+            summary="Change some properties of a hybrid connection, such as its limits, and keep the others.",
             role=_ADMIN,
             handler=_patch_connection,
             body=ConnectionPatch,
@@ -416,6 +437,7 @@ OPERATIONS: Operations[Call] = Operations(
             handler=_revoke_key,
             body=RevokeBody,
         ),
+        *EDITION_ROWS,
         *LIVE_ROWS,
         *HEALTH_ROWS,
         *HISTORY_ROWS,

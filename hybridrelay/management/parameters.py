@@ -16,6 +16,8 @@ __all__ = ["check_param", "param_of", "valid_params"]
 #: The ids of what runs: of an instance and a session, and of a sender.
 _LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
+_EDITION = re.compile(r"[a-z0-9-]{1,64}")
+
 
 def valid_params(names: Iterable[str], read: Callable[[str], str]) -> dict[str, str]:
     """Those parameters that are valid, by name: for the audit log, which has refused calls as well.
@@ -37,6 +39,12 @@ def _check_id(pattern: re.Pattern[str], value: str) -> str:
     return value
 
 
+def _check_edition(value: str) -> str:
+    if not _EDITION.fullmatch(value):
+        raise ValueError("there is no edition with this name")
+    return value
+
+
 _CHECKS: Mapping[str, Callable[[str], str]] = {
     "name": check_connection_name,
     "rule": check_rule_name,
@@ -44,6 +52,7 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "sender": partial(_check_id, _SHORT_ID),
     "session": partial(_check_id, _LONG_ID),
     "token": check_token_id,
+    "edition": _check_edition,
 }
 
 

@@ -9,7 +9,7 @@ import attrs
 
 from ..errors import ConfigurationError, StateError
 from ..http import Failure, Fields, RequestError, Response, problem_json
-from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, StoreBusy
+from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached, StoreBusy
 
 __all__ = ["Problem", "problem", "problem_of", "render_problem"]
 
@@ -31,6 +31,8 @@ class Problem(enum.Enum):
     NO_OPERATION = ("no-operation", 404)
     #: The name is taken.
     EXISTS = ("exists", 409)
+    #: The edition of the relay does not allow it.
+    QUOTA = ("quota", 409)
     #: The object has changed since the caller read it: the generation in the request's body is out of date.
     CHANGED = ("changed", 409)
     #: The same, for a precondition in the request's header (RFC 9110, 13.1).
@@ -126,6 +128,8 @@ def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:
             kind = Problem.NOT_FOUND
         case NameTaken():
             kind = Problem.EXISTS
+        case QuotaReached():
+            kind = Problem.QUOTA
         case ChangedMeanwhile():
             kind = Problem.PRECONDITION_FAILED if conditional else Problem.CHANGED
         case StoreBusy():

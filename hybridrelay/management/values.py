@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+import attrs
 import msgspec
 
 from ..protocol.control import MAX_CONNECTION_NAME
@@ -18,6 +19,7 @@ from ..relay.model import (
     MAX_METADATA_VALUE,
     HybridConnection,
 )
+from ..relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND, Limits
 from ..relay.snapshot import ConnectionSnapshot
 from ..security import KeySlot, Right, Rule, key_fingerprint
 from ..security.rules import MAX_KEY, MAX_RULE_NAME, MAX_RULES_PER_LEVEL
@@ -30,8 +32,10 @@ __all__ = [
     "ConnectionPage",
     "ConnectionPatch",
     "ConnectionValue",
+    "EditionName",
     "KeyBody",
     "KeyValue",
+    "LimitsBody",
     "NewRule",
     "PageQuery",
     "RevokeBody",
@@ -58,6 +62,10 @@ Key: TypeAlias = Annotated[str, msgspec.Meta(pattern=_KEY, max_length=MAX_KEY)]
 Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
+EditionName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """The body or the query of a request."""
 
@@ -67,6 +75,32 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 # --- requests
+
+
+class LimitsBody(Body, frozen=True):
+    """Limits of a hybrid connection at this relay. What is null is as its edition says, or not limited."""
+
+    #: Connectors that are registered. 25 unless an edition or this says otherwise.
+    listeners: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTENERS)] | None = None
+    #: Control channels of clients.
+    senders: _Count | None = None
+    #: Pairs of data channels that are joined, or about to be.
+    sessions: _Count | None = None
+    #: Bytes in both directions together, in a calendar month (UTC).
+    bytes_per_period: Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)] | None = None
+    #: Bytes per second in both directions together. Sessions are slowed down.
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=MIN_BYTES_PER_SECOND, le=MAX_BYTES)] | None = None
+    #: Whether sessions end when the bytes of a month are used up. Otherwise only new ones are refused.
+    end_at_limit: bool | None = None
+
+    @classmethod
+    def of(cls, limits: Limits) -> LimitsBody:
+        """Make the value for limits."""
+        return cls(**attrs.asdict(limits))
+
+    def parse_untrusted(self) -> Limits:
+        """Return the limits. Their ranges have been checked with the body."""
+        return Limits(**msgspec.structs.asdict(self))
 
 
 class NewRule(Body, frozen=True):
@@ -87,6 +121,9 @@ class ConnectionBody(Body, frozen=True):
     metadata: Metadata = msgspec.field(default_factory=dict)
     #: Whether the relay refuses all requests for it. When it is disabled, its registrations and sessions end.
     disabled: bool = False
+    #: The name of an edition, whose limits apply to this hybrid connection where `limits` has none; null for none.
+    edition: EditionName | None = None
+    limits: LimitsBody = LimitsBody()
     #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
@@ -99,6 +136,10 @@ class ConnectionPatch(Body, frozen=True):
     metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
     #: See `ConnectionBody.disabled`.
     disabled: bool | msgspec.UnsetType = msgspec.UNSET
+    #: null for none.
+    edition: EditionName | msgspec.UnsetType | None = msgspec.UNSET
+    #: Replaces all limits of the hybrid connection.
+    limits: LimitsBody | msgspec.UnsetType = msgspec.UNSET
 
 
 class RuleBody(Body, frozen=True):
@@ -204,6 +245,10 @@ class ConnectionValue(Value, frozen=True):
     description: str
     metadata: dict[str, str]
     disabled: bool
+    #: null if none.
+    edition: str | None
+    #: Its own limits. ``/usage`` has those that are in force.
+    limits: LimitsBody
     #: Seconds since 1970.
     created_at: float
     updated_at: float
@@ -229,6 +274,8 @@ class ConnectionValue(Value, frozen=True):
             description=connection.description.text,
             metadata=dict(connection.description.metadata),
             disabled=connection.disabled,
+            edition=connection.quota.edition or None,
+            limits=LimitsBody.of(connection.quota.limits),
             created_at=connection.created_at,
             updated_at=connection.updated_at,
             version=connection.version,

@@ -32,6 +32,8 @@ class Category(enum.Enum):
     RENDEZVOUS = "rendezvous"
     #: A connection to one of the relay's ports.
     RELAY_PORT = "relay port"
+    #: A limit that the administrator of the relay has set for a hybrid connection.
+    QUOTA = "quota"
 
 
 class Duration(enum.Enum):
@@ -144,6 +146,14 @@ class Reason(enum.IntEnum):
     WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 
+    # --- quotas
+    LISTENER_QUOTA = 0x60
+    SENDER_QUOTA = 0x61
+    SESSION_QUOTA = 0x62
+    #: The bytes of the present period, of the hybrid connection or of the relay.
+    TRANSFER_QUOTA = 0x63
+    QUOTA_REACHED = 0x6F
+
     @classmethod
     def from_wire(cls, code: int) -> Reason:
         """The reason with this number; for a number that we do not know, the general reason of its range.
@@ -210,6 +220,7 @@ _GENERAL: Mapping[int, Reason] = {
     0x3: Reason.NOT_AUTHORIZED,
     0x4: Reason.RENDEZVOUS_FAILED,
     0x5: Reason.REFUSED_BY_RELAY,
+    0x6: Reason.QUOTA_REACHED,
 }
 
 _C, _D = Category, Duration
@@ -316,4 +327,15 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.REFUSED_BY_RELAY: _Entry(
         _C.RELAY_PORT, _D.PASSING, "the relay refused for a reason that this version does not know"
     ),
+    Reason.LISTENER_QUOTA: _Entry(
+        _C.QUOTA, _D.PASSING, "the hybrid connection has as many connectors as its quota allows"
+    ),
+    Reason.SENDER_QUOTA: _Entry(
+        _C.QUOTA, _D.PASSING, "the hybrid connection has as many clients as its quota allows"
+    ),
+    Reason.SESSION_QUOTA: _Entry(
+        _C.QUOTA, _D.PASSING, "the hybrid connection has as many sessions as its quota allows"
+    ),
+    Reason.TRANSFER_QUOTA: _Entry(_C.QUOTA, _D.PASSING, "the bytes that may be moved in this month are used up"),
+    Reason.QUOTA_REACHED: _Entry(_C.QUOTA, _D.PASSING, "a quota is used up that this version does not know"),
 }

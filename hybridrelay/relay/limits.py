@@ -89,9 +89,9 @@ CONTROL_CHANNELS = 32768
 #: closed.
 RESERVED_DESCRIPTORS = 64
 
-#: Listeners of one hybrid connection. A few are enough for redundancy. Protects memory against a leaked listener key,
-#: with which an attacker could register one instance after another.
-LISTENERS_PER_CONNECTION = 64
+#: Listeners of one hybrid connection, unless an administrator has set another limit. A few are enough for redundancy.
+#: Protects memory against a leaked listener key, with which an attacker could register one instance after another.
+LISTENERS_PER_CONNECTION = 25
 
 #: Departed instances that are remembered per hybrid connection, so that a client that asks for one learns at once
 #: that it has left, or that it may come back. If one is forgotten, a client only waits for its resume deadline.

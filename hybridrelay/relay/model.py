@@ -11,6 +11,7 @@ from types import MappingProxyType
 import attrs
 
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
+from .quotas import NO_EDITIONS, NO_QUOTA, Editions, Quota
 
 __all__ = ["NO_DESCRIPTION", "Description", "HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
 
@@ -124,6 +125,8 @@ class HybridConnection:
     version: int = 0
     #: The relay refuses everything for it, as if all of its keys were revoked, until it is enabled again.
     disabled: bool = False
+    #: Its limits, and the edition from which it has further ones.
+    quota: Quota = NO_QUOTA
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule with this name, or None."""
@@ -151,10 +154,17 @@ class StoreChange:
     enabled: frozenset[str]
     #: All hybrid connections after the change, by name.
     snapshot: Mapping[str, HybridConnection]
+    #: All editions after the change.
+    editions: Editions = NO_EDITIONS
 
     @classmethod
-    def between(cls, old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> StoreChange:
-        """Compute the change from `old` to `new`."""
+    def between(
+        cls,
+        old: Mapping[str, HybridConnection],
+        new: Mapping[str, HybridConnection],
+        editions: Editions = NO_EDITIONS,
+    ) -> StoreChange:
+        """Compute the change from `old` to `new`; `editions` are those after the change."""
         kept = old.keys() & new.keys()
         return cls(
             ended=diff(old, new),
@@ -163,6 +173,7 @@ class StoreChange:
             disabled=frozenset(name for name in kept if new[name].disabled and not old[name].disabled),
             enabled=frozenset(name for name in kept if old[name].disabled and not new[name].disabled),
             snapshot=new,
+            editions=editions,
         )
 
 

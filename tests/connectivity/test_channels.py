@@ -131,6 +131,7 @@ RENDEZVOUS = {
     Reason.ADMINISTRATOR_DROPPED,
     Reason.RELAY_DRAINING,
     Reason.RENDEZVOUS_FAILED,
+    *(reason for reason in Reason if reason.category is Category.QUOTA),
 }
 
 
@@ -158,7 +159,8 @@ async def test_the_relay_says_no(reason: Reason, transports: dict[str, Transport
             dialer=Dialer(dial),
         )
     assert type(caught.value) is (RendezvousError if reason in RENDEZVOUS else RelayUnreachable)
-    believed = reason.category in (Category.RENDEZVOUS, Category.RELAY_PORT) and reason is not Reason.LISTENER_GONE
+    categories = (Category.RENDEZVOUS, Category.RELAY_PORT, Category.QUOTA)
+    believed = reason.category in categories and reason is not Reason.LISTENER_GONE
     assert caught.value.reason is (reason if believed else Reason.REFUSED_BY_RELAY), "nothing authenticates a status"
     assert str(caught.value) == reason.describe
     assert await theirs.receive_some() == b""  # closed

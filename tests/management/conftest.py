@@ -30,6 +30,7 @@ CONNECTIONS = "/v1/hybridConnections"
 JSON = "application/json"
 _PARAMETERS = {
     "rule": "application",
+    "edition": "standard",
     "instance": "1" * 32,
     "sender": "3" * 16,
     "session": "4" * 32,

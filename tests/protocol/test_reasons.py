@@ -20,6 +20,7 @@ RANGES = {
     0x30: (Category.AUTHORIZATION, Reason.NOT_AUTHORIZED),
     0x40: (Category.RENDEZVOUS, Reason.RENDEZVOUS_FAILED),
     0x50: (Category.RELAY_PORT, Reason.REFUSED_BY_RELAY),
+    0x60: (Category.QUOTA, Reason.QUOTA_REACHED),
 }
 
 

@@ -8,6 +8,7 @@ from . import values
 from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
+from .limits import LIMITS
 from .options import add_management, add_name, add_relay, add_years
 from .target import TARGET
 
@@ -131,6 +132,7 @@ COMMAND = Command(
         TARGET,
         DISABLE,
         ENABLE,
+        LIMITS,
         Command(
             "list",
             "list the hybrid connections of a relay",

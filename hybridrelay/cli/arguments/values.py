@@ -18,6 +18,7 @@ T = TypeVar("T")
 #: One entry of ``--ports``: an address (None: those of ``--host``) and a port (0: any free port); or None: off.
 PortOption = tuple[str | None, int] | None
 
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 PORTS_FORM = "expected name=number, name=address:number or name=off, separated by commas"
@@ -225,6 +226,30 @@ def networks(text: str) -> Networks:
     from ...security import parse_networks_untrusted
 
     return parse_networks_untrusted(text)
+
+
+@_argument
+def count_or_none(text: str) -> int:
+    """Parse a number in ASCII digits, at least 1, or ``none``, which is returned as 0."""
+    if text == "none":
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) >= 1):
+        raise ValueError("expected a number from 1 to 9999999, in digits, or none")
+    return int(text)
+
+
+@_argument
+def size_or_none(text: str) -> int:
+    """Parse a number of bytes, such as ``500MB`` (powers of 1000), or ``none``, which is returned as 0."""
+    if text == "none":
+        return 0
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?) ?(B|KB|MB|GB|TB|PB)?", text, re.ASCII | re.IGNORECASE)
+    if match is None:
+        raise ValueError("expected a number of bytes, such as 500MB or 1.5TB, or none")
+    found: int = round(float(match[1]) * 1000.0 ** _UNITS.index((match[2] or "B").upper()))
+    if not 1 <= found < 2**53:
+        raise ValueError("expected at least 1 byte, and less than 9 PB")
+    return found
 
 
 @_argument

@@ -23,7 +23,7 @@ import trio
 from ..._nursery import FlatNursery
 from ...connectivity.refusals import all_failed
 from ...errors import HybridRelayError, RendezvousError
-from ...protocol.reasons import Reason
+from ...protocol.reasons import Category, Reason
 from .listeners import ListenerSearch
 from .sender import DataChannel, Peer, Sender
 
@@ -113,8 +113,9 @@ class Senders:
             except HybridRelayError as exc:
                 failures[sender] = exc
                 sender.note(exc)
-                # A failed rendezvous is not the relay's fault, unless the relay is draining.
-                if not isinstance(exc, RendezvousError) or exc.reason is Reason.RELAY_DRAINING:
+                # A failed rendezvous is not the relay's fault, unless the relay accepts nothing new.
+                accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
+                if accepts_nothing or not isinstance(exc, RendezvousError):
                     sender.failed()
                 failed.set()
             else:

@@ -12,7 +12,8 @@ because every input is a method of one class.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Generic
 
 from ...errors import RendezvousError
@@ -59,6 +60,7 @@ from .join import MAX_ASKED, PASSED_ON, Answer, Join
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
 from .places import Place, Places
+from .quotas import QuotaKind, Quotas
 from .rendezvous import Arrival, Ended, RendezvousTable, Stopping
 from .rendezvous_states import Input, Outcome, State
 
@@ -81,7 +83,9 @@ class Broker(Generic[HandleT]):
         listeners: those that are registered.
         rendezvous: tickets and data channels.
         sender_secret: 32 random bytes, from which the names of senders are computed.
+        quotas: the limits that administrators have set; None: those of `authorization`, without editions.
         max_asked: listeners that are asked for one join.
+        quotas: the limits that administrators have set; None: those of `authorization`, without editions.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Broker(Generic[HandleT]):
         *,
         sender_secret: bytes,
         max_asked: int = MAX_ASKED,
+        quotas: Quotas | None = None,
     ) -> None:
         self.authorization = authorization
         self.control_channels = control_channels
@@ -102,6 +107,10 @@ class Broker(Generic[HandleT]):
         self._max_asked = max_asked
         #: Nothing new is accepted.
         self.is_draining = False
+        #: The limits that administrators have set.
+        self.quotas = Quotas(authorization.connections) if quotas is None else quotas
+        #: Control channels of clients, by hybrid connection.
+        self.senders: Counter[str] = Counter()
         self._outputs: list[Command[HandleT] | Event] = []
 
     def take(self) -> list[Command[HandleT] | Event]:
@@ -118,6 +127,7 @@ class Broker(Generic[HandleT]):
     def update(self, change: StoreChange, now: float) -> None:
         """The store has changed: end at once what keys that are gone had authorized, and what was disabled."""
         self.authorization.connections = change.snapshot
+        self.quotas.update(change.snapshot, change.editions, now)
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
         self._outputs += [ConnectionDeleted(connection=name) for name in sorted(change.deleted)]
         self._outputs += [ConnectionDisabled(connection=name) for name in sorted(change.disabled)]
@@ -143,10 +153,56 @@ class Broker(Generic[HandleT]):
             for listener in self.listeners.of(name):
                 self.listeners.remove(listener)
                 self._end_registration(listener, Reason.CONNECTION_DISABLED)
-        known = (change.snapshot[name] for name in change.disabled)
-        keys = [key for one in known for rule, slot in one.generations if (key := one.key_id(rule, slot))]
-        for ended in self.rendezvous.disable(change.disabled, keys, now):
+        self._end_rendezvous(change.disabled, Input.DISABLED, now)
+
+    def _end_rendezvous(self, connections: Collection[str], happened: Input, now: float) -> None:
+        known = self.authorization.connections
+        present = [known[name] for name in connections if name in known]  # one that was deleted has no keys
+        keys = [key for one in present for rule, slot in one.generations if (key := one.key_id(rule, slot))]
+        for ended in self.rendezvous.end_connections(connections, happened, keys, now):
             self._ended(ended)
+
+    # --- quotas
+
+    def check_quotas(self, by_connection: Mapping[str, int], total: int, now: float) -> None:
+        """Compare the quotas with what is in use, and end sessions if a limit says so. Call it every few seconds.
+
+        Args:
+            by_connection: the bytes that were moved in this period, in both directions.
+            total: the same for all hybrid connections, including those that were deleted.
+            now: the time.
+        """
+        quotas = self.quotas
+        quotas.count_bytes(by_connection, total, now)
+        for name in quotas.limited:
+            quotas.note(name, QuotaKind.LISTENERS, len(self.listeners.of(name)), now)
+            quotas.note(name, QuotaKind.SENDERS, self.senders[name], now)
+            quotas.note(name, QuotaKind.SESSIONS, self.rendezvous.count(name), now)
+        self._outputs += quotas.take()
+        overdrawn = [name for name in self.rendezvous.connections if quotas.is_overdrawn(name)]
+        if overdrawn:
+            self._end_rendezvous(overdrawn, Input.OVERDRAWN, now)
+
+    def admit_sender(self, connection: str, instance: str, wanted: str | None, now: float) -> None:
+        """Admit a control channel of a client that asks for its first join of a hybrid connection.
+
+        Args:
+            connection: the hybrid connection.
+            instance: the client's instance.
+            wanted: the listener that it asks for.
+            now: the time.
+
+        Raises:
+            RendezvousError: a quota is used up.
+        """
+        is_present = self._is_present(connection, instance, wanted, now)
+        self.quotas.admit_sender(connection, self.senders[connection], is_present=is_present)
+
+    def _is_present(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
+        """Whether a join is for a session that exists: clients resume and move their sessions by the listener."""
+        if wanted is None:
+            return False
+        return now < self.quotas.lenient_until or self.rendezvous.is_present(connection, instance, now)
 
     # --- listeners
 
@@ -160,7 +216,8 @@ class Broker(Generic[HandleT]):
         Raises:
             RendezvousError: see `ListenerTable.register`.
         """
-        displaced = self.listeners.register(listener)
+        limit = self.quotas.limits(listener.connection).listeners
+        displaced = self.listeners.register(listener, limit)
         is_new = displaced is None or displaced.instance != listener.instance
         if displaced is not None and is_new:
             self._outputs.append(
@@ -168,7 +225,7 @@ class Broker(Generic[HandleT]):
                     connection=listener.connection, instance=displaced.instance, successor=listener.instance
                 )
             )
-            self._end_registration(displaced, Reason.LIMIT)
+            self._end_registration(displaced, Reason.LISTENER_QUOTA)
         elif displaced is not None and displaced.handle is not listener.handle:
             self._outputs.append(EndRegistration(displaced, Reason.SUPERSEDED))
         for dead in replaces:
@@ -226,7 +283,14 @@ class Broker(Generic[HandleT]):
     ) -> JoinStep[HandleT]:
         """Find a listener for a sender that has the right to it; see `Join` for the arguments."""
         self._outputs.append(SenderJoining(connection=grant.connection.name, peer=address))
-        return self._choose(Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance), now)
+        join: Join[HandleT] = Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance)
+        name = join.connection
+        try:
+            is_present = self._is_present(name, instance, wanted, now)
+            self.quotas.admit_session(name, self.rendezvous.count(name), is_present=is_present)
+        except RendezvousError as exc:
+            return self._fail(join, exc.reason, str(exc))
+        return self._choose(join, now)
 
     def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
         """A listener has answered, or has not.

@@ -150,6 +150,8 @@ class ControlChannelCore(Generic[HandleT]):
         self._registrations: dict[str, _Registration[HandleT]] = {}
         #: The keys that have authorized something over this channel.
         self._keys: set[KeyId] = set()
+        #: The hybrid connections for which it counts as a sender.
+        self._sends_for: frozenset[str] = frozenset()
         #: Its place, from the first grant to the end.
         self._place: Place[HandleT] | None = None
         self._refusals = 0
@@ -205,8 +207,8 @@ class ControlChannelCore(Generic[HandleT]):
         self.hello = attrs.evolve(message, secret=None)
         return Say(self._welcome)
 
-    def authorize(self, request: Request, grant: Grant) -> None:
-        """Authorize a request whose token is valid. Call `grant` next.
+    def authorize(self, request: Request, grant: Grant, now: float) -> None:
+        """Authorize a request whose token is valid. Call `grant` next. `now` is the time of the broker.
 
         Raises:
             RendezvousError: a limit is reached, or the request is not allowed: call `refuse`. Nothing has changed.
@@ -218,12 +220,28 @@ class ControlChannelCore(Generic[HandleT]):
                 raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
             if request.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+        elif request.connection not in self._sends_for:
+            assert self.hello is not None
+            self._broker.admit_sender(request.connection, self.hello.instance, request.listener, now)
         if self._place is None:
             assert self.hello is not None
             self._place = self._broker.admit(Holder(grant.key, self.address), self._handle, self.hello.instance)
         self._keys.add(grant.key)
+        self._count_sender()
         self._apply(ChannelInput.GRANT)
         self.authorized = True
+
+    def _count_sender(self) -> None:
+        """Tell the broker for which hybrid connections this is the channel of a client."""
+        is_client = self.hello is not None and self.hello.role is control.PeerRole.CLIENT
+        now = frozenset(key.connection for key in self._keys) if is_client else frozenset[str]()
+        senders = self._broker.senders
+        senders.update(now - self._sends_for)
+        for name in self._sends_for - now:
+            senders[name] -= 1
+            if not senders[name]:
+                del senders[name]
+        self._sends_for = now
 
     def _is_of_a_present_session(self, request: Request) -> bool:
         """Return whether a session that exists already may depend on the request."""
@@ -329,6 +347,7 @@ class ControlChannelCore(Generic[HandleT]):
         why_revoked = self._broker.authorization.why_revoked
         gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
         self._keys -= gone.keys()
+        self._count_sender()
         if self._place is not None and self._place.holder.key in gone and self._keys:
             key = min(self._keys, key=lambda one: one.generation)
             self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
@@ -351,6 +370,7 @@ class ControlChannelCore(Generic[HandleT]):
         for registration in registrations.values():
             self._broker.unregister(registration.listener)
         self._keys.clear()
+        self._count_sender()
         if self._place is not None:
             self._broker.control_channels.leave(self._place)
             self._place = None

@@ -109,8 +109,12 @@ class ListenerTable(Generic[HandleT]):
         #: All listeners, by hybrid connection and instance.
         self.index: SortedIndex[Listener[HandleT]] = SortedIndex()
 
-    def register(self, listener: Listener[HandleT]) -> Listener[HandleT] | None:
+    def register(self, listener: Listener[HandleT], limit: int | None = None) -> Listener[HandleT] | None:
         """Add an authorized listener, or renew its registration.
+
+        Args:
+            listener: the listener.
+            limit: how many listeners its hybrid connection may have; None: `max_per_connection`.
 
         Returns:
             The registration that this has ended: an earlier one of the same instance, or that of another instance,
@@ -118,8 +122,8 @@ class ListenerTable(Generic[HandleT]):
 
         Raises:
             RendezvousError: `reason` is SUPERSEDED if a newer generation of the instance has registered already,
-                ADMINISTRATOR_DROPPED if the instance was dropped a moment ago, or LIMIT if the hybrid connection has
-                too many listeners. Nothing has changed.
+                ADMINISTRATOR_DROPPED if the instance was dropped a moment ago, or LISTENER_QUOTA if the hybrid
+                connection has too many listeners. Nothing has changed.
         """
         now = self._clock()
         known = self._connections.get(listener.connection) or _Connection(Lottery(self._randbelow))
@@ -132,10 +136,12 @@ class ListenerTable(Generic[HandleT]):
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
         settled = known.settled.get(listener.instance)
         since = known.since.get(listener.instance, now if settled is None else settled.since)
-        if displaced is None and len(known.listeners) >= self._max_per_connection:
+        limit = self._max_per_connection if limit is None else limit
+        if displaced is None and len(known.listeners) >= limit:
             displaced = self._choose_displaced(known, listener, since)
             if displaced is None:
-                raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
+                reason = Reason.LISTENER_QUOTA
+                raise RendezvousError(f"{reason.describe} ({len(known.listeners)} of {limit})", reason=reason)
             known.since[displaced.instance] = now  # so that it cannot take its place back at once
             self._depart(known, listener.connection, displaced.instance)
         self._connections[listener.connection] = known
@@ -286,7 +292,7 @@ class ListenerTable(Generic[HandleT]):
         if now - since >= SETTLED_SECONDS:
             known.settled = {name: one for name, one in known.settled.items() if one.until > now}
             known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
-            if len(known.settled) > self._max_per_connection:
+            if len(known.settled) > max(len(known.listeners), self._max_per_connection):
                 # The newest one is forgotten, so that an attacker with a key cannot push out the others.
                 del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
         self.index.discard(connection, instance)

@@ -37,6 +37,7 @@ from ..limits import KEPT_AFTER_BREAK_SECONDS, KEPT_AFTER_END_SECONDS, TICKET_LI
 from ..model import KeyId
 from .holders import Holder
 from .places import Place, Places
+from .presence import Presence
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
 
 __all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
@@ -95,6 +96,8 @@ class Ended:
 class _Entry:
     id: str
     connection: str
+    #: Of the sender.
+    instance: str
     keys: Mapping[Side, KeyId]
     expires_at: float
     #: Hashes of the tickets that have not been used yet.
@@ -137,8 +140,8 @@ class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
-    - `expire`, `end`, `revoke`, `disable` and `end_all` are for everything else that happens; they return what ends
-      because of it.
+    - `expire`, `end`, `revoke`, `end_connections` and `end_all` are for everything else that happens; they return
+      what ends because of it.
     - `next_deadline`, `open` and `joined` change nothing.
     """
 
@@ -169,6 +172,7 @@ class RendezvousTable:
         # In order of creation, which is also the order of expiry because all tickets have the same lifetime.
         self._open: dict[str, _Entry] = {}
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
+        self._presence = Presence()
 
     @property
     def open(self) -> int:
@@ -179,6 +183,19 @@ class RendezvousTable:
     def joined(self) -> int:
         """The number of rendezvous of which both tickets have been used."""
         return len(self._entries) - len(self._open)
+
+    def count(self, connection: str) -> int:
+        """The rendezvous of a hybrid connection that have not ended."""
+        return self._presence.count(connection)
+
+    @property
+    def connections(self) -> list[str]:
+        """The hybrid connections that have any."""
+        return self._presence.connections
+
+    def is_present(self, connection: str, instance: str, now: float) -> bool:
+        """Whether an instance of a sender has a joined rendezvous, or had one a moment ago."""
+        return self._presence.is_present(connection, instance, now)
 
     def create(
         self, connection: str, listener_key: KeyId, sender: Holder, now: float, *, instance: str = ""
@@ -209,8 +226,9 @@ class RendezvousTable:
         tickets = {Side.LISTENER: _hash(made.listener_ticket), Side.SENDER: _hash(made.sender_ticket)}
         keys = {Side.LISTENER: listener_key, Side.SENDER: sender.key}
         place, open_place = (places.take(sender, made.id, instance) for places in (self._places, self._open_places))
-        entry = _Entry(made.id, connection, keys, made.expires_at, tickets, place, open_place)
+        entry = _Entry(made.id, connection, instance, keys, made.expires_at, tickets, place, open_place)
         self._entries[made.id] = self._open[made.id] = entry
+        self._presence.begins(connection)
         for side, hashed in tickets.items():
             self._by_ticket[hashed] = (entry, side)
         return made
@@ -272,6 +290,7 @@ class RendezvousTable:
         if len(entry.ready) == len(Side):
             self._apply(entry, Input.BOTH_READY)
             entry.joined_at = now
+            self._presence.joined(entry.connection, entry.instance)
         return entry.state
 
     def establish(self, rendezvous_id: str) -> None:
@@ -317,10 +336,12 @@ class RendezvousTable:
             self._places.drop_kept(key)
         return ends
 
-    def disable(self, connections: Collection[str], keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
+    def end_connections(
+        self, connections: Collection[str], happened: Input, keys: Collection[KeyId], now: float
+    ) -> list[Ended | Stopping]:
         """End everything of these hybrid connections, joined or not. `keys`: all keys that they have."""
         hit = [entry for entry in self._entries.values() if entry.connection in connections]
-        ends = [self._end(entry, Input.DISABLED, now) for entry in hit]
+        ends = [self._end(entry, happened, now) for entry in hit]
         for key in keys:
             self._places.drop_kept(key)
         return [one for one in ends if one is not None]
@@ -336,6 +357,7 @@ class RendezvousTable:
             return None
         if entry.state is State.STOPPING:
             return Stopping(entry.id)
+        self._presence.ended(entry.connection, entry.instance, now, was_joined=entry.joined_at is not None)
         assert entry.outcome is not None, "every transition to the end has an outcome, or had one before"
         waiting = next(iter(entry.ready), None) if before in UNJOINED and happened is not Input.LEAVES else None
         seconds = 0.0 if entry.joined_at is None else now - entry.joined_at

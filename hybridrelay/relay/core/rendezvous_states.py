@@ -52,6 +52,8 @@ class Input(enum.Enum):
     REVOKED = "revoked"
     #: The hybrid connection was disabled.
     DISABLED = "disabled"
+    #: A quota is used up whose limit ends sessions.
+    OVERDRAWN = "overdrawn"
     #: Both directions ended with an end of file.
     FINISHES = "finishes"
     #: One of the two joined channels broke.
@@ -78,6 +80,7 @@ class Outcome(enum.Enum):
     WITHDRAWN = "withdrawn"
     REVOKED = "revoked"
     DISABLED = "disabled"
+    OVERDRAWN = "quota used up"
     CANCELLED = "cancelled"
     DISPLACED = "displaced"
     DROPPED = "dropped"
@@ -95,6 +98,7 @@ REASONS = {
     Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
     Outcome.REVOKED: Reason.KEY_REVOKED,
     Outcome.DISABLED: Reason.CONNECTION_DISABLED,
+    Outcome.OVERDRAWN: Reason.TRANSFER_QUOTA,
     Outcome.CANCELLED: Reason.CANCELLED,
     Outcome.DISPLACED: Reason.LIMIT,
     Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
@@ -109,6 +113,7 @@ UNJOINED = (*OPEN, State.MATCHED)
 _FORCES = {
     Input.REVOKED: Outcome.REVOKED,
     Input.DISABLED: Outcome.DISABLED,
+    Input.OVERDRAWN: Outcome.OVERDRAWN,
     Input.DISPLACED: Outcome.DISPLACED,
     Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,

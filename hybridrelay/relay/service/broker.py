@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import attrs
 import trio
 
+from ..._defaults import RESUME_DEADLINE
 from ..._histogram import Histogram
 from ...errors import AuthorizationError
 from ...events import (
@@ -45,14 +46,17 @@ from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.pairs import Pair, PairEnd, PairTable
 from ..core.places import Places
+from ..core.quotas import Quotas
 from ..core.rendezvous import Arrival, RendezvousTable
 from ..core.rendezvous_states import Side
 from ..core.sorted_index import SortedIndex
 from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
+from ..quotas import NO_EDITIONS, Editions
 from ..store.relay_id import new_relay_id
 from .data_channels import Channels, DataChannels
 from .listener_handle import ListenerHandle, SenderHandle
+from .pace import Pace
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 
@@ -60,6 +64,8 @@ __all__ = ["OFFER_SECONDS", "BrokerService"]
 
 #: Upper bounds of the histogram of rendezvous (seconds). The last one is the lifetime of a ticket.
 RENDEZVOUS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: After its start, a relay does not know which sessions are about to resume. It learns that while they do (seconds).
+LENIENT_SECONDS = 2 * RESUME_DEADLINE
 #: After this time without an answer to an offer, another listener is asked (seconds).
 OFFER_SECONDS = 1.0
 
@@ -69,6 +75,7 @@ class BrokerService:
 
     Args:
         connections: the content of the store.
+        editions: the editions, and which one the relay uses.
         refresh: checks whether the store has changed; does not raise.
         clock: returns seconds since 1970.
         pairs: places for pairs of data channels; None: the maximum number.
@@ -83,6 +90,7 @@ class BrokerService:
         self,
         connections: Mapping[str, HybridConnection],
         *,
+        editions: Editions = NO_EDITIONS,
         refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
         pairs: Places[str] | None = None,
@@ -112,10 +120,13 @@ class BrokerService:
             places_for_control_channels(shares.control_channels) if control_channels is None else control_channels,
             self.listeners,
             self._rendezvous,
+            quotas=Quotas(connections, editions),
             sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
-        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._joined)
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._pace_of, self._joined)
+        #: By hybrid connection, as far as it has had a pair: what limits its rate.
+        self._paces: dict[str, Pace] = {}
         #: The joined pairs.
         self.pairs = PairTable()
         #: The control channels of clients that may join, by hybrid connection and an id.
@@ -159,6 +170,7 @@ class BrokerService:
                 self.pairs.leaves(name, instance)
             case ConnectionDeleted(connection=name):
                 self.pairs.forget(name)
+                self._paces.pop(name, None)
 
     # --- keys and listeners
 
@@ -181,6 +193,15 @@ class BrokerService:
         """See `Broker.update`."""
         self.core.update(change, trio.current_time())
         self.carry_out()
+        for name, pace in self._paces.items():
+            pace.change(self.core.quotas.limits(name).bytes_per_second)
+
+    def _pace_of(self, connection: str) -> Pace:
+        pace = self._paces.get(connection)
+        if pace is None:
+            pace = self._paces[connection] = Pace()
+            pace.change(self.core.quotas.limits(connection).bytes_per_second)
+        return pace
 
     # --- joins
 
@@ -331,6 +352,7 @@ class BrokerService:
 
     async def expire(self) -> None:
         """End rendezvous that were not joined in time, until cancelled."""
+        self.core.quotas.lenient_until = trio.current_time() + LENIENT_SECONDS
         while True:
             deadline = self.core.next_deadline()
             if deadline is None:

@@ -231,7 +231,7 @@ class ControlPeer:
         request = wanted.request
         try:
             grant = await self._broker.authorize(request.connection, request.token, wanted.right)
-            self._channel.authorize(request, grant)
+            self._channel.authorize(request, grant, trio.current_time())
             self._update_senders()
         except (AuthorizationError, RendezvousError) as exc:
             refusal = self._channel.refuse(request, exc)

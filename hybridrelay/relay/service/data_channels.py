@@ -15,6 +15,7 @@ from ..core.broker import Broker
 from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
+from .pace import Pace
 from .pump import Moved, PumpOutcome, abort, pump
 from .splice import PipePool
 
@@ -59,6 +60,7 @@ class DataChannels(Generic[HandleT]):
         core: the machine that decides.
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
+        pace_of: returns what limits the rate of a hybrid connection.
         joined: called with the id of a rendezvous and its data channels when these are joined.
     """
 
@@ -67,11 +69,13 @@ class DataChannels(Generic[HandleT]):
         core: Broker[HandleT],
         carry_out: Callable[[], None],
         pipes: PipePool,
+        pace_of: Callable[[str], Pace],
         joined: Callable[[str, Channels], None],
     ) -> None:
         self._core = core
         self._carry_out = carry_out
         self._pipes = pipes
+        self._pace_of = pace_of
         self._joined = joined
         self._channels: dict[str, Channels] = {}
 
@@ -109,7 +113,7 @@ class DataChannels(Generic[HandleT]):
             self._joined(arrival.rendezvous_id, channels)
             channels.moving = trio.CancelScope()
             self._carry_out()
-            await self._move(arrival.rendezvous_id, channels, channels.moving)
+            await self._move(arrival, channels, channels.moving)
             return
         try:
             await channels.over.wait()
@@ -127,7 +131,7 @@ class DataChannels(Generic[HandleT]):
         if channels.status is not Reason.NO_ERROR:
             await _send_status(stream, channels.status)
 
-    async def _move(self, rendezvous_id: str, channels: Channels, moving: trio.CancelScope) -> None:
+    async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope) -> None:
         """Notify both sides that they are joined, and move bytes between them until one or both of them end it."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
         #: The default: cancelled, by the caller or by `moving`.
@@ -137,7 +141,13 @@ class DataChannels(Generic[HandleT]):
             with moving:
                 if await _announce_join(listener, sender):
                     pumped = True
-                    result = await pump(listener, sender, moved=channels.moved, pipes=self._pipes)
+                    result = await pump(
+                        listener,
+                        sender,
+                        moved=channels.moved,
+                        pipes=self._pipes,
+                        pace=self._pace_of(arrival.connection),
+                    )
                     how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
                 else:
                     how = Input.BREAKS
@@ -151,7 +161,7 @@ class DataChannels(Generic[HandleT]):
                     await abort(listener, sender)
             finally:
                 self._core.moving_ended(
-                    rendezvous_id,
+                    arrival.rendezvous_id,
                     how,
                     trio.current_time(),
                     bytes_to_client=channels.to_client,

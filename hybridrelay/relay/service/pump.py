@@ -21,6 +21,7 @@ import trio
 from ...streams.nowait import NowaitStream, Turn, nowait
 from ...streams.sockets import abort_stream
 from ..limits import CLOSE_DEADLINE_SECONDS
+from .pace import Pace
 from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
 __all__ = ["Moved", "PumpOutcome", "PumpResult", "abort", "pump"]
@@ -61,7 +62,9 @@ class PumpResult:
     outcome: PumpOutcome
 
 
-async def pump(a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None) -> PumpResult:
+async def pump(
+    a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None, pace: Pace | None = None
+) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
     Between two sockets on Linux, the bytes stay in the kernel. The pump owns the streams: no other code may use them,
@@ -74,12 +77,13 @@ async def pump(a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: Pip
         moved: counts the bytes.
         pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
             first byte.
+        pace: limits the rate; None: nothing does.
 
     Raises:
         ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.
     """
     moved = Moved() if moved is None else moved
-    pump_ = _Pump(moved, PipePool() if pipes is None else pipes)
+    pump_ = _Pump(moved, PipePool() if pipes is None else pipes, Pace() if pace is None else pace)
     outcome = None
     try:
         outcome = await pump_.join(a, b)
@@ -96,8 +100,9 @@ async def pump(a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: Pip
 class _Pump:
     """The two directions of one pump, and what they share."""
 
-    def __init__(self, moved: Moved, pipes: PipePool) -> None:
+    def __init__(self, moved: Moved, pipes: PipePool, pace: Pace) -> None:
         self.pipes = pipes
+        self._pace = pace
         self._moved = moved
         self._broken: PumpOutcome | None = None
 
@@ -149,16 +154,16 @@ class _Pump:
         if can_splice(source, sink):
             assert isinstance(source, trio.SocketStream)
             assert isinstance(sink, trio.SocketStream)
-            while (stopped := await splice(source, sink, self.pipes, count)) is Spliced.NO_PIPE:
-                if not await _copy(nowait(source), nowait(sink), count, once=True):
+            while (stopped := await splice(source, sink, self.pipes, self._pace, count)) is Spliced.NO_PIPE:
+                if not await _copy(nowait(source), nowait(sink), self._pace, count, once=True):
                     return
             if stopped is Spliced.END:
                 return
-        await _copy(nowait(source), nowait(sink), count)
+        await _copy(nowait(source), nowait(sink), self._pace, count)
 
 
 async def _copy(
-    source: NowaitStream, sink: NowaitStream, count: Callable[[int], None], *, once: bool = False
+    source: NowaitStream, sink: NowaitStream, pace: Pace, count: Callable[[int], None], *, once: bool = False
 ) -> bool:
     """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
 
@@ -167,7 +172,7 @@ async def _copy(
     turn = Turn()
     while True:
         try:
-            block = source.receive_nowait()
+            block = source.receive_nowait() if pace.rate is None else source.receive_nowait(pace.block)
             if block is None:
                 await source.wait_readable()
                 turn = Turn()
@@ -184,6 +189,9 @@ async def _copy(
         except _STREAM_ERRORS as exc:
             raise SinkBroke from exc
         count(size)
+        if pace.rate is not None:
+            await pace.wait(size)
+            turn = Turn()
         if once:
             return True
         if turn.is_over(size):

@@ -191,6 +191,7 @@ class Relay:
         control_channels = places_for_control_channels(shares.control_channels)
         broker = BrokerService(
             watcher.snapshot,
+            editions=watcher.editions,
             refresh=watcher.refresh,
             clock=self._clock,
             pairs=pairs,

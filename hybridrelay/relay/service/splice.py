@@ -36,6 +36,7 @@ from ..limits import (
     SMALL_BURST_BYTES,
     SPLICE_RETRY_SECONDS,
 )
+from .pace import Pace
 
 __all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "can_splice", "splice"]
 
@@ -203,11 +204,15 @@ def can_splice(source: object, sink: object) -> bool:
 
 
 async def splice(
-    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, count: Callable[[int], None]
+    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, pace: Pace, count: Callable[[int], None]
 ) -> Spliced:
     """Move bytes from `source` to `sink` until there is a reason to stop.
 
     Args:
+        source: the socket to read from.
+        sink: the socket to write to.
+        pipes: lends a pipe.
+        pace: if it has a rate, nothing is spliced.
         count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
@@ -224,11 +229,11 @@ async def splice(
             await trio.lowlevel.wait_readable(source.socket)
         except (OSError, trio.ClosedResourceError) as exc:
             raise SourceBroke from exc
-        pipe = pipes.maybe_borrow()
+        pipe = pipes.maybe_borrow() if pace.rate is None else None
         if pipe is None:
             return Spliced.NO_PIPE
         try:
-            stopped = await _burst(source, sink, pipe, pipes, count)
+            stopped = await _burst(source, sink, pipe, pipes, pace, count)
         finally:
             pipes.give_back(pipe)
         if stopped is not None:
@@ -236,9 +241,14 @@ async def splice(
 
 
 async def _burst(
-    source: trio.SocketStream, sink: trio.SocketStream, pipe: Pipe, pipes: PipePool, count: Callable[[int], None]
+    source: trio.SocketStream,
+    sink: trio.SocketStream,
+    pipe: Pipe,
+    pipes: PipePool,
+    pace: Pace,
+    count: Callable[[int], None],
 ) -> Spliced | None:
-    """Move the bytes that the source has at this moment. Returns None when it has no more for now."""
+    """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""
     since_yield = 0
     while True:
         try:
@@ -261,6 +271,8 @@ async def _burst(
         if since_yield >= PUMP_YIELD_BYTES:
             since_yield = 0
             await trio.lowlevel.checkpoint()
+            if pace.rate is not None:
+                return None
 
 
 async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:

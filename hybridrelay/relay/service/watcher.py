@@ -13,6 +13,7 @@ from ...events import EventStream, StoreReadable, StoreUnreadable, logged_events
 from ..core.admission import KeyIndex
 from ..limits import STORE_POLL_SECONDS
 from ..model import HybridConnection, StoreChange
+from ..quotas import NO_EDITIONS, Editions
 from ..store.store import Store
 
 __all__ = ["StoreWatcher"]
@@ -40,13 +41,19 @@ class StoreWatcher:
         self._failed = False
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
         #: What the worker thread has read last.
-        self._last_read: Mapping[str, HybridConnection] = self._snapshot
+        self._last_read: tuple[Mapping[str, HybridConnection], Editions] = self._snapshot, NO_EDITIONS
         self._keys = KeyIndex()
+        self._editions = NO_EDITIONS
 
     @property
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """The hybrid connections by name, at the last check. Empty before `run` has started."""
         return self._snapshot
+
+    @property
+    def editions(self) -> Editions:
+        """The editions, at the last check."""
+        return self._editions
 
     @property
     def keys(self) -> KeyIndex:
@@ -100,20 +107,20 @@ class StoreWatcher:
         read = await run_in_thread(self._maybe_read, limiter=self._limiter)
         if read is None:
             return None
-        old, (new, self._keys) = self._snapshot, read
+        old, (new, self._editions, self._keys) = self._snapshot, read
         self._snapshot = new
-        return StoreChange.between(old, new)
+        return StoreChange.between(old, new, self._editions)
 
-    def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
+    def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], Editions, KeyIndex] | None:
         """Read the content and its keys in a worker thread, if it has changed since the last check."""
         # The version first: a change between the two statements is then noticed at the next check.
         version = self._store.data_version()
         if version == self._version:
             return None
-        snapshot = self._store.snapshot()
+        snapshot, editions = self._store.snapshot(), self._store.editions()
         # The version also changes when a token is used, and with a checkpoint of SQLite. The comparison is made here
         # because it takes time in proportion to the content, which the event loop cannot spare.
-        is_changed = snapshot != self._last_read
+        is_changed = (snapshot, editions) != self._last_read
         keys = self._keys.updated(snapshot) if is_changed else self._keys
-        self._version, self._last_read = version, snapshot
-        return (snapshot, keys) if is_changed else None
+        self._version, self._last_read = version, (snapshot, editions)
+        return (snapshot, editions, keys) if is_changed else None

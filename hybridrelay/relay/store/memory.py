@@ -13,8 +13,12 @@ import attrs
 from ...errors import StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
-from .store import (
+from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
+from .checks import (
+    changed_edition,
+    check_edition,
     check_generation,
+    check_new_connection,
     check_new_key,
     check_new_token,
     check_version,
@@ -46,6 +50,7 @@ class MemoryStore:
         #: Sorted by name. Every change replaces it, so that a snapshot never changes.
         self._connections: Mapping[str, HybridConnection] = MappingProxyType({})
         self._tokens: dict[str, ManagementToken] = {}
+        self._editions = Editions(PRESETS)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -104,6 +109,11 @@ class MemoryStore:
         self._read()
         return self._tokens.get(id_)
 
+    def editions(self) -> Editions:
+        """See `Store.editions`."""
+        self._read()
+        return self._editions
+
     # --- changing
 
     def create(
@@ -114,21 +124,24 @@ class MemoryStore:
         description: Description = NO_DESCRIPTION,
         *,
         disabled: bool = False,
+        quota: Quota = NO_QUOTA,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self._add(valid_record(name, hosts, rules), description, disabled)
+        return self._add(valid_record(name, hosts, rules), description, disabled, quota)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
-        return self._add(record, description, disabled=False)
+        return self._add(record, description, disabled=False, quota=NO_QUOTA)
 
-    def _add(self, record: RelayRecord, description: Description, disabled: bool) -> HybridConnection:
+    def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
         if record.name in self._read():
             raise name_is_taken(record.name)
+        check_new_connection(self._editions, len(self._connections))
+        check_edition(self._editions, quota.edition)
         rules = tuple(sorted(record.rules, key=lambda rule: rule.name))
         generations = self._new_generations(rules)
         created = HybridConnection(record.name, record.hosts, rules, self._clock(), generations, description)
-        return self._put(attrs.evolve(created, disabled=disabled))
+        return self._put(attrs.evolve(created, disabled=disabled, quota=quota))
 
     def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
         """See `Store.change_hosts`."""
@@ -142,19 +155,39 @@ class MemoryStore:
         description: Description | None = None,
         hosts: Iterable[str] | None = None,
         disabled: bool | None = None,
+        quota: Quota | None = None,
         version: int | None = None,
     ) -> HybridConnection:
         """See `Store.change`."""
         checked = None if hosts is None else valid_hosts(hosts)
         known = self._get(name, version)
+        if quota is not None:
+            check_edition(self._editions, quota.edition)
         return self._put(
             attrs.evolve(
                 known,
                 description=known.description if description is None else description,
                 hosts=known.hosts if checked is None else checked,
                 disabled=known.disabled if disabled is None else disabled,
+                quota=known.quota if quota is None else quota,
             )
         )
+
+    def change_edition(
+        self, name: str, connections: int | None, limits: Limits, *, version: int | None = None
+    ) -> Edition:
+        """See `Store.change_edition`."""
+        changed = changed_edition(self.editions(), name, connections, limits, version)
+        self._editions = attrs.evolve(self._editions, by_name={**self._editions.by_name, name: changed})
+        self._changes += 1
+        return changed
+
+    def use_edition(self, name: str) -> Editions:
+        """See `Store.use_edition`."""
+        check_edition(self.editions(), name)
+        self._editions = attrs.evolve(self._editions, in_use=name)
+        self._changes += 1
+        return self._editions
 
     def put_rule(
         self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None

@@ -10,6 +10,8 @@ from typing import Any
 
 from ...security import KeySlot, Right, Rule, Secret
 from ..model import Description, HybridConnection
+from ..quotas import Quota
+from .limit_text import dump_limits, parse_limits
 
 __all__ = [
     "insert_key",
@@ -19,11 +21,13 @@ __all__ = [
     "set_description",
     "set_disabled",
     "set_hosts",
+    "set_quota",
 ]
 
 # A single statement, so that the result is consistent.
 _READ = """
 SELECT connections.name, hosts, created_at, updated_at, version, description, metadata, disabled,
+    edition, limits,
     rules.name, rights, slot, generation, key
 FROM connections
 LEFT JOIN rules ON rules.connection = connections.name
@@ -54,11 +58,11 @@ def read_connections(
 
 
 def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
-    for fields, of_connection in groupby(rows, key=lambda row: row[:8]):
-        name, hosts, created_at, updated_at, version, text, metadata, disabled = fields
+    for fields, of_connection in groupby(rows, key=lambda row: row[:10]):
+        name, hosts, created_at, updated_at, version, text, metadata, disabled, edition, limits = fields
         rules = []
         generations = {}
-        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[8:10]):
+        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[10:12]):
             if rule is None:
                 continue
             keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
@@ -75,6 +79,7 @@ def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
             updated_at,
             version,
             bool(disabled),
+            Quota(edition, parse_limits(limits)),
         )
 
 
@@ -96,6 +101,14 @@ def set_description(database: sqlite3.Connection, connection: str, description: 
 def set_disabled(database: sqlite3.Connection, connection: str, disabled: bool) -> None:
     """Disable a hybrid connection, or enable it again."""
     database.execute("UPDATE connections SET disabled = ? WHERE name = ?", (int(disabled), connection))
+
+
+def set_quota(database: sqlite3.Connection, connection: str, quota: Quota) -> None:
+    """Replace the limits of a hybrid connection."""
+    database.execute(
+        "UPDATE connections SET edition = ?, limits = ? WHERE name = ?",
+        (quota.edition, dump_limits(quota.limits), connection),
+    )
 
 
 def set_hosts(database: sqlite3.Connection, connection: str, hosts: Sequence[str]) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import StateError
+from ..quotas import PRESETS
+from .limit_text import dump_limits
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_schema_version", "make_schema", "migrate", "transaction"]
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -26,9 +28,21 @@ _TOKENS: Final = """
     ) WITHOUT ROWID
     """
 
-#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata:
-#: JSON. version: the number of changes of the whole registry when the hybrid connection was last changed, which
-#: ``meta`` has as ``changes``.
+#: Editions: limits is JSON. The edition that the relay uses is in ``meta``.
+_EDITIONS: Final = """
+    CREATE TABLE editions (
+        name TEXT PRIMARY KEY, connections INTEGER, limits TEXT NOT NULL, version INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID
+    """
+_PRESETS: Final = tuple(
+    f"INSERT INTO editions (name, connections, limits) VALUES "  # noqa: S608
+    f"('{edition.name}', {edition.connections}, '{dump_limits(edition.limits)}')"
+    for edition in PRESETS
+)
+
+#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata
+#: and limits: JSON. version: the number of changes of the whole registry when the hybrid connection was last changed,
+#: which ``meta`` has as ``changes``.
 SCHEMA: Final[Sequence[str]] = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta VALUES ('changes', '0')",
@@ -36,7 +50,7 @@ SCHEMA: Final[Sequence[str]] = (
     CREATE TABLE connections (
         name TEXT PRIMARY KEY, hosts TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL DEFAULT 0,
         version INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL DEFAULT '{}',
-        disabled INTEGER NOT NULL DEFAULT 0
+        disabled INTEGER NOT NULL DEFAULT 0, edition TEXT NOT NULL DEFAULT '', limits TEXT NOT NULL DEFAULT '{}'
     ) WITHOUT ROWID
     """,
     """
@@ -54,6 +68,8 @@ SCHEMA: Final[Sequence[str]] = (
     )
     """,
     _TOKENS,
+    _EDITIONS,
+    *_PRESETS,
 )
 
 #: By version: the statements that convert it to the next one.
@@ -69,6 +85,12 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     ),
     3: (_TOKENS,),
     4: ("ALTER TABLE connections ADD COLUMN disabled INTEGER NOT NULL DEFAULT 0",),
+    5: (
+        "ALTER TABLE connections ADD COLUMN edition TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE connections ADD COLUMN limits TEXT NOT NULL DEFAULT '{}'",
+        _EDITIONS,
+        *_PRESETS,
+    ),
 }
 
 

@@ -32,13 +32,12 @@ from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
-from .reserve import Reserve, is_disk_full
-from .rows import insert_key, insert_rule, read_connections, rights_text, set_description, set_disabled, set_hosts
-from .schema import check_schema_version, make_schema, migrate, transaction
-from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
-from .store import (
-    StoreBusy,
+from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
+from .checks import (
+    changed_edition,
+    check_edition,
     check_generation,
+    check_new_connection,
     check_new_key,
     check_new_token,
     check_version,
@@ -51,6 +50,21 @@ from .store import (
     with_rule,
     without_rule,
 )
+from .edition_rows import read_editions, set_edition, set_edition_in_use
+from .reserve import Reserve, is_disk_full
+from .rows import (
+    insert_key,
+    insert_rule,
+    read_connections,
+    rights_text,
+    set_description,
+    set_disabled,
+    set_hosts,
+    set_quota,
+)
+from .schema import check_schema_version, make_schema, migrate, transaction
+from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
+from .store import StoreBusy
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 
 __all__ = ["SQLiteStore"]
@@ -217,6 +231,11 @@ class SQLiteStore:
         with self._reading():
             return next(read_tokens(self._database, id_), None)
 
+    def editions(self) -> Editions:
+        """See `Store.editions`."""
+        with self._reading():
+            return read_editions(self._database)
+
     # --- changing
 
     def create(
@@ -227,24 +246,30 @@ class SQLiteStore:
         description: Description = NO_DESCRIPTION,
         *,
         disabled: bool = False,
+        quota: Quota = NO_QUOTA,
     ) -> HybridConnection:
         """See `Store.create`."""
-        return self._add(valid_record(name, hosts, rules), description, disabled)
+        return self._add(valid_record(name, hosts, rules), description, disabled, quota)
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
-        return self._add(record, description, disabled=False)
+        return self._add(record, description, disabled=False, quota=NO_QUOTA)
 
-    def _add(self, record: RelayRecord, description: Description, disabled: bool) -> HybridConnection:
+    def _add(self, record: RelayRecord, description: Description, disabled: bool, quota: Quota) -> HybridConnection:
         with self._change() as database:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
                 raise name_is_taken(record.name)
+            editions = read_editions(database)
+            (count,) = database.execute("SELECT count(*) FROM connections").fetchone()
+            check_new_connection(editions, count)
+            check_edition(editions, quota.edition)
             database.execute(
                 "INSERT INTO connections (name, hosts, created_at) VALUES (?, ?, ?)",
                 (record.name, " ".join(record.hosts), self._clock()),
             )
             set_description(database, record.name, description)
             set_disabled(database, record.name, disabled)
+            set_quota(database, record.name, quota)
             for rule in record.rules:
                 insert_rule(database, record.name, rule)
             self._touch(database, record.name)
@@ -264,11 +289,12 @@ class SQLiteStore:
         description: Description | None = None,
         hosts: Iterable[str] | None = None,
         disabled: bool | None = None,
+        quota: Quota | None = None,
         version: int | None = None,
     ) -> HybridConnection:
         """See `Store.change`. Works on a full disk, too, because disabling must."""
         checked = None if hosts is None else valid_hosts(hosts)
-        self._with_reserve(lambda: self._replace(name, description, checked, disabled, version))
+        self._with_reserve(lambda: self._replace(name, description, checked, disabled, quota, version))
         return self.get(name)
 
     def _replace(
@@ -277,6 +303,7 @@ class SQLiteStore:
         description: Description | None,
         hosts: tuple[str, ...] | None,
         disabled: bool | None,
+        quota: Quota | None,
         version: int | None,
     ) -> None:
         with self._change_of(name, version) as (database, _):
@@ -286,6 +313,25 @@ class SQLiteStore:
                 set_hosts(database, name, hosts)
             if disabled is not None:
                 set_disabled(database, name, disabled)
+            if quota is not None:
+                check_edition(read_editions(database), quota.edition)
+                set_quota(database, name, quota)
+
+    def change_edition(
+        self, name: str, connections: int | None, limits: Limits, *, version: int | None = None
+    ) -> Edition:
+        """See `Store.change_edition`."""
+        with self._change() as database:
+            changed = changed_edition(read_editions(database), name, connections, limits, version)
+            set_edition(database, changed)
+        return changed
+
+    def use_edition(self, name: str) -> Editions:
+        """See `Store.use_edition`."""
+        with self._change() as database:
+            check_edition(read_editions(database), name)
+            set_edition_in_use(database, name)
+        return self.editions()
 
     def put_rule(
         self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None

@@ -10,28 +10,18 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
 from ...errors import ConfigurationError, StateError
-from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
+from ...security import KeySlot, ManagementToken, Right, Rule, Secret
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
+from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 
 __all__ = [
     "MAX_TOKENS",
     "ChangedMeanwhile",
     "NameTaken",
     "NotFound",
+    "QuotaReached",
     "Store",
     "StoreBusy",
-    "check_generation",
-    "check_new_key",
-    "check_new_token",
-    "check_version",
-    "name_is_taken",
-    "no_connection",
-    "no_rule",
-    "no_token",
-    "valid_hosts",
-    "valid_record",
-    "with_rule",
-    "without_rule",
 ]
 
 
@@ -45,6 +35,10 @@ class NotFound(ConfigurationError):
 
 class NameTaken(ConfigurationError):
     """A hybrid connection, or a token, of that name exists already."""
+
+
+class QuotaReached(ConfigurationError):
+    """The relay has as many hybrid connections as its edition allows. Nothing was changed."""
 
 
 class ChangedMeanwhile(ConfigurationError):
@@ -108,6 +102,9 @@ class Store(Protocol):
     def token(self, id_: str) -> ManagementToken | None:
         """Return the token with this id, or None."""
 
+    def editions(self) -> Editions:
+        """Return all editions, sorted by the number of hybrid connections that they allow."""
+
     # --- changing: each call is atomic. `version` is the version that the caller has read
     # (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
 
@@ -119,11 +116,14 @@ class Store(Protocol):
         description: Description = NO_DESCRIPTION,
         *,
         disabled: bool = False,
+        quota: Quota = NO_QUOTA,
     ) -> HybridConnection:
         """Add a hybrid connection.
 
         Raises:
             NameTaken: there is one with this name.
+            QuotaReached: the relay's edition does not allow another one.
+            NotFound: there is no such edition.
             ConfigurationError: the name, a host, or the rules are not valid.
         """
 
@@ -132,6 +132,7 @@ class Store(Protocol):
 
         Raises:
             NameTaken: there is one with this name.
+            QuotaReached: the relay's edition does not allow another one.
         """
 
     def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
@@ -149,6 +150,7 @@ class Store(Protocol):
         description: Description | None = None,
         hosts: Iterable[str] | None = None,
         disabled: bool | None = None,
+        quota: Quota | None = None,
         version: int | None = None,
     ) -> HybridConnection:
         """Replace those properties of a hybrid connection that are given. None leaves a property as it is.
@@ -156,8 +158,26 @@ class Store(Protocol):
         If it is disabled, everything that uses it ends, and nothing is accepted until it is enabled again.
 
         Raises:
-            NotFound: there is none with this name.
+            NotFound: there is none with this name, or no such edition.
             ConfigurationError: a host is not valid.
+        """
+
+    def change_edition(
+        self, name: str, connections: int | None, limits: Limits, *, version: int | None = None
+    ) -> Edition:
+        """Replace the limits of an edition. What is beyond them stays, and nothing is added to it.
+
+        Raises:
+            NotFound: there is none with this name.
+            ChangedMeanwhile: it does not have this `version`.
+            ConfigurationError: a limit is not valid.
+        """
+
+    def use_edition(self, name: str) -> Editions:
+        """Set which edition the relay uses; empty: none.
+
+        Raises:
+            NotFound: there is none with this name.
         """
 
     def put_rule(
@@ -243,122 +263,3 @@ class Store(Protocol):
 
     def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
         """Save when tokens were last used: seconds since 1970, by id. Unknown ids are ignored."""
-
-
-# --- for implementations: checks and errors that all of them have
-
-
-def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> RelayRecord:
-    """Make the record that `Store.create` adds. Raises ConfigurationError."""
-    try:
-        return RelayRecord(name, hosts, rules)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from None
-
-
-def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Check the hosts that `Store.change_hosts` sets. Raises ConfigurationError."""
-    try:
-        return check_hosts(tuple(hosts))
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from None
-
-
-def name_is_taken(name: str) -> NameTaken:
-    """Return the error of `Store.create` and `Store.import_` for a name that is taken."""
-    return NameTaken(
-        f"there is a hybrid connection {name!r} already",
-        remedy="choose another name; to change the relays or the target of the existing one, see "
-        "'hybridrelay connections endpoints --help' and 'connections target --help'",
-    )
-
-
-def no_connection(name: str, known: Iterable[str]) -> NotFound:
-    """Return the error for a name that no hybrid connection has."""
-    names = ", ".join(known)
-    return NotFound(
-        f"there is no hybrid connection {name!r}",
-        remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
-    )
-
-
-def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
-    """Return the error for a rule that a hybrid connection does not have; `known` are the names of those it has."""
-    names = ", ".join(known)
-    return NotFound(
-        f"the hybrid connection {connection!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
-    )
-
-
-def no_token(id_: str) -> NotFound:
-    """Return the error for an id that no token has."""
-    return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
-
-
-def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) -> None:
-    """Check whether a token may be added to those that are there. Raises NameTaken, ConfigurationError."""
-    names = [one.name for one in known]
-    if token.name in names:
-        raise NameTaken(
-            f"there is a token {token.name!r} already",
-            remedy="choose another name, or revoke that token first, also if it has expired",
-        )
-    if len(names) >= MAX_TOKENS:
-        raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
-
-
-def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
-    """Check whether a key may be put into a slot of a rule. Raises ConfigurationError.
-
-    Args:
-        name: the hybrid connection.
-        rule: the rule as it is in the store.
-        key: the new key; None revokes the present one.
-    """
-    for taken in KeySlot:
-        if key is not None and rule.key(taken) == key:
-            raise ConfigurationError(
-                f"this is the {taken} key of rule {rule.name} of {name} already; nothing was changed",
-                remedy="compare the fingerprints of the relays with: keys list",
-            )
-
-
-def check_version(known: HybridConnection, version: int | None) -> None:
-    """Check that a hybrid connection is the one that the caller has read. Raises ChangedMeanwhile."""
-    if version is not None and version != known.version:
-        raise ChangedMeanwhile(
-            f"the hybrid connection {known.name} was changed meanwhile; nothing was changed",
-            remedy="read it again, and repeat the change if it is still needed",
-        )
-
-
-def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generation: int | None) -> None:
-    """Check that a slot has the key that the caller knows; see `Store.regenerate_key`. Raises ChangedMeanwhile."""
-    current = known.generations.get((rule, slot), 0)
-    if generation is not None and generation != current:
-        has = f"has generation {current}" if current else "is revoked"
-        raise ChangedMeanwhile(
-            f"the {slot} key of rule {rule} of {known.name} {has}; nothing was changed",
-            remedy="look at the keys again, and repeat the change if it is still needed",
-        )
-
-
-def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tuple[Rule, ...]:
-    """The rules after `Store.put_rule`, in order of their names. Raises ConfigurationError."""
-    before = known.rule(name)
-    try:
-        if before is None:
-            rule = Rule.generate(name, rights)
-        else:
-            rule = Rule(name, frozenset(rights), before.primary, before.secondary)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc)) from None
-    rules = {one.name: one for one in known.rules} | {name: rule}
-    return check_rules(rules[key] for key in sorted(rules))
-
-
-def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
-    """The rules after `Store.delete_rule`. Raises NotFound."""
-    if known.rule(name) is None:
-        raise no_rule(known.name, name, [rule.name for rule in known.rules])
-    return tuple(rule for rule in known.rules if rule.name != name)

@@ -199,8 +199,8 @@ def test_a_listener_gives_way_to_another_holder() -> None:
     scene.broker.register(newcomer)
     assert scene.broker.take() == [
         ListenerReplaced(connection=NAME, instance="b", successor="c"),
-        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="b", reason=Reason.LIMIT),
-        EndRegistration(newest, Reason.LIMIT),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="b", reason=Reason.LISTENER_QUOTA),
+        EndRegistration(newest, Reason.LISTENER_QUOTA),
         ListenerRegistered(connection=NAME, peer="198.51.100.1", instance="c"),
     ]
 

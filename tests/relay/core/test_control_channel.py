@@ -75,7 +75,7 @@ class Scene:
         wanted = self.channel.receive(request)
         assert isinstance(wanted, Authorize)
         assert wanted.request is request
-        self.channel.authorize(request, grant)
+        self.channel.authorize(request, grant, 0.0)
         return self.channel.grant(request, grant)
 
     def update(self) -> None:
@@ -187,7 +187,7 @@ def test_a_connector(scene: Scene) -> None:
 def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
     scene.channel.receive(attrs.evolve(CONNECTOR, secret=None))
     with pytest.raises(RendezvousError) as caught:
-        scene.channel.authorize(REGISTER, scene.grant("listener"))
+        scene.channel.authorize(REGISTER, scene.grant("listener"), 0.0)
     assert caught.value.reason is Reason.VERSION_MISMATCH
     assert scene.channel.refuse(REGISTER, caught.value) == Say(
         control.Failed(1, Reason.VERSION_MISMATCH, str(caught.value))
@@ -202,7 +202,7 @@ def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch
     for _ in range(2):
         assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
     with pytest.raises(RendezvousError) as caught:
-        scene.channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"))
+        scene.channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"), 0.0)
     assert caught.value.reason is Reason.LIMIT
 
 
@@ -339,7 +339,7 @@ class Crowd:
         channel = ControlChannelCore(self.scene.broker, name, WELCOME, address)
         channel.receive(hello)
         grant = self.scene.grant(rule)
-        channel.authorize(request, grant)
+        channel.authorize(request, grant, 0.0)
         channel.grant(request, grant)
         self.channels[name] = channel
 
@@ -437,26 +437,26 @@ def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scen
     registered = Say(control.Registered(1, 77.0))
     assert scene.request(REGISTER, grant) == registered, "renewed"
     with pytest.raises(RendezvousError) as caught:
-        channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"))
+        channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"), 0.0)
     assert caught.value.reason is Reason.RELAY_DRAINING
     successor = ControlChannelCore(broker, "its next channel", WELCOME, PEER)
     successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1))
-    successor.authorize(REGISTER, grant)
+    successor.authorize(REGISTER, grant, 0.0)
     assert successor.grant(REGISTER, grant) == registered
     registration = broker.listeners.find(REGISTER.connection, INSTANCE)
     assert registration is not None
     broker.listeners.remove(registration)
     returning = ControlChannelCore(broker, "after the others have ended", WELCOME, PEER)
     returning.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 2))
-    returning.authorize(REGISTER, grant)
+    returning.authorize(REGISTER, grant, 0.0)
     assert returning.grant(REGISTER, grant) == registered
     places = len(scene.places)
     client, send = ControlChannelCore(broker, "of a client", WELCOME, PEER), scene.grant("sender")
     client.receive(CLIENT)
     with pytest.raises(RendezvousError) as caught:
-        client.authorize(JOIN, send)
+        client.authorize(JOIN, send, 0.0)
     assert caught.value.reason is Reason.RELAY_DRAINING
     assert len(scene.places) == places, "it has got no place"
     resumption = attrs.evolve(JOIN, listener=INSTANCE)
-    client.authorize(resumption, send)
+    client.authorize(resumption, send, 0.0)
     assert client.grant(resumption, send) == StartJoin(resumption, send)

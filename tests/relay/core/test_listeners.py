@@ -82,7 +82,7 @@ def test_those_passed_over_are_not_chosen_again() -> None:
 
 
 def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender() -> None:
-    listeners = table()
+    listeners = table(max_per_connection=64)
     for number in range(60):
         listeners.register(at(f"10.0.0.{number}", f"rogue {number}"))
     listeners.register(at("192.0.2.1", "honest"))
@@ -171,7 +171,7 @@ def test_the_limit_of_one_connection_leaves_those_registered_alone() -> None:
     listeners.register(listener("b"))
     with pytest.raises(RendezvousError) as caught:
         listeners.register(listener("c"))
-    assert caught.value.reason is Reason.LIMIT
+    assert caught.value.reason is Reason.LISTENER_QUOTA
     listeners.register(listener("a", 2))
     listeners.register(listener("c", connection="other"))
     assert listeners.count() == 3
@@ -198,7 +198,7 @@ def test_a_holder_that_has_fewer_displaces_the_newest_of_the_one_that_has_most()
     for newcomer in (at("10.0.0.9", "rogue 6"), at("10.0.0.1", "honest 3")):
         with pytest.raises(RendezvousError) as caught:
             listeners.register(newcomer)
-        assert caught.value.reason is Reason.LIMIT
+        assert caught.value.reason is Reason.LISTENER_QUOTA
     assert {one.instance for one in listeners.of("sql")} >= {"honest 1", "honest 2"}
 
 
@@ -424,7 +424,7 @@ class ListenerMachine(RuleBasedStateMachine):
         if generation < model.highest or (is_full and not makes_room):
             with pytest.raises(RendezvousError) as caught:
                 self.table.register(one)
-            assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LIMIT)
+            assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LISTENER_QUOTA)
             return
         displaced = self.table.register(one)
         if makes_room:

@@ -9,9 +9,10 @@ import pytest
 
 from hybridrelay.errors import ConfigurationError, StateError
 from hybridrelay.relay.model import Description, RelayRecord, diff
+from hybridrelay.relay.quotas import NO_QUOTA, Edition, Limits, Quota
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound, Store
+from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached, Store
 from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, generate_management_token
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
@@ -427,8 +428,75 @@ def test_tokens_are_added_found_and_deleted(store: Store) -> None:
 
 
 def test_tokens_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridrelay.relay.store.store.MAX_TOKENS", 2)
+    monkeypatch.setattr("hybridrelay.relay.store.checks.MAX_TOKENS", 2)
     for name in ("a", "b"):
         store.add_token(generate_management_token(name, ManagementRole.VIEWER, now=0.0)[0])
     with pytest.raises(ConfigurationError, match="2 tokens already"):
         store.add_token(generate_management_token("c", ManagementRole.VIEWER, now=0.0)[0])
+
+
+def test_limits_and_editions(store: Store, rules: Rules) -> None:
+    limits = Limits(listeners=3, sessions=5, bytes_per_period=10**12, bytes_per_second=10**6, end_at_limit=True)
+    quota = Quota("basic", limits)
+    assert store.create("sql", ["a"], rules).quota == NO_QUOTA
+    assert store.change("sql", quota=quota).quota == store.get("sql").quota == quota
+    assert store.change("sql", disabled=True).quota == quota
+    assert store.create("web", ["a"], rules, quota=quota).quota == quota
+    for wrong in (
+        lambda: store.change("sql", quota=Quota("gold")),
+        lambda: store.create("other", ["a"], rules, quota=Quota("gold")),
+        lambda: store.use_edition("gold"),
+        lambda: store.change_edition("gold", 1, Limits()),
+    ):
+        with pytest.raises(NotFound, match="gold") as caught:
+            wrong()
+        assert "standard" in str(caught.value.remedy)
+    presets = store.editions().by_name.values()
+    assert [(one.name, one.connections, one.limits.bytes_per_period) for one in presets] == [
+        ("developer", 5, 5 * 10**9), ("free", 5, 5 * 10**9), ("basic", 10, 50 * 10**9), ("standard", 50, 250 * 10**9),
+        ("premium", 100, 500 * 10**9),
+    ]  # fmt: skip
+    assert store.editions().of_relay is None
+    changed = store.change_edition("free", 2, limits, version=0)
+    assert (
+        changed == store.editions().by_name["free"] == Edition(name="free", connections=2, limits=limits, version=1)
+    )
+    with pytest.raises(ChangedMeanwhile):
+        store.change_edition("free", 3, Limits(), version=0)
+    with pytest.raises(ConfigurationError):
+        store.change_edition("free", -1, Limits())
+    assert store.use_edition("free").of_relay == store.editions().of_relay == changed
+
+
+def test_the_edition_of_the_relay_limits_how_many_there_are(store: Store, rules: Rules) -> None:
+    store.change_edition("free", 1, Limits())
+    store.create("one", ["a"], rules)
+    store.create("two", ["a"], rules)
+    store.use_edition("free")
+    creations: list[Callable[[], object]] = [
+        lambda: store.create("three", ["a"], rules),
+        lambda: store.import_(RelayRecord("three", ["a"], rules)),
+    ]
+    for create in creations:
+        with pytest.raises(QuotaReached, match="allows 1 hybrid connections, and there are 2"):
+            create()
+    assert len(store.list()) == 2, "nothing is taken away"
+    store.delete("one")
+    with pytest.raises(QuotaReached):
+        store.create("three", ["a"], rules)
+    store.use_edition("")
+    store.create("three", ["a"], rules)
+
+
+def test_every_change_of_a_limit_is_noticed(store: Store, rules: Rules) -> None:
+    store.create("sql", ["a"], rules)
+    versions = [store.data_version()]
+    changes: list[Callable[[], object]] = [
+        lambda: store.change("sql", quota=Quota("free")),
+        lambda: store.change_edition("free", 1, Limits()),
+        lambda: store.use_edition("free"),
+    ]
+    for change in changes:
+        change()
+        versions.append(store.data_version())
+    assert len(set(versions)) == len(versions)

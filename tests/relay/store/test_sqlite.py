@@ -17,6 +17,7 @@ import pytest
 
 from hybridrelay.errors import StateError
 from hybridrelay.relay.model import HybridConnection, KeyId, diff
+from hybridrelay.relay.quotas import NO_QUOTA, Limits, Quota
 from hybridrelay.relay.store import sqlite as registry_module
 from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION
 from hybridrelay.relay.store.sqlite import SQLiteStore
@@ -98,8 +99,23 @@ def test_what_a_migration_adds_can_be_changed(tmp_path: Path) -> None:
     with SQLiteStore.open(tmp_path / "state") as registry:
         assert not registry.get("old").disabled
         assert registry.change("old", disabled=True).disabled
+        assert registry.get("old").quota == NO_QUOTA
+        assert len(registry.editions().by_name) == 5
+        registry.change("old", quota=Quota("basic", Limits(sessions=1)))
     with SQLiteStore.open(tmp_path / "state") as registry:
         assert registry.get("old").disabled
+        assert registry.get("old").quota == Quota("basic", Limits(sessions=1))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"sessions": "1"}', '{"sessions": true}', '{"others": 1}', '{"sessions": 0}']
+)
+def test_limits_that_this_program_does_not_write_are_damage(tmp_path: Path, rules: Rules, text: str) -> None:
+    with SQLiteStore.open(tmp_path) as registry:
+        registry.create("sql", ["a"], rules)
+    change(tmp_path / REGISTRY_FILE, "UPDATE connections SET limits = ?", text)
+    with SQLiteStore.open(tmp_path) as registry, pytest.raises(StateError, match="damaged"):
+        registry.get("sql")
 
 
 def test_many_may_migrate_at_the_same_moment(tmp_path: Path) -> None:

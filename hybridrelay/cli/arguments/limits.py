@@ -1,0 +1,130 @@
+"""The arguments of ``hybridrelay connections limits`` and ``hybridrelay editions``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_name, add_relay
+
+__all__ = ["COMMAND", "LIMITS"]
+
+_LIMITS = """\
+Show the limits of a hybrid connection at this relay, or set those that are given. 'none' removes a limit: then that
+of the hybrid connection's edition applies, or there is none (for listeners: 25).
+
+A limit that is reached refuses what is new, with a reason of its own, and ends nothing. When four fifths are used,
+the relay logs quota.near. A limit on the rate slows sessions down.
+
+Each relay counts for itself: if the hybrid connection has several relays, set limits at each of them.
+"""
+_LIMITS_EXAMPLES = """\
+examples:
+  hybridrelay connections limits orders --state /var/lib/hybridrelay
+  hybridrelay connections limits orders --sessions 50 \\
+      --bytes-per-period 200GB --bytes-per-second 5MB \\
+      --state /var/lib/hybridrelay
+"""
+_EDITIONS = """\
+Editions are named sets of limits: free, developer, basic, standard and premium, whose numbers can be changed. A relay
+may use one ('editions use'), which limits how many hybrid connections it has, and the bytes that it moves for all of
+them in a calendar month (UTC). A hybrid connection may have one for itself ('connections limits NAME --edition').
+By default there is none, and nothing is limited.
+"""
+_USE = """\
+Have the relay use an edition, or 'none'. What is beyond its limits stays: nothing is deleted and no session ends,
+but no hybrid connection is added, and no session begins once the bytes of the month are used up.
+"""
+_SET = """\
+Change the limits of an edition. What is not given stays as it is. 'none' removes a limit.
+"""
+
+
+def _add_limits(parser: Parser) -> None:
+    """Add the options that `cli/commands/limits.py` reads."""
+    for option, type_, what in (
+        ("--listeners", values.count_or_none, "connectors that are registered"),
+        ("--senders", values.count_or_none, "control channels of clients"),
+        ("--sessions", values.count_or_none, "pairs of data channels"),
+        ("--bytes-per-period", values.size_or_none, "in both directions together, in a calendar month (UTC)"),
+        ("--bytes-per-second", values.size_or_none, "in both directions together; at least 65536"),
+    ):
+        parser.add_argument(option, metavar="N|none", type=type_, help=what)
+    parser.add_argument(
+        "--end-at-limit",
+        choices=("yes", "no", "none"),
+        help="whether sessions end when the bytes of the month are used up",
+    )
+
+
+def _add_limits_arguments(parser: Parser) -> None:
+    add_name(parser)
+    parser.add_argument("--edition", metavar="E|none", help="the edition whose limits apply where none is set here")
+    _add_limits(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_relay(parser)
+
+
+def _add_list_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_relay(parser)
+
+
+def _add_use_arguments(parser: Parser) -> None:
+    parser.add_argument("edition", metavar="EDITION|none", help="the edition")
+    add_relay(parser)
+
+
+def _add_set_arguments(parser: Parser) -> None:
+    parser.add_argument("edition", metavar="EDITION", help="the edition")
+    parser.add_argument(
+        "--connections",
+        metavar="N|none",
+        type=values.count_or_none,
+        help="hybrid connections of a relay that uses it",
+    )
+    _add_limits(parser)
+    add_relay(parser)
+
+
+LIMITS = Command(
+    "limits",
+    "show or set the limits of a hybrid connection",
+    _LIMITS,
+    _LIMITS_EXAMPLES,
+    _add_limits_arguments,
+    run="limits:run_limits",
+)
+COMMAND = Command(
+    "editions",
+    "list editions, choose one for the relay, or change one",
+    _EDITIONS,
+    "each of them has its own --help:\n  hybridrelay editions use --help\n",
+    subcommands=(
+        Command(
+            "list",
+            "list the editions",
+            "List the editions with their limits. The one that the relay uses is marked.",
+            "example:\n  hybridrelay editions list --state /var/lib/hybridrelay\n",
+            _add_list_arguments,
+            run="limits:run_list",
+        ),
+        Command(
+            "use",
+            "choose the edition of the relay",
+            _USE,
+            "example:\n  hybridrelay editions use standard --state /var/lib/hybridrelay\n",
+            _add_use_arguments,
+            run="limits:run_use",
+        ),
+        Command(
+            "set",
+            "change the limits of an edition",
+            _SET,
+            "example:\n  hybridrelay editions set standard --bytes-per-period 1TB \\\n"
+            "      --state /var/lib/hybridrelay\n",
+            _add_set_arguments,
+            run="limits:run_set",
+        ),
+    ),
+)

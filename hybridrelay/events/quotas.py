@@ -1,0 +1,59 @@
+"""Events of the relay: quotas that are used up, or nearly."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from .base import Event, Level
+
+__all__ = ["QuotaNear", "QuotaReached", "RelayQuotaNear", "RelayQuotaReached"]
+
+
+@attrs.frozen(kw_only=True)
+class _Quota(Event):
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
+    quota: str
+    used: int
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
+class QuotaNear(_Quota):
+    """Four fifths of a quota of a hybrid connection are used."""
+
+    name: ClassVar = "quota.near"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Four fifths of a quota of a hybrid connection are used"
+
+    connection: str
+
+
+@attrs.frozen(kw_only=True)
+class QuotaReached(_Quota):
+    """A quota of a hybrid connection is used up: what is new is refused."""
+
+    name: ClassVar = "quota.reached"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A quota of a hybrid connection is used up"
+
+    connection: str
+
+
+@attrs.frozen(kw_only=True)
+class RelayQuotaNear(_Quota):
+    """Four fifths of a quota of the relay's edition are used."""
+
+    name: ClassVar = "relay-quota.near"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Four fifths of a quota of the relay's edition are used"
+
+
+@attrs.frozen(kw_only=True)
+class RelayQuotaReached(_Quota):
+    """A quota of the relay's edition is used up: what is new is refused."""
+
+    name: ClassVar = "relay-quota.reached"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A quota of the relay's edition is used up"

@@ -1,0 +1,167 @@
+"""The operations of the management API about editions, and what goes over the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ..relay.quotas import MAX_COUNT, Edition, Editions
+from ..relay.store.store import NotFound, Store
+from ..security import ManagementRole
+from .calls import Call
+from .operations import Operation
+from .values import Body, EditionName, LimitsBody, Value
+
+__all__ = ["EDITION_ROWS", "EditionList", "EditionValue", "RelayEdition"]
+
+_EDITIONS = "/v1/editions"
+_EDITION = f"{_EDITIONS}/{{edition}}"
+_OF_RELAY = "/v1/relay/edition"
+
+
+class EditionBody(Body, frozen=True):
+    """The desired limits of an edition. What is left out is not limited."""
+
+    #: How many hybrid connections a relay of this edition may have.
+    connections: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None = None
+    #: Of a hybrid connection that names the edition. The bytes of a period also count for all together, at a relay
+    #: that uses the edition.
+    limits: LimitsBody = LimitsBody()
+
+
+class EditionValue(Value, frozen=True):
+    """An edition."""
+
+    name: str
+    connections: int | None
+    limits: LimitsBody
+    #: Whether this relay uses it.
+    in_use: bool
+    #: Increases with every change; the ETag.
+    version: int
+
+    def edition(self) -> Edition:
+        """Return the edition."""
+        limits = self.limits.parse_untrusted()
+        return Edition(name=self.name, connections=self.connections, limits=limits, version=self.version)
+
+    @classmethod
+    def of(cls, edition: Edition, editions: Editions) -> EditionValue:
+        """Make the value for an edition."""
+        return cls(
+            name=edition.name,
+            connections=edition.connections,
+            limits=LimitsBody.of(edition.limits),
+            in_use=edition.name == editions.in_use,
+            version=edition.version,
+        )
+
+
+class EditionList(Value, frozen=True):
+    """All editions, sorted by the number of hybrid connections that they allow."""
+
+    value: tuple[EditionValue, ...]
+
+
+class RelayEdition(Body, frozen=True):
+    """Which edition the relay uses; null if none, and nothing is limited for the relay as a whole."""
+
+    edition: EditionName | None
+
+
+async def _list_editions(call: Call) -> EditionList:
+    editions = await call.managed.read_store(lambda store: store.editions())
+    return EditionList(value=tuple(EditionValue.of(one, editions) for one in editions.by_name.values()))
+
+
+async def _get_edition(call: Call) -> EditionValue:
+    return _shown(call, await call.managed.read_store(lambda store: store.editions()))
+
+
+async def _put_edition(call: Call) -> EditionValue:
+    body, name = call.body_as(EditionBody), call.params["edition"]
+    limits = body.limits.parse_untrusted()
+
+    def change(store: Store) -> Editions:
+        store.change_edition(name, body.connections, limits, version=call.version)
+        return store.editions()
+
+    return _shown(call, await call.managed.change_store(change))
+
+
+def _shown(call: Call, editions: Editions) -> EditionValue:
+    edition = editions.by_name.get(call.params["edition"])
+    if edition is None:
+        known = ", ".join(editions.by_name)
+        raise NotFound(f"there is no edition {call.params['edition']!r}", remedy=f"the editions are: {known}")
+    call.shown_version = edition.version
+    return EditionValue.of(edition, editions)
+
+
+async def _get_edition_of_relay(call: Call) -> RelayEdition:
+    return _of_relay(await call.managed.read_store(lambda store: store.editions()))
+
+
+async def _put_edition_of_relay(call: Call) -> RelayEdition:
+    name = call.body_as(RelayEdition).edition or ""
+    return _of_relay(await call.managed.change_store(lambda store: store.use_edition(name)))
+
+
+def _of_relay(editions: Editions) -> RelayEdition:
+    return RelayEdition(edition=editions.in_use or None)
+
+
+#: A part of the table of operations.
+EDITION_ROWS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="listEditions",
+        method="GET",
+        path=_EDITIONS,
+        summary="List the editions, which are named sets of limits.",
+        role=ManagementRole.VIEWER,
+        handler=_list_editions,
+        answer=EditionList,
+    ),
+    Operation(
+        id="getEdition",
+        method="GET",
+        path=_EDITION,
+        summary="Get an edition.",
+        role=ManagementRole.VIEWER,
+        handler=_get_edition,
+        answer=EditionValue,
+        versioned=True,
+    ),
+    Operation(
+        id="putEdition",
+        method="PUT",
+        path=_EDITION,
+        summary="Replace the limits of an edition. What is beyond them stays.",
+        role=ManagementRole.ADMIN,
+        handler=_put_edition,
+        body=EditionBody,
+        answer=EditionValue,
+        versioned=True,
+    ),
+    Operation(
+        id="getEditionOfRelay",
+        method="GET",
+        path=_OF_RELAY,
+        summary="Get which edition this relay uses.",
+        role=ManagementRole.VIEWER,
+        handler=_get_edition_of_relay,
+        answer=RelayEdition,
+    ),
+    Operation(
+        id="putEditionOfRelay",
+        method="PUT",
+        path=_OF_RELAY,
+        summary="Set which edition this relay uses. It limits the number of hybrid connections, and the bytes that "
+        "are moved for all of them in a month.",
+        role=ManagementRole.ADMIN,
+        handler=_put_edition_of_relay,
+        body=RelayEdition,
+        answer=RelayEdition,
+    ),
+)

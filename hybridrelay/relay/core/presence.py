@@ -1,0 +1,59 @@
+"""How many rendezvous each hybrid connection has, and which senders' instances have sessions. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+
+from ..limits import KEPT_AFTER_BREAK_SECONDS
+
+__all__ = ["Presence"]
+
+
+class Presence:
+    """Counts rendezvous. Every method takes constant time on average. Times are of a clock that does not run back."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._rendezvous: Counter[str] = Counter()
+        #: Joined ones, by hybrid connection and instance.
+        self._joined: Counter[tuple[str, str]] = Counter()
+        #: Instances whose last joined one has ended, and until when they count as present. In order of time.
+        self._left: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def begins(self, connection: str) -> None:
+        """A rendezvous was created."""
+        self._rendezvous[connection] += 1
+
+    def joined(self, connection: str, instance: str) -> None:
+        """Its data channels were joined."""
+        self._joined[connection, instance] += 1
+
+    def ended(self, connection: str, instance: str, now: float, *, was_joined: bool) -> None:
+        """It has ended."""
+        self._rendezvous[connection] -= 1
+        if not self._rendezvous[connection]:
+            del self._rendezvous[connection]
+        while self._left and next(iter(self._left.values())) <= now:
+            self._left.popitem(last=False)
+        if not was_joined:
+            return
+        who = connection, instance
+        self._joined[who] -= 1
+        if not self._joined[who]:
+            del self._joined[who]
+            self._left.pop(who, None)
+            self._left[who] = now + KEPT_AFTER_BREAK_SECONDS
+
+    def count(self, connection: str) -> int:
+        """The rendezvous of a hybrid connection that have not ended."""
+        return self._rendezvous[connection]
+
+    @property
+    def connections(self) -> list[str]:
+        """The hybrid connections that have any."""
+        return list(self._rendezvous)
+
+    def is_present(self, connection: str, instance: str, now: float) -> bool:
+        """Whether an instance has a joined rendezvous, or had one within the last `KEPT_AFTER_BREAK_SECONDS`."""
+        who = connection, instance
+        return bool(instance) and (self._joined[who] > 0 or self._left.get(who, now) > now)

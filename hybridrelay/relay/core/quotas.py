@@ -1,0 +1,247 @@
+"""Which quotas of hybrid connections are nearly or fully used, and what they still admit. Pure.
+
+The rules:
+
+1. A quota that is used up refuses what is new, with a reason of its own. What runs continues, unless the limits say
+   `end_at_limit`: then sessions end when the bytes of the period are used up.
+2. What a running session needs counts as running: another control channel of its client, or another pair of data
+   channels. It may exceed the quota, up to twice the limit, because the relay may not have noticed yet that the
+   earlier one is dead.
+3. When four fifths of a quota are used, and when all of it is, there is an event. Less than seven tenths must be used
+   before the quota can cause such an event again. The same event is not repeated within `REPEAT_SECONDS`.
+
+Listeners are admitted by `listeners.py`, because they may displace each other. The transitions are the table below.
+Times are seconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from ...errors import RendezvousError
+from ...events.base import Event
+from ...events.quotas import QuotaNear, QuotaReached, RelayQuotaNear, RelayQuotaReached
+from ...protocol.reasons import Reason
+from ..model import HybridConnection
+from ..quotas import NO_EDITIONS, NO_QUOTA, Editions, Limits
+
+__all__ = ["REPEAT_SECONDS", "TRANSITIONS", "Level", "QuotaKind", "Quotas", "Use", "classify"]
+
+#: The same event about the same quota is published again after this time at the earliest (seconds).
+REPEAT_SECONDS = 3600.0
+
+
+class QuotaKind(enum.Enum):
+    """What is limited."""
+
+    LISTENERS = "listeners"
+    SENDERS = "senders"
+    SESSIONS = "sessions"
+    BYTES = "bytes"
+
+
+class Level(enum.Enum):
+    """The states of a quota."""
+
+    FREE = "free"
+    #: Four fifths are used; the event was published.
+    NEAR = "near"
+    #: All of it is used; the event was published.
+    REACHED = "reached"
+
+
+class Use(enum.Enum):
+    """The inputs of a quota: how much of it is used now."""
+
+    #: Less than seven tenths.
+    LITTLE = "little"
+    #: Four fifths or more.
+    MUCH = "much"
+    ALL = "all"
+
+
+#: Inputs that are not in the table change nothing.
+TRANSITIONS: Mapping[tuple[Level, Use], Level] = {
+    (Level.FREE, Use.MUCH): Level.NEAR,
+    (Level.FREE, Use.ALL): Level.REACHED,
+    (Level.NEAR, Use.LITTLE): Level.FREE,
+    (Level.NEAR, Use.ALL): Level.REACHED,
+    (Level.REACHED, Use.LITTLE): Level.FREE,
+}
+
+_REASONS = {
+    QuotaKind.SENDERS: Reason.SENDER_QUOTA,
+    QuotaKind.SESSIONS: Reason.SESSION_QUOTA,
+    QuotaKind.BYTES: Reason.TRANSFER_QUOTA,
+}
+#: Stands for the relay as a whole, where others have the name of a hybrid connection.
+_RELAY = None
+
+
+def classify(used: int, limit: int) -> Use | None:
+    """Return how much of a quota is used; None between seven tenths and four fifths. `limit` is at least 1."""
+    if used >= limit:
+        return Use.ALL
+    if used * 5 >= limit * 4:
+        return Use.MUCH
+    return Use.LITTLE if used * 10 < limit * 7 else None
+
+
+@attrs.frozen
+class _Key:
+    """One quota. The name of the hybrid connection, or None for the relay."""
+
+    connection: str | None
+    kind: QuotaKind
+
+
+class Quotas:
+    """The quotas of a relay; see the module.
+
+    Args:
+        connections: the hybrid connections, by name.
+        editions: the editions, and which one the relay uses.
+        lenient_until: until when every join that names a listener counts as one of a session that runs, because the
+            relay has just started and does not know the sessions that are about to resume.
+    """
+
+    def __init__(
+        self,
+        connections: Mapping[str, HybridConnection],
+        editions: Editions = NO_EDITIONS,
+        *,
+        lenient_until: float = -math.inf,
+    ) -> None:
+        self.lenient_until = lenient_until
+        self._connections = connections
+        self._editions = editions
+        #: The names of hybrid connections for which any limit is set.
+        self.limited = _limited(connections)
+        self._levels: dict[_Key, Level] = {}
+        #: When an event was published last, by quota, level and limit.
+        self._published: dict[tuple[_Key, Level, int], float] = {}
+        self._events: list[Event] = []
+        #: What was moved in this period, by hybrid connection, and for all of them.
+        self._bytes: Mapping[str, int] = {}
+        self._all_bytes = 0
+
+    def take(self) -> list[Event]:
+        """Return the events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def update(self, connections: Mapping[str, HybridConnection], editions: Editions, now: float) -> None:
+        """Use these limits from now on."""
+        self._connections, self._editions = connections, editions
+        self.limited = _limited(connections)
+        self._levels = {key: level for key, level in self._levels.items() if key.connection in (*connections, _RELAY)}
+        self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
+
+    def limits(self, connection: str) -> Limits:
+        """Return the limits that are set for a hybrid connection, itself or by its edition."""
+        known = self._connections.get(connection)
+        return Limits() if known is None else self._editions.set_limits(known.quota)
+
+    # --- use
+
+    def count_bytes(self, by_connection: Mapping[str, int], total: int, now: float) -> None:
+        """Note how many bytes were moved in this period, in both directions, by hybrid connection and in total."""
+        self._bytes, self._all_bytes = by_connection, total
+        for name in self.limited:
+            self.note(name, QuotaKind.BYTES, by_connection.get(name, 0), now)
+        edition = self._editions.of_relay
+        limit = None if edition is None else edition.limits.bytes_per_period
+        self._note(_Key(_RELAY, QuotaKind.BYTES), total, limit, now)
+
+    def note(self, connection: str, kind: QuotaKind, used: int, now: float) -> None:
+        """Note how much of a quota of a hybrid connection is used now."""
+        self._note(_Key(connection, kind), used, self._limit(connection, kind), now)
+
+    def is_overdrawn(self, connection: str) -> bool:
+        """Return whether the sessions of a hybrid connection have to end, because its bytes are used up."""
+        return any(used >= limit and ends for used, limit, ends in self._byte_quotas(connection))
+
+    # --- admission
+
+    def admit_sender(self, connection: str, used: int, *, is_present: bool) -> None:
+        """Admit another control channel of a client where there are `used`.
+
+        Args:
+            connection: the hybrid connection.
+            used: how many there are.
+            is_present: it is needed by a session that runs.
+
+        Raises:
+            RendezvousError: the quota is used up; `reason` and the text say which.
+        """
+        self._admit(connection, QuotaKind.SENDERS, used, is_present=is_present)
+
+    def admit_session(self, connection: str, used: int, *, is_present: bool) -> None:
+        """Admit another pair of data channels where there are `used`; see `admit_sender`."""
+        for moved, limit, ends in self._byte_quotas(connection):
+            if moved >= limit and (ends or not is_present):
+                raise _refusal(QuotaKind.BYTES, moved, limit)
+        self._admit(connection, QuotaKind.SESSIONS, used, is_present=is_present)
+
+    def _admit(self, connection: str, kind: QuotaKind, used: int, *, is_present: bool) -> None:
+        limit = self._limit(connection, kind)
+        if limit is not None and used >= (2 * limit if is_present else limit):
+            raise _refusal(kind, used, limit)
+
+    # --- how
+
+    def _limit(self, connection: str, kind: QuotaKind) -> int | None:
+        limits = self.limits(connection)
+        match kind:
+            case QuotaKind.LISTENERS:
+                return limits.listeners
+            case QuotaKind.SENDERS:
+                return limits.senders
+            case QuotaKind.SESSIONS:
+                return limits.sessions
+            case QuotaKind.BYTES:
+                return limits.bytes_per_period
+
+    def _byte_quotas(self, connection: str) -> Iterator[tuple[int, int, bool]]:
+        """The quotas of bytes that a session counts for: how much is used, the limit, and whether sessions end."""
+        limits = self.limits(connection)
+        if limits.bytes_per_period is not None:
+            yield self._bytes.get(connection, 0), limits.bytes_per_period, limits.end_at_limit is True
+        edition = self._editions.of_relay
+        if edition is not None and edition.limits.bytes_per_period is not None:
+            yield self._all_bytes, edition.limits.bytes_per_period, edition.limits.end_at_limit is True
+
+    def _note(self, key: _Key, used: int, limit: int | None, now: float) -> None:
+        use = Use.LITTLE if limit is None else classify(used, limit)
+        before = self._levels.get(key, Level.FREE)
+        after = before if use is None else TRANSITIONS.get((before, use), before)
+        if after is before:
+            return
+        self._levels[key] = after
+        if after is Level.FREE:
+            del self._levels[key]
+        elif limit is not None and now - self._published.get((key, after, limit), -math.inf) >= REPEAT_SECONDS:
+            self._published[key, after, limit] = now
+            self._events.append(_event(key, after, used, limit))
+
+
+def _limited(connections: Mapping[str, HybridConnection]) -> list[str]:
+    return [name for name, known in connections.items() if known.quota != NO_QUOTA]
+
+
+def _event(key: _Key, level: Level, used: int, limit: int) -> Event:
+    kind = key.kind.value
+    if key.connection is _RELAY:
+        of_relay = RelayQuotaNear if level is Level.NEAR else RelayQuotaReached
+        return of_relay(quota=kind, used=used, limit=limit)
+    of_connection = QuotaNear if level is Level.NEAR else QuotaReached
+    return of_connection(connection=key.connection, quota=kind, used=used, limit=limit)
+
+
+def _refusal(kind: QuotaKind, used: int, limit: int) -> RendezvousError:
+    reason = _REASONS[kind]
+    return RendezvousError(f"{reason.describe} ({used} of {limit})", reason=reason)

@@ -1,0 +1,58 @@
+"""A limit on the rate at which the relay moves the bytes of one hybrid connection."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from ...streams.nowait import READ_BYTES
+
+__all__ = ["Pace"]
+
+#: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits would cost more than
+#: they achieve.
+_AHEAD_SECONDS = 0.02
+#: How many bytes are read at once: what the rate allows in this time, within bounds.
+_BLOCK_SECONDS = 0.05
+_MIN_BLOCK = 16 * 1024
+
+
+class Pace:
+    """The limit that all pairs of data channels of one hybrid connection share, in both directions.
+
+    Every direction first moves a block, and then waits until the rate allows the next one. Therefore a direction that
+    has been idle moves a small message, such as a ping, without waiting behind the data of others.
+    """
+
+    def __init__(self) -> None:
+        """Without a limit."""
+        #: Bytes per second; None: there is no limit, and nothing else here is used.
+        self.rate: int | None = None
+        #: When the rate has made up for everything that was moved; on Trio's clock.
+        self._free_at = -math.inf
+        self._changed = trio.Event()
+
+    def change(self, rate: int | None) -> None:
+        """Use another rate from now on, also for those that are waiting."""
+        if rate != self.rate:
+            self.rate = rate
+            self._free_at = -math.inf
+            self._changed.set()
+            self._changed = trio.Event()
+
+    @property
+    def block(self) -> int:
+        """How many bytes to read at once."""
+        rate = self.rate
+        return READ_BYTES if rate is None else max(_MIN_BLOCK, min(READ_BYTES, int(rate * _BLOCK_SECONDS)))
+
+    async def wait(self, size: int) -> None:
+        """Wait after `size` bytes were moved. This is a checkpoint. Cancelled, the bytes count all the same."""
+        rate = self.rate
+        if rate is None:
+            await trio.lowlevel.checkpoint()
+            return
+        self._free_at = max(self._free_at, trio.current_time()) + size / rate
+        with trio.move_on_at(self._free_at - _AHEAD_SECONDS):
+            await self._changed.wait()

@@ -1,0 +1,179 @@
+"""Checks and errors that all implementations of `Store` have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...errors import ConfigurationError
+from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
+from ..model import HybridConnection, RelayRecord
+from ..quotas import Edition, Editions, Limits
+from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NotFound, QuotaReached
+
+__all__ = [
+    "changed_edition",
+    "check_edition",
+    "check_generation",
+    "check_new_connection",
+    "check_new_key",
+    "check_new_token",
+    "check_version",
+    "name_is_taken",
+    "no_connection",
+    "no_rule",
+    "no_token",
+    "valid_hosts",
+    "valid_record",
+    "with_rule",
+    "without_rule",
+]
+
+
+def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> RelayRecord:
+    """Make the record that `Store.create` adds. Raises ConfigurationError."""
+    try:
+        return RelayRecord(name, hosts, rules)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+
+
+def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
+    """Check the hosts that `Store.change_hosts` sets. Raises ConfigurationError."""
+    try:
+        return check_hosts(tuple(hosts))
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+
+
+def check_new_connection(editions: Editions, count: int) -> None:
+    """Check whether there may be another hybrid connection, where there are `count`. Raises QuotaReached."""
+    edition = editions.of_relay
+    if edition is not None and edition.connections is not None and count >= edition.connections:
+        raise QuotaReached(
+            f"the edition {edition.name} of this relay allows {edition.connections} hybrid connections, and there "
+            f"are {count}; nothing was changed",
+            remedy="delete one that is not needed, or use another edition: hybridrelay editions --help",
+        )
+
+
+def check_edition(editions: Editions, name: str) -> None:
+    """Check that there is an edition with this name, unless it is empty. Raises NotFound."""
+    if name and name not in editions.by_name:
+        raise NotFound(f"there is no edition {name!r}", remedy=f"the editions are: {', '.join(editions.by_name)}")
+
+
+def changed_edition(
+    editions: Editions, name: str, connections: int | None, limits: Limits, version: int | None
+) -> Edition:
+    """Make the edition that `Store.change_edition` sets. Raises NotFound, ChangedMeanwhile, ConfigurationError."""
+    check_edition(editions, name or "?")
+    known = editions.by_name[name]
+    if version is not None and version != known.version:
+        raise ChangedMeanwhile(
+            f"the edition {name} was changed meanwhile; nothing was changed",
+            remedy="read it again, and repeat the change if it is still needed",
+        )
+    try:
+        return Edition(name=name, connections=connections, limits=limits, version=known.version + 1)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+
+
+def name_is_taken(name: str) -> NameTaken:
+    """Return the error of `Store.create` and `Store.import_` for a name that is taken."""
+    return NameTaken(
+        f"there is a hybrid connection {name!r} already",
+        remedy="choose another name; to change the relays or the target of the existing one, see "
+        "'hybridrelay connections endpoints --help' and 'connections target --help'",
+    )
+
+
+def no_connection(name: str, known: Iterable[str]) -> NotFound:
+    """Return the error for a name that no hybrid connection has."""
+    names = ", ".join(known)
+    return NotFound(
+        f"there is no hybrid connection {name!r}",
+        remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
+    )
+
+
+def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
+    """Return the error for a rule that a hybrid connection does not have; `known` are the names of those it has."""
+    names = ", ".join(known)
+    return NotFound(
+        f"the hybrid connection {connection!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
+    )
+
+
+def no_token(id_: str) -> NotFound:
+    """Return the error for an id that no token has."""
+    return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
+
+
+def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) -> None:
+    """Check whether a token may be added to those that are there. Raises NameTaken, ConfigurationError."""
+    names = [one.name for one in known]
+    if token.name in names:
+        raise NameTaken(
+            f"there is a token {token.name!r} already",
+            remedy="choose another name, or revoke that token first, also if it has expired",
+        )
+    if len(names) >= MAX_TOKENS:
+        raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
+
+
+def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
+    """Check whether a key may be put into a slot of a rule. Raises ConfigurationError.
+
+    Args:
+        name: the hybrid connection.
+        rule: the rule as it is in the store.
+        key: the new key; None revokes the present one.
+    """
+    for taken in KeySlot:
+        if key is not None and rule.key(taken) == key:
+            raise ConfigurationError(
+                f"this is the {taken} key of rule {rule.name} of {name} already; nothing was changed",
+                remedy="compare the fingerprints of the relays with: keys list",
+            )
+
+
+def check_version(known: HybridConnection, version: int | None) -> None:
+    """Check that a hybrid connection is the one that the caller has read. Raises ChangedMeanwhile."""
+    if version is not None and version != known.version:
+        raise ChangedMeanwhile(
+            f"the hybrid connection {known.name} was changed meanwhile; nothing was changed",
+            remedy="read it again, and repeat the change if it is still needed",
+        )
+
+
+def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generation: int | None) -> None:
+    """Check that a slot has the key that the caller knows; see `Store.regenerate_key`. Raises ChangedMeanwhile."""
+    current = known.generations.get((rule, slot), 0)
+    if generation is not None and generation != current:
+        has = f"has generation {current}" if current else "is revoked"
+        raise ChangedMeanwhile(
+            f"the {slot} key of rule {rule} of {known.name} {has}; nothing was changed",
+            remedy="look at the keys again, and repeat the change if it is still needed",
+        )
+
+
+def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tuple[Rule, ...]:
+    """The rules after `Store.put_rule`, in order of their names. Raises ConfigurationError."""
+    before = known.rule(name)
+    try:
+        if before is None:
+            rule = Rule.generate(name, rights)
+        else:
+            rule = Rule(name, frozenset(rights), before.primary, before.secondary)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+    rules = {one.name: one for one in known.rules} | {name: rule}
+    return check_rules(rules[key] for key in sorted(rules))
+
+
+def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
+    """The rules after `Store.delete_rule`. Raises NotFound."""
+    if known.rule(name) is None:
+        raise no_rule(known.name, name, [rule.name for rule in known.rules])
+    return tuple(rule for rule in known.rules if rule.name != name)

@@ -1,0 +1,99 @@
+"""The rate at which the bytes of one hybrid connection are moved."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.relay.service.pace import Pace
+from hybridrelay.relay.service.pump import Moved, pump
+
+from ...stream_pairs import sockets
+
+RATE = 100_000
+
+
+async def test_without_a_rate_nothing_waits(autojump_clock: trio.testing.MockClock) -> None:
+    pace = Pace()
+    for _ in range(100):
+        await pace.wait(10**9)
+    assert trio.current_time() == 0.0
+
+
+async def test_all_who_share_it_together_have_the_rate(autojump_clock: trio.testing.MockClock) -> None:
+    pace = Pace()
+    pace.change(RATE)
+
+    async def move() -> None:
+        for _ in range(10):
+            await pace.wait(RATE // 10)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(move)
+    assert trio.current_time() == pytest.approx(3.0, abs=0.1)
+    await trio.sleep(100)
+    began = trio.current_time()
+    await move()
+    assert trio.current_time() - began == pytest.approx(1.0, abs=0.1), "what was not used is not saved up"
+
+
+async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    pace = Pace()
+    pace.change(RATE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pace.wait, 1000 * RATE)
+        await trio.sleep(1)
+        pace.change(None)
+    assert trio.current_time() == 1.0
+    assert pace.block > RATE
+    pace.change(65536)
+    assert pace.block == 16384
+
+
+@pytest.mark.parametrize("changes_later", [False, True])
+async def test_a_pump_with_a_rate(
+    changes_later: bool, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    (a, left), (right, b) = trio.testing.lockstep_stream_pair(), trio.testing.lockstep_stream_pair()
+    pace, moved = Pace(), Moved()
+    if not changes_later:
+        pace.change(RATE)
+    nursery.start_soon(partial(pump, left, right, moved=moved, pace=pace))
+
+    async def send() -> None:
+        await a.send_all(bytes(10 * RATE))
+        await a.send_eof()
+
+    if changes_later:
+        await a.send_all(b"x")
+        assert await b.receive_some(1) == b"x"
+        pace.change(RATE)
+    nursery.start_soon(send)
+    received = 0
+    while data := await b.receive_some(2**20):
+        received += len(data)
+    assert received == 10 * RATE
+    assert trio.current_time() == pytest.approx(10.0, abs=0.5)
+    assert moved.a_to_b == received + changes_later
+
+
+async def test_sockets_with_a_rate_are_not_spliced_and_lose_nothing(nursery: trio.Nursery) -> None:
+    a, left = await sockets(nursery)
+    right, b = await sockets(nursery)
+    pace = Pace()
+    nursery.start_soon(partial(pump, left, right, pace=pace))
+    data = bytes(range(256)) * 4096
+    for rate in (None, 100_000_000, None):
+        pace.change(rate)
+        nursery.start_soon(a.send_all, data)
+        received = b""
+        with trio.fail_after(20):
+            while len(received) < len(data):
+                received += await b.receive_some(2**20)
+        assert received == data
+    await trio.aclose_forcefully(a)
+    await trio.aclose_forcefully(b)
