@@ -214,15 +214,15 @@ class ForwardStillUnavailable(_Unavailable):
 
 @attrs.frozen(kw_only=True)
 class ForwardOpenToOthers(Event):
-    """A forward is about to listen at an address that other machines may reach."""
+    """A forward listens at addresses that other machines may reach. Published once, when it listens."""
 
     name: ClassVar = "forward.open-to-others"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The address is not a loopback address: everybody who can reach it can connect to the target"
+    summary: ClassVar = "Not only this machine can connect: everybody who can reach the address can reach the target"
 
     connection: str
-    #: As it was configured.
-    address: str
+    #: Those that are not loopback addresses, with their ports.
+    addresses: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)

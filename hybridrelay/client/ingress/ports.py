@@ -67,13 +67,11 @@ async def run_forward(
             cut_off += 1
             raise
 
-    for host, _ in listen:
-        if not is_loopback(host):
-            client.events.publish(ForwardOpenToOthers(connection=client.connection, address=host))
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:
                 listeners += await _listen(client, host, port)
+            _report_open_to_others(client, listeners)
             await nursery.start(keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
             client.listening = tuple(format_address(*address) for address in bound)
@@ -101,6 +99,13 @@ async def run_forward(
             client.listening = ()
             for listener in listeners:
                 listener.socket.close()
+
+
+def _report_open_to_others(client: Client, listeners: Sequence[trio.SocketListener]) -> None:
+    bound = [listener.socket.getsockname()[:2] for listener in listeners]
+    addresses = tuple(format_address(host, port) for host, port in bound if not is_loopback(host))
+    if addresses:
+        client.events.publish(ForwardOpenToOthers(connection=client.connection, addresses=addresses))
 
 
 async def _listen(client: Client, host: str, port: int) -> list[trio.SocketListener]:

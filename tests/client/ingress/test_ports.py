@@ -72,12 +72,21 @@ async def test_connections_that_are_cut_off_are_counted(nursery: trio.Nursery, c
     nursery.cancel_scope.cancel()
 
 
-async def test_an_address_that_others_may_reach_is_reported() -> None:
+async def test_addresses_that_others_may_reach_are_reported_once(nursery: trio.Nursery) -> None:
+    client = FakeClient()
+    listen = [("127.0.0.1", 0), ("0.0.0.0", 0), ("0.0.0.0", 0)]
+    bound: list[tuple[str, int]] = await nursery.start(partial(run_forward, client, listen))
+    events = [event for event in client.published if isinstance(event, ForwardOpenToOthers)]
+    addresses = tuple(f"{host}:{port}" for host, port in bound[1:])
+    assert events == [ForwardOpenToOthers(connection="db", addresses=addresses)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_cannot_be_listened_on_is_not_reported_as_open() -> None:
     client = FakeClient()
     with pytest.raises(ConfigurationError, match="cannot listen"):  # 192.0.2.1 is no address of this machine
-        await run_forward(client, [("127.0.0.1", 0), ("192.0.2.1", 0)])
-    events = [event for event in client.published if isinstance(event, ForwardOpenToOthers)]
-    assert events == [ForwardOpenToOthers(connection="db", address="192.0.2.1")]
+        await run_forward(client, [("0.0.0.0", 0), ("192.0.2.1", 0)])
+    assert not any(isinstance(event, ForwardOpenToOthers) for event in client.published)
 
 
 async def _connect(host: str, port: int) -> None:
