@@ -225,8 +225,10 @@ class Client:
 
     async def _aclose(self) -> None:
         self._opener.close()
-        await self._sessions.aclose()
-        self._reports.close()
+        try:
+            await self._sessions.aclose()
+        finally:
+            self._reports.close()
 
     # --- what keeps a session on the best path, in the background
 

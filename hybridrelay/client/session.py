@@ -22,6 +22,7 @@ from ..events import Event, EventStream
 from ..mux import Session
 from ..protocol.reasons import Category, Reason
 from ..streams import TLSStream
+from ..streams.sockets import close_forcefully
 from .lifecycle import Machine, State, commands, inputs
 from .lifecycle.inputs import MoveCause
 from .relays.listeners import ListenerSearch
@@ -156,9 +157,8 @@ class ClientSession:
         finally:
             self._nursery = None
             self._handle(self._end())
-            for channel in (*self._opened.values(), self._undelivered):
-                if channel is not None:
-                    await trio.aclose_forcefully(channel.stream)
+            unused = (*self._opened.values(), self._undelivered)
+            await close_forcefully(*(channel.stream for channel in unused if channel is not None))
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Tell the machine when its deadlines are reached, until the session has ended."""

@@ -11,7 +11,7 @@ import trio
 from .._accepting import serve_listeners
 from ..errors import HybridRelayError
 from ..events import logged_events
-from ..streams.sockets import abort_stream
+from ..streams.sockets import abort_stream, close_forcefully
 from .body import ClientGone
 from .connection import Upgraded, refuse_connection, serve_connection
 from .failure import Failure, RequestError
@@ -117,10 +117,10 @@ class _Server:
                         task_status.started()
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
-                    await _close(listeners)
+                    await close_forcefully(*listeners)
                     grace.deadline = trio.current_time() + grace_seconds
         finally:
-            await _close(listeners)
+            await close_forcefully(*listeners)
 
     async def _serve(self, accepted: trio.SocketStream) -> None:
         if self._connections < self._max_connections:
@@ -181,8 +181,3 @@ class _Server:
             finally:
                 self._stop.discard_idle(scope)
         return None
-
-
-async def _close(listeners: Sequence[trio.SocketListener]) -> None:
-    for listener in listeners:
-        await trio.aclose_forcefully(listener)

@@ -7,7 +7,7 @@ import sys
 import trio
 
 from ..streams.nowait import NowaitStream, UnitTooLong, nowait
-from ..streams.sockets import reset_on_close
+from ..streams.sockets import close_forcefully, reset_on_close
 from .body import ClientGone
 from .failure import Failure, RequestError
 from .limits import Limits
@@ -200,8 +200,9 @@ class Wire:
             if isinstance(below, trio.SocketStream):
                 reset_on_close(below, True)
             assert isinstance(below, trio.abc.AsyncResource)
-            await trio.aclose_forcefully(below)
-        await trio.aclose_forcefully(self.stream)
+            await close_forcefully(below, self.stream)
+        else:
+            await trio.aclose_forcefully(self.stream)
 
 
 def _supports_nowait(stream: trio.abc.Stream) -> bool:

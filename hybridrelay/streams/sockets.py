@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream", "wait_reset"]
+__all__ = ["abort_stream", "close_forcefully", "reset_on_close", "tune_socket", "tune_stream", "wait_reset"]
 
 #: A socket counts as writable while less than this is unsent (bytes). Without this option, the kernel accepts
 #: megabytes, and a ping has to wait until all of them are sent. Trio's own 16 KiB costs fast paths one wake-up per 16
@@ -87,6 +87,17 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     if isinstance(stream, trio.SocketStream):
         reset_on_close(stream, True)
     await trio.aclose_forcefully(stream)
+
+
+async def close_forcefully(*resources: trio.abc.AsyncResource) -> None:
+    """Close all of them forcefully, in this order, also if this is cancelled or closing one of them fails.
+
+    Does not block.
+    """
+    with trio.CancelScope(shield=True):
+        async with contextlib.AsyncExitStack() as stack:
+            for resource in reversed(resources):
+                stack.push_async_callback(trio.aclose_forcefully, resource)
 
 
 async def wait_reset(stream: trio.SocketStream) -> None:

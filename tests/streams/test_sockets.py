@@ -117,3 +117,22 @@ async def test_waiting_for_a_reset_consumes_nothing() -> None:
         with trio.move_on_after(0.01):
             await sockets.wait_reset(near)
         assert await near.receive_some() == b"query"
+
+
+async def test_all_are_closed_although_this_is_cancelled_or_one_of_them_fails() -> None:
+    class Failing(trio.abc.AsyncResource):
+        async def aclose(self) -> None:
+            closed.append("failing")
+            raise OSError
+
+    class Slow(trio.abc.AsyncResource):
+        async def aclose(self) -> None:
+            closed.append("slow")
+            await trio.sleep_forever()
+
+    closed: list[str] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(OSError):
+            await sockets.close_forcefully(Slow(), Failing(), Slow())
+    assert closed == ["slow", "failing", "slow"]

@@ -21,6 +21,7 @@ from ...connectivity.discovery import all_ports, local_ports, purposes_by_port, 
 from ...errors import ConfigurationError
 from ...events import EventStream, ListenAddressSkipped
 from ...streams.listening import StreamListener
+from ...streams.sockets import close_forcefully
 from ..store.state_dir import local_socket
 
 __all__ = ["OpenPort", "Ports"]
@@ -80,9 +81,7 @@ class Ports:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for port in self._open:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(port.listener)
+        await close_forcefully(*(port.listener for port in self._open))
 
     async def open(self, bindings: Mapping[str, tuple[Binding, ...]], state_dir: Path) -> None:
         """Listen on every binding, and on the Unix sockets in the state directory.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -49,6 +50,8 @@ _AT_A_TIME: Final = 50
 _PAIRS_AT_A_TIME: Final = 1000
 #: How long the last write may take when the relay stops (seconds).
 _FINISH_SECONDS: Final = 5.0
+#: How long closing the file may take after that (seconds).
+_CLOSE_SECONDS: Final = 1.0
 #: After this time (seconds), a write that has not ended is reported as a problem.
 _LONG_SECONDS: Final = 60.0
 #: Outcomes of rendezvous that are failed joins. What a listener has declined, another one may accept; if none does,
@@ -174,13 +177,17 @@ class HistoryService:
         """
         if not self._has_run:
             return
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _FINISH_SECONDS):
-            self._scope.cancel()
-            await self._sample()
-            if self._max_bytes:
-                await self._write()
-            await _in_thread(self._close_recent, limiter=self._recent_limiter)
-            await _in_thread(self._close_file, limiter=self._file_limiter)
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _FINISH_SECONDS):
+                self._scope.cancel()
+                await self._sample()
+                if self._max_bytes:
+                    await self._write()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
+                async with trio.open_nursery() as nursery:  # neither waits for the other
+                    nursery.start_soon(partial(_in_thread, self._close_recent, limiter=self._recent_limiter))
+                    nursery.start_soon(partial(_in_thread, self._close_file, limiter=self._file_limiter))
 
     def _close_recent(self) -> None:
         if self._recent is not None:
