@@ -33,7 +33,10 @@ async def _show(visit: Visit) -> View:
         is_named=True,
         place="/connections",
         parents=(("/connections", "Connections"),),
-        actions=h("span", state_of(found), id="state", data_live=True),
+        actions=(
+            h("span", state_of(found), id="state", data_live=True),
+            h("a", "Charts", href=f"/monitor?connection={segment(name)}", class_="button"),
+        ),
         content=(
             h("p", name_of(found.description), class_="note") if found.description else None,
             _figures(found),

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import trio
 
 from ...relay.snapshot import ConnectionSnapshot
+from ..history import HistoryValue
 from ..live_values import RelayProblem, RelayValue
 from ..values import ConnectionPage, ConnectionValue
+from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
 from .html import Child, Element, h
 from .layout import View
 from .page import Page
@@ -42,10 +44,12 @@ async def _overview(visit: Visit) -> View:
     return View(
         title="Dashboard",
         place="/",
+        files=CHART_FILES,
         actions=_state(relay),
         content=(
             _problems(visit, problems, relay is not None),
             _figures(relay, await _total(visit)),
+            await _data(visit),
             _connections(visit, page),
             None if relay is None else capacity_section(visit, relay),
             None if relay is None else _about(visit, relay),
@@ -97,6 +101,16 @@ def _problem(one: RelayProblem) -> Element:
             h("p", "What to do: ", one.remedy, class_="note"),
         ),
     )
+
+
+async def _data(visit: Visit) -> Element:
+    """The chart of the last hour."""
+    shown, end = RANGES["1h"], int(visit.managed.clock())
+    query = {"resolution": shown.resolution, "from": max(0, end - shown.seconds), "to": end + 1}
+    history = await visit.get("getHistory", HistoryValue, query=query)
+    url = f"/v1/history?resolution={shown.resolution}"
+    more = h("a", "Monitor", href="/monitor", class_="button")
+    return charts_div([chart_section(visit, CHARTS[0], history, shown, end, "absolute", url, more)], shown, url)
 
 
 async def _total(visit: Visit) -> ConnectionSnapshot:

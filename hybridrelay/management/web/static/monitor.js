@@ -52,7 +52,7 @@ function draw(element, data, labels, format, isRelative) {
     legend: { show: false }, cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (plot, low, high) => [0, isRelative ? 105 : Math.max(high * 1.1, 1)] } },
     axes: [
-      { ...axis, values: (plot, values) => values.map((at) => (isLong ? day : clock).format(new Date(at * 1000))) },
+      { ...axis, space: 70, values: (plot, values) => values.map((at) => (isLong ? day : clock).format(new Date(at * 1000))) },
       { ...axis, size: 74, incrs: STEPS, values: (plot, values) => values.map(format) },
     ],
     series: [{}, ...labels.map((label, index) => ({
