@@ -34,6 +34,7 @@ import attrs
 import trio
 
 from .errors import TransportError
+from .http_options import NO_HTTP_OPTIONS, HttpOptions
 from .protocol.preamble import Purpose
 
 __all__ = [
@@ -86,6 +87,9 @@ class Dialer:
     tcp: Dial
     udp: DialUDP = _no_datagrams
     process: DialProcess = _no_process
+    #: What transports over HTTP add to their requests. If there are header fields, `tcp` verifies the certificate of
+    #: the outer TLS. A transport must not send them over a connection without outer TLS.
+    http: HttpOptions = NO_HTTP_OPTIONS
 
 
 @attrs.frozen
@@ -186,6 +190,8 @@ class Binding:
     port: int
     #: If set, listen on a Unix socket with this path instead, to which only this user can connect.
     path: Path | None = None
+    #: For transports over HTTP: they are also served below this path (`HttpOptions.path_prefix`).
+    path_prefix: str = ""
     #: If set, accept from these instead of opening anything: sockets that were opened elsewhere, or a network in
     #: memory. The listener owns them from now on.
     acceptors: tuple[trio.abc.Listener[trio.SocketStream], ...] | None = attrs.field(default=None, eq=False)

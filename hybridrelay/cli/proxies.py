@@ -1,4 +1,4 @@
-"""Makes the dialer from the options for proxies and for the command of mode ``exec``."""
+"""Makes the dialer from the options for proxies, for HTTP, and for the command of mode ``exec``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from ..connectivity.commands import Commands
 from ..connectivity.proxies import ProxyDial, ProxySettings, resolve_dialer
 from ..connectivity.proxies.settings import has_password
 from ..errors import ConfigurationError
+from ..http_options import NO_HTTP_OPTIONS, HttpOptions, check_header
 from ..security import Secret
 
 logger = logging.getLogger("hybridrelay.cli")
 
 #: Enough for a password and a line break, even in UTF-16. A larger file is not a password file.
 _MAX_PASSWORD_BYTES = 1024
+#: More than the header fields in it may have.
+_MAX_HEADERS_BYTES = 16 * 1024
 #: The mode whose transport runs a command.
 _EXEC = "exec"
 
@@ -30,13 +33,16 @@ def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> D
     """Return the dialer for the options; None without such options, which means that the environment decides.
 
     Args:
-        args: the parsed arguments of a command with `add_proxy`.
+        args: the parsed arguments of a command with `add_proxy` and `add_http`.
         commands: see `make_commands`.
 
     Raises:
         ConfigurationError: the options cannot be used. The message contains no secret.
     """
     dialer = _proxy_dialer(args)
+    http = _http_options(args)
+    if http != NO_HTTP_OPTIONS:
+        dialer = attrs.evolve(resolve_dialer(dialer), http=http)
     if commands is None or args.exec_command is None:
         return dialer
     return attrs.evolve(resolve_dialer(dialer), process=commands.dial)
@@ -54,6 +60,33 @@ def make_commands(args: argparse.Namespace) -> Commands:
             remedy="give both: --mode exec --exec-command 'ssh HOST hybridrelay relay-stdio --state DIR'",
         )
     return Commands(args.exec_command)
+
+
+def _http_options(args: argparse.Namespace) -> HttpOptions:
+    prefix: str = args.websocket_path_prefix or ""
+    file: Path | None = args.websocket_headers_file
+    if file is None:
+        return HttpOptions(prefix)
+    text = read_text(file, what="the file with header fields", limit=_MAX_HEADERS_BYTES, secret=True)
+    headers: list[tuple[str, str]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, colon, value = line.partition(":")
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            if not colon:
+                raise ValueError("expected 'Name: value'")
+            headers.append(check_header(name, value.strip(" \t")))
+        except ValueError as exc:
+            raise ConfigurationError(f"{file}, line {number}: {exc}", remedy="correct this line") from None
+    if not headers:
+        raise ConfigurationError(
+            f"there are no header fields in {file}", remedy="write one 'Name: value' on each line"
+        )
+    try:
+        return HttpOptions(prefix, tuple(headers))
+    except ValueError as exc:
+        raise ConfigurationError(f"{file}: {exc}", remedy="remove what is not needed") from None
 
 
 def _proxy_dialer(args: argparse.Namespace) -> Dialer | None:

@@ -21,7 +21,7 @@ from ..failure import Failure, FailureKind, Step, lost_connection
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from ..protocol.reasons import Reason
-from ..security import check_relay_pin, control_client_context, relay_identity_error
+from ..security import check_relay_pin, control_client_context, management_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
 from ..streams.outer_tls import connect_outer_tls
 from .addresses import resolve
@@ -144,7 +144,7 @@ async def connect(
         stream = await timed(partial(dialer.tcp, target_of(host), number))
         if not port.outer_tls:
             return stream
-        tls = await connect_outer_tls(stream, host)
+        tls = await _connect_outer_tls(stream, host, verified=bool(dialer.http.headers))
         if on_outer_certificate is not None:
             on_outer_certificate(tls.getpeercert(binary_form=True) or b"")
         return tls
@@ -158,9 +158,24 @@ async def connect(
     with _failing_at(Step.TRANSPORT):
         with scope:
             reached = Address(endpoint.host, number, port.outer_tls)
-            connection = await transport.connect(reached, Dialer(tcp, udp, process))
+            connection = await transport.connect(reached, Dialer(tcp, udp, process, dialer.http))
             return connection.stream
         raise trio.TooSlowError
+
+
+async def _connect_outer_tls(stream: trio.abc.Stream, host: str, *, verified: bool) -> TLSStream:
+    """Do the handshake of the outer TLS. Nothing but secret header fields needs its certificate to be verified."""
+    if not verified:
+        return await connect_outer_tls(stream, host)
+    try:
+        return await connect_outer_tls(stream, host, context=management_client_context())
+    except TransportError as exc:
+        raise TransportError(
+            f"{exc}; the header fields of --websocket-headers-file were not sent",
+            kind=FailureKind.TLS_FAILED,
+            remedy=f"they are sent only to a server with a valid certificate for {host}: check the name and the "
+            "certificate, or let this machine trust the CA of a proxy that intercepts TLS",
+        ) from exc
 
 
 async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble, *, seconds: float) -> Reason:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay._defaults import PROXY_PASSWORD_VARIABLE
-from hybridrelay.cli.arguments.options import add_proxy
+from hybridrelay.cli.arguments.options import add_http, add_proxy
 from hybridrelay.cli.proxies import make_dialer
 from hybridrelay.connectivity import ProxyDial
 from hybridrelay.errors import ConfigurationError
@@ -19,6 +19,7 @@ from .conftest import Run
 def parse(*arguments: str | Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_proxy(parser)
+    add_http(parser)
     return parser.parse_args([str(argument) for argument in arguments])
 
 
@@ -105,3 +106,36 @@ def test_every_command_that_dials_has_it(run: Run, command: str) -> None:
     assert result.code == 2
     assert "--proxy has a password in it" in result.err
     assert "hunter2" not in result.err
+
+
+def test_header_fields_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "headers"
+    file.write_text(
+        "# for the access proxy\n\nCF-Access-Client-Id: abc.access\r\nCF-Access-Client-Secret:  s3: cret \n"
+    )
+    file.chmod(0o600)
+    dialer = make_dialer(parse("--websocket-headers-file", file, "--websocket-path-prefix", "/edge/relay/"))
+    assert dialer is not None
+    assert dialer.http.path_prefix == "/edge/relay"
+    assert dialer.http.headers == (("CF-Access-Client-Id", "abc.access"), ("CF-Access-Client-Secret", "s3: cret"))
+    assert "s3" not in repr(dialer)
+    dialer = make_dialer(parse("--websocket-path-prefix", "/edge", "--proxy", "none"))
+    assert dialer is not None
+    assert (dialer.http.path_prefix, dialer.http.headers) == ("/edge", ())
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "# nothing\n", "s3cret", "X-Token s3cret", ": s3cret", "Host: s3cret", "Content-Length: s3cret",
+     "X: s3cretä", "X: s3cret\0", "X: a\nx: s3cret",
+     "X y: s3cret", "X: " + "s3cret" * 2000, "X:", "Sec-WebSocket-Key: s3cret"],
+)  # fmt: skip
+def test_a_file_without_usable_header_fields_is_refused_and_not_quoted(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "headers"
+    file.write_text(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigurationError) as caught:
+        make_dialer(parse("--websocket-headers-file", file))
+    assert caught.value.remedy
+    assert str(file) in str(caught.value)
+    assert "s3cret" not in f"{caught.value}{caught.value.remedy}"

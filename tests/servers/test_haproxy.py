@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def echo() -> Iterator[int]:
                     accepted, _ = server.accept()
                 except OSError:
                     return
-                with accepted:
+                with accepted, contextlib.suppress(OSError):
                     while data := accepted.recv(4096):
                         accepted.sendall(data)
 

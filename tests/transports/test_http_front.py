@@ -255,3 +255,21 @@ async def test_heads_are_as_long_on_both_ports(size: int, status: int, record_by
         await accept_inside_outer_tls(sent, record_bytes),
     ):
         assert received.startswith(f"HTTP/1.1 {status} ".encode())
+
+
+async def test_the_websocket_is_also_served_below_a_path_prefix() -> None:
+    for prefix, target, status in (
+        ("/edge/relay", f"/edge/relay{PATH}", b"101"),
+        ("/edge/relay", PATH, b"101"),
+        ("/edge/relay", f"/edge{PATH}", b"404"),
+        ("/edge/relay", "/healthz", b"200"),
+        ("", f"/edge/relay{PATH}", b"404"),
+    ):
+        client, server = await tcp_pair()
+        async with client, server, await transport.listen(Binding("127.0.0.1", 0, path_prefix=prefix)) as listener:
+            assert isinstance(listener, StreamListener)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listener.incoming(server, "127.0.0.1").handshake)
+                await client.send_all(request(target=target))
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 " + status), (prefix, target)
+                nursery.cancel_scope.cancel()

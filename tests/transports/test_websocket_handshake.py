@@ -12,6 +12,7 @@ import trio.testing
 
 from hybridrelay.abc import Address, Dialer
 from hybridrelay.errors import TransportError
+from hybridrelay.http_options import NO_HTTP_OPTIONS, HttpOptions
 from hybridrelay.streams import sockets
 from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket import PATH, SUBPROTOCOL, handshake, transport
@@ -37,7 +38,13 @@ def answer(head: bytes, **changes: str | None) -> bytes:
 
 
 async def connect(
-    respond: Callable[[bytes], bytes], *, host: str = "127.0.0.1", port: int = 1, then_close: bool = False
+    respond: Callable[[bytes], bytes],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 1,
+    then_close: bool = False,
+    outer_tls: bool = False,
+    http: HttpOptions = NO_HTTP_OPTIONS,
 ) -> tuple[bytes, trio.abc.HalfCloseableStream]:
     """Connect to a server that answers the head with ``respond(head)``; returns the head and the stream."""
     near, far = await tcp_pair()
@@ -60,7 +67,7 @@ async def connect(
     async with far, trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         try:
-            result = (await transport.connect(Address(host, port), Dialer(dial))).stream
+            result = (await transport.connect(Address(host, port, outer_tls), Dialer(dial, http=http))).stream
         except TransportError as exc:
             assert near.socket.fileno() == -1
             result = exc
@@ -221,3 +228,43 @@ async def test_the_host_header_has_what_means_the_same_elsewhere(host: str, show
     await trio.aclose_forcefully(stream)
 
     assert f"Host: {shown}" in head.decode().split("\r\n")
+
+
+HTTP = HttpOptions("/edge/relay", (("X-Token", "s3cret"), ("Cookie", "a=b; c=d")))
+
+
+async def test_a_path_prefix_and_header_fields_of_the_operator() -> None:
+    head, stream = await connect(answer, outer_tls=True, http=HTTP)
+    await trio.aclose_forcefully(stream)
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"GET /edge/relay{PATH} HTTP/1.1"
+    assert {"X-Token: s3cret", "Cookie: a=b; c=d", "User-Agent: hybridrelay"} <= set(lines)
+
+
+async def test_a_user_agent_of_the_operator_replaces_ours() -> None:
+    head, stream = await connect(answer, outer_tls=True, http=HttpOptions(headers=(("user-agent", "Browser/1"),)))
+    await trio.aclose_forcefully(stream)
+    assert [line for line in head.decode().split("\r\n") if line.lower().startswith("user-agent")] == [
+        "user-agent: Browser/1"
+    ]
+
+
+async def test_header_fields_are_not_sent_without_outer_tls() -> None:
+    head, stream = await connect(answer, http=HTTP)
+    await trio.aclose_forcefully(stream)
+    assert head.startswith(f"GET /edge/relay{PATH} HTTP/1.1".encode())
+    assert b"s3cret" not in head
+    assert b"Cookie" not in head
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [("401", "--websocket-headers-file"), ("403", "--websocket-headers-file"), ("302", "--websocket-headers-file"),
+     ("404", f"passes /edge/relay{PATH} on"), ("426", "Upgrade and Connection")],
+)  # fmt: skip
+async def test_a_refusal_says_what_to_do_and_no_secret(status: str, remedy: str) -> None:
+    with pytest.raises(TransportError) as caught:
+        await connect(lambda head: f"HTTP/1.1 {status} No\r\n\r\n".encode(), outer_tls=True, http=HTTP)
+    assert caught.value.remedy is not None
+    assert remedy in caught.value.remedy
+    assert "s3cret" not in f"{caught.value}{caught.value.remedy}"

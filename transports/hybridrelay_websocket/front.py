@@ -1,4 +1,4 @@
-"""The HTTP service on the relay's ports 80 and 443: a table of two routes, the WebSocket and a health check.
+"""The HTTP service on the relay's ports 80 and 443: a table of routes to the WebSocket and a health check.
 
 `hybridrelay.http` parses the request and answers. Its limits are tight here, because the client has not authenticated
 yet. Every connection is closed after its response.
@@ -31,7 +31,7 @@ from hybridrelay.streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES
 
 from .handshake import PATH, SUBPROTOCOL
 
-__all__ = ["HEALTH_PATH", "LIMITS", "serve_http"]
+__all__ = ["HEALTH_PATH", "LIMITS", "http_service", "serve_http"]
 
 HEALTH_PATH = "/healthz"
 
@@ -52,8 +52,8 @@ LIMITS = Limits(
 _ACCEPT_SUFFIX = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-async def serve_http(stream: trio.abc.Stream) -> Upgraded | None:
-    """Serve one connection.
+async def serve_http(stream: trio.abc.Stream, service: Service) -> Upgraded | None:
+    """Serve one connection. See `http_service`.
 
     Returns:
         The connection, if its upgrade to a WebSocket was accepted; None if it was answered in another way.
@@ -64,7 +64,7 @@ async def serve_http(stream: trio.abc.Stream) -> Upgraded | None:
     Unless the connection is returned, the stream is closed.
     """
     try:
-        return await serve_connection(stream, _SERVICE)
+        return await serve_connection(stream, service)
     except RequestError as exc:
         raise TransportError(f"answered with HTTP status {exc.failure.status}: {exc.failure.detail}") from exc
     except ClientGone as exc:
@@ -116,9 +116,12 @@ def _raise(exc: Exception) -> None:
     raise exc
 
 
-_SERVICE = Service(
-    router=Router([Route("GET", HEALTH_PATH, _health), Route("GET", PATH, _upgrade)]),
-    limits=LIMITS,
-    # The relay logs what accepting a connection raises.
-    on_crash=_raise,
-)
+def http_service(path_prefix: str = "") -> Service:
+    """What is served: the WebSocket at `PATH`, also below `path_prefix`, and a health check."""
+    paths = dict.fromkeys((PATH, path_prefix + PATH))
+    return Service(
+        router=Router([Route("GET", HEALTH_PATH, _health), *(Route("GET", path, _upgrade) for path in paths)]),
+        limits=LIMITS,
+        # The relay logs what accepting a connection raises.
+        on_crash=_raise,
+    )

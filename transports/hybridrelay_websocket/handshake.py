@@ -8,7 +8,7 @@ waits there: it has not seen or written any frame, and closes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 import trio_websocket
@@ -17,7 +17,7 @@ from hybridrelay.errors import TransportError, UpgradeRefused
 
 __all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client"]
 
-#: The only path, so that a reverse proxy needs only one rule.
+#: The only path, so that a reverse proxy needs only one rule. It may have a prefix.
 PATH = "/hybridrelay"
 #: Identifies this transport's conventions, including their version.
 SUBPROTOCOL = "hybridrelay.v1"
@@ -25,11 +25,17 @@ SUBPROTOCOL = "hybridrelay.v1"
 #: bound on memory. nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024
 
-_PATH_MISSING = f"check that the address is a relay's and that anything in front of it passes {PATH} on"
+_PATH_MISSING = "check that the address is a relay's and that anything in front of it passes {path} on"
 _UPGRADE_MISSING = (
     "the path is right, but something in front of the relay does not pass on the headers Upgrade and Connection: "
     "configure it for WebSocket"
 )
+_CREDENTIALS_MISSING = (
+    "something in front of the relay demands credentials: give the header fields that it expects with "
+    "--websocket-headers-file, or let it pass {path} without any"
+)
+#: What access proxies answer: refusals, and redirections to a page for logging in.
+_DEMANDS_CREDENTIALS = frozenset({b"301", b"302", b"303", b"307", b"308", b"401", b"403"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _HTTP = b"HTTP/1."
 _NO_HANDSHAKE = "the answer is not a WebSocket handshake"
@@ -67,12 +73,16 @@ class _HeadStream(trio.abc.Stream):
         raise TransportError(_NO_HANDSHAKE)
 
 
-async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
+async def handshake_as_client(
+    stream: trio.abc.Stream, host: str, path: str = PATH, headers: Sequence[tuple[str, str]] = ()
+) -> bytes:
     """Request the upgrade (RFC 6455 section 4.1).
 
     Args:
         stream: the connection; the caller closes it if this raises.
         host: for the Host header, with the port if that is not the default.
+        path: the path to request.
+        headers: further header fields, which have been checked (`HttpOptions`).
 
     Returns:
         What was read after the server's head.
@@ -108,7 +118,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
             raise UpgradeRefused(
                 f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
                 status=int(status[1]),
-                remedy=_UPGRADE_MISSING if status[1] == b"426" else _PATH_MISSING,
+                remedy=_remedy(status[1], path),
             )
         return bytes(received[:head_size])
 
@@ -117,15 +127,26 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
             nursery,
             _HeadStream(stream, read_head),  # type: ignore[arg-type]  # any stream works, as its server side shows
             host,
-            PATH,
+            path,
             subprotocols=[SUBPROTOCOL],
-            extra_headers=[(b"User-Agent", b"hybridrelay")],
+            extra_headers=_with_user_agent(headers),
         )
         if connection.subprotocol != SUBPROTOCOL:
             raise TransportError("the WebSocket server is not a relay: it did not choose our subprotocol")
 
     await _run(ask)
     return bytes(received[head_size:])
+
+
+def _with_user_agent(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    own = [] if any(name.lower() == "user-agent" for name, _ in headers) else [("User-Agent", "hybridrelay")]
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in (*own, *headers)]
+
+
+def _remedy(status: bytes, path: str) -> str:
+    if status == b"426":
+        return _UPGRADE_MISSING
+    return (_CREDENTIALS_MISSING if status in _DEMANDS_CREDENTIALS else _PATH_MISSING).format(path=path)
 
 
 async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:

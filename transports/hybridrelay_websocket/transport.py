@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Route, Transport
-from hybridrelay.http import forwarded_for
+from hybridrelay.http import Service, forwarded_for
 from hybridrelay.streams.listening import ForwardedStream, StreamListener
 from hybridrelay.streams.sockets import tune_stream
 
-from .front import serve_http
-from .handshake import handshake_as_client
+from .front import http_service, serve_http
+from .handshake import PATH, handshake_as_client
 from .stream import WebSocketStream
 
 __all__ = ["HTTP", "HTTPS", "WebSocketTransport"]
@@ -30,7 +32,10 @@ class WebSocketTransport(Transport):
         stream = await dialer.tcp(address.host, address.port)
         try:
             tune_stream(stream)
-            received = await handshake_as_client(stream, _host_header(address))
+            # Without outer TLS, everybody on the way could read the header fields, which are secrets.
+            headers = dialer.http.headers if address.outer_tls else ()
+            path = dialer.http.path_prefix + PATH
+            received = await handshake_as_client(stream, _host_header(address), path, headers)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
@@ -38,14 +43,14 @@ class WebSocketTransport(Transport):
 
     async def listen(self, binding: Binding) -> Listener:
         """See `Transport.listen`."""
-        return await StreamListener.open(binding, _accept)
+        return await StreamListener.open(binding, partial(_accept, http_service(binding.path_prefix)))
 
 
-async def _accept(stream: trio.abc.Stream) -> ForwardedStream | None:
+async def _accept(service: Service, stream: trio.abc.Stream) -> ForwardedStream | None:
     """Serve the HTTP request. See `hybridrelay.streams.listening.StreamHandshake`."""
     accepted: WebSocketStream | None = None
     try:
-        upgraded = await serve_http(stream)
+        upgraded = await serve_http(stream, service)
         if upgraded is not None:
             accepted = WebSocketStream(upgraded.stream, client=False, received=upgraded.received)
     finally:

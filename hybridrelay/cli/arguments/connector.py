@@ -13,6 +13,7 @@ from .options import (
     add_exec_command,
     add_files,
     add_grace,
+    add_http,
     add_mode,
     add_proxy,
     add_resume_deadline,
@@ -77,6 +78,7 @@ def _add_arguments(parser: Parser) -> None:
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)
+    add_http(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     parser.add_argument(

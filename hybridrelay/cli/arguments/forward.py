@@ -13,6 +13,7 @@ from .options import (
     add_exec_command,
     add_files,
     add_grace,
+    add_http,
     add_mode,
     add_open_patience,
     add_proxy,
@@ -76,6 +77,7 @@ def _add_arguments(parser: Parser) -> None:
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)
+    add_http(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     add_open_patience(parser)

@@ -121,6 +121,24 @@ def add_proxy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_http(parser: argparse.ArgumentParser) -> None:
+    """Add ``--websocket-path-prefix`` and ``--websocket-headers-file``."""
+    parser.add_argument(
+        "--websocket-path-prefix",
+        metavar="PATH",
+        type=values.path_prefix,
+        help="the path below which something in front of the relay, such as a CDN, serves it: /edge/relay for "
+        "/edge/relay/hybridrelay",
+    )
+    parser.add_argument(
+        "--websocket-headers-file",
+        metavar="F",
+        type=values.path,
+        help="a file with header fields that an access proxy in front of the relay demands, one 'Name: value' on "
+        "each line; they are secrets, and are sent only over https, to a server with a valid certificate",
+    )
+
+
 def add_exec_command(parser: argparse.ArgumentParser) -> None:
     """Add ``--exec-command``."""
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import WHERE_FROM, add_exec_command, add_mode, add_proxy
+from .options import WHERE_FROM, add_exec_command, add_http, add_mode, add_proxy
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and report which one would be used. For each port, the report says
@@ -53,6 +53,7 @@ def _add_arguments(parser: Parser) -> None:
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)
+    add_http(parser)
 
 
 COMMAND = Command(

@@ -125,6 +125,13 @@ def _add_arguments(parser: Parser) -> None:
         "all ports, have to begin with a PROXY header (version 1 or 2), which says where they come from",
     )
     parser.add_argument(
+        "--websocket-path-prefix",
+        metavar="PATH",
+        type=values.path_prefix,
+        help="serve WebSocket also below this path, for a reverse proxy or CDN that passes on paths with it: "
+        "/edge/relay for /edge/relay/hybridrelay",
+    )
+    parser.add_argument(
         "--trusted-proxies",
         metavar="NETWORKS",
         type=values.networks,

@@ -253,6 +253,14 @@ def size_or_none(text: str) -> int:
 
 
 @_argument
+def path_prefix(text: str) -> str:
+    """Parse the beginning of a path in a URL."""
+    from ...http_options import check_path_prefix
+
+    return check_path_prefix(text)
+
+
+@_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
     """Parse ``name=number,name=off``; an empty text means the default ports."""
     from ...security import parse_ports_untrusted

@@ -63,7 +63,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         raise ConfigurationError("--tls-key needs --tls-certificate", remedy="give both, or neither")
     return RelayConfig(
         state_dir=args.state,
-        bindings=make_bindings(args.host or [""], args.ports or {}),
+        bindings=make_bindings(args.host or [""], args.ports or {}, args.websocket_path_prefix or ""),
         public_ports=args.public_ports or {},
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
@@ -102,12 +102,15 @@ def make_management(args: argparse.Namespace, events: EventStream) -> Management
     return ManagementTcp(options, events=events)
 
 
-def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) -> Mapping[str, tuple[Binding, ...]]:
+def make_bindings(
+    hosts: Sequence[str], ports: Mapping[str, values.PortOption], path_prefix: str = ""
+) -> Mapping[str, tuple[Binding, ...]]:
     """Return the addresses to listen on, by port name: those in `ports`, and the defaults for all other ports.
 
     Args:
         hosts: the addresses for ports whose entry in `ports` has no address.
         ports: the value of ``--ports``.
+        path_prefix: see `Binding.path_prefix`.
     """
     known = all_ports(discover())
     options: dict[str, values.PortOption] = {name: (None, port.default) for name, port in known.items()}
@@ -116,5 +119,7 @@ def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) 
         if option is None:
             continue
         address, number = option
-        bindings[name] = tuple(Binding(host, number) for host in (hosts if address is None else [address]))
+        bindings[name] = tuple(
+            Binding(host, number, path_prefix=path_prefix) for host in (hosts if address is None else [address])
+        )
     return bindings

@@ -1,0 +1,92 @@
+"""What an operator adds to the HTTP requests of transports: a path prefix, and header fields. Pure.
+
+Content delivery networks and access proxies in front of a relay may serve it below a path of theirs, and may demand
+header fields that show that a request is allowed to pass. These fields are secrets. Nothing here comes from a
+connection string or a peer.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+__all__ = ["NO_HTTP_OPTIONS", "HttpOptions", "check_header", "check_path_prefix"]
+
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
+_MAX_PREFIX: Final = 200
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+#: Visible ASCII, with spaces and tabs between: no line ends, and nothing that a proxy may read in another way.
+_VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
+_MAX_VALUE: Final = 8000
+_MAX_HEADERS: Final = 32
+#: All of them together (bytes): a relay accepts heads of 16 KiB, and many proxies no more than 8 KiB.
+_MAX_TOTAL: Final = 8000
+#: They belong to the WebSocket handshake, or to the connection (RFC 9110 section 7.6.1).
+_RESERVED: Final = frozenset(
+    {
+        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_RESERVED_PREFIXES: Final = ("sec-websocket-", "proxy-")
+
+
+def check_path_prefix(prefix: str) -> str:
+    """Return a path prefix if it is valid, without a slash at the end.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path = prefix.removesuffix("/")
+    segments = path.split("/")
+    if not _PREFIX.fullmatch(path) or len(path) > _MAX_PREFIX or "." in segments or ".." in segments:
+        raise ValueError("expected a path such as /edge/relay, of letters, digits and the characters - . _ ~")
+    return path
+
+
+def check_header(name: str, value: str) -> tuple[str, str]:
+    """Return a header field if it is valid.
+
+    Raises:
+        ValueError: it is not; the message does not repeat the value.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError("the name of a header field contains a character that is not allowed")
+    if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
+        raise ValueError(f"the header field {name} belongs to the connection itself, and cannot be set")
+    if len(value) > _MAX_VALUE or not _VALUE.fullmatch(value):
+        raise ValueError(f"the value of the header field {name} is empty or too long, or has characters beyond ASCII")
+    return name, value
+
+
+def _check_prefix(instance: object, attribute: object, value: str) -> None:
+    if value and check_path_prefix(value) != value:
+        raise ValueError("the path prefix ends with a slash")
+
+
+def _check_headers(instance: object, attribute: object, value: tuple[tuple[str, str], ...]) -> None:
+    for name, text in value:
+        check_header(name, text)
+    if len({name.lower() for name, _ in value}) != len(value):
+        raise ValueError("a header field is named twice")
+    if len(value) > _MAX_HEADERS or sum(len(name) + len(text) + 4 for name, text in value) > _MAX_TOTAL:
+        raise ValueError(f"there are more than {_MAX_HEADERS} header fields, or more than {_MAX_TOTAL} bytes of them")
+
+
+@attrs.frozen
+class HttpOptions:
+    """See the module.
+
+    Raises:
+        ValueError: a part is not valid. The message does not repeat the value of a header field.
+    """
+
+    #: What comes before the transport's own path: ``/edge/relay``; empty: nothing.
+    path_prefix: str = attrs.field(default="", validator=_check_prefix)
+    #: Names and values. They are only sent inside TLS whose certificate was verified.
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_check_headers, repr=False)
+
+
+NO_HTTP_OPTIONS: Final = HttpOptions()
