@@ -173,11 +173,11 @@ class Client:
         """How long a stream waits for a session by default, in seconds."""
         return self._open_patience
 
-    def snapshot(self, limit: int = MAX_LISTED) -> EndpointSnapshot:
+    def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
         """What the client holds now. Call it in the client's Trio run.
 
         Args:
-            limit: how many sessions, and how many streams, are listed at most; the oldest ones are.
+            max_sessions, max_streams: how many are listed at most; the oldest ones are.
 
         It takes time in proportion to the number of streams.
         """
@@ -188,7 +188,8 @@ class Client:
             self._opener,
             self._counters,
             serial=self._end_to_end.serial,
-            limit=limit,
+            max_sessions=max_sessions,
+            max_streams=max_streams,
             clock=self._clock,
         )
 

@@ -45,7 +45,8 @@ def client_snapshot(
     counters: EndpointCounters,
     *,
     serial: str,
-    limit: int,
+    max_sessions: int,
+    max_streams: int,
     clock: Callable[[], float],
 ) -> EndpointSnapshot:
     """What a client holds now.
@@ -57,7 +58,7 @@ def client_snapshot(
         opener: opens them.
         counters: what it has counted. Streams that are open are counted when they end, and are added here.
         serial: the serial of the application's identity.
-        limit: how many sessions, and how many streams, are listed at most.
+        max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """
     # Seconds since 1970, of a time on Trio's clock.
@@ -98,10 +99,10 @@ def client_snapshot(
                 since=offset + one.since,
                 instance=one.channel.peer.instance,
             )
-            for one, held in islice(zip(live, vitals, strict=True), limit)
+            for one, held in islice(zip(live, vitals, strict=True), max_sessions)
         ),
         session_count=len(live),
-        streams=tuple(_stream(one, name, serial, offset) for one in islice(client.requests, limit)),
+        streams=tuple(_stream(one, name, serial, offset) for one in islice(client.requests, max_streams)),
         stream_count=len(client.requests),
         queued=total.queued,
         unread=total.unread,

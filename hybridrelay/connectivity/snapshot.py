@@ -238,8 +238,8 @@ class EndpointSnapshot:
     counters: EndpointCounters
 
     @classmethod
-    def merged(cls, several: Sequence[EndpointSnapshot], limit: int) -> EndpointSnapshot:
-        """What several clients of one program hold together. At most `limit` sessions and streams are listed."""
+    def merged(cls, several: Sequence[EndpointSnapshot], *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
+        """What several clients of one program hold together, with at most so many sessions and streams."""
         counters, transports = EndpointCounters(), dict[str, bool]()
         for one in several:
             counters.add(one.counters)
@@ -248,9 +248,9 @@ class EndpointSnapshot:
         streams = sorted((item for one in several for item in one.streams), key=lambda item: item.since)
         return cls(
             connections=tuple(item for one in several for item in one.connections),
-            sessions=tuple(sessions[:limit]),
+            sessions=tuple(sessions[:max_sessions]),
             session_count=sum(one.session_count for one in several),
-            streams=tuple(streams[:limit]),
+            streams=tuple(streams[:max_streams]),
             stream_count=sum(one.stream_count for one in several),
             queued=sum(one.queued for one in several),
             unread=sum(one.unread for one in several),

@@ -199,16 +199,22 @@ class Connector:
         if self._policy_file is not None:
             self._policy_read(await self._policy_file.reload())
 
-    def snapshot(self, limit: int = MAX_LISTED) -> EndpointSnapshot:
+    def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
         """What the connector holds now. Call it in the Trio run in which the connector runs.
 
         Args:
-            limit: how many sessions, and how many streams, are listed at most; the oldest ones are.
+            max_sessions, max_streams: how many are listed at most; the oldest ones are.
 
         It takes time in proportion to the number of streams.
         """
         return connector_snapshot(
-            self._published, self._relays, self._sessions, self._counters, limit=limit, clock=self._clock
+            self._published,
+            self._relays,
+            self._sessions,
+            self._counters,
+            max_sessions=max_sessions,
+            max_streams=max_streams,
+            clock=self._clock,
         )
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:

@@ -31,7 +31,8 @@ def connector_snapshot(
     sessions: Sessions,
     counters: EndpointCounters,
     *,
-    limit: int,
+    max_sessions: int,
+    max_streams: int,
     clock: Callable[[], float],
 ) -> EndpointSnapshot:
     """What a connector holds now.
@@ -41,7 +42,7 @@ def connector_snapshot(
         relays: its relays.
         sessions: its sessions and their streams.
         counters: what it has counted.
-        limit: how many sessions, and how many streams, are listed at most.
+        max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """
     of_sessions = Counter(served.published.name for served in sessions)
@@ -76,11 +77,11 @@ def connector_snapshot(
                 rendezvous=one.rendezvous,
                 since=now - (trio_now - one.since),
             )
-            for one, held in islice(zip(sessions, vitals, strict=True), limit)
+            for one, held in islice(zip(sessions, vitals, strict=True), max_sessions)
         ),
         session_count=len(sessions),
         streams=tuple(
-            _stream(one, now - (monotonic_now - one.about.began)) for one in islice(sessions.streams, limit)
+            _stream(one, now - (monotonic_now - one.about.began)) for one in islice(sessions.streams, max_streams)
         ),
         stream_count=len(sessions.streams),
         queued=total.queued,

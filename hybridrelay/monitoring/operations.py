@@ -56,8 +56,8 @@ async def _get_status(call: StatusCall) -> StatusValue:
     query, monitored = call.query, call.monitored
     assert isinstance(query, StatusQuery)
     await trio.lowlevel.checkpoint()
-    # All that can be had: a session may have a problem although it is not listed.
-    snapshot = monitored.source.snapshot(MAX_LISTED)
+    # All sessions that can be had: one may have a problem although it is not listed.
+    snapshot = monitored.source.snapshot(max_sessions=MAX_LISTED, max_streams=query.limit)
     role, stopping = monitored.source.role, monitored.stop.is_set()
     return StatusValue.of(
         snapshot,
@@ -74,7 +74,7 @@ async def _get_metrics(call: StatusCall) -> Text:
     descriptors = await run_in_thread(open_descriptors)
     source = call.monitored.source
     text = endpoint_metrics(
-        source.snapshot(0),
+        source.snapshot(max_sessions=0, max_streams=0),
         role=source.role,
         version=__version__,
         loop_lag=call.monitored.lag.snapshot(),
@@ -91,7 +91,7 @@ async def _get_live(call: StatusCall) -> LiveValue:
 async def _get_ready(call: StatusCall) -> ReadyValue:
     monitored = call.monitored
     targets = await monitored.source.check_targets()
-    snapshot = monitored.source.snapshot(0)
+    snapshot = monitored.source.snapshot(max_sessions=0, max_streams=0)
     checks = endpoint_checks(snapshot, targets, role=monitored.source.role, stopping=monitored.stop.is_set())
     is_ready = all(one.ok for one in checks)
     call.is_unavailable = not is_ready

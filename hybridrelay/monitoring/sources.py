@@ -23,15 +23,15 @@ class StatusSource(Protocol):
     def role(self) -> Role:
         """``connector``, ``forward``, or ``client`` for a program that opens streams itself."""
 
-    def snapshot(self, limit: int) -> EndpointSnapshot:
-        """What it holds now, with at most `limit` sessions and streams."""
+    def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
+        """What it holds now, with at most so many sessions and streams."""
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Whether its targets can be reached; nothing if they are not to be checked."""
 
 
 class _Endpoint(Protocol):
-    def snapshot(self, limit: int) -> EndpointSnapshot: ...
+    def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot: ...
 
 
 class _Connector(_Endpoint, Protocol):
@@ -53,9 +53,9 @@ class ConnectorSource:
         self._connector = connector
         self._checks_targets = check_targets
 
-    def snapshot(self, limit: int) -> EndpointSnapshot:
+    def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
         """See `StatusSource.snapshot`."""
-        return self._connector.snapshot(limit)
+        return self._connector.snapshot(max_sessions=max_sessions, max_streams=max_streams)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """See `StatusSource.check_targets`."""
@@ -77,9 +77,10 @@ class ClientsSource:
         self._clients = clients
         self.role: Role = role
 
-    def snapshot(self, limit: int) -> EndpointSnapshot:
+    def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
         """See `StatusSource.snapshot`."""
-        return EndpointSnapshot.merged([client.snapshot(limit) for client in self._clients()], limit)
+        several = [client.snapshot(max_sessions=max_sessions, max_streams=max_streams) for client in self._clients()]
+        return EndpointSnapshot.merged(several, max_sessions=max_sessions, max_streams=max_streams)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """A client does not know its targets."""

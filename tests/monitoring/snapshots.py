@@ -107,10 +107,10 @@ class FakeSource:
         self.role = role
         self.shown = endpoint() if snapshot is None else snapshot
         self.targets: tuple[TargetCheck, ...] = ()
-        self.limits: list[int] = []
+        self.limits: list[tuple[int, int]] = []
 
-    def snapshot(self, limit: int) -> EndpointSnapshot:
-        self.limits.append(limit)
+    def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
+        self.limits.append((max_sessions, max_streams))
         return self.shown
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
