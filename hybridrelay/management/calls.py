@@ -12,6 +12,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
+from ..relay.store.store import NoConnection
 from .auditing import audit_event
 from .callers import Caller
 from .gate import Gate
@@ -221,6 +222,9 @@ async def _run(operation: Operation[Call], call: Call) -> msgspec.Struct | None:
     try:
         return await operation.handler(call)
     except ConfigurationError as exc:
+        if isinstance(exc, NoConnection) and not call.caller.scope.is_everything:
+            remedy = "GET /v1/hybridConnections lists those of the caller's scope"
+            raise problem(Problem.NOT_FOUND, str(exc), remedy=remedy) from exc
         raise problem_of(exc, conditional=call.must_exist) from exc
 
 

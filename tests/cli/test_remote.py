@@ -5,18 +5,22 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from hybridrelay.administration import StoreRegistry
-from hybridrelay.relay import SQLiteStore
+from hybridrelay.management.values import ConnectionValue
+from hybridrelay.relay import ConnectionSnapshot, SQLiteStore
 from hybridrelay.security import ManagementRole
 
+from ..deployments import HYBRIDRELAY, Program
 from ..management.live import FakeRelay
 from .conftest import Created, Run
 from .served_relay import Way, served
@@ -176,7 +180,7 @@ def test_live_commands_over_the_network(run: Run, way: Way, relay: FakeRelay) ->
     assert dropped.out == f"The listener {listener['instance']} of orders has ended.\n"
     again = run("drop", "listener", "orders", listener["instance"], *way.options)
     assert (again.code, f"there is no listener {listener['instance']} of orders" in again.err) == (1, True)
-    assert run("drain", *way.options).out == "The relay accepts nothing new. Sessions now: 1.\n"
+    assert run("drain", *way.options).out == "The relay accepts no new registrations and joins. Sessions left: 1.\n"
     assert run("drain", "--undo", *way.options).code == 0
 
 
@@ -240,25 +244,9 @@ def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path)
 
 def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Created, tmp_path: Path) -> None:
     """The file of ``--out`` is kept, because it may have the only copy of the new key; other files are unchanged."""
-    with StoreRegistry(state_dir=created.state) as registry:
-        known = registry.connection("orders")
-    rules = [
-        {
-            "name": rule.name,
-            "rights": sorted(rule.rights),
-            "keys": [
-                {"slot": slot.value, "generation": key.generation, "fingerprint": key.fingerprint}
-                for slot, key in rule.keys.items()
-            ],
-        }
-        for rule in known.rules
-    ]
-    value = {
-        "name": "orders", "endpoints": known.hosts, "description": "", "metadata": {}, "disabled": False,
-        "createdAt": 1.0, "updatedAt": 1.0, "version": known.version, "authorizationRules": rules,
-        "listenerCount": 0, "senderCount": 0, "sessionCount": 0, "bytesToClient": 0, "bytesToConnector": 0,
-        "ofALaterVersion": True,
-    }  # fmt: skip
+    with SQLiteStore.open(created.state) as store:
+        value = msgspec.to_builtins(ConnectionValue.of(store.get("orders"), ConnectionSnapshot()))
+    value["ofALaterVersion"] = True
     (tmp_path / "token").write_text("x")
     (tmp_path / "token").chmod(0o600)
     before = created.application.read_bytes()
@@ -271,3 +259,20 @@ def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Create
     assert "look whether it was made" in result.err
     assert (tmp_path / "new").exists()
     assert created.application.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_relay_that_hangs_can_be_given_up(created: Created, tmp_path: Path, number: signal.Signals) -> None:
+    """It is never taken for one that does not run: nothing is changed behind its back."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(created.state / "management.sock"))
+        listener.listen()
+        command: list[str | Path] = [*HYBRIDRELAY, "connections", "delete", "orders", "--state", created.state]
+        with Program(command) as program:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(1000).startswith(b"GET /v1/hybridConnections/orders ")
+                program.process.send_signal(number)
+                assert program.wait() == 128 + number
+    with SQLiteStore.open(created.state) as store:
+        assert store.get("orders")

@@ -88,3 +88,16 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
         name = seen[0].replace("/", "%2F")
         assert (await scoped.call("PUT", f"{CONNECTIONS}/{name}", BODY))[0].status == 200
         assert (await scoped.call("PUT", f"{CONNECTIONS}/new", BODY))[0].status == 403
+
+
+async def test_an_unknown_name_reveals_no_names_outside_of_the_scope(api: Api, nursery: trio.Nursery) -> None:
+    for name in ("team%2Fa", "secret"):
+        await api.call("PUT", f"{CONNECTIONS}/{name}", BODY)
+    assert "secret" in (await api.call("GET", f"{CONNECTIONS}/team%2Fb"))[1]["remedy"]
+    scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.ADMIN, Scope("team/")), nursery)
+    for row in OPERATIONS:
+        if "{name}" in row.path:
+            answer, document = await scoped.call(row.method, path_of(row.path, "team%2Fb"), {} if row.body else None)
+            assert "secret" not in str(document), row.id
+    answer, document = await scoped.call("GET", f"{CONNECTIONS}/team%2Fb")
+    assert (answer.status, document["remedy"]) == (404, "GET /v1/hybridConnections lists those of the caller's scope")

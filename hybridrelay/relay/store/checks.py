@@ -8,7 +8,7 @@ from ...errors import ConfigurationError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
 from ..model import HybridConnection, RelayRecord
 from ..quotas import Edition, Editions, Limits
-from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NotFound, QuotaReached
+from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NoConnection, NotFound, QuotaReached
 
 __all__ = [
     "changed_edition",
@@ -27,6 +27,9 @@ __all__ = [
     "with_rule",
     "without_rule",
 ]
+
+#: How many names an error lists.
+_MAX_NAMES = 20
 
 
 def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> RelayRecord:
@@ -88,12 +91,15 @@ def name_is_taken(name: str) -> NameTaken:
     )
 
 
-def no_connection(name: str, known: Iterable[str]) -> NotFound:
-    """Return the error for a name that no hybrid connection has."""
-    names = ", ".join(known)
-    return NotFound(
+def no_connection(name: str, known: Iterable[str]) -> NoConnection:
+    """Return the error for a name that no hybrid connection has; `known` are the names of those that exist."""
+    names = tuple(known)
+    shown, more = ", ".join(names[:_MAX_NAMES]), len(names) - _MAX_NAMES
+    return NoConnection(
         f"there is no hybrid connection {name!r}",
-        remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
+        remedy=f"the hybrid connections of this relay are: {shown}{f' and {more} more' if more > 0 else ''}"
+        if names
+        else "this relay has none yet",
     )
 
 

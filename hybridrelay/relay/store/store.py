@@ -18,6 +18,7 @@ __all__ = [
     "MAX_TOKENS",
     "ChangedMeanwhile",
     "NameTaken",
+    "NoConnection",
     "NotFound",
     "QuotaReached",
     "Store",
@@ -31,6 +32,10 @@ MAX_TOKENS = 1000
 
 class NotFound(ConfigurationError):
     """The store has no such hybrid connection, rule or token. The remedy lists those that exist."""
+
+
+class NoConnection(NotFound):
+    """The store has no hybrid connection with that name. The remedy names others, which not every caller may see."""
 
 
 class NameTaken(ConfigurationError):
