@@ -36,7 +36,8 @@ class StreamReports:
         self._events = events
         self._requests = requests
         self._serial = serial
-        #: Those that have not ended.
+        #: Those that have not ended. Their number is limited: each has reserved a part of the budget of its session
+        #: until it was read to its end, and it ends with the session at the latest.
         self._streams: set[MuxStream] = set()
 
     @contextmanager

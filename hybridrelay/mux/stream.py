@@ -310,6 +310,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await self._receiver.wait()
             data = self._core.read(state, max_bytes, trio.current_time())
             self._output()
+            self._end_if_finished()
             return data
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
@@ -325,6 +326,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if state.receive_queue:
             pieces = self._core.read_pieces(state, max_bytes, trio.current_time())
             self._output()
+            self._end_if_finished()
             return pieces
         if state.is_aborted:
             self._raise_broken()
@@ -411,10 +413,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def set_end_callback(self, callback: Callable[[StreamEnd], None]) -> None:
         """Call `callback` once, when the stream has ended; at once if it was aborted already.
 
-        A stream ends when both directions have finished (`send_eof` was called, and the end of file was read), when
-        it is closed or reset on this side, when the peer aborts it, or when it is lost with its session. A stream
-        that was not aborted still delivers what is queued: the callback is called when it is known whether the peer
-        has received that. It must neither wait nor raise.
+        A stream ends when both directions have finished (`send_eof` was called, and everything was read), when it is
+        closed or reset on this side, when the peer aborts it, or when its session ends. A stream that was not aborted
+        still delivers what is queued: the callback is called when it is known whether the peer has received that. It
+        must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
@@ -465,7 +467,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         )
 
     def _end_if_finished(self) -> None:
-        if self._sent_eof and self._received_eof:
+        if self._sent_eof and (self._received_eof or self._state.at_eof):
             self._end(Party.NOBODY, self._state.reason if self._state.stopped_by_peer else Reason.NO_ERROR)
 
     def _end_aborted(self) -> None:
@@ -526,6 +528,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         """Data or the end of file arrived."""
         if self._data_callback is None or not self._data_callback():
             self._receiver.wake()
+        self._end_if_finished()
 
     def on_writable(self) -> None:
         """The send queue has room, or the peer stopped reading."""
@@ -540,6 +543,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def on_settled(self) -> None:
         """It is known whether the peer has received everything, and the stream was not aborted."""
         self._settle()
+        if self.was_lost:  # what has arrived can still be read, but nobody may ever do that
+            self._end(Party.SESSION, self.failure_reason)
 
     # --- inside
 

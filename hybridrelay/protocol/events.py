@@ -65,7 +65,9 @@ class StreamSettled:
     """It is known whether the peer has received everything that was sent on the stream, including the end of file:
     `Stream.is_delivered`. If not, the peer stopped reading before that, or the session has ended.
 
-    Reported if the driver has asked for it (`Stream.ask_for_delivery`), unless the stream was aborted.
+    Reported if the driver has asked for it (`Stream.ask_for_delivery`), unless the stream was aborted. Also reported
+    when the session ends, for each stream whose two directions had ended, and that was not completely acknowledged
+    or read.
     """
 
     stream: Stream

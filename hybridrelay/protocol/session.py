@@ -510,8 +510,9 @@ class SessionCore:
                 why = Reason.SESSION_LOST if unanswered and lost is Reason.GOING_AWAY else lost
                 stream.abort(why, text, self._outbox)
                 self._events.append(events.StreamAborted(stream))
-            elif not stream.is_delivered:
-                self._settle([stream])
+            else:
+                stream.settle()
+                self._events.append(events.StreamSettled(stream))
             # What arrived on a stream that came to its end can still be read.
             stream.receive_window.close()
         self._table.clear()

@@ -35,8 +35,10 @@ class StreamObserver(Protocol):
         """The stream was refused or reset by the peer, or lost with the session."""
 
     def on_settled(self) -> None:
-        """It is known whether the peer has received everything (`Stream.is_delivered`). Only after
-        `Stream.ask_for_delivery`, and not after `on_aborted`."""
+        """It is known whether the peer has received everything (`Stream.is_delivered`), or the session has ended.
+
+        Called after `Stream.ask_for_delivery` or at the end of the session, and not after `on_aborted`.
+        """
 
 
 class _NoObserver:

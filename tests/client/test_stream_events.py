@@ -215,7 +215,7 @@ async def test_one_that_is_lost_with_its_session(scene: Scene, nursery: trio.Nur
     nursery.cancel_scope.cancel()
 
 
-async def test_one_that_nobody_closes_ends_with_the_client(scene: Scene, nursery: trio.Nursery) -> None:
+async def test_one_that_nobody_reads_or_closes_ends_with_its_session(scene: Scene, nursery: trio.Nursery) -> None:
     """All that the target has sent is there, and nobody reads it: the session has nothing left to do for it."""
     stream, target = await scene.pair()
     await stream.send_eof()
@@ -224,10 +224,30 @@ async def test_one_that_nobody_closes_ends_with_the_client(scene: Scene, nursery
     await target.aclose()
     await trio.testing.wait_all_tasks_blocked()
     scene.session.close()
-    scene.reports.close()
     end = scene.end()
     assert isinstance(end, StreamClosed)
-    assert (end.to_target, end.bytes_to_client) == ("finished", 0)
+    assert (end.to_target, end.to_client, end.bytes_to_client) == ("finished", "lost", 0)
+    assert await stream.receive_some() == b"unread"
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("reads_first", [True, False])
+async def test_one_of_which_nobody_reads_the_end_of_file(
+    scene: Scene, nursery: trio.Nursery, reads_first: bool
+) -> None:
+    """The program knows from what it has read that nothing follows, and neither reads on nor closes the stream."""
+    stream, target = await scene.pair()
+    await stream.send_eof()
+    await target.send_all(b"answer")
+    if reads_first:
+        assert await stream.receive_some() == b"answer"
+    await target.send_eof()
+    await trio.testing.wait_all_tasks_blocked()
+    if not reads_first:
+        assert await stream.receive_some() == b"answer"
+    await scene.wait_end()
+    assert scene.closed() == ("closed", Reason.NO_ERROR, "finished", "finished")
+    assert len(scene.requests) == 0
     nursery.cancel_scope.cancel()
 
 
