@@ -1,4 +1,4 @@
-"""Locking files against other processes."""
+"""Locks files against other processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def locked_files(paths: Iterable[Path], *, seconds: float) -> Iterator[None]:
 
 
 def _lock_path(path: str, deadline: float) -> int | None:
-    """A descriptor that holds the lock of the file at `path`; None if the file cannot be locked."""
+    """Return a descriptor that holds the lock of the file at `path`; None if the file cannot be locked."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))

@@ -1,4 +1,4 @@
-"""New files with secrets in them: private from the first moment, never over an existing one, all or none."""
+"""Writes new files with secrets: private from the beginning, never replacing an existing file, and all or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 
 
 def check_new_files(paths: Iterable[Path]) -> None:
-    """Make sure that all these files can be made, before anything is done that would be lost otherwise.
+    """Check that all these files can be created, before anything is done whose result has to be written to them.
 
     Raises:
         ConfigurationError: one exists, two are the same, or a directory is missing or not writable.
@@ -33,7 +33,7 @@ def check_new_files(paths: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
-    """Write new files of mode 0600. Where a later one, or the block, fails, those of this call are removed again.
+    """Write new files with mode 0600. If one of them, or the block, fails, the files of this call are removed again.
 
     Raises:
         ConfigurationError: see `check_new_files`; nothing is written then.

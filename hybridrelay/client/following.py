@@ -1,4 +1,4 @@
-"""Moving sessions when the connection string changes while the client runs. An event says when all have moved."""
+"""Moves sessions when the connection string changes while the client runs. An event says when all have moved."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Follower"]
 
 #: The longest wait before another attempt to move a session that depends on an earlier connection string (seconds).
 _FOLLOW_MAX_SECONDS = 30.0
-#: The wait if a relay refuses the new key (seconds): each attempt costs a data channel, and only an operator can
-#: help.
+#: The wait if a relay refuses the new key (seconds). It is long, because each attempt costs a data channel, and only
+#: an operator can correct the key.
 _REFUSED_SECONDS = 600.0
 
 
@@ -48,21 +48,21 @@ class Follower:
         self._attempts: Counter[Secret] = Counter()
 
     def use(self, string: ConnectionString, *, key_changed: bool) -> None:
-        """Move everything to this connection string from now on."""
+        """Use this connection string from now on, and move all sessions to it."""
         self._string = string
         self._reports_key = self._reports_key or key_changed
         self._updated.set()
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """A session is being opened in the block, with the present connection string."""
+        """Count an attempt to open a session with the present connection string, while the block runs."""
         key = self._string.key
         self._attempts[key] += 1
         try:
             yield
         finally:
             self._attempts[key] -= 1
-            self._attempts += Counter()  # removes those that are zero
+            self._attempts += Counter()  # removes keys whose count is zero
             if key != self._string.key:
                 self._updated.set()
 
@@ -72,17 +72,17 @@ class Follower:
             self._updated.set()
 
     def _is_stale(self, session: ClientSession) -> bool:
-        """Whether it uses a key or a relay that is no longer in the connection string."""
+        """Whether the session uses a key or a relay that is no longer in the connection string."""
         return session.channel.key != self._string.key or session.channel.sender not in self._senders.all
 
     @property
     def _has_settled(self) -> bool:
-        """Nothing depends on an earlier connection string, and no attempt in progress will."""
+        """Whether no session and no attempt in progress depends on an earlier connection string."""
         key = self._string.key
         return not any(map(self._is_stale, self._sessions)) and all(one == key for one in self._attempts)
 
     async def run(self) -> None:
-        """Move what depends on an earlier connection string, until cancelled."""
+        """Move sessions that depend on an earlier connection string, until cancelled."""
         while True:
             await self._updated.wait()
             backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)

@@ -39,11 +39,11 @@ class Event:
 
     #: Lower-case words joined by dots and hyphens, unique among all events: ``rendezvous.joined``.
     name: ClassVar[str]
-    #: The name that Azure Relay's diagnostic log uses for the same thing; None if it has none.
+    #: The operation name of the same event in the diagnostic log of Azure Relay; None if it has none.
     operation: ClassVar[str | None] = None
     level: ClassVar[Level]
-    #: Whether the log leaves some of these events out when there are many, and says how many. False where each event
-    #: is evidence, and something else limits how many a peer can cause.
+    #: Whether the log omits some of these events if there are many, and logs how many were omitted. False if each
+    #: event is evidence, and the number that a peer can cause is limited in another way.
     is_limited: ClassVar[bool] = True
     #: What happened, as a sentence without a full stop: the text of a log line, and of a row in docs/events.md.
     summary: ClassVar[str]

@@ -29,7 +29,7 @@ class PolicyLoaded(Event):
     """The deny list was read: at the start, because the file has changed, or because of SIGHUP.
 
     `denied` and `no_longer_denied` list what has changed since it was last read. Each lists at most 20 entries; if
-    there are more, a further element says how many were left out.
+    there are more, a further element says how many were omitted.
     """
 
     name: ClassVar = "policy.loaded"
@@ -90,7 +90,7 @@ class PolicyRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class ShareUsedUp(Event):
-    """An application has so many streams open that it may open no further ones, which are reserved for others."""
+    """An application has so many open streams that it may not open more: the rest is reserved for others."""
 
     name: ClassVar = "share.used-up"
     level: ClassVar = Level.WARNING

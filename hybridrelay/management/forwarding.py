@@ -1,4 +1,4 @@
-"""Which address a request comes from, if a reverse proxy that is trusted has forwarded it."""
+"""Finds the address of the client if a trusted reverse proxy has forwarded a request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["for_client_address"]
 
 
 def for_client_address(route: Route[Handler], events: EventStream) -> Route[Handler]:
-    """The same route, whose handler gets the client's address as that of its peer (`Peer.trusted_proxies`).
+    """Return the same route, with a handler that gets the client's address as the peer's (`Peer.trusted_proxies`).
 
     Args:
         route: its handler is called with requests whose peer is a `Peer`.
-        events: where it is published that a trusted proxy has sent something else than addresses.
+        events: the stream for an event that says that a trusted proxy has sent something other than addresses.
     """
 
     async def handle(request: Request) -> Reply:

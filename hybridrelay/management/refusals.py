@@ -15,7 +15,7 @@ __all__ = ["refusal_of"]
 _OTHER_VERSION = "use the same version of hybridrelay as the relay"
 _LOOK_FIRST = "look whether the change was made, and repeat it if it was not"
 
-#: By the type of the problem: the exception. Its text and remedy are those of the problem.
+#: The exceptions, by the type of the problem. Their text and remedy are those of the problem.
 _EXCEPTIONS: Mapping[str, Callable[..., HybridRelayError]] = {
     Problem.FORBIDDEN.type: ConfigurationError,
     Problem.NOT_FOUND.type: NotFound,
@@ -53,7 +53,7 @@ def refusal_of(
         status: the status of the response, 300 or above.
         headers: the headers of the response; names in lower case.
         body: the body of the response.
-        changes: whether the request was to change something.
+        changes: whether it was a request for a change.
     """
     try:
         problem = msgspec.json.decode(body, type=_Problem)
@@ -66,7 +66,7 @@ def refusal_of(
         )
     if problem.type == Problem.NO_OPERATION.type:
         return ConfigurationError(
-            f"the relay does not know {method} {path.partition('?')[0]}: it is of another version",
+            f"the relay does not know {method} {path.partition('?')[0]}: it has another version",
             remedy=_OTHER_VERSION,
         )
     text, remedy = problem.detail, problem.remedy

@@ -12,10 +12,10 @@ Change which relays serve a hybrid connection: add, remove or rename a relay. Ke
 --endpoint names all relays that are to serve it, in order of preference. The list is stored in two kinds of places,
 which may be on one machine or on several, and may be changed with one command or with several:
 
-  --state DIR    the registry of every relay that serves it already; from
-  --management U another machine, its management API. With --relay-file, this
-                 also writes the file that a new relay has to import; it
-                 contains keys.
+  --state DIR or --management URL
+                 the registry of each relay that already serves it. With
+                 --relay-file, this also writes the file that has to be
+                 imported at a new relay; it contains keys.
   --update F ... its connection string files, and the authority file, so that
                  connection strings issued later have the new list. Also give
                  the --relay-pin of each relay. Then send SIGHUP to the

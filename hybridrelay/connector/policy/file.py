@@ -1,4 +1,4 @@
-"""Reading the policy from a file, again whenever the file changes."""
+"""Reads the policy from a file, and again whenever the file changes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class PolicyReading:
 
     path: Path
     deny_list: DenyList
-    #: Its content when it was last read before that; None if this is the first time.
+    #: Its content at the previous reading; None at the first one.
     before: DenyList | None = None
 
     @property
     def policy(self) -> Policy:
-        """The policy to be put into force."""
+        """The policy that is in force from now on."""
         return Policy(self.deny_list.names)
 
     def events(self) -> list[Event]:
@@ -66,7 +66,7 @@ class PolicyFile:
         self._stamp: tuple[int, int, int] | None = None
         self._reading = trio.Lock()
         self._files = FileThread(str(self.path))
-        #: Why the last attempt to read the file failed; None if it did not.
+        #: Why the last attempt to read the file failed; None if it succeeded.
         self._error: str | None = None
         #: The last successful reading.
         self.reading = PolicyReading(self.path, self._read())

@@ -1,4 +1,4 @@
-"""A row of the table of pages, and how a request for one is handled."""
+"""A row of the table of pages, and the handling of requests for pages."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Page", "PublicPage", "routes_of"]
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """A page for callers that are known."""
+    """A page that only identified callers may see."""
 
-    #: Unique; in the audit log, where the request was refused before it called an operation.
+    #: Unique. The audit log shows it if a request was refused before it called an operation.
     id: str
     method: str
     path: str
-    #: Makes the page, or does what its form says.
+    #: Makes the page, or handles its form.
     show: Callable[[Visit], Awaitable[View | Response]]
 
 
@@ -41,9 +41,9 @@ class PublicPage:
     id: str
     method: str
     path: str
-    #: Whether it is in the audit log.
+    #: Whether requests are recorded in the audit log.
     is_audited: bool = False
-    #: Returns the response, and the caller if it is known now.
+    #: Returns the response, and the caller if the request has identified one.
     serve: Callable[[Managed, Gate, Request], Awaitable[tuple[Response, Caller | None]]]
 
 

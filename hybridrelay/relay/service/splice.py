@@ -1,4 +1,4 @@
-"""Moving bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
+"""Moves bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
 
 The kernel moves bytes between a socket and a pipe, but not between two sockets, so every move takes two steps. Rules:
 
@@ -42,14 +42,14 @@ __all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "ca
 
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
-#: Not every interpreter on Linux was built with it.
+#: Some interpreters on Linux were built without `os.splice`.
 _HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
 #: SPLICE_F_MOVE and SPLICE_F_NONBLOCK.
 _FLAGS = 1 | 2
-#: Linux's F_SETPIPE_SZ, where the interpreter does not know it.
+#: F_SETPIPE_SZ on Linux, for interpreters that do not define it.
 _SET_PIPE_SIZE = 1031
-#: Errors that the network, the peer or the state of a socket causes, and EBADF: we have closed it. All others say
-#: that splicing does not work.
+#: Errors that the network, the peer or the state of a socket causes; EBADF means that this process has closed it. All
+#: other errors mean that splicing does not work.
 _SOCKET_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -77,7 +77,7 @@ class Spliced(enum.Enum):
 
     #: The source has reached its end of file.
     END = "end"
-    #: The source may have bytes, but at this moment no pipe is available, or nothing is spliced.
+    #: The source may have bytes, but no pipe is available at the moment, or splicing is suspended.
     NO_PIPE = "no pipe"
     #: The kernel cannot splice between these two sockets.
     UNSUPPORTED = "unsupported"
@@ -93,19 +93,20 @@ class Pipe:
 
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        # Refused if the user already has much pipe capacity: then the pipe is smaller, and works too.
+        # The system refuses this if the user already has much pipe capacity. The pipe works with less, too.
         with suppress(OSError):
             fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 
     def fill(self, source_fd: int) -> int:
-        """Read as much as fits from a socket; 0 at its end. Raises BlockingIOError if it has nothing, or OSError."""
+        """Read from a socket as much as fits; returns 0 at its end. Raises BlockingIOError (it has no data),
+        OSError."""
         assert sys.platform == "linux"
         taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, sink_fd: int) -> None:
-        """Write as much as fits to a socket. Raises BlockingIOError if nothing fits, or OSError."""
+        """Write to a socket as much as fits. Raises BlockingIOError (nothing fits), OSError."""
         assert sys.platform == "linux"
         self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
 
@@ -141,9 +142,9 @@ class PipePool:
         self._max_idle = max_idle
         self._max_borrowed = max_borrowed
         self._closed = False
-        #: Until when nothing is spliced; on trio's clock.
+        #: Until when splicing is suspended, on Trio's clock.
         self._suspended_until = -math.inf
-        #: Pipes out on loan now.
+        #: The number of pipes that are lent at present.
         self.borrowed = 0
 
     @property
@@ -173,7 +174,7 @@ class PipePool:
             self._idle.append(pipe)
 
     def refused(self, error: OSError) -> Spliced:
-        """A splice has failed with an error that is not a socket's. Returns what the caller does now."""
+        """Handle an error of a splice that does not come from a socket. Returns what the caller has to do."""
         if error.errno == errno.EINVAL:
             return Spliced.UNSUPPORTED
         if trio.current_time() >= self._suspended_until:
@@ -276,7 +277,7 @@ async def _burst(
 
 
 async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:
-    """Bring everything in the pipe to the sink; no checkpoint where that needs no wait.
+    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait.
 
     Returns:
         None; or where it took a buffer because splicing did not work, what to do now.
