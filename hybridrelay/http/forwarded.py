@@ -1,11 +1,11 @@
-"""Where a request comes from, according to the proxies that have forwarded it. Pure.
+"""Finds out where a request comes from, according to the proxies that have forwarded it. Pure.
 
-Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239). Whatever
-stands to the left may have been sent by the client itself. Therefore the elements are read from the right, only as
-long as they name proxies that are trusted, and nothing to the left of the first other address is even parsed: a
-client can neither choose its address nor make the header malformed.
+Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239).
+Everything further left may have been sent by the client itself. Therefore the elements are read from the right, until
+one is not the address of a trusted proxy, and nothing further left is even parsed: a client can neither choose its
+address nor make the header malformed.
 
-X-Forwarded-For is preferred where both are there. A proxy has to set one of them and remove the other.
+If there are both headers, X-Forwarded-For is used. A proxy has to set one of them and remove the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .head import Headers
 
 __all__ = ["client_address", "forwarded_for"]
 
-#: Only the last elements are looked at: nobody has more proxies in a row.
+#: Only the last elements are examined, because nobody has more proxies in a row.
 _MAX_ELEMENTS: Final = 32
 #: The last element of Forwarded: quoted strings may contain commas.
 _LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)$')
@@ -29,9 +29,9 @@ _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-
 
 
 def forwarded_for(headers: Headers) -> tuple[str, ...]:
-    """The addresses that the proxies name, as they wrote them, that of the nearest proxy last.
+    """Return the addresses as the proxies have written them; the nearest proxy's is the last.
 
-    One that cannot be read is an empty text. There are at most 32; those before them are left out.
+    An element that cannot be read becomes an empty string. Only the last 32 are returned.
     """
     values = headers.all("x-forwarded-for")
     if values:
@@ -59,18 +59,18 @@ def _last_first(values: Sequence[str]) -> Iterator[str]:
 
 
 def client_address(remote: str, elements: Sequence[str], is_trusted: Callable[[str], bool]) -> str:
-    """The address that a request comes from.
+    """Return the address that a request comes from.
 
     Args:
         remote: the other end of the connection.
         elements: see `forwarded_for`.
-        is_trusted: whether an address is that of a proxy that is trusted.
+        is_trusted: returns whether an address is that of a trusted proxy.
 
     Returns:
         The first address from the right that is not trusted; if all are, the leftmost one.
 
     Raises:
-        ValueError: a trusted proxy has written something that is no address.
+        ValueError: a trusted proxy has written something other than an address.
     """
     address = remote
     for element in reversed(elements):
@@ -90,7 +90,7 @@ def _parse_address(text: str) -> str:
     except ValueError:
         address = None
     if address is None or "%" in text:
-        raise ValueError("a trusted proxy has named something that is no IP address")
+        raise ValueError("a trusted proxy has stated something other than an IP address")
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return str(address)

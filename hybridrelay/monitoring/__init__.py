@@ -1,9 +1,9 @@
 """Status, metrics and health of a connector or forward, over HTTP on this machine.
 
-`server.serve_status` serves what `sources` give: the snapshot of a connector, or of the clients of a forward.
-`operations.OPERATIONS` is the table of what is served, of the same kind as that of the management API.
+`server.serve_status` serves a source (`sources`): a connector, or the clients of a forward.
+`operations.OPERATIONS` is the table of operations, of the same kind as that of the management API.
 
-Of the modules, these decide and touch no I/O: `metrics`, `problems`, `readiness`, `values`.
+These modules decide, and do no I/O: `metrics`, `problems`, `readiness`, `values`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from .values import Role
 
 __all__ = ["MAX_CONNECTIONS", "OTHER", "endpoint_metrics"]
 
-#: Hybrid connections that have labels of their own; all others are added up as `OTHER`, as at a relay.
+#: How many hybrid connections have labels of their own. All others are added up as `OTHER`, as at a relay.
 MAX_CONNECTIONS = 1000
 OTHER = "_other"
 
@@ -20,14 +20,14 @@ OTHER = "_other"
 def endpoint_metrics(
     snapshot: EndpointSnapshot, *, role: Role, version: str, loop_lag: HistogramSnapshot, descriptors: int | None
 ) -> str:
-    """All metrics in the text format.
+    """Return all metrics in the text format of Prometheus.
 
     Args:
-        snapshot: what the program holds.
+        snapshot: the state of the program.
         role: of the program.
         version: of the program.
         loop_lag: how late the event loop was.
-        descriptors: how many the process has open, if that is known.
+        descriptors: the number of open descriptors of the process, if it is known.
     """
     labels = {one.name: one.name for one in snapshot.connections[:MAX_CONNECTIONS]}
     parts = [
@@ -73,7 +73,7 @@ def _of_sessions(snapshot: EndpointSnapshot) -> Iterator[str]:
         ({"kind": "unacknowledged"}, snapshot.unacknowledged),
         ({"kind": "reserved"}, snapshot.reserved),
     ]
-    yield gauge("hybridrelay_session_bytes", "Memory that sessions hold or have promised.", held)
+    yield gauge("hybridrelay_session_bytes", "Memory that sessions use, or have promised to peers.", held)
     yield gauge(
         "hybridrelay_transport",
         "Whether a channel uses the transport.",
@@ -103,6 +103,6 @@ def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role)
         )
         yield counter(
             "hybridrelay_policy_refusals_total",
-            "Requests that the policy has refused, by the kind of its rule.",
+            "Requests that the policy has refused, by the kind of the rule.",
             [({"rule": rule}, value) for rule, value in counters.policy_refusals.items()],
         )

@@ -1,4 +1,4 @@
-"""What is served about a connector or forward: the table of operations, and their handlers."""
+"""The table of operations that show the state of a connector or forward, and their handlers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class StatusCall:
 
     monitored: Monitored
     query: msgspec.Struct | None
-    #: Set by the handler: the response has the status 503, and says what is not available.
+    #: Set by the handler if the response has to have the status 503.
     is_unavailable: bool = False
 
 
@@ -98,7 +98,7 @@ async def _get_ready(call: StatusCall) -> ReadyValue:
     return ReadyValue(ready=is_ready, checks=checks)
 
 
-#: Everything that is served, except ``/openapi.json``. Whoever can connect may call it.
+#: All operations, except ``/openapi.json``. Everyone who can connect may call them.
 OPERATIONS: Operations[StatusCall] = Operations(
     [
         Operation(
@@ -125,7 +125,7 @@ OPERATIONS: Operations[StatusCall] = Operations(
             id="getLive",
             method="GET",
             path="/livez",
-            summary="Find out whether this program is alive.",
+            summary="Check whether this program is alive.",
             role=ManagementRole.VIEWER,
             handler=_get_live,
             answer=LiveValue,
@@ -134,7 +134,7 @@ OPERATIONS: Operations[StatusCall] = Operations(
             id="getReady",
             method="GET",
             path="/readyz",
-            summary="Find out whether this program is ready: a connector if each hybrid connection is registered at "
+            summary="Check whether this program is ready: a connector if each hybrid connection is registered at "
             "a relay, and a forward if each listens and has a session.",
             role=ManagementRole.VIEWER,
             handler=_get_ready,
@@ -146,12 +146,12 @@ OPERATIONS: Operations[StatusCall] = Operations(
 
 
 def make_router(monitored: Monitored) -> Router[Handler]:
-    """Everything that is served: the operations of the table, and their description."""
+    """Return the routes: the operations of the table, and ``/openapi.json``."""
     document = openapi_document(
         OPERATIONS,
         version=__version__,
         title="hybridrelay status",
-        description="Shows what a connector or forward holds. See docs/status.md.",
+        description="Shows the state of a connector or forward. See docs/status.md.",
         has_callers=False,
     )
     described = msgspec.json.encode(document)

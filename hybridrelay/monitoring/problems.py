@@ -1,4 +1,4 @@
-"""The problems of a connector or forward, each with a remedy. Pure."""
+"""Finds the problems of a connector or forward, and a remedy for each. Pure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .values import ProblemStatus, Role
 
 __all__ = ["MAX_PROBLEMS", "endpoint_problems", "why_not_connected", "why_not_registered"]
 
-#: How many problems are listed.
+#: The most problems that are listed.
 MAX_PROBLEMS = 100
 _SEE_LOG = "see in the log of this program what it is waiting for"
 
 
 def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool) -> tuple[ProblemStatus, ...]:
-    """The problems, the most important first; at most `MAX_PROBLEMS`.
+    """Return the problems, the most important first; at most `MAX_PROBLEMS`.
 
     Args:
-        snapshot: what the program holds.
+        snapshot: the state of the program.
         role: of the program.
         stopping: whether the program is stopping.
     """
@@ -36,7 +36,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
         found.append(
             ProblemStatus(
                 code="stopping",
-                detail="the program is stopping: it accepts nothing new, and open connections may finish",
+                detail="the program is stopping: it accepts no new connections, and lets open ones finish",
                 remedy="start it again when it has ended",
             )
         )
@@ -47,7 +47,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
 
 
 def why_not_registered(connection: ConnectionSnapshot) -> tuple[str, str]:
-    """Why a hybrid connection is registered nowhere, and what to do."""
+    """Return why a hybrid connection is registered nowhere, and what to do."""
     failures = [(relay.host, relay.failure) for relay in connection.relays if relay.failure is not None]
     if not failures:
         return "no relay has answered yet", _SEE_LOG
@@ -58,7 +58,7 @@ def why_not_registered(connection: ConnectionSnapshot) -> tuple[str, str]:
 
 
 def why_not_connected(connection: ConnectionSnapshot) -> tuple[str, str]:
-    """Why a client has no session for new streams, and what to do."""
+    """Return why a client has no session for new streams, and what to do."""
     failure = connection.failure
     if failure is None:
         return "no session has been opened yet", _SEE_LOG
@@ -103,7 +103,7 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
                 remedy="wait until the program has connected, or see in its log why it has not",
                 connection=connection.name,
             )
-        # A program that opens streams itself needs no session as long as it does not want one.
+        # A program that opens streams itself needs no session until it asks for one.
         if not connection.is_connected and (role == "forward" or connection.failure is not None):
             detail, remedy = why_not_connected(connection)
             yield ProblemStatus(

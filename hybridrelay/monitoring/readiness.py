@@ -1,4 +1,4 @@
-"""Whether a connector or forward is ready. Pure."""
+"""Decides whether a connector or forward is ready. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["endpoint_checks"]
 def endpoint_checks(
     snapshot: EndpointSnapshot, targets: Sequence[TargetCheck], *, role: Role, stopping: bool
 ) -> tuple[CheckValue, ...]:
-    """The conditions for the program to be ready.
+    """Return the results of the checks; the program is ready if all of them succeed.
 
     Args:
-        snapshot: what the program holds.
-        targets: whether its targets can be reached, where that is checked.
+        snapshot: the state of the program.
+        targets: whether its targets can be reached, if that is checked.
         role: of the program.
         stopping: whether the program is stopping.
     """
@@ -32,7 +32,7 @@ def endpoint_checks(
         if role == "forward":
             why = "it has no local port yet", "wait until the program has connected, or see in its log why it has not"
             checks.append(_check("listening", bool(connection.listening), why, connection.name))
-        # A program that opens streams itself needs no session as long as it does not want one.
+        # A program that opens streams itself needs no session until it asks for one.
         is_connected = connection.is_connected or (role == "client" and connection.failure is None)
         checks.append(_check("session", is_connected, why_not_connected(connection), connection.name))
     for one in targets:

@@ -27,7 +27,8 @@ from .sources import StatusSource
 
 __all__ = ["StatusAddress", "serve_status"]
 
-#: Those who ask are few: an administrator, and a monitoring system or two. Further ones are answered with 503.
+#: How many connections are served at a time. There are few callers: an administrator, and a monitoring system or two.
+#: Further connections are answered with 503.
 _MAX_CONNECTIONS = 32
 
 
@@ -36,20 +37,20 @@ class StatusAddress:
     """Where the status is served: the path of a Unix socket, or a loopback address and a port.
 
     Raises:
-        ConfigurationError: the host is not a loopback address. Nobody is asked for credentials there, so the status
-            is only for this machine.
+        ConfigurationError: the host is not a loopback address. Callers need no credentials, so only this machine may
+            have access.
     """
 
-    #: None: an address.
+    #: The path of the Unix socket; None: `host` and `port` are used.
     path: Path | None = None
     host: str = ""
-    #: 0: any that is free.
+    #: 0 means any free port.
     port: int = 0
 
     def __attrs_post_init__(self) -> None:
         if self.path is None and not is_loopback(self.host):
             raise ConfigurationError(
-                f"the status cannot be served on {self.host}, which is not a loopback address: everybody who can "
+                f"the status cannot be served on {self.host}, which is not a loopback address: everyone who can "
                 "reach it could read it",
                 remedy="use 127.0.0.1, ::1 or the path of a Unix socket; connect from other machines through ssh -L, "
                 "or through a reverse proxy that authenticates",
@@ -57,7 +58,7 @@ class StatusAddress:
 
     @classmethod
     def of(cls, given: Path | tuple[str, int]) -> Self:
-        """The address that an option names."""
+        """Make the address from the value of an option."""
         return cls(given) if isinstance(given, Path) else cls(None, *given)
 
     def __str__(self) -> str:
@@ -74,8 +75,8 @@ async def serve_status(
 ) -> None:
     """Serve ``/v1/status``, ``/metrics``, ``/livez`` and ``/readyz`` of a connector or forward until cancelled.
 
-    A Unix socket has mode 0600: only this user and root can connect. Over TCP, every user of this machine can, but no
-    web page by a name of its own that resolves to the address (DNS rebinding).
+    A Unix socket has mode 0600: only this user and root can connect. Over TCP, every user of this machine can
+    connect, but web pages cannot, not even through a name of their own that resolves to the address (DNS rebinding).
 
     `task_status.started` passes where it listens, with port 0 replaced by the actual port. An event says so, too.
 
@@ -83,10 +84,10 @@ async def serve_status(
         address: where to listen.
         source: what to show.
         stop: the event that stops the program; once it is set, ``/readyz`` answers 503.
-        events: where events go; None means the log.
+        events: the stream to which events are published; None means the log.
 
     Raises:
-        ConfigurationError: it cannot listen there, or another program does.
+        ConfigurationError: it is not possible to listen there, or another program already does.
 
     Cancelled, it aborts all connections without waiting, and removes the socket.
     """
@@ -163,7 +164,7 @@ async def _listen_on_address(address: StatusAddress, events: EventStream) -> lis
 
 
 async def _check_unused(path: Path) -> None:
-    """Check that no program listens on a Unix socket, which would be replaced.
+    """Check that no other program listens on a Unix socket, because its socket would be replaced.
 
     Raises:
         ConfigurationError: one does.

@@ -1,6 +1,6 @@
-"""What is served: a connector, or the clients of a forward.
+"""The sources of what is served: a connector, or the clients of a forward.
 
-Neither package is imported here, so that a connector does not load the client, or the other way round.
+This imports neither package, so that a connector does not load the client, nor a forward the connector.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ClientsSource", "ConnectorSource", "StatusSource"]
 
 
 class StatusSource(Protocol):
-    """Something whose status is served."""
+    """A program whose status is served."""
 
     @property
     def role(self) -> Role:
@@ -27,7 +27,7 @@ class StatusSource(Protocol):
         """What it holds now, with at most so many sessions and streams."""
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
-        """Whether its targets can be reached; nothing if they are not to be checked."""
+        """Return whether its targets can be reached; nothing if they are not checked."""
 
 
 class _Endpoint(Protocol):
@@ -69,7 +69,7 @@ class ClientsSource:
     """One or several clients of a program.
 
     Args:
-        clients: returns the `Client`s that there are now.
+        clients: returns the present `Client`s.
         role: ``forward`` or ``client``.
     """
 

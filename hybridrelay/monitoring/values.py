@@ -1,4 +1,4 @@
-"""What the status of a connector or forward contains, as classes. Pure.
+"""The JSON values in the status of a connector or forward. Pure.
 
 JSON is made from these classes, and ``/openapi.json`` contains their schemas. The values are those of
 `hybridrelay.connectivity.snapshot`, which explains them; names are camelCase in JSON.
@@ -27,14 +27,14 @@ __all__ = [
 ]
 
 
-#: Of a program whose status is served.
+#: The role of a program whose status is served.
 Role: TypeAlias = Literal["connector", "forward", "client"]
 
 
 class StatusQuery(Body, frozen=True):
-    """How much is wanted."""
+    """The query of the status."""
 
-    #: How many sessions, and how many streams, are listed at most. The oldest ones are.
+    #: The most sessions, and the most streams, that are listed; the oldest ones.
     limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_LISTED)] = 100
 
 
@@ -62,13 +62,13 @@ class RelayStatus(Value, frozen=True):
 
     host: str
     state: RelayState
-    #: As which the relay knows this program.
+    #: The instance of this program at the relay.
     instance: str
     #: Seconds since 1970; null if it is not registered.
     since: float | None
-    #: Of the control channel; null if there is none.
+    #: The route of the control channel; null if there is none.
     route: RouteStatus | None
-    #: The last failure at this relay, which may be over.
+    #: The last failure at this relay. It may have been resolved since.
     failure: FailureStatus | None
 
 
@@ -94,7 +94,7 @@ class ConnectionStatus(Value, frozen=True):
 class SessionStatus(Value, frozen=True):
     """A session between client and connector."""
 
-    #: ``activityId`` in the logs of both.
+    #: The same as ``activityId`` in the logs of both sides.
     id: str
     connection: str
     state: SessionState
@@ -106,7 +106,7 @@ class SessionStatus(Value, frozen=True):
     #: Of the present data channel, or of the last one.
     relay: str
     route: RouteStatus
-    #: The id of that data channel at the relay.
+    #: The id of that data channel's rendezvous at the relay.
     rendezvous: str
     #: Seconds since 1970.
     since: float
@@ -144,12 +144,12 @@ class StreamStatus(Value, frozen=True):
 
 
 class ProblemStatus(Value, frozen=True):
-    """Something that an administrator should know."""
+    """A problem, and what an administrator can do about it."""
 
     code: Literal["stopping", "not-registered", "relay-failed", "no-session", "not-listening", "session-resuming"]
     detail: str
     remedy: str
-    #: What it is about, if it is about one; the relay by its host.
+    #: The hybrid connection and the host of the relay that it concerns, if any.
     connection: str | None = None
     relay: str | None = None
 
@@ -165,7 +165,7 @@ class StatusValue(Value, frozen=True):
     #: The most important first; empty if there are none.
     problems: tuple[ProblemStatus, ...]
     hybrid_connections: tuple[ConnectionStatus, ...]
-    #: The oldest ones, and how many there are in total.
+    #: The oldest ones; and below, how many there are in total.
     sessions: tuple[SessionStatus, ...]
     session_count: int
     streams: tuple[StreamStatus, ...]
@@ -183,7 +183,7 @@ class StatusValue(Value, frozen=True):
         limit: int,
         problems: tuple[ProblemStatus, ...],
     ) -> StatusValue:
-        """The same as a snapshot has, with at most `limit` sessions and streams."""
+        """Make the value of a snapshot, with at most `limit` sessions and streams."""
         sessions, streams = snapshot.sessions[:limit], snapshot.streams[:limit]
         return cls(
             role=role,

@@ -1,4 +1,4 @@
-"""The history of a relay as values: rows, what they are about, and which of them are wanted. Pure."""
+"""The history of a relay as values: rows, the subjects of rows, and queries for rows. Pure."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = [
 RECENT: Final = 10
 #: The length of the shortest intervals that are written to the file (seconds).
 WRITTEN: Final = 60
-#: By length of the intervals that may be asked for: the length of those from which they are made, which are stored.
+#: By the length of intervals that can be requested, the length of the stored intervals from which they are computed.
 RESOLUTIONS: Final = {RECENT: RECENT, WRITTEN: WRITTEN, 300: 300, 3600: 3600, 86400: 3600}
-#: How many intervals an answer has, at most.
+#: The most intervals in one answer.
 MAX_INTERVALS: Final = 1500
 #: The greatest number in a row: every JSON parser reads it exactly.
 MAX_VALUE: Final = 2**53 - 1
 
 
 class Subject(NamedTuple):
-    """What a row is about: a hybrid connection, which its name and the time of its creation identify."""
+    """The subject of a row: a hybrid connection, identified by its name and the time of its creation."""
 
     name: str
     #: Seconds since 1970.
@@ -44,7 +44,7 @@ TOTAL: Final = Subject("", 0.0)
 
 
 class Row(NamedTuple):
-    """One interval. The maxima are of the samples in it."""
+    """The numbers for one interval. Maxima are those of the samples in it."""
 
     listeners_max: int = 0
     senders_max: int = 0
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     disconnects: int = 0
 
     def merged(self, other: Row) -> Row:
-        """The row of both: the larger maximum, and the sums."""
+        """Combine two rows: the larger of the maxima, and the sums."""
         maxima = map(max, self[:MAXIMA], other[:MAXIMA])
         return Row(*maxima, *(min(a + b, MAX_VALUE) for a, b in zip(self[MAXIMA:], other[MAXIMA:], strict=True)))
 
@@ -70,7 +70,7 @@ MAXIMA: Final = 3
 
 @attrs.frozen(kw_only=True)
 class HistoryQuery:
-    """Which rows are wanted."""
+    """A query for rows."""
 
     #: One of `RESOLUTIONS` (seconds).
     resolution: int

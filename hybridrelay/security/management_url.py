@@ -27,7 +27,7 @@ class ManagementUrl:
     scheme: str
     host: str
     port: int
-    #: What comes before ``/v1`` in paths, without a slash at its end.
+    #: The part of paths before ``/v1``, without a trailing slash.
     prefix: str = ""
 
     @property
@@ -60,7 +60,7 @@ def parse_management_url_untrusted(text: str) -> ManagementUrl:
     host, colon, port = authority.rpartition(":")
     if not colon or authority.endswith("]"):
         host, port = authority, str(_PORTS[scheme])
-    parsed = parse_host_untrusted(host, about_ports="write the port behind the host")
+    parsed = parse_host_untrusted(host, about_ports="write the port after the host")
     if scheme == "http" and not is_loopback(parsed):
         raise ValueError(
             "http:// would send the token unencrypted: use https://, or connect through ssh -L and use "
@@ -81,7 +81,7 @@ def management_authorization(text: str) -> Secret:
         text: a token, or a signature (``SharedAccessSignature sr=...``).
 
     Raises:
-        ValueError: it cannot be one; the message does not repeat it.
+        ValueError: the text cannot be either; the message does not repeat it.
     """
     if not text:
         raise ValueError("it is empty")

@@ -1,4 +1,4 @@
-"""Parsing X.509 certificates that anybody may have made."""
+"""Error handling for parsing X.509 certificates that anyone may have made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["parsing_certificate"]
 
 @contextmanager
 def parsing_certificate() -> Iterator[None]:
-    """Within the block, everything that is wrong with a certificate is a ValueError.
+    """Convert all errors in a certificate that are found in the block to ValueError.
 
     `cryptography` parses a certificate in parts, when they are asked for, and has many exceptions for what it cannot
     parse: `InvalidVersion`, `UnsupportedAlgorithm`, `ExtensionNotFound`, `DuplicateExtension` and `TypeError` are not

@@ -1,10 +1,10 @@
-"""The header of the PROXY protocol, by which a proxy in front of a server says where a connection comes from.
+"""The header of the PROXY protocol, in which a proxy in front of a server states where a connection comes from.
 
 Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header comes before everything
 else on a connection. Only `receive_proxy_header` does I/O.
 
-Whoever sends the header can say any address. Accept it only from proxies that are trusted, and from these always: a
-connection without it would count for the proxy.
+The sender of the header can state any address. So accept it only from trusted proxies. Require it from these, because
+a connection without it would count as one of the proxy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
 
 
 class ProxyHeaderError(ValueError):
-    """What a proxy has sent is not a PROXY header. The message says why, and contains nothing of what was sent."""
+    """A proxy has sent something other than a PROXY header. The message says why, without repeating what was sent."""
 
 
 @attrs.frozen
@@ -53,19 +53,19 @@ class ProxyHeader:
 
     #: Its length (bytes).
     size: int
-    #: The address that the connection comes from; None: the proxy has made the connection for itself, or says no IP
-    #: address. It then counts for the proxy.
+    #: The address that the connection comes from. None: the proxy has made the connection for itself, or states no IP
+    #: address; the connection then counts as one of the proxy.
     address: str | None
 
 
 def parse_proxy_header_untrusted(data: bytes) -> ProxyHeader | int:
-    """Parse a header from the first bytes of a connection, which may be followed by others.
+    """Parse a header from the first bytes of a connection. `data` may continue after the header.
 
     Returns:
-        The header, or how many more bytes belong to it at least.
+        The header, or the minimum number of bytes that are missing.
 
     Raises:
-        ProxyHeaderError: this is no header, or one that is too long.
+        ProxyHeaderError: this is not a header, or it is too long.
     """
     if data.startswith(_SIGNATURE):
         return _parse_v2(data)
@@ -77,13 +77,13 @@ def parse_proxy_header_untrusted(data: bytes) -> ProxyHeader | int:
 
 
 async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
-    """Receive a header, and nothing behind it. The caller sets the deadline.
+    """Receive a header, and nothing after it. The caller sets the deadline.
 
     Returns:
         `ProxyHeader.address`.
 
     Raises:
-        ProxyHeaderError: what arrives is no header.
+        ProxyHeaderError: something other than a header has arrived.
         trio.BrokenResourceError: the connection was lost, or has ended before the header was complete.
 
     If cancelled, a part of the header may have been read.
@@ -92,7 +92,7 @@ async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
     while isinstance(found := parse_proxy_header_untrusted(data), int):
         more = await stream.receive_some(found)
         if not more:
-            # As a health check does.
+            # Health checks do this.
             raise trio.BrokenResourceError("the connection has ended before its PROXY header was complete")
         data += more
     return found.address

@@ -136,7 +136,7 @@ def _add_arguments(parser: Parser) -> None:
         metavar="NETWORKS",
         type=values.networks,
         help="addresses of reverse proxies in front of http, https or --management, which say in X-Forwarded-For or "
-        "Forwarded where a request comes from; that of others is ignored",
+        "Forwarded where a request comes from; these headers are ignored in requests from other addresses",
     )
     parser.add_argument(
         "--max-history-mib",

@@ -1,19 +1,20 @@
-"""What has happened at a relay, by hybrid connection and interval: the rows from which charts are drawn. Pure.
+"""Computes the history of a relay: for each hybrid connection and interval, a row of numbers for charts. Pure.
 
-Samples go in: of each hybrid connection, how many listeners, senders and sessions it has now, and counters that grow.
-Rows come out, each with the maxima and the sums of one interval. The rules:
+The input consists of samples: for each hybrid connection, the present numbers of listeners, senders and sessions, and
+the present values of counters. The output consists of rows, each with the maxima and the sums for one interval. The
+rules:
 
-1. A sample counts for the interval in which most of the time before it lies: samples are taken just after the end of
-   an interval (`delay_until_sample`).
-2. A counter that is lower than before has restarted: all that it has now is new. A row never has a negative number,
-   and none above `MAX_VALUE`.
-3. A hybrid connection that was deleted and created again under the same name is another one (`Subject`). It begins
-   with what its counters have at its first sample, because they may still be those of the earlier one.
-4. Rows of the same interval add up (`Row.__add__`), in any order. So when the clock is set back, an interval that is
-   passed twice has what happened in both.
-5. When the clock is set, in either direction, nothing old is deleted for an hour (`may_prune`): it may be set right
-   again, and by a clock that is far ahead everything is old.
-6. Rows in which everything is zero are left out.
+1. Samples are taken just after the end of an interval (`delay_until_sample`), and a sample counts for the interval
+   that has just ended.
+2. If a counter is lower than before, it has restarted from zero, so its whole value is new. The numbers in a row are
+   never negative, and never above `MAX_VALUE`.
+3. A hybrid connection that was deleted and created again under the same name is a different one (`Subject`). The
+   values of its counters at the first sample are not counted, because they may belong to the earlier one.
+4. Rows of the same interval are added up, in any order. So if the clock is set back, an interval that passes twice
+   contains what happened both times.
+5. After the clock was set, in either direction, no old rows are deleted for an hour (`may_prune`): if it was set far
+   ahead by mistake, all rows would seem old.
+6. Rows in which everything is zero are omitted.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ __all__ = ["HistoryMachine", "Sample", "delay_until_sample"]
 
 #: The greatest time: the end of the year 9999.
 _MAX_TIME: Final = 253402300799
-#: A clock was set if it differs from the steady one by more than this from one sample to the next (seconds).
+#: The clock counts as set if it and the steady clock differ by more than this from one sample to the next (seconds).
 _CLOCK_STEP_SECONDS: Final = 60.0
-#: For how long nothing is deleted afterwards (seconds).
+#: How long nothing is deleted after the clock was set (seconds).
 _STEADY_SECONDS: Final = 3600.0
-#: Rows that wait to be written, at most. If they cannot be written for long, the oldest are dropped.
+#: The most rows that may wait to be written. If they cannot be written for a long time, the oldest are dropped.
 MAX_WAITING: Final = 100_000
 
 
 class Sample(NamedTuple):
-    """One hybrid connection at one moment."""
+    """The numbers of one hybrid connection at one moment."""
 
-    #: There now.
+    #: Present numbers.
     listeners: int = 0
     senders: int = 0
     sessions: int = 0
@@ -56,13 +57,13 @@ _ZERO: Final = Row()
 
 
 def delay_until_sample(now: float) -> float:
-    """How long to wait until the next sample (seconds, more than 0), at a time in seconds since 1970."""
+    """Return how long to wait until the next sample (seconds, more than 0). `now` is in seconds since 1970."""
     return RECENT - now % RECENT
 
 
 @attrs.define
 class _Known:
-    """What was last seen under a name."""
+    """The last sample of the hybrid connection with a certain name."""
 
     subject: Subject
     last: Sample
@@ -72,13 +73,13 @@ class HistoryMachine:
     """See the module. A sample of the whole relay is `begin`, `observe` for each hybrid connection, and `finish`."""
 
     def __init__(self) -> None:
-        """Make a machine that has seen nothing."""
+        """Make a machine that has not had any samples."""
         #: By name.
         self._known: dict[str, _Known] = {}
-        #: What was last seen of the clocks.
+        #: The times of both clocks at the last sample.
         self._clocks: tuple[float, float] | None = None
         self._steady_since = 0.0
-        #: Of the sample that is being taken: the interval, its rows, and the sum of the gauges.
+        #: For the sample that is being taken: its interval, its rows, and their sum.
         self._time = 0
         self._rows: dict[Subject, Row] = {}
         self._total = _ZERO
@@ -108,7 +109,7 @@ class HistoryMachine:
         self._rows, self._total = {}, _ZERO
 
     def observe(self, subject: Subject, sample: Sample) -> None:
-        """Enter the sample of one hybrid connection. May be left out if it has nothing, and never had."""
+        """Enter the sample of one hybrid connection. This may be omitted if all of its numbers were always zero."""
         known = self._known.get(subject.name)
         if known is None:
             before = Sample()
@@ -146,14 +147,15 @@ class HistoryMachine:
         group[subject] = row if known is None else known.merged(row)
 
     def keep_only(self, subjects: Collection[Subject]) -> None:
-        """Forget hybrid connections that do not exist any more."""
+        """Forget hybrid connections that no longer exist."""
         for name in [name for name, known in self._known.items() if known.subject not in subjects]:
             del self._known[name]
 
     # --- rows to be written
 
     def take(self) -> Sequence[tuple[int, Mapping[Subject, Row]]]:
-        """Take the rows that wait, in groups with the beginning of their interval, which may not be over.
+        """Take the rows that are waiting, in groups with the beginning of their interval, which may not have ended
+        yet.
 
         There may be several groups of the same interval.
         """

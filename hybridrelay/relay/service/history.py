@@ -1,7 +1,7 @@
 """Records the history of a relay: takes samples, keeps the last hour in memory, and writes minutes to a file.
 
-`core.history.HistoryMachine` decides what the rows are. The tables in memory and the file are used in worker threads,
-and in no other way: whatever happens to the file, the relay neither waits for it nor fails with it.
+`core.history.HistoryMachine` computes the rows. The tables in memory and the file are used only in worker threads, so
+that whatever happens to the file, the relay neither waits for it nor fails because of it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ Ts = TypeVarTuple("Ts")
 
 _Groups = Sequence[tuple[int, Mapping[Subject, Row]]]
 
-#: Hybrid connections, and pairs of one of them, that are looked at before other tasks run: about half a millisecond.
+#: How many hybrid connections, and how many pairs of one of them, are examined before other tasks may run: about half
+#: a millisecond's work.
 _AT_A_TIME: Final = 50
 _PAIRS_AT_A_TIME: Final = 1000
 #: How long the last write may take when the relay stops (seconds).
@@ -54,8 +55,8 @@ _FINISH_SECONDS: Final = 5.0
 _CLOSE_SECONDS: Final = 1.0
 #: After this time (seconds), a write that has not ended is reported as a problem.
 _LONG_SECONDS: Final = 60.0
-#: Outcomes of rendezvous that are failed joins. What a listener has declined, another one may accept; if none does,
-#: the sender is refused.
+#: Outcomes of rendezvous that count as failed joins. A rendezvous that a listener has declined is not counted:
+#: another listener may accept the join, and if none does, the sender is refused, which is counted.
 _FAILED: Final = frozenset({"left", "nobody came", "listener absent", "sender absent"})
 
 
@@ -63,7 +64,7 @@ _MORE_MEMORY: Final = "free memory, or raise MemoryMax= and TasksMax= of the rel
 
 
 class _Counts:
-    """What has happened to one hybrid connection since the relay started."""
+    """Counts what has happened to one hybrid connection since the relay started."""
 
     __slots__ = ("disconnects", "joins", "joins_failed")
 
@@ -76,10 +77,10 @@ class HistoryService:
 
     Args:
         state_dir: the state directory of the relay.
-        broker: what the relay holds.
+        broker: the broker of the relay, which knows its listeners, senders and pairs.
         clock: seconds since 1970.
         events: where events go.
-        max_bytes: the limit of the file; 0: there is none, and only the last hour is kept, in memory.
+        max_bytes: the maximum size of the file; 0: there is no file, and only the last hour is kept, in memory.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class HistoryService:
         #: The content of the store at the last sample.
         self._seen: Mapping[str, HybridConnection] | None = None
         self._subjects: list[Subject] = []
-        #: Its hybrid connections, if it has changed since the tables were last written.
+        #: The hybrid connections in it, if it has changed since the tables were last written.
         self._existing_for_file: frozenset[Subject] | None = None
         self._existing_for_recent: frozenset[Subject] | None = None
         self._recent: HistoryTables | None = None
@@ -137,14 +138,14 @@ class HistoryService:
                     counts.disconnects += 1
 
     def _counted(self, name: str) -> _Counts | None:
-        # Strangers can send any name. Only those that exist are counted.
+        # Strangers can send any name, so count only hybrid connections that exist.
         if name not in self._broker.authorization.connections:
             return None
         return self._counts.setdefault(name, _Counts())
 
     @property
     def problem(self) -> FileProblem | None:
-        """Why the file is not written at the moment; None if it is."""
+        """The reason why the file is not written at the moment; None if it is written."""
         since = self._writing_since
         if since is not None and trio.current_time() - since > _LONG_SECONDS:
             return FileProblem(
@@ -171,9 +172,9 @@ class HistoryService:
                 await self._sample()
 
     async def finish(self) -> None:
-        """Take a last sample, write what was not written yet, and close the file. Takes at most a few seconds.
+        """Take a last sample, write what has not been written yet, and close the file. Takes at most a few seconds.
 
-        Does nothing if `run` was not called, because the relay has not served anybody.
+        Does nothing if `run` was not called, because then the relay has not served anyone.
         """
         if not self._has_run:
             return
@@ -198,7 +199,7 @@ class HistoryService:
             self._tables.close()
 
     async def _sample(self) -> None:
-        """Take a sample of everything; other tasks run meanwhile."""
+        """Take a sample of all hybrid connections. Other tasks run meanwhile."""
         self._machine.begin(self._clock(), trio.current_time())
         connections = self._broker.authorization.connections
         if connections is not self._seen:
@@ -214,7 +215,7 @@ class HistoryService:
             await self._keep(time, rows)
 
     async def _look_at(self, connections: Mapping[str, HybridConnection]) -> None:
-        """Learn which hybrid connections there are now."""
+        """Note which hybrid connections exist now."""
         subjects: list[Subject] = []
         for number, (name, connection) in enumerate(list(connections.items())):
             if number % _AT_A_TIME == 0:
@@ -227,7 +228,7 @@ class HistoryService:
             del self._counts[name]
 
     async def _sample_of(self, name: str) -> Sample | None:
-        """The sample of one hybrid connection; None if it has nothing, and had nothing since the relay started."""
+        """Return the sample of a hybrid connection; None if nothing has happened to it since the relay started."""
         broker, counts = self._broker, self._counts.get(name)
         ended, moved = broker.pairs.parts_of_connection(name)
         listeners, senders = broker.listeners.index.count(name), broker.senders.count(name)
@@ -264,7 +265,7 @@ class HistoryService:
         try:
             await _in_thread(write, limiter=self._recent_limiter)
         except (OutOfThreads, sqlite3.Error, MemoryError) as exc:
-            # The file gets them all the same.
+            # They are still written to the file.
             if not self._memory_is_short:
                 detail = f"parts of the last hour of the history are not kept in memory: {exc}"
                 self._events.publish(StateFileNotWritten(file="", detail=detail, remedy=_MORE_MEMORY))
@@ -282,7 +283,7 @@ class HistoryService:
             await trio.sleep(WRITTEN)
 
     async def _write(self) -> None:
-        """Write the rows that wait."""
+        """Write the rows that are waiting."""
         taken = self._machine.take()
         now = self._clock() if self._machine.may_prune else None
         existing = self._existing_for_file
@@ -366,7 +367,7 @@ class HistoryService:
     ) -> list[tuple[int, Row]]:
         if not self._max_bytes:
             return []
-        # Another connection than that which writes, so that neither waits for the other.
+        # Use a connection other than the one that writes, so that neither waits for the other.
         with self._file.errors():
             tables = HistoryTables(self._file.open(), KEPT_SECONDS, self._max_bytes)
             try:

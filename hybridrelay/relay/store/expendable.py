@@ -2,10 +2,10 @@
 
 The registry is not one of them. The rules for these files:
 
-1. What is lost with such a file affects nothing else. A file that is damaged, or of another version, is renamed, and
-   a new one is made.
-2. Every other failure (full disk, read-only or locked file) is an error with a remedy, and the next attempt may
-   succeed. Nothing is lost of what the file had before.
+1. Losing such a file affects nothing else. A file that is damaged, or was written by another version, is renamed, and
+   a new one is created.
+2. Every other failure (a full disk, a read-only or locked file) is an error with a remedy, and the next attempt may
+   succeed. The content of the file is not lost.
 3. A file never becomes larger than its limit.
 
 All functions are synchronous: call them in a worker thread.
@@ -33,9 +33,9 @@ __all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
 
 #: How long a change waits for another process that has locked the file (seconds). There should be none.
 _BUSY_TIMEOUT_SECONDS: Final = 2.0
-#: The database, its log, the index of that, and the directory.
+#: How many descriptors are needed: for the database, its log, the index of the log, and the directory.
 _DESCRIPTORS: Final = 4
-#: What is added to the name of a file that is set aside. An earlier one is overwritten.
+#: The suffix for the name of a file that is set aside. A file that was set aside earlier is overwritten.
 SET_ASIDE_SUFFIX: Final = ".damaged"
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -55,7 +55,7 @@ class ExpendableFileError(StateError):
 
     def __init__(self, message: str, *, remedy: str, is_damaged: bool = False, is_full: bool = False) -> None:
         super().__init__(message, remedy=remedy)
-        #: Whether it never can be: set it aside (`ExpendableFile.set_aside`).
+        #: Whether it can never be used again, and has to be set aside (`ExpendableFile.set_aside`).
         self.is_damaged = is_damaged
         #: Whether it has reached its limit, or the disk is full.
         self.is_full = is_full
@@ -63,20 +63,20 @@ class ExpendableFileError(StateError):
 
 @attrs.frozen
 class ExpendableFile:
-    """One such file: where it is, and what is in it."""
+    """An expendable file: its path and its schema."""
 
     path: Path
-    #: For messages: ``the history``.
+    #: Its name in messages, such as ``the history``.
     what: str
-    #: The statements that make its tables.
+    #: The statements that create its tables.
     schema: Sequence[str]
-    #: Change it with the schema. A file of another version is set aside.
+    #: The version of the schema, to be changed with it. A file with another version is set aside.
     version: int
     #: The maximum size (bytes); None: no limit. Changes that need more fail with `ExpendableFileError.is_full`.
     max_bytes: int | None = None
 
     def open(self) -> sqlite3.Connection:
-        """Open the file, or make it (mode 0600). Transactions are begun by the caller (`schema.transaction`).
+        """Open the file, or create it (mode 0600). The caller begins transactions (`schema.transaction`).
 
         Raises:
             ExpendableFileError: it cannot be used.
@@ -128,7 +128,7 @@ class ExpendableFile:
             ) from exc
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        # The first statement that reads the file.
+        # This is the first statement that reads the file.
         (version,) = database.execute("PRAGMA user_version").fetchone()
         is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         if version != self.version and not is_new:
@@ -139,7 +139,7 @@ class ExpendableFile:
             )
         mode = "WAL" if can_share_memory(self.path.parent) else "DELETE"
         database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
-        # After a power failure, the last changes may be missing.
+        # After a power failure, the last changes may be lost.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA secure_delete = OFF").fetchall()
         database.execute("PRAGMA temp_store = MEMORY")

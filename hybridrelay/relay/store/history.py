@@ -1,10 +1,11 @@
 """The tables of the history: rows by resolution, hybrid connection and interval, in SQLite. Synchronous.
 
-One row for each hybrid connection and interval in which it had anything. The rows of longer intervals are the sums
-and maxima of those in them, and are written at the same time: if the relay is killed, only the last minute is lost.
+There is a row for each hybrid connection and each interval in which something happened to it. The rows of longer
+intervals, which contain the sums and maxima of the shorter ones, are written at the same time, so that only the last
+minute is lost if the relay is killed.
 
-What is old is deleted. When the file has nearly reached its limit, the oldest rows of the finest resolution are
-deleted, and those of a coarser one only when there are none left of the finer ones.
+Old rows are deleted. When the file has nearly reached its limit, the oldest rows of the finest resolution are
+deleted; those of a coarser one only if none of the finer ones are left.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ HISTORY_FILE: Final = "history.db"
 KEPT_SECONDS: Final[Mapping[int, int]] = {WRITTEN: 3 * 86400, 300: 14 * 86400, 3600: 400 * 86400}
 #: The same for the table in memory.
 RECENT_KEPT_SECONDS: Final[Mapping[int, int]] = {RECENT: 3600}
-#: Its maximum size (bytes): about a million rows.
+#: The maximum size of that table (bytes): about a million rows.
 RECENT_BYTES: Final = 32 << 20
 
-#: The part of the limit from which on rows are deleted, whatever their age.
+#: When this fraction of the limit is reached, rows are deleted whatever their age.
 _NEARLY_FULL: Final = 0.9
-#: In each turn: hybrid connections that are looked at for old rows, and rows that are deleted because of the limit.
+#: For each transaction: how many hybrid connections are examined for old rows, and how many rows are deleted because
+#: of the limit.
 _PRUNED_AT_A_TIME: Final = 250
 _SHRUNK_AT_A_TIME: Final = 50_000
-#: Rows this far in the future (seconds) were written while the clock was wrong.
+#: Rows that are this far in the future (seconds) were written while the clock was wrong, and are deleted.
 _FUTURE_SECONDS: Final = 86400
 #: How long reading may take (seconds).
 _READ_SECONDS: Final = 5.0
@@ -91,11 +93,11 @@ _READ: Final = """
 
 
 class ReadTooLong(Exception):
-    """Reading has taken too long, and was given up."""
+    """Reading took too long, and was given up."""
 
 
 def history_file(state_dir: Path, max_bytes: int) -> ExpendableFile:
-    """The file of a state directory."""
+    """Return the history file of a state directory."""
     return ExpendableFile(state_dir / HISTORY_FILE, "the history", _SCHEMA, _VERSION, max_bytes)
 
 
@@ -115,7 +117,8 @@ def recent_history() -> HistoryTables:
 
 @attrs.define(eq=False)
 class HistoryTables:
-    """The tables, in an open database. For one thread at a time; every method may raise `sqlite3.Error`."""
+    """The tables in an open database. Only one thread may use it at a time. Every method may raise
+    `sqlite3.Error`."""
 
     _database: sqlite3.Connection
     #: By resolution: for how long rows are kept.
@@ -138,10 +141,10 @@ class HistoryTables:
         now: float | None,
         existing: Collection[Subject] | None = None,
     ) -> None:
-        """Add rows to those that are there, and delete some of what is old, in one transaction.
+        """Add rows to the existing ones, and delete some of the old ones, in one transaction.
 
         Args:
-            rows: in groups with the beginning of their interval, which is as long as the shortest resolution.
+            rows: the rows, in groups with the beginning of their interval, whose length is the shortest resolution.
             now: seconds since 1970; rows that are old at that time are deleted. None: rows are not deleted by age.
             existing: all hybrid connections, if that may have changed; the rows of others are deleted.
         """
@@ -156,7 +159,7 @@ class HistoryTables:
                     self._database.executemany(_ADD, self._values(resolution, rows))
                 is_clean = self._existing is None or self._forget_others(self._existing)
         except BaseException:
-            self._ids.clear()  # those that were new are not in the file
+            self._ids.clear()  # new ones are not in the file after a rollback
             raise
         if is_clean:
             self._existing = None
@@ -184,7 +187,7 @@ class HistoryTables:
     # --- deleting
 
     def _forget_others(self, existing: Collection[Subject]) -> bool:
-        """Delete some of the hybrid connections that do not exist any more. Returns whether there are no others."""
+        """Delete some of the hybrid connections that no longer exist. Returns True if none of them are left."""
         deleted = 0
         for number, name, created_at in self._database.execute("SELECT * FROM connections WHERE id != 0").fetchall():
             subject = Subject(name, created_at)
@@ -249,7 +252,7 @@ class HistoryTables:
         return self._database.execute(f"DELETE FROM history WHERE {where}", values).rowcount  # noqa: S608
 
     def _used(self) -> int:
-        """The size of what is in use (bytes)."""
+        """Return the size of the pages that are in use (bytes)."""
         page_size, pages, free = (
             self._database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_size", "page_count", "freelist_count")
@@ -265,13 +268,13 @@ class HistoryTables:
 
         Args:
             stored: the resolution of the rows that are read (seconds).
-            resolution: that of the rows that are returned: a multiple of it.
+            resolution: the resolution of the rows that are returned: a multiple of `stored`.
             subjects: the hybrid connections, or `TOTAL`.
             begin: the first interval that is read begins at or after this time (seconds since 1970).
             end: the last one begins before this.
 
         Raises:
-            ReadTooLong: it has taken more than five seconds.
+            ReadTooLong: reading took more than five seconds.
         """
         deadline = clocks.monotonic() + _READ_SECONDS
         self._database.set_progress_handler(lambda: clocks.monotonic() >= deadline, _STEPS)
