@@ -6,6 +6,7 @@ attribute. Attributes that run scripts or set styles do not exist here, and link
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Iterable
@@ -43,15 +44,31 @@ class Element:
     children: tuple[Element | str, ...]
 
     def __attrs_post_init__(self) -> None:
-        if not _TAG.fullmatch(self.tag) or self.tag in {"style", "base", "object", "embed", "iframe"}:
-            raise ValueError(f"a page has no element {self.tag}")
+        _check_tag(self.tag)
         if self.children and (self.tag in _EMPTY or self.tag == "script"):
             raise ValueError(f"the element {self.tag} has no children here")
         for name, value in self.attributes:
-            if not _ATTRIBUTE.fullmatch(name):
-                raise ValueError(f"a page has no attribute {name}")
+            _check_attribute(name)
             if name in _URLS and not _OWN_URL.fullmatch(value):
                 raise ValueError(f"the attribute {name} does not lead to this server")
+
+
+# The names are those in the code of the pages, so there are few of them, and a page has each of them often.
+@functools.cache
+def _check_tag(tag: str) -> None:
+    if not _TAG.fullmatch(tag) or tag in {"style", "base", "object", "embed", "iframe"}:
+        raise ValueError(f"a page has no element {tag}")
+
+
+@functools.cache
+def _check_attribute(name: str) -> None:
+    if not _ATTRIBUTE.fullmatch(name):
+        raise ValueError(f"a page has no attribute {name}")
+
+
+@functools.cache
+def _attribute_of(argument: str) -> str:
+    return argument.rstrip("_").replace("_", "-")
 
 
 def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> Element:
@@ -67,7 +84,7 @@ def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> E
     for name, value in attributes.items():
         if value is None or value is False:
             continue
-        pairs.append((name.rstrip("_").replace("_", "-"), "" if value is True else str(value)))
+        pairs.append((_attribute_of(name), "" if value is True else str(value)))
     return Element(tag, tuple(pairs), tuple(_flatten(children)))
 
 

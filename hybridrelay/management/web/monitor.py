@@ -5,6 +5,8 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Sequence
 
+import trio
+
 from ..history import HistoryValue
 from ..values import ConnectionPage
 from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
@@ -36,6 +38,10 @@ async def _show(visit: Visit) -> View:
         history = await visit.get("getHistory", HistoryValue, query=query)
     names = await visit.get("listHybridConnections", ConnectionPage, query={"limit": _LISTED})
     url = f"{path}?resolution={shown.resolution}"
+    charts = []
+    for chart in CHARTS:
+        charts.append(chart_section(visit, chart, history, shown, end, scale, url))
+        await trio.lowlevel.checkpoint()
     return View(
         title="Monitor",
         place="/monitor",
@@ -44,9 +50,7 @@ async def _show(visit: Visit) -> View:
             _controls(chosen, scale, name, [one.name for one in names.value]),
             h("p", "This is about ", h("a", h("bdi", name), href=path_of(name)), ".") if name else None,
             None if history.value else _nothing(),
-            charts_div(
-                [chart_section(visit, chart, history, shown, end, scale, url) for chart in CHARTS], shown, url, scale
-            ),
+            charts_div(charts, shown, url, scale),
         ),
     )
 

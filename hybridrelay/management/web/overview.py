@@ -21,7 +21,7 @@ from .visit import Visit
 
 __all__ = ["CONNECTION_COLUMNS", "OVERVIEW_PAGES", "connection_rows", "path_of", "state_of"]
 
-_SHOWN_PROBLEMS = 8
+_SHOWN_PROBLEMS, _MAX_PROBLEMS = 8, 40
 _SHOWN_CONNECTIONS = 25
 #: Numbers that are added up before other tasks of the relay run.
 _AT_A_TIME = 100
@@ -75,16 +75,17 @@ def _state(relay: RelayValue | None) -> Element | None:
 
 def _problems(visit: Visit, problems: Sequence[RelayProblem], is_whole: bool) -> Element:
     rows = [_problem(one) for one in problems]
-    shown, more = rows[:_SHOWN_PROBLEMS], rows[_SHOWN_PROBLEMS:]
+    shown, more = rows[:_SHOWN_PROBLEMS], rows[_SHOWN_PROBLEMS:_MAX_PROBLEMS]
+    rest = len(rows) - len(shown) - len(more)
     content: list[Child] = []
     if not rows:
         content.append(h("p", badge("No problems", "good"), " Everything that this relay can see is in order."))
     else:
         content.append(h("ul", shown, class_="problems"))
     if more:
-        content.append(
-            h("details", h("summary", plural(len(more), "more problem")), h("ul", more, class_="problems"))
-        )
+        listed = h("ul", more, class_="problems")
+        last = h("p", f"And {count(rest)} more, which the API lists.", class_="note") if rest else None
+        content.append(h("details", h("summary", plural(len(more) + rest, "more problem")), listed, last))
     content.append(api_line(visit, _RELAY if is_whole else _CONNECTIONS))
     return section("Problems", content, id_="problems")
 

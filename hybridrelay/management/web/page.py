@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
+import trio
 
 from ...http import Failure, Handler, Reply, Request, RequestError, Response, Route
 from ..auditing import audit_event
@@ -64,6 +65,7 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
         try:
             visit = Visit(managed, await gate.admit(request), request)
             shown = await page.show(visit)
+            await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
             response = page_response(visit, shown) if isinstance(shown, View) else shown
             status = response.status
             return response
