@@ -12,7 +12,7 @@ from .overview import path_of, state_of
 from .page import Page
 from .parts import api_line, button, empty, figure, figures, post_form, section, table
 from .rules import rules_section
-from .settings import settings_section
+from .settings import settings_sections
 from .shown import bytes_of, count, moment, name_of, segment
 from .visit import Visit
 
@@ -62,7 +62,7 @@ async def _show(visit: Visit) -> View:
                 note="Pairs of data channels through which bytes flow now.",
             ),
             rules_section(visit, found),
-            settings_section(visit, found, version),
+            await settings_sections(visit, found, version),
             _about(visit, found),
         ),
     )

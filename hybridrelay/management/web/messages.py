@@ -22,6 +22,8 @@ _MESSAGES: Mapping[str, str] = {
     "connection-deleted": "The hybrid connection was deleted.",
     "draining": "The relay is draining: it accepts no new registrations and joins.",
     "accepting": "The relay accepts registrations and joins again.",
+    "edition-used": "The relay uses this edition from now on.",
+    "limits-changed": "The limits were changed. They are in force within a second.",
     "edition-changed": "The edition was changed.",
 }
 

@@ -9,6 +9,7 @@ import trio
 from ...relay.snapshot import ConnectionSnapshot
 from ..history import HistoryValue
 from ..live_values import RelayProblem, RelayValue
+from ..quotas import EditionList
 from ..values import ConnectionPage, ConnectionValue
 from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
 from .html import Child, Element, h
@@ -36,6 +37,7 @@ def path_of(name: str) -> str:
 
 async def _overview(visit: Visit) -> View:
     relay = await visit.get_if_allowed("getRelay", RelayValue) if visit.caller.sees(None) else None
+    editions = None if relay is None else await visit.get("listEditions", EditionList)
     page = await visit.get("listHybridConnections", ConnectionPage, query={"limit": _SHOWN_CONNECTIONS})
     if relay is not None:
         problems = relay.problems
@@ -48,7 +50,7 @@ async def _overview(visit: Visit) -> View:
         actions=_state(relay),
         content=(
             _problems(visit, problems, relay is not None),
-            _figures(relay, await _total(visit)),
+            _figures(relay, await _total(visit), editions),
             await _data(visit),
             _connections(visit, page),
             None if relay is None else capacity_section(visit, relay),
@@ -125,7 +127,15 @@ async def _total(visit: Visit) -> ConnectionSnapshot:
     return total
 
 
-def _figures(relay: RelayValue | None, total: ConnectionSnapshot) -> Element:
+def _allowed(editions: EditionList | None) -> str | None:
+    """How many hybrid connections the relay may have."""
+    used = [one for one in editions.value if one.in_use] if editions is not None else []
+    if not used or used[0].connections is None:
+        return None
+    return f"of {count(used[0].connections)} ({used[0].name})"
+
+
+def _figures(relay: RelayValue | None, total: ConnectionSnapshot, editions: EditionList | None) -> Element:
     moved = total.bytes_to_client + total.bytes_to_connector
     if relay is None:
         found = [
@@ -135,7 +145,7 @@ def _figures(relay: RelayValue | None, total: ConnectionSnapshot) -> Element:
         ]
     else:
         found = [
-            figure("Hybrid connections", count(relay.connection_count), href=_CONNECTIONS),
+            figure("Hybrid connections", count(relay.connection_count), href=_CONNECTIONS, note=_allowed(editions)),
             figure("Listeners", count(relay.listener_count), href="/v1/listeners", note="registered connectors"),
             figure("Senders", count(relay.sender_count), href="/v1/senders", note="connected clients"),
             figure("Sessions", count(relay.session_count), href="/v1/sessions", note="joined now"),

@@ -1,9 +1,11 @@
-"""The page "Scale": this relay's capacity, and the drain."""
+"""The page "Scale": editions, this relay's capacity, and the drain."""
 
 from __future__ import annotations
 
 from ...http import Response
 from ..live_values import Places, RelayValue
+from ..quotas import EditionList
+from .editions import editions_section
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
@@ -36,7 +38,11 @@ async def _show(visit: Visit) -> View:
     return View(
         title="Scale",
         place="/scale",
-        content=(capacity_section(visit, relay), _drain(visit, relay)),
+        content=(
+            editions_section(visit, await visit.get("listEditions", EditionList)),
+            capacity_section(visit, relay),
+            _drain(visit, relay),
+        ),
     )
 
 

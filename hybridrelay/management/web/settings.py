@@ -1,17 +1,18 @@
-"""The settings of a hybrid connection: description, relays, disabled or not."""
+"""The settings of a hybrid connection: description, relays, limits, disabled or not."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-import msgspec
-
 from ...http import Response
 from ..problems import Problem, problem
-from ..values import ConnectionBody, ConnectionValue
+from ..quotas import EditionList
+from ..values import ConnectionValue
+from .editions import edition_choice
 from .html import Child, Element, h
 from .layout import View, redirect
+from .limits import limit_fields, parse_limits
 from .messages import done
 from .overview import path_of
 from .page import Page
@@ -19,23 +20,48 @@ from .parts import button, field, post_form, section
 from .shown import name_of, plural
 from .visit import Visit
 
-__all__ = ["SETTINGS_PAGES", "settings_section"]
+__all__ = ["SETTINGS_PAGES", "settings_sections"]
 
-#: What a request to change a hybrid connection can contain.
-_FIELDS = frozenset(one.encode_name for one in msgspec.structs.fields(ConnectionBody)) - {"authorizationRules"}
 _MAX_DESCRIPTION = 1024
 
 
-def settings_section(visit: Visit, found: ConnectionValue, version: int | None) -> Element | None:
-    """The part of the page of a hybrid connection in which administrators change it."""
+async def settings_sections(visit: Visit, found: ConnectionValue, version: int | None) -> Child:
+    """The parts of the page of a hybrid connection in which administrators change it."""
     if not visit.is_admin:
         return None
-    at = path_of(found.name)
-    switch: Child
+    # A key with the right Manage can change neither limits nor whether the hybrid connection is disabled.
+    editions = await visit.get_if_allowed("listEditions", EditionList) if visit.caller.scope.only is None else None
+    switch = None if visit.caller.scope.only is not None else _switch(found)
+    return [
+        _settings(found, version or 0, switch),
+        None if editions is None else _limits(found, version or 0, editions),
+    ]
+
+
+def _limits(found: ConnectionValue, version: int, editions: EditionList) -> Element:
+    return section(
+        "Limits",
+        post_form(
+            f"{path_of(found.name)}/limits",
+            edition_choice(editions, found.edition or "", "None"),
+            limit_fields(found.limits, unset="As the edition says"),
+            button("Save limits"),
+            version=version,
+        ),
+        id_="limits",
+        note="An empty field is as the edition says, or no limit.",
+        live=False,
+    )
+
+
+def _switch(found: ConnectionValue) -> Element:
     if found.disabled:
-        switch = post_form(f"{at}/enable", button("Enable"))
-    else:
-        switch = h("a", "Disable", href=f"{at}/disable", class_="button")
+        return post_form(f"{path_of(found.name)}/enable", button("Enable"))
+    return h("a", "Disable", href=f"{path_of(found.name)}/disable", class_="button")
+
+
+def _settings(found: ConnectionValue, version: int, switch: Element | None) -> Element:
+    at = path_of(found.name)
     return section(
         "Settings",
         post_form(
@@ -49,7 +75,7 @@ def settings_section(visit: Visit, found: ConnectionValue, version: int | None) 
                 hint="The host names or addresses of all its relays. Tokens have to be for one of them.",
             ),
             button("Save"),
-            version=version or 0,
+            version=version,
         ),
         id_="settings",
         actions=switch,
@@ -59,25 +85,28 @@ def settings_section(visit: Visit, found: ConnectionValue, version: int | None) 
 
 async def _change(visit: Visit) -> Response:
     form, name = await visit.form(), visit.param("name")
-    version = form.get("version", "")
-    if not re.fullmatch(r"[0-9]{1,18}", version):
-        raise problem(Problem.INVALID, "the form has no version")
     endpoints = [host for host in re.split(r"[,\s]+", form.get("endpoints", "")) if host]
     changed = {"description": form.get("description", ""), "endpoints": endpoints}
-    await _put(visit, name, changed, int(version))
+    await _patch(visit, name, changed, form.get("version", ""))
     return redirect(done(path_of(name), "connection-changed"))
 
 
-async def _put(visit: Visit, name: str, changed: Mapping[str, object], version: int | None = None) -> None:
-    """Change some of the settings; the others stay as they are. Raises RequestError: 412 if they have changed."""
-    found, present = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
-    settings = {key: value for key, value in msgspec.to_builtins(found).items() if key in _FIELDS}
-    await visit.perform(
-        "putHybridConnection",
-        body=settings | dict(changed),
-        version=present if version is None else version,
-        name=name,
-    )
+async def _limit(visit: Visit) -> Response:
+    form, name = await visit.form(), visit.param("name")
+    changed = {"edition": form.get("edition") or None, "limits": parse_limits(form)}
+    await _patch(visit, name, changed, form.get("version", ""))
+    return redirect(done(path_of(name), "limits-changed"))
+
+
+async def _patch(visit: Visit, name: str, changed: Mapping[str, object], version: str) -> None:
+    """Change some of the settings.
+
+    Raises:
+        RequestError: 412 if another administrator has changed the hybrid connection since the form was shown.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", version):
+        raise problem(Problem.INVALID, "the form has no version")
+    await visit.perform("patchHybridConnection", body=changed, version=int(version), name=name)
 
 
 async def _confirm_disable(visit: Visit) -> View:
@@ -113,19 +142,20 @@ async def _confirm_disable(visit: Visit) -> View:
 
 async def _disable(visit: Visit) -> Response:
     name = visit.param("name")
-    await _put(visit, name, {"disabled": True})
+    await visit.perform("patchHybridConnection", body={"disabled": True}, name=name)
     return redirect(done(path_of(name), "connection-disabled"))
 
 
 async def _enable(visit: Visit) -> Response:
     name = visit.param("name")
-    await _put(visit, name, {"disabled": False})
+    await visit.perform("patchHybridConnection", body={"disabled": False}, name=name)
     return redirect(done(path_of(name), "connection-enabled"))
 
 
 _PATH = "/connections/{name}"
 
 SETTINGS_PAGES: tuple[Page, ...] = (
+    Page(id="sendLimits", method="POST", path=f"{_PATH}/limits", show=_limit),
     Page(id="sendChange", method="POST", path=f"{_PATH}/change", show=_change),
     Page(id="confirmDisabling", method="GET", path=f"{_PATH}/disable", show=_confirm_disable),
     Page(id="sendDisabling", method="POST", path=f"{_PATH}/disable", show=_disable),

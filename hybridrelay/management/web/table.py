@@ -5,6 +5,7 @@ from __future__ import annotations
 from .connection import CONNECTION_PAGES
 from .connections import CONNECTIONS_PAGES
 from .create import CREATE_PAGES
+from .editions import EDITION_PAGES
 from .happenings import EVENT_PAGES
 from .login import PUBLIC_PAGES
 from .monitor import MONITOR_PAGES
@@ -28,4 +29,5 @@ PAGES: tuple[Page | PublicPage, ...] = (
     *EVENT_PAGES,
     *MONITOR_PAGES,
     *SCALE_PAGES,
+    *EDITION_PAGES,
 )

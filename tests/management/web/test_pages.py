@@ -224,6 +224,62 @@ async def test_settings(relay: Relay, admin: Browser) -> None:
     assert "connection strings carry the ports" in page_of(answer).text
 
 
+async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    page = page_of(await admin.get(at))
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    form = fields | {
+        "edition": "basic",
+        "sessions": "50",
+        "bytesPerPeriod": "1.5",
+        "bytesPerSecond": "2",
+        "endAtLimit": "true",
+    }
+    answer = await admin.post(f"{at}/limits", **form)
+    assert answer.headers["location"] == f"{at}?done=limits-changed"
+    quota = relay.store.get("orders").quota
+    assert (quota.edition, quota.limits.sessions, quota.limits.listeners) == ("basic", 50, None)
+    assert (quota.limits.bytes_per_period, quota.limits.bytes_per_second) == (1_500_000_000, 2_000_000)
+    assert quota.limits.end_at_limit is True
+    page = page_of(await admin.get(at))
+    shown = {one["name"]: one["value"] for one in page.all("input")}
+    assert (shown["sessions"], shown["bytesPerPeriod"], shown["listeners"]) == ("50", "1.5", None)
+    assert (await admin.post(f"{at}/limits", **form)).status == 412, "the version of the form is out of date"
+    for name, value in (("sessions", "many"), ("sessions", "0"), ("bytesPerSecond", "0.001"), ("listeners", "1e999")):
+        answer = await admin.post(f"{at}/limits", **{"version": shown["version"] or "", name: value})
+        assert answer.status == 400, (name, value)
+    assert relay.store.get("orders").quota == quota
+
+
+async def test_editions(relay: Relay, admin: Browser) -> None:
+    page = page_of(await admin.get("/scale"))
+    assert "This relay uses no edition" in page.text
+    assert "/scale/editions/standard" in page.links
+    page = page_of(await admin.get("/scale/editions/standard"))
+    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    assert (fields["connections"], fields["bytesPerPeriod"]) == ("50", "250")
+    answer = await admin.post("/scale/editions/standard", **(fields | {"connections": "60", "bytesPerPeriod": ""}))
+    assert answer.headers["location"] == "/scale?done=edition-changed"
+    edition = relay.store.editions().by_name["standard"]
+    assert (edition.connections, edition.limits.bytes_per_period) == (60, None)
+    assert (await admin.post("/scale/editions/standard", **fields)).status == 412
+    assert (await admin.post("/scale/edition", edition="standard")).status == 303
+    assert "This relay uses standard" in page_of(await admin.get("/scale")).text
+    assert "of 60 (standard)" in page_of(await admin.get("/")).text
+    assert (await admin.post("/scale/edition", edition="")).status == 303
+    assert relay.store.editions().in_use == ""
+    assert (await admin.get("/scale/editions/nothing")).status == 404
+    assert [one for one, _ in calls(relay)] == ["putEdition", "putEdition", "putEditionOfRelay", "putEditionOfRelay"]
+
+
+async def test_a_key_with_manage_changes_no_limits(relay: Relay, browser: Browser) -> None:
+    await browser.log_in(relay.signature())
+    page = page_of(await browser.get(path_of("orders")))
+    assert f"{path_of('orders')}/change" in page.actions
+    assert f"{path_of('orders')}/limits" not in page.actions
+    assert f"{path_of('orders')}/disable" not in page.links
+
+
 async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     assert "1 listener, 1 sender, 1 session" in page_of(await admin.get(f"{at}/disable")).text
@@ -233,7 +289,7 @@ async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
     assert "Disabled" in page.text
     assert (await admin.post(f"{at}/enable")).status == 303
     assert not relay.store.get("orders").disabled
-    assert calls(relay) == [("putHybridConnection", 200)] * 2
+    assert calls(relay) == [("patchHybridConnection", 200)] * 2
 
 
 async def test_the_drain(relay: Relay, admin: Browser) -> None:

@@ -1,0 +1,139 @@
+"""Editions: the part of the page "Scale" about them, and the page on which one is changed."""
+
+from __future__ import annotations
+
+import re
+
+from ...http import Response
+from ..problems import Problem, problem
+from ..quotas import EditionList, EditionValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .limits import limit_cells, limit_columns, limit_fields, parse_limits
+from .messages import done
+from .page import Page
+from .parts import api_line, badge, button, field, post_form, section, table
+from .shown import count, name_of, segment
+from .visit import Visit
+
+__all__ = ["EDITION_PAGES", "edition_choice", "editions_section"]
+
+_API = "/v1/editions"
+
+
+def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
+    """The input of a form with which one of the editions is chosen.
+
+    Args:
+        editions: all of them.
+        chosen: the name of the present one; empty for none.
+        none: what it means to choose none.
+    """
+    options = [h("option", none, value="", selected=not chosen)]
+    options += [h("option", one.name, value=one.name, selected=one.name == chosen) for one in editions.value]
+    return h(
+        "div",
+        h("label", "Edition", for_="field-edition"),
+        h("select", options, id="field-edition", name="edition"),
+        class_="field",
+    )
+
+
+def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
+    """What the page "Scale" has about editions."""
+    in_use = next((one.name for one in editions.value if one.in_use), "")
+    rows: list[list[Child]] = [
+        [
+            [h("b", name_of(one.name)), " ", badge("In use", "good") if one.in_use else None],
+            "no limit" if one.connections is None else count(one.connections),
+            *limit_cells(one.limits),
+            h(
+                "a",
+                "Change",
+                href=f"/scale/editions/{segment(one.name)}",
+                class_="button quiet",
+                aria_label=f"Change {one.name}",
+            )
+            if visit.is_admin
+            else None,
+        ]
+        for one in editions.value
+    ]
+    columns = ("Edition", "Hybrid connections", *limit_columns(), "")
+    use = post_form("/scale/edition", h("div", edition_choice(editions, in_use, "None"), button("Use"), class_="row"))
+    return [
+        section(
+            "Edition of this relay",
+            h("p", "This relay uses ", h("b", in_use or "no edition"), "."),
+            h(
+                "p",
+                "It limits how many hybrid connections the relay has, and how many bytes it moves for all of them "
+                "together in a month.",
+                class_="note",
+            ),
+            use if visit.is_admin else None,
+            api_line(visit, "/v1/relay/edition"),
+            id_="edition",
+            live=False,
+        ),
+        section(
+            "Editions",
+            table("Editions", columns, rows, numeric=range(1, 7)),
+            api_line(visit, _API),
+            id_="editions",
+            note="Named sets of limits, for the relay, or for a hybrid connection that names one.",
+        ),
+    ]
+
+
+async def _show(visit: Visit) -> View:
+    name = visit.param("edition")
+    found, version = await visit.get_versioned("getEdition", EditionValue, edition=name)
+    form = post_form(
+        f"/scale/editions/{segment(name)}",
+        field(
+            "Hybrid connections",
+            "connections",
+            "" if found.connections is None else str(found.connections),
+            type_="number",
+            min=0,
+            step="1",
+            hint="How many a relay that uses this edition may have.",
+        ),
+        limit_fields(found.limits, unset="As each hybrid connection says"),
+        button("Save", kind="primary"),
+        version=version or 0,
+    )
+    return View(
+        title=f"Edition {name}",
+        place="/scale",
+        parents=(("/scale", "Scale"),),
+        is_live=False,
+        content=(
+            h("p", "An empty field is no limit. What is beyond a lower limit stays until it ends by itself."),
+            h("div", form if visit.is_admin else None, api_line(visit, f"{_API}/{segment(name)}"), class_="card"),
+        ),
+    )
+
+
+async def _change(visit: Visit) -> Response:
+    form, name = await visit.form(), visit.param("edition")
+    version, connections = form.get("version", ""), form.get("connections", "").strip()
+    if not re.fullmatch(r"[0-9]{1,18}", version):
+        raise problem(Problem.INVALID, "the form has no version")
+    body: dict[str, object] = {"limits": parse_limits(form), "connections": connections or None}
+    await visit.perform("putEdition", body=body, version=int(version), edition=name)
+    return redirect(done("/scale", "edition-changed"))
+
+
+async def _use(visit: Visit) -> Response:
+    form = await visit.form()
+    await visit.perform("putEditionOfRelay", body={"edition": form.get("edition") or None})
+    return redirect(done("/scale", "edition-used"))
+
+
+EDITION_PAGES: tuple[Page, ...] = (
+    Page(id="showEdition", method="GET", path="/scale/editions/{edition}", show=_show),
+    Page(id="sendEdition", method="POST", path="/scale/editions/{edition}", show=_change),
+    Page(id="sendEditionOfRelay", method="POST", path="/scale/edition", show=_use),
+)
