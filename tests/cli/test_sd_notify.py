@@ -114,6 +114,28 @@ def test_from_ready_to_its_end(systemd: Systemd, tmp_path: Path) -> None:
             assert relay.wait() == 0
 
 
+@pytest.mark.parametrize("role", ["connector", "forward"])
+def test_connector_and_forward_from_ready_to_their_end(systemd: Systemd, tmp_path: Path, role: str) -> None:
+    with Deployment(tmp_path) as deployment:
+        deployment.start_relay()
+        published = deployment.create("orders", ("127.0.0.1", 9))
+        file = published.connector if role == "connector" else published.application
+        environment = {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": str(10**9)}
+        command = deployment.command(role, "--connection-string-file", file)
+        with Program(command, environment=environment) as program:
+            program.wait_for_line("^ready")
+            heard = [systemd.hear(), systemd.hear()]
+            (ready,) = (one for one in heard if "READY" in one)
+            assert {"WATCHDOG": "1"} in heard
+            assert ready["STATUS"] == program.lines["out"][0]
+            program.process.send_signal(signal.SIGHUP)
+            assert systemd.hear()["RELOADING"] == "1"
+            assert systemd.hear() == ready
+            program.process.send_signal(signal.SIGTERM)
+            assert systemd.hear()["STOPPING"] == "1"
+            assert program.wait() == 0
+
+
 def test_a_program_that_does_not_serve_yet_is_not_ready_after_a_reload(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
