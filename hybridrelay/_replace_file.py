@@ -81,8 +81,10 @@ def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
         old = _regular_file(target)
         if old is not None and old.st_size == len(data) and _read(target) == data:
             return _Unchanged(path)
-        if old is not None and _must_stay(target, old):
-            return _InPlace(path, target, data)
+        if old is not None:
+            _check_mutable(target)
+            if _must_stay(target, old):
+                return _InPlace(path, target, data)
         try:
             return _Renaming(path, target, data, old)
         except (_CannotKeep, OSError) as exc:
@@ -321,6 +323,20 @@ class _InPlace(Replacement):
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _check_mutable(target: Path) -> None:
+    """Raise OSError if nobody may change or replace the file: it is immutable, or only allows appending (chattr(1)).
+
+    A file without write permission (EACCES) can be replaced.
+    """
+    try:
+        descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | _CLOEXEC)
+    except PermissionError as exc:
+        if exc.errno == errno.EPERM:
+            raise
+    else:
+        os.close(descriptor)
 
 
 def _regular_file(target: Path) -> os.stat_result | None:

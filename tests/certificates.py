@@ -16,18 +16,23 @@ from cryptography.x509.oid import NameOID
 
 from hybridrelay.security import load_or_create_relay_certificate
 
-_CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test authority")])
-
 
 @attrs.frozen
 class CertificateAuthority:
     """Signs certificates that are valid for a day."""
 
     key: ec.EllipticCurvePrivateKey = attrs.field(factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    name: str = "a test authority"
+
+    @property
+    def _name(self) -> x509.Name:
+        # The length of a common name is limited.
+        oid = NameOID.COMMON_NAME if len(self.name) <= 64 else NameOID.ORGANIZATION_NAME
+        return x509.Name([x509.NameAttribute(oid, self.name)])
 
     def write(self, path: Path) -> Path:
         """Write the authority's own certificate, for SSL_CERT_FILE."""
-        path.write_bytes(self._sign(_CA_NAME, self.key, [x509.DNSName("ca.invalid")], ca=True))
+        path.write_bytes(self._sign(self._name, self.key, [x509.DNSName("ca.invalid")], ca=True))
         return path
 
     def issue(self, *names: str, common_name: str = "a relay", units: Sequence[str] = ()) -> tuple[bytes, bytes]:
@@ -51,7 +56,7 @@ class CertificateAuthority:
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(_CA_NAME)
+            .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=1))

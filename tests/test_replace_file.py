@@ -157,6 +157,33 @@ def test_what_may_not_be_written_at_all_is_refused_at_once(path: Path) -> None:
     assert _names(path) == ["file"]
 
 
+@as_root
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr(1)")
+@pytest.mark.parametrize("attribute", ["i", "a"])
+def test_what_may_not_be_replaced_is_refused_at_once(path: Path, attribute: str) -> None:
+    """An immutable file can be neither written nor renamed over, and a new file beside it could be made."""
+    done = subprocess.run(["chattr", f"+{attribute}", path], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no such attribute here: {done.stderr.strip()}")
+    try:
+        with pytest.raises(PermissionError) as caught:
+            prepare_replacement(path, NEW)
+        assert caught.value.filename == str(path)
+        assert path.read_text() == OLD
+        assert _names(path) == ["file"]
+    finally:
+        subprocess.run(["chattr", f"-{attribute}", path], check=True)
+
+
+@posix
+def test_the_directory_is_synced_after_a_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the old file could be there again after a power failure."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_IFMT(os.fstat(descriptor).st_mode)))
+    replace_file(path, NEW)
+    assert synced == [stat.S_IFREG, stat.S_IFDIR]
+
+
 def _as_user(uid: int, function: Callable[[], None]) -> str:
     """Call a function in a child process of another user, which can reach the files. Returns "done", or the error."""
     reading, writing = os.pipe()

@@ -44,7 +44,7 @@ class Signals:
     def __init__(self) -> None:
         self._phase = _Phase.HOLDING
         self._is_service = False
-        #: The first signal that is to end the command and was remembered.
+        #: The first signal that is to end the command and was remembered, SIGHUP only if there was no other.
         self._pending: signal.Signals | None = None
         self._reload_requested = False
 
@@ -122,7 +122,9 @@ class Signals:
             return
         match self._phase:
             case _Phase.HOLDING:
-                self._pending = self._pending or got
+                # SIGHUP may turn out to be a request to reload, so it does not stay in place of the others.
+                if self._pending is None or self._pending.name == "SIGHUP":
+                    self._pending = got
             case _Phase.ENDING:
                 self._end(got)
             case _Phase.FINISHED:

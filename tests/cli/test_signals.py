@@ -97,6 +97,17 @@ def test_sigusr1_ends_nothing(signals: Signals, is_service: bool) -> None:
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sighup_first", [True, False])
+def test_a_reload_takes_the_place_of_no_stop(signals: Signals, number: signal.Signals, sighup_first: bool) -> None:
+    both = (signal.SIGHUP, number) if sighup_first else (number, signal.SIGHUP)
+    for one in both:
+        signal.raise_signal(one)
+    with ends_with(0):
+        signals.command_is_known(is_service=True)
+
+
 def test_sighup_before_a_service_is_known_asks_it_to_reload(signals: Signals) -> None:
     signal.raise_signal(signal.SIGHUP)
     assert signals.command_is_known(is_service=True)

@@ -15,7 +15,7 @@ from hybridrelay.connectivity.interception import OuterCertificate, explain_fail
 from hybridrelay.errors import TransportError, UpgradeRefused
 from hybridrelay.security import load_or_create_relay_certificate, relay_pin
 
-from ..certificates import certificate_of_version_5, damaged
+from ..certificates import CertificateAuthority, certificate_of_version_5, damaged
 
 SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_signed=False)
 SELF_SIGNED = OuterCertificate("sha256:y", "hybridrelay relay", self_signed=True)
@@ -36,6 +36,15 @@ def test_a_relays_own(tmp_path: Path) -> None:
 def test_anything_may_be_shown(der: bytes) -> None:
     certificate = OuterCertificate.from_der_untrusted(der)
     assert certificate.intercepted_by(["sha256:other"]) == "unknown"
+
+
+def test_the_issuers_name_is_shown_in_part_and_without_control_characters(tmp_path: Path) -> None:
+    name = "\x1b[31mCorp\n" + "x" * 200
+    pem, _ = CertificateAuthority(name=name).issue("relay.example.com")
+    shown = OuterCertificate.from_der_untrusted(ssl.PEM_cert_to_DER_cert(pem.decode())).issuer
+    assert len(shown) <= 140
+    assert shown.isprintable()
+    assert "Corp" in shown
 
 
 def test_a_damaged_certificate_may_be_shown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.security import KeySlot, Role, control_client_context
 from hybridrelay.streams import TLSStream, receive_exactly
+from hybridrelay_websocket.frames import MAX_FRAMES_OF_STRANGER
 
 from ..waiting import async_wait_until
 from .deployment import HOST, Deployment
@@ -107,6 +109,29 @@ async def test_a_peer_that_is_too_slow_is_cut_off(
             pass
     assert trio.current_time() >= began + DEADLINE * 0.9, "not before its time"
     await stream.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_sends_few_websocket_frames(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (connections, unauthenticated):  # the deadline is not what ends the connection
+        monkeypatch.setattr(module, "AUTHENTICATION_DEADLINE_SECONDS", 3600)
+    number = deployment.ports["http"]
+    assert number is not None
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with await trio.open_tcp_stream(HOST, number) as stream:
+            await stream.send_all(
+                b"GET /hybridrelay HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+                b"Sec-WebSocket-Protocol: hybridrelay.v1\r\n\r\n"
+            )
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+            with contextlib.suppress(trio.BrokenResourceError):
+                pings = (b"\x89\x80" + bytes(4)) * (MAX_FRAMES_OF_STRANGER + 1)
+                await stream.send_all(pings)
+                async for _ in stream:  # pongs, and then the end
+                    pass
     nursery.cancel_scope.cancel()
 
 

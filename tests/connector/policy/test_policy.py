@@ -233,6 +233,26 @@ async def test_every_different_error_is_reported_and_the_recovery(
         nursery.cancel_scope.cancel()
 
 
+async def test_another_file_of_the_same_time_and_size_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one from an archive or a package."""
+    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
+    path, other = tmp_path / "file", tmp_path / "other"
+    for one, text in ((path, "application\n"), (other, "reporting12\n")):
+        one.write_text(text)
+        os.utime(one, ns=(1, 1))
+    file = PolicyFile(path)
+    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+        other.replace(path)
+        with trio.fail_after(20):
+            assert (await changed[1].receive()).policy == file.policy
+        assert _refuses(file.policy, "reporting12")
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("data", [b"\xff", b"appli\0cation\n", b"caf\xe9\n", "application".encode("utf-16-le")])
 def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)

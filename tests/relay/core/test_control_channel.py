@@ -266,6 +266,18 @@ def test_a_channel_that_is_also_used_for_another_hybrid_connection_stays(scene: 
     assert scene.state() is ChannelState.AUTHORIZED
 
 
+def test_a_client_whose_key_is_replaced(scene: Scene) -> None:
+    """There is a key in the slot again, and it is another one."""
+    scene.channel.receive(CLIENT)
+    scene.request(control.Join(1, "db", "token"), scene.grant("sender", "db", KeySlot.PRIMARY))
+    scene.store.regenerate_key("db", "sender", KeySlot.PRIMARY)
+    scene.update()
+    assert scene.channel.check_keys() == [
+        Say(control.Ended("db", Reason.KEY_REVOKED)),
+        Close(Reason.KEY_REVOKED, gracefully=True),
+    ]
+
+
 def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:
     scene.channel.receive(CLIENT)
     for name, slot in (("db", KeySlot.PRIMARY), ("db", KeySlot.SECONDARY), ("web", KeySlot.PRIMARY)):
