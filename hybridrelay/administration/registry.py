@@ -261,7 +261,7 @@ class Registry(Protocol):
             NotFound: there is none with this name.
         """
 
-    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
         """Add a rule with two new keys, or change the rights of the one that has this name; return the result.
 
         Raises:

@@ -49,7 +49,7 @@ def set_rule(
     known = registry.connection(name)
     before_change()
     after = registry.put_rule(known, rule, rights)
-    return ChangedRule(known.find_rule(rule), after.find_rule(rule), after.hosts)
+    return ChangedRule(known.find_rule(rule), after, known.hosts)
 
 
 def delete_rule(

@@ -25,7 +25,7 @@ from ..security import (
     load_or_create_relay_certificate,
     relay_pin,
 )
-from .registry import ConnectionInfo, RelayDescription, TokenInfo
+from .registry import ConnectionInfo, RelayDescription, RuleInfo, TokenInfo
 
 __all__ = ["StoreRegistry", "add_token", "describe_relay"]
 
@@ -155,9 +155,9 @@ class StoreRegistry:
         """See `Registry.use_edition`."""
         self._store.use_edition(name)
 
-    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
         """See `Registry.put_rule`."""
-        return ConnectionInfo.of(self._store.put_rule(known.name, rule, rights, version=known.version))
+        return ConnectionInfo.of(self._store.put_rule(known.name, rule, rights, version=known.version)).rule(rule)
 
     def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
         """See `Registry.delete_rule`."""

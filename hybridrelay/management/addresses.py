@@ -37,8 +37,6 @@ class Address(Protocol):
     def authorization(self) -> Secret | None:
         """The value of the Authorization header; None if the connection identifies the caller."""
 
-    def __str__(self) -> str: ...
-
     async def connect(self) -> trio.abc.Stream:
         """Open a connection. The caller sets the deadline.
 
@@ -57,9 +55,6 @@ class LocalAddress:
     host: str = "localhost"
     prefix: str = ""
     authorization: Secret | None = None
-
-    def __str__(self) -> str:
-        return f"the relay on {self.state_dir}"
 
     async def connect(self) -> trio.abc.Stream:
         """See `Address.connect`."""
@@ -114,9 +109,6 @@ class UrlAddress:
     #: A PEM file with the CA that has issued the certificate, or with the certificate itself; None means the CAs of
     #: the system.
     ca_file: Path | None = None
-
-    def __str__(self) -> str:
-        return f"the relay at {self.url}"
 
     @property
     def host(self) -> str:

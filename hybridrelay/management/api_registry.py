@@ -12,7 +12,7 @@ from ..administration import ConnectionInfo, KeyInfo, RelayDescription, RuleInfo
 from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
-from ..relay.store.store import NotFound
+from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
 from .live_values import RelayEndpointValue
@@ -100,6 +100,8 @@ class ApiRegistry:
             known = self._look(record.name)
             if known is None or known.differences(record):
                 raise
+        except ChangedMeanwhile as exc:  # If-None-Match was not met
+            raise NameTaken(str(exc), remedy="choose another name") from None
 
     def change(
         self,
@@ -135,20 +137,19 @@ class ApiRegistry:
         """See `Registry.use_edition`."""
         self._call("PUT", "/v1/relay/edition", RelayEdition, body={"edition": name or None})
 
-    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> ConnectionInfo:
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
         """See `Registry.put_rule`."""
         wanted = frozenset(rights)
         headers = {"If-None-Match": "*"} if known.find_rule(rule) is None else _if_match(known)
         body = {"rights": sorted(wanted)}
         try:
-            self._call("PUT", _path(known.name, rule), AuthorizationRule, body=body, headers=headers)
+            return _rule(self._call("PUT", _path(known.name, rule), AuthorizationRule, body=body, headers=headers))
         except OutcomeUnknown:
             now = self._look(known.name)
             found = None if now is None else now.find_rule(rule)
-            if now is None or found is None or found.rights != wanted:
+            if found is None or found.rights != wanted:
                 raise
-            return now
-        return self.connection(known.name)
+            return found
 
     def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
         """See `Registry.delete_rule`."""
@@ -161,7 +162,15 @@ class ApiRegistry:
 
     def delete(self, known: ConnectionInfo) -> None:
         """See `Registry.delete`."""
-        self._call("DELETE", _path(known.name), msgspec.Raw, headers=_if_match(known))
+        try:
+            self._call("DELETE", _path(known.name), msgspec.Raw, headers=_if_match(known))
+        except OutcomeUnknown:
+            try:
+                now = self.find(known.name)
+            except HybridRelayError:
+                now = known
+            if now is not None:
+                raise
 
     def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
         """See `Registry.regenerate_key`."""

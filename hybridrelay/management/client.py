@@ -64,6 +64,8 @@ class ManagementClient:
         self._address = address
         self._peer = peer
         self._connection: _Connection | None = None
+        #: Whether an earlier request was answered.
+        self._has_answered = False
 
     async def connect_if_it_runs(self) -> bool:
         """Open a connection to a relay on this machine. Returns False if nothing listens on its socket.
@@ -174,6 +176,7 @@ class ManagementClient:
                 if is_reused and not changes and not isinstance(exc, trio.TooSlowError):
                     return await self._exchange(request, data, what, changes=changes, seconds=seconds)
                 raise _no_answer(self._peer, what, exc, changes=changes) from exc
+            self._has_answered = True
             if http.our_state is h11.DONE and http.their_state is h11.DONE:
                 http.start_next_cycle()
                 connection.used_at = trio.current_time()
@@ -187,10 +190,17 @@ class ManagementClient:
         try:
             with trio.fail_after(_CONNECT_SECONDS):
                 stream = await self._address.connect()
+        except ManagementError as exc:
+            if not self._has_answered:
+                raise
+            raise ManagementError(
+                f"{self._peer} has stopped since the request before, and did not get this one",
+                remedy="run the command again",
+            ) from exc
         except trio.TooSlowError as exc:
             raise ManagementError(
                 f"{self._peer} cannot be reached within {_CONNECT_SECONDS:g} s",
-                remedy="check the address, and firewalls that drop packets silently",
+                remedy="look whether it hangs; check the address, and firewalls that drop packets silently",
             ) from exc
         return _Connection(stream, trio.current_time())
 

@@ -1,0 +1,183 @@
+"""Both implementations of `Registry`: the same results, errors and protection against changes by others."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.administration import Registry, StoreRegistry
+from hybridrelay.errors import ConfigurationError, ManagementError
+from hybridrelay.management import ApiRegistry, LocalAddress, ManagementClient, blocking_client
+from hybridrelay.relay import RelayRecord, SQLiteStore
+from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound
+from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, key_fingerprint
+
+from ..cli.served_relay import served
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+PRIMARY, SECONDARY = KeySlot
+RECORD = RelayRecord(
+    "team/orders",
+    ["relay.example.com"],
+    [
+        Rule.generate("application", {Right.SEND}),
+        attrs.evolve(Rule.generate("connector", {Right.LISTEN}), primary=None),
+    ],
+)
+
+
+@attrs.frozen
+class Scene:
+    """A registry, and the store on which it works."""
+
+    registry: Registry
+    store: SQLiteStore
+
+
+@pytest.fixture(params=["store", "api"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    state = tmp_path / "state"
+    with StoreRegistry(state_dir=state, create=True) as local:
+        local.prepare(now=time.time())
+        local.import_(RECORD)
+        with SQLiteStore.open(state) as store:
+            if request.param == "store":
+                yield Scene(local, store)
+            else:
+                client = ManagementClient(LocalAddress(state))
+                with served(state, over_tcp=False), blocking_client(client) as blocking:
+                    yield Scene(ApiRegistry(blocking), store)
+
+
+def test_what_is_read(scene: Scene) -> None:
+    registry = scene.registry
+    known = registry.connection("team/orders")
+    assert registry.find("team/orders") == known
+    assert registry.connections() == (known,)
+    assert known.differences(RECORD) == ()
+    assert known.version == scene.store.get("team/orders").version
+    assert [(rule.name, rule.valid_keys) for rule in known.rules] == [
+        ("application", (PRIMARY, SECONDARY)),
+        ("connector", (SECONDARY,)),
+    ]
+    for rule in RECORD.rules:
+        assert registry.rule_with_keys("team/orders", rule.name) == rule
+    assert registry.find("others") is None
+    for read in (registry.connection, lambda name: registry.rule_with_keys(name, "application")):
+        with pytest.raises(NotFound, match="there is no hybrid connection 'others'"):
+            read("others")
+    with pytest.raises(NotFound, match="no rule 'nobody'") as caught:
+        registry.rule_with_keys("team/orders", "nobody")
+    assert "application, connector" in str(caught.value.remedy)
+    assert registry.relay().pin == registry.prepare(now=0).pin
+
+
+def test_differences(scene: Scene) -> None:
+    known = scene.registry.connection("team/orders")
+    application, connector = RECORD.rules
+    for changes, expected in (
+        ({"hosts": ("b.example",)}, ("endpoint",)),
+        ({"rules": (application,)}, ("rules",)),
+        ({"rules": (application.with_key(PRIMARY, generate_key()), connector)}, ("keys",)),
+        ({"rules": (application, connector.with_key(PRIMARY, generate_key()))}, ("keys",)),
+    ):
+        assert known.differences(attrs.evolve(RECORD, **changes)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda registry, known: registry.change(known, hosts=["b.example"]),
+        lambda registry, known: registry.change(known, disabled=True),
+        lambda registry, known: registry.put_rule(known, "application", {Right.MANAGE}),
+        lambda registry, known: registry.delete_rule(known, "application"),
+        lambda registry, known: registry.delete(known),
+    ],
+    ids=["hosts", "disabled", "rights", "rule", "connection"],
+)
+def test_what_another_administrator_has_changed_stays(scene: Scene, change: Callable[..., object]) -> None:
+    known = scene.registry.connection("team/orders")
+    scene.store.change("team/orders", hosts=["a.example"])
+    before = scene.store.get("team/orders")
+    with pytest.raises(ChangedMeanwhile):
+        change(scene.registry, known)
+    assert scene.store.get("team/orders") == before
+    change(scene.registry, scene.registry.connection("team/orders"))
+    assert scene.store.snapshot().get("team/orders") != before
+
+
+def test_a_rule_that_was_added_meanwhile_keeps_its_rights(scene: Scene) -> None:
+    known = scene.registry.connection("team/orders")
+    scene.store.put_rule("team/orders", "new", {Right.LISTEN})
+    with pytest.raises(ChangedMeanwhile):
+        scene.registry.put_rule(known, "new", {Right.SEND})
+    assert scene.store.rule("team/orders", "new").rights == {Right.LISTEN}
+
+
+def test_keys_change_only_from_the_generation_that_is_known(scene: Scene) -> None:
+    registry = scene.registry
+    rule = registry.connection("team/orders").rule("application")
+    generation, key = rule.keys[PRIMARY].generation, generate_key()
+    registry.regenerate_key("team/orders", "application", PRIMARY, key, generation=generation)
+    assert scene.store.rule("team/orders", "application").primary == key
+    changes: list[Callable[[], None]] = [
+        lambda: registry.regenerate_key("team/orders", "application", PRIMARY, generate_key(), generation=generation),
+        lambda: registry.revoke_key("team/orders", "application", PRIMARY, generation=generation),
+        lambda: registry.revoke_key("team/orders", "application", PRIMARY, generation=0),
+    ]
+    for change in changes:
+        with pytest.raises(ChangedMeanwhile):
+            change()
+    assert registry.connection("team/orders").rule("application").fingerprint(PRIMARY) == key_fingerprint(key)
+    current = registry.connection("team/orders").rule("application").keys[PRIMARY].generation
+    registry.revoke_key("team/orders", "application", PRIMARY, generation=current)
+    assert registry.connection("team/orders").rule("application").valid_keys == (SECONDARY,)
+    registry.regenerate_key("team/orders", "application", PRIMARY, key, generation=0)
+    known = registry.connection("team/orders").rule("application").keys[SECONDARY].generation
+    with pytest.raises(ConfigurationError, match="already"):
+        registry.regenerate_key("team/orders", "application", SECONDARY, key, generation=known)
+
+
+def test_a_name_that_is_taken(scene: Scene) -> None:
+    before = scene.store.list()
+    with pytest.raises(NameTaken):
+        scene.registry.import_(RECORD)
+    assert scene.store.list() == before
+
+
+def test_tokens(scene: Scene) -> None:
+    registry = scene.registry
+    token, text = registry.create_token("ci", ManagementRole.VIEWER, scope="team/", seconds=3600, now=time.time())
+    (stored,) = scene.store.tokens()
+    assert stored.matches(text.reveal())
+    assert registry.tokens() == (token,)
+    assert (token.id, token.role, token.scope) == (stored.id, ManagementRole.VIEWER, "team/")
+    assert round(token.expires_at - token.created_at) == 3600
+    with pytest.raises(NameTaken):
+        registry.create_token("ci", ManagementRole.ADMIN, scope="", seconds=3600, now=time.time())
+    with pytest.raises(ConfigurationError):
+        registry.create_token("not a name", ManagementRole.ADMIN, scope="", seconds=3600, now=time.time())
+    registry.delete_token(token.id)
+    assert scene.store.tokens() == ()
+
+
+def test_a_relay_that_has_stopped_since_the_request_before(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with StoreRegistry(state_dir=state, create=True) as local:
+        local.prepare(now=time.time())
+        local.import_(RECORD)
+        before = local.connections()
+    with blocking_client(ManagementClient(LocalAddress(state))) as client:
+        registry = ApiRegistry(client)
+        with served(state, over_tcp=False):
+            known = registry.connection("team/orders")
+        with pytest.raises(ManagementError, match="has stopped since the request before, and did not get this one"):
+            registry.delete(known)
+    with StoreRegistry(state_dir=state) as local:
+        assert local.connections() == before
