@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ACTIONS,
         metavar="ACTION",
         help="run (default); list: show cases and systems; show FILE: show an earlier run; compare OLD NEW: compare "
-        "all figures; check OLD NEW: fail if a ratio to a baseline got worse; micro: measure parts of the code with "
-        "pyperf",
+        "all figures; check OLD NEW: fail if a ratio to a baseline got worse or is missing; micro: measure parts of "
+        "the code with pyperf",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")
     parser.add_argument(
@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--systems", metavar="A,B", type=_names, help="only these systems")
     parser.add_argument("--seconds", metavar="S", type=_positive, help="the length of each measurement")
     parser.add_argument("--rounds", metavar="N", type=_count, help="how often each measurement is made")
+    parser.add_argument(
+        "--allow-skipped",
+        action="store_true",
+        help="check: do not fail if the new run has not tried to measure a ratio of the old one, for example because "
+        "a server is not installed",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results here")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with tables and plots here")
 

@@ -76,16 +76,37 @@ def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
     return list(compare(old, new, ratios=True, systems=OURS))
 
 
-def missing_ratios_of_ours(old: Run, new: Run) -> list[str]:
-    """The ratios that `bench-check` cannot compare, because the new run failed to measure them.
+@attrs.frozen
+class Missing:
+    """A ratio that the old run has and the new one has not."""
 
-    Returns:
-        ``case system`` for each, in the order of the new run.
-    """
+    case: str
+    system: str
+    #: The new run has tried to measure it, and failed.
+    was_tried: bool
+    #: Why it was not tried, and what to do about it; empty if it was not asked for.
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """``case system``."""
+        return f"{self.case} {self.system}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})" if self.why else self.name
+
+
+def missing_ratios_of_ours(old: Run, new: Run) -> list[Missing]:
+    """The ratios that `bench-check` cannot compare, because only the old run has them, in its order."""
     compared = {(move.case, move.system) for move in compare_ratios_of_ours(old, new)}
-    had = {(move.case, move.system) for move in compare_ratios_of_ours(old, old)}
-    tried = dict.fromkeys((sample.case, sample.system) for sample in new.samples)
-    return [f"{case} {system}" for case, system in tried if (case, system) in had - compared]
+    tried = {(sample.case, sample.system) for sample in new.samples}
+    why = {one.case: f"{one.reason}; to get it: {one.remedy}" for one in new.skipped_cases}
+    had = dict.fromkeys((move.case, move.system) for move in compare_ratios_of_ours(old, old))
+    return [
+        Missing(case, system, (case, system) in tried, why.get(case, ""))
+        for case, system in had
+        if (case, system) not in compared
+    ]
 
 
 def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:

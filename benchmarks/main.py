@@ -12,7 +12,7 @@ import attrs
 
 from .arguments import DESCRIPTION, EXAMPLES, add_arguments
 from .comparison import compare, compare_ratios_of_ours, missing_ratios_of_ours, moves_table
-from .model import ResultsError, Run, read_run
+from .model import ResultsError, Run, SkippedCase, read_run
 from .plan import FULL, SHORT, Plan
 from .report.page import write_page
 from .report.speed import speed_table
@@ -75,10 +75,11 @@ def _measure(args: argparse.Namespace) -> int:
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{file.parent}: no such folder")  # before anything is measured
     systems, skipped = choose(args.systems)
-    for name, reason, remedy in [*((one.system, one.reason, one.remedy) for one in skipped), *_missing(cases)]:
+    skipped_cases = tuple(_missing(cases))
+    for name, reason, remedy in [*map(attrs.astuple, skipped), *map(attrs.astuple, skipped_cases)]:
         print(f"skipped: {name} ({reason}); to get it: {remedy}", file=sys.stderr)
     cases = [case for case in cases if case.missing() is None]
-    result = measure_all(cases, systems, skipped, plan, sys.stderr)
+    result = attrs.evolve(measure_all(cases, systems, skipped, plan, sys.stderr), skipped_cases=skipped_cases)
     if args.json is not None:
         args.json.write_text(result.dump(), "utf-8")
     _print(result, args.html)
@@ -90,11 +91,11 @@ def _measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def _missing(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
-    """The cases that cannot be measured on this machine: name, reason, and how to get what they need."""
+def _missing(cases: Sequence[Case]) -> Iterator[SkippedCase]:
+    """The cases that cannot be measured on this machine."""
     for case in cases:
         if (missing := case.missing()) is not None:
-            yield (case.name, *missing)
+            yield SkippedCase(case.name, *missing)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -138,9 +139,16 @@ def _check(args: argparse.Namespace) -> int:
         raise ResultsError("the two runs have no ratio in common")
     print(moves_table(moves, everything=False) if moved else "nothing moved by more than the noise")
     print(f"\n{len(moved)} of {len(moves)} ratios moved")
-    if missing := missing_ratios_of_ours(old, new):
-        print(f"not measured in the new run, although it was tried: {', '.join(missing)}")
-    return _FAILED if missing or any(move.change < 0 for move in moved) else 0
+    missing = missing_ratios_of_ours(old, new)
+    if failed := [one.name for one in missing if one.was_tried]:
+        print(f"not measured in the new run, although it was tried: {', '.join(failed)}")
+    skipped = [one for one in missing if not one.was_tried]
+    for one in skipped:
+        print(f"not measured in the new run: {one}")
+    if skipped and not args.allow_skipped:
+        print("The check fails because of that; with --allow-skipped, it compares what both runs have.")
+    is_incomplete = bool(failed) or (bool(skipped) and not args.allow_skipped)
+    return _FAILED if is_incomplete or any(move.change < 0 for move in moved) else 0
 
 
 def _micro(args: argparse.Namespace) -> int:

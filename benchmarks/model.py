@@ -51,6 +51,15 @@ class Skipped:
 
 
 @attrs.frozen
+class SkippedCase:
+    """A case that was not measured, because this machine lacks what it needs."""
+
+    case: str
+    reason: str
+    remedy: str
+
+
+@attrs.frozen
 class Run:
     """All results of one run of the suite."""
 
@@ -60,6 +69,7 @@ class Run:
     versions: Mapping[str, str]
     parameters: Mapping[str, Any]
     skipped: tuple[Skipped, ...] = ()
+    skipped_cases: tuple[SkippedCase, ...] = ()
     samples: tuple[Sample, ...] = ()
     #: False if it was interrupted.
     complete: bool = True
@@ -120,8 +130,9 @@ def load_run(text: str) -> Run:
         raise ResultsError(f"results of schema {schema}; this suite reads schema {SCHEMA}")
     try:
         skipped = tuple(Skipped(**one) for one in fields.pop("skipped"))
+        cases = tuple(SkippedCase(**one) for one in fields.pop("skipped_cases", ()))
         samples = tuple(_load_samples(fields.pop("samples")))
-        return Run(skipped=skipped, samples=samples, **fields)
+        return Run(skipped=skipped, skipped_cases=cases, samples=samples, **fields)
     except (KeyError, TypeError, AttributeError) as exc:
         raise ResultsError(f"damaged benchmark results: {exc}") from exc
 

@@ -7,6 +7,8 @@ import html
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import attrs
+
 from ..model import Run
 from .speed import speed_table
 from .tables import Table, tables
@@ -57,10 +59,8 @@ def _page(run: Run, charts: Mapping[str, tuple[str, bytes] | None]) -> Iterator[
             data = base64.b64encode(png).decode()
             yield f'<figure>{svg}<figcaption><a download="{name}.png" href="data:image/png;base64,{data}">PNG</a>'
             yield "</figcaption></figure>"
-    if run.skipped:
-        yield _table(
-            Table("Skipped", ("", "why", "how to get it"), [(s.system, s.reason, s.remedy) for s in run.skipped])
-        )
+    if skipped := [*map(attrs.astuple, run.skipped), *map(attrs.astuple, run.skipped_cases)]:
+        yield _table(Table("Skipped", ("", "why", "how to get it"), skipped))
     for name, fields in (("Machine", run.machine), ("Versions", run.versions), ("Parameters", run.parameters)):
         yield _table(Table(name, ("", ""), [(key, str(value)) for key, value in fields.items()]))
     yield "</html>\n"

@@ -7,8 +7,15 @@ from collections.abc import Sequence
 import attrs
 import pytest
 
-from benchmarks.comparison import Move, compare, compare_ratios_of_ours, missing_ratios_of_ours, moves_table
-from benchmarks.model import Run, Sample
+from benchmarks.comparison import (
+    Missing,
+    Move,
+    compare,
+    compare_ratios_of_ours,
+    missing_ratios_of_ours,
+    moves_table,
+)
+from benchmarks.model import Run, Sample, SkippedCase
 
 from .fabricated import make_run
 
@@ -70,10 +77,22 @@ def with_failure(run: Run, case: str, system: str) -> Run:
 def test_a_ratio_that_can_no_longer_be_measured_is_missing() -> None:
     old = make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150], "ws": [120]})
     assert missing_ratios_of_ours(old, old) == []
-    assert missing_ratios_of_ours(old, make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150]})) == []  # not tried
     failed = with_failure(make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150]}), "a/b", "ws")
-    assert missing_ratios_of_ours(old, failed) == ["a/b ws"]
+    assert missing_ratios_of_ours(old, failed) == [Missing("a/b", "ws", was_tried=True)]
     # The baseline failed: then there is no ratio either.
     failed = with_failure(make_run("a/b", "mb_per_s", {"tcp": [150]}), "a/b", "ssh")
-    assert missing_ratios_of_ours(old, failed) == ["a/b tcp"]
+    assert missing_ratios_of_ours(old, failed) == [
+        Missing("a/b", "tcp", was_tried=True),
+        Missing("a/b", "ws", was_tried=False),
+    ]
     assert missing_ratios_of_ours(make_run("a/c", "mb_per_s", {"ssh": [100]}), failed) == []  # nor was there one
+
+
+def test_a_case_that_was_skipped_is_missing_and_says_why() -> None:
+    old = make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150]})
+    skipped = SkippedCase("a/b", "PostgreSQL is not installed", "apt install postgresql")
+    new = attrs.evolve(make_run("a/c", "mb_per_s", {"ssh": [100], "tcp": [150]}), skipped_cases=(skipped,))
+    (missing,) = missing_ratios_of_ours(old, new)
+    assert not missing.was_tried
+    assert str(missing) == "a/b tcp (PostgreSQL is not installed; to get it: apt install postgresql)"
+    assert missing_ratios_of_ours(new, old) == [Missing("a/c", "tcp", was_tried=False)]

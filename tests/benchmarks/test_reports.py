@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from benchmarks.main import main
-from benchmarks.model import Run, Sample, Usage, read_run
+from benchmarks.model import Run, Sample, SkippedCase, Usage, read_run
 from benchmarks.report.page import write_page
 from benchmarks.report.speed import LINES, speed_table
 from benchmarks.report.tables import tables
@@ -158,3 +158,18 @@ def test_a_real_but_tiny_run(tmp_path: Path) -> None:
     assert not [sample.error for sample in run.samples if sample.error]
     for sample in run.samples:
         assert all(value > 0 for name, value in sample.metrics.items() if not name.startswith("cpu"))
+
+
+def test_check_fails_where_a_case_was_skipped_unless_that_is_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_run("postgres/1", "ms", {"ssh": [2.0], "tcp": [1.0]})
+    both = attrs.evolve(BULK, samples=(*BULK.samples, *other.samples))
+    skipped = SkippedCase("postgres/1", "PostgreSQL is not installed", "apt install postgresql")
+    without = attrs.evolve(BULK, skipped_cases=(skipped,))
+    old, new = save(tmp_path, "old.json", both), save(tmp_path, "new.json", without)
+    assert main(["check", old, new]) == 1
+    assert "postgres/1 tcp (PostgreSQL is not installed" in capsys.readouterr().out
+    assert main(["check", old, new, "--allow-skipped"]) == 0
+    assert "postgres/1 tcp (PostgreSQL is not installed" in capsys.readouterr().out
+    assert main(["check", new, old]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from benchmarks.model import ResultsError, Run, Sample, load_run, read_run
+from benchmarks.model import ResultsError, Run, Sample, SkippedCase, load_run, read_run
 from benchmarks.plan import FULL, SHORT, Plan
 
 from .fabricated import make_run
@@ -16,7 +16,9 @@ from .fabricated import make_run
 
 def test_json_and_back() -> None:
     run = make_run("bulk/down/1", "mb_per_s", {"ssh": [1.0, 2.0], "tcp": [3.5]}, complete=False)
-    run = attrs.evolve(run, samples=(*run.samples, Sample("idle/1", "ssh", 0, error="refused")))
+    skipped = (SkippedCase("postgres/1", "not installed", "apt install postgresql"),)
+    failed = Sample("idle/1", "ssh", 0, error="refused")
+    run = attrs.evolve(run, samples=(*run.samples, failed), skipped_cases=skipped)
     assert load_run(run.dump()) == run
     assert load_run(load_run(run.dump()).dump()) == run
 
