@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 import attrs
 import msgspec
 import trio
@@ -27,7 +32,11 @@ from .values import StatusQuery, StatusValue
 
 __all__ = ["OPERATIONS", "Monitored", "StatusCall", "make_router"]
 
+T = TypeVar("T")
+
 _JSON = "application/json"
+#: How long the pause after a snapshot is, in terms of how long the snapshot took.
+_REST = 9
 
 
 @attrs.define(eq=False)
@@ -40,6 +49,25 @@ class Monitored:
     #: When it began to serve its status (seconds since 1970).
     started_at: float
     lag: LoopLag = attrs.field(factory=LoopLag)
+    _turn: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    #: When the next snapshot may be taken, on Trio's clock.
+    _free_at: float = attrs.field(default=-math.inf, init=False)
+
+    async def paced(self, make: Callable[[], T]) -> T:
+        """Call `make`, which takes a snapshot, when it is its turn.
+
+        Snapshots are taken one after the other, with pauses that are nine times as long as the last one took. So they
+        never take more than a tenth of the time of the event loop from the streams, however often somebody asks: over
+        TCP, that may be any user of this machine.
+        """
+        async with self._turn:
+            await trio.sleep_until(self._free_at)
+            began = trio.current_time()
+            try:
+                return make()
+            finally:
+                now = trio.current_time()
+                self._free_at = now + _REST * (now - began)
 
 
 @attrs.define(eq=False)
@@ -55,32 +83,39 @@ class StatusCall:
 async def _get_status(call: StatusCall) -> StatusValue:
     query, monitored = call.query, call.monitored
     assert isinstance(query, StatusQuery)
-    await trio.lowlevel.checkpoint()
-    # All sessions that can be had: one may have a problem although it is not listed.
-    snapshot = monitored.source.snapshot(max_sessions=MAX_LISTED, max_streams=query.limit)
-    role, stopping = monitored.source.role, monitored.stop.is_set()
-    return StatusValue.of(
-        snapshot,
-        role=role,
-        version=__version__,
-        started_at=monitored.started_at,
-        stopping=stopping,
-        limit=query.limit,
-        problems=endpoint_problems(snapshot, role=role, stopping=stopping),
-    )
+    limit = query.limit
+
+    def make() -> StatusValue:
+        # All sessions that can be had: one may have a problem although it is not listed.
+        snapshot = monitored.source.snapshot(max_sessions=MAX_LISTED, max_streams=limit)
+        role, stopping = monitored.source.role, monitored.stop.is_set()
+        return StatusValue.of(
+            snapshot,
+            role=role,
+            version=__version__,
+            started_at=monitored.started_at,
+            stopping=stopping,
+            limit=limit,
+            problems=endpoint_problems(snapshot, role=role, stopping=stopping),
+        )
+
+    return await monitored.paced(make)
 
 
 async def _get_metrics(call: StatusCall) -> Text:
     descriptors = await run_in_thread(open_descriptors)
-    source = call.monitored.source
-    text = endpoint_metrics(
-        source.snapshot(max_sessions=0, max_streams=0),
-        role=source.role,
-        version=__version__,
-        loop_lag=call.monitored.lag.snapshot(),
-        descriptors=descriptors,
-    )
-    return Text(text, MEDIA_TYPE)
+    monitored = call.monitored
+
+    def make() -> str:
+        return endpoint_metrics(
+            monitored.source.snapshot(max_sessions=0, max_streams=0),
+            role=monitored.source.role,
+            version=__version__,
+            loop_lag=monitored.lag.snapshot(),
+            descriptors=descriptors,
+        )
+
+    return Text(await monitored.paced(make), MEDIA_TYPE)
 
 
 async def _get_live(call: StatusCall) -> LiveValue:
@@ -91,7 +126,7 @@ async def _get_live(call: StatusCall) -> LiveValue:
 async def _get_ready(call: StatusCall) -> ReadyValue:
     monitored = call.monitored
     targets = await monitored.source.check_targets()
-    snapshot = monitored.source.snapshot(max_sessions=0, max_streams=0)
+    snapshot = await monitored.paced(partial(monitored.source.snapshot, max_sessions=0, max_streams=0))
     checks = endpoint_checks(snapshot, targets, role=monitored.source.role, stopping=monitored.stop.is_set())
     is_ready = all(one.ok for one in checks)
     call.is_unavailable = not is_ready

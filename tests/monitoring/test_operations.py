@@ -138,6 +138,27 @@ async def test_metrics(api: Api) -> None:
     assert b"hybridrelay_open_files " in answer.body
 
 
+async def test_those_who_ask_often_do_not_stop_the_program(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Each snapshot blocks the event loop for half a second here."""
+    began: list[float] = []
+
+    def snapshot() -> int:
+        began.append(trio.current_time())
+        autojump_clock.jump(0.5)
+        return len(began)
+
+    monitored = Monitored(FakeSource(), trio.Event(), 0.0)
+    start = trio.current_time()
+    assert await monitored.paced(snapshot) == 1
+    assert trio.current_time() == start + 0.5, "nobody else has asked"
+    async with trio.open_nursery() as asking:
+        for _ in range(3):
+            asking.start_soon(monitored.paced, snapshot)
+    assert began == [start, start + 5, start + 10, start + 15]
+
+
 async def test_other_paths_and_methods(api: Api) -> None:
     assert (await api.client.request("GET", "/v1/relay")).status == 404
     assert (await api.client.request("DELETE", "/v1/status")).status == 405
