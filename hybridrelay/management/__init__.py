@@ -6,7 +6,7 @@ Unix socket in the relay's state directory and, with a `ManagementTcp`, over TCP
 request. `web` is the dashboard: pages over the same operations. docs/management.md is for users.
 
 Of the modules, these decide and touch no I/O: `browsers`, `callers`, `hosts`, `parameters`, `peers`, `rates`,
-`sessions`, `values`, `operations`, `problems`, `openapi`, and in `web` the modules `html`, `messages` and `shown`.
+`logins`, `values`, `operations`, `problems`, `openapi`, and in `web` the modules `html`, `messages` and `shown`.
 """
 
 from __future__ import annotations

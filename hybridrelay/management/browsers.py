@@ -1,4 +1,4 @@
-"""What browsers send along: the session's cookie, and from which web site a request comes. Pure.
+"""What browsers send along: the cookie of a login, and from which web site a request comes. Pure.
 
 A browser adds cookies and client certificates to requests by itself, also to those that another site's page causes.
 It says so in Sec-Fetch-Site (W3C Fetch Metadata), and in Origin where it does not send that. A page cannot change
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ..http import Authority, Request
 
-__all__ = ["comes_from_elsewhere", "forgotten_cookies", "is_of_own_page", "session_cookie", "session_cookies"]
+__all__ = ["comes_from_elsewhere", "forgotten_cookies", "is_of_own_page", "login_cookie", "login_cookies"]
 
 _SAFE = frozenset({"GET", "HEAD"})
 #: Browsers accept a cookie with this prefix only over HTTPS, for one host, and not from a subdomain (RFC 6265bis).
@@ -58,15 +58,15 @@ def _is_own_origin(request: Request, origins: list[str]) -> bool:
     return default is not None and (parts.hostname, port or default) == (own.host, own.port or default)
 
 
-def session_cookies(request: Request) -> Iterator[str]:
-    """The values of the session's cookies, the safest name first."""
+def login_cookies(request: Request) -> Iterator[str]:
+    """The values of the cookie of a logins, the safest name first."""
     found = [pair.strip().partition("=") for value in request.headers.all("cookie") for pair in value.split(";")]
     for name in (_name(request.authority, is_secure=True), _name(request.authority, is_secure=False)):
         yield from (value for key, _, value in found if key == name and value)
 
 
-def session_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: float) -> tuple[str, str]:
-    """The header field that sets the session's cookie.
+def login_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: float) -> tuple[str, str]:
+    """The header field that sets the cookie of a login.
 
     Args:
         request: the answer to which has the field.
@@ -80,7 +80,7 @@ def session_cookie(request: Request, value: str, *, is_encrypted: bool, seconds:
 
 
 def forgotten_cookies(request: Request) -> Iterator[tuple[str, str]]:
-    """The header fields that delete the session's cookies, under whichever name they were set."""
+    """The header fields that delete the cookie of a logins, under whichever name they were set."""
     for is_secure in (True, False):
         yield _cookie(request, "", is_secure=is_secure, seconds=0)
 

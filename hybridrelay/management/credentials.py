@@ -22,9 +22,9 @@ from ..security import (
     verify_token,
 )
 from .callers import Caller, Scope
+from .logins import KeyCredential, TokenCredential
 from .managed import Managed
 from .problems import Problem, problem, problem_of
-from .sessions import KeyCredential, TokenCredential
 
 __all__ = ["Identified", "OwnCredentials", "Refused"]
 

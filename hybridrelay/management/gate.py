@@ -8,7 +8,7 @@ In this order:
    authenticators, because these may accept passwords that can be guessed.
 2. Otherwise the connection identifies the caller, if it is a connection to the Unix socket or has a client
    certificate.
-3. Otherwise a cookie identifies the caller, who has logged in to the dashboard with this browser (`sessions`).
+3. Otherwise a cookie identifies the caller, who has logged in to the dashboard with this browser (`logins`).
    Because browsers send certificates and cookies without being asked, requests caused by pages of other sites are
    refused.
 4. A caller that sends too many requests gets 429. So do requests without credentials, if there are too many from one
@@ -34,15 +34,15 @@ from ..relay.edge.slots import address_group
 from ..security import (
     Secret,
 )
-from .browsers import comes_from_elsewhere, is_of_own_page, session_cookies
+from .browsers import comes_from_elsewhere, is_of_own_page, login_cookies
 from .callers import Caller
 from .credentials import Identified, OwnCredentials, Refused
+from .logins import Login, Logins, digest_of
 from .managed import Managed
 from .peers import Peer
 from .plugins import Authenticator, Credentials
 from .problems import Problem, problem, problem_of
 from .rates import Buckets
-from .sessions import Session, Sessions, digest_of
 
 __all__ = ["REFUSAL_SECONDS", "Gate"]
 
@@ -74,14 +74,14 @@ class Gate:
     Args:
         managed: the relay.
         authenticators: the authenticators of installed packages, by name, for credentials of other kinds.
-        sessions: the browsers that have logged in; None: there are none yet.
+        logins: the browsers that have logged in; None: there are none yet.
     """
 
     def __init__(
         self,
         managed: Managed,
         authenticators: Sequence[tuple[str, Authenticator]] = (),
-        sessions: Sessions | None = None,
+        logins: Logins | None = None,
     ) -> None:
         self._managed = managed
         self._authenticators = authenticators
@@ -91,7 +91,7 @@ class Gate:
         #: Writes when tokens were last used to the store: once a minute until cancelled, and at once.
         self.save_uses, self.save_uses_now = self._own.save_uses, self._own.save_uses_now
         #: Browsers that have logged in.
-        self.sessions = Sessions() if sessions is None else sessions
+        self.logins = Logins() if logins is None else logins
 
     async def admit(self, request: Request) -> Caller:
         """Return the caller of the request. `Request.peer` must be a `Peer`.
@@ -112,8 +112,8 @@ class Gate:
         elif peer.caller is not None and not self._has_expired(peer):
             caller = peer.caller
             await _check_site(request)
-        elif (by_session := await self._by_session(request)) is not None:
-            caller = by_session
+        elif (by_cookie_ := await self._by_cookie(request)) is not None:
+            caller = by_cookie_
             await _check_site(request, by_cookie=True)
         elif peer.refusal or peer.caller is not None:
             await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
@@ -169,26 +169,26 @@ class Gate:
                 return caller
         raise Refused("the Authorization header is of an unknown kind, or was not accepted")
 
-    async def _by_session(self, request: Request) -> Caller | None:
+    async def _by_cookie(self, request: Request) -> Caller | None:
         """Return the caller who has logged in with this browser, or None. Raises RequestError.
 
-        An unknown session does not count as a failed attempt: it may have expired, and its text cannot be guessed.
+        An unknown login does not count as a failed attempt: it may have expired, and its text cannot be guessed.
         """
-        for value in session_cookies(request):
+        for value in login_cookies(request):
             digest = digest_of(value)
-            session = self.sessions.find(digest, self._managed.clock())
-            if session is not None:
-                found = await self._own.look_up(session.credential)
+            login = self.logins.find(digest, self._managed.clock())
+            if login is not None:
+                found = await self._own.look_up(login.credential)
                 if found is not None:
                     return found.caller
-                self.sessions.end(digest)
+                self.logins.end(digest)
         return None
 
-    async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Session]:
-        """Begin a session of a browser, for someone who has entered a management token or a signature.
+    async def log_in(self, request: Request, credentials: Secret) -> tuple[Caller, Secret, Login]:
+        """Begin a login of a browser, for someone who has entered a management token or a signature.
 
         Returns:
-            The caller, the text for the session's cookie, and the session.
+            The caller, the text for the cookie of a login, and the login.
 
         Raises:
             RequestError: the same as in `admit`.
@@ -207,11 +207,11 @@ class Gate:
 
         return await self._log_in(request, verify)
 
-    async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Session]:
-        """The same, by a one-time code (`Sessions.add_code`)."""
+    async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Login]:
+        """The same, by a one-time code (`Logins.add_code`)."""
 
         async def verify() -> Identified:
-            credential = self.sessions.use_code(digest_of(code.reveal()), self._managed.clock())
+            credential = self.logins.use_code(digest_of(code.reveal()), self._managed.clock())
             found = None if credential is None else await self._own.look_up(credential)
             if found is None:
                 raise Refused("the code for logging in is unknown, was used before, or has expired")
@@ -221,7 +221,7 @@ class Gate:
 
     async def _log_in(
         self, request: Request, verify: Callable[[], Awaitable[Identified]]
-    ) -> tuple[Caller, Secret, Session]:
+    ) -> tuple[Caller, Secret, Login]:
         assert isinstance(request.peer, Peer)
         peer, group = request.peer, address_group(request.peer.address)
         await _check_site(request, by_cookie=True)
@@ -234,18 +234,18 @@ class Gate:
         caller = found.caller
         peer.on_identified(caller)
         await self._check_rate(self._calls.take((caller.kind, caller.id), trio.current_time()), "too many requests")
-        # Another session of this browser, if there is one, is over: its cookie is replaced.
+        # Another login of this browser, if there is one, is over: its cookie is replaced.
         self.log_out(request)
         text = secrets.token_urlsafe(32)
-        session = self.sessions.begin(
+        login = self.logins.begin(
             digest_of(text), found.credential, now=self._managed.clock(), valid_until=found.expires_at
         )
-        return caller, Secret(text), session
+        return caller, Secret(text), login
 
     def log_out(self, request: Request) -> None:
-        """End the sessions of the browser that has sent a request."""
-        for value in session_cookies(request):
-            self.sessions.end(digest_of(value))
+        """End the logins of the browser that has sent a request."""
+        for value in login_cookies(request):
+            self.logins.end(digest_of(value))
 
     async def admit_anybody(self, request: Request) -> None:
         """Limit how often an address asks for what needs no credentials: the pages for logging in, and their files.

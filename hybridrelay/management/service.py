@@ -26,12 +26,12 @@ from .forwarding import for_client_address
 from .gate import Gate
 from .handlers import OPERATIONS
 from .hosts import AllowedHosts
+from .logins import Logins
 from .managed import Managed
 from .openapi import openapi_document
 from .peers import Peer
 from .rendering import render_failure
 from .request_ids import REQUEST_ID, new_request_id
-from .sessions import Sessions
 from .tcp import ManagementTcp
 from .web.page import routes_of
 from .web.table import PAGES
@@ -77,7 +77,7 @@ async def serve_management(
     stop: trio.Event,
     tcp: ManagementTcp | None = None,
     events: EventStream | None = None,
-    sessions: Sessions | None = None,
+    logins: Logins | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
@@ -92,7 +92,7 @@ async def serve_management(
         stop: set it for a graceful end. Requests that run may continue for two seconds.
         tcp: serves the API over TCP as well; None: the socket only.
         events: the relay's events, which the API shows, and where its own go; None means the log.
-        sessions: of browsers that use the dashboard. With it, the caller can let one in (`Sessions.add_code`).
+        logins: of browsers that use the dashboard. With it, the caller can let one in (`Logins.add_code`).
 
     Raises:
         StateError: the store cannot be opened.
@@ -112,7 +112,7 @@ async def serve_management(
         managed = Managed(store, reader, info, relay, events, audit=audit)
         for subscriber in (managed.feed, audit):
             closing.enter_context(events.subscribed(subscriber))
-        gate = Gate(managed, () if tcp is None else tcp.authenticators, sessions)
+        gate = Gate(managed, () if tcp is None else tcp.authenticators, logins)
         router, http_stop = make_router(managed, gate), Stop()
         async with FlatNursery() as nursery:
             nursery.start_soon(_pass_on, stop, http_stop, None if local is None else local[1])

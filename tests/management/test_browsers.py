@@ -8,8 +8,8 @@ from hybridrelay.management.browsers import (
     comes_from_elsewhere,
     forgotten_cookies,
     is_of_own_page,
-    session_cookie,
-    session_cookies,
+    login_cookie,
+    login_cookies,
 )
 
 from .web.browser import a_request
@@ -56,12 +56,12 @@ def test_the_origin_of_a_relay_behind_a_proxy(host: str, origin: str) -> None:
 
 
 def test_the_cookie_over_tls_and_without() -> None:
-    _, plain = session_cookie(a_request(), "v", is_encrypted=False, seconds=60.5)
+    _, plain = login_cookie(a_request(), "v", is_encrypted=False, seconds=60.5)
     assert plain == "hybridrelay=v; Path=/; Max-Age=60; HttpOnly; SameSite=Strict"
     secure = "__Host-hybridrelay=v; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure"
-    assert session_cookie(a_request(), "v", is_encrypted=True, seconds=60)[1] == secure
+    assert login_cookie(a_request(), "v", is_encrypted=True, seconds=60)[1] == secure
     behind_proxy = a_request(Origin="https://x")
-    assert session_cookie(behind_proxy, "v", is_encrypted=False, seconds=60)[1] == secure
+    assert login_cookie(behind_proxy, "v", is_encrypted=False, seconds=60)[1] == secure
     assert [value.partition("=")[0] for _, value in forgotten_cookies(a_request(host="x:9180"))] == [
         "__Host-hybridrelay-9180",
         "hybridrelay-9180",
@@ -72,5 +72,5 @@ def test_cookies_of_other_ports_are_left_alone() -> None:
     cookie = (
         "hybridrelay=a; hybridrelay-9180=b;__Host-hybridrelay-9180=c; hybridrelay-9181=d; x; =y; hybridrelay-9180="
     )
-    assert list(session_cookies(a_request(host="x:9180", Cookie=cookie))) == ["c", "b"]
-    assert list(session_cookies(a_request(host="x", Cookie=cookie))) == ["a"]
+    assert list(login_cookies(a_request(host="x:9180", Cookie=cookie))) == ["c", "b"]
+    assert list(login_cookies(a_request(host="x", Cookie=cookie))) == ["a"]

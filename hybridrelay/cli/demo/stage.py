@@ -18,7 +18,7 @@ from ...connectivity import all_ports, discover
 from ...connector import ConnectorConfig, run_connector
 from ...events import logged_events
 from ...management import ManagementTcp, TcpOptions, serve_management
-from ...management.sessions import Sessions, TokenCredential, digest_of
+from ...management.logins import Logins, TokenCredential, digest_of
 from ...relay import Binding, Relay, RelayConfig, RelayInfo, SQLiteStore
 from ...security import (
     ConnectionString,
@@ -45,13 +45,13 @@ class Stage:
     application: ConnectionString
     #: Where the dashboard is.
     dashboard: str
-    _sessions: Sessions
+    _logins: Logins
     _credential: TokenCredential
 
     def link_to_dashboard(self) -> str:
         """Return a URL that lets one in to the dashboard, once, within five minutes."""
         code = secrets.token_urlsafe(24)
-        self._sessions.add_code(digest_of(code), self._credential, time.time())
+        self._logins.add_code(digest_of(code), self._credential, time.time())
         return f"{self.dashboard}login?code={code}"
 
 
@@ -71,13 +71,13 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
         config = RelayConfig(state_dir=state_dir, bindings=bindings)
         relay, events = Relay(config), logged_events()
         info: RelayInfo = await nursery.start(relay.run)
-        tcp, sessions = ManagementTcp(TcpOptions(addresses=[(HOST, 0)]), authenticators=()), Sessions()
-        manage = partial(serve_management, state_dir, info, relay.live, tcp=tcp, events=events, sessions=sessions)
+        tcp, logins = ManagementTcp(TcpOptions(addresses=[(HOST, 0)]), authenticators=()), Logins()
+        manage = partial(serve_management, state_dir, info, relay.live, tcp=tcp, events=events, logins=logins)
         await nursery.start(partial(manage, stop=trio.Event()))
         endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in info.bound.items()}),)
         connector = attrs.evolve(made.connector, endpoints=endpoints)
         await nursery.start(partial(run_connector, ConnectorConfig([connector])))
         application = attrs.evolve(made.application, endpoints=endpoints)
         credential = TokenCredential(token.id)
-        yield Stage(info, target, application, f"http://{tcp.bound[0]}/", sessions, credential)
+        yield Stage(info, target, application, f"http://{tcp.bound[0]}/", logins, credential)
         nursery.cancel_scope.cancel()

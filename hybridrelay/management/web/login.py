@@ -6,7 +6,7 @@ import urllib.parse
 
 from ...http import Failure, Request, RequestError, Response
 from ...security import ManagementRole, Secret
-from ..browsers import forgotten_cookies, session_cookie
+from ..browsers import forgotten_cookies, login_cookie
 from ..callers import Caller
 from ..gate import Gate
 from ..managed import Managed
@@ -98,7 +98,7 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
                 "hybridrelay tokens create dashboard --role admin --out dashboard.token --state /var/lib/hybridrelay",
                 "command that makes a token",
             ),
-            h("p", "A session lasts for eight hours, and not longer than its token.", class_="note"),
+            h("p", "You stay logged in for eight hours, and not longer than the token is valid.", class_="note"),
             class_="card",
         ),
         status=200 if failure is None else failure.status,
@@ -112,18 +112,18 @@ async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Respo
     next_ = form.get("next", "")
     try:
         if form.get("code"):
-            caller, text, session = await gate.log_in_by_code(request, Secret(form["code"]))
+            caller, text, login = await gate.log_in_by_code(request, Secret(form["code"]))
         else:
-            caller, text, session = await gate.log_in(request, Secret(form.get("token", "")))
+            caller, text, login = await gate.log_in(request, Secret(form.get("token", "")))
     except RequestError as exc:
         return _log_in_page(next_, failure=exc.failure), None
-    seconds = session.expires_at - session.began_at
-    cookie = session_cookie(request, text.reveal(), is_encrypted=request.peer.is_encrypted, seconds=seconds)
+    seconds = login.expires_at - login.began_at
+    cookie = login_cookie(request, text.reveal(), is_encrypted=request.peer.is_encrypted, seconds=seconds)
     return redirect(_next_untrusted(next_), (cookie,)), caller
 
 
 async def _log_out(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
-    # Checks that a page of this relay has sent it. Without a session, there is nothing to end.
+    # Checks that a page of this relay has sent it. Without a login, there is nothing to end.
     try:
         caller: Caller | None = await gate.admit(request)
     except RequestError as exc:

@@ -6,8 +6,8 @@ import pytest
 
 from hybridrelay.events import ManagementCalled, ManagementCallRefused
 from hybridrelay.management.callers import Caller
+from hybridrelay.management.logins import TokenCredential, digest_of
 from hybridrelay.management.peers import Peer
-from hybridrelay.management.sessions import TokenCredential, digest_of
 from hybridrelay.security import KeySlot, ManagementRole
 
 from ..conftest import CONNECTIONS
@@ -17,7 +17,7 @@ from .browser import Browser, browser_of, page_of
 COOKIE = "hybridrelay"
 
 
-async def test_without_a_session_pages_lead_to_the_page_for_logging_in(browser: Browser) -> None:
+async def test_without_a_login_pages_lead_to_the_page_for_logging_in(browser: Browser) -> None:
     answer = await browser.get("/")
     assert (answer.status, answer.headers["location"]) == (303, "/login")
     answer = await browser.get("/?name=a%26b")
@@ -64,7 +64,7 @@ async def test_a_signature_lets_one_in_to_its_hybrid_connection(relay: Relay, br
     assert (await browser.get(f"{CONNECTIONS}/other")).status == 403
     generation = relay.store.get("orders").generations["all", KeySlot.PRIMARY]
     relay.store.regenerate_key("orders", "all", KeySlot.PRIMARY, generation=generation)
-    assert (await browser.get("/")).status == 303, "the key has ended, and the session with it"
+    assert (await browser.get("/")).status == 303, "the key has ended, and the login with it"
 
 
 async def test_over_tls_the_cookie_is_bound_to_the_host(relay: Relay) -> None:
@@ -104,7 +104,7 @@ async def test_a_page_of_another_site_cannot_log_one_in(relay: Relay, browser: B
     assert (await browser.post("/login", site=None, origin="http://x", token=token)).status == 303
 
 
-async def test_a_page_of_another_site_cannot_use_a_session(relay: Relay, browser: Browser) -> None:
+async def test_a_page_of_another_site_cannot_use_a_login(relay: Relay, browser: Browser) -> None:
     await browser.log_in(relay.token()[1])
     for site, origin in (
         ("cross-site", ""),
@@ -135,7 +135,7 @@ async def test_a_page_of_another_site_cannot_use_the_unix_socket(relay: Relay) -
     assert (await browser.request("DELETE", f"{CONNECTIONS}/orders")).status == 204, "curl says nothing about it"
 
 
-async def test_a_session_begins_with_a_new_cookie(relay: Relay, browser: Browser) -> None:
+async def test_a_login_begins_with_a_new_cookie(relay: Relay, browser: Browser) -> None:
     browser.cookies[COOKIE] = "chosen-by-an-attacker"
     _, header = relay.token()
     await browser.log_in(header)
@@ -164,7 +164,7 @@ async def test_logging_out(relay: Relay, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("seconds", [8 * 3600, 600])
-async def test_a_session_expires(relay: Relay, browser: Browser, seconds: int) -> None:
+async def test_a_login_expires(relay: Relay, browser: Browser, seconds: int) -> None:
     header = relay.signature(seconds=600) if seconds == 600 else relay.token()[1]
     await browser.log_in(header)
     relay.now += seconds - 1
@@ -173,7 +173,7 @@ async def test_a_session_expires(relay: Relay, browser: Browser, seconds: int) -
     assert (await browser.get("/")).status == 303
 
 
-async def test_a_session_ends_with_its_token(relay: Relay, browser: Browser) -> None:
+async def test_a_login_ends_with_its_token(relay: Relay, browser: Browser) -> None:
     token, header = relay.token()
     await browser.log_in(header)
     assert (await browser.get("/")).status == 200
@@ -184,13 +184,13 @@ async def test_a_session_ends_with_its_token(relay: Relay, browser: Browser) -> 
 
 async def test_a_code_lets_one_in_once(relay: Relay, browser: Browser) -> None:
     token, _ = relay.token(role=ManagementRole.OPERATOR)
-    relay.gate.sessions.add_code(digest_of("the-code"), TokenCredential(token.id), relay.now)
+    relay.gate.logins.add_code(digest_of("the-code"), TokenCredential(token.id), relay.now)
     page = page_of(await browser.get("/login?code=the-code"))
     assert ("input", {"type": "hidden", "name": "code", "value": "the-code"}) in page.tags
     assert browser.cookies == {}, "looking at the page uses nothing up"
     assert (await browser.post("/login", code="the-code")).status == 303
     assert (await browser.get("/")).status == 200
     assert (await browser_of(relay).post("/login", code="the-code")).status == 401
-    relay.gate.sessions.add_code(digest_of("late"), TokenCredential(token.id), relay.now)
+    relay.gate.logins.add_code(digest_of("late"), TokenCredential(token.id), relay.now)
     relay.now += 300
     assert (await browser_of(relay).post("/login", code="late")).status == 401
