@@ -99,8 +99,7 @@ def _drop(visit: Visit, action: str, label: str) -> Child:
 def _peer(one: ListenerValue | SenderValue) -> list[Child]:
     return [
         h("code", one.instance[:12]),
-        one.address,
-        one.transport,
+        f"{one.address} ({one.transport})",
         name_of(one.software or "unknown"),
         f"{one.rule}, {one.slot}",
         moment(one.since),
@@ -111,7 +110,7 @@ def _peer(one: ListenerValue | SenderValue) -> list[Child]:
 
 
 _PEER_COLUMNS = (
-    "Instance", "Address", "Transport", "Software", "Key", "Since", "Sessions", "To clients", "To connectors", "",
+    "Instance", "Address", "Software", "Key", "Since", "Sessions", "To clients", "To connectors", "",
 )  # fmt: skip
 
 
@@ -132,7 +131,7 @@ def _listeners(visit: Visit, name: str, page: ListenerPage) -> Child:
         for one in page.value
     ]
     return [
-        table("Listeners", _PEER_COLUMNS, rows, numeric=(6, 7, 8)),
+        table("Listeners", _PEER_COLUMNS, rows, numeric=(5, 6, 7)),
         _more(page.next_cursor, f"{_api(name)}/listeners"),
     ]
 
@@ -149,7 +148,7 @@ def _senders(visit: Visit, name: str, page: SenderPage) -> Child:
         for one in page.value
     ]
     return [
-        table("Senders", _PEER_COLUMNS, rows, numeric=(6, 7, 8)),
+        table("Senders", _PEER_COLUMNS, rows, numeric=(5, 6, 7)),
         _more(page.next_cursor, f"{_api(name)}/senders"),
     ]
 
