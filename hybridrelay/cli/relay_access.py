@@ -21,7 +21,14 @@ from ..management import Address, BlockingClient, LocalAddress, UrlAddress
 from ..security import ManagementUrl, Secret, management_authorization
 from ..security.loading import naming
 
-__all__ = ["address_of", "check_alternatives", "describe_access", "open_client", "open_registry"]
+__all__ = [
+    "address_of",
+    "check_alternatives",
+    "describe_access",
+    "open_client",
+    "open_registry",
+    "refuse_management_options",
+]
 
 _MAX_TOKEN_FILE = 64 * 1024
 
@@ -98,18 +105,32 @@ def address_of(args: argparse.Namespace) -> Address:
         ConfigurationError: the options do not match, or the token cannot be read.
     """
     if args.management is None:
-        for option in ("token_file", "management_ca", "management_pin"):
-            if getattr(args, option) is not None:
-                raise ConfigurationError(
-                    f"--{option.replace('_', '-')} is for --management, and not for --state",
-                    remedy="leave it out: a local relay recognizes its owner; or give --management URL",
-                )
+        refuse_management_options(args, "--state", remedy="a local relay recognizes its owner")
         return LocalAddress(args.state)
     url: ManagementUrl = args.management
     check_alternatives(args, "management_ca", "management_pin")
     if not url.uses_tls and (args.management_ca is not None or args.management_pin is not None):
         raise ConfigurationError("an http:// URL has no certificate to verify", remedy="give an https:// URL")
     return UrlAddress(url=url, authorization=_read_token(args), pin=args.management_pin, ca_file=args.management_ca)
+
+
+def refuse_management_options(args: argparse.Namespace, given: str, *, remedy: str) -> None:
+    """Check that no option is given that is only for ``--management``.
+
+    Args:
+        args: the command's arguments.
+        given: the option that was given instead of ``--management``.
+        remedy: why it needs none of them.
+
+    Raises:
+        ConfigurationError: one is given.
+    """
+    for option in ("token_file", "management_ca", "management_pin"):
+        if getattr(args, option) is not None:
+            raise ConfigurationError(
+                f"--{option.replace('_', '-')} is for --management, and not for {given}",
+                remedy=f"leave it out: {remedy}; or give --management URL",
+            )
 
 
 def describe_access(args: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ from ...errors import ManagementError
 from ...management import Address, ManagementClient, read_status
 from ...management.live_values import Dropped, RelayValue
 from .. import async_output, exits, output
-from ..relay_access import address_of, describe_access
+from ..relay_access import address_of, describe_access, refuse_management_options
 from ..running import run_until_stopped
 from ..screen import redrawn
 from ..status_text import status_text
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         from .endpoint_status import endpoint_state
 
+        refuse_management_options(args, "--from", remedy="a status needs no credentials")
         state = partial(endpoint_state, args.source)
 
     async def main() -> None:
