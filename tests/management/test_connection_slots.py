@@ -30,6 +30,9 @@ class Connections:
     def identify(self, name: str, caller: Caller) -> None:
         self._slot[name].identify(caller)
 
+    def move(self, name: str, address: str) -> None:
+        self._slot[name].move(address)
+
     def close(self, name: str) -> None:
         self._open.pop(name).close()
 
@@ -105,3 +108,17 @@ def test_a_connection_that_was_displaced_gets_no_slot_again() -> None:
     assert all_.evicted == ["0"]
     all_.close("0")
     assert all_.evicted == ["0"]
+
+
+def test_connections_through_a_proxy_count_for_the_addresses_that_it_names() -> None:
+    all_ = Connections()
+    for number in range(64):
+        all_.open(f"{number}", "10.0.0.5")
+        all_.move(f"{number}", "192.0.2.9" if 20 <= number < 30 else f"192.0.2.{100 + number}")
+    all_.open("another", "10.0.0.5")
+    assert all_.evicted == ["20"], "the address that has most loses its oldest"
+    all_.identify("21", ANNA)
+    all_.move("21", "192.0.2.9")  # it counts for its caller
+    all_.close("21")
+    all_.move("20", "192.0.2.7")  # it has no slot
+    assert all_.evicted == ["20"]

@@ -135,6 +135,16 @@ def test_a_relay_starts_and_runs_on_a_full_disk(deployment: Deployment, disk: Pa
     assert relay.terminate() == 0
 
 
+def test_a_history_that_cannot_be_written_is_a_problem_and_nothing_else(deployment: Deployment, disk: Path) -> None:
+    deployment.start_relay().terminate()
+    (deployment.state / "history.db").unlink()
+    fill(disk)
+    relay = deployment.start_relay()
+    relay.wait_for_line(r"state-file\.not-written: .*history\.db", where="err")
+    assert "the history is not written" in deployment.run("status", "--state", deployment.state).stdout
+    assert relay.terminate() == 0
+
+
 def test_the_space_is_reserved_again_when_there_is_room(deployment: Deployment, disk: Path) -> None:
     deployment.start_relay()
     deployment.create("orders", ("127.0.0.1", 1))

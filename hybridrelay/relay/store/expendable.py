@@ -26,7 +26,7 @@ import attrs
 from ..._descriptors import is_descriptor_shortage, missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import StateError
-from .schema import transaction
+from .schema import set_journal_mode, transaction
 from .state_dir import can_share_memory, private_file
 
 __all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
@@ -129,8 +129,10 @@ class ExpendableFile:
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         # This is the first statement that reads the file.
+        database.execute("BEGIN")  # both at the same moment
         (version,) = database.execute("PRAGMA user_version").fetchone()
         is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        database.execute("COMMIT")
         if version != self.version and not is_new:
             raise ExpendableFileError(
                 f"{self.what} {self.path} was written by another version of hybridrelay, or by another program",
@@ -138,16 +140,18 @@ class ExpendableFile:
                 is_damaged=True,
             )
         mode = "WAL" if can_share_memory(self.path.parent) else "DELETE"
-        database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+        set_journal_mode(database, mode, seconds=_BUSY_TIMEOUT_SECONDS)
         # After a power failure, the last changes may be lost.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA secure_delete = OFF").fetchall()
         database.execute("PRAGMA temp_store = MEMORY")
         if is_new:
             with transaction(database):
-                for statement in self.schema:
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {self.version}")
+                # Again: another thread may have made them before this one got the lock.
+                if database.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                    for statement in self.schema:
+                        database.execute(statement)
+                    database.execute(f"PRAGMA user_version = {self.version}")
         if self.max_bytes is not None:
             (page_size,) = database.execute("PRAGMA page_size").fetchone()
             # SQLite does not go below the present size.

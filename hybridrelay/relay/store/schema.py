@@ -7,6 +7,7 @@ earlier schema to the new one to `MIGRATIONS`. A file of a newer version is refu
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,16 @@ from ...errors import StateError
 from ..quotas import PRESETS
 from .limit_text import dump_limits
 
-__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_schema_version", "make_schema", "migrate", "transaction"]
+__all__ = [
+    "MIGRATIONS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "check_schema_version",
+    "make_schema",
+    "migrate",
+    "set_journal_mode",
+    "transaction",
+]
 
 SCHEMA_VERSION: Final = 6
 
@@ -104,6 +114,23 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     except BaseException:
         database.rollback()
         raise
+
+
+def set_journal_mode(database: sqlite3.Connection, mode: str, *, seconds: float) -> None:
+    """Set the journal mode of a file, if necessary after waiting up to `seconds` for others.
+
+    It is the one statement for which SQLite does not wait, such as when two processes make the same file.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def check_schema_version(database: sqlite3.Connection, path: Path) -> int:

@@ -62,7 +62,7 @@ from .rows import (
     set_hosts,
     set_quota,
 )
-from .schema import check_schema_version, make_schema, migrate, transaction
+from .schema import check_schema_version, make_schema, migrate, set_journal_mode, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
 from .store import StoreBusy
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
@@ -473,14 +473,14 @@ def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> 
     if not write_ahead:
         # Before anything else, so that a log from elsewhere is read without shared memory.
         database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
-        _set_journal_mode(database, "DELETE")
+        set_journal_mode(database, "DELETE", seconds=_BUSY_TIMEOUT_SECONDS)
         database.execute("PRAGMA locking_mode = NORMAL").fetchall()
     is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
     if not is_new:
         check_schema_version(database, path)
     # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
     if write_ahead:
-        _set_journal_mode(database, "WAL")
+        set_journal_mode(database, "WAL", seconds=_BUSY_TIMEOUT_SECONDS)
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON").fetchall()
@@ -488,20 +488,6 @@ def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> 
     if is_new:
         make_schema(database)
     migrate(database, path)
-
-
-def _set_journal_mode(database: sqlite3.Connection, mode: str) -> None:
-    # The one statement for which SQLite does not wait: two processes that make the same registry at the same moment.
-    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:

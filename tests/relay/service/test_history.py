@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -184,10 +186,34 @@ async def test_a_damaged_file_is_set_aside_and_recording_continues(tmp_path: Pat
     assert made.history.problem is None
 
 
+def _in_its_place(file: Path) -> Callable[[], None]:
+    file.mkdir()
+    return file.rmdir
+
+
+def _locked(file: Path) -> Callable[[], None]:
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("PRAGMA journal_mode = WAL")
+    other.execute("CREATE TABLE something (x)")
+    other.execute("DROP TABLE something")
+    other.execute("BEGIN IMMEDIATE")
+
+    def unlock() -> None:
+        other.rollback()
+        other.close()
+
+    return unlock
+
+
+@pytest.mark.parametrize("spoil", [_in_its_place, _locked])
 async def test_a_file_that_cannot_be_written_is_a_problem_until_it_can(
-    tmp_path: Path, autojump_clock: trio.testing.MockClock
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[Path], Callable[[], None]],
 ) -> None:
-    (tmp_path / HISTORY_FILE).mkdir()
+    monkeypatch.setattr("hybridrelay.relay.store.expendable._BUSY_TIMEOUT_SECONDS", 0.0)
+    repair = spoil(tmp_path / HISTORY_FILE)
     made = Recorded.make(tmp_path, "orders")
     made.join("orders")
     async with trio.open_nursery() as nursery:
@@ -200,7 +226,7 @@ async def test_a_file_that_cannot_be_written_is_a_problem_until_it_can(
         assert [row.joins for _, row in await made.rows(10, "orders")] == [1]
         with pytest.raises(StateError):
             await made.rows(60, "orders")
-        (tmp_path / HISTORY_FILE).rmdir()
+        repair()
         while made.problem() is not None:
             await trio.sleep(1)
         nursery.cancel_scope.cancel()

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,15 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
     assert not caught.value.is_damaged
     assert caught.value.remedy
+
+
+def test_it_may_be_opened_twice_at_the_same_moment(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / str(number)).mkdir()
+        file = _file(tmp_path / str(number))
+        with ThreadPoolExecutor(2) as pool:
+            for opened in [pool.submit(file.open), pool.submit(file.open)]:
+                opened.result().close()
 
 
 def test_something_else_in_its_place(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hybridrelay.errors import StateError
 from hybridrelay.relay.model import HybridConnection, KeyId, diff
 from hybridrelay.relay.quotas import NO_QUOTA, Limits, Quota
 from hybridrelay.relay.store import sqlite as registry_module
-from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION
+from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION, set_journal_mode
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.relay.store.store import StoreBusy
@@ -247,16 +247,15 @@ class Refusing(sqlite3.Connection):
         return super().execute(sql, *parameters)
 
 
-def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for() -> None:
     with contextlib.closing(Refusing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)) as busy:
-        registry_module._set_journal_mode(busy, "WAL")
+        set_journal_mode(busy, "WAL", seconds=20)
         assert busy.codes == []
 
     with contextlib.closing(Refusing(sqlite3.SQLITE_FULL)) as full, pytest.raises(sqlite3.OperationalError):
-        registry_module._set_journal_mode(full, "WAL")
-    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.0)
+        set_journal_mode(full, "WAL", seconds=20)
     with contextlib.closing(Refusing(sqlite3.SQLITE_BUSY)) as busy, pytest.raises(sqlite3.OperationalError):
-        registry_module._set_journal_mode(busy, "WAL")
+        set_journal_mode(busy, "WAL", seconds=0)
 
 
 def test_a_locked_registry_is_not_called_damaged_and_can_be_read(
