@@ -43,7 +43,7 @@ def describe_relay(state_dir: Path) -> RelayDescription:
 def add_token(
     store: Store, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
 ) -> tuple[ManagementToken, Secret]:
-    """Make a token and add it to a store. See `Registry.create_token`."""
+    """Create a token in a store. See `Registry.create_token`."""
     try:
         token, text = generate_management_token(name, role, scope=scope, now=now, seconds=seconds)
     except ValueError as exc:
@@ -76,7 +76,7 @@ class StoreRegistry:
         self.close()
 
     def close(self) -> None:
-        """Close the store, if this has opened it. Idempotent."""
+        """Close the store, if this object has opened it. Idempotent."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None

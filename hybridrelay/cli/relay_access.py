@@ -1,8 +1,8 @@
-"""How a command reaches the relay that it administers: by its state directory, or by its management API.
+"""Gives commands access to the relay that they administer, through its state directory or its management API.
 
-With ``--state``, a relay that runs on the directory is asked, so that it checks and audits what is done. If nothing
-listens on its management socket, the command works on the store, which is safe at any time. An error of a relay that
-listens is an error of the command, which never falls back to the store then.
+With ``--state``, if a relay is running with the directory, the command sends requests to it, so that the relay checks
+and audits them. If nothing is listening on the management socket, the command uses the store directly, which is safe
+at any time. If a relay is listening and answers with an error, the command fails: it does not fall back to the store.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
 
     Raises:
         ConfigurationError: the options do not match, or the token cannot be used.
-        ManagementError: something listens on the relay's socket, and this user may not connect to it.
+        ManagementError: something is listening on the relay's socket, but this user may not connect to it.
     """
     address = address_of(args)
     if isinstance(address, LocalAddress) and not os.path.lexists(address.socket):
@@ -99,7 +99,7 @@ def check_alternatives(args: argparse.Namespace, *options: str, required: bool =
 
 
 def address_of(args: argparse.Namespace) -> Address:
-    """Return where the management API is that ``--state`` or ``--management`` names.
+    """Return the address of the management API that ``--state`` or ``--management`` names.
 
     Raises:
         ConfigurationError: the options do not match, or the token cannot be read.

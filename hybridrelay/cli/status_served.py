@@ -1,4 +1,4 @@
-"""Serving the status of a connector or forward while it runs (``--status``)."""
+"""Serves the status of a connector or forward while it runs (``--status``)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def status_served(
     stop: trio.Event,
     events: EventStream,
 ) -> AsyncIterator[None]:
-    """Serve a status during the block: also before the program is ready, and while it is stopping.
+    """Serve the status while the block runs: also before the program is ready, and while it is stopping.
 
     Args:
         given: the value of ``--status``; None: nothing is served.
-        make_source: returns what to show.
+        make_source: returns the source of the status.
         stop: set when the program is to stop.
         events: the stream to which events are published.
 

@@ -1,4 +1,4 @@
-"""The streams that applications have requested and that have not ended."""
+"""Keeps track of the streams that applications have requested and that have not ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StreamRequest:
 
     @property
     def was_accepted(self) -> bool:
-        """The connector has connected the stream to the target. It may have ended since."""
+        """Whether the connector has connected the stream to the target. The stream may have ended since."""
         return self.stream is not None and self.stream.was_accepted
 
 
@@ -53,7 +53,7 @@ class StreamRequests:
         self._open: dict[StreamRequest, None] = {}
 
     def __iter__(self) -> Iterator[StreamRequest]:
-        """All of them, the oldest first."""
+        """Return all of them, the oldest first."""
         return iter(self._open)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class StreamRequests:
         return request
 
     def end(self, request: StreamRequest, reason: Reason) -> None:
-        """A request has ended. `reason`: why no stream was opened; without meaning if one was."""
+        """Note that a request has ended. `reason` says why no stream was opened; it is ignored if one was."""
         del self._open[request]
         if request.was_accepted:
             reason = Reason.NO_ERROR

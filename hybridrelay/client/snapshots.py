@@ -49,14 +49,14 @@ def client_snapshot(
     max_streams: int,
     clock: Callable[[], float],
 ) -> EndpointSnapshot:
-    """What a client holds now.
+    """Return a snapshot of a client.
 
     Args:
         client: the client.
         senders: its relays.
         sessions: its sessions.
         opener: opens them.
-        counters: what it has counted. Streams that are open are counted when they end, and are added here.
+        counters: its counters. Streams that are open are counted when they end, and are added here.
         serial: the serial of the application's identity.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.

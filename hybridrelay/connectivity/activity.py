@@ -1,7 +1,7 @@
 """The ids by which sessions and streams are followed through the logs of client and connector. Pure.
 
-Both sides compute the same ids, and nothing is sent for that. The relay knows neither: it has an id for each
-rendezvous, which it tells both sides, and their events about sessions name it.
+Both sides compute the same ids, so that nothing needs to be sent. The relay knows neither of them: it has an id for
+each rendezvous, which it sends to both sides, and which their events about sessions contain.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["session_activity_id", "stream_activity_id"]
 
 
 def session_activity_id(session_id: bytes, serial: str) -> str:
-    """The id of a session in events: 16 lower-case hexadecimal digits.
+    """Return the id of a session in events: 16 lower-case hexadecimal digits.
 
     Args:
         session_id: the id in the session's HELLO. Only its hash is shown.
@@ -23,5 +23,5 @@ def session_activity_id(session_id: bytes, serial: str) -> str:
 
 
 def stream_activity_id(session: str, stream: int) -> str:
-    """The id of a stream in events: that of its session, and its number in the session."""
+    """Return the id of a stream in events: the id of its session, and its number in the session."""
     return f"{session}-{stream}"

@@ -10,32 +10,32 @@ from ..protocol.reasons import Reason
 
 __all__ = ["CONNECT_BUCKETS", "SUCCESS", "EndpointCounters"]
 
-#: The result of what has succeeded.
+#: The result if something has succeeded.
 SUCCESS = "success"
 #: Upper bounds of the histogram of connecting to targets (seconds). The last one is the deadline.
 CONNECT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class EndpointCounters:
-    """A subscriber of the events of one connector or client. What no event says is counted by `stream_opened`."""
+    """A subscriber of the events of one connector or client. `stream_opened` counts what no event reports."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin with all counters at zero."""
         #: By hybrid connection and result: `SUCCESS`, or the slug of a reason.
         self.streams_opened: Counter[tuple[str, str]] = Counter()
-        #: How long connecting to the target took, where it succeeded.
+        #: How long it took to connect to the target, if that succeeded.
         self.target_connect = Histogram(CONNECT_BUCKETS)
         #: By result: `SUCCESS`, or the slug of a reason.
         self.session_resumes: Counter[str] = Counter()
-        #: By the kind of the rule: never by the identity that it denies.
+        #: By the kind of the rule, never by the identity that the rule denies.
         self.policy_refusals: Counter[str] = Counter()
 
     def stream_opened(self, connection: str, reason: Reason = Reason.NO_ERROR) -> None:
-        """A stream was opened; or was not, for this reason."""
+        """Count a stream that was opened, or that was not opened for this reason."""
         self.streams_opened[connection, SUCCESS if reason is Reason.NO_ERROR else reason.slug] += 1
 
     def __call__(self, event: Event) -> None:
-        """Something has happened."""
+        """Count an event."""
         match event:
             case SessionResumed():
                 self.session_resumes[SUCCESS] += 1
@@ -53,7 +53,7 @@ class EndpointCounters:
         return copied
 
     def add(self, other: EndpointCounters) -> None:
-        """Add what another one has counted."""
+        """Add the values of another one."""
         self.streams_opened.update(other.streams_opened)
         self.session_resumes.update(other.session_resumes)
         self.policy_refusals.update(other.policy_refusals)

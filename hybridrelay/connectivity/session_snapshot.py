@@ -26,7 +26,7 @@ def session_snapshot(
     since: float,
     instance: str = "",
 ) -> SessionSnapshot:
-    """What a session holds now.
+    """Return a snapshot of a session.
 
     Args:
         session: the session.

@@ -1,6 +1,6 @@
-"""What a connector or client holds at one moment, as frozen values: for status, metrics and programs. Pure.
+"""The state of a connector or client at one moment, as frozen values: for status, metrics and programs. Pure.
 
-Times are seconds since 1970, and bytes are those of applications, without what is added to them on the way.
+Times are seconds since 1970. Numbers of bytes are those of applications, without the overhead on the way.
 To take a snapshot costs time in proportion to what it lists; nothing is recorded for it on the data path, where only
 integers are added up.
 """
@@ -30,7 +30,7 @@ __all__ = [
     "TargetCheck",
 ]
 
-#: How many sessions, and how many streams, a snapshot lists if it is not told otherwise.
+#: How many sessions, and how many streams, a snapshot lists by default.
 MAX_LISTED = 1000
 
 
@@ -67,7 +67,7 @@ class FailureSnapshot:
 
 
 class RelayState(enum.StrEnum):
-    """What a relay is to a hybrid connection of a connector or client."""
+    """The state of a hybrid connection of a connector or client at one relay."""
 
     #: A connector: it is registered there. A client: it has a control channel, over which it may join.
     REGISTERED = "registered"
@@ -86,13 +86,13 @@ class RelaySnapshot:
     #: As in the connection string.
     host: str
     state: RelayState
-    #: The instance as which this program is known there: as in ``hybridrelay status`` of the relay.
+    #: The instance of this program at the relay, which ``hybridrelay status`` of the relay shows.
     instance: str
     #: Since when it is registered; None if it is not.
     since: float | None = None
     #: The route of the control channel; None if there is none.
     route: RouteSnapshot | None = None
-    #: The last failure at this relay, which may be over.
+    #: The last failure at this relay. It may have been resolved since.
     failure: FailureSnapshot | None = None
 
 
@@ -122,7 +122,7 @@ class ConnectionSnapshot:
 
 
 class SessionState(enum.StrEnum):
-    """What a session is doing."""
+    """The state of a session."""
 
     OPEN = "open"
     #: It has lost its data channel, and waits for another one.
@@ -147,7 +147,7 @@ class SessionSnapshot:
     #: The relay and the route of the present data channel, or of the last one.
     relay: str
     route: RouteSnapshot
-    #: The id of its rendezvous: as in ``hybridrelay status`` of the relay, and in its log.
+    #: The id of its rendezvous, which ``hybridrelay status`` and the log of the relay show.
     rendezvous: str
     since: float
     #: On how many further data channels the session has continued.
@@ -167,7 +167,7 @@ class SessionSnapshot:
 
 
 class StreamState(enum.StrEnum):
-    """What a stream is doing."""
+    """The state of a stream."""
 
     #: At a client: there is no session for it yet.
     WAITING = "waiting"
@@ -213,16 +213,16 @@ class TargetCheck:
 
     @property
     def ok(self) -> bool:
-        """It could be reached."""
+        """Whether it could be reached."""
         return not self.reason
 
 
 @attrs.frozen(kw_only=True)
 class EndpointSnapshot:
-    """What a connector, a client, or several clients of one program hold."""
+    """The state of a connector, of a client, or of several clients of one program."""
 
     connections: tuple[ConnectionSnapshot, ...]
-    #: The oldest ones, and how many there are in total.
+    #: The oldest ones; and below, how many there are in total.
     sessions: tuple[SessionSnapshot, ...]
     session_count: int
     streams: tuple[StreamSnapshot, ...]
@@ -234,7 +234,7 @@ class EndpointSnapshot:
     reserved: int
     #: The transports that may be used, and whether each is in use.
     transports: dict[str, bool]
-    #: What has happened so far.
+    #: Counters of what has happened so far.
     counters: EndpointCounters
 
     @classmethod

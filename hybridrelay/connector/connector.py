@@ -220,7 +220,7 @@ class Connector:
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each at most once in 60 seconds.
 
-        Cancelled, targets that have not answered are not dialed again before that time is over.
+        If cancelled, targets that have not answered are not dialed again before that time is over.
         """
         return await self._target_checks.results()
 

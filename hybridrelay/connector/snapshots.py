@@ -35,13 +35,13 @@ def connector_snapshot(
     max_streams: int,
     clock: Callable[[], float],
 ) -> EndpointSnapshot:
-    """What a connector holds now.
+    """Return a snapshot of a connector.
 
     Args:
         published: its hybrid connections.
         relays: its relays.
         sessions: its sessions and their streams.
-        counters: what it has counted.
+        counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """

@@ -1,4 +1,4 @@
-"""Checks whether targets can be reached, for health checks. A target sees a connection that ends at once."""
+"""Checks whether targets can be reached, for health checks. The target sees a connection that is closed at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .targets import TargetError, open_target
 
 __all__ = ["CHECK_SECONDS", "TargetChecks"]
 
-#: For how long a result is used before the targets are dialed again (seconds).
+#: How long a result is used before its target is dialed again (seconds).
 CHECK_SECONDS = 60.0
 
 
@@ -39,9 +39,9 @@ class TargetChecks:
         self._failures: dict[HostPort, TargetError | None] = {}
 
     async def results(self) -> tuple[TargetCheck, ...]:
-        """The results, at most `CHECK_SECONDS` old. Takes as long as dialing the slowest target.
+        """Return the results, at most `CHECK_SECONDS` old. This takes as long as dialing the slowest target.
 
-        Cancelled, the targets that have not answered count as dialed.
+        If cancelled, the targets that have not answered count as dialed.
         """
         async with self._lock:
             targets, now = self._targets(), trio.current_time()

@@ -29,7 +29,7 @@ class _Key(Event):
 
 @attrs.frozen(kw_only=True)
 class KeyChanged(_Key):
-    """A key was regenerated, or its rule has lost a right. What the earlier key had authorized ends."""
+    """A key was regenerated, or its rule has lost a right. Everything that the earlier key had authorized ends."""
 
     name: ClassVar = "key.changed"
     level: ClassVar = Level.INFO
@@ -38,7 +38,7 @@ class KeyChanged(_Key):
 
 @attrs.frozen(kw_only=True)
 class KeyRevoked(_Key):
-    """A key was revoked. What it had authorized ends."""
+    """A key was revoked. Everything that it had authorized ends."""
 
     name: ClassVar = "key.revoked"
     level: ClassVar = Level.INFO
@@ -69,7 +69,8 @@ class ConnectionDeleted(Event):
 
 @attrs.frozen(kw_only=True)
 class ConnectionDisabled(Event):
-    """An administrator has disabled a hybrid connection. Everything that uses it ends, and nothing is accepted."""
+    """An administrator has disabled a hybrid connection. Its registrations and sessions end, and requests are
+    refused."""
 
     name: ClassVar = "connection.disabled"
     level: ClassVar = Level.INFO

@@ -1,4 +1,4 @@
-"""Where a client reaches a management API: on the Unix socket in a state directory, or at a URL."""
+"""The addresses at which clients reach a management API: the Unix socket in a state directory, or a URL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Address(Protocol):
 
     @property
     def prefix(self) -> str:
-        """What comes before ``/v1`` in paths."""
+        """The part of paths before ``/v1``."""
 
     @property
     def authorization(self) -> Secret | None:
@@ -49,7 +49,7 @@ class Address(Protocol):
 
 @attrs.frozen
 class LocalAddress:
-    """The relay that runs on a state directory of this machine. The socket identifies the caller."""
+    """The relay that uses a state directory on this machine. The socket identifies the caller."""
 
     state_dir: Path
     host: str = "localhost"
@@ -60,22 +60,22 @@ class LocalAddress:
         """See `Address.connect`."""
         if not await trio.Path(self.state_dir).is_dir():
             raise StateError(
-                f"the state directory {self.state_dir} does not exist", remedy="name the directory of the relay"
+                f"the state directory {self.state_dir} does not exist", remedy="give the state directory of the relay"
             )
         stream = await self.connect_if_it_runs()
         if stream is None:
             raise ManagementError(
                 f"no relay is running with the state directory {self.state_dir}",
-                remedy="start it, or name the directory of the relay that runs; the log of the relay says "
-                "management.unavailable if it runs without a management socket",
+                remedy="start it, or give the state directory of a running relay; if the relay is running, look for "
+                "management.unavailable in its log",
             )
         return stream
 
     async def connect_if_it_runs(self) -> trio.abc.Stream | None:
-        """Open a connection, or return None if nothing listens on the socket.
+        """Open a connection; return None if nothing is listening on the socket.
 
         Raises:
-            ManagementError: something listens, and this user may not connect to it.
+            ManagementError: something is listening, but this user may not connect to it.
         """
         try:
             return await connect_unix_socket(self.socket)
@@ -83,8 +83,8 @@ class LocalAddress:
             return None
         except BlockingIOError as exc:
             raise ManagementError(
-                f"the relay that listens on {self.socket} accepts no connections",
-                remedy="look whether it hangs: its log, or kill -USR1 PID",
+                f"the relay at {self.socket} accepts no connections",
+                remedy="check whether it hangs: see its log, or run kill -USR1 PID",
             ) from exc
         except OSError as exc:
             raise ManagementError(
@@ -135,7 +135,7 @@ class UrlAddress:
                 f"cannot connect to {self.url}: {_why(exc)}"
                 if shortage is None
                 else f"cannot connect to {self.url}: this machine {shortage.text}",
-                remedy="check the URL, that the relay runs with --management ADDR:PORT, and firewalls"
+                remedy="check the URL, whether the relay is running with --management ADDR:PORT, and firewalls"
                 if shortage is None
                 else shortage.remedy,
             ) from exc
@@ -152,8 +152,8 @@ class UrlAddress:
             if exc.untrusted is not None:
                 raise RelayIdentityError(
                     f"the certificate of {self.url} is not trusted: {exc.untrusted}",
-                    remedy="for a certificate that is self-signed, or from a CA of your own: give --management-ca F, "
-                    "or --management-pin with the pin that the relay logs (management.listening)",
+                    remedy="if the certificate is self-signed or from your own CA, give --management-ca F, or "
+                    "--management-pin with the pin that the relay logs (management.listening)",
                 ) from exc
             raise ManagementError(
                 f"no TLS with {self.url}: {exc}", remedy="check that this is the address of the management API"
@@ -177,7 +177,7 @@ class UrlAddress:
 
 
 def _why(exc: OSError) -> str:
-    """The error of the operating system; of several attempts, that of the first."""
+    """Return the error of the operating system; if there were several attempts, that of the first one."""
     causes = exc.__cause__
     if exc.strerror is None and isinstance(causes, ExceptionGroup) and isinstance(causes.exceptions[0], OSError):
         return _why(causes.exceptions[0])

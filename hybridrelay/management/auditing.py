@@ -20,7 +20,7 @@ def audit_event(
     status: int,
     request_id: str,
 ) -> ManagementCalled | ManagementCallRefused:
-    """The event about a call. `caller` is None if the call was refused before it was known who calls."""
+    """Make the event about a call. `caller` is None if the call was refused before the caller was identified."""
     assert isinstance(request.peer, Peer)
     peer = request.peer.address or "local"
     connection, rule, token = (params.get(name, "") for name in ("name", "rule", "token"))

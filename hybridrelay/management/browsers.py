@@ -24,7 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def comes_from_elsewhere(request: Request) -> bool:
     """Whether a browser says that another web site's page has caused a request.
 
-    A link on another site's page that is followed is not meant: it shows a page of the relay, and nothing else.
+    Following a link on another site's page does not count: it only shows a page of the relay.
     """
     site = request.headers.all("sec-fetch-site")
     if not site:
@@ -69,7 +69,7 @@ def login_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: f
     """The header field that sets the cookie of a login.
 
     Args:
-        request: the answer to which has the field.
+        request: the request that is answered with this field.
         value: the text that only the browser has.
         is_encrypted: whether the connection has TLS. A proxy in front of the relay may have TLS as well, which the
             browser's Origin says.
@@ -92,8 +92,8 @@ def _cookie(request: Request, value: str, *, is_secure: bool, seconds: float) ->
 
 
 def _name(authority: Authority | None, *, is_secure: bool) -> str:
-    # Cookies are for all ports of a host. The port in the name keeps apart relays that are reached through local
-    # ports of the same machine (`ssh -L`).
+    # Browsers send cookies to all ports of a host. The port in the name distinguishes relays that are reached through
+    # local ports of the same machine (`ssh -L`).
     port = None if authority is None else authority.port
     name = _SECURE if is_secure else _PLAIN
     return name if port is None else f"{name}-{port}"

@@ -43,7 +43,7 @@ class Refused(Exception):
 
 @attrs.frozen
 class Identified:
-    """Who has credentials of this relay."""
+    """The caller to whom credentials of this relay belong."""
 
     caller: Caller
     credential: TokenCredential | KeyCredential
@@ -69,7 +69,7 @@ class OwnCredentials:
         self._uses: dict[str, float] = {}
 
     async def verify(self, scheme: str, value: str) -> Identified | None:
-        """Verify credentials of this relay; None for those of another kind. Raises Refused."""
+        """Verify credentials of this relay. Returns None if they are of another kind. Raises Refused."""
         if scheme == "sharedaccesssignature":
             return await self._by_signature(f"SharedAccessSignature {value}")
         if scheme == "bearer":

@@ -21,7 +21,7 @@ _Time = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
 
 
 class HistoryPageQuery(Body, frozen=True):
-    """Which intervals are wanted."""
+    """The query for a history: which intervals are returned."""
 
     #: The length of the intervals (seconds).
     resolution: Annotated[int, msgspec.Meta(ge=10, le=86400, extra_json_schema={"enum": list(RESOLUTIONS)})] = 60
@@ -32,7 +32,7 @@ class HistoryPageQuery(Body, frozen=True):
 
 
 class IntervalValue(Value, frozen=True):
-    """One interval. The maxima are of samples that are taken every ten seconds."""
+    """The numbers for one interval. Maxima are those of samples that are taken every ten seconds."""
 
     #: When it begins (seconds since 1970).
     time: int
@@ -50,7 +50,7 @@ class IntervalValue(Value, frozen=True):
 
 
 class HistoryValue(Value, frozen=True):
-    """What happened, in order of time. Intervals in which nothing happened may be left out."""
+    """The intervals, in order of time. Those in which nothing happened may be omitted."""
 
     #: The length of the intervals (seconds).
     resolution: int
@@ -89,7 +89,7 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
     if begin > end:
         raise problem(
             Problem.INVALID,
-            "the time is empty: it ends before it begins",
+            "'to' is before 'from'",
             remedy="give from and to in seconds since 1970",
             errors=[{"pointer": "?from", "detail": "later than to"}],
         )
@@ -109,7 +109,7 @@ def _interval(begin: int, row: Row) -> IntervalValue:
     return IntervalValue(time=begin, **row._asdict())
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 HISTORY_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="getHistory",

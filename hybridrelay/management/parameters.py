@@ -1,4 +1,4 @@
-"""The parameters in paths: names and ids, which are checked before anything is looked up. Pure."""
+"""Checks the parameters in paths, which are names and ids, before anything is looked up. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .problems import Problem, problem
 
 __all__ = ["check_param", "param_of", "valid_params"]
 
-#: The ids of what runs: of an instance and a session, and of a sender.
+#: The forms of ids: of instances and sessions, and of senders.
 _LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 _EDITION = re.compile(r"[a-z0-9-]{1,64}")
 
 
 def valid_params(names: Iterable[str], read: Callable[[str], str]) -> dict[str, str]:
-    """Those parameters that are valid, by name: for the audit log, which has refused calls as well.
+    """Return the valid parameters by name, for the audit log, which also records refused calls.
 
     Args:
         names: the names of the parameters.
@@ -57,12 +57,12 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
 
 
 def param_of(request: Request, name: str) -> str:
-    """A parameter of a request's path, decoded. Raises RequestError: 404."""
+    """Return a parameter of a request's path, decoded. Raises RequestError (404)."""
     return check_param(name, request.param(name))
 
 
 def check_param(name: str, value: str) -> str:
-    """Return `value` if something can have it as its name or id. Raises RequestError: 404."""
+    """Return `value` if it has the form of such a name or id. Raises RequestError (404)."""
     try:
         return _CHECKS[name](value)
     except ValueError as exc:

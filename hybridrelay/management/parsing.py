@@ -1,4 +1,4 @@
-"""Parses query strings, and says which part of a request is wrong. Pure."""
+"""Parses query strings, and finds out which part of a request is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
             query or "", keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=20
         )
         if len(dict(pairs)) != len(pairs):
-            raise msgspec.ValidationError("a parameter is there twice")
+            raise msgspec.ValidationError("a parameter is given twice")
         parsed = msgspec.convert(dict(pairs), kind, strict=False)
         for field in msgspec.structs.fields(kind):
-            # `convert` takes the text null for None, which only parameters that were left out can be.
+            # `convert` turns the text null into None, which is reserved for parameters that were omitted.
             if field.encode_name in dict(pairs) and getattr(parsed, field.name) is None:
                 raise msgspec.ValidationError(f"null is not a value of a parameter - at `$.{field.encode_name}`")
         return parsed
     except (msgspec.ValidationError, ValueError) as exc:
-        raise invalid("the query is not what this operation takes", exc, "?", kind) from exc
+        raise invalid("the query does not match this operation", exc, "?", kind) from exc
 
 
 def invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) -> RequestError:
-    """The error for a request that msgspec has refused.
+    """Return the error for a request that msgspec has refused.
 
     Args:
         detail: one sentence for people.
-        exc: what msgspec has raised.
+        exc: the exception of msgspec.
         root: the pointer to what was parsed: empty for the body, ``?`` for the query.
-        kind: what it was to be.
+        kind: the expected type.
     """
     text, pointer = "it is malformed", root
     if isinstance(exc, msgspec.ValidationError):

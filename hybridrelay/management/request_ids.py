@@ -1,4 +1,4 @@
-"""The ids of requests: every response has one, and so do the problem document and the audit log."""
+"""The ids of requests, which are in every response, in problem documents and in the audit log."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ async def serve_status(
     Raises:
         ConfigurationError: it is not possible to listen there, or another program already does.
 
-    Cancelled, it aborts all connections without waiting, and removes the socket.
+    If cancelled, it aborts all connections without waiting, and removes the socket.
     """
     events = logged_events() if events is None else events
     monitored = Monitored(source, trio.Event() if stop is None else stop, time.time())

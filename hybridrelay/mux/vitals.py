@@ -1,4 +1,4 @@
-"""What a session holds, in numbers."""
+"""The memory of a session, in numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Vitals"]
 
 @attrs.frozen
 class Vitals:
-    """What a session holds at one moment (bytes), apart from its state."""
+    """The memory that a session uses at one moment (bytes)."""
 
-    #: Waits to be written to a channel.
+    #: Data that waits to be written to a channel.
     queued: int = 0
-    #: Waits to be read by the application.
+    #: Data that waits to be read by the application.
     unread: int = 0
     #: Memory of frames that were written, and are kept until the peer has acknowledged them.
     unacknowledged: int = 0

@@ -169,7 +169,7 @@ class Show:
             await async_output.say(f"  curl -o {os.devnull} http://{HOST}:{port}/bytes")
             await async_output.say(f"  hybridrelay probe --connection-string-file {string_file}")
             await async_output.say(f"  hybridrelay connections list --state {state_dir}")
-            await async_output.say("The dashboard; this link lets you in once, within five minutes:")
+            await async_output.say("The dashboard; you can log in once with this link, within five minutes:")
             await async_output.say(f"  {stage.link_to_dashboard()}")
             await async_output.say("Ctrl-C ends it, and leaves nothing behind.")
             await trio.sleep_forever()

@@ -1,4 +1,4 @@
-"""The files that pages need: scripts, style sheet, icon. Read and compressed once, when this module is imported.
+"""The files that pages need: scripts, style sheets, icon. They are read and compressed when this module is imported.
 
 The name of a file that is served contains a hash of its content, so that browsers keep it for a year and still use
 the newest one.
@@ -30,7 +30,7 @@ _TYPES = {
 
 @attrs.frozen
 class Asset:
-    """A file."""
+    """A file of ``static``."""
 
     #: ``app.3f2a....css``
     served_as: str
@@ -51,23 +51,23 @@ def _load() -> dict[str, Asset]:
         stem, dot, suffix = file.name.rpartition(".")
         data = file.read_bytes()
         served_as = f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}{dot}{suffix}"
-        # Without the time in the header of gzip, the same file always gives the same bytes.
+        # No time in the gzip header, so that the same file always results in the same bytes.
         found[file.name] = Asset(served_as, _TYPES[dot + suffix], data, gzip.compress(data, 9, mtime=0))
     return found
 
 
-#: By the name in ``static``.
+#: The files, by their names in ``static``.
 ASSETS: Mapping[str, Asset] = _load()
 _BY_SERVED_NAME = {asset.served_as: asset for asset in ASSETS.values()}
 
 
 def url_of(name: str) -> str:
-    """Where a file of ``static`` is served."""
+    """Return the path at which a file of ``static`` is served."""
     return f"/assets/{ASSETS[name].served_as}"
 
 
 def asset_response(request: Request, served_as: str) -> Response | None:
-    """The response for a file; None if there is none of this name."""
+    """Return the response for a file; None if there is none with this name."""
     asset = _BY_SERVED_NAME.get(served_as)
     if asset is None:
         return None

@@ -15,9 +15,9 @@ from .visit import Visit
 
 __all__ = ["CHARTS", "CHART_FILES", "RANGES", "Chart", "Range", "chart_section", "charts_div"]
 
-#: Rows of the table below each chart. The chart itself has shorter intervals.
+#: The number of rows in the table below each chart. The chart itself has shorter intervals.
 _ROWS = 24
-#: What a page with charts needs, in ``static``.
+#: The files in ``static`` that a page with charts needs.
 CHART_FILES = ("uplot.css", "uplot.js", "monitor.js")
 
 
@@ -43,7 +43,7 @@ class Chart:
     title: str
     #: Names of the API's fields, and of the attributes of `IntervalValue`, with labels.
     series: tuple[tuple[str, str, str], ...]
-    #: ``rate``: bytes, shown per second. ``sum``: events. ``maximum``: how many there were at once.
+    #: ``rate``: bytes, shown per second. ``sum``: numbers of events. ``maximum``: the highest number at a time.
     kind: str
 
 
@@ -66,7 +66,7 @@ CHARTS = (
 
 
 def charts_div(charts: Sequence[Child], shown: Range, url: str, scale: str = "absolute") -> Element:
-    """Charts that show the same time. The script asks `url` for their data."""
+    """Make charts that show the same time. The script gets their data from `url`."""
     return h("div", charts, class_="columns", data_history=url, data_seconds=shown.seconds, data_scale=scale)
 
 
@@ -139,7 +139,7 @@ def _length(seconds: int) -> str:
 
 
 def _rows(chart: Chart, intervals: Sequence[IntervalValue], shown: Range, end: int, scale: str) -> list[list[Child]]:
-    """One row for each of `_ROWS` equal parts of the time, the latest first."""
+    """Return one row for each of `_ROWS` equal parts of the time, the latest first."""
     step = shown.seconds // _ROWS
     begin = end - shown.seconds
     sums = [[0] * len(chart.series) for _ in range(_ROWS)]

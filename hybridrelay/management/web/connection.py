@@ -1,4 +1,4 @@
-"""The page of a hybrid connection: who is connected, its rules, and buttons to end what runs."""
+"""The page of a hybrid connection: its listeners, senders and sessions, with buttons to end them, and its rules."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ async def _show(visit: Visit) -> View:
                 _listeners(visit, name, listeners),
                 api_line(visit, f"{_api(name)}/listeners"),
                 id_="listeners",
-                note="Connectors that are registered at this relay now.",
+                note="The connectors that are registered at this relay.",
             ),
             section(
                 "Senders",
                 _senders(visit, name, senders),
                 api_line(visit, f"{_api(name)}/senders"),
                 id_="senders",
-                note="Clients that are connected to this relay now.",
+                note="The clients that are connected to this relay.",
             ),
             section(
                 "Sessions",
                 _sessions(visit, name, sessions),
                 api_line(visit, f"{_api(name)}/sessions"),
                 id_="sessions",
-                note="Pairs of data channels through which bytes flow now.",
+                note="The pairs of data channels that the relay has joined.",
             ),
             rules_section(visit, found),
             await settings_sections(visit, found, version),
@@ -119,7 +119,7 @@ def _listeners(visit: Visit, name: str, page: ListenerPage) -> Child:
         return empty(
             "No connector listens.",
             "Start the connector in the private network: hybridrelay connector --connection-string-file FILE. If it "
-            "runs, its log says why it is not registered, and hybridrelay probe shows which routes work.",
+            "is running, its log says why it is not registered, and hybridrelay probe shows which routes work.",
         )
     rows = [
         [
@@ -155,7 +155,7 @@ def _senders(visit: Visit, name: str, page: SenderPage) -> Child:
 
 def _sessions(visit: Visit, name: str, page: SessionPage) -> Child:
     if not page.value:
-        return empty("No session is joined.", "A session begins when an application opens its first connection.")
+        return empty("There is no session.", "A session begins when an application opens its first connection.")
     rows = [
         [
             h("code", one.id[:12]),

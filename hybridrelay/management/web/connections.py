@@ -1,4 +1,4 @@
-"""The page with all hybrid connections, and that for deleting one."""
+"""The page that lists the hybrid connections, and the page for deleting one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def _table(visit: Visit, page: ConnectionPage, prefix: str) -> Child:
     if page.value:
         return table("Hybrid connections", CONNECTION_COLUMNS, connection_rows(page.value), numeric=(2, 3, 4, 5, 6))
     if prefix:
-        return empty("No name begins so.", h("a", "Show all hybrid connections", href="/connections"))
+        return empty(
+            "There is no hybrid connection with such a name.",
+            h("a", "Show all hybrid connections", href="/connections"),
+        )
     if visit.is_admin:
         return empty("There is no hybrid connection yet.", h("a", "Create one", href="/create"))
     return empty("There is no hybrid connection yet.", "An administrator of the relay creates hybrid connections.")

@@ -1,4 +1,5 @@
-"""The page "Create": the commands for the administrator's machine, because identities are never made at the relay."""
+"""The page "Create": shows the commands for the administrator's machine, because the relay never creates
+identities."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ _STATE = "/var/lib/hybridrelay"
 def commands(
     name: str, target: str, endpoint: str, *, pin: str = "", ports: str = "", state: str = _STATE
 ) -> tuple[str, str, str, str]:
-    """The command lines, one for each step, quoted for a shell.
+    """Return the command lines, one for each step, quoted for a shell.
 
     Args:
         name: the name of the hybrid connection.
         target: the address that the connector connects to.
         endpoint: the relay's host name or address.
-        pin: the relay's; empty leaves it out.
-        ports: for ``--public-ports``; empty leaves it out.
+        pin: the relay's pin; omitted if empty.
+        ports: the value of ``--public-ports``; omitted if empty.
         state: the relay's state directory.
     """
     file = re.sub(r"[^A-Za-z0-9._-]", "-", name).strip("-.")[:100] or "connection"
@@ -57,7 +58,7 @@ def commands(
 
 
 def public_ports(bound: Mapping[str, tuple[Binding, ...]]) -> str:
-    """The relay's ports that differ from the default ports, for ``--public-ports``."""
+    """Return the relay's ports that differ from the default ports, as a value of ``--public-ports``."""
     found = []
     for name, port in all_ports(discover()).items():
         bindings = bound.get(name, ())
@@ -79,8 +80,8 @@ async def _show(visit: Visit) -> View:
         field("Name", "name", name, required=True, maxlength=260, hint="Such as orders, or team/orders."),
         field(
             "Target", "target", target, required=True, maxlength=300,
-            hint="Host and port that the connector connects to, as it sees them, such as db.internal:5432. "
-            "The relay does not keep it.",
+            hint="The host and port that the connector connects to, such as db.internal:5432. The relay does not "
+            "store them.",
         ),
         field(
             "Relay", "endpoint", endpoint or host, required=True, maxlength=255,
@@ -98,8 +99,8 @@ async def _show(visit: Visit) -> View:
         content=(
             h(
                 "p",
-                "A hybrid connection has identities, which are made on your own machine, so that the relay cannot "
-                "read the data. Fill in the form, and run the commands that it shows.",
+                "The identities of a hybrid connection are created on your own machine, so that the relay cannot "
+                "read the data. Fill in the form, and run the commands that it then shows.",
             ),
             form,
             await _steps(visit, name, target, endpoint) if filled else None,
@@ -114,7 +115,7 @@ def _problems(name: str, target: str, endpoint: str) -> list[str]:
     except ValueError as exc:
         found.append(f"Name: {exc}.")
     if any(text.startswith("-") for text in (name, target, endpoint)):
-        found.append("A name or an address does not begin with a hyphen.")
+        found.append("A name or an address must not begin with a hyphen.")
     host, colon, port = target.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536) or re.search(
         r"\s", target
@@ -145,7 +146,7 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
         (
             "On your own machine",
             create,
-            "This makes three secret files, and an authority for further identities. Keep the authority offline.",
+            "This creates four secret files; one is the authority, for further identities. Keep it offline.",
         ),
         (
             "On the relay's machine",

@@ -1,4 +1,4 @@
-"""The pages "Events" and "Audit": what has happened at this relay, the latest first."""
+"""The pages "Events" and "Audit": the latest events of this relay, and calls of the management API."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def _events(visit: Visit) -> View:
         table("Events", ("Time", "Level", "Event", "Hybrid connection", "Details"), rows)
         if rows
         else empty(
-            "No event fits." if name or connection else "Nothing has happened yet.",
+            "No event matches." if name or connection else "Nothing has happened yet.",
             h("a", "Show all events", href="/events") if name or connection else "Events appear here as they happen.",
         )
     )
@@ -81,7 +81,7 @@ async def _events(visit: Visit) -> View:
                 content,
                 api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
                 id_="events",
-                note="The latest 100 of those that the relay keeps in memory. Its log has all of them.",
+                note="The latest 100 of the events that the relay has in memory. Its log contains all of them.",
             ),
         ),
     )
@@ -95,7 +95,9 @@ async def _audit(visit: Visit) -> View:
     content = (
         table("Calls of the management API", columns, rows)
         if rows
-        else empty("Nobody has changed anything yet.", "Every change, and every look at keys, appears here.")
+        else empty(
+            "Nobody has changed anything yet.", "Every change, and every request that shows keys, appears here."
+        )
     )
     return View(
         title="Audit",
@@ -106,7 +108,7 @@ async def _audit(visit: Visit) -> View:
                 content,
                 api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
                 id_="audit",
-                note="Every call that changes something or shows keys, refused ones too. The relay's log keeps them.",
+                note="Calls that change something or show keys, including refused ones. The relay's log keeps them.",
             ),
         ),
     )

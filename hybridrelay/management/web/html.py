@@ -1,7 +1,7 @@
 """HTML as a tree: elements with attributes and text. Everything is escaped when it is written. Pure.
 
-What comes from outside, such as the description of a hybrid connection, is only ever text or the value of an
-attribute. Attributes that run scripts or set styles do not exist here, and links lead to this server only.
+Strings from outside, such as the description of a hybrid connection, can only become text or the value of an
+attribute. Attributes that run scripts or set styles cannot be used, and links can lead only to this server.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import attrs
 
 __all__ = ["Child", "Element", "Tree", "h", "render", "render_document", "tree_of"]
 
-#: What can be inside an element. None is nothing, and a list stands for what is in it.
+#: The content of an element. None is omitted, and the items of a list are inserted in its place.
 Child: TypeAlias = "Element | str | int | Iterable[Child] | None"
 #: An element as JSON: its tag, attributes and children.
 Tree: TypeAlias = "str | list[str | dict[str, str] | list[Tree]]"
 
 _TAG = re.compile(r"[a-z][a-z0-9]*")
 _ATTRIBUTE = re.compile(r"(?!on|style$|srcdoc$)[a-z][a-z-]*")
-#: Attributes whose value is a URL. It begins with one slash, or with ? or #, so that it leads to this server.
+#: Attributes whose value is a URL. It has to begin with a single slash, or with ? or #, so that it leads to this
+#: server.
 _URLS = frozenset({"action", "formaction", "href", "src"})
 _OWN_URL = re.compile(r"/(?![/\\]).*|[?#].*|", re.DOTALL)
 _EMPTY = frozenset({"br", "hr", "img", "input", "link", "meta"})
@@ -33,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-
 
 @attrs.frozen
 class Element:
-    """An element. Make it with `h`.
+    """An element, made with `h`.
 
     Raises:
         ValueError: its tag or an attribute is not one that a page may have.
@@ -77,8 +78,8 @@ def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> E
     Args:
         tag: its name.
         children: its content, in order.
-        attributes: an underscore stands for a hyphen, and one at the end is dropped (``class_``). True is an
-            attribute without a value; False and None are none.
+        attributes: the attributes. In a name, an underscore stands for a hyphen, and one at the end is dropped
+            (``class_``). With the value True, an attribute has no value; with False or None, it is omitted.
     """
     pairs = []
     for name, value in attributes.items():
@@ -101,14 +102,14 @@ def _flatten(children: Iterable[Child]) -> Iterable[Element | str]:
 
 
 def render(element: Element) -> str:
-    """The element as HTML."""
+    """Return the element as HTML."""
     pieces: list[str] = []
     _write(element, pieces)
     return "".join(pieces)
 
 
 def render_document(root: Element) -> bytes:
-    """A whole document."""
+    """Return a complete document, encoded."""
     return f"<!doctype html>\n{render(root)}\n".encode()
 
 
@@ -128,7 +129,7 @@ def _write(node: Element | str, pieces: list[str]) -> None:
 
 
 def tree_of(node: Element | str) -> Tree:
-    """The same as JSON, for the page's script, which makes the elements one by one."""
+    """Return the element as JSON, for the page's script, which creates the elements one by one."""
     if isinstance(node, str):
         return node
     return [node.tag, dict(node.attributes), [tree_of(child) for child in node.children]]

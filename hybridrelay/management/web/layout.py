@@ -1,4 +1,4 @@
-"""What all pages have in common: the head, the navigation, the headers of the response."""
+"""The parts that all pages have in common: the head, the navigation, and the headers of the response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .visit import Visit
 
 __all__ = ["SECURITY_HEADERS", "View", "page_response", "plain_page", "redirect"]
 
-#: Nothing is loaded from elsewhere, nothing is inline, and scripts cannot make HTML out of text.
+#: The policy: nothing is loaded from other servers, nothing is inline, and scripts cannot turn text into HTML.
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
@@ -43,20 +43,20 @@ _PAGES = (
 
 @attrs.frozen(kw_only=True)
 class View:
-    """A page, without what all pages have in common."""
+    """A page, without the parts that all pages have in common."""
 
     title: str
-    #: What is below the heading.
+    #: The content below the heading.
     content: tuple[Child, ...]
-    #: The path of the navigation's entry that it belongs to.
+    #: The path of the entry in the navigation to which the page belongs.
     place: str
-    #: Above the heading: where the page is, as path and name.
+    #: The pages above this one, by path and name, shown above the heading.
     parents: tuple[tuple[str, str], ...] = ()
-    #: Beside the heading.
+    #: Shown beside the heading.
     actions: Child = None
-    #: Whether the heading is a name from outside.
+    #: Whether the title is a name from outside, such as that of a hybrid connection.
     is_named: bool = False
-    #: Whether the page's script follows events, and asks for newer parts.
+    #: Whether the page's script follows events and requests newer parts.
     is_live: bool = True
     #: Further scripts and style sheets, by their names in ``static``.
     files: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class View:
 
 
 def page_response(visit: Visit, view: View) -> Response:
-    """The response with a page; or only with those of its parts that change, for the page's script."""
+    """Return the response with a page; or, for the page's script, only with the parts of it that change."""
     if view.is_live and "application/json" in (visit.request.headers.get("accept") or ""):
         found: dict[str, Tree] = {}
         _collect((view.actions, view.content), found)
@@ -94,7 +94,7 @@ def page_response(visit: Visit, view: View) -> Response:
 
 
 def plain_page(title: str, *content: Child, status: int = 200, headers: Fields = ()) -> Response:
-    """A page for somebody who has not logged in."""
+    """Return the response with a page for someone who has not logged in."""
     header = h("header", h("div", _brand(), class_="bar"))
     main = h("main", h("h1", title), content, id="main", tabindex=-1, class_="narrow")
     document = _document(title, header, main, (), None)
@@ -102,12 +102,12 @@ def plain_page(title: str, *content: Child, status: int = 200, headers: Fields =
 
 
 def redirect(path: str, headers: Fields = ()) -> Response:
-    """Show another page, with GET."""
+    """Return a response that makes the browser get another page."""
     return Response(303, headers=(("Location", path), *SECURITY_HEADERS, *headers))
 
 
 def _collect(child: Child, found: dict[str, Tree]) -> None:
-    """Find the parts with ``data-live``."""
+    """Collect the parts that have the attribute ``data-live``."""
     if child is None or isinstance(child, (str, int)):
         return
     if not isinstance(child, Element):
@@ -153,7 +153,7 @@ def _document(title: str, header: Element, main: Element, files: tuple[str, ...]
 def _file(name: str) -> Element:
     if name.endswith(".css"):
         return h("link", rel="stylesheet", href=url_of(name))
-    # Of those that are not modules, other scripts use what they define. Both are run in their order, after parsing.
+    # Scripts that are not modules define names for the other scripts. Both kinds run after parsing, in their order.
     is_module = name != "uplot.js"
     return h("script", src=url_of(name), type="module" if is_module else None, defer=not is_module)
 

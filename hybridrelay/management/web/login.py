@@ -1,4 +1,4 @@
-"""Logging in and out, and the files that pages need: what is served to anybody."""
+"""The pages that need no credentials: logging in and out, and the files that pages need."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MAX_NEXT = 2000
 
 
 def _next_untrusted(text: str) -> str:
-    """Where to go after logging in: a path of this server, or the dashboard."""
+    """Return the path to show after logging in; that of the dashboard if `text` is not a path of this server."""
     is_own = text.startswith("/") and not text.startswith(("//", "/\\", "/login", "/logout"))
     is_plain = text.isascii() and text.isprintable() and "\\" not in text and " " not in text
     return text if is_own and is_plain and len(text) <= _MAX_NEXT else "/"
 
 
 def _anonymous(managed: Managed, request: Request) -> Visit:
-    """To read the query and the form of a request whose caller is not known."""
+    """Make a visit for reading the query and the form of a request whose caller is not known."""
     return Visit(managed, Caller("unknown", "", ManagementRole.VIEWER), request)
 
 
@@ -50,7 +50,7 @@ def _code_page(code: str) -> Response:
         "Open the dashboard",
         h(
             "form",
-            h("p", "The link that you have followed lets you in once."),
+            h("p", "You can log in once with the link that you have followed."),
             h("input", type="hidden", name="code", value=code),
             h("button", "Log in", type="submit", class_="button primary", autofocus=True),
             method="post",
@@ -82,7 +82,7 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
                 autocomplete="off",
                 spellcheck="false",
                 maxlength=8192,
-                hint="It begins with hrm_. A SharedAccessSignature by a key with the right Manage is accepted, too.",
+                hint="It begins with hrm_. A SharedAccessSignature of a key with the right Manage is also accepted.",
             ),
             h("input", type="hidden", name="next", value=_next_untrusted(next_)),
             h("button", "Log in", type="submit", class_="button primary"),
@@ -92,11 +92,11 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
         ),
         h(
             "section",
-            h("h2", "You have no token yet?"),
-            h("p", "Make one on the relay's machine, as the user who runs the relay:"),
+            h("h2", "No token yet?"),
+            h("p", "Create one on the relay's machine, as the user that runs the relay:"),
             command(
                 "hybridrelay tokens create dashboard --role admin --out dashboard.token --state /var/lib/hybridrelay",
-                "command that makes a token",
+                "command that creates a token",
             ),
             h("p", "You stay logged in for eight hours, and not longer than the token is valid.", class_="note"),
             class_="card",
@@ -141,7 +141,7 @@ async def _asset(managed: Managed, gate: Gate, request: Request) -> tuple[Respon
     return response, None
 
 
-#: What is served to anybody.
+#: The pages that need no credentials.
 PUBLIC_PAGES: tuple[PublicPage, ...] = (
     PublicPage(id="showLogIn", method="GET", path="/login", serve=_show_log_in),
     PublicPage(id="logIn", method="POST", path="/login", serve=_log_in, is_audited=True),

@@ -1,6 +1,7 @@
-"""What a page says after something was done. Pure.
+"""The messages that a page shows after an action. Pure.
 
-After a form was sent, the browser is sent to a page whose query has one of these keys, and never a text.
+After a form was submitted, the browser is redirected to a page whose query contains the key of a message, never its
+text.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _MESSAGES: Mapping[str, str] = {
 
 
 def message_of(key: str) -> str | None:
-    """The text for a key; None if there is none."""
+    """Return the message with this key; None if there is none."""
     return _MESSAGES.get(key)
 
 
 def done(path: str, key: str) -> str:
-    """The page that says so."""
+    """Return the path of a page that shows the message with this key."""
     assert key in _MESSAGES
     return f"{path}?done={key}"

@@ -1,4 +1,4 @@
-"""The page "Monitor": charts of what has happened, each with a table."""
+"""The page "Monitor": charts of the history, each with a table."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _nothing() -> Element:
     return h(
         "div",
         empty(
-            "Nothing has happened in this time.",
-            "Charts show something about ten seconds after a connector has registered or a client has connected.",
+            "Nothing happened during this time.",
+            "Data appears about ten seconds after a connector has registered or a client has connected.",
         ),
         class_="card",
     )

@@ -1,4 +1,4 @@
-"""The page "Dashboard": problems first, then what is in use, then the hybrid connections."""
+"""The page "Dashboard": first the problems, then the present numbers, then the hybrid connections."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["CONNECTION_COLUMNS", "OVERVIEW_PAGES", "connection_rows", "path_of",
 
 _SHOWN_PROBLEMS, _MAX_PROBLEMS = 8, 40
 _SHOWN_CONNECTIONS = 25
-#: Numbers that are added up before other tasks of the relay run.
+#: How many numbers are added up before other tasks of the relay may run.
 _AT_A_TIME = 100
 _RELAY = "/v1/relay"
 _CONNECTIONS = "/v1/hybridConnections"
 
 
 def path_of(name: str) -> str:
-    """The page of a hybrid connection."""
+    """Return the path of the page of a hybrid connection."""
     return f"/connections/{segment(name)}"
 
 
@@ -107,7 +107,7 @@ def _problem(one: RelayProblem) -> Element:
 
 
 async def _data(visit: Visit) -> Element:
-    """The chart of the last hour."""
+    """Make the chart of the last hour."""
     shown, end = RANGES["1h"], int(visit.managed.clock())
     query = {"resolution": shown.resolution, "from": max(0, end - shown.seconds), "to": end + 1}
     history = await visit.get("getHistory", HistoryValue, query=query)
@@ -117,7 +117,7 @@ async def _data(visit: Visit) -> Element:
 
 
 async def _total(visit: Visit) -> ConnectionSnapshot:
-    """Numbers about all hybrid connections that the caller may see."""
+    """Add up the numbers of all hybrid connections that the caller may see."""
     live, total = visit.managed.relay, ConnectionSnapshot()
     for number, name in enumerate(live.connection_names()):
         if number % _AT_A_TIME == 0:
@@ -159,7 +159,7 @@ def _figures(relay: RelayValue | None, total: ConnectionSnapshot, editions: Edit
 
 
 def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]:
-    """Rows of a table of hybrid connections."""
+    """Return the rows of a table of hybrid connections."""
     return [
         [
             h("a", name_of(one.name), href=path_of(one.name)),
@@ -175,7 +175,7 @@ def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]
 
 
 def state_of(one: ConnectionValue) -> Element:
-    """The state of a hybrid connection, in a word."""
+    """Return the state of a hybrid connection, in one word."""
     if one.disabled:
         return badge("Disabled")
     return badge("Listening", "good") if one.listener_count else badge("No listener", "warn")

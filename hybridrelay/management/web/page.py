@@ -49,7 +49,7 @@ class PublicPage:
 
 
 def routes_of(pages: Iterable[Page | PublicPage], managed: Managed, gate: Gate) -> Iterable[Route[Handler]]:
-    """The routes of pages."""
+    """Make the routes of pages."""
     for page in pages:
         if isinstance(page, PublicPage):
             yield Route(page.method, page.path, _public_handler(page, managed, gate))

@@ -1,4 +1,4 @@
-"""Parts that several pages have: sections, tables, figures, buttons, and the API call behind what is shown."""
+"""Parts that several pages have: sections, tables, numbers, buttons, and the API calls behind them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 def section(
     title: str, *content: Child, id_: str, note: Child = None, actions: Child = None, live: bool = True
 ) -> Element:
-    """A part of a page with a heading.
+    """Make a part of a page, with a heading.
 
     Args:
         title: the heading.
         content: below it.
-        id_: unique in the page.
+        id_: its id, unique in the page.
         note: a sentence below the heading.
         actions: buttons beside the heading.
         live: whether the page's script keeps it up to date.
@@ -50,7 +50,7 @@ def section(
 
 
 def figure(label: str, value: Child, *, href: str, note: Child = None) -> Element:
-    """A number with what it means; a link to the API call that it comes from."""
+    """Make a number with its label, which links to the API call that returns it."""
     return h(
         "div",
         h("dt", label),
@@ -64,12 +64,12 @@ def figure(label: str, value: Child, *, href: str, note: Child = None) -> Elemen
 
 
 def figures(*found: Element, id_: str, live: bool = True) -> Element:
-    """Several numbers side by side."""
+    """Make a row of numbers."""
     return h("dl", found, class_="figures", id=id_, data_live=live)
 
 
 def meter(label: str, used: int, total: int, text: str) -> Element:
-    """How much of something is in use, as a bar with its numbers."""
+    """Make a bar that shows how much of something is in use, with the numbers."""
     return h(
         "div",
         h("span", label, class_="meter-label"),
@@ -80,18 +80,18 @@ def meter(label: str, used: int, total: int, text: str) -> Element:
 
 
 def badge(text: str, kind: str = "plain") -> Element:
-    """A short word about a state. `kind` is ``good``, ``bad``, ``warn`` or ``plain``."""
+    """Make a label with the name of a state. `kind` is ``good``, ``bad``, ``warn`` or ``plain``."""
     return h("span", text, class_=f"badge {kind}")
 
 
 def table(
     caption: str, columns: Sequence[str], rows: Sequence[Sequence[Child]], *, numeric: Sequence[int] = ()
 ) -> Element:
-    """A table. On narrow screens, each row is a block with the names of its columns.
+    """Make a table. On narrow screens, each row becomes a block in which the columns have their names.
 
     Args:
-        caption: what it is, for those who do not see it.
-        columns: their names; an empty one is for buttons.
+        caption: a description of the table for screen readers.
+        columns: the names of the columns; an empty name is for buttons.
         rows: the content.
         numeric: the indexes of columns with numbers.
     """
@@ -120,13 +120,13 @@ def table(
 def _cell(content: Child, name: str, kind: str | None) -> Element:
     if not name:
         return h("td", content, role="cell", class_="actions-cell")
-    # One element, because on narrow screens the name of the column stands beside it.
+    # One element, because on narrow screens it is beside the name of the column.
     inner = None if content in ("", None) else h("div", content)
     return h("td", inner, role="cell", data_label=name, class_=kind)
 
 
 def empty(text: Child, *what_next: Child) -> Element:
-    """Says that there is nothing, and what to do next."""
+    """Make the part that says that there is nothing to show, and what to do next."""
     return h("div", h("p", text), [h("p", one, class_="note") for one in what_next], class_="empty")
 
 
@@ -140,7 +140,7 @@ def field(
     required: bool = False,
     **more: str | int | bool | None,
 ) -> Element:
-    """A labelled input of a form."""
+    """Make an input of a form, with its label."""
     hint_id = f"hint-{name}" if hint else None
     return h(
         "div",
@@ -161,25 +161,25 @@ def field(
 
 
 def button(text: str, *, kind: str = "plain", label: str | None = None) -> Element:
-    """The button that sends a form. `label` is for those who do not see what is around it."""
+    """Make the button that submits a form. `label` is for screen readers."""
     return h("button", text, type="submit", class_=f"button {kind}", aria_label=label)
 
 
 def post_form(action: str, *content: Child, **hidden: str | int) -> Element:
-    """A form that changes something."""
+    """Make a form that changes something."""
     inputs = [h("input", type="hidden", name=name, value=value) for name, value in hidden.items()]
     return h("form", inputs, content, method="post", action=action)
 
 
 def command(text: str, label: str) -> Element:
-    """A command line to copy. It is reached by keyboard, because it may be wider than the screen."""
+    """Make a command line to copy. It can get the focus, because it may be wider than the screen."""
     return h(
         "div", h("pre", h("code", text), tabindex=0, role="group", aria_label=label), class_="command", data_copy=True
     )
 
 
 def api_line(visit: Visit, *paths: str) -> Element:
-    """The API calls behind a part of a page, and how to make them with curl."""
+    """List the API calls behind a part of a page, with the commands that make them with curl."""
     return h(
         "details",
         h("summary", "API"),

@@ -1,4 +1,4 @@
-"""Authorization rules and their keys: shown, replaced, revoked."""
+"""Shows authorization rules and their keys, and replaces or revokes keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PageT = TypeVar("PageT", ListenerPage, SenderPage, SessionPage)
 
 
 def rules_section(visit: Visit, found: ConnectionValue) -> Element:
-    """The part of the page of a hybrid connection about its rules."""
+    """Make the part of a hybrid connection's page that shows its rules."""
     rows: list[list[Child]] = []
     for rule in found.authorization_rules:
         at = f"{path_of(found.name)}/rules/{segment(rule.name)}"
@@ -64,12 +64,12 @@ def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Chi
 
 @attrs.frozen
 class _Affected:
-    """What a key has authorized that runs now."""
+    """The numbers of present listeners, senders and sessions that a key has authorized."""
 
     listeners: int
     senders: int
     sessions: int
-    #: False: there are so many that not all were counted.
+    #: False if there are too many to count all of them.
     is_exact: bool
 
     def __str__(self) -> str:
@@ -146,9 +146,7 @@ async def _confirm(visit: Visit, action: str, verb: str, then: Child) -> View:
                     class_="facts",
                 ),
                 h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,
-                h("p", "Their programs come back by themselves if they have a valid key. ")
-                if key.generation
-                else None,
+                h("p", "The programs reconnect by themselves if they have a valid key. ") if key.generation else None,
                 h("p", f"The {other.slot} key stays valid, and what it has authorized continues.")
                 if other.generation
                 else h("p", f"The {other.slot} slot has no key: nobody can use this rule without a new key."),
@@ -175,7 +173,7 @@ async def _confirm_regenerate(visit: Visit) -> View:
         visit,
         "regenerate",
         "Regenerate",
-        "Afterwards, put the new key into the connection strings that have the old one: hybridrelay keys use.",
+        "Afterwards, put the new key into the connection strings that contain the old one: hybridrelay keys use.",
     )
 
 
@@ -199,7 +197,7 @@ async def _change(visit: Visit, operation: str, message: str) -> Response:
 
 
 async def _show_keys(visit: Visit) -> View:
-    """The keys, in the response to a form, so that they are in no history and no cache."""
+    """Show the keys in the response to a form, so that they get into no history and no cache."""
     name, rule = visit.param("name"), visit.param("rule")
     keys, _ = await visit.perform("listKeys", name=name, rule=rule)
     assert isinstance(keys, AccessKeys)
@@ -213,7 +211,7 @@ async def _show_keys(visit: Visit) -> View:
                 "section",
                 h(
                     "p",
-                    "Whoever has a key has the rights of the rule. It is in the audit log that you have seen them.",
+                    "Whoever has a key has the rights of the rule. The audit log says that you have seen these keys.",
                 ),
                 [
                     _one_key(slot, key)

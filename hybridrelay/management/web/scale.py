@@ -29,7 +29,10 @@ async def _show(visit: Visit) -> View:
             content=(
                 h(
                     "section",
-                    h("p", "This page is about the whole relay. You see only a part of its hybrid connections."),
+                    h(
+                        "p",
+                        "This page is about the relay as a whole. You may see only some of its hybrid connections.",
+                    ),
                     h("p", h("a", "Show your hybrid connections", href="/connections")),
                     class_="card",
                 ),
@@ -47,7 +50,7 @@ async def _show(visit: Visit) -> View:
 
 
 def capacity_section(visit: Visit, relay: RelayValue) -> Element:
-    """How much of the relay's places is in use."""
+    """Make the part that shows how many of the relay's places are taken."""
 
     def bar(label: str, places: Places) -> Element:
         return meter(label, places.used, places.total, f"{count(places.used)} of {count(places.total)}")
@@ -87,8 +90,8 @@ def _drain(visit: Visit, relay: RelayValue) -> Element:
         h("p", explained),
         h(
             "p",
-            "A relay that drains accepts no new registrations and joins. Its sessions continue, and move to other "
-            "relays if their clients have any. Drain a relay before you stop it.",
+            "A relay that is draining accepts no new registrations and joins. Its sessions continue, and move to "
+            "other relays if their clients have any. Drain a relay before you stop it.",
             class_="note",
         ),
         api_line(visit, _RELAY),

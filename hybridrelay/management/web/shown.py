@@ -1,4 +1,4 @@
-"""How values are written for people: numbers with units, times, names. Pure."""
+"""Formats values for pages: numbers with units, times, names. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def bytes_of(number: float) -> str:
-    """An amount of data in decimal units, as networks and editions count: ``1.2 GB``."""
+    """Format an amount of data in decimal units, like those of networks and editions: ``1.2 GB``."""
     value = float(number)
     for unit in _UNITS:
         if value < 999.5 or unit == _UNITS[-1]:
@@ -25,17 +25,17 @@ def bytes_of(number: float) -> str:
 
 
 def count(number: int) -> str:
-    """A number with a narrow space between thousands."""
+    """Format a number with narrow spaces between the thousands."""
     return f"{number:,}".replace(",", "\u202f")
 
 
 def plural(number: int, one: str, many: str = "") -> str:
-    """``1 listener``, ``2 listeners``."""
+    """Format a number with its noun: ``1 listener``, ``2 listeners``."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
 
 
 def moment(seconds: float | None, *, otherwise: str = "never") -> Child:
-    """A time (seconds since 1970). The page's script writes it in the viewer's time zone."""
+    """Format a time (seconds since 1970). The page's script converts it to the time zone of the browser."""
     if seconds is None:
         return otherwise
     try:
@@ -47,7 +47,7 @@ def moment(seconds: float | None, *, otherwise: str = "never") -> Child:
 
 
 def duration(seconds: float) -> str:
-    """``3 days``, ``2 h 5 min``, ``12 s``."""
+    """Format a duration: ``3 days``, ``2 h 5 min``, ``12 s``."""
     whole = max(0, int(seconds))
     days, rest = divmod(whole, 86_400)
     hours, rest = divmod(rest, 3600)
@@ -60,10 +60,11 @@ def duration(seconds: float) -> str:
 
 
 def name_of(text: str) -> Element:
-    """A name or text from outside. What is around it keeps its order if it is written from right to left."""
+    """Make the element for a name or text from outside. Text written from right to left does not affect what is
+    around it."""
     return h("bdi", text)
 
 
 def segment(text: str) -> str:
-    """A name as one segment of a path."""
+    """Encode a name as one segment of a path."""
     return urllib.parse.quote(text, safe="")

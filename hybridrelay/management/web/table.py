@@ -17,7 +17,7 @@ from .settings import SETTINGS_PAGES
 
 __all__ = ["PAGES"]
 
-#: Everything that the management listener serves besides the operations of the API.
+#: All pages. The management listeners serve these, the operations of the API, and nothing else.
 PAGES: tuple[Page | PublicPage, ...] = (
     *PUBLIC_PAGES,
     *OVERVIEW_PAGES,

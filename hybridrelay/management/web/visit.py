@@ -125,7 +125,7 @@ class Visit:
     async def get_versioned(
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
     ) -> tuple[StructT, int | None]:
-        """The same, with its version if it has one."""
+        """Do the same as `get`, and also return the version of the answer, if it has one."""
         answer, version = await self.perform(id_, query=query, body=None, version=None, **params)
         assert isinstance(answer, kind)
         return answer, version

@@ -38,7 +38,7 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
     (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
-    # A peer that presents another valid token before the channel has ended.
+    # The peer presents another valid token before the channel has ended.
     (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
     # The channel was lost while the token of its last message was being verified. `lost` may be called again.

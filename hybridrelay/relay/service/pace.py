@@ -48,7 +48,7 @@ class Pace:
         return READ_BYTES if rate is None else max(_MIN_BLOCK, min(READ_BYTES, int(rate * _BLOCK_SECONDS)))
 
     async def wait(self, size: int) -> None:
-        """Wait after `size` bytes were moved. This is a checkpoint. Cancelled, the bytes count all the same."""
+        """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count all the same."""
         rate = self.rate
         if rate is None:
             await trio.lowlevel.checkpoint()

@@ -342,7 +342,9 @@ async def test_the_pages_of_the_list(relay: Relay, admin: Browser) -> None:
     rest = page_of(await admin.get(next_))
     names = [link for link in page.links + rest.links if link.startswith("/connections/many")]
     assert names == [path_of(f"many/{number:02}") for number in range(60)]
-    assert "No name begins so" in page_of(await admin.get("/connections?prefix=zzz")).text
+    assert (
+        "There is no hybrid connection with such a name" in page_of(await admin.get("/connections?prefix=zzz")).text
+    )
 
 
 async def test_the_script_gets_the_parts_that_change(relay: Relay, admin: Browser) -> None:
@@ -387,7 +389,7 @@ async def test_audit_and_events(relay: Relay, admin: Browser) -> None:
     text = page_of(await admin.get("/events?name=listener.&connection=orders")).text
     assert text.index("192.0.2.149") < text.index("192.0.2.100")
     assert "192.0.2.49" not in text, "the latest 100"
-    assert "No event fits" in page_of(await admin.get("/events?name=nothing")).text
+    assert "No event matches" in page_of(await admin.get("/events?name=nothing")).text
 
 
 @pytest.mark.parametrize("query", ["", "?range=24h&scale=relative", "?range=14d", "?range=400d", "?range=x&scale=x"])
