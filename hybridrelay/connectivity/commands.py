@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import trio
 
 from .._nursery import FlatNursery
 from .._printable import printable
+from .._threads import OutOfThreads, thread_errors
 from ..events import CommandFailed, CommandPrinted, EventStream, logged_events
 from ..mux.pace import Pace
 
@@ -171,11 +173,11 @@ class _Group:
 
     async def wait(self) -> None:
         """Wait until the process has ended."""
-        if self._pidfd is None:
+        if self._pidfd is not None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        elif not await _wait_exit(self.process.pid):
             await self.process.wait()
             self._is_reaped = True
-        else:
-            await trio.lowlevel.wait_readable(self._pidfd)
         self.ended.set()
 
     async def reap(self) -> None:
@@ -206,6 +208,43 @@ class _Group:
                     self.process.terminate()
                 else:
                     os.killpg(self.process.pid, signal.SIGKILL)
+
+
+async def _wait_exit(pid: int) -> bool:
+    """Wait, on a system without pidfd, until a child process has ended, and do not reap it.
+
+    Returns:
+        False, at once, if this is not possible here.
+    """
+    if sys.platform == "darwin":  # as Trio does before it reaps a process
+        exits = select.kevent(
+            pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD | select.KQ_EV_ONESHOT, select.KQ_NOTE_EXIT
+        )
+        kqueue = trio.lowlevel.current_kqueue()
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            exits.flags = select.KQ_EV_DELETE
+            kqueue.control([exits], 0)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            kqueue.control([exits], 0)
+        except ProcessLookupError:  # it is ending at this moment
+            return True
+        await trio.lowlevel.wait_kevent(pid, select.KQ_FILTER_PROC, abort)
+        return True
+    waitid = getattr(os, "waitid", None)
+    if waitid is None:
+        return False
+    try:
+        with thread_errors():
+            await trio.to_thread.run_sync(
+                waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT,
+                abandon_on_cancel=True, limiter=trio.CapacityLimiter(1),
+            )  # fmt: skip
+    except OutOfThreads:
+        return False
+    return True
 
 
 async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:

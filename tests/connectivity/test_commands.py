@@ -30,6 +30,13 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def is_zombie(pid: int) -> bool:
+    """It has ended, and the process that inherited it has not reaped it (Linux)."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
 async def receive_pid(stream: trio.abc.ReceiveStream) -> int:
     received = b""
     while not received.endswith(b"\n"):
@@ -149,9 +156,21 @@ async def test_cancelled_at_any_point_no_process_is_left(after: int, tmp_path: P
         assert not is_alive(int(file.read_text()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no pidfd")
-async def test_a_command_is_not_reaped_before_the_last_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pidfd_open(pid: int) -> int:
+        raise OSError
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open, raising=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("has_pidfd", [True, False])
+async def test_a_command_is_not_reaped_before_the_last_signal(
+    monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
     """Once it is reaped, its number may be that of another process, which must not get the signal."""
+    if not has_pidfd:
+        _without_pidfd(monkeypatch)
     signalled: list[tuple[int, bool]] = []
     killpg = os.killpg
 
@@ -169,16 +188,29 @@ async def test_a_command_is_not_reaped_before_the_last_signal(monkeypatch: pytes
     assert not is_alive(pid)
 
 
-async def test_without_a_pidfd_a_command_that_has_ended_by_itself_gets_no_signal(
+@pytest.mark.parametrize("has_pidfd", [True, False])
+async def test_what_a_command_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, has_pidfd: bool) -> None:
+    if not has_pidfd:
+        _without_pidfd(monkeypatch)
+
+    async def has_ended() -> bool:
+        return not is_alive(child) or is_zombie(child)
+
+    with trio.fail_after(20):
+        async with Commands(("sh", "-c", "sleep 1000 >/dev/null 2>&1 <&1 & echo $!")) as commands:
+            async with await commands.dial() as stream:
+                child = await receive_pid(stream)
+                assert await stream.receive_some() == b""
+    await async_wait_until(has_ended, seconds=20, what="the end of the process in the background")
+
+
+async def test_a_command_that_has_to_be_reaped_when_it_has_ended_gets_no_signal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is reaped as soon as it has ended, and then its number may be that of another process."""
-
-    def has_no_pidfd(pid: int) -> int:
-        raise OSError
-
+    """Some systems cannot wait for an end without reaping. Then the number may be that of another process."""
     signalled: list[int] = []
-    monkeypatch.setattr(os, "pidfd_open", has_no_pidfd, raising=False)
+    _without_pidfd(monkeypatch)
+    monkeypatch.delattr(os, "waitid", raising=False)
     monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
     with trio.fail_after(20):
         async with Commands(("sh", "-c", "exit 3")) as commands, await commands.dial() as stream:
