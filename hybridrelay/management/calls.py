@@ -275,4 +275,4 @@ async def _read_body(operation: Operation[Call], request: Request) -> msgspec.St
     try:
         return msgspec.json.decode(data, type=operation.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise invalid("the body is not what this operation takes", exc, "", operation.body) from exc
+        raise invalid("the body does not match this operation", exc, "", operation.body) from exc
