@@ -1,9 +1,9 @@
 """The logins of browsers that have logged in to the dashboard, and one-time codes for logging in. Pure.
 
 A login belongs to a credential of the relay: a management token, or a key with the right Manage. It ends with that
-credential: `gate.Gate` looks the credential up for each request. Logins and codes are identified by the SHA-256 of
-a random text that only the browser has, so that a copy of the relay's memory lets nobody in. Times are seconds since
-1970.
+credential: `gate.Gate` looks the credential up for each request. Logins and codes are identified by the SHA-256 of a
+random text that only the browser has, so that nobody can log in with a copy of the relay's memory. Times are seconds
+since 1970.
 """
 
 from __future__ import annotations
