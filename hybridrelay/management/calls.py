@@ -116,6 +116,7 @@ async def perform(
     query: Mapping[str, object] | None = None,
     body: Mapping[str, object] | None = None,
     version: int | None = None,
+    only_create: bool = False,
 ) -> tuple[msgspec.Struct | None, int | None]:
     """Run an operation for a page of the dashboard: authorized and audited as a request of its own would be.
 
@@ -128,6 +129,7 @@ async def perform(
         query: the parameters of its query. Text is converted to the types that the operation has.
         body: the members of its body, converted in the same way.
         version: that the resource must have; None: any.
+        only_create: the resource must not exist yet.
 
     Returns:
         The body of the response, and the version of the resource in it if it has one.
@@ -149,7 +151,7 @@ async def perform(
             None if operation.body is None else _convert(body or {}, operation.body, "body", ""),
             version,
             version is not None,
-            False,
+            only_create,
         )
         answer = await _run(operation, call)
         status = 200

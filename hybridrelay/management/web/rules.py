@@ -7,6 +7,7 @@ from typing import TypeVar
 import attrs
 
 from ...http import Response
+from ...security import check_rule_name
 from ..live_values import ListenerPage, SenderPage, SessionPage
 from ..problems import Problem, problem
 from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
@@ -15,13 +16,14 @@ from .layout import View, redirect
 from .messages import done
 from .overview import path_of
 from .page import Page
-from .parts import api_line, badge, button, command, post_form, section, table
+from .parts import api_line, badge, button, command, field, post_form, section, table
 from .shown import name_of, plural, segment
 from .visit import Visit
 
 __all__ = ["RULE_PAGES", "rules_section"]
 
 _SLOTS = ("primary", "secondary")
+_RIGHTS = {"Listen": "for connectors", "Send": "for applications", "Manage": "for the management API"}
 _PER_PAGE, _MAX_PAGES = 1000, 20
 PageT = TypeVar("PageT", ListenerPage, SenderPage, SessionPage)
 
@@ -47,6 +49,9 @@ def rules_section(visit: Visit, found: ConnectionValue) -> Element:
         api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/authorizationRules"),
         id_="rules",
         note="Listen is for connectors, Send for applications, Manage for this API. Both keys of a rule are valid.",
+        actions=h("a", "Add a rule", href=f"{path_of(found.name)}/add-rule", class_="button")
+        if visit.is_admin
+        else None,
     )
 
 
@@ -58,6 +63,8 @@ def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Chi
         h("a", "Revoke", href=f"{at}/revoke?slot={key.slot}", class_="button quiet danger inline",
           aria_label=f"Revoke {what}") if key.generation else None,
         post_form(f"{at}/keys", button("Show keys", kind="quiet", label=f"Show keys of {rule.name}"))
+        if index == 0 else None,
+        h("a", "Delete", href=f"{at}/delete", class_="button quiet danger inline", aria_label=f"Delete {rule.name}")
         if index == 0 else None,
     ]  # fmt: skip
 
@@ -224,6 +231,78 @@ async def _show_keys(visit: Visit) -> View:
     )
 
 
+async def _show_addition(visit: Visit) -> View:
+    name = visit.param("name")
+    rights = [
+        h("label", h("input", type="checkbox", name=right, value="1"), f"{right}: {meaning}")
+        for right, meaning in _RIGHTS.items()
+    ]
+    return View(
+        title="Add a rule",
+        place="/connections",
+        parents=(("/connections", "Connections"), (path_of(name), name)),
+        is_live=False,
+        content=(
+            h(
+                "div",
+                h("p", "A rule has two keys of its own, so that one application can be excluded without the others."),
+                post_form(
+                    f"{path_of(name)}/add-rule",
+                    field("Name", "rule", required=True, maxlength=256, hint="Letters, digits, and . _ -"),
+                    h("fieldset", h("legend", "Rights"), rights),
+                    button("Add", kind="primary"),
+                ),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _add(visit: Visit) -> Response:
+    form, name = await visit.form(), visit.param("name")
+    rights = [right for right in _RIGHTS if form.get(right)]
+    try:
+        rule = check_rule_name(form.get("rule", ""))
+    except ValueError as exc:
+        raise problem(Problem.INVALID, str(exc)) from exc
+    await visit.perform("putAuthorizationRule", body={"rights": rights}, only_create=True, name=name, rule=rule)
+    return redirect(done(path_of(name), "rule-added"))
+
+
+async def _confirm_delete(visit: Visit) -> View:
+    name, rule = visit.param("name"), visit.param("rule")
+    await visit.get("getAuthorizationRule", AuthorizationRule, name=name, rule=rule)
+    affected = [f"{slot} key: {await _affected(visit, name, rule, slot)}" for slot in _SLOTS]
+    return View(
+        title="Delete this rule?",
+        place="/connections",
+        parents=(("/connections", "Connections"), (path_of(name), name)),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h("p", "Rule: ", h("b", name_of(rule))),
+                h("p", h("b", "What ends at once: ")),
+                h("ul", [h("li", one) for one in affected]),
+                h("p", "Connection strings with a key of this rule do not work any more."),
+                h(
+                    "div",
+                    post_form(f"{path_of(name)}/rules/{segment(rule)}/delete", button("Delete", kind="danger")),
+                    h("a", "Cancel", href=path_of(name), class_="button"),
+                    class_="row",
+                ),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _delete(visit: Visit) -> Response:
+    name = visit.param("name")
+    await visit.perform("deleteAuthorizationRule", name=name, rule=visit.param("rule"))
+    return redirect(done(path_of(name), "rule-deleted"))
+
+
 def _one_key(slot: str, key: str | None) -> Child:
     return [h("h2", slot.capitalize()), h("p", badge("No key")) if key is None else command(key, f"{slot} key")]
 
@@ -235,5 +314,9 @@ RULE_PAGES: tuple[Page, ...] = (
     Page(id="sendRegeneration", method="POST", path=f"{_PATH}/regenerate", show=_regenerate),
     Page(id="confirmRevocation", method="GET", path=f"{_PATH}/revoke", show=_confirm_revoke),
     Page(id="sendRevocation", method="POST", path=f"{_PATH}/revoke", show=_revoke),
+    Page(id="confirmRuleDeletion", method="GET", path=f"{_PATH}/delete", show=_confirm_delete),
+    Page(id="sendRuleDeletion", method="POST", path=f"{_PATH}/delete", show=_delete),
+    Page(id="showRuleAddition", method="GET", path="/connections/{name}/add-rule", show=_show_addition),
+    Page(id="sendRuleAddition", method="POST", path="/connections/{name}/add-rule", show=_add),
     Page(id="showKeys", method="POST", path=f"{_PATH}/keys", show=_show_keys),
 )

@@ -102,13 +102,22 @@ class Visit:
         query: Mapping[str, object] | None = None,
         body: Mapping[str, object] | None = None,
         version: int | None = None,
+        only_create: bool = False,
         **params: str,
     ) -> tuple[msgspec.Struct | None, int | None]:
         """Call an operation with `calls.perform`."""
         operation = _OPERATIONS[id_]
         self.has_called = self.has_called or operation.is_audited
         return await perform(
-            operation, self.managed, self.caller, self.request, params=params, query=query, body=body, version=version
+            operation,
+            self.managed,
+            self.caller,
+            self.request,
+            params=params,
+            query=query,
+            body=body,
+            version=version,
+            only_create=only_create,
         )
 
     async def get(
@@ -126,7 +135,7 @@ class Visit:
         self, id_: str, kind: type[StructT], *, query: Mapping[str, object] | None = None, **params: str
     ) -> tuple[StructT, int | None]:
         """Do the same as `get`, and also return the version of the answer, if it has one."""
-        answer, version = await self.perform(id_, query=query, body=None, version=None, **params)
+        answer, version = await self.perform(id_, query=query, body=None, version=None, only_create=False, **params)
         assert isinstance(answer, kind)
         return answer, version
 

@@ -157,6 +157,28 @@ async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:
     assert relay.store.rule("orders", "all") == after
 
 
+async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    assert f"{at}/add-rule" in page_of(await admin.get(at)).links
+    assert f"{at}/add-rule" in page_of(await admin.get(f"{at}/add-rule")).actions
+    answer = await admin.post(f"{at}/add-rule", rule="billing", Send="1")
+    assert answer.headers["location"] == f"{at}?done=rule-added"
+    rule = relay.store.rule("orders", "billing")
+    assert [str(right) for right in rule.rights] == ["Send"]
+    again = await admin.post(f"{at}/add-rule", rule="billing", Listen="1", Manage="1")
+    assert again.status == 412, "a rule that exists is not changed"
+    for fields in ({"rule": "a b", "Send": "1"}, {"rule": "", "Send": "1"}, {"rule": "none"}):
+        assert (await admin.post(f"{at}/add-rule", **fields)).status == 400
+    assert relay.store.rule("orders", "billing") == rule
+    assert (
+        "primary key: 0 listeners, 0 senders, 0 sessions"
+        in page_of(await admin.get(f"{at}/rules/billing/delete")).text
+    )
+    assert (await admin.post(f"{at}/rules/billing/delete")).status == 303
+    assert relay.store.get("orders").rule("billing") is None
+    assert "The rule was deleted" in page_of(await admin.get(f"{at}?done=rule-deleted")).text
+
+
 async def test_revoking_a_key(relay: Relay, admin: Browser) -> None:
     at = f"{path_of('orders')}/rules/all"
     page = page_of(await admin.get(f"{at}/revoke?slot=secondary"))
