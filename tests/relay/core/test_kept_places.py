@@ -210,3 +210,27 @@ def test_nothing_is_kept_for_a_key_that_is_not_valid_any_more() -> None:
     assert (scene.places.held(KEY), scene.places.kept) == (1, 1)
     scene.places.leave(live)
     assert len(scene.places) == 1
+
+
+@pytest.mark.parametrize("breaks_silently", [True, False])
+def test_a_place_is_kept_only_if_its_pair_is_known_to_have_ended(breaks_silently: bool) -> None:
+    """Another pair of the same program may be for a move, during which the first one still works."""
+    scene = Scene.make(6, spares_established=True)
+    holders = [Holder(KEY, f"10.{number}.0.1") for number in range(6)]
+    held = [scene.places.take(holder, f"{number}", f"program {number}") for number, holder in enumerate(holders)]
+    for place in held:
+        scene.places.establish(place)
+    scene.now = 100.0
+    if not breaks_silently:
+        scene.places.keep(held[0], KEPT_SECONDS)
+    for address in ("10.0.0.1", "203.0.113.1"):
+        for _ in range(30):
+            scene.now += 0.4
+            assert scene.is_refused(Holder(KEY, address), "program 0") is breaks_silently
+    assert scene.is_refused(holders[1], "program 1")
+
+
+def test_a_session_whose_pair_broke_silently_gets_a_place_of_a_holder_that_has_many() -> None:
+    scene, _ = crowded(limit=12)
+    scene.now += ROTATION_SECONDS
+    assert scene.enter(HONEST, "honest 0") is not None
