@@ -59,7 +59,7 @@ def outcome_of(bridged: Bridged) -> Disconnected:
     broke = _BROKEN_BY[bridged.ended_by]
     to_target = Ending.FINISHED if bridged.sent_all else broke
     to_client = Ending.FINISHED if bridged.received_all else broke
-    if bridged.peer_stopped and not bridged.sent_all and broke is not Ending.RESET_BY_APPLICATION:
+    if bridged.peer_stopped and not bridged.sent_all:
         to_target = Ending.STOPPED_BY_TARGET
     kind = _kind(to_target, to_client)
     return Disconnected(kind, to_target, to_client, Reason.NO_ERROR if kind == "closed" else bridged.reason)

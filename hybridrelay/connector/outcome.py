@@ -74,7 +74,7 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
     }[bridged.ended_by]
     to_target = Ending.FINISHED if bridged.received_all else broke
     to_client = Ending.FINISHED if bridged.sent_all else broke
-    if bridged.peer_stopped and not bridged.sent_all and broke is not Ending.RESET_BY_TARGET:
+    if bridged.peer_stopped and not bridged.sent_all:
         to_client = Ending.STOPPED_BY_APPLICATION
     kind, reason = _kind(to_target, to_client), bridged.reason
     if kind == "closed":

@@ -7,7 +7,8 @@ TCP connection into the stream, *incoming* from the stream into the TCP connecti
 1. End of file is passed on separately in each direction. When both have ended, the bridge has finished: both sides
    are closed. What is queued on the stream is still sent. The outcome is known when the peer has acknowledged
    everything, or never will.
-2. If one side breaks, the bridge ends at once. The first reason is its outcome.
+2. If one side breaks, the bridge ends at once. The first reason is its outcome; that a peer has stopped reading is
+   the outcome only if nothing breaks after that.
 3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, although with a reason.
 """
@@ -186,7 +187,7 @@ class BridgeMachine:
 
         Args:
             cause: what happened.
-            reason: why, for the inputs in `CAUSED_BY`; the first one is kept.
+            reason: why, for the inputs in `CAUSED_BY`; see rule 2.
         """
         before = self.outgoing
         self.outgoing = OUTGOING.get((before, cause), before)
@@ -195,8 +196,9 @@ class BridgeMachine:
         if cause is Input.PEER_STOPPED and self.outgoing is Outgoing.DELIVERED:
             party = None  # it had received everything
         # A bridge that has finished can still fail to deliver what is queued.
-        can_fail = not self.has_finished or self.outgoing is not before
-        if party is not None and self.reason is Reason.NO_ERROR and can_fail:
+        can_fail = not self.has_finished or (before is Outgoing.ENDED and self.outgoing is not before)
+        only_stopped = self.peer_stopped and not self._is_broken and cause is not Input.PEER_STOPPED
+        if party is not None and can_fail and (self.reason is Reason.NO_ERROR or only_stopped):
             self.reason, self.ended_by = reason, party
         if cause is Input.PEER_STOPPED:
             self.peer_stopped = self.peer_stopped or party is not None

@@ -48,6 +48,12 @@ from hybridrelay.protocol.reasons import Reason
             Ending.FINISHED,
             Ending.LOST,
         ),
+        (
+            Bridged(1, 1, Reason.TARGET_RESET, peer_stopped=True, ended_by=Party.LOCAL),
+            "broken",
+            Ending.STOPPED_BY_TARGET,
+            Ending.RESET_BY_APPLICATION,
+        ),
         (Bridged(0, 0, Reason.CANCELLED, ended_by=Party.CALLER), "broken", Ending.LOST, Ending.LOST),
     ],
 )

@@ -43,6 +43,9 @@ class Changes(TypedDict, total=False):
             {"received_all": True, "peer_stopped": True, "ended_by": Party.PEER, "reason": CANCELLED},
             RUDELY, FINISHED, STOPPED, CANCELLED,
         ),
+        # The application has closed, and the target resets before it has taken the rest.
+        ({"peer_stopped": True, "ended_by": Party.LOCAL, "reason": RESET}, "broken", BY_TARGET, STOPPED, RESET),
+        ({"peer_stopped": True, "ended_by": Party.SESSION, "reason": LOST}, "broken", GONE, STOPPED, LOST),
         # In the middle of a transfer.
         ({"ended_by": Party.LOCAL, "reason": RESET}, "broken", BY_TARGET, BY_TARGET, RESET),
         ({"ended_by": Party.PEER, "reason": RESET}, "broken", BY_APPLICATION, BY_APPLICATION, RESET),
