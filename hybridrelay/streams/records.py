@@ -42,7 +42,7 @@ class RecordCounter:
 
     def __init__(self) -> None:
         #: The beginning of a record's header, if the rest has not arrived.
-        self._header = bytearray()
+        self._header = b""
         #: How many bytes of a record have not arrived.
         self._left = 0
         #: How many whole records were passed to OpenSSL.
@@ -70,28 +70,35 @@ class RecordCounter:
             How many bytes of `data` may be passed to OpenSSL at once: all, or up to the end of the record number
             `RECORDS_AT_ONCE`. The rest has not been counted yet.
         """
-        size, position, most = len(data), 0, self.passed + RECORDS_AT_ONCE
-        while position < size:
-            if not self._left:
-                if self._header or size - position < _RECORD_HEADER:
-                    missing = _RECORD_HEADER - len(self._header)
-                    self._header += data[position : position + missing]
-                    position += missing
-                    if len(self._header) < _RECORD_HEADER:
-                        return size
-                    self._left = self._header[3] << 8 | self._header[4]
-                    self._header.clear()
-                else:
-                    self._left = data[position + 3] << 8 | data[position + 4]
-                    position += _RECORD_HEADER
-            if self._left > size - position:
-                self._left -= size - position
+        size, position, count = len(data), self._left, 0
+        if self._header:
+            position = _RECORD_HEADER - len(self._header)
+            self._header += bytes(data[:position])
+            if len(self._header) < _RECORD_HEADER:
                 return size
-            position += self._left
-            self._left = 0
-            self.passed += 1
-            if self.passed == most:
+            position += self._header[3] << 8 | self._header[4]
+            self._header = b""
+            count = 1
+        elif position:
+            count = 1
+        if position > size:
+            self._left = position - size
+            return size
+        self._left = 0
+        # This runs for each record of 16 KiB of a bulk transfer, so it is as short as possible.
+        while position + _RECORD_HEADER <= size:
+            if count == RECORDS_AT_ONCE:
+                self.passed += count
                 return position
+            end = position + _RECORD_HEADER + (data[position + 3] << 8 | data[position + 4])
+            if end > size:
+                self._left = end - size
+                break
+            position = end
+            count += 1
+        else:
+            self._header = bytes(data[position:])
+        self.passed += count
         return size
 
 

@@ -551,7 +551,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     def _decrypt(self) -> memoryview:
         """Decrypt what has arrived. Errors and the end are recorded, and reported after the plaintext."""
         view = _scratch.view
-        count = 0
+        count = reads = 0
         if self._receive_ended or self._receive_error is not None:
             return view[:0]
         feeder, incoming, tls = self._feeder, self._incoming, self._made
@@ -560,7 +560,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             if feeder is not None:
                 count = _read_record(tls, incoming, feeder, view)
                 self._receive_ended = count == 0
-                self._records.with_data += 1
+                reads = 1
             else:
                 # OpenSSL reads records from the buffer one by one, so an empty buffer means that nothing is left.
                 while incoming.pending and count <= _LAST_RECORD:
@@ -569,13 +569,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                         self._receive_ended = True
                         break
                     count += size  # type: ignore[operator]
-                    self._records.with_data += 1
+                    reads += 1
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
             self._receive_ended = True
         except ssl.SSLError as exc:
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
+        self._records.with_data += reads
         most_owed = _MAX_OWED_BYTES
         if feeder is None:
             self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)
