@@ -168,6 +168,37 @@ def key_in_force(made: Machine) -> Secret | None:
     return made.registrations["one"].key
 
 
+def test_since_when_it_is_registered_and_what_failed_last() -> None:
+    made = machine("one")
+    one = made.registrations["one"]
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.OpeningFailed(1, UNREACHABLE), 1.0)
+    assert (one.is_registered, one.last_failure, one.failed_at) == (False, UNREACHABLE, 1.0)
+    assert made.deadline is not None
+    made.handle(inputs.Due(), made.deadline)
+    made.handle(inputs.ChannelOpened(2, WSS, RELAY), 100.0)
+    made.handle(inputs.RequestGranted(2, 1, 600.0), 101.0)
+    assert (one.registered_at, one.failure, one.last_failure) == (101.0, None, UNREACHABLE)
+    # Neither a renewal nor a move to a better route begins anew.
+    due = made.deadline
+    assert due is not None
+    made.handle(inputs.Due(), due)
+    made.handle(inputs.RequestGranted(2, 2, 600.0), due + 1)
+    made.handle(inputs.MoveToRoute(TCP), due + 2)
+    made.handle(inputs.ChannelOpened(3, TCP, RELAY), due + 3)
+    made.handle(inputs.RequestGranted(3, 3, 600.0), due + 4)
+    assert (one.over, one.registered_at) == (3, 101.0)
+    made.handle(inputs.ChannelEnded(2), due + 5)
+    made.handle(inputs.ChannelEnded(3), due + 6)
+    assert not one.is_registered
+    again = made.deadline
+    assert again is not None
+    made.handle(inputs.Due(), again)
+    made.handle(inputs.ChannelOpened(4, WSS, RELAY), again + 1)
+    made.handle(inputs.RequestGranted(4, 4, 600.0), again + 2)
+    assert one.registered_at == again + 2
+
+
 def test_a_changed_key_that_is_refused_leaves_the_earlier_one_in_use() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)

@@ -118,6 +118,7 @@ async def test_one_that_is_served_to_its_end(scene: Scene, nursery: trio.Nursery
     target = await scene.target()
     assert await target.receive_some() == b"question"
     await target.send_all(b"answer!")
+    assert await target.receive_some() == b"", "otherwise it would stop reading before the end"
     await target.aclose()
     assert await scene.application.receive_some() == b"answer!"
     assert await scene.application.receive_some() == b""
