@@ -1,7 +1,7 @@
-"""What an operator adds to the HTTP requests of transports: a path prefix, and header fields. Pure.
+"""Options for the HTTP requests of transports: a path prefix, and additional header fields. Pure.
 
-Content delivery networks and access proxies in front of a relay may serve it below a path of theirs, and may demand
-header fields that show that a request is allowed to pass. These fields are secrets. Nothing here comes from a
+Content delivery networks and access proxies in front of a relay may serve it under a path prefix, and may require
+header fields that show that a request may pass. These fields are secrets. None of these options comes from a
 connection string or a peer.
 """
 
@@ -17,13 +17,14 @@ __all__ = ["NO_HTTP_OPTIONS", "HttpOptions", "check_header", "check_path_prefix"
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _MAX_PREFIX: Final = 200
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-#: Visible ASCII, with spaces and tabs between: no line ends, and nothing that a proxy may read in another way.
+#: Visible ASCII characters, with spaces and tabs between them: no line breaks, and nothing that a proxy may interpret
+#: differently.
 _VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
 _MAX_VALUE: Final = 8000
 _MAX_HEADERS: Final = 32
-#: All of them together (bytes): a relay accepts heads of 16 KiB, and many proxies no more than 8 KiB.
+#: The maximum size of all of them together (bytes): a relay accepts heads of 16 KiB, but many proxies only 8 KiB.
 _MAX_TOTAL: Final = 8000
-#: They belong to the WebSocket handshake, or to the connection (RFC 9110 section 7.6.1).
+#: Fields of the WebSocket handshake or of the connection (RFC 9110 section 7.6.1), which cannot be set.
 _RESERVED: Final = frozenset(
     {
         "connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer",
@@ -50,7 +51,7 @@ def check_header(name: str, value: str) -> tuple[str, str]:
     """Return a header field if it is valid.
 
     Raises:
-        ValueError: it is not; the message does not repeat the value.
+        ValueError: it is not valid; the message does not repeat the value.
     """
     if not _NAME.fullmatch(name):
         raise ValueError("the name of a header field contains a character that is not allowed")
@@ -83,9 +84,9 @@ class HttpOptions:
         ValueError: a part is not valid. The message does not repeat the value of a header field.
     """
 
-    #: What comes before the transport's own path: ``/edge/relay``; empty: nothing.
+    #: The part before the transport's own path, such as ``/edge/relay``; empty if there is none.
     path_prefix: str = attrs.field(default="", validator=_check_prefix)
-    #: Names and values. They are only sent inside TLS whose certificate was verified.
+    #: Names and values. They are sent only inside TLS, and after the certificate was verified.
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), validator=_check_headers, repr=False)
 
 

@@ -1,4 +1,4 @@
-"""Events of the relay: quotas that are used up, or nearly."""
+"""Events of the relay about quotas that are used up, or nearly used up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class QuotaNear(_Quota):
 
 @attrs.frozen(kw_only=True)
 class QuotaReached(_Quota):
-    """A quota of a hybrid connection is used up: what is new is refused."""
+    """A quota of a hybrid connection is used up. Further requests that would exceed it are refused."""
 
     name: ClassVar = "quota.reached"
     level: ClassVar = Level.WARNING
@@ -52,7 +52,7 @@ class RelayQuotaNear(_Quota):
 
 @attrs.frozen(kw_only=True)
 class RelayQuotaReached(_Quota):
-    """A quota of the relay's edition is used up: what is new is refused."""
+    """A quota of the relay's edition is used up. Further requests that would exceed it are refused."""
 
     name: ClassVar = "relay-quota.reached"
     level: ClassVar = Level.WARNING

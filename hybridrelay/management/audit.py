@@ -18,16 +18,16 @@ __all__ = ["AUDIT_ROWS", "AuditValue"]
 
 
 class AuditQuery(Body, frozen=True):
-    """Which entries are wanted."""
+    """The query for entries of the audit log."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,18}$")] | None = None
-    #: The beginning of the caller: ``token`` or ``token ci``.
+    #: Only callers that begin with this, such as ``token`` or ``token ci``.
     caller: Annotated[str, msgspec.Meta(max_length=512)] = ""
-    #: The id of an operation: ``regenerateKeys``.
+    #: Only the operation with this id, such as ``regenerateKeys``.
     operation: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    #: A hybrid connection.
+    #: Only calls about this hybrid connection.
     connection: Annotated[str, msgspec.Meta(max_length=MAX_CONNECTION_NAME)] = ""
     #: Only calls at or after this time (seconds since 1970).
     since: Annotated[float, msgspec.Meta(ge=0, le=253402300799)] | None = None
@@ -63,7 +63,7 @@ async def _list_audit(call: Call) -> AuditValue:
     return AuditValue(value=page.entries, next_cursor=None if page.next_before is None else str(page.next_before))
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 AUDIT_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="listAudit",

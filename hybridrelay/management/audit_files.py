@@ -1,8 +1,8 @@
 """Files of the audit log: JSON lines with increasing numbers, in several files, of which the oldest are deleted.
 
-A file is named after the number of its first line, and is never renamed or changed, except that lines are appended to
-the last one. So a reader that goes back in time can continue at a number, whatever was appended or deleted meanwhile.
-All functions block: they are called in a thread.
+The name of a file contains the number of its first line. Files are never renamed or changed, except that lines are
+appended to the last one. So a reader that goes back in time can continue at a number, whatever was appended or
+deleted meanwhile. All functions block, and have to be called in a thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["AuditFiles", "Line"]
 
 #: Lines are read from the end of a file in blocks of this size (bytes).
 _BLOCK = 64 * 1024
-#: No line is longer (bytes). What is longer was not written by this program.
+#: The longest line (bytes). A longer one was not written by this program.
 _MAX_LINE = 64 * 1024
 
 
@@ -39,12 +39,12 @@ class Line:
 
 @attrs.define
 class AuditFiles:
-    """The files of one kind in a directory. For one thread at a time; readers use an object of their own.
+    """The files of one kind in a directory. Only one thread may use it at a time; readers use separate objects.
 
     Args:
-        directory: created with mode 0700 when something is written.
-        kind: the beginning of the files' names.
-        max_bytes: the size at which a file is complete.
+        directory: the directory. It is created with mode 0700 when something is written.
+        kind: the prefix of the files' names.
+        max_bytes: the size at which a new file is begun.
         kept: how many files are kept.
     """
 
@@ -73,7 +73,7 @@ class AuditFiles:
             self._delete_old()
 
     def before(self, number: int) -> Iterator[Line]:
-        """Yield the lines with lower numbers, the latest first. Lines that are damaged are left out.
+        """Yield the lines with lower numbers, the latest first. Damaged lines are skipped.
 
         Raises:
             OSError: a file cannot be read.
@@ -83,7 +83,7 @@ class AuditFiles:
                 continue
             try:
                 file = path.open("rb")
-            except FileNotFoundError:  # deleted meanwhile, and so are all before it
+            except FileNotFoundError:  # it was deleted meanwhile, and so were all earlier ones
                 return
             with file:
                 yield from _lines_before(file, number)
@@ -122,7 +122,7 @@ def _append(path: Path, data: bytes) -> None:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
-            if file.read(1) != b"\n":  # the relay was killed while it wrote the line before
+            if file.read(1) != b"\n":  # the relay was killed while it was writing the previous line
                 data = b"\n" + data
         view = memoryview(data)
         while view:
@@ -139,7 +139,7 @@ def _lines_before(file: BinaryIO, number: int) -> Iterator[Line]:
 
 
 def _end_before(file: BinaryIO, number: int) -> int:
-    """Return a position behind all lines with lower numbers, and not many lines behind them."""
+    """Return a position after all lines with lower numbers, and not long after them."""
     low, high = 0, file.seek(0, os.SEEK_END)
     while high - low > _BLOCK:
         middle = (low + high) // 2

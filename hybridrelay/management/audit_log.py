@@ -1,7 +1,7 @@
-"""The audit log of the management API: who has called what, in files that the API itself can show.
+"""The audit log of the management API: its calls and their callers, in files that the API itself can show.
 
-It subscribes to the events of the API. The files are written by a task, in a thread, so that nobody waits for the
-disk. Calls whose caller is unknown have files of their own, so that strangers cannot displace the others.
+It subscribes to the events of the API. A task writes the files in a thread, so that no request waits for the disk.
+Calls by unknown callers are in separate files, so that strangers cannot displace the other entries.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from .audit_files import AuditFiles, Line
 __all__ = ["AuditEntry", "AuditFilter", "AuditLog", "AuditPage", "read_audit"]
 
 DIRECTORY: Final = "audit"
-#: Files of calls by known callers, and by unknown ones: the size of a file (bytes), and how many are kept.
+#: For calls by known callers, and for those by unknown ones: the size of a file (bytes), and how many are kept.
 _CALLED, _REFUSED = (8 * 1024 * 1024, 8), (1024 * 1024, 2)
-#: How many entries wait to be written, at most. If the disk is full, further ones are lost; the log has them.
+#: The most entries that may wait to be written. If the disk is full, further ones are lost here, but are in the log.
 _MAX_WAITING = 10_000
 #: How long to wait before a failed write is tried again (seconds).
 _RETRY_SECONDS = 60.0
-#: How many lines one request looks at, at most.
+#: The most lines that one request examines.
 _MAX_SCANNED = 20_000
-#: Numbers that one second of the clock gives room for, so that numbers increase across restarts.
+#: By how much the first number grows for each second of the clock, so that numbers increase across restarts.
 _PER_SECOND = 1_000_000
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A call that changes something or shows keys, also one that was refused."""
+    """A call that changes something or shows keys, including one that was refused."""
 
     #: Increases with time.
     number: int
@@ -53,7 +53,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     time: float
     #: The id of the operation in the description of the API.
     operation: str
-    #: How the caller was identified, and as whom: ``local uid 1000``; empty if the caller is unknown.
+    #: The kind and the name of the caller, such as ``local uid 1000``; empty if the caller is unknown.
     caller: str = ""
     role: str = ""
     #: The network address of the caller; ``local`` on the Unix socket.
@@ -62,27 +62,27 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     connection: str = ""
     rule: str = ""
     token: str = ""
-    #: Of the response; 0 if there was none, because the client had disconnected or the relay was stopping.
+    #: The status of the response; 0 if there was none, because the client had disconnected or the relay was stopping.
     status: int
-    #: In the response and in the log as well.
+    #: The id of the request, which is also in the response and in the log.
     request_id: str
 
 
 @attrs.frozen
 class AuditFilter:
-    """Which entries are wanted. Empty texts and None accept all."""
+    """Selects entries. Empty strings and None accept all."""
 
-    #: The beginning of the caller: ``token`` or ``token ci``.
+    #: Callers that begin with this, such as ``token`` or ``token ci``.
     caller: str = ""
     operation: str = ""
     connection: str = ""
     #: Seconds since 1970.
     since: float | None = None
-    #: Whether the reader may see entries about this hybrid connection, or (None) about none.
+    #: Returns whether the reader may see entries about a hybrid connection, or, for None, about no hybrid connection.
     may_see: Callable[[str | None], bool] = lambda _name: True
 
     def accepts(self, entry: AuditEntry) -> bool:
-        """Whether an entry is wanted."""
+        """Whether an entry is selected."""
         return (
             entry.caller.startswith(self.caller)
             and self.operation in ("", entry.operation)
@@ -93,7 +93,7 @@ class AuditFilter:
 
 @attrs.frozen
 class AuditPage:
-    """Some entries, the latest first."""
+    """A page of entries, the latest first."""
 
     entries: tuple[AuditEntry, ...]
     #: Continue before this number; None if there are no further entries.
@@ -106,7 +106,7 @@ class AuditLog:
     Args:
         state_dir: the relay's state directory.
         clock: seconds since 1970.
-        events: where it publishes that it cannot write.
+        events: the stream to which it publishes that it cannot write.
     """
 
     def __init__(self, state_dir: Path, *, clock: Callable[[], float], events: EventStream) -> None:
@@ -116,12 +116,12 @@ class AuditLog:
         self._numbers = itertools.count(int(clock()) * _PER_SECOND)
         self._waiting: deque[tuple[bool, Line]] = deque(maxlen=_MAX_WAITING)
         self._published = trio.Event()
-        #: Held while the files are written, and by readers while they look for the latest entries.
+        #: Held while the files are written, and by readers while they search for the latest entries.
         self._writing = trio.Lock()
         self._reading = trio.CapacityLimiter(1)
 
     def __call__(self, event: Event) -> None:
-        """Take an event, if it is a call of the API."""
+        """Record an event, if it is about a call of the API."""
         if not isinstance(event, ManagementCalled | ManagementCallRefused):
             return
         known = isinstance(event, ManagementCalled)
@@ -142,7 +142,7 @@ class AuditLog:
         self._published.set()
 
     async def run(self) -> None:
-        """Write entries when there are any, until cancelled."""
+        """Write entries whenever there are any, until cancelled."""
         failed = False
         file = str(self._directory)
         while True:
@@ -163,7 +163,7 @@ class AuditLog:
                 failed = False
 
     async def flush(self) -> None:
-        """Write the entries that wait.
+        """Write the entries that are waiting.
 
         Raises:
             OSError: they cannot be written. They are kept, and some of them may be in the files.
@@ -187,7 +187,7 @@ class AuditLog:
 
         Args:
             wanted: which entries.
-            limit: return at most so many.
+            limit: the maximum number of entries to return.
             before: only entries with lower numbers.
 
         Raises:
@@ -202,13 +202,13 @@ class AuditLog:
             files = _files(self._directory, known=kind)
             lines = [line for known, line in batch if known is kind]
             if lines:
-                # After a failure, some may be there already.
+                # After a failure, some of them may be in the files already.
                 last = files.last_number()
                 files.append(line for line in lines if line.number > last)
 
 
 def read_audit(state_dir: Path, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
-    """Read the files of a relay that does not run. Blocks; otherwise as `AuditLog.read`."""
+    """Read the files of a relay that is not running. This blocks; otherwise it is like `AuditLog.read`."""
     return _read(state_dir / DIRECTORY, wanted, limit, before)
 
 
@@ -226,7 +226,7 @@ def _read(directory: Path, wanted: AuditFilter, limit: int, before: int | None) 
         try:
             entry = msgspec.json.decode(line.data, type=AuditEntry)
         except msgspec.MsgspecError:
-            continue  # of a later version
+            continue  # it was written by a later version
         if wanted.since is not None and entry.time < wanted.since:
             break
         if wanted.accepts(entry):

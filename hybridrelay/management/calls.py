@@ -172,7 +172,7 @@ def _convert(given: Mapping[str, object], kind: type[StructT], what: str, root: 
     try:
         return msgspec.convert(dict(given), kind, strict=False)
     except msgspec.ValidationError as exc:
-        raise invalid(f"the {what} is not what this operation takes", exc, root, kind) from exc
+        raise invalid(f"the {what} does not match this operation", exc, root, kind) from exc
 
 
 async def _serve(

@@ -1,4 +1,4 @@
-"""The logins of browsers that have logged in to the dashboard, and one-time codes for logging in. Pure.
+"""Browsers that are logged in to the dashboard, and one-time codes for logging in. Pure.
 
 A login belongs to a credential of the relay: a management token, or a key with the right Manage. It ends with that
 credential: `gate.Gate` looks the credential up for each request. Logins and codes are identified by the SHA-256 of a
@@ -25,11 +25,11 @@ __all__ = [
     "digest_of",
 ]
 
-#: How long a login lasts at most.
+#: How long a login lasts at most (seconds).
 LOGIN_SECONDS: Final = 8 * 3600.0
-#: How long a one-time code can be used.
+#: How long a one-time code can be used (seconds).
 CODE_SECONDS: Final = 300.0
-#: How many logins one credential can have, and how many there are in total. The oldest makes room.
+#: How many logins one credential may have, and how many there may be in total. The oldest is ended to make room.
 _MAX_OF_CREDENTIAL, _MAX_LOGINS = 16, 1024
 _MAX_CODES = 64
 

@@ -1,4 +1,4 @@
-"""The operations of the management API about editions, and what goes over the wire."""
+"""The operations of the management API on editions, and the JSON values of these operations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _OF_RELAY = "/v1/relay/edition"
 
 
 class EditionBody(Body, frozen=True):
-    """The desired limits of an edition. What is left out is not limited."""
+    """The desired limits of an edition. A limit that is omitted does not exist."""
 
     #: How many hybrid connections a relay of this edition may have.
     connections: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None = None
-    #: Of a hybrid connection that names the edition. The bytes of a period also count for all together, at a relay
-    #: that uses the edition.
+    #: The limits of a hybrid connection that names the edition. If a relay uses the edition, the limit on the bytes
+    #: of a period also applies to all of its hybrid connections together.
     limits: LimitsBody = LimitsBody()
 
 
@@ -65,7 +65,7 @@ class EditionList(Value, frozen=True):
 
 
 class RelayEdition(Body, frozen=True):
-    """Which edition the relay uses; null if none, and nothing is limited for the relay as a whole."""
+    """The edition that the relay uses. If it is null, nothing is limited for the relay as a whole."""
 
     edition: EditionName | None
 
@@ -112,7 +112,7 @@ def _of_relay(editions: Editions) -> RelayEdition:
     return RelayEdition(edition=editions.in_use or None)
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 EDITION_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="listEditions",
@@ -137,7 +137,7 @@ EDITION_ROWS: tuple[Operation[Call], ...] = (
         id="putEdition",
         method="PUT",
         path=_EDITION,
-        summary="Replace the limits of an edition. What is beyond them stays.",
+        summary="Replace the limits of an edition. Nothing is ended if they are exceeded already.",
         role=ManagementRole.ADMIN,
         handler=_put_edition,
         body=EditionBody,
@@ -148,7 +148,7 @@ EDITION_ROWS: tuple[Operation[Call], ...] = (
         id="getEditionOfRelay",
         method="GET",
         path=_OF_RELAY,
-        summary="Get which edition this relay uses.",
+        summary="Get the name of the edition that this relay uses.",
         role=ManagementRole.VIEWER,
         handler=_get_edition_of_relay,
         answer=RelayEdition,
@@ -157,8 +157,8 @@ EDITION_ROWS: tuple[Operation[Call], ...] = (
         id="putEditionOfRelay",
         method="PUT",
         path=_OF_RELAY,
-        summary="Set which edition this relay uses. It limits the number of hybrid connections, and the bytes that "
-        "are moved for all of them in a month.",
+        summary="Set the edition that this relay uses. It limits the number of hybrid connections, and the bytes "
+        "that are moved for all of them in a month.",
         role=ManagementRole.ADMIN,
         handler=_put_edition_of_relay,
         body=RelayEdition,

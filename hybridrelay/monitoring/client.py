@@ -21,7 +21,7 @@ __all__ = ["EndpointAddress", "read_endpoint_status"]
 
 @attrs.frozen
 class EndpointAddress:
-    """Where a connector or forward serves its status; an address for `ManagementClient`."""
+    """The address at which a connector or forward serves its status, for `ManagementClient`."""
 
     #: The path of a Unix socket, or a host and a port.
     where: Path | tuple[str, int]

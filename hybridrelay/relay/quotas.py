@@ -1,8 +1,8 @@
 """Quotas: the limits that an administrator sets for hybrid connections and for the relay, as values. Pure.
 
-An edition is a named set of limits. The relay may use one, which limits how many hybrid connections it has and how
-many bytes it moves for all of them together. A hybrid connection may name one for itself. Its own limits replace
-those of its edition one by one.
+An edition is a named set of limits. The relay may use an edition, which limits how many hybrid connections it has and
+how many bytes it moves for all of them together. A hybrid connection may also name an edition. Each limit that is set
+for the hybrid connection itself replaces that of its edition.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
     "Quota",
 ]
 
-#: The highest limits that can be set. A listener is chosen among all of a hybrid connection for every join.
+#: The highest limits that can be set. That on listeners is low, because for every join one of them is chosen.
 MAX_LISTENERS: Final = 1000
 MAX_COUNT: Final = 1_000_000
 MAX_BYTES: Final = 2**53 - 1
-#: The lowest rate that can be set. With a lower one, pings of a session would wait behind its data for so long that
-#: the session is taken for dead.
+#: The lowest rate that can be set. With a lower one, the pings of a session could wait behind its data for so long
+#: that the session would count as dead.
 MIN_BYTES_PER_SECOND: Final = 64 * 1024
 
 
@@ -47,7 +47,7 @@ def _optional(lowest: int, highest: int) -> int | None:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The limits of one hybrid connection at one relay. None: not set.
+    """The limits of one hybrid connection at one relay. None means that a limit is not set.
 
     Raises:
         ValueError: a limit is too low or too high.
@@ -67,7 +67,7 @@ class Limits:
     end_at_limit: bool | None = None
 
     def or_else(self, others: Limits) -> Limits:
-        """These limits, and those of `others` where none is set."""
+        """Return these limits; those that are not set are taken from `others`."""
         own = attrs.asdict(self)
         return Limits(
             **{name: value if own[name] is None else own[name] for name, value in attrs.asdict(others).items()}
@@ -80,7 +80,7 @@ _DEFAULTS: Final = Limits(listeners=LISTENERS_PER_CONNECTION, end_at_limit=False
 
 @attrs.frozen
 class Quota:
-    """What an administrator has set for one hybrid connection."""
+    """The edition and the limits that an administrator has set for one hybrid connection."""
 
     #: The name of an edition; empty: none.
     edition: str = ""
@@ -101,8 +101,8 @@ class Edition:
     name: str
     #: How many hybrid connections a relay of this edition may have; None: not limited.
     connections: int | None = _optional(0, MAX_COUNT)
-    #: Of a hybrid connection that names the edition. `bytes_per_period` and `end_at_limit` also apply to all hybrid
-    #: connections together, if the relay uses the edition.
+    #: The limits of a hybrid connection that names the edition. If the relay uses the edition, `bytes_per_period` and
+    #: `end_at_limit` also apply to all hybrid connections together.
     limits: Limits = NO_LIMITS
     #: Increases with every change.
     version: int = 0
@@ -132,7 +132,7 @@ def _by_name(editions: Iterable[Edition] | Mapping[str, Edition]) -> Mapping[str
 
 @attrs.frozen
 class Editions:
-    """All editions, and which one the relay uses."""
+    """All editions, and the one that the relay uses."""
 
     #: Sorted by the number of hybrid connections that they allow.
     by_name: Mapping[str, Edition] = attrs.field(default=(), converter=_by_name)
@@ -145,12 +145,12 @@ class Editions:
         return self.by_name.get(self.in_use)
 
     def set_limits(self, quota: Quota) -> Limits:
-        """The limits that are set for a hybrid connection, itself or by its edition."""
+        """Return the limits that are set for a hybrid connection, by itself or by its edition."""
         edition = self.by_name.get(quota.edition)
         return quota.limits if edition is None else quota.limits.or_else(edition.limits)
 
     def limits(self, quota: Quota) -> Limits:
-        """The limits that are in force for a hybrid connection, including those that have a default."""
+        """Return the limits that are in force for a hybrid connection, including defaults."""
         return self.set_limits(quota).or_else(_DEFAULTS)
 
 

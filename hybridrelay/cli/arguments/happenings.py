@@ -8,8 +8,8 @@ from . import values
 from .options import add_relay
 
 _EVENTS = """\
-Show the latest events of a running relay, the oldest first: connectors that register and leave, sessions, keys that
-end, refused tokens. docs/events.md describes all of them. The relay keeps the latest 10,000.
+Show the latest events of a running relay, the oldest first: registrations, sessions, changed keys, refused tokens and
+others. docs/events.md describes all of them. The relay keeps the latest 10,000.
 
 With --follow, events are shown as they happen, until Ctrl-C. If the relay is restarted meanwhile, the command waits
 for it and continues.
@@ -26,11 +26,11 @@ examples:
 """
 _AUDIT = """\
 Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
-keys, with the caller, the address and the status, also calls that were refused (401 and 403). Changes that were made
-while no relay ran, directly in its state directory, are not in it.
+keys, with its caller, address and status, including calls that were refused (401 and 403). It does not contain
+changes that were made directly in the state directory while no relay was running.
 
 The relay keeps the latest entries, up to 64 MB, in the directory 'audit' of its state directory. With --state, they
-are read from there if the relay does not run.
+are read from there if the relay is not running.
 """
 _AUDIT_EXAMPLES = """\
 examples:
@@ -38,7 +38,7 @@ examples:
   who has changed keys of orders in the last week:
     hybridrelay audit --connection orders --operation regenerateKeys --since 7d \\
         --state /var/lib/hybridrelay
-  what the token ci was used for:
+  for what the token ci was used:
     hybridrelay audit --caller 'token ci' --state /var/lib/hybridrelay
 """
 
@@ -47,13 +47,17 @@ def _add_events_arguments(parser: Parser) -> None:
     parser.add_argument("--follow", action="store_true", help="show events as they happen, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each event, for programs")
     parser.add_argument(
-        "--limit", metavar="N", type=values.count, default=50, help="how many of the latest events (default: 50)"
+        "--limit",
+        metavar="N",
+        type=values.count,
+        default=50,
+        help="show at most this many of the latest events (default: 50)",
     )
     parser.add_argument(
         "--since",
         metavar="NUMBER",
         type=values.event_number,
-        help="instead: all that follow the event with this number",
+        help="show all events after the one with this number instead",
     )
     add_relay(parser, has_to_run=True)
 
@@ -61,11 +65,20 @@ def _add_events_arguments(parser: Parser) -> None:
 def _add_audit_arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
-        "--limit", metavar="N", type=values.count, default=50, help="how many of the latest entries (default: 50)"
+        "--limit",
+        metavar="N",
+        type=values.count,
+        default=50,
+        help="show at most this many of the latest entries (default: 50)",
     )
-    parser.add_argument("--since", metavar="TIME", type=values.age, help="not older than this: 30m, 12h, 7d")
     parser.add_argument(
-        "--caller", metavar="C", default="", help="only callers that begin with this: 'local', 'token ci'"
+        "--since",
+        metavar="TIME",
+        type=values.age,
+        help="only entries that are not older than this, such as 30m, 12h or 7d",
+    )
+    parser.add_argument(
+        "--caller", metavar="C", default="", help="only callers that begin with this, such as 'local' or 'token ci'"
     )
     parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
     parser.add_argument(

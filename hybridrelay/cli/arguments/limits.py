@@ -10,13 +10,13 @@ from .options import add_name, add_relay
 __all__ = ["COMMAND", "LIMITS"]
 
 _LIMITS = """\
-Show the limits of a hybrid connection at this relay, or set those that are given. 'none' removes a limit: then that
-of the hybrid connection's edition applies, or there is none (for listeners: 25).
+Show the limits of a hybrid connection at this relay, or set those that are given. 'none' removes a limit: then the
+limit of the hybrid connection's edition applies, or, without an edition, no limit (for listeners: 25).
 
-A limit that is reached refuses what is new, with a reason of its own, and ends nothing. When four fifths are used,
-the relay logs quota.near. A limit on the rate slows sessions down.
+When a limit is reached, the relay refuses further registrations or joins, with a reason that says so, but ends
+nothing. When four fifths of a limit are used, it logs quota.near. A limit on the rate slows sessions down.
 
-Each relay counts for itself: if the hybrid connection has several relays, set limits at each of them.
+Each relay counts separately: if the hybrid connection has several relays, set the limits at each of them.
 """
 _LIMITS_EXAMPLES = """\
 examples:
@@ -26,17 +26,17 @@ examples:
       --state /var/lib/hybridrelay
 """
 _EDITIONS = """\
-Editions are named sets of limits: free, developer, basic, standard and premium, whose numbers can be changed. A relay
-may use one ('editions use'), which limits how many hybrid connections it has, and the bytes that it moves for all of
-them in a calendar month (UTC). A hybrid connection may have one for itself ('connections limits NAME --edition').
-By default there is none, and nothing is limited.
+Editions are named sets of limits: free, developer, basic, standard and premium. Their numbers can be changed. A relay
+can use an edition ('editions use'), which limits how many hybrid connections it has, and how many bytes it moves for
+all of them in a calendar month (UTC). A hybrid connection can also have an edition of its own ('connections limits
+NAME --edition'). By default there are no editions in use.
 """
 _USE = """\
-Have the relay use an edition, or 'none'. What is beyond its limits stays: nothing is deleted and no session ends,
-but no hybrid connection is added, and no session begins once the bytes of the month are used up.
+Choose the edition that the relay uses, or 'none'. If its limits are exceeded already, nothing is deleted and no
+session ends, but no hybrid connection can be added, and no session can begin once the bytes of the month are used up.
 """
 _SET = """\
-Change the limits of an edition. What is not given stays as it is. 'none' removes a limit.
+Change the limits of an edition. Limits that are not given stay as they are. 'none' removes a limit.
 """
 
 
@@ -59,7 +59,11 @@ def _add_limits(parser: Parser) -> None:
 
 def _add_limits_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("--edition", metavar="E|none", help="the edition whose limits apply where none is set here")
+    parser.add_argument(
+        "--edition",
+        metavar="E|none",
+        help="the edition whose limits apply if the hybrid connection has none of its own",
+    )
     _add_limits(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_relay(parser)
@@ -81,7 +85,7 @@ def _add_set_arguments(parser: Parser) -> None:
         "--connections",
         metavar="N|none",
         type=values.count_or_none,
-        help="hybrid connections of a relay that uses it",
+        help="how many hybrid connections a relay that uses it may have",
     )
     _add_limits(parser)
     add_relay(parser)
@@ -99,7 +103,7 @@ COMMAND = Command(
     "editions",
     "list editions, choose one for the relay, or change one",
     _EDITIONS,
-    "each of them has its own --help:\n  hybridrelay editions use --help\n",
+    "each command has its own --help:\n  hybridrelay editions use --help\n",
     subcommands=(
         Command(
             "list",

@@ -28,7 +28,7 @@ _RETRY_SECONDS = 2.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the latest events, and follow them if that is wanted."""
+    """Show the latest events, and follow further ones with ``--follow``."""
     address = address_of(args)
     is_complete = False
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _show_latest(client: ManagementClient, args: argparse.Namespace) -> int:
-    """Show the events that have happened already. Returns where to continue."""
+    """Show the events so far. Returns the number of the last one, after which to continue."""
     latest: deque[EventValue] = deque(maxlen=args.limit if args.since is None else None)
     since: int | None = args.since
     while True:

@@ -64,7 +64,7 @@ def run_use(args: argparse.Namespace) -> int:
         edition = registry.editions().of_relay
         count = len(registry.connections())
     if edition is None:
-        output.say("The relay uses no edition: it has no limits as a whole.")
+        output.say("The relay uses no edition, so nothing is limited for the relay as a whole.")
         return exits.OK
     allowed = "any number of" if edition.connections is None else str(edition.connections)
     output.say(
@@ -89,7 +89,7 @@ def run_set(args: argparse.Namespace) -> int:
 
 
 def _changed(limits: Limits, args: argparse.Namespace) -> Limits:
-    """The limits after the options of the command. Raises ConfigurationError."""
+    """Return the limits as changed by the options of the command. Raises ConfigurationError."""
     ends = {None: limits.end_at_limit, "yes": True, "no": False, "none": None}[args.end_at_limit]
     numbers = {name: _value(getattr(args, name), getattr(limits, name)) for name in (*_COUNTS, *_SIZES)}
     try:
@@ -99,7 +99,7 @@ def _changed(limits: Limits, args: argparse.Namespace) -> Limits:
 
 
 def _value(given: int | None, before: int | None) -> int | None:
-    """The value of a limit: an option that was not given is None, and 0 stands for ``none``."""
+    """Return the new value of a limit. `given` is None if the option was not given, and 0 for ``none``."""
     return before if given is None else given or None
 
 

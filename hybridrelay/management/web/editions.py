@@ -1,4 +1,4 @@
-"""Editions: the part of the page "Scale" about them, and the page on which one is changed."""
+"""Editions: the part of the page "Scale" that shows them, and the page for changing one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _API = "/v1/editions"
 
 
 def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
-    """The input of a form with which one of the editions is chosen.
+    """Make an input with which one of the editions is chosen.
 
     Args:
         editions: all of them.
-        chosen: the name of the present one; empty for none.
-        none: what it means to choose none.
+        chosen: the name of the present edition; empty if there is none.
+        none: the text of the option for no edition.
     """
     options = [h("option", none, value="", selected=not chosen)]
     options += [h("option", one.name, value=one.name, selected=one.name == chosen) for one in editions.value]
@@ -40,7 +40,7 @@ def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
 
 
 def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
-    """What the page "Scale" has about editions."""
+    """Make the parts of the page "Scale" about editions."""
     in_use = next((one.name for one in editions.value if one.in_use), "")
     rows: list[list[Child]] = [
         [
@@ -81,7 +81,7 @@ def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
             table("Editions", columns, rows, numeric=range(1, 7)),
             api_line(visit, _API),
             id_="editions",
-            note="Named sets of limits, for the relay, or for a hybrid connection that names one.",
+            note="Named sets of limits, which the relay can use, or a hybrid connection.",
         ),
     ]
 
@@ -98,7 +98,7 @@ async def _show(visit: Visit) -> View:
             type_="number",
             min=0,
             step="1",
-            hint="How many a relay that uses this edition may have.",
+            hint="How many hybrid connections a relay with this edition may have.",
         ),
         limit_fields(found.limits, unset="As each hybrid connection says"),
         button("Save", kind="primary"),
@@ -110,7 +110,7 @@ async def _show(visit: Visit) -> View:
         parents=(("/scale", "Scale"),),
         is_live=False,
         content=(
-            h("p", "An empty field is no limit. What is beyond a lower limit stays until it ends by itself."),
+            h("p", "An empty field means no limit. If a limit is exceeded already, nothing is ended because of it."),
             h("div", form if visit.is_admin else None, api_line(visit, f"{_API}/{segment(name)}"), class_="card"),
         ),
     )

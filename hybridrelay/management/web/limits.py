@@ -1,4 +1,4 @@
-"""Limits in forms and tables: in units for people, and as the API has them. Pure."""
+"""Limits in forms and tables, and their conversion between convenient units and those of the API. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .shown import bytes_of, count
 __all__ = ["limit_cells", "limit_columns", "limit_fields", "parse_limits", "text_of_number"]
 
 _GB, _MB = 10**9, 10**6
-#: By the name in forms and in the API: the label, the hint, and how many of the API's units one in a form is.
+#: The name in forms and in the API, the label, the hint, and how many units of the API are one unit in the form.
 _LIMITS = (
     ("listeners", "Listeners", "Connectors that are registered.", 1),
     ("senders", "Senders", "Control channels of clients.", 1),
@@ -35,11 +35,11 @@ def _values(limits: LimitsBody) -> dict[str, int | None]:
 
 
 def limit_fields(limits: LimitsBody, *, unset: str) -> Element:
-    """The inputs of a form. An empty one is no limit of its own.
+    """Make the inputs of a form. An empty input means that this limit is not set.
 
     Args:
         limits: what they show.
-        unset: what it means that nothing is set about sessions when the bytes of a month are used up.
+        unset: the text of the option that does not set what happens when the bytes of a month are used up.
     """
     values = _values(limits)
     inputs: list[Child] = []
@@ -67,10 +67,10 @@ def limit_fields(limits: LimitsBody, *, unset: str) -> Element:
 
 
 def parse_limits(form: Mapping[str, str]) -> dict[str, object]:
-    """The limits in a form, as the API takes them.
+    """Return the limits in a form, in the form of the API.
 
     Raises:
-        RequestError: 400: one of them is not a number.
+        RequestError: one of them is not a number (400).
     """
     found: dict[str, object] = {}
     for name, label, _, unit in _LIMITS:
@@ -82,7 +82,7 @@ def parse_limits(form: Mapping[str, str]) -> dict[str, object]:
             found[name] = int(value * unit + 0.5)
         except (ValueError, OverflowError) as exc:
             raise problem(
-                Problem.INVALID, f"{label}: this is not a number", remedy="leave it empty for no limit"
+                Problem.INVALID, f"{label}: the value is not a number", remedy="leave it empty for no limit"
             ) from exc
     if form.get(_ENDS) in {"true", "false"}:
         found[_ENDS] = form[_ENDS] == "true"
@@ -90,17 +90,17 @@ def parse_limits(form: Mapping[str, str]) -> dict[str, object]:
 
 
 def text_of_number(number: float) -> str:
-    """A number as an input has it, without needless zeros."""
+    """Format a number for an input, without unnecessary zeros."""
     return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def limit_columns() -> tuple[str, ...]:
-    """The names of the columns of `limit_cells`."""
+    """Return the names of the columns of `limit_cells`."""
     return tuple(label for _, label, _, _ in _LIMITS)
 
 
 def limit_cells(limits: LimitsBody) -> list[Child]:
-    """The limits as cells of a table."""
+    """Return the limits as cells of a table."""
     cells: list[Child] = []
     for name, value in _values(limits).items():
         if value is None:

@@ -1,4 +1,4 @@
-"""How many rendezvous each hybrid connection has, and which senders' instances have sessions. Pure."""
+"""Counts the rendezvous of each hybrid connection, and knows which senders' instances have sessions. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Presence"]
 
 
 class Presence:
-    """Counts rendezvous. Every method takes constant time on average. Times are of a clock that does not run back."""
+    """See the module. Every method takes constant time on average. Times are those of a monotonic clock."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without any rendezvous."""
         self._rendezvous: Counter[str] = Counter()
-        #: Joined ones, by hybrid connection and instance.
+        #: The number of joined rendezvous, by hybrid connection and instance.
         self._joined: Counter[tuple[str, str]] = Counter()
-        #: Instances whose last joined one has ended, and until when they count as present. In order of time.
+        #: Instances whose last joined rendezvous has ended, and until when they count as present. In order of time.
         self._left: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def begins(self, connection: str) -> None:
@@ -45,12 +45,12 @@ class Presence:
             self._left[who] = now + KEPT_AFTER_BREAK_SECONDS
 
     def count(self, connection: str) -> int:
-        """The rendezvous of a hybrid connection that have not ended."""
+        """Return the number of rendezvous of a hybrid connection that have not ended."""
         return self._rendezvous[connection]
 
     @property
     def connections(self) -> list[str]:
-        """The hybrid connections that have any."""
+        """Return the hybrid connections that have any rendezvous."""
         return list(self._rendezvous)
 
     def is_present(self, connection: str, instance: str, now: float) -> bool:

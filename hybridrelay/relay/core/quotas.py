@@ -1,14 +1,15 @@
-"""Which quotas of hybrid connections are nearly or fully used, and what they still admit. Pure.
+"""Decides what the quotas of hybrid connections still admit, and which quotas are nearly or fully used. Pure.
 
 The rules:
 
-1. A quota that is used up refuses what is new, with a reason of its own. What runs continues, unless the limits say
-   `end_at_limit`: then sessions end when the bytes of the period are used up.
-2. What a running session needs counts as running: another control channel of its client, or another pair of data
-   channels. It may exceed the quota, up to twice the limit, because the relay may not have noticed yet that the
+1. When a quota is used up, further requests are refused with a reason that says so. Nothing is ended, unless the
+   limits have `end_at_limit`: then sessions end when the bytes of the period are used up.
+2. A running session may need another control channel of its client, or another pair of data channels. For this
+   purpose, a quota may be exceeded, up to twice the limit, because the relay may not have noticed yet that the
    earlier one is dead.
-3. When four fifths of a quota are used, and when all of it is, there is an event. Less than seven tenths must be used
-   before the quota can cause such an event again. The same event is not repeated within `REPEAT_SECONDS`.
+3. There is an event when four fifths of a quota are used, and another when all of it is used. Less than seven tenths
+   must be used before the quota can cause such an event again. The same event is not repeated within
+   `REPEAT_SECONDS`.
 
 Listeners are admitted by `listeners.py`, because they may displace each other. The transitions are the table below.
 Times are seconds of a monotonic clock.
@@ -36,7 +37,7 @@ REPEAT_SECONDS = 3600.0
 
 
 class QuotaKind(enum.Enum):
-    """What is limited."""
+    """The kinds of quotas."""
 
     LISTENERS = "listeners"
     SENDERS = "senders"
@@ -48,9 +49,9 @@ class Level(enum.Enum):
     """The states of a quota."""
 
     FREE = "free"
-    #: Four fifths are used; the event was published.
+    #: Four fifths are used, and this was published.
     NEAR = "near"
-    #: All of it is used; the event was published.
+    #: All of it is used, and this was published.
     REACHED = "reached"
 
 
@@ -78,7 +79,7 @@ _REASONS = {
     QuotaKind.SESSIONS: Reason.SESSION_QUOTA,
     QuotaKind.BYTES: Reason.TRANSFER_QUOTA,
 }
-#: Stands for the relay as a whole, where others have the name of a hybrid connection.
+#: The key of the relay as a whole, in place of the name of a hybrid connection.
 _RELAY = None
 
 
@@ -104,9 +105,9 @@ class Quotas:
 
     Args:
         connections: the hybrid connections, by name.
-        editions: the editions, and which one the relay uses.
-        lenient_until: until when every join that names a listener counts as one of a session that runs, because the
-            relay has just started and does not know the sessions that are about to resume.
+        editions: the editions, and the one that the relay uses.
+        lenient_until: until this time, every join that names a listener counts as one for a running session, because
+            the relay has just started and does not know the sessions that are about to resume.
     """
 
     def __init__(
@@ -122,10 +123,10 @@ class Quotas:
         #: The names of hybrid connections for which any limit is set.
         self.limited = _limited(connections)
         self._levels: dict[_Key, Level] = {}
-        #: When an event was published last, by quota, level and limit.
+        #: When the last event was published, by quota, level and limit.
         self._published: dict[tuple[_Key, Level, int], float] = {}
         self._events: list[Event] = []
-        #: What was moved in this period, by hybrid connection, and for all of them.
+        #: The bytes that were moved in this period, by hybrid connection, and for all of them.
         self._bytes: Mapping[str, int] = {}
         self._all_bytes = 0
 
@@ -168,12 +169,12 @@ class Quotas:
     # --- admission
 
     def admit_sender(self, connection: str, used: int, *, is_present: bool) -> None:
-        """Admit another control channel of a client where there are `used`.
+        """Admit another control channel of a client.
 
         Args:
             connection: the hybrid connection.
-            used: how many there are.
-            is_present: it is needed by a session that runs.
+            used: how many there are already.
+            is_present: whether a running session needs it.
 
         Raises:
             RendezvousError: the quota is used up; `reason` and the text say which.
@@ -181,7 +182,7 @@ class Quotas:
         self._admit(connection, QuotaKind.SENDERS, used, is_present=is_present)
 
     def admit_session(self, connection: str, used: int, *, is_present: bool) -> None:
-        """Admit another pair of data channels where there are `used`; see `admit_sender`."""
+        """Admit another pair of data channels; see `admit_sender`."""
         for moved, limit, ends in self._byte_quotas(connection):
             if moved >= limit and (ends or not is_present):
                 raise _refusal(QuotaKind.BYTES, moved, limit)
@@ -207,7 +208,7 @@ class Quotas:
                 return limits.bytes_per_period
 
     def _byte_quotas(self, connection: str) -> Iterator[tuple[int, int, bool]]:
-        """The quotas of bytes that a session counts for: how much is used, the limit, and whether sessions end."""
+        """Yield the quotas of bytes that apply to a session: the used bytes, the limit, and whether sessions end."""
         limits = self.limits(connection)
         if limits.bytes_per_period is not None:
             yield self._bytes.get(connection, 0), limits.bytes_per_period, limits.end_at_limit is True

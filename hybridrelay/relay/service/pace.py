@@ -1,4 +1,4 @@
-"""A limit on the rate at which the relay moves the bytes of one hybrid connection."""
+"""Limits the rate at which the relay moves the bytes of one hybrid connection."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from ...streams.nowait import READ_BYTES
 __all__ = ["Pace"]
 
 #: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits would cost more than
-#: they achieve.
+#: they are worth.
 _AHEAD_SECONDS = 0.02
-#: How many bytes are read at once: what the rate allows in this time, within bounds.
+#: How many bytes are read at once: as many as the rate allows in this time, within bounds.
 _BLOCK_SECONDS = 0.05
 _MIN_BLOCK = 16 * 1024
 
 
 class Pace:
-    """The limit that all pairs of data channels of one hybrid connection share, in both directions.
+    """A limit that all pairs of data channels of one hybrid connection share, in both directions.
 
     Every direction first moves a block, and then waits until the rate allows the next one. Therefore a direction that
     has been idle moves a small message, such as a ping, without waiting behind the data of others.
     """
 
     def __init__(self) -> None:
-        """Without a limit."""
-        #: Bytes per second; None: there is no limit, and nothing else here is used.
+        """Begin without a limit."""
+        #: Bytes per second; None if there is no limit.
         self.rate: int | None = None
-        #: When the rate has made up for everything that was moved; on Trio's clock.
+        #: When everything that was moved is within the rate, on Trio's clock.
         self._free_at = -math.inf
         self._changed = trio.Event()
 
     def change(self, rate: int | None) -> None:
-        """Use another rate from now on, also for those that are waiting."""
+        """Use another rate from now on, also for directions that are waiting."""
         if rate != self.rate:
             self.rate = rate
             self._free_at = -math.inf
@@ -48,7 +48,7 @@ class Pace:
         return READ_BYTES if rate is None else max(_MIN_BLOCK, min(READ_BYTES, int(rate * _BLOCK_SECONDS)))
 
     async def wait(self, size: int) -> None:
-        """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count all the same."""
+        """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count nevertheless."""
         rate = self.rate
         if rate is None:
             await trio.lowlevel.checkpoint()

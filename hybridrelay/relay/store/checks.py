@@ -1,4 +1,4 @@
-"""Checks and errors that all implementations of `Store` have."""
+"""Checks and errors that all implementations of `Store` share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_new_connection(editions: Editions, count: int) -> None:
-    """Check whether there may be another hybrid connection, where there are `count`. Raises QuotaReached."""
+    """Check whether a hybrid connection may be added to `count` existing ones. Raises QuotaReached."""
     edition = editions.of_relay
     if edition is not None and edition.connections is not None and count >= edition.connections:
         raise QuotaReached(
@@ -92,7 +92,7 @@ def name_is_taken(name: str) -> NameTaken:
 
 
 def no_connection(name: str, known: Iterable[str]) -> NoConnection:
-    """Return the error for a name that no hybrid connection has; `known` are the names of those that exist."""
+    """Return the error for an unknown hybrid connection. `known` contains the names of those that exist."""
     names = tuple(known)
     shown, more = ", ".join(names[:_MAX_NAMES]), len(names) - _MAX_NAMES
     return NoConnection(
@@ -104,7 +104,7 @@ def no_connection(name: str, known: Iterable[str]) -> NoConnection:
 
 
 def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
-    """Return the error for a rule that a hybrid connection does not have; `known` are the names of those it has."""
+    """Return the error for an unknown rule. `known` contains the names of the existing ones."""
     names = ", ".join(known)
     return NotFound(
         f"the hybrid connection {connection!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
@@ -112,17 +112,17 @@ def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
 
 
 def no_token(id_: str) -> NotFound:
-    """Return the error for an id that no token has."""
+    """Return the error for an unknown id of a token."""
     return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
 
 
 def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) -> None:
-    """Check whether a token may be added to those that are there. Raises NameTaken, ConfigurationError."""
+    """Check whether a token may be added to the existing ones. Raises NameTaken, ConfigurationError."""
     names = [one.name for one in known]
     if token.name in names:
         raise NameTaken(
             f"there is a token {token.name!r} already",
-            remedy="choose another name, or revoke that token first, also if it has expired",
+            remedy="choose another name, or first revoke that token, even if it has expired",
         )
     if len(names) >= MAX_TOKENS:
         raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
@@ -160,12 +160,12 @@ def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generati
         has = f"has generation {current}" if current else "is revoked"
         raise ChangedMeanwhile(
             f"the {slot} key of rule {rule} of {known.name} {has}; nothing was changed",
-            remedy="look at the keys again, and repeat the change if it is still needed",
+            remedy="read the keys again, and repeat the change if it is still needed",
         )
 
 
 def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tuple[Rule, ...]:
-    """The rules after `Store.put_rule`, in order of their names. Raises ConfigurationError."""
+    """Return the rules after `Store.put_rule`, in order of their names. Raises ConfigurationError."""
     before = known.rule(name)
     try:
         if before is None:
@@ -179,7 +179,7 @@ def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tu
 
 
 def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
-    """The rules after `Store.delete_rule`. Raises NotFound."""
+    """Return the rules after `Store.delete_rule`. Raises NotFound."""
     if known.rule(name) is None:
         raise no_rule(known.name, name, [rule.name for rule in known.rules])
     return tuple(rule for rule in known.rules if rule.name != name)
