@@ -198,7 +198,7 @@ async def test_a_slot_that_does_not_exist(relay: Relay, admin: Browser, slot: st
     assert (await admin.get(f"{at}/revoke?slot={slot}")).status == 400
     answer = await admin.post(f"{at}/revoke", slot=slot, generation="1")
     assert answer.status == 400
-    assert "not what this operation takes" in page_of(answer).text
+    assert "does not match this operation" in page_of(answer).text
 
 
 async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> None:
