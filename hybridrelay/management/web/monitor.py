@@ -73,10 +73,11 @@ def _link(label: str, is_current: bool, **query: str) -> Element:
 
 
 def _controls(chosen: str, scale: str, name: str, names: Sequence[str]) -> Element:
-    if name and name not in names:
-        names = [name, *names]
-    options = [h("option", "All hybrid connections", value="")]
-    options += [h("option", one, value=one, selected=one == name) for one in names]
+    # A text and not a choice, because there may be more hybrid connections than a choice can have.
+    wanted = h(
+        "input", type="search", id="connection", name="connection", value=name, list="names", maxlength=260,
+        placeholder="All hybrid connections",
+    )  # fmt: skip
     return h(
         "div",
         h(
@@ -101,7 +102,8 @@ def _controls(chosen: str, scale: str, name: str, names: Sequence[str]) -> Eleme
             h("input", type="hidden", name="range", value=chosen),
             h("input", type="hidden", name="scale", value=scale),
             h("label", "Hybrid connection", for_="connection", class_="unseen"),
-            h("select", options, id="connection", name="connection"),
+            wanted,
+            h("datalist", [h("option", value=one) for one in names], id="names"),
             button("Show"),
             class_="inline-form",
         ),

@@ -55,9 +55,12 @@ class _Resource(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(PAYLOAD)))
+        _, begin, url = self.path.partition("/page-with-a-form-for/")
+        body = f'<form method="post" action="http://{url}"><button>Win</button></form>'.encode() if begin else PAYLOAD
+        self.send_header("Content-Type", "text/html" if begin else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(PAYLOAD)
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass

@@ -159,6 +159,22 @@ def test_draining(viewer: Viewer) -> None:
     viewer.page.locator("#drain .badge", has_text="Serving").wait_for()
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_page_of_another_site_cannot_drain_the_relay(viewer: Viewer, host: str) -> None:
+    """One of another host, with which the browser sends no cookie, and one of another port, with which it does."""
+    site = viewer.site
+    url = f"{site.url.removeprefix('http://')}/scale/drain"
+    viewer.page.goto(f"http://{host}:{site.target}/page-with-a-form-for/{url}")
+    with viewer.page.expect_response(f"{site.url}/scale/drain") as answer:
+        viewer.page.get_by_role("button", name="Win").click()
+    assert answer.value.status == (401 if host == "localhost" else 403)
+    viewer.go("/")
+    assert viewer.page.locator("#state").inner_text() == "Serving"
+    # The browser logs each response with an error status.
+    assert all(re.search("40[13]", complaint) for complaint in viewer.complaints)
+    viewer.complaints.clear()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, scheme: str) -> None:
     """In one test for all pages, because logging in and loading axe take time."""
@@ -226,9 +242,24 @@ def test_a_page_has_one_stream_of_events_while_it_is_visible(viewer: Viewer) -> 
     viewer.page.wait_for_load_state("load")
     other = viewer.page.context.new_page()
     other.goto(f"{viewer.site.url}/events")
-    streams = [url for url in requests if "/v1/events" in url]
-    assert len(streams) == 1
+    assert len([url for url in requests if "/v1/events" in url]) == 1
     other.close()
+
+    with viewer.page.expect_event("requestfailed", lambda request: "/v1/events" in request.url):
+        _hide(viewer, hidden=True)
+    with viewer.page.expect_request(lambda request: "/v1/events" in request.url):
+        _hide(viewer, hidden=False)
+
+
+def _hide(viewer: Viewer, *, hidden: bool) -> None:
+    """What happens to a page when another tab is shown in its place."""
+    viewer.page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
 
 
 def test_the_first_stop_of_the_keyboard_skips_the_navigation(viewer: Viewer) -> None:
