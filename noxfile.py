@@ -243,6 +243,16 @@ def strangers(session: nox.Session) -> None:
         session.run("python", "-m", "benchmarks.strangers", "mix")
 
 
+@nox.session
+def administration(session: nox.Session) -> None:
+    """What status, dashboard, metrics and followers of events cost a relay with 10,000 listeners; Linux.
+
+    About ten minutes. Arguments go to the benchmark, as in ``nox -s administration -- --listeners 1000``.
+    """
+    session.install("--quiet", "--editable", ".")
+    session.run("python", "-m", "benchmarks.administration", *session.posargs)
+
+
 @nox.session(name="bench-check")
 def bench_check(session: nox.Session) -> None:
     """The short benchmark suite: how our ratios to the baselines changed since ``benchmarks/baseline.json``.
