@@ -9,7 +9,7 @@ import trio
 
 from ..connectivity.endpoint import format_address
 from ..connectivity.snapshot import MAX_LISTED
-from ..errors import ManagementError
+from ..errors import ConfigurationError, ManagementError
 from ..management import ManagementClient
 from ..security import Secret
 from ..streams.connecting import open_tcp
@@ -62,11 +62,17 @@ async def read_endpoint_status(where: Path | tuple[str, int]) -> StatusValue:
         where: the path of a Unix socket, or a host and a port.
 
     Raises:
-        HybridRelayError: see `ManagementClient.call`.
+        ConfigurationError: what answers is no connector or forward.
+        ManagementError: no program answers; see `ManagementClient.call`.
     """
     address = EndpointAddress(where)
     client = ManagementClient(address, peer=f"the program at {address}")
     try:
         return await client.get("/v1/status", StatusValue, query={"limit": MAX_LISTED})
+    except ConfigurationError as exc:
+        raise ConfigurationError(
+            f"what answers at {address} is not a connector or forward with --status",
+            remedy="for a relay, give --state DIR or --management URL instead of --from",
+        ) from exc
     finally:
         await client.aclose()

@@ -120,7 +120,7 @@ def _of_sessions(sessions: Sequence[SessionSnapshot]) -> Iterator[ProblemStatus]
             yield ProblemStatus(
                 code="session-resuming",
                 detail=f"session {session.id} of {session.connection} ({session.label}) has lost its data channel "
-                f"over {session.relay}, and {session.streams} streams wait for another one",
+                f"over {session.relay}; streams that wait until there is another one: {session.streams}",
                 remedy="wait: it resumes, or its streams are reset, within the resume deadline",
                 connection=session.connection,
                 relay=session.relay,

@@ -110,6 +110,9 @@ def test_both_ends_of_a_stream(deployment: Deployment, target: tuple[str, int], 
         assert stream["application"] == f"127.0.0.1:{sock.getsockname()[1]}"
         assert there["streams"][0]["target"] == f"127.0.0.1:{target[1]}"
         assert here["hybridConnections"][0]["listening"] == [f"127.0.0.1:{forward.port}"]
+        mistaken = deployment.run("status", "--from", str(deployment.state / "management.sock"))
+        assert mistaken.returncode == 2
+        assert "is not a connector or forward with --status" in mistaken.stderr
         relay = json.loads(deployment.run("status", "--json", "--state", deployment.state).stdout)
         assert relay["sessions"][0]["id"] == there["sessions"][0]["rendezvous"]
         assert relay["listeners"][0]["instance"] == there["hybridConnections"][0]["relays"][0]["instance"]
