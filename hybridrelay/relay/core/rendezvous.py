@@ -13,6 +13,10 @@ The rules:
    identity. Until then, a rendezvous may be displaced by one of another holder of the key (`places.py`). When a pair
    with an established place ends by itself, the place is kept for a while for the next rendezvous of the same key
    from the same instance or address, so that the session can be resumed.
+   The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
+   refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
+   again after `SILENT_SECONDS`, and one of them has sent nothing meanwhile, that pair is ended, and its place is
+   used. An instance does not get more places in this way.
 4. The two data channels may become ready in an order other than that in which their tickets were used: after a
    channel has presented its ticket, it may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
@@ -20,6 +24,8 @@ The rules:
 
 The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
 clock.
+
+This module is long because all of its rules change the same entries.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import attrs
 
+from ...errors import RendezvousError
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE, TICKET_SIZE, relay_of_ticket
 from ...protocol.reasons import Reason
@@ -40,7 +47,15 @@ from .places import Place, Places
 from .presence import Presence
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
 
-__all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
+__all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
+
+#: For how long the sender of a pair must have sent nothing since its instance was refused another one (seconds).
+#: Less than a session waits to be resumed, even if its first attempt is late. A session that is idle sends something
+#: every 25 seconds: if such a pair is ended by mistake, because its program moves to another route just then, the
+#: session is resumed over the new pair.
+SILENT_SECONDS = 15.0
+#: How many pairs of an instance are looked at for that. An honest program has one or two.
+_MAX_LOOKED_AT = 8
 
 
 @attrs.frozen
@@ -109,6 +124,10 @@ class _Entry:
     #: The sides whose data channel is ready.
     ready: set[Side] = attrs.field(factory=set)
     joined_at: float | None = None
+    #: How many bytes the sender had sent when the instance was last refused another rendezvous, and since when.
+    heard: tuple[int, float] | None = None
+    #: Its place has been given to another rendezvous of the same instance.
+    has_given_place: bool = False
     #: Set once it is known how the rendezvous ends.
     outcome: Outcome | None = None
 
@@ -153,6 +172,7 @@ class RendezvousTable:
         places: Places[str],
         open_places: Places[str],
         lifetime: float = TICKET_LIFETIME_SECONDS,
+        bytes_from_sender: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """Make an empty table.
 
@@ -162,6 +182,7 @@ class RendezvousTable:
             places: places for all rendezvous that have not ended, see rule 3.
             open_places: places for those that are open.
             lifetime: how long a ticket is valid (seconds).
+            bytes_from_sender: returns how many bytes the sender's channel of a joined rendezvous has delivered.
         """
         self._relay_id = relay_id
         self._token_bytes = token_bytes
@@ -173,6 +194,9 @@ class RendezvousTable:
         self._open: dict[str, _Entry] = {}
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
         self._presence = Presence()
+        self._bytes_from_sender = bytes_from_sender
+        #: Those that are joined, by the sender's key and instance.
+        self._of_instance: dict[tuple[KeyId, str], dict[_Entry, None]] = {}
 
     @property
     def open(self) -> int:
@@ -238,7 +262,13 @@ class RendezvousTable:
         displaced: list[Ended | Stopping] = []
         freed: set[KeyId] = set()
         # Choose first: this may raise, and then nothing must have ended.
-        chosen = [places.choose_displaced(sender, instance) for places in (self._open_places, self._places)]
+        chosen = [self._open_places.choose_displaced(sender, instance)]
+        try:
+            chosen.append(self._places.choose_displaced(sender, instance))
+        except RendezvousError:
+            if (silent := self._find_silent(sender.key, instance, now)) is None:
+                raise
+            displaced.append(self._give_place(silent, now))
         for place in chosen:
             # An open rendezvous also has one of the places for pairs, so it has made room there for its key as well.
             if place is None or place.holder.key in freed:
@@ -252,6 +282,24 @@ class RendezvousTable:
                 self._places.leave(entry.place)  # at once: if it is being stopped, that takes only a moment
             freed.add(place.holder.key)
         return displaced
+
+    def _find_silent(self, key: KeyId, instance: str, now: float) -> _Entry | None:
+        """Find a pair of this instance whose sender has sent nothing for `SILENT_SECONDS`; see rule 3."""
+        for entry in itertools.islice(self._of_instance.get((key, instance), ()), _MAX_LOOKED_AT):
+            sent = self._bytes_from_sender(entry.id)
+            if entry.heard is None or entry.heard[0] != sent:
+                entry.heard = sent, now
+            elif now - entry.heard[1] >= SILENT_SECONDS:
+                return entry
+        return None
+
+    def _give_place(self, entry: _Entry, now: float) -> Ended | Stopping:
+        """End a joined pair, and keep its place for the next rendezvous of its instance."""
+        ended = self._end(entry, Input.DISPLACED, now)
+        assert ended is not None
+        self._places.keep(entry.place, KEPT_AFTER_BREAK_SECONDS)
+        entry.has_given_place = True
+        return ended
 
     def _new_ticket(self) -> bytes:
         return self._relay_id + self._token_bytes(TICKET_SIZE - RELAY_ID_SIZE)
@@ -291,6 +339,9 @@ class RendezvousTable:
             self._apply(entry, Input.BOTH_READY)
             entry.joined_at = now
             self._presence.joined(entry.connection, entry.instance)
+            if entry.instance:
+                program = entry.keys[Side.SENDER], entry.instance
+                self._of_instance.setdefault(program, {})[entry] = None
         return entry.state
 
     def establish(self, rendezvous_id: str) -> None:
@@ -375,13 +426,24 @@ class RendezvousTable:
         if before in OPEN and entry.state not in OPEN:
             del self._open[entry.id]
             self._open_places.leave(entry.open_place)
+        if before is State.JOINED:
+            self._forget_joined(entry)
         if entry.state is State.ENDED:
             del self._entries[entry.id]
             assert entry.outcome is not None
-            if (seconds := _KEPT_SECONDS.get(entry.outcome)) is None:
+            if entry.has_given_place:
+                pass
+            elif (seconds := _KEPT_SECONDS.get(entry.outcome)) is None:
                 self._places.leave(entry.place)
             else:
                 self._places.keep(entry.place, seconds)
             for hashed in entry.tickets.values():
                 del self._by_ticket[hashed]
         return True
+
+    def _forget_joined(self, entry: _Entry) -> None:
+        program = entry.keys[Side.SENDER], entry.instance
+        if (of_instance := self._of_instance.get(program)) is not None:
+            of_instance.pop(entry, None)
+            if not of_instance:
+                del self._of_instance[program]

@@ -113,6 +113,7 @@ class BrokerService:
             token_bytes=secrets.token_bytes,
             places=places_for_pairs(shares.pairs) if pairs is None else pairs,
             open_places=places_for_open_rendezvous(),
+            bytes_from_sender=self._bytes_from_sender,
         )
         #: The machine that decides. Call `carry_out` after each call of a method that changes it.
         self.core: Broker[ListenerHandle] = Broker(
@@ -140,6 +141,9 @@ class BrokerService:
         #: By rendezvous whose data channels are not joined yet: the two ends, and when it was created.
         self._ends: dict[str, tuple[PairEnd, PairEnd, float]] = {}
         self._deadline_changed = trio.Event()
+
+    def _bytes_from_sender(self, rendezvous_id: str) -> int:
+        return self._channels.bytes_from_sender(rendezvous_id)
 
     def carry_out(self) -> None:
         """Carry out the broker's commands, and publish its events. Must be called after each input; never waits."""

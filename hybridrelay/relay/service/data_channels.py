@@ -79,6 +79,10 @@ class DataChannels(Generic[HandleT]):
         self._joined = joined
         self._channels: dict[str, Channels] = {}
 
+    def bytes_from_sender(self, rendezvous_id: str) -> int:
+        """Return how many bytes of the client were passed on so far, in a rendezvous whose channels are joined."""
+        return self._channels[rendezvous_id].to_connector
+
     def abandon(self, arrival: Arrival) -> None:
         """Note that a data channel will not be passed to `serve`. Does nothing if it was."""
         self._core.gone(arrival, trio.current_time())

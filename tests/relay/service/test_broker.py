@@ -15,7 +15,7 @@ from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
-from hybridrelay.relay.core.rendezvous import Arrival
+from hybridrelay.relay.core.rendezvous import SILENT_SECONDS, Arrival
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.service.listener_handle import ListenerHandle
@@ -356,3 +356,35 @@ async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
     assert failed.reason is Reason.NO_LISTENER
     joined = await broker.join(send, instances[0], avoid=instances)
     assert isinstance(joined, control.Joined), "it asked for this one"
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_a_pair_gives_its_place_to_its_program_if_nothing_comes_from_it(
+    registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock, is_silent: bool
+) -> None:
+    pairs = make_places("pairs", 100, clock=trio.current_time, per_key=1, spares_established=True)
+    broker = make_broker(registry, pairs=pairs)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
+
+    async def join() -> control.Joined | control.Failed:
+        return await broker.join(send, None, instance="1" * 32)
+
+    joined = await join()
+    assert isinstance(joined, control.Joined)
+    async with trio.open_nursery() as nursery:
+        far_ends = []
+        for ticket in (joined.ticket, handle.ticket):
+            ours, far = trio.testing.memory_stream_pair()
+            far_ends.append(far)
+            nursery.start_soon(broker.serve_channel, broker.use_ticket(ticket), ours)
+        for far in far_ends:
+            assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.NO_ERROR
+        broker.core.establish(joined.rendezvous)
+        assert isinstance(await join(), control.Failed)
+        await far_ends[is_silent].send_all(b"x")  # from the client; or only from the connector
+        await trio.sleep(SILENT_SECONDS)
+        assert isinstance(await join(), control.Joined if is_silent else control.Failed)
+        nursery.cancel_scope.cancel()
