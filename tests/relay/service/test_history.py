@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,14 @@ async def test_what_happens_is_counted_for_each_hybrid_connection_and_for_all(tm
     assert [time for time, _ in await made.rows(60, "orders")] == [MINUTE]
 
 
+@pytest.fixture
+def no_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps does so while worker threads run, too, so nothing may have a deadline meanwhile."""
+    for name in ("_FINISH_SECONDS", "_CLOSE_SECONDS", "_LONG_SECONDS"):
+        monkeypatch.setattr(f"hybridrelay.relay.service.history.{name}", math.inf)
+
+
+@pytest.mark.usefixtures("no_deadlines")
 async def test_it_is_recorded_while_the_relay_runs(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     made = Recorded.make(tmp_path, "orders")
     moved = made.join("orders")
@@ -205,6 +214,7 @@ def _locked(file: Path) -> Callable[[], None]:
     return unlock
 
 
+@pytest.mark.usefixtures("no_deadlines")
 @pytest.mark.parametrize("spoil", [_in_its_place, _locked])
 async def test_a_file_that_cannot_be_written_is_a_problem_until_it_can(
     tmp_path: Path,
