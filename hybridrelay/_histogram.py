@@ -1,4 +1,4 @@
-"""How often a time was how long, in plain integers. Pure."""
+"""Histograms of durations, with plain integers. Pure."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ class HistogramSnapshot:
 
 @attrs.define(eq=False)
 class Histogram:
-    """Counts of times by buckets. In each bucket is what is at most its bound, and above the bound before it."""
+    """Counts durations by buckets. A bucket contains those that are at most its bound, and above the previous
+    bound."""
 
-    #: Upper bounds (seconds), growing.
+    #: Upper bounds (seconds), in increasing order.
     bounds: tuple[float, ...]
-    #: By bucket; the last one has no bound.
+    #: The counts by bucket; the last bucket has no bound.
     counts: list[int] = attrs.field(init=False)
-    #: Of everything that was observed (seconds).
+    #: The sum of all durations (seconds).
     total: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
     def observe(self, seconds: float) -> None:
-        """Count one time."""
+        """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
     def add(self, other: Histogram) -> None:
-        """Add what another one with the same bounds has counted."""
+        """Add the counts of another histogram with the same bounds."""
         self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     def snapshot(self) -> HistogramSnapshot:
-        """What has been counted so far."""
+        """Return the present counts."""
         return HistogramSnapshot(self.bounds, tuple(self.counts), self.total)

@@ -1,4 +1,4 @@
-"""hybridrelay, as it is deployed: relay, connector and client are its own commands, with their default settings."""
+"""hybridrelay as it is deployed: relay, connector and client are its commands, with their default settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class HybridRelay(System):
 
 
 def _lead_across(file: Path, deployment: Deployment, ports: Mapping[str, int | None]) -> None:
-    """Let the client's connection string name the near ends of the line instead of the relay's ports."""
+    """Change the client's connection string: it names the near ends of the line instead of the relay's ports."""
     near = {name: None if port is None else deployment.across(port) for name, port in ports.items()}
     string = parse_connection_string_untrusted(file.read_text())
     (relay,) = string.endpoints

@@ -47,7 +47,7 @@ class EndpointCounters:
                 self.policy_refusals[rule] += 1
 
     def copy(self) -> EndpointCounters:
-        """What has been counted so far."""
+        """Return the present counts."""
         copied = EndpointCounters()
         copied.add(self)
         return copied

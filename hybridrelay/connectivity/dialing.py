@@ -1,4 +1,4 @@
-"""Opening TCP connections to a relay or a proxy, and UDP sockets."""
+"""Opens TCP connections to a relay or a proxy, and UDP sockets."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
     return sock
 
 
-#: Uses no proxy, and has no command.
+#: A dialer without a proxy and without a command.
 DIRECTLY = Dialer(dial_directly, dial_udp_directly)
 
 
 def command_failure(error: OSError) -> Failure:
-    """Why a command that leads to the relay could not be started, given the error of `Dialer.process`."""
+    """Return why a command that leads to the relay could not be started, for an error of `Dialer.process`."""
     failure = dial_failure(error)
     if isinstance(error, DialError) or failure.kind is FailureKind.OUT_OF_RESOURCES:
         return failure
@@ -87,7 +87,7 @@ def command_failure(error: OSError) -> Failure:
 
 
 def dial_failure(error: OSError) -> Failure:
-    """Why a connection could not be opened, or a name could not be resolved.
+    """Return why a connection could not be opened, or a name could not be resolved.
 
     Args:
         error: the exception. A `DialError` already has its failure. For any other, the error numbers of the exception
@@ -102,7 +102,7 @@ def dial_failure(error: OSError) -> Failure:
             known = cause.errno in _NAME_NOT_FOUND
             return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED, Step.RESOLVE)
         if isinstance(cause, OSError) and (shortage := shortage_of(cause)) is not None:
-            # The failures at other addresses are irrelevant as long as this machine lacks a resource.
+            # If this machine lacks a resource, the failures at other addresses are irrelevant.
             return Failure(FailureKind.OUT_OF_RESOURCES, f"this machine {shortage.text}", shortage.remedy)
         if (kind := kind_of_error(cause)) is not None:
             found.append(Failure.of(kind))

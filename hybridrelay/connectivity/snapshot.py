@@ -1,7 +1,7 @@
 """The state of a connector or client at one moment, as frozen values: for status, metrics and programs. Pure.
 
 Times are seconds since 1970. Numbers of bytes are those of applications, without the overhead on the way.
-To take a snapshot costs time in proportion to what it lists; nothing is recorded for it on the data path, where only
+Taking a snapshot takes time in proportion to what it lists; nothing is recorded for it on the data path, where only
 integers are added up.
 """
 
@@ -239,7 +239,7 @@ class EndpointSnapshot:
 
     @classmethod
     def merged(cls, several: Sequence[EndpointSnapshot], *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
-        """What several clients of one program hold together, with at most so many sessions and streams."""
+        """Combine the snapshots of several clients of one program, with at most so many sessions and streams."""
         counters, transports = EndpointCounters(), dict[str, bool]()
         for one in several:
             counters.add(one.counters)

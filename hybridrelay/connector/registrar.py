@@ -36,9 +36,9 @@ class _Running:
     """A control channel that is being opened, or is open."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    #: None until it is open.
+    #: The channel; None until it is open.
     channel: ControlChannel | None = None
-    #: Runs the requests over it, which end with it.
+    #: Runs the requests over the channel, which end with it.
     nursery: trio.Nursery | None = None
     #: The answers to the message that is being handled.
     replies: deque[control.Message] = attrs.field(factory=deque)
@@ -86,7 +86,7 @@ class Registrar:
         self._changed = changed
         self._machine = Machine(link.host, random=random.random)
         self._publications: dict[str, Publication] = {}
-        #: Inputs that came while another one was being handled.
+        #: Inputs that arrived while another one was being handled.
         self._inputs: deque[inputs.Input] = deque()
         self._is_handling = False
         self._sessions = inputs.SessionHealth.NONE
@@ -124,7 +124,7 @@ class Registrar:
         self._feed(inputs.StringChanged(published.name, published.string))
 
     def look_at_retiring(self) -> None:
-        """The connection strings may name this relay differently now, or as before again."""
+        """The way in which connection strings name this relay may have changed."""
         retiring = [one for one in self._publications.values() if one in one.published.retiring]
         is_expected = len(retiring) == len(self._publications) and not any(one.is_kept for one in retiring)
         self._feed(inputs.ReplacementExpected(is_expected))
@@ -150,7 +150,7 @@ class Registrar:
         )
 
     def _time_of_day(self, at: float) -> float:
-        """Seconds since 1970, of a time on Trio's clock."""
+        """Convert a time on Trio's clock to seconds since 1970."""
         return self._clock() - (trio.current_time() - at)
 
     # --- what the connector notices
@@ -173,7 +173,7 @@ class Registrar:
         self._feed(inputs.CheckChannels())
 
     def check_refusals(self) -> None:
-        """Ask the relay again about what it refused a while ago, because all other relays refuse, too."""
+        """Repeat the requests that the relay refused a while ago, because all other relays refuse, too."""
         self._feed(inputs.CheckRefusals())
 
     # --- running
@@ -181,8 +181,8 @@ class Registrar:
     async def run(self, data_nursery: trio.Nursery) -> None:
         """Keep a control channel until `stop` is called; data channels run in `data_nursery`.
 
-        A relay that refuses everything for permanent reasons is asked again much later. If cancelled, the control
-        channels are closed.
+        If a relay refuses everything for permanent reasons, the next attempt is made much later. If cancelled, the
+        control channels are closed.
         """
         async with FlatNursery() as background:
             background.start_soon(self.link.upgrade_route, self._worst_route, self._move_up)

@@ -218,7 +218,7 @@ class ForwardOpenToOthers(Event):
 
     name: ClassVar = "forward.open-to-others"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Not only this machine can connect: everybody who can reach the address can reach the target"
+    summary: ClassVar = "Not only this machine can connect: everyone who can reach the address can reach the target"
 
     connection: str
     #: Those that are not loopback addresses, with their ports.

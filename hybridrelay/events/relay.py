@@ -210,7 +210,7 @@ class SenderRefused(_Refusal):
 
 @attrs.frozen(kw_only=True)
 class SenderDropped(_Registration):
-    """An administrator has ended the control channel of a client. Its sessions go on."""
+    """An administrator has ended the control channel of a client. Its sessions continue."""
 
     name: ClassVar = "sender.dropped"
     level: ClassVar = Level.INFO

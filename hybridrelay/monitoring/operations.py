@@ -57,7 +57,7 @@ class Monitored:
         """Call `make`, which takes a snapshot, when it is its turn.
 
         Snapshots are taken one after the other, with pauses that are nine times as long as the last one took. So they
-        never take more than a tenth of the time of the event loop from the streams, however often somebody asks: over
+        never take more than a tenth of the time of the event loop from the streams, however often someone asks: over
         TCP, that may be any user of this machine.
         """
         async with self._turn:

@@ -44,7 +44,7 @@ class ConnectorSource:
     Args:
         connector: a `Connector`.
         check_targets: whether it is only ready if its targets can be reached. Each is dialed at most once a minute,
-            when somebody asks.
+            on request.
     """
 
     role: Role = "connector"

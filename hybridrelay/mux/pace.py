@@ -1,4 +1,4 @@
-"""Limiting how fast something is read that usually is not much. Pure: time is an argument.
+"""Limits how fast messages are read from a peer that usually sends few. Pure: time is an argument.
 
 A control channel carries a few messages a minute, and sometimes a burst: a connector renews a thousand registrations,
 or a relay offers a thousand rendezvous after its restart. If a peer sends more, of whatever kind, it is read with
@@ -27,7 +27,7 @@ class Pace:
         self._updated = now
 
     def take(self, frames: int, size: int, now: float) -> float:
-        """Count what was read.
+        """Count frames or lines that were read.
 
         Args:
             frames: the number of frames or lines.

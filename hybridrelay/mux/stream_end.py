@@ -1,4 +1,4 @@
-"""How a stream ended. Pure."""
+"""The progress of a stream and how it ended, as values. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["StreamEnd", "StreamProgress"]
 
 @attrs.frozen
 class StreamProgress:
-    """How far a stream has come."""
+    """The progress of a stream."""
 
     #: Bytes that were written to a channel, and bytes that were read.
     sent: int

@@ -28,7 +28,7 @@ FAIR_DATA = 16 * KIB
 #: The greatest id of a stream. Part of the wire format.
 MAX_STREAM_ID = 0xFFFF_FFFF
 
-#: An ACK is sent at the latest after this much was received. This bounds what the sender must keep for a
+#: An ACK is sent at the latest after this many bytes were received. This bounds what the sender must keep for a
 #: reattachment. Each ACK wakes three processes: with one for every 256 KiB, bulk transfers took a tenth more
 #: processor time.
 ACK_AFTER_BYTES = 1024 * KIB
@@ -39,16 +39,17 @@ ACK_AFTER_SECONDS = 0.2
 #: bounded.
 FRAME_OVERHEAD = 128
 
-#: The most counted frames that a peer may claim, when it attaches, to have written and we have not received. Until
-#: they have arrived again, frames for streams that have ended are tolerated. Four times as many as the smallest
-#: frames that fit into `SessionConfig.max_unacknowledged`.
+#: When a peer attaches, it states how many counted frames it has written. This is the most by which that may exceed
+#: the number of frames that were received. Until the missing ones have arrived again, frames for streams that have
+#: ended are tolerated. It is four times as many as the smallest frames that fit into
+#: `SessionConfig.max_unacknowledged`.
 MAX_WRITTEN_AGAIN = 1 << 20
 
-#: The most PINGs that wait for our answer; a peer that sends more is flooding us.
+#: The most PINGs that may wait for an answer. A peer that sends more is an attacker.
 MAX_PONGS_OWED = 64
 
 #: The most frames of unknown types in a row, without a frame of a known type in between. As there is a PING every ten
-#: seconds, a peer may send a hundred of them a second, but cannot keep us busy with nothing else.
+#: seconds, a peer may send a hundred of them a second, but cannot keep this side busy with nothing else.
 MAX_IGNORED_IN_A_ROW = 1024
 
 
@@ -69,8 +70,8 @@ class SessionConfig:
     max_streams: int = attrs.field(default=12_000, validator=attrs.validators.ge(0))
     #: Refused streams that may await acknowledgement, beyond `max_streams`. Each is kept until then.
     max_refused_streams: int = attrs.field(default=256, validator=attrs.validators.ge(1))
-    #: The greatest id of a stream that this side opens; after it the session goes away, and its owner opens another.
-    #: Smaller only in tests.
+    #: The greatest id of a stream that this side opens. After it, the session goes away, and its owner opens another
+    #: one. Only tests set a smaller value.
     last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
     #: Streams of the peer that the application has not processed yet; with more, OPEN is refused with LIMIT.
     max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
@@ -81,24 +82,24 @@ class SessionConfig:
     metadata_types: frozenset[int] = attrs.field(
         default=frozenset(), converter=_as_frozenset, validator=_check_metadata_types
     )
-    #: Receive window after OPENED.
+    #: The receive window after OPENED (bytes).
     initial_window: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(BASE_WINDOW))
-    #: Receive window at most: 16 MiB carry 107 MiB/s over 150 ms.
+    #: The largest receive window (bytes): 16 MiB allow 107 MiB/s with a round trip of 150 ms.
     max_window: int = attrs.field(default=16 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
-    #: Bytes that one stream's sender may run ahead of the writer.
+    #: How many bytes of one stream may be queued before its sender has to wait.
     send_queue: int = attrs.field(default=128 * KIB, validator=attrs.validators.ge(1))
     #: The size of all frames that were written and not acknowledged (bytes, with `FRAME_OVERHEAD` for each). At the
     #: limit, DATA and OPEN wait. Twice the largest window, so that one fast stream never waits for acknowledgements.
     #: If it were less than twice `ACK_AFTER_BYTES`, a fast sender would sometimes wait for the peer's ACK timer.
     max_unacknowledged: int = attrs.field(default=32 * MIB, validator=attrs.validators.ge(ACK_AFTER_BYTES // 2))
-    #: Memory that the peer of this session may make us hold in receive windows: 12,000 streams at `BASE_WINDOW`,
-    #: and a share on top for larger windows.
+    #: The memory that may be promised to the peer in receive windows (bytes): enough for 12,000 streams with
+    #: `BASE_WINDOW`, and some more for larger windows.
     budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
     #: A PING is sent at this interval (seconds), however much is sent and received. It keeps the connection in the
     #: tables of middleboxes, which forget idle connections after 30 s at the earliest, and measures the round trip
     #: time from which window sizes are computed.
     ping_interval: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    #: How long a silent peer has for its answer, at least (seconds); grows with the measured round trip time.
+    #: How long a silent peer has to answer, at least (seconds); longer if the measured round trip time is long.
     ping_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     #: How long a session waits for a new channel after it has lost one (seconds). 0: it ends at once.
     resume_deadline: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
@@ -125,6 +126,6 @@ CONTROL_CONFIG = SessionConfig(
 DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
 #: For data channels: a session that lost its channel waits for another one. 25 seconds are longer than the restart of
-#: a relay and most short failures of a network, and an application whose connector was killed learns about it within
-#: 30.
+#: a relay and most short failures of a network, and if a connector was killed, its applications learn of it within 30
+#: seconds.
 DATA_CONFIG = SessionConfig(resume_deadline=RESUME_DEADLINE)

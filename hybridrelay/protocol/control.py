@@ -96,7 +96,7 @@ class PeerRole(enum.StrEnum):
     CLIENT = "client"
 
 
-# --- fields: validators for everybody, decoders from JSON for the peer
+# --- fields: validators for both sides, decoders from JSON for the peer
 
 
 def _cut(text: Any) -> Any:

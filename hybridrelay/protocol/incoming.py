@@ -1,6 +1,6 @@
 """The peer's frames for streams. SPEC.md, section 3.
 
-Each handler may raise RemoteProtocolError and nothing else; the session is then over.
+Each handler may raise RemoteProtocolError and nothing else. The session then ends.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .stream import Stream
 from .table import StreamTable
 from .windows import Budget, ReceiveWindow
 
-#: Frames that may arrive after the end of their stream: a stream is forgotten as soon as everything written for it is
-#: acknowledged (possibly by HELLO), and the peer may then still have one of these in its queue. DATA and FIN never
-#: wait in a queue of frames.
+#: Frames that may arrive after the end of their stream: a stream is forgotten as soon as everything that was written
+#: for it is acknowledged (possibly by HELLO), and the peer may then still have one of these in its queue. DATA and
+#: FIN are never in a queue of frames.
 _CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window})
 
 
 class Incoming:
-    """What arrives for the streams of one session."""
+    """Handles the frames for the streams of one session."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Incoming:
         self._output = output
         self._inbox = inbox
         self._events = events
-        #: For the windows of refused streams; there cannot be more streams than this allows.
+        #: The budget for the windows of refused streams, which limits their number.
         self._refused_budget = Budget((config.max_streams + config.max_refused_streams) * BASE_WINDOW)
         #: The features in use.
         self.features = NO_FEATURES
@@ -90,15 +90,15 @@ class Incoming:
         if sending.ended_streams >= self._config.max_refused_streams and sending.keeps_too_many_streams:
             raise RemoteProtocolError("too many streams that are over were not acknowledged", reason=Reason.LIMIT)
         refusal = self._open_refusal(frame)
-        # A refused stream has to be kept until that is acknowledged, and what was sent after OPEN is counted; but
-        # none of it is stored, so its window belongs to a budget of its own.
+        # A refused stream has to be kept until the refusal is acknowledged, and data that was sent after OPEN is
+        # counted. But the data is not stored, so the window has a separate budget.
         budget, metadata = self._budget, frame.metadata
         if refusal is not Reason.NO_ERROR:
             budget, metadata = self._refused_budget, NO_METADATA
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
         stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata)
-        # The opener's limit holds from OPENED on, which we have to send first anyway.
+        # The opener's limit applies after OPENED, which has to be sent first anyway.
         stream.send_window.raise_to(frame.limit)
         table.add_offered(stream)
         if refusal is Reason.NO_ERROR:
@@ -108,7 +108,8 @@ class Incoming:
             self._events.append(OpenRefused(stream.id, refusal))
 
     def _open_refusal(self, frame: frames.Open) -> Reason:
-        """Why the stream has to be refused; `Reason.NO_ERROR` if it can be accepted: its base window is reserved."""
+        """Return why the stream has to be refused; `Reason.NO_ERROR` if it can be accepted and its window is
+        reserved."""
         if self._output.goaway is not None:
             return Reason.GOING_AWAY
         if not may_open(frame.kind, self.features):
@@ -122,7 +123,7 @@ class Incoming:
     def _on_opened(self, stream: Stream, frame: frames.Opened, now: float) -> None:
         if stream.states.apply(Input.RECV_OPENED):
             stream.send_window.raise_to(frame.limit)
-            # Memory that was short when OPEN was written may be available now: state the limit that has grown since.
+            # More memory may be available than when OPEN was written: state the limit, which may have grown since.
             if stream.receive_window.grow_to(self._config.initial_window, now):
                 self._output.window(stream)
             self._events.append(StreamAnswered(stream))

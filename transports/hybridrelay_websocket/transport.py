@@ -32,7 +32,7 @@ class WebSocketTransport(Transport):
         stream = await dialer.tcp(address.host, address.port)
         try:
             tune_stream(stream)
-            # Without outer TLS, everybody on the way could read the header fields, which are secrets.
+            # Without outer TLS, everyone on the way could read the header fields, which are secrets.
             headers = dialer.http.headers if address.outer_tls else ()
             path = dialer.http.path_prefix + PATH
             received = await handshake_as_client(stream, _host_header(address), path, headers)

@@ -92,9 +92,9 @@ class Senders:
 
     @property
     def away_until(self) -> float:
-        """If all relays have announced that they stop: when the first may be contacted again, on Trio's clock.
+        """When a relay may be contacted again if all have announced that they stop, on Trio's clock.
 
-        A time in the past if one of them may be contacted now.
+        It is a time in the past if one of them may be contacted now.
         """
         return min(sender.away_until for sender in self.all)
 
@@ -113,7 +113,7 @@ class Senders:
             except HybridRelayError as exc:
                 failures[sender] = exc
                 sender.note(exc)
-                # A failed rendezvous is not the relay's fault, unless the relay accepts nothing new.
+                # A failed rendezvous is not the relay's fault, unless the relay is draining.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
                 if accepts_nothing or not isinstance(exc, RendezvousError):
                     sender.failed()
@@ -142,7 +142,7 @@ class Senders:
         return opened[0]
 
     def _error(self, failures: dict[Sender, HybridRelayError], home: Sender | None) -> HybridRelayError:
-        """One error for the failures at all relays that were tried; rule 3."""
+        """Make one error of the failures at all relays that were tried; see rule 3."""
         gone = [sender for sender, error in failures.items() if _says_gone(error)]
         if home in gone:
             return failures[home]

@@ -80,11 +80,10 @@ class Broker(Generic[HandleT]):
     Args:
         authorization: the hybrid connections and keys that are known now.
         control_channels: places for control channels that a key has authorized.
-        listeners: those that are registered.
-        rendezvous: tickets and data channels.
+        listeners: the registered listeners.
+        rendezvous: the rendezvous, with their tickets and data channels.
         sender_secret: 32 random bytes, from which the names of senders are computed.
-        quotas: the limits that administrators have set; None: those of `authorization`, without editions.
-        max_asked: listeners that are asked for one join.
+        max_asked: how many listeners are asked for one join at most.
         quotas: the limits that administrators have set; None: those of `authorization`, without editions.
     """
 
@@ -105,7 +104,7 @@ class Broker(Generic[HandleT]):
         self.rendezvous = rendezvous
         self._sender_secret = sender_secret
         self._max_asked = max_asked
-        #: Nothing new is accepted.
+        #: Whether it is draining.
         self.is_draining = False
         #: The limits that administrators have set.
         self.quotas = Quotas(authorization.connections) if quotas is None else quotas
@@ -114,7 +113,7 @@ class Broker(Generic[HandleT]):
         self._outputs: list[Command[HandleT] | Event] = []
 
     def take(self) -> list[Command[HandleT] | Event]:
-        """What the inputs since the last call have led to, in order."""
+        """Return the outputs of the inputs since the last call, in order."""
         taken, self._outputs = self._outputs, []
         return taken
 
@@ -125,7 +124,7 @@ class Broker(Generic[HandleT]):
     # --- keys and hybrid connections
 
     def update(self, change: StoreChange, now: float) -> None:
-        """The store has changed: end at once what keys that are gone had authorized, and what was disabled."""
+        """The store has changed: end everything that removed keys had authorized, and disabled hybrid connections."""
         self.authorization.connections = change.snapshot
         self.quotas.update(change.snapshot, change.editions, now)
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
@@ -148,7 +147,7 @@ class Broker(Generic[HandleT]):
             self._disable(change, now)
 
     def _disable(self, change: StoreChange, now: float) -> None:
-        """End everything of the hybrid connections that were disabled."""
+        """End the registrations, control channels and rendezvous of hybrid connections that were disabled."""
         for name in sorted(change.disabled):
             for listener in self.listeners.of(name):
                 self.listeners.remove(listener)
@@ -189,7 +188,7 @@ class Broker(Generic[HandleT]):
         Args:
             connection: the hybrid connection.
             instance: the client's instance.
-            wanted: the listener that it asks for.
+            wanted: the listener that it asks for, if any.
             now: the time.
 
         Raises:
@@ -199,7 +198,7 @@ class Broker(Generic[HandleT]):
         self.quotas.admit_sender(connection, self.senders[connection], is_present=is_present)
 
     def _is_present(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
-        """Whether a join is for a session that exists: clients resume and move their sessions by the listener."""
+        """Whether a join is for an existing session: to resume or move a session, clients ask for its listener."""
         if wanted is None:
             return False
         return now < self.quotas.lenient_until or self.rendezvous.is_present(connection, instance, now)
@@ -210,8 +209,8 @@ class Broker(Generic[HandleT]):
         """Register an authorized listener, or renew its registration.
 
         Args:
-            listener: its control channel has shown the secret of its instance.
-            replaces: instances that are known to be dead, because the listener has shown their secrets.
+            listener: the listener, which has proved that it has the secret of its instance.
+            replaces: instances that are known to be dead, because the listener has presented their secrets.
 
         Raises:
             RendezvousError: see `ListenerTable.register`.
@@ -239,7 +238,7 @@ class Broker(Generic[HandleT]):
             )
 
     def unregister(self, listener: Listener[HandleT]) -> None:
-        """A listener has withdrawn its registration, or its control channel is over."""
+        """A listener has withdrawn its registration, or its control channel has ended."""
         if self.listeners.remove(listener):
             self._left(listener, Reason.NO_ERROR)
 
@@ -293,13 +292,13 @@ class Broker(Generic[HandleT]):
         return self._choose(join, now)
 
     def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
-        """A listener has answered, or has not.
+        """A listener has answered, or has not answered in time.
 
         Args:
-            ask: what it was asked.
+            ask: the request to which it answers.
             answer: `Answer.ACCEPTED`, `DECLINED`, `TIMEOUT` or `LOST`.
             now: the time.
-            reason: why it has declined; without meaning otherwise.
+            reason: why it has declined; ignored otherwise.
         """
         join, listener = ask.join, ask.listener
         applied = join.apply(answer)
@@ -314,13 +313,13 @@ class Broker(Generic[HandleT]):
         elif answer is Answer.TIMEOUT:
             self._outputs += [ListenerSilent(**facts), CheckListener(listener)]
         self.withdraw(ask.rendezvous_id, now)
-        # An offer that was lost with a control channel is made again where the instance has another one.
+        # If an offer was lost with a control channel, and the instance has another one, the offer is made again.
         if answer is Answer.DECLINED or not self._is_replaced(listener):
             join.passed_over.add(listener.instance)
         return self._choose(join, now)
 
     def cancel_join(self, ask: AskListener[HandleT], now: float) -> None:
-        """The sender does not wait any longer."""
+        """The sender no longer waits."""
         if ask.join.apply(Answer.CANCELLED):
             self.withdraw(ask.rendezvous_id, now)
 
@@ -367,7 +366,7 @@ class Broker(Generic[HandleT]):
     # --- control channels
 
     def admit(self, holder: Holder, handle: HandleT, instance: str) -> Place[HandleT]:
-        """Give a place to a control channel whose peer has shown its first valid token, until `Places.leave`.
+        """Give a place to a control channel whose peer has presented its first valid token, until `Places.leave`.
 
         Args:
             holder: the key of the token, and the address of the peer.
@@ -375,7 +374,7 @@ class Broker(Generic[HandleT]):
             instance: the instance of the peer.
 
         Raises:
-            RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed.
+            RendezvousError: with `Reason.LIMIT`: there is no place for it. Nothing has changed.
         """
         if (displaced := self.control_channels.choose_displaced(holder, instance)) is not None:
             self.control_channels.leave(displaced)
@@ -401,7 +400,7 @@ class Broker(Generic[HandleT]):
         self._end(rendezvous_id, Input.DROPPED, now)
 
     def use_ticket(self, ticket: bytes, now: float) -> Arrival:
-        """A data channel shows its ticket. Pass what is returned to `ready`, or to `gone`.
+        """A data channel presents its ticket. Pass the returned value to `ready`, or to `gone`.
 
         Raises:
             RemoteProtocolError: see `RendezvousTable.use`.
@@ -425,25 +424,25 @@ class Broker(Generic[HandleT]):
     def moving_ended(
         self, rendezvous_id: str, how: Input, now: float, *, bytes_to_client: int, bytes_to_connector: int
     ) -> None:
-        """The shell moves no more bytes of a rendezvous.
+        """The shell has stopped moving the bytes of a rendezvous.
 
         Args:
             rendezvous_id: it was joined.
             how: `Input.FINISHES`, `BREAKS` or `CANCELLED`.
             now: the time.
-            bytes_to_client: that were handed to the client's channel.
-            bytes_to_connector: that were handed to the connector's channel.
+            bytes_to_client: how many bytes were written to the client's channel.
+            bytes_to_connector: how many bytes were written to the connector's channel.
         """
         ended = self.rendezvous.end(rendezvous_id, how, now)
-        assert ended is not None, "a rendezvous that was joined ends when its bytes are not moved any longer"
+        assert ended is not None, "a joined rendezvous ends when its bytes are no longer moved"
         self._ended(ended, bytes_to_client, bytes_to_connector)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do next; None while there is nothing to wait for."""
+        """When `expire` has to be called next; None if there is nothing to wait for."""
         return self.rendezvous.next_deadline()
 
     def expire(self, now: float) -> None:
-        """End rendezvous that did not get both their data channels in time."""
+        """End rendezvous that did not get both of their data channels in time."""
         for ended in self.rendezvous.expire(now):
             self._outputs.append(
                 RendezvousTimeout(

@@ -1,7 +1,7 @@
 """The pairs of data channels that are joined now: their two ends, and how many bytes were moved between them. Pure.
 
 The pump counts the bytes of one pair in two integers (`Moved`), and nothing else is done for each block of bytes.
-Sums are made when somebody asks for them, of these integers and of what the pairs that have ended have left.
+Sums are computed on request, from these integers and from the sums of the pairs that have ended.
 """
 
 from __future__ import annotations

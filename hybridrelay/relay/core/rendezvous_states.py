@@ -23,12 +23,12 @@ class Side(enum.Enum):
 class State(enum.Enum):
     """The states of a rendezvous."""
 
-    #: No ticket was used.
+    #: No ticket has been used.
     OFFERED = "offered"
-    #: The listener's ticket was used, and the sender's was not.
+    #: The listener's ticket has been used, but not the sender's.
     LISTENER_WAITS = "listener waits"
     SENDER_WAITS = "sender waits"
-    #: Both tickets were used, and at least one of the data channels is not ready.
+    #: Both tickets have been used, and at least one of the data channels is not ready.
     MATCHED = "matched"
     #: Bytes are moved between the two data channels.
     JOINED = "joined"
@@ -52,7 +52,7 @@ class Input(enum.Enum):
     REVOKED = "revoked"
     #: The hybrid connection was disabled.
     DISABLED = "disabled"
-    #: A quota is used up whose limit ends sessions.
+    #: A quota that ends sessions is used up.
     OVERDRAWN = "overdrawn"
     #: Both directions ended with an end of file.
     FINISHES = "finishes"
@@ -105,9 +105,9 @@ REASONS = {
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
 }
 
-#: Not both tickets were used.
+#: States in which at least one ticket has not been used.
 OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
-#: Bytes have not been moved.
+#: States before the data channels are joined.
 UNJOINED = (*OPEN, State.MATCHED)
 #: Inputs that may end a rendezvous at any time.
 _FORCES = {
@@ -118,7 +118,7 @@ _FORCES = {
     Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,
 }
-#: How the moving of bytes ends.
+#: Inputs that report that the relay no longer moves bytes.
 _STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
 
 #: The next state and, where it decides how the rendezvous ends, the outcome.

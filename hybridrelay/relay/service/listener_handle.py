@@ -58,7 +58,7 @@ class SenderHandle(Protocol):
 
     @property
     def instance(self) -> str:
-        """The client's instance, as it says."""
+        """The client's instance, as stated by the client."""
 
     @property
     def address(self) -> str:
@@ -70,7 +70,7 @@ class SenderHandle(Protocol):
 
     @property
     def software(self) -> str:
-        """Name and version of the client, as it says."""
+        """Name and version of the client, as stated by the client."""
 
     def key_for(self, connection: str) -> KeyId | None:
         """The key with which it may join a hybrid connection; None: there is none."""

@@ -1,4 +1,4 @@
-"""The relay's state directory: one owner, closed to everybody else."""
+"""The relay's state directory: one owner, closed to everyone else."""
 
 from __future__ import annotations
 
