@@ -35,7 +35,7 @@ __all__ = ["OPERATIONS", "Monitored", "StatusCall", "make_router"]
 T = TypeVar("T")
 
 _JSON = "application/json"
-#: How long the pause after a snapshot is, in terms of how long the snapshot took.
+#: The pause after a snapshot, as a multiple of the time that the snapshot took.
 _REST = 9
 
 
@@ -54,11 +54,11 @@ class Monitored:
     _free_at: float = attrs.field(default=-math.inf, init=False)
 
     async def paced(self, make: Callable[[], T]) -> T:
-        """Call `make`, which takes a snapshot, when it is its turn.
+        """Call `make`, which takes a snapshot, once no other snapshot is being taken.
 
         Snapshots are taken one after the other, with pauses that are nine times as long as the last one took. So they
-        never take more than a tenth of the time of the event loop from the streams, however often someone asks: over
-        TCP, that may be any user of this machine.
+        never take more than a tenth of the time of the event loop from the streams, however many requests there are:
+        over TCP, that may be any user of this machine.
         """
         async with self._turn:
             await trio.sleep_until(self._free_at)
@@ -86,7 +86,7 @@ async def _get_status(call: StatusCall) -> StatusValue:
     limit = query.limit
 
     def make() -> StatusValue:
-        # All sessions that can be had: one may have a problem although it is not listed.
+        # As many sessions as possible, because one that is not listed may also have a problem.
         snapshot = monitored.source.snapshot(max_sessions=MAX_LISTED, max_streams=limit)
         role, stopping = monitored.source.role, monitored.stop.is_set()
         return StatusValue.of(

@@ -15,8 +15,8 @@ The rules:
    from the same instance or address, so that the session can be resumed.
    The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
    refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
-   again after `SILENT_SECONDS`, and one of them has sent nothing meanwhile, that pair is ended, and its place is
-   used. An instance does not get more places in this way.
+   again after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place
+   is used for the new one. An instance does not get more places in this way.
 4. The two data channels may become ready in an order other than that in which their tickets were used: after a
    channel has presented its ticket, it may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
@@ -49,12 +49,12 @@ from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outc
 
 __all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
-#: For how long the sender of a pair must have sent nothing since its instance was refused another one (seconds).
-#: Less than a session waits to be resumed, even if its first attempt is late. A session that is idle sends something
-#: every 25 seconds: if such a pair is ended by mistake, because its program moves to another route just then, the
-#: session is resumed over the new pair.
+#: How long the sender of a pair must have sent nothing, after its instance was refused another pair, for the pair to
+#: be ended (seconds). This is shorter than the time for which a session waits to be resumed, even if its first
+#: attempt is late. An idle session may send something only every 25 seconds. If its pair is ended by mistake, because
+#: its program is moving to another route just then, the session is resumed over the new pair.
 SILENT_SECONDS = 15.0
-#: How many pairs of an instance are looked at for that. An honest program has one or two.
+#: How many pairs of an instance are observed for that. An honest program has one or two.
 _MAX_LOOKED_AT = 8
 
 
@@ -126,7 +126,7 @@ class _Entry:
     joined_at: float | None = None
     #: How many bytes the sender had sent when the instance was last refused another rendezvous, and since when.
     heard: tuple[int, float] | None = None
-    #: Its place has been given to another rendezvous of the same instance.
+    #: Whether its place has been given to another rendezvous of the same instance.
     has_given_place: bool = False
     #: Set once it is known how the rendezvous ends.
     outcome: Outcome | None = None
@@ -195,7 +195,7 @@ class RendezvousTable:
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
         self._presence = Presence()
         self._bytes_from_sender = bytes_from_sender
-        #: Those that are joined, by the sender's key and instance.
+        #: The joined rendezvous, by the sender's key and instance.
         self._of_instance: dict[tuple[KeyId, str], dict[_Entry, None]] = {}
 
     @property
