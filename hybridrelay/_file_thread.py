@@ -1,4 +1,4 @@
-"""Reading files in a thread while a program runs, because the file system may answer late, or never."""
+"""Reads files in a thread while a program runs, because the file system may answer late, or never."""
 
 from __future__ import annotations
 

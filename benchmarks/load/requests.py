@@ -1,4 +1,5 @@
-"""Requests and answers of the same size, on one stream or many. Each request follows the answer to the one before."""
+"""Requests and answers of the same size, on one or more streams. Each request follows the answer to the previous
+one."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def measure(
         entry: the port to connect to.
         pids: the processes whose usage is measured, by role.
         size: the size of a request, and of an answer (bytes).
-        streams: the number of streams. Each always has one request without an answer.
+        streams: the number of streams. On each, there is always one request that is not answered yet.
         warm_up: the time that is not counted (seconds).
         seconds: the time that is counted.
     """

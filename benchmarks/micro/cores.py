@@ -1,4 +1,5 @@
-"""Benchmarks without sockets: the codec, the session core, tokens. Times are for one step, such as one frame."""
+"""Benchmarks without sockets: the codec, the session core, and tokens. A time is that of one step, such as one
+frame."""
 
 from __future__ import annotations
 

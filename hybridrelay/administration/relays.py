@@ -97,5 +97,5 @@ def _change(
         replace=replace,
         create=create,
         what="the list of relays was changed",
-        remedy="make it possible to write these files, and run the command again for --update",
+        remedy="make these files writable, and run the command again with --update",
     )

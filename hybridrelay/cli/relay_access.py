@@ -120,7 +120,7 @@ def refuse_management_options(args: argparse.Namespace, given: str, *, remedy: s
     Args:
         args: the command's arguments.
         given: the option that was given instead of ``--management``.
-        remedy: why it needs none of them.
+        remedy: the reason why it does not need them.
 
     Raises:
         ConfigurationError: one is given.

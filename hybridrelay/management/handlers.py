@@ -1,6 +1,6 @@
 """The handlers of the operations of the management API, and the table of operations.
 
-The module is long because each operation on what the registry contains is a function and a row here.
+The module is long because it has a function and a row for each operation on the registry.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["OPERATIONS"]
 async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
     after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
-    # One more than is wanted shows whether there is another page.
+    # Fetch one more than requested, to know whether there is another page.
     found = await call.managed.read_store(lambda store: _seen(store, call.caller.scope, after, query))
     page, more = found[: query.limit], len(found) > query.limit
     relay = call.managed.relay
@@ -62,7 +62,7 @@ async def _list_connections(call: Call) -> ConnectionPage:
 
 
 def _seen(store: Store, scope: Scope, after: str, query: PageQuery) -> Sequence[HybridConnection]:
-    """Those of the next page that a caller with this scope may see, and one more. In a thread."""
+    """Return those of the next page that a caller with this scope may see, and one more. Runs in a thread."""
     if scope.only is not None:
         is_wanted = scope.only.startswith(query.prefix) and scope.only > after
         return [one for one in store.list(prefix=scope.only) if one.name == scope.only] if is_wanted else ()
@@ -98,7 +98,7 @@ async def _put_connection(call: Call) -> ConnectionValue:
 
 
 def _parse_hosts_untrusted(endpoints: Sequence[str]) -> tuple[str, ...]:
-    """The hosts of a hybrid connection's relays. Raises RequestError, which says which of them is wrong."""
+    """Parse the hosts of a hybrid connection's relays. Raises RequestError, which says which of them is wrong."""
     hosts: list[str] = []
     errors: list[dict[str, str]] = []
     for index, text in enumerate(endpoints):

@@ -1,7 +1,7 @@
 """The first bytes on every connection, and the relay's answer. SPEC.md, section 1.
 
-Both have a fixed length, so a reader takes exactly that many bytes from the transport and what follows stays
-where it is: the relay may hand the socket to the kernel.
+Both have a fixed length, so that a reader takes exactly that many bytes from the transport, and leaves what follows
+in the socket: the relay may then have the kernel move it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STATUS_SIZE = _STATUS.size
 TICKET_SIZE = 32
 #: A ticket begins with the id of the relay that made it.
 RELAY_ID_SIZE = 4
-#: The id that no relay has: a probe of a data port shows a ticket of zeros.
+#: An id that no relay has: a probe of a data port presents a ticket of zeros.
 NO_RELAY = bytes(RELAY_ID_SIZE)
 #: An admission proof is in the place of the ticket of a data channel.
 PROOF_SIZE = TICKET_SIZE
@@ -65,10 +65,10 @@ class Preamble:
 
 
 def decode_preamble_untrusted(data: bytes) -> Preamble:
-    """Parse exactly `PREAMBLE_SIZE` bytes. Flags that we do not know are ignored.
+    """Parse exactly `PREAMBLE_SIZE` bytes. Unknown flags are ignored.
 
     Raises:
-        RemoteProtocolError: not a preamble, or of a version or purpose that we do not know.
+        RemoteProtocolError: it is not a preamble, or its version or purpose is unknown.
     """
     if len(data) != PREAMBLE_SIZE:
         raise RemoteProtocolError("the preamble is truncated")
@@ -84,12 +84,12 @@ def decode_preamble_untrusted(data: bytes) -> Preamble:
 
 
 def relay_of_ticket(ticket: bytes) -> bytes:
-    """The id of the relay that made the ticket, or `NO_RELAY`. It is not secret."""
+    """Return the id of the relay that made the ticket, or `NO_RELAY`. It is not secret."""
     return ticket[:RELAY_ID_SIZE]
 
 
 def encode_status(reason: Reason) -> bytes:
-    """The relay's answer to a preamble; `Reason.NO_ERROR` means that the channel is ready."""
+    """Encode the relay's answer to a preamble; `Reason.NO_ERROR` means that the channel is ready."""
     return _STATUS.pack(_STATUS_MAGIC, PREAMBLE_VERSION, 0, reason)
 
 
@@ -97,7 +97,7 @@ def decode_status_untrusted(data: bytes) -> Reason:
     """Parse exactly `STATUS_SIZE` bytes.
 
     Raises:
-        RemoteProtocolError: not a status: whatever answered is not a relay.
+        RemoteProtocolError: it is not a status, so whatever has answered is not a relay.
     """
     if len(data) != STATUS_SIZE:
         raise RemoteProtocolError("the connection ended before the relay's status")

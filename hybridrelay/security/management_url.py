@@ -21,7 +21,7 @@ _SIGNATURE = "SharedAccessSignature "
 
 @attrs.frozen
 class ManagementUrl:
-    """Where a management API is served."""
+    """The URL of a management API."""
 
     #: ``http`` or ``https``.
     scheme: str

@@ -12,10 +12,10 @@ __all__ = ["parsing_certificate"]
 def parsing_certificate() -> Iterator[None]:
     """Convert all errors in a certificate that are found in the block to ValueError.
 
-    `cryptography` parses a certificate in parts, when they are asked for, and has many exceptions for what it cannot
-    parse: `InvalidVersion`, `UnsupportedAlgorithm`, `ExtensionNotFound`, `DuplicateExtension` and `TypeError` are not
-    derived from ValueError. OpenSSL completes a handshake with such a certificate if it does not verify it. Therefore
-    the block must contain the parsing and every access to a part, and nothing else.
+    `cryptography` parses the parts of a certificate when they are used, and raises many different exceptions if it
+    cannot parse them: `InvalidVersion`, `UnsupportedAlgorithm`, `ExtensionNotFound`, `DuplicateExtension` and
+    `TypeError` are not derived from ValueError. OpenSSL completes a handshake with such a certificate if it does not
+    verify it. Therefore the block must contain the parsing and every access to a part, and nothing else.
 
     Raises:
         ValueError: the certificate cannot be parsed.

@@ -42,7 +42,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._end_sent = False
         self._end_received = False
-        #: A frame was sent only in part: the peer would take anything that follows for its rest.
+        #: Whether a frame was sent only in part. The peer would take whatever follows as the rest of it.
         self._torn = False
         #: Why nothing more can be received; None if more can.
         self._lost: str | None = None
@@ -82,7 +82,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
                 raise self._broken("the connection is lost") from exc
 
     async def send_eof(self) -> None:
-        """Signal the end of our data. Raises and cancels like `send_all`. Idempotent."""
+        """Signal the end of the data. Errors and cancellation are as in `send_all`. Idempotent."""
         with self._sending:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._end_sent and not self._closed:
@@ -113,7 +113,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             return data
 
     async def aclose(self) -> None:
-        """Signal the end of our data, if that is possible, and close the stream below. Idempotent.
+        """Signal the end of the data, if that is possible, and close the stream below. Idempotent.
 
         If cancelled, the stream below is closed, too, but no end is signalled: the peer sees a broken connection.
         """
@@ -146,13 +146,13 @@ class FramedStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError("an earlier frame was not finished")
 
     def _broken(self, why: str) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        """The exception to raise for a connection that failed, possibly because we have closed it ourselves."""
+        """Return the exception for a connection that failed, possibly because this side has closed it."""
         if self._closed:
             return trio.ClosedResourceError("this stream was closed")
         return trio.BrokenResourceError(why)
 
     async def _read(self, max_bytes: int) -> None:
-        """Read once more from below."""
+        """Read once from the stream below."""
         try:
             data = await self._below.receive_some(read_below(max_bytes))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -166,7 +166,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
         return self._broken(why)
 
     def _decode(self, max_bytes: int) -> bytes:
-        """Payload that has arrived; empty if more is needed or the end of the data was reached.
+        """Return payload that has arrived; nothing if more is needed or the end of the data was reached.
 
         Raises:
             trio.BrokenResourceError: what arrived is not a frame.

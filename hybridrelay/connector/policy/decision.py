@@ -1,4 +1,4 @@
-"""Deciding whether a subject may do something with a resource. Pure.
+"""Decides whether a subject may do something with a resource. Pure.
 
 The subject is the identity that an application has proved on its data channel. What the application states about
 itself has no effect.

@@ -1,4 +1,4 @@
-"""The hybrid connections at one relay: what is registered, what is refused, and the key for control channels."""
+"""The hybrid connections at one relay: which are registered, which are refused, and the key for control channels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Registrations(Mapping[str, Registration]):
         self._host = host
         self._out = out
         self._by_name: dict[str, Registration] = {}
-        #: The key whose possession new control channels prove.
+        #: The key with which new control channels are opened.
         self._key: Secret | None = None
 
     def __getitem__(self, name: str) -> Registration:
@@ -47,36 +47,36 @@ class Registrations(Mapping[str, Registration]):
 
     @property
     def are_refused(self) -> bool:
-        """The relay refuses all of them."""
+        """Whether the relay refuses all of them."""
         return all(one.is_refused for one in self.values())
 
     def asks_again_in(self, now: float) -> float:
-        """Seconds until the relay may be asked again for one that it has refused; `MAX_GRANT` if there is none."""
+        """The seconds until a refused request may be repeated; `MAX_GRANT` if there is none."""
         return min((one.asks_again_in(now) for one in self.values() if one.is_refused), default=MAX_GRANT)
 
     def are_hopeless(self, now: float) -> bool:
-        """All are refused, and it is too early to ask again."""
+        """Whether all are refused, and it is too early to repeat a request."""
         return self.are_refused and self.asks_again_in(now) > 0
 
     def are_over(self, channel: int) -> bool:
-        """At least one is registered over this control channel."""
+        """Whether at least one is registered over this control channel."""
         return any(one.over == channel for one in self.values())
 
     # --- what is published
 
     def add(self, name: str, string: ConnectionString) -> None:
-        """Register this one, too."""
+        """Add a hybrid connection, which has to be registered, too."""
         self._by_name[name] = Registration(name, string)
         self.choose_key()
 
     def remove(self, name: str) -> Registration:
-        """Register this one no longer."""
+        """Remove a hybrid connection, which is no longer to be registered."""
         registration = self._by_name.pop(name)
         self.choose_key()
         return registration
 
     def change_string(self, name: str, string: ConnectionString, now: float) -> None:
-        """This one has another connection string from now on."""
+        """Use another connection string for a hybrid connection from now on."""
         registration = self[name]
         registration.string = string
         registration.ask_again(now)
@@ -93,7 +93,7 @@ class Registrations(Mapping[str, Registration]):
                 self._out.append(commands.UseKey(key))
 
     def check_refusals(self, now: float) -> bool:
-        """Ask again for those that were refused a while ago. Returns whether there are any."""
+        """Prepare to repeat the requests that were refused a while ago. Returns whether there are any."""
         outdated = [one for one in self.values() if one.may_be_outdated(now)]
         for one in outdated:
             one.ask_again(now)
@@ -106,7 +106,7 @@ class Registrations(Mapping[str, Registration]):
     def succeeded(
         self, one: Registration, string: ConnectionString, *, over: int, route: str, relay: RelayIdentity, now: float
     ) -> None:
-        """The relay has registered it with this connection string over this channel."""
+        """Note that the relay has registered it with this connection string over this channel."""
         if one.over != over:
             self._out.append(events.RegistrationSucceeded(connection=one.name, host=self._host, route=route))
         one.succeeded(over, relay, string, now)
@@ -118,13 +118,13 @@ class Registrations(Mapping[str, Registration]):
             self._out.append(events.RegistrationEnded(connection=one.name, host=self._host, reason=reason))
 
     def lose_all_over(self, channel: int) -> None:
-        """This control channel has ended: nothing is registered over it."""
+        """Note that this control channel has ended, so that nothing is registered over it."""
         for one in self.values():
             if one.over == channel:
                 self.lose(one, Reason.SESSION_LOST)
 
     def failed(self, one: Registration, error: HybridRelayError, now: float) -> None:
-        """The relay has refused to register it, or has ended its registration."""
+        """Note that the relay has refused to register it, or has ended its registration."""
         permanent = error.reason.is_permanent
         self.lose(one, error.reason)
         one.failed(error, now, permanent=permanent)
@@ -141,21 +141,21 @@ class Registrations(Mapping[str, Registration]):
         )
 
     def all_failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """No request could be made for any of them. Those that were refused before stay refused for that reason,
-        unless `permanent`."""
+        """Note that no request could be made for any of them. If `permanent` is False, those that were refused before
+        keep the reason of that refusal."""
         for one in self.values():
             if permanent or not one.is_refused:
                 one.failed(error, now, permanent=permanent)
 
     def stays(self, one: Registration, error: HybridRelayError) -> None:
-        """The relay refuses it over a new channel. Over an earlier one it is still registered; if the relay ends that
-        registration, it says so over the earlier channel."""
+        """Note that the relay refuses it over a new channel. It is still registered over an earlier one; if the relay
+        ends that registration, it says so over the earlier channel."""
         self._out.append(
             events.RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
         )
 
     def falls_back(self, one: Registration, error: HybridRelayError) -> None:
-        """The relay refuses its changed connection string, and accepts the earlier one."""
+        """Note that the relay refuses its changed connection string, and accepts the earlier one."""
         if one.rejected is not one.string:  # published once, although each renewal tries the new key again
             one.rejected = one.string
             self._out.append(
@@ -169,7 +169,8 @@ class Registrations(Mapping[str, Registration]):
             )
 
     def same_relay(self, one: Registration, host: str, now: float) -> None:
-        """It is registered at this relay under another host name. The two would keep displacing each other."""
+        """Note that it is registered at this relay under another host name. The two would displace each other
+        repeatedly."""
         error = ConfigurationError(
             f"{one.name}: {self._host} is the same relay as {host}",
             reason=Reason.SUPERSEDED,

@@ -111,7 +111,7 @@ class Ended:
 class _Entry:
     id: str
     connection: str
-    #: Of the sender.
+    #: The instance of the sender.
     instance: str
     keys: Mapping[Side, KeyId]
     expires_at: float
@@ -209,12 +209,12 @@ class RendezvousTable:
         return len(self._entries) - len(self._open)
 
     def count(self, connection: str) -> int:
-        """The rendezvous of a hybrid connection that have not ended."""
+        """Return the number of rendezvous of a hybrid connection that have not ended."""
         return self._presence.count(connection)
 
     @property
     def connections(self) -> list[str]:
-        """The hybrid connections that have any."""
+        """Return the hybrid connections that have any rendezvous."""
         return self._presence.connections
 
     def is_present(self, connection: str, instance: str, now: float) -> bool:
@@ -390,7 +390,7 @@ class RendezvousTable:
     def end_connections(
         self, connections: Collection[str], happened: Input, keys: Collection[KeyId], now: float
     ) -> list[Ended | Stopping]:
-        """End everything of these hybrid connections, joined or not. `keys`: all keys that they have."""
+        """End all rendezvous of these hybrid connections, whether joined or not. `keys` are all of their keys."""
         hit = [entry for entry in self._entries.values() if entry.connection in connections]
         ends = [self._end(entry, happened, now) for entry in hit]
         for key in keys:
