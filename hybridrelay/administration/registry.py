@@ -50,6 +50,8 @@ class KeyInfo:
     generation: int
     #: None if the key is revoked.
     fingerprint: str | None
+    #: When it was last used (seconds since 1970); None if never, or if no relay was asked.
+    last_used: float | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 
-from ..administration import ConnectionInfo
+from ..administration import ConnectionInfo, KeyInfo
 from ..security import KeySlot, Rule
 from . import output
 
 
-def key_rows(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None) -> list[tuple[str, str, str, str]]:
+def key_rows(
+    connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None
+) -> list[tuple[str, str, str, str, str]]:
     """Return the rows of a table: rule, rights, slot, and the key's fingerprint, or the key itself.
 
     Args:
@@ -20,7 +23,15 @@ def key_rows(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None)
     for rule in connection.rules:
         for slot in KeySlot:
             shown = rule.fingerprint(slot) if keys is None else _key(keys, rule.name, slot)
-            rows.append((rule.name, ", ".join(sorted(rule.rights)), slot.value, shown or "revoked"))
+            rows.append(
+                (
+                    rule.name,
+                    ", ".join(sorted(rule.rights)),
+                    slot.value,
+                    shown or "revoked",
+                    _last_use(rule.keys[slot]),
+                )
+            )
     return rows
 
 
@@ -38,6 +49,7 @@ def keys_as_dicts(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = 
                 "rights": sorted(rule.rights),
                 "key": slot.value,
                 "fingerprint": rule.fingerprint(slot),
+                "last_used": rule.keys[slot].last_used,
             }
             if keys is not None:
                 entry["value"] = _key(keys, rule.name, slot)
@@ -59,3 +71,9 @@ def tell_ended(name: str, rule: str, old: str | None) -> None:
             f"Connection strings of {name} with SharedAccessKeyName={rule} and the old key (fingerprint "
             f"{old}) stop working now."
         )
+
+
+def _last_use(key: KeyInfo) -> str:
+    if key.last_used is None:
+        return "-"
+    return dt.datetime.fromtimestamp(int(key.last_used), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -24,6 +24,7 @@ from .arguments import (
     rules,
     status,
     tokens,
+    usage,
 )
 from .command import Command
 from .parsing import HelpFormatter, Parser
@@ -77,6 +78,7 @@ COMMANDS: tuple[Command, ...] = (
     rules.COMMAND,
     keys.COMMAND,
     limits.COMMAND,
+    usage.COMMAND,
     tokens.COMMAND,
     connector.COMMAND,
     forward.COMMAND,

@@ -8,7 +8,7 @@ import attrs
 
 from .base import Event, Level
 
-__all__ = ["QuotaNear", "QuotaReached", "RelayQuotaNear", "RelayQuotaReached"]
+__all__ = ["QuotaNear", "QuotaReached", "RelayQuotaNear", "RelayQuotaReached", "UsageClockBehind"]
 
 
 @attrs.frozen(kw_only=True)
@@ -57,3 +57,19 @@ class RelayQuotaReached(_Quota):
     name: ClassVar = "relay-quota.reached"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A quota of the relay's edition is used up"
+
+
+@attrs.frozen(kw_only=True)
+class UsageClockBehind(Event):
+    """The clock is before the month in which usage is counted. That stays the month until the clock has passed it.
+
+    If the clock is right, it was wrong before: stop the relay, delete ``usage.db`` in its state directory, and start
+    it again.
+    """
+
+    name: ClassVar = "usage.clock-behind"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The clock is before the month in which usage is counted"
+
+    #: ``2026-11``.
+    period: str

@@ -257,7 +257,7 @@ def _connection(value: ConnectionValue) -> ConnectionInfo:
 
 
 def _rule(value: AuthorizationRule) -> RuleInfo:
-    keys = {key.slot: KeyInfo(key.generation, key.fingerprint) for key in value.keys}
+    keys = {key.slot: KeyInfo(key.generation, key.fingerprint, key.last_used) for key in value.keys}
     try:
         return RuleInfo(value.name, frozenset(map(Right, value.rights)), {slot: keys[slot.value] for slot in KeySlot})
     except (KeyError, ValueError):

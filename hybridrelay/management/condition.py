@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
+from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .live_values import RelayProblem
 
 __all__ = ["MAX_UNSERVED", "relay_problems"]
@@ -45,6 +45,7 @@ def relay_problems(
     for certificate in snapshot.certificates:
         found += _of_certificate(certificate, now)
     found += [RelayProblem(code=one.code, detail=one.detail, remedy=one.remedy) for one in snapshot.file_problems]
+    found += [_of_quota(one) for one in sorted(snapshot.quotas, key=lambda one: not one.is_reached)]
     found += _of_places("pairs", "places for pairs of data channels", snapshot.pairs, "or --max-pairs")
     found += _of_places("control-channels", "places for control channels", snapshot.control_channels)
     found += _of_places(
@@ -85,6 +86,20 @@ def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayP
             remedy="renew it; the relay notices the new file within half a minute",
         )
     ]
+
+
+def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
+    whose = "the relay" if quota.connection is None else quota.connection
+    used = f"{quota.used} of {quota.limit} {quota.kind} of {whose} are used"
+    if quota.kind == "bytes":
+        used += " in this month"
+    command = "hybridrelay editions --help" if quota.connection is None else "hybridrelay connections limits --help"
+    return RelayProblem(
+        code="quota-reached" if quota.is_reached else "quota-near",
+        detail=f"{used}; what is new is refused" if quota.is_reached else used,
+        remedy=f"raise the limit if it is too low: {command}",
+        connection=quota.connection,
+    )
 
 
 def _of_places(code: str, what: str, places: PlacesSnapshot, remedy: str = "") -> list[RelayProblem]:

@@ -112,6 +112,8 @@ class OwnCredentials:
             raise Refused(str(exc)) from None
         except (NotFound, ValueError):
             raise Refused("the signature is not for a hybrid connection of this relay") from None
+        if (key := connection.key_id(verified.rule_name, verified.slot)) is not None:
+            self._managed.relay.note_use(key)
         generation = connection.generations.get((verified.rule_name, verified.slot), 0)
         credential = KeyCredential(name, verified.rule_name, verified.slot, generation)
         return Identified(_caller_by_key(credential), credential, verified.expires_at)

@@ -27,6 +27,7 @@ from .operations import Operation, Operations
 from .problems import Problem, problem
 from .quotas import EDITION_ROWS
 from .tokens import TOKEN_OPERATIONS
+from .usage import USAGE_ROWS
 from .values import (
     AccessKeys,
     AuthorizationRule,
@@ -56,7 +57,7 @@ async def _list_connections(call: Call) -> ConnectionPage:
     page, more = found[: query.limit], len(found) > query.limit
     relay = call.managed.relay
     return ConnectionPage(
-        value=tuple(ConnectionValue.of(one, relay.connection(one.name)) for one in page),
+        value=tuple(ConnectionValue.of(one, relay.connection(one.name), relay.last_use) for one in page),
         next_cursor=encode_cursor(page[-1].name) if more else None,
     )
 
@@ -217,7 +218,8 @@ async def _delete_connection(call: Call) -> None:
 
 def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
     call.shown_version = connection.version
-    return ConnectionValue.of(connection, call.managed.relay.connection(connection.name))
+    relay = call.managed.relay
+    return ConnectionValue.of(connection, relay.connection(connection.name), relay.last_use)
 
 
 # --- authorization rules and keys
@@ -225,7 +227,9 @@ def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
 
 async def _list_rules(call: Call) -> RulePage:
     connection = await call.managed.read_store(lambda store: store.get(call.name))
-    return RulePage(value=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules))
+    return RulePage(
+        value=tuple(AuthorizationRule.of(connection, rule, call.managed.relay.last_use) for rule in connection.rules)
+    )
 
 
 async def _get_rule(call: Call) -> AuthorizationRule:
@@ -296,7 +300,7 @@ def _keys(call: Call, connection: HybridConnection) -> AccessKeys:
 
 def _shown_rule(call: Call, connection: HybridConnection, rule: Rule) -> AuthorizationRule:
     call.shown_version = connection.version
-    return AuthorizationRule.of(connection, rule)
+    return AuthorizationRule.of(connection, rule, call.managed.relay.last_use)
 
 
 _CONNECTIONS = "/v1/hybridConnections"
@@ -444,5 +448,6 @@ OPERATIONS: Operations[Call] = Operations(
         *EVENT_ROWS,
         *AUDIT_ROWS,
         *TOKEN_OPERATIONS,
+        *USAGE_ROWS,
     ]
 )

@@ -13,6 +13,7 @@ from .._threads import run_in_thread
 from .._version import __version__
 from ..relay import LiveRelay
 from ..relay.snapshot import ConnectionSnapshot, PlacesSnapshot, RelaySnapshot
+from ..relay.usage import TOTAL
 from .exposition import Sample, counter, gauge, histogram
 
 __all__ = ["relay_metrics"]
@@ -32,6 +33,7 @@ async def relay_metrics(relay: LiveRelay) -> str:
     rendezvous = "From the offer of a rendezvous until both of its data channels were there."
     parts += [
         _histogram("hybridrelay_rendezvous_seconds", rendezvous, relay.rendezvous_times()),
+        *_of_usage(relay),
         _histogram("hybridrelay_loop_lag_seconds", "How late the event loop was.", relay.loop_lag()),
     ]
     return "".join(parts)
@@ -72,6 +74,29 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
             yield {"connection": name, "direction": "to_connector"}, one.bytes_to_connector
 
     yield counter("hybridrelay_relayed_bytes_total", "Bytes that were handed on, while they flow.", moved())
+
+
+def _of_usage(relay: LiveRelay) -> Iterator[str]:
+    """The usage of the present month, and the quotas that are nearly used up."""
+    usage, quotas = relay.usage(TOTAL), relay.snapshot().quotas
+    directions = (("to_client", usage.to_client), ("to_connector", usage.to_connector))
+    yield gauge(
+        "hybridrelay_period_bytes",
+        "Bytes that were passed on in this calendar month (UTC).",
+        [({"direction": direction}, value) for direction, value in directions],
+    )
+    yield gauge(
+        "hybridrelay_quota_used_ratio",
+        "How much of a quota is used, if it is four fifths or more. The connection is empty for the whole relay.",
+        [({"connection": one.connection or "", "quota": one.kind}, one.used / one.limit) for one in quotas],
+    )
+    counters = relay.counters
+    uses = [
+        ({"connection": key.connection, "rule": key.rule, "slot": key.slot.value}, at)
+        for key, at in relay.key_uses().items()
+        if counters.label(key.connection) == key.connection
+    ]
+    yield gauge("hybridrelay_key_last_used_timestamp_seconds", "When a token by this key was last accepted.", uses)
 
 
 def _of_counters(relay: LiveRelay) -> Iterator[str]:

@@ -6,6 +6,7 @@ in the public service.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, TypeAlias
 
 import attrs
@@ -18,6 +19,7 @@ from ..relay.model import (
     MAX_METADATA_NAME,
     MAX_METADATA_VALUE,
     HybridConnection,
+    KeyId,
 )
 from ..relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND, Limits
 from ..relay.snapshot import ConnectionSnapshot
@@ -64,6 +66,9 @@ Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_COUNT)]
 EditionName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+#: Returns when a key was last used; None if never.
+LastUse: TypeAlias = Callable[[KeyId], float | None]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -185,6 +190,8 @@ class KeyValue(Value, frozen=True):
     slot: Slot
     #: Changes with the key; 0 if the key is revoked.
     generation: int
+    #: When a token by this key was last accepted (seconds since 1970); null if never.
+    last_used: float | None
     #: Distinguishes keys; null if the key is revoked.
     fingerprint: str | None
 
@@ -197,14 +204,16 @@ class AuthorizationRule(Value, frozen=True):
     keys: tuple[KeyValue, ...]
 
     @classmethod
-    def of(cls, connection: HybridConnection, rule: Rule) -> AuthorizationRule:
-        """Make the value for a rule of a hybrid connection."""
+    def of(cls, connection: HybridConnection, rule: Rule, last_use: LastUse) -> AuthorizationRule:
+        """Make the value for a rule of a hybrid connection; `last_use` says when a key was last used."""
         keys = []
         for slot in KeySlot:
             key = rule.key(slot)
             generation = connection.generations.get((rule.name, slot), 0)
             fingerprint = None if key is None else key_fingerprint(key)
-            keys.append(KeyValue(slot=slot.value, generation=generation, fingerprint=fingerprint))
+            id_ = connection.key_id(rule.name, slot)
+            used = None if id_ is None else last_use(id_)
+            keys.append(KeyValue(slot=slot.value, generation=generation, fingerprint=fingerprint, last_used=used))
         return cls(name=rule.name, rights=tuple(sorted(rule.rights)), keys=tuple(keys))
 
 
@@ -266,7 +275,7 @@ class ConnectionValue(Value, frozen=True):
     bytes_to_connector: int
 
     @classmethod
-    def of(cls, connection: HybridConnection, live: ConnectionSnapshot) -> ConnectionValue:
+    def of(cls, connection: HybridConnection, live: ConnectionSnapshot, last_use: LastUse) -> ConnectionValue:
         """Make the value for a hybrid connection, with its present numbers of listeners and senders."""
         return cls(
             name=connection.name,
@@ -279,7 +288,7 @@ class ConnectionValue(Value, frozen=True):
             created_at=connection.created_at,
             updated_at=connection.updated_at,
             version=connection.version,
-            authorization_rules=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules),
+            authorization_rules=tuple(AuthorizationRule.of(connection, rule, last_use) for rule in connection.rules),
             listener_count=live.listeners,
             sender_count=live.senders,
             session_count=live.sessions,

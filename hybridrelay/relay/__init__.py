@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .snapshot import ListenerSnapshot as ListenerSnapshot
     from .snapshot import LiveRelay as LiveRelay
     from .snapshot import PlacesSnapshot as PlacesSnapshot
+    from .snapshot import QuotaSnapshot as QuotaSnapshot
     from .snapshot import RelaySnapshot as RelaySnapshot
     from .snapshot import SenderSnapshot as SenderSnapshot
     from .snapshot import SessionSnapshot as SessionSnapshot
@@ -52,6 +53,7 @@ _HOMES = {
         "ListenerSnapshot",
         "LiveRelay",
         "PlacesSnapshot",
+        "QuotaSnapshot",
         "RelaySnapshot",
         "SenderSnapshot",
         "SessionSnapshot",

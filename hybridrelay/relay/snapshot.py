@@ -6,6 +6,7 @@ of listeners does not delay its other work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -13,6 +14,8 @@ import attrs
 from .._histogram import HistogramSnapshot
 from .counters import RelayCounters
 from .history import HistoryQuery, Row
+from .model import KeyId
+from .usage import NO_USAGE, PastUsage, Period, Usage
 
 __all__ = [
     "CertificateSnapshot",
@@ -23,6 +26,7 @@ __all__ = [
     "LiveRelay",
     "PlacesSnapshot",
     "Position",
+    "QuotaSnapshot",
     "RelaySnapshot",
     "SenderSnapshot",
     "SessionSnapshot",
@@ -154,6 +158,23 @@ class FileProblem:
 
 
 @attrs.frozen
+class QuotaSnapshot:
+    """A quota of which four fifths or more are used."""
+
+    #: None: of the relay as a whole.
+    connection: str | None
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
+    kind: str
+    used: int
+    limit: int
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether all of it is used."""
+        return self.used >= self.limit
+
+
+@attrs.frozen
 class RelaySnapshot:
     """Numbers about the whole relay. To take them costs the same, however many there are."""
 
@@ -171,6 +192,10 @@ class RelaySnapshot:
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
     certificates: tuple[CertificateSnapshot, ...] = ()
+    #: What all hybrid connections have used in the present period.
+    usage: Usage = NO_USAGE
+    #: Quotas of which four fifths or more are used, at most 100.
+    quotas: tuple[QuotaSnapshot, ...] = ()
     #: Whether it runs.
     is_running: bool = False
     #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
@@ -221,6 +246,28 @@ class LiveRelay(Protocol):
 
     def loop_lag(self) -> HistogramSnapshot:
         """How late the relay's event loop was, measured once a second."""
+
+    def usage(self, name: str) -> Usage:
+        """What a hybrid connection, or all of them (`TOTAL`), has used in the present period."""
+
+    def period(self) -> Period:
+        """The present period."""
+
+    async def past_usage(self, name: str) -> list[PastUsage]:
+        """The usage of a hybrid connection, or of all of them (`TOTAL`), in earlier periods, the latest first.
+
+        Raises:
+            StateError: the file cannot be read.
+        """
+
+    def last_use(self, key: KeyId) -> float | None:
+        """When a key was last used (seconds since 1970); None if never."""
+
+    def key_uses(self) -> Mapping[KeyId, float]:
+        """When keys were last used (seconds since 1970)."""
+
+    def note_use(self, key: KeyId) -> None:
+        """A key was used now, for the management API."""
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         """What happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.

@@ -245,7 +245,7 @@ def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path)
 def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Created, tmp_path: Path) -> None:
     """The file of ``--out`` is kept, because it may have the only copy of the new key; other files are unchanged."""
     with SQLiteStore.open(created.state) as store:
-        value = msgspec.to_builtins(ConnectionValue.of(store.get("orders"), ConnectionSnapshot()))
+        value = msgspec.to_builtins(ConnectionValue.of(store.get("orders"), ConnectionSnapshot(), lambda _: None))
     value["ofALaterVersion"] = True
     (tmp_path / "token").write_text("x")
     (tmp_path / "token").chmod(0o600)

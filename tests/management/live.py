@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import attrs
@@ -19,7 +20,9 @@ from hybridrelay.relay import (
 )
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
+from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.snapshot import Position
+from hybridrelay.relay.usage import PastUsage, Period, Usage
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
 LISTENER_END = EndSnapshot("1" * 32, "192.0.2.1", "tcp", "connector", "primary")
@@ -115,6 +118,29 @@ class FakeRelay:
         await trio.lowlevel.checkpoint()
         self.queries.append(query)
         return self.rows
+
+    used: dict[str, Usage] = attrs.field(factory=dict, kw_only=True)
+    past: list[PastUsage] = attrs.field(factory=list, kw_only=True)
+    uses: dict[KeyId, float] = attrs.field(factory=dict, kw_only=True)
+
+    def usage(self, name: str) -> Usage:
+        return self.used.get(name, Usage())
+
+    def period(self) -> Period:
+        return Period(2026, 11)
+
+    async def past_usage(self, name: str) -> list[PastUsage]:
+        await trio.lowlevel.checkpoint()
+        return self.past
+
+    def last_use(self, key: KeyId) -> float | None:
+        return self.uses.get(key)
+
+    def key_uses(self) -> Mapping[KeyId, float]:
+        return self.uses
+
+    def note_use(self, key: KeyId) -> None:
+        self.uses[key] = 3000.0
 
     def drain(self) -> bool:
         if self.numbers.is_running and self.numbers.draining_since is None:

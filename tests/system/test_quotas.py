@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from hybridrelay.errors import RendezvousError
-from hybridrelay.events import SenderRefused
+from hybridrelay.events import QuotaReached, RendezvousEnded, SenderRefused
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.quotas import Limits, Quota
@@ -50,7 +50,7 @@ async def test_what_is_new_is_refused_and_what_runs_goes_on(tmp_path: Path, limi
 
             await async_wait_until(is_refused, seconds=10, what="the limit is noticed")
             assert refusals[0].reason is reason
-            assert "(1 of 1)" in str(refusals[0])
+            assert "(1 of 1 are used)" in str(refusals[0])
             assert "connections limits" in str(refusals[0].remedy)
             assert {one.reason for one in events if isinstance(one, SenderRefused)} == {reason}
             await scene.echoes(b"while the limit is reached")
@@ -71,6 +71,45 @@ async def test_what_is_new_is_refused_and_what_runs_goes_on(tmp_path: Path, limi
                 return not await is_refused()
 
             await async_wait_until(is_admitted, seconds=10, what="the higher limit is noticed")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_bytes_that_are_used_up_refuse_what_is_new(tmp_path: Path, ends: bool) -> None:
+    async with relay_and_connector(tmp_path) as (relay, deployment, published, events):
+        string = deployment.string(published, Role.APPLICATION)
+        async with deployment.client(string, resume_deadline=1.0) as client, await client.open_stream() as stream:
+            scene = Scene(relay.live, stream, events)
+            await scene.echoes(b"x" * 100_000)
+            limit(tmp_path, Limits(bytes_per_period=200_000, end_at_limit=ends))
+
+            async def is_refused() -> bool:
+                # The relay adds up the bytes every few seconds.
+                async with deployment.client(string, open_patience=0) as other:
+                    try:
+                        await (await other.open_stream()).aclose()
+                    except RendezvousError as exc:
+                        return exc.reason is Reason.TRANSFER_QUOTA
+                return False
+
+            await async_wait_until(is_refused, seconds=20, what="the quota is used up")
+            usage = relay.live.usage("db")
+            assert usage.bytes >= 200_000
+            assert usage.joins >= 1
+            assert [one.limit for one in events if isinstance(one, QuotaReached)] == [200_000]
+            assert [one.used for one in relay.live.snapshot().quotas] == [usage.bytes]
+            if ends:
+
+                async def is_over() -> bool:
+                    return relay.live.snapshot().sessions == 0
+
+                await async_wait_until(is_over, seconds=20, what="the session has ended")
+                outcomes = {one.outcome for one in events if isinstance(one, RendezvousEnded)}
+                assert "quota used up" in outcomes
+            else:
+                await scene.echoes(b"a session that runs goes on")
+                (session,) = relay.live.sessions(9)
+                relay.live.drop_session("db", session.id)
+                await scene.echoes(b"and is resumed")
 
 
 @pytest.mark.parametrize("mode", ["tcp", "websocket"])

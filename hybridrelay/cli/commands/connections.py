@@ -106,7 +106,7 @@ def run_show(args: argparse.Namespace) -> int:
     if connection.disabled:
         output.say("disabled: the relay refuses everything for it until 'connections enable'")
     output.say()
-    output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT"), key_rows(connection)))
+    output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT", "LAST USED"), key_rows(connection)))
     return exits.OK
 
 

@@ -22,7 +22,7 @@ def run_list(args: argparse.Namespace) -> int:
         output.say_json(keys_as_dicts(connection, keys))
     else:
         last = "KEY TEXT" if args.show_keys else "FINGERPRINT"
-        output.say(output.table(("RULE", "RIGHTS", "KEY", last), key_rows(connection, keys)))
+        output.say(output.table(("RULE", "RIGHTS", "KEY", last, "LAST USED"), key_rows(connection, keys)))
     return exits.OK
 
 

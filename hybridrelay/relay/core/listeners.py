@@ -141,7 +141,7 @@ class ListenerTable(Generic[HandleT]):
             displaced = self._choose_displaced(known, listener, since)
             if displaced is None:
                 reason = Reason.LISTENER_QUOTA
-                raise RendezvousError(f"{reason.describe} ({len(known.listeners)} of {limit})", reason=reason)
+                raise RendezvousError(f"{len(known.listeners)} of {limit} are used", reason=reason)
             known.since[displaced.instance] = now  # so that it cannot take its place back at once
             self._depart(known, listener.connection, displaced.instance)
         self._connections[listener.connection] = known

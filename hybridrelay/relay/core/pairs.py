@@ -165,6 +165,15 @@ class PairTable:
         account = self._connections.get(connection)
         return Traffic() if account is None else account.traffic()
 
+    @property
+    def connections(self) -> list[str]:
+        """The hybrid connections that have had a pair since the relay started, or since they were created."""
+        return list(self._connections)
+
+    def has(self, connection: str) -> bool:
+        """Whether it is one of `connections`."""
+        return connection in self._connections
+
     def parts_of_connection(self, connection: str) -> tuple[Traffic, Sequence[Moved]]:
         """What the ended pairs of a hybrid connection have moved, and the counters of those that are joined.
 

@@ -43,6 +43,8 @@ class QuotaKind(enum.Enum):
     SENDERS = "senders"
     SESSIONS = "sessions"
     BYTES = "bytes"
+    #: Hybrid connections of the relay. The store refuses further ones.
+    CONNECTIONS = "hybrid connections"
 
 
 class Level(enum.Enum):
@@ -123,6 +125,8 @@ class Quotas:
         #: The names of hybrid connections for which any limit is set.
         self.limited = _limited(connections)
         self._levels: dict[_Key, Level] = {}
+        #: How much is used of quotas that are not `Level.FREE`, and their limits.
+        self._uses: dict[_Key, tuple[int, int]] = {}
         #: When the last event was published, by quota, level and limit.
         self._published: dict[tuple[_Key, Level, int], float] = {}
         self._events: list[Event] = []
@@ -140,6 +144,7 @@ class Quotas:
         self._connections, self._editions = connections, editions
         self.limited = _limited(connections)
         self._levels = {key: level for key, level in self._levels.items() if key.connection in (*connections, _RELAY)}
+        self._uses = {key: use for key, use in self._uses.items() if key in self._levels}
         self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
 
     def limits(self, connection: str) -> Limits:
@@ -157,10 +162,17 @@ class Quotas:
         edition = self._editions.of_relay
         limit = None if edition is None else edition.limits.bytes_per_period
         self._note(_Key(_RELAY, QuotaKind.BYTES), total, limit, now)
+        allowed = None if edition is None else edition.connections
+        self._note(_Key(_RELAY, QuotaKind.CONNECTIONS), len(self._connections), allowed, now)
 
     def note(self, connection: str, kind: QuotaKind, used: int, now: float) -> None:
         """Note how much of a quota of a hybrid connection is used now."""
         self._note(_Key(connection, kind), used, self._limit(connection, kind), now)
+
+    def most_used(self) -> Iterator[tuple[str | None, QuotaKind, int, int]]:
+        """Yield the quotas that are not `Level.FREE`: hybrid connection (None: the relay), kind, use and limit."""
+        for key, (used, limit) in self._uses.items():
+            yield key.connection, key.kind, used, limit
 
     def is_overdrawn(self, connection: str) -> bool:
         """Return whether the sessions of a hybrid connection have to end, because its bytes are used up."""
@@ -206,6 +218,8 @@ class Quotas:
                 return limits.sessions
             case QuotaKind.BYTES:
                 return limits.bytes_per_period
+            case QuotaKind.CONNECTIONS:
+                return None
 
     def _byte_quotas(self, connection: str) -> Iterator[tuple[int, int, bool]]:
         """Yield the quotas of bytes that apply to a session: the used bytes, the limit, and whether sessions end."""
@@ -220,11 +234,14 @@ class Quotas:
         use = Use.LITTLE if limit is None else classify(used, limit)
         before = self._levels.get(key, Level.FREE)
         after = before if use is None else TRANSITIONS.get((before, use), before)
+        if after is not Level.FREE and limit is not None:
+            self._uses[key] = used, limit
         if after is before:
             return
         self._levels[key] = after
         if after is Level.FREE:
             del self._levels[key]
+            self._uses.pop(key, None)
         elif limit is not None and now - self._published.get((key, after, limit), -math.inf) >= REPEAT_SECONDS:
             self._published[key, after, limit] = now
             self._events.append(_event(key, after, used, limit))
@@ -244,5 +261,4 @@ def _event(key: _Key, level: Level, used: int, limit: int) -> Event:
 
 
 def _refusal(kind: QuotaKind, used: int, limit: int) -> RendezvousError:
-    reason = _REASONS[kind]
-    return RendezvousError(f"{reason.describe} ({used} of {limit})", reason=reason)
+    return RendezvousError(f"{used} of {limit} are used", reason=_REASONS[kind])

@@ -24,6 +24,7 @@ from ...events import (
     ListenerLeft,
     ListenerRegistered,
     RendezvousEnded,
+    RendezvousJoined,
     SenderDropped,
     logged_events,
 )
@@ -50,13 +51,14 @@ from ..core.quotas import Quotas
 from ..core.rendezvous import Arrival, RendezvousTable
 from ..core.rendezvous_states import Side
 from ..core.sorted_index import SortedIndex
+from ..core.usage import UsageMachine
 from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
 from ..quotas import NO_EDITIONS, Editions
 from ..store.relay_id import new_relay_id
 from .data_channels import Channels, DataChannels
 from .listener_handle import ListenerHandle, SenderHandle
-from .pace import Pace
+from .pace import Paces
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 
@@ -125,9 +127,10 @@ class BrokerService:
             sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
-        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._pace_of, self._joined)
-        #: By hybrid connection, as far as it has had a pair: what limits its rate.
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces(lambda name: self.core.quotas.limits(name).bytes_per_second)
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._paces.of, self._joined)
+        #: What hybrid connections use, and when keys were last used.
+        self.usage = UsageMachine(clock())
         #: The joined pairs.
         self.pairs = PairTable()
         #: The control channels of clients that may join, by hybrid connection and an id.
@@ -168,13 +171,18 @@ class BrokerService:
             case RendezvousEnded(activity_id=ended):
                 self._ends.pop(ended, None)
                 self.pairs.ended(ended)
+            case RendezvousJoined(connection=name):
+                self.usage.joined(name)
             case ListenerRegistered(connection=name, instance=instance):
                 self.pairs.appears(name, instance)
             case ListenerLeft(connection=name, instance=instance):
                 self.pairs.leaves(name, instance)
             case ConnectionDeleted(connection=name):
+                traffic = self.pairs.of_connection(name)
+                self.usage.observe(name, traffic.to_client, traffic.to_connector)
+                self.usage.forget(name)
                 self.pairs.forget(name)
-                self._paces.pop(name, None)
+                self._paces.forget(name)
 
     # --- keys and listeners
 
@@ -185,27 +193,26 @@ class BrokerService:
             AuthorizationError: the token does not give the right; `reason` says why.
         """
         try:
-            return self.authorization.verify(connection, token, right, self._clock())
+            return self._verify(connection, token, right)
         except AuthorizationError as exc:
             if not may_have_changed(exc):
                 raise
         # The hybrid connection or the key may have been created a moment ago, before the last check of the store.
         await self._refresh()
-        return self.authorization.verify(connection, token, right, self._clock())
+        return self._verify(connection, token, right)
+
+    def _verify(self, connection: str, token: str, right: Right) -> Grant:
+        now = self._clock()
+        grant = self.authorization.verify(connection, token, right, now)
+        self.usage.used(grant.key, now)
+        return grant
 
     def update(self, change: StoreChange) -> None:
         """See `Broker.update`."""
         self.core.update(change, trio.current_time())
+        self.usage.keep_keys(change.snapshot, change.ended)
         self.carry_out()
-        for name, pace in self._paces.items():
-            pace.change(self.core.quotas.limits(name).bytes_per_second)
-
-    def _pace_of(self, connection: str) -> Pace:
-        pace = self._paces.get(connection)
-        if pace is None:
-            pace = self._paces[connection] = Pace()
-            pace.change(self.core.quotas.limits(connection).bytes_per_second)
-        return pace
+        self._paces.update()
 
     # --- joins
 

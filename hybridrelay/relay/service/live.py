@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
 
 import attrs
 import trio
@@ -24,14 +26,17 @@ from ..snapshot import (
     ListenerSnapshot,
     PlacesSnapshot,
     Position,
+    QuotaSnapshot,
     RelaySnapshot,
     SenderSnapshot,
     SessionSnapshot,
 )
+from ..usage import TOTAL, PastUsage, Period, Usage
 from .broker import RENDEZVOUS_BUCKETS, BrokerService
 from .connections import ControlPeers
 from .history import HistoryService
 from .listener_handle import ListenerHandle, SenderHandle
+from .usage import UsageService
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 
@@ -40,6 +45,9 @@ __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 RETRY_AFTER_SECONDS = 1.0
 #: How many peers are notified before other tasks run.
 _AT_A_TIME = 100
+
+#: How many quotas that are nearly used up are shown.
+_MAX_QUOTAS = 100
 
 
 @attrs.frozen
@@ -54,6 +62,7 @@ class RunningRelay:
     slots: Slots
     scheduler: HandshakeScheduler
     history: HistoryService
+    usage: UsageService
     clock: Callable[[], float]
 
     def snapshot(self) -> RelaySnapshot:
@@ -71,7 +80,12 @@ class RunningRelay:
             certificates=self.certificates.snapshot(),
             is_running=True,
             draining_since=broker.draining_since,
-            file_problems=() if self.history.problem is None else (self.history.problem,),
+            file_problems=tuple(one for one in (self.history.problem, self.usage.problem) if one is not None),
+            usage=self.usage.machine.of(TOTAL),
+            quotas=tuple(
+                QuotaSnapshot(name, kind.value, used, limit)
+                for name, kind, used, limit in islice(broker.core.quotas.most_used(), _MAX_QUOTAS)
+            ),
         )
 
     def listener_count(self, name: str) -> int:
@@ -241,6 +255,31 @@ class MaybeRunningRelay:
     def loop_lag(self) -> HistogramSnapshot:
         """See `LiveRelay.loop_lag`."""
         return self.lag.snapshot()
+
+    def usage(self, name: str) -> Usage:
+        """See `LiveRelay.usage`."""
+        return Usage() if self.running is None else self.running.usage.machine.of(name)
+
+    def period(self) -> Period:
+        """See `LiveRelay.period`."""
+        return Period.at(time.time()) if self.running is None else self.running.usage.machine.period
+
+    async def past_usage(self, name: str) -> list[PastUsage]:
+        """See `LiveRelay.past_usage`."""
+        return [] if self.running is None else await self.running.usage.past(name)
+
+    def last_use(self, key: KeyId) -> float | None:
+        """See `LiveRelay.last_use`."""
+        return None if self.running is None else self.running.usage.machine.last_use(key)
+
+    def key_uses(self) -> Mapping[KeyId, float]:
+        """See `LiveRelay.key_uses`."""
+        return {} if self.running is None else self.running.usage.machine.key_uses()
+
+    def note_use(self, key: KeyId) -> None:
+        """See `LiveRelay.note_use`."""
+        if self.running is not None:
+            self.running.usage.machine.used(key, self.running.clock())
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         """See `LiveRelay.history`."""

@@ -1,14 +1,15 @@
-"""Limits the rate at which the relay moves the bytes of one hybrid connection."""
+"""Limits on the rate at which the relay moves the bytes of a hybrid connection."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import trio
 
 from ...streams.nowait import READ_BYTES
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "Paces"]
 
 #: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits would cost more than
 #: they are worth.
@@ -56,3 +57,28 @@ class Pace:
         self._free_at = max(self._free_at, trio.current_time()) + size / rate
         with trio.move_on_at(self._free_at - _AHEAD_SECONDS):
             await self._changed.wait()
+
+
+class Paces:
+    """The limits of all hybrid connections that have had a pair. `rate_of` returns the rate that is set for one."""
+
+    def __init__(self, rate_of: Callable[[str], int | None]) -> None:
+        self._rate_of = rate_of
+        self._paces: dict[str, Pace] = {}
+
+    def of(self, connection: str) -> Pace:
+        """Return the limit of a hybrid connection."""
+        pace = self._paces.get(connection)
+        if pace is None:
+            pace = self._paces[connection] = Pace()
+            pace.change(self._rate_of(connection))
+        return pace
+
+    def update(self) -> None:
+        """The rates may have changed."""
+        for name, pace in self._paces.items():
+            pace.change(self._rate_of(name))
+
+    def forget(self, connection: str) -> None:
+        """A hybrid connection was deleted."""
+        self._paces.pop(connection, None)

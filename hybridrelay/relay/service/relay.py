@@ -52,6 +52,7 @@ from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
+from .usage import UsageService
 from .watcher import StoreWatcher
 
 __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
@@ -161,6 +162,7 @@ class Relay:
                         self._parts = self.live.running = None
                         parts.broker.close()
                         await parts.running.history.finish()
+                        await parts.running.usage.finish()
 
     @contextmanager
     def _recorded(self, relay_id: bytes) -> Iterator[None]:
@@ -217,11 +219,12 @@ class Relay:
             authenticator, broker, peers, self._events, proxies=self._config.proxy_protocol_from
         )
         config = self._config
+        usage = UsageService(config.state_dir, broker, clock=self._clock, events=self._events)
         history = HistoryService(
             config.state_dir, broker, clock=self._clock, events=self._events, max_bytes=config.max_history_bytes
         )
         running = self.live.running = RunningRelay(
-            broker, peers, certificates, pairs, control_channels, slots, scheduler, history, clock=self._clock
+            broker, peers, certificates, pairs, control_channels, slots, scheduler, history, usage, clock=self._clock
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running)
 
@@ -256,6 +259,8 @@ class Relay:
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
             take = parts.connections.take
         await ports.open(self._config.bindings, self._config.state_dir)
+        await parts.running.usage.load()
+        nursery.start_soon(parts.running.usage.run)
         nursery.start_soon(parts.running.history.run)
         # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:

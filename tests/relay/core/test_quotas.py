@@ -138,6 +138,17 @@ def test_each_event_once_and_again_after_it_was_little() -> None:
     assert event == QuotaReached(connection="db", quota="sessions", used=20, limit=20), "another limit is news"
 
 
+def test_the_number_of_hybrid_connections() -> None:
+    editions = Editions([Edition(name="small", connections=5)], "small")
+    made = Quotas({str(number): connection(str(number)) for number in range(4)}, editions)
+    made.count_bytes({}, 0, 0.0)
+    assert made.take() == [RelayQuotaNear(quota="hybrid connections", used=4, limit=5)]
+    assert list(made.most_used()) == [(None, QuotaKind.CONNECTIONS, 4, 5)]
+    made.update({}, editions, 1.0)
+    made.count_bytes({}, 0, 1.0)
+    assert list(made.most_used()) == []
+
+
 def test_what_was_deleted_is_forgotten() -> None:
     made = quotas(Limits(sessions=1))
     made.note("db", QuotaKind.SESSIONS, 1, 0.0)

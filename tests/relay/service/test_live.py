@@ -28,6 +28,7 @@ from hybridrelay.relay.service.history import HistoryService
 from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.service.live import RunningRelay
 from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
+from hybridrelay.relay.service.usage import UsageService
 from hybridrelay.security import KeySlot, load_or_create_relay_certificate
 
 from ..listening import willing
@@ -71,7 +72,10 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     peers = ControlPeers(broker, "0" * 32, tuple)
     places = places_for_pairs(100), places_for_control_channels(100)
     history = HistoryService(Path("/nowhere"), broker, clock=time.time, events=EventStream(), max_bytes=0)
-    return RunningRelay(broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, time.time)
+    usage = UsageService(Path("/nowhere"), broker, clock=time.time, events=EventStream())
+    return RunningRelay(
+        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, time.time
+    )
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certificates: RelayCertificates) -> None:

@@ -1,0 +1,40 @@
+"""The arguments of ``hybridrelay usage``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_relay
+
+__all__ = ["COMMAND"]
+
+_DESCRIPTION = """\
+Show what was used at a running relay in this calendar month (UTC): by all hybrid connections, with what the relay's
+edition allows; or, with NAME, by one hybrid connection, with its limits and earlier months. A relay that is killed
+loses at most the last 10 seconds.
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay usage --state /var/lib/hybridrelay
+  hybridrelay usage orders --state /var/lib/hybridrelay
+  hybridrelay usage --json --state state | jq .bytes
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", type=values.connection_name, help="the name of a hybrid connection"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_relay(parser, has_to_run=True)
+
+
+COMMAND = Command(
+    "usage",
+    "show what was used in this month",
+    _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    run="usage:run",
+)

@@ -1,0 +1,168 @@
+"""The operations of the management API about what was used, and what goes over the wire."""
+
+from __future__ import annotations
+
+import trio
+
+from ..relay.quotas import Editions
+from ..relay.store.store import Store
+from ..relay.usage import TOTAL, Period, Usage
+from ..security import ManagementRole
+from .calls import Call
+from .cursors import decode_cursor_untrusted, encode_cursor
+from .live_values import LivePageQuery
+from .operations import Operation
+from .values import LimitsBody, Value
+
+__all__ = ["USAGE_ROWS", "ConnectionUsage", "RelayUsage"]
+
+#: Values that are made before other tasks of the relay run.
+_AT_A_TIME = 100
+
+
+class PeriodUsage(Value, frozen=True):
+    """What was used in one period, a calendar month (UTC)."""
+
+    #: Seconds since 1970.
+    begin: int
+    end: int
+    #: Bytes that were passed on to clients and to connectors, and their sum, which counts for quotas.
+    bytes_to_client: int
+    bytes_to_connector: int
+    bytes: int
+    #: Pairs of data channels that were joined.
+    joins: int
+
+    @classmethod
+    def of(cls, period: Period, usage: Usage) -> PeriodUsage:
+        """Make the value for a period."""
+        return cls(
+            begin=period.begin,
+            end=period.end,
+            bytes_to_client=usage.to_client,
+            bytes_to_connector=usage.to_connector,
+            bytes=usage.bytes,
+            joins=usage.joins,
+        )
+
+
+class NamedUsage(Value, frozen=True):
+    """What a hybrid connection has used in the present period."""
+
+    name: str
+    usage: PeriodUsage
+    #: Those that are in force; null if not limited.
+    limits: LimitsBody
+
+
+class ConnectionUsage(Value, frozen=True):
+    """What a hybrid connection has used at this relay. A hybrid connection that is created again continues."""
+
+    name: str
+    usage: PeriodUsage
+    #: The limits that are in force: its own, those of its edition, and the defaults. null if not limited.
+    limits: LimitsBody
+    #: What is counted for them now.
+    listeners: int
+    senders: int
+    sessions: int
+    #: Earlier periods, the latest first; at most 23.
+    earlier: tuple[PeriodUsage, ...]
+
+
+class CountedConnections(Value, frozen=True):
+    """How many hybrid connections there are, and how many the edition of the relay allows; null: any number."""
+
+    used: int
+    allowed: int | None
+
+
+class CountedBytes(Value, frozen=True):
+    """How many bytes were moved in the period, and how many the edition of the relay allows; null: any number."""
+
+    used: int
+    allowed: int | None
+
+
+class RelayUsage(Value, frozen=True):
+    """What all hybrid connections together have used at this relay, also those that were deleted."""
+
+    #: null if the relay uses none.
+    edition: str | None
+    connections: CountedConnections
+    bytes: CountedBytes
+    usage: PeriodUsage
+    earlier: tuple[PeriodUsage, ...]
+    #: By hybrid connection, sorted by name.
+    value: tuple[NamedUsage, ...]
+    #: The cursor of the next page; null on the last page.
+    next_cursor: str | None
+
+
+async def _get_usage(call: Call) -> RelayUsage:
+    query, relay = call.query_as(LivePageQuery), call.managed.relay
+    after = "" if query.cursor is None else decode_cursor_untrusted(query.cursor, parts=1)[0]
+
+    def read(store: Store) -> tuple[list[tuple[str, LimitsBody]], int, Editions]:
+        editions = store.editions()
+        found = store.list(after=after, limit=query.limit + 1)
+        limits = [(one.name, LimitsBody.of(editions.limits(one.quota))) for one in found]
+        return limits, len(store.disabled_by_name()), editions
+
+    found, count, editions = await call.managed.read_store(read)
+    period, edition, total = relay.period(), editions.of_relay, relay.usage(TOTAL)
+    value: list[NamedUsage] = []
+    for name, limits in found[: query.limit]:
+        value.append(NamedUsage(name=name, usage=PeriodUsage.of(period, relay.usage(name)), limits=limits))
+        if len(value) % _AT_A_TIME == 0:
+            await trio.lowlevel.checkpoint()
+    earlier = await relay.past_usage(TOTAL)
+    return RelayUsage(
+        edition=editions.in_use or None,
+        connections=CountedConnections(used=count, allowed=None if edition is None else edition.connections),
+        bytes=CountedBytes(used=total.bytes, allowed=None if edition is None else edition.limits.bytes_per_period),
+        usage=PeriodUsage.of(period, total),
+        earlier=tuple(PeriodUsage.of(one.period, one.usage) for one in earlier),
+        value=tuple(value),
+        next_cursor=encode_cursor(value[-1].name) if len(found) > len(value) else None,
+    )
+
+
+async def _get_connection_usage(call: Call) -> ConnectionUsage:
+    connection, editions = await call.managed.read_store(lambda store: (store.get(call.name), store.editions()))
+    relay = call.managed.relay
+    earlier, live = await relay.past_usage(call.name), relay.connection(call.name)
+    return ConnectionUsage(
+        name=call.name,
+        usage=PeriodUsage.of(relay.period(), relay.usage(call.name)),
+        limits=LimitsBody.of(editions.limits(connection.quota)),
+        listeners=live.listeners,
+        senders=live.senders,
+        sessions=live.sessions,
+        earlier=tuple(PeriodUsage.of(one.period, one.usage) for one in earlier),
+    )
+
+
+#: A part of the table of operations.
+USAGE_ROWS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="getUsage",
+        method="GET",
+        path="/v1/usage",
+        summary="Get what was used in this month: hybrid connections and bytes, and what the edition of the relay "
+        "allows; and a page of the hybrid connections with their usage.",
+        role=ManagementRole.VIEWER,
+        handler=_get_usage,
+        query=LivePageQuery,
+        answer=RelayUsage,
+    ),
+    Operation(
+        id="getHybridConnectionUsage",
+        method="GET",
+        path="/v1/hybridConnections/{name}/usage",
+        summary="Get what a hybrid connection has used in this month and earlier, and the limits that are in force.",
+        role=ManagementRole.VIEWER,
+        handler=_get_connection_usage,
+        answer=ConnectionUsage,
+    ),
+)

@@ -1,0 +1,130 @@
+"""Counts what hybrid connections use in each period, and when keys were last used. Pure.
+
+The rules:
+
+1. The caller passes in how much the pairs of a hybrid connection have moved in total; the difference to the last time
+   counts for the present period. A total that is lower than the last one began again at zero.
+2. A period never runs backwards: if the clock does, what is counted stays in the later period.
+3. What was counted and not saved is taken as a batch of differences. It is put back if it could not be saved. So a
+   relay that is killed loses what it has counted since it last saved, and nothing counts twice.
+
+Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ..model import KeyId
+from ..usage import TOTAL, Batch, Period, Usage
+
+__all__ = ["UsageMachine"]
+
+_NOTHING = Usage()
+
+
+class UsageMachine:
+    """See the module. `now` is the time at which it begins."""
+
+    def __init__(self, now: float) -> None:
+        self.period = Period.at(now)
+        #: Of the present period, by hybrid connection.
+        self._usage: dict[str, Usage] = {}
+        #: What each hybrid connection had moved in total when it was last observed.
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._unsaved: dict[tuple[Period, str], Usage] = {}
+        self._keys: dict[KeyId, float] = {}
+        self._unsaved_keys: dict[KeyId, float] = {}
+
+    # --- looking at it
+
+    def of(self, connection: str) -> Usage:
+        """Return the usage of a hybrid connection, or `TOTAL`, in the present period."""
+        return self._usage.get(connection, _NOTHING)
+
+    def bytes_by_connection(self) -> dict[str, int]:
+        """Return the bytes of the present period in both directions together."""
+        return {name: usage.bytes for name, usage in self._usage.items() if name != TOTAL}
+
+    def last_use(self, key: KeyId) -> float | None:
+        """Return when a key was last used; None if never."""
+        return self._keys.get(key)
+
+    def key_uses(self) -> dict[KeyId, float]:
+        """Return when keys were last used."""
+        return dict(self._keys)
+
+    # --- what happens
+
+    def advance(self, now: float) -> bool:
+        """Begin the next period if it is time. Returns whether the clock is before the present period."""
+        period = Period.at(now)
+        if period > self.period:
+            self.period = period
+            self._usage = {}
+        return period < self.period
+
+    def observe(self, connection: str, to_client: int, to_connector: int) -> None:
+        """A hybrid connection has moved this much in total."""
+        last = self._seen.get(connection, (0, 0))
+        if to_client < last[0] or to_connector < last[1]:
+            last = 0, 0
+        self._seen[connection] = to_client, to_connector
+        self._add(connection, Usage(to_client - last[0], to_connector - last[1]))
+
+    def joined(self, connection: str) -> None:
+        """A pair of data channels was joined."""
+        self._add(connection, Usage(joins=1))
+
+    def forget(self, connection: str) -> None:
+        """A hybrid connection was deleted, so its total begins again. If it is created again, its usage continues."""
+        self._seen.pop(connection, None)
+
+    def used(self, key: KeyId, now: float) -> None:
+        """A token by this key was accepted."""
+        self._keys[key] = self._unsaved_keys[key] = now
+
+    def keep_keys(self, connections: Mapping[str, object], ended: Iterable[KeyId]) -> None:
+        """Forget keys that do not exist any more: those that have ended, and those of other hybrid connections."""
+        for key in ended:
+            self._keys.pop(key, None)
+            self._unsaved_keys.pop(key, None)
+        for key in [key for key in self._keys if key.connection not in connections]:
+            del self._keys[key]
+            self._unsaved_keys.pop(key, None)
+
+    # --- saving
+
+    def take(self) -> Batch:
+        """Return what has not been saved, and consider it saved."""
+        batch = Batch(self._unsaved, self._unsaved_keys)
+        self._unsaved, self._unsaved_keys = {}, {}
+        return batch
+
+    def put_back(self, batch: Batch) -> None:
+        """A batch could not be saved."""
+        for place, usage in batch.usage.items():
+            self._unsaved[place] = self._unsaved.get(place, _NOTHING) + usage
+        self._unsaved_keys = {**batch.keys, **self._unsaved_keys}
+
+    def restore(self, period: Period | None, usage: Mapping[str, Usage], keys: Mapping[KeyId, float]) -> None:
+        """An earlier run had saved this: its last period, the usage in it, and when keys were used. Call it once."""
+        if period is not None and period > self.period:
+            # The clock ran backwards while the relay was stopped. What was counted since counts for that period.
+            moved: dict[tuple[Period, str], Usage] = {}
+            for (_, name), one in self._unsaved.items():
+                moved[period, name] = moved.get((period, name), _NOTHING) + one
+            self._unsaved = moved
+            self.period = period
+        if period == self.period:
+            for name, one in usage.items():
+                self._usage[name] = self.of(name) + one
+        self._keys = {**keys, **self._keys}
+
+    def _add(self, connection: str, usage: Usage) -> None:
+        if usage == _NOTHING:
+            return
+        for name in (connection, TOTAL):
+            self._usage[name] = self.of(name) + usage
+            place = self.period, name
+            self._unsaved[place] = self._unsaved.get(place, _NOTHING) + usage

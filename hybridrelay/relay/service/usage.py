@@ -1,0 +1,190 @@
+"""Counts what hybrid connections use, has the broker compare it with their quotas, and saves it to a file.
+
+`core.usage.UsageMachine` decides what counts. The file is used in a worker thread, and in no other way: whatever
+happens to it, the relay neither waits for it nor fails with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+import trio
+
+from ..._threads import OutOfThreads, thread_errors
+from ...errors import StateError
+from ...events import EventStream, StateFileNotWritten, StateFileSetAside, StateFileWritten, UsageClockBehind
+from ..core.usage import UsageMachine
+from ..model import HybridConnection
+from ..snapshot import FileProblem
+from ..store.expendable import ExpendableFileError
+from ..store.usage import UsageFile
+from ..usage import TOTAL, Batch, PastUsage
+from .broker import BrokerService
+
+__all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+#: How often quotas are compared with what is used (seconds).
+SAMPLE_SECONDS: Final = 5.0
+#: How often what was counted is saved (seconds). A relay that is killed loses no more than this.
+SAVE_SECONDS: Final = 10.0
+#: How long loading at the start, and the last write, may take (seconds).
+_FILE_SECONDS: Final = 5.0
+#: Hybrid connections, and pairs of one of them, that are looked at before other tasks run: about half a millisecond.
+_AT_A_TIME: Final = 50
+_PAIRS_AT_A_TIME: Final = 1000
+
+
+class UsageService:
+    """See the module.
+
+    Args:
+        state_dir: of the relay.
+        broker: what the relay holds. It has the machine (`BrokerService.usage`), and reports joins and uses of keys.
+        clock: seconds since 1970.
+        events: where events go.
+    """
+
+    def __init__(
+        self, state_dir: Path, broker: BrokerService, *, clock: Callable[[], float], events: EventStream
+    ) -> None:
+        self._broker = broker
+        self._machine: UsageMachine = broker.usage
+        self._clock = clock
+        self._events = events
+        self._file = UsageFile(state_dir)
+        self._limiter = trio.CapacityLimiter(1)
+        self._scope = trio.CancelScope()
+        self._is_loaded = False
+        #: The batch whose writing has begun last; set by the thread.
+        self._writing: Batch | None = None
+        self._is_behind = False
+        #: The hybrid connections whose keys the file has been compared with.
+        self._seen: Mapping[str, HybridConnection] | None = None
+        #: Why the file is not written at the moment; None if it is.
+        self.problem: FileProblem | None = None
+
+    @property
+    def machine(self) -> UsageMachine:
+        """What was counted."""
+        return self._machine
+
+    async def load(self) -> None:
+        """Read what an earlier run has saved. If that is not possible now, it is tried again before saving."""
+        with trio.move_on_after(_FILE_SECONDS):
+            await self._save()
+        await self._sample()
+
+    async def run(self) -> None:
+        """Count and save until cancelled, or until `finish` is called."""
+        with self._scope:
+            saved_at = trio.current_time()
+            while True:
+                await trio.sleep(SAMPLE_SECONDS)
+                await self._sample()
+                if trio.current_time() - saved_at >= SAVE_SECONDS:
+                    saved_at = trio.current_time()
+                    await self._save()
+
+    async def finish(self) -> None:
+        """Count for the last time, save everything, and close the file. Takes at most a few seconds."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _FILE_SECONDS):
+            self._scope.cancel()
+            await self._sample()
+            await self._save()
+            await _in_thread(self._file.close, limiter=self._limiter)
+
+    async def past(self, connection: str) -> list[PastUsage]:
+        """Return the usage of earlier periods, the latest first. Raises StateError."""
+        if not self._is_loaded:
+            raise StateError("the usage of earlier months cannot be read", remedy="see the problems of the relay")
+        period = self._machine.period
+        try:
+            found = await _in_thread(self._file.past, connection, limiter=self._limiter)
+        except (OutOfThreads, MemoryError) as exc:
+            raise StateError(f"the usage of earlier months cannot be read: {exc}", remedy="try again") from exc
+        return [one for one in found if one.period < period]
+
+    async def _sample(self) -> None:
+        """Count what was moved, and compare it with the quotas; other tasks run meanwhile."""
+        broker, machine = self._broker, self._machine
+        is_behind = machine.advance(self._clock())
+        if is_behind and not self._is_behind:
+            self._events.publish(UsageClockBehind(period=str(machine.period)))
+        self._is_behind = is_behind
+        for number, name in enumerate(broker.pairs.connections):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            ended, moved = broker.pairs.parts_of_connection(name)
+            to_client, to_connector = ended.to_client, ended.to_connector
+            for count, one in enumerate(moved, 1):
+                to_client += one.to_client
+                to_connector += one.to_connector
+                if count % _PAIRS_AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()
+            if broker.pairs.has(name):  # not deleted meanwhile
+                machine.observe(name, to_client, to_connector)
+        broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
+        broker.carry_out()
+
+    async def _save(self) -> None:
+        """Save what was counted, after what an earlier run has saved was read."""
+        connections = self._broker.authorization.connections
+        existing = None if connections is self._seen else frozenset(connections)
+        batch = None
+        try:
+            if not self._is_loaded:
+                saved = await _in_thread(self._file.load, limiter=self._limiter)
+                self._machine.restore(saved.period, saved.usage, saved.keys)
+                self._machine.keep_keys(connections, ())
+                self._is_loaded = True
+            batch = self._machine.take()
+            if batch or existing is not None:
+                await _in_thread(self._write, batch, existing, limiter=self._limiter)
+        except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
+            if batch is not None:
+                self._machine.put_back(batch)
+            self._failed(exc)
+        except trio.Cancelled:
+            if batch is not None and self._writing is not batch:  # the thread had not begun
+                self._machine.put_back(batch)
+            raise
+        else:
+            self._seen = connections
+            if self.problem is not None:
+                self.problem = None
+                self._events.publish(StateFileWritten(file=str(self._file.file.path)))
+        if self._file.set_aside is not None:
+            (copy, detail), self._file.set_aside = self._file.set_aside, None
+            path = str(self._file.file.path)
+            self._events.publish(StateFileSetAside(file=path, detail=detail, copy=str(copy)))
+
+    def _write(self, batch: Batch, existing: frozenset[str] | None) -> None:
+        self._writing = batch
+        self._file.save(batch, existing)
+
+    def _failed(self, exc: Exception) -> None:
+        detail = str(exc) or type(exc).__name__
+        remedy = exc.remedy if isinstance(exc, StateError) and exc.remedy else "free memory"
+        problem = FileProblem("usage", f"the usage is not saved: {detail}", remedy)
+        if self.problem is None or self.problem.detail != problem.detail:
+            path = str(self._file.file.path)
+            self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
+        self.problem = problem
+
+
+async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
+    """Call a function in a thread.
+
+    Raises:
+        OutOfThreads: no thread can be started.
+        Exception: any exception of the function.
+
+    Cancelled, it returns at once, and the function continues.
+    """
+    with thread_errors():
+        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

@@ -1,0 +1,186 @@
+"""The usage of hybrid connections by period, and when keys were last used, in an SQLite file. Synchronous."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+
+from ...security import KeySlot
+from ..model import KeyId
+from ..usage import MAX_USAGE, TOTAL, Batch, PastUsage, Period, Usage
+from .expendable import ExpendableFile, ExpendableFileError
+from .schema import transaction
+
+__all__ = ["USAGE_FILE", "SavedUsage", "UsageFile"]
+
+T = TypeVar("T")
+
+USAGE_FILE: Final = "usage.db"
+_VERSION: Final = 1
+#: About 100,000 rows.
+_MAX_BYTES: Final = 16 << 20
+#: How many periods are kept.
+_KEPT: Final = 24
+
+#: The period comes first, so that deleting one frees whole pages.
+_SCHEMA: Final = (
+    """
+    CREATE TABLE usage (
+        connection TEXT, period TEXT, to_client INTEGER, to_connector INTEGER, joins INTEGER,
+        PRIMARY KEY (period, connection)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE keys (
+        connection TEXT, rule TEXT, slot TEXT, generation INTEGER, used_at REAL, PRIMARY KEY (connection, rule, slot)
+    ) WITHOUT ROWID
+    """,
+)
+_ADD: Final = f"""
+    INSERT INTO usage VALUES (?, ?, ?, ?, ?) ON CONFLICT (period, connection) DO UPDATE SET
+        to_client = min(to_client + excluded.to_client, {MAX_USAGE}),
+        to_connector = min(to_connector + excluded.to_connector, {MAX_USAGE}),
+        joins = min(joins + excluded.joins, {MAX_USAGE})
+    """  # noqa: S608
+
+
+@attrs.frozen
+class SavedUsage:
+    """What a file has: its last period, the usage in it by hybrid connection, and when keys were last used."""
+
+    period: Period | None
+    usage: Mapping[str, Usage]
+    keys: Mapping[KeyId, float]
+
+
+class UsageFile:
+    """The file of a state directory. For one thread at a time. Every method may raise `ExpendableFileError`.
+
+    A file that is damaged is set aside, and the method is repeated with a new one; `set_aside` then has the new name.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self.file = ExpendableFile(state_dir / USAGE_FILE, "the usage", _SCHEMA, _VERSION, _MAX_BYTES)
+        self._database: sqlite3.Connection | None = None
+        #: The new path of a damaged file, and why; taken by the caller.
+        self.set_aside: tuple[Path, str] | None = None
+
+    def load(self) -> SavedUsage:
+        """Read what an earlier run has saved."""
+        return self._repeated(_load)
+
+    def save(self, batch: Batch, existing: Collection[str] | None) -> None:
+        """Add a batch.
+
+        Args:
+            batch: what to add.
+            existing: the names of all hybrid connections; uses of keys of others are deleted. None: nothing is.
+        """
+        self._repeated(lambda database: _save(database, batch, existing))
+
+    def past(self, connection: str) -> list[PastUsage]:
+        """Read the usage of all periods that are kept, the latest first."""
+        return self._repeated(lambda database: _past(database, connection))
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    def _repeated(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._once(function)
+        except ExpendableFileError as exc:
+            if exc.is_full:
+                self._once(_shrink)
+            elif exc.is_damaged:
+                self.set_aside = self.file.set_aside(), str(exc)
+            else:
+                raise
+        return self._once(function)
+
+    def _once(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with self.file.errors():
+                if self._database is None:
+                    self._database = self.file.open()
+                with transaction(self._database):
+                    return function(self._database)
+        except (ExpendableFileError, ValueError, TypeError) as exc:
+            self.close()  # the next attempt opens it again
+            if isinstance(exc, ExpendableFileError):
+                raise
+            raise ExpendableFileError(
+                f"the usage {self.file.path} is damaged: {exc}", remedy="nothing; it is renamed", is_damaged=True
+            ) from exc
+
+
+def _load(database: sqlite3.Connection) -> SavedUsage:
+    (latest,) = database.execute("SELECT max(period) FROM usage").fetchone()
+    rows = database.execute(
+        "SELECT connection, to_client, to_connector, joins FROM usage WHERE period = ?", (latest,)
+    ).fetchall()
+    keys = {
+        KeyId(connection, rule, KeySlot(slot), generation): _time(at)
+        for connection, rule, slot, generation, at in database.execute("SELECT * FROM keys")
+    }
+    usage = {name: _usage(*numbers) for name, *numbers in rows}
+    return SavedUsage(None if latest is None else Period.parse(latest), usage, keys)
+
+
+def _save(database: sqlite3.Connection, batch: Batch, existing: Collection[str] | None) -> None:
+    database.executemany(
+        _ADD,
+        [
+            (name, str(period), one.to_client, one.to_connector, one.joins)
+            for (period, name), one in batch.usage.items()
+        ],
+    )
+    database.executemany(
+        "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
+        [(key.connection, key.rule, key.slot.value, key.generation, at) for key, at in batch.keys.items()],
+    )
+    periods = [row[0] for row in database.execute("SELECT DISTINCT period FROM usage ORDER BY period DESC")]
+    for period in periods[_KEPT:]:
+        database.execute("DELETE FROM usage WHERE period = ?", (period,))
+    if existing is not None:
+        for (name,) in database.execute("SELECT DISTINCT connection FROM keys").fetchall():
+            if name not in existing:
+                database.execute("DELETE FROM keys WHERE connection = ?", (name,))
+
+
+def _shrink(database: sqlite3.Connection) -> None:
+    """Delete the oldest period, except for its total."""
+    database.execute(
+        "DELETE FROM usage WHERE connection != ? AND period = (SELECT min(period) FROM usage WHERE connection != ?)",
+        (TOTAL, TOTAL),
+    )
+
+
+def _past(database: sqlite3.Connection, connection: str) -> list[PastUsage]:
+    rows = database.execute(
+        "SELECT period, to_client, to_connector, joins FROM usage WHERE connection = ? ORDER BY period DESC LIMIT ?",
+        (connection, _KEPT),
+    ).fetchall()
+    return [PastUsage(Period.parse(period), _usage(*numbers)) for period, *numbers in rows]
+
+
+def _usage(*numbers: object) -> Usage:
+    if not all(isinstance(one, int) and 0 <= one <= MAX_USAGE for one in numbers):
+        raise ValueError("a number is not one that was written")
+    to_client, to_connector, joins = numbers
+    assert isinstance(to_client, int)
+    assert isinstance(to_connector, int)
+    assert isinstance(joins, int)
+    return Usage(to_client, to_connector, joins)
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, float):
+        raise ValueError("a time is not one that was written")
+    return value
