@@ -12,14 +12,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .._defaults import MANAGEMENT_TOKEN_FILE_VARIABLE
 from .._text_files import read_stream, read_text, strip_value
 from ..administration import Registry, StoreRegistry
 from ..errors import ConfigurationError
-from ..management import Address, BlockingClient, LocalAddress, UrlAddress
+from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementUrl, Secret, management_authorization
 from ..security.loading import naming
+
+if TYPE_CHECKING:  # it imports Trio, which commands without a running relay do not need
+    from ..management import Address, BlockingClient
 
 __all__ = [
     "address_of",
@@ -44,14 +48,15 @@ def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
         ConfigurationError: the options do not match, or the token cannot be used.
         ManagementError: something is listening on the relay's socket, but this user may not connect to it.
     """
-    address = address_of(args)
-    if isinstance(address, LocalAddress) and not os.path.lexists(address.socket):
-        yield None
-        return
+    if args.management is None:
+        _check_management_options(args)
+        if not os.path.lexists(local_socket(args.state, MANAGEMENT_SOCKET)):
+            yield None
+            return
     from ..management import ManagementClient, blocking_client  # which take long to import
 
-    with blocking_client(ManagementClient(address)) as client:
-        if isinstance(address, UrlAddress) or client.run(ManagementClient.connect_if_it_runs):
+    with blocking_client(ManagementClient(address_of(args))) as client:
+        if args.management is not None or client.run(ManagementClient.connect_if_it_runs):
             yield client
             return
     yield None
@@ -104,14 +109,20 @@ def address_of(args: argparse.Namespace) -> Address:
     Raises:
         ConfigurationError: the options do not match, or the token cannot be read.
     """
+    from ..management import LocalAddress, UrlAddress
+
     if args.management is None:
-        refuse_management_options(args, "--state", remedy="a local relay recognizes its owner")
+        _check_management_options(args)
         return LocalAddress(args.state)
     url: ManagementUrl = args.management
     check_alternatives(args, "management_ca", "management_pin")
     if not url.uses_tls and (args.management_ca is not None or args.management_pin is not None):
         raise ConfigurationError("an http:// URL has no certificate to verify", remedy="give an https:// URL")
     return UrlAddress(url=url, authorization=_read_token(args), pin=args.management_pin, ca_file=args.management_ca)
+
+
+def _check_management_options(args: argparse.Namespace) -> None:
+    refuse_management_options(args, "--state", remedy="a local relay recognizes its owner")
 
 
 def refuse_management_options(args: argparse.Namespace, given: str, *, remedy: str) -> None:

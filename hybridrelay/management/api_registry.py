@@ -16,8 +16,7 @@ from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
 from .live_values import RelayEndpointValue
-from .quotas import EditionList, EditionValue, RelayEdition
-from .tokens import CreatedToken, TokenPage, TokenValue
+from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
 from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue, LimitsBody
 
 __all__ = ["ApiRegistry"]
@@ -28,7 +27,6 @@ _CONNECTIONS = "/v1/hybridConnections"
 _EDITIONS = "/v1/editions"
 _TOKENS = "/v1/tokens"
 _PAGE = 1000
-_DAY_SECONDS = 86_400
 _OTHER_VERSION = "use the same version of hybridrelay as the relay"
 
 
@@ -82,6 +80,8 @@ class ApiRegistry:
 
     def editions(self) -> Editions:
         """See `Registry.editions`."""
+        from .quotas import EditionList  # which imports the operations of the API
+
         found = self._get(_EDITIONS, EditionList).value
         return Editions([one.edition() for one in found], next((one.name for one in found if one.in_use), ""))
 
@@ -128,6 +128,8 @@ class ApiRegistry:
 
     def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
         """See `Registry.change_edition`."""
+        from .quotas import EditionValue
+
         body = {"connections": connections, "limits": LimitsBody.of(limits)}
         headers = {"If-Match": f'"{known.version}"'}
         path = f"{_EDITIONS}/{quote(known.name, safe='')}"
@@ -135,6 +137,8 @@ class ApiRegistry:
 
     def use_edition(self, name: str) -> None:
         """See `Registry.use_edition`."""
+        from .quotas import RelayEdition
+
         self._call("PUT", "/v1/relay/edition", RelayEdition, body={"edition": name or None})
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
@@ -194,7 +198,7 @@ class ApiRegistry:
         self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
     ) -> tuple[TokenInfo, Secret]:
         """See `Registry.create_token`."""
-        body = {"name": name, "role": role.name.lower(), "scope": scope, "expiresInDays": seconds / _DAY_SECONDS}
+        body = {"name": name, "role": role.name.lower(), "scope": scope, "expiresInDays": seconds / DAY_SECONDS}
         created = self._call("POST", _TOKENS, CreatedToken, body=body)
         return _token(created.value), Secret(created.token)
 
