@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from ...http import Response
 from ..live_values import ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
+from ..usage import ConnectionUsage
 from ..values import ConnectionValue
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
-from .overview import path_of, state_of
+from .overview import state_of
 from .page import Page
 from .parts import api_line, button, empty, figure, figures, post_form, section, table
+from .paths import path_of
 from .rules import rules_section
 from .settings import settings_sections
 from .shown import bytes_of, count, moment, name_of, segment
+from .usage import connection_usage_section, month_figure
 from .visit import Visit
 
 __all__ = ["CONNECTION_PAGES"]
@@ -27,6 +30,7 @@ async def _show(visit: Visit) -> View:
     found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     listeners = await visit.get("listListeners", ListenerPage, query=_LIMIT, name=name)
     senders = await visit.get("listSenders", SenderPage, query=_LIMIT, name=name)
+    usage = await visit.get("getHybridConnectionUsage", ConnectionUsage, name=name)
     sessions = await visit.get("listSessions", SessionPage, query=_LIMIT, name=name)
     return View(
         title=name,
@@ -39,7 +43,7 @@ async def _show(visit: Visit) -> View:
         ),
         content=(
             h("p", name_of(found.description), class_="note") if found.description else None,
-            _figures(found),
+            _figures(found, usage),
             section(
                 "Listeners",
                 _listeners(visit, name, listeners),
@@ -61,6 +65,7 @@ async def _show(visit: Visit) -> View:
                 id_="sessions",
                 note="The pairs of data channels that the relay has joined.",
             ),
+            connection_usage_section(visit, usage),
             rules_section(visit, found),
             await settings_sections(visit, found, version),
             _about(visit, found),
@@ -72,14 +77,13 @@ def _api(name: str) -> str:
     return f"/v1/hybridConnections/{segment(name)}"
 
 
-def _figures(found: ConnectionValue) -> Element:
+def _figures(found: ConnectionValue, usage: ConnectionUsage) -> Element:
     api = _api(found.name)
     return figures(
         figure("Listeners", count(found.listener_count), href=f"{api}/listeners"),
         figure("Senders", count(found.sender_count), href=f"{api}/senders"),
         figure("Sessions", count(found.session_count), href=f"{api}/sessions"),
-        figure("To clients", bytes_of(found.bytes_to_client), href=api, note="since the relay has started"),
-        figure("To connectors", bytes_of(found.bytes_to_connector), href=api, note="since the relay has started"),
+        month_figure(usage.usage, usage.limits.bytes_per_period, href=f"{api}/usage"),
         id_="figures",
     )
 

@@ -9,9 +9,10 @@ from ..values import ConnectionPage, ConnectionValue
 from .html import Child, h
 from .layout import View, redirect
 from .messages import done
-from .overview import CONNECTION_COLUMNS, connection_rows, path_of
+from .overview import CONNECTION_COLUMNS, connection_rows
 from .page import Page
 from .parts import api_line, button, empty, field, post_form, section, table
+from .paths import path_of
 from .shown import count, name_of, plural
 from .visit import Visit
 

@@ -8,9 +8,9 @@ import urllib.parse
 from ..following import EventPage, EventValue
 from .html import Child, h
 from .layout import View
-from .overview import path_of
 from .page import Page
 from .parts import api_line, badge, button, empty, field, section, table
+from .paths import path_of
 from .shown import moment, name_of
 from .visit import Visit
 

@@ -12,9 +12,9 @@ from ..values import ConnectionPage
 from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
 from .html import Element, h
 from .layout import View
-from .overview import path_of
 from .page import Page
 from .parts import button, empty
+from .paths import path_of
 from .shown import segment
 from .visit import Visit
 

@@ -9,18 +9,20 @@ import trio
 from ...relay.snapshot import ConnectionSnapshot
 from ..history import HistoryValue
 from ..live_values import RelayProblem, RelayValue
-from ..quotas import EditionList
+from ..usage import RelayUsage
 from ..values import ConnectionPage, ConnectionValue
 from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
 from .html import Child, Element, h
 from .layout import View
 from .page import Page
 from .parts import api_line, badge, empty, figure, figures, section, table
+from .paths import path_of
 from .scale import capacity_section
-from .shown import bytes_of, count, moment, name_of, plural, segment
+from .shown import bytes_of, count, moment, name_of, plural
+from .usage import month_figure
 from .visit import Visit
 
-__all__ = ["CONNECTION_COLUMNS", "OVERVIEW_PAGES", "connection_rows", "path_of", "state_of"]
+__all__ = ["CONNECTION_COLUMNS", "OVERVIEW_PAGES", "connection_rows", "state_of"]
 
 _SHOWN_PROBLEMS, _MAX_PROBLEMS = 8, 40
 _SHOWN_CONNECTIONS = 25
@@ -30,14 +32,9 @@ _RELAY = "/v1/relay"
 _CONNECTIONS = "/v1/hybridConnections"
 
 
-def path_of(name: str) -> str:
-    """Return the path of the page of a hybrid connection."""
-    return f"/connections/{segment(name)}"
-
-
 async def _overview(visit: Visit) -> View:
     relay = await visit.get_if_allowed("getRelay", RelayValue) if visit.caller.sees(None) else None
-    editions = None if relay is None else await visit.get("listEditions", EditionList)
+    usage = None if relay is None else await visit.get("getUsage", RelayUsage, query={"limit": 1})
     page = await visit.get("listHybridConnections", ConnectionPage, query={"limit": _SHOWN_CONNECTIONS})
     if relay is not None:
         problems = relay.problems
@@ -50,7 +47,7 @@ async def _overview(visit: Visit) -> View:
         actions=_state(relay),
         content=(
             _problems(visit, problems, relay is not None),
-            _figures(relay, await _total(visit), editions),
+            _figures(relay, await _total(visit) if usage is None else ConnectionSnapshot(), usage),
             await _data(visit),
             _connections(visit, page),
             None if relay is None else capacity_section(visit, relay),
@@ -127,35 +124,26 @@ async def _total(visit: Visit) -> ConnectionSnapshot:
     return total
 
 
-def _allowed(editions: EditionList | None) -> str | None:
-    """How many hybrid connections the relay may have."""
-    used = [one for one in editions.value if one.in_use] if editions is not None else []
-    if not used or used[0].connections is None:
-        return None
-    return f"of {count(used[0].connections)} ({used[0].name})"
-
-
-def _figures(relay: RelayValue | None, total: ConnectionSnapshot, editions: EditionList | None) -> Element:
-    moved = total.bytes_to_client + total.bytes_to_connector
-    if relay is None:
-        found = [
+def _figures(relay: RelayValue | None, total: ConnectionSnapshot, usage: RelayUsage | None) -> Element:
+    if relay is None or usage is None:
+        moved = total.bytes_to_client + total.bytes_to_connector
+        return figures(
             figure("Listeners", count(total.listeners), href="/v1/listeners"),
             figure("Senders", count(total.senders), href="/v1/senders"),
             figure("Sessions", count(total.sessions), href="/v1/sessions"),
-        ]
-    else:
-        found = [
-            figure("Hybrid connections", count(relay.connection_count), href=_CONNECTIONS, note=_allowed(editions)),
-            figure("Listeners", count(relay.listener_count), href="/v1/listeners", note="registered connectors"),
-            figure("Senders", count(relay.sender_count), href="/v1/senders", note="connected clients"),
-            figure("Sessions", count(relay.session_count), href="/v1/sessions", note="joined now"),
-        ]
-    found.append(
-        figure(
-            "Data", bytes_of(moved), href="/metrics" if relay else _CONNECTIONS, note="since the relay has started"
+            figure("Data", bytes_of(moved), href=_CONNECTIONS, note="since the relay has started"),
+            id_="figures",
         )
+    allowed = usage.connections.allowed
+    of_edition = None if allowed is None else f"of {count(allowed)} ({usage.edition})"
+    return figures(
+        figure("Hybrid connections", count(relay.connection_count), href="/v1/usage", note=of_edition),
+        month_figure(usage.usage, usage.bytes.allowed, href="/v1/usage"),
+        figure("Listeners", count(relay.listener_count), href="/v1/listeners", note="registered connectors"),
+        figure("Senders", count(relay.sender_count), href="/v1/senders", note="connected clients"),
+        figure("Sessions", count(relay.session_count), href="/v1/sessions", note="joined now"),
+        id_="figures",
     )
-    return figures(*found, id_="figures")
 
 
 def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]:

@@ -14,10 +14,10 @@ from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
-from .overview import path_of
 from .page import Page
 from .parts import api_line, badge, button, command, field, post_form, section, table
-from .shown import name_of, plural, segment
+from .paths import path_of
+from .shown import moment, name_of, plural, segment
 from .visit import Visit
 
 __all__ = ["RULE_PAGES", "rules_section"]
@@ -40,12 +40,13 @@ def rules_section(visit: Visit, found: ConnectionValue) -> Element:
                     ", ".join(rule.rights),
                     key.slot,
                     h("code", key.fingerprint) if key.fingerprint else badge("No key"),
+                    moment(key.last_used) if key.generation else "",
                     _actions(at, rule, key, index) if visit.is_admin else None,
                 ]
             )
     return section(
         "Rules and keys",
-        table("Rules and keys", ("Rule", "Rights", "Slot", "Key's fingerprint", ""), rows),
+        table("Rules and keys", ("Rule", "Rights", "Slot", "Key's fingerprint", "Last used", ""), rows),
         api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/authorizationRules"),
         id_="rules",
         note="Listen is for connectors, Send for applications, Manage for this API. Both keys of a rule are valid.",
@@ -150,6 +151,7 @@ async def _confirm(visit: Visit, action: str, verb: str, then: Child) -> View:
                     h("div", h("dt", "Rule"), h("dd", name_of(rule.name), f" ({', '.join(rule.rights)})")),
                     h("div", h("dt", "Slot"), h("dd", slot)),
                     h("div", h("dt", "Fingerprint"), h("dd", h("code", key.fingerprint or "none"))),
+                    h("div", h("dt", "Last used"), h("dd", moment(key.last_used))),
                     class_="facts",
                 ),
                 h("p", h("b", "What ends at once: "), str(affected), ".") if key.generation else None,

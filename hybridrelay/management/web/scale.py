@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...http import Response
 from ..live_values import Places, RelayValue
 from ..quotas import EditionList
+from ..usage import RelayUsage
 from .editions import editions_section
 from .html import Child, Element, h
 from .layout import View, redirect
@@ -12,11 +13,14 @@ from .messages import done
 from .page import Page
 from .parts import api_line, badge, button, meter, post_form, section
 from .shown import count, moment, plural
+from .usage import relay_usage_section
 from .visit import Visit
 
 __all__ = ["SCALE_PAGES", "capacity_section"]
 
 _RELAY = "/v1/relay"
+#: Hybrid connections whose usage is listed.
+_LISTED = 50
 
 
 async def _show(visit: Visit) -> View:
@@ -42,6 +46,7 @@ async def _show(visit: Visit) -> View:
         title="Scale",
         place="/scale",
         content=(
+            relay_usage_section(visit, await visit.get("getUsage", RelayUsage, query={"limit": _LISTED})),
             editions_section(visit, await visit.get("listEditions", EditionList)),
             capacity_section(visit, relay),
             _drain(visit, relay),

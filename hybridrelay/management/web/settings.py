@@ -14,9 +14,9 @@ from .html import Child, Element, h
 from .layout import View, redirect
 from .limits import limit_fields, parse_limits
 from .messages import done
-from .overview import path_of
 from .page import Page
 from .parts import button, field, post_form, section
+from .paths import path_of
 from .shown import name_of, plural
 from .visit import Visit
 

@@ -11,8 +11,9 @@ import attrs
 import pytest
 
 from hybridrelay.events import ListenerRegistered, ManagementCalled
-from hybridrelay.management.web.overview import path_of
+from hybridrelay.management.web.paths import path_of
 from hybridrelay.relay.model import Description
+from hybridrelay.relay.usage import TOTAL, PastUsage, Period, Usage
 from hybridrelay.security import KeySlot, ManagementRole
 
 from ..live import listener, sender, session
@@ -292,6 +293,25 @@ async def test_editions(relay: Relay, admin: Browser) -> None:
     assert relay.store.editions().in_use == ""
     assert (await admin.get("/scale/editions/nothing")).status == 404
     assert [one for one, _ in calls(relay)] == ["putEdition", "putEdition", "putEditionOfRelay", "putEditionOfRelay"]
+
+
+async def test_usage(relay: Relay, admin: Browser) -> None:
+    relay.live.used = {"orders": Usage(1_500_000_000, 500_000_000, 3), TOTAL: Usage(4_000_000_000, 0, 9)}
+    relay.live.past = [PastUsage(Period(2026, 10), Usage(10_000_000, 20_000_000, 70))]
+    relay.store.use_edition("basic")
+    text = page_of(await admin.get("/")).text
+    assert "2 of 10 (basic)" in text
+    assert "4.0 GB of 50.0 GB in November 2026" in text
+    page = page_of(await admin.get("/scale"))
+    for shown in ("Usage in November 2026", "2 of 10", "4.0 GB of 50.0 GB", "1.5 GB", "October 2026", "30.0 MB"):
+        assert shown in page.text
+    key = relay.store.get("orders").key_id("all", KeySlot.PRIMARY)
+    assert key is not None
+    relay.live.uses = {key: 0.0}
+    page = page_of(await admin.get(path_of("orders")))
+    for shown in ("Data in November 2026", "2.0 GB", "no limit", "1 of 25", "1970-01-01 00:00:00 UTC", "never"):
+        assert shown in page.text
+    assert "October 2026" in page.text
 
 
 async def test_a_key_with_manage_changes_no_limits(relay: Relay, browser: Browser) -> None:

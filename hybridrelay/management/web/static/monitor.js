@@ -28,6 +28,8 @@ function columns(answer, fields, kind, seconds, isRelative) {
   const times = [];
   for (let at = end - Math.floor(seconds / step) * step; at < end; at += step) times.push(at);
   if (known.has(end)) times.push(end);
+  // The relay takes its samples just after the end of an interval, so the last one may not be there yet.
+  else if (!known.has(times.at(-1))) times.pop();
   const series = fields.map((field) => times.map((at) => {
     const value = known.get(at)?.[field] ?? 0;
     return kind === "rate" ? value / step : value;

@@ -1,0 +1,104 @@
+"""What was used in this month and earlier, and how much of it is allowed: parts of several pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from ..usage import ConnectionUsage, PeriodUsage, RelayUsage
+from .html import Child, Element, h
+from .parts import api_line, empty, figure, meter, section, table
+from .paths import path_of
+from .shown import bytes_of, count, name_of, segment
+from .visit import Visit
+
+__all__ = ["connection_usage_section", "month_figure", "relay_usage_section"]
+
+_PERIOD_COLUMNS = ("Month", "To clients", "To connectors", "Together", "Joins")
+
+
+def _month(period: PeriodUsage) -> str:
+    return dt.datetime.fromtimestamp(period.begin, dt.UTC).strftime("%B %Y")
+
+
+def month_figure(period: PeriodUsage, allowed: int | None, *, href: str) -> Element:
+    """The amount of data in this month, as a number on top of a page."""
+    note = f"of {bytes_of(allowed)} in {_month(period)}" if allowed is not None else f"in {_month(period)} (UTC)"
+    return figure("Data", bytes_of(period.bytes), href=href, note=note)
+
+
+def _bar(label: str, used: int, allowed: int | None, *, is_bytes: bool = False) -> Element:
+    show = bytes_of if is_bytes else count
+    if allowed is None:
+        return h(
+            "div",
+            h("span", label, class_="meter-label"),
+            h("span", "no limit", class_="note"),
+            h("span", show(used), class_="meter-text"),
+            class_="meter",
+        )
+    return meter(label, min(used, allowed), allowed, f"{show(used)} of {show(allowed)}")
+
+
+def _earlier(periods: Sequence[PeriodUsage]) -> Child:
+    if not periods:
+        return None
+    rows = [
+        [
+            _month(one),
+            bytes_of(one.bytes_to_client),
+            bytes_of(one.bytes_to_connector),
+            bytes_of(one.bytes),
+            count(one.joins),
+        ]
+        for one in periods
+    ]
+    content = table("Earlier months", _PERIOD_COLUMNS, rows, numeric=(1, 2, 3, 4))
+    return h("details", h("summary", "Earlier months"), content)
+
+
+def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
+    """What a hybrid connection uses now, and in this month, of what is allowed."""
+    limits = found.limits
+    return section(
+        "Usage",
+        _bar(f"Data in {_month(found.usage)}", found.usage.bytes, limits.bytes_per_period, is_bytes=True),
+        _bar("Listeners", found.listeners, limits.listeners),
+        _bar("Senders", found.senders, limits.senders),
+        _bar("Sessions", found.sessions, limits.sessions),
+        h("p", f"Data moves at {bytes_of(limits.bytes_per_second)} per second at most.", class_="note")
+        if limits.bytes_per_second is not None
+        else None,
+        _earlier(found.earlier),
+        api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/usage"),
+        id_="usage",
+        note="Of the limits that are in force: its own, those of its edition, and the defaults. Months are in UTC.",
+    )
+
+
+def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
+    """What all hybrid connections use of what the edition of the relay allows."""
+    rows: list[list[Child]] = [
+        [
+            h("a", name_of(one.name), href=path_of(one.name)),
+            bytes_of(one.usage.bytes_to_client),
+            bytes_of(one.usage.bytes_to_connector),
+            bytes_of(one.usage.bytes),
+            "no limit" if one.limits.bytes_per_period is None else bytes_of(one.limits.bytes_per_period),
+        ]
+        for one in found.value
+    ]
+    columns = ("Hybrid connection", "To clients", "To connectors", "Together", "Limit")
+    return section(
+        f"Usage in {_month(found.usage)}",
+        _bar("Hybrid connections", found.connections.used, found.connections.allowed),
+        _bar("Data", found.bytes.used, found.bytes.allowed, is_bytes=True),
+        table("Usage by hybrid connection", columns, rows, numeric=(1, 2, 3, 4))
+        if rows
+        else empty("There is no hybrid connection yet."),
+        h("p", "The API lists the others.", class_="note") if found.next_cursor else None,
+        _earlier(found.earlier),
+        api_line(visit, "/v1/usage"),
+        id_="usage",
+        note="Months are in UTC. What deleted hybrid connections have used is in the sum.",
+    )
