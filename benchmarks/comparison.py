@@ -30,7 +30,7 @@ class Move:
 
     @property
     def change(self) -> float:
-        """0.1 is 10 % better, whichever direction is the better one."""
+        """The relative change: 0.1 means 10 % better, whether higher or lower values are better."""
         if not self.old.median or not self.new.median:
             return 0.0
         better = METRICS[self.metric].higher_is_better
@@ -50,7 +50,7 @@ class Move:
 
 
 def compare(old: Run, new: Run, *, ratios: bool, systems: Sequence[str] | None = None) -> Iterator[Move]:
-    """Every figure that both runs have.
+    """Yield the comparison of every figure that both runs have.
 
     Args:
         old: the earlier run.
@@ -78,11 +78,11 @@ def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
 
 @attrs.frozen
 class Missing:
-    """A ratio that the old run has and the new one has not."""
+    """A ratio that only the old run has."""
 
     case: str
     system: str
-    #: The new run has tried to measure it, and failed.
+    #: Whether the new run has tried to measure it, and failed.
     was_tried: bool
     #: Why it was not tried, and what to do about it; empty if it was not asked for.
     why: str = ""
@@ -97,7 +97,7 @@ class Missing:
 
 
 def missing_ratios_of_ours(old: Run, new: Run) -> list[Missing]:
-    """The ratios that `bench-check` cannot compare, because only the old run has them, in its order."""
+    """Return the ratios that `bench-check` cannot compare, because only the old run has them, in its order."""
     compared = {(move.case, move.system) for move in compare_ratios_of_ours(old, new)}
     tried = {(sample.case, sample.system) for sample in new.samples}
     why = {one.case: f"{one.reason}; to get it: {one.remedy}" for one in new.skipped_cases}

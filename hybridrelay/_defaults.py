@@ -9,7 +9,7 @@ RESUME_DEADLINE: Final = 25.0
 #: How long a new stream of a client waits for a session (seconds): longer than a relay or a connector takes to
 #: restart; database drivers give up after 15 to 60 s.
 OPEN_PATIENCE: Final = 10.0
-#: While the route in use is not the best, how soon a better one is looked for at first (seconds).
+#: If the route in use is not the best, how soon the first search for a better one begins (seconds).
 UPGRADE_INTERVAL: Final = 30.0
 #: How long open connections may continue after SIGTERM (seconds). Service managers wait for ten seconds and more
 #: before they kill a program.

@@ -142,7 +142,7 @@ def _name(code: CodeType) -> str:
 def measure(name: str) -> dict[str, float]:
     """Bytecodes for one unit of a case, by function."""
     _, case, few, many = _CASES[name]
-    # A turn ends after some milliseconds, in which less is done when everything is traced.
+    # A turn ends after some milliseconds, during which less is done while everything is traced.
     with patch.object(nowait_module, "TURN_SECONDS", math.inf):
         _count(case, 2)  # for what is done only once, such as imports
         short, long = _count(case, few), _count(case, many)

@@ -62,7 +62,7 @@ def relay(
 def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
     """Open connections to a fresh relay, each from a different address, and measure its memory."""
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
-        # For what is loaded and allocated once, with the first connections.
+        # So that code and memory that are loaded once, with the first connections, do not count.
         for number in range(3):
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)
@@ -70,7 +70,7 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
         cpu, start = cpu_seconds(program.pid), memory_bytes(program.pid)
         wires, held = [], []
         deadline = time.monotonic() + PHASE_SECONDS
-        # The first ones also pay for what is allocated once: they are opened, but not counted.
+        # The first connections are not counted, because they also cause allocations that happen only once.
         first, before = count // 4, 0
         for number in range(count + first):
             if number == first:

@@ -1,4 +1,4 @@
-"""The hybrid connections that a connector publishes, and at which relays."""
+"""The hybrid connections that a connector publishes, and the relays at which it does so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .unproven import Unproven
 
 
 class Published:
-    """One hybrid connection as this connector publishes it, at every relay of its connection string."""
+    """One hybrid connection that this connector publishes at every relay of its connection string."""
 
     def __init__(self, string: ConnectionString) -> None:
         self.string = string
@@ -20,32 +20,32 @@ class Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.publications: list[Publication] = []
-        #: Those over links that the connection string no longer names; they stay until another registration replaces
-        #: them.
+        #: Publications over links that the connection string no longer names. They stay until another registration
+        #: replaces them.
         self.retiring: list[Publication] = []
 
     def use(self, string: ConnectionString) -> None:
-        """Continue with another connection string that `update_string` has made: the identity is the same."""
+        """Continue with another connection string, made by `update_string`, with the same identity."""
         self.string, self.target = string, string.require_target()
 
     @property
     def has_settled(self) -> bool:
-        """It is registered at one relay or more, and with the present key at all of these."""
+        """Whether it is registered at one relay or more, and at all of these with the present key."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)
 
     @property
     def is_registered(self) -> bool:
-        """It is registered at one relay or more."""
+        """Whether it is registered at one relay or more."""
         return any(one.state.is_registered for one in self.publications)
 
     @property
     def is_refused(self) -> bool:
-        """Every relay has refused the connection string."""
+        """Whether every relay has refused the connection string."""
         return all(one.state.is_refused for one in (*self.publications, *self.retiring))
 
     def registered_at(self, relay: RelayIdentity) -> Publication | None:
-        """Its registration at this relay, under any host name of the relay; None if there is none."""
+        """Return its registration at this relay, under any host name of the relay; None if there is none."""
         found = (one for one in self.publications if one.state.is_registered and one.state.relay == relay)
         return next(found, None)
 
@@ -58,7 +58,7 @@ class Publication:
     link: RelayLink
     #: The entry of the relay's registration machine.
     state: Registration
-    #: It stays although the connection string no longer names its link, because no other can replace it now.
+    #: Whether it stays although the connection string no longer names its link, because no other can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)

@@ -23,7 +23,8 @@ class Offer:
 
     @property
     def kind(self) -> Kind:
-        """What the stream is for. Streams of kinds whose feature is not offered by both sides were refused before."""
+        """The kind of the stream. If not both sides offer the feature of a kind, such streams were refused
+        already."""
         return Kind(self._state.kind)
 
     @property
@@ -38,7 +39,7 @@ class Offer:
 
     @property
     def is_withdrawn(self) -> bool:
-        """The opener has withdrawn the offer, or the session has ended."""
+        """Whether the opener has withdrawn the offer, or the session has ended."""
         return self._state.is_aborted
 
     @property

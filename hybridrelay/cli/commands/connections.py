@@ -48,7 +48,7 @@ def run_import(args: argparse.Namespace) -> int:
 
 
 def run_issue(args: argparse.Namespace) -> int:
-    """Write a further connection string."""
+    """Issue a further connection string."""
     check_alternatives(args, "state", "key_file", "management")
     role = Role(args.role)
     has_relay = args.state is not None or args.management is not None
@@ -104,7 +104,7 @@ def run_show(args: argparse.Namespace) -> int:
     output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
     output.say(_pin_and_ports(relay))
     if connection.disabled:
-        output.say("disabled: the relay refuses everything for it until 'connections enable'")
+        output.say("disabled: the relay refuses all requests for it until 'connections enable'")
     output.say()
     output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT", "LAST USED"), key_rows(connection)))
     return exits.OK

@@ -35,7 +35,7 @@ class DataRequest:
 class ControlRequest:
     """The peer is going to present a token."""
 
-    #: The id of the access key that it has proved to have; None if it has proved none.
+    #: The id of the access key of which it has proved possession; None if it has not.
     key_id: bytes | None
     #: Whether it verifies the relay with certificate authorities.
     by_authority: bool

@@ -29,7 +29,7 @@ __all__ = [
 
 #: The registry, inside the state directory.
 REGISTRY_FILE = "registry.db"
-#: Held by the relay that runs on the directory, with its process id in it.
+#: Locked by the relay that uses the directory. It contains the id of the relay's process.
 LOCK_FILE = "relay.lock"
 #: The name of the socket of the management API, without its suffix.
 MANAGEMENT_SOCKET = "management"
@@ -38,20 +38,20 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def local_socket(path: Path, port: str) -> Path:
-    """The Unix socket on which the relay that runs on this state directory serves a local port."""
+    """Return the Unix socket on which the relay that uses this state directory serves a local port."""
     return path / f"{port}.sock"
 
 
 def prepare_state_directory(path: Path, *, create: bool = True) -> None:
-    """Make sure that `path` is a directory which this process may use and nobody else may read. Idempotent.
+    """Make sure that `path` is a directory that this process may use and that no other user may read. Idempotent.
 
     Args:
         path: the directory.
-        create: whether to make it where it is missing.
+        create: whether to create it if it is missing.
 
     Raises:
-        StateError: it is missing, no directory, of another owner, not writable, or would have to be closed to others
-            who may need it; with a remedy.
+        StateError: it is missing, is not a directory, has another owner, is not writable, or has other users' files,
+            so that closing it to others could do harm. The error has a remedy.
     """
     try:
         if create:
@@ -82,13 +82,13 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
 
 @contextmanager
 def occupy_state_directory(path: Path) -> Iterator[None]:
-    """Be the only relay on a state directory during the block; it is made where it is missing.
+    """Lock a state directory, which is created if it is missing, against other relays while the block runs.
 
-    Two would hand out the same certificate and write over each other's ports, and keys revoked at one would work at
-    the other until it looks. Commands that change the registry need no lock: SQLite has its own.
+    Two relays would have the same certificate and overwrite each other's ports, and a key that was revoked at one of
+    them would be valid at the other for a moment. Commands that change the registry need no lock: SQLite has its own.
 
     Raises:
-        StateError: another relay runs on it, or see `prepare_state_directory`.
+        StateError: another relay uses it; or see `prepare_state_directory`.
     """
     prepare_state_directory(path)
     try:
@@ -125,7 +125,7 @@ def _lock(path: Path, held: int) -> None:
 def can_share_memory(path: Path) -> bool:
     """Whether processes can share memory through a file in this directory, as SQLite's write-ahead log needs it.
 
-    Where that cannot be found out, because nothing can be written at the moment, it is assumed.
+    If this cannot be found out, because nothing can be written at the moment, the answer is True.
     """
     try:
         with tempfile.TemporaryFile(dir=path) as file:
@@ -140,10 +140,10 @@ def can_share_memory(path: Path) -> bool:
 
 
 def private_file(path: Path, *, create: bool) -> None:
-    """Make sure that a file of the state directory exists and has mode 0600; `create` says whether to make it.
+    """Make sure that a file of the state directory exists and has mode 0600. `create`: whether to create it.
 
     Raises:
-        FileNotFoundError: there is none, and it was not to be made.
+        FileNotFoundError: it does not exist, and `create` is False.
         OSError: anything else.
     """
     try:
@@ -159,7 +159,7 @@ def private_file(path: Path, *, create: bool) -> None:
 
 
 def _check_owner(path: Path, owner: int) -> None:
-    # Root is refused as well: it could read everything, but what it writes the relay could not use any more.
+    # Root is refused as well: it could read everything, but the relay could no longer use what root has written.
     assert sys.platform != "win32"
     if owner != os.geteuid():
         name = _user_name(owner)
@@ -183,7 +183,7 @@ def _close_to_others(path: Path, mode: int) -> None:
     if not mode & _OTHERS:
         return
     if not (path / REGISTRY_FILE).exists() and any(path.iterdir()):
-        # Somebody's home or /tmp: closing it would break whatever else lives there.
+        # For example a home directory or /tmp: closing it would break other programs.
         raise StateError(
             f"the directory {path} is open to others and holds files that are not the relay's",
             remedy=f"name a new or empty directory, or chmod 700 {path} if it is only for the relay",
