@@ -1,4 +1,4 @@
-"""The operations of the management API about what was used, and what goes over the wire."""
+"""The operations of the management API on usage, and the JSON values of these operations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .values import LimitsBody, Value
 
 __all__ = ["USAGE_ROWS", "ConnectionUsage", "RelayUsage"]
 
-#: Values that are made before other tasks of the relay run.
+#: How many values are made before other tasks of the relay may run.
 _AT_A_TIME = 100
 
 
 class PeriodUsage(Value, frozen=True):
-    """What was used in one period, a calendar month (UTC)."""
+    """The usage in one period, which is a calendar month (UTC)."""
 
     #: Seconds since 1970.
     begin: int
@@ -47,22 +47,22 @@ class PeriodUsage(Value, frozen=True):
 
 
 class NamedUsage(Value, frozen=True):
-    """What a hybrid connection has used in the present period."""
+    """The usage of a hybrid connection in the present period."""
 
     name: str
     usage: PeriodUsage
-    #: Those that are in force; null if not limited.
+    #: The limits that are in force; null means no limit.
     limits: LimitsBody
 
 
 class ConnectionUsage(Value, frozen=True):
-    """What a hybrid connection has used at this relay. A hybrid connection that is created again continues."""
+    """The usage of a hybrid connection at this relay. If it is deleted and created again, its usage continues."""
 
     name: str
     usage: PeriodUsage
-    #: The limits that are in force: its own, those of its edition, and the defaults. null if not limited.
+    #: The limits that are in force: its own, those of its edition, and the defaults. null means no limit.
     limits: LimitsBody
-    #: What is counted for them now.
+    #: The present numbers to which the limits apply.
     listeners: int
     senders: int
     sessions: int
@@ -85,9 +85,9 @@ class CountedBytes(Value, frozen=True):
 
 
 class RelayUsage(Value, frozen=True):
-    """What all hybrid connections together have used at this relay, also those that were deleted."""
+    """The usage of all hybrid connections together at this relay, including those that were deleted."""
 
-    #: null if the relay uses none.
+    #: The edition that the relay uses; null if it uses none.
     edition: str | None
     connections: CountedConnections
     bytes: CountedBytes
@@ -143,13 +143,13 @@ async def _get_connection_usage(call: Call) -> ConnectionUsage:
     )
 
 
-#: A part of the table of operations.
+#: The operations of this module, a part of the table of all operations.
 USAGE_ROWS: tuple[Operation[Call], ...] = (
     Operation(
         id="getUsage",
         method="GET",
         path="/v1/usage",
-        summary="Get what was used in this month: hybrid connections and bytes, and what the edition of the relay "
+        summary="Get the usage of this month: hybrid connections and bytes, and what the edition of the relay "
         "allows; and a page of the hybrid connections with their usage.",
         role=ManagementRole.VIEWER,
         handler=_get_usage,
@@ -160,7 +160,7 @@ USAGE_ROWS: tuple[Operation[Call], ...] = (
         id="getHybridConnectionUsage",
         method="GET",
         path="/v1/hybridConnections/{name}/usage",
-        summary="Get what a hybrid connection has used in this month and earlier, and the limits that are in force.",
+        summary="Get the usage of a hybrid connection in this month and in earlier ones, and the limits in force.",
         role=ManagementRole.VIEWER,
         handler=_get_connection_usage,
         answer=ConnectionUsage,

@@ -161,7 +161,7 @@ class FileProblem:
 class QuotaSnapshot:
     """A quota of which four fifths or more are used."""
 
-    #: None: of the relay as a whole.
+    #: The hybrid connection; None: it is a quota of the relay as a whole.
     connection: str | None
     #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
     kind: str
@@ -192,7 +192,7 @@ class RelaySnapshot:
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
     certificates: tuple[CertificateSnapshot, ...] = ()
-    #: What all hybrid connections have used in the present period.
+    #: The usage of all hybrid connections in the present period.
     usage: Usage = NO_USAGE
     #: Quotas of which four fifths or more are used, at most 100.
     quotas: tuple[QuotaSnapshot, ...] = ()
@@ -248,13 +248,13 @@ class LiveRelay(Protocol):
         """How late the relay's event loop was, measured once a second."""
 
     def usage(self, name: str) -> Usage:
-        """What a hybrid connection, or all of them (`TOTAL`), has used in the present period."""
+        """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in the present period."""
 
     def period(self) -> Period:
         """The present period."""
 
     async def past_usage(self, name: str) -> list[PastUsage]:
-        """The usage of a hybrid connection, or of all of them (`TOTAL`), in earlier periods, the latest first.
+        """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in earlier periods, the latest first.
 
         Raises:
             StateError: the file cannot be read.
@@ -267,7 +267,7 @@ class LiveRelay(Protocol):
         """When keys were last used (seconds since 1970)."""
 
     def note_use(self, key: KeyId) -> None:
-        """A key was used now, for the management API."""
+        """Note that a key was used now, for the management API."""
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         """What happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.

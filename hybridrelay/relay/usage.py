@@ -1,4 +1,4 @@
-"""What hybrid connections have used in a period, as values. A period is a calendar month (UTC). Pure."""
+"""The usage of hybrid connections in a period, as values. A period is a calendar month (UTC). Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .model import KeyId
 
 __all__ = ["MAX_USAGE", "NO_USAGE", "TOTAL", "Batch", "PastUsage", "Period", "Usage"]
 
-#: Numbers stay at this value when they have reached it, so that JSON and SQLite can represent them.
+#: The greatest value of a number. It does not grow further, so that JSON and SQLite can represent it.
 MAX_USAGE: Final = 2**53 - 1
 #: The name under which the usage of all hybrid connections together is counted. No hybrid connection can have it.
 TOTAL: Final = ""
-#: The first and the last month whose begin and end can be computed.
+#: The first and the last month whose beginning and end can be computed.
 _FIRST, _LAST = (1970, 1), (9998, 12)
 
 
@@ -29,7 +29,8 @@ class Period:
 
     @classmethod
     def at(cls, seconds: float) -> Self:
-        """Return the period at a time (seconds since 1970). Times that no calendar has are moved to its ends."""
+        """Return the period at a time (seconds since 1970). Times outside of the calendar are in its first or last
+        month."""
         try:
             date = dt.datetime.fromtimestamp(seconds, dt.UTC)
         except (OverflowError, ValueError, OSError):
@@ -58,7 +59,7 @@ class Period:
 
 @attrs.frozen
 class Usage:
-    """What was moved for a hybrid connection, or for all of them."""
+    """The usage of a hybrid connection, or of all of them together."""
 
     #: Bytes that were passed on to clients and to connectors.
     to_client: int = 0
@@ -92,9 +93,9 @@ class PastUsage:
 
 @attrs.frozen
 class Batch:
-    """What has to be saved."""
+    """The numbers that have to be saved."""
 
-    #: What to add, by period and hybrid connection (or `TOTAL`).
+    #: The usage to add, by period and hybrid connection (or `TOTAL`).
     usage: Mapping[tuple[Period, str], Usage]
     #: When keys were used last.
     keys: Mapping[KeyId, float]

@@ -43,7 +43,7 @@ def test_without_a_relay(run: Run, tmp_path: Path) -> None:
     assert run("connections", "disable", "orders", *state).code == 0
     assert "orders" in run("connections", "list", *state).out
     assert "(disabled)" in run("connections", "list", *state).out
-    assert "disabled: the relay refuses everything" in run("connections", "show", "orders", *state).out
+    assert "disabled: the relay refuses all requests" in run("connections", "show", "orders", *state).out
     assert json.loads(run("connections", "show", "orders", "--json", *state).out)["disabled"] is True
     unknown = run("connections", "disable", "others", *state)
     assert unknown.code == 2

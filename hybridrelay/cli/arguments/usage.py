@@ -10,9 +10,9 @@ from .options import add_relay
 __all__ = ["COMMAND"]
 
 _DESCRIPTION = """\
-Show what was used at a running relay in this calendar month (UTC): by all hybrid connections, with what the relay's
-edition allows; or, with NAME, by one hybrid connection, with its limits and earlier months. A relay that is killed
-loses at most the last 10 seconds.
+Show the usage of a running relay in this calendar month (UTC): that of all hybrid connections, with what the relay's
+edition allows; or, with NAME, that of one hybrid connection, with its limits and with earlier months. If the relay is
+killed, at most the last 10 seconds are lost.
 """
 _EXAMPLES = """\
 examples:
@@ -32,7 +32,7 @@ def _add_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "usage",
-    "show what was used in this month",
+    "show the usage of this month",
     _DESCRIPTION,
     _EXAMPLES,
     _add_arguments,

@@ -20,7 +20,7 @@ _PAGE = 1000
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what was used."""
+    """Show the usage of a relay, or of one hybrid connection."""
     done = False
     address = address_of(args)
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _read(client: ManagementClient) -> RelayUsage:
-    """The usage of the relay, with all hybrid connections."""
+    """Return the usage of the relay, with all hybrid connections."""
     first = page = await client.get("/v1/usage", RelayUsage, query={"limit": _PAGE})
     value = list(page.value)
     while page.next_cursor is not None:

@@ -1,4 +1,4 @@
-"""Counts what hybrid connections use in each period, and when keys were last used. Pure.
+"""Counts the usage of hybrid connections in each period, and notes when keys were last used. Pure.
 
 The rules:
 
@@ -28,15 +28,15 @@ class UsageMachine:
 
     def __init__(self, now: float) -> None:
         self.period = Period.at(now)
-        #: Of the present period, by hybrid connection.
+        #: The usage of the present period, by hybrid connection.
         self._usage: dict[str, Usage] = {}
-        #: What each hybrid connection had moved in total when it was last observed.
+        #: The total of each hybrid connection when it was last observed.
         self._seen: dict[str, tuple[int, int]] = {}
         self._unsaved: dict[tuple[Period, str], Usage] = {}
         self._keys: dict[KeyId, float] = {}
         self._unsaved_keys: dict[KeyId, float] = {}
 
-    # --- looking at it
+    # --- reading
 
     def of(self, connection: str) -> Usage:
         """Return the usage of a hybrid connection, or `TOTAL`, in the present period."""
@@ -47,17 +47,17 @@ class UsageMachine:
         return {name: usage.bytes for name, usage in self._usage.items() if name != TOTAL}
 
     def last_use(self, key: KeyId) -> float | None:
-        """Return when a key was last used; None if never."""
+        """Return when a key was last used; None if it never was."""
         return self._keys.get(key)
 
     def key_uses(self) -> dict[KeyId, float]:
         """Return when keys were last used."""
         return dict(self._keys)
 
-    # --- what happens
+    # --- inputs
 
     def advance(self, now: float) -> bool:
-        """Begin the next period if it is time. Returns whether the clock is before the present period."""
+        """Begin the next period when it is time. Returns whether the clock is before the present period."""
         period = Period.at(now)
         if period > self.period:
             self.period = period
@@ -65,7 +65,7 @@ class UsageMachine:
         return period < self.period
 
     def observe(self, connection: str, to_client: int, to_connector: int) -> None:
-        """A hybrid connection has moved this much in total."""
+        """Note how much was moved for a hybrid connection in total."""
         last = self._seen.get(connection, (0, 0))
         if to_client < last[0] or to_connector < last[1]:
             last = 0, 0
@@ -73,7 +73,7 @@ class UsageMachine:
         self._add(connection, Usage(to_client - last[0], to_connector - last[1]))
 
     def joined(self, connection: str) -> None:
-        """A pair of data channels was joined."""
+        """Count a pair of data channels that was joined."""
         self._add(connection, Usage(joins=1))
 
     def forget(self, connection: str) -> None:
@@ -81,11 +81,12 @@ class UsageMachine:
         self._seen.pop(connection, None)
 
     def used(self, key: KeyId, now: float) -> None:
-        """A token by this key was accepted."""
+        """Note that a token made with this key was accepted."""
         self._keys[key] = self._unsaved_keys[key] = now
 
     def keep_keys(self, connections: Mapping[str, object], ended: Iterable[KeyId]) -> None:
-        """Forget keys that do not exist any more: those that have ended, and those of other hybrid connections."""
+        """Forget keys that no longer exist: those that have ended, and those of hybrid connections that do not
+        exist."""
         for key in ended:
             self._keys.pop(key, None)
             self._unsaved_keys.pop(key, None)
@@ -96,21 +97,22 @@ class UsageMachine:
     # --- saving
 
     def take(self) -> Batch:
-        """Return what has not been saved, and consider it saved."""
+        """Return what has not been saved yet. From then on, it counts as saved."""
         batch = Batch(self._unsaved, self._unsaved_keys)
         self._unsaved, self._unsaved_keys = {}, {}
         return batch
 
     def put_back(self, batch: Batch) -> None:
-        """A batch could not be saved."""
+        """Take back a batch that could not be saved."""
         for place, usage in batch.usage.items():
             self._unsaved[place] = self._unsaved.get(place, _NOTHING) + usage
         self._unsaved_keys = {**batch.keys, **self._unsaved_keys}
 
     def restore(self, period: Period | None, usage: Mapping[str, Usage], keys: Mapping[KeyId, float]) -> None:
-        """An earlier run had saved this: its last period, the usage in it, and when keys were used. Call it once."""
+        """Continue with what an earlier run has saved: its last period, the usage in it, and the last uses of keys.
+        Call this once."""
         if period is not None and period > self.period:
-            # The clock ran backwards while the relay was stopped. What was counted since counts for that period.
+            # The clock was set back while the relay was stopped. What was counted since then counts for that period.
             moved: dict[tuple[Period, str], Usage] = {}
             for (_, name), one in self._unsaved.items():
                 moved[period, name] = moved.get((period, name), _NOTHING) + one

@@ -75,10 +75,10 @@ class Paces:
         return pace
 
     def update(self) -> None:
-        """The rates may have changed."""
+        """Apply rates that may have changed."""
         for name, pace in self._paces.items():
             pace.change(self._rate_of(name))
 
     def forget(self, connection: str) -> None:
-        """A hybrid connection was deleted."""
+        """Forget a hybrid connection, which was deleted."""
         self._paces.pop(connection, None)

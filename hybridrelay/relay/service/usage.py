@@ -1,7 +1,7 @@
-"""Counts what hybrid connections use, has the broker compare it with their quotas, and saves it to a file.
+"""Counts the usage of hybrid connections, has the broker compare it with their quotas, and saves it in a file.
 
-`core.usage.UsageMachine` decides what counts. The file is used in a worker thread, and in no other way: whatever
-happens to it, the relay neither waits for it nor fails with it.
+`core.usage.UsageMachine` decides what counts. The file is used only in a worker thread, so that whatever happens to
+it, the relay neither waits for it nor fails because of it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ __all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: How often quotas are compared with what is used (seconds).
+#: How often usage is compared with quotas (seconds).
 SAMPLE_SECONDS: Final = 5.0
-#: How often what was counted is saved (seconds). A relay that is killed loses no more than this.
+#: How often usage is saved (seconds). A relay that is killed loses no more than this.
 SAVE_SECONDS: Final = 10.0
-#: How long loading at the start, and the last write, may take (seconds).
+#: How long reading the file at the start, and the last write, may take (seconds).
 _FILE_SECONDS: Final = 5.0
-#: Hybrid connections, and pairs of one of them, that are looked at before other tasks run: about half a millisecond.
+#: How many hybrid connections, and how many pairs of one of them, are examined before other tasks may run: about half
+#: a millisecond's work.
 _AT_A_TIME: Final = 50
 _PAIRS_AT_A_TIME: Final = 1000
 
@@ -44,7 +45,8 @@ class UsageService:
 
     Args:
         state_dir: of the relay.
-        broker: what the relay holds. It has the machine (`BrokerService.usage`), and reports joins and uses of keys.
+        broker: the broker of the relay. It has the machine (`BrokerService.usage`), and reports joins and uses of
+            keys.
         clock: seconds since 1970.
         events: where events go.
     """
@@ -60,21 +62,22 @@ class UsageService:
         self._limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._is_loaded = False
-        #: The batch whose writing has begun last; set by the thread.
+        #: The last batch of which writing has begun; set by the thread.
         self._writing: Batch | None = None
         self._is_behind = False
         #: The hybrid connections whose keys the file has been compared with.
         self._seen: Mapping[str, HybridConnection] | None = None
-        #: Why the file is not written at the moment; None if it is.
+        #: Why the file is not written at the moment; None if it is written.
         self.problem: FileProblem | None = None
 
     @property
     def machine(self) -> UsageMachine:
-        """What was counted."""
+        """The machine that counts."""
         return self._machine
 
     async def load(self) -> None:
-        """Read what an earlier run has saved. If that is not possible now, it is tried again before saving."""
+        """Read what an earlier run has saved. If this is not possible now, it is tried again before anything is
+        saved."""
         with trio.move_on_after(_FILE_SECONDS):
             await self._save()
         await self._sample()
@@ -110,7 +113,7 @@ class UsageService:
         return [one for one in found if one.period < period]
 
     async def _sample(self) -> None:
-        """Count what was moved, and compare it with the quotas; other tasks run meanwhile."""
+        """Count what was moved, and compare it with the quotas. Other tasks run meanwhile."""
         broker, machine = self._broker, self._machine
         is_behind = machine.advance(self._clock())
         if is_behind and not self._is_behind:
@@ -126,13 +129,13 @@ class UsageService:
                 to_connector += one.to_connector
                 if count % _PAIRS_AT_A_TIME == 0:
                     await trio.lowlevel.checkpoint()
-            if broker.pairs.has(name):  # not deleted meanwhile
+            if broker.pairs.has(name):  # it may have been deleted meanwhile
                 machine.observe(name, to_client, to_connector)
         broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
         broker.carry_out()
 
     async def _save(self) -> None:
-        """Save what was counted, after what an earlier run has saved was read."""
+        """Save the usage, after that of an earlier run has been read."""
         connections = self._broker.authorization.connections
         existing = None if connections is self._seen else frozenset(connections)
         batch = None
@@ -150,7 +153,7 @@ class UsageService:
                 self._machine.put_back(batch)
             self._failed(exc)
         except trio.Cancelled:
-            if batch is not None and self._writing is not batch:  # the thread had not begun
+            if batch is not None and self._writing is not batch:  # the thread has not begun to write it
                 self._machine.put_back(batch)
             raise
         else:
@@ -184,7 +187,7 @@ async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: tri
         OutOfThreads: no thread can be started.
         Exception: any exception of the function.
 
-    Cancelled, it returns at once, and the function continues.
+    If cancelled, this returns at once, and the function continues.
     """
     with thread_errors():
         return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

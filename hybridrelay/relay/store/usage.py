@@ -50,7 +50,7 @@ _ADD: Final = f"""
 
 @attrs.frozen
 class SavedUsage:
-    """What a file has: its last period, the usage in it by hybrid connection, and when keys were last used."""
+    """The content of a file: its last period, the usage in it by hybrid connection, and when keys were last used."""
 
     period: Period | None
     usage: Mapping[str, Usage]
@@ -58,15 +58,17 @@ class SavedUsage:
 
 
 class UsageFile:
-    """The file of a state directory. For one thread at a time. Every method may raise `ExpendableFileError`.
+    """The usage file of a state directory. Only one thread may use it at a time. Every method may raise
+    `ExpendableFileError`.
 
-    A file that is damaged is set aside, and the method is repeated with a new one; `set_aside` then has the new name.
+    If the file is damaged, it is set aside, and the method is repeated with a new one; `set_aside` then has the path
+    of the damaged file.
     """
 
     def __init__(self, state_dir: Path) -> None:
         self.file = ExpendableFile(state_dir / USAGE_FILE, "the usage", _SCHEMA, _VERSION, _MAX_BYTES)
         self._database: sqlite3.Connection | None = None
-        #: The new path of a damaged file, and why; taken by the caller.
+        #: The new path of a damaged file, and what was wrong with it. The caller resets it.
         self.set_aside: tuple[Path, str] | None = None
 
     def load(self) -> SavedUsage:
@@ -78,7 +80,8 @@ class UsageFile:
 
         Args:
             batch: what to add.
-            existing: the names of all hybrid connections; uses of keys of others are deleted. None: nothing is.
+            existing: the names of all hybrid connections; the last uses of keys of others are deleted. None: nothing
+                is deleted.
         """
         self._repeated(lambda database: _save(database, batch, existing))
 
@@ -116,7 +119,9 @@ class UsageFile:
             if isinstance(exc, ExpendableFileError):
                 raise
             raise ExpendableFileError(
-                f"the usage {self.file.path} is damaged: {exc}", remedy="nothing; it is renamed", is_damaged=True
+                f"the usage {self.file.path} is damaged: {exc}",
+                remedy="nothing needs to be done: it is renamed, and a new one is made",
+                is_damaged=True,
             ) from exc
 
 
@@ -172,7 +177,7 @@ def _past(database: sqlite3.Connection, connection: str) -> list[PastUsage]:
 
 def _usage(*numbers: object) -> Usage:
     if not all(isinstance(one, int) and 0 <= one <= MAX_USAGE for one in numbers):
-        raise ValueError("a number is not one that was written")
+        raise ValueError("a number is not valid")
     to_client, to_connector, joins = numbers
     assert isinstance(to_client, int)
     assert isinstance(to_connector, int)
@@ -182,5 +187,5 @@ def _usage(*numbers: object) -> Usage:
 
 def _time(value: object) -> float:
     if not isinstance(value, float):
-        raise ValueError("a time is not one that was written")
+        raise ValueError("a time is not valid")
     return value
