@@ -1,4 +1,4 @@
-"""Where pages are, for links between them. Pure."""
+"""The paths of pages, for links between them. Pure."""
 
 from __future__ import annotations
 

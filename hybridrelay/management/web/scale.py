@@ -19,7 +19,7 @@ from .visit import Visit
 __all__ = ["SCALE_PAGES", "capacity_section"]
 
 _RELAY = "/v1/relay"
-#: Hybrid connections whose usage is listed.
+#: How many hybrid connections are listed with their usage.
 _LISTED = 50
 
 

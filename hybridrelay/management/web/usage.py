@@ -1,4 +1,4 @@
-"""What was used in this month and earlier, and how much of it is allowed: parts of several pages."""
+"""Parts of pages that show the usage of this month and of earlier ones, and the limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _month(period: PeriodUsage) -> str:
 
 
 def month_figure(period: PeriodUsage, allowed: int | None, *, href: str) -> Element:
-    """The amount of data in this month, as a number on top of a page."""
+    """Make the number at the top of a page that shows the amount of data in this month."""
     note = f"of {bytes_of(allowed)} in {_month(period)}" if allowed is not None else f"in {_month(period)} (UTC)"
     return figure("Data", bytes_of(period.bytes), href=href, note=note)
 
@@ -58,7 +58,7 @@ def _earlier(periods: Sequence[PeriodUsage]) -> Child:
 
 
 def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
-    """What a hybrid connection uses now, and in this month, of what is allowed."""
+    """Make the part that compares the usage of a hybrid connection, at present and in this month, with its limits."""
     limits = found.limits
     return section(
         "Usage",
@@ -72,12 +72,12 @@ def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
         _earlier(found.earlier),
         api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/usage"),
         id_="usage",
-        note="Of the limits that are in force: its own, those of its edition, and the defaults. Months are in UTC.",
+        note="The limits are its own, those of its edition, and the defaults. Months are in UTC.",
     )
 
 
 def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
-    """What all hybrid connections use of what the edition of the relay allows."""
+    """Make the part that compares the usage of all hybrid connections with what the relay's edition allows."""
     rows: list[list[Child]] = [
         [
             h("a", name_of(one.name), href=path_of(one.name)),
@@ -100,5 +100,5 @@ def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
         _earlier(found.earlier),
         api_line(visit, "/v1/usage"),
         id_="usage",
-        note="Months are in UTC. What deleted hybrid connections have used is in the sum.",
+        note="Months are in UTC. The sum includes hybrid connections that were deleted.",
     )

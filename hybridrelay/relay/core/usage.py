@@ -2,11 +2,12 @@
 
 The rules:
 
-1. The caller passes in how much the pairs of a hybrid connection have moved in total; the difference to the last time
-   counts for the present period. A total that is lower than the last one began again at zero.
-2. A period never runs backwards: if the clock does, what is counted stays in the later period.
-3. What was counted and not saved is taken as a batch of differences. It is put back if it could not be saved. So a
-   relay that is killed loses what it has counted since it last saved, and nothing counts twice.
+1. The caller passes in how much the pairs of a hybrid connection have moved in total. The difference from the
+   previous total counts for the present period. If a total is lower than the previous one, it has begun again at
+   zero.
+2. Periods never go back: if the clock is set back to an earlier one, usage continues to count for the later one.
+3. What has not been saved yet is taken as a batch of differences, and put back if it could not be saved. So a relay
+   that is killed loses only what it has counted since it last saved, and nothing counts twice.
 
 Times are seconds since 1970.
 """
