@@ -130,7 +130,9 @@ def test_a_relay_starts_and_runs_on_a_full_disk(deployment: Deployment, disk: Pa
     fill(disk)
     relay = deployment.start_relay()
     fill(disk)
-    assert "cannot" not in relay.err
+    # It says that it does without files such as its usage, and nothing else.
+    lines = [line for line in relay.err.splitlines() if "state-file.not-written" not in line]
+    assert not [line for line in lines if "cannot" in line]
     run(deployment, "connections", "delete", "orders")
     assert relay.terminate() == 0
 
