@@ -22,6 +22,8 @@ __all__ = ["AuditFiles", "Line"]
 _BLOCK = 64 * 1024
 #: The longest line (bytes). A longer one was not written by this program.
 _MAX_LINE = 64 * 1024
+#: Numbers are lower than this. A million for each second since 1970 reaches it in the year 146,000.
+_MAX_NUMBER = 2**62
 
 
 class _Numbered(msgspec.Struct):
@@ -173,6 +175,8 @@ def _reversed_lines(file: BinaryIO, end: int) -> Iterator[bytes]:
 
 def _parse(data: bytes) -> Line | None:
     try:
-        return Line(msgspec.json.decode(data, type=_Numbered).number, data.rstrip(b"\n"))
+        number = msgspec.json.decode(data, type=_Numbered).number
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    # No further line could have a higher number than a damaged one near the end of the range.
+    return Line(number, data.rstrip(b"\n")) if 0 <= number < _MAX_NUMBER else None

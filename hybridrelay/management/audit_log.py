@@ -7,7 +7,6 @@ Calls by unknown callers are in separate files, so that strangers cannot displac
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +39,15 @@ _MAX_WAITING = 10_000
 _RETRY_SECONDS = 60.0
 #: The most lines that one request examines.
 _MAX_SCANNED = 20_000
-#: By how much the first number grows for each second of the clock, so that numbers increase across restarts.
+#: By how much the first number grows for each second of the clock. Numbers therefore increase across restarts even if
+#: files were deleted.
 _PER_SECOND = 1_000_000
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A call that changes something or shows keys, including one that was refused."""
 
-    #: Increases with time.
+    #: Increases with every entry, even if the clock steps back.
     number: int
     #: Seconds since 1970.
     time: float
@@ -100,6 +100,17 @@ class AuditPage:
     next_before: int | None
 
 
+@attrs.define(eq=False)
+class _Waiting:
+    """An entry that is not in the files yet."""
+
+    #: Whether the caller is known.
+    known: bool
+    entry: AuditEntry
+    #: With its number, once there was an attempt to write it.
+    line: Line | None = None
+
+
 class AuditLog:
     """A subscriber of the events of the management API.
 
@@ -113,8 +124,9 @@ class AuditLog:
         self._directory = state_dir / DIRECTORY
         self._clock = clock
         self._events = events
-        self._numbers = itertools.count(int(clock()) * _PER_SECOND)
-        self._waiting: deque[tuple[bool, Line]] = deque(maxlen=_MAX_WAITING)
+        #: The number of the next entry; None until the files have been looked at.
+        self._next_number: int | None = None
+        self._waiting: deque[_Waiting] = deque(maxlen=_MAX_WAITING)
         self._published = trio.Event()
         #: Held while the files are written, and by readers while they search for the latest entries.
         self._writing = trio.Lock()
@@ -126,7 +138,7 @@ class AuditLog:
             return
         known = isinstance(event, ManagementCalled)
         entry = AuditEntry(
-            number=next(self._numbers),
+            number=0,  # until it is written
             time=round(self._clock(), 3),
             operation=event.operation_id,
             caller=event.caller if isinstance(event, ManagementCalled) else "",
@@ -138,7 +150,7 @@ class AuditLog:
             status=event.status,
             request_id=event.request_id,
         )
-        self._waiting.append((known, Line(entry.number, msgspec.json.encode(entry))))
+        self._waiting.append(_Waiting(known, entry))
         self._published.set()
 
     async def run(self) -> None:
@@ -197,10 +209,19 @@ class AuditLog:
             await self.flush()
         return await run_in_thread(_read, self._directory, wanted, limit, before, limiter=self._reading)
 
-    def _write(self, batch: list[tuple[bool, Line]]) -> None:
-        for kind in (True, False):
-            files = _files(self._directory, known=kind)
-            lines = [line for known, line in batch if known is kind]
+    def _write(self, batch: list[_Waiting]) -> None:
+        """In a thread, one at a time."""
+        both = {known: _files(self._directory, known=known) for known in (True, False)}
+        if self._next_number is None:
+            # The clock may be behind what it was when the last entry was written.
+            last = max(files.last_number() for files in both.values())
+            self._next_number = max(int(self._clock()) * _PER_SECOND, last + 1)
+        for one in batch:
+            if one.line is None:
+                number, self._next_number = self._next_number, self._next_number + 1
+                one.line = Line(number, msgspec.json.encode(msgspec.structs.replace(one.entry, number=number)))
+        for known, files in both.items():
+            lines = [one.line for one in batch if one.known is known and one.line is not None]
             if lines:
                 # After a failure, some of them may be in the files already.
                 last = files.last_number()
@@ -227,9 +248,7 @@ def _read(directory: Path, wanted: AuditFilter, limit: int, before: int | None) 
             entry = msgspec.json.decode(line.data, type=AuditEntry)
         except msgspec.MsgspecError:
             continue  # it was written by a later version
-        if wanted.since is not None and entry.time < wanted.since:
-            break
-        if wanted.accepts(entry):
+        if (wanted.since is None or entry.time >= wanted.since) and wanted.accepts(entry):
             found.append(entry)
         if len(found) == limit or scanned == _MAX_SCANNED:
             return AuditPage(tuple(found), number)

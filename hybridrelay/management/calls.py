@@ -85,8 +85,8 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
         #: 0: there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
-            caller = await gate.admit(request)
-            response = await _serve(operation, managed, request, caller)
+            caller, body = await gate.admit_with_body(request)
+            response = await _serve(operation, managed, request, caller, body)
             status = response.status
             headers = (*response.headers, (REQUEST_ID, request_id))
             if isinstance(response, StreamedResponse):
@@ -176,7 +176,7 @@ def _convert(given: Mapping[str, object], kind: type[StructT], what: str, root: 
 
 
 async def _serve(
-    operation: Operation[Call], managed: Managed, request: Request, caller: Caller
+    operation: Operation[Call], managed: Managed, request: Request, caller: Caller, body: bytes
 ) -> Response | StreamedResponse:
     params = _authorize(operation, caller, {name: partial(param_of, request, name) for name in request.params})
     # The body is checked before the precondition: a malformed body is an error for every version.
@@ -186,7 +186,7 @@ async def _serve(
         request,
         params,
         None if operation.query is None else parse_query_untrusted(request.query, operation.query),
-        await _read_body(operation, request),
+        _parse_body_untrusted(operation, request, body),
         *_preconditions(operation, request),
     )
     if operation.streams is not None and EVENT_STREAM in (request.headers.get("accept") or ""):
@@ -261,8 +261,7 @@ def _if_none_match(request: Request) -> bool:
     )
 
 
-async def _read_body(operation: Operation[Call], request: Request) -> msgspec.Struct | None:
-    data = await request.body.read()
+def _parse_body_untrusted(operation: Operation[Call], request: Request, data: bytes) -> msgspec.Struct | None:
     if operation.body is None:
         if data:
             raise problem(Problem.INVALID, "this operation takes no body", remedy="leave the body out")

@@ -59,6 +59,8 @@ REFUSAL_SECONDS = 0.25
 _PAUSE_SECONDS = 1.0
 #: How long an authenticator may take (seconds).
 _AUTHENTICATOR_SECONDS = 5.0
+#: For how long credentials count as verified (seconds).
+_STALE_SECONDS = 0.1
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
 _SAFE = frozenset({"GET", "HEAD"})
@@ -129,6 +131,38 @@ class Gate:
                 self._calls.take((caller.kind, caller.id), trio.current_time()), "too many requests"
             )
         return caller
+
+    async def admit_with_body(self, request: Request) -> tuple[Caller, bytes]:
+        """Return the caller of the request, and its body, which may take seconds to arrive.
+
+        Raises:
+            RequestError: the same as in `admit`; or 401, because the credentials have become invalid meanwhile.
+        """
+        caller, began = await self.admit(request), trio.current_time()
+        body = await request.body.read()
+        if request.method not in _SAFE or trio.current_time() - began > _STALE_SECONDS:
+            await self._confirm(request, caller)
+        return caller, body
+
+    async def _confirm(self, request: Request, caller: Caller) -> None:
+        """Verify the credentials again: a token may have been revoked, or a key replaced."""
+        assert isinstance(request.peer, Peer)
+        try:
+            if headers := request.headers.all("authorization"):
+                scheme, _, value = headers[0].partition(" ")
+                found = await self._own.verify(scheme.lower(), value.strip())
+                # An authenticator is asked once for each request.
+                is_valid = found is None or found.caller == caller
+            elif caller is request.peer.caller:
+                is_valid = not self._has_expired(request.peer)
+            else:
+                is_valid = await self._by_cookie(request) == caller
+        except Refused:
+            is_valid = False
+        except StateError as exc:
+            raise problem_of(exc, conditional=False) from exc
+        if not is_valid:
+            raise _unauthenticated("the credentials have become invalid while the body of the request arrived")
 
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at

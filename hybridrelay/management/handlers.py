@@ -132,6 +132,8 @@ def _put(
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
     if call.name not in store.disabled_by_name():
+        if call.caller.scope.only is not None:  # a key of a hybrid connection, which does not exist any longer
+            raise NotFound("there is no such hybrid connection")
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
         new_rules = _usual_rules() if rules is None else rules

@@ -262,3 +262,32 @@ async def test_an_audit_log_that_cannot_be_read(audited: Api, monkeypatch: pytes
     monkeypatch.setattr(AuditFiles, "before", fail)
     answer, problem = await audited.call("GET", "/v1/audit")
     assert (answer.status, problem["type"]) == (503, "urn:hybridrelay:problem:unavailable")
+
+
+async def test_a_clock_that_is_behind_the_last_entry_loses_none(tmp_path: Path) -> None:
+    """After a restart of a machine whose clock was wrong, now or before."""
+    for now in (5_000_000.0, 1000.0, 2_000_000.0):
+        log = AuditLog(tmp_path, clock=Clock(now), events=EventStream(list[Event]().append))
+        log(called(f"at {now:.0f}"))
+        log(refused(f"refused at {now:.0f}"))
+        await log.flush()
+    page = await log.read(AuditFilter(), 100)
+    assert [entry.operation for entry in page.entries] == [
+        "refused at 2000000", "at 2000000", "refused at 1000", "at 1000", "refused at 5000000", "at 5000000",
+    ]  # fmt: skip
+    numbers = [entry.number for entry in page.entries]
+    assert numbers == sorted(set(numbers), reverse=True)
+    page = await log.read(AuditFilter(since=3_000_000.0), 100)
+    assert [entry.operation for entry in page.entries] == ["refused at 5000000", "at 5000000"]
+
+
+async def test_a_line_with_an_impossible_number_is_ignored(log: AuditLog, tmp_path: Path) -> None:
+    log(called("before"))
+    await log.flush()
+    (file,) = (tmp_path / "audit").iterdir()
+    with file.open("ab") as opened:
+        opened.write(line(2**63 - 1).data + b"\n")
+    log(called("after"))
+    await log.flush()
+    page = await log.read(AuditFilter(), 100)
+    assert [entry.operation for entry in page.entries] == ["after", "before"]

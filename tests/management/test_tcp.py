@@ -418,6 +418,31 @@ async def test_a_connection_whose_credentials_were_refused_makes_room(state: Pat
             relay.stop.set()
 
 
+@pytest.mark.parametrize("is_chunked", [True, False])
+async def test_a_token_that_is_revoked_before_the_body_has_arrived(state: Path, is_chunked: bool) -> None:
+    body = json.dumps({"endpoints": ["relay.example.com"]}).encode()
+    framing = "Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}"
+    with trio.fail_after(60):
+        async with (
+            served(state, attrs.evolve(LOOPBACK, hosts=["x"])) as relay,
+            await trio.open_tcp_stream("127.0.0.1", relay.port) as stream,
+        ):
+            await stream.send_all(
+                f"PUT {CONNECTIONS}/new HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {relay.token}\r\n"
+                f"Content-Type: application/json\r\n{framing}\r\nExpect: 100-continue\r\n\r\n".encode()
+            )
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 100 ")  # the caller has been admitted
+            with SQLiteStore.open(state) as store:
+                (token,) = store.tokens()
+                store.delete_token(token.id)
+            await stream.send_all(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if is_chunked else body)
+            answer = await stream.receive_some()
+            assert answer.startswith(b"HTTP/1.1 401 "), answer
+            relay.stop.set()
+    with SQLiteStore.open(state) as store:
+        assert list(store.disabled_by_name()) == ["orders"]
+
+
 async def test_one_caller_cannot_keep_others_out(state: Path) -> None:
     """More connections of one token than all callers have together: its oldest ones make room."""
     with SQLiteStore.open(state) as store:

@@ -117,7 +117,7 @@ async def _show(visit: Visit) -> View:
 
 
 async def _change(visit: Visit) -> Response:
-    form, name = await visit.form(), visit.param("edition")
+    form, name = visit.form(), visit.param("edition")
     version, connections = form.get("version", ""), form.get("connections", "").strip()
     if not re.fullmatch(r"[0-9]{1,18}", version):
         raise problem(Problem.INVALID, "the form has no version")
@@ -127,7 +127,7 @@ async def _change(visit: Visit) -> Response:
 
 
 async def _use(visit: Visit) -> Response:
-    form = await visit.form()
+    form = visit.form()
     await visit.perform("putEditionOfRelay", body={"edition": form.get("edition") or None})
     return redirect(done("/scale", "edition-used"))
 

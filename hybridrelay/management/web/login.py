@@ -31,9 +31,9 @@ def _next_untrusted(text: str) -> str:
     return text if is_own and is_plain and len(text) <= _MAX_NEXT else "/"
 
 
-def _anonymous(managed: Managed, request: Request) -> Visit:
+def _anonymous(managed: Managed, request: Request, body: bytes = b"") -> Visit:
     """Make a visit for reading the query and the form of a request whose caller is not known."""
-    return Visit(managed, Caller("unknown", "", ManagementRole.VIEWER), request)
+    return Visit(managed, Caller("unknown", "", ManagementRole.VIEWER), request, body)
 
 
 async def _show_log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
@@ -107,7 +107,7 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
 
 
 async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
-    form = await _anonymous(managed, request).form()
+    form = _anonymous(managed, request, await request.body.read()).form()
     assert isinstance(request.peer, Peer)
     next_ = form.get("next", "")
     try:

@@ -63,7 +63,8 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
         #: 0: there is no response, because the client has disconnected or the relay is stopping.
         status, request_id = 0, new_request_id()
         try:
-            visit = Visit(managed, await gate.admit(request), request)
+            admitted, body = await gate.admit_with_body(request)
+            visit = Visit(managed, admitted, request, body)
             shown = await page.show(visit)
             await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
             response = page_response(visit, shown) if isinstance(shown, View) else shown

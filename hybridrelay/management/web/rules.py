@@ -199,7 +199,7 @@ async def _revoke(visit: Visit) -> Response:
 
 
 async def _change(visit: Visit, operation: str, message: str) -> Response:
-    form, name = await visit.form(), visit.param("name")
+    form, name = visit.form(), visit.param("name")
     body = {"slot": form.get("slot", ""), "generation": form.get("generation", "")}
     await visit.perform(operation, body=body, name=name, rule=visit.param("rule"))
     return redirect(done(path_of(name), message))
@@ -261,7 +261,7 @@ async def _show_addition(visit: Visit) -> View:
 
 
 async def _add(visit: Visit) -> Response:
-    form, name = await visit.form(), visit.param("name")
+    form, name = visit.form(), visit.param("name")
     rights = [right for right in _RIGHTS if form.get(right)]
     try:
         rule = check_rule_name(form.get("rule", ""))

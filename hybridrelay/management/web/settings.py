@@ -84,7 +84,7 @@ def _settings(found: ConnectionValue, version: int, switch: Element | None) -> E
 
 
 async def _change(visit: Visit) -> Response:
-    form, name = await visit.form(), visit.param("name")
+    form, name = visit.form(), visit.param("name")
     endpoints = [host for host in re.split(r"[,\s]+", form.get("endpoints", "")) if host]
     changed = {"description": form.get("description", ""), "endpoints": endpoints}
     await _patch(visit, name, changed, form.get("version", ""))
@@ -92,7 +92,7 @@ async def _change(visit: Visit) -> Response:
 
 
 async def _limit(visit: Visit) -> Response:
-    form, name = await visit.form(), visit.param("name")
+    form, name = visit.form(), visit.param("name")
     changed = {"edition": form.get("edition") or None, "limits": parse_limits(form)}
     await _patch(visit, name, changed, form.get("version", ""))
     return redirect(done(path_of(name), "limits-changed"))

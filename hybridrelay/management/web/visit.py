@@ -36,6 +36,8 @@ class Visit:
     managed: Managed
     caller: Caller
     request: Request
+    #: The body of the request.
+    body: bytes = attrs.field(default=b"", repr=False)
     #: Whether an operation was called that is recorded in the audit log.
     has_called: bool = False
 
@@ -75,21 +77,20 @@ class Visit:
         value = dict(pairs).get(name, "")
         return value if len(value) <= limit else ""
 
-    async def form(self) -> dict[str, str]:
+    def form(self) -> dict[str, str]:
         """Return the fields of the form in the request's body.
 
         Raises:
             RequestError: it is not a form, or is malformed.
         """
         content_type = (self.request.headers.get("content-type") or "").partition(";")[0].strip().lower()
-        data = await self.request.body.read()
-        if not data:
+        if not self.body:
             return {}
         if content_type != _FORM:
             raise problem(Problem.UNSUPPORTED_MEDIA_TYPE, f"the body has to be {_FORM}")
         try:
             pairs = urllib.parse.parse_qsl(
-                data.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
+                self.body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS
             )
         except ValueError as exc:
             raise problem(Problem.INVALID, "the form is malformed") from exc
