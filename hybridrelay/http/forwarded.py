@@ -19,11 +19,14 @@ from .head import Headers
 
 __all__ = ["client_address", "forwarded_for"]
 
-#: Only the last elements are examined, because nobody has more proxies in a row.
+#: Only the last elements are examined, because nobody has more proxies in a row, and of each field only the last
+#: characters: strangers may send fields of any content, and have not authenticated.
 _MAX_ELEMENTS: Final = 32
-#: The last element of Forwarded: quoted strings may contain commas.
-_LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)$')
-_FOR: Final = re.compile(r'(?:^|;)[ \t]*for=("?)([^";,\\]*)\1[ \t]*(?=;|$)', re.IGNORECASE)
+_MAX_VALUE: Final = 2048
+_QUOTE_OR_COMMA: Final = re.compile('[",]')
+_BLANKS: Final = " \t"
+#: Not part of an address. A backslash would escape the next character.
+_NOT_IN_ADDRESS: Final = frozenset('"\\')
 _IPV4_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]{1,5}")
 _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
 
@@ -33,29 +36,46 @@ def forwarded_for(headers: Headers) -> tuple[str, ...]:
 
     An element that cannot be read becomes an empty string. Only the last 32 are returned.
     """
-    values = headers.all("x-forwarded-for")
+    values = [value[-_MAX_VALUE:] for value in headers.all("x-forwarded-for")]
     if values:
         elements = [element.strip() for value in values for element in value.split(",")]
         return tuple(elements[-_MAX_ELEMENTS:])
     found: list[str] = []
     for element in _last_first(headers.all("forwarded")):
-        named = _FOR.findall(element)
-        found.append(named[0][1] if len(named) == 1 else "")
+        found.append(_parse_for(element))
         if len(found) == _MAX_ELEMENTS:
             break
     return tuple(reversed(found))
 
 
 def _last_first(values: Sequence[str]) -> Iterator[str]:
+    """Yield the elements of Forwarded, the last first; an empty string for what cannot be divided into elements.
+
+    Quoted strings may contain commas. Quotes are matched from the right, because the client may have written a single
+    one further left.
+    """
     for value in reversed(values):
-        rest = value
-        while (match := _LAST_ELEMENT.search(rest)) is not None:
-            yield match[1].strip()
-            if match.start() == 0 and not rest.startswith(","):
-                break
-            rest = rest[: match.start()]
-        else:
-            yield ""
+        value = value[-_MAX_VALUE:]
+        end, is_quoted = len(value), False
+        for match in reversed(list(_QUOTE_OR_COMMA.finditer(value))):
+            if match[0] == '"':
+                is_quoted = not is_quoted
+            elif not is_quoted:
+                yield value[match.end() : end]
+                end = match.start()
+        yield "" if is_quoted else value[:end]
+
+
+def _parse_for(element: str) -> str:
+    """Return the address in an element; empty if there is none, or more than one."""
+    found = []
+    for pair in element.split(";"):
+        name, _, address = pair.strip(_BLANKS).partition("=")
+        if len(address) > 1 and address[0] == address[-1] == '"':
+            address = address[1:-1]
+        if name.lower() == "for" and _NOT_IN_ADDRESS.isdisjoint(address):
+            found.append(address)
+    return found[0] if len(found) == 1 else ""
 
 
 def client_address(remote: str, elements: Sequence[str], is_trusted: Callable[[str], bool]) -> str:

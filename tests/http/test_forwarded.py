@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -137,3 +141,40 @@ def test_a_long_list_costs_little_and_its_end_counts() -> None:
     assert xff("x," * 8000 + CLIENT) == CLIENT
     assert forwarded('for="' * 3000 + f", for={CLIENT}") == CLIENT
     assert forwarded("for=1.1.1.1," * 1500 + f"for={CLIENT}") == CLIENT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for=" + " " * 7500 + "\\",
+        '",' * 3800,
+        "," * 7600,
+        '"' * 7600,
+        ";for=" * 1500,
+        "for=" + '"' * 7000,
+        "=" * 7600,
+    ],
+    ids=lambda text: text[:6],
+)
+def test_what_a_stranger_writes_is_examined_in_part(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody can send such a field, so it must not keep the relay busy."""
+    steps = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Callable[[FrameType, str, Any], Any]:
+        nonlocal steps
+        steps += 1
+        return count
+
+    sys.settrace(count)
+    try:
+        for name in ("forwarded", "x-forwarded-for"):
+            assert len(forwarded_for(Headers([(name, text)]))) <= 32
+    finally:
+        sys.settrace(None)
+    assert steps < 30_000
+
+
+def test_a_long_field_is_cut_at_its_beginning() -> None:
+    assert xff("1.1.1.1," * 1000 + CLIENT) == CLIENT
+    assert forwarded("for=1.1.1.1," * 1000 + f"for={CLIENT}") == CLIENT
+    assert xff("x" * 9000 + f",{CLIENT}, {OUTER}") == CLIENT
