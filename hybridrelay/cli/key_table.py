@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 
 from ..administration import ConnectionInfo, KeyInfo
 from ..security import KeySlot, Rule
 from . import output
+from .times import utc_text
 
 
 def key_rows(
@@ -76,4 +76,4 @@ def tell_ended(name: str, rule: str, old: str | None) -> None:
 def _last_use(key: KeyInfo) -> str:
     if key.last_used is None:
         return "-"
-    return dt.datetime.fromtimestamp(int(key.last_used), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_text(key.last_used)

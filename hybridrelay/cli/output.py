@@ -12,11 +12,17 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
+from .._printable import printable
+
 logger = logging.getLogger("hybridrelay.cli")
+
+#: Line feeds, tabs, and the colors of `Palette`.
+_KEPT = re.compile("(\n|\t|\x1b\\[[0-9]{1,2}m)")
 
 
 class _State:
@@ -49,8 +55,19 @@ def open_standard_streams() -> None:
 
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """Print and flush."""
-    remember(_write(text + end))
+    """Print and flush.
+
+    Parts of the text may come from a relay, so characters that could control the terminal are replaced. Colors, tabs
+    and line feeds stay; a text that must be one line has to be made `printable` by the caller.
+    """
+    remember(_write(without_controls(text) + end))
+
+
+def without_controls(text: str) -> str:
+    """Return `text` with all unprintable characters replaced, except colors, tabs and line feeds."""
+    parts = _KEPT.split(text)
+    # Every second part is what the expression has matched.
+    return "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
 
 
 def say_json(value: object) -> None:
@@ -120,10 +137,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozen
 
     Args:
         header: the columns' headings.
-        rows: the cells, in rows that are as long as the header.
+        rows: the cells, in rows that are as long as the header. Characters that could forge a line are replaced.
         right: the indices of columns that are aligned to the right, such as numbers.
     """
-    lines = [tuple(header), *map(tuple, rows)]
+    lines = [tuple(header), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(

@@ -139,7 +139,7 @@ class ManagementClient:
             raise refusal_of(method, path, response.status, response.headers, response.body, changes=changes)
         try:
             return msgspec.json.decode(response.body or b"null", type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise ManagementError(
                 f"the answer of {self._peer} to {method} {path} is not what this version expects: {exc}",
                 remedy=f"use the same version of hybridrelay as {self._peer}",

@@ -57,7 +57,7 @@ def refusal_of(
     """
     try:
         problem = msgspec.json.decode(body, type=_Problem)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _not_from_a_relay(status, changes=changes)
     if status == 401:
         return ConfigurationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -17,6 +16,7 @@ from ...management.audit_log import AuditEntry, AuditFilter, read_audit
 from ...relay.store.state_dir import prepare_state_directory
 from .. import exits, output
 from ..relay_access import open_client
+from ..times import utc_text
 
 _PAGE = 1000
 
@@ -74,11 +74,10 @@ def _read_files(args: argparse.Namespace, since: float | None) -> list[AuditEntr
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:
-    moment = dt.datetime.fromtimestamp(int(entry.time), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     about = {"connection": entry.connection, "rule": entry.rule, "token": entry.token}
     caller = entry.caller if entry.caller.isprintable() else repr(entry.caller)
     return (
-        moment,
+        utc_text(entry.time),
         caller or "unknown",
         entry.peer,
         entry.operation,

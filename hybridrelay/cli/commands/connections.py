@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime as dt
 import time
 
+from ..._printable import printable
 from ...administration import (
     ConnectionInfo,
     RelayDescription,
@@ -19,6 +19,7 @@ from ...security import KeySlot, Role, format_ports
 from .. import exits, output
 from ..key_table import key_rows, keys_as_dicts
 from ..relay_access import check_alternatives, describe_access, open_registry
+from ..times import utc_text
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -101,7 +102,8 @@ def run_show(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json({**_as_dict(connection), "relay_pin": relay.pin, "public_ports": relay.ports})
         return exits.OK
-    output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
+    heading = f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}"
+    output.say(printable(heading))
     output.say(_pin_and_ports(relay))
     if connection.disabled:
         output.say("disabled: the relay refuses all requests for it until 'connections enable'")
@@ -131,7 +133,7 @@ def _as_dict(connection: ConnectionInfo) -> dict[str, object]:
 
 
 def _date(seconds: float) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return utc_text(seconds)
 
 
 def _pin_and_ports(relay: RelayDescription) -> str:

@@ -9,6 +9,7 @@ from collections import deque
 import msgspec
 import trio
 
+from ..._printable import printable
 from ...errors import ManagementError
 from ...events.plain_log import fields_text
 from ...management import ManagementClient
@@ -94,4 +95,4 @@ async def _show(events: deque[EventValue] | tuple[EventValue, ...], *, as_json: 
 
 def _line(event: EventValue) -> str:
     facts = fields_text(dict(event.fields))
-    return f"{event.time} {event.level:<7} {event.name}: {event.summary}{f': {facts}' if facts else ''}"
+    return printable(f"{event.time} {event.level:<7} {event.name}: {event.summary}{f': {facts}' if facts else ''}")

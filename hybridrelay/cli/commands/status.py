@@ -75,7 +75,7 @@ async def _relay_state(address: Address, *, as_json: bool) -> tuple[str, int]:
 
 async def _show(text: str) -> None:
     """Show the state for ``--watch``: on a terminal in place of the previous one, otherwise below it."""
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    now, text = datetime.now().astimezone().isoformat(timespec="seconds"), output.without_controls(text)
     if sys.stdout.isatty():
         await async_output.say(redrawn(f"{now}\n{text}", shutil.get_terminal_size()), end="")
     else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import time
 
 from ...administration import TokenInfo, create_token, revoke_token
 from ...security import ManagementRole
 from .. import exits, output
 from ..relay_access import open_registry
+from ..times import utc_text
 
 
 def run_create(args: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ def _row(token: TokenInfo, now: float) -> tuple[str, ...]:
 
 
 def _time(seconds: float) -> str:
-    return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_text(seconds)
 
 
 def _as_dict(token: TokenInfo) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ from .. import async_output, exits, output
 from ..relay_access import address_of
 from ..running import run_until_stopped
 from ..status_text import size
+from ..times import utc_text
 
 _PAGE = 1000
 
@@ -114,4 +114,4 @@ def _size(limit: int | None) -> str:
 
 
 def _month(usage: PeriodUsage) -> str:
-    return dt.datetime.fromtimestamp(usage.begin, dt.UTC).strftime("%Y-%m")
+    return utc_text(usage.begin)[: len("2026-01")]
