@@ -176,7 +176,7 @@ def _reversed_lines(file: BinaryIO, end: int) -> Iterator[bytes]:
 def _parse(data: bytes) -> Line | None:
     try:
         number = msgspec.json.decode(data, type=_Numbered).number
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     # No further line could have a higher number than a damaged one near the end of the range.
     return Line(number, data.rstrip(b"\n")) if 0 <= number < _MAX_NUMBER else None

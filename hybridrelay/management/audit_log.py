@@ -246,7 +246,7 @@ def _read(directory: Path, wanted: AuditFilter, limit: int, before: int | None) 
         number = line.number
         try:
             entry = msgspec.json.decode(line.data, type=AuditEntry)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             continue  # it was written by a later version
         if (wanted.since is None or entry.time >= wanted.since) and wanted.accepts(entry):
             found.append(entry)

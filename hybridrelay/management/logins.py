@@ -9,6 +9,7 @@ since 1970.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from typing import Final
 
 import attrs
@@ -29,8 +30,9 @@ __all__ = [
 LOGIN_SECONDS: Final = 8 * 3600.0
 #: How long a one-time code can be used (seconds).
 CODE_SECONDS: Final = 300.0
-#: How many logins one credential may have, and how many there may be in total. The oldest is ended to make room.
-_MAX_OF_CREDENTIAL, _MAX_LOGINS = 16, 1024
+#: How many logins one holder may have, and how many there may be in total. To make room, the oldest login of the
+#: holder is ended, or that of the holder who has the most.
+_MAX_OF_HOLDER, _MAX_LOGINS = 16, 1024
 _MAX_CODES = 64
 
 
@@ -39,6 +41,11 @@ class TokenCredential:
     """A management token."""
 
     id: str
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Who counts as one when logins are shared out."""
+        return "token", self.id
 
 
 @attrs.frozen
@@ -50,6 +57,11 @@ class KeyCredential:
     slot: KeySlot
     #: Changes with the key.
     generation: int
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Who counts as one: whoever has a key with Manage can make more keys and rules of the hybrid connection."""
+        return "connection", self.connection
 
 
 @attrs.frozen
@@ -96,14 +108,17 @@ class Logins:
             valid_until: when the credential expires, and the login with it.
         """
         self._remove_expired(now)
-        own = [key for key, login in self._logins.items() if login.credential == credential]
-        if len(own) >= _MAX_OF_CREDENTIAL:
-            del self._logins[own[0]]
+        held = Counter(login.credential.holder for login in self._logins.values())
+        if held[credential.holder] >= _MAX_OF_HOLDER:
+            self._end_oldest_of(credential.holder)
         elif len(self._logins) >= _MAX_LOGINS:
-            del self._logins[next(iter(self._logins))]
+            self._end_oldest_of(held.most_common(1)[0][0])
         login = Login(credential, now, min(valid_until, now + LOGIN_SECONDS))
         self._logins[digest] = login
         return login
+
+    def _end_oldest_of(self, holder: tuple[str, str]) -> None:
+        self.end(next(digest for digest, login in self._logins.items() if login.credential.holder == holder))
 
     def find(self, digest: bytes, now: float) -> Login | None:
         """The login of a browser, unless it has expired."""

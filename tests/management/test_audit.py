@@ -287,6 +287,7 @@ async def test_a_line_with_an_impossible_number_is_ignored(log: AuditLog, tmp_pa
     (file,) = (tmp_path / "audit").iterdir()
     with file.open("ab") as opened:
         opened.write(line(2**63 - 1).data + b"\n")
+        opened.write(b'{"number":1,"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}\n")
     log(called("after"))
     await log.flush()
     page = await log.read(AuditFilter(), 100)
