@@ -44,6 +44,14 @@ class Caller:
     role: ManagementRole
     scope: Scope = EVERYTHING
 
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Who counts as one in all limits.
+
+        All keys of a hybrid connection do, because whoever has one with the right Manage can make more of them.
+        """
+        return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
+
     def may(self, role: ManagementRole) -> bool:
         """Whether the caller may do what needs `role`."""
         return self.role >= role

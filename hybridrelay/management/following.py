@@ -204,7 +204,7 @@ def _followed(call: Call) -> AbstractContextManager[None]:
 
 
 def _caller(call: Call) -> tuple[str, str]:
-    return call.caller.kind, call.caller.id
+    return call.caller.holder
 
 
 async def _write(call: Call, after: int | None, send: Send) -> None:

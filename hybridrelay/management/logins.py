@@ -61,7 +61,7 @@ class KeyCredential:
     @property
     def holder(self) -> tuple[str, str]:
         """Who counts as one: whoever has a key with Manage can make more keys and rules of the hybrid connection."""
-        return "connection", self.connection
+        return "sas", self.connection
 
 
 @attrs.frozen

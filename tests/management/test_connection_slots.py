@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from hybridrelay.management.callers import Caller
+from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.connection_slots import ConnectionSlot, ConnectionSlots
 from hybridrelay.security import ManagementRole
 
@@ -83,6 +83,17 @@ def test_a_caller_and_kind_are_one_identity() -> None:
     for number in range(128, 138):
         all_.open(str(number), caller=other)
     assert all_.evicted == [str(number) for number in range(10)]
+
+
+def test_all_keys_of_a_hybrid_connection_count_as_one_caller() -> None:
+    """Whoever has one with the right Manage can make more of them."""
+    all_ = Connections()
+    all_.open("anna", caller=ANNA)
+    for number in range(128):
+        key = Caller("sas", f"orders rule-{number % 12} primary", ManagementRole.ADMIN, Scope(only="orders"))
+        all_.open(str(number), caller=key)
+    all_.open("ben", caller=BEN)
+    assert all_.evicted == ["0", "1"]
 
 
 def test_a_slot_is_free_after_the_connection_has_ended() -> None:
