@@ -25,7 +25,7 @@ class Ending(enum.StrEnum):
     RESET_BY_APPLICATION = "reset-by-application"
     #: The target or the connector reset the stream.
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the client ended.
+    #: The session or the client ended, or the connector has not acknowledged the end in time.
     LOST = "lost"
 
 

@@ -50,19 +50,19 @@ class StreamReports:
         id_, began = request.id, request.began
         self._events.publish(StreamRequested(connection=self._connection(), activity_id=id_))
 
-        def not_opened(reason: Reason, detail: str, stream_id: str = "") -> Event:
+        def not_opened(reason: Reason, detail: str, stream_id: str = "", ended_at: float | None = None) -> Event:
             return StreamNotOpened(
                 connection=self._connection(),
                 activity_id=id_,
                 reason=reason,
                 detail=detail,
-                seconds=trio.current_time() - began,
+                seconds=(trio.current_time() if ended_at is None else ended_at) - began,
                 stream_id=stream_id,
             )
 
         def ended(end: StreamEnd, stream_id: str) -> Event:
             if not end.was_accepted:
-                return not_opened(end.reason, end.text, stream_id)
+                return not_opened(end.reason, end.text, stream_id, end.ended_at)
             outcome = outcome_of_stream(end)
             return StreamClosed(
                 connection=self._connection(),
@@ -73,7 +73,7 @@ class StreamReports:
                 to_client=str(outcome.to_client),
                 bytes_to_target=end.sent,
                 bytes_to_client=end.received,
-                seconds=trio.current_time() - began,
+                seconds=end.ended_at - began,
                 stream_id=stream_id,
             )
 

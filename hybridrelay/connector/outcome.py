@@ -22,7 +22,7 @@ class Ending(enum.StrEnum):
     STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the connector ended.
+    #: The session or the connector ended, or the client has not acknowledged the end in time.
     LOST = "lost"
 
 

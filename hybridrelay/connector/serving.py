@@ -112,8 +112,8 @@ class ServedStream:
     async def run(self) -> None:
         """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end.
 
-        The latter may follow when this has returned: as soon as the client has acknowledged everything, or at the
-        latest when the session ends.
+        The latter may follow when this has returned: as soon as the client has acknowledged everything, or after 5
+        seconds, or when the session ends.
         """
         offer, origin = self._offer, self.origin
         self.about.opened()
@@ -132,8 +132,9 @@ class ServedStream:
         finally:
             progress = self._progress
             if progress is not None:
+                ended_at = self._service.clock()
                 progress.when_settled(
-                    lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=failure))
+                    lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=failure), ended_at)
                 )
             elif outcome is not None:
                 offer.refuse(outcome.reason, outcome.client_text)  # does nothing if the client has withdrawn it

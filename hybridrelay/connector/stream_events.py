@@ -64,8 +64,14 @@ class StreamEvents:
             )
         )
 
-    def ended(self, outcome: StreamOutcome) -> None:
-        """The stream has ended."""
+    def ended(self, outcome: StreamOutcome, ended_at: float | None = None) -> None:
+        """The stream has ended.
+
+        Args:
+            outcome: how.
+            ended_at: when, on the clock; None means now. The event may be published later.
+        """
+        seconds = round((self._clock() if ended_at is None else ended_at) - self.began, 3)
         name, peer = self._origin.published.name, self._origin.peer
         event: StreamNotConnected | StreamClosed
         if isinstance(outcome, NotConnected):
@@ -77,7 +83,7 @@ class StreamEvents:
                 target=str(self.target),
                 reason=outcome.reason,
                 detail=outcome.detail,
-                seconds=self._seconds,
+                seconds=seconds,
             )
         else:
             event = StreamClosed(
@@ -92,7 +98,7 @@ class StreamEvents:
                 to_client=str(outcome.to_client),
                 bytes_to_target=outcome.bytes_to_target,
                 bytes_to_client=outcome.bytes_to_client,
-                seconds=self._seconds,
+                seconds=seconds,
             )
         self._events.publish(event)
 
@@ -111,10 +117,6 @@ class StreamEvents:
                 target=str(self.target),
                 bytes_to_target=bytes_to_target,
                 bytes_to_client=bytes_to_client,
-                seconds=self._seconds,
+                seconds=round(now - self.began, 3),
             )
         )
-
-    @property
-    def _seconds(self) -> float:
-        return round(self._clock() - self.began, 3)

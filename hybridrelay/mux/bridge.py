@@ -45,7 +45,7 @@ class BridgeProgress:
         """After `bridge` has returned or raised: call `callback` once, as soon as `so_far` is the outcome.
 
         That is at once if either side broke. Otherwise it is when the peer has acknowledged everything, or the stream
-        or its session has ended before that. It must neither wait nor raise.
+        or its session has ended before that, or after 5 seconds. It must neither wait nor raise.
         """
         if self._bridge is None:
             callback()
@@ -79,8 +79,13 @@ class _Bridge:
         port = nowait(local)
         self.stream = stream
         self.machine = BridgeMachine()
-        self.outward = Outward(stream, port, early, self.report)
-        self.inward = Inward(stream, local, port, self.report)
+        #: What moves the bytes; None when both sides are closed.
+        self._directions: tuple[Outward, Inward] | None = (
+            Outward(stream, port, early, self.report),
+            Inward(stream, local, port, self.report),
+        )
+        #: What the TCP connection had accepted when it was closed.
+        self._received = 0
         #: Why the stream was not accepted.
         self.refusal: StreamRefused | None = None
         #: Both directions, while they run.
@@ -89,10 +94,12 @@ class _Bridge:
 
     async def run(self) -> None:
         """Run both directions until both have ended, or the machine stops them."""
+        assert self._directions is not None, "a bridge runs once"
+        outward, inward = self._directions
         async with trio.open_nursery() as nursery:
             self._both = nursery.cancel_scope
-            nursery.start_soon(self._run_inward)
-            await self.outward.run()
+            nursery.start_soon(self._run_inward, outward, inward)
+            await outward.run()
 
     def report(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None:
         """Pass an input to the machine, and execute its command."""
@@ -110,9 +117,11 @@ class _Bridge:
             callback()
         else:
             self._settled_callback = callback
+            self.stream.limit_settling()
 
     def _stream_settled(self) -> None:
-        """After the end of file was passed on: it is known whether everything was delivered."""
+        """After the end of file was passed on: it is known whether everything was delivered, or the peer has not
+        acknowledged it in time."""
         stream = self.stream
         if stream.is_delivered:
             self.report(Input.DELIVERED)
@@ -120,6 +129,8 @@ class _Bridge:
             pass  # `_wait_accepted` reports the refusal
         elif stream.reset_reason is not Reason.NO_ERROR or stream.was_lost:
             self.report(stream_broke(stream, stream.failure_reason).cause, stream.failure_reason)
+        elif not stream.is_settled:
+            self.report(Input.UNACKNOWLEDGED, Reason.PEER_SILENT)
         else:
             self.report(Input.PEER_STOPPED, stream.failure_reason)
         callback, self._settled_callback = self._settled_callback, None
@@ -129,14 +140,25 @@ class _Bridge:
     def outcome(self) -> Bridged:
         """How the bridge ended, or how far it has come."""
         refusal = None if self.refusal is None else str(self.refusal)
-        return self.machine.outcome(self.stream.sent_bytes, self.inward.received, refusal)
+        received = self._received if self._directions is None else self._directions[1].received
+        return self.machine.outcome(self.stream.sent_bytes, received, refusal)
+
+    def let_go(self) -> None:
+        """Both sides are closed: drop them, and keep only what the outcome needs."""
+        if self._directions is not None:
+            self._received, self._directions = self._directions[1].received, None
+
+    @property
+    def early(self) -> list[bytes]:
+        """What was sent while the peer had not accepted the stream; b"" means the end of file."""
+        return [] if self._directions is None else self._directions[0].early
 
     @property
     def may_be_sent_again(self) -> bool:
         """The stream was refused, and the peer has processed nothing of what was sent on it."""
         if self.refusal is None:
             return False
-        return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.outward.early))
+        return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.early))
 
     def cut_off(self) -> Reason:
         """End the bridge although it has not finished. Returns the reason: CANCELLED if there is no other."""
@@ -148,11 +170,11 @@ class _Bridge:
                 self.report(stream_broke(self.stream, reset_reason).cause, reset_reason)
         return self.machine.reason
 
-    async def _run_inward(self) -> None:
+    async def _run_inward(self, outward: Outward, inward: Inward) -> None:
         if self.stream.was_accepted or await self._wait_accepted():
-            self.outward.early = []  # a new list, since `outward` may still be sending the old one again
+            outward.early = []  # a new list, since `outward` may still be sending the old one again
             self.report(Input.ACCEPTED)
-            await self.inward.run()
+            await inward.run()
 
     async def _wait_accepted(self) -> bool:
         """Wait for the answer to OPEN; False if it is a refusal, or does not arrive in time."""
@@ -201,7 +223,7 @@ async def bridge(
         await joined.run()
         if reopen is not None and joined.refusal is not None and joined.may_be_sent_again:
             try:
-                joined = _Bridge(await reopen(joined.refusal), local, joined.outward.early)
+                joined = _Bridge(await reopen(joined.refusal), local, joined.early)
             except StreamRefused as exc:
                 joined.refusal = exc
             else:
@@ -209,12 +231,15 @@ async def bridge(
                 await joined.run()
         finished = joined.machine.has_finished
     finally:
-        if finished:
-            try:
-                await joined.stream.aclose()
-            finally:
-                reset_on_close(local, False)
-                await trio.aclose_forcefully(local)  # both ends of file were passed on; nothing is discarded
-        else:
-            joined.stream.reset(joined.cut_off())
-            await abort_stream(local)
+        try:
+            if finished:
+                try:
+                    await joined.stream.aclose()
+                finally:
+                    reset_on_close(local, False)
+                    await trio.aclose_forcefully(local)  # both ends of file were passed on; nothing is discarded
+            else:
+                joined.stream.reset(joined.cut_off())
+                await abort_stream(local)
+        finally:
+            joined.let_go()

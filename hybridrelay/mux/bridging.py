@@ -6,7 +6,7 @@ TCP connection into the stream, *incoming* from the stream into the TCP connecti
 
 1. End of file is passed on separately in each direction. When both have ended, the bridge has finished: both sides
    are closed. What is queued on the stream is still sent. The outcome is known when the peer has acknowledged
-   everything, or never will.
+   everything, or never will, or has not done so for some seconds.
 2. If one side breaks, the bridge ends at once. The first reason is its outcome; that a peer has stopped reading is
    the outcome only if nothing breaks after that.
 3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
@@ -35,6 +35,8 @@ class Input(enum.Enum):
     LOCAL_ENDED = enum.auto()
     #: The peer has acknowledged everything that was sent, including the end of file.
     DELIVERED = enum.auto()
+    #: The peer has not acknowledged that for some seconds after the end of the bridge.
+    UNACKNOWLEDGED = enum.auto()
     #: Reading from or writing to the TCP connection failed.
     LOCAL_BROKE = enum.auto()
     #: Everything that the peer sent was written to the TCP connection, including the end of file.
@@ -58,7 +60,8 @@ class Outgoing(enum.Enum):
     ENDED = enum.auto()
     #: The peer has acknowledged everything, including the end of file.
     DELIVERED = enum.auto()
-    #: The stream was refused, or it was reset or lost before the peer had acknowledged everything.
+    #: The stream was refused, or it was reset or lost before the peer had acknowledged everything, or the peer has
+    #: taken too long.
     UNDELIVERED = enum.auto()
     #: The peer has stopped reading before it had received everything: what the TCP connection sends is read and
     #: dropped.
@@ -89,7 +92,7 @@ class Party(enum.Enum):
     LOCAL = enum.auto()
     #: The peer reset the stream, or stopped reading.
     PEER = enum.auto()
-    #: The stream was lost with its session.
+    #: The stream was lost with its session, or the peer has not acknowledged its end in time.
     SESSION = enum.auto()
     #: `bridge` was cancelled.
     CALLER = enum.auto()
@@ -116,6 +119,7 @@ OUTGOING: dict[tuple[Outgoing, Input], Outgoing] = {
     (Outgoing.DELIVERED, Input.REFUSED): Outgoing.UNDELIVERED,
     (Outgoing.ENDED, Input.STREAM_RESET): Outgoing.UNDELIVERED,
     (Outgoing.ENDED, Input.STREAM_LOST): Outgoing.UNDELIVERED,
+    (Outgoing.ENDED, Input.UNACKNOWLEDGED): Outgoing.UNDELIVERED,
     (Outgoing.DROPPED, Input.LOCAL_BROKE): Outgoing.BROKEN,
 }
 INCOMING: dict[tuple[Incoming, Input], Incoming] = {
@@ -131,6 +135,7 @@ CAUSED_BY: dict[Input, Party] = {
     Input.PEER_STOPPED: Party.PEER,
     Input.STREAM_RESET: Party.PEER,
     Input.STREAM_LOST: Party.SESSION,
+    Input.UNACKNOWLEDGED: Party.SESSION,
     Input.CANCELLED: Party.CALLER,
 }
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Self
 
 import trio
 
+from .._nursery import FlatNursery
 from .._statistics import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Feature, Kind, Metadata, SessionCore, SessionRole, events
@@ -33,6 +36,11 @@ from .vitals import Vitals
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
+#: How long a stream that is closed on this side waits for the peer's acknowledgement until its end is reported
+#: (seconds).
+SETTLING_SECONDS = 5.0
+#: The ends of how many streams are reported at a time. After each portion, other tasks run.
+PORTION = 32
 
 
 class Session:
@@ -86,6 +94,14 @@ class Session:
         #: its channel is used.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
+        #: Runs `_report_later` and `_stop_waiting`; None unless the session runs.
+        self._nursery: trio.Nursery | None = None
+        #: Ends of streams that wait to be reported, because many came at once.
+        self._later: deque[events.StreamAborted | events.StreamSettled] = deque()
+        #: Closed streams that wait for an acknowledgement, and how long they wait (on Trio's clock), in this order.
+        self._unsettled: dict[MuxStream, float] = {}
+        #: The scope of `_stop_waiting`, while it runs.
+        self._waiting_for_acknowledgements: trio.CancelScope | None = None
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
@@ -330,22 +346,16 @@ class Session:
         self._task_status = task_status
         self._next = (channel, initial)
         try:
-            while self._next is not None and self.core.ended is None:
-                (stream, initial), self._next = self._next, None
-                taken_over = self.core.is_established
-                if not taken_over:
-                    self.core.channel_opened(trio.current_time())
-                self._channel = Channel(self.core, stream, initial, self._dispatch)
-                if taken_over:
-                    self._dispatch([events.Established(False)])
-                await self._channel.serve(greeting_timeout)
-                self._first_error = self._first_error or self._channel.error
-                self._channel = None
-                if self.core.ended is None:
-                    await self._wait_for_channel(reconnect)
+            async with FlatNursery() as self._nursery:
+                try:
+                    await self._use_channels(reconnect, greeting_timeout)
+                finally:
+                    self._channel = None
+                    self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
+                    if self._waiting_for_acknowledgements is not None:
+                        self._waiting_for_acknowledgements.cancel()
         finally:
-            self._channel = None
-            self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
+            self._nursery = None
             self._ended.set()
             left_over, self._next = self._next, None
             if left_over is not None:
@@ -358,6 +368,24 @@ class Session:
                 text = outcome.text or "the session was closed before the other side had greeted"
             raise SessionError(text, reason=outcome.reason) from self._first_error
         return outcome
+
+    async def _use_channels(
+        self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None, greeting_timeout: float
+    ) -> None:
+        """Use one channel after the other until the session ends."""
+        while self._next is not None and self.core.ended is None:
+            (stream, initial), self._next = self._next, None
+            taken_over = self.core.is_established
+            if not taken_over:
+                self.core.channel_opened(trio.current_time())
+            self._channel = Channel(self.core, stream, initial, self._dispatch)
+            if taken_over:
+                self._dispatch([events.Established(False)])
+            await self._channel.serve(greeting_timeout)
+            self._first_error = self._first_error or self._channel.error
+            self._channel = None
+            if self.core.ended is None:
+                await self._wait_for_channel(reconnect)
 
     async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
         """Between two channels: get the next one, or end the session at its deadline."""
@@ -448,7 +476,64 @@ class Session:
         if self._channel is not None:
             self._channel.output()
 
+    # --- the ends of streams
+
+    def limit_settling(self, stream: MuxStream) -> None:
+        """Call `MuxStream.stop_waiting` after `SETTLING_SECONDS`, unless `settled` is called before, or the session
+        ends. For use by the session's streams."""
+        if self._nursery is None or self.core.ended is not None:
+            return
+        self._unsettled[stream] = trio.current_time() + SETTLING_SECONDS
+        if self._waiting_for_acknowledgements is None:
+            self._waiting_for_acknowledgements = trio.CancelScope()
+            self._nursery.start_soon(self._stop_waiting, self._waiting_for_acknowledgements)
+
+    def settled(self, stream: MuxStream) -> None:
+        """The stream does not wait any more, see `limit_settling`."""
+        self._unsettled.pop(stream, None)
+
+    async def _stop_waiting(self, scope: trio.CancelScope) -> None:
+        """Tell streams that they have waited for long enough, until none waits."""
+        with scope:
+            while self._unsettled:
+                await trio.sleep_until(next(iter(self._unsettled.values())))
+                now = trio.current_time()
+                over = [stream for stream, deadline in islice(self._unsettled.items(), PORTION) if deadline <= now]
+                for stream in over:
+                    self.settled(stream)
+                    stream.stop_waiting()
+        self._waiting_for_acknowledgements = None
+
+    def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
+        """Leave the ends of streams after the first `PORTION` to `_report_later`. Returns the other events.
+
+        A peer decides how many streams end at once: it may end the session, or acknowledge thousands of them.
+        """
+        ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
+        later = ends if self._later else ends[PORTION:]
+        if self._nursery is None or not later:
+            return happened
+        if not self._later:
+            self._nursery.start_soon(self._report_later)
+        self._later.extend(later)
+        deferred = {id(event) for event in later}
+        return [event for event in happened if id(event) not in deferred]
+
+    async def _report_later(self) -> None:
+        """Report what `_defer` has left, in portions. Not cancelled: every stream learns of its end."""
+        with trio.CancelScope(shield=True):
+            while self._later:
+                await trio.lowlevel.checkpoint()
+                for _ in range(min(PORTION, len(self._later))):
+                    event = self._later.popleft()
+                    if isinstance(event, events.StreamAborted):
+                        event.stream.observer.on_aborted()
+                    else:
+                        event.stream.observer.on_settled()
+
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:
+        if self._later or len(happened) > PORTION:
+            happened = self._defer(happened)
         for event in happened:
             match event:
                 case events.StreamReadable(stream):

@@ -44,6 +44,12 @@ class SessionPort(Protocol):
         """Write what the core has to write, as far as the channel accepts it now. Called after each change of the
         core; neither waits nor raises."""
 
+    def limit_settling(self, stream: MuxStream) -> None:
+        """Call `stop_waiting` of the stream after some seconds, unless `settled` is called before."""
+
+    def settled(self, stream: MuxStream) -> None:
+        """The stream does not wait any more."""
+
 
 @attrs.frozen
 class _Ended:
@@ -53,6 +59,8 @@ class _Ended:
     reason: Reason
     was_closed: bool
     received_all: bool
+    #: When, on Trio's clock.
+    ended_at: float
 
 
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
@@ -65,6 +73,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
         self._core = session.core
+        self._session = session
         self._output = session.output
         self._state = state
         #: What the opener sent with OPEN; at most 1,024 bytes.
@@ -387,6 +396,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         elif self._state.receive_queue and core.ended is None:
             core.stop(self._state)
         self._wake()
+        self._let_go()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
         """Abort both directions at once and drop what was not written. Synchronous and idempotent.
@@ -402,6 +412,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             core.reset(self._state, reason, text)
             self._output()
         self._wake()
+        self._let_go()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -415,8 +426,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
         A stream ends when both directions have finished (`send_eof` was called, and everything was read), when it is
         closed or reset on this side, when the peer aborts it, or when its session ends. A stream that was not aborted
-        still delivers what is queued: the callback is called when it is known whether the peer has received that. It
-        must neither wait nor raise.
+        still delivers what is queued: the callback is called when it is known whether the peer has received that, or
+        when the peer has not acknowledged it for 5 seconds. It must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
@@ -433,10 +444,30 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._settled_callback = callback
             self._state.ask_for_delivery()
 
+    def limit_settling(self) -> None:
+        """Call the callback of `set_settled_callback` after 5 seconds, even if the peer has acknowledged nothing.
+
+        For use when the stream is closed on this side.
+        """
+        if self._settled_callback is not None:
+            self._session.limit_settling(self)
+
+    def stop_waiting(self) -> None:
+        """Report the end of the stream now, although the peer has not acknowledged everything. For the session."""
+        self._settle()
+
+    def _let_go(self) -> None:
+        """If nobody needs to know what happens to the stream, remove this from it: the state is kept until the peer
+        acknowledges the end, perhaps for as long as the session lasts."""
+        if self._closed and self._settled_callback is None and self._end_callback is None:
+            self._data_callback = None
+            self._state.observe_no_more()
+
     def _end(self, ended_by: Party, reason: Reason, *, was_closed: bool = False) -> None:
         if self._end_callback is None:
             return
-        end = _Ended(ended_by, reason, was_closed, self._received_eof or self._state.at_eof)
+        received_all = self._received_eof or self._state.at_eof
+        end = _Ended(ended_by, reason, was_closed, received_all, trio.current_time())
         if not (was_closed or ended_by is Party.NOBODY):
             self._report_end(end)
         elif self.is_settled:
@@ -444,6 +475,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         elif self._unsettled_end is None:
             self._unsettled_end = end
             self._state.ask_for_delivery()
+            self._session.limit_settling(self)
 
     def _report_end(self, end: _Ended) -> None:
         callback, self._end_callback = self._end_callback, None
@@ -463,6 +495,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 received_all=end.received_all,
                 peer_stopped=state.stopped_by_peer,
                 was_closed=end.was_closed,
+                ended_at=end.ended_at,
             )
         )
 
@@ -482,17 +515,22 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def _settle(self) -> None:
         """Report what has waited until it is known whether everything was delivered."""
+        self._session.settled(self)
         callback, self._settled_callback = self._settled_callback, None
         if callback is not None:
             callback()
         if self._unsettled_end is not None:
             self._report_end(self._settled(self._unsettled_end))
+        self._let_go()
 
     def _settled(self, end: _Ended) -> _Ended:
-        """The end of a stream of which it is known now whether everything was delivered."""
+        """The end of a stream of which it is known now whether everything was delivered, or which does not wait any
+        longer."""
         state = self._state
         if state.is_delivered:
             return end
+        if not self.is_settled:
+            return attrs.evolve(end, reason=Reason.PEER_SILENT, ended_by=Party.SESSION)
         stopped = state.stopped_by_peer and not state.is_aborted
         return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
 

@@ -45,3 +45,5 @@ class StreamEnd:
     peer_stopped: bool
     #: This side closed the stream instead of resetting it.
     was_closed: bool = False
+    #: When the stream ended on this side, on Trio's clock. The peer may have acknowledged the end later.
+    ended_at: float = attrs.field(default=0.0, eq=False)

@@ -37,7 +37,8 @@ STREAM_SHARE = 4 * KIB
 #: What a session may keep of frames that are not acknowledged although it is short (bytes): two full frames. Less
 #: would make each frame wait for the peer's acknowledgement timer.
 SESSION_SHARE = 128 * KIB
-#: The cost of a stream that has ended and is not acknowledged (bytes).
+#: The cost of a stream that has ended and is not acknowledged (bytes), as measured, including its last two
+#: frames. It costs more, about 5 KiB, while the report of its end waits: `mux.session.SETTLING_SECONDS` at most.
 ENDED_STREAM = KIB
 #: The cost of a queued buffer beyond its bytes, including the overhead of the frame in which it will end (bytes).
 BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD

@@ -144,6 +144,10 @@ class Stream:
         """Inform `observer` of events of this stream from now on."""
         self.observer = observer
 
+    def observe_no_more(self) -> None:
+        """Inform nobody of events of this stream from now on."""
+        self.observer = _NO_OBSERVER
+
     def ask_for_room(self) -> None:
         """Cause one `StreamWritable` as soon as the send queue has room."""
         self.wants_room = True

@@ -19,7 +19,7 @@ from hybridrelay.connector.serving import REPEAT_SECONDS, StreamService
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
-from hybridrelay.events import Event, EventStream, StreamOpened, StreamStillOpen
+from hybridrelay.events import Event, EventStream, StreamClosed, StreamOpened, StreamStillOpen
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -48,8 +48,17 @@ class Scene:
         self.over = trio.Event()
 
     @classmethod
-    async def start(cls, nursery: trio.Nursery, target: HostPort, policy: Policy | None = None) -> Scene:
-        client, server = await session_pair(nursery)
+    async def start(
+        cls,
+        nursery: trio.Nursery,
+        target: HostPort,
+        policy: Policy | None = None,
+        *,
+        channels: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+    ) -> Scene:
+        client, server = await session_pair(
+            nursery, channels=trio.testing.memory_stream_pair if channels is None else lambda: channels
+        )
         scene = cls(client, server, target, policy or Policy())
         nursery.start_soon(scene.serve)
         return scene
@@ -285,4 +294,31 @@ async def test_both_events_of_a_stream_have_an_id_that_no_other_stream_has(
     ids = [event.activity_id for event in scene.events if isinstance(event, StreamOpened | events.StreamNotConnected)]
     assert sorted(map(ids.count, set(ids))) == [2, 2, 2]
     assert set(ids) == {"5e55-1", "5e55-3", "5e55-5"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_application_that_acknowledges_nothing_does_not_delay_the_last_line(
+    nursery: trio.Nursery, target: Target, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its seconds are the time until the connection to the target was closed."""
+    scene = await Scene.start(nursery, target.address, channels=(channels := trio.testing.memory_stream_pair()))
+    stream = await scene.client.open_stream()
+    async with await target.accept() as server:
+        await stream.send_eof()
+        assert await server.receive_some() == b""
+        channels[0].send_stream.send_all_hook = None  # from here on, nothing from the application arrives
+        scene.now += 7.0
+        await server.send_eof()
+    while len(scene.service):
+        await trio.sleep(0.01)
+    assert not [event for event in scene.events if isinstance(event, StreamClosed)]
+    scene.now += 100.0
+    await trio.sleep(5.5)
+    (end,) = [event for event in scene.events if isinstance(event, StreamClosed)]
+    assert (end.outcome, end.reason, end.to_target, end.to_client, end.seconds) == (
+        "broken", Reason.PEER_SILENT, "finished", "lost", 7.0,
+    )  # fmt: skip
+    scene.server.close(Reason.SESSION_LOST)
+    await trio.sleep(60)
+    assert sum(isinstance(event, StreamClosed) for event in scene.events) == 1
     nursery.cancel_scope.cancel()

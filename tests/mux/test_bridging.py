@@ -16,6 +16,7 @@ from hybridrelay.protocol import Reason
 ACCEPTED, REFUSED, LOCAL_ENDED, LOCAL_BROKE = Input.ACCEPTED, Input.REFUSED, Input.LOCAL_ENDED, Input.LOCAL_BROKE
 PEER_ENDED, PEER_STOPPED, CANCELLED = Input.PEER_ENDED, Input.PEER_STOPPED, Input.CANCELLED
 STREAM_RESET, STREAM_LOST, DELIVERED = Input.STREAM_RESET, Input.STREAM_LOST, Input.DELIVERED
+UNACKNOWLEDGED = Input.UNACKNOWLEDGED
 CONTINUE, LIMIT, STOP = Command.CONTINUE, Command.LIMIT, Command.STOP
 #: Why, for inputs with a reason.
 REASONS = {
@@ -24,6 +25,7 @@ REASONS = {
     PEER_STOPPED: Reason.CANCELLED,
     STREAM_RESET: Reason.DENIED_BY_POLICY,
     STREAM_LOST: Reason.SESSION_LOST,
+    UNACKNOWLEDGED: Reason.PEER_SILENT,
     CANCELLED: Reason.CANCELLED,
 }
 
@@ -54,6 +56,20 @@ TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
     "both directions end, the peer's first": (
         [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE)],
         Ending(finished=True, sent_all=True, received_all=True),
+    ),
+    "both directions end, and the peer acknowledges nothing": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (UNACKNOWLEDGED, CONTINUE)],
+        attrs.evolve(by(UNACKNOWLEDGED, received_all=True), finished=True),
+    ),
+    "both directions end, and the peer acknowledges everything too late": (
+        [
+            (ACCEPTED, CONTINUE),
+            (LOCAL_ENDED, CONTINUE),
+            (PEER_ENDED, CONTINUE),
+            (UNACKNOWLEDGED, CONTINUE),
+            (DELIVERED, CONTINUE),
+        ],
+        attrs.evolve(by(UNACKNOWLEDGED, received_all=True), finished=True),
     ),
     "ours ends before the answer": (
         [(LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE)],

@@ -35,9 +35,9 @@ class Connections:
         """Serve one connection until it ends. An error ends this connection only, and is not raised.
 
         Publishes one event at the beginning and exactly one at the end. The latter may follow when this has returned:
-        as soon as the connector has acknowledged everything, or at the latest when the session ends. If the target or
-        the tunnel fails, the connection is reset; the application never sees an end of file that the target did not
-        send. If cancelled, the connection is reset, too.
+        as soon as the connector has acknowledged everything, or after 5 seconds, or when the session ends. If the
+        target or the tunnel fails, the connection is reset; the application never sees an end of file that the target
+        did not send. If cancelled, the connection is reset, too.
         """
         served = _Connection(self._client, local)
         await served.run()
@@ -79,13 +79,14 @@ class _Connection:
                 if self._progress is None:  # otherwise the bridge has closed it
                     await abort_stream(self._local)
             finally:
+                seconds = trio.current_time() - self._request.began
                 if self._progress is None:
-                    self._publish_end(ended, refusal)
+                    self._publish_end(ended, refusal, seconds)
                 else:
-                    self._progress.when_settled(lambda: self._publish_end(ended, refusal))
+                    self._progress.when_settled(lambda: self._publish_end(ended, refusal, seconds))
 
-    def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None) -> None:
-        name, seconds = self._client.connection, trio.current_time() - self._request.began
+    def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None, seconds: float) -> None:
+        name = self._client.connection
         sent, received, stream_id = 0, 0, ""
         if self._progress is not None:
             stream_id = "" if self._progress.stream is None else self._client.stream_id_of(self._progress.stream)

@@ -217,3 +217,34 @@ async def test_a_bug_ends_one_connection_only(scene: Scene, nursery: trio.Nurser
     assert isinstance(bug.exception, KeyError)
     assert await scene.is_reset()
     nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_that_acknowledges_nothing_does_not_delay_the_event(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its seconds are the time until the application's connection was closed."""
+    channels = trio.testing.memory_stream_pair()
+    here, there = await session_pair(nursery, channels=lambda: channels)
+    application, local = await tcp_pair()
+    scene = Scene(FakeClient(here), there, application)
+    nursery.start_soon(scene.serve, local)
+    async with application:
+        target = await scene.target()
+        await target.send_eof()
+        assert await application.receive_some() == b""
+        channels[1].send_stream.send_all_hook = None  # from here on, nothing from the connector arrives
+        await trio.sleep(7)
+        await application.send_eof()
+        await scene.over.wait()
+        assert not any(isinstance(event, StreamClosed) for event in scene.client.published)
+        await trio.sleep(5.5)
+        end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.reason, end.to_target, end.to_client) == (
+        "broken",
+        Reason.PEER_SILENT,
+        "lost",
+        "finished",
+    )
+    assert 7 <= end.seconds < 7.5
+    nursery.cancel_scope.cancel()
