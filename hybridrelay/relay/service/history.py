@@ -187,8 +187,8 @@ class HistoryService:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
                 async with trio.open_nursery() as nursery:  # neither waits for the other
-                    nursery.start_soon(partial(_in_thread, self._close_recent, limiter=self._recent_limiter))
-                    nursery.start_soon(partial(_in_thread, self._close_file, limiter=self._file_limiter))
+                    nursery.start_soon(partial(_close, self._close_recent, self._recent_limiter))
+                    nursery.start_soon(partial(_close, self._close_file, self._file_limiter))
 
     def _close_recent(self) -> None:
         if self._recent is not None:
@@ -374,6 +374,14 @@ class HistoryService:
                 return tables.read(stored, resolution, subjects, begin, end)
             finally:
                 tables.close()
+
+
+async def _close(close: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
+    """Close a database in a thread; if none can be started, in this one, which has little else to do at the end."""
+    try:
+        await _in_thread(close, limiter=limiter)
+    except OutOfThreads:
+        close()
 
 
 async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:

@@ -99,7 +99,10 @@ class UsageService:
             self._scope.cancel()
             await self._sample()
             await self._save()
-            await _in_thread(self._file.close, limiter=self._limiter)
+            try:
+                await _in_thread(self._file.close, limiter=self._limiter)
+            except OutOfThreads:
+                self._file.close()  # this thread has little else to do at the end
 
     async def past(self, connection: str) -> list[PastUsage]:
         """Return the usage of earlier periods, the latest first. Raises StateError."""
