@@ -176,7 +176,7 @@ class Quotas:
 
     def is_overdrawn(self, connection: str) -> bool:
         """Return whether the sessions of a hybrid connection have to end, because its bytes are used up."""
-        return any(used >= limit and ends for used, limit, ends in self._byte_quotas(connection))
+        return any(used >= limit and ends for used, limit, ends, _ in self._byte_quotas(connection))
 
     # --- admission
 
@@ -195,9 +195,10 @@ class Quotas:
 
     def admit_session(self, connection: str, used: int, *, is_present: bool) -> None:
         """Admit another pair of data channels; see `admit_sender`."""
-        for moved, limit, ends in self._byte_quotas(connection):
+        for moved, limit, ends, is_of_relay in self._byte_quotas(connection):
             if moved >= limit and (ends or not is_present):
-                raise _refusal(QuotaKind.BYTES, moved, limit)
+                # How much others have moved is said to nobody who sees only one hybrid connection.
+                raise _refusal_for_relay() if is_of_relay else _refusal(QuotaKind.BYTES, moved, limit)
         self._admit(connection, QuotaKind.SESSIONS, used, is_present=is_present)
 
     def _admit(self, connection: str, kind: QuotaKind, used: int, *, is_present: bool) -> None:
@@ -221,14 +222,15 @@ class Quotas:
             case QuotaKind.CONNECTIONS:
                 return None
 
-    def _byte_quotas(self, connection: str) -> Iterator[tuple[int, int, bool]]:
-        """Yield the quotas of bytes that apply to a session: the used bytes, the limit, and whether sessions end."""
+    def _byte_quotas(self, connection: str) -> Iterator[tuple[int, int, bool, bool]]:
+        """Yield the quotas of bytes that apply to a session: the used bytes, the limit, whether sessions end, and
+        whether it is the quota of the relay for all hybrid connections."""
         limits = self.limits(connection)
         if limits.bytes_per_period is not None:
-            yield self._bytes.get(connection, 0), limits.bytes_per_period, limits.end_at_limit is True
+            yield self._bytes.get(connection, 0), limits.bytes_per_period, limits.end_at_limit is True, False
         edition = self._editions.of_relay
         if edition is not None and edition.limits.bytes_per_period is not None:
-            yield self._all_bytes, edition.limits.bytes_per_period, edition.limits.end_at_limit is True
+            yield self._all_bytes, edition.limits.bytes_per_period, edition.limits.end_at_limit is True, True
 
     def _note(self, key: _Key, used: int, limit: int | None, now: float) -> None:
         use = Use.LITTLE if limit is None else classify(used, limit)
@@ -262,3 +264,8 @@ def _event(key: _Key, level: Level, used: int, limit: int) -> Event:
 
 def _refusal(kind: QuotaKind, used: int, limit: int) -> RendezvousError:
     return RendezvousError(f"{used} of {limit} are used", reason=_REASONS[kind])
+
+
+def _refusal_for_relay() -> RendezvousError:
+    text = "the edition of the relay has no bytes left for all its hybrid connections together"
+    return RendezvousError(text, reason=_REASONS[QuotaKind.BYTES])

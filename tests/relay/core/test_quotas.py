@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import attrs
@@ -113,6 +114,15 @@ def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
     assert [type(one) for one in made.take()] == kinds
     made.count_bytes({}, 0, 2 * LATER)
     assert refused(QuotaKind.SESSIONS, 0, made) is None, "the next period has begun"
+
+
+def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> None:
+    made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_period=100))], "small"))
+    made.count_bytes({"other": 12345}, 12345, 0.0)
+    with pytest.raises(RendezvousError, match="edition of the relay") as caught:
+        made.admit_session("db", 0, is_present=False)
+    assert caught.value.reason is Reason.TRANSFER_QUOTA
+    assert not re.search("[0-9]", str(caught.value))
 
 
 def test_each_event_once_and_again_after_it_was_little() -> None:
