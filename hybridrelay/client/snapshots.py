@@ -55,13 +55,13 @@ def client_snapshot(
         client: the client.
         senders: its relays.
         sessions: its sessions.
-        opener: opens them.
-        counters: its counters. Streams that are open are counted when they end, and are added here.
+        opener: opens the sessions.
+        counters: its counters. It counts a stream only when it ends, so open ones are added here.
         serial: the serial of the application's identity.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """
-    # Seconds since 1970, of a time on Trio's clock.
+    # Added to a time on Trio's clock, it gives seconds since 1970.
     offset = clock() - trio.current_time()
     name, relays = client.connection, tuple(sender.snapshot() for sender in senders.all)
     live = list(sessions)

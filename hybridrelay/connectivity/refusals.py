@@ -42,7 +42,7 @@ _REMEDIES = {
     Reason.SENDER_QUOTA: f"stop a client that is not needed, or {_RAISE}",
     Reason.SESSION_QUOTA: f"end sessions that are not needed, or {_RAISE}",
     Reason.TRANSFER_QUOTA: f"wait for the next calendar month (UTC), or {_RAISE}",
-    Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
+    Reason.NO_LISTENER: "start the connector, or check its log to see why it is not registered",
 }
 #: The errors that came closest to success first: after the relay's acceptance, at the peer, at the relay, before it.
 _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdentityError, RelayUnreachable)

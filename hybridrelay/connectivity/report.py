@@ -46,7 +46,7 @@ class Attempt:
     by_command: bool = False
     #: The proxy that was used, without credentials.
     proxy: str | None = None
-    #: The issuer of the certificate of what intercepts the outer TLS; None if no interception is known.
+    #: The issuer of the certificate that an interceptor of the outer TLS presented; None if no interception is known.
     intercepted_by: str | None = None
     #: The address of the relay that answered; if none did, the one whose failure is reported. None if it is not
     #: known, because a proxy resolves the name, or nothing was tried.

@@ -1,11 +1,11 @@
 """Finds out where a request comes from, according to the proxies that have forwarded it. Pure.
 
 Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239).
-Everything further left may have been sent by the client itself. Therefore the elements are read from the right, until
-one is not the address of a trusted proxy, and nothing further left is even parsed: a client can neither choose its
-address nor make the header malformed.
+Everything to the left of that may have been sent by the client itself. Therefore the elements are read from the
+right, until one is not the address of a trusted proxy, and nothing to the left of it is even parsed: a client can
+neither choose its address nor make the header malformed.
 
-If there are both headers, X-Forwarded-For is used. A proxy has to set one of them and remove the other.
+If both headers are present, X-Forwarded-For is used. A proxy has to set one of them and remove the other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .head import Headers
 
 __all__ = ["client_address", "forwarded_for"]
 
-#: Only the last elements are examined, because nobody has more proxies in a row, and of each field only the last
-#: characters: strangers may send fields of any content, and have not authenticated.
+#: How many elements are examined, and how many characters of each field, counted from the end. Nobody has more
+#: proxies in a row, and strangers, who have not authenticated, may send anything in these fields.
 _MAX_ELEMENTS: Final = 32
 _MAX_VALUE: Final = 2048
 _QUOTE_OR_COMMA: Final = re.compile('[",]')
@@ -32,7 +32,7 @@ _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-
 
 
 def forwarded_for(headers: Headers) -> tuple[str, ...]:
-    """Return the addresses as the proxies have written them; the nearest proxy's is the last.
+    """Return the addresses as the proxies have written them; what the nearest proxy wrote is last.
 
     An element that cannot be read becomes an empty string. Only the last 32 are returned.
     """

@@ -58,7 +58,7 @@ def relay_problems(
         RelayProblem(
             code="no-listener",
             detail=f"no connector listens for {name}",
-            remedy="start the connector, or see in its log why it is not registered",
+            remedy="start the connector, or check its log to see why it is not registered",
             connection=name,
         )
         for name in unserved

@@ -21,8 +21,8 @@ from .callers import Caller
 
 __all__ = ["SLOTS", "ConnectionSlot", "ConnectionSlots"]
 
-#: Slots for connections without an identified caller; and how many of these an address may have before, when all are
-#: taken, its own oldest connection is closed first.
+#: Slots for connections without an identified caller; and the share of one address. When all slots are taken, an
+#: address that has more than its share loses its own oldest connection (see `Slots`).
 _UNIDENTIFIED, _UNIDENTIFIED_OF_ADDRESS = 64, 8
 #: The same for connections of identified callers, and for one caller.
 _IDENTIFIED, _IDENTIFIED_OF_CALLER = 128, 16
@@ -49,7 +49,7 @@ class ConnectionSlot:
         self._slots, self._slot = self._identified, self._identified.take(group, self._slot.evict)
 
     def move(self, address: str) -> None:
-        """Count the connection for another address, from which it comes according to a proxy that is trusted."""
+        """Count the connection for another address, the one that it comes from according to a trusted proxy."""
         if self._slots is not self._identified:
             self._slots.move(self._slot, address)
 

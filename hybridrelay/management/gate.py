@@ -90,7 +90,7 @@ class Gate:
         self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
         self._own = OwnCredentials(managed)
-        #: Writes when tokens were last used to the store: once a minute until cancelled, and at once.
+        #: Write to the store when each token was last used: once a minute until cancelled, or at once.
         self.save_uses, self.save_uses_now = self._own.save_uses, self._own.save_uses_now
         #: Browsers that have logged in.
         self.logins = Logins() if logins is None else logins
@@ -160,7 +160,7 @@ class Gate:
         except StateError as exc:
             raise problem_of(exc, conditional=False) from exc
         if not is_valid:
-            raise _unauthenticated("the credentials have become invalid while the body of the request arrived")
+            raise _unauthenticated("the credentials became invalid while the body of the request was arriving")
 
     def _has_expired(self, peer: Peer) -> bool:
         return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
@@ -195,7 +195,7 @@ class Gate:
             try:
                 caller = await self._by_plugin(name, authenticator, credentials)
             except Exception:
-                self._failures.charge(group, trio.current_time())  # otherwise, such requests were not limited at all
+                self._failures.charge(group, trio.current_time())  # such requests would not be limited otherwise
                 raise
             if caller is not None:
                 return caller
@@ -220,7 +220,7 @@ class Gate:
         """Begin a login of a browser, for someone who has entered a management token or a signature.
 
         Returns:
-            The caller, the text for the cookie of a login, and the login.
+            The caller, the text of the login's cookie, and the login.
 
         Raises:
             RequestError: the same as in `admit`.
@@ -240,13 +240,13 @@ class Gate:
         return await self._log_in(request, verify)
 
     async def log_in_by_code(self, request: Request, code: Secret) -> tuple[Caller, Secret, Login]:
-        """The same, by a one-time code (`Logins.add_code`)."""
+        """Like `log_in`, for someone who has a one-time code (`Logins.add_code`)."""
 
         async def verify() -> Identified:
             credential = self.logins.use_code(digest_of(code.reveal()), self._managed.clock())
             found = None if credential is None else await self._own.look_up(credential)
             if found is None:
-                raise Refused("the code for logging in is unknown, was used before, or has expired")
+                raise Refused("the code for logging in is unknown, has been used already, or has expired")
             return found
 
         return await self._log_in(request, verify)
@@ -280,7 +280,7 @@ class Gate:
             self.logins.end(digest_of(value))
 
     async def admit_anybody(self, request: Request) -> None:
-        """Limit how often an address asks for what needs no credentials: the pages for logging in, and their files.
+        """Limit how often an address requests what needs no credentials: the pages for logging in, and their files.
 
         Raises:
             RequestError: 429.

@@ -49,7 +49,7 @@ def readiness(snapshot: RelaySnapshot, *, is_readable: bool, now: float) -> tupl
     accepts = snapshot.draining_since is None
     return (
         _check("serving", snapshot.is_running, "wait until the relay has started, or start it again"),
-        _check("registry", is_readable, "see in the log why the registry cannot be read"),
+        _check("registry", is_readable, "check the log to see why the registry cannot be read"),
         _check("certificate", is_valid, "renew the certificate of --tls-certificate"),
         _check("accepting", accepts, "hybridrelay drain --undo"),
     )

@@ -44,7 +44,7 @@ class TokenCredential:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """Who counts as one when logins are shared out."""
+        """What counts as one holder when the number of logins is limited."""
         return "token", self.id
 
 
@@ -60,7 +60,7 @@ class KeyCredential:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """Who counts as one: whoever has a key with Manage can make more keys and rules of the hybrid connection."""
+        """All keys of a hybrid connection are one holder, because whoever has one with Manage can make more."""
         return "sas", self.connection
 
 
@@ -80,12 +80,12 @@ class _Code:
 
 
 def digest_of(text: str) -> bytes:
-    """How a login or a code is known here."""
+    """The hash by which a login or a code is identified here."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class Logins:
-    """All logins, and the codes that were not used yet."""
+    """All logins, and the codes that have not been used yet."""
 
     def __init__(self) -> None:
         #: In the order in which they began.
@@ -93,7 +93,7 @@ class Logins:
         self._codes: dict[bytes, _Code] = {}
 
     def __len__(self) -> int:
-        """The number of logins, including those that have expired and were not removed yet."""
+        """The number of logins, including those that have expired but have not been removed yet."""
         return len(self._logins)
 
     def begin(

@@ -18,9 +18,9 @@ from .values import ProblemStatus, Role
 
 __all__ = ["MAX_PROBLEMS", "endpoint_problems", "why_not_connected", "why_not_registered"]
 
-#: The most problems that are listed.
+#: The maximum number of problems that are listed.
 MAX_PROBLEMS = 100
-_SEE_LOG = "see in the log of this program what it is waiting for"
+_SEE_LOG = "look in this program's log for what it is waiting for"
 
 
 def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool) -> tuple[ProblemStatus, ...]:
@@ -28,7 +28,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
 
     Args:
         snapshot: the state of the program.
-        role: of the program.
+        role: the role of the program.
         stopping: whether the program is stopping.
     """
     found: list[ProblemStatus] = []
@@ -100,7 +100,7 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
             yield ProblemStatus(
                 code="not-listening",
                 detail=f"{connection.name} has no local port yet",
-                remedy="wait until the program has connected, or see in its log why it has not",
+                remedy="wait until the program has connected, or check its log to see why it has not",
                 connection=connection.name,
             )
         # A program that opens streams itself needs no session until it asks for one.
@@ -120,7 +120,7 @@ def _of_sessions(sessions: Sequence[SessionSnapshot]) -> Iterator[ProblemStatus]
             yield ProblemStatus(
                 code="session-resuming",
                 detail=f"session {session.id} of {session.connection} ({session.label}) has lost its data channel "
-                f"over {session.relay}; streams that wait until there is another one: {session.streams}",
+                f"over {session.relay}; streams waiting for another one: {session.streams}",
                 remedy="wait: it resumes, or its streams are reset, within the resume deadline",
                 connection=session.connection,
                 relay=session.relay,

@@ -30,7 +30,7 @@ def endpoint_checks(
             checks.append(_check("registered", connection.is_registered, why, connection.name))
             continue
         if role == "forward":
-            why = "it has no local port yet", "wait until the program has connected, or see in its log why it has not"
+            why = "it has no local port yet", "wait until the program has connected, or check its log to see why not"
             checks.append(_check("listening", bool(connection.listening), why, connection.name))
         # A program that opens streams itself needs no session until it asks for one.
         is_connected = connection.is_connected or (role == "client" and connection.failure is None)

@@ -78,7 +78,7 @@ async def serve_status(
     A Unix socket has mode 0600: only this user and root can connect. Over TCP, every user of this machine can
     connect, but web pages cannot, not even through a name of their own that resolves to the address (DNS rebinding).
 
-    `task_status.started` passes where it listens, with port 0 replaced by the actual port. An event says so, too.
+    `task_status.started` passes the address, with port 0 replaced by the actual port. An event reports it, too.
 
     Args:
         address: where to listen.
@@ -164,7 +164,7 @@ async def _listen_on_address(address: StatusAddress, events: EventStream) -> lis
 
 
 async def _check_unused(path: Path) -> None:
-    """Check that no other program listens on a Unix socket, because its socket would be replaced.
+    """Check that no other program listens on a Unix socket, because that socket would be replaced.
 
     Raises:
         ConfigurationError: one does.

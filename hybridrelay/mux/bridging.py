@@ -66,7 +66,7 @@ class Outgoing(enum.Enum):
     #: The peer has stopped reading before it had received everything: what the TCP connection sends is read and
     #: dropped.
     DROPPED = enum.auto()
-    #: The TCP connection has failed. Reading from it now may look like end of file.
+    #: The TCP connection has failed. From now on, reading from it may seem to return end of file.
     BROKEN = enum.auto()
 
     __hash__ = object.__hash__
@@ -211,7 +211,7 @@ class BridgeMachine:
             self._is_broken = True
         if self._is_broken or (self.peer_stopped and self.incoming is Incoming.ENDED):
             return Command.STOP
-        # After the end of the TCP connection's own direction there is nothing to drop, and so no hurry.
+        # Once the TCP connection has ended its own direction, there is nothing to drop, so there is no hurry.
         return Command.LIMIT if cause is Input.PEER_STOPPED and before is Outgoing.OPEN else Command.CONTINUE
 
     def outcome(self, sent: int, received: int, refusal: str | None = None) -> Bridged:

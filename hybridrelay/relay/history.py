@@ -23,11 +23,11 @@ __all__ = [
 RECENT: Final = 10
 #: The length of the shortest intervals that are written to the file (seconds).
 WRITTEN: Final = 60
-#: By the length of intervals that can be requested, the length of the stored intervals from which they are computed.
+#: For each length of intervals that can be requested: that of the stored intervals from which they are computed.
 RESOLUTIONS: Final = {RECENT: RECENT, WRITTEN: WRITTEN, 300: 300, 3600: 3600, 86400: 3600}
-#: The most intervals in one answer.
+#: The maximum number of intervals in one answer.
 MAX_INTERVALS: Final = 1500
-#: The greatest number in a row: every JSON parser reads it exactly.
+#: The greatest number that a row may contain: the greatest that every JSON parser reads exactly.
 MAX_VALUE: Final = 2**53 - 1
 
 
@@ -53,7 +53,7 @@ class Row(NamedTuple):
     bytes_to_senders: int = 0
     #: Pairs of data channels that were joined.
     joins: int = 0
-    #: Joins that were refused, or whose data channels did not come.
+    #: Joins that were refused, or whose data channels never arrived.
     joins_failed: int = 0
     #: Registrations of listeners that have ended.
     disconnects: int = 0

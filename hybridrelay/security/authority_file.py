@@ -23,7 +23,7 @@ AUTHORITY_FORMAT = "hybridrelay-authority"
 _VERSION = 1
 _NOT_JSON = "this is not JSON, and therefore not an"
 _REMEDY = "name the file that 'connections create' wrote as --authority-file (by default NAME.authority)"
-#: In characters. Files that `AuthorityFile.format` writes have a few KB.
+#: In characters. Files that `AuthorityFile.format` writes are a few KB long.
 MAX_AUTHORITY_FILE = 256 * 1024
 
 
@@ -68,7 +68,7 @@ class AuthorityFile:
         version = content.get("version")
         if isinstance(version, bool) or version != _VERSION:
             raise ConfigurationError(
-                "the authority file is of another version",
+                "the authority file has an unknown format version",
                 remedy="use the version of hybridrelay that wrote it, or a newer one",
             )
         extra = content.get("extra", {})

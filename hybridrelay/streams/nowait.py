@@ -1,6 +1,6 @@
 """Streams that can also be used without waiting.
 
-A call of a Trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
+A call to a Trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
 message of 64 bytes, this is most of the cost. Code that forwards bytes tries these non-blocking calls first, and
 awaits only when they would block.
 
@@ -93,12 +93,12 @@ class NowaitStream(ABC):
 
     @property
     def unsent_bytes(self) -> int:
-        """How many bytes `send_nowait` has accepted and not passed on, as far as that is known."""
+        """How many bytes `send_nowait` has accepted but not passed on, as far as that is known."""
         return 0
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until what is buffered was passed on.
+        """Wait until everything that is buffered has been passed on.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
@@ -266,7 +266,7 @@ class _Socket(NowaitStream):
 
 
 class _Waiting(NowaitStream):
-    """An adapter for any other stream: what has to be sent is kept until `flush`, and received by `wait_readable`."""
+    """An adapter for any other stream: `flush` does all the sending, and `wait_readable` all the receiving."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

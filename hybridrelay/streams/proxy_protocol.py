@@ -3,8 +3,8 @@
 Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header comes before everything
 else on a connection. Only `receive_proxy_header` does I/O.
 
-The sender of the header can state any address. So accept it only from trusted proxies. Require it from these, because
-a connection without it would count as one of the proxy.
+The sender of the header can state any address, so accept it only from trusted proxies. Require it from them, because
+a connection without it would count as the proxy's own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ProxyHeader:
     #: Its length (bytes).
     size: int
     #: The address that the connection comes from. None: the proxy has made the connection for itself, or states no IP
-    #: address; the connection then counts as one of the proxy.
+    #: address; the connection then counts as the proxy's own.
     address: str | None
 
 
@@ -93,7 +93,7 @@ async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
         more = await stream.receive_some(found)
         if not more:
             # Health checks do this.
-            raise trio.BrokenResourceError("the connection has ended before its PROXY header was complete")
+            raise trio.BrokenResourceError("the connection ended before its PROXY header was complete")
         data += more
     return found.address
 

@@ -5,8 +5,9 @@ a connection is used for more than small messages, incomplete records are theref
 only their own size.
 
 After the handshake, a peer needs records without application data only for a few session tickets and, once in many
-millions of records, for a key update (RFC 8446, section 5.5). One of these takes OpenSSL eight microseconds, and it
-processes all that it gets before it returns. They are therefore counted, and passed on in small portions.
+millions of records, for a key update (RFC 8446, section 5.5). Each of them takes OpenSSL eight microseconds, and
+OpenSSL processes everything that it has been given before it returns. Therefore they are counted, and records are
+passed on in small portions.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ _RECORD_OVERHEAD = 256
 _MIN_RECORD_LIMIT = 1024
 #: How many records a peer may send while there is a limit: a handshake and a few messages take a dozen.
 MAX_RECORDS_OF_STRANGER = 512
-#: How many records without application data a peer may send after the handshake, and for how many with application
-#: data it may send another one.
+#: How many records without application data a peer may send after the handshake; and for how many records with
+#: application data it may send one more of these.
 _MAX_EMPTY, _DATA_PER_EMPTY = 64, 64
-#: How many records are passed to OpenSSL at once, of which all may carry no application data.
+#: How many records are passed to OpenSSL at once; possibly none of them carries application data.
 RECORDS_AT_ONCE = 64
 #: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
 _SLICE_BYTES = 1024
 
 
 class RecordCounter:
-    """Counts the records that are passed to OpenSSL after the handshake, and of these the ones with data."""
+    """Counts the records that are passed to OpenSSL after the handshake, and how many of these carry data."""
 
     __slots__ = ("_header", "_left", "passed", "with_data")
 
@@ -52,12 +53,12 @@ class RecordCounter:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether too many records carried no data. Only when OpenSSL has processed all that it has got."""
+        """Whether too many records carried no data. Valid only when OpenSSL has processed all that it was given."""
         empty = self.passed - self.with_data
         return empty > _MAX_EMPTY and empty > _MAX_EMPTY + self.with_data // _DATA_PER_EMPTY
 
     def begin(self, data: bytes | bytearray, left: int) -> None:
-        """Count what a `RecordFeeder` passes on at its end: `left` bytes of a record that it counted, and more."""
+        """Count what a `RecordFeeder` passes on last: `left` bytes of a record that it has counted, and the rest."""
         self.passed -= left > 0
         self._left = left
         while data:
@@ -67,7 +68,7 @@ class RecordCounter:
         """Count the records in `data`, which follows on what was counted before.
 
         Returns:
-            How many bytes of `data` may be passed to OpenSSL at once: all, or up to the end of the record number
+            How many bytes of `data` may be passed to OpenSSL at once: all, or up to the end of record number
             `RECORDS_AT_ONCE`. The rest has not been counted yet.
         """
         size, position, count = len(data), self._left, 0
@@ -125,7 +126,7 @@ class RecordFeeder:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes have arrived and were not passed to OpenSSL yet."""
+        """How many bytes have arrived but have not been passed to OpenSSL yet."""
         return len(self._partial)
 
     @property
@@ -161,7 +162,7 @@ class RecordFeeder:
         return True
 
     def feed_all(self) -> None:
-        """Pass everything to OpenSSL, complete or not. This is the end: what follows, the counter counts itself."""
+        """Pass everything to OpenSSL, complete or not. After this, the counter is given all data directly."""
         self._counter.begin(self._partial, self._feeding)
         self._incoming.write(self._partial)
         self._partial = bytearray()

@@ -80,7 +80,7 @@ def test_an_authority_file_with_a_host_or_a_version_of_another_type_is_refused(
     text = created.authority.read_text()
     for change, says in (
         ({"extra": {"endpoint": [None]}}, "damaged: endpoint"),
-        ({"version": True}, "another version"),
+        ({"version": True}, "unknown format version"),
     ):
         content = json.loads(text)
         content["extra"].update(change.pop("extra", {}))

@@ -17,11 +17,11 @@ Writes three files of mode 0600, and never overwrites an existing one:
                      further identities
 
 There are three ways to register it at the relay:
-  --management URL on the administrator's machine: the management API of the
-                   running relay, with the token in --token-file, gets the
-                   name, the rules and the keys. The relay never has the
-                   authority, so not even its owner can impersonate one side
-                   to the other.
+  --management URL on the administrator's machine: the name, the rules and
+                   the keys are sent to the management API of the running
+                   relay, with the token in --token-file. The relay never has
+                   the authority, so not even its owner can impersonate one
+                   side to the other.
   --relay-file F   on the administrator's machine: F contains what the relay
                    needs (name, rules, keys; no authority). Copy it to the
                    relay, and run 'connections import F --state DIR' there.

@@ -29,7 +29,7 @@ _EDITIONS = """\
 Editions are named sets of limits: free, developer, basic, standard and premium. Their numbers can be changed. A relay
 can use an edition ('editions use'), which limits how many hybrid connections it has, and how many bytes it moves for
 all of them in a calendar month (UTC). A hybrid connection can also have an edition of its own ('connections limits
-NAME --edition'). By default there are no editions in use.
+NAME --edition'). By default, no edition is in use.
 """
 _USE = """\
 Choose the edition that the relay uses, or 'none'. If its limits are exceeded already, nothing is deleted and no

@@ -128,7 +128,7 @@ def _add_arguments(parser: Parser) -> None:
         "--websocket-path-prefix",
         metavar="PATH",
         type=values.path_prefix,
-        help="serve WebSocket also below this path, for a reverse proxy or CDN that passes on paths with it: "
+        help="also serve WebSocket below this path, for a reverse proxy or CDN that does not strip it from requests: "
         "/edge/relay for /edge/relay/hybridrelay",
     )
     parser.add_argument(

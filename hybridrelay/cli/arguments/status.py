@@ -8,19 +8,19 @@ from . import values
 from .options import add_name, add_relay
 
 _STATUS = """\
-Show the present state of a running relay: first its problems, then its hybrid connections, the registered connectors,
+Show the current state of a running relay: first its problems, then its hybrid connections, the registered connectors,
 the control channels of clients, and the sessions, with the number of bytes moved so far in each direction.
 
 With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
 and its streams, with label and target at a connector, and the address of the application at a forward.
 
 Problems of a relay are: a hybrid connection without a registered connector, a certificate that expires within three
-weeks, places or slots of which nine tenths are taken, and a drain. Problems of a connector or forward are: a hybrid
+weeks, places or slots that are nine tenths taken, and a drain. Problems of a connector or forward are: a hybrid
 connection that is not registered, at one relay or at all, or that has no session for new connections; a session that
-waits to be resumed; and that the program is stopping.
+is waiting to be resumed; and a program that is stopping.
 
 The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
-With --watch, the state that was shown last determines it.
+With --watch, the last state shown determines the exit code.
 """
 _STATUS_EXAMPLES = """\
 examples:
@@ -83,7 +83,7 @@ def _add_status_arguments(parser: Parser) -> None:
         dest="source",
         metavar="PATH|ADDR:PORT",
         type=values.status_address,
-        help="show a connector or forward instead, which runs with this --status",
+        help="show the connector or forward that runs with this --status instead",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for programs")

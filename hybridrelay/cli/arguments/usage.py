@@ -10,8 +10,8 @@ from .options import add_relay
 __all__ = ["COMMAND"]
 
 _DESCRIPTION = """\
-Show the usage of a running relay in this calendar month (UTC): that of all hybrid connections, with what the relay's
-edition allows; or, with NAME, that of one hybrid connection, with its limits and with earlier months. If the relay is
+Show the usage of a running relay in this calendar month (UTC): for all hybrid connections, with what the relay's
+edition allows; or, with NAME, for one hybrid connection, with its limits and with earlier months. If the relay is
 killed, at most the last 10 seconds are lost.
 """
 _EXAMPLES = """\
@@ -32,7 +32,7 @@ def _add_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "usage",
-    "show the usage of this month",
+    "show this month's usage",
     _DESCRIPTION,
     _EXAMPLES,
     _add_arguments,

@@ -9,7 +9,7 @@ for one listener alone:
    others are cancelled. When `MAX_AT_A_TIME` are being tried, the one that has stalled longest is cancelled for the
    next one, once it has stalled for `STALLED_SECONDS`.
 2. A listener that fails is replaced by another one at once. If the relay was asked to avoid it, or if very many have
-   failed within a minute (`AvoidedListeners.pause`), there is a pause before: a relay must not be able to keep its
+   failed within a minute (`AvoidedListeners.pause`), there is a pause first: a relay must not be able to keep its
    clients busy.
 3. Listeners that failed, or had stalled when another one was found, are avoided by later searches.
 """
@@ -32,7 +32,7 @@ from .listeners import ListenerSearch
 #: If a listener has not proved its identity after this time (seconds), another one is tried in parallel. A handshake
 #: over a slow path takes about a second; an unnecessary request costs a rendezvous that is abandoned.
 NEXT_LISTENER_SECONDS = 2.0
-#: After that, one more listener is tried each time this much time has passed (seconds).
+#: After that, one more listener is tried at this interval (seconds).
 FURTHER_LISTENER_SECONDS = 0.5
 #: How many listeners are tried at the same time.
 MAX_AT_A_TIME = 8
@@ -75,7 +75,7 @@ class Find(Generic[AnswerT, ChannelT]):
     open_channel: Callable[[AnswerT], Awaitable[ChannelT]]
     #: Closes a channel that is not needed after all, without blocking.
     discard: Callable[[ChannelT], Awaitable[None]]
-    #: Called with each listener that failed, and how, if another one will be tried.
+    #: Called with each listener that failed and its error, if another one will be tried.
     on_failure: Callable[[str, HybridRelayError], None]
     #: Instances that are being tried; the one that has been tried longest is first.
     _trying: dict[str, _Trial] = attrs.field(factory=dict, init=False)
@@ -157,7 +157,7 @@ class Find(Generic[AnswerT, ChannelT]):
             self._asking -= 1
             self._changed.set()
         instance = answer.listener
-        if instance in self._trying:  # the relay ignores which instances to avoid
+        if instance in self._trying:  # the relay ignores what it was asked to avoid
             self._next_at = now + NEXT_LISTENER_SECONDS
             return
         trial = self._trying[instance] = _Trial(now)

@@ -60,7 +60,7 @@ def _unserved(name: str) -> RelayProblem:
     return RelayProblem(
         code="no-listener",
         detail=f"no connector listens for {name}",
-        remedy="start the connector, or see in its log why it is not registered",
+        remedy="start the connector, or check its log to see why it is not registered",
         connection=name,
     )
 

@@ -96,8 +96,9 @@ def classify(used: int, limit: int) -> Use | None:
 
 @attrs.frozen
 class _Key:
-    """One quota. The name of the hybrid connection, or None for the relay."""
+    """Identifies one quota."""
 
+    #: The name of the hybrid connection; None for the relay.
     connection: str | None
     kind: QuotaKind
 

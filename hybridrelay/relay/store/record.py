@@ -77,7 +77,7 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
         _fail("is not one")
     if content.get("version") != _VERSION:
         raise ConfigurationError(
-            "the relay record is of another version",
+            "the relay record has an unknown format version",
             remedy="use the version of hybridrelay that wrote it, or a newer one",
         )
     _only(content, _FIELDS, "")
