@@ -71,6 +71,7 @@ def main() -> int:
     """Start a relay, test it, and check that it still works and has logged no error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--max-examples", type=int, default=5, help="requests for each operation and phase")
+    parser.add_argument("--seed", default="1", help="of the generated requests (default: 1, always the same ones)")
     arguments, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         state, log, token_file = Path(folder, "state"), Path(folder, "log"), Path(folder, "token")
@@ -79,7 +80,8 @@ def main() -> int:
             subprocess.run([*create, "--out", str(token_file), "--state", str(state)], check=True, timeout=PATIENCE)
             token = token_file.read_text().strip()
             test = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
-            test += ["run", f"{url}/openapi.json", "--max-examples", str(arguments.max_examples), *rest]
+            test += ["run", f"{url}/openapi.json", "--max-examples", str(arguments.max_examples)]
+            test += ["--seed", arguments.seed, *rest]
             _put_example(url, token)
             environment = os.environ | {"HYBRIDRELAY_TOKEN": token, "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py")}
             failed = subprocess.run(test, env=environment, cwd=folder, check=False).returncode
