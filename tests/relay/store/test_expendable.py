@@ -6,7 +6,10 @@ import os
 import sqlite3
 import stat
 import sys
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,18 +27,13 @@ def _file(folder: Path, *, version: int = 1, max_bytes: int | None = None) -> Ex
 
 
 def _write(file: ExpendableFile, value: int = 1) -> None:
-    database = file.open()
-    with file.errors(), transaction(database):
+    with closing(file.open()) as database, file.errors(), transaction(database):
         database.execute("INSERT OR REPLACE INTO counted VALUES ('a', ?)", (value,))
-    database.close()
 
 
 def _read(file: ExpendableFile) -> list[tuple[str, int]]:
-    database = file.open()
-    with file.errors():
-        rows = database.execute("SELECT * FROM counted").fetchall()
-    database.close()
-    return rows
+    with closing(file.open()) as database, file.errors():
+        return database.execute("SELECT * FROM counted").fetchall()
 
 
 def test_it_is_made_private_and_keeps_its_content(tmp_path: Path) -> None:
@@ -108,25 +106,37 @@ def test_a_locked_file_is_not_damaged(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("hybridrelay.relay.store.expendable._BUSY_TIMEOUT_SECONDS", 0.0)
     file = _file(tmp_path)
     _write(file)
-    other = sqlite3.connect(file.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(ExpendableFileError, match="locked") as caught:
-        _write(file)
-    assert not caught.value.is_damaged
-    other.close()
+    with closing(sqlite3.connect(file.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ExpendableFileError, match="locked") as caught:
+            _write(file)
+        assert not caught.value.is_damaged
     _write(file)
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@contextmanager
+def _not_as_root() -> Iterator[None]:
+    """Access files as another user, because root writes everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
     try:
-        with pytest.raises(ExpendableFileError) as caught:
-            _file(tmp_path).open()
+        yield
     finally:
-        tmp_path.chmod(0o700)
-    assert not caught.value.is_damaged
-    assert caught.value.remedy
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users and modes are POSIX")
+def test_a_directory_that_cannot_be_written() -> None:
+    with tempfile.TemporaryDirectory() as made:  # which, unlike those of pytest, other users can reach
+        folder = Path(made)
+        folder.chmod(0o555)
+        with _not_as_root(), pytest.raises(ExpendableFileError) as caught:
+            _file(folder).open()
+        folder.chmod(0o700)
+        assert not caught.value.is_damaged
+        assert caught.value.remedy
 
 
 def test_it_may_be_opened_twice_at_the_same_moment(tmp_path: Path) -> None:
