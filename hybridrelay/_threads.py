@@ -9,7 +9,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-__all__ = ["OutOfThreads", "run_in_thread", "thread_errors"]
+__all__ = ["OutOfThreads", "run_in_spare_thread", "run_in_thread", "thread_errors"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -57,6 +57,23 @@ async def run_in_thread(
         if started:
             raise
     return run()
+
+
+async def run_in_spare_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
+    """Call a function in a thread, for work that can be left undone if no thread can be started.
+
+    Args:
+        function: called with `arguments`.
+        limiter: limits the number of threads.
+
+    Raises:
+        OutOfThreads: no thread can be started.
+        Exception: any exception of `function`.
+
+    If cancelled, it returns at once, and the function continues.
+    """
+    with thread_errors():
+        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
 
 
 #: The limiter of a Trio run.

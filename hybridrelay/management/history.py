@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import msgspec
@@ -84,7 +83,7 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
             remedy=f"ask for one of these: {possible}",
             errors=[{"pointer": "?resolution", "detail": f"possible are {possible}"}],
         )
-    end = int(time.time()) + 1 if query.end is None else query.end
+    end = int(call.managed.clock()) + 1 if query.end is None else query.end
     begin = max(0, end - MAX_INTERVALS * resolution) if query.begin is None else query.begin
     if begin > end:
         raise problem(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import attrs
 import trio
 
-from .._shortage import shortage_of
-from .._threads import OutOfThreads, run_in_thread
-from ..errors import StateError
+from .._threads import run_in_thread
 from ..events import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
@@ -30,18 +27,6 @@ CHANGE_WAIT_SECONDS: Final = 5.0
 
 def _one_thread() -> trio.CapacityLimiter:
     return trio.CapacityLimiter(1)
-
-
-@contextmanager
-def _thread_shortage() -> Iterator[None]:
-    try:
-        yield
-    except OutOfThreads as exc:
-        shortage = shortage_of(exc)
-        assert shortage is not None
-        raise StateError(
-            f"the registry cannot be used: this machine {shortage.text}", remedy=shortage.remedy
-        ) from exc
 
 
 @attrs.frozen(eq=False)
@@ -75,26 +60,23 @@ class Managed:
         """Call a function that reads the store, in a thread. It does not wait for changes.
 
         Raises:
-            StateError: no thread can be started.
             ConfigurationError: raised by the store.
 
         If cancelled, this first waits for the function, which only reads a local file.
         """
-        with _thread_shortage():
-            return await run_in_thread(function, self.reader, limiter=self._reading)
+        return await run_in_thread(function, self.reader, limiter=self._reading)
 
     async def change_store(self, function: Callable[[Store], T]) -> T:
         """Call a function that reads and changes the store, in a thread. Only one change is made at a time.
 
         Raises:
-            StateError: no thread can be started. Nothing was changed.
             StoreBusy: the changes before this one took longer than `CHANGE_WAIT_SECONDS`. Nothing was changed.
             ConfigurationError: raised by the store.
 
         If cancelled while it waits for another change, nothing is changed. If cancelled later, this first waits for
         the function, which only changes a local file, so that the change is either made completely or not at all.
         """
-        with trio.move_on_after(CHANGE_WAIT_SECONDS), _thread_shortage():
+        with trio.move_on_after(CHANGE_WAIT_SECONDS):
             return await run_in_thread(function, self.store, limiter=self._changing)
         raise StoreBusy(
             f"other changes of the registry took longer than {CHANGE_WAIT_SECONDS:g} seconds; nothing was changed",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ..events import EventStream, ManagementListening, ProxyHeaderRefused, logge
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
 from ..security import NO_NETWORKS, Networks, bracketed, outer_server_context, relay_pin
+from ..security.names import is_loopback
 from ..security.parsing_certificates import parsing_certificate
 from ..security.pem_files import load_authorities, read_pem
 from ..streams.listening import remote_of
@@ -76,19 +76,12 @@ class TcpOptions:
                         remedy="give --management-tls-certificate as well",
                     )
             for host, _ in self.addresses:
-                if not _is_loopback(host):
+                if not is_loopback(host):
                     raise ConfigurationError(
                         f"the management API on {host} needs TLS: otherwise, tokens cross the network unencrypted",
                         remedy="give --management-tls-certificate and --management-tls-key, or listen on 127.0.0.1 "
                         "and connect through ssh -L",
                     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @attrs.frozen

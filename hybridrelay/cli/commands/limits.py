@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 import attrs
+import msgspec
 
 from ...errors import ConfigurationError
+from ...management.values import LimitsBody
 from ...relay.quotas import Edition, Editions, Limits, Quota
 from ...relay.store.checks import check_edition
 from .. import exits, output
@@ -30,8 +32,8 @@ def run_limits(args: argparse.Namespace) -> int:
         editions = registry.editions()
     in_force = editions.limits(quota)
     if args.json:
-        shown = {"edition": quota.edition or None, "limits": _as_dict(quota.limits), "inForce": _as_dict(in_force)}
-        output.say_json({"name": args.name, **shown})
+        both = {"limits": _as_dict(quota.limits), "inForce": _as_dict(in_force)}
+        output.say_json({"name": args.name, "edition": quota.edition or None, **both})
         return exits.OK
     output.say(f"{args.name}: edition {quota.edition or 'none'}")
     own = attrs.asdict(quota.limits)
@@ -134,13 +136,6 @@ def _edition_as_dict(edition: Edition, editions: Editions) -> dict[str, object]:
     }
 
 
-def _as_dict(limits: Limits) -> dict[str, object]:
-    """The names are those of the management API."""
-    return {
-        "listeners": limits.listeners,
-        "senders": limits.senders,
-        "sessions": limits.sessions,
-        "bytesPerPeriod": limits.bytes_per_period,
-        "bytesPerSecond": limits.bytes_per_second,
-        "endAtLimit": limits.end_at_limit,
-    }
+def _as_dict(limits: Limits) -> object:
+    """The limits as in the management API."""
+    return msgspec.to_builtins(LimitsBody.of(limits))

@@ -13,7 +13,7 @@ from .overview import CONNECTION_COLUMNS, connection_rows
 from .page import Page
 from .parts import api_line, button, empty, field, post_form, section, table
 from .paths import path_of
-from .shown import count, name_of, plural
+from .shown import count, name_of, present
 from .visit import Visit
 
 __all__ = ["CONNECTIONS_PAGES"]
@@ -75,13 +75,7 @@ def _next(page: ConnectionPage, prefix: str) -> Child:
 async def _confirm_delete(visit: Visit) -> View:
     name = visit.param("name")
     found = await visit.get("getHybridConnection", ConnectionValue, name=name)
-    ends = ", ".join(
-        (
-            plural(found.listener_count, "listener"),
-            plural(found.sender_count, "sender"),
-            plural(found.session_count, "session"),
-        )
-    )
+    ends = present(found.listener_count, found.sender_count, found.session_count)
     return View(
         title="Delete this hybrid connection?",
         place="/connections",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from ..problems import Problem, problem
 from ..values import LimitsBody
 from .html import Child, Element, h
@@ -25,13 +27,9 @@ _ENDS = "endAtLimit"
 
 
 def _values(limits: LimitsBody) -> dict[str, int | None]:
-    return {
-        "listeners": limits.listeners,
-        "senders": limits.senders,
-        "sessions": limits.sessions,
-        "bytesPerPeriod": limits.bytes_per_period,
-        "bytesPerSecond": limits.bytes_per_second,
-    }
+    """The limits that are numbers, by their names in the API."""
+    values: dict[str, int | None] = msgspec.to_builtins(limits)
+    return {name: values[name] for name, *_ in _LIMITS}
 
 
 def limit_fields(limits: LimitsBody, *, unset: str) -> Element:

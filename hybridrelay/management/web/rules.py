@@ -17,7 +17,7 @@ from .messages import done
 from .page import Page
 from .parts import api_line, badge, button, command, field, post_form, section, table
 from .paths import path_of
-from .shown import moment, name_of, plural, segment
+from .shown import moment, name_of, present, segment
 from .visit import Visit
 
 __all__ = ["RULE_PAGES", "rules_section"]
@@ -81,13 +81,7 @@ class _Affected:
     is_exact: bool
 
     def __str__(self) -> str:
-        found = ", ".join(
-            (
-                plural(self.listeners, "listener"),
-                plural(self.senders, "sender"),
-                plural(self.sessions, "session"),
-            )
-        )
+        found = present(self.listeners, self.senders, self.sessions)
         return found if self.is_exact else f"at least {found}"
 
 

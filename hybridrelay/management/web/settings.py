@@ -17,7 +17,7 @@ from .messages import done
 from .page import Page
 from .parts import button, field, post_form, section
 from .paths import path_of
-from .shown import name_of, plural
+from .shown import name_of, present
 from .visit import Visit
 
 __all__ = ["SETTINGS_PAGES", "settings_sections"]
@@ -112,11 +112,7 @@ async def _patch(visit: Visit, name: str, changed: Mapping[str, object], version
 async def _confirm_disable(visit: Visit) -> View:
     name = visit.param("name")
     found = await visit.get("getHybridConnection", ConnectionValue, name=name)
-    counts = (
-        plural(found.listener_count, "listener"),
-        plural(found.sender_count, "sender"),
-        plural(found.session_count, "session"),
-    )
+    ends = present(found.listener_count, found.sender_count, found.session_count)
     return View(
         title="Disable this hybrid connection?",
         place="/connections",
@@ -126,7 +122,7 @@ async def _confirm_disable(visit: Visit) -> View:
             h(
                 "section",
                 h("p", "Name: ", h("b", name_of(name))),
-                h("p", h("b", "What ends at once: "), ", ".join(counts), "."),
+                h("p", h("b", "What ends at once: "), ends, "."),
                 h("p", "Nothing is deleted. Until it is enabled, the relay refuses its connectors and clients."),
                 h(
                     "div",

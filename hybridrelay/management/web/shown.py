@@ -7,7 +7,7 @@ import urllib.parse
 
 from .html import Child, Element, h
 
-__all__ = ["bytes_of", "count", "duration", "moment", "name_of", "plural", "segment"]
+__all__ = ["bytes_of", "count", "duration", "moment", "name_of", "plural", "present", "segment"]
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -32,6 +32,11 @@ def count(number: int) -> str:
 def plural(number: int, one: str, many: str = "") -> str:
     """Format a number with its noun: ``1 listener``, ``2 listeners``."""
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def present(listeners: int, senders: int, sessions: int) -> str:
+    """Format the numbers of what is present: ``1 listener, 2 senders, 0 sessions``."""
+    return ", ".join((plural(listeners, "listener"), plural(senders, "sender"), plural(sessions, "session")))
 
 
 def moment(seconds: float | None, *, otherwise: str = "never") -> Child:

@@ -10,12 +10,12 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final
 
 import trio
 
 from ..._nursery import FlatNursery
-from ..._threads import OutOfThreads, thread_errors
+from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
 from ...events import (
     Event,
@@ -40,8 +40,6 @@ from .broker import BrokerService
 
 __all__ = ["HistoryService"]
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _Groups = Sequence[tuple[int, Mapping[Subject, Row]]]
 
@@ -187,8 +185,9 @@ class HistoryService:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
                 async with trio.open_nursery() as nursery:  # neither waits for the other
-                    nursery.start_soon(partial(_close, self._close_recent, self._recent_limiter))
-                    nursery.start_soon(partial(_close, self._close_file, self._file_limiter))
+                    in_thread = partial(run_in_thread, abandon_on_cancel=True)
+                    nursery.start_soon(partial(in_thread, self._close_recent, limiter=self._recent_limiter))
+                    nursery.start_soon(partial(in_thread, self._close_file, limiter=self._file_limiter))
 
     def _close_recent(self) -> None:
         if self._recent is not None:
@@ -263,7 +262,7 @@ class HistoryService:
             self._recent.write([(time, rows)], now, existing)
 
         try:
-            await _in_thread(write, limiter=self._recent_limiter)
+            await run_in_spare_thread(write, limiter=self._recent_limiter)
         except (OutOfThreads, sqlite3.Error, MemoryError) as exc:
             # They are still written to the file.
             if not self._memory_is_short:
@@ -289,7 +288,9 @@ class HistoryService:
         existing = self._existing_for_file
         self._writing_since = trio.current_time()
         try:
-            set_aside = await _in_thread(self._write_to_file, taken, now, existing, limiter=self._file_limiter)
+            set_aside = await run_in_spare_thread(
+                self._write_to_file, taken, now, existing, limiter=self._file_limiter
+            )
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
             self._machine.put_back(taken)
             self._failed(exc)
@@ -348,8 +349,8 @@ class HistoryService:
         arguments = stored, query.resolution, subjects, query.begin, query.end
         try:
             if stored == RECENT:
-                return await _in_thread(self._read_recent, *arguments, limiter=self._recent_limiter)
-            return await _in_thread(self._read_file, *arguments, limiter=self._read_limiter)
+                return await run_in_spare_thread(self._read_recent, *arguments, limiter=self._recent_limiter)
+            return await run_in_spare_thread(self._read_file, *arguments, limiter=self._read_limiter)
         except ReadTooLong:
             raise StateError(
                 "reading the history has taken too long", remedy="ask for longer intervals, or for a shorter time"
@@ -374,24 +375,3 @@ class HistoryService:
                 return tables.read(stored, resolution, subjects, begin, end)
             finally:
                 tables.close()
-
-
-async def _close(close: Callable[[], None], limiter: trio.CapacityLimiter) -> None:
-    """Close a database in a thread; if none can be started, in this one, which has little else to do at the end."""
-    try:
-        await _in_thread(close, limiter=limiter)
-    except OutOfThreads:
-        close()
-
-
-async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
-    """Call a function in a thread.
-
-    Raises:
-        OutOfThreads: no thread can be started.
-        Exception: any exception of the function.
-
-    If cancelled, it returns at once, and the function continues.
-    """
-    with thread_errors():
-        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final
 
 import trio
 
-from ..._threads import OutOfThreads, thread_errors
+from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
 from ...events import EventStream, StateFileNotWritten, StateFileSetAside, StateFileWritten, UsageClockBehind
 from ..core.usage import UsageMachine
@@ -25,8 +25,6 @@ from .broker import BrokerService
 
 __all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 #: How often usage is compared with quotas (seconds).
 SAMPLE_SECONDS: Final = 5.0
@@ -99,10 +97,7 @@ class UsageService:
             self._scope.cancel()
             await self._sample()
             await self._save()
-            try:
-                await _in_thread(self._file.close, limiter=self._limiter)
-            except OutOfThreads:
-                self._file.close()  # this thread has little else to do at the end
+            await run_in_thread(self._file.close, limiter=self._limiter, abandon_on_cancel=True)
 
     async def past(self, connection: str) -> list[PastUsage]:
         """Return the usage of earlier periods, the latest first. Raises StateError."""
@@ -110,7 +105,7 @@ class UsageService:
             raise StateError("the usage of earlier months cannot be read", remedy="see the problems of the relay")
         period = self._machine.period
         try:
-            found = await _in_thread(self._file.past, connection, limiter=self._limiter)
+            found = await run_in_spare_thread(self._file.past, connection, limiter=self._limiter)
         except (OutOfThreads, MemoryError) as exc:
             raise StateError(f"the usage of earlier months cannot be read: {exc}", remedy="try again") from exc
         return [one for one in found if one.period < period]
@@ -144,13 +139,13 @@ class UsageService:
         batch = None
         try:
             if not self._is_loaded:
-                saved = await _in_thread(self._file.load, limiter=self._limiter)
+                saved = await run_in_spare_thread(self._file.load, limiter=self._limiter)
                 self._machine.restore(saved.period, saved.usage, saved.keys)
                 self._machine.keep_keys(connections, ())
                 self._is_loaded = True
             batch = self._machine.take()
             if batch or existing is not None:
-                await _in_thread(self._write, batch, existing, limiter=self._limiter)
+                await run_in_spare_thread(self._write, batch, existing, limiter=self._limiter)
         except (ExpendableFileError, OutOfThreads, MemoryError) as exc:
             if batch is not None:
                 self._machine.put_back(batch)
@@ -181,16 +176,3 @@ class UsageService:
             path = str(self._file.file.path)
             self._events.publish(StateFileNotWritten(file=path, detail=detail, remedy=remedy))
         self.problem = problem
-
-
-async def _in_thread(function: Callable[[*Ts], T], *arguments: *Ts, limiter: trio.CapacityLimiter) -> T:
-    """Call a function in a thread.
-
-    Raises:
-        OutOfThreads: no thread can be started.
-        Exception: any exception of the function.
-
-    If cancelled, this returns at once, and the function continues.
-    """
-    with thread_errors():
-        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)

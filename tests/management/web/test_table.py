@@ -79,7 +79,7 @@ async def test_a_file(browser: Browser, name: str) -> None:
 
 
 def test_the_files_of_others_are_as_they_were_published() -> None:
-    """uPlot 1.6.32, https://registry.npmjs.org/uplot/-/uplot-1.6.32.tgz, in it ``dist`` and ``LICENSE``."""
+    """The files are those of uPlot 1.6.32 as published: ``dist`` and ``LICENSE`` of its package."""
     published = {
         "uplot.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
         "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
