@@ -154,7 +154,7 @@ class StateFileWritten(Event):
 
 @attrs.frozen(kw_only=True)
 class StateFileSetAside(_File):
-    """Such a file was damaged, or of another version. It was renamed, and a new one was made."""
+    """Such a file was damaged, or had another format version. It was renamed, and a new one was made."""
 
     name: ClassVar = "state-file.set-aside"
     level: ClassVar = Level.WARNING

@@ -48,7 +48,7 @@ class Caller:
     def holder(self) -> tuple[str, str]:
         """Who counts as one in all limits.
 
-        All keys of a hybrid connection do, because whoever has one with the right Manage can make more of them.
+        All keys of a hybrid connection do, because the holder of a key with the right Manage can make more keys.
         """
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
 

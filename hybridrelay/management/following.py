@@ -27,8 +27,8 @@ __all__ = ["EVENT_ROWS"]
 #: many clients of the same caller, so that others can still connect.
 MAX_FOLLOWERS = 100
 MAX_FOLLOWERS_OF_CALLER = 16
-#: A stream ends after this time (seconds), and a browser then continues with another request. So whoever has a token
-#: that is revoked or expires meanwhile receives events for at most this long.
+#: A stream ends after this time (seconds), and a browser then continues with another request. The credentials are
+#: verified only at the beginning, so a stream continues for at most this long after they have become invalid.
 _STREAM_SECONDS = 300.0
 #: After this time without an event (seconds), a comment is sent, which shows that the connection still works.
 _COMMENT_SECONDS = 15.0

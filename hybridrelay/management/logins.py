@@ -60,7 +60,7 @@ class KeyCredential:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """All keys of a hybrid connection are one holder, because whoever has one with Manage can make more."""
+        """All keys of a hybrid connection are one holder, because a key with Manage can be used to make more keys."""
         return "sas", self.connection
 
 

@@ -34,8 +34,8 @@ __all__ = [
 MAX_LISTENERS: Final = 1000
 MAX_COUNT: Final = 1_000_000
 MAX_BYTES: Final = 2**53 - 1
-#: The lowest rate that can be set. With a lower one, the pings of a session could wait behind its data for so long
-#: that the session would count as dead.
+#: The lowest rate that can be set. At a lower rate, the pings of a session could be delayed by its data until the
+#: session counts as dead.
 MIN_BYTES_PER_SECOND: Final = 64 * 1024
 
 

@@ -179,7 +179,7 @@ def test_since_when_it_is_registered_and_what_failed_last() -> None:
     made.handle(inputs.ChannelOpened(2, WSS, RELAY), 100.0)
     made.handle(inputs.RequestGranted(2, 1, 600.0), 101.0)
     assert (one.registered_at, one.failure, one.last_failure) == (101.0, None, UNREACHABLE)
-    # Neither a renewal nor a move to a better route begins anew.
+    # `registered_at` stays the same when the registration is renewed, and when it moves to a better route.
     due = made.deadline
     assert due is not None
     made.handle(inputs.Due(), due)

@@ -86,7 +86,7 @@ def test_a_caller_and_kind_are_one_identity() -> None:
 
 
 def test_all_keys_of_a_hybrid_connection_count_as_one_caller() -> None:
-    """Whoever has one with the right Manage can make more of them."""
+    """The holder of a key with the right Manage can make more keys."""
     all_ = Connections()
     all_.open("anna", caller=ANNA)
     for number in range(128):

@@ -52,7 +52,7 @@ def test_a_credential_has_a_limited_number_of_logins() -> None:
     assert all(logins.find(digest, NOW + 20) for digest in [A, *digests[1:]])
 
 
-def test_whoever_makes_more_keys_ends_no_logins_of_others() -> None:
+def test_making_more_keys_ends_no_logins_of_others() -> None:
     """A key with Manage can be regenerated with its own signature, and each generation is another credential."""
     logins = Logins()
     logins.begin(A, TOKEN, now=NOW, valid_until=NOW + 1000)
@@ -60,7 +60,7 @@ def test_whoever_makes_more_keys_ends_no_logins_of_others() -> None:
         key = KeyCredential("orders", f"rule-{number % 12}", KeySlot.PRIMARY, number)
         logins.begin(digest_of(str(number)), key, now=NOW + 1, valid_until=NOW + 1000)
     assert len(logins) == 17
-    for number in range(3000):  # and whoever has keys of very many hybrid connections, mostly ends his own
+    for number in range(3000):  # the same with keys of very many hybrid connections
         key = KeyCredential(f"many/{number % 100}", "all", KeySlot.PRIMARY, number)
         logins.begin(digest_of(f"many {number}"), key, now=NOW + 1, valid_until=NOW + 1000)
     assert len(logins) == 1024

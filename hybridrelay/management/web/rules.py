@@ -214,7 +214,7 @@ async def _show_keys(visit: Visit) -> View:
                 "section",
                 h(
                     "p",
-                    "Whoever has a key has the rights of the rule. The audit log says that you have seen these keys.",
+                    "Everyone with a key has the rights of the rule. The audit log says that you have seen them.",
                 ),
                 [
                     _one_key(slot, key)

@@ -402,7 +402,7 @@ async def test_the_script_gets_the_parts_that_change(relay: Relay, admin: Browse
     assert body["data-events"] == f"/v1/events?since={relay.managed.feed.last}"
 
 
-async def test_messages_are_not_chosen_by_whoever_makes_a_link(admin: Browser) -> None:
+async def test_a_link_cannot_choose_the_message(admin: Browser) -> None:
     assert "hacked" not in (await admin.get("/?done=hacked")).body.decode()
 
 
