@@ -24,7 +24,7 @@ from ..events import (
     SessionRefused,
     SessionResumed,
 )
-from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_session
+from ..mux import Account, Budget, Session, SessionConfig, SessionRole, SharedTurns, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
@@ -156,6 +156,7 @@ class Sessions:
         )
         #: The memory that the sessions of one identity hold together, for each identity that has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
         #: By session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session uses them.
@@ -336,7 +337,12 @@ class Sessions:
             self.streams.refused(stream, reason, served.origin)
 
         session = Session(
-            SessionRole.ACCEPTOR, config=self._config, budget=self._budget, account=account, refused=refused
+            SessionRole.ACCEPTOR,
+            config=self._config,
+            budget=self._budget,
+            account=account,
+            turns=self._turns.setdefault(owner, SharedTurns()),
+            refused=refused,
         )
         key = self._finish_opening(channel.opening)
         self._served[session_id] = served = Served(

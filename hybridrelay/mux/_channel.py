@@ -24,6 +24,7 @@ from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
 from ._waiter import Waiter
 from .pace import Pace
+from .turns import MAX_FRAMES, SharedTurns
 
 #: How long sending a final GOAWAY may take, and after that closing the channel (seconds).
 CLOSING_TIMEOUT = 2.0
@@ -36,11 +37,6 @@ _WRITE_SIZE = 256 * 1024
 #: what else is queued by then. About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6
 
-#: How many frames are processed before other tasks run: the cost of a frame does not depend on its size. This many
-#: take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind. One peer may have many
-#: sessions, and each of them runs once in every pass of the event loop.
-_MAX_FRAMES = 128
-
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -52,6 +48,7 @@ class Channel:
         stream: the channel, which this object closes in the end.
         initial: bytes that were already received from `stream`.
         dispatch: called with the core's events.
+        turns: shared by all sessions of the peer's holder; None: this session has turns of its own.
     """
 
     def __init__(
@@ -60,12 +57,14 @@ class Channel:
         stream: trio.abc.Stream,
         initial: bytes,
         dispatch: Callable[[list[SessionEvent]], None],
+        turns: SharedTurns | None = None,
     ) -> None:
         self._core = core
         self._stream = stream
         self._port = nowait(stream)
         self._initial = initial
         self._dispatch = dispatch
+        self._turns = turns
         #: When the channel was opened, on Trio's clock, and how many bytes it has carried since, in both directions.
         self.opened_at = trio.current_time()
         self.bytes_moved = 0
@@ -167,17 +166,19 @@ class Channel:
             if data and core.ended is None:  # what arrives later was sent before the peer received our GOAWAY
                 self._take_in(data)
                 while core.has_input:
-                    await trio.lowlevel.checkpoint()
+                    await self._give_way()
                     self._take_in(b"")
             if pace is not None:
                 # Other tasks run after every read, so that many control channels together do not delay them.
                 await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
-            elif turn.is_over(len(data)) or core.frames_received - turn_began_at >= _MAX_FRAMES:
-                await trio.lowlevel.checkpoint()
+            elif turn.is_over(len(data)) or core.frames_received - turn_began_at >= MAX_FRAMES or self._is_over():
+                await self._give_way()
                 turn, turn_began_at = Turn(), core.frames_received
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
                     await port.wait_readable()
+                    if self._is_over():  # before anything is read, because what is read has to be used at once
+                        await self._give_way()
                     turn, turn_began_at = Turn(), core.frames_received
                 data = received
             except _BROKEN as exc:
@@ -189,15 +190,29 @@ class Channel:
                 self._end_of_input("the channel was lost", None)
                 return
 
+    def _is_over(self) -> bool:
+        """Whether the turn is over that this session shares with others."""
+        return self._turns is not None and self._turns.is_over
+
+    async def _give_way(self) -> None:
+        """Let other tasks run, and wait until it is this session's turn again."""
+        if self._turns is not None and self._turns.is_over:
+            await self._turns.next()
+        else:
+            await trio.lowlevel.checkpoint()
+
     def _take_in(self, data: Buffer) -> None:
         """Pass what was received to the core."""
         core = self._core
+        before = core.frames_received
         self.bytes_moved += len(data)
         self._corked = True
         try:
-            self._dispatch(core.receive_data(data, trio.current_time(), max_frames=_MAX_FRAMES))
+            self._dispatch(core.receive_data(data, trio.current_time(), max_frames=MAX_FRAMES))
         finally:
             self._corked = False
+        if self._turns is not None:
+            self._turns.count(core.frames_received - before, len(data))
         deadline = core.next_deadline()
         if deadline is not None and deadline < self._timer_until:
             self._timer.wake()

@@ -32,6 +32,7 @@ from ._offers import OfferQueue
 from .greeting import epoch_of
 from .offer import Offer
 from .stream import MuxStream
+from .turns import SharedTurns
 from .vitals import Vitals
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
@@ -53,6 +54,7 @@ class Session:
         account: shared by all sessions with the same peer; see `protocol.sending`.
         refused: called with the id of each stream that the session itself refuses, because of a limit, and with the
             reason. Such a stream is not in `offers`. Must not raise or wait.
+        turns: shared by all sessions with the same peer; see `SharedTurns`. None: the session has turns of its own.
         core: see `take_over`; the arguments before `refused` then have no effect.
     """
 
@@ -64,9 +66,11 @@ class Session:
         budget: Budget | None = None,
         account: Account | None = None,
         refused: Callable[[int, Reason], None] = lambda _stream, _reason: None,
+        turns: SharedTurns | None = None,
         core: SessionCore | None = None,
     ) -> None:
         self._refused = refused
+        self._turns = turns
         initiator = role is SessionRole.INITIATOR
         self.core = core or SessionCore(
             role,
@@ -378,7 +382,7 @@ class Session:
             taken_over = self.core.is_established
             if not taken_over:
                 self.core.channel_opened(trio.current_time())
-            self._channel = Channel(self.core, stream, initial, self._dispatch)
+            self._channel = Channel(self.core, stream, initial, self._dispatch, self._turns)
             if taken_over:
                 self._dispatch([events.Established(False)])
             await self._channel.serve(greeting_timeout)
