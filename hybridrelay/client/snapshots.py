@@ -18,7 +18,7 @@ from ..connectivity.snapshot import (
     StreamSnapshot,
     StreamState,
 )
-from ..mux import Vitals
+from ..mux import MemoryUse
 from .opening import SessionOpener
 from .relays.senders import Senders
 from .requests import StreamRequest, StreamRequests
@@ -65,8 +65,8 @@ def client_snapshot(
     offset = clock() - trio.current_time()
     name, relays = client.connection, tuple(sender.snapshot() for sender in senders.all)
     live = list(sessions)
-    vitals = [one.session.vitals() for one in live]
-    total = sum(vitals, Vitals())
+    memory = [one.session.memory_use() for one in live]
+    total = sum(memory, MemoryUse())
     in_use = {relay.route.transport for relay in relays if relay.route is not None}
     in_use |= {one.channel.candidate.transport.name for one in live if one.session.is_attached}
     transports = {transport for sender in senders.all for transport in sender.link.transports} | in_use
@@ -99,7 +99,7 @@ def client_snapshot(
                 since=offset + one.since,
                 instance=one.channel.peer.instance,
             )
-            for one, held in islice(zip(live, vitals, strict=True), max_sessions)
+            for one, held in islice(zip(live, memory, strict=True), max_sessions)
         ),
         session_count=len(live),
         streams=tuple(_stream(one, name, serial, offset) for one in islice(client.requests, max_streams)),

@@ -1,7 +1,7 @@
 """The ids by which sessions and streams are followed through the logs of client and connector. Pure.
 
-Both sides compute the same ids, so that nothing needs to be sent. The relay knows neither of them: it has an id for
-each rendezvous, which it sends to both sides, and which their events about sessions contain.
+Both sides compute the same ids, so that nothing needs to be sent. The relay knows neither id. It has an id for each
+rendezvous, which it sends to both sides; the events about sessions contain this id too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def session_activity_id(session_id: bytes, serial: str) -> str:
 
     Args:
         session_id: the id in the session's HELLO. Only its hash is shown.
-        serial: the serial of the application's identity. An application that uses a session id twice can only
-            confuse what the connector logs about that application itself.
+        serial: the serial of the application's identity. It is part of the hash so that an application that reuses a
+            session id confuses only the log lines about itself.
     """
     return hashlib.sha256(b"hybridrelay session\n" + session_id + serial.encode()).hexdigest()[:16]
 

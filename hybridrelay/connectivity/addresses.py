@@ -31,18 +31,19 @@ class AddressBook:
     proved: str | None = None
 
     def in_order(self, addresses: Sequence[str]) -> list[str]:
-        """These addresses, sorted: first `proved`, then `answered`, then the others."""
+        """Return these addresses with `proved` first, then `answered`, then the others."""
         return sorted(addresses, key=lambda address: (address != self.proved, address != self.answered))
 
     def succeeded(self, address: str | None, *, proved: bool = False) -> None:
-        """An address answered as a relay does; `proved`: and proved its identity. None changes nothing."""
+        """Note that an address answered as a relay does, and if `proved`, that it also proved its identity. None is
+        ignored."""
         if address is not None:
             self.answered = address
             if proved:
                 self.proved = address
 
     def failed(self, address: str | None) -> None:
-        """An address did not answer."""
+        """Note that an address did not answer."""
         if address == self.answered:
             self.answered = None
         if address == self.proved:
@@ -50,13 +51,12 @@ class AddressBook:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; an address gives itself.
+    """Return the addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them.
 
     Raises:
         OSError: the name cannot be resolved.
 
-    The caller sets the deadline.
-    """
+    If `host` is an address, the result is that address. The caller sets the deadline."""
     names: list[str] = []
     for _, _, _, _, address in await resolve_host(host, port):
         name = str(address[0])
@@ -91,15 +91,16 @@ async def first_answer(
         discard: disposes of an answer that is not returned.
 
     Raises:
-        ExceptionGroup: the `no_answer` exceptions, in the order of the addresses: none gave an answer.
+        ExceptionGroup: no address gave an answer. Contains their `no_answer` exceptions, in the order of the
+            addresses.
         Exception: any other exception of `attempt`.
 
     If cancelled, all attempts are cancelled, and answers are discarded.
     """
     outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
     failed = [trio.Event() for _ in addresses]
-    #: Indices of the addresses that have answered or failed with another error, in order of time. More than one may
-    #: do so at the same moment.
+    #: Indices of the addresses that have answered, or failed with an error that is not in `no_answer`, in order of
+    #: time. There may be several, because attempts can end at the same moment.
     arrived: list[int] = []
     chosen: int | None = None
     try:
@@ -125,7 +126,7 @@ async def first_answer(
         answered = [index for index in arrived if outcomes[index].error is None]
         chosen = next(iter(answered or arrived), None)
     finally:
-        # If this was cancelled, no answer is returned.
+        # After a cancellation, `chosen` is None, so every answer is discarded.
         for index in arrived:
             answer = outcomes[index].answer
             if index != chosen and answer is not None:

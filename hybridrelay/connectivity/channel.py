@@ -1,7 +1,7 @@
 """Opening channels to a relay: transport, preamble and status, and for control channels TLS to the relay.
 
-`open_channel` and `open_control_stream` take the steps in `steps.py` one after the other, at one address of the relay
-after the other as far as necessary. Their errors say which address failed at which step.
+`open_channel` and `open_control_stream` take the steps of `steps.py` in order, and if one fails, start again at the
+relay's next address. Their errors say which address failed at which step.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .steps import DIAL_SECONDS, StepFailed, connect, greet, resolve_relay, secu
 
 #: The time from the preamble to the status (seconds).
 STATUS_SECONDS = 10.0
-#: The same for data channels (seconds), whose status waits for the other side: a rendezvous lasts 30 s, and the relay
-#: then reports which side did not arrive.
+#: The same for data channels (seconds). Their status comes only when the other side has arrived, or after 30 s, when
+#: the relay reports which side has not.
 RENDEZVOUS_SECONDS = 40.0
 #: The time for the TLS handshake with the relay (seconds).
 TLS_SECONDS = 10.0
@@ -56,15 +56,15 @@ async def open_channel(
 
     Args:
         endpoint: the relay.
-        candidate: the route, one whose ports the relay serves, and its transport.
+        candidate: the route and its transport. The relay must serve the route's ports.
         purpose: what the connection is for.
         ticket: for `Purpose.DATA`.
         dialer: opens what the transport needs.
         on_outer_certificate: see `steps.connect`.
 
     Raises:
-        RelayUnreachable: no channel could be opened; `failure` says at which step, and why. `reason` is the one that
-            the relay stated, if it stated one.
+        RelayUnreachable: no channel could be opened; `failure` says at which step, and why. `reason` is the relay's
+            own, if it gave one.
         RendezvousError: the relay answered that the rendezvous failed; `reason` says why.
 
     Every step has a deadline. If cancelled, nothing stays open.
@@ -105,7 +105,7 @@ async def _open(
     on_outer_certificate: Callable[[bytes], None] | None,
     address: str | None,
 ) -> trio.abc.HalfCloseableStream:
-    """`open_channel` to one address of the relay. Raises `StepFailed`, or `_Answered`."""
+    """Do what `open_channel` does, at one address of the relay. Raises `StepFailed` or `_Answered`."""
     stream = await connect(
         endpoint,
         candidate,
@@ -201,7 +201,8 @@ _REMEDIES = {
 
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
-    # A relay reports only over its control channel that a connector will never come back.
+    # Only the authenticated control channel may report LISTENER_GONE (the connector will never come back). In a
+    # status it is a fault of whatever answered.
     if reason.category in (Category.RENDEZVOUS, Category.QUOTA) and reason is not Reason.LISTENER_GONE:
         return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
     failure = Failure.from_status(reason).at(Step.STATUS)

@@ -106,8 +106,8 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close both, and wait until the process has ended. If cancelled, the process is ended, too, without
-        waiting."""
+        """Close standard input and output, and wait until the process has ended. If cancelled, the process is killed
+        without waiting."""
         self.closed.set()
         await self._stream.aclose()
         await self.reaped.wait()
@@ -154,10 +154,10 @@ async def _run(
 
 
 class _Group:
-    """A process and, if possible, all that it has started: the processes of its group.
+    """A process and its process group, which contains the processes that it has started, unless they left the group.
 
-    Its number can be given to another process as soon as the process has been reaped and the group is empty. So
-    signals are sent only before that: `wait` does not reap the process, where the system allows that.
+    Once the process has been reaped and the group is empty, the system may give its number to another process.
+    Signals are therefore sent only before that. Where the system allows it, `wait` does not reap the process.
     """
 
     def __init__(self, process: trio.Process) -> None:
@@ -192,7 +192,7 @@ class _Group:
                 self._pidfd = None
 
     def terminate(self) -> None:
-        """Ask all of them to end. Does nothing once the process has been reaped."""
+        """Send SIGTERM to the group. Does nothing once the process has been reaped."""
         if not self._is_reaped:
             with contextlib.suppress(OSError):
                 if sys.platform == "win32":
@@ -201,7 +201,7 @@ class _Group:
                     os.killpg(self.process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End all of them at once. Does nothing once the process has been reaped."""
+        """Send SIGKILL to the group. Does nothing once the process has been reaped."""
         if not self._is_reaped:
             with contextlib.suppress(OSError):
                 if sys.platform == "win32":
@@ -257,8 +257,8 @@ async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfClo
         return process, trio.StapledStream(process.stdin, process.stdout)
     ours, theirs = socket.socketpair()
     try:
-        # With a session of its own, the command is not reached by Ctrl-C at our terminal, so that this program can
-        # end it gracefully; and the processes that the command starts can be ended with it.
+        # In a session of its own, the command does not receive Ctrl-C from our terminal, so this program can end it
+        # gracefully, together with the processes that the command has started.
         process = await trio.lowlevel.open_process(
             command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -281,8 +281,8 @@ async def _end_when_closed(group: _Group, stream: _CommandStream) -> None:
 async def _report_errors(group: _Group, events: EventStream, command: str, everything: trio.CancelScope) -> None:
     """Publish what the process prints to standard error, line by line, until standard error is closed.
 
-    ssh also passes on what the other machine prints. A flood of lines is read with pauses, so that it slows down the
-    command and not this program.
+    With ssh, this includes what the other machine prints. A flood of lines is read with pauses, so that it slows down
+    the command rather than this program.
     """
     stderr = group.process.stderr
     assert stderr is not None

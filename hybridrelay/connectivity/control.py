@@ -25,10 +25,11 @@ from .interception import OuterCertificate
 
 #: The time for the session's greeting, and again for the relay's `Welcome` (seconds).
 WELCOME_SECONDS = 10.0
-#: The time for the relay's answer to a request (seconds): it may ask several listeners, each of which has a second.
+#: The time for the relay's answer to a request (seconds). The relay may offer a join to several listeners in turn,
+#: for up to a second each.
 REQUEST_SECONDS = 20.0
-#: How many messages that answer no request may wait to be handled: as many as a relay can have open rendezvous, about
-#: 5 MiB. Limits the memory that a misbehaving relay can use up.
+#: How many messages that answer no request may wait to be handled: the largest number of open rendezvous of a relay.
+#: They take about 5 MiB. Limits the memory that a misbehaving relay can use up.
 MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
@@ -60,24 +61,25 @@ class ControlChannel:
         self._session = session
         #: The generation that this process has stated over the channel.
         self.generation = generation
-        #: Its route, which need not be the one that would be chosen now.
+        #: The channel's route, which need not be the one that would be chosen now.
         self.candidate = candidate
-        #: Identifies the relay and its present run, under any of its names: the pin of its public key, for which it
-        #: has proved to have the private key, and its instance, which it only states.
+        #: Identifies the relay and its present run, whatever host name was used: the pin of its public key, which TLS
+        #: has proved, and its instance, which the relay only states.
         self.relay = pin, welcome.relay_instance
         #: The pins of the relay's outer certificates, as stated by the relay.
         self.outer_pins = welcome.outer_pins
-        #: The issuer of the certificate of what intercepts the outer TLS; None if no interception is known.
+        #: The issuer of the certificate with which the outer TLS is intercepted; None if no interception is known.
         self.intercepted_by = None if certificate is None else certificate.intercepted_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is also
-        #: here, in addition to being an answer, because offers before it and after it may have different keys.
+        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered`,
+        #: although it answers a request, is here as well: offers before it belong to the earlier key, and those after
+        #: it to the new one.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
-        #: The channel has ended; what was sent last may not have arrived.
+        #: Whether the channel has ended. What was sent last may not have arrived.
         self.has_ended = False
         self._sending = trio.Lock()
 
@@ -119,7 +121,7 @@ class ControlChannel:
         return answer
 
     async def join(self, message: control.Join) -> control.Joined | control.Failed:
-        """Ask to join, and wait for the answer. Raises and cancels like `register`."""
+        """Ask to join, and wait for the answer. Errors and cancellation are as for `register`."""
         answer = await self._request(message)
         assert not isinstance(answer, control.Registered), "checked when it was delivered"
         return answer
@@ -149,7 +151,7 @@ class ControlChannel:
                 for message in decoder.receive_data_untrusted(data):
                     self._deliver(message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the session's outcome has the reason
+            pass  # the reason is in the session's outcome
         finally:
             self.has_ended = True
             self._messages_in.close()
@@ -197,7 +199,7 @@ class Introduction:
 
     role: control.PeerRole
     instance: OwnInstance
-    #: Greater than on all earlier control channels of this instance.
+    #: Greater than that of every earlier control channel of this instance.
     generation: int
 
     def hello(self) -> control.Hello:

@@ -1,4 +1,4 @@
-"""Counts what happens at a connector or client, in plain integers: for metrics. Pure."""
+"""Counts events of a connector or client, for metrics. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ CONNECT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class EndpointCounters:
-    """A subscriber of the events of one connector or client. `stream_opened` counts what no event reports."""
+    """Counts the events of one connector or client, as a subscriber. Streams are counted by calls of
+    `stream_opened`."""
 
     def __init__(self) -> None:
         """Begin with all counters at zero."""
         #: By hybrid connection and result: `SUCCESS`, or the slug of a reason.
         self.streams_opened: Counter[tuple[str, str]] = Counter()
-        #: How long it took to connect to the target, if that succeeded.
+        #: How long successful connections to the target took (seconds).
         self.target_connect = Histogram(CONNECT_BUCKETS)
         #: By result: `SUCCESS`, or the slug of a reason.
         self.session_resumes: Counter[str] = Counter()
@@ -31,7 +32,7 @@ class EndpointCounters:
         self.policy_refusals: Counter[str] = Counter()
 
     def stream_opened(self, connection: str, reason: Reason = Reason.NO_ERROR) -> None:
-        """Count a stream that was opened, or that was not opened for this reason."""
+        """Count a stream that was opened, or with a `reason`, one that was not."""
         self.streams_opened[connection, SUCCESS if reason is Reason.NO_ERROR else reason.slug] += 1
 
     def __call__(self, event: Event) -> None:

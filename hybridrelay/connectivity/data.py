@@ -35,7 +35,7 @@ class EndToEnd:
 
     connection: str
     role: Role
-    #: Of our identity.
+    #: The serial of our identity.
     serial: str
     context: ssl.SSLContext = attrs.field(repr=False)
 
@@ -51,12 +51,13 @@ class EndToEnd:
         make = data_server_context if role is Role.CONNECTOR else data_client_context
         context = make(identity, authority)
         name = identity.details.name
-        # Every peer would refuse a wrong identity, and yet a connector would seem to work and wait for peers.
+        # Without this check, a connector with a wrong identity would register and seem to work, and yet fail with
+        # every client.
         if (name.connection_name, name.role) != (string.entity_path, role):
             raise ConfigurationError(
                 f"the connection string is {_whose(role)} for {string.entity_path}, and the identity in it is "
                 f"{_whose(name.role)} for {name.connection_name}",
-                remedy="use the strings as they were written: 'connections issue' makes further ones",
+                remedy="use the connection strings as created; 'connections issue' makes further ones",
             )
         return cls(string.entity_path, role, identity.serial, context)
 
@@ -108,7 +109,8 @@ class EndToEnd:
             raise
 
     def explain(self, exc: BaseException) -> HybridRelayError:
-        """The error for a data channel that failed with `exc`: an identity was not acceptable, or it was lost."""
+        """Return the error for a data channel that failed with `exc`: an identity was refused, or the channel was
+        lost."""
         identity_error = peer_identity_error(exc, self.role)
         if identity_error is not None:
             return identity_error

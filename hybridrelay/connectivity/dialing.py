@@ -1,4 +1,4 @@
-"""Opens TCP connections to a relay or a proxy, and UDP sockets."""
+"""Opening TCP connections and UDP sockets to a relay or a proxy."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ DIRECTLY = Dialer(dial_directly, dial_udp_directly)
 
 
 def command_failure(error: OSError) -> Failure:
-    """Return why a command that leads to the relay could not be started, for an error of `Dialer.process`."""
+    """Return the failure for an error of `Dialer.process`: why the command that leads to the relay could not be
+    started."""
     failure = dial_failure(error)
     if isinstance(error, DialError) or failure.kind is FailureKind.OUT_OF_RESOURCES:
         return failure
@@ -90,9 +91,9 @@ def dial_failure(error: OSError) -> Failure:
     """Return why a connection could not be opened, or a name could not be resolved.
 
     Args:
-        error: the exception. A `DialError` already has its failure. For any other, the error numbers of the exception
-            and of its causes decide, because `open_tcp` raises one exception for several addresses. A `Dial` of the
-            application may raise exceptions without a number; then only the text is known.
+        error: the exception. A `DialError` already has its failure. For any other, the errno of the exception and of
+            its causes decides (`open_tcp` raises one exception for several addresses). A `Dial` of the application
+            may raise exceptions without an errno; then only the text is known.
     """
     if isinstance(error, DialError):
         return error.failure

@@ -34,7 +34,7 @@ class BrokenTransport:
     """An entry point that does not lead to a usable transport."""
 
     name: str
-    #: The object that it names: ``package:attribute``.
+    #: The object that the entry point names: ``package:attribute``.
     value: str
     #: What is wrong with it, as text for people.
     problem: str
@@ -42,14 +42,14 @@ class BrokenTransport:
 
 @attrs.frozen
 class Candidate:
-    """A route, and the transport that implements it: one way to reach a relay that may be tried or used."""
+    """One way to reach a relay: a route and the transport that implements it."""
 
     route: Route
     transport: Transport
 
 
 def publish_broken(broken: BrokenTransport) -> None:
-    """Publish an event that goes only to the log: the default of `discover`."""
+    """Publish an event that only the log receives. This is the default of `discover`."""
     event = TransportUnusable(transport=broken.name, entry_point=broken.value, detail=broken.problem)
     plainly_logged_events().publish(event)
 
@@ -99,7 +99,8 @@ def _problem_of(transport: object, found: Mapping[str, Transport]) -> str | None
 
 
 def _port_conflict(transport: Transport, others: Iterable[Transport]) -> str | None:
-    """Why its ports conflict with those of the others. A relay serves each port with one transport."""
+    """Return why a transport's ports conflict with those of the others, or None. Each port belongs to one
+    transport."""
     ports: dict[str, Port] = {}
     for route in transport.routes:
         for port in route.ports:
@@ -121,7 +122,8 @@ def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Tran
     """The transport that serves each port of a relay, by the port's name.
 
     Raises:
-        ConfigurationError: two of them have a port of the same name. `discover` finds no such transports.
+        ConfigurationError: two of them have a port of the same name. This cannot happen with the result of
+            `discover`.
     """
     owners: dict[str, Transport] = {}
     for transport in transports.values():
@@ -139,7 +141,7 @@ def all_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
 
 
 def local_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
-    """Every Unix socket of these transports, by name: those that the relay opens in its state directory."""
+    """Every Unix socket of these transports, by name. The relay opens them in its state directory."""
     return MappingProxyType({name: port for name, port in _sorted_ports(transports).items() if port.local})
 
 

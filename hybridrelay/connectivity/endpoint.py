@@ -19,14 +19,15 @@ class RelayEndpoint:
 
     #: A name or an address; IPv6 without brackets. Names are resolved on every dial.
     host: str
-    #: Deviations from the default port numbers, by `Port.name`; None for a port that the relay does not serve.
+    #: Port numbers that differ from the default, by `Port.name`; None for a port that the relay does not serve.
     ports: Mapping[str, int | None] = attrs.field(factory=dict)
     #: Pins of the relay's public key; one of them must match. Empty: the certificate is verified by the system's
     #: certificate authorities.
     pins: tuple[str, ...] = ()
     #: What is known about the addresses of `host`.
     addresses: AddressBook = attrs.field(factory=AddressBook, eq=False, repr=False, kw_only=True)
-    #: A shared access key that the relay knows. With proof of it, our TLS handshakes precede those of strangers.
+    #: A shared access key that the relay knows. A relay under load handles our TLS handshakes before those of
+    #: strangers, because the preamble proves possession of the key.
     key: Secret | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
     #: Returns seconds since 1970.
     clock: Callable[[], float] = attrs.field(default=time.time, eq=False, repr=False, kw_only=True)

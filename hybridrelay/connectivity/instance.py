@@ -28,5 +28,5 @@ class OwnInstance:
 
 
 def new_instance() -> OwnInstance:
-    """A new instance: one for each process, and never used again."""
+    """Return a new instance. Each process has its own, and does not reuse it after a restart."""
     return OwnInstance(secrets.token_hex(control.INSTANCE_SECRET_SIZE))

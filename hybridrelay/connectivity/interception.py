@@ -2,11 +2,11 @@
 
 The outer TLS verifies nothing, so a proxy that intercepts it does not cause an error. However, the relay states over
 its control channel, which is authenticated, which outer certificates are its own (`control.Welcome.outer_pins`). If
-the outer handshake showed another certificate, something between the two sides intercepts the outer TLS. This does
-not weaken the security, because everything secret is inside another layer of TLS, but administrators want to know it.
+the other end of the outer TLS presented a different certificate, something in between intercepts the outer TLS.
+Security does not suffer, because everything secret is inside another layer of TLS, but administrators want to know.
 
 A relay that is reached through a reverse proxy or a CDN does not know the certificate that clients see, unless its
-operator names it (``--tls-certificate``). Otherwise it states none, and nothing is concluded.
+operator names it (``--tls-certificate``). Otherwise it states none, and no interception is reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GATEWAY = frozenset({500, 502, 503, 504, *range(520, 531)})
 
 @attrs.frozen
 class OuterCertificate:
-    """The certificate that was shown in the outer TLS. It has not been verified."""
+    """The certificate that the other end of the outer TLS presented. It has not been verified."""
 
     pin: str
     #: The issuer's name, for people.
@@ -43,7 +43,7 @@ class OuterCertificate:
         try:
             with parsing_certificate():
                 certificate = x509.load_der_x509_certificate(der)
-                # The common name or else the organization: the full name is long, and adds little.
+                # The common name, or else the organization. The full name is long and adds little.
                 names = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in certificate.issuer}
                 self_signed = certificate.issuer == certificate.subject
             issuer = names.get("CN") or names.get("O") or ""
@@ -53,15 +53,16 @@ class OuterCertificate:
         return cls(pin, printable(issuer[:_MAX_ISSUER]).strip() or "unknown", self_signed)
 
     def intercepted_by(self, outer_pins: Collection[str]) -> str | None:
-        """The issuer of this certificate; None if it is one of the relay's own, or if those are unknown."""
+        """Return the issuer if the relay does not know this certificate; None if it is the relay's own, or those are
+        unknown."""
         return None if not outer_pins or self.pin in outer_pins else self.issuer
 
 
 def explain_failure(failure: Failure, certificate: OuterCertificate | None) -> Failure:
-    """The failure of an attempt, given the certificate that was shown in its outer TLS.
+    """Return a better explanation of a failure, if the certificate in the outer TLS gives one.
 
-    A gateway error in HTTP, together with a certificate that is not self-signed, does not come from the relay: a
-    relay never answers with such an error, and a certificate that it generates is self-signed.
+    An HTTP gateway error under a certificate that is not self-signed comes from a proxy or gateway in front of the
+    relay: a relay never answers with such an error, and a certificate that it generates is self-signed.
     """
     if failure.http_status not in _GATEWAY or certificate is None or certificate.self_signed:
         return failure

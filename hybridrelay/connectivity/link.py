@@ -31,17 +31,17 @@ TOKEN_SECONDS = 3600.0
 UPGRADE_INTERVAL_SECONDS = _defaults.UPGRADE_INTERVAL
 #: The longest interval between two such attempts (seconds). A probe costs the relay three connections.
 UPGRADE_MAX_INTERVAL_SECONDS = 600.0
-#: The longest time between the two successful probes that a better route needs (seconds).
+#: A better route has to work twice before it is used. The longest time between these two probes (seconds).
 UPGRADE_CONFIRM_SECONDS = 5.0
-#: If a better route fails within this time (seconds), the interval between attempts continues to grow.
+#: If a better route fails within this time after a move to it (seconds), the interval between attempts keeps growing.
 UPGRADE_HELD_SECONDS = 300.0
 #: For how many networks the route that worked is remembered.
 _MAX_NETWORKS = 16
 
 
 class _Generations:
-    """The generations of all control channels of this process. All links share them, since two links may lead to one
-    relay under two names."""
+    """The generations of all control channels of this process. All links share them, since two links may lead to the
+    same relay under different names."""
 
     def __init__(self) -> None:
         #: The highest generation that has been used.
@@ -143,7 +143,7 @@ class RelayLink:
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
-        #: The route that worked in each network; it is used there again before anything is probed.
+        #: The route that worked in each network. Back in that network, it is used again without probing.
         self._worked: dict[tuple[object, ...], Candidate] = {}
         #: The network in which a route was chosen last.
         self._network: tuple[object, ...] = ()
@@ -215,7 +215,8 @@ class RelayLink:
             self.endpoint = self._prober.endpoint = self.endpoint.with_key(key)
 
     def forget(self, *, network_changed: bool = False) -> None:
-        """The route failed: probe before the next use. With `network_changed`, it is kept for the earlier network."""
+        """Forget the route, because it failed: the next use probes again. With `network_changed`, the route is still
+        remembered for the earlier network."""
         if self._candidate is not None and not network_changed:
             self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}
         self._candidate = None
@@ -232,10 +233,9 @@ class RelayLink:
         back and forth. The interval grows while no better route is found, and if one that was found does not last.
 
         Args:
-            in_use: returns the worst route that is in use now, which need not be the one that would be chosen now;
-                None if no route is in use.
+            in_use: returns the worst route in use, or None. It may differ from the route that `choose` returns now.
             improved: moves everything that uses a worse route to the better one. If it raises `HybridRelayError`, the
-                route is of no use although the probe worked, and the earlier one stays in use.
+                route did not carry traffic although the probe passed, and the earlier one stays in use.
         """
         first = self._upgrade_interval
         backoff = Backoff(
@@ -248,7 +248,7 @@ class RelayLink:
         while True:
             current = in_use()
             if current is None or current.route.rank <= self._best_rank:
-                # Checking this costs nothing, and does not count as an attempt.
+                # Nothing was probed, so this does not count as an attempt and the interval does not grow.
                 await trio.sleep(first / 2)
                 continue
             if upgraded_at is not None:
@@ -281,8 +281,8 @@ class RelayLink:
         """Open a control channel whose tasks run in `nursery`.
 
         Args:
-            nursery: the channel is closed when it is cancelled.
-            candidate: the route; None means the one to use now (see `choose`), which is forgotten if it fails.
+            nursery: runs the channel's tasks. If it is cancelled, the channel is closed.
+            candidate: the route. None means the result of `choose`; if that route fails, it is forgotten.
 
         Raises:
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
@@ -303,15 +303,15 @@ class RelayLink:
         return channel
 
     def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:
-        """The relay has said that another channel replaced `superseded`: take a new instance if that is not one of
-        ours.
+        """Take a new instance if the relay has replaced `superseded` by a control channel of another process.
 
-        If no channel of this process has a higher generation than `superseded`, another process uses the instance (a
-        copy of this machine, or someone who has obtained its secret), and may have stated any generation. Control
-        channels that are opened from now on belong to the new instance.
+        Called when the relay has said that it replaced `superseded`. If no channel of this process has a higher
+        generation, another process uses the instance (a copy of this machine, or someone who has obtained the
+        secret), and may have stated any generation. Control channels that are opened from now on belong to the new
+        instance.
 
         Returns:
-            The new instance; None if a later channel of this process may have replaced `superseded`.
+            The new instance; None if the replacement may be a later channel of this process.
         """
         if superseded.generation < _generations.highest:
             return None

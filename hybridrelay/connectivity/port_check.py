@@ -1,4 +1,4 @@
-"""Trying one port of one route: all of its steps, at each of the relay's addresses as far as necessary.
+"""Trying one port of one route: all steps, at the relay's addresses until one of them answers.
 
 A port counts as usable only after a round trip for its own purpose, because middleboxes accept connections and then
 stall. On the probe port, the relay returns 4 KiB of random bytes; on the control port, it proves its identity with
@@ -59,10 +59,10 @@ class PortResult:
 
     #: Why it is not usable; None if it is.
     failure: Failure | None = None
-    #: The certificate that was shown in its outer TLS, if there was any.
+    #: The certificate that the other end of the outer TLS presented, if there was any.
     certificate: OuterCertificate | None = None
-    #: The address of the relay that answered, or else the one with the most specific failure; None if it is not
-    #: known.
+    #: The relay's address that answered. If none did, the address with the most specific failure; None if it is
+    #: unknown.
     reached: str | None = None
 
 

@@ -1,9 +1,10 @@
 """The prober: finds out which routes to a relay work, by trying them, and chooses one.
 
-`selection.py` decides what to try when, and which route to choose; `port_check.py` tries a port. This module connects
-the two, and makes the report.
+`selection.py` decides what to try when, and which route to choose; `port_check.py` tries a port. This module runs the
+attempts that `selection.py` decides on, and makes the report.
 
-The prober remembers nothing: the caller keeps the chosen route, and asks again when it has failed.
+The prober keeps no state between runs: the caller remembers the chosen route, and runs the prober again when it
+fails.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Prober:
         return RouteChoice(chosen, report)
 
     async def find_better(self, candidate: Candidate) -> Candidate | None:
-        """The best usable route among those that rank before that of `candidate`, or None.
+        """Return the best usable route that ranks before that of `candidate`, or None.
 
         If cancelled, nothing stays open.
         """
@@ -128,8 +129,8 @@ class Prober:
     async def survey(self) -> Report:
         """Try every port of every route, for a complete report to an administrator.
 
-        If a route works, the relay is asked over it which outer certificates are its own. This also proves that it is
-        the relay that answers there.
+        If a route works, the relay is asked over it which outer certificates are its own. This also proves that the
+        relay itself answers on that route.
 
         If cancelled, nothing stays open.
         """
@@ -233,7 +234,8 @@ class _Probing:
         self._changed = trio.Event()
 
     async def run(self) -> Candidate | None:
-        """Try ports until the decision; returns the chosen route, or None. If cancelled, nothing stays open."""
+        """Try ports until the selection has decided. Returns the chosen route, or None. If cancelled, nothing stays
+        open."""
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._perform(self.selection.begin(began), nursery)
@@ -247,7 +249,8 @@ class _Probing:
         return self._chosen()
 
     def disprove(self, error: RelayIdentityError) -> Candidate | None:
-        """What answered over the chosen route is not the relay: returns the next best route, or None."""
+        """Drop the chosen route, because what answered over it is not the relay. Returns the next best route, or
+        None."""
         decision = self.selection.decision
         assert decision is not None
         assert decision.route is not None

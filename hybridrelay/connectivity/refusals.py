@@ -44,7 +44,8 @@ _REMEDIES = {
     Reason.TRANSFER_QUOTA: f"wait for the next calendar month (UTC), or {_RAISE}",
     Reason.NO_LISTENER: "start the connector, or check its log to see why it is not registered",
 }
-#: The errors that came closest to success first: after the relay's acceptance, at the peer, at the relay, before it.
+#: Kinds of errors, those that came closest to success first: the relay accepted us; the peer answered; the relay
+#: answered; the relay was not reached.
 _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdentityError, RelayUnreachable)
 
 
@@ -75,11 +76,11 @@ def is_final(error: HybridRelayError) -> bool:
 
 
 def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
-    """One error for the failures of all relays, given the error of each by its host; a single one is returned as it
-    is.
+    """Return one error for the failures of all relays, which are given by host name. A single one is returned
+    unchanged.
 
-    The error names each relay. Its type and `reason` are those of the failure that came closest to success, where
-    failures that may be temporary take precedence. The error is thus final only if every relay's refusal is.
+    The error names each relay. Its type and `reason` are those of the failure that came closest to success. Failures
+    that may be temporary come first, so the error is final only if every relay's refusal is.
     """
     if len(failures) == 1:
         return next(iter(failures.values()))

@@ -14,9 +14,9 @@ REPEAT_SECONDS = 60.0
 class RepeatedFailure:
     """The failures of an operation that is repeated until it succeeds.
 
-    A failure is described in full at first and whenever the reason changes, and otherwise briefly: the report of a
-    prober fills several lines, and stays the same while a relay is down. `level` limits how often the same failure is
-    logged as a warning, since the operation may be repeated every few seconds for hours.
+    A failure is described in full at first and whenever its text changes, and otherwise briefly: a prober's report
+    fills several lines, and stays the same while a relay is down. `level` limits how often the same failure is logged
+    as a warning, since the operation may be repeated every few seconds for hours.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ class Outcome(enum.StrEnum):
 
     PASS = "PASS"  # noqa: S105
     FAIL = "FAIL"
-    #: Not made, or stopped because its result was no longer needed.
+    #: The attempt was not made, or was stopped because its result was no longer needed.
     SKIP = "SKIP"
 
 
@@ -33,10 +33,10 @@ class Attempt:
     #: The purpose of the port: ``probe``, ``control``, ``data``.
     step: str
     host: str
-    #: None if the relay does not serve the port, or if a command leads to it.
+    #: None if the relay does not serve the port, or if a command, and not a port, leads to the relay.
     port: int | None
     outcome: Outcome
-    #: How long it took, or ran before it was stopped; None if it was not made.
+    #: How long the attempt took, or ran before it was stopped; None if it was not made.
     seconds: float | None = None
     #: Why it failed; None if it did not.
     failure: Failure | None = None
@@ -67,7 +67,8 @@ class Attempt:
 
     @property
     def explanation(self) -> str:
-        """Why the attempt did not pass, or that it was intercepted: one line of text, or empty."""
+        """One line of text: why the attempt did not pass, or that TLS was intercepted. Empty if there is nothing to
+        say."""
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
             text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
@@ -162,7 +163,7 @@ class Report:
         for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
             alike = list(attempts)
             if outcome is Outcome.SKIP and len(alike) > 1:
-                # A reason that several ports share is written once.
+                # A failure that several ports share is written once.
                 steps = ", ".join(attempt.step for attempt in alike)
                 whole = len(alike) == len([one for one in self.attempts if one.route == route])
                 rows.append((route, "all" if whole else steps, self.host, str(outcome), "-", text))
@@ -201,7 +202,7 @@ class NoRouteWorks(RelayUnreachable):
     """The prober found no route that works. `report` has all attempts, `failure` the most important failure."""
 
     def __init__(self, report: Report) -> None:
-        # A wrong certificate takes precedence over all other failures: the operator has to learn about it.
+        # A wrong certificate comes before all other failures, because the operator has to know about it.
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         failure = next(iter(found), None)

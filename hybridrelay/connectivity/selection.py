@@ -1,6 +1,7 @@
 """Selecting the route to a relay from the results of trying its ports. Pure: time is an argument.
 
-A route has steps, one for each port that it needs, in the order of use; the first is the probe. The rules:
+A route needs one to three ports. Trying one of them is a step; the steps are in the order of use, the probe first.
+The rules:
 
 1. A route is usable when all of its steps have passed. The other steps start when the probe has passed.
 2. Routes start in order, the best first: the next one starts when the previous one has failed, or after a stagger.
@@ -12,7 +13,7 @@ A route has steps, one for each port that it needs, in the order of use; the fir
 A *complete* selection instead starts every step of every route, waits for all of them, and then chooses the best
 usable route. It is used for a report on all ports.
 
-Each input returns the commands that it causes. The table below has the states of a step and what changes them.
+Each input returns the commands that it causes. The transition table below is for one step.
 """
 
 from __future__ import annotations
@@ -63,11 +64,12 @@ class StepEvent(enum.Enum):
     FAIL = "fail"
     STOP = "stop"
     RULE_OUT = "rule out"
-    #: It passed, but what answered turned out not to be the relay.
+    #: The step passed, but what answered turned out not to be the relay.
     DISPROVE = "disprove"
 
 
-#: A pair that is missing is a bug of the caller. The result of a step may arrive just after it was stopped.
+#: A missing pair is a bug of the caller. Results in STOPPED are in the table, because they may arrive just after the
+#: stop.
 TRANSITIONS: Mapping[tuple[StepState, StepEvent], StepState] = {
     (StepState.WAITING, StepEvent.START): StepState.RUNNING,
     (StepState.WAITING, StepEvent.RULE_OUT): StepState.RULED_OUT,
@@ -121,16 +123,16 @@ class SelectionRules:
     #: The next route starts when the previous one has failed, or after this time. RFC 8305 recommends 250 ms: most
     #: answers have arrived by then, and users do not notice it. Infinite: only when the previous one has failed.
     stagger_seconds: float = 0.25
-    #: When a worse route is usable, better ones that are being tried get as much time as the worse one took, since
-    #: all routes to a distant relay are slow: at least this ...
+    #: When a worse route is usable, better ones that are being tried get a grace period as long as the worse one
+    #: took, since all routes to a distant relay are slow. This is its minimum ...
     min_grace_seconds: float = 0.3
-    #: ... and at most this.
+    #: ... and this its maximum.
     max_grace_seconds: float = 2.0
     #: Try every port of every route, all at once.
     complete: bool = False
 
     def grace(self, took: float) -> float:
-        """How long to wait for a better route after a worse one that took `took` seconds."""
+        """Return how long to wait for a better route when a worse one took `took` seconds."""
         return min(max(took, self.min_grace_seconds), self.max_grace_seconds)
 
 
@@ -206,11 +208,11 @@ class RouteSelection:
         return commands
 
     def handle_timeout(self, now: float) -> list[Command]:
-        """Time has passed: do what is due, if anything is."""
+        """Do what is due at `now`, if anything."""
         return self._advance(now)
 
     def disprove(self, now: float) -> list[Command]:
-        """What answered over the chosen route is not the relay: decide again without it."""
+        """Decide again without the chosen route, because what answered over it is not the relay."""
         assert self.decision is not None
         assert self.decision.route is not None
         self._apply(self._by_route[self.decision.route][0], StepEvent.DISPROVE, now)

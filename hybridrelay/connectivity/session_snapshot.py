@@ -1,9 +1,9 @@
-"""Makes the snapshot of a session, at a connector or client."""
+"""Making the snapshot of a session, for connectors and clients."""
 
 from __future__ import annotations
 
 from ..abc import Purpose
-from ..mux import Session, SessionRole, Vitals
+from ..mux import MemoryUse, Session, SessionRole
 from ..security import PeerIdentity
 from .activity import session_activity_id
 from .discovery import Candidate
@@ -15,7 +15,7 @@ __all__ = ["session_snapshot"]
 
 def session_snapshot(
     session: Session,
-    vitals: Vitals,
+    memory: MemoryUse,
     *,
     connection: str,
     peer: PeerIdentity,
@@ -30,7 +30,7 @@ def session_snapshot(
 
     Args:
         session: the session.
-        vitals: the vitals of the session.
+        memory: the memory that it uses.
         connection: the name of its hybrid connection.
         peer: the identity of the other side.
         serial: the serial of the application's identity.
@@ -58,10 +58,10 @@ def session_snapshot(
         streams=session.stream_count,
         bytes_to_target=to_target,
         bytes_to_client=to_client,
-        queued=vitals.queued,
-        unread=vitals.unread,
-        unacknowledged=vitals.unacknowledged,
-        reserved=vitals.reserved,
+        queued=memory.queued,
+        unread=memory.unread,
+        unacknowledged=memory.unacknowledged,
+        reserved=memory.reserved,
         round_trip=session.round_trip,
     )
 

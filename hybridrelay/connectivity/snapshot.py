@@ -1,8 +1,8 @@
-"""The state of a connector or client at one moment, as frozen values: for status, metrics and programs. Pure.
+"""Snapshots: the state of a connector or client at one moment, as frozen values for status, metrics and programs.
+Pure.
 
-Times are seconds since 1970. Numbers of bytes are those of applications, without the overhead on the way.
-Taking a snapshot takes time in proportion to what it lists; nothing is recorded for it on the data path, where only
-integers are added up.
+Times are seconds since 1970. Byte counts are of the applications' data, without protocol overhead.
+Taking a snapshot takes time in proportion to what it lists. The data path only adds to integer counters for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class FailureSnapshot:
 
     #: The slug of a `Reason`.
     reason: str
-    #: A sentence for people, and what to do; the latter may be empty.
+    #: What happened, as a sentence, and what to do about it, which may be empty.
     detail: str
     remedy: str
     #: When; None if that is not known.
@@ -69,13 +69,13 @@ class FailureSnapshot:
 class RelayState(enum.StrEnum):
     """The state of a hybrid connection of a connector or client at one relay."""
 
-    #: A connector: it is registered there. A client: it has a control channel, over which it may join.
+    #: A connector is registered there. A client has a control channel, over which it may join.
     REGISTERED = "registered"
-    #: A connector: it is not registered, and tries again. A client: an attempt has failed.
+    #: A connector is not registered, and tries again. A client's last attempt to connect has failed.
     FAILED = "failed"
-    #: A connector: the relay refuses it for a permanent reason.
+    #: The relay refuses the connector for a permanent reason.
     REFUSED = "refused"
-    #: A connector: the first attempt has not ended. A client: it has had no reason to connect.
+    #: A connector's first attempt has not ended. A client has not needed this relay yet.
     WAITING = "waiting"
 
 
@@ -83,7 +83,7 @@ class RelayState(enum.StrEnum):
 class RelaySnapshot:
     """A hybrid connection at one of its relays."""
 
-    #: As in the connection string.
+    #: The host as written in the connection string.
     host: str
     state: RelayState
     #: The instance of this program at the relay, which ``hybridrelay status`` of the relay shows.
@@ -92,7 +92,7 @@ class RelaySnapshot:
     since: float | None = None
     #: The route of the control channel; None if there is none.
     route: RouteSnapshot | None = None
-    #: The last failure at this relay. It may have been resolved since.
+    #: The last failure at this relay, which may be over by now.
     failure: FailureSnapshot | None = None
 
 
@@ -144,13 +144,13 @@ class SessionSnapshot:
     serial: str
     #: The connector's instance, at a client; empty at a connector, which does not know that of the client.
     instance: str
-    #: The relay and the route of the present data channel, or of the last one.
+    #: The relay and the route of the present data channel, or of the last one while there is none.
     relay: str
     route: RouteSnapshot
     #: The id of its rendezvous, which ``hybridrelay status`` and the log of the relay show.
     rendezvous: str
     since: float
-    #: On how many further data channels the session has continued.
+    #: How many times the session has continued over another data channel.
     resumptions: int
     streams: int
     bytes_to_target: int
@@ -158,7 +158,7 @@ class SessionSnapshot:
     #: Bytes that wait to be written to the data channel, and bytes that wait to be read by the application or target.
     queued: int
     unread: int
-    #: Memory of frames that were written, and are kept until the other side has acknowledged them.
+    #: Memory of frames that were written and are kept until the other side acknowledges them.
     unacknowledged: int
     #: Receive windows that are promised to the other side.
     reserved: int
@@ -222,7 +222,7 @@ class EndpointSnapshot:
     """The state of a connector, of a client, or of several clients of one program."""
 
     connections: tuple[ConnectionSnapshot, ...]
-    #: The oldest ones; and below, how many there are in total.
+    #: The oldest sessions, at most as many as were asked for; `session_count` is their total number.
     sessions: tuple[SessionSnapshot, ...]
     session_count: int
     streams: tuple[StreamSnapshot, ...]
@@ -239,7 +239,8 @@ class EndpointSnapshot:
 
     @classmethod
     def merged(cls, several: Sequence[EndpointSnapshot], *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
-        """Combine the snapshots of several clients of one program, with at most so many sessions and streams."""
+        """Combine the snapshots of several clients of one program. At most `max_sessions` and `max_streams` are
+        listed."""
         counters, transports = EndpointCounters(), dict[str, bool]()
         for one in several:
             counters.add(one.counters)

@@ -1,4 +1,4 @@
-"""The steps of opening a channel: dial and transport, preamble and status, the probe's round trip, TLS to the relay.
+"""The steps of opening a channel: dialing and transport, preamble and status, the probe's echo, TLS to the relay.
 
 Each step has a deadline, and raises `StepFailed`, which says what failed and why. The prober tries ports with these
 steps, and `channel.py` opens channels with them.
@@ -86,14 +86,14 @@ async def connect(
     timing: ConnectTiming = _DEFAULT_TIMING,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
-    """Connect to the route's port for `purpose`; nothing is sent except what the transport itself needs.
+    """Connect to the route's port for `purpose`. Only what the transport itself needs is sent.
 
-    Whatever a transport does, connecting takes at most the time for dialing plus the transport's time. With a proxy,
+    A transport cannot exceed the deadline, which is the time for dialing plus the transport's time. With a proxy,
     dialing gets `PROXY_SECONDS` more, and the transport's time includes the route's `Route.extra_seconds`.
 
     Args:
         endpoint: the relay.
-        candidate: the route, one whose ports the relay serves, and its transport.
+        candidate: the route and its transport. The relay must serve the route's ports.
         purpose: what the connection is for.
         dialer: opens what the transport needs.
         address: which of the relay's addresses to connect to; None leaves the choice to `dialer`.

@@ -16,7 +16,7 @@ from ..connectivity.snapshot import (
     StreamSnapshot,
     StreamState,
 )
-from ..mux import Vitals
+from ..mux import MemoryUse
 from .published import Published
 from .relays import Relays
 from .serving import ServedStream
@@ -47,8 +47,8 @@ def connector_snapshot(
     """
     of_sessions = Counter(served.published.name for served in sessions)
     of_streams = Counter(stream.origin.published.name for stream in sessions.streams)
-    vitals = [served.session.vitals() for served in sessions]
-    total = sum(vitals, Vitals())
+    memory = [served.session.memory_use() for served in sessions]
+    total = sum(memory, MemoryUse())
     connections = tuple(
         ConnectionSnapshot(
             name=one.name,
@@ -77,7 +77,7 @@ def connector_snapshot(
                 rendezvous=one.rendezvous,
                 since=now - (trio_now - one.since),
             )
-            for one, held in islice(zip(sessions, vitals, strict=True), max_sessions)
+            for one, held in islice(zip(sessions, memory, strict=True), max_sessions)
         ),
         session_count=len(sessions),
         streams=tuple(

@@ -18,6 +18,7 @@ from .bridging import Party as Party
 from .early import EarlySession as EarlySession
 from .greeting import receive_hello as receive_hello
 from .greeting import refuse_session as refuse_session
+from .memory_use import MemoryUse as MemoryUse
 from .offer import Offer as Offer
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Session as Session
@@ -25,4 +26,3 @@ from .stream import MuxStream as MuxStream
 from .stream_end import StreamEnd as StreamEnd
 from .stream_end import StreamProgress as StreamProgress
 from .turns import SharedTurns as SharedTurns
-from .vitals import Vitals as Vitals

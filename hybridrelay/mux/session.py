@@ -30,10 +30,10 @@ from ..protocol.windows import Budget
 from ._channel import Channel
 from ._offers import OfferQueue
 from .greeting import epoch_of
+from .memory_use import MemoryUse
 from .offer import Offer
 from .stream import MuxStream
 from .turns import SharedTurns
-from .vitals import Vitals
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
@@ -192,11 +192,11 @@ class Session:
         """The lowest round trip of the last minute (seconds); None if none was measured."""
         return self.core.round_trip(trio.current_time())
 
-    def vitals(self) -> Vitals:
+    def memory_use(self) -> MemoryUse:
         """What the session holds now. It takes time in proportion to the number of its streams."""
         core = self.core
         streams = core.streams.values()
-        return Vitals(
+        return MemoryUse(
             sum(stream.queued_bytes for stream in streams),
             sum(stream.readable_bytes for stream in streams),
             core.unacknowledged_bytes,
@@ -205,13 +205,13 @@ class Session:
 
     def statistics(self) -> dict[str, int]:
         """What the session holds now, by name; docs/operating.md explains the names."""
-        vitals = self.vitals()
+        memory = self.memory_use()
         data = {"data_sessions": 1, "streams": self.stream_count}
         return {
             **({"control_sessions": 1} if self.core.config.is_control else data),
-            "queued_bytes": vitals.queued,
-            "unread_bytes": vitals.unread,
-            "unacknowledged_bytes": vitals.unacknowledged,
+            "queued_bytes": memory.queued,
+            "unread_bytes": memory.unread,
+            "unacknowledged_bytes": memory.unacknowledged,
         }
 
     async def wait_ended(self) -> events.SessionOutcome:

@@ -1,4 +1,4 @@
-"""The `Dial` that goes through a proxy."""
+"""Opening TCP connections through a proxy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHARE = 0.95
 #: If one of the proxy's addresses has not answered after this time (seconds), the next one is tried in parallel. A
 #: proxy needs some time for its own connection to the relay.
 NEXT_ADDRESS_SECONDS = 2.0
-#: Failures that do not come from a proxy: there may be a proxy at another address of its name.
+#: Failures that show that no proxy answers at an address. The proxy's name may have another address.
 _NO_PROXY_ANSWERED = frozenset(
     {FailureKind.PROXY_UNREACHABLE, FailureKind.PROXY_UNTRUSTED, FailureKind.PROXY_FAILED, FailureKind.PROXY_SILENT}
 )
@@ -99,7 +99,7 @@ class ProxyDial:
     ) -> trio.abc.HalfCloseableStream:
         """Try the addresses of the proxy's name until a proxy answers at one."""
         if self.dial is not dial_directly:
-            addresses = [proxy.host]  # a `Dial` of the application resolves names itself
+            addresses = [proxy.host]  # an application's own `Dial` resolves names itself
         else:
             try:
                 addresses = self._addresses.in_order(await resolve(proxy.host, proxy.port))
@@ -127,14 +127,14 @@ class ProxyDial:
             )
         except ExceptionGroup as group:
             errors = [exc.error for exc in group.exceptions if isinstance(exc, _NoProxy)]
-            # That something else answers is more informative than that nothing does.
+            # If something that is not a proxy answers at one address, that says more than silence at the others.
             error = min(errors, key=lambda exc: exc.failure.kind is FailureKind.PROXY_UNREACHABLE)
         raise error
 
     async def _tunnel(
         self, proxy: Proxy, host: str, port: int, reached: list[str], address: str
     ) -> trio.abc.HalfCloseableStream:
-        """Open a connection through the proxy at `address`, which is added to `reached` once TCP is connected."""
+        """Open a connection through the proxy at `address`. Adds the address to `reached` once TCP is connected."""
 
         async def connect() -> trio.abc.Stream:
             try:
@@ -198,14 +198,15 @@ def resolve_dialer(dialer: Dialer | None) -> Dialer:
 
 
 def proxy_of(dialer: Dialer, host: str, port: int) -> Proxy | None:
-    """The proxy that `dialer` uses for this address; None if it uses none, or is a `Dial` of the application."""
+    """Return the proxy that `dialer` uses for this address. None if it uses none, or if it is an application's own
+    `Dial`, of which this is unknown."""
     return dialer.tcp.settings.proxy_for(host, port) if isinstance(dialer.tcp, ProxyDial) else None
 
 
 def resolves_here(dialer: Dialer, host: str, port: int) -> bool:
     """Whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
 
-    A proxy resolves names itself; for a `Dial` of the application, it is not known.
+    False for a proxy, which resolves names itself, and for an application's own `Dial`, of which this is unknown.
     """
     return _resolves_here(dialer.tcp, host, port)
 

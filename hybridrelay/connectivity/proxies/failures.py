@@ -1,4 +1,5 @@
-"""Errors for failures at a proxy. Texts contain no credentials; what the proxy sent is shortened and printable."""
+"""Errors for failures at a proxy. They contain no credentials; text from the proxy is shortened and made
+printable."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def proxy_error(kind: FailureKind, proxy: Proxy, happened: str, *, remedy: str |
     Args:
         kind: for programs; also determines the remedy if `remedy` is None.
         proxy: the proxy.
-        happened: the text after "the proxy X".
+        happened: what happened, as the rest of a sentence that begins with "the proxy X".
         remedy: what to do about it.
     """
     return ProxyError(Failure(kind, f"the proxy {proxy} {happened}", remedy or Failure.of(kind).remedy))

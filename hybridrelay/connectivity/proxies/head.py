@@ -1,9 +1,10 @@
-"""The head of a proxy's answer to CONNECT: finding its end, and removing headers that have to be ignored. Pure.
+"""The head (status line and headers) of a proxy's answer to CONNECT: finding its end, and removing headers. Pure.
 
 A successful answer to CONNECT has no content, so Transfer-Encoding and Content-Length in it have to be ignored (RFC
 9110, section 9.3.6). The same holds for interim answers (1xx; RFC 9112, section 6.3), which are skipped. In any other
 answer, the two headers give the length of the content; if they are invalid, the content ends with the connection, and
-the connection cannot be used for another request. h11, which parses the rest, would refuse all of these answers.
+the connection cannot be used for another request. h11, which parses the heads, would reject such answers, so the two
+headers are removed first.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def status_untrusted(head: bytes) -> int:
     """The status of an answer.
 
     Raises:
-        ValueError: it does not begin like an answer of HTTP/1.0 or HTTP/1.1; or it switches protocols (101), which
-            was not requested.
+        ValueError: this is not the beginning of an HTTP/1.0 or HTTP/1.1 answer, or the status is 101 (Switching
+            Protocols), which was not requested.
     """
     match = _STATUS.match(head)
     if match is None or match["status"] == b"101":

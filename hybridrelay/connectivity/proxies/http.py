@@ -20,23 +20,23 @@ from .failures import proxy_error, quote_untrusted
 from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy
 
-#: The longest body of a refusal that is read so that the connection can be used again (bytes). Error pages have a few
-#: KiB; after a longer one, the proxy is dialed again.
+#: The longest body of a refusal that is read in order to reuse the connection (bytes). Error pages have a few KiB;
+#: after a longer one, a new connection is opened.
 MAX_BODY_BYTES = 64 * 1024
 #: The most requests for one tunnel. NTLM needs three, Negotiate two to four.
 MAX_ROUNDS = 6
 
 _CHUNK_BYTES = 16 * 1024
 
-#: Continues one authentication: given the values of the last answer's Proxy-Authenticate headers (empty before the
-#: first answer), it returns the value of the next request's Proxy-Authorization, or None to send none. Returning None
-#: after challenges gives up. Code that may block (a request to a ticket server) has to run in
-#: `trio.to_thread.run_sync`.
+#: Continues one authentication. Takes the values of the Proxy-Authenticate headers of the last answer (none before
+#: the first request), and returns the value of Proxy-Authorization for the next request. None before the first
+#: request sends no such header; None after challenges gives up. Code that may block (a request to a ticket server)
+#: has to run in `trio.to_thread.run_sync`.
 ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
 #: Begins an authentication: called once for each connection that is dialed through the proxy.
 ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
 
-#: Refusals with which a web server answers that is no proxy.
+#: The statuses with which a web server that is not a proxy refuses CONNECT.
 _LIKE_A_WEB_SERVER = frozenset({404, 405, 501})
 _NO_PROXY = (
     "if this is a web server and no proxy, correct the proxy's address; otherwise ask its administrator to allow "
@@ -103,7 +103,7 @@ async def open_http_tunnel(
             if 200 <= response.status_code < 300:
                 return stream, reply.rest
             challenges = _challenges(response)
-            if response.status_code == 401:  # the answer of tinyproxy to wrong credentials
+            if response.status_code == 401:  # tinyproxy answers so to wrong credentials
                 raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)
@@ -156,15 +156,15 @@ async def _ask(stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy
                 return _parse_untrusted(connection, status, head, rest)
             received = bytearray(rest)  # interim answers are ignored
     except (h11.RemoteProtocolError, ValueError) as exc:
-        # These texts may quote what was received, so they stay in the cause.
+        # The exception's text may quote what was received, so it is kept out of this message and only chained.
         raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak HTTP") from exc
 
 
 def _parse_untrusted(connection: h11.Connection, status: int, head: bytes, rest: bytes) -> _Reply:
-    """Raises h11.RemoteProtocolError or ValueError if it is not a valid answer."""
+    """Parse a final answer. Raises h11.RemoteProtocolError or ValueError if it is not valid."""
     if status >= 300:
         try:
-            # With a separate h11 connection, because one that has refused a head accepts no other.
+            # Tried with a separate h11 connection, because h11 accepts nothing further after it has rejected a head.
             _response(_waiting_for_answer(), head)
         except h11.RemoteProtocolError:
             return _Reply(_response(_waiting_for_answer(), without_framing(head)), b"", has_length=False)
@@ -204,7 +204,7 @@ async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> b
                 left -= len(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 connection.start_next_cycle()
-                return not connection.trailing_data[0]  # unsolicited data belongs to no request
+                return not connection.trailing_data[0]  # data after the answer was not requested
             else:
                 return False
     except (h11.ProtocolError, trio.BrokenResourceError):

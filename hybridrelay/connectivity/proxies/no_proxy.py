@@ -2,9 +2,9 @@
 
 There is no standard; curl, Go and Python's requests agree on these rules. Entries are separated by commas or white
 space. ``*`` covers everything. A name covers itself and its subdomains, whether it is written ``example.com``,
-``.example.com`` or ``*.example.com``. An address covers itself. ``10.0.0.0/8`` covers a network, and applies only to
-addresses, because names are not resolved for this. ``:port`` after a name or an address limits the entry to that
-port.
+``.example.com`` or ``*.example.com``. An IP address covers itself. ``10.0.0.0/8`` covers a network: it applies only
+if the relay is given as an address, because names are not resolved here. ``:port`` after a name or an address limits
+the entry to that port.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NoProxy:
     """The parsed value of ``NO_PROXY``; see the module's docstring."""
 
     _entries: tuple[_Entry, ...] = ()
-    #: Whether loopback addresses are also exceptions, since no proxy can reach them.
+    #: Whether loopback addresses are always reached directly, since a proxy would reach its own machine instead.
     _loopback: bool = False
 
     @classmethod
@@ -71,7 +71,7 @@ def _parse_entry(item: str) -> _Entry | None:
     try:
         network = ipaddress.ip_network(what, strict=False)
         address = ip_address(str(network.network_address))
-        if address is not None and network.prefixlen == network.max_prefixlen:  # it may be an IPv4-mapped address
+        if address is not None and network.prefixlen == network.max_prefixlen:  # also unmaps an IPv4-mapped address
             network = ipaddress.ip_network(address)
         return _Entry(network, port)
     except ValueError:

@@ -26,7 +26,7 @@ _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _FROM_VARIABLE = f"the proxy's password in {PROXY_PASSWORD_VARIABLE}"
 #: Given instead of a URL: connect directly, whatever the environment names.
 DIRECT = "none"
-#: RFC 1929 has one byte for each length; in practice, HTTP credentials are not longer.
+#: RFC 1929 allows 255 bytes for each; HTTP credentials are not longer in practice.
 _MAX_CREDENTIAL_BYTES = 255
 
 _URL = re.compile(
@@ -89,16 +89,17 @@ class ProxySettings:
 
     proxy: Proxy | None = None
     exceptions: NoProxy = attrs.field(factory=NoProxy)
-    #: Where the setting comes from, for messages: ``HTTPS_PROXY``, ``--proxy``; empty if nothing was set.
+    #: Where the setting comes from, for messages: for instance ``HTTPS_PROXY`` or ``--proxy``. Empty if nothing was
+    #: set.
     source: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """The proxy in ``HTTPS_PROXY``, or else in ``ALL_PROXY``, except for ``NO_PROXY`` and this machine's own
-        addresses.
+        """Use the proxy in ``HTTPS_PROXY``, or else in ``ALL_PROXY``. Loopback addresses, and those in ``NO_PROXY``,
+        are reached directly.
 
-        The names may be in lower case; an empty variable counts as missing. Credentials are part of the URL, as
-        usual, or the password alone is in ``HYBRIDRELAY_PROXY_PASSWORD``.
+        The variables may also be in lower case; an empty one counts as unset. The URL contains the credentials, as
+        usual; alternatively, the password is in ``HYBRIDRELAY_PROXY_PASSWORD``.
 
         Raises:
             ConfigurationError: the variable is not a usable URL; the message names the variable, and does not quote
@@ -170,8 +171,8 @@ def _credential(text: str) -> str:
 
 
 def _is_credential(text: str) -> bool:
-    # Checked first: an environment variable that is not UTF-8 has surrogates, which are not printable, and which
-    # encode() refuses.
+    # isprintable() comes first: an environment variable that is not UTF-8 contains surrogates, which are not
+    # printable, and on which encode() would fail.
     return text.isprintable() and len(text.encode()) <= _MAX_CREDENTIAL_BYTES
 
 

@@ -76,7 +76,7 @@ async def _ask(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> N
     if reply:
         failure, happened = _REPLIES.get(reply, (FailureKind.PROXY_FAILED, f"answers {reply} when asked for"))
         raise proxy_error(failure, proxy, f"{happened} {bracketed(host)}:{port}")
-    # The address from which the proxy connected: it is not needed, but has to be read.
+    # BND.ADDR, the address from which the proxy connected, is not needed but has to be read.
     if kind == _NAME:
         (size,) = await receive_exactly(stream, 1)
     elif kind in _ADDRESS_BYTES:

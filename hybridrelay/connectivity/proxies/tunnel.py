@@ -1,4 +1,5 @@
-"""A connection through a proxy that is inside TLS, or some of whose bytes were read with the proxy's answer."""
+"""A connection through a proxy whose first bytes were read together with the proxy's answer, or that is inside
+TLS."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ class Tunnel(trio.abc.HalfCloseableStream):
     """A connection through a proxy.
 
     Args:
-        stream: the connection to the proxy, which is closed with this one.
+        stream: the connection to the proxy. Closing the tunnel closes it.
         early: bytes of the tunnel that were read together with the proxy's answer.
     """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["Vitals"]
+__all__ = ["MemoryUse"]
 
 
 @attrs.frozen
-class Vitals:
+class MemoryUse:
     """The memory that a session uses at one moment (bytes)."""
 
     #: Data that waits to be written to a channel.
@@ -20,8 +20,8 @@ class Vitals:
     #: Receive windows that are promised to the peer.
     reserved: int = 0
 
-    def __add__(self, other: Vitals) -> Vitals:
-        return Vitals(
+    def __add__(self, other: MemoryUse) -> MemoryUse:
+        return MemoryUse(
             self.queued + other.queued,
             self.unread + other.unread,
             self.unacknowledged + other.unacknowledged,
