@@ -45,8 +45,6 @@ _RECORD_BYTES = 16 * 1024
 #: How many bytes reading may leave to be sent. Honest peers cause a few dozen bytes. A peer that floods us with key
 #: updates and never lets us send would otherwise make this grow without limit.
 _MAX_OWED_BYTES = 64 * 1024
-#: The same for peers that may not have authenticated.
-_MAX_OWED_FRUGAL_BYTES = 2 * 1024
 #: How much a client may send after its ClientHello until the handshake is complete (bytes): its certificates, if the
 #: server requests them. Ours have 700 bytes.
 _MAX_CLIENT_FLIGHT = 16 * 1024
@@ -577,15 +575,13 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         except ssl.SSLError as exc:
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
         self._records.with_data += reads
-        most_owed = _MAX_OWED_BYTES
         if feeder is None:
             self._undecrypted = bool(self._later) or (count > _LAST_RECORD and incoming.pending > 0)
         else:
             self._undecrypted = feeder.has_record
-            most_owed = _MAX_OWED_FRUGAL_BYTES
         if self._records.is_exceeded and not incoming.pending and self._receive_error is None:
             self._receive_error = ("the peer sent too many TLS records without data", None)
-        if self._outgoing.pending > most_owed:
+        if self._outgoing.pending > _MAX_OWED_BYTES:
             self._receive_error = ("the peer requires answers, but does not read them", None)
         return view[:count]
 

@@ -233,6 +233,32 @@ def test_a_relay_that_refuses_everything_is_asked_again_much_later() -> None:
     assert made.deadline >= ASK_AGAIN_SECONDS
 
 
+def test_what_is_withdrawn_before_its_request_is_not_registered() -> None:
+    made = machine("one", "two")
+    made.handle(inputs.Start(), 0.0)
+    assert made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0) == [commands.RequestRegistration(1, 1, "one", ONE)]
+    assert made.handle(inputs.Unpublish("two"), 0.0) == []
+    granted = made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    assert kinds(granted) == ["RegistrationSucceeded", "ReportChange"]
+
+
+def test_a_relay_that_cannot_be_reached_does_not_hide_why_it_has_refused() -> None:
+    """`status` shows the refusal, which an administrator has to resolve, and the relay is not asked again earlier."""
+    made = machine("one", "two")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.RequestRefused(1, 1, REFUSED), 0.0)
+    made.handle(inputs.RequestGranted(1, 2, 600.0), 0.0)
+    made.handle(inputs.ChannelEnded(1), 1.0)
+    assert made.deadline is not None
+    assert kinds(made.handle(inputs.Due(), made.deadline)) == ["OpenChannel"]
+    made.handle(inputs.OpeningFailed(2, UNREACHABLE), 5.0)
+    one, two = made.registrations["one"], made.registrations["two"]
+    assert (one.failure, one.is_refused) == (REFUSED, True)
+    assert (two.failure, two.is_refused) == (UNREACHABLE, False)
+    assert one.asks_again_in(5.0) == ASK_AGAIN_SECONDS - 5.0
+
+
 def test_offers_are_opened_only_for_what_is_published() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)

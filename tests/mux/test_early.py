@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
-from hybridrelay.mux.early import MAX_EARLY_FRAMES
+from hybridrelay.mux.early import MAX_EARLY_BYTES, MAX_EARLY_FRAMES, MAX_EARLY_READS
 from hybridrelay.protocol import control, frames
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
@@ -190,6 +190,41 @@ async def test_a_stranger_sends_few_frames(autojump_clock: trio.testing.MockCloc
 
     with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match=Reason.LIMIT.describe):
         await receive_all()
+
+
+async def test_a_stranger_sends_few_bytes(autojump_clock: trio.testing.MockClock) -> None:
+    """In long frames, and never more than the window allows."""
+    ours, _, early = await _early(b"")
+    frame = frames.data_header(1, HELD_FOR_STRANGER) + bytes(HELD_FOR_STRANGER)
+
+    async def receive_frame() -> None:
+        await ours.send_all(frame)
+        received = 0
+        while received < HELD_FOR_STRANGER:
+            received += len(await early.receive_some())
+
+    with trio.fail_after(5):
+        for _ in range(MAX_EARLY_BYTES // len(frame)):
+            await receive_frame()
+        with pytest.raises(trio.BrokenResourceError, match=Reason.LIMIT.describe):
+            await receive_frame()
+
+
+async def test_a_stranger_causes_few_reads(autojump_clock: trio.testing.MockClock) -> None:
+    """A frame whose bytes arrive one by one costs as much as that many frames."""
+    ours, _, early = await _early(frames.data_header(1, MAX_EARLY_READS + 1))
+
+    async def trickle() -> None:
+        for _ in range(MAX_EARLY_READS):
+            await ours.send_all(b"z")
+            await trio.testing.wait_all_tasks_blocked()
+        await ours.send_all(b"z")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trickle)
+        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match=Reason.LIMIT.describe):
+            await early.receive_some()
+        nursery.cancel_scope.cancel()
 
 
 async def test_all_requests_that_may_be_refused_fit_into_what_a_stranger_may_send(

@@ -117,6 +117,19 @@ def test_counting_goes_on_where_a_feeder_ends(lengths: list[int], data: st.DataO
     assert counter.passed == len(lengths)
 
 
+@pytest.mark.parametrize("pieces", range(4))
+def test_a_long_record_that_a_feeder_has_passed_on_in_part_counts_once(pieces: int) -> None:
+    counter = RecordCounter()
+    feeder = RecordFeeder(ssl.MemoryBIO(), None, counter)
+    records = _record(1500) * 3
+    feeder.add_untrusted(records[:1600])
+    for _ in range(pieces):
+        feeder.feed()
+    feeder.feed_all()
+    counter.count_untrusted(records[1600:])
+    assert counter.passed == 3
+
+
 @pytest.mark.parametrize(
     ("passed", "with_data", "expected"),
     [(64, 0, False), (65, 0, True), (64_000 + 1064, 64_000, False), (64_000 + 1065, 64_000, True)],

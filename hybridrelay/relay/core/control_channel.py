@@ -152,7 +152,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._keys: set[KeyId] = set()
         #: The hybrid connections for which it counts as a sender.
         self._sends_for: frozenset[str] = frozenset()
-        #: Its place, from the first grant to the end.
+        #: Its place, from the first grant on; it is given back when the channel is lost.
         self._place: Place[HandleT] | None = None
         self._refusals = 0
         #: Whether a registration was refused.
@@ -373,7 +373,6 @@ class ControlChannelCore(Generic[HandleT]):
         self._count_sender()
         if self._place is not None:
             self._broker.control_channels.leave(self._place)
-            self._place = None
 
     def _apply(self, happened: ChannelInput) -> None:
         self.state = TRANSITIONS[self.state, happened]

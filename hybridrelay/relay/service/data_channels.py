@@ -34,7 +34,7 @@ class Channels:
     moving: trio.CancelScope | None = None
     #: Set when the rendezvous has ended.
     over: trio.Event = attrs.field(factory=trio.Event)
-    #: The status for the channel that waits; NO_ERROR if it was joined.
+    #: Why the rendezvous has ended: the status for a channel that waits and was not joined.
     status: Reason = Reason.NO_ERROR
     #: The names of their transports.
     transports: dict[Side, str] = attrs.field(factory=dict)
@@ -91,7 +91,7 @@ class DataChannels(Generic[HandleT]):
     def turn_away(self, rendezvous_id: str, reason: Reason) -> None:
         """See `TurnAway`."""
         if channels := self._channels.pop(rendezvous_id, None):
-            channels.status = Reason.NO_ERROR if channels.moving is not None else reason
+            channels.status = reason
             channels.over.set()
 
     def stop_moving(self, rendezvous_id: str) -> None:
@@ -132,7 +132,7 @@ class DataChannels(Generic[HandleT]):
                 with trio.CancelScope(shield=True):  # takes only a moment, because that task is cancelled
                     await channels.over.wait()
             raise
-        if channels.status is not Reason.NO_ERROR:
+        if channels.moving is None:
             await _send_status(stream, channels.status)
 
     async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope) -> None:

@@ -304,6 +304,17 @@ def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> No
     assert len(scene.places) == 0
 
 
+def test_a_client_that_is_gone_does_not_count_as_a_sender(scene: Scene) -> None:
+    """Neither for the quota of senders nor in what administrators see."""
+    for _ in range(2):
+        channel = ControlChannelCore(scene.broker, "of a client", WELCOME, PEER)
+        channel.receive(CLIENT)
+        channel.authorize(JOIN, scene.grant("sender"), 0.0)
+        assert scene.broker.senders == {"db": 1}
+        channel.lost()
+        assert scene.broker.senders == {}
+
+
 def test_a_superseded_channel_ends_with_its_last_registration(scene: Scene) -> None:
     scene.channel.receive(CONNECTOR)
     for name in ("db", "web"):

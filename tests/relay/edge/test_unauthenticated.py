@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.abc import Binding
+from hybridrelay.relay.edge.handshakes import HandshakeQueue
 from hybridrelay.relay.edge.permits import HandshakeScheduler
 from hybridrelay.relay.edge.ports import OpenPort
 from hybridrelay.relay.edge.requests import Request
 from hybridrelay.relay.edge.slots import Slots
 from hybridrelay.relay.edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
+from hybridrelay.relay.limits import RateLimit
 from hybridrelay.security import parse_networks_untrusted
 from hybridrelay_websocket import transport
 
@@ -35,33 +40,101 @@ async def is_closed(sock: socket.socket) -> bool:
         return False
 
 
-async def test_the_slot_of_a_connection_counts_for_the_address_that_its_proxy_states() -> None:
-    slots, served = Slots(4, 1), list[UnauthenticatedConnection]()
-    watched = UnauthenticatedConnections(
-        slots,
-        HandshakeScheduler(),
-        decode=no_preamble,
-        serve=served.append,
-        proxies=parse_networks_untrusted(PROXY),
+@attrs.define
+class Watched:
+    """Connections that are watched on the port `http`."""
+
+    connections: UnauthenticatedConnections
+    slots: Slots
+    scheduler: HandshakeScheduler
+    port: OpenPort
+    #: Those that were handed over to a task.
+    served: list[UnauthenticatedConnection]
+    clients: list[socket.socket] = attrs.field(factory=list)
+
+    def connect(self, address: str) -> socket.socket:
+        """The client's end of a connection that comes from `address`."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.clients.append(ours)
+        self.connections.enter(self.port, theirs, (address, 4711))
+        return ours
+
+    async def through_proxy(self, address: str, sent: bytes = b"") -> socket.socket:
+        """The client's end of a connection of a proxy that says that it comes from `address`."""
+        ours = self.connect(PROXY)
+        ours.send(f"PROXY TCP4 {address} 198.51.100.1 4711 443\r\n".encode() + sent)
+        assert not await is_closed(ours)
+        return ours
+
+
+@asynccontextmanager
+async def watching(slots: Slots, scheduler: HandshakeScheduler | None = None) -> AsyncIterator[Watched]:
+    scheduler = scheduler or HandshakeScheduler()
+    served: list[UnauthenticatedConnection] = []
+    connections = UnauthenticatedConnections(
+        slots, scheduler, decode=no_preamble, serve=served.append, proxies=parse_networks_untrusted(PROXY)
     )
     listener = await transport.listen(Binding("127.0.0.1", 0))
     port = OpenPort(transport.routes[1].port, listener, frozenset(), "websocket")
-    clients: list[socket.socket] = []
+    watched = Watched(connections, slots, scheduler, port, served)
     async with listener, trio.open_nursery() as nursery:
-        nursery.start_soon(watched.run)
-        for address in ("192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3"):
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            watched.enter(port, theirs, (PROXY, 4711))
-            ours.send(f"PROXY TCP4 {address} 198.51.100.1 4711 443\r\n".encode())
-            assert not await is_closed(ours)
-            clients.append(ours)
-        newest, theirs = socket.socketpair()
-        watched.enter(port, theirs, ("198.51.100.9", 4711))
+        nursery.start_soon(connections.run)
+        nursery.start_soon(scheduler.run)
+        yield watched
+        nursery.cancel_scope.cancel()
+    for one in watched.clients:
+        one.close()
+    for connection in served:
+        slots.release(connection.slot)
+        await trio.aclose_forcefully(connection.arrived)
+    assert len(slots) == 0
+
+
+def one_for_each_address() -> HandshakeScheduler:
+    """Each address may have one handshake, and another one when its peer has authenticated."""
+    total, each = RateLimit(100, 100), RateLimit(1, 0.001)
+    return HandshakeScheduler(HandshakeQueue(total, total, each, proved=total, each_key=each, remembered=10))
+
+
+async def test_the_slot_of_a_connection_counts_for_the_address_that_its_proxy_states() -> None:
+    async with watching(Slots(4, 1)) as watched:
+        addresses = ("192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3")
+        clients = [await watched.through_proxy(address) for address in addresses]
+        watched.connect("198.51.100.9")
         # The address that has more than its share loses its oldest connection, and not the oldest of the proxy.
         assert [await is_closed(one) for one in clients] == [False, True, False, False]
-        nursery.cancel_scope.cancel()
-    for one in (*clients, newest):
-        one.close()
-    assert len(slots) == 0
-    assert served == []
+        assert watched.served == []
+
+
+async def test_a_handshake_counts_for_the_address_that_the_proxy_states() -> None:
+    async with watching(Slots(10), one_for_each_address()) as watched:
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+            await watched.through_proxy(address, b"GET ")
+        assert [one.address for one in watched.served] == ["192.0.2.1", "192.0.2.2"]
+
+
+async def test_a_peer_that_leaves_while_it_waits_for_its_handshake_is_not_served() -> None:
+    async with watching(Slots(10), one_for_each_address()) as watched:
+        for client in (watched.connect("192.0.2.1"), watched.connect("192.0.2.1")):
+            client.send(b"GET ")
+            assert not await is_closed(client)
+        assert (len(watched.served), watched.scheduler.waiting) == (1, 1)
+        client.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert watched.scheduler.waiting == 0
+        watched.served[0].permit.authenticated()  # so that another handshake may begin
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(watched.served) == 1
+
+
+async def test_a_connection_that_has_a_task_is_cancelled_if_its_slot_is_needed() -> None:
+    async with watching(Slots(1)) as watched:
+        watched.connect("192.0.2.1").send(b"GET ")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        (served,) = watched.served
+        is_cancelled = [served.scope.cancel_called]
+        watched.connect("192.0.2.2")
+        is_cancelled.append(served.scope.cancel_called)
+        assert is_cancelled == [False, True]
+        assert len(watched.connections) == 1

@@ -406,6 +406,39 @@ async def test_a_listener_says_which_client_has_proved_its_identity(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_client_that_proves_its_identity_late_is_heard_of_however_many_others_were_faster(
+    registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """A limited number of offers is remembered, and only those of whose clients nothing is known yet."""
+    monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
+    pairs = make_places("data channels", 10)
+    broker = make_broker(registry, pairs=pairs)
+    connector = await _connector(broker, nursery)
+    assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    client = await _client(broker, nursery)
+    offers = []
+    for number in range(4):
+        await client.say(control.Join(number, "db", token_for(rules[1])))
+        offer = await connector.hear()
+        assert isinstance(offer, control.Offer)
+        await connector.say(control.Accept(offer.id))
+        joined = await client.hear()
+        assert isinstance(joined, control.Joined)
+        for ticket in (joined.ticket, offer.ticket):
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(broker.serve_channel, broker.use_ticket(ticket), ours)
+            nursery.start_soon(receive_exactly, theirs, STATUS_SIZE)
+        await trio.testing.wait_all_tasks_blocked()
+        offers.append(offer.id)
+        if number:
+            await connector.say(control.Proved(offer.id))
+    await connector.say(control.Proved(offers[0]))
+    await trio.testing.wait_all_tasks_blocked()
+    grant = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    assert [place.is_established for place in pairs.of(grant.key)] == [True] * 4
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_the_channel(
     registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
