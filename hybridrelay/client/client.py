@@ -1,6 +1,6 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
-Half of the module documents what an application calls. The work is done in `opening.py` (waiting for a session),
+This module contains what an application calls. The work is done in `opening.py` (waiting for a session),
 `sessions.py` (the sessions that have not ended), and `relays/` (the relays).
 """
 
@@ -49,11 +49,11 @@ from .snapshots import client_snapshot
 from .stream_events import StreamReports
 from .upgrades import Upgrades
 
-#: The memory budget of clients that are given no other: what all their sessions together may promise to their peers.
+#: The default memory budget: how much all sessions of this process's clients together may promise to their peers.
 _PROCESS_BUDGET = Budget(1 << 30)
 #: How long closing a client may take (seconds): its streams deliver their last bytes, then its sessions end.
-_FAREWELL_SECONDS = DELIVERY_SECONDS + 3.0
-#: Reasons for which a stream could not be opened although the peer never considered it: another session may open it.
+_CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
+#: Reasons that mean that a stream was not opened and the connector never considered it: another session may open it.
 _TRY_ANOTHER_SESSION = frozenset(
     {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
 )
@@ -114,7 +114,8 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
-        #: The streams that applications have requested: for an ingress, which publishes their events itself.
+        #: The streams that applications have requested. Public because an ingress publishes the events of its streams
+        #: itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
         #: The local addresses of a forward that uses this client.
         self.listening: tuple[str, ...] = ()
@@ -138,10 +139,10 @@ class Client:
 
     @property
     def report(self) -> Report | None:
-        """What the prober found when it last chose a route to the relay that is used now, or would be used first.
+        """The result of the prober's last run for the relay in use, or if none is in use, for the one that is tried
+        first.
 
-        None before it has chosen one.
-        """
+        None before the first run."""
         session = self._opener.open
         sender = self._senders.in_order()[0] if session is None else session.channel.sender
         return sender.link.report
@@ -174,10 +175,10 @@ class Client:
         return self._open_patience
 
     def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
-        """What the client holds now. Call it in the client's Trio run.
+        """Return the client's present state. Call it in the client's Trio run.
 
         Args:
-            max_sessions, max_streams: how many are listed at most; the oldest ones are.
+            max_sessions, max_streams: the most that are listed; the oldest come first.
 
         It takes time in proportion to the number of streams.
         """
@@ -194,9 +195,9 @@ class Client:
         )
 
     async def connect(self, *, patience: float | None = None) -> Session:
-        """The session for new streams; returns at once if there is one.
+        """Return the session for new streams, at once if there is one.
 
-        If there is none, one is opened; all waiting callers share the attempts. A session that has lost its channel
+        Otherwise a session is opened; all waiting callers share the attempts. A session that has lost its channel
         gets a moment to resume; after that, another one is opened in parallel for new streams. If there are several
         relays, the first that leads to a connector is used. If a remembered route fails, routes are probed again,
         once.
@@ -204,8 +205,8 @@ class Client:
         If cancelled, the caller stops waiting; the attempt continues if other callers wait for it.
 
         Args:
-            patience: how long to repeat attempts that failed for a temporary reason, in seconds; None means the
-                client's `open_patience`. With 0 there is one attempt.
+            patience: for how many seconds to repeat attempts that fail for a temporary reason. None means the
+                client's `open_patience`; 0 means a single attempt.
 
         Raises:
             RelayUnreachable: no route to any relay works.
@@ -231,7 +232,7 @@ class Client:
         finally:
             self._reports.close()
 
-    # --- what keeps a session on the best path, in the background
+    # --- background: keeping sessions on the best path
 
     async def watch(self) -> None:
         """Move to better routes, notice sleep and changes of network, renew old data channels, until cancelled."""
@@ -266,7 +267,7 @@ class Client:
             return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
 
         links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
-        # A relay that is added together with another key may know only the earlier one.
+        # A relay that is added at the same time as a new key may not know that key yet.
         earlier = self._string if known else None
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
@@ -304,14 +305,14 @@ class Client:
         return update
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
-        """Open a stream to the target: returns when the connector has connected to it.
+        """Open a stream to the target, and return when the connector has connected to the target.
 
         If cancelled, the connector abandons its attempt to connect, too. Publishes `StreamRequested`, and exactly one
         `StreamClosed` or `StreamNotOpened`, whatever ends the stream.
 
         Args:
-            wait_opened: False: return as soon as the connector has been asked. Up to 16 KiB can then be sent without
-                waiting for a round trip; if the connector or the target refuses, the stream breaks
+            wait_opened: if False, return as soon as the connector has been asked. Up to 16 KiB can then be sent
+                without waiting for a round trip; if the connector or the target refuses, the stream breaks
                 (`MuxStream.wait_opened` raises the reason).
             patience: how long to wait for a session, in seconds; see `connect`.
 
@@ -388,7 +389,7 @@ async def open_client(
             nursery.start_soon(client.watch)
             yield client
         finally:
-            # Closing has a deadline of its own, and happens also if the block was cancelled.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _FAREWELL_SECONDS):
+            # Closing also takes place if the block was cancelled, so it is shielded and has a deadline of its own.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
                 await client._aclose()
             nursery.cancel_scope.cancel()

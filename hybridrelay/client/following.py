@@ -1,4 +1,4 @@
-"""Moves sessions when the connection string changes while the client runs. An event says when all have moved."""
+"""Moving sessions when the connection string changes while the client runs, and reporting when all have moved."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Follower:
                 self._updated.set()
 
     def opened(self, session: ClientSession) -> None:
-        """A session was opened. The connection string may have changed in the meantime."""
+        """Note that a session was opened. The connection string may have changed while it was being opened."""
         if self._is_stale(session):
             self._updated.set()
 

@@ -6,9 +6,9 @@ One task makes the attempts while any caller waits. Each caller has a deadline o
    connector is not there. After that, attempts to open another session are made in parallel with the resumption, and
    whichever succeeds first is used.
 2. A session that is going away takes no further streams, so another one is opened at once.
-3. A failed attempt is repeated after a short random pause. If waiting cannot change the error (`patience.may_pass`),
-   it is raised in all waiting callers at once; otherwise in each caller when its deadline passes. The first attempt
-   that a caller waits for is always completed, whatever the deadline.
+3. A failed attempt is repeated after a short random pause. An error that waiting cannot change (see
+   `patience.may_pass`) is raised in all waiting callers at once, any other error in each caller when its deadline
+   passes. Every caller waits for at least one complete attempt, whatever its deadline.
 4. The attempts stop when no caller is waiting.
 """
 
@@ -40,7 +40,7 @@ _MAX_PAUSE = 1.0
 class _Waiter:
     """A caller that waits for a session."""
 
-    #: On Trio's clock. It takes effect once an attempt has failed.
+    #: When to stop waiting, on Trio's clock. It takes effect only after a failed attempt.
     deadline: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     #: Set when there is a session, or an error that waiting cannot change.
@@ -49,7 +49,7 @@ class _Waiter:
     failure: BaseException | None = None
 
     def failed(self, error: BaseException, *, final: bool) -> None:
-        """An attempt failed; `final` if waiting cannot change that."""
+        """Note that an attempt failed. If `final`, waiting cannot change that."""
         self.failure = error
         if final:
             self.over.set()
@@ -62,7 +62,7 @@ class SessionOpener:
     Args:
         nursery: runs the attempts.
         open_session: makes one attempt, and returns an open session.
-        replaced: called with a session that has been replaced and has not ended.
+        replaced: called with a session that was replaced by another one but has not ended.
         limit: returns how many callers may wait.
     """
 
@@ -85,9 +85,10 @@ class SessionOpener:
         self._backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
         #: When the last session was opened (on Trio's clock).
         self._opened_at = -math.inf
-        #: How many sessions in a row have not lasted `HELD_SECONDS`, including the present one until it has.
+        #: How many sessions in a row have not lasted `HELD_SECONDS`. The present one is counted until it has lasted
+        #: that long.
         self._ended_early = 0
-        #: Why the last attempt has failed, and when (on Trio's clock); None once one has succeeded.
+        #: Why the last attempt failed, and when (on Trio's clock); None if it succeeded.
         self.failure: tuple[HybridRelayError, float] | None = None
         #: The session opened last, or None before the first.
         self.latest: ClientSession | None = None
@@ -106,11 +107,11 @@ class SessionOpener:
         """The session for a new stream; waits for one if there is none.
 
         Args:
-            deadline: until when to wait while attempts fail, on Trio's clock. If it is in the past, one attempt is
-                made.
+            deadline: how long to repeat attempts that fail, as a time on Trio's clock. If it has passed, one attempt
+                is made.
 
         Raises:
-            HybridRelayError: the last attempt failed.
+            HybridRelayError: the error of the last attempt.
             StreamRefused: too many callers are waiting (`Reason.LIMIT`).
             trio.ClosedResourceError: `close` was called.
 
@@ -134,7 +135,7 @@ class SessionOpener:
         self._failed(trio.ClosedResourceError("the client was closed"), final=True)
 
     async def _wait(self, waiter: _Waiter) -> None:
-        """Wait until a session was opened; it may have ended since. Raises what `get` raises."""
+        """Wait until a session was opened, which may have ended again. Raises what `get` raises."""
         if len(self._waiters) >= self._limit():
             raise StreamRefused(
                 f"{len(self._waiters)} connections are already waiting for a session, which is the limit",
@@ -157,8 +158,8 @@ class SessionOpener:
     async def _run(self) -> None:
         try:
             while self._waiters:
-                # Cancelled when the last caller leaves; another may have arrived before the cancellation is
-                # delivered.
+                # The scope is cancelled when the last caller leaves. Another caller may arrive before this task
+                # notices.
                 with trio.CancelScope() as self._scope:
                     await self._serve_waiters()
         finally:
@@ -213,7 +214,7 @@ class SessionOpener:
             return
         detached_at = latest.session.detached_at
         if detached_at is not None:
-            # A point in time and not a duration: it may have passed.
+            # The session may have lost its channel long ago, so this moment may already have passed.
             with trio.move_on_at(detached_at + RESUME_PATIENCE):
                 await latest.wait_absent()
 

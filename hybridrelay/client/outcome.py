@@ -1,4 +1,4 @@
-"""How the connection of an application and its stream ended. Pure."""
+"""How an application's connection and its stream ended. Pure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Ending(enum.StrEnum):
     #: The sending side ended it, and everything arrived, including the end of file: the connector has acknowledged
     #: it, or the application's socket has accepted it.
     FINISHED = "finished"
-    #: The target has stopped reading, and has not reset its connection.
+    #: The target stopped reading without resetting its connection.
     STOPPED_BY_TARGET = "stopped-by-target"
     #: The application has closed the stream without reading the rest.
     STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     #: The target or the connector reset the stream.
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the client ended, or the connector has not acknowledged the end in time.
+    #: The session or the client ended first, or the connector did not acknowledge the end in time.
     LOST = "lost"
 
 

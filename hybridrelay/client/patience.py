@@ -1,5 +1,7 @@
-"""Which failures waiting for a session may overcome, and how many callers may wait. Pure, except that it reads one
-limit of the operating system."""
+"""Which failures to wait out when a session cannot be opened, and how many callers may wait.
+
+Pure, except that it reads the operating system's limit of descriptors.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ _RESERVED_DESCRIPTORS = 64
 
 
 def may_pass(error: HybridRelayError) -> bool:
-    """Whether waiting and trying again may help a stream for which no session could be opened."""
-    # Something else answers in place of the relay, or the pin is wrong: a person has to investigate.
+    """Return whether another attempt to open a session may succeed after this error."""
+    # Something else answers in place of the relay, or the pin is wrong: somebody has to investigate.
     failure = error.failure if isinstance(error, RelayUnreachable) else None
     if isinstance(error, RelayIdentityError) or (failure is not None and failure.kind is FailureKind.WRONG_IDENTITY):
         return False
@@ -31,7 +33,7 @@ def check_patience(seconds: float) -> float:
     Raises:
         ValueError: it is negative or not a number.
     """
-    if not seconds >= 0:  # also true of nan
+    if not seconds >= 0:  # also true for NaN
         raise ValueError("open_patience is a number of seconds, 0 or more")
     return seconds
 

@@ -20,11 +20,11 @@ __all__ = ["StreamRequest", "StreamRequests"]
 class StreamRequest:
     """One connection of an application, or one call of `Client.open_stream`."""
 
-    #: The same in all events of the request.
+    #: The request's id in events.
     id: str
-    #: When it was made, on Trio's clock.
+    #: When the request was made, on Trio's clock.
     began: float
-    #: The address of the application; empty if there is none. Raises OSError if its connection is closed.
+    #: Returns the address of the application; empty if there is none. Raises OSError if its connection is closed.
     application: Callable[[], str]
     #: The stream, as soon as there is a session for it.
     stream: MuxStream | None = None
@@ -46,10 +46,10 @@ class StreamRequests:
     def __init__(self, connection: Callable[[], str], counters: EndpointCounters) -> None:
         self._connection = connection
         self._counters = counters
-        #: The ids of all requests begin with this. It is different in each run of a client.
+        #: The prefix of the ids of all requests, which is different in each run of a client.
         self._run_id = secrets.token_hex(4)
         self._numbers = itertools.count(1)
-        #: In the order in which they were made.
+        #: The open requests, in the order in which they were made.
         self._open: dict[StreamRequest, None] = {}
 
     def __iter__(self) -> Iterator[StreamRequest]:
@@ -60,13 +60,13 @@ class StreamRequests:
         return len(self._open)
 
     def begin(self, application: Callable[[], str] = str) -> StreamRequest:
-        """Note a request."""
+        """Record a new request."""
         request = StreamRequest(f"{self._run_id}-{next(self._numbers)}", trio.current_time(), application)
         self._open[request] = None
         return request
 
     def end(self, request: StreamRequest, reason: Reason) -> None:
-        """Note that a request has ended. `reason` says why no stream was opened; it is ignored if one was."""
+        """Record that a request has ended. `reason` says why no stream was opened, and is ignored if one was."""
         del self._open[request]
         if request.was_accepted:
             reason = Reason.NO_ERROR

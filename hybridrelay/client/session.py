@@ -1,7 +1,7 @@
 """A session of a client: opened, resumed over other data channels, and moved to better ones.
 
-`lifecycle/machine.py` decides when. This is the Trio shell around it: it executes the commands, and reports their
-results.
+This is the Trio shell around `lifecycle/machine.py`, which decides when to do what. The shell executes the machine's
+commands, and reports their results.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .relays.senders import Senders
 
 __all__ = ["MAX_CHANNEL_BYTES", "MAX_CHANNEL_SECONDS", "ClientSession"]
 
-#: A relay that is draining stays for one second. The sessions that leave it begin at random moments in the first half
-#: of that second (seconds), so that the second half remains for another attempt if too many asked the connector at
-#: the same time.
+#: A relay that is about to stop waits for one second. Sessions begin to leave it at random moments within the first
+#: half of that second (`_LEAVE_JITTER`, seconds). The other half remains for another attempt (after
+#: `_LEAVE_AGAIN_SECONDS`), in case too many sessions moved at the same time.
 _LEAVE_JITTER = 0.5
 _LEAVE_AGAIN_SECONDS = 0.25
 
@@ -54,7 +54,7 @@ class _Move:
 
 
 class ClientSession:
-    """A session with one instance of the connector, through any relay that leads there. `run` it once.
+    """A session with one instance of the connector, through any relay that leads there. `run` may be called once.
 
     Args:
         connection: the hybrid connection's name, for events.
@@ -90,9 +90,9 @@ class ClientSession:
         self._channel: DataChannel | None = None
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[int, trio.CancelScope] = {}
-        #: Open data channels that the session was not given yet, by the number of the attempt.
+        #: Open data channels that the session does not use yet, by the number of the attempt.
         self._opened: dict[int, DataChannel] = {}
-        #: The data channel that the session is about to be given.
+        #: The data channel that the session will use next, until it is delivered.
         self._undelivered: DataChannel | None = None
         #: Set, and replaced by a new event, whenever the machine has taken an input.
         self._changed = trio.Event()
@@ -105,23 +105,23 @@ class ClientSession:
 
     @property
     def was_opened(self) -> bool:
-        """The connector has greeted. The session may have ended since."""
+        """Whether the connector has greeted. The session may have ended since."""
         return self._machine.was_opened
 
     @property
     def session(self) -> Session:
-        """The session itself. There is one once `run` has started."""
+        """The session itself. Available once `run` has started."""
         assert self._session is not None
         return self._session
 
     @property
     def activity_id(self) -> str:
-        """The session's id in events, here and at the connector. There is one once `run` has started."""
+        """The session's id in events, here and at the connector. Available once `run` has started."""
         return session_activity_id(self.session.session_id, self._serial)
 
     @property
     def channel(self) -> DataChannel:
-        """The data channel that the session was given last. There is one once `run` has started."""
+        """The data channel that the session was given last. Available once `run` has started."""
         assert self._channel is not None
         return self._channel
 
@@ -130,12 +130,13 @@ class ClientSession:
         return self.session.is_attached and self.channel.sender is sender
 
     def is_worn(self) -> bool:
-        """Whether its data channel has to be renewed."""
+        """Return whether the session's data channel is so old, or has carried so much, that it has to be replaced."""
         session = self.session
         return session.channel_age > MAX_CHANNEL_SECONDS or session.channel_bytes > MAX_CHANNEL_BYTES
 
     async def wait_absent(self) -> None:
-        """Wait until a relay says that the connector of this session, which lost its channel, is not there now."""
+        """Wait until a relay says that the connector of this session, which has lost its channel, is not
+        registered."""
         await self._absent.wait()
 
     # --- running
@@ -293,8 +294,8 @@ class ClientSession:
         try:
             outcome = await session.run(channel.stream, reconnect=self._reconnect, on_greeting=self._greeted)
         except SessionError as exc:
-            # Only now does it arrive whether the connector accepts this client: as an alert, or as the reason of
-            # GOAWAY.
+            # With TLS 1.3, the client learns only after the handshake whether the connector accepts it: from an
+            # alert, or from the reason in GOAWAY.
             error = self._explain(exc)
             if error is not exc:
                 error.__cause__ = exc
@@ -306,7 +307,8 @@ class ClientSession:
         self._handle(inputs.Greeted(self.activity_id))
 
     async def _reconnect(self) -> TLSStream:
-        """The session has lost its data channel. It gets the next one by `replace_channel`."""
+        """Report to the machine that the session has lost its data channel. The next channel comes through
+        `replace_channel`."""
         channel, self._undelivered = self._undelivered, None
         if channel is not None:
             return channel.stream
@@ -318,14 +320,15 @@ class ClientSession:
     async def move(
         self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
     ) -> HybridRelayError | None:
-        """Move to a new data channel through one of these relays, while the present one works; if that fails, stay.
+        """Move to a new data channel through one of these relays; if that fails, keep the present one.
 
         Moves are made one after the other. A move is complete when the connector has greeted on the new data channel.
 
         Args:
             senders: the relays to try, in this order.
             cause: for events.
-            is_needed: asked when earlier moves have been made: is there still a reason to move? By default there is.
+            is_needed: called after waiting for earlier moves, and returns whether there is still a reason to move. By
+                default there is.
 
         Returns:
             Why the session has not moved; None if it has moved, or did not have to.

@@ -33,10 +33,10 @@ class Sessions:
     Args:
         connection: the hybrid connection's name, for events.
         senders: the client's relays.
-        end_to_end: explains why a connector did not accept a session.
+        end_to_end: used to explain why a connector did not accept a session.
         nursery: runs the sessions.
         config: the configuration of each session.
-        budget: the memory that they share.
+        budget: the memory budget that the sessions share.
         events: the stream to which events are published.
     """
 
@@ -59,11 +59,11 @@ class Sessions:
         self._budget = budget
         self._events = events
         self._avoided = AvoidedListeners()
-        #: In the order in which they were begun.
+        #: The sessions that have not ended, in the order in which they began.
         self._live: dict[ClientSession, None] = {}
 
     def __iter__(self) -> Iterator[ClientSession]:
-        """Those that were opened, the oldest first."""
+        """Iterate over the sessions that were opened, the oldest first."""
         return iter([one for one in self._live if one.was_opened])
 
     @property
@@ -72,10 +72,10 @@ class Sessions:
         return sum(one.session.stream_count for one in self)
 
     async def open(self) -> ClientSession:
-        """Open a session with any acceptable connector. The failure of one does not keep others from being tried.
+        """Open a session with any acceptable connector. If one connector fails, others are tried.
 
         Raises:
-            HybridRelayError: there is none; see `Client.connect`.
+            HybridRelayError: no session could be opened; see `Client.connect`.
         """
         opened = ClientSession(
             self._connection,

@@ -56,12 +56,12 @@ def client_snapshot(
         senders: its relays.
         sessions: its sessions.
         opener: opens the sessions.
-        counters: its counters. It counts a stream only when it ends, so open ones are added here.
+        counters: its counters. They count a stream only when it ends, so open streams are added here.
         serial: the serial of the application's identity.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """
-    # Added to a time on Trio's clock, it gives seconds since 1970.
+    # The difference between seconds since 1970 and Trio's clock.
     offset = clock() - trio.current_time()
     name, relays = client.connection, tuple(sender.snapshot() for sender in senders.all)
     live = list(sessions)

@@ -1,5 +1,5 @@
-"""What is published about the streams that a program opens itself: one event when each is requested, and exactly one
-when it has ended."""
+"""The events about streams that a program opens itself: one when a stream is requested, and exactly one when it has
+ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StreamReports:
     Args:
         connection: returns the name of the hybrid connection.
         events: gets the events.
-        requests: the client's.
+        requests: the client's open requests.
         serial: the serial of the application's identity.
     """
 
@@ -36,13 +36,13 @@ class StreamReports:
         self._events = events
         self._requests = requests
         self._serial = serial
-        #: Those that have not ended. Their number is limited: each has reserved a part of the budget of its session
-        #: until it was read to its end, and it ends with the session at the latest.
+        #: The streams that have not ended. The budget of the session bounds their number: each reserves a part of it
+        #: until it has been read to its end, and ends with the session at the latest.
         self._streams: set[MuxStream] = set()
 
     @contextmanager
     def request(self) -> Iterator[Callable[[MuxStream], None]]:
-        """In the block, a stream is requested. Call what this returns with the stream.
+        """Publish the events of a stream that is requested in the block. Call the yielded function with the stream.
 
         If the block raises, which includes cancellation, the stream was not opened.
         """
@@ -99,13 +99,13 @@ class StreamReports:
         return stream_activity_id(session_activity_id(stream.session_id, self._serial), stream.stream_id)
 
     def close(self) -> None:
-        """The client has ended, and its sessions with it: so have the streams that nobody has closed."""
+        """Publish the ends of all streams that were never closed, because the client and its sessions have ended."""
         for stream in list(self._streams):
             stream.reset(Reason.GOING_AWAY)
 
 
 def _reason_of(error: BaseException) -> Reason:
-    """Why no stream was opened: what `Client.open_stream` raised."""
+    """Return the reason of an error of `Client.open_stream`."""
     if isinstance(error, HybridRelayError):
         return error.reason
     if isinstance(error, trio.ClosedResourceError):  # the client was closed

@@ -28,7 +28,7 @@ class Upgrades:
     def __init__(self, sessions: Sessions, events: EventStream) -> None:
         self._sessions = sessions
         self._events = events
-        #: While `run` runs.
+        #: Runs the searches; None unless `run` is running.
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[Sender, trio.CancelScope] = {}
 
@@ -69,7 +69,7 @@ class Upgrades:
             HybridRelayError: no session could move, so that the earlier route stays in use.
         """
         self._events.publish(BetterRouteFound(host=sender.link.host, route=better.route.name))
-        sender.retire_control()  # the next one goes over the better route
+        sender.retire_control()  # the next control channel uses the better route
 
         def is_worse(one: ClientSession) -> bool:
             return one.goes_through(sender) and one.channel.candidate.route.rank > better.route.rank

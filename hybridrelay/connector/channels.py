@@ -22,20 +22,21 @@ from .sessions import OpeningChannel, ProvenChannel, Sessions
 from .unproven import Newcomer, Unproven
 
 #: How many data channels may exist whose peer has not proved its identity, for each hybrid connection and relay.
-#: Limits what a relay, or anyone with a Send key, can make this machine spend by requesting channels without end; a
-#: real client needs one. `unproven.py` decides which one is closed for another.
+#: Limits what a relay, or anyone with a Send key, can make this machine spend by requesting more and more channels;
+#: an honest client needs one. `unproven.py` decides which channel is closed to make room for another.
 MAX_UNPROVEN_CHANNELS = 16
 #: The time from an offer to the end of the end-to-end handshake (seconds). It is longer than the relay's deadline for
 #: the other side, so that the relay's report about a missing side arrives first.
 UNPROVEN_SECONDS = 35.0
 #: How many data channels of one identity may wait for HELLO, in addition to one for each of its sessions: after a
-#: restart of the relay all sessions resume at the same moment.
+#: restart of the relay, all of them resume at the same moment.
 MAX_GREETING_CHANNELS = 16
-#: The time from the end-to-end handshake to the client's HELLO, which the client sends right after it (seconds).
+#: The time from the end-to-end handshake to the client's HELLO (seconds). Clients send it at once.
 HELLO_SECONDS = 10.0
 
 
-#: How long reporting to the relay that an identity was proved may take (seconds): this long only if it does not read.
+#: How long the report to the relay that an identity was proved may take (seconds). It takes long only if the relay
+#: does not read.
 REPORT_SECONDS = 1.0
 
 
@@ -71,7 +72,7 @@ class DataChannels:
 
         Args:
             publication: the registration to which the relay has made the offer.
-            control_channel: over which the offer came.
+            control_channel: the control channel over which the offer came.
             offer: the offer, which was accepted.
             newcomer: the channel's place in `publication.unproven`, which is released when the peer has proved its
                 identity.
@@ -115,12 +116,12 @@ class DataChannels:
         except HybridRelayError as exc:
             self._publish_failure(publication, offer, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
-                # So that the client need not wait. If the control channel is lost, too, the relay already knows.
+                # Declining tells the client at once. If the control channel is lost, too, the relay already knows.
                 link.forget()
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the connector for all other channels, and it has to be logged.
+            # A bug in this program. It is logged, and must not affect other channels.
             self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
@@ -129,10 +130,11 @@ class DataChannels:
     def _publish_failure(
         self, publication: Publication, offer: control.Offer, error: HybridRelayError, *, is_lost: bool
     ) -> None:
-        """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""
+        """Publish why a data channel failed. `is_lost`: whether the control channel over which it was offered has
+        ended."""
         name, host = publication.published.name, publication.link.host
         if error.reason is Reason.TICKET_UNKNOWN and is_lost:
-            # The acceptance was lost with the control channel: the relay makes the offer again over the next one.
+            # Our acceptance was lost with the control channel, so the relay will repeat the offer over the next one.
             self._events.publish(
                 DataChannelDeclined(
                     connection=name,
@@ -155,7 +157,8 @@ class DataChannels:
             )
 
     async def greet(self, channel: ProvenChannel) -> None:
-        """Receive HELLO on a data channel with a proved identity; `Sessions.take` then begins or resumes a session.
+        """Receive HELLO on a data channel whose peer has proved its identity, and pass the channel to
+        `Sessions.take`.
 
         Raises:
             HybridRelayError: no HELLO arrived in time, or the channel failed. The channel is closed.

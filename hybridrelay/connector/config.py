@@ -40,7 +40,7 @@ class ConnectorConfig:
         ValueError: a number of seconds is negative.
     """
 
-    #: Connectors' connection strings, one for each hybrid connection to be published. Those that name the same relay
+    #: One connector's connection string for each hybrid connection to be published. Strings that name the same relay
     #: share a control channel.
     strings: tuple[ConnectionString, ...] = attrs.field(converter=_to_strings)
     #: ``auto``, or the name of the only transport allowed.
@@ -48,7 +48,7 @@ class ConnectorConfig:
     #: Opens connections to the relays. None: connections go through the proxy that the environment names
     #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
     dialer: Dialer | None = attrs.field(default=None, kw_only=True)
-    #: Which identities are denied; or a file with the deny list, which is read again whenever it changes.
+    #: The deny list, or a file with one, which is read again whenever it changes.
     policy: Policy | PolicyFile = attrs.field(factory=Policy, kw_only=True)
     #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
     #: 0: sessions do not resume.
@@ -61,5 +61,5 @@ class ConnectorConfig:
         default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
     )
     #: Stores the secrets of the connector's instances, so that after a crash clients reset their streams as soon as
-    #: the connector is back. None: they are reset after the resume deadline.
+    #: the connector is back. With None, they are reset only after the resume deadline.
     instance_file: InstanceFile | None = attrs.field(default=None, kw_only=True)

@@ -74,7 +74,7 @@ class Connector:
     Raises:
         ConfigurationError: a connection string cannot be used, two are for the same hybrid connection at the same
             relay, or the environment names an impossible proxy.
-        TypeError: `config` is no `ConnectorConfig`.
+        TypeError: `config` is not a `ConnectorConfig`.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Connector:
         self._policy_file = config.policy if isinstance(config.policy, PolicyFile) else None
         policy = config.policy.policy if isinstance(config.policy, PolicyFile) else config.policy
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
-        #: Set, and replaced by another one, whenever something may have begun or ceased to depend on a key.
+        #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
-        #: The events of this connector's sessions and streams. `events` may be shared with other connectors, and each
-        #: stream is to have its lines in the audit log once.
+        #: The events of this connector's sessions and streams. They have a stream of their own, because `events` may
+        #: be shared with other connectors, and the audit log must not receive an event twice.
         self._counters = EndpointCounters()
         own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._sessions = Sessions(
@@ -127,7 +127,7 @@ class Connector:
         )
         #: Set once every hybrid connection is registered at one relay or more, or refused by all.
         self._settled = trio.Event()
-        #: Set once all relays refuse all hybrid connections.
+        #: Set once every relay refuses every hybrid connection, so that the connector ends.
         self._over = trio.Event()
         #: Runs everything; None before `run` and after it.
         self._nursery: trio.Nursery | None = None
@@ -181,7 +181,7 @@ class Connector:
             self._following[published].cancel()
         with trio.CancelScope() as self._following[published]:
             while True:
-                change = self._key_use  # what changes while sessions follow also counts
+                change = self._key_use  # also notices changes that occur while sessions move
                 if published.has_settled and await self._sessions.follow_key(published):
                     break
                 with trio.move_on_after(_FOLLOW_SECONDS):
@@ -191,7 +191,7 @@ class Connector:
             self._events.publish(KeyInUse(connection=published.name, key=key, missing=missing))
 
     async def reload_policy(self) -> None:
-        """Read the policy file again at once, whether it has changed or not, and put it into force.
+        """Read the policy file again at once, even if it seems unchanged, and put it into force.
 
         Raises:
             ConfigurationError: it cannot be read or parsed; the last valid deny list stays in force.
@@ -200,10 +200,10 @@ class Connector:
             self._policy_read(await self._policy_file.reload())
 
     def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
-        """What the connector holds now. Call it in the Trio run in which the connector runs.
+        """Return the connector's present state. Call it in the connector's Trio run.
 
         Args:
-            max_sessions, max_streams: how many are listed at most; the oldest ones are.
+            max_sessions, max_streams: the most that are listed; the oldest come first.
 
         It takes time in proportion to the number of streams.
         """
@@ -218,9 +218,9 @@ class Connector:
         )
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
-        """Find out whether the targets can be reached, by connecting to each at most once in 60 seconds.
+        """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
 
-        If cancelled, targets that have not answered are not dialed again before that time is over.
+        If cancelled, targets that have not answered are not dialed again until 60 seconds have passed.
         """
         return await self._target_checks.results()
 
@@ -254,12 +254,12 @@ class Connector:
                 self._nursery = None
 
     def _key_use_changed(self) -> None:
-        """Something may have begun or ceased to depend on a key."""
+        """Note that something may have begun or ceased to depend on a key."""
         change, self._key_use = self._key_use, trio.Event()
         change.set()
 
     def _registration_changed(self) -> None:
-        """A hybrid connection was registered, refused or lost at one of the relays."""
+        """Note that a hybrid connection was registered, refused or lost at one of the relays."""
         self._key_use_changed()
         if all(published.is_refused for published in self._published):
             now = trio.current_time()
@@ -267,13 +267,13 @@ class Connector:
             outdated = [state for state in states if state.may_be_outdated(now)]
             if not outdated:
                 self._over.set()
-            elif all(state.asks_again_in(now) for state in outdated):  # no relay is being asked again already
+            elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is being asked again already
                 self._relays.check_refusals()
         elif all(published.is_registered or published.is_refused for published in self._published):
             self._settled.set()
 
     async def _end_when_over(self) -> None:
-        """End the connector once every relay refuses every connection string; a refusal of some does not end it.
+        """Wait until every relay refuses every connection string, then end the connector by an exception.
 
         Raises:
             HybridRelayError: every relay refuses every string.
@@ -343,9 +343,9 @@ async def run_connector(
 ) -> None:
     """Publish hybrid connections, each at every relay of its connection string, until cancelled or stopped.
 
-    `task_status.started` is called when each of them is registered at one relay or more. It passes the connection
-    strings that are served: a string that every relay refuses is left out if there are others. A relay that cannot be
-    reached, now or later, is retried indefinitely, and does not affect what uses another relay.
+    `task_status.started` is called when each hybrid connection is registered at one relay or more. Its argument is
+    the connection strings that are served: a string that every relay refuses is left out, if there are others. A
+    relay that cannot be reached, now or later, is retried indefinitely, and does not affect the other relays.
 
     If cancelled, all sessions end at once, and their streams are reset.
 
@@ -353,16 +353,15 @@ async def run_connector(
         config: see `ConnectorConfig`.
         transports: by name; None means those that are installed.
         events: the stream to which events are published; None means one that writes them to the log.
-        stop: setting it stops gracefully: no new streams are accepted, and open ones may continue for `grace`
-            seconds.
-        grace: see `stop` (seconds).
+        stop: setting it stops gracefully: no new streams are accepted.
+        grace: how long open streams may continue after `stop` (seconds).
         task_status: for `nursery.start`.
 
     Raises:
         ConfigurationError: a string cannot be used, or the environment names an impossible proxy.
         AuthorizationError: every relay refuses every string, at the start or later: keys are wrong or were revoked,
             hybrid connections are unknown or were deleted.
-        RelayIdentityError: what answers at the start is not the relay, and no other relay is left to try.
+        RelayIdentityError: at the start, what answers is not the relay, and there is no other relay to try.
     """
     connector = Connector(config, transports=transports, events=events)
     await connector.run(stop=stop, grace=grace, task_status=task_status)

@@ -1,4 +1,4 @@
-"""A record of the earlier instances of a connector, so that it can declare them dead after a restart.
+"""The instance file: a record of a connector's instances, so that it can declare earlier ones dead after a restart.
 
 When a connector is killed, its clients wait for it until their resume deadline. As soon as the restarted connector
 declares the earlier instance dead, the relay notifies the clients, and they reset their connections at once.
@@ -34,18 +34,18 @@ __all__ = [
     "state_folder",
 ]
 
-#: How many connectors of one user on one machine can publish the same hybrid connections with a default instance
+#: How many connectors that publish the same hybrid connections, for one user on one machine, get a default instance
 #: file.
 MAX_BESIDE: Final = 16
-#: How long instances before the last one are kept (seconds): no session waits that long for its connector.
+#: How long instances before the last one are kept (seconds). No session waits that long for its connector.
 _FORGET_SECONDS: Final = 600.0
 #: The size limit of the file, which has `MAX_REPLACES` lines with a secret and a time.
 _MAX_BYTES: Final = 4096
-#: The bytes of which such a file consists, even if the machine lost power while it was written.
+#: Matches an instance file, even one that was being written when the machine lost power.
 _OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
 _NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no file"
-#: The errors of a full disk, or of a file system that is mounted read-only. The configuration is not wrong then, and
-#: the connector runs without the file.
+#: The errors of a full disk, or of a file system that is mounted read-only. The configuration is not at fault, so the
+#: connector runs without the file.
 _CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
@@ -54,14 +54,14 @@ class Instances(Protocol):
 
     @property
     def instance(self) -> OwnInstance:
-        """The instance with which this process begins."""
+        """The first instance of this process."""
 
     @property
     def dead(self) -> tuple[OwnInstance, ...]:
-        """Earlier instances that are known to be dead, the last one first."""
+        """Earlier instances that are known to be dead, the most recent first."""
 
     def add(self, instance: OwnInstance) -> None:
-        """Record another instance of this process, which has taken a new one."""
+        """Record a further instance of this process, which replaces its previous one."""
 
 
 @attrs.define
@@ -76,11 +76,11 @@ class UnrecordedInstances:
 
 
 class InstanceFile:
-    """A file with the secrets of a connector's instances, which the connector keeps locked while it runs.
+    """A file with the secrets of a connector's instances. The connector keeps it locked while it runs.
 
-    The lock ends with the process, however that ends, so a connector that acquires it knows that the instances in the
-    file are dead. If another connector holds the lock, both run in parallel, and neither declares the other dead. If
-    the file cannot be written (a full disk), its content is used as far as it can be read, and an event is published.
+    The lock ends with the process, for whatever reason, so a connector that acquires it knows that the instances in
+    the file are dead. If another connector holds the lock, both run in parallel, and neither declares the other dead.
+    If the file cannot be written (for instance on a full disk), its content is still used, and an event is published.
 
     Args:
         path: the file, which belongs to one connector. It is created with mode 0600 if it is missing.
@@ -100,14 +100,14 @@ class InstanceFile:
     ) -> None:
         self.path = Path(path)
         self._events = logged_events() if events is None else events
-        #: The instance with which this process begins.
+        #: The first instance of this process.
         self.instance = new_instance()
-        #: Instances before this one that are known to be dead, the last one first.
+        #: Earlier instances that are known to be dead, the most recent first.
         self.dead: tuple[OwnInstance, ...] = ()
-        #: This process has the lock; otherwise another connector has it, and the file is left alone.
+        #: Whether this process has the lock. Otherwise another connector has it, and the file is not changed.
         self.is_held = False
         self._clock = clock
-        #: The content of the file: secrets, and when each was first used.
+        #: The content of the file: instances, and when each was first used (seconds since 1970).
         self._entries: list[tuple[OwnInstance, float]] = []
         self._file: int | None = None
         try:
@@ -126,12 +126,13 @@ class InstanceFile:
             raise
 
     def add(self, instance: OwnInstance) -> None:
-        """Record another instance of this process. If the file cannot be written, an event is published."""
+        """Record a further instance of this process. If the file cannot be written, an event is published."""
         self._entries.insert(0, (instance, self._clock()))
         self._write()
 
     def close(self) -> None:
-        """Close the file and release the lock; other connectors now take its instances to be dead. Idempotent."""
+        """Close the file and release the lock. A connector that locks it next considers its instances dead.
+        Idempotent."""
         if self._file is not None:
             os.close(self._file)
         self._file, self.is_held = None, False
@@ -142,7 +143,7 @@ class InstanceFile:
         Raises:
             ConfigurationError: it is not a regular file.
         """
-        # O_NONBLOCK: if the path is a pipe, opening it must not wait for its other end.
+        # O_NONBLOCK: if the path is a named pipe, open() must not wait for a writer.
         flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             opened = os.open(self.path, flags | os.O_RDWR | os.O_CREAT, 0o600)
@@ -178,7 +179,8 @@ class InstanceFile:
             return
         content = "".join(f"{one.secret} {since:.0f}\n" for one, since in self._entries[:MAX_REPLACES]).encode()
         try:
-            # Overwrite in place: on a full disk, truncating first would lose the content that can still be read.
+            # Overwrite in place: if the disk is full, truncating first would lose the old content without writing the
+            # new one.
             os.lseek(self._file, 0, os.SEEK_SET)
             while content:
                 content = content[os.write(self._file, content) :]
@@ -193,7 +195,7 @@ class InstanceFile:
 
 
 def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
-    """The entries of a file; lines that are not entries are ignored."""
+    """Return the entries of a file. Lines that are not entries are ignored."""
     entries = []
     for line in content.decode("ascii", "replace").splitlines():
         secret, _, since = line.partition(" ")

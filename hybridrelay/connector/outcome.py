@@ -18,11 +18,11 @@ class Ending(enum.StrEnum):
     #: The sending side ended it, and everything arrived, including the end of file: the target's socket has accepted
     #: it, or the client has acknowledged it.
     FINISHED = "finished"
-    #: The application has stopped reading, and has not reset its connection.
+    #: The application stopped reading without resetting its connection.
     STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the connector ended, or the client has not acknowledged the end in time.
+    #: The session or the connector ended first, or the client did not acknowledge the end in time.
     LOST = "lost"
 
 
@@ -31,7 +31,7 @@ class NotConnected:
     """The stream never reached the target: it was refused or cancelled, or the connector stopped."""
 
     reason: Reason
-    #: What else is known; only for logs in the private network.
+    #: Further details, which are only for logs in the private network.
     detail: str = ""
     #: The text that is sent to the client; "" means the standard text of the reason.
     client_text: str = ""
@@ -50,7 +50,7 @@ class Disconnected:
     bytes_to_client: int = 0
 
 
-#: Every stream has exactly one outcome, whatever ended it, including cancellation and revocation.
+#: How a stream ended. Every stream has exactly one outcome, for whatever reason it ended, including cancellation.
 StreamOutcome = NotConnected | Disconnected
 
 

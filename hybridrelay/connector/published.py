@@ -20,17 +20,17 @@ class Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.publications: list[Publication] = []
-        #: Publications over links that the connection string no longer names. They stay until another registration
+        #: Publications at relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
 
     def use(self, string: ConnectionString) -> None:
-        """Continue with another connection string, made by `update_string`, with the same identity."""
+        """Continue with a changed connection string (from `update_string`), which has the same identity."""
         self.string, self.target = string, string.require_target()
 
     @property
     def has_settled(self) -> bool:
-        """Whether it is registered at one relay or more, and at all of these with the present key."""
+        """Whether it is registered at one relay or more, and wherever it is registered, with the present key."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)
 
@@ -45,20 +45,20 @@ class Published:
         return all(one.state.is_refused for one in (*self.publications, *self.retiring))
 
     def registered_at(self, relay: RelayIdentity) -> Publication | None:
-        """Return its registration at this relay, under any host name of the relay; None if there is none."""
+        """Return its registration at this relay, under whatever host name; None if there is none."""
         found = (one for one in self.publications if one.state.is_registered and one.state.relay == relay)
         return next(found, None)
 
 
 @attrs.define(eq=False)
 class Publication:
-    """One hybrid connection at one relay."""
+    """A hybrid connection that is published at one relay."""
 
     published: Published
     link: RelayLink
-    #: The entry of the relay's registration machine.
+    #: Its entry in the registration machine of that relay.
     state: Registration
-    #: Whether it stays although the connection string no longer names its link, because no other can replace it now.
+    #: Whether it stays although the connection string no longer names its relay, because nothing can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)

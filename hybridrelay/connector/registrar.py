@@ -1,4 +1,4 @@
-"""The Trio shell around `registration.Machine`: executes what the registration machine of one relay decides."""
+"""The Trio shell around `registration.Machine`, for one relay: executes the machine's commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Running:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     #: The channel; None until it is open.
     channel: ControlChannel | None = None
-    #: Runs the requests over the channel, which end with it.
+    #: Runs the requests over the channel. They end with it.
     nursery: trio.Nursery | None = None
     #: The answers to the message that is being handled.
     replies: deque[control.Message] = attrs.field(factory=deque)
@@ -46,14 +46,14 @@ class _Running:
 
 @attrs.define(eq=False)
 class _RouteQuestion:
-    """A question to the machine: whether to use a better route."""
+    """A question to the machine: should a better route be used? `error` is its answer."""
 
     answered: trio.Event = attrs.field(factory=trio.Event)
     answer: commands.AnswerRoute = attrs.field(factory=commands.AnswerRoute)
 
 
 class Registrar:
-    """Keeps hybrid connections registered at one relay, until stopped. Independent of the other relays.
+    """Keeps hybrid connections registered at one relay, independently of other relays, until stopped.
 
     Args:
         link: the relay.
@@ -91,12 +91,12 @@ class Registrar:
         self._is_handling = False
         self._sessions = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
-        #: The nurseries of control channels, and of data channels.
+        #: Runs the control channels; below, the nursery of data channels.
         self._nursery: trio.Nursery | None = None
         self._data_nursery: trio.Nursery | None = None
         #: Set when the machine's deadline has changed.
         self._rearm = trio.Event()
-        #: The question that the last `inputs.MoveToRoute` has asked.
+        #: The question of the last `inputs.MoveToRoute`.
         self._question = _RouteQuestion()
 
     # --- what is published
@@ -113,18 +113,19 @@ class Registrar:
         return self._publications.get(name)
 
     def unpublish(self, publication: Publication) -> None:
-        """Stop registering this; with the last publication, the registrar stops. Sessions continue."""
+        """Stop registering this publication. With the last one, the registrar stops. Sessions continue."""
         name = publication.published.name
         if self._publications.get(name) is publication:
             del self._publications[name]
             self._feed(inputs.Unpublish(name))
 
     def update(self, published: Published) -> None:
-        """The connection string has changed: register it again now, even if it was refused."""
+        """Register a hybrid connection again now, even if it was refused, because its connection string has
+        changed."""
         self._feed(inputs.StringChanged(published.name, published.string))
 
-    def look_at_retiring(self) -> None:
-        """The way in which connection strings name this relay may have changed."""
+    def check_replacement(self) -> None:
+        """Tell the machine whether all its registrations are about to be replaced by those of another registrar."""
         retiring = [one for one in self._publications.values() if one in one.published.retiring]
         is_expected = len(retiring) == len(self._publications) and not any(one.is_kept for one in retiring)
         self._feed(inputs.ReplacementExpected(is_expected))
@@ -157,29 +158,30 @@ class Registrar:
 
     @property
     def is_stopping(self) -> bool:
-        """The registrar has stopped: nothing is registered at this relay."""
+        """Whether the registrar has stopped, so that nothing is registered at this relay."""
         return self._machine.is_stopped
 
     def stop(self) -> None:
-        """Close all control channels and open no others, so that the relay makes no more offers."""
+        """Close all control channels and open no others. The relay then makes no more offers."""
         self._feed(inputs.Stop())
 
     def network_changed(self) -> None:
-        """This computer slept, or changed networks."""
+        """Note that this computer slept, or changed networks."""
         self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:
-        """A data channel was lost: ping over the control channels, which clients need to return."""
+        """Ping over the control channels, because a data channel was lost. Clients can return only over a working
+        one."""
         self._feed(inputs.CheckChannels())
 
     def check_refusals(self) -> None:
-        """Repeat the requests that the relay refused a while ago, because all other relays refuse, too."""
+        """Repeat requests that the relay refused a while ago, because all relays refuse now."""
         self._feed(inputs.CheckRefusals())
 
     # --- running
 
     async def run(self, data_nursery: trio.Nursery) -> None:
-        """Keep a control channel until `stop` is called; data channels run in `data_nursery`.
+        """Keep a control channel open until `stop` is called. Data channels run in `data_nursery`.
 
         If a relay refuses everything for permanent reasons, the next attempt is made much later. If cancelled, the
         control channels are closed.
@@ -203,7 +205,7 @@ class Registrar:
                 self._feed(inputs.Due())
 
     def _feed(self, given: inputs.Input) -> None:
-        """Pass an input to the machine and execute its commands. Inputs that arise meanwhile are handled after it."""
+        """Pass an input to the machine and execute its commands. Inputs that result from commands are queued."""
         self._inputs.append(given)
         if self._is_handling:
             return
@@ -299,12 +301,12 @@ class Registrar:
                         running.nursery.cancel_scope.cancel()
         finally:
             if trio.current_effective_deadline() == -math.inf:
-                self._feed(inputs.Stop())  # the connector is cancelled, and this is no loss
+                self._feed(inputs.Stop())  # the connector was cancelled: this is not the loss of a channel
             del self._running[number]
             self._feed(inputs.ChannelEnded(number) if failure is None else inputs.OpeningFailed(number, failure))
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
-        """Handle the relay's messages until the channel ends. Each is answered before the next one is read."""
+        """Handle the relay's messages until the channel ends. Each one is answered before the next is read."""
         try:
             async for message in channel.messages:
                 match message:
@@ -368,7 +370,7 @@ class Registrar:
     # --- better routes
 
     def _worst_route(self) -> Candidate | None:
-        """The worst of the routes that are in use now."""
+        """Return the worst of the routes that are in use now."""
         routes = [served.candidate for served in self._served.of(self.link) if served.session.is_open]
         if self._machine.route is not None:
             routes.append(self._machine.route)
@@ -378,7 +380,7 @@ class Registrar:
         """Move everything to a better route: first the control channel, then the sessions.
 
         Raises:
-            HybridRelayError: registering over it failed; the current channel continues as before.
+            HybridRelayError: registering over the better route failed. The current channel continues as before.
         """
         if self._machine.is_stopped:
             raise RelayUnreachable("the connector is stopping", reason=Reason.CANCELLED)
@@ -392,7 +394,7 @@ class Registrar:
 
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:
-    """Send a message that is not needed if the channel is lost."""
+    """Send a message. If the channel is lost, the message is not needed any more, and the error is ignored."""
     try:
         await channel.send(message)
     except RelayUnreachable:

@@ -77,10 +77,10 @@ class Relays:
     # --- what is published, and where
 
     def find_links(self, published: Published, string: ConnectionString) -> Links:
-        """The links to the relays that a connection string names: those that exist, and new ones. Changes nothing.
+        """Return links to the relays that a connection string names: existing and new ones. Changes nothing.
 
         Args:
-            published: what this string publishes, or will publish.
+            published: the hybrid connection of this string.
             string: the connection string.
 
         Raises:
@@ -103,7 +103,7 @@ class Relays:
         return found
 
     def publish(self, published: Published, links: Links) -> None:
-        """Register it at the relays of these links. Its registrations over other links end once they are replaced."""
+        """Register it at the relays of these links. Registrations at other relays end once they are replaced."""
         if published not in self._published:
             self._published.append(published)
         for publication in list(published.publications):
@@ -118,16 +118,17 @@ class Relays:
             known = self._registrars[link].find(published.name)
             if known is None:
                 self._registrars[link].publish(published)
-            elif known in published.retiring:  # the string names this relay again before it was withdrawn there
+            elif known in published.retiring:  # the string names this relay again, before that has ended
                 published.retiring.remove(known)
                 published.publications.append(known)
         for publication in published.retiring:
             publication.is_kept = False
         for registrar in self._registrars.values():
-            registrar.look_at_retiring()
+            registrar.check_replacement()
 
     def snapshots(self, published: Published) -> tuple[RelaySnapshot, ...]:
-        """The state of a hybrid connection at each of its relays; of those that it leaves, too."""
+        """Return the state of a hybrid connection at each of its relays, including those that it is about to
+        leave."""
         return tuple(
             self._registrars[one.link].snapshot(one) for one in (*published.publications, *published.retiring)
         )
@@ -150,8 +151,8 @@ class Relays:
     async def _retire(self, publication: Publication) -> None:
         """End a registration that the string no longer names, once another one has replaced it.
 
-        If the string still names the same host (with other pins or ports, which may be wrong), this has to be a
-        registration at that host, otherwise one at any relay.
+        If the string still names the same host (with other pins or ports, which may be wrong), only a registration at
+        that host replaces it, otherwise one at any relay.
         """
         published, link = publication.published, publication.link
         while publication in published.retiring:
@@ -161,7 +162,7 @@ class Relays:
             failure = next((one.state.failure for one in successors if one.state.failure is not None), None)
             if publication.state.is_registered and failure is not None and not publication.is_kept:
                 publication.is_kept = True
-                self._registrars[link].look_at_retiring()
+                self._registrars[link].check_replacement()
                 self._events.publish(_earlier_registration_kept(publication, failure))
             await self.wait_changed()
         else:
@@ -180,25 +181,25 @@ class Relays:
         change.set()
         self._changed()
 
-    # --- what concerns all of them
+    # --- all relays
 
     def check_channels(self, link: RelayLink) -> None:
-        """A data channel through this relay was lost: check the control channels to it."""
+        """Check the control channels to this relay, because a data channel through it was lost."""
         if registrar := self._registrars.get(link):  # the string may no longer name this relay
             registrar.check_channels()
 
     def check_refusals(self) -> None:
-        """Ask every relay again about what it refused a while ago."""
+        """Repeat at every relay the requests that it refused a while ago."""
         for registrar in self._registrars.values():
             registrar.check_refusals()
 
     def network_changed(self) -> None:
-        """This computer slept, or changed networks."""
+        """Note that this computer slept, or changed networks."""
         for registrar in self._registrars.values():
             registrar.network_changed()
 
     def stop(self) -> None:
-        """Close all control channels, so that no relay makes any more offers."""
+        """Close all control channels. The relays then make no more offers."""
         for registrar in self._registrars.values():
             registrar.stop()
 

@@ -20,9 +20,9 @@ from .targets import TargetError, open_target
 
 __all__ = ["REPEAT_SECONDS", "ServedStream", "StreamService"]
 
-#: After how long an open stream is reported again (seconds).
+#: An event is published for each open stream at this interval (seconds).
 REPEAT_SECONDS = 24 * 3600.0
-#: How often streams of that age are looked for (seconds).
+#: How often to check for streams whose next event is due (seconds).
 _CHECK_SECONDS = 600.0
 
 
@@ -50,7 +50,7 @@ class StreamService:
         self.clock = clock
         self.events = events
         self.counters = counters
-        #: In the order in which they began.
+        #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
 
     def __iter__(self) -> Iterator[ServedStream]:
@@ -98,33 +98,33 @@ class ServedStream:
         self._service = service
         self._offer = offer
         self.origin = origin
-        #: Publishes its events.
+        #: Publishes the events of the stream.
         self.about = about
         self._target = about.target
-        #: What the bridge has moved so far; None while the target is not connected.
+        #: The bytes that the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
 
     @property
     def so_far(self) -> Bridged | None:
-        """How far it has come; None while the target is not connected."""
+        """The progress of the bridge; None while the target is not connected."""
         return None if self._progress is None else self._progress.so_far()
 
     async def run(self) -> None:
         """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end.
 
-        The latter may follow when this has returned: as soon as the client has acknowledged everything, or after 5
-        seconds, or when the session ends.
+        The second one may be published after this has returned: when the client has acknowledged everything or the
+        session ends, and after 5 seconds at the latest.
         """
         offer, origin = self._offer, self.origin
         self.about.opened()
-        # What is not caught below is a cancellation. GOING_AWAY tells the client that the stream was not processed,
-        # so that another session may open it.
+        # If none of the handlers below runs, this was cancelled. GOING_AWAY tells the client that the stream was not
+        # processed, so that another session may open it.
         failure = Reason.GOING_AWAY
         outcome: NotConnected | None = NotConnected(failure)
         try:
             outcome = await self._serve()
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the connector for all other streams, and it has to be logged.
+            # A bug in this program. It is logged, and must not affect other streams.
             name = origin.published.name
             self._service.events.publish(InternalError(where="stream", connection=name, exception=exc))
             failure = Reason.INTERNAL_ERROR
@@ -137,12 +137,13 @@ class ServedStream:
                     lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=failure), ended_at)
                 )
             elif outcome is not None:
-                offer.refuse(outcome.reason, outcome.client_text)  # does nothing if the client has withdrawn it
+                offer.refuse(outcome.reason, outcome.client_text)  # without effect if the stream was withdrawn
                 self._service.counters.stream_opened(origin.published.name, outcome.reason)
                 self.about.ended(outcome)
 
     async def _serve(self) -> NotConnected | None:
-        """Serve the stream until it is refused, or both its sides are closed: None if it has reached the target."""
+        """Serve the stream until it is refused, or has ended on both sides. Returns None if it has reached the
+        target."""
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:
@@ -174,7 +175,7 @@ class ServedStream:
         return None
 
     async def _connect(self) -> trio.SocketStream | NotConnected:
-        """Connect to the target. If the offer is withdrawn, the attempt is cancelled, since it is not needed."""
+        """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""
         try:
             with trio.CancelScope() as scope:
                 self._offer.cancel_when_withdrawn(scope)
@@ -192,7 +193,7 @@ class ServedStream:
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
 
     def report_open(self) -> None:
-        """Publish that the stream is open, if it is and nothing was published about it for `REPEAT_SECONDS`."""
+        """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""
         if self._progress is not None:
             so_far = self._progress.so_far()
             self.about.still_open(

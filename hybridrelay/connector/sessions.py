@@ -69,12 +69,12 @@ class Served:
 
     @property
     def activity_id(self) -> str:
-        """The same in all events of the session, and in those of the client."""
+        """The session's id in all its events, here and at the client."""
         return session_activity_id(self.session.session_id, self.peer.serial)
 
     @property
     def origin(self) -> Origin:
-        """The origin of a stream that is opened now."""
+        """The origin of a stream that is opened now, for its events."""
         route = f"{self.candidate.route.name} at {self.link.host}"
         return Origin(self.published, self.peer, self.activity_id, route)
 
@@ -131,7 +131,7 @@ class Sessions:
         lost: called when a session has lost its data channel, with the relay through which it went.
         changed: called when a session has begun to use another data channel or has ended, and when a data channel
             could not be opened.
-        counters: counts what no event says.
+        counters: counts what is not in any event.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class Sessions:
         #: The memory that the sessions of one identity hold together, for each identity that has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
-        #: By session id.
+        #: The sessions that have not ended, by session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session uses them.
         self.opening: set[OpeningChannel] = set()
 
     def __iter__(self) -> Iterator[Served]:
-        """All sessions, the oldest first."""
+        """Iterate over all sessions, the oldest first."""
         return iter(self._served.values())
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ class Sessions:
                 served.session.close(reason)
 
     def denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
-        """The reason why the policy denies this identity a session, or None. A denial is published as an event."""
+        """Return why the policy denies this identity a session, or None. Publishes an event if it does."""
         decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
         if decision.reason is not None:
             self._events.publish(
@@ -215,8 +215,8 @@ class Sessions:
     async def follow_key(self, published: Published) -> bool:
         """Drop data channels that depend on an earlier key, one after the other; their sessions resume over others.
 
-        A data channel that is being opened with an earlier key has `_EARLIER_KEY_SECONDS` left for that. Its client
-        may have turned to another one, and the relay would wait half a minute for it.
+        A data channel that is being opened with an earlier key gets another `_EARLIER_KEY_SECONDS`. Its client may
+        have given it up, and the relay would wait half a minute for that client.
 
         Returns:
             Whether nothing depends on an earlier key.
@@ -241,7 +241,7 @@ class Sessions:
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
-        """Check the policy again, which may have changed while HELLO was in transit, and the limit of sessions."""
+        """Check the policy again, which may have changed before HELLO arrived, and the limit of sessions."""
         if reason := self.denied(published, peer):
             return reason
         if hello.attach or self.count_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
@@ -310,7 +310,7 @@ class Sessions:
         await served.session.replace_channel(channel.stream, initial)
 
     def _finish_opening(self, opening: OpeningChannel | None) -> Secret | None:
-        """A session uses the data channel now. Returns the key on which the channel depends."""
+        """Note that a session uses the data channel now. Returns the key on which the channel depends."""
         if opening is None:
             return None
         self.end_opening(opening)

@@ -1,7 +1,7 @@
 """Shares the connector's limited resources among applications, so that one application cannot use up all of them.
 
-Every session and every connection to a target takes a file descriptor, and every connection to a target also takes a
-local port: for one address and port of a target, each local port number can be used once.
+Every session and every connection to a target takes a file descriptor. Every connection to a target also takes a
+local port, which can be used only once for the same address and port of the target.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ..security import HostPort
 
 __all__ = ["Share", "Shares", "count_local_ports"]
 
-#: The file in which Linux states the range of local ports for outgoing connections: the first and the last.
+#: Linux: the first and the last local port for outgoing connections.
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-#: The number of such ports on other systems: RFC 6335, section 6.
+#: The number of such ports on other systems (RFC 6335, section 6).
 _DYNAMIC_PORTS = 65_536 - 49_152
 #: Ports that are left free for other programs on the machine.
 _RESERVED_PORTS = 64
@@ -26,14 +26,14 @@ _RESERVED_PORTS = 64
 class Share:
     """Counts how much of one limited resource each application holds, and limits it. Pure.
 
-    An application may hold at most as much as is still free. So the first application gets up to half of everything,
-    the next one up to half of the rest, and something always remains free. Nothing has to be configured, and what one
-    application does not use remains available to the others.
+    An application may hold at most as much as is free. The first application thus gets up to half of everything, the
+    next one up to half of the rest, and something always remains free. Nothing has to be configured, and what one
+    application does not use is available to the others.
 
     Args:
-        what: the name of the resource in messages, in the plural.
-        remedy: what an administrator can do when it is used up.
-        usable: returns how much there is, or None if there is no limit.
+        what: the resource, as a plural, for messages.
+        remedy: what an administrator can do when the resource is used up.
+        usable: returns how much of it there is, or None if it is unlimited.
     """
 
     def __init__(self, what: str, remedy: str, usable: Callable[[], int | None]) -> None:
@@ -44,11 +44,11 @@ class Share:
 
     @property
     def is_unused(self) -> bool:
-        """No application holds any."""
+        """Whether no application holds any of it."""
         return not self._held
 
     def held(self, owner: Hashable) -> int:
-        """How much `owner` holds."""
+        """Return how much `owner` holds."""
         return self._held.get(owner, 0)
 
     def why_refused(self, owner: Hashable) -> str:
@@ -71,7 +71,8 @@ class Share:
 
 
 class Shares:
-    """The shares of all applications in descriptors, and in the local ports towards each target."""
+    """The shares of all applications: one `Share` for descriptors, and one for the local ports towards each
+    target."""
 
     def __init__(
         self, *, limit: Callable[[], int | None] = descriptor_limit, ports: Callable[[], int] | None = None
@@ -82,7 +83,7 @@ class Shares:
         self._by_target: dict[HostPort, Share] = {}
 
     def ports(self, target: HostPort) -> Share:
-        """The shares in the local ports for connections to one target."""
+        """Return the `Share` of the local ports for connections to one target."""
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:
                 del self._by_target[other]
@@ -98,7 +99,7 @@ def _usable_descriptors(limit: int | None) -> int | None:
 
 
 def count_local_ports() -> int:
-    """How many connections to one address and port this machine can have at the same time."""
+    """Return how many connections to one address and port this machine can have at the same time."""
     try:
         first, last = map(int, _PORT_RANGE.read_text("ascii").split())
     except (OSError, ValueError):

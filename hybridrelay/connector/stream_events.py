@@ -39,9 +39,9 @@ class StreamEvents:
 
     def __init__(self, events: EventStream, origin: Origin, stream: int, clock: Callable[[], float]) -> None:
         self.began = clock()
-        #: The same in all events of the stream, and in those of the client.
+        #: The stream's id in all its events, here and at the client.
         self.activity_id = stream_activity_id(origin.session, stream)
-        self.target: HostPort = origin.published.target  # kept, because a reload may change it at any moment
+        self.target: HostPort = origin.published.target  # a copy, since a reload may change it
         self._events = events
         self._origin = origin
         self._stream = stream
@@ -49,7 +49,7 @@ class StreamEvents:
         self._reported = self.began
 
     def opened(self) -> None:
-        """The application has requested the stream."""
+        """Publish that the application has requested the stream."""
         origin = self._origin
         self._events.publish(
             StreamOpened(
@@ -65,11 +65,11 @@ class StreamEvents:
         )
 
     def ended(self, outcome: StreamOutcome, ended_at: float | None = None) -> None:
-        """The stream has ended.
+        """Publish that the stream has ended.
 
         Args:
-            outcome: how.
-            ended_at: when, on the clock; None means now. The event may be published later.
+            outcome: how it ended.
+            ended_at: when it ended, on `clock`; None means now.
         """
         seconds = round((self._clock() if ended_at is None else ended_at) - self.began, 3)
         name, peer = self._origin.published.name, self._origin.peer
@@ -103,7 +103,8 @@ class StreamEvents:
         self._events.publish(event)
 
     def still_open(self, *, bytes_to_target: int, bytes_to_client: int, at_most_every: float) -> None:
-        """Publish that the stream is open, unless an event was published in the last `at_most_every` seconds."""
+        """Publish that the stream is open, unless an event about it was published in the last `at_most_every`
+        seconds."""
         now = self._clock()
         if now - self._reported < at_most_every:
             return

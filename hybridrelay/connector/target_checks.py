@@ -1,4 +1,4 @@
-"""Checks whether targets can be reached, for health checks. The target sees a connection that is closed at once."""
+"""Checking whether targets can be reached, for health checks. The target sees a connection that is closed at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK_SECONDS = 60.0
 
 
 class TargetChecks:
-    """Dials targets, each at most once in `CHECK_SECONDS`, however often it is asked.
+    """Dials each target at most once in `CHECK_SECONDS`, however often results are requested.
 
     Args:
         targets: returns the hybrid connections and their present targets.
@@ -34,7 +34,7 @@ class TargetChecks:
         self._targets = targets
         self._dial = dial
         self._lock = trio.Lock()
-        #: When each target was dialed last (on Trio's clock), and the result.
+        #: When each target was dialed last (on Trio's clock); below, the result.
         self._dialed: dict[HostPort, float] = {}
         self._failures: dict[HostPort, TargetError | None] = {}
 

@@ -30,7 +30,7 @@ _NAME_NOT_FOUND = {
 
 
 class TargetError(Exception):
-    """Connecting to the target failed. Text and `reason` are sent to the client; `remedy` is for the operator."""
+    """Connecting to the target failed. The text and `reason` are sent to the client; `remedy` is for the operator."""
 
     def __init__(self, message: str, reason: Reason, *, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -63,13 +63,13 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
 
 
 def _target_error(exc: OSError) -> TargetError:
-    """One error for the failures of all addresses that were tried."""
+    """Combine the failures at all addresses that were tried into one error."""
     # `open_tcp` raises one error for all addresses, whose cause has the error of each.
     failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
     for cause in failed:
         if (shortage := shortage_of(cause)) is not None:
             return _out_of(shortage)
-    # A refusal shows that the host exists, which is more useful than that there is no route to its other address.
+    # A refusal at one address says more (the host exists) than a missing route to another one.
     reason = max(map(_reason, failed), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)
     return TargetError(reason.describe, reason)
 

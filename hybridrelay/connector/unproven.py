@@ -1,16 +1,16 @@
-"""Data channels whose peer has not proved an identity: how many there may be, and which one is closed for another.
+"""Data channels whose peer has not proved an identity: their number is limited, and a newcomer may displace another.
 
 Anyone with a key that has the right *Send* can make a connector dial data channels, with or without an identity. The
 number of such channels is therefore limited, and channels that never prove an identity do not lock out newcomers:
 
 1. While there is a free place, every newcomer is admitted.
-2. When all places are taken, the oldest channel of the sender that holds the most is closed: at once if the
-   newcomer's sender holds fewer even including the newcomer, otherwise only if that channel is `TENURE_SECONDS` old.
-3. If it is younger, the newcomer is refused: honest channels need their place for much less time, so this happens
-   only while many arrive at once, and clients ask again after a moment.
+2. When all places are taken, the oldest channel of the sender that holds the most is displaced: at once if the
+   newcomer's sender would still hold fewer, otherwise only if that channel is `TENURE_SECONDS` old.
+3. If it is younger, the newcomer is refused. Honest channels need their place for much less time, so this happens
+   only while many arrive at once, and clients soon try again.
 
-One sender thus displaces only itself, however often it asks, and no channel keeps a place by being silent. Senders
-are distinguished by the name that the relay gives them (`control.Offer.sender`). A relay that gives no names makes
+A sender thus displaces only its own channels, however often it asks, and no channel keeps its place by being silent.
+Senders are distinguished by the name that the relay gives them (`control.Offer.sender`). If a relay gives no names,
 all senders count as one.
 """
 
@@ -21,7 +21,7 @@ from collections import Counter
 import attrs
 import trio
 
-#: How long a channel keeps its place although its sender asks for another (seconds). One sender can thus make the
+#: How long a channel keeps its place although its sender wants another one (seconds). One sender can thus make the
 #: connector dial at most limit / TENURE_SECONDS times per second.
 TENURE_SECONDS = 1.0
 
@@ -33,12 +33,12 @@ class Newcomer:
     sender: str
     #: When it was admitted, on Trio's clock.
     since: float
-    #: Cancelled when the channel is displaced. Everything before the proof of identity runs inside this scope.
+    #: Everything before the proof of identity runs inside this scope. It is cancelled when the channel is displaced.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 def choose_displaced(present: list[Newcomer], sender: str, now: float) -> Newcomer | None:
-    """The channel that a newcomer displaces when all places are taken; None means that the newcomer is refused.
+    """Return the channel that a newcomer displaces when all places are taken; None if the newcomer is refused.
 
     Args:
         present: the channels, the oldest first; at least one.
@@ -54,7 +54,7 @@ def choose_displaced(present: list[Newcomer], sender: str, now: float) -> Newcom
 
 
 class Unproven:
-    """A set of channels whose peers have not proved an identity yet."""
+    """The set of channels whose peers have not proved an identity yet."""
 
     def __init__(self) -> None:
         self._present: list[Newcomer] = []

@@ -374,7 +374,7 @@ async def test_more_streams_than_can_be_processed(start: Start) -> None:
     assert {one.reason for one in scene.ends()} == {Reason.LIMIT}
 
 
-async def test_a_stream_that_was_given_up_before_it_was_looked_at_has_no_event(start: Start) -> None:
+async def test_a_stream_that_was_given_up_before_it_was_registered_again_at_has_no_event(start: Start) -> None:
     scene = await start(DATA_CONFIG)
     scene.client.open_stream_nowait().reset(Reason.CANCELLED)
     await scene.connect()

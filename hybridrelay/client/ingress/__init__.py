@@ -1,4 +1,4 @@
-"""The ways in which applications connect to a client.
+"""Ingress: the ways in which applications connect to a client.
 
 Each kind of ingress is a module here. It accepts connections of applications, and `connections.py` bridges each with
 one stream. There is one kind so far, the local TCP port (`ports.py`).

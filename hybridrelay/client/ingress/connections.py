@@ -34,10 +34,10 @@ class Connections:
     async def serve(self, local: trio.SocketStream) -> None:
         """Serve one connection until it ends. An error ends this connection only, and is not raised.
 
-        Publishes one event at the beginning and exactly one at the end. The latter may follow when this has returned:
-        as soon as the connector has acknowledged everything, or after 5 seconds, or when the session ends. If the
-        target or the tunnel fails, the connection is reset; the application never sees an end of file that the target
-        did not send. If cancelled, the connection is reset, too.
+        Publishes one event at the beginning and exactly one at the end. The second one may be published after this
+        has returned: when the connector has acknowledged everything or the session ends, and after 5 seconds at the
+        latest. If the target or the tunnel fails, the connection is reset; the application never sees an end of file
+        that the target did not send. If cancelled, the connection is reset, too.
         """
         served = _Connection(self._client, local)
         await served.run()
@@ -60,7 +60,7 @@ class _Connection:
     async def run(self) -> None:
         self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
         refusal: StreamRefused | None = None
-        # This applies if the task is cancelled before there is a stream, because the forward is stopping.
+        # The outcome if the forward stops, and this task is cancelled, before there is a stream.
         ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
         try:
             if not await self._forward():
@@ -120,7 +120,8 @@ class _Connection:
         self._client.events.publish(event)
 
     async def _forward(self) -> bool:
-        """Returns False if the application reset its connection before there was a session."""
+        """Open a stream and bridge it. Returns False if the application reset its connection before there was a
+        session."""
         tune_socket(self._local.socket, user_timeout=False)
         reset_on_close(self._local, True)
         stream = await self._open_stream_unless_reset()

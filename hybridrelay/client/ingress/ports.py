@@ -34,15 +34,15 @@ async def run_forward(
     """Listen, and forward every connection through `client` until cancelled or stopped.
 
     `task_status.started` passes the bound addresses, with port 0 replaced by the actual port, once the first attempt
-    to connect has succeeded or failed. Whenever the session is lost, another one is opened, for as long as the key is
-    valid.
+    to connect has succeeded or failed. Whenever the session is lost, another one is opened, unless the key is no
+    longer valid.
 
     If the target or the tunnel fails, the application's connection is reset; the application never sees an end of
     file that the target did not send. If cancelled, all connections are reset.
 
     Args:
         client: from `open_client`.
-        listen: (host, port) of each local address; port 0 takes any free port.
+        listen: (host, port) of each local address; port 0 means any free port.
         stop: setting it stops gracefully: no further connections are accepted, and those that are open have up to
             `grace` seconds to finish.
         grace: seconds; after that, open connections are reset.

@@ -1,4 +1,4 @@
-"""Keeping a session open for an ingress, so that applications seldom have to wait for one."""
+"""Keeping a session open for an ingress, so that applications rarely have to wait for one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
-            A closed port is clearer to an application than one that accepts every connection and resets it. Other
-            refusals that look permanent may be temporary: an identity can be admitted again, and another connector
-            may accept it.
+            To an application, a closed port is clearer than one that accepts every connection and resets it. Other
+            refusals are retried even if they look permanent, because a denied identity may be admitted again, or
+            accepted by another connector.
         RelayIdentityError: at the first attempt, what answered was not the relay.
     """
     backoff = Backoff()

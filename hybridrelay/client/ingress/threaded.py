@@ -17,7 +17,7 @@ from ..client import open_client
 from ..config import ClientConfig
 from .ports import run_forward
 
-#: How long connections that the program has just closed may take to finish (seconds).
+#: How long open connections may take to finish at the end of the block (seconds).
 _GRACE_SECONDS = 1.0
 
 
@@ -33,11 +33,12 @@ def forward_in_thread(
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is
             called in that thread.
-        listen: local address; port 0 takes any that is free.
+        listen: the local address; port 0 means any free port.
 
     Raises:
-        HybridRelayError: before the block: the connection string is wrong, or the relay refuses it permanently. An
-            error that ends the forward later is raised at the end of the block, unless the block itself raises.
+        HybridRelayError: the connection string is wrong, or the relay refuses it permanently. This is raised before
+            the block runs. An error that ends the forward later is raised at the end of the block, unless the block
+            itself raises.
         OSError: no thread can be started (EAGAIN).
     """
     started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event, tuple[str, int]] | None]

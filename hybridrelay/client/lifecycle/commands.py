@@ -1,4 +1,5 @@
-"""The commands of the session machine. The result of a command is reported to the machine as an input."""
+"""The commands of the session machine. A docstring such as "Open X: `A` or `B`" names the inputs that report the
+result."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ class Resume:
 
 @attrs.frozen
 class OpenForMove:
-    """Open a data channel to the connector of the session, through a relay to which the session is to move:
-    `ChannelOpened` or `AttemptFailed`."""
+    """Open a data channel to the session's connector through one of the relays of a move: `ChannelOpened` or
+    `AttemptFailed`."""
 
     attempt: int
     cause: MoveCause
@@ -39,7 +40,7 @@ class OpenForMove:
 
 @attrs.frozen
 class Abandon:
-    """Give up an attempt; if it opens a data channel after all, that is closed. Nothing is reported."""
+    """Give up an attempt. If a data channel was opened nevertheless, it is closed. Nothing is reported."""
 
     attempt: int
 
@@ -71,7 +72,7 @@ class CloseSession:
 class AnswerMove:
     """The answer to `MoveWanted`."""
 
-    #: Why the session has not moved; None: it has.
+    #: Why the session has not moved; None if it has.
     error: HybridRelayError | None = None
 
 
@@ -82,7 +83,8 @@ class CheckRelay:
 
 @attrs.frozen
 class SetBackRelay:
-    """Try the relay of the last data channel after the others for a while: the connector did not greet over it."""
+    """Try the relay of the last data channel after the others for a while, because the connector did not greet over
+    it."""
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""The inputs of the session machine. `attempt` is the number that the machine gave in the command."""
+"""The inputs of the session machine. `attempt` is the number of an attempt, from the command that started it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Channel:
     instance: str
     label: str = ""
     serial: str = ""
-    #: The id of its rendezvous, as the relay says; for events.
+    #: The id of the channel's rendezvous, as stated by the relay; for events.
     rendezvous: str = ""
 
 
 @attrs.frozen
 class Start:
-    """Begin; the first input."""
+    """Begin. This is the first input."""
 
 
 @attrs.frozen
@@ -56,15 +56,15 @@ class AttemptFailed:
 
     attempt: int
     error: HybridRelayError
-    #: Every relay was tried, including those that are about to stop.
+    #: Whether every relay was tried, including those that are about to stop.
     tried_every_relay: bool = True
 
 
 @attrs.frozen
 class Greeted:
-    """The connector has greeted on the data channel that the session was given last."""
+    """The connector has greeted (its HELLO has arrived) on the data channel that the session was given last."""
 
-    #: The session's id in events, which is known from the first greeting on.
+    #: The session's id in events, which is known once the connector has greeted.
     activity_id: str
 
 

@@ -1,4 +1,4 @@
-"""The life cycle of one session at the client, from the search for a connector to its one outcome. Pure.
+"""The life cycle of one session at the client, from the search for a connector until the session has ended. Pure.
 
 `Machine.handle` takes one input and returns commands, to be executed in order, and events, to be published.
 `inputs.py` and `commands.py` list them; `states.py` has the transition table. Time is an argument. A connector has
@@ -11,9 +11,9 @@
 3. The relay of the lost data channel is tried first, unless the connector had not greeted on that data channel: then
    that relay may be unable to carry data, and is tried after the others.
 4. No attempt is made while all relays have asked not to be contacted.
-5. A failed attempt ends the session only if further attempts are pointless (`resumption.outcome_of_failure`).
-6. A session moves while its present data channel works, and keeps that channel if the move fails. There is one move
-   at a time. If the data channel is lost during the move, the first data channel to open is used.
+5. A failed attempt ends the session only if `resumption.outcome_of_failure` says that further attempts are pointless.
+6. A session keeps its present data channel until it has moved to the new one. There is one move at a time. If the
+   present channel is lost during the move, the first data channel that opens is used.
 7. A move has succeeded when the connector has greeted on the new data channel, and has failed otherwise.
 8. A session has exactly one outcome, and exactly one event publishes it, whatever ended the session.
 """
@@ -45,13 +45,13 @@ class Machine:
 
     def __init__(self, connection: str, search: ListenerSearch, random: Callable[[], float]) -> None:
         self._connection = connection
-        #: The same in all events of the session; empty until the connector has greeted.
+        #: The session's id in events; empty until the connector has greeted.
         self._activity_id = ""
         self._search = search
         self._pauses = Pauses(random)
         self._out: list[Output] = []
         self.state = State.SEARCHING
-        #: The connector has greeted.
+        #: Whether the connector has greeted.
         self.was_opened = False
         #: How the session ended; None before that.
         self.outcome: Outcome | None = None
@@ -70,7 +70,7 @@ class Machine:
         self._same_relay_first = True
         #: The last failure to resume or to move that was published, as text.
         self._published = ""
-        #: The outcome for which this machine is closing the session.
+        #: The outcome that the session will have, if this machine is closing it.
         self._verdict: Outcome | None = None
 
     @property
@@ -283,7 +283,7 @@ class Machine:
         self._out.append(commands.OpenForMove(self._move_attempt, cause))
 
     def _move_failed(self, error: HybridRelayError) -> None:
-        """The data channel for a move could not be opened."""
+        """Handle a data channel for a move that could not be opened."""
         assert self._move is not None
         self._move_attempt = None
         if self.state is State.MOVING:
@@ -302,7 +302,7 @@ class Machine:
         self._answer_move(error)
 
     def _move_withdrawn(self) -> None:
-        """No caller is waiting for the move any more. If the session already has the new data channel, it keeps
+        """Give up the move, because no caller waits for it. If the session already has the new data channel, it keeps
         it."""
         if self._move_attempt is not None:
             self._abandon_move()
@@ -311,7 +311,7 @@ class Machine:
             self._move = None
 
     def _fail_move(self, error: HybridRelayError) -> None:
-        """Another data channel was opened first, or the new one was lost at once."""
+        """End the move with an error: another data channel was opened first, or the new one was lost at once."""
         if self._move is not None:
             self._abandon_move()
             self._answer_move(error)

@@ -1,4 +1,4 @@
-"""When a session that has lost its data channel tries to resume, and when further attempts are pointless. Pure."""
+"""When a session that has lost its data channel tries to resume, and when it gives up. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["HELD_SECONDS", "RESUME_BACKOFF", "RESUME_JITTER", "Pauses", "is_abse
 #: A data channel that is lost within this time (seconds) counts as a failed attempt: after the second one in a row,
 #: there is a pause before the next attempt.
 HELD_SECONDS = 1.0
-#: The longest pause between two attempts to resume (seconds).
+#: The upper bound of the pause between two attempts to resume (seconds).
 RESUME_BACKOFF = 2.0
 #: An attempt begins at a random moment within this time (seconds): when a relay fails, all its sessions lose their
 #: data channels at the same moment, and must not all try to resume at the same moment.
@@ -39,11 +39,11 @@ class Pauses:
         self._lost_early = 0
 
     def given(self, now: float) -> None:
-        """The session was given a data channel."""
+        """Note that the session was given a data channel."""
         self._given_at = now
 
     def after_loss(self, now: float) -> float:
-        """When the first attempt after the loss of a data channel begins."""
+        """Return when the first attempt after the loss of a data channel begins."""
         if now - self._given_at >= HELD_SECONDS:
             self._backoff.reset()
             self._lost_early = 0
@@ -52,16 +52,16 @@ class Pauses:
         return self.spread(now + (self._backoff.next_wait() if self._lost_early > 1 else 0.0))
 
     def after_failure(self, now: float) -> float:
-        """When the next attempt begins, after one has failed."""
+        """Return when the next attempt begins, after one has failed."""
         return self.spread(now + self._backoff.next_wait())
 
     def spread(self, moment: float) -> float:
-        """A random moment soon after this one."""
+        """Return a random moment soon after this one."""
         return moment + RESUME_JITTER * self._random()
 
 
 def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> Outcome | None:
-    """How a session ends if an attempt to resume it fails with this error; None means to try again.
+    """Return the outcome of a session whose attempt to resume failed with this error; None means to try again.
 
     A session ends if its relay, or every relay, has said over the control channel that the connector will never come
     back (`Senders.open_data_channel` gives that reason in no other case); if every relay has refused the key; or if a
@@ -79,5 +79,5 @@ def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> O
 
 
 def is_absence(error: HybridRelayError) -> bool:
-    """Whether the error means that the relay was reached and the connector of the session was not."""
+    """Return whether the relay was reached but the session's connector was not."""
     return isinstance(error, (RendezvousError, PeerIdentityError))

@@ -1,6 +1,7 @@
 """The states of a session at the client, the transition table, and the ways in which a session may end.
 
-A pair that is missing from the table is a bug of the machine, never a mistake of a relay or a connector.
+A pair of state and cause that is not in the table cannot occur, whatever a relay or a connector does, unless the
+machine has a bug.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ TRANSITIONS: Mapping[tuple[State, Cause], State] = {
     (State.MOVING, Cause.CHANNEL_LOST): State.LOST,
     (State.SWITCHING, Cause.CHANNEL_LOST): State.LOST,
     (State.LOST, Cause.DUE): State.RESUMING,
-    # A move had begun before the loss, and its data channel is open first.
+    # A move had begun before the loss, and its data channel was the first to open.
     (State.LOST, Cause.CHANNEL_OPENED): State.REATTACHING,
     (State.RESUMING, Cause.ATTEMPT_FAILED): State.LOST,
     (State.RESUMING, Cause.CHANNEL_OPENED): State.REATTACHING,
@@ -94,7 +95,8 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
     #: It lost its data channel, and could not be resumed in time.
     NOT_RESUMED = "not-resumed"
-    #: It lost its data channel, and its relay, or every relay, said that its connector will never come back.
+    #: It lost its data channel, and the session's own relay, or every relay, said that the connector will never come
+    #: back.
     CONNECTOR_GONE = "connector-gone"
     #: It lost its data channel, and every relay refuses the key, for instance because it was revoked.
     KEY_REFUSED = "key-refused"

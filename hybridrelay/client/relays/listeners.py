@@ -1,9 +1,9 @@
 """Which listeners a client avoids. Pure: no I/O.
 
 A relay may choose any registered listener for a client, and anyone with a Listen key can register one. A listener
-that has no acceptable identity, or never opens its data channel, therefore says nothing about the others: the client
-asks the relay for another one, and avoids the failed one for a while. When no other listener is left, none is
-avoided.
+that has no acceptable identity, or never opens its data channel, therefore says nothing about the other listeners:
+the client asks the relay for another one, and avoids the failed one for a while. When no other listener is left, none
+is avoided.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import attrs
 from ...errors import HybridRelayError
 from ...protocol.control import MAX_AVOID
 
-#: How long a listener that failed is avoided (seconds). This is much longer than trying all listeners that a hybrid
-#: connection can have, so that failed ones are not tried again before the others.
+#: How long a listener that failed is avoided (seconds). This is much longer than it takes to try all listeners that a
+#: hybrid connection can have, so that a failed one is not tried again before the others.
 AVOID_SECONDS = 600.0
 #: How many listeners one attempt to open a session may try: all that a hybrid connection can have at a relay.
 MAX_TRIED = 64
-#: If more listeners than a hybrid connection can have failed within this time (seconds), either the relay makes them
-#: up, or all of them are tried again and again. From then on there is a pause before each further one.
+#: If more listeners failed within this time (seconds) than a hybrid connection can have, then either the relay
+#: invents them, or all of them keep failing. From then on there is a pause before each further one.
 MANY_FAILED_SECONDS = 60.0
-#: That pause (seconds): the last of 64 listeners that fail at once is reached within 16 s.
+#: The length of that pause (seconds). At this rate, 64 listeners that fail at once are tried within 16 s.
 PAUSE_SECONDS = 0.25
 
 
@@ -33,21 +33,21 @@ def _recent() -> deque[float]:
 
 @attrs.define
 class AvoidedListeners:
-    """Instances that failed recently, at most `MAX_AVOID`. Shared by successive attempts to open a session."""
+    """The instances that failed recently, at most `MAX_AVOID`. Successive attempts to open a session share them."""
 
     _until: dict[str, float] = attrs.field(factory=dict, init=False)
     #: When the latest failures were.
     _failed_at: deque[float] = attrs.field(factory=_recent, init=False)
 
     def add(self, instance: str, now: float) -> None:
-        """An instance failed."""
+        """Note that an instance failed."""
         self._until.pop(instance, None)
         self._until[instance] = now + AVOID_SECONDS
         while len(self._until) > MAX_AVOID:
             self._until.pop(next(iter(self._until)))
 
     def count_failure(self, now: float) -> None:
-        """A listener failed, whether or not it is already avoided."""
+        """Count a failure of a listener, whether it is already avoided or not."""
         self._failed_at.append(now)
 
     def pause(self, now: float) -> float:
@@ -67,7 +67,7 @@ class AvoidedListeners:
 
 @attrs.define
 class ListenerSearch:
-    """One attempt to find an acceptable listener. The parts of the attempt share it, also those at other relays."""
+    """One attempt to find an acceptable listener. It is shared by all relays that are tried in the attempt."""
 
     _avoided: AvoidedListeners
     #: How the listener that was tried last failed.
@@ -79,7 +79,7 @@ class ListenerSearch:
         return self._avoided.at(now)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
-        """A listener failed or was not acceptable. Returns whether to ask the relay for another one."""
+        """Note that a listener failed or was not acceptable. Returns whether to ask the relay for another one."""
         self._avoided.add(instance, now)
         self._avoided.count_failure(now)
         self.failure = error
@@ -91,15 +91,15 @@ class ListenerSearch:
         return self._avoided.pause(now)
 
     def stalled(self, instance: str, now: float) -> None:
-        """A listener had not proved its identity when another one did."""
+        """Note that a listener had not proved its identity when another one did."""
         self._avoided.add(instance, now)
 
-    def nobody_else(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
-        """A relay has no listener, except perhaps those to avoid.
+    def none_left(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
+        """Handle the answer of a relay that has no listener, except perhaps those to avoid.
 
         Args:
             error: the relay's answer.
-            now: seconds, on the same clock as for the other methods.
+            now: seconds on the clock of the other methods.
 
         Returns:
             The error with which this attempt ends; None means to ask again, since no listener is avoided any more.

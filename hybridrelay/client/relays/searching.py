@@ -36,9 +36,9 @@ NEXT_LISTENER_SECONDS = 2.0
 FURTHER_LISTENER_SECONDS = 0.5
 #: How many listeners are tried at the same time.
 MAX_AT_A_TIME = 8
-#: A listener that has not proved its identity after this time (seconds) is cancelled if its place is needed for
-#: another one, and is avoided by later searches if another one is found. Even over the slowest paths a handshake
-#: takes less.
+#: If a listener has not proved its identity after this time (seconds), it is cancelled when its place is needed for
+#: another one, and later searches avoid it if another one is found. A handshake takes less time even over the slowest
+#: paths.
 STALLED_SECONDS = 4.0
 
 
@@ -58,14 +58,14 @@ ChannelT = TypeVar("ChannelT")
 class _Trial:
     """A listener that is being tried."""
 
-    #: On Trio's clock.
+    #: When the attempt began, on Trio's clock.
     since: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 @attrs.define(eq=False)
 class Find(Generic[AnswerT, ChannelT]):
-    """One search at one relay. `run` it once."""
+    """One search at one relay. `run` may be called once."""
 
     #: Which listeners were tried so far, and which are avoided.
     search: ListenerSearch
@@ -73,7 +73,7 @@ class Find(Generic[AnswerT, ChannelT]):
     ask: Callable[[tuple[str, ...]], Awaitable[AnswerT]]
     #: Opens the data channel to the listener of this answer.
     open_channel: Callable[[AnswerT], Awaitable[ChannelT]]
-    #: Closes a channel that is not needed after all, without blocking.
+    #: Closes a channel that is not needed after all, without waiting for the peer.
     discard: Callable[[ChannelT], Awaitable[None]]
     #: Called with each listener that failed and its error, if another one will be tried.
     on_failure: Callable[[str, HybridRelayError], None]
@@ -118,7 +118,7 @@ class Find(Generic[AnswerT, ChannelT]):
         if not self._found:
             assert self._error is not None
             raise self._error
-        for channel in self._found[1:]:  # two may have arrived at the same moment
+        for channel in self._found[1:]:  # two attempts may have succeeded at the same moment
             await self.discard(channel)
         self._note_stalled(trio.current_time())
         return self._found[0]
@@ -142,13 +142,13 @@ class Find(Generic[AnswerT, ChannelT]):
             trial.scope.cancel()
 
     async def _attempt(self) -> None:
-        """Try one listener. `run` has counted it in `_asking`."""
+        """Ask for one listener and try it. `run` has already counted the request in `_asking`."""
         now = trio.current_time()
         avoid = (*self.search.avoid(now), *self._trying)[-MAX_AVOID:]
         try:
             answer = await self.ask(avoid)
         except RendezvousError as exc:
-            self._nobody_to_try(exc)
+            self._none_to_try(exc)
             return
         except HybridRelayError as exc:
             self._error = exc
@@ -157,7 +157,7 @@ class Find(Generic[AnswerT, ChannelT]):
             self._asking -= 1
             self._changed.set()
         instance = answer.listener
-        if instance in self._trying:  # the relay ignores what it was asked to avoid
+        if instance in self._trying:  # the relay ignores the list of instances to avoid
             self._next_at = now + NEXT_LISTENER_SECONDS
             return
         trial = self._trying[instance] = _Trial(now)
@@ -165,7 +165,7 @@ class Find(Generic[AnswerT, ChannelT]):
             with trial.scope:
                 self._found.append(await self.open_channel(answer))
         except (PeerIdentityError, RendezvousError) as exc:
-            self._listener_failed(instance, exc, came_although_avoided=instance in avoid)
+            self._listener_failed(instance, exc, was_to_be_avoided=instance in avoid)
         except HybridRelayError as exc:
             self._error = exc
         finally:
@@ -173,25 +173,25 @@ class Find(Generic[AnswerT, ChannelT]):
                 del self._trying[instance]
             self._changed.set()
 
-    def _nobody_to_try(self, error: RendezvousError) -> None:
+    def _none_to_try(self, error: RendezvousError) -> None:
         now = trio.current_time()
         if self._busy > 1:
             # Those that are being tried may still succeed, and another one may register in the meantime.
             self._next_at = now + NEXT_LISTENER_SECONDS
         elif error.reason is Reason.NO_LISTENER:
             self._next_at = now
-            self._error = self.search.nobody_else(error, now)
+            self._error = self.search.none_left(error, now)
         else:
             self._error = error
 
     def _listener_failed(
-        self, instance: str, error: PeerIdentityError | RendezvousError, *, came_although_avoided: bool
+        self, instance: str, error: PeerIdentityError | RendezvousError, *, was_to_be_avoided: bool
     ) -> None:
         now = trio.current_time()
         if not self.search.failed(instance, error, now):
             self._error = error
             return
-        pause = NEXT_LISTENER_SECONDS if came_although_avoided else self.search.pause(now)
+        pause = NEXT_LISTENER_SECONDS if was_to_be_avoided else self.search.pause(now)
         self._next_at = now + pause
         self.on_failure(instance, error)
 

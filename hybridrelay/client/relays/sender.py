@@ -33,22 +33,22 @@ class Peer:
 
     #: The instance of the connector.
     instance: str
-    #: Proved in the end-to-end handshake.
+    #: The identity that the connector proved in the end-to-end handshake.
     identity: PeerIdentity
 
 
 @attrs.frozen(eq=False)
 class DataChannel:
-    """A data channel on which nothing has been sent yet, and where it leads."""
+    """A new data channel on which nothing has been sent yet, with its relay, route and peer."""
 
     stream: TLSStream = attrs.field(repr=False)
     peer: Peer
     sender: Sender
-    #: Its route, which need not be the one that would be chosen now.
+    #: The channel's route, which need not be the one that would be chosen now.
     candidate: Candidate
-    #: The key that authorized it; the relay closes it when this key is revoked.
+    #: The key that authorized the channel. If it is revoked, the relay closes the channel.
     key: Secret | None = None
-    #: The id of its rendezvous, as the relay says.
+    #: The id of the channel's rendezvous, as stated by the relay.
     rendezvous: str = ""
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class DataChannel:
 
 @attrs.frozen
 class _Joined:
-    """A relay's answer to a join, the control channel on which it came, and the key that was used."""
+    """A relay's answer to a join, the control channel over which it came, and the key of the join."""
 
     channel: ControlChannel
     answer: control.Joined
@@ -100,9 +100,9 @@ class Sender:
         events: EventStream,
     ) -> None:
         self.link = link
-        #: Until when not to contact the relay, because it asked for that; on Trio's clock.
+        #: The relay has asked not to be contacted before this time, on Trio's clock.
         self.away_until = -math.inf
-        #: When it failed last, on Trio's clock.
+        #: When the relay failed last, on Trio's clock.
         self.failed_at = -math.inf
         self._connection = string.entity_path
         self._string = string
@@ -112,16 +112,17 @@ class Sender:
         self._on_draining = on_draining
         self._events = events
         self._control: ControlChannel | None = None
-        #: When it was opened, on Trio's clock.
+        #: When the control channel was opened, on Trio's clock.
         self._control_since = 0.0
         #: The last failure, and when (on Trio's clock).
         self._failure: tuple[HybridRelayError, float] | None = None
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last; None before the first time.
         self._accepted: ConnectionString | None = None
-        #: The previous connection string: tried instead of `_accepted` if the relay has accepted none yet.
+        #: The previous connection string. Until the relay has accepted one, this is the one to fall back to.
         self._earlier = earlier
-        #: The connection string that the relay has refused, while an earlier one is in use. The event was published.
+        #: A connection string that the relay has refused, so that an earlier one is in use. An event about it was
+        #: published.
         self._refused: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
         self._requests: Counter[ControlChannel] = Counter()
@@ -133,11 +134,11 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """The relay has announced that it stops, and is not expected back yet."""
+        """Whether the relay has announced that it stops, and is not expected back yet."""
         return trio.current_time() < self.away_until
 
     def note(self, failure: HybridRelayError) -> None:
-        """Keep a failure, for `snapshot`."""
+        """Record a failure, for `snapshot`."""
         self._failure = failure, trio.current_time()
 
     def snapshot(self) -> RelaySnapshot:
@@ -159,7 +160,7 @@ class Sender:
         )
 
     def failed(self) -> None:
-        """The relay has just failed: `Senders` tries it after the others for a while."""
+        """Note that the relay has just failed, so that `Senders` tries it after the others for a while."""
         self.failed_at = trio.current_time()
 
     def close_control(self) -> None:
@@ -188,7 +189,7 @@ class Sender:
 
     @property
     def falls_back(self) -> bool:
-        """The relay has refused the present connection string, and an earlier one is in use."""
+        """Whether the relay has refused the present connection string, so that an earlier one is in use."""
         return self._refused is self._string
 
     @property
@@ -197,14 +198,16 @@ class Sender:
         return self._accepted is not None and _same_key(self._accepted, self._string)
 
     def data_channel_lost(self) -> None:
-        """A data channel through this relay was lost: forget the route, and check the control channel."""
-        # A probe is cheap; dialing an address where packets are silently dropped is not.
+        """Forget the route and check the control channel, because a data channel through this relay was lost."""
+        # The next use probes, which costs little. Dialing an address at which packets are silently dropped takes
+        # long.
         self.link.forget()
         if self._control is not None:
             self._control.check_alive()
 
     def jumped(self) -> None:
-        """The machine slept or changed networks: what worked before may not work any more."""
+        """Check everything, because the machine slept or changed networks and what worked before may not work any
+        more."""
         self.link.forget(network_changed=True)
         if self._control is not None:
             self._control.check_alive()
@@ -243,7 +246,7 @@ class Sender:
         )
 
     async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
-        """Like `open_data_channel`; if a remembered route fails, routes are probed again, once."""
+        """Like `open_data_channel`, but if a remembered route fails, probe the routes and try once more."""
         remembered = self.link.remembers
         try:
             return await self.open_data_channel(to)
@@ -255,7 +258,7 @@ class Sender:
     async def _join(
         self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
     ) -> tuple[control.Joined, Secret]:
-        """The relay's answer to a join, and the key that was used."""
+        """Send a join, and return the relay's answer and the key that was used."""
         string, earlier = self._string, self._accepted or self._earlier
         try:
             joined = await self._ask(channel, string, listener, avoid)
@@ -268,7 +271,7 @@ class Sender:
             except AuthorizationError:
                 raise exc from None
             self._accepted = earlier
-            if self._refused is not string:  # published once, although every join tries the new key again
+            if self._refused is not string:  # every join tries the new key again, but the event is published once
                 self._refused = string
                 self._events.publish(
                     EarlierKeyUsed(
@@ -309,7 +312,7 @@ class Sender:
 
     @contextmanager
     def _requesting(self, channel: ControlChannel) -> Iterator[None]:
-        """Keep the control channel open for the block."""
+        """Count a request, so that the control channel stays open until the end of the block."""
         self._requests[channel] += 1
         try:
             yield
@@ -323,7 +326,7 @@ class Sender:
 
     @contextmanager
     def _forgetting_the_route(self, channel: ControlChannel) -> Iterator[None]:
-        """If the relay cannot be reached in the block, neither the route nor the control channel is used again."""
+        """Stop using the route and the control channel if the block raises because the relay cannot be reached."""
         try:
             yield
         except RelayUnreachable:
@@ -348,7 +351,7 @@ class Sender:
                     JoinRightEnded(connection=self._connection, host=self.link.host, reason=message.reason)
                 )
             elif isinstance(message, control.Draining) and not drained:
-                drained = True  # only the first counts, so that a relay cannot keep clients away by repeating it
+                drained = True  # a relay cannot keep clients away by repeating it
                 self._events.publish(RelayDraining(host=self.link.host, retry_seconds=message.retry_after_seconds))
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)

@@ -1,4 +1,4 @@
-"""The relays of a client, and in which order they are tried.
+"""The relays of a client, and the order in which they are tried.
 
 The rules:
 
@@ -7,8 +7,8 @@ The rules:
    and a relay that has just announced that it drains or stops is tried last.
 2. The next relay is tried when one has failed, or in parallel if it has neither succeeded nor failed after
    `NEXT_RELAY_SECONDS`: a remembered route on which packets are dropped takes up to a minute to fail.
-3. That a connector is gone is only believed if its session's own relay says so, or every relay does. Otherwise one
-   hostile relay could end the sessions that go through another one, whenever that is away for a moment.
+3. A connector counts as gone only if the session's own relay says so, or if every relay does. Otherwise a hostile
+   relay could end sessions that go through another relay, whenever that one is unavailable for a moment.
 
 Each relay is tried once per call; the caller decides whether to try again.
 """
@@ -30,9 +30,9 @@ from .sender import DataChannel, Peer, Sender
 #: How long to wait for one relay before the next is tried in parallel (seconds). A probe fails after 2.5 s if all
 #: packets are dropped. A working relay seldom takes longer, and if it does, trying another does no harm.
 NEXT_RELAY_SECONDS = 3.0
-#: How long a relay that failed is tried after the others (seconds). If packets to it are dropped, each attempt costs
-#: those 2.5 s, which must not delay every new session. Using another relay meanwhile costs nothing, because all
-#: relays are equivalent.
+#: How long a relay that failed is tried after the others (seconds). If packets to it are dropped, each attempt takes
+#: 2.5 s, which must not delay every new session. Using another relay meanwhile costs nothing, because all relays are
+#: equivalent.
 SET_BACK_SECONDS = 60.0
 
 
@@ -45,7 +45,7 @@ class Senders:
 
     def __init__(self, senders: Sequence[Sender]) -> None:
         self.all = tuple(senders)
-        #: The one at the relay that worked last.
+        #: The sender of the relay that worked last.
         self._preferred = self.all[0]
 
     def replace(self, senders: Sequence[Sender]) -> None:
@@ -76,7 +76,7 @@ class Senders:
         Args:
             to: the only acceptable peer, or the search for any.
             senders: the relays to try, in this order.
-            home: the relay through which the session went; None if it makes no difference.
+            home: the session's own relay, through which its last data channel went; None for a new session.
 
         Raises:
             HybridRelayError: all failed; the message names each with its reason. Its reason is only
@@ -94,7 +94,7 @@ class Senders:
     def away_until(self) -> float:
         """When a relay may be contacted again if all have announced that they stop, on Trio's clock.
 
-        It is a time in the past if one of them may be contacted now.
+        If one of them may be contacted now, the result is a time in the past.
         """
         return min(sender.away_until for sender in self.all)
 
@@ -113,7 +113,7 @@ class Senders:
             except HybridRelayError as exc:
                 failures[sender] = exc
                 sender.note(exc)
-                # A failed rendezvous is not the relay's fault, unless the relay is draining.
+                # A failed rendezvous is not the relay's fault, unless it is draining or a quota is used up.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
                 if accepts_nothing or not isinstance(exc, RendezvousError):
                     sender.failed()
@@ -132,7 +132,7 @@ class Senders:
             for channel in opened:
                 await trio.aclose_forcefully(channel.stream)
             raise
-        # Two may have been opened at the same moment.
+        # Two channels may have been opened at the same moment.
         for channel in opened[1:]:
             await trio.aclose_forcefully(channel.stream)
         if not opened:

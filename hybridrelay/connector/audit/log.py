@@ -1,9 +1,9 @@
 """The audit log: which application reached which target, when, over which route, how many bytes, and how it ended.
 
-It is a subscriber of the connector's events. Each stream that an application requests has one line when it is
-requested, before the target is dialed, and exactly one when it has ended, whatever ended it. Both have the same id. A
-stream that is open for longer than a day has one more line each day, so that recent logs show every stream that is
-open. The lines are evidence: their number is not limited. docs/operating.md describes them.
+It subscribes to the connector's events. Each stream that an application requests has one line when it is requested,
+before the target is dialed, and exactly one when it has ended, for whatever reason. Both lines have the same id. A
+stream that stays open has one more line each day, so that recent logs show every open stream. The lines are evidence,
+so their number is not limited. docs/operating.md describes them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ logger = logging.getLogger("hybridrelay.audit")
 
 
 class AuditLog:
-    """Writes a line for each event of a stream."""
+    """Writes a line for each event about a stream."""
 
     def __call__(self, event: events.Event) -> None:
-        """Log one event, if it is about a stream."""
+        """Log an event, if it is about a stream."""
         if not isinstance(event, _StreamEvent):
             return
         match event:

@@ -22,7 +22,7 @@ class Action(enum.Enum):
 
     #: Begin a session, or resume one over another data channel.
     OPEN_SESSION = "open-session"
-    #: Be connected to the target.
+    #: Open a stream, so that the connector connects to the target.
     OPEN_STREAM = "open-stream"
 
 
@@ -32,7 +32,7 @@ class Resource:
 
     #: The name of the hybrid connection.
     connection: str
-    #: The address to which the connector would connect.
+    #: The address of the target.
     target: HostPort
 
 
@@ -40,9 +40,9 @@ class Resource:
 class Decision:
     """Whether a request is allowed, and if not, which rule denies it."""
 
-    #: Why it is not allowed; None if it is.
+    #: Why the request is not allowed; None if it is.
     reason: Reason | None = None
-    #: A description for administrators of the rule that denies it; empty if it is allowed.
+    #: The rule that denies the request, as text for administrators; empty if it is allowed.
     rule: str = ""
     #: The kind of that rule: ``deny-list-label`` or ``deny-list-serial``.
     kind: str = ""

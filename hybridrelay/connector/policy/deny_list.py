@@ -1,8 +1,8 @@
-"""Parsing a deny list. If a line can be read in several ways, everything that it may mean is denied.
+"""Parsing a deny list. A line that can be read in several ways denies everything that it may mean.
 
 A label may contain almost any character, so a line that looks like a list of labels may also be one label. Such a
-line denies the whole line as a label, and each of its parts, and causes a warning. No identity is admitted because of
-a misunderstanding.
+line denies the label that equals the whole line as well as each of its parts, and causes a warning. A
+misunderstanding can thus deny too much, but never admit an identity that was meant to be denied.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DenyList:
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied.
     names: frozenset[str] = frozenset()
-    #: The entries as they are shown to people: a label as it is, a serial as ``serial 3F...``.
+    #: The entries as shown to people: a label unchanged, a serial as ``serial 3F...``.
     entries: frozenset[str] = frozenset()
     #: Sentences about lines that may not mean what was intended.
     warnings: tuple[str, ...] = ()
@@ -53,8 +53,8 @@ def parse_deny_list(text: str) -> DenyList:
     is not split.
 
     Raises:
-        ConfigurationError: a line is neither a label nor a serial; the message has its number. Skipping the line
-            would admit an identity.
+        ConfigurationError: a line is neither a label nor a serial; the message has its number. The line is not
+            skipped, because that might admit an identity.
     """
     names: set[str] = set()
     entries: set[str] = set()
@@ -92,7 +92,8 @@ def parse_deny_list(text: str) -> DenyList:
 
 
 def shorten(entries: Iterable[str]) -> tuple[str, ...]:
-    """The entries in order. If there are more than `MAX_SHOWN`, the last element says how many were left out."""
+    """Return the entries, sorted. If there are more than `MAX_SHOWN`, the last element says how many were left
+    out."""
     ordered = sorted(entries)
     more = (f"and {len(ordered) - MAX_SHOWN} more",) if len(ordered) > MAX_SHOWN else ()
     return (*ordered[:MAX_SHOWN], *more)
@@ -112,7 +113,7 @@ def _serial_entry(text: str) -> str | None:
 
 
 def _readings(line: str) -> Iterator[str]:
-    """The possible meanings of a line as one label or serial, the most likely first."""
+    """Yield the possible readings of a line as one label or serial, the most likely first."""
     hashes = [match.start() for match in re.finditer("#", line)]
     cuts = [line[:at] for at in hashes[:MAX_SHOWN]]
     for candidate in (_without_comment(line), *cuts, line):

@@ -1,4 +1,4 @@
-"""Reads the policy from a file, and again whenever the file changes."""
+"""A policy that is read from a file, and read again whenever the file changes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["PolicyFile", "PolicyReading"]
 
 #: How soon a changed file takes effect (seconds).
 POLL_SECONDS = 0.5
-#: The largest deny list (bytes), since the file may be read often.
+#: The largest deny list (bytes). It is limited because the file may be read often.
 MAX_FILE_SIZE = 1 << 20
 
 
 @attrs.frozen
 class PolicyReading:
-    """The content of a file when it was read."""
+    """One reading of a deny list, and the previous one."""
 
     path: Path
     deny_list: DenyList
-    #: Its content at the previous reading; None at the first one.
+    #: The content at the previous reading; None at the first one.
     before: DenyList | None = None
 
     @property
@@ -96,7 +96,7 @@ class PolicyFile:
         try:
             stat = self.path.stat()
         except OSError:
-            return True  # reading the file will raise the reason
+            return True  # reading the file will raise an error that says why
         return (stat.st_mtime_ns, stat.st_size, stat.st_ino) != self._stamp
 
     async def reload(self) -> PolicyReading:
@@ -105,7 +105,7 @@ class PolicyFile:
         Raises:
             ConfigurationError: it cannot be read or parsed; `reading` stays as it is.
         """
-        async with self._reading:  # so that an earlier reading never replaces a later one
+        async with self._reading:  # without the lock, an earlier reading could replace a later one
             self.reading = PolicyReading(self.path, await self._files.run(self._read), self.reading.deny_list)
             self._error = None
             return self.reading
@@ -117,12 +117,12 @@ class PolicyFile:
 
         Args:
             changed: called when the file was read again.
-            failed: called with the error when the file cannot be read; not again while the error stays the same.
+            failed: called with the error when the file cannot be read, but only once for the same error.
         """
         while True:
             await trio.sleep(POLL_SECONDS)
             try:
-                # After an error, the file may be restored with the same time, size and inode.
+                # After an error, read in any case: a file that was restored may have the same time, size and inode.
                 if not await self._files.run(self._changed) and self._error is None:
                     continue
                 reading = await self.reload()

@@ -19,7 +19,7 @@ RESUME_BACKOFF = 2.0
 
 
 class Attempts:
-    """The attempts at one relay, one after the other, and the waits between them.
+    """The successive attempts at one relay, and the waits between them.
 
     Args:
         host: the relay, for events.
@@ -39,21 +39,22 @@ class Attempts:
         self.sessions = SessionHealth.NONE
         #: See `inputs.ReplacementExpected`.
         self.expects_replacement = False
-        #: Something has been registered at this relay before.
+        #: Whether anything was ever registered at this relay.
         self._has_worked = False
-        #: The last attempt reached the relay, but nothing was registered.
+        #: Whether the last attempt reached the relay, although nothing was registered.
         self._has_answered = False
         #: When the last attempt began, and when its control channel became the current one.
         self._began = 0.0
         self._usable_since: float | None = None
 
     def begin(self, now: float) -> None:
-        """An attempt begins."""
+        """Note that an attempt begins."""
         self._began, self._usable_since, self.due = now, None, None
         self._has_answered = False
 
     def succeeded(self, now: float, *, has_registered: bool) -> None:
-        """A control channel has become the current one; `has_registered`: something is registered over it."""
+        """Note that a control channel has become the current one. `has_registered`: whether anything is registered
+        over it."""
         if self._usable_since is None:
             self._usable_since = now
         self._repeated.succeeded()
@@ -64,15 +65,15 @@ class Attempts:
         self.due = None
 
     def failed(self, error: HybridRelayError, retry_after: float, now: float) -> None:
-        """No control channel could be opened, or nothing could be registered over the only one: wait.
+        """Wait, because no control channel could be opened, or nothing could be registered over the only one.
 
         Args:
             error: the reason.
             retry_after: the shortest wait, which the relay has asked for before its restart (seconds), or 0.
             now: on the machine's clock.
         """
-        # This is certainly the operator's mistake only as long as nothing has ever worked. Later, something in the
-        # path may impersonate the relay for a while.
+        # Only if nothing was ever registered is this certainly the operator's mistake. Later, something in the path
+        # may impersonate the relay for a while.
         permanent = not self._has_worked and is_hopeless(error)
         self._registrations.all_failed(error, now, permanent=permanent)
         self._has_answered = not isinstance(error, RelayUnreachable)
@@ -86,9 +87,9 @@ class Attempts:
         self._out.append(kind(host=self._host, reason=error.reason, detail=text, retry_seconds=wait))
 
     def lost(self, retry_after: float, now: float) -> None:
-        """The last open control channel has ended: wait. For `retry_after` see `failed`."""
-        # The route itself may have failed: a probe is cheap, and a connection attempt that is not answered is not.
-        # A relay that has announced its restart will be reachable over the same route again.
+        """Wait, because the last open control channel has ended. For `retry_after` see `failed`."""
+        # The route itself may have failed. Probing costs little, whereas a connection attempt without an answer takes
+        # long. A relay that has announced its restart will be reachable over the same route again.
         if not self._registrations.are_refused and not retry_after:
             self._out.append(commands.ForgetRoute())
         wait = self._wait(retry_after, now)
@@ -103,11 +104,11 @@ class Attempts:
         else:
             self._backoff.succeeded(held_seconds=now - self._usable_since)
         if self._registrations.are_hopeless(now):
-            # The relay may have been asked again, and not have been reachable: the back-off applies, too.
+            # The back-off applies as well, because the relay may have been unreachable when it was to be asked again.
             wait = self._backoff.next_wait(at_least=self._registrations.asks_again_in(now))
             self._out.append(events.NothingRegistered(host=self._host, retry_seconds=wait))
         else:
-            # If the relay cannot be reached, sessions that look healthy make this urgent, too: the loss of a data
+            # If the relay cannot be reached, this is urgent even while all sessions look healthy: the loss of a data
             # channel may be detected later than that of the control channel.
             interrupted = self.sessions is SessionHealth.INTERRUPTED
             urgent = interrupted or (self.sessions is SessionHealth.CONNECTED and not self._has_answered)

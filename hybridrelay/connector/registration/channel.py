@@ -19,12 +19,13 @@ from .states import CHANNELS, ChannelCause, ChannelState
 
 __all__ = ["MAX_NOTICES", "Channel", "Channels"]
 
-#: A registration that the relay ends is registered again at once, unless that was already done within this time
-#: (seconds); then the wait grows. Otherwise a relay that keeps ending registrations could keep this process busy.
-LOOK_AGAIN_HELD = 60.0
-#: How many `Ended` and `Draining` messages one control channel may receive in a minute, in addition to one for each
-#: registration. A relay that sends more is misbehaving: the channel is closed, and the next one is opened after the
-#: back-off.
+#: When the relay ends a registration, it is registered again at once, unless that has already happened within this
+#: time (seconds). Then there is a wait, which grows, so that a relay that keeps ending registrations cannot keep this
+#: process busy.
+REGISTER_AGAIN_HELD = 60.0
+#: How many notices (`Ended` and `Draining` messages) one control channel may receive within `NOTICE_SECONDS`, in
+#: addition to one for each registration. A relay that sends more is misbehaving: the channel is closed, and the next
+#: one is opened after the back-off.
 MAX_NOTICES = 60
 NOTICE_SECONDS = 60.0
 
@@ -34,34 +35,34 @@ class Channel:
     """One control channel, from the command to open it until it has ended."""
 
     number: int
-    #: Makes its back-offs; see `Machine`.
+    #: Makes the back-offs of this channel.
     _backoff: partial[Backoff]
     state: ChannelState = ChannelState.OPENING
     #: Its route; None until it is open.
     route: Candidate | None = None
     relay: RelayIdentity = ("", "")
-    #: When to renew what is registered over it; None while that is being done, or if it renews nothing.
+    #: When to renew the registrations over this channel; None while they are being renewed, or if it renews none.
     due: float | None = None
-    #: Everything has to be registered again earlier than planned.
+    #: Whether everything has to be registered again earlier than planned.
     is_stale: bool = False
-    #: How long after the end of the channel the relay asked to be contacted again (seconds). Only the first
-    #: `Draining` counts, so that a relay cannot extend the time by repeating it.
+    #: How long to wait after the end of the channel, as the relay has asked in `Draining` (seconds). Only the first
+    #: such message counts, so that a relay cannot extend the time by repeating it.
     retry_after: float | None = None
-    #: For registrations that were refused and may be accepted soon.
+    #: The waits before repeating a refused registration that may be accepted soon.
     retry: Backoff = attrs.field(init=False)
-    #: For registrations that the relay ends repeatedly.
-    _look_again: Backoff = attrs.field(init=False)
-    _looked_at: float = -math.inf
+    #: The waits before registering again while the relay keeps ending registrations.
+    _again_backoff: Backoff = attrs.field(init=False)
+    _registered_again_at: float = -math.inf
     #: How many notices were received, and since when they are counted; see `MAX_NOTICES`.
     _notices: int = 0
     _notices_since: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.retry = self._backoff(first_seconds=2.0, max_seconds=30.0)
-        self._look_again = self._backoff(held_seconds=LOOK_AGAIN_HELD)
+        self._again_backoff = self._backoff(held_seconds=REGISTER_AGAIN_HELD)
 
     def opened(self, route: Candidate, relay: RelayIdentity) -> None:
-        """The channel is open."""
+        """Note that the channel is open."""
         self.move(ChannelCause.OPENED)
         self.route, self.relay = route, relay
 
@@ -73,36 +74,38 @@ class Channel:
 
     @property
     def is_open(self) -> bool:
-        """The channel has been opened and has not ended."""
+        """Whether the channel was opened and has not ended."""
         return self.state not in (ChannelState.OPENING, ChannelState.CLOSED)
 
     @property
     def is_serving(self) -> bool:
-        """Registrations are renewed over it."""
+        """Whether registrations are renewed over the channel."""
         return self.state in (ChannelState.CURRENT, ChannelState.EARLIER)
 
-    def look_again(self, now: float) -> None:
+    def register_again(self, now: float) -> None:
         """Register everything again soon."""
         if self.is_stale:
             return
         self.is_stale = True
         if self.due is not None:
-            self._schedule_look(now)
+            self._schedule_again(now)
 
     def schedule(self, now: float, wait: float) -> None:
         """Register everything again after `wait` seconds, or earlier if `is_stale`."""
         if self.is_stale:
-            self._schedule_look(now)
+            self._schedule_again(now)
         else:
             self.due = now + wait
 
-    def _schedule_look(self, now: float) -> None:
-        held = now - self._looked_at
-        self._look_again.succeeded(held_seconds=held)
-        self.due = self._looked_at = now if held >= LOOK_AGAIN_HELD else now + self._look_again.next_wait()
+    def _schedule_again(self, now: float) -> None:
+        held = now - self._registered_again_at
+        self._again_backoff.succeeded(held_seconds=held)
+        self.due = self._registered_again_at = (
+            now if held >= REGISTER_AGAIN_HELD else now + self._again_backoff.next_wait()
+        )
 
     def admit_notice(self, now: float, limit: int) -> bool:
-        """Count an unsolicited message; False if there were too many within a minute."""
+        """Count a notice. Returns False if there were too many of them; see `MAX_NOTICES`."""
         if now - self._notices_since >= NOTICE_SECONDS:
             self._notices, self._notices_since = 0, now
         self._notices += 1
@@ -110,7 +113,7 @@ class Channel:
 
 
 class Channels:
-    """The control channels that have not ended, the earliest first.
+    """The control channels that have not ended, the oldest first.
 
     Args:
         registrations: what may be registered over them.
@@ -155,25 +158,26 @@ class Channels:
         return number
 
     def ended(self, number: int) -> Channel | None:
-        """A channel could not be opened, or has ended. Returns it; None if its end was already known."""
+        """Note that a channel could not be opened, or has ended. Returns the channel, or None if this was already
+        known."""
         if (channel := self._by_number.pop(number, None)) is not None:
             channel.move(ChannelCause.ENDED)
         return channel
 
     def abandon(self, channel: Channel) -> None:
-        """Give up a channel that is not the current one yet."""
+        """Give up a channel that has not become the current one."""
         channel.move(ChannelCause.ABANDONED)
         del self._by_number[channel.number]
         self._out.append(commands.AbandonChannel(channel.number))
 
     def took_over(self, channel: Channel) -> None:
-        """The channel is the current one from now on."""
+        """Make this channel the current one."""
         if (before := self.current) is not None:
             before.move(ChannelCause.REPLACED)
         channel.move(ChannelCause.TOOK_OVER)
 
     def close(self, channel: Channel) -> None:
-        """Close an open channel; with the current one, the earlier ones too."""
+        """Close an open channel. If it is the current one, the earlier ones are closed, too."""
         was_current = channel.state is ChannelState.CURRENT
         channel.move(ChannelCause.CLOSED_BY_US)
         self._out.append(commands.CloseChannel(channel.number))
@@ -181,7 +185,7 @@ class Channels:
             self.close_earlier()
 
     def close_earlier(self) -> None:
-        """Close all earlier channels: nothing would renew what is registered over them."""
+        """Close all earlier channels, because nothing would renew the registrations over them."""
         for channel in self:
             if channel.state is ChannelState.EARLIER:
                 self.close(channel)
@@ -189,20 +193,20 @@ class Channels:
     def close_unused(self) -> None:
         """Close the earlier channels over which nothing is registered.
 
-        The relay closes them, too: offers that were not answered over them are made again over the current channel.
+        The relay closes them, too, and repeats offers that were not answered over them over the current channel.
         """
         for channel in self:
-            if channel.state is ChannelState.EARLIER and not self._registrations.are_over(channel.number):
+            if channel.state is ChannelState.EARLIER and not self._registrations.has_any_over(channel.number):
                 self.close(channel)
 
     def check(self) -> None:
         """Command a ping over every open channel."""
         self._out.extend(commands.CheckChannel(one.number) for one in self if one.is_open)
 
-    def look_again(self, now: float) -> None:
+    def register_again(self, now: float) -> None:
         """Register everything again soon."""
         for channel in self:
-            channel.look_again(now)
+            channel.register_again(now)
 
     def stop(self) -> None:
         """Close all channels, without waiting for their ends."""

@@ -1,4 +1,5 @@
-"""The commands of the registration machine. The result of a command is reported to the machine as an input."""
+"""The commands of the registration machine. A docstring such as "Do X: `A` or `B`" names the inputs that report the
+result."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class CloseChannel:
 
 @attrs.frozen
 class AbandonChannel:
-    """Cancel the opening or the use of a control channel. Its end may be reported, and has no effect."""
+    """Cancel the opening or the use of a control channel. Its end may be reported, but that has no effect."""
 
     channel: int
 
@@ -51,7 +52,7 @@ class RequestRegistration:
     channel: int
     request: int
     name: str
-    #: The connection string whose key authorizes it.
+    #: The connection string whose key authorizes the request.
     string: ConnectionString
 
 
@@ -70,7 +71,7 @@ class OpenDataChannel:
 
     channel: int
     offer: control.Offer
-    #: The key that authorizes the offer; None if it is not certain which one that is.
+    #: The key that authorizes the offer; None if that is uncertain.
     key: Secret | None
 
 
@@ -92,7 +93,7 @@ class UseKey:
 
 @attrs.frozen
 class ForgetRoute:
-    """The route failed: probe before the next control channel is opened."""
+    """Forget the route, because it failed, so that routes are probed before the next control channel is opened."""
 
     network_changed: bool = False
 
@@ -108,7 +109,7 @@ class MoveSessions:
 class AnswerRoute:
     """The answer to `MoveToRoute`."""
 
-    #: Why the route is not used; None means that it is.
+    #: Why the route is not used; None if it is.
     error: HybridRelayError | None = None
     #: Whether to move the sessions to it now.
     move_sessions: bool = False
@@ -116,8 +117,7 @@ class AnswerRoute:
 
 @attrs.frozen
 class RenewInstance:
-    """The relay has said that another control channel replaced this one. If that is not one of ours, take another
-    instance."""
+    """Take a new instance if the relay has replaced this control channel with one of another process."""
 
     channel: int
 

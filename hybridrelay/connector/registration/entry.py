@@ -12,12 +12,11 @@ from .inputs import RelayIdentity
 
 __all__ = ["ASK_AGAIN_SECONDS", "RECHECK_SECONDS", "Registration"]
 
-#: When to ask a relay again that has refused a connection string for a permanent reason (seconds): an administrator
-#: may import the hybrid connection there, or correct a certificate, while other relays work.
+#: How long after a refusal for a permanent reason to ask the relay again (seconds). While other relays work, an
+#: administrator may import the hybrid connection there, or correct a certificate.
 ASK_AGAIN_SECONDS = 600.0
-#: When all relays have refused, a refusal that is older than this (seconds) is checked again: the problem at that
-#: relay may have been fixed before the last relay refused. The time suffices to ask several relays one after the
-#: other.
+#: When all relays have refused, a refusal that is older than this (seconds) is checked again, because the problem at
+#: that relay may have been fixed in the meantime. The time suffices to ask several relays one after the other.
 RECHECK_SECONDS = 30.0
 
 
@@ -26,22 +25,22 @@ class Registration:
     """One hybrid connection at one relay. Only the machine changes it; times are on the machine's clock."""
 
     name: str
-    #: What is registered now, or will be by the next request.
+    #: The present connection string, which is registered now or by the next request.
     string: ConnectionString
     #: The control channel over which it is registered; None if it is not.
     over: int | None = None
-    #: When it was registered after it had not been; without meaning if it is not registered.
+    #: Since when it has been registered without interruption; meaningless if it is not registered.
     registered_at: float = 0.0
     #: Why it is not registered; None if nothing has failed.
     failure: HybridRelayError | None = None
-    #: The last failure, which may be over, and when it occurred.
+    #: The last failure, which may be over by now, and when it occurred.
     last_failure: HybridRelayError | None = None
     failed_at: float = 0.0
-    #: The relay has refused it for a permanent reason.
+    #: Whether the relay has refused it for a permanent reason.
     is_refused: bool = False
     #: The connection string that the relay accepted last.
     accepted: ConnectionString | None = None
-    #: The connection string that the relay has refused, while an earlier one is in use.
+    #: A connection string that the relay has refused, so that an earlier one is in use.
     rejected: ConnectionString | None = None
     #: The key that authorizes what the relay offers; None if that is not certain.
     key: Secret | None = None
@@ -52,7 +51,7 @@ class Registration:
 
     @property
     def is_registered(self) -> bool:
-        """The relay has registered it, and may choose this connector for clients."""
+        """Whether the relay has registered it, and may choose this connector for clients."""
         return self.over is not None
 
     def asks_again_in(self, now: float) -> float:
@@ -60,7 +59,7 @@ class Registration:
         return max(0.0, self._ask_again_at - now) if self.is_refused else 0.0
 
     def may_be_outdated(self, now: float) -> bool:
-        """It was refused so long ago that the reason may no longer exist."""
+        """Return whether the refusal is so old that its reason may no longer exist."""
         return self.is_refused and now - self._refused_at > RECHECK_SECONDS
 
     @property
@@ -80,14 +79,15 @@ class Registration:
         self._ask_again_at = now
 
     def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString, now: float) -> None:
-        """The relay has registered it with this connection string."""
+        """Note that the relay has registered it with this connection string."""
         if self.over is None:
             self.registered_at = now
         self.relay, self.accepted = relay, string
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """It is not registered, because of `error`; `permanent`: the relay has refused it for a permanent reason."""
+        """Note that it is not registered, because of `error`. `permanent`: whether the relay has refused it for
+        good."""
         self.over, self.failure, self.is_refused = None, error, permanent
         self.last_failure, self.failed_at = error, now
         if permanent:

@@ -1,4 +1,4 @@
-"""The inputs of the registration machine. `channel` and `request` are numbers that its commands contained."""
+"""The inputs of the registration machine. `channel` and `request` are the numbers in the machine's commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString
 
-#: Identifies one run of one relay: its public key and its instance, which are the same under all names of the relay.
+#: Identifies one run of one relay, whatever its host name: the pin of its public key, and its instance.
 RelayIdentity: TypeAlias = tuple[str, str]
 
 
@@ -120,7 +120,8 @@ class SameRelay:
 
 @attrs.frozen
 class Confirmed:
-    """The place of a positive answer among the relay's other messages: offers after it are authorized by its key."""
+    """Marks where a positive answer arrived among the relay's other messages: its key authorizes the offers after
+    it."""
 
     channel: int
     request: int
@@ -154,19 +155,19 @@ class RestartAnnounced:
 
 @attrs.frozen
 class MoveToRoute:
-    """The prober has found that a better route than the one in use works. Answered by `commands.AnswerRoute`."""
+    """The prober has found a better route than the one in use, and it works. Answered by `commands.AnswerRoute`."""
 
     route: Candidate
 
 
 @attrs.frozen
 class RoutesUncertain:
-    """This computer slept, or is in another network: what was known about routes is no longer certain."""
+    """What is known about routes is uncertain, because this computer slept or is in another network."""
 
 
 @attrs.frozen
 class CheckChannels:
-    """A data channel was lost; the control channels may be lost, too, without this having been detected."""
+    """A data channel was lost, so the control channels may be lost, too, without this having been detected yet."""
 
 
 @attrs.frozen
@@ -183,16 +184,16 @@ class SessionsChanged:
 
 @attrs.frozen
 class ReplacementExpected:
-    """Whether everything that this machine registers is about to be registered at the same relay by another machine,
-    because the connection strings now describe the relay differently. The relay then ends this machine's control
-    channel, and this must not be treated as a loss."""
+    """Whether another registration machine is about to register everything at the same relay, because the connection
+    strings now describe that relay differently. The relay then ends this machine's control channel, which must not be
+    treated as a loss."""
 
     is_expected: bool
 
 
 @attrs.frozen
 class Due:
-    """The machine's `deadline` has been reached."""
+    """The time `Machine.deadline` has been reached."""
 
 
 @attrs.frozen

@@ -8,20 +8,20 @@ channel (`attempts.py`), the control channels (`channel.py`), the requests over 
 better route (`upgrade.py`), and what is registered (`registrations.py`). This module contains what concerns several
 of them.
 
-There is one control channel, the *current* one, except while the connector moves to a better route. Then it opens a
-*successor* before it closes the current one. The successor registers everything; the relay sees its higher
-generation, moves one registration after the other to it, and closes the earlier channel after the last one. There is
-thus a registered listener at every moment. The rules:
+There is one control channel, the *current* one, except while the connector moves to a better route. Then the machine
+opens a *successor* before it closes the current channel. The successor has a higher generation, so when it registers
+a hybrid connection, the relay moves the registration to it; after the last one, the relay closes the earlier channel.
+The listener is thus registered at every moment. The rules:
 
 1. Every control channel is served until it ends, whether it is the current one or not: offers arrive over all of
    them.
 2. Only one channel registers at a time. The current one renews the registrations, and an earlier one renews those
-   that could not be taken over.
-3. The end of a channel, and a registration that is taken from it, count as a loss only if nothing has replaced them.
-4. A successor that fails changes nothing, unless it has already taken over a registration: the current channel cannot
-   get that back, since the relay accepts no lower generation. Then the current channel ends, too, and another one is
-   opened as after any loss.
-5. When the current channel ends, earlier ones are closed: nothing would renew what is registered over them.
+   that the relay did not let it take over.
+3. The end of a channel or of a registration counts as a loss only if nothing has replaced it.
+4. A successor that fails changes nothing, unless it has already taken over a registration. The current channel cannot
+   take that back, since the relay accepts no lower generation, so it is closed, too, and another one is opened as
+   after any loss.
+5. When the current channel ends, earlier ones are closed, because nothing would renew the registrations over them.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Machine:
 
     def _ask_now(self, now: float) -> None:
         """Register everything again soon, whether there is a control channel or not."""
-        self.channels.look_again(now)
+        self.channels.register_again(now)
         if self.phase is Phase.WAITING:
             self._attempt(PhaseCause.DUE, now)
 
@@ -227,7 +227,7 @@ class Machine:
         self.channels.ended(number)
         self._forget(channel)
         if before is ChannelState.OPENING:
-            return  # by an exception that ends the connector
+            return  # an exception ends the connector
         if before is ChannelState.TAKING_OVER:
             self._take_over_failed(channel, _lost(), now)
             return
@@ -237,19 +237,20 @@ class Machine:
             self._no_channel_left(channel, now)
 
     def _forget(self, channel: Channel) -> None:
-        """The channel has ended, and with it the registrations and requests over it."""
+        """Note that a channel has ended, and with it the registrations and requests over it."""
         self.registrations.lose_all_over(channel.number)
         self._rounds.forget(channel)
 
     def _no_channel_left(self, last: Channel, now: float) -> None:
-        """The last open control channel has ended."""
+        """Wait for the next attempt, because the last open control channel has ended."""
         self.phase = PHASES[self.phase, PhaseCause.NO_CHANNEL_LEFT]
         self._attempts.lost(last.retry_after or 0.0, now)
-        self._give_up_successor(now)  # because opening it may take as long as its deadlines allow
+        self._give_up_successor(now)  # opening it may take as long as its deadlines allow
         self._out.append(commands.ReportChange())
 
     def _attempt_failed(self, cause: PhaseCause, error: HybridRelayError, retry_after: float, now: float) -> None:
-        """No control channel could be opened, or nothing could be registered over the only one."""
+        """Wait for the next attempt, because no control channel could be opened, or nothing registered over the only
+        one."""
         self.phase = PHASES[self.phase, cause]
         self._attempts.failed(error, retry_after, now)
         self._out.append(commands.ReportChange())
@@ -277,19 +278,19 @@ class Machine:
         self.channels.abandon(channel)
         self._forget(channel)
         if may_have_taken:
-            self.channels.look_again(now)
+            self.channels.register_again(now)
 
     # --- registering
 
     def _finish_round(self, done: Round, now: float) -> None:
-        """All requests of a round were answered."""
+        """Finish a round, all of whose requests were answered."""
         channel, temporary = done.channel, done.temporary
         self.registrations.choose_key()
         wait = min((done.until - now) * RENEW_AFTER, self.registrations.asks_again_in(now))
         if temporary is not None:
             wait = min(wait, channel.retry.next_wait())
         if done.purpose is RoundPurpose.TAKE_OVER:
-            if temporary is not None and not self.registrations.are_over(channel.number):
+            if temporary is not None and not self.registrations.has_any_over(channel.number):
                 self._take_over_failed(channel, temporary, now)
                 return
             self._took_over(channel, now)
@@ -304,13 +305,13 @@ class Machine:
                 self.channels.close(channel)
 
     def _took_over(self, channel: Channel, now: float) -> None:
-        """The channel is the current one from now on."""
+        """Make this channel the current one."""
         self.channels.took_over(channel)
-        self._attempts.succeeded(now, has_registered=self.registrations.are_over(channel.number))
+        self._attempts.succeeded(now, has_registered=self.registrations.has_any_over(channel.number))
         self._upgrade.took_over(channel)
 
     def _round_aborted(self, aborted: Round, error: HybridRelayError, now: float) -> None:
-        """Nothing more can be registered over this channel."""
+        """Give up a round, because nothing more can be registered over its channel."""
         channel = aborted.channel
         if error.reason is Reason.SUPERSEDED:
             self._out.append(commands.RenewInstance(channel.number))
@@ -322,11 +323,11 @@ class Machine:
             self.channels.close(channel)
 
     def _take_over_failed(self, channel: Channel, error: HybridRelayError, now: float) -> None:
-        """Nothing could be registered over a new channel."""
+        """Give up a new channel, because nothing could be registered over it."""
         if channel.state is ChannelState.TAKING_OVER:
             self._abandon(channel, now)
         else:
-            self.channels.look_again(now)
+            self.channels.register_again(now)
         was_successor = self._upgrade.is_successor(channel.number)
         if was_successor:
             self._upgrade.failed(error)
@@ -349,7 +350,8 @@ class Machine:
             self._out.append(commands.OpenDataChannel(number, offer, registration.key))
 
     def _admit_notice(self, number: int, now: float) -> Channel | None:
-        """The channel over which a message came; None to ignore it, because it is late or there were too many."""
+        """Return the channel over which a notice came; None to ignore the notice, because it is late or one too
+        many."""
         if (channel := self.channels.get(number)) is None:
             return None
         if channel.admit_notice(now, MAX_NOTICES + len(self.registrations)):
@@ -366,16 +368,16 @@ class Machine:
         registration = self.registrations.get(name)
         is_latest = self.channels.latest_open is channel
         if registration is None or registration.over != channel.number:
-            if is_latest:  # the answer to a request may have arrived just before, and not have been handled yet
-                self.channels.look_again(now)
+            if is_latest:  # the answer that registered it may have arrived, but not have been handled yet
+                self.channels.register_again(now)
             return  # otherwise the successor has taken it over, as intended
         if reason is Reason.SUPERSEDED and not is_latest:
             return  # the successor is taking it over; if that fails, everything is registered again
         self.registrations.failed(registration, failure_error(name, control.Failed(0, reason)), now)
         self._out.append(commands.ReportChange())
-        self.channels.look_again(now)
+        self.channels.register_again(now)
         if self.registrations.are_hopeless(now) and channel.is_serving:
-            channel.due = now  # the round will have no requests, and then the channel is closed
+            channel.due = now  # this begins a round without requests, after which the channel is closed
 
 
 def _lost() -> RelayUnreachable:

@@ -55,22 +55,22 @@ class Registrations(Mapping[str, Registration]):
         return min((one.asks_again_in(now) for one in self.values() if one.is_refused), default=MAX_GRANT)
 
     def are_hopeless(self, now: float) -> bool:
-        """Whether all are refused, and it is too early to repeat a request."""
+        """Return whether all are refused, and it is too early to ask again."""
         return self.are_refused and self.asks_again_in(now) > 0
 
-    def are_over(self, channel: int) -> bool:
+    def has_any_over(self, channel: int) -> bool:
         """Whether at least one is registered over this control channel."""
         return any(one.over == channel for one in self.values())
 
     # --- what is published
 
     def add(self, name: str, string: ConnectionString) -> None:
-        """Add a hybrid connection, which has to be registered, too."""
+        """Add a hybrid connection that is to be registered."""
         self._by_name[name] = Registration(name, string)
         self.choose_key()
 
     def remove(self, name: str) -> Registration:
-        """Remove a hybrid connection, which is no longer to be registered."""
+        """Remove a hybrid connection that is no longer to be registered."""
         registration = self._by_name.pop(name)
         self.choose_key()
         return registration
@@ -101,7 +101,7 @@ class Registrations(Mapping[str, Registration]):
             self._out.append(events.RelayAskedAgain(host=self._host))
         return bool(outdated)
 
-    # --- what the relay does
+    # --- results of requests, and losses
 
     def succeeded(
         self, one: Registration, string: ConnectionString, *, over: int, route: str, relay: RelayIdentity, now: float
@@ -141,22 +141,22 @@ class Registrations(Mapping[str, Registration]):
         )
 
     def all_failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """Note that no request could be made for any of them. If `permanent` is False, those that were refused before
-        keep the reason of that refusal."""
+        """Note that nothing could be requested, for the reason in `error`. Unless it is `permanent`, hybrid
+        connections that were refused before keep the reason of that refusal."""
         for one in self.values():
             if permanent or not one.is_refused:
                 one.failed(error, now, permanent=permanent)
 
     def stays(self, one: Registration, error: HybridRelayError) -> None:
-        """Note that the relay refuses it over a new channel. It is still registered over an earlier one; if the relay
-        ends that registration, it says so over the earlier channel."""
+        """Note that the relay refuses it over a new channel, while it is still registered over an earlier one. If the
+        relay ends that registration, it says so over the earlier channel."""
         self._out.append(
             events.RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
         )
 
     def falls_back(self, one: Registration, error: HybridRelayError) -> None:
-        """Note that the relay refuses its changed connection string, and accepts the earlier one."""
-        if one.rejected is not one.string:  # published once, although each renewal tries the new key again
+        """Note that the relay refuses its changed connection string, but accepts the earlier one."""
+        if one.rejected is not one.string:  # each renewal tries the new key again, but the event is published once
             one.rejected = one.string
             self._out.append(
                 events.EarlierKeyUsed(
@@ -169,8 +169,8 @@ class Registrations(Mapping[str, Registration]):
             )
 
     def same_relay(self, one: Registration, host: str, now: float) -> None:
-        """Note that it is registered at this relay under another host name. The two would displace each other
-        repeatedly."""
+        """Note that it is already registered at this relay under another host name. Two registrations would keep
+        displacing each other."""
         error = ConfigurationError(
             f"{one.name}: {self._host} is the same relay as {host}",
             reason=Reason.SUPERSEDED,

@@ -29,7 +29,7 @@ __all__ = ["Round", "RoundPurpose", "Rounds"]
 class RoundPurpose(enum.Enum):
     """Why a round of requests is made."""
 
-    #: The channel is new, and registers everything.
+    #: The channel is new, and takes over all registrations.
     TAKE_OVER = "take over"
     #: Registrations are renewed, and those that were refused are requested again.
     RENEW = "renew"
@@ -47,32 +47,32 @@ class _Request:
 
 @attrs.define(eq=False)
 class Round:
-    """Requests to register everything over one channel, one after the other."""
+    """A series of requests, one after the other, to register everything over one channel."""
 
     channel: Channel
     purpose: RoundPurpose
-    #: Until when the registrations of this round are valid.
+    #: The time until which all registrations of this round are valid.
     until: float = math.inf
     #: The first failure that may be temporary.
     temporary: HybridRelayError | None = None
-    #: A request was made.
+    #: Whether a request was made.
     has_asked: bool = False
-    #: The registrations that have yet to be requested.
+    #: The registrations that have not been requested yet.
     pending: deque[Registration] = attrs.field(factory=deque)
     #: The request that waits for its answer.
     request: _Request | None = None
-    #: Why the relay has refused the changed connection string, while the earlier one is tried.
+    #: The relay's refusal of the changed connection string, while the earlier string is tried.
     rejection: HybridRelayError | None = None
 
     @property
     def may_begin(self) -> bool:
-        """The channel is still in the state for which the round was planned."""
+        """Return whether the channel is still in the state for which the round was planned."""
         if self.purpose is RoundPurpose.TAKE_OVER:
             return self.channel.state is ChannelState.TAKING_OVER
         return self.channel.is_serving
 
     def concerns(self, registration: Registration, now: float) -> bool:
-        """Whether to request this registration in this round."""
+        """Return whether to request this registration in this round."""
         if registration.asks_again_in(now) > 0:
             return False
         return self.channel.state is not ChannelState.EARLIER or registration.over == self.channel.number
@@ -93,20 +93,20 @@ class Rounds:
         #: Rounds that wait for the present one to end.
         self._waiting: deque[Round] = deque()
         self._numbers = itertools.count(1)
-        #: For each request: its channel, its registration and its key. Kept until `Confirmed` says where the positive
-        #: answer is among the relay's other messages: offers after it are authorized by that key.
+        #: For each request: its channel, its registration and its key. Kept until `Confirmed`, because the key
+        #: authorizes the offers that arrive after the positive answer.
         self._asked: dict[int, tuple[int, Registration, Secret]] = {}
 
     def next_number(self) -> int:
-        """The number of another request."""
+        """Return the number for another request."""
         return next(self._numbers)
 
     def add(self, channel: Channel, purpose: RoundPurpose) -> None:
-        """Register everything over this channel, after the rounds that were added before."""
+        """Add a round that registers everything over this channel, after the other rounds."""
         self._waiting.append(Round(channel, purpose))
 
     def forget(self, channel: Channel) -> None:
-        """The channel has ended."""
+        """Drop the rounds and requests of a channel that has ended."""
         self._asked = {number: what for number, what in self._asked.items() if what[0] != channel.number}
         self._waiting = deque(one for one in self._waiting if one.channel is not channel)
         if self._present is not None and self._present.channel is channel:
@@ -116,7 +116,7 @@ class Rounds:
         """Make the next request, unless one is waiting for its answer.
 
         Returns:
-            The round that is complete now, if there is one; then call this again.
+            A round if it is complete now. Then call this again.
         """
         if self._present is None:
             self._present = self._begin(now)
@@ -125,7 +125,7 @@ class Rounds:
             return None
         while present.pending:
             registration = present.pending.popleft()
-            # It may have been withdrawn in the meantime.
+            # The hybrid connection may have been withdrawn in the meantime.
             is_published = self._registrations.get(registration.name) is registration
             if is_published and present.concerns(registration, now):
                 self._ask(present, registration, registration.string)
@@ -153,12 +153,12 @@ class Rounds:
     # --- answers
 
     def confirmed(self, number: int) -> None:
-        """Offers of the relay are authorized by the key of this request from now on."""
+        """Note that from now on the key of this request authorizes the relay's offers."""
         if asked := self._asked.pop(number, None):
             asked[1].key = asked[2]
 
     def registered(self, number: int, seconds: float, now: float) -> None:
-        """The relay has granted the request, for this many seconds."""
+        """Note that the relay has granted the request, for this many seconds."""
         if (answered := self._take_answer(number)) is None:
             return
         present, request = answered
@@ -179,10 +179,10 @@ class Rounds:
         present.until = min(present.until, now + seconds)
 
     def refused(self, number: int, error: HybridRelayError, now: float) -> Round | None:
-        """The relay has refused the request.
+        """Note that the relay has refused the request.
 
         Returns:
-            The round, if it is aborted: the relay accepts nothing more over its channel, since it has a later one.
+            The round if it is aborted, because the relay has a later channel and accepts nothing more over this one.
         """
         self._asked.pop(number, None)
         if (answered := self._take_answer(number)) is None:
@@ -207,8 +207,8 @@ class Rounds:
         return None
 
     def failed(self, number: int) -> Round | None:
-        """The request was not answered, and no more requests can be made over its channel. Returns its round, unless
-        that has ended."""
+        """Note that the request was not answered, so that no more requests can be made over its channel. Returns its
+        round, unless that has ended."""
         self._asked.pop(number, None)
         answered = self._take_answer(number)
         if answered is None:
@@ -217,13 +217,14 @@ class Rounds:
         return answered[0]
 
     def same_relay(self, number: int, host: str, now: float) -> None:
-        """The request was not made: the hybrid connection is registered at this relay under another host name."""
+        """Note that the request was not made, because the hybrid connection is registered here under another host
+        name."""
         self._asked.pop(number, None)
         if (answered := self._take_answer(number)) is not None:
             self._registrations.same_relay(answered[1].registration, host, now)
 
     def _take_answer(self, number: int) -> tuple[Round, _Request] | None:
-        """The round and the request to which an answer belongs; None if the answer is no longer needed."""
+        """Return the round and the request to which an answer belongs; None if the answer is no longer needed."""
         present = self._present
         if present is None or present.request is None or present.request.number != number:
             return None

@@ -2,8 +2,8 @@
 
 There are two kinds of state. The *phase* says whether the connector has a control channel to the relay. Each control
 channel also has a state of its own, because there can be several: while the connector moves to a better route, the
-successor takes over the registrations before the current channel is closed. If a pair of state and cause is
-missing from a table but occurs, this is a bug in the machine, whatever the relay has sent.
+successor takes over the registrations before the current channel is closed. A pair of state and cause that is not in
+a table cannot occur, whatever the relay sends, unless the machine has a bug.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PHASES: Mapping[tuple[Phase, PhaseCause], Phase] = {
     (Phase.IDLE, PhaseCause.STARTED): Phase.OPENING,
     (Phase.OPENING, PhaseCause.CHANNEL_OPENED): Phase.CONNECTED,
     (Phase.OPENING, PhaseCause.OPENING_FAILED): Phase.WAITING,
-    # A successor is open, in addition to the channel that it will replace.
+    # The successor has opened, in addition to the channel that it will replace.
     (Phase.CONNECTED, PhaseCause.CHANNEL_OPENED): Phase.CONNECTED,
     (Phase.CONNECTED, PhaseCause.NO_CHANNEL_LEFT): Phase.WAITING,
     (Phase.WAITING, PhaseCause.DUE): Phase.OPENING,
@@ -62,9 +62,9 @@ class ChannelState(enum.Enum):
     OPENING = "opening"
     #: It is open, and everything is being registered over it for the first time.
     TAKING_OVER = "taking over"
-    #: Everything was registered over it, and over no newer channel; it renews the registrations.
+    #: It was the last channel to take over the registrations, and renews them.
     CURRENT = "current"
-    #: A newer channel is current. This one renews what the relay did not register over that one.
+    #: A newer channel is current. This one still renews registrations that the relay refused over the newer one.
     EARLIER = "earlier"
     #: The connector has closed it, and it has not ended yet.
     CLOSING = "closing"
@@ -95,7 +95,7 @@ CHANNELS: Mapping[tuple[ChannelState, ChannelCause], ChannelState] = {
     (ChannelState.OPENING, ChannelCause.ABANDONED): ChannelState.CLOSED,
     (ChannelState.OPENING, ChannelCause.ENDED): ChannelState.CLOSED,
     (ChannelState.TAKING_OVER, ChannelCause.TOOK_OVER): ChannelState.CURRENT,
-    # Nothing could be registered over it, or it was given up before that.
+    # Nothing could be registered over the channel, or it was given up first.
     (ChannelState.TAKING_OVER, ChannelCause.ABANDONED): ChannelState.CLOSED,
     (ChannelState.CURRENT, ChannelCause.REPLACED): ChannelState.EARLIER,
     **{(state, ChannelCause.CLOSED_BY_US): ChannelState.CLOSING for state in _OPEN},

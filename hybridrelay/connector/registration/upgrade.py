@@ -1,4 +1,4 @@
-"""Moves to a better route: first the control channel, which gets a successor, and then the sessions."""
+"""Moving to a better route: first the control channel, by opening its successor, and then the sessions."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Upgrade:
         self._out = out
         #: The route, and the number of the channel that is opened over it.
         self._better: tuple[Candidate, int] | None = None
-        #: A better route was found while there was no control channel. Sessions then move to the route of the next
-        #: one.
+        #: Whether sessions are to move to the route of the next control channel, because a better route was found
+        #: while there was none.
         self._sessions_follow = False
 
     @property
@@ -54,7 +54,8 @@ class Upgrade:
             self._better = route, self._channels.open(route)
 
     def took_over(self, channel: Channel) -> None:
-        """A channel has become the current one: the successor, or the first channel after a time without any."""
+        """Note that a channel has become the current one: the successor, or the first one after a time without
+        any."""
         if self.is_successor(channel.number):
             self._answer(None)
         if self._sessions_follow and channel.route is not None:
@@ -62,7 +63,7 @@ class Upgrade:
             self._out.append(commands.MoveSessions(channel.route))
 
     def failed(self, error: HybridRelayError) -> None:
-        """The successor could not be opened, or could register nothing."""
+        """Note that the successor could not be opened, or could register nothing."""
         self._answer(error)
 
     def give_up(self) -> None:

@@ -41,7 +41,7 @@ def test_a_search_ends_with_the_last_failure_when_nobody_else_is_left() -> None:
     search = ListenerSearch(avoided)
     assert search.failed(instance(1), FIRST, 0.0)
     assert search.failed(instance(2), SECOND, 0.0)
-    assert search.nobody_else(NOBODY, 0.0) is SECOND
+    assert search.none_left(NOBODY, 0.0) is SECOND
     assert avoided.at(0.0) == (), "the next search tries all of them again"
 
 
@@ -50,9 +50,9 @@ def test_a_search_that_begins_with_all_avoided_avoids_nobody() -> None:
     avoided.add(instance(1), 0.0)
     search = ListenerSearch(avoided)
     assert search.avoid(1.0) == (instance(1),)
-    assert search.nobody_else(NOBODY, 1.0) is None
+    assert search.none_left(NOBODY, 1.0) is None
     assert search.avoid(1.0) == ()
-    assert search.nobody_else(NOBODY, 1.0) is NOBODY
+    assert search.none_left(NOBODY, 1.0) is NOBODY
 
 
 @pytest.mark.parametrize("number", [1, MAX_TRIED - 1, MAX_TRIED])
