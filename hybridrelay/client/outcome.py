@@ -25,15 +25,17 @@ class Ending(enum.StrEnum):
     RESET_BY_APPLICATION = "reset-by-application"
     #: The target or the connector reset the stream.
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the client ended first, or the connector did not acknowledge the end in time.
+    #: The session or the client ended first.
     LOST = "lost"
+    #: Everything was sent, and the connector has not acknowledged the end in time. It may still arrive.
+    UNCONFIRMED = "unconfirmed"
 
 
 @attrs.frozen
 class Disconnected:
     """How a connection and its stream ended."""
 
-    #: ``closed``, ``closed-with-reset`` or ``broken``.
+    #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``.
     kind: str
     to_target: Ending
     to_client: Ending
@@ -41,7 +43,7 @@ class Disconnected:
 
 
 _BROKEN_BY = {
-    Party.NOBODY: Ending.FINISHED,
+    Party.NOBODY: Ending.UNCONFIRMED,
     Party.LOCAL: Ending.RESET_BY_APPLICATION,
     Party.PEER: Ending.RESET_BY_TARGET,
     Party.SESSION: Ending.LOST,
@@ -54,7 +56,8 @@ def outcome_of(bridged: Bridged) -> Disconnected:
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
     side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
-    programs do. Everything else is *broken*.
+    programs do. It is *unconfirmed* if nothing has failed, and the connector has not acknowledged in time that
+    everything has arrived. Everything else is *broken*.
     """
     broke = _BROKEN_BY[bridged.ended_by]
     to_target = Ending.FINISHED if bridged.sent_all else broke
@@ -79,6 +82,8 @@ def outcome_of_stream(end: StreamEnd) -> Disconnected:
 def _kind(to_target: Ending, to_client: Ending) -> str:
     if to_target is to_client is Ending.FINISHED:
         return "closed"
+    if to_target is Ending.UNCONFIRMED:
+        return "unconfirmed"
     application_ended = (to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION) or (
         to_target is Ending.FINISHED and to_client is Ending.STOPPED_BY_APPLICATION
     )

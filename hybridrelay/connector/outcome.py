@@ -22,8 +22,10 @@ class Ending(enum.StrEnum):
     STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     RESET_BY_TARGET = "reset-by-target"
-    #: The session or the connector ended first, or the client did not acknowledge the end in time.
+    #: The session or the connector ended first.
     LOST = "lost"
+    #: Everything was sent, and the client has not acknowledged the end in time. It may still arrive.
+    UNCONFIRMED = "unconfirmed"
 
 
 @attrs.frozen
@@ -41,7 +43,7 @@ class NotConnected:
 class Disconnected:
     """The stream reached the target, and has ended."""
 
-    #: ``closed``, ``closed-with-reset`` or ``broken``.
+    #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``.
     kind: str
     to_target: Ending
     to_client: Ending
@@ -59,14 +61,15 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
     side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
-    programs do. Everything else is *broken*.
+    programs do. It is *unconfirmed* if both directions finished, and the client has not acknowledged in time that
+    everything has arrived. Everything else is *broken*.
 
     Args:
         bridged: the result of the bridge.
         cancelled_because: why this connector cancelled the bridge, if it did.
     """
     broke = {
-        Party.NOBODY: Ending.FINISHED,
+        Party.NOBODY: Ending.UNCONFIRMED,
         Party.LOCAL: Ending.RESET_BY_TARGET,
         Party.PEER: Ending.RESET_BY_APPLICATION,
         Party.SESSION: Ending.LOST,
@@ -87,6 +90,8 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
 def _kind(to_target: Ending, to_client: Ending) -> str:
     if to_target is to_client is Ending.FINISHED:
         return "closed"
+    if to_client is Ending.UNCONFIRMED:
+        return "unconfirmed"
     reset_by_target = to_target is Ending.FINISHED and to_client is Ending.RESET_BY_TARGET
     reset_by_application = (to_target is Ending.FINISHED and to_client is Ending.STOPPED_BY_APPLICATION) or (
         to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION

@@ -156,7 +156,7 @@ class StreamClosed(_Stream):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream was closed"
 
-    #: ``closed``, ``closed-with-reset`` or ``broken``: see docs/operating.md.
+    #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``: see docs/operating.md.
     outcome: str
     reason: Reason
     #: How each direction ended.

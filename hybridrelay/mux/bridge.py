@@ -130,7 +130,7 @@ class _Bridge:
         elif stream.reset_reason is not Reason.NO_ERROR or stream.was_lost:
             self.report(stream_broke(stream, stream.failure_reason).cause, stream.failure_reason)
         elif not stream.is_settled:
-            self.report(Input.UNACKNOWLEDGED, Reason.PEER_SILENT)
+            self.report(Input.UNACKNOWLEDGED)
         else:
             self.report(Input.PEER_STOPPED, stream.failure_reason)
         callback, self._settled_callback = self._settled_callback, None

@@ -6,7 +6,7 @@ TCP connection into the stream, *incoming* from the stream into the TCP connecti
 
 1. End of file is passed on separately in each direction. When both have ended, the bridge has finished: both sides
    are closed. What is queued on the stream is still sent. The outcome is known when the peer has acknowledged
-   everything, or never will, or has not done so for some seconds.
+   everything, or never will. If it has not done so for some seconds, the outcome is that this is not known.
 2. If one side breaks, the bridge ends at once. The first reason is its outcome; that a peer has stopped reading is
    the outcome only if nothing breaks after that.
 3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
@@ -60,9 +60,10 @@ class Outgoing(enum.Enum):
     ENDED = enum.auto()
     #: The peer has acknowledged everything, including the end of file.
     DELIVERED = enum.auto()
-    #: The stream was refused, or it was reset or lost before the peer had acknowledged everything, or the peer has
-    #: taken too long.
+    #: The stream was refused, or it was reset or lost before the peer had acknowledged everything.
     UNDELIVERED = enum.auto()
+    #: The peer has not acknowledged everything in time. Nothing has failed, and the rest may still arrive.
+    UNCONFIRMED = enum.auto()
     #: The peer has stopped reading before it had received everything: what the TCP connection sends is read and
     #: dropped.
     DROPPED = enum.auto()
@@ -92,7 +93,7 @@ class Party(enum.Enum):
     LOCAL = enum.auto()
     #: The peer reset the stream, or stopped reading.
     PEER = enum.auto()
-    #: The stream was lost with its session, or the peer has not acknowledged its end in time.
+    #: The stream was lost with its session.
     SESSION = enum.auto()
     #: `bridge` was cancelled.
     CALLER = enum.auto()
@@ -119,7 +120,7 @@ OUTGOING: dict[tuple[Outgoing, Input], Outgoing] = {
     (Outgoing.DELIVERED, Input.REFUSED): Outgoing.UNDELIVERED,
     (Outgoing.ENDED, Input.STREAM_RESET): Outgoing.UNDELIVERED,
     (Outgoing.ENDED, Input.STREAM_LOST): Outgoing.UNDELIVERED,
-    (Outgoing.ENDED, Input.UNACKNOWLEDGED): Outgoing.UNDELIVERED,
+    (Outgoing.ENDED, Input.UNACKNOWLEDGED): Outgoing.UNCONFIRMED,
     (Outgoing.DROPPED, Input.LOCAL_BROKE): Outgoing.BROKEN,
 }
 INCOMING: dict[tuple[Incoming, Input], Incoming] = {
@@ -127,7 +128,7 @@ INCOMING: dict[tuple[Incoming, Input], Incoming] = {
     (Incoming.OPEN, Input.PEER_ENDED): Incoming.ENDED,
 }
 #: The end of file was passed on, and the stream has not been stopped.
-_PASSED_ON = frozenset({Outgoing.ENDED, Outgoing.DELIVERED, Outgoing.UNDELIVERED})
+_PASSED_ON = frozenset({Outgoing.ENDED, Outgoing.DELIVERED, Outgoing.UNDELIVERED, Outgoing.UNCONFIRMED})
 #: Inputs that give the bridge a reason to end, and the party that caused it.
 CAUSED_BY: dict[Input, Party] = {
     Input.REFUSED: Party.PEER,
@@ -135,7 +136,6 @@ CAUSED_BY: dict[Input, Party] = {
     Input.PEER_STOPPED: Party.PEER,
     Input.STREAM_RESET: Party.PEER,
     Input.STREAM_LOST: Party.SESSION,
-    Input.UNACKNOWLEDGED: Party.SESSION,
     Input.CANCELLED: Party.CALLER,
 }
 
@@ -149,7 +149,8 @@ class Bridged:
     sent: int
     #: Bytes from the stream into the TCP connection, as far as the kernel accepted them.
     received: int
-    #: `Reason.NO_ERROR` if both directions have ended and everything was delivered.
+    #: `Reason.NO_ERROR` if both directions have ended, and nothing has failed. Whether everything was delivered is
+    #: known only if `sent_all`.
     reason: Reason
     #: The text of the refusal, if the peer refused the stream or did not answer; None otherwise.
     refusal: str | None = None

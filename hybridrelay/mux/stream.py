@@ -530,7 +530,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if state.is_delivered:
             return end
         if not self.is_settled:
-            return attrs.evolve(end, reason=Reason.PEER_SILENT, ended_by=Party.SESSION)
+            return attrs.evolve(end, ended_by=Party.NOBODY)
         stopped = state.stopped_by_peer and not state.is_aborted
         return attrs.evolve(end, reason=self.failure_reason, ended_by=end.ended_by if stopped else self._aborted_by)
 

@@ -25,9 +25,10 @@ class StreamProgress:
 class StreamEnd:
     """How a stream ended, as far as this side can tell."""
 
-    #: NOBODY: both directions finished. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
+    #: NOBODY: both directions finished, or this side closed the stream and it is not known whether the peer has
+    #: received everything. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
     ended_by: Party
-    #: `Reason.NO_ERROR` if both directions finished and the peer has acknowledged everything.
+    #: `Reason.NO_ERROR` if both directions finished and nothing has failed.
     reason: Reason
     #: What the peer said about the reason, or "".
     text: str = ""

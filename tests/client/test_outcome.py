@@ -54,10 +54,11 @@ from hybridrelay.protocol.reasons import Reason
             Ending.STOPPED_BY_TARGET,
             Ending.RESET_BY_APPLICATION,
         ),
+        (Bridged(1, 1, Reason.NO_ERROR, received_all=True), "unconfirmed", Ending.UNCONFIRMED, Ending.FINISHED),
         (Bridged(0, 0, Reason.CANCELLED, ended_by=Party.CALLER), "broken", Ending.LOST, Ending.LOST),
     ],
 )
 def test_every_end_has_a_name(bridged: Bridged, kind: str, to_target: Ending, to_client: Ending) -> None:
     ended = outcome_of(bridged)
     assert (ended.kind, ended.to_target, ended.to_client) == (kind, to_target, to_client)
-    assert (ended.reason is Reason.NO_ERROR) is (kind == "closed")
+    assert (ended.reason is Reason.NO_ERROR) is (kind in {"closed", "unconfirmed"})

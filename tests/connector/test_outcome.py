@@ -34,6 +34,8 @@ class Changes(TypedDict, total=False):
     [
         # Both ended in good order.
         ({"received_all": True, "sent_all": True}, "closed", FINISHED, FINISHED, Reason.NO_ERROR),
+        # The same over a slow link: the application's side has not acknowledged the last bytes yet.
+        ({"received_all": True}, "unconfirmed", FINISHED, Ending.UNCONFIRMED, Reason.NO_ERROR),
         # PostgreSQL inside TLS: psql has said everything and ended, the server resets.
         ({"received_all": True, "ended_by": Party.LOCAL, "reason": RESET}, RUDELY, FINISHED, BY_TARGET, RESET),
         # The server has ended, and the application resets.

@@ -316,7 +316,7 @@ async def test_an_application_that_acknowledges_nothing_does_not_delay_the_last_
     await trio.sleep(5.5)
     (end,) = [event for event in scene.events if isinstance(event, StreamClosed)]
     assert (end.outcome, end.reason, end.to_target, end.to_client, end.seconds) == (
-        "broken", Reason.PEER_SILENT, "finished", "lost", 7.0,
+        "unconfirmed", Reason.NO_ERROR, "finished", "unconfirmed", 7.0,
     )  # fmt: skip
     scene.server.close(Reason.SESSION_LOST)
     await trio.sleep(60)

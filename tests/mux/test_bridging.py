@@ -25,7 +25,6 @@ REASONS = {
     PEER_STOPPED: Reason.CANCELLED,
     STREAM_RESET: Reason.DENIED_BY_POLICY,
     STREAM_LOST: Reason.SESSION_LOST,
-    UNACKNOWLEDGED: Reason.PEER_SILENT,
     CANCELLED: Reason.CANCELLED,
 }
 
@@ -59,7 +58,7 @@ TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
     ),
     "both directions end, and the peer acknowledges nothing": (
         [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (UNACKNOWLEDGED, CONTINUE)],
-        attrs.evolve(by(UNACKNOWLEDGED, received_all=True), finished=True),
+        Ending(finished=True, received_all=True),
     ),
     "both directions end, and the peer acknowledges everything too late": (
         [
@@ -69,7 +68,17 @@ TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
             (UNACKNOWLEDGED, CONTINUE),
             (DELIVERED, CONTINUE),
         ],
-        attrs.evolve(by(UNACKNOWLEDGED, received_all=True), finished=True),
+        Ending(finished=True, received_all=True),
+    ),
+    "both directions end, and the session is lost after the peer has taken too long to acknowledge": (
+        [
+            (ACCEPTED, CONTINUE),
+            (LOCAL_ENDED, CONTINUE),
+            (PEER_ENDED, CONTINUE),
+            (UNACKNOWLEDGED, CONTINUE),
+            (STREAM_LOST, CONTINUE),
+        ],
+        Ending(finished=True, received_all=True),
     ),
     "ours ends before the answer": (
         [(LOCAL_ENDED, CONTINUE), (DELIVERED, CONTINUE), (ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE)],

@@ -82,7 +82,7 @@ async def test_a_bridge_waits_for_the_acknowledgement_for_a_few_seconds(
     assert not settled
     await trio.sleep(1)
     assert settled == [began + SETTLING_SECONDS]
-    expected = Bridged(7, 0, Reason.PEER_SILENT, received_all=True, ended_by=Party.SESSION)
+    expected = Bridged(7, 0, Reason.NO_ERROR, received_all=True)
     assert progress.so_far() == expected
     await pair.release()
     await trio.sleep(1)
@@ -118,7 +118,7 @@ async def test_the_end_of_a_stream_without_a_bridge_is_reported_after_the_same_t
     await trio.sleep(60)
     ((at, end),) = ends
     assert at == began + SETTLING_SECONDS
-    assert (end.ended_at, end.reason, end.ended_by) == (began, Reason.PEER_SILENT, Party.SESSION)
+    assert (end.ended_at, end.reason, end.ended_by) == (began, Reason.NO_ERROR, Party.NOBODY)
     assert not end.sent_all
     assert end.received_all
     nursery.cancel_scope.cancel()

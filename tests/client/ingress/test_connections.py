@@ -241,9 +241,9 @@ async def test_a_connector_that_acknowledges_nothing_does_not_delay_the_event(
         end = await scene.end()
     assert isinstance(end, StreamClosed)
     assert (end.outcome, end.reason, end.to_target, end.to_client) == (
-        "broken",
-        Reason.PEER_SILENT,
-        "lost",
+        "unconfirmed",
+        Reason.NO_ERROR,
+        "unconfirmed",
         "finished",
     )
     assert 7 <= end.seconds < 7.5
