@@ -33,7 +33,7 @@ from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
 from .stream import MuxStream
-from .turns import SharedTurns
+from .turns import MAX_FRAMES, SharedTurns
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
@@ -42,6 +42,8 @@ GREETING_TIMEOUT = 15.0
 SETTLING_SECONDS = 5.0
 #: The ends of how many streams are reported at a time. After each portion, other tasks run.
 PORTION = 32
+#: Reporting the end of a stream counts like this many frames in `SharedTurns`: a portion is a turn.
+_FRAMES_PER_END = MAX_FRAMES // PORTION
 
 
 class Session:
@@ -501,20 +503,23 @@ class Session:
         with scope:
             while self._unsettled:
                 await trio.sleep_until(next(iter(self._unsettled.values())))
+                await self._wait_for_turn()
                 now = trio.current_time()
                 over = [stream for stream, deadline in islice(self._unsettled.items(), PORTION) if deadline <= now]
                 for stream in over:
                     self.settled(stream)
                     stream.stop_waiting()
+                    self._count_end()
         self._waiting_for_acknowledgements = None
 
     def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
         """Leave the ends of streams after the first `PORTION` to `_report_later`. Returns the other events.
 
-        A peer decides how many streams end at once: it may end the session, or acknowledge thousands of them.
+        If a turn is over that this session shares with others, all of them are left. A peer decides how many streams
+        end at once: it may end many sessions, or acknowledge thousands of streams.
         """
         ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
-        later = ends if self._later else ends[PORTION:]
+        later = ends if self._later or self._is_turn_over else ends[PORTION:]
         if self._nursery is None or not later:
             return happened
         if not self._later:
@@ -528,15 +533,32 @@ class Session:
         with trio.CancelScope(shield=True):
             while self._later:
                 await trio.lowlevel.checkpoint()
+                await self._wait_for_turn()
                 for _ in range(min(PORTION, len(self._later))):
-                    event = self._later.popleft()
-                    if isinstance(event, events.StreamAborted):
-                        event.stream.observer.on_aborted()
-                    else:
-                        event.stream.observer.on_settled()
+                    self._report_end(self._later.popleft())
+
+    def _report_end(self, event: events.StreamAborted | events.StreamSettled) -> None:
+        if isinstance(event, events.StreamAborted):
+            event.stream.observer.on_aborted()
+        else:
+            event.stream.observer.on_settled()
+        self._count_end()
+
+    def _count_end(self) -> None:
+        if self._turns is not None:
+            self._turns.count(_FRAMES_PER_END, 0)
+
+    @property
+    def _is_turn_over(self) -> bool:
+        return self._turns is not None and self._turns.is_over
+
+    async def _wait_for_turn(self) -> None:
+        """If a turn is over that this session shares with others, wait for another one."""
+        if self._turns is not None and self._turns.is_over:
+            await self._turns.next()
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:
-        if self._later or len(happened) > PORTION:
+        if self._later or len(happened) > PORTION or self._is_turn_over:
             happened = self._defer(happened)
         for event in happened:
             match event:
@@ -555,10 +577,8 @@ class Session:
                     self._refused(stream_id, reason)
                 case events.StreamAnswered(stream):
                     stream.observer.on_answered()
-                case events.StreamAborted(stream):
-                    stream.observer.on_aborted()
-                case events.StreamSettled(stream):
-                    stream.observer.on_settled()
+                case events.StreamAborted() | events.StreamSettled():
+                    self._report_end(event)
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()

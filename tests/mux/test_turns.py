@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import Session, SessionRole, SharedTurns
+from hybridrelay.mux import MuxStream, Session, SessionRole, SharedTurns
+from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.mux.turns import MAX_FRAMES
-from hybridrelay.protocol import frames
+from hybridrelay.protocol import Reason, frames
 from hybridrelay.streams.nowait import TURN_BYTES
 
 SESSIONS, FRAMES = 20, 1500
@@ -129,3 +132,41 @@ async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
     for portion in PORTIONS:
         with trio.fail_after(60):
             assert await _most_frames_in_a_pass(None, portion) > SESSIONS // 2 * MAX_FRAMES
+
+
+@pytest.mark.parametrize(("sessions", "streams"), [(30, PORTION - 1), (4, 10 * PORTION)])
+@pytest.mark.parametrize("how", ["the sessions end", "nothing is acknowledged in time"])
+async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
+    autojump_clock: trio.testing.MockClock, sessions: int, streams: int, how: str
+) -> None:
+    """Each end is reported once, and in each pass of the event loop no more than those of one session."""
+    turns, passes, reported = SharedTurns(), Passes(), Counter[int]()
+    async with trio.open_nursery() as nursery:
+        servers: list[Session] = []
+        held: list[MuxStream] = []
+        for _ in range(sessions):
+            ours, theirs = trio.testing.memory_stream_pair()
+            client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, turns=turns)
+            async with trio.open_nursery() as starting:
+                starting.start_soon(nursery.start, client.run, ours)
+                starting.start_soon(nursery.start, server.run, theirs)
+            for _ in range(streams):
+                await client.open_stream_nowait().send_all(b"x")
+                held.append((await server.offers.receive()).accept())
+                held[-1].set_end_callback(lambda _: reported.update([passes.count]))
+            ours.send_stream.send_all_hook = None  # from here on, the server is told nothing
+            servers.append(server)
+        assert not reported
+        with instrument(passes):
+            if how == "the sessions end":
+                for server in servers:
+                    server.close(Reason.IDENTITY_DENIED)
+            else:
+                for stream in held:
+                    await stream.aclose()
+                await trio.sleep(SETTLING_SECONDS + 1)
+            while reported.total() < sessions * streams and passes.count < 10 * sessions * streams:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert reported.total() == sessions * streams
+    assert max(reported.values()) <= 3 * PORTION
