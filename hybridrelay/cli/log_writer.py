@@ -105,7 +105,7 @@ class LogWriter:
         self._reported = 0
         #: Lines that a failed write has lost, and that were not reported yet.
         self._lost = 0
-        #: The last write ended in the middle of a line.
+        #: Whether the last write ended in the middle of a line.
         self._mid_line = False
         # Only without a thread: the batch that is being written, and what the descriptor has not accepted of it yet.
         self._batch: _Batch | None = None

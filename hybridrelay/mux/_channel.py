@@ -1,13 +1,13 @@
 """The tasks of one channel: a reader, a writer and a timer.
 
-The reader waits for no other task: what it reads goes into the core, which is bounded by the windows that it has
-granted. The timer is separate from reader and writer, so that a dead channel is also detected while the writer is
-blocked.
+The reader waits for no other task: it passes what it reads to the core, whose memory is bounded by the receive
+windows that it has granted. The timer is separate from reader and writer, so that a dead channel is also detected
+while the writer is blocked.
 
-The task that causes output writes it, as far as the channel accepts it without blocking: for a small message, this
-saves a pass through the scheduler. The writer task writes the rest, and all later output waits until that is done. A
-write is therefore never interrupted, and if a sender is cancelled, only whole frames have been queued. Output that
-follows immediately after a write is also left to the writer task, because several messages in one write take less
+The task that causes output writes as much of it as the channel accepts without blocking: for a small message, this
+saves a pass through the scheduler. The writer task writes the rest, and all later output waits for that. A write is
+therefore never interrupted, and if a sender is cancelled, only whole frames have been queued. Output that follows
+shortly after another write is also left to the writer task, because one write with several messages takes less
 processor time in all three processes.
 """
 
@@ -33,8 +33,8 @@ _GOODBYE_TIMEOUT = 0.5
 #: The size of one write (bytes): large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
-#: Output that follows a write within this time (seconds) is left to the writer task, which writes it together with
-#: what else is queued by then. About as long as a write takes.
+#: Output that follows a write within this time (seconds) is left to the writer task, which writes everything that is
+#: queued by then. About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -45,10 +45,10 @@ class Channel:
 
     Args:
         core: the session's state machine, after `channel_opened`.
-        stream: the channel, which this object closes in the end.
+        stream: the channel, which `serve` closes at its end.
         initial: bytes that were already received from `stream`.
         dispatch: called with the core's events.
-        turns: shared by all sessions of the peer's holder; None: this session has turns of its own.
+        turns: shared by all sessions with the same peer. None: this session has turns of its own.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Channel:
         self._timer_until = -math.inf
         self._greeted = trio.Event()
         self._read_all = trio.Event()
-        #: A write has begun and has not been completed.
+        #: Whether a write has begun and has not been completed.
         self._writing = False
-        #: How much of that write the stream below has buffered (bytes); counted as memory for sending.
+        #: How many bytes of that write the underlying stream has buffered; counted as memory for sending.
         self._held = 0
         self._wrote_at = -math.inf
-        #: The core is processing what was read; its answers are written together afterwards.
+        #: Whether the core is processing what was read; its answers are written together afterwards.
         self._corked = False
         self._write_scope = trio.CancelScope()
         #: When to give up a write; infinite until the session has ended.
@@ -129,11 +129,11 @@ class Channel:
         self.output()
 
     def greeted(self) -> None:
-        """The peer's HELLO has arrived."""
+        """Note that the peer's HELLO has arrived."""
         self._greeted.set()
 
     def ended(self, reason: Reason) -> None:
-        """The session has ended: write its last frame, then close the channel."""
+        """Write the session's last frame and then close the channel, because the session has ended."""
         self._greeted.set()
         self._timer.wake()
         # No final GOAWAY is sent to a peer that has become silent.
@@ -163,7 +163,7 @@ class Channel:
         turn, turn_began_at = Turn(), 0
         while True:
             before = core.frames_received
-            if data and core.ended is None:  # what arrives later was sent before the peer received our GOAWAY
+            if data and core.ended is None:  # data after the end was sent before the peer received our GOAWAY
                 self._take_in(data)
                 while core.has_input:
                     await self._give_way()
@@ -177,7 +177,7 @@ class Channel:
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
                     await port.wait_readable()
-                    if self._is_over():  # before anything is read, because what is read has to be used at once
+                    if self._is_over():  # checked before reading, because what is read has to be used at once
                         await self._give_way()
                     turn, turn_began_at = Turn(), core.frames_received
                 data = received
@@ -191,7 +191,7 @@ class Channel:
                 return
 
     def _is_over(self) -> bool:
-        """Whether the turn is over that this session shares with others."""
+        """Whether the turn that this session shares with others is over."""
         return self._turns is not None and self._turns.is_over
 
     async def _give_way(self) -> None:
@@ -224,8 +224,8 @@ class Channel:
             self.lose(text, error=error)
 
     def _write_nowait(self, now: float) -> bool:
-        """Make one write; False if there is nothing to write. The writer task completes what the channel does not
-        accept at once; `_writing` stays set until then."""
+        """Make one write. Returns False if there is nothing to write. If the channel does not accept everything at
+        once, the writer task completes the write, and `_writing` is set until then."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
         if happened := core.pending_events():
@@ -245,7 +245,7 @@ class Channel:
         return True
 
     def _hold(self, size: int) -> None:
-        """Count the bytes that the stream below holds, because the channel has not taken them."""
+        """Count the bytes that the underlying stream holds, because the channel has not accepted them yet."""
         self._core.sending.take(size - self._held)
         self._held = size
 
@@ -301,7 +301,7 @@ class Channel:
     # --- the end
 
     async def _say_goodbye(self) -> None:
-        """The session was cancelled: complete a write that has begun, and send GOAWAY."""
+        """Complete a write that has begun and send GOAWAY, because the session was cancelled."""
         self._dispatch(self._core.close(Reason.GOING_AWAY))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:

@@ -1,4 +1,4 @@
-"""The two directions of a bridge: they move bytes, and report what ends them. `bridging.py` decides what follows.
+"""The two directions of a bridge: they move bytes, and report what ends them to the machine in `bridging.py`.
 
 Both are on the hot path: if nothing blocks, a message passes through each of them without a task switch.
 """
@@ -36,12 +36,13 @@ class Broke(Exception):
 
 
 def stream_broke(stream: MuxStream, reason: Reason) -> Broke:
-    """The stream was reset, or lost with its session."""
+    """Return the error for a stream that was reset, or lost with its session."""
     return Broke(Input.STREAM_LOST if stream.was_lost else Input.STREAM_RESET, reason)
 
 
 def _reason_of(error: BaseException) -> Reason:
-    """Why a call of a stream failed: `CANCELLED` if the stream was closed on this side, which gives no reason."""
+    """Return why a call of a stream failed. It is `CANCELLED` if the stream was closed on this side, without a
+    reason."""
     return error.__cause__.reason if isinstance(error.__cause__, HybridRelayError) else Reason.CANCELLED
 
 
@@ -55,8 +56,8 @@ class Outward:
     Args:
         stream: the stream.
         port: the TCP connection.
-        early: the data that was sent on an earlier stream, which was refused, and has to be sent again; b"" means the
-            end of file. Data that is sent on this stream before the peer accepts it is appended.
+        early: data that was sent on an earlier stream, which the peer refused, and that has to be sent again; b""
+            means the end of file. Data that is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 
@@ -65,11 +66,11 @@ class Outward:
         self._stream = stream
         self._port = port
         self._report = report
-        #: The peer has stopped reading: what the TCP connection sends is read and dropped.
+        #: Whether the peer has stopped reading: what the TCP connection sends is read and dropped.
         self._drops = False
 
     async def run(self) -> None:
-        """Move everything, and the end of file."""
+        """Move everything, including the end of file."""
         try:
             if not await self._send_again():
                 await self._move()
@@ -98,7 +99,7 @@ class Outward:
                 turn, most = Turn(), self._most_to_read()
 
     def _most_to_read(self) -> int:
-        """How much to read at a time until other tasks have run. Until then, no other task can use up memory."""
+        """Return how much to read before other tasks run again. Meanwhile, no other task can use up the memory."""
         return min(READ_BYTES, self._stream.send_share)
 
     def _send(self, data: Buffer) -> bool:
@@ -155,13 +156,13 @@ class Outward:
         return early[-1:] == [b""]
 
     def _not_taken(self, error: BaseException) -> None:
-        """The stream accepts nothing more, because the peer has stopped reading or because it was reset."""
+        """Handle a stream that accepts nothing more, because the peer has stopped reading or because it was reset."""
         stream = self._stream
         if stream.reset_reason is not Reason.NO_ERROR:
             raise stream_broke(stream, _reason_of(error)) from error
-        # The peer has closed the stream right after its last bytes, while the local program is still answering
-        # earlier ones. The last bytes still have to be delivered. Until then, answers are read and dropped; otherwise
-        # both sides could wait for each other.
+        # The peer may close the stream right after its last bytes, while the local program still answers earlier
+        # ones. The last bytes still have to be delivered to the program. Until then, its answers are read and
+        # dropped; otherwise the program and this bridge could wait for each other.
         self._drops = True
         self._report(Input.PEER_STOPPED, _reason_of(error))
 
@@ -172,7 +173,7 @@ class Inward:
     Args:
         stream: the stream.
         local: the TCP connection.
-        port: the same connection, for calls that do not wait.
+        port: the same connection, with methods that do not wait.
         report: called with what happens.
     """
 
@@ -182,14 +183,14 @@ class Inward:
         self._port = port
         self._report = report
         self._received = 0
-        #: `run` is waiting for the stream, so `deliver_nowait` may do its work.
+        #: Whether `run` is waiting for the stream, so `deliver_nowait` may do its work.
         self._waits = False
-        #: The TCP connection did not accept all that was written to it.
+        #: Whether the TCP connection has not accepted everything that was written to it.
         self._is_blocked = False
 
     @property
     def received(self) -> int:
-        """Bytes that the TCP connection has taken."""
+        """The number of bytes that the TCP connection has accepted."""
         return max(0, self._received - self._port.unsent_bytes)
 
     async def run(self) -> None:
@@ -209,14 +210,14 @@ class Inward:
         try:
             at_end = self._deliver()
         except Broke as exc:
-            # Report it at once, because a TCP connection reports its error only once: `Outward` would then read end
+            # Report the error at once: a TCP connection reports an error only once, and `Outward` would then read end
             # of file.
             self._report(exc.cause, exc.reason)
             return False
         return not at_end and not self._is_blocked
 
     def _deliver(self) -> bool:
-        """Move what has arrived, as far as the TCP connection accepts it. Returns True at the end of the stream."""
+        """Move as much of what has arrived as the TCP connection accepts. Returns True at the end of the stream."""
         while not self._is_blocked:
             try:
                 pieces = self._stream.receive_pieces_nowait()

@@ -33,7 +33,7 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
         self._changed = trio.Event()
 
     def put(self, offer: OfferT) -> bool:
-        """Append an offer. False if the queue is full or closed; the caller then has to refuse the offer."""
+        """Append an offer. Returns False if the queue is full or closed; the caller then has to refuse the offer."""
         if len(self._offers) >= self._limit:
             self._offers = deque(one for one in self._offers if not one.is_withdrawn)
         if self._is_closed or len(self._offers) >= self._limit:
@@ -48,7 +48,7 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
         self._wake()
 
     async def receive(self) -> OfferT:
-        """Wait for the next offer. If cancelled, it takes none.
+        """Wait for the next offer. If cancelled, no offer is taken from the queue.
 
         Raises:
             trio.EndOfChannel: the queue is empty, and the session has ended.
@@ -74,7 +74,7 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
         return None
 
     async def aclose(self) -> None:
-        """Accept no more offers; those that are in the queue can still be received."""
+        """Accept no more offers. Those that are already in the queue can still be received."""
         self.close()
         await trio.lowlevel.checkpoint()
 

@@ -1,4 +1,4 @@
-"""A wake-up for one task that can be used repeatedly, at a cost of a few hundred nanoseconds."""
+"""Lets one task sleep until another wakes it. Reusable, and costs a few hundred nanoseconds."""
 
 from __future__ import annotations
 

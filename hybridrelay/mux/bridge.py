@@ -1,12 +1,12 @@
 """Joining a stream of a session with a TCP connection on this machine: the application's, or the target's.
 
-The task that reads the channel writes what arrives to the TCP connection, as far as the connection accepts it without
+The task that reads the channel writes to the TCP connection itself, as much as the connection accepts without
 blocking. In the same way, the task that reads the TCP connection writes to the channel. A small message thus wakes
 one task in each process instead of three.
 
-A stream need not be accepted yet: the first bytes of the application follow OPEN immediately, which saves a round
-trip. They are kept until the peer has answered, so that another stream can carry them if the peer did not process
-this one.
+A bridge may begin before the peer has accepted the stream: the first bytes of the application follow OPEN
+immediately, which saves a round trip. They are kept until the peer has answered, so that another stream can carry
+them if the peer did not process this one.
 
 This module contains the life cycle of a bridge. `bridging.py` decides how a bridge ends, and `_directions.py` moves
 the bytes.
@@ -28,24 +28,26 @@ from .stream import MuxStream
 
 __all__ = ["BridgeProgress", "bridge"]
 
-#: When the peer has stopped reading: how long delivering what the peer had sent before may take (seconds).
+#: How long the last bytes of a peer that has stopped reading may take to be delivered to the TCP connection
+#: (seconds).
 _LAST_BYTES_SECONDS = 30.0
-#: How long the peer's answer to OPEN may take (seconds): the target's own deadline of 10 s, and a session that
-#: resumes.
+#: How long the peer's answer to OPEN may take (seconds): 10 s for connecting to the target, and the rest for a
+#: session that resumes meanwhile.
 _OPENING_SECONDS = 30.0
 
 
 class BridgeProgress:
-    """Shows the caller of `bridge` how far it has come while it runs, and after it was cancelled."""
+    """Shows the progress of `bridge` to its caller while it runs, and after it has ended or was cancelled."""
 
     def __init__(self) -> None:
         self._bridge: _Bridge | None = None
 
     def when_settled(self, callback: Callable[[], None]) -> None:
-        """After `bridge` has returned or raised: call `callback` once, as soon as `so_far` is the outcome.
+        """Call `callback` once, as soon as `so_far` is the final outcome. For use after `bridge` has returned or
+        raised.
 
-        That is at once if either side broke. Otherwise it is when the peer has acknowledged everything, or the stream
-        or its session has ended before that, or after 5 seconds. It must neither wait nor raise.
+        If either side broke, that is at once. Otherwise it is when the peer has acknowledged everything, or the
+        stream or its session has ended, or after 5 seconds. `callback` must neither wait nor raise.
         """
         if self._bridge is None:
             callback()
@@ -53,7 +55,7 @@ class BridgeProgress:
             self._bridge.when_settled(callback)
 
     def so_far(self) -> Bridged:
-        """How far the bridge has come, or how it ended."""
+        """The progress of the bridge, or how it ended."""
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
 
     @property
@@ -62,7 +64,7 @@ class BridgeProgress:
         return None if self._bridge is None else self._bridge.stream
 
     def follow(self, bridge: _Bridge) -> None:
-        """Report about this bridge from now on."""
+        """Show the progress of this bridge from now on."""
         self._bridge = bridge
 
 
@@ -72,19 +74,19 @@ class _Bridge:
     Args:
         stream: the stream.
         local: the TCP connection.
-        early: what was sent on an earlier, refused stream, to be sent again.
+        early: data that was sent on an earlier, refused stream and has to be sent again.
     """
 
     def __init__(self, stream: MuxStream, local: trio.SocketStream, early: list[bytes]) -> None:
         port = nowait(local)
         self.stream = stream
         self.machine = BridgeMachine()
-        #: What moves the bytes; None when both sides are closed.
+        #: The two directions, which move the bytes; None when both sides are closed.
         self._directions: tuple[Outward, Inward] | None = (
             Outward(stream, port, early, self.report),
             Inward(stream, local, port, self.report),
         )
-        #: What the TCP connection had accepted when it was closed.
+        #: How many bytes the TCP connection had accepted when it was closed.
         self._received = 0
         #: Why the stream was not accepted.
         self.refusal: StreamRefused | None = None
@@ -120,8 +122,8 @@ class _Bridge:
             self.stream.limit_settling()
 
     def _stream_settled(self) -> None:
-        """After the end of file was passed on: it is known whether everything was delivered, or the peer has not
-        acknowledged it in time."""
+        """Report the end of an outgoing direction after its end of file: everything was delivered, or was not
+        acknowledged in time."""
         stream = self.stream
         if stream.is_delivered:
             self.report(Input.DELIVERED)
@@ -138,32 +140,32 @@ class _Bridge:
             callback()
 
     def outcome(self) -> Bridged:
-        """How the bridge ended, or how far it has come."""
+        """Return how the bridge ended, or its progress so far."""
         refusal = None if self.refusal is None else str(self.refusal)
         received = self._received if self._directions is None else self._directions[1].received
         return self.machine.outcome(self.stream.sent_bytes, received, refusal)
 
     def let_go(self) -> None:
-        """Both sides are closed: drop them, and keep only what the outcome needs."""
+        """Drop both sides, which are closed, and keep only what the outcome needs."""
         if self._directions is not None:
             self._received, self._directions = self._directions[1].received, None
 
     @property
     def early(self) -> list[bytes]:
-        """What was sent while the peer had not accepted the stream; b"" means the end of file."""
+        """The data that was sent before the peer accepted the stream; b"" means the end of file."""
         return [] if self._directions is None else self._directions[0].early
 
     @property
     def may_be_sent_again(self) -> bool:
-        """The stream was refused, and the peer has processed nothing of what was sent on it."""
+        """Whether the stream was refused before the peer processed anything that was sent on it."""
         if self.refusal is None:
             return False
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.early))
 
     def cut_off(self) -> Reason:
-        """End the bridge although it has not finished. Returns the reason: CANCELLED if there is no other."""
+        """End the bridge before it has finished. Returns the reason, which is CANCELLED if there is no other."""
         if self.machine.reason is Reason.NO_ERROR:
-            reset_reason = self.stream.reset_reason  # it may be that neither direction has noticed yet
+            reset_reason = self.stream.reset_reason  # neither direction may have noticed yet
             if reset_reason is Reason.NO_ERROR:
                 self.report(Input.CANCELLED, Reason.CANCELLED)
             else:
@@ -177,7 +179,7 @@ class _Bridge:
             await inward.run()
 
     async def _wait_accepted(self) -> bool:
-        """Wait for the answer to OPEN; False if it is a refusal, or does not arrive in time."""
+        """Wait for the answer to OPEN. Returns False if it is a refusal, or does not arrive in time."""
         refusal = StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT)
         try:
             with trio.move_on_after(_OPENING_SECONDS):
@@ -198,21 +200,21 @@ async def bridge(
     reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
     progress: BridgeProgress | None = None,
 ) -> None:
-    """Move bytes between the two until both directions have ended, or one side breaks.
+    """Move bytes between a stream and a TCP connection until both directions have ended, or one side breaks.
 
-    End of file is passed on separately in each direction. If one side breaks, so does the other: the stream is reset
-    with a reason, the TCP connection is reset, and neither ends as if it were complete. If the peer only stops
-    reading, what it had sent is still delivered. Both are closed in every case; cancelled, both are reset.
+    End of file is passed on separately in each direction. If one side breaks, both are reset (the stream with a
+    reason), so that neither seems to have ended normally. If the peer only stops reading, what it had sent is still
+    delivered. If cancelled, both are reset. In every case, both are closed.
 
     Args:
-        stream: the stream, which may still wait for the peer's answer; what is sent meanwhile follows OPEN.
+        stream: the stream. The peer need not have accepted it yet; data is then sent right after OPEN.
         local: the TCP connection.
         reopen: called at most once, if the peer refuses the stream and has not processed what was sent. Returns
             another stream for the same bytes, or raises `StreamRefused`.
-        progress: shows at any time how far the bridge has come, even after it was cancelled.
+        progress: shows the progress at any time, even after cancellation.
 
-    Returns when both are closed. What was queued on the stream may still be on its way then: the outcome is that of
-    `progress` once it is settled.
+    Returns when both are closed. Data that is queued on the stream may still be on its way then.
+    `progress.when_settled` reports the final outcome.
     """
     reset_on_close(local, True)
     progress = progress or BridgeProgress()
@@ -237,7 +239,7 @@ async def bridge(
                     await joined.stream.aclose()
                 finally:
                     reset_on_close(local, False)
-                    await trio.aclose_forcefully(local)  # both ends of file were passed on; nothing is discarded
+                    await trio.aclose_forcefully(local)  # nothing is discarded: both ends of file were passed on
             else:
                 joined.stream.reset(joined.cut_off())
                 await abort_stream(local)

@@ -4,13 +4,14 @@ ends.
 Pure: `bridge.py` passes what happens to this module. Each direction is a small state machine. *Outgoing* is from the
 TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
 
-1. End of file is passed on separately in each direction. When both have ended, the bridge has finished: both sides
-   are closed. What is queued on the stream is still sent. The outcome is known when the peer has acknowledged
-   everything, or never will. If it has not done so for some seconds, the outcome is that this is not known.
-2. If one side breaks, the bridge ends at once. The first reason is its outcome; that a peer has stopped reading is
-   the outcome only if nothing breaks after that.
-3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
-   delivered, within a limited time. Then the bridge has finished, although with a reason.
+1. End of file is passed on separately in each direction. When both directions have ended, the bridge has finished,
+   and both sides are closed. What is queued on the stream is still sent. The outcome is known when the peer has
+   acknowledged everything, or can no longer do so. If it has not done so for some seconds, the outcome is that this
+   is not known.
+2. If one side breaks, the bridge ends at once. The first reason is its outcome, with one exception: a break replaces
+   the reason that the peer has stopped reading.
+3. If the peer only stops reading, what the TCP connection sends is dropped, and what the peer had sent is still
+   delivered, within a limited time. Then the bridge has finished, but its outcome has a reason.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class Input(enum.Enum):
 
 
 class Outgoing(enum.Enum):
-    """From the TCP connection into the stream."""
+    """The state of the direction from the TCP connection into the stream."""
 
     OPEN = enum.auto()
-    #: The end of file was passed on. It may be queued after other bytes.
+    #: The end of file was passed on. It may still be queued behind other bytes.
     ENDED = enum.auto()
     #: The peer has acknowledged everything, including the end of file.
     DELIVERED = enum.auto()
@@ -64,8 +65,7 @@ class Outgoing(enum.Enum):
     UNDELIVERED = enum.auto()
     #: The peer has not acknowledged everything in time. Nothing has failed, and the rest may still arrive.
     UNCONFIRMED = enum.auto()
-    #: The peer has stopped reading before it had received everything: what the TCP connection sends is read and
-    #: dropped.
+    #: The peer stopped reading before it had received everything. What the TCP connection sends is read and dropped.
     DROPPED = enum.auto()
     #: The TCP connection has failed. From now on, reading from it may seem to return end of file.
     BROKEN = enum.auto()
@@ -74,9 +74,9 @@ class Outgoing(enum.Enum):
 
 
 class Incoming(enum.Enum):
-    """From the stream into the TCP connection."""
+    """The state of the direction from the stream into the TCP connection."""
 
-    #: The peer has not answered yet.
+    #: The peer has not answered OPEN yet.
     AWAITING = enum.auto()
     OPEN = enum.auto()
     #: Everything was delivered, including the end of file.
@@ -109,7 +109,7 @@ class Command(enum.Enum):
     STOP = enum.auto()
 
 
-#: The transitions; an input that is missing leaves the direction as it is.
+#: The transitions. An input that is not in the table does not change the state.
 OUTGOING: dict[tuple[Outgoing, Input], Outgoing] = {
     (Outgoing.OPEN, Input.LOCAL_ENDED): Outgoing.ENDED,
     (Outgoing.OPEN, Input.PEER_STOPPED): Outgoing.DROPPED,
@@ -127,7 +127,7 @@ INCOMING: dict[tuple[Incoming, Input], Incoming] = {
     (Incoming.AWAITING, Input.ACCEPTED): Incoming.OPEN,
     (Incoming.OPEN, Input.PEER_ENDED): Incoming.ENDED,
 }
-#: The end of file was passed on, and the stream has not been stopped.
+#: States in which the end of file was passed on.
 _PASSED_ON = frozenset({Outgoing.ENDED, Outgoing.DELIVERED, Outgoing.UNDELIVERED, Outgoing.UNCONFIRMED})
 #: Inputs that give the bridge a reason to end, and the party that caused it.
 CAUSED_BY: dict[Input, Party] = {
@@ -142,23 +142,23 @@ CAUSED_BY: dict[Input, Party] = {
 
 @attrs.frozen
 class Bridged:
-    """How a bridge ended, or how far it has come."""
+    """How a bridge ended, or its progress so far."""
 
-    #: Bytes from the TCP connection into the stream, without those that were dropped. Unless `sent_all`, the last of
-    #: them may not have arrived.
+    #: Bytes moved from the TCP connection into the stream, without those that were dropped. Unless `sent_all`, the
+    #: last of them may not have arrived.
     sent: int
-    #: Bytes from the stream into the TCP connection, as far as the kernel accepted them.
+    #: Bytes moved from the stream into the TCP connection, that is, accepted by the kernel.
     received: int
     #: `Reason.NO_ERROR` if both directions have ended, and nothing has failed. Whether everything was delivered is
     #: known only if `sent_all`.
     reason: Reason
     #: The text of the refusal, if the peer refused the stream or did not answer; None otherwise.
     refusal: str | None = None
-    #: The peer has acknowledged the `sent` bytes, and the end of file after them.
+    #: Whether the peer has acknowledged the `sent` bytes, and the end of file after them.
     sent_all: bool = False
-    #: The end of file after the `received` bytes was passed on.
+    #: Whether the end of file after the `received` bytes was passed on.
     received_all: bool = False
-    #: The peer has stopped reading before it had received everything; the rest was dropped.
+    #: Whether the peer has stopped reading before it had received everything; the rest was dropped.
     peer_stopped: bool = False
     ended_by: Party = Party.NOBODY
 
@@ -173,19 +173,19 @@ class BridgeMachine:
     reason: Reason = attrs.field(default=Reason.NO_ERROR, init=False)
     #: The party that caused `reason`.
     ended_by: Party = attrs.field(default=Party.NOBODY, init=False)
-    #: The peer has stopped reading before it had received everything.
+    #: Whether the peer has stopped reading before it had received everything.
     peer_stopped: bool = attrs.field(default=False, init=False)
     _is_broken: bool = attrs.field(default=False, init=False)
 
     @property
     def has_finished(self) -> bool:
-        """Everything that could be passed on was; both sides can be closed without a reset."""
+        """Whether everything was passed on that could be, so that both sides can be closed without a reset."""
         ended = self.outgoing in _PASSED_ON or self.peer_stopped
         return ended and self.incoming is Incoming.ENDED and not self._is_broken
 
     @property
     def is_settled(self) -> bool:
-        """After the end of the bridge: its outcome is known, because nothing waits to be acknowledged."""
+        """Whether the outcome of a bridge that has ended is known, because nothing is waiting to be acknowledged."""
         return self.outgoing is not Outgoing.ENDED or self._is_broken
 
     def apply(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> Command:
@@ -200,7 +200,7 @@ class BridgeMachine:
         self.incoming = INCOMING.get((self.incoming, cause), self.incoming)
         party = CAUSED_BY.get(cause)
         if cause is Input.PEER_STOPPED and self.outgoing is Outgoing.DELIVERED:
-            party = None  # it had received everything
+            party = None  # the peer had received everything
         # A bridge that has finished can still fail to deliver what is queued.
         can_fail = not self.has_finished or (before is Outgoing.ENDED and self.outgoing is not before)
         only_stopped = self.peer_stopped and not self._is_broken and cause is not Input.PEER_STOPPED
@@ -216,7 +216,7 @@ class BridgeMachine:
         return Command.LIMIT if cause is Input.PEER_STOPPED and before is Outgoing.OPEN else Command.CONTINUE
 
     def outcome(self, sent: int, received: int, refusal: str | None = None) -> Bridged:
-        """How the bridge ended, or how far it has come, with the numbers of bytes that have been moved."""
+        """Return how the bridge ended, or its progress so far, given how many bytes were moved."""
         return Bridged(
             sent,
             received,
@@ -229,13 +229,15 @@ class BridgeMachine:
         )
 
     def may_be_sent_again(self, refused_because: Reason, *, has_sent: bool) -> bool:
-        """Whether what was sent on a refused stream can be sent on another one, because it was not processed.
+        """Return whether data that was sent on a refused stream may be sent on another one, because it was not
+        processed.
 
         Args:
             refused_because: the reason of the refusal.
             has_sent: whether anything but an end of file was sent.
         """
-        # GOING_AWAY means that the stream was not processed. If the session was lost, an answer may be lost, too.
+        # GOING_AWAY means that the stream was not processed. If the session was lost instead, the peer may have
+        # accepted the stream, and its answer may have been lost.
         if self.outgoing is Outgoing.BROKEN or self.incoming is not Incoming.AWAITING:
             return False
         return refused_because is Reason.GOING_AWAY or not has_sent

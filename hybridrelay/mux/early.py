@@ -1,8 +1,8 @@
 """A session whose peer has not authenticated yet: one stream, no tasks, and little memory.
 
-A `Session` runs four tasks for each channel. They are not needed before the peer has authenticated: the task that
-waits for the peer's next message reads the channel, passes what arrives to the core, and writes the answers.
-`take_over` continues with a `Session` that has the same core, channel and stream; nothing is lost.
+A `Session` runs four tasks for each channel. An `EarlySession` runs none: the task that waits for the peer's next
+message reads the channel, passes what arrives to the core, and writes the answers. `take_over` continues with a
+`Session` that has the same core, channel and stream; nothing is lost.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .stream import MuxStream
 
 __all__ = ["EarlySession"]
 
-#: How much a session may receive before its peer has authenticated: a few requests of at most 8 KiB each, with their
-#: overhead. This limits processor time: the cost of a frame, and of a read, does not depend on its content.
+#: How much a session may receive before its peer has authenticated: enough for a few requests of at most 8 KiB each.
+#: Both limits bound processor time, since every frame and every read has a cost, whatever its content.
 MAX_EARLY_BYTES = 128 * 1024
 MAX_EARLY_FRAMES = 512
 MAX_EARLY_READS = 512
@@ -31,7 +31,8 @@ class EarlySession:
     """The acceptor's side of a session with one stream. All methods are called by one task.
 
     Args:
-        channel: belongs to the caller until `take_over`; after any exception it can only be closed.
+        channel: the channel, which belongs to the caller until `take_over`. After any exception, it can only be
+            closed.
         config: the configuration of the session.
     """
 
@@ -48,11 +49,13 @@ class EarlySession:
         self._bytes = self._reads = 0
 
     async def receive_some(self, *, held: int = 0) -> bytes:
-        """Receive what arrives on the peer's stream, or b"" at its end. The stream is accepted when it is opened.
+        """Receive data from the peer's stream; b"" means its end. The stream is accepted as soon as the peer opens
+        it.
 
         Args:
-            held: how many bytes of an incomplete message the caller holds. All layers together hold at most about
-                `HELD_FOR_STRANGER`: if the peer begins a longer frame or TLS record, the session ends.
+            held: how many bytes of an incomplete message the caller holds. All layers together may hold about
+                `HELD_FOR_STRANGER` bytes; if the peer begins a frame or TLS record that would exceed this, the
+                session ends.
 
         Raises:
             trio.BrokenResourceError: the channel was lost, the session ended (for instance because the peer has sent
@@ -89,7 +92,7 @@ class EarlySession:
             await self._write()
 
     async def send_whole(self, data: bytes) -> None:
-        """Send on the peer's stream. Something must have been received on it before.
+        """Send on the peer's stream. The peer must have opened it, so call `receive_some` first.
 
         Raises:
             trio.BrokenResourceError: the channel was lost, or the peer has stopped reading.
@@ -101,13 +104,14 @@ class EarlySession:
         await self._write()
 
     async def aclose(self, reason: Reason, text: str = "") -> None:
-        """End the session and close the channel. The peer is told the reason if that is possible in
+        """End the session and close the channel. The reason is sent to the peer if that is possible within
         `CLOSING_TIMEOUT`."""
         self._core.close(reason, text)
         try:
             with trio.move_on_after(CLOSING_TIMEOUT):
                 await self._write()
-                # The peer closes first: closing a connection with unread data resets it, and the reason is lost.
+                # Let the peer close first: closing a connection with unread data resets it, and the reason would be
+                # lost.
                 while await self._channel.receive_some(SMALL_READ_BYTES):
                     pass
                 await self._channel.aclose()

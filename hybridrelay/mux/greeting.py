@@ -1,4 +1,4 @@
-"""An acceptor's handling of a channel before it knows to which session the channel belongs."""
+"""How an acceptor handles a channel before it knows to which session the channel belongs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["epoch_of", "receive_hello", "refuse_session"]
 
 
 def epoch_of(initial: bytes) -> int:
-    """The epoch in the HELLO with which `initial` begins; -1 if `initial` has no complete HELLO."""
+    """Return the epoch in the HELLO with which `initial` begins; -1 if there is no complete HELLO."""
     for frame in FrameDecoder().decode_untrusted(initial):
         return frame.epoch if isinstance(frame, Hello) else -1
     return -1
 
 
 async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:
-    """Answer a channel only with a final GOAWAY, and close it. Takes at most `CLOSING_TIMEOUT`."""
+    """Send only a final GOAWAY on a channel, and close it. Takes at most `CLOSING_TIMEOUT`."""
     with trio.move_on_after(CLOSING_TIMEOUT):
         try:
             await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
@@ -33,10 +33,10 @@ async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "
 
 
 async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
-    """Read an acceptor's channel up to the peer's HELLO, which says to which session the channel belongs.
+    """Read the peer's HELLO from a new channel. It says to which session the channel belongs.
 
     Returns:
-        HELLO, and all bytes that were read: `Session.run` or `Session.replace_channel` takes them as `initial`.
+        HELLO, and all bytes that were read, for the argument `initial` of `Session.run` or `Session.replace_channel`.
 
     Raises:
         SessionError: the channel was lost first, or begins with another frame. The channel is still open.

@@ -1,4 +1,4 @@
-"""The memory of a session, in numbers."""
+"""How much memory a session uses, as a value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MemoryUse:
     unread: int = 0
     #: Memory of frames that were written, and are kept until the peer has acknowledged them.
     unacknowledged: int = 0
-    #: Receive windows that are promised to the peer.
+    #: Memory that is reserved for receive windows.
     reserved: int = 0
 
     def __add__(self, other: MemoryUse) -> MemoryUse:

@@ -14,7 +14,7 @@ __all__ = ["Offer"]
 
 
 class Offer:
-    """A stream that the peer wants to open: `accept` or `refuse` it."""
+    """A stream that the peer wants to open. Answer it with `accept` or `refuse`."""
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
         self._session = session
@@ -23,13 +23,13 @@ class Offer:
 
     @property
     def kind(self) -> Kind:
-        """The kind of the stream. If not both sides offer the feature of a kind, such streams were refused
-        already."""
+        """The kind of the stream. Kinds whose feature is not in use never get here: the session refuses such
+        streams."""
         return Kind(self._state.kind)
 
     @property
     def metadata(self) -> Metadata:
-        """What the opener sent with OPEN; untrusted, at most 1,024 bytes. Critical entries have known types."""
+        """The metadata in OPEN: untrusted, at most 1,024 bytes. The types of its critical entries are known."""
         return self._stream.metadata
 
     @property
@@ -44,11 +44,11 @@ class Offer:
 
     @property
     def withdrawn_reason(self) -> Reason:
-        """The opener's reason for withdrawing, or that of the session's end; `NO_ERROR` if it was not withdrawn."""
+        """Why the opener withdrew the offer, or why the session ended; `NO_ERROR` if it was not withdrawn."""
         return self._stream.reset_reason
 
     def accept(self) -> MuxStream:
-        """Answer OPENED. If the offer was withdrawn, the stream is broken from the start."""
+        """Answer with OPENED. If the offer was withdrawn, the returned stream is broken from the start."""
         self._stream.cancel_when_aborted(None)
         if self._state.states.opening is Opening.OFFERED:
             self._session.core.accept(self._state, trio.current_time())
@@ -57,7 +57,7 @@ class Offer:
         return self._stream
 
     def refuse(self, reason: Reason, text: str = "") -> None:
-        """Answer REFUSED. Does nothing if the offer was withdrawn."""
+        """Answer with REFUSED. Does nothing if the offer was withdrawn."""
         self._stream.cancel_when_aborted(None)
         if self._state.states.opening is Opening.OFFERED:
             self._session.core.refuse(self._state, reason, text)
@@ -65,5 +65,5 @@ class Offer:
             self._stream.on_aborted()
 
     def cancel_when_withdrawn(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` when the offer is withdrawn, until the offer is answered."""
+        """Cancel `scope` if the offer is withdrawn before it is answered."""
         self._stream.cancel_when_aborted(scope)

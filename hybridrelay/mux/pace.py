@@ -1,9 +1,9 @@
-"""Limits how fast messages are read from a peer that usually sends few. Pure: time is an argument.
+"""A limit for how fast messages are read from a peer that usually sends few. Pure: time is an argument.
 
 A control channel carries a few messages a minute, and sometimes a burst: a connector renews a thousand registrations,
-or a relay offers a thousand rendezvous after its restart. If a peer sends more, of whatever kind, it is read with
-pauses, so that it takes little processor time from other peers. The same holds for the standard error of a command
-that leads to a relay. This is a token bucket; a frame, or a line, costs one token, and one more for each KiB.
+or a relay offers a thousand rendezvous after its restart. If a peer sends more, of whatever kind, reading pauses, so
+that the peer takes little processor time from others. The same holds for the standard error of a command that leads
+to a relay. This is a token bucket: a frame, or a line, costs one token, plus one for each KiB.
 """
 
 from __future__ import annotations

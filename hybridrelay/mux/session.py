@@ -1,4 +1,4 @@
-"""The Trio shell of a session. It outlives its channels; `_channel.py` has the tasks of each.
+"""The Trio shell of a session. A session outlives its channels; `_channel.py` has the tasks of one channel.
 
 This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
 methods, most of which only pass a call on to the core.
@@ -37,17 +37,17 @@ from .turns import MAX_FRAMES, SharedTurns
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
-#: How long a stream that is closed on this side waits for the peer's acknowledgement until its end is reported
+#: When a stream was closed on this side, the report of its end waits this long for the peer's acknowledgement
 #: (seconds).
 SETTLING_SECONDS = 5.0
-#: The ends of how many streams are reported at a time. After each portion, other tasks run.
+#: How many ends of streams are reported at a time. After each portion, other tasks run.
 PORTION = 32
 #: Reporting the end of a stream counts like this many frames in `SharedTurns`: a portion is a turn.
 _FRAMES_PER_END = MAX_FRAMES // PORTION
 
 
 class Session:
-    """Many streams over one channel at a time.
+    """A session: many streams over one channel at a time.
 
     Args:
         role: `SessionRole.INITIATOR` for the side that dialed.
@@ -57,7 +57,7 @@ class Session:
         refused: called with the id of each stream that the session itself refuses, because of a limit, and with the
             reason. Such a stream is not in `offers`. Must not raise or wait.
         turns: shared by all sessions with the same peer; see `SharedTurns`. None: the session has turns of its own.
-        core: see `take_over`; the arguments before `refused` then have no effect.
+        core: see `take_over`. If it is given, the arguments before `refused` have no effect.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Session:
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )
         self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
-        #: Set while there is a channel on which the peer has greeted, and at the end of the session.
+        #: Set while there is a channel on which the peer has greeted (sent HELLO), and at the end of the session.
         self._attached = trio.Event()
         #: The number of channels on which the peer has greeted.
         self.greetings = 0
@@ -94,17 +94,18 @@ class Session:
         self._empty = trio.Event()
         self._empty.set()
         self._channel: Channel | None = None
-        #: The channel to use next, and what was already received from it.
+        #: The channel to use next, and the bytes that were already received from it.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
-        #: The highest epoch of the channels that were passed to `replace_channel`. The core learns an epoch only when
-        #: its channel is used.
+        #: The highest epoch of the channels that were passed to `replace_channel`. The core knows only the epochs of
+        #: channels that were used.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
         #: Runs `_report_later` and `_stop_waiting`; None unless the session runs.
         self._nursery: trio.Nursery | None = None
-        #: Ends of streams that wait to be reported, because many came at once.
+        #: Ends of streams that wait to be reported, because many streams ended at once.
         self._later: deque[events.StreamAborted | events.StreamSettled] = deque()
-        #: Closed streams that wait for an acknowledgement, and how long they wait (on Trio's clock), in this order.
+        #: Closed streams that wait for an acknowledgement, and the time at which each stops waiting (on Trio's
+        #: clock), which increases.
         self._unsettled: dict[MuxStream, float] = {}
         #: The scope of `_stop_waiting`, while it runs.
         self._waiting_for_acknowledgements: trio.CancelScope | None = None
@@ -142,8 +143,8 @@ class Session:
 
     @property
     def offers(self) -> trio.abc.ReceiveChannel[Offer]:
-        """The streams that the peer wants to open. Ends with the session. Offers that the peer withdraws before they
-        are received are left out."""
+        """The streams that the peer wants to open. Ends with the session. An offer that is withdrawn before it is
+        received is left out."""
         return self._offers
 
     @property
@@ -166,7 +167,8 @@ class Session:
 
     @property
     def accepts_streams(self) -> bool:
-        """False once either side is going away or the session has ended. There need not be a channel now."""
+        """Whether the session will accept streams: False once either side is going away or the session has ended. It
+        may have no channel now."""
         return self.core.accepts_streams
 
     @property
@@ -176,17 +178,17 @@ class Session:
 
     @property
     def stream_count(self) -> int:
-        """How many streams have not ended, or have ended and are not completely acknowledged or read."""
+        """How many streams are open, or have ended but are not yet completely acknowledged and read."""
         return len(self.core.streams)
 
     @property
     def bytes_sent(self) -> int:
-        """What all streams together have sent over channels, without headers."""
+        """How many bytes all streams together have sent over channels, without headers."""
         return self.core.data_written
 
     @property
     def bytes_received(self) -> int:
-        """What all streams together have received, without headers."""
+        """How many bytes all streams together have received, without headers."""
         return self.core.data_received
 
     @property
@@ -195,7 +197,7 @@ class Session:
         return self.core.round_trip(trio.current_time())
 
     def memory_use(self) -> MemoryUse:
-        """What the session holds now. It takes time in proportion to the number of its streams."""
+        """Return how much memory the session uses now. Takes time in proportion to the number of its streams."""
         core = self.core
         streams = core.streams.values()
         return MemoryUse(
@@ -206,7 +208,7 @@ class Session:
         )
 
     def statistics(self) -> dict[str, int]:
-        """What the session holds now, by name; docs/operating.md explains the names."""
+        """Return how many streams there are and how much memory they use, by the names in docs/operating.md."""
         memory = self.memory_use()
         data = {"data_sessions": 1, "streams": self.stream_count}
         return {
@@ -217,18 +219,18 @@ class Session:
         }
 
     async def wait_ended(self) -> events.SessionOutcome:
-        """Wait for the session's one outcome."""
+        """Wait until the session has ended, and return how it ended."""
         await self._ended.wait()
         assert self.core.ended is not None
         return self.core.ended
 
     async def wait_leaving(self) -> None:
-        """Wait until the session will never accept another stream: either side is going away, or it has ended."""
+        """Wait until the session accepts no more streams, because either side is going away or it has ended."""
         await self._leaving.wait()
 
     @property
     def features(self) -> Feature:
-        """The features in use: those that both sides have offered. None before the peer's HELLO."""
+        """The features in use: those that both sides have offered. Empty before the peer's HELLO."""
         return self.core.features
 
     def open_stream_nowait(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
@@ -236,7 +238,7 @@ class Session:
 
         Args:
             kind: what the stream is for; every kind except `Kind.STREAM` needs a feature (`features`).
-            metadata: for the peer's application, which gets it as `Offer.metadata`.
+            metadata: for the peer's application, which finds it in `Offer.metadata`.
 
         Raises:
             StreamRefused: the session has ended or is going away, a limit is reached, or `kind` is not offered.
@@ -269,18 +271,18 @@ class Session:
         return stream
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
-        """Tell the peer to open no further streams; open ones continue."""
+        """Open and accept no further streams, and tell the peer. Open streams continue."""
         self.core.drain(reason, text)
         self._leaving.set()
         self.output()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> None:
-        """End the session now: open streams are reset on both sides. `run` then returns."""
+        """End the session now. Open streams are reset on both sides, and `run` returns."""
         self._dispatch(self.core.close(reason, text))
         self.output()
 
     def reset_open_streams(self, reason: Reason) -> None:
-        """Reset every stream that was not closed on this side. Closed ones continue to deliver what is queued."""
+        """Reset every stream that was not closed on this side. Closed streams still deliver what is queued."""
         self._dispatch(self.core.reset_open_streams(reason))
         self.output()
 
@@ -312,7 +314,7 @@ class Session:
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> events.SessionOutcome:
-        """Serve the session until it ends, over `channel` and its successors; all of them are closed.
+        """Serve the session until it ends, over `channel` and its successors. All of them are closed.
 
         `task_status.started` is called when the peer's HELLO has arrived. When a channel is lost, the session waits
         up to `SessionConfig.resume_deadline` for another one: the initiator gets it from `reconnect`, the acceptor
@@ -324,9 +326,9 @@ class Session:
         Args:
             channel: the first channel, which belongs to the session from now on.
             initial: bytes that were already received from it.
-            reconnect: called when a channel was lost; returns another one to the same peer. It needs no deadline of
-                its own, because it is cancelled at the resume deadline and by `replace_channel`. It raises
-                `HybridRelayError` if further attempts are pointless; the session then ends.
+            reconnect: called when a channel was lost; returns another one to the same peer. It needs no deadline,
+                because it is cancelled at the resume deadline and by `replace_channel`. If it raises
+                `HybridRelayError`, further attempts are pointless and the session ends.
             on_greeting: called whenever the peer has greeted on a channel.
             greeting_timeout: the deadline for the peer's HELLO, in seconds.
             task_status: for `nursery.start`.
@@ -394,7 +396,7 @@ class Session:
                 await self._wait_for_channel(reconnect)
 
     async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
-        """Between two channels: get the next one, or end the session at its deadline."""
+        """Wait for the next channel, or end the session at its resume deadline."""
         deadline = self.core.next_deadline()
         if self._next is None:
             with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
@@ -417,7 +419,7 @@ class Session:
             await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
-        """Continue over another channel, whether the present one still works or not; nothing that was sent is lost.
+        """Continue over another channel, whether or not the present one still works. Nothing that was sent is lost.
 
         The channel belongs to the session from now on, and is closed if the session has ended.
 
@@ -439,9 +441,9 @@ class Session:
             await trio.aclose_forcefully(superseded[0])
 
     def check_alive(self) -> None:
-        """Send a ping at once; if the peer does not answer, the channel is given up within seconds.
+        """Send a ping at once. If the peer does not answer, the channel is given up within seconds.
 
-        For callers that know that the computer slept, or that its network changed.
+        Call it when the computer has slept, or its network has changed.
         """
         if self._channel is not None:
             self._channel.check_alive()
@@ -465,7 +467,7 @@ class Session:
         return 0 if self._channel is None else self._channel.bytes_moved
 
     def attach_refusal(self, hello: Hello) -> Reason | None:
-        """Why an acceptor must not continue this session over a channel that begins with `hello`; None if it may."""
+        """Return why the acceptor must not continue this session over a channel with this HELLO; None if it may."""
         refusal = self.core.attach_refusal(hello)
         if refusal is None and hello.epoch <= self._epoch_given:
             return Reason.SUPERSEDED
@@ -474,7 +476,7 @@ class Session:
     async def wait_open(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
         if self._attached.is_set() and not self.core.is_established and self.core.ended is None:
-            self._attached = trio.Event()  # it was set for a channel that has been lost since
+            self._attached = trio.Event()  # the channel for which it was set has been lost
         await self._attached.wait()
 
     def output(self) -> None:
@@ -485,8 +487,8 @@ class Session:
     # --- the ends of streams
 
     def limit_settling(self, stream: MuxStream) -> None:
-        """Call `MuxStream.stop_waiting` after `SETTLING_SECONDS`, unless `settled` is called before, or the session
-        ends. For use by the session's streams."""
+        """Call `MuxStream.stop_waiting` after `SETTLING_SECONDS`, unless `settled` is called or the session ends
+        first. For use by the session's streams."""
         if self._nursery is None or self.core.ended is not None:
             return
         self._unsettled[stream] = trio.current_time() + SETTLING_SECONDS
@@ -495,11 +497,11 @@ class Session:
             self._nursery.start_soon(self._stop_waiting, self._waiting_for_acknowledgements)
 
     def settled(self, stream: MuxStream) -> None:
-        """The stream does not wait any more, see `limit_settling`."""
+        """Note that the stream does not wait any more; see `limit_settling`."""
         self._unsettled.pop(stream, None)
 
     async def _stop_waiting(self, scope: trio.CancelScope) -> None:
-        """Tell streams that they have waited for long enough, until none waits."""
+        """Call `stop_waiting` of each waiting stream at its time, until no stream waits."""
         with scope:
             while self._unsettled:
                 await trio.sleep_until(next(iter(self._unsettled.values())))
@@ -513,10 +515,10 @@ class Session:
         self._waiting_for_acknowledgements = None
 
     def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
-        """Leave the ends of streams after the first `PORTION` to `_report_later`. Returns the other events.
+        """Leave all but the first `PORTION` ends of streams to `_report_later`. Returns the other events.
 
-        If a turn is over that this session shares with others, all of them are left. A peer decides how many streams
-        end at once: it may end many sessions, or acknowledge thousands of streams.
+        If a turn that this session shares with others is over, all of them are left. The peer can make many streams
+        end at once, by ending many sessions or by acknowledging thousands of streams.
         """
         ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
         later = ends if self._later or self._is_turn_over else ends[PORTION:]
@@ -529,7 +531,8 @@ class Session:
         return [event for event in happened if id(event) not in deferred]
 
     async def _report_later(self) -> None:
-        """Report what `_defer` has left, in portions. Not cancelled: every stream learns of its end."""
+        """Report the ends that `_defer` has left, in portions. It is shielded from cancellation, so that every stream
+        learns of its end."""
         with trio.CancelScope(shield=True):
             while self._later:
                 await trio.lowlevel.checkpoint()
@@ -567,8 +570,7 @@ class Session:
                 case events.StreamWritable(stream):
                     stream.observer.on_writable()
                 case events.StreamOffered(stream):
-                    # The peer may already have reset it: frames that were read together with OPEN have been
-                    # processed.
+                    # The peer may already have reset the stream, in a frame that arrived together with OPEN.
                     offer = Offer(self, stream)
                     if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
@@ -602,5 +604,5 @@ class Session:
             self._empty.set()
 
     def _is_delivering(self) -> bool:
-        """Whether a stream still has to be delivered completely. Streams that were reset have nothing to deliver."""
+        """Whether any stream is not completely delivered yet. Streams that were reset have nothing to deliver."""
         return any(not stream.is_aborted for stream in self.core.streams.values())

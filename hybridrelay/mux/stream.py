@@ -27,9 +27,9 @@ from ._waiter import Waiter
 from .bridging import Party
 from .stream_end import StreamEnd, StreamProgress
 
-#: How much all senders of a session together may queue ahead of the writer (bytes): each stream has an equal share of
-#: this, but at most `SessionConfig.send_queue`, and at least `BASE_WINDOW`. Limits the memory that a peer can use up
-#: by opening thousands of streams, requesting a lot of data on each, and reading nothing.
+#: How much all streams of a session together may queue ahead of the writer (bytes). Each stream has an equal share,
+#: but at most `SessionConfig.send_queue` and at least `BASE_WINDOW`. Limits the memory that a peer can use up by
+#: opening thousands of streams, requesting a lot of data on each, and reading nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
@@ -41,14 +41,14 @@ class SessionPort(Protocol):
         """The state machine to which the stream belongs; it does not change while the stream exists."""
 
     def output(self) -> None:
-        """Write what the core has to write, as far as the channel accepts it now. Called after each change of the
-        core; neither waits nor raises."""
+        """Write as much of the core's output as the channel accepts now. Called after each change of the core.
+        Neither waits nor raises."""
 
     def limit_settling(self, stream: MuxStream) -> None:
-        """Call `stop_waiting` of the stream after some seconds, unless `settled` is called before."""
+        """Call `stop_waiting` of the stream after some seconds, unless `settled` is called first."""
 
     def settled(self, stream: MuxStream) -> None:
-        """The stream does not wait any more."""
+        """Note that the stream does not wait any more."""
 
 
 @attrs.frozen
@@ -59,16 +59,16 @@ class _Ended:
     reason: Reason
     was_closed: bool
     received_all: bool
-    #: When, on Trio's clock.
+    #: When it ended, on Trio's clock.
     ended_at: float
 
 
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
-    """One stream of a `Session`, which observes its state in the core.
+    """One stream of a `Session`. It observes the stream's state in the core.
 
-    If the peer reset the stream, or it was lost with its session, both directions raise `trio.BrokenResourceError` at
-    once, with a `StreamReset` as the cause; this never looks like end of file. If an ``async with`` block is left by
-    an exception, the stream is reset, so that the peer does not take what it has received for complete.
+    If the peer resets the stream, or it is lost with its session, both directions raise `trio.BrokenResourceError` at
+    once, with a `StreamReset` as the cause. This never looks like end of file. If an exception leaves an ``async
+    with`` block of the stream, the stream is reset, so that the peer does not consider the data complete.
     """
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
@@ -76,11 +76,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._session = session
         self._output = session.output
         self._state = state
-        #: What the opener sent with OPEN; at most 1,024 bytes.
+        #: The metadata in OPEN, at most 1,024 bytes.
         self.metadata = state.metadata
         state.observe(self)
         self._closed = False
-        #: `send_eof` was called, and `receive_some` has returned b"".
+        #: Whether `send_eof` was called, and whether `receive_some` has returned b"".
         self._sent_eof = self._received_eof = False
         self._end_callback: Callable[[StreamEnd], None] | None = None
         #: How the stream has ended on this side, while it is not known whether the peer has received everything.
@@ -92,9 +92,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._receiver = Waiter()
         self._answer = trio.Event()
         self._cancel_on_abort: trio.CancelScope | None = None
-        #: The peer has accepted the stream, or we have; it may have ended since.
+        #: Whether the stream was accepted, by the peer or by us. It may have ended since.
         self.was_accepted = False
-        #: Handles what has arrived instead of the task that waits for it; see `set_data_callback`.
+        #: Handles received data in place of the task that waits for it; see `set_data_callback`.
         self._data_callback: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
@@ -122,31 +122,31 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._core.ended is not None
 
     def so_far(self) -> StreamProgress:
-        """How far the stream has come. It may have ended."""
+        """The progress of the stream, which may have ended."""
         state = self._state
         half_closed = state.states.sending is not Sending.OPEN or state.at_eof
         return StreamProgress(state.send_window.sent, state.receive_window.consumed, half_closed)
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes that were written to the channel or are queued, without those that were dropped."""
+        """How many bytes were written to the channel or are queued, without those that were dropped."""
         return self._state.send_window.sent + self._state.queued_bytes
 
     @property
     def is_delivered(self) -> bool:
-        """The peer has acknowledged everything that was sent, including the end of file, and had not stopped reading
-        before."""
+        """Whether the peer has acknowledged everything that was sent, including the end of file, without having
+        stopped reading."""
         return self._state.is_delivered
 
     @property
     def is_settled(self) -> bool:
-        """It is known whether everything that was sent was delivered: see `is_delivered`."""
+        """Whether `is_delivered` is final: it is known now whether everything that was sent was delivered."""
         state = self._state
         return state.is_delivered or state.stopped_by_peer or state.is_aborted or self.was_lost
 
     @property
     def failure_reason(self) -> Reason:
-        """Why the stream was aborted or lost, or why the peer has stopped reading; `NO_ERROR` if none of these."""
+        """Why the stream was aborted or lost, or why the peer stopped reading; `NO_ERROR` if neither happened."""
         ended = self._core.ended
         if self._state.reason is Reason.NO_ERROR and ended is not None:
             return Reason.SESSION_LOST if ended.reason is Reason.NO_ERROR else ended.reason
@@ -155,7 +155,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data` to be written. Returns when all of it is queued, at most 128 KiB ahead of the channel.
+        """Queue `data` for sending. Returns when all of it is queued. At most 128 KiB wait ahead of the channel.
 
         If cancelled, a part of the data may have been queued; the session and its other streams are not affected.
 
@@ -185,12 +185,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                     await self._wait_for_room()
                     turn = Turn()
                 if position < end:
-                    self._check_can_send()  # the channel, and with it the session, may have been lost in `_output`
+                    self._check_can_send()  # the channel, and with it the session, may have been lost meanwhile
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:
-        """Like `send_all`, but if it is cancelled, nothing of `data` has been queued. For messages: a part of one
-        would make all later ones unreadable. The queue may exceed its limit by the length of `data`."""
+        """Like `send_all`, but if it is cancelled, nothing of `data` was queued. This is for messages, because a
+        partial message would make all later ones unreadable. The queue may exceed its limit by the length of
+        `data`."""
         await self.wait_send_all_might_not_block()
         self._check_can_send()
         self._core.send_data(self._state, data)
@@ -215,7 +216,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return queued < STREAM_SHARE or queued < self._queue_limit  # the limit is never lower than `STREAM_SHARE`
 
     async def flush(self) -> None:
-        """Wait until the send queue has room. Raises and cancels like `wait_send_all_might_not_block`."""
+        """Wait until the send queue has room. The same as `wait_send_all_might_not_block`."""
         await self.wait_send_all_might_not_block()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -261,8 +262,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     @property
     def send_share(self) -> int:
-        """This stream's share of the memory that the senders of its session may use together (bytes). It is not
-        useful to read more than this at a time for the stream. Small if this process has little memory left for
+        """This stream's share of its session's memory for sending (bytes). It makes no sense to read more than this
+        at a time from the source of the data. The share is small if this process has little memory left for
         sending."""
         core = self._core
         share = max(BASE_WINDOW, QUEUED_PER_SESSION // (len(core.streams) or 1))
@@ -286,7 +287,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- receiving
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what has arrived, or wait until something arrives; b"" only means that the peer sent end of file.
+        """Return data that has arrived, or wait for it. b"" always means that the peer sent end of file.
 
         Raises:
             trio.BrokenResourceError: the stream was reset, or lost with its session.
@@ -323,12 +324,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             return data
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """What has arrived, b"" at the end of file, or None. See `NowaitStream.receive_nowait`."""
+        """Return data that has arrived, b"" at the end of file, or None. See `NowaitStream.receive_nowait`."""
         pieces = self.receive_pieces_nowait(max_bytes)
         return None if pieces is None else b"".join(pieces)
 
     def receive_pieces_nowait(self, max_bytes: int = READ_BYTES) -> Sequence[Buffer] | None:
-        """Like `receive_nowait`, in the pieces in which it arrived. An empty sequence means end of file."""
+        """Like `receive_nowait`, but return the pieces in which the data arrived. An empty sequence means end of
+        file."""
         state = self._state
         if self._closed:
             raise trio.ClosedResourceError("the stream was closed")
@@ -355,21 +357,21 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await self._receiver.wait()
 
     def set_data_callback(self, callback: Callable[[], bool]) -> None:
-        """Call `callback` whenever something arrives, in the task that reads the channel.
+        """Call `callback` in the task that reads the channel whenever something arrives.
 
-        For a small message, this saves a pass through the scheduler. The callback must neither wait nor raise, and
-        returns whether it has handled everything. If not, and whenever the stream ends, the task in `wait_readable`
-        is woken.
+        For a small message, this saves a pass through the scheduler. The callback must neither wait nor raise. If it
+        returns False, because it has not handled everything, or if the stream ends, the task in `wait_readable` is
+        woken.
         """
         self._data_callback = callback
 
     # --- ending
 
     async def aclose(self) -> None:
-        """Close: what was queued is still sent, followed by end of file. The peer is told that we have stopped
+        """Close the stream. What was queued is still sent, followed by end of file. The peer is told that we stop
         reading.
 
-        Does not block, and never fails, even when cancelled. Use `reset` if what the peer has received is incomplete.
+        Never blocks or fails, even if cancelled. Use `reset` instead if the data is incomplete.
         """
         self._close()
         await checkpoint()
@@ -399,13 +401,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._let_go()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
-        """Abort both directions at once and drop what was not written. Synchronous and idempotent.
+        """Abort both directions at once, and drop what was not written yet. Synchronous and idempotent.
 
-        `text` reaches the peer: at most 256 bytes, nothing secret.
+        `text` is sent to the peer: at most 256 bytes, and nothing secret.
         """
         self._closed = True
         self._settled_callback = None
-        if not (self._unsettled_end and self._state.states.is_over):  # otherwise everything was written already
+        if not (self._unsettled_end and self._state.states.is_over):  # otherwise everything was written
             self._end(Party.LOCAL, reason)
         core = self._core
         if core.ended is None:
@@ -422,19 +424,19 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         await self.aclose()
 
     def set_end_callback(self, callback: Callable[[StreamEnd], None]) -> None:
-        """Call `callback` once, when the stream has ended; at once if it was aborted already.
+        """Call `callback` once, when the stream has ended, or at once if it was already aborted.
 
         A stream ends when both directions have finished (`send_eof` was called, and everything was read), when it is
         closed or reset on this side, when the peer aborts it, or when its session ends. A stream that was not aborted
-        still delivers what is queued: the callback is called when it is known whether the peer has received that, or
-        when the peer has not acknowledged it for 5 seconds. It must neither wait nor raise.
+        still delivers what is queued. The callback is called when it is known whether the peer has received that, or
+        after 5 seconds without an acknowledgement. It must neither wait nor raise.
         """
         self._end_callback = callback
         if self._state.is_aborted:
             self._end_aborted()
 
     def set_settled_callback(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, as soon as `is_settled`; at once if it is now. For use after `send_eof`.
+        """Call `callback` once, as soon as `is_settled` is true. For use after `send_eof`.
 
         `reset` removes the callback. It must neither wait nor raise.
         """
@@ -457,8 +459,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._settle()
 
     def _let_go(self) -> None:
-        """If nobody needs to know what happens to the stream, remove this from it: the state is kept until the peer
-        acknowledges the end, perhaps for as long as the session lasts."""
+        """Stop observing the state in the core, if nothing more has to be reported, so that this object can be freed.
+        The core keeps the state until the peer acknowledges the end, which may take as long as the session."""
         if self._closed and self._settled_callback is None and self._end_callback is None:
             self._data_callback = None
             self._state.observe_no_more()
@@ -514,7 +516,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return Party.LOCAL if self._state.states.aborted_by_us else Party.PEER
 
     def _settle(self) -> None:
-        """Report what has waited until it is known whether everything was delivered."""
+        """Call the callbacks that have waited until it is known whether everything was delivered."""
         self._session.settled(self)
         callback, self._settled_callback = self._settled_callback, None
         if callback is not None:
@@ -524,8 +526,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._let_go()
 
     def _settled(self, end: _Ended) -> _Ended:
-        """The end of a stream of which it is known now whether everything was delivered, or which does not wait any
-        longer."""
+        """Complete the end of a stream: it is known now whether everything was delivered, or the wait is over."""
         state = self._state
         if state.is_delivered:
             return end
@@ -558,30 +559,30 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- `StreamObserver`, for the session
 
     def on_answered(self) -> None:
-        """The peer has accepted the stream, or we have."""
+        """Note that the stream was accepted, by the peer or by us."""
         self.was_accepted = True
         self._wake()
 
     def on_readable(self) -> None:
-        """Data or the end of file arrived."""
+        """Note that data or the end of file arrived."""
         if self._data_callback is None or not self._data_callback():
             self._receiver.wake()
         self._end_if_finished()
 
     def on_writable(self) -> None:
-        """The send queue has room, or the peer stopped reading."""
+        """Note that the send queue has room, or that the peer stopped reading."""
         self._sender.wake()
 
     def on_aborted(self) -> None:
-        """The stream was refused or reset, or lost with its session."""
+        """Note that the stream was refused or reset, or lost with its session."""
         self._settle()
         self._end_aborted()
         self._wake()
 
     def on_settled(self) -> None:
-        """It is known whether the peer has received everything, and the stream was not aborted."""
+        """Note that it is known whether the peer has received everything. Not called if the stream was aborted."""
         self._settle()
-        if self.was_lost:  # what has arrived can still be read, but nobody may ever do that
+        if self.was_lost:  # data that has arrived can still be read, but perhaps nobody will
             self._end(Party.SESSION, self.failure_reason)
 
     # --- inside

@@ -14,10 +14,10 @@ __all__ = ["StreamEnd", "StreamProgress"]
 class StreamProgress:
     """The progress of a stream."""
 
-    #: Bytes that were written to a channel, and bytes that were read.
+    #: Bytes that were written to a channel, and below, bytes that were read.
     sent: int
     received: int
-    #: One of the directions has ended, on this side.
+    #: Whether one of the directions has ended on this side.
     is_half_closed: bool
 
 
@@ -25,26 +25,26 @@ class StreamProgress:
 class StreamEnd:
     """How a stream ended, as far as this side can tell."""
 
-    #: NOBODY: both directions finished, or this side closed the stream and it is not known whether the peer has
-    #: received everything. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
+    #: NOBODY if both directions finished, or if this side closed the stream and it is not known whether the peer has
+    #: received everything. LOCAL if this side closed or reset the stream; PEER and SESSION as for bridges.
     ended_by: Party
     #: `Reason.NO_ERROR` if both directions finished and nothing has failed.
     reason: Reason
-    #: What the peer said about the reason, or "".
+    #: The peer's text about the reason; may be empty.
     text: str = ""
-    #: The peer had accepted the stream.
+    #: Whether the peer had accepted the stream.
     was_accepted: bool
     #: Bytes that were written to the channel. Unless `sent_all`, the last of them may not have arrived.
     sent: int
     #: Bytes that were read.
     received: int
-    #: The peer has acknowledged all of the `sent` bytes, and the end of file after them.
+    #: Whether the peer has acknowledged all of the `sent` bytes, and the end of file after them.
     sent_all: bool
-    #: Everything was read that the peer sent, and the peer has sent the end of file.
+    #: Whether everything that the peer sent was read, including the end of file.
     received_all: bool
-    #: The peer has stopped reading.
+    #: Whether the peer has stopped reading.
     peer_stopped: bool
-    #: This side closed the stream instead of resetting it.
+    #: Whether this side closed the stream instead of resetting it.
     was_closed: bool = False
-    #: When the stream ended on this side, on Trio's clock. The peer may have acknowledged the end later.
+    #: When the stream ended on this side, on Trio's clock. The peer may acknowledge the end later.
     ended_at: float = attrs.field(default=0.0, eq=False)

@@ -1,4 +1,4 @@
-"""Shares the event loop among the holders of sessions: each gets as much as one session, however many it has."""
+"""Sharing the event loop among peers: each gets as much as one session, however many sessions it has."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from ..streams.nowait import TURN_BYTES
 
 __all__ = ["MAX_FRAMES", "SharedTurns"]
 
-#: How many frames are processed before other tasks run: the cost of a frame hardly depends on its size. This many
-#: take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
+#: How many frames are processed before other tasks run. Frames are counted because their cost hardly depends on their
+#: size: this many take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
 MAX_FRAMES = 128
-#: A frame counts like this many bytes.
+#: A frame counts as much as this many bytes.
 _BYTES_PER_FRAME = TURN_BYTES // MAX_FRAMES
 
 
 class SharedTurns:
-    """The turns of all sessions of one holder, such as the identity of an application.
+    """The turns of all sessions of one peer, such as an application's identity.
 
-    A turn is `MAX_FRAMES` frames, or `TURN_BYTES` bytes. When one is over, every session of the holder that has more
-    to process waits for the next one, and in each pass of the event loop only the first of those that wait gets one.
-    Without this, a holder with 200 sessions that send expensive frames would have 200 turns in every pass.
+    A turn is `MAX_FRAMES` frames, or `TURN_BYTES` bytes. When a turn is over, the peer's sessions that have more to
+    process wait for the next one. In each pass of the event loop, only the session that has waited longest gets a
+    turn. Without this, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,6 @@ class SharedTurns:
 
     async def next(self) -> None:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
-        async with self._waiting:  # for which every task waits for at least one pass of the event loop
-            # What exceeded the last turn counts for this one, which may thus be over with the next portion.
+        async with self._waiting:  # acquiring this lock takes at least one pass of the event loop
+            # If the last turn was exceeded, this one is shorter by that much.
             self._left = min(TURN_BYTES, self._left + TURN_BYTES)

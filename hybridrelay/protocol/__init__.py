@@ -1,6 +1,6 @@
 """The sans-IO session protocol. ``SPEC.md`` in this folder defines the wire format; the code follows its order.
 
-Nothing in here knows a socket, a clock or randomness: time is an argument, and so is every random value.
+Nothing in this package uses a socket, a clock or randomness: times and random values are arguments.
 """
 
 from .config import CONTROL_CONFIG as CONTROL_CONFIG

@@ -1,12 +1,12 @@
 """Control messages between a connector or client and the relay. SPEC.md, section 7.
 
-On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. The classes
-below are the list of messages, which makes the module long; their attributes are the fields. An invalid message
-cannot be constructed: the validators raise `ValueError` or `TypeError` for our own callers, which the decoder turns
-into `RemoteProtocolError` for a message from the peer.
+On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. Each class
+below is a message, and its attributes are the fields. There are many, so the module is long. An invalid message
+cannot be constructed: the validators raise `ValueError` or `TypeError`, which the decoder turns into
+`RemoteProtocolError` for a message from the peer.
 
-Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Times of day
-are seconds since 1970, in UTC.
+A request has an id, which its sender chooses, and which no other unanswered request of that sender has. The answer
+repeats it. Times of day are seconds since 1970, in UTC.
 
 An instance is 32 lower-case hexadecimal digits, computed from a secret of 32 random bytes (`instance_of`). Clients
 learn the instances of connectors; only the connector itself, and the relays at which it registers, know the secret.
@@ -40,27 +40,27 @@ MAX_CONNECTION_NAME = 260
 #: Enough for an audience of 260 characters that are all escaped twice. Tokens made by the public SDKs have 150 to 400
 #: characters.
 MAX_TOKEN = 4096
-#: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
-#: are not worth remembering.
+#: How many previous instances one registration may declare dead. More restarts within a session's resume deadline are
+#: not worth remembering.
 MAX_REPLACES = 16
 #: The most instances that one join can exclude. A join with that many has about 2 KiB with a long token.
 MAX_AVOID = 64
-#: Text for people. Longer text is cut, not refused.
+#: Lengths of text for people. Longer text is cut, not refused.
 MAX_DETAIL = 256
 MAX_SOFTWARE = 128
 #: Outer certificates of one relay: the old and the new one during a renewal, and some more.
 MAX_OUTER_PINS = 8
-#: ``sha256:`` and 44 characters; room for another hash.
+#: ``sha256:`` and 44 characters, with room for a longer hash.
 MAX_PIN = 128
 MAX_TYPE = 64
 #: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
 MAX_SENDER = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
-#: The longest time for which a relay may ask its peers to stay away (seconds). A longer one is read as this: a relay
-#: restarts within seconds, and one message must not keep connectors and clients away from it for days.
+#: The longest time for which a relay may ask its peers to stay away (seconds). A longer time is read as this one: a
+#: relay restarts within seconds, and one message must not keep connectors and clients away for days.
 MAX_RETRY_AFTER_SECONDS = 60.0
-#: The longest lifetime of a ticket (seconds); a longer one is read as this. Relays grant 30 s.
+#: The longest lifetime of a ticket (seconds). A longer one is read as this. Relays grant 30 s.
 MAX_LIFETIME_SECONDS = 300.0
 
 _LENGTH = struct.Struct(">I")
@@ -79,7 +79,7 @@ InstanceSecret: TypeAlias = str
 
 
 def instance_of(secret: InstanceSecret) -> Instance:
-    """The instance to which this secret belongs.
+    """Return the instance to which this secret belongs.
 
     Raises:
         ValueError: not 64 lower-case hexadecimal digits.
@@ -90,7 +90,7 @@ def instance_of(secret: InstanceSecret) -> Instance:
 
 
 class PeerRole(enum.StrEnum):
-    """The part that dials a control channel."""
+    """The kind of program that dials a control channel."""
 
     CONNECTOR = "connector"
     CLIENT = "client"
@@ -100,8 +100,8 @@ class PeerRole(enum.StrEnum):
 
 
 def _cut(text: Any) -> Any:
-    # Text for people is cut rather than refused, because the message would be lost with it. The validator rejects
-    # whatever is not text.
+    # Text for people is cut rather than refused, so that the message is not lost. The validator rejects values that
+    # are not text.
     if not isinstance(text, str):
         return text
     return printable(text[:MAX_DETAIL])
@@ -117,13 +117,13 @@ def _integer(instance: object, attribute: attrs.Attribute[Any], value: object) -
 def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if type(value) is not int and type(value) is not float:
         raise TypeError(f"{attribute.name} is not a number")
-    # In this order: comparing is safe for integers of any size, `isfinite` is not.
+    # In this order, because `isfinite` overflows for very large integers, and comparisons do not.
     if not 0 <= value <= MAX_INTEGER or not math.isfinite(value):
         raise ValueError(f"{attribute.name} is out of range")
 
 
 def _at_most(limit: float, value: Any) -> Any:
-    # A duration above its limit is read as the limit. The validator rejects whatever is not a finite number.
+    # A duration above its limit is read as the limit. The validator rejects values that are not finite numbers.
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return min(value, limit)
     return value
@@ -254,11 +254,12 @@ class Hello:
 
     role: PeerRole = attrs.field(converter=PeerRole)
     instance: Instance = attrs.field(validator=_one_instance)
-    #: Grows with each control channel of an instance; the highest replaces the others.
+    #: Greater for each further control channel of an instance. The channel with the highest generation replaces the
+    #: others.
     generation: int = attrs.field(validator=_integer)
     #: Name and version, for the operator.
     software: str = attrs.field(validator=_software)
-    #: The secret to which `instance` belongs. A connector has to send it, or it cannot register; a client does not.
+    #: The secret of `instance`. A connector has to send it in order to register; a client does not send it.
     secret: InstanceSecret | None = attrs.field(
         default=None, validator=attrs.validators.optional(_one_secret), repr=False
     )
@@ -266,7 +267,7 @@ class Hello:
 
 @attrs.frozen
 class Welcome:
-    """The relay's answer to `Hello`. Another `relay_instance` than last time means that the relay was restarted."""
+    """The relay's answer to `Hello`. If `relay_instance` has changed since the last time, the relay was restarted."""
 
     relay_instance: Instance = attrs.field(validator=_one_instance)
     software: str = attrs.field(validator=_software)
@@ -291,14 +292,14 @@ class Registered:
     """Answer to `Register`: the registration lasts until `expires_at`, unless it is renewed before."""
 
     id: int = attrs.field(validator=_integer)
-    #: Seconds since 1970. Without a clock there is no cap here: the connector treats more than an hour from now as an
-    #: hour from now.
+    #: Seconds since 1970. Not capped here, where there is no clock: the connector treats more than an hour from now
+    #: as one hour.
     expires_at: float = attrs.field(validator=_seconds)
 
 
 @attrs.frozen
 class Unregister:
-    """A connector stops listening. Answered only if that fails."""
+    """A connector stops listening. Answered only on failure."""
 
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
@@ -311,7 +312,7 @@ class Join:
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
     token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
-    #: If set, only this instance is acceptable: it has the session that is to be resumed.
+    #: If set, only this instance is acceptable, because it has the session that is to be resumed.
     listener: Instance | None = attrs.field(default=None, validator=attrs.validators.optional(_one_instance))
     #: Instances to avoid, because they have just failed for this client. A relay that does not know the field ignores
     #: it.
@@ -338,8 +339,8 @@ class Offer:
     connection: str = attrs.field(validator=_connection)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
-    #: Identifies the sender, so that a connector can limit each one: an opaque name, the same for all offers that one
-    #: key caused from one network address during one run of the relay. Empty if not known.
+    #: An opaque name of the sender, so that a connector can limit each sender. It is the same for all joins with one
+    #: key from one network address during one run of the relay. Empty if not known.
     sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
     #: As in `Joined`.
     rendezvous: str = attrs.field(default="", validator=_rendezvous)
@@ -347,19 +348,19 @@ class Offer:
 
 @attrs.frozen
 class Accept:
-    """The listener is going to dial its data channel."""
+    """The listener accepts an offer, and is going to dial its data channel."""
 
     id: int = attrs.field(validator=_integer)
 
 
 @attrs.frozen
 class Proved:
-    """The listener says that the client at the other end of an accepted offer's data channel has proved its identity.
+    """The listener reports that the client at the other end of its data channel has proved its identity.
 
     Until then, the relay may close the data channel to make room for others of the same key. Not answered.
     """
 
-    #: The id of the offer.
+    #: The id of the accepted offer.
     id: int = attrs.field(validator=_integer)
 
 
@@ -375,7 +376,7 @@ class Failed:
 
 @attrs.frozen
 class Ended:
-    """The relay ended what a token had authorized: a registration, or the right to join."""
+    """The relay has ended what a token had authorized: a registration, or the right to join."""
 
     connection: str = attrs.field(validator=_connection)
     reason: Reason = attrs.field(validator=_reason)
@@ -385,7 +386,7 @@ class Ended:
 class Draining:
     """The relay is about to restart and asks its peers to come back after this time."""
 
-    #: At most `MAX_RETRY_AFTER_SECONDS`; more is read as that.
+    #: At most `MAX_RETRY_AFTER_SECONDS`; a longer time is read as that.
     retry_after_seconds: float = attrs.field(converter=_retry_after, validator=_seconds)
 
 
@@ -432,7 +433,7 @@ def encode_message(message: Message) -> bytes:
     """Encode a message, with its length before it.
 
     Raises:
-        LocalProtocolError: the message is of no type of this module, or larger than `MAX_MESSAGE_SIZE`.
+        LocalProtocolError: this is not a message of this module, or it is larger than `MAX_MESSAGE_SIZE`.
     """
     name = _TYPES.get(type(message))
     if name is None:
@@ -445,14 +446,14 @@ def encode_message(message: Message) -> bytes:
 
 
 class ControlDecoder:
-    """Divides received bytes into messages. After an error nothing more can be read: close the connection."""
+    """Splits received bytes into messages. After an error, nothing more can be read: close the connection."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._error: RemoteProtocolError | None = None
 
     def receive_data_untrusted(self, data: bytes | bytearray | memoryview) -> list[Message | Unknown]:
-        """Take bytes that the peer sent; return the messages that are now complete.
+        """Take bytes that the peer sent, and return the messages that are now complete.
 
         If a message is malformed, the messages before it in the same `data` are lost: the connection is closed
         anyway.
@@ -472,11 +473,11 @@ class ControlDecoder:
 
     @property
     def held_bytes(self) -> int:
-        """The part of an incomplete message that is kept here."""
+        """How many bytes of an incomplete message are kept here."""
         return len(self._buffer)
 
     def receive_eof_untrusted(self) -> None:
-        """The peer will send no more.
+        """Note that the peer will send no more.
 
         Raises:
             RemoteProtocolError: it stopped within a message.
@@ -488,7 +489,7 @@ class ControlDecoder:
         buffer = self._buffer
         while len(buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer)
-            # Checked as soon as it is known, so that no more than one message is ever waited for.
+            # Checked as soon as it is known, so that at most one message is buffered.
             if length > MAX_MESSAGE_SIZE:
                 raise RemoteProtocolError("a control message is too large")
             end = _LENGTH.size + length
@@ -530,5 +531,5 @@ def _decode_untrusted(body: bytes) -> Message | Unknown:
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
-        # Our own validators' texts name fields and never values; a missing field is named by Python.
+        # The texts of the validators contain names of fields and no values. For a missing field, Python's text does.
         raise RemoteProtocolError(f"a bad {name} message: {error}") from None

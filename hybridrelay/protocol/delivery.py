@@ -1,4 +1,5 @@
-"""Counted frames: numbered when written, kept until acknowledged, written again later (SPEC.md, sections 3 and 5)."""
+"""Counted frames: numbered when written, kept until acknowledged, written again on the next channel if necessary
+(SPEC.md, sections 3 and 5)."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from .sending import SESSION_SHARE, SendingMemory
 
 Buffer = bytes | memoryview
 
-#: Used instead of an empty queue: an empty deque takes 760 bytes, and a session has a dozen of them. It is replaced
-#: by a deque before something is added, and put back when the last entry has been taken.
+#: Used in place of an empty queue, because an empty deque takes 760 bytes and a session has a dozen of them. It is
+#: replaced by a real deque before something is added, and put back when that is empty again.
 EMPTY: deque[Any] = deque(maxlen=0)
 
 
@@ -29,12 +30,12 @@ class Outbox:
     written: int = attrs.field(default=0, init=False)
     #: Number of the last frame that the peer has acknowledged.
     acknowledged: int = attrs.field(default=0, init=False)
-    #: How many of the last frames have yet to be written again on the present channel. The peer cannot have received
-    #: them, so it may not acknowledge them.
+    #: How many frames, the last ones, have to be written again on the present channel. The peer cannot have received
+    #: them, so it must not acknowledge them.
     to_write_again: int = attrs.field(default=0, init=False)
-    #: The size of the frames in between (bytes, with `FRAME_OVERHEAD` for each).
+    #: The size of the frames that were written and not acknowledged (bytes, with `FRAME_OVERHEAD` for each).
     kept_bytes: int = attrs.field(default=0, init=False)
-    #: Cost, memory and buffers of each.
+    #: The cost, the memory and the buffers of each of these frames.
     _kept: deque[tuple[int, int, tuple[Buffer, ...]]] = attrs.field(default=EMPTY, init=False)
 
     @property
@@ -43,7 +44,7 @@ class Outbox:
         return kept >= SESSION_SHARE and (kept >= self.max_bytes or self.sending.available <= 0)
 
     def write(self, frame: bytes) -> int:
-        """Give the frame its number and keep it; its memory is counted from now on."""
+        """Give the frame its number and keep it. Its memory is counted from now on."""
         cost = len(frame) + FRAME_OVERHEAD
         self.sending.take(cost)
         self._keep(cost, cost, (frame,))
@@ -54,10 +55,10 @@ class Outbox:
 
         Args:
             size: the length of all `buffers` (bytes).
-            memory: the counted memory of the queued buffers that end in this frame (bytes), 0 if none does; it is
+            memory: the counted memory of the queued buffers that end in this frame (bytes), or 0 if none does. It is
                 released when the frame is acknowledged.
         """
-        if not memory:  # the overhead of one frame is in that of every queued buffer
+        if not memory:  # the memory of a queued buffer includes the overhead of one frame
             memory = FRAME_OVERHEAD
             self.sending.take(memory)
         self._keep(size + FRAME_OVERHEAD, memory, buffers)
@@ -71,7 +72,7 @@ class Outbox:
         kept.append((cost, memory, buffers))
 
     def release_with(self, number: int, memory: int) -> None:
-        """Memory that was counted is free once the frame with this number is acknowledged."""
+        """Release this much counted memory when the frame with this number is acknowledged."""
         if number <= self.acknowledged:
             self.sending.release(memory)
         else:
@@ -122,9 +123,9 @@ class Inbox:
     received: int = attrs.field(default=0, init=False)
     _stated: int = attrs.field(default=0, init=False)
     _bytes: int = attrs.field(default=0, init=False)
-    #: When the acknowledgement will be due; None if there is nothing to acknowledge, or if it is already due.
+    #: When the acknowledgement becomes due; None if there is nothing to acknowledge, or if it is already due.
     deadline: float | None = attrs.field(default=None, init=False)
-    #: The acknowledgement has to leave even if nothing else does.
+    #: Whether the acknowledgement has to be sent even if nothing else is.
     due: bool = attrs.field(default=False, init=False)
 
     def receive(self, size: int, now: float) -> None:
@@ -146,7 +147,7 @@ class Inbox:
         return self.received != self._stated
 
     def state(self) -> int:
-        """The count to put into an ACK or HELLO that is written now."""
+        """Return the count to put into an ACK or HELLO that is written now."""
         self._stated = self.received
         self._bytes = 0
         self.deadline = None

@@ -1,4 +1,4 @@
-"""The two exceptions of the sans-IO core."""
+"""The two exceptions of the session protocol, and their base class."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from .reasons import Reason
 
 
 class ProtocolError(Exception):
-    """Base of both: a side violated the protocol."""
+    """The base class: a side violated the protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """The caller on this side asked for something that is not possible, now or ever. Nothing was sent.
+    """The caller on this side asked for something that is not possible. Nothing was sent.
 
-    `reason` says why, for a caller that passes it on: how the session ended, a limit, ..., or
-    `Reason.INTERNAL_ERROR` if the call was a bug.
+    `reason` says why, for instance why the session ended, or that a limit is reached. It is `Reason.INTERNAL_ERROR`
+    if the call was a bug.
     """
 
     def __init__(self, message: str, *, reason: Reason = Reason.INTERNAL_ERROR) -> None:
@@ -22,9 +22,9 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer violated the protocol: the only exception that bytes from the peer can cause.
+    """The peer violated the protocol. No other exception can be caused by bytes from the peer.
 
-    `reason` is what to put in the GOAWAY (or status) before the connection is closed.
+    `reason` is the reason to send in GOAWAY (or in the status) before the connection is closed.
     """
 
     def __init__(self, message: str, *, reason: Reason = Reason.PROTOCOL_ERROR) -> None:

@@ -1,4 +1,4 @@
-"""The events that a session core returns to its driver. The `Stream` in an event has everything else."""
+"""The events that a session core returns to its driver. Details are in the `Stream` that an event contains."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from .stream import Stream
 
 @attrs.frozen
 class Established:
-    """HELLO has been exchanged on the present channel; `resumed` if streams continue from an earlier one."""
+    """HELLO has been exchanged on the present channel. `resumed`: whether streams continue from an earlier
+    channel."""
 
     resumed: bool = False
 
 
 @attrs.frozen
 class StreamOffered:
-    """The peer opened a stream: `accept` or `refuse` it."""
+    """The peer opened a stream. Call `accept` or `refuse`."""
 
     stream: Stream
 
 
 @attrs.frozen
 class OpenRefused:
-    """The peer asked for a stream, and the session itself has refused it. Nothing else is reported about it."""
+    """The peer opened a stream, and the session itself refused it. Nothing else is reported about that stream."""
 
     #: The stream's id.
     stream: int
@@ -62,12 +63,12 @@ class StreamAborted:
 
 @attrs.frozen
 class StreamSettled:
-    """It is known whether the peer has received everything that was sent on the stream, including the end of file:
-    `Stream.is_delivered`. If not, the peer stopped reading before that, or the session has ended.
+    """It is known now whether the peer has received everything that was sent on the stream, including the end of
+    file: `Stream.is_delivered`. If it has not, the peer stopped reading first, or the session has ended.
 
-    Reported if the driver has asked for it (`Stream.ask_for_delivery`), unless the stream was aborted. Also reported
-    when the session ends, for each stream whose two directions had ended, and that was not completely acknowledged
-    or read.
+    Reported if the driver has asked for it (`Stream.ask_for_delivery`), unless the stream was aborted. When the
+    session ends, this is also reported for each stream that had ended in both directions but was not completely
+    acknowledged or read.
     """
 
     stream: Stream
@@ -75,7 +76,7 @@ class StreamSettled:
 
 @attrs.frozen
 class GoingAway:
-    """The peer accepts no further streams; those that are open continue."""
+    """The peer accepts no further streams. Open ones continue."""
 
     reason: Reason
     text: str
@@ -83,11 +84,11 @@ class GoingAway:
 
 @attrs.frozen
 class SessionOutcome:
-    """The last event: the session's one outcome. All streams have been aborted or were over."""
+    """How the session ended. This is the last event; all streams have been aborted or were over."""
 
     reason: Reason
     text: str
-    #: The peer decided it.
+    #: Whether the peer ended the session.
     by_peer: bool
 
 

@@ -40,12 +40,13 @@ _NEEDED: Mapping[int, Feature] = {Kind.DATAGRAMS: Feature.DATAGRAMS, Kind.ISSUE:
 
 
 def used_features(ours: Feature, theirs: int) -> Feature:
-    """The features that both sides offer. `theirs` is as in the peer's HELLO: bits without a name are ignored."""
+    """Return the features that both sides offer. `theirs` is the field of the peer's HELLO; bits without a name are
+    ignored."""
     return Feature(ours & theirs & sum(Feature))
 
 
 def may_open(kind: int, used: Feature) -> bool:
-    """Whether a stream of this kind may be opened if these features are in use. False for unknown kinds."""
+    """Return whether a stream of this kind may be opened with these features in use. False for unknown kinds."""
     if kind == Kind.STREAM:
         return True
     needed = _NEEDED.get(kind)

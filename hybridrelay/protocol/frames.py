@@ -1,8 +1,8 @@
 """Frames and their bytes. SPEC.md, sections 2 and 3.
 
-One class per kind, the same in both directions. The module is long because all of them are in it. A frame with an
-impossible payload cannot be constructed. `encode` gives the header and payload as one bytes object; DATA is written
-by `data_header` and its payload separately, so that nothing is copied. `FrameDecoder` turns arbitrary pieces of a
+There is one class for each type of frame, used in both directions; because of their number, the module is long. An
+invalid frame cannot be constructed. `encode` returns the header and payload as one bytes object. For DATA,
+`data_header` returns the header alone, so that the payload is not copied. `FrameDecoder` turns arbitrary pieces of a
 byte stream into frames.
 """
 
@@ -24,11 +24,11 @@ HEADER = struct.Struct(">II")
 HEADER_SIZE = HEADER.size
 MAX_CONTROL = 1280
 MAX_TEXT = 256
-#: The epoch of a channel; a session ends with the channel that has the greatest.
+#: The greatest epoch of a channel. The session ends with that channel.
 MAX_EPOCH = 0xFFFF_FFFF
-#: Limits are byte counts; a greater value is an error of the peer.
+#: The greatest limit in OPEN, OPENED and WINDOW (a number of bytes). A greater value is an error of the peer.
 MAX_LIMIT = 1 << 62
-#: A side ignores frames of unknown types from here on. An unknown type below this number is an error.
+#: Frames of unknown types are ignored if the type is at least this number. A lower unknown type is an error.
 FIRST_IGNORABLE_TYPE = 0x80
 
 SESSION_ID_SIZE = 16
@@ -70,12 +70,12 @@ def _octet(instance: object, attribute: object, value: int) -> None:
 
 
 def clip_text(text: str) -> str:
-    """`text`, cut so that its UTF-8 fits in a frame."""
+    """Return `text`, cut so that its UTF-8 encoding fits in a frame."""
     return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
 
 
 class Frame:
-    """Base of all frames. `counted` frames are numbered, acknowledged and replayed."""
+    """The base class of frames. `counted` frames are numbered, acknowledged, and sent again if necessary."""
 
     __slots__ = ()
     TYPE: ClassVar[int]
@@ -107,7 +107,7 @@ class Hello(_SessionFrame):
     attach: bool = False
     version: int = 1
     min_version: int = 1
-    #: The features that the sender offers, one bit each. Those of a peer may have bits that we do not know.
+    #: The features that the sender offers, one bit each. A peer may set bits that this version does not know.
     features: int = attrs.field(default=0, validator=attrs.validators.in_(range(ALL_FEATURE_BITS + 1)))
 
     def payload(self) -> bytes:
@@ -132,7 +132,7 @@ class Open(Frame):
     counted: ClassVar[bool] = True
     stream: int
     limit: int = attrs.field(validator=_limit)
-    #: One of `Kind`; what a peer states may be a kind that we do not know.
+    #: One of `Kind`. A peer may state a kind that this version does not know.
     kind: int = attrs.field(default=0, validator=_octet)
     metadata: Metadata = NO_METADATA
 
@@ -251,7 +251,7 @@ class GoAway(_SessionFrame):
 
 @attrs.frozen
 class Ignorable(Frame):
-    """A frame of a type that we do not know, which is ignored. Its stream id may be any number."""
+    """A frame of an unknown type, which is ignored. Its stream id may be any number."""
 
     #: At least `FIRST_IGNORABLE_TYPE`.
     type: int = attrs.field(validator=attrs.validators.in_(range(FIRST_IGNORABLE_TYPE, 0x100)))
@@ -266,12 +266,12 @@ _DATA = Data.TYPE
 
 
 def data_header(stream: int, length: int) -> bytes:
-    """The header of a DATA frame whose payload is written after it."""
+    """Return the header of a DATA frame. The payload is written after it."""
     return HEADER.pack(Data.TYPE << 24 | length, stream)
 
 
-# --- decoding. Each function takes (stream, payload) and raises ValueError or struct.error for what is malformed;
-# --- `FrameDecoder` makes that a RemoteProtocolError.
+# --- decoding. Each function takes (stream, payload), and raises ValueError or struct.error if they are malformed,
+# which --- `FrameDecoder` turns into RemoteProtocolError.
 
 
 def _text(payload: bytes, offset: int) -> str:
@@ -310,7 +310,7 @@ def _ignorable_decoder(kind: int) -> Callable[[int, bytes], Frame]:
 
 def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
     def decode(stream: int, payload: bytes) -> Frame:
-        # An abort without an error counts as cancelled, because NO_ERROR means a normal end.
+        # NO_ERROR in an abort is read as CANCELLED, because elsewhere it means a normal end.
         reason = Reason.from_wire(_U16.unpack_from(payload)[0]) or Reason.CANCELLED
         return kind(stream, reason, _text(payload, 2))
 
@@ -337,7 +337,7 @@ _SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.T
 
 
 class FrameDecoder:
-    """Splits a byte stream into frames; buffers at most one incomplete frame.
+    """Splits a byte stream into frames. Buffers at most one incomplete frame.
 
     The length of a frame is checked as soon as its header has arrived, before any of its payload is buffered.
 
@@ -348,23 +348,23 @@ class FrameDecoder:
     __slots__ = ("_kept", "_wanted", "max_data")
 
     def __init__(self, max_data: int = MAX_DATA) -> None:
-        #: May be changed at any time; holds for headers that are read afterwards.
+        #: May be changed at any time. The new value applies to headers that are read afterwards.
         self.max_data = max_data
         self._kept = bytearray()
-        #: Bytes until the present frame is complete, or its header.
+        #: How many bytes must have arrived before anything can be decoded: the header, or the whole frame.
         self._wanted = HEADER_SIZE
 
     def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Generator[Frame, None, None]:
-        """Yield the frames that `data` completes. Nothing of `data` is kept: the frames have copies.
+        """Yield the frames that `data` completes. No reference to `data` is kept: frames contain copies.
 
-        If the generator is closed early, the next call yields the other frames; see `has_frames`.
+        If the generator is closed early, the next call yields the remaining frames; see `has_frames`.
 
         Raises:
             RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
         """
         if self._kept:
             self._kept += data
-            # Look only when something is complete, or trickled input would cost quadratic time.
+            # Decode only when enough has arrived. Otherwise, input byte by byte would cost quadratic time.
             if len(self._kept) < self._wanted:
                 return
             data, self._kept = memoryview(self._kept), bytearray()
@@ -376,7 +376,7 @@ class FrameDecoder:
                     break
                 word, stream = HEADER.unpack_from(data, position)
                 kind, length = word >> 24, word & 0xFFFFFF
-                if kind != _DATA or length > self.max_data or not stream:  # the most frequent frame is checked here
+                if kind != _DATA or length > self.max_data or not stream:  # DATA, the most frequent, is checked here
                     self._check_header(kind, length, stream)
                 wanted += length
                 if end - position < wanted:
@@ -395,12 +395,12 @@ class FrameDecoder:
 
     @property
     def held_bytes(self) -> int:
-        """The part of an incomplete frame that is kept here."""
+        """How many bytes of an incomplete frame are kept here."""
         return len(self._kept)
 
     @property
     def has_frames(self) -> bool:
-        """More frames may be complete that were not yielded yet: continue with ``decode_untrusted(b"")``."""
+        """Whether complete frames may not have been yielded yet. Continue with ``decode_untrusted(b"")``."""
         return len(self._kept) >= self._wanted
 
     def _check_header(self, kind: int, length: int, stream: int) -> None:

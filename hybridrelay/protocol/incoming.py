@@ -1,6 +1,6 @@
-"""The peer's frames for streams. SPEC.md, section 3.
+"""Handling the peer's frames for streams. SPEC.md, section 3.
 
-Each handler may raise RemoteProtocolError and nothing else. The session then ends.
+A handler raises no exception but RemoteProtocolError, which ends the session.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .stream import Stream
 from .table import StreamTable
 from .windows import Budget, ReceiveWindow
 
-#: Frames that may arrive after the end of their stream: a stream is forgotten as soon as everything that was written
-#: for it is acknowledged (possibly by HELLO), and the peer may then still have one of these in its queue. DATA and
-#: FIN are never in a queue of frames.
+#: Frames that may arrive after the end of their stream. We forget a stream as soon as everything that we wrote for it
+#: is acknowledged (possibly by HELLO), and at that moment the peer may have one of these frames in its queue. DATA
+#: and FIN are never queued as frames.
 _CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window})
 
 
@@ -59,10 +59,10 @@ class Incoming:
         self._refused_budget = Budget((config.max_streams + config.max_refused_streams) * BASE_WINDOW)
         #: The features in use.
         self.features = NO_FEATURES
-        #: Counted frames up to this number were written before the reattachment, and may be for streams that have
-        #: ended in the meantime (SPEC.md, section 5).
+        #: Counted frames up to this number were first written before the reattachment, so they may be for streams
+        #: that have ended since (SPEC.md, section 5).
         self.replayed_until = 0
-        #: Bytes of DATA that were received for streams whose application reads, on all channels.
+        #: Bytes of DATA that were received on all channels, for streams whose application still reads.
         self.data_received = 0
 
     def receive_untrusted(self, frame: frames.Frame, now: float) -> None:
@@ -90,15 +90,15 @@ class Incoming:
         if sending.ended_streams >= self._config.max_refused_streams and sending.keeps_too_many_streams:
             raise RemoteProtocolError("too many streams that are over were not acknowledged", reason=Reason.LIMIT)
         refusal = self._open_refusal(frame)
-        # A refused stream has to be kept until the refusal is acknowledged, and data that was sent after OPEN is
-        # counted. But the data is not stored, so the window has a separate budget.
+        # A refused stream has to be kept until the refusal is acknowledged, and data that arrives for it counts
+        # against its window. The data is not stored, so this window has a separate budget.
         budget, metadata = self._budget, frame.metadata
         if refusal is not Reason.NO_ERROR:
             budget, metadata = self._refused_budget, NO_METADATA
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
         stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata)
-        # The opener's limit applies after OPENED, which has to be sent first anyway.
+        # The limit in OPEN applies from OPENED on. We cannot send data before that, so it is set now.
         stream.send_window.raise_to(frame.limit)
         table.add_offered(stream)
         if refusal is Reason.NO_ERROR:
@@ -123,7 +123,7 @@ class Incoming:
     def _on_opened(self, stream: Stream, frame: frames.Opened, now: float) -> None:
         if stream.states.apply(Input.RECV_OPENED):
             stream.send_window.raise_to(frame.limit)
-            # More memory may be available than when OPEN was written: state the limit, which may have grown since.
+            # More memory may be available than when OPEN was written. If so, raise the limit and state it.
             if stream.receive_window.grow_to(self._config.initial_window, now):
                 self._output.window(stream)
             self._events.append(StreamAnswered(stream))

@@ -1,10 +1,10 @@
-"""Liveness of the peer, and the round trip to it. SPEC.md 3.11.
+"""Liveness of the peer, and the round trip time. SPEC.md 3.11.
 
-Any received byte is a sign of life: a peer that acknowledges a long upload needs no PING. A PING is requested every
-`interval`. If nothing arrives for that long, and nothing within the timeout after the PING was requested, the peer is
-silent. Therefore a process that was suspended sends a PING before it declares its peer dead, and a blocked writer
-does not delay the decision. The timeout grows with the round trip time, so that a slow path is not mistaken for a
-dead one.
+A PING is requested every `interval`. Any received byte is a sign of life, so a peer that acknowledges a long upload
+need not answer one in time. If nothing arrives for an interval, nor within the timeout after the next PING was
+requested, the peer is silent. A process that was suspended thus sends a PING before it declares its peer dead. The
+timeout runs from the request, so a blocked writer does not delay the decision. It grows with the round trip time, so
+that a slow path is not mistaken for a dead one.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import struct
 
 import attrs
 
-#: Round trips older than this do not count towards the lowest.
+#: Round trips older than this do not count towards the lowest one (seconds).
 ROUND_TRIP_MEMORY = 60.0
-#: Timeout in round trips: a queue that builds up on the path may multiply them.
+#: The timeout in round trips. It is generous because a queue that builds up on the path multiplies their time.
 _TIMEOUT_ROUND_TRIPS = 8
 
 
 @attrs.define
 class Liveness:
-    """Timers of one channel; a new channel gets a new one (`restart`)."""
+    """The liveness timers of the present channel. `restart` begins anew for another channel."""
 
     interval: float
     timeout: float
-    #: Smoothed round trip in seconds, or None before the first PONG.
+    #: The smoothed round trip time (seconds); None before the first PONG.
     smoothed: float | None = attrs.field(default=None, init=False)
     _heard_at: float = attrs.field(default=0.0, init=False)
-    #: When a PING was last requested; the writer sends it later.
+    #: When a PING was last requested. The writer sends it later.
     _asked_at: float = attrs.field(default=0.0, init=False)
     _count: int = attrs.field(default=0, init=False)
-    #: The PING that awaits its PONG, and when it left.
+    #: The token of the PING that waits for its PONG, and when it was sent.
     _waiting: tuple[bytes, float] | None = attrs.field(default=None, init=False)
-    #: A few: one for each PING of the last minute at most.
+    #: Round trips of the last minute, at most one for each PING; see `lowest`.
     _samples: list[tuple[float, float]] = attrs.field(factory=list, init=False)
 
     def restart(self, now: float) -> None:
-        """A new channel: answers that were expected on the old one no longer matter."""
+        """Begin again for a new channel. Answers that were expected on the old one no longer matter."""
         self._heard_at = now
         self._asked_at = now
         self._waiting = None
@@ -45,17 +45,16 @@ class Liveness:
         self.smoothed = None
 
     def heard(self, now: float) -> None:
-        """Bytes arrived."""
+        """Note that bytes arrived."""
         self._heard_at = now
 
     def ask(self, now: float) -> None:
-        """A PING is requested."""
+        """Note that a PING is requested."""
         self._asked_at = now
 
     def check(self, now: float) -> None:
-        """Request a PING now, however recently the peer was heard: it counts as unanswered until something
-        arrives."""
-        # A check during another one does not extend its deadline.
+        """Request a PING now, even if bytes arrived a moment ago. It counts as unanswered until something arrives."""
+        # A check while another one is unanswered does not extend the deadline.
         if not self.is_unanswered or now >= self.deadline:
             self._asked_at = now
         self._heard_at = min(self._heard_at, now - self.interval)
@@ -71,20 +70,20 @@ class Liveness:
 
     @property
     def deadline(self) -> float:
-        """When the next PING is due; or, while one is unanswered, when the peer counts as silent."""
+        """When the next PING is due, or while one is unanswered, when the peer counts as silent."""
         if self.is_unanswered:
             return max(self._heard_at + self.interval, self._asked_at) + self.effective_timeout
         return self._asked_at + self.interval
 
     def ping(self, now: float) -> bytes:
-        """The token of a PING that leaves now."""
+        """Return the token for a PING that is sent now."""
         self._count += 1
         token = struct.pack(">Q", self._count)
         self._waiting = (token, now)
         return token
 
     def pong(self, token: bytes, now: float) -> None:
-        """A PONG arrived; anything but the answer to our last PING is ignored."""
+        """Handle a PONG. It is ignored unless it answers our last PING."""
         if self._waiting is None or self._waiting[0] != token:
             return
         sample = now - self._waiting[1]
@@ -95,8 +94,8 @@ class Liveness:
         self._samples.append((now, sample))
 
     def lowest(self, now: float) -> float | None:
-        """The lowest round trip of the last minute in seconds, or None if none was measured."""
-        # Samples ascend in both time and length, so the first that is young enough is the lowest.
+        """Return the lowest round trip of the last minute (seconds), or None if none was measured."""
+        # Samples are sorted by both time and length, so the first one that is recent enough is the lowest.
         while len(self._samples) > 1 and self._samples[0][0] < now - ROUND_TRIP_MEMORY:
             self._samples.pop(0)
         return self._samples[0][1] if self._samples else None

@@ -1,7 +1,7 @@
 """Typed metadata of a stream, sent with OPEN. SPEC.md, section 3.
 
-Entries of a type, a length and a value. A receiver ignores the types that it does not know, unless the sender marked
-the entry as critical; the stream is then refused.
+Each entry has a type, a length and a value. A receiver ignores entries of types that it does not know, unless the
+sender marked the entry as critical; then it refuses the stream.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable
 
 import attrs
 
-#: The length of one value (bytes). More than a DNS name or an address needs.
+#: The longest value (bytes): more than a DNS name or an address needs.
 MAX_METADATA_VALUE = 512
-#: The length of all entries of one OPEN, headers included (bytes). A peer can make us keep this much for every stream
-#: that it opens.
+#: The greatest length of all entries of one OPEN, headers included (bytes). A peer can make us keep this much for
+#: every stream that it opens.
 MAX_METADATA = 1024
 MAX_METADATA_ENTRIES = 16
-#: Types from 0x4000 to this one are for applications; this format will never assign a meaning to them.
+#: The greatest type. Types from 0x4000 on are for applications; this format will never assign a meaning to them.
 MAX_METADATA_TYPE = 0x7FFF
 
 _ENTRY = struct.Struct(">HH")
@@ -26,7 +26,7 @@ _CRITICAL = 0x8000
 
 @attrs.frozen
 class MetadataEntry:
-    """One statement about a stream.
+    """One typed value.
 
     Raises:
         ValueError: the type is not one of 1 to 0x7fff, or the value has more than 512 bytes.
@@ -34,7 +34,7 @@ class MetadataEntry:
 
     type: int = attrs.field(validator=attrs.validators.in_(range(1, MAX_METADATA_TYPE + 1)))
     value: bytes = attrs.field(repr=False, validator=attrs.validators.max_len(MAX_METADATA_VALUE))
-    #: A peer that does not know the type must refuse the stream instead of ignoring the entry.
+    #: Whether a peer that does not know the type must refuse the stream instead of ignoring the entry.
     critical: bool = False
 
 
@@ -62,11 +62,11 @@ class Metadata:
             raise ValueError(f"more than {MAX_METADATA} bytes of metadata")
 
     def get(self, type: int) -> bytes | None:  # noqa: A002 (the format's own word)
-        """The value of the entry of this type, or None if there is none."""
+        """Return the value of the entry of this type, or None."""
         return next((entry.value for entry in self.entries if entry.type == type), None)
 
     def not_understood(self, known: Collection[int]) -> int | None:
-        """The type of the first critical entry whose type is not among `known`, or None if there is none."""
+        """Return the type of the first critical entry whose type is not in `known`, or None."""
         for entry in self.entries:
             if entry.critical and entry.type not in known:
                 return entry.type

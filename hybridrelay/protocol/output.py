@@ -1,16 +1,16 @@
-"""What has to be written, and in which order. SPEC.md, sections 3 and 5.
+"""What has to be written to the channel, and in which order. SPEC.md, sections 3 and 5.
 
-Frames get their place and their number when they are written, never when they are queued; so the order on the wire
-is the order of these rules and nothing else:
+Frames are ordered and numbered when they are written, never when they are queued. So only these rules determine the
+order on the wire:
 
 1. PONG and PING: liveness does not depend on how much there is to write.
-2. After a reattachment, what has to be written again, before any other counted frame.
-3. GOAWAY, WINDOW; ACK, if there is something to acknowledge, and either another frame is written anyway or the ACK
-   is due; then counted frames other than OPEN, DATA and FIN, in the order of their causes. The ACK precedes RESET and
-   STOP, so that the peer knows whether its own FIN had arrived before; and OPEN, so that a stream that has ended no
-   longer counts when its successor is opened.
-4. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
-   while the unacknowledged frames are at their limit.
+2. After a reattachment, frames that have to be written again, before any other counted frame.
+3. GOAWAY and WINDOW; ACK, if there is something to acknowledge, and either another frame is written anyway or the ACK
+   is due; then counted frames other than OPEN, DATA and FIN, in the order in which they were queued. ACK precedes
+   RESET and STOP, so that the peer knows whether its own FIN had arrived. ACK also precedes OPEN, so that a stream
+   that has ended no longer counts when its successor is opened.
+4. OPEN; FIN of streams without data; DATA, round robin among streams, each stream's FIN after its last DATA. OPEN and
+   DATA wait while the unacknowledged frames are at their limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .states import Input, Opening, Receiving
 from .stream import Stream
 from .table import StreamTable
 
-#: Shorter buffers are joined (bytes), because a separate buffer costs more than copying this much.
+#: Buffers shorter than this are joined (bytes), because a separate buffer costs more than copying this much.
 _JOIN_BELOW = 4096
 
 
@@ -54,11 +54,11 @@ class Output:
         self._ping_due = False
         self._pongs: deque[bytes] = EMPTY
         self._again: deque[tuple[Buffer, ...]] = EMPTY
-        #: The GOAWAY that was or will be written; kept to be written again after a reattachment.
+        #: The GOAWAY that was or will be written. It is kept, because it is written again after a reattachment.
         self.goaway: frames.GoAway | None = None
         self._goaway_due = False
         self._windows: dict[Stream, None] = {}
-        #: Bytes of DATA that were written for the first time, on all channels.
+        #: Bytes of DATA that were written on all channels, not counting repetitions.
         self.data_written = 0
         self._controls: deque[tuple[Stream, frames.Frame]] = EMPTY
         self._opens: OrderedDict[Stream, None] = OrderedDict()
@@ -67,7 +67,8 @@ class Output:
 
     @property
     def is_pending(self) -> bool:
-        """`write` would write something. A driver checks this after each of its operations, so it must be fast."""
+        """Whether `write` would write something. A driver checks this after each of its operations, so it has to be
+        fast."""
         return bool(
             ((self._ready or self._opens) and not self.outbox.is_full)
             or self._controls
@@ -80,7 +81,7 @@ class Output:
             or self._goaway_due
         )
 
-    # --- what is to be done
+    # --- recording what has to be written
 
     def ping(self) -> None:
         self._ping_due = True
@@ -97,7 +98,7 @@ class Output:
         self._goaway_due = True
 
     def window(self, stream: Stream) -> None:
-        """State the stream's limit."""
+        """Have a WINDOW written, with the stream's limit."""
         self._windows[stream] = None
 
     def control(self, stream: Stream, frame: frames.Frame) -> None:
@@ -107,7 +108,7 @@ class Output:
         self._controls.append((stream, frame))
 
     def refuse(self, stream: Stream, reason: Reason, text: str) -> None:
-        """Abort a stream that was offered."""
+        """Have REFUSED written for a stream that was offered."""
         stream.states.apply(Input.SEND_REFUSED)
         self._table.offered -= 1
         stream.abort(reason, text, self.outbox)
@@ -123,11 +124,11 @@ class Output:
 
     @property
     def last_unannounced(self) -> Stream | None:
-        """The youngest stream whose OPEN has not been written."""
+        """Return the most recent stream whose OPEN has not been written."""
         return next(reversed(self._opens), None)
 
     def schedule(self, stream: Stream) -> None:
-        """The stream may have something to write."""
+        """Queue the stream if it has something to write."""
         if stream.schedule():
             if stream.send_queue:
                 if self._ready is EMPTY:
@@ -141,30 +142,30 @@ class Output:
     # --- the channel
 
     def attached(self, *, resumed: bool) -> None:
-        """HELLO has been exchanged."""
+        """Note that HELLO has been exchanged."""
         self._ping_due = True
         self._again = deque(self.outbox.unacknowledged()) or EMPTY
         self.outbox.to_write_again = len(self._again)
         if resumed:
-            # What has no number may have been lost with the old channel.
+            # Frames without a number may have been lost with the old channel.
             self._goaway_due = self.goaway is not None
             self._windows.update(dict.fromkeys(self._table.streams.values()))
 
     def detached(self) -> None:
-        """The channel is lost: drop what concerned only that channel."""
+        """Drop what concerned only the channel, which is lost."""
         self._pongs.clear()
         self._again.clear()
         self.outbox.to_write_again = 0
 
     def clear(self) -> None:
-        """The session is over."""
+        """Drop everything, because the session is over."""
         self.detached()
         self._ping_due = self._goaway_due = False
         for queue in (self._windows, self._controls, self._opens, self._fins, self._ready):
             queue.clear()
 
-    def maybe_farewell(self) -> bytes | None:
-        """GOAWAY if it was not written yet: the only frame that is written after the end of the session."""
+    def take_goaway(self) -> bytes | None:
+        """Return GOAWAY, unless it was already written. No other frame is written after the end of the session."""
         if not self._goaway_due or self.goaway is None:
             return None
         self._goaway_due = False
@@ -173,7 +174,7 @@ class Output:
     # --- writing
 
     def write(self, out: list[Buffer], now: float, max_bytes: int) -> None:
-        """Append what has to be written now to `out`: about `max_bytes`."""
+        """Append what has to be written now to `out`, about `max_bytes`."""
         before = len(out)
         room = max_bytes
         if self._pongs or self._ping_due:
@@ -214,9 +215,9 @@ class Output:
         return size
 
     def _write_uncounted(self, out: list[Buffer]) -> None:
-        farewell = self.maybe_farewell()
-        if farewell is not None:
-            out.append(farewell)
+        goaway = self.take_goaway()
+        if goaway is not None:
+            out.append(goaway)
         if self._windows:
             out.extend(
                 frames.Window(stream.id, stream.receive_window.limit).encode()
@@ -246,7 +247,7 @@ class Output:
         while self._opens and not self.outbox.is_full:
             stream, _ = self._opens.popitem(last=False)
             stream.announce()
-            # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW after it.
+            # Reserve now what the peer may send after OPENED, so that no WINDOW has to follow.
             stream.receive_window.grow_to(self._config.initial_window, now)
             limit = stream.receive_window.limit
             size += self._write_counted(out, frames.Open(stream.id, limit, stream.kind, stream.metadata), stream)
@@ -282,7 +283,7 @@ class Output:
             if outbox.kept_bytes >= full_at:
                 if outbox.is_full:
                     break
-                full_at = outbox.max_bytes  # writing takes next to no memory: what is queued has been counted
+                full_at = outbox.max_bytes  # writing takes almost no memory: queued data is already counted
             quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
             stream = ready.popleft()
             window = stream.send_window

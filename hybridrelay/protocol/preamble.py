@@ -1,7 +1,7 @@
 """The first bytes on every connection, and the relay's answer. SPEC.md, section 1.
 
-Both have a fixed length, so that a reader takes exactly that many bytes from the transport, and leaves what follows
-in the socket: the relay may then have the kernel move it.
+Both have a fixed length, so that a reader can take exactly that many bytes from the transport and leave what follows
+in the socket. The relay may then let the kernel move it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _STATUS = struct.Struct(">4sBBH")
 _PREAMBLE_MAGIC = b"HYRL"
 _STATUS_MAGIC = b"HYRS"
 
-#: The version of the preamble and its status. The session negotiates its own in HELLO.
+#: The version of the preamble and its status. The version of the session protocol is negotiated separately, in HELLO.
 PREAMBLE_VERSION = 1
 PREAMBLE_SIZE = _PREAMBLE.size
 STATUS_SIZE = _STATUS.size
 TICKET_SIZE = 32
 #: A ticket begins with the id of the relay that made it.
 RELAY_ID_SIZE = 4
-#: An id that no relay has: a probe of a data port presents a ticket of zeros.
+#: An id that no relay has. A probe of a data port presents a ticket of zeros, which has this id.
 NO_RELAY = bytes(RELAY_ID_SIZE)
-#: An admission proof is in the place of the ticket of a data channel.
+#: An admission proof has the place, and so the length, of a data channel's ticket.
 PROOF_SIZE = TICKET_SIZE
 _VERIFY_BY_AUTHORITY = 0x0001
-#: A probe sends this many bytes after the status and gets them back. More than two Ethernet packets, so that a
-#: path which loses full-sized packets fails the probe; small enough to cost the relay nothing.
+#: A probe sends this many bytes after the status and gets them back. This is more than two Ethernet packets, so that
+#: a path that loses full-sized packets fails the probe, and so little that it costs the relay nothing.
 PROBE_SIZE = 4096
 
 
@@ -49,9 +49,10 @@ class Preamble:
     """The first bytes of every connection, sent by the dialing side."""
 
     purpose: Purpose
-    #: On a data channel the ticket, on a control channel an admission proof or zeros, otherwise zeros.
+    #: The ticket of a data channel; for a control channel, an admission proof or zeros; otherwise zeros.
     credential: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
-    #: The dialing side verifies the relay by a certificate authority, and asks for a certificate from one.
+    #: Whether the dialing side verifies the relay by a certificate authority, so that it needs a certificate from
+    #: one.
     by_authority: bool = False
 
     @credential.validator

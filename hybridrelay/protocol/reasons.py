@@ -1,10 +1,10 @@
-"""Why something ended: the one list of reasons, on the wire and in every error we raise. SPEC.md, section 4.
+"""The one list of reasons why something ended, for the wire and for every error. SPEC.md, section 4.
 
 The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
 control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.
 
-Nothing is computed from numbers, with one exception: each category has a range of 16 numbers, so that an unknown
-number from a peer can be read as the general reason of its range, which is the last number in it.
+Numbers have no meaning, with one exception: each category has a range of 16 numbers, whose last one is the general
+reason of the category. An unknown number from a peer is read as the general reason of its range.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Category(enum.Enum):
     STREAM = "stream"
     #: A session, and its channel.
     SESSION = "session"
-    #: The end-to-end identity of the peer, or our own identity as the peer sees it.
+    #: The end-to-end identity of the peer, or our own identity, which the peer refuses.
     IDENTITY = "identity"
-    #: A token that was shown to the relay.
+    #: A token that was presented to the relay.
     AUTHORIZATION = "authorization"
     #: A join, or the data channels that belong to it.
     RENDEZVOUS = "rendezvous"
@@ -37,18 +37,18 @@ class Category(enum.Enum):
 
 
 class Duration(enum.Enum):
-    """How long the condition that a reason states is likely to last."""
+    """How long the condition behind a reason is likely to last."""
 
     #: It may end by itself within a few seconds.
     PASSING = "passing"
-    #: It is the answer to this one request. Waiting does not change it; another request may be answered differently.
+    #: It is the answer to one request. Waiting does not change it, but another request may be answered differently.
     ANSWER = "answer"
     #: Until a person changes something: a key, an identity, a version.
     PERMANENT = "permanent"
 
 
 class Reason(enum.IntEnum):
-    """A named outcome. What is known about each is in the table at the end of this file."""
+    """Why something ended. The table at the end of this file has the category, duration and text of each reason."""
 
     #: Nothing went wrong.
     NO_ERROR = 0x00
@@ -70,7 +70,7 @@ class Reason(enum.IntEnum):
     TARGET_NAME_SERVICE_FAILED = 0x0A
     #: The acceptor of the stream has not offered the feature that its kind needs.
     KIND_NOT_OFFERED = 0x0B
-    #: OPEN has metadata that must not be ignored, of a type that the acceptor does not know.
+    #: OPEN has critical metadata of a type that the acceptor does not know.
     METADATA_NOT_UNDERSTOOD = 0x0C
     STREAM_FAILED = 0x0F
 
@@ -79,12 +79,12 @@ class Reason(enum.IntEnum):
     GOING_AWAY = 0x11
     INTERNAL_ERROR = 0x12
     PROTOCOL_ERROR = 0x13
-    #: No byte of the peer arrived within the liveness timeout.
+    #: No byte arrived from the peer within the liveness timeout.
     PEER_SILENT = 0x14
     VERSION_MISMATCH = 0x15
-    #: An attach named a session that the peer does not have.
+    #: HELLO named a session that the peer does not have.
     SESSION_UNKNOWN = 0x16
-    #: A newer channel or a newer generation took the place of this one.
+    #: A channel with a newer epoch or generation took the place of this one.
     SUPERSEDED = 0x17
     SESSION_FAILED = 0x1F
 
@@ -94,9 +94,9 @@ class Reason(enum.IntEnum):
     IDENTITY_WRONG_CONNECTION = 0x22
     IDENTITY_EXPIRED = 0x23
     IDENTITY_WRONG_AUTHORITY = 0x24
-    #: The peer's TLS failed in a way that names none of the above.
+    #: TLS with the peer failed for a reason other than the above.
     TLS_FAILED = 0x25
-    #: A later data channel of a session led to another identity than its first.
+    #: A later data channel of a session led to another identity than the first.
     IDENTITY_CHANGED = 0x26
     IDENTITY_NOT_ACCEPTED = 0x2F
 
@@ -109,7 +109,7 @@ class Reason(enum.IntEnum):
     UNKNOWN_CONNECTION = 0x35
     WRONG_AUDIENCE = 0x36
     KEY_REVOKED = 0x37
-    #: An administrator has disabled the hybrid connection. Not permanent, so that peers come back when it is enabled.
+    #: An administrator has disabled the hybrid connection. Not permanent, so that peers return when it is enabled.
     CONNECTION_DISABLED = 0x38
     NOT_AUTHORIZED = 0x3F
 
@@ -122,7 +122,7 @@ class Reason(enum.IntEnum):
     #: Listeners are registered, but none of them answered.
     LISTENER_SILENT = 0x43
     TICKET_UNKNOWN = 0x44
-    #: The other side never came to the rendezvous.
+    #: The other side never opened its data channel for the rendezvous.
     PEER_ABSENT = 0x45
     #: The listener could not dial its data channel.
     LISTENER_CANNOT_DIAL = 0x46
@@ -130,9 +130,9 @@ class Reason(enum.IntEnum):
     LISTENER_DECLINED = 0x47
     #: The ticket names another relay than the one to which it was shown.
     TICKET_OF_ANOTHER_RELAY = 0x48
-    #: An administrator of the relay has ended it, and has revoked nothing.
+    #: An administrator of the relay has ended it without revoking anything.
     ADMINISTRATOR_DROPPED = 0x49
-    #: The relay accepts no new registrations and joins until an administrator ends this. Other relays may accept
+    #: The relay accepts no new registrations and joins until an administrator ends the drain. Other relays may accept
     #: them.
     RELAY_DRAINING = 0x4A
     RENDEZVOUS_FAILED = 0x4F
@@ -142,7 +142,7 @@ class Reason(enum.IntEnum):
     BUSY = 0x51
     #: No connection to the relay could be opened. Determined locally and never sent.
     RELAY_UNREACHABLE = 0x52
-    #: The peer that answers proves an identity other than that of the relay. Determined locally and never sent.
+    #: Whatever answers is not the relay: its certificate is another one. Determined locally and never sent.
     WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 
@@ -150,13 +150,13 @@ class Reason(enum.IntEnum):
     LISTENER_QUOTA = 0x60
     SENDER_QUOTA = 0x61
     SESSION_QUOTA = 0x62
-    #: The bytes of the present period, of the hybrid connection or of the relay.
+    #: The hybrid connection or the relay has used up the bytes of the present period.
     TRANSFER_QUOTA = 0x63
     QUOTA_REACHED = 0x6F
 
     @classmethod
     def from_wire(cls, code: int) -> Reason:
-        """The reason with this number; for a number that we do not know, the general reason of its range.
+        """Return the reason with this number, or for an unknown number, the general reason of its range.
 
         Numbers outside all ranges are read as `INTERNAL_ERROR`.
         """
@@ -167,7 +167,7 @@ class Reason(enum.IntEnum):
 
     @classmethod
     def from_name(cls, name: str) -> Reason:
-        """The reason called `name` (`"no-listener"`), or `INTERNAL_ERROR` for an unknown one."""
+        """Return the reason with this name (for example `"no-listener"`), or `INTERNAL_ERROR` if it is unknown."""
         return cls.__members__.get(name.upper().replace("-", "_"), cls.INTERNAL_ERROR)
 
     @property
@@ -182,7 +182,7 @@ class Reason(enum.IntEnum):
 
     @property
     def category(self) -> Category:
-        """What it is about."""
+        """What the reason is about."""
         return _TABLE[self].category
 
     @property
@@ -197,7 +197,7 @@ class Reason(enum.IntEnum):
 
     @property
     def specificity(self) -> int:
-        """How specific the reason is. If several attempts at one thing fail, the most specific reason is reported.
+        """How specific the reason is. If several attempts fail, the most specific reason is reported.
 
         Values are comparable within a category.
         """

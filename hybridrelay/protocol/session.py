@@ -1,4 +1,4 @@
-"""The session: many streams over one channel, and over its successors. SPEC.md, sections 3, 5 and 6.
+"""The session: many streams over one channel, and then over the next channels. SPEC.md, sections 3, 5 and 6.
 
 `SessionCore` uses no socket, no clock and no randomness. The module is long because it has the whole life of a
 session in one place: greeting, channels, resumption, end. A driver calls it like this::
@@ -13,8 +13,8 @@ Its methods are of four kinds: getters; inputs from the network and the clock (`
 `receive_data`, `handle_timeout`); requests of the application (`open_stream`, `accept`, `refuse`, `send_data`,
 `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that produces output.
 
-This file has the life cycle of the session: channels, HELLO, timers, the end. `incoming.py` applies the peer's frames
-to streams, `output.py` decides what is written in which order, and `table.py` decides when a stream is forgotten.
+`incoming.py` applies the peer's frames to streams, `output.py` decides what is written in which order, and `table.py`
+decides when a stream is forgotten.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["SessionCore", "SessionRole", "State"]
 
 
 class State(enum.Enum):
-    #: No channel: before the first, or between two.
+    #: There is no channel: before the first one, or between two channels.
     DETACHED = enum.auto()
     #: There is a channel, but the peer's HELLO has not arrived.
     GREETING = enum.auto()
@@ -60,8 +60,7 @@ class SessionCore:
 
     Args:
         role: which side.
-        session_id, secret: random bytes that the initiator chooses. An acceptor passes none: it learns them from
-            HELLO.
+        session_id, secret: random bytes, from the initiator only. The acceptor learns them from HELLO.
         budget: the process's memory budget, of which this session's is a part.
         account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """
@@ -84,7 +83,7 @@ class SessionCore:
         #: The epoch of the last channel of the session; -1 before the first.
         self.epoch = -1
         self.peer_hello: frames.Hello | None = None
-        #: The features in use: those that both sides offered on the first channel. None before the peer's HELLO.
+        #: The features in use: those that both sides offered on the first channel. Empty before the peer's HELLO.
         self.features = NO_FEATURES
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
@@ -94,13 +93,13 @@ class SessionCore:
         self.peer_going_away = False
         self.going_away = False
         self._hello_due = False
-        #: When the session lost its channel; None while it has one that works, or never had one.
+        #: When the session lost its channel; None while it has a working channel, or before its first one.
         self._detached_at: float | None = None
         self._decoder = self._make_decoder()
-        #: Frames of unknown types in a row.
+        #: How many frames of unknown types arrived in a row.
         self._ignored = 0
         self._events: list[SessionEvent] = []
-        #: What is queued and not acknowledged, against the process's budget.
+        #: Counts the memory of queued and unacknowledged data against the process's budget.
         self.sending = SendingMemory(budget, account)
         self._outbox = Outbox(self.config.max_unacknowledged, self.sending)
         self._inbox = Inbox()
@@ -108,7 +107,7 @@ class SessionCore:
         self._table = StreamTable(role, self._outbox)
         self._output = Output(self.config, self._table, self._outbox, self._inbox, self._liveness, self._events)
         self._incoming = Incoming(self.config, self.budget, self._table, self._output, self._inbox, self._events)
-        #: All streams that are not over, acknowledged and read, by id.
+        #: The streams by id. A stream stays until it is over, acknowledged and completely read.
         self.streams = self._table.streams
 
     # --- getters
@@ -128,7 +127,7 @@ class SessionCore:
 
     @property
     def data_written(self) -> int:
-        """Bytes of DATA that were written so far; what is written again after a resumption counts once."""
+        """Bytes of DATA that were written so far, not counting repetitions after a resumption."""
         return self._output.data_written
 
     @property
@@ -138,12 +137,14 @@ class SessionCore:
 
     @property
     def detached_at(self) -> float | None:
-        """When the session lost its channel; None while it has one, before its first, and when it is over."""
+        """When the session lost its channel; None while it has one, before the first one, and when the session is
+        over."""
         return self._detached_at
 
     @property
     def accepts_streams(self) -> bool:
-        """False once either side goes away or the session is over: no channel that comes later changes that."""
+        """Whether streams can be opened, now or after a resumption: False once either side goes away or the session
+        is over."""
         return self.ended is None and not self.peer_going_away and not self.going_away
 
     def next_deadline(self) -> float | None:
@@ -153,14 +154,14 @@ class SessionCore:
         if self.state is not State.ESTABLISHED:
             return None
         deadline = self._liveness.deadline
-        # An ACK that is due already waits for the writer, not for the clock.
+        # An ACK that is already due waits for the writer and needs no timer.
         return deadline if self._inbox.deadline is None else min(deadline, self._inbox.deadline)
 
     def attach_refusal(self, hello: frames.Hello) -> Reason | None:
-        """Why an acceptor must not give the session to the channel on which `hello` came, or None.
+        """Return why the acceptor must not continue the session on the channel on which `hello` came, or None.
 
-        A driver asks this before it moves the session away from its present channel. A stale, repeated or forged
-        attach is answered with a final GOAWAY on the channel on which it came, and does not affect the session.
+        A driver calls this before it takes the session away from its present channel. A stale, repeated or forged
+        HELLO is answered with a final GOAWAY on its own channel, and does not affect the session.
         """
         if self.peer_hello is None or self.ended is not None or not hello.attach:
             return Reason.SESSION_UNKNOWN
@@ -178,19 +179,20 @@ class SessionCore:
 
     @property
     def held_bytes(self) -> int:
-        """The part of an incomplete frame that is kept here."""
+        """How many bytes of an incomplete frame are kept here."""
         return self._decoder.held_bytes
 
     @property
     def _max_data(self) -> int:
-        # No more than a window may be on its way, so that a longer frame is an error before its end has arrived.
+        # No more than a window may be in flight, so a longer frame is known to be an error as soon as its header
+        # arrives.
         return min(MAX_DATA, self.config.max_window)
 
     def _make_decoder(self) -> frames.FrameDecoder:
         return frames.FrameDecoder(self._max_data)
 
     def channel_opened(self, now: float) -> None:
-        """Begin on a new channel. The initiator sends HELLO; an acceptor waits for it.
+        """Begin to use a new channel. The initiator sends HELLO; the acceptor waits for it.
 
         Raises:
             LocalProtocolError: the session has a channel, or is over.
@@ -208,7 +210,8 @@ class SessionCore:
     def channel_lost(
         self, now: float, text: str = "the channel was lost", *, reason: Reason = Reason.SESSION_LOST
     ) -> list[SessionEvent]:
-        """The channel broke or ended without final GOAWAY. Without a resume deadline the session ends."""
+        """Note that the channel broke, or ended without a final GOAWAY. Without a resume deadline, the session
+        ends."""
         self._lose_channel(now, text, reason)
         return self._take_events()
 
@@ -217,7 +220,7 @@ class SessionCore:
     ) -> list[SessionEvent]:
         """Process bytes from the peer; `data` itself is not kept.
 
-        A violation of the protocol by the peer ends the session with `SessionOutcome`; it never raises an exception.
+        If the peer violates the protocol, the session ends with `SessionOutcome`. No exception is raised.
 
         Args:
             max_frames: the most frames to process. While `has_input`, continue with ``receive_data(b"", now)``.
@@ -239,14 +242,14 @@ class SessionCore:
 
     @property
     def has_input(self) -> bool:
-        """`receive_data` stopped at `max_frames`: there is more to process."""
+        """Whether there is more to process, because `receive_data` stopped at `max_frames`."""
         return self.state in (State.GREETING, State.ESTABLISHED) and self._decoder.has_frames
 
     def handle_timeout(self, now: float) -> list[SessionEvent]:
-        """Do what is due. Does nothing if nothing is due.
+        """Do what is due, if anything.
 
-        If the peer has been silent for too long, the channel is lost, as by `channel_lost`: the driver finds the
-        session DETACHED or CLOSED, and closes the channel.
+        If the peer has been silent for too long, this has the effect of `channel_lost`: the session is then DETACHED
+        or CLOSED, and the driver has to close the channel.
         """
         if self._detached_at is not None:
             if now >= self._detached_at + self.config.resume_deadline:
@@ -262,10 +265,10 @@ class SessionCore:
         return self._take_events()
 
     def check_alive(self, now: float) -> None:
-        """Send a PING at once, because something happened that may have broken the channel.
+        """Send a PING at once, after something that may have broken the channel.
 
-        For example, the machine slept, or its address changed. If nothing arrives within the liveness timeout from
-        now, the channel is given up.
+        For example, the machine slept or its address changed. If nothing arrives within the liveness timeout, the
+        channel is given up.
         """
         if self.state is State.ESTABLISHED:
             self._liveness.check(now)
@@ -274,10 +277,11 @@ class SessionCore:
     # --- the application
 
     def open_stream(self, kind: Kind = Kind.STREAM, metadata: Metadata = NO_METADATA) -> Stream:
-        """Open a stream; data may be queued at once. With the last id the session goes away: see `accepts_streams`.
+        """Open a stream. Data may be queued at once. After the stream with the last id, the session goes away.
 
         Args:
-            kind: any but `Kind.STREAM` needs a feature that both sides have offered, so HELLO must have arrived.
+            kind: every kind except `Kind.STREAM` needs a feature that both sides have offered, so HELLO must have
+                arrived.
             metadata: for the peer's application.
 
         Raises:
@@ -298,7 +302,7 @@ class SessionCore:
         table.add_own(stream)
         self._output.open(stream)
         if table.next_id > self.config.last_stream_id:
-            # Ids are never used twice. Streams that are open continue; further streams need another session.
+            # Ids are never used twice. Open streams continue; further streams need another session.
             self.drain(Reason.GOING_AWAY, "the stream ids of this session are used up")
         return stream
 
@@ -337,7 +341,7 @@ class SessionCore:
         self._output.schedule(stream)
 
     def send_fin(self, stream: Stream) -> None:
-        """End our direction: FIN follows what is queued. Idempotent.
+        """End our direction. FIN follows after the queued data. Idempotent.
 
         Raises:
             LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
@@ -346,7 +350,7 @@ class SessionCore:
         self._output.schedule(stream)
 
     def stop(self, stream: Stream, reason: Reason = Reason.CANCELLED) -> None:
-        """Stop reading: drop what is buffered and what still arrives, and send STOP. Idempotent.
+        """Stop reading: send STOP, and drop what is buffered and what still arrives. Idempotent.
 
         Raises:
             LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
@@ -378,8 +382,8 @@ class SessionCore:
             self._table.settle(stream)
 
     def reset_open_streams(self, reason: Reason) -> list[SessionEvent]:
-        """Abort every stream, except those whose two directions the application has ended: these continue until
-        everything that was queued for them has been delivered."""
+        """Abort every stream, except those that the application has ended in both directions: these continue until
+        everything that is queued for them was delivered."""
         for stream in list(self.streams.values()):
             states = stream.states
             if states.sending is Sending.OPEN or states.receiving is Receiving.OPEN:
@@ -388,11 +392,12 @@ class SessionCore:
         return self._take_events()
 
     def read(self, stream: Stream, max_bytes: int, now: float) -> bytes:
-        """Take what was received, at most `max_bytes`; b"" if there is nothing (see `Stream.at_eof`)."""
+        """Take received data, at most `max_bytes`. b"" means that there is none (for end of file see
+        `Stream.at_eof`)."""
         return b"".join(self.read_pieces(stream, max_bytes, now))
 
     def read_pieces(self, stream: Stream, max_bytes: int, now: float) -> list[Buffer]:
-        """Like `read`, in pieces, so that nothing has to be copied."""
+        """Like `read`, but return the data in pieces, so that nothing is copied."""
         pieces, size = stream.take_input(max_bytes)
         if pieces:
             if stream.receive_window.consume(size, now, self._liveness.lowest(now)):
@@ -402,13 +407,13 @@ class SessionCore:
         return pieces
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
-        """Accept no further stream, and tell the peer; open ones continue."""
+        """Open and accept no further streams, and tell the peer. Open streams continue."""
         if self.ended is None and not self.going_away:
             self.going_away = True
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, text=frames.clip_text(text)))
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[SessionEvent]:
-        """End the session: what remains open is reset on both sides, with this reason. Idempotent."""
+        """End the session. Open streams are reset on both sides, with this reason. Idempotent."""
         self._close(reason, text)
         return self._take_events()
 
@@ -416,13 +421,14 @@ class SessionCore:
 
     @property
     def has_output(self) -> bool:
-        """`data_to_send` would return something, or the session has ended and the driver has to notice that."""
+        """Whether `data_to_send` would return something, or the session has ended and the driver has to notice
+        that."""
         return self._hello_due or self.ended is not None or self._output.is_pending
 
     def data_to_send(self, now: float, max_bytes: int = 256 * 1024) -> list[Buffer]:
-        """What to write next: about `max_bytes`, in order. Empty if there is nothing to write.
+        """Return what to write next, in order: about `max_bytes`, or an empty list.
 
-        All of the buffers must be written, in order; if that is not possible, the channel has to be closed.
+        If not all of the buffers can be written, in order, the channel has to be closed.
         """
         out: list[Buffer] = []
         if self._hello_due:
@@ -430,12 +436,12 @@ class SessionCore:
             out.append(self._our_hello().encode())
         if self.state is State.ESTABLISHED:
             self._output.write(out, now, max_bytes)
-        elif self.state is State.CLOSED and (farewell := self._output.maybe_farewell()) is not None:
-            out.append(farewell)
+        elif self.state is State.CLOSED and (goaway := self._output.take_goaway()) is not None:
+            out.append(goaway)
         return out
 
     def pending_events(self) -> list[SessionEvent]:
-        """Events that `data_to_send` caused (room in a send queue)."""
+        """Return the events that `data_to_send` caused (room in a send queue)."""
         return self._take_events()
 
     # --- inside
@@ -444,11 +450,11 @@ class SessionCore:
         if not self._events:
             return []
         taken = self._events[:]
-        self._events.clear()  # the list is shared with the parts of the session
+        self._events.clear()  # cleared in place, because other parts of the session append to this list
         return taken
 
     def _settle(self, streams: list[Stream]) -> None:
-        """It is known now whether these streams were delivered."""
+        """Inform the driver about streams of which it is known now whether everything was delivered."""
         self._events.extend(events.StreamSettled(stream) for stream in streams if stream.settle())
 
     def _check_not_ended(self) -> None:
@@ -478,7 +484,7 @@ class SessionCore:
         self.state = State.DETACHED
         self._hello_due = False
         self._output.detached()
-        if self._detached_at is None:  # a channel that was lost before HELLO does not extend the deadline
+        if self._detached_at is None:  # the deadline is not extended if a channel is lost before HELLO
             self._detached_at = now
         if self.peer_hello is None or self.config.resume_deadline <= 0:
             self._end(reason, text, by_peer=False)
@@ -494,7 +500,7 @@ class SessionCore:
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, True, frames.clip_text(text)))
 
     def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = MAX_STREAM_ID) -> None:
-        """`last_stream` is the last stream of ours that the peer looked at."""
+        """End the session. `last_stream` is the last stream of ours that the peer has processed."""
         self.state = State.CLOSED
         self.ended = events.SessionOutcome(reason, text, by_peer)
         self._detached_at = None
@@ -502,7 +508,8 @@ class SessionCore:
         lost = Reason.SESSION_LOST if reason is Reason.NO_ERROR else reason
         for stream in self.streams.values():
             if not stream.states.is_over:
-                # GOING_AWAY would mean that the stream was not processed; but the answer may have been lost.
+                # The peer may have accepted this stream and its answer may be lost, so the reason must not be
+                # GOING_AWAY, which would mean that the stream was not processed.
                 unanswered = (
                     stream.states.opening is Opening.AWAITING and stream.announced and stream.id <= last_stream
                 )
@@ -513,14 +520,14 @@ class SessionCore:
             else:
                 stream.settle()
                 self._events.append(events.StreamSettled(stream))
-            # What arrived on a stream that came to its end can still be read.
+            # Data that has arrived on a stream that ended normally can still be read.
             stream.receive_window.close()
         self._table.clear()
         self._output.clear()
         self._outbox.clear()
         self._events.append(self.ended)
 
-    # --- frames of the peer for the session. Each may raise RemoteProtocolError and nothing else.
+    # --- the peer's frames for the session. The handlers raise no exception but RemoteProtocolError.
 
     def _receive_frame_untrusted(self, frame: frames.Frame, now: float) -> None:
         if self.state is not State.ESTABLISHED:
@@ -567,7 +574,7 @@ class SessionCore:
         self._liveness.ask(now)
         self._output.attached(resumed=resumed)
         self._events.append(events.Established(resumed))
-        # Streams may have been opened before the peer's limit was known.
+        # More streams may have been opened before the peer's limit was known.
         while self._table.own_count > frame.max_streams and (stream := self._output.last_unannounced):
             self.reset(stream, Reason.LIMIT)
             self._events.append(events.StreamAborted(stream))
@@ -608,7 +615,7 @@ class SessionCore:
             return  # repeated after a reattachment
         self.peer_going_away = True
         self._events.append(events.GoingAway(frame.reason, frame.text))
-        # Streams that the peer has not processed are safe to open elsewhere: inform their owners now.
+        # Streams that the peer has not processed can safely be opened in another session, so inform their owners now.
         for stream in [s for s in self.streams.values() if self._table.is_own(s.id) and s.id > frame.last_stream]:
             if stream.states.opening is Opening.AWAITING:
                 self.reset(stream, Reason.GOING_AWAY, frame.text)

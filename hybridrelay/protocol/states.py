@@ -1,15 +1,15 @@
-"""What may happen on a stream, and when: all transitions are here and nowhere else. SPEC.md, section 3.
+"""The states of a stream, and all transitions between them. SPEC.md, section 3.
 
 A stream is three small machines: the *opening* (answered or not yet), the *sending* direction and the *receiving*
-direction. They are the same for both sides, so nothing in this file depends on the side. Inputs that this side causes
-begin with SEND, those of the peer with RECV. A pair that is missing from a table is an error: a `LocalProtocolError`
-for a SEND, a `RemoteProtocolError` for a RECV.
+direction. They are the same for both sides. Names of inputs that this side causes begin with SEND, those of the peer
+with RECV. A pair that is not in a table is an error: a `LocalProtocolError` for a SEND, a `RemoteProtocolError` for a
+RECV.
 
 Two rules keep the tables small:
 
-* An abort (RESET or REFUSED, sent or received, or the loss of the session) moves all three to ABORTED at once.
-* After we aborted, what the peer still sends is ignored, because it cannot know yet; after the peer aborted, anything
-  further from it is an error.
+* An abort (RESET or REFUSED, sent or received, or the loss of the session) moves all three machines to ABORTED.
+* After our abort, frames from the peer are ignored, because it may not know of the abort yet. After the peer's abort,
+    any further frame from it is an error.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Input(enum.Enum):
     RECV_STOP = enum.auto()
     RECV_RESET = enum.auto()
 
-    # Members are compared by identity, so they can be hashed by it; enum's own hash is a slow Python function, and
-    # the tables below are looked up for every frame.
+    # Hash by identity, which is also how members are compared. The hash function of `enum` is slow, and the tables
+    # below are looked up for every frame.
     __hash__ = object.__hash__
 
 
@@ -54,7 +54,7 @@ class Sending(enum.Enum):
     OPEN = enum.auto()
     #: FIN is queued after data.
     FINISHING = enum.auto()
-    #: As FINISHING, after STOP from the peer: what was queued is dropped, and the application has to be informed.
+    #: Like FINISHING, but after the peer's STOP: what was queued is dropped, and the application has to be informed.
     STOPPED = enum.auto()
     FINISHED = enum.auto()
     ABORTED = enum.auto()
@@ -64,7 +64,7 @@ class Sending(enum.Enum):
 
 class Receiving(enum.Enum):
     OPEN = enum.auto()
-    #: After our STOP: what arrives is dropped until FIN.
+    #: We have sent STOP. Data that arrives before FIN is dropped.
     STOPPED = enum.auto()
     FINISHED = enum.auto()
     ABORTED = enum.auto()
@@ -128,7 +128,7 @@ _RECEIVING_INPUTS = frozenset(key for _, key in RECEIVING)
 
 
 def _moves() -> dict[tuple[Opening, Sending, Receiving, Input], tuple[Opening, Sending, Receiving]]:
-    """The three tables in one: what `StreamStates.apply` looks up for every frame. Aborts are left out."""
+    """Combine the three tables into one, for fast lookups in `StreamStates.apply`. Aborts are left out."""
     return {
         (opening, sending, receiving, cause): (
             next_opening,
@@ -148,7 +148,7 @@ _MOVES = _moves()
 
 
 class StreamStates:
-    """The three machines of one stream. `apply` is the only way to move them."""
+    """The three machines of one stream. Only `apply` and `lose` change their states."""
 
     __slots__ = ("aborted_by_us", "opening", "receiving", "sending")
 
@@ -156,7 +156,7 @@ class StreamStates:
         self.opening = opening
         self.sending = Sending.OPEN
         self.receiving = Receiving.OPEN
-        #: RESET or REFUSED came from us.
+        #: Whether we sent the RESET or REFUSED.
         self.aborted_by_us = False
 
     @property
@@ -165,7 +165,7 @@ class StreamStates:
 
     @property
     def is_over(self) -> bool:
-        """Nothing more can happen but acknowledgements."""
+        """Whether nothing except acknowledgements can follow."""
         return self.is_aborted or (
             self.opening is Opening.ANSWERED
             and self.sending is Sending.FINISHED
@@ -173,10 +173,10 @@ class StreamStates:
         )
 
     def apply(self, cause: Input) -> bool:
-        """Move all machines.
+        """Apply an input to all three machines.
 
         Returns:
-            False if the input has to be ignored, because we aborted and the peer cannot know yet.
+            False if the input has to be ignored, because we have aborted the stream and the peer may not know yet.
 
         Raises:
             LocalProtocolError: we may not send that now.
@@ -200,5 +200,5 @@ class StreamStates:
         return True
 
     def lose(self) -> None:
-        """The session is lost, and with it the stream, whatever its state."""
+        """Abort the stream, whatever its state, because its session is lost."""
         self.opening, self.sending, self.receiving = Opening.ABORTED, Sending.ABORTED, Receiving.ABORTED

@@ -14,8 +14,8 @@ from .sending import BUFFER_OVERHEAD
 from .states import Opening, Receiving, Sending, StreamStates
 from .windows import ReceiveWindow, SendWindow
 
-#: Received pieces are joined up to this size. A peer that sends tiny frames would otherwise make us hold many times
-#: the bytes that its window allows, because each piece costs about 50 bytes of its own.
+#: Received pieces are joined up to this size (bytes). Otherwise a peer that sends tiny frames could make us use much
+#: more memory than its window allows, because each piece has an overhead of about 50 bytes.
 _JOIN_RECEIVED = 4096
 
 
@@ -35,7 +35,7 @@ class StreamObserver(Protocol):
         """The stream was refused or reset by the peer, or lost with the session."""
 
     def on_settled(self) -> None:
-        """It is known whether the peer has received everything (`Stream.is_delivered`), or the session has ended.
+        """It is known now whether the peer has received everything (`Stream.is_delivered`), or the session has ended.
 
         Called after `Stream.ask_for_delivery` or at the end of the session, and not after `on_aborted`.
         """
@@ -60,9 +60,9 @@ _NO_OBSERVER = _NoObserver()
 
 @attrs.define(eq=False)
 class Stream:
-    """State of one stream. Any code may read its attributes; only its own methods change them.
+    """The state of one stream. Any code may read its attributes; only its own methods change them.
 
-    Its `states` change by `StreamStates.apply` and its windows by their methods, which only the session calls.
+    Only the session calls the methods that change `states` and the windows.
     """
 
     id: int
@@ -70,49 +70,50 @@ class Stream:
     receive_window: ReceiveWindow
     #: What the stream is for: one of `Kind`. A stream of an unknown kind is refused at once.
     kind: int = Kind.STREAM
-    #: What the opener stated about the stream, for the acceptor's application. Forgotten when the stream is aborted:
-    #: a peer that acknowledges nothing could have us keep much of it.
+    #: The metadata in OPEN, for the acceptor's application. Dropped when the stream is aborted, because a peer that
+    #: acknowledges nothing could make us keep a lot of it.
     metadata: Metadata = NO_METADATA
     send_window: SendWindow = attrs.field(factory=SendWindow)
     #: Why the stream was aborted, or why the peer stopped reading; NO_ERROR while neither happened.
     reason: Reason = Reason.NO_ERROR
     text: str = ""
-    #: The peer has stopped reading.
+    #: Whether the peer has stopped reading.
     stopped_by_peer: bool = False
     #: Why this side has stopped reading.
     stop_reason: Reason = Reason.NO_ERROR
-    #: OPEN was written; before that, nothing else may be written for the stream.
+    #: Whether OPEN was written. Before that, nothing else may be written for the stream.
     announced: bool = True
     #: Number of the last counted frame that we wrote for this stream, or 0.
     last_number: int = 0
-    #: Frames for this stream that wait to be written, apart from OPEN, DATA and FIN.
+    #: How many frames for this stream, other than OPEN, DATA and FIN, wait to be written.
     queued_controls: int = 0
-    #: It counts against the limit of its opener.
+    #: Whether the stream counts against its opener's limit of streams.
     counts: bool = True
-    #: It has ended, and is counted as ended until the peer has acknowledged that.
+    #: Whether the stream is over and its memory counts as that of an ended stream until the peer acknowledges the
+    #: end.
     waits: bool = False
-    #: It is in the queue of the streams that have something to write.
+    #: Whether the stream is in the queue of streams that have something to write.
     scheduled: bool = False
     send_queue: list[Buffer] = attrs.field(factory=list)
     queued_bytes: int = 0
-    #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
+    #: The memory of the first buffer in the queue if a part of the buffer was taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
-    #: The driver waits for room in the send queue, and has to be informed once.
+    #: Whether the driver waits for room in the send queue and has to be informed, once.
     wants_room: bool = False
-    #: Number of our FIN, or 0 while it was not written.
+    #: Number of our FIN; 0 if it was not written yet.
     fin_number: int = 0
-    #: The peer has acknowledged our FIN, and with it everything before, and had not stopped reading.
+    #: Whether the peer has acknowledged our FIN, and so everything before it, without having stopped reading.
     is_delivered: bool = False
-    #: The driver has to be informed once when it is known whether everything was delivered.
+    #: Whether the driver has to be informed, once, when it is known whether everything was delivered.
     wants_delivery: bool = False
     receive_queue: list[Buffer] = attrs.field(factory=list)
     readable_bytes: int = 0
-    #: Is informed of the events about this stream.
+    #: The observer that is informed of this stream's events.
     observer: StreamObserver = _NO_OBSERVER
 
     @property
     def at_eof(self) -> bool:
-        """The peer ended its direction and everything was read."""
+        """Whether the peer ended its direction and everything was read."""
         return self.states.receiving is Receiving.FINISHED and not self.receive_queue
 
     @property
@@ -121,17 +122,17 @@ class Stream:
 
     @property
     def can_send(self) -> bool:
-        """The application may queue data."""
+        """Whether the application may queue data."""
         return self.states.sending is Sending.OPEN and self.states.opening is not Opening.OFFERED
 
     @property
     def owes_fin(self) -> bool:
-        """FIN has to be written, after what is queued."""
+        """Whether FIN has to be written, after the queued data."""
         return self.states.sending in (Sending.FINISHING, Sending.STOPPED)
 
     @property
     def has_output(self) -> bool:
-        """Something could be written now, as far as this stream's own credit goes."""
+        """Whether this stream has something to write, and enough credit of its own for it."""
         if self.states.opening is Opening.OFFERED or not self.announced:
             return False
         if self.send_queue:
@@ -145,7 +146,7 @@ class Stream:
         self.observer = observer
 
     def observe_no_more(self) -> None:
-        """Inform nobody of events of this stream from now on."""
+        """Inform no observer of events of this stream from now on."""
         self.observer = _NO_OBSERVER
 
     def ask_for_room(self) -> None:
@@ -159,17 +160,17 @@ class Stream:
     # --- sending
 
     def queue_output(self, data: bytes) -> int:
-        """Append to the send queue; return how much memory this takes (bytes)."""
+        """Append to the send queue. Returns how much memory this takes (bytes)."""
         self.send_queue.append(data)
         size = len(data)
         self.queued_bytes += size
         return size + BUFFER_OVERHEAD
 
     def take_output(self, amount: int, number: int) -> tuple[int, list[Buffer]]:
-        """Take `amount` bytes off the send queue, for the counted frame with this number. There are that many.
+        """Take `amount` bytes off the send queue, which has that many, for the counted frame with this number.
 
         Returns:
-            The memory of the buffers that end among them, and the bytes in pieces.
+            The memory of the buffers that end within these bytes, and the bytes, in pieces.
         """
         self.last_number = number
         self.send_window.sent += amount
@@ -190,7 +191,7 @@ class Stream:
             self._head_memory = 0
         del queue[: len(taken)]
         if left:
-            # The rest stays a view of the same bytes: nothing is copied until it is encrypted.
+            # The rest remains as a view of the same bytes: nothing is copied until it is encrypted.
             view = memoryview(queue[0])
             self._head_memory = self._head_memory or len(view) + BUFFER_OVERHEAD
             taken.append(view[:left])
@@ -198,7 +199,8 @@ class Stream:
         return memory, taken
 
     def drop_output(self, outbox: Outbox) -> None:
-        """Forget what is queued. What was written of it stays in the outbox, and with it the buffer it belongs to."""
+        """Drop what is queued. Frames that were written stay in the outbox, and so does a buffer that they use in
+        part."""
         if not self.send_queue:
             return
         if self._head_memory:
@@ -210,72 +212,74 @@ class Stream:
         self.queued_bytes = 0
 
     def has_room(self, max_queued: int) -> bool:
-        """Whether the driver that asked for room has to be informed now; True only once for each request."""
+        """Return whether to inform the driver now that there is room. True only once for each request."""
         if not self.wants_room or self.queued_bytes >= max_queued or not self.can_send:
             return False
         self.wants_room = False
         return True
 
     def stop_sending(self, reason: Reason, text: str, outbox: Outbox) -> None:
-        """Update a stream whose peer has stopped reading."""
+        """Update the state after the peer has stopped reading."""
         self.stopped_by_peer = True
         self.reason, self.text = reason, text
         self.drop_output(outbox)
 
     def fin_written(self) -> None:
-        """The last counted frame that was written was our FIN."""
+        """Note that the last counted frame that was written was our FIN."""
         self.fin_number = self.last_number
 
     def fin_acknowledged(self) -> None:
-        """The peer has received our FIN. A peer that has stopped reading has dropped what came before it."""
+        """Note that the peer has received our FIN. If it had stopped reading, it has dropped data before the FIN."""
         self.is_delivered = not (self.is_aborted or self.stopped_by_peer)
 
     def settle(self) -> bool:
-        """It is known whether everything was delivered. Return whether the driver has to be informed now."""
+        """Note that it is known whether everything was delivered. Returns whether the driver has to be informed
+        now."""
         wanted, self.wants_delivery = self.wants_delivery and not self.is_aborted, False
         return wanted
 
     # --- the queues of the session
 
     def schedule(self) -> bool:
-        """Whether the stream has to be put into the queue of streams with output, because it is not in it yet."""
+        """Return whether to put the stream into the queue of streams with output, in which it is then considered to
+        be."""
         if self.scheduled or not self.has_output:
             return False
         self.scheduled = True
         return True
 
     def reschedule(self) -> bool:
-        """The stream's turn has come. Return whether it has to be queued again, because it has more output."""
+        """Return whether to queue the stream again after its turn, because it has more output."""
         self.scheduled = self.has_output
         return self.scheduled
 
     def unschedule(self) -> None:
-        """It was taken out of the queue."""
+        """Note that the stream was taken out of the queue."""
         self.scheduled = False
 
     def control_queued(self) -> None:
-        """A frame apart from OPEN, DATA and FIN was queued."""
+        """Note that a frame other than OPEN, DATA and FIN was queued."""
         self.queued_controls += 1
 
     def control_taken(self) -> None:
-        """One of those was taken out of its queue."""
+        """Note that such a frame was taken out of its queue."""
         self.queued_controls -= 1
 
     def announce(self) -> None:
-        """OPEN leaves now."""
+        """Note that OPEN is written now."""
         self.announced = True
 
     def written(self, number: int) -> None:
-        """A counted frame other than DATA was written."""
+        """Note that a counted frame other than DATA was written."""
         self.last_number = number
 
     def start_waiting(self) -> bool:
-        """It is over and may wait for an acknowledgement; False if that was known."""
+        """Note that the stream is over and waits for an acknowledgement. Returns False if this was already noted."""
         waited, self.waits = self.waits, True
         return not waited
 
     def stop_counting(self) -> bool:
-        """From now on it does not count against the limit of its opener; False if it did not before."""
+        """Stop counting the stream against its opener's limit. Returns False if it did not count any more."""
         counted, self.counts = self.counts, False
         return counted
 
@@ -291,7 +295,7 @@ class Stream:
         self.readable_bytes += len(data)
 
     def take_input(self, max_bytes: int) -> tuple[list[Buffer], int]:
-        """Take up to `max_bytes` off the receive queue: the pieces, and how many bytes they are."""
+        """Take up to `max_bytes` off the receive queue. Returns the pieces, and the number of bytes in them."""
         queue = self.receive_queue
         size = self.readable_bytes
         if size <= max_bytes:
@@ -307,7 +311,7 @@ class Stream:
             left -= len(piece)
         del queue[: len(pieces)]
         if left:
-            # A view, or small reads of a large piece would cost quadratic time.
+            # A view is used, because with copies, small reads of a large piece would cost quadratic time.
             view = memoryview(queue[0])
             pieces.append(view[:left])
             queue[0] = view[left:]
@@ -315,12 +319,12 @@ class Stream:
         return pieces, max_bytes
 
     def drop_input(self) -> None:
-        """Forget what was received and not read."""
+        """Drop what was received and not read."""
         self.receive_queue = []
         self.readable_bytes = 0
 
     def stop_receiving(self, reason: Reason) -> None:
-        """Update a stream that we have stopped reading: what still arrives is not kept."""
+        """Update the state after we have stopped reading. What still arrives is not kept."""
         self.drop_input()
         self.receive_window.close()
         if self.stop_reason is Reason.NO_ERROR:
@@ -329,7 +333,7 @@ class Stream:
     # --- the end
 
     def abort(self, reason: Reason, text: str, outbox: Outbox) -> None:
-        """Update a stream whose states are ABORTED already."""
+        """Update a stream whose states are already ABORTED."""
         self.metadata = NO_METADATA
         self.reason, self.text = reason, text
         self.drop_output(outbox)

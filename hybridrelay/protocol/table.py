@@ -1,8 +1,8 @@
-"""The streams of a session, and which of them count against a limit. SPEC.md, section 3.
+"""The streams of a session, and which of them count against the limits of streams. SPEC.md, section 3.
 
-A stream counts from OPEN until it is over and the peer has acknowledged everything that was written for it. Therefore
-a peer that opens and resets streams indefinitely, and acknowledges nothing, reaches the limit of streams before it
-uses up this side's memory. The stream stays in the table until the application has also read what arrived.
+A stream counts from OPEN until it is over and the peer has acknowledged everything that was written for it. A peer
+that keeps opening and resetting streams without acknowledging anything therefore reaches the limit before it has used
+up this side's memory. A stream stays in the table until the application has also read everything that arrived.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class StreamTable:
 
     def __init__(self, role: SessionRole, outbox: Outbox) -> None:
         self.streams: dict[int, Stream] = {}
-        #: The id of the next stream that we open, and of the last one that the peer opened.
+        #: The id of the next stream that we open; below, of the last one that the peer opened.
         self.next_id = 1 if role is SessionRole.INITIATOR else 2
         self.last_peer_id = 0
-        #: Streams that count, ours and the peer's.
+        #: How many of our streams count; below, how many of the peer's.
         self.own_count = 0
         self.peer_count = 0
-        #: Streams of the peer that we have not answered.
+        #: How many streams of the peer we have not answered.
         self.offered = 0
         self._parity = role.value
         self._outbox = outbox
         #: A heap of (last number, stream id): streams that are over and wait for an acknowledgement.
         self._over: list[tuple[int, int]] = []
-        #: Streams whose FIN was written and is not acknowledged, in this order.
+        #: Streams whose FIN was written and is not acknowledged, in the order of the FINs.
         self._undelivered: deque[Stream] = EMPTY
 
     def is_own(self, stream_id: int) -> bool:
@@ -61,7 +61,7 @@ class StreamTable:
         self.offered += 1
 
     def settle(self, stream: Stream) -> None:
-        """Stop counting the stream, and forget it, if that is possible now. May be called at any time."""
+        """Stop counting the stream and forget it, if that is possible yet. May be called at any time."""
         if not stream.states.is_over or stream.id not in self.streams:
             return
         if not self.is_own(stream.id) and stream.start_waiting():
@@ -82,14 +82,14 @@ class StreamTable:
             stream.receive_window.close()
 
     def fin_written(self, stream: Stream) -> None:
-        """Our FIN of the stream was written."""
+        """Note that our FIN of the stream was written."""
         stream.fin_written()
         if self._undelivered is EMPTY:
             self._undelivered = deque()
         self._undelivered.append(stream)
 
     def acknowledged(self) -> list[Stream]:
-        """The peer has acknowledged more of what we wrote. Returns the streams whose FIN is acknowledged now."""
+        """Update the table after an acknowledgement. Returns the streams whose FIN is acknowledged now."""
         delivered = self._take_delivered()
         while self._over and self._over[0][0] <= self._outbox.acknowledged:
             stream = self.streams.get(heapq.heappop(self._over)[1])
@@ -108,7 +108,7 @@ class StreamTable:
         return delivered
 
     def clear(self) -> None:
-        """The session is over."""
+        """Forget all streams, because the session is over."""
         self._outbox.sending.keep_streams(-self._outbox.sending.ended_streams)
         self.streams.clear()
         self._over.clear()

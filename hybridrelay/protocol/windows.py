@@ -2,13 +2,14 @@
 
 Three rules:
 
-1. A receive window states an absolute `limit`. The bytes that the peer may still send, and those that have arrived
-   and were not read yet, are ``limit - consumed`` together. This much memory is reserved, but at least `BASE_WINDOW`.
-2. A stream has `BASE_WINDOW` of that from OPEN to its end, and it is always renewed, so that no stream ever waits for
-   memory that another one uses. The rest is borrowed from the elastic part of the budget when the limit is raised,
-   and returned as the application reads.
-3. The size of the window doubles when half of it was used up within two round trips, because the sender is then
-   limited by the window and not by the path. It does not grow if the budget has not granted its present size.
+1. A receive window has an absolute `limit`: the total number of bytes that the peer may send. ``limit - consumed`` is
+   the number of bytes that the peer may still send plus those that have arrived and were not read. This much memory
+   is reserved, but at least `BASE_WINDOW`.
+2. `BASE_WINDOW` of that belongs to the stream from OPEN to its end, so that no stream ever waits for memory that
+   another one uses. The rest is borrowed from the elastic part of the budget when the limit is raised, and returned
+   as the application reads.
+3. The size of a window doubles when half of it was used up within two round trips, because then the window, and not
+   the path, limits the sender. It does not grow if the budget has not even granted its present size.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from .frames import MAX_LIMIT
 _ELASTIC_SHARE = 0.4
 #: The share that may be used for data to send; see `sending.py`.
 _SENDING_SHARE = 0.125
-#: A further share, for streams that have ended and whose end is not acknowledged yet; see `sending.py`.
+#: Another share, for streams that have ended and are not acknowledged yet; see `sending.py`.
 _ENDED_SHARE = 0.0625
 
 
 @attrs.define
 class Budget:
-    """Memory that may be promised to peers, by a process or by one session. A session's budget has that of the
-    process as `parent`."""
+    """How much memory a process or a session may promise to peers. The budget of a session has that of the process as
+    its `parent`."""
 
     limit: int
     parent: Budget | None = None
@@ -39,14 +40,14 @@ class Budget:
     elastic: int = attrs.field(default=0, init=False)
     #: Bytes that all sessions of the process hold for sending. Only the budget of the process counts them.
     sending: int = attrs.field(default=0, init=False)
-    #: The limit for `sending`, apart from the shares in `sending.py`.
+    #: The limit for `sending`. The fixed shares in `sending.py` may exceed it.
     sending_limit: int = attrs.field(init=False)
 
     @sending_limit.default
     def _sending_limit(self) -> int:
         return int(self.limit * _SENDING_SHARE)
 
-    #: Bytes that all sessions of the process hold for streams that have ended and whose end is not acknowledged yet.
+    #: Bytes that all sessions of the process hold for streams that have ended and are not acknowledged yet.
     #: Only the budget of the process counts them.
     ended: int = attrs.field(default=0, init=False)
 
@@ -79,7 +80,7 @@ class Budget:
         return int(self.limit * _ELASTIC_SHARE)
 
     def reserve_base(self) -> bool:
-        """Set aside one base window; False if the budget does not hold another."""
+        """Reserve one base window. Returns False if the budget has no room for another."""
         if self.base + BASE_WINDOW > self.limit - self.elastic - self.sending:
             return False
         if self.parent is not None and not self.parent.reserve_base():
@@ -94,7 +95,7 @@ class Budget:
             self.parent.release_base()
 
     def borrow(self, wanted: int) -> int:
-        """Lend up to `wanted` bytes of the elastic part; return how many were lent, possibly 0."""
+        """Lend up to `wanted` bytes of the elastic part. Returns how many were lent, possibly 0."""
         unused = self.limit - self.base - self.elastic - self.sending
         granted = min(wanted, self.elastic_limit - self.elastic, unused)
         if granted > 0 and self.parent is not None:
@@ -113,7 +114,8 @@ class Budget:
 
 @attrs.define
 class ReceiveWindow:
-    """The credit that this side gives the peer on one stream. Made after `Budget.reserve_base` has returned True."""
+    """The credit that this side gives the peer on one stream. Create it only after `Budget.reserve_base` returned
+    True."""
 
     budget: Budget
     max_size: int
@@ -123,21 +125,21 @@ class ReceiveWindow:
     received: int = attrs.field(default=0, init=False)
     #: How many bytes the application has read.
     consumed: int = attrs.field(default=0, init=False)
-    #: How far ahead of `consumed` the limit is kept while memory lasts.
+    #: How far ahead of `consumed` the limit is kept if the budget grants that much memory.
     size: int = attrs.field(default=BASE_WINDOW, init=False)
     _borrowed: int = attrs.field(default=0, init=False)
     _renewed_at: float = attrs.field(default=0.0, init=False)
-    #: The budget granted all of `size` when it was last asked.
+    #: Whether the budget last granted all of `size`.
     _granted: bool = attrs.field(default=True, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
     @property
     def set_aside(self) -> int:
-        """Memory that the budget holds for this window."""
+        """How much memory the budget has reserved for this window."""
         return 0 if self._closed else BASE_WINDOW + self._borrowed
 
     def grow_to(self, size: int, now: float) -> bool:
-        """Raise size and limit immediately, as far as the budget allows. Returns True if the limit has risen."""
+        """Raise the size and the limit at once, as far as the budget allows. Returns True if the limit has risen."""
         if self._closed:
             return False
         self.size = max(self.size, min(size, self.max_size))
@@ -161,7 +163,7 @@ class ReceiveWindow:
         if spare > 0:
             self._borrowed -= spare
             self.budget.give_back(spare)
-        # Half a window is a compromise: with more, senders would be idle; with less, there would be too many WINDOW
+        # Raise the limit after half a window. Later, senders would be idle; earlier, there would be more WINDOW
         # frames.
         if self.consumed + self.size - self.limit < self.size // 2:
             return False
@@ -177,8 +179,8 @@ class ReceiveWindow:
         window = BASE_WINDOW + self._borrowed + lent
         rise = min(self.consumed + window, MAX_LIMIT) - self.limit
         self._granted = window >= self.size
-        # Half of what the window has, which is less than half of `size` if memory is short. The peer can continue
-        # with the other half.
+        # Raise the limit by at least half of the window that could be granted, which is smaller than `size` if memory
+        # is short. Until then the peer continues with the other half.
         if rise <= 0 or rise < window // 2:
             self.budget.give_back(lent)
             return False

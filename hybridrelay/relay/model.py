@@ -123,7 +123,7 @@ class HybridConnection:
     #: Increases with every change to this hybrid connection, and is never the version of another hybrid connection,
     #: or of an earlier one with the same name.
     version: int = 0
-    #: The relay refuses everything for it, as if all of its keys were revoked, until it is enabled again.
+    #: Whether the relay refuses everything for it, as if all of its keys were revoked, until it is enabled again.
     disabled: bool = False
     #: Its limits, and the edition from which it has further ones.
     quota: Quota = NO_QUOTA

@@ -185,7 +185,7 @@ class _Socket(NowaitStream):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._held = memoryview(b"")
-        #: The last read did not fill its buffer, so the next one would find nothing.
+        #: Whether the last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
         #: Bytes that were received since the last wait. If a socket always has more, this stream sometimes reports
         #: that it has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames

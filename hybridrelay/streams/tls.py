@@ -142,16 +142,16 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
         self._receiving = ConflictDetector("another task is receiving on this TLS stream")
-        #: A send failed or was cancelled: bytes would be missing before anything that is sent later.
+        #: Whether a send failed or was cancelled: bytes would be missing before anything that is sent later.
         self._send_broken = False
-        #: A record may have been sent in part, so that nothing at all can be sent after it.
+        #: Whether a record may have been sent in part, so that nothing at all can be sent after it.
         self._record_torn = False
         #: Why nothing more can be received: the message, and the cause if any.
         self._receive_error: tuple[str, ssl.SSLError | None] | None = None
         self._receive_ended = False
         #: Decrypted data that exceeded the `max_bytes` of an earlier call.
         self._decrypted = bytearray()
-        #: More records have arrived than could be decrypted at once.
+        #: Whether more records have arrived than could be decrypted at once.
         self._undecrypted = False
 
     @property

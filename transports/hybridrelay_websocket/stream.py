@@ -77,7 +77,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._decoder.receive_untrusted(received)
         #: Decoded payload that exceeded the `max_bytes` of an earlier call.
         self._kept: Buffer = b""
-        #: More frames have arrived than were decoded at once.
+        #: Whether more frames have arrived than were decoded at once.
         self._undecoded = False
         #: If set, nothing is received before `wait_readable` was called, which waits until this time.
         self._paused_until: float | None = None

@@ -25,7 +25,7 @@ class Resume:
     """Open a data channel to the connector of the session: `ChannelOpened` or `AttemptFailed`."""
 
     attempt: int
-    #: The relay of the last data channel is tried before the others.
+    #: Whether the relay of the last data channel is tried before the others.
     same_relay_first: bool
 
 

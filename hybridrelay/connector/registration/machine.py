@@ -83,7 +83,7 @@ class Machine:
 
     @property
     def is_stopped(self) -> bool:
-        """The machine has stopped; it returns no more commands."""
+        """Whether the machine has stopped, and returns no more commands."""
         return self.phase is Phase.STOPPED
 
     @property

@@ -27,7 +27,7 @@ class Place(Generic[OwnerT]):
     #: Distinguishes its owner from others of the same holder; see `Places.choose_displaced`.
     name: str = ""
     is_established: bool = False
-    #: Its owner has ended, and it is kept for its holder.
+    #: Whether its owner has ended, and it is kept for its holder.
     is_kept: bool = False
     #: When an established one becomes provisional again, and when one that is kept ends.
     until: float = math.inf

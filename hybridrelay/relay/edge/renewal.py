@@ -81,7 +81,7 @@ class Renewal(Generic[T]):
         self._events = events
         self._reloading = trio.Lock()
         self._thread = FileThread(str(self._paths[0]))
-        #: The last attempt to read the files failed.
+        #: Whether the last attempt to read the files failed.
         self._must_retry = False
         self._change = SettledChange(self._stamp())
         self._loaded = self._load()
