@@ -43,6 +43,7 @@ from ..core.commands import (
     StopMoving,
     TurnAway,
 )
+from ..core.holders import Holder
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.pairs import Pair, PairEnd, PairTable
@@ -58,7 +59,7 @@ from ..quotas import NO_EDITIONS, Editions
 from ..store.relay_id import new_relay_id
 from .data_channels import Channels, DataChannels
 from .listener_handle import ListenerHandle, SenderHandle
-from .pace import Paces
+from .pace import Paces, PairPace
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 
@@ -128,7 +129,7 @@ class BrokerService:
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
         self._paces = Paces(lambda name: self.core.quotas.limits(name).bytes_per_second)
-        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._paces.of, self._joined)
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._joined)
         #: What hybrid connections use, and when keys were last used.
         self.usage = UsageMachine(clock())
         #: The joined pairs.
@@ -286,8 +287,8 @@ class BrokerService:
             return Answer.DECLINED, answer.reason
         return Answer.TIMEOUT, Reason.LISTENER_SILENT
 
-    def _joined(self, rendezvous_id: str, channels: Channels) -> None:
-        """Note that the data channels of a rendezvous are joined."""
+    def _joined(self, rendezvous_id: str, channels: Channels) -> PairPace:
+        """Note that the data channels of a rendezvous are joined. Returns what limits the rate between them."""
         listener, sender, made_at = self._ends.pop(rendezvous_id)
         self.rendezvous_times.observe(trio.current_time() - made_at)
         self.pairs.joined(
@@ -300,6 +301,7 @@ class BrokerService:
                 channels,
             )
         )
+        return self._paces.of(listener.key.connection, Holder(sender.key, sender.address))
 
     # --- what administrators do
 

@@ -15,7 +15,7 @@ from ..core.broker import Broker
 from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
-from .pace import Pace
+from .pace import PairPace
 from .pump import Moved, PumpOutcome, abort, pump
 from .splice import PipePool
 
@@ -60,8 +60,8 @@ class DataChannels(Generic[HandleT]):
         core: the machine that decides.
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
-        pace_of: returns what limits the rate of a hybrid connection.
-        joined: called with the id of a rendezvous and its data channels when these are joined.
+        joined: called with the id of a rendezvous and its data channels when these are joined. Returns what limits
+            the rate at which bytes are moved between them.
     """
 
     def __init__(
@@ -69,13 +69,11 @@ class DataChannels(Generic[HandleT]):
         core: Broker[HandleT],
         carry_out: Callable[[], None],
         pipes: PipePool,
-        pace_of: Callable[[str], Pace],
-        joined: Callable[[str, Channels], None],
+        joined: Callable[[str, Channels], PairPace],
     ) -> None:
         self._core = core
         self._carry_out = carry_out
         self._pipes = pipes
-        self._pace_of = pace_of
         self._joined = joined
         self._channels: dict[str, Channels] = {}
 
@@ -114,10 +112,10 @@ class DataChannels(Generic[HandleT]):
         channels.by_side[arrival.side] = stream
         channels.transports[arrival.side] = transport
         if state is State.JOINED:
-            self._joined(arrival.rendezvous_id, channels)
+            pace = self._joined(arrival.rendezvous_id, channels)
             channels.moving = trio.CancelScope()
             self._carry_out()
-            await self._move(arrival, channels, channels.moving)
+            await self._move(arrival, channels, channels.moving, pace)
             return
         try:
             await channels.over.wait()
@@ -135,7 +133,7 @@ class DataChannels(Generic[HandleT]):
         if channels.moving is None:
             await _send_status(stream, channels.status)
 
-    async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope) -> None:
+    async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope, pace: PairPace) -> None:
         """Notify both sides that they are joined, and move bytes between them until one or both of them end it."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
         #: The default: cancelled, by the caller or by `moving`.
@@ -150,7 +148,7 @@ class DataChannels(Generic[HandleT]):
                         sender,
                         moved=channels.moved,
                         pipes=self._pipes,
-                        pace=self._pace_of(arrival.connection),
+                        pace=pace,
                     )
                     how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
                 else:

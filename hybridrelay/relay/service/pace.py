@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 
+import attrs
 import trio
 
 from ...streams.nowait import READ_BYTES
 
-__all__ = ["Pace", "Paces"]
+__all__ = ["Pace", "Paces", "PairPace"]
 
 #: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits would cost more than
 #: they are worth.
 _AHEAD_SECONDS = 0.02
-#: How many bytes are read at once: as many as the rate allows in this time, within bounds.
-_BLOCK_SECONDS = 0.05
-_MIN_BLOCK = 16 * 1024
+#: The blocks that all directions read in one round together take this time at the rate (seconds). It is how long a
+#: direction waits for the others.
+_ROUND_SECONDS = 0.1
+#: Even with very many directions, no block is smaller (bytes), because it costs as much as a large one.
+_MIN_BLOCK = 512
 
 
 class Pace:
     """A limit that all pairs of data channels of one hybrid connection share, in both directions.
 
-    Every direction first moves a block, and then waits until the rate allows the next one. Therefore a direction that
-    has been idle moves a small message, such as a ping, without waiting behind the data of others.
+    Every direction first moves a block, and then waits until everything that was moved is within the rate. Therefore
+    each direction moves one block in each round, and a direction that has been idle moves a small message, such as a
+    ping, without waiting behind the data of others.
+
+    The blocks of a round are small enough that it takes `_ROUND_SECONDS`. They are divided equally among the holders
+    that have something to move, and then among the directions of each holder. So a holder gets no more by having more
+    sessions.
     """
 
     def __init__(self) -> None:
@@ -33,6 +42,8 @@ class Pace:
         #: When everything that was moved is within the rate, on Trio's clock.
         self._free_at = -math.inf
         self._changed = trio.Event()
+        #: How many directions of each holder are waiting.
+        self._waiting: Counter[Hashable] = Counter()
 
     def change(self, rate: int | None) -> None:
         """Use another rate from now on, also for directions that are waiting."""
@@ -42,21 +53,54 @@ class Pace:
             self._changed.set()
             self._changed = trio.Event()
 
-    @property
-    def block(self) -> int:
-        """How many bytes to read at once."""
+    def block_of(self, holder: Hashable) -> int:
+        """How many bytes a direction of this holder, which is not waiting, reads at once."""
         rate = self.rate
-        return READ_BYTES if rate is None else max(_MIN_BLOCK, min(READ_BYTES, int(rate * _BLOCK_SECONDS)))
+        if rate is None:
+            return READ_BYTES
+        directions = self._waiting[holder] + 1
+        holders = len(self._waiting) + (directions == 1)
+        return max(_MIN_BLOCK, min(READ_BYTES, int(rate * _ROUND_SECONDS / (holders * directions))))
 
-    async def wait(self, size: int) -> None:
+    async def wait(self, size: int, holder: Hashable = None) -> None:
         """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count nevertheless."""
         rate = self.rate
         if rate is None:
             await trio.lowlevel.checkpoint()
             return
         self._free_at = max(self._free_at, trio.current_time()) + size / rate
-        with trio.move_on_at(self._free_at - _AHEAD_SECONDS):
-            await self._changed.wait()
+        self._waiting[holder] += 1
+        try:
+            with trio.move_on_at(self._free_at - _AHEAD_SECONDS):
+                await self._changed.wait()
+        finally:
+            self._waiting[holder] -= 1
+            if not self._waiting[holder]:
+                del self._waiting[holder]
+
+
+@attrs.frozen
+class PairPace:
+    """The limit for one pair of data channels."""
+
+    #: The limit of its hybrid connection.
+    pace: Pace = attrs.field(factory=Pace)
+    #: Distinguishes those that share the limit; see `Pace`.
+    holder: Hashable = None
+
+    @property
+    def rate(self) -> int | None:
+        """Bytes per second; None if there is no limit."""
+        return self.pace.rate
+
+    @property
+    def block(self) -> int:
+        """How many bytes to read at once."""
+        return self.pace.block_of(self.holder)
+
+    async def wait(self, size: int) -> None:
+        """See `Pace.wait`."""
+        await self.pace.wait(size, self.holder)
 
 
 class Paces:
@@ -66,13 +110,13 @@ class Paces:
         self._rate_of = rate_of
         self._paces: dict[str, Pace] = {}
 
-    def of(self, connection: str) -> Pace:
-        """Return the limit of a hybrid connection."""
+    def of(self, connection: str, holder: Hashable) -> PairPace:
+        """Return the limit for a pair of a hybrid connection. `holder` is the holder of its sender's key."""
         pace = self._paces.get(connection)
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return pace
+        return PairPace(pace, holder)
 
     def update(self) -> None:
         """Apply rates that may have changed."""

@@ -21,7 +21,7 @@ import trio
 from ...streams.nowait import NowaitStream, Turn, nowait
 from ...streams.sockets import abort_stream
 from ..limits import CLOSE_DEADLINE_SECONDS
-from .pace import Pace
+from .pace import PairPace
 from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
 __all__ = ["Moved", "PumpOutcome", "PumpResult", "abort", "pump"]
@@ -63,7 +63,7 @@ class PumpResult:
 
 
 async def pump(
-    a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None, pace: Pace | None = None
+    a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None, pace: PairPace | None = None
 ) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
@@ -83,7 +83,7 @@ async def pump(
         ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.
     """
     moved = Moved() if moved is None else moved
-    pump_ = _Pump(moved, PipePool() if pipes is None else pipes, Pace() if pace is None else pace)
+    pump_ = _Pump(moved, PipePool() if pipes is None else pipes, PairPace() if pace is None else pace)
     outcome = None
     try:
         outcome = await pump_.join(a, b)
@@ -100,7 +100,7 @@ async def pump(
 class _Pump:
     """The two directions of one pump, and what they share."""
 
-    def __init__(self, moved: Moved, pipes: PipePool, pace: Pace) -> None:
+    def __init__(self, moved: Moved, pipes: PipePool, pace: PairPace) -> None:
         self.pipes = pipes
         self._pace = pace
         self._moved = moved
@@ -163,7 +163,7 @@ class _Pump:
 
 
 async def _copy(
-    source: NowaitStream, sink: NowaitStream, pace: Pace, count: Callable[[int], None], *, once: bool = False
+    source: NowaitStream, sink: NowaitStream, pace: PairPace, count: Callable[[int], None], *, once: bool = False
 ) -> bool:
     """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
 

@@ -36,7 +36,7 @@ from ..limits import (
     SMALL_BURST_BYTES,
     SPLICE_RETRY_SECONDS,
 )
-from .pace import Pace
+from .pace import PairPace
 
 __all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "can_splice", "splice"]
 
@@ -205,7 +205,7 @@ def can_splice(source: object, sink: object) -> bool:
 
 
 async def splice(
-    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, pace: Pace, count: Callable[[int], None]
+    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, pace: PairPace, count: Callable[[int], None]
 ) -> Spliced:
     """Move bytes from `source` to `sink` until there is a reason to stop.
 
@@ -246,7 +246,7 @@ async def _burst(
     sink: trio.SocketStream,
     pipe: Pipe,
     pipes: PipePool,
-    pace: Pace,
+    pace: PairPace,
     count: Callable[[int], None],
 ) -> Spliced | None:
     """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.rendezvous import SILENT_SECONDS, Arrival
+from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.service.listener_handle import ListenerHandle
@@ -388,3 +390,37 @@ async def test_a_pair_gives_its_place_to_its_program_if_nothing_comes_from_it(
         await trio.sleep(SILENT_SECONDS)
         assert isinstance(await join(), control.Joined if is_silent else control.Failed)
         nursery.cancel_scope.cancel()
+
+
+async def test_addresses_that_use_a_key_have_equal_shares_of_the_rate(
+    registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """However many sessions each of them has."""
+    registry.change("db", quota=Quota("", Limits(bytes_per_second=65536)))
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
+    moved = Counter[str]()
+
+    async def receive(address: str, far: trio.abc.ReceiveStream) -> None:
+        while True:
+            data = await far.receive_some(65536)
+            moved[address] += len(data)
+
+    async with trio.open_nursery() as nursery:
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+            joined = await broker.join(send, None, address)
+            assert isinstance(joined, control.Joined)
+            for ticket in (joined.ticket, handle.ticket):
+                ours, far = trio.testing.memory_stream_pair()
+                nursery.start_soon(broker.serve_channel, broker.use_ticket(ticket), ours)
+                if ticket == joined.ticket:
+                    await far.send_all(bytes(2**20))
+                else:
+                    nursery.start_soon(receive, address, far)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert moved.total() == pytest.approx(655_360, rel=0.05)
+    assert moved["192.0.2.2"] == pytest.approx(327_680, rel=0.15)

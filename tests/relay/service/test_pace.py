@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.relay.service.pace import Pace
+from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
 
 from ...stream_pairs import sockets
@@ -41,6 +42,49 @@ async def test_all_who_share_it_together_have_the_rate(autojump_clock: trio.test
     assert trio.current_time() - began == pytest.approx(1.0, abs=0.1), "what was not used is not saved up"
 
 
+async def bulk(pair: PairPace, moved: Counter[object]) -> None:
+    """One direction that always has something to move."""
+    while True:
+        size = pair.block
+        moved[pair.holder] += size
+        await pair.wait(size)
+
+
+@pytest.mark.parametrize("holders", [1, 32])
+async def test_a_small_message_does_not_wait_for_the_bulk_of_others(
+    holders: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    pace = Pace()
+    pace.change(65536)
+    async with trio.open_nursery() as nursery:
+        for number in range(32):  # sixteen sessions, both ways
+            nursery.start_soon(bulk, PairPace(pace, number % holders), Counter())
+        await trio.sleep(10)
+        for holder in (0, "another"):
+            took = []
+            for _ in range(20):
+                began = trio.current_time()
+                await PairPace(pace, holder).wait(50)
+                took.append(trio.current_time() - began)
+            assert max(took) < 0.4, holder
+        nursery.cancel_scope.cancel()
+
+
+async def test_holders_have_equal_shares_however_many_sessions_they_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pace, moved = Pace(), Counter[object]()
+    pace.change(1_000_000)
+    async with trio.open_nursery() as nursery:
+        for _ in range(32):
+            nursery.start_soon(bulk, PairPace(pace, "many"), moved)
+        nursery.start_soon(bulk, PairPace(pace, "one"), moved)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert moved.total() == pytest.approx(60_000_000, rel=0.02)
+    assert moved["one"] == pytest.approx(30_000_000, rel=0.1)
+
+
 async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:
     pace = Pace()
     pace.change(RATE)
@@ -49,9 +93,9 @@ async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.Moc
         await trio.sleep(1)
         pace.change(None)
     assert trio.current_time() == 1.0
-    assert pace.block > RATE
+    assert pace.block_of(None) > RATE
     pace.change(65536)
-    assert pace.block == 16384
+    assert pace.block_of(None) == 6553
 
 
 @pytest.mark.parametrize("changes_later", [False, True])
@@ -62,7 +106,7 @@ async def test_a_pump_with_a_rate(
     pace, moved = Pace(), Moved()
     if not changes_later:
         pace.change(RATE)
-    nursery.start_soon(partial(pump, left, right, moved=moved, pace=pace))
+    nursery.start_soon(partial(pump, left, right, moved=moved, pace=PairPace(pace)))
 
     async def send() -> None:
         await a.send_all(bytes(10 * RATE))
@@ -85,7 +129,7 @@ async def test_sockets_with_a_rate_are_not_spliced_and_lose_nothing(nursery: tri
     a, left = await sockets(nursery)
     right, b = await sockets(nursery)
     pace = Pace()
-    nursery.start_soon(partial(pump, left, right, pace=pace))
+    nursery.start_soon(partial(pump, left, right, pace=PairPace(pace)))
     data = bytes(range(256)) * 4096
     for rate in (None, 100_000_000, None):
         pace.change(rate)
