@@ -1,4 +1,4 @@
-"""Streams for the packages above: TLS, operations that do not wait, sockets, listeners."""
+"""What the other packages use for streams: TLS, non-blocking operations, socket options, connecting, listeners."""
 
 from __future__ import annotations
 

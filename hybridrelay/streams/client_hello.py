@@ -1,8 +1,8 @@
 """Collecting a TLS client's ClientHello before OpenSSL allocates memory for the connection. Pure.
 
-OpenSSL allocates about 45 KiB for a handshake when it gets the first byte, and uses a third of a millisecond of
-processor time when the ClientHello is complete. A server that collects the ClientHello itself spends neither on peers
-that do not send a complete one, and can schedule the handshakes of the others.
+When OpenSSL gets the first byte of a handshake, it allocates about 45 KiB, and when the ClientHello is complete, it
+uses a third of a millisecond of processor time. A server that collects the ClientHello itself spends neither on peers
+that never complete it, and can schedule the handshakes of the others.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ __all__ = ["MAX_CLIENT_HELLO", "ClientHelloReader"]
 #: to 2,000 bytes, including a post-quantum key share; OpenSSL itself would accept 131,396.
 MAX_CLIENT_HELLO = 8 * 1024
 
-#: How many records the ClientHello may be split into. Usual clients send one, and those that hide it from middleboxes
-#: a few. Each record takes processor time.
+#: How many records the ClientHello may be split into. Usual clients send one record, and clients that hide it from
+#: middleboxes send a few. Each record takes processor time.
 MAX_RECORDS = 16
 
 _RECORD_HEADER = 5
@@ -30,9 +30,9 @@ class ClientHelloReader:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        #: Where the next record begins; the records before it have been counted.
+        #: Where the next record begins. The records before it have been counted.
         self._next_record = 0
-        #: The number of handshake bytes in the records before that.
+        #: The number of handshake bytes in the counted records.
         self._payload = 0
         self._records = 0
         #: The size of the ClientHello, including its own header of four bytes; None until it is known.
@@ -71,7 +71,8 @@ class ClientHelloReader:
         return False
 
     def _record_end(self) -> int | None:
-        """Where the record at the current position ends; None while it is incomplete, -1 if it cannot be one."""
+        """Return where the record at the current position ends; None while it is incomplete, -1 if it is not a
+        record."""
         at, data = self._next_record, self._data
         if len(data) > at and data[at] != _HANDSHAKE:
             return -1
@@ -86,7 +87,7 @@ class ClientHelloReader:
         return end if len(data) >= end else None
 
     def _look(self, end: int) -> bool:
-        """Count a complete record; False if it does not contain a ClientHello."""
+        """Count a complete record. Returns False if it does not contain a ClientHello."""
         begin = self._next_record + _RECORD_HEADER
         self._next_record = end
         self._records += 1
@@ -98,7 +99,7 @@ class ClientHelloReader:
         return True
 
     def _length_untrusted(self) -> int:
-        """The 24 bits after the type, which may be split across several records."""
+        """Return the 24-bit length after the type. It may be split across several records."""
         head = bytearray()
         at = 0
         while len(head) < 4:

@@ -1,4 +1,4 @@
-"""Detecting two tasks in a stream operation that allows only one."""
+"""Detecting two tasks that call a stream operation at the same time, which allows only one."""
 
 from __future__ import annotations
 

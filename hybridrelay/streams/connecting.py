@@ -3,8 +3,8 @@
 A socket whose connection attempt is abandoned (cancelled, too slow, or the loser of a race) may already be connected,
 because the kernel completes the handshake by itself. If it were closed in the usual way, the other end would see a
 connection that ends normally without any data, which a server may interpret as a complete and empty request.
-Therefore every socket is configured, before it connects, to be reset when it is closed; only the connection that is
-returned ends as its owner decides.
+Therefore every socket is configured before it connects so that closing it resets the connection. Only for the
+connection that is returned is this undone.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
     Args:
         host: a name, or an IP address.
         port: from 1 to 65535.
-        keep_reset: closing the connection resets it instead of ending it; see `reset_on_close`.
+        keep_reset: whether closing the returned connection still resets it; see `reset_on_close`.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
-        OSError: no address could be connected to. With several addresses it has no errno, and its cause is an
-            `ExceptionGroup` with the error for each. `shortage_of` determines whether this machine lacks a resource.
+        OSError: no address could be connected to. If there were several, it has no errno, and its cause is an
+            `ExceptionGroup` with the error of each. `shortage_of` determines whether this machine lacks a resource.
 
     The caller sets the deadline. If cancelled, nothing stays open.
     """
@@ -51,9 +51,10 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
 
 
 async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Sequence[AddressInfo]:
-    """The addresses of a name, at least one, in the order in which to try them; an address gives itself.
+    """Return the addresses of a name, at least one, in the order in which to try them. If `host` is an address,
+    return it.
 
-    If there are two address families, the first two addresses are of different ones (RFC 8305).
+    If there are two address families, the first two addresses are of different families (RFC 8305).
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
@@ -67,13 +68,13 @@ async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SO
             with thread_errors():
                 found = await trio.socket.getaddrinfo(host, port, type=kind)
     except ValueError as error:
-        # A name that is not valid in DNS (an empty or overlong label) is treated as one that is not found.
+        # A name that is invalid in DNS (an empty or overlong label) is treated like a name that does not exist.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
     return _interleaved(found)
 
 
 def _parse_address(host: str, port: int, kind: socket.SocketKind) -> Sequence[AddressInfo]:
-    """The address in `host`; empty if it is a name. Unlike Trio's resolution, this is not a checkpoint."""
+    """Return the address in `host`; empty if `host` is a name. Unlike Trio's resolver, this is not a checkpoint."""
     try:
         return socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -81,7 +82,8 @@ def _parse_address(host: str, port: int, kind: socket.SocketKind) -> Sequence[Ad
 
 
 def _interleaved(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Order the addresses so that the first two are of different families: one family may not work at all here."""
+    """Order the addresses so that the first two are of different families, because one family may not work here at
+    all."""
     ordered = list(addresses)
     other = next((index for index, address in enumerate(ordered) if address[0] != ordered[0][0]), None)
     if other is not None:
@@ -127,6 +129,6 @@ async def _race(addresses: Sequence[AddressInfo], target: str) -> trio.socket.So
         for sock in winners:
             sock.close()
         raise
-    for sock in winners[1:]:  # those that connected at the same moment
+    for sock in winners[1:]:  # several may have connected at the same moment
         sock.close()
     return winners[0]

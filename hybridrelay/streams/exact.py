@@ -1,4 +1,4 @@
-"""Reading an exact number of bytes, and nothing of what follows."""
+"""Reading an exact number of bytes, and nothing beyond them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     """Receive exactly `count` bytes; what follows stays in `stream`.
 
     Raises:
-        trio.BrokenResourceError: the stream ended first (also at the very beginning).
+        trio.BrokenResourceError: the stream ended first, even if before the first byte.
 
     If cancelled, the bytes received so far are lost, so the stream can no longer be used.
     """

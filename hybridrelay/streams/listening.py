@@ -22,30 +22,30 @@ LOCAL = "local"
 
 @attrs.frozen
 class ForwardedStream:
-    """The result of a handshake in which proxies have said where the connection comes from."""
+    """The result of a handshake in which proxies have stated where the connection comes from."""
 
     stream: trio.abc.HalfCloseableStream
     #: See `Connection.forwarded_for`.
     forwarded_for: tuple[str, ...]
 
 
-#: The server's side of a transport's handshake on a stream that was just accepted. It returns None if the peer has
-#: got its answer and no connection results. If it returns None, and on any exception including cancellation, the
-#: stream is closed.
+#: The server's side of a transport's handshake on a stream that was just accepted. It returns None if the peer was
+#: answered, but no connection results. In that case, and on any exception including cancellation, the stream is
+#: closed.
 StreamHandshake = Callable[[trio.abc.Stream], Awaitable[trio.abc.HalfCloseableStream | ForwardedStream | None]]
 
 
 class StreamListener(Listener):
-    """Accepts byte streams, on each of which a transport then does its handshake.
+    """Accepts byte streams. A transport then does its handshake on each of them.
 
-    The relay recognizes this class of listener: it accepts from `acceptors` itself, with limits that need the
-    sockets, adds the outer TLS if the port has it, and continues with `incoming`.
+    The relay treats this class specially: it accepts from `acceptors` itself, because its limits need the sockets,
+    adds the outer TLS if the port has it, and continues with `incoming`.
 
     Args:
-        acceptors: accept the streams; closed with this listener.
+        acceptors: accept the streams. They are closed with this listener.
         handshake: see `StreamHandshake`. None means that the transport has no handshake and adds nothing to the
             bytes. The relay then reads the preamble before it starts a task for the connection.
-        path: the path of the Unix socket, which is removed with this listener.
+        path: the path of the Unix socket, if there is one. It is removed with this listener.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class StreamListener(Listener):
         *,
         file: SocketFile | None = None,
     ) -> None:
-        #: The listeners from which streams are accepted; for TCP one for each address.
+        #: The listeners from which streams are accepted: for TCP, one for each address.
         self.acceptors = tuple(acceptors)
         self._handshake = handshake
         self._file = file
@@ -64,10 +64,10 @@ class StreamListener(Listener):
 
     @classmethod
     async def open(cls, binding: Binding, handshake: StreamHandshake | None) -> StreamListener:
-        """Listen on TCP or on a Unix socket, as the binding says, or use the acceptors that it contains.
+        """Listen on the TCP port or the Unix socket of the binding, or use the acceptors that it contains.
 
         Raises:
-            OSError: it is not possible to listen there.
+            OSError: listening is not possible.
         """
         if binding.acceptors is not None:
             return cls(binding.acceptors, handshake)
@@ -78,7 +78,7 @@ class StreamListener(Listener):
 
     @property
     def sockets(self) -> tuple[trio.SocketListener, ...]:
-        """The `acceptors` that are listening sockets; outside of tests, these are all of them."""
+        """The `acceptors` that are sockets. Except in tests, these are all of them."""
         return tuple(one for one in self.acceptors if isinstance(one, trio.SocketListener))
 
     @property
@@ -94,7 +94,7 @@ class StreamListener(Listener):
         return tuple(Binding(*one.socket.getsockname()[:2]) for one in self.sockets)
 
     def incoming(self, stream: trio.abc.Stream, remote: str) -> Incoming:
-        """A connection over a stream that was accepted elsewhere, to which outer TLS may have been added."""
+        """Return the incoming connection for a stream that the caller has accepted, perhaps with outer TLS added."""
         return _IncomingStream(stream, remote, self._handshake)
 
     async def accept(self) -> Incoming:
@@ -103,13 +103,13 @@ class StreamListener(Listener):
         return self.incoming(stream, remote_of(stream))
 
     async def accept_stream(self) -> trio.SocketStream:
-        """Wait for the next stream, without a handshake. Raises and cancels like `accept`."""
+        """Wait for the next stream, without a handshake. Errors and cancellation are as for `accept`."""
         if len(self.acceptors) == 1:
             return await self.acceptors[0].accept()
         while not self._accepted:
             if self._closed:
                 raise trio.ClosedResourceError("this listener was closed")
-            # More than one may arrive at the same moment: the others are for the next calls.
+            # More than one may arrive at the same moment. The others are kept for the next calls.
             async with FlatNursery() as nursery:
                 for acceptor in self.acceptors:
                     nursery.start_soon(self._accept_from, acceptor, nursery.cancel_scope)
@@ -150,7 +150,7 @@ class _IncomingStream(Incoming):
 
 
 def remote_of(stream: trio.SocketStream) -> str:
-    """The IP address of the other end; `LOCAL` if it has none, or if the connection has already ended."""
+    """Return the IP address of the other end; `LOCAL` if it has none, or if the connection has already ended."""
     try:
         name = stream.socket.getpeername()
     except OSError:

@@ -1,4 +1,4 @@
-"""Streams that can also be used without waiting.
+"""Streams with non-blocking calls.
 
 A call to a Trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
 message of 64 bytes, this is most of the cost. Code that forwards bytes tries these non-blocking calls first, and
@@ -8,8 +8,8 @@ Rules for users of a `NowaitStream`:
 
 1. Each direction belongs to one task at a time, and to one kind of call: after `send_nowait` has returned False, call
    `flush` before anything else is sent.
-2. `send_nowait` and `receive_nowait` are not checkpoints: a loop over them has to yield regularly; see `Turn`.
-3. What `receive_nowait` returns may be a view of memory that the next call of any stream in this thread overwrites.
+2. `send_nowait` and `receive_nowait` are not checkpoints, so a loop over them has to yield regularly; see `Turn`.
+3. The result of `receive_nowait` may be a view of memory that the next call of any stream in this thread overwrites.
    Use it or copy it before that.
 """
 
@@ -37,47 +37,46 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-#: How much is read from a socket at once (bytes): with the overhead of two layers of TLS, WebSocket and a session, a
-#: little less than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB,
-#: most writes left a remainder of a few hundred bytes, which cost another wake-up and write. Larger reads were not
-#: faster.
+#: How much is read from a socket at once (bytes). Together with the overhead of two layers of TLS, WebSocket and a
+#: session, this is a little less than four of the kernel's largest segments (almost 64 KiB each). With 256 KiB, most
+#: writes left a remainder of a few hundred bytes, which cost another wake-up and write. Larger reads were not faster.
 READ_BYTES = 254 * 1024
 
-#: If a reader requests at most this much at once, every stream below it also reads at most this much, and uses little
-#: memory (bytes). For peers that have not authenticated.
+#: If a reader requests at most this much at once (bytes), all streams below it also read at most this much, and use
+#: little memory. For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
 
-#: How much of incomplete TLS records, frames and messages all layers of a connection together may hold before its
-#: peer has authenticated (bytes): one control message of the greatest length, with the overhead of frames and
-#: records.
+#: How many bytes of incomplete TLS records, frames and messages all layers of a connection together may hold before
+#: the peer has authenticated: one control message of the greatest length, with the overhead of frames and records.
 HELD_FOR_STRANGER = 8 * 1024
 
-#: A turn is over after this much was moved (bytes), or after this time (seconds): the peer determines how much
-#: processor time a byte takes, because it may put a single one into each frame.
+#: A turn (see `Turn`) is over after this many bytes, or after this time (seconds). The limit of time is needed
+#: because a peer can make each byte expensive, by sending frames of a single byte.
 TURN_BYTES = 1024 * 1024
 TURN_SECONDS = 0.005
 
-#: More buffers than this are joined before they are written: copying them is cheaper, and the system has a limit
-#: (IOV_MAX).
+#: If there are more buffers than this, they are joined before they are written, because copying is cheaper, and
+#: because the system has a limit (IOV_MAX).
 _MAX_BUFFERS = 64
 
 
 class UnitTooLong(trio.BrokenResourceError):
-    """The peer has begun a longer unit of a protocol, such as a TLS record, than `NowaitStream.limit_held` allows.
+    """The peer has begun a unit of a protocol, such as a TLS record, that is longer than `NowaitStream.limit_held`
+    allows.
 
     Nothing more can be received; sending is still possible.
     """
 
 
 class NowaitStream(ABC):
-    """A stream that can send and receive without waiting, and two methods to wait until that is possible."""
+    """A stream that can send and receive without waiting, with two methods to wait until that is possible again."""
 
     @abstractmethod
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Take all of `buffers`, in order; they may be reused at once.
+        """Take all of `buffers`, in order. The caller may reuse them at once.
 
         Returns:
-            Whether everything was passed on. Otherwise the rest is buffered here, until `flush`.
+            True if everything was passed on. Otherwise the rest is buffered here until `flush`.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
@@ -86,14 +85,14 @@ class NowaitStream(ABC):
     def limit_held(self, max_bytes: int | None) -> None:  # noqa: B027  # most streams hold nothing
         """Limit the memory for a peer that has not authenticated; None removes the limit.
 
-        This stream and those below then hold at most about `max_bytes` of incomplete units, such as TLS records: if
-        the peer begins a longer unit, receiving raises `UnitTooLong`. Very many short units break the stream. May be
-        called again with another number. By default nothing is limited.
+        This stream and those below it then hold at most about `max_bytes` of incomplete units, such as TLS records.
+        If the peer begins a longer unit, receiving raises `UnitTooLong`; if it sends very many short units, the
+        stream breaks. May be called again with another number. By default, there is no limit.
         """
 
     @property
     def unsent_bytes(self) -> int:
-        """How many bytes `send_nowait` has accepted but not passed on, as far as that is known."""
+        """How many bytes `send_nowait` has accepted but not passed on, as far as this is known."""
         return 0
 
     @abstractmethod
@@ -103,12 +102,14 @@ class NowaitStream(ABC):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
 
-        If cancelled, it can be called again and continues; if the stream cannot do that, it is broken for sending.
+        If cancelled, another call continues where this one stopped. If a stream cannot continue, it is broken for
+        sending.
         """
 
     @abstractmethod
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """What has arrived, up to `max_bytes` (at least 1): b"" means end of file, None that nothing has arrived.
+        """Return what has arrived, up to `max_bytes` (at least 1). b"" means end of file, None that nothing has
+        arrived.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `receive_some`.
@@ -116,7 +117,7 @@ class NowaitStream(ABC):
 
     @abstractmethod
     async def wait_readable(self) -> None:
-        """Wait until `receive_nowait` has a result or raises; may return early. Always a checkpoint.
+        """Wait until `receive_nowait` has a result or raises. May return early. Always a checkpoint.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `receive_some`.
@@ -126,7 +127,7 @@ class NowaitStream(ABC):
 
 
 def nowait(stream: trio.abc.Stream) -> NowaitStream:
-    """The stream itself if it is a `NowaitStream`, otherwise an adapter for it.
+    """Return the stream itself if it is a `NowaitStream`, otherwise an adapter for it.
 
     The stream's own methods for sending and receiving must not be used after that.
     """
@@ -138,7 +139,7 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
 
 
 def read_below(max_bytes: int) -> int:
-    """How much a stream reads from the one below it if `max_bytes` are requested of it."""
+    """Return how much a stream should read from the stream below it if its user requests `max_bytes`."""
     return READ_BYTES if max_bytes > SMALL_READ_BYTES else SMALL_READ_BYTES
 
 
@@ -158,7 +159,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._bytes = TURN_BYTES
-        # Not Trio's clock, which a test may have stopped.
+        # Not Trio's clock, which stands still in some tests.
         self._until = time.perf_counter() + TURN_SECONDS
 
     def is_over(self, moved: int) -> bool:
@@ -168,7 +169,7 @@ class Turn:
 
 
 class _Scratch(threading.local):
-    """The buffer into which sockets are read: one for each thread suffices, because its content is used at once."""
+    """The buffer into which sockets are read. One for each thread is enough, because its content is used at once."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(READ_BYTES))
@@ -187,9 +188,9 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")
         #: Whether the last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
-        #: Bytes that were received since the last wait. If a socket always has more, this stream sometimes reports
-        #: that it has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames
-        #: are empty.
+        #: Bytes that were received since the last wait. If a socket always has more data, this stream sometimes
+        #: reports that it has none, so that other tasks run. A reader that gets nothing out of thousands of empty
+        #: frames could not ensure this itself.
         self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
@@ -218,7 +219,7 @@ class _Socket(NowaitStream):
             except OSError as exc:
                 raise trio.BrokenResourceError("the connection broke") from exc
             self._held = self._held[self._write(self._held) :]
-        self._held = memoryview(b"")  # an empty slice would keep the whole buffer in memory
+        self._held = memoryview(b"")  # an empty slice of the old view would keep the whole buffer in memory
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         if self._drained or self._since_wait >= TURN_BYTES:
@@ -272,8 +273,7 @@ class _Waiting(NowaitStream):
         self._stream = stream
         self._held = b""
         self._torn = False
-        #: What `wait_readable` has received and `receive_nowait` has not returned, or b"" at the end; None if
-        #: nothing.
+        #: What `wait_readable` has received for `receive_nowait`, b"" at the end of file; None if there is nothing.
         self._ahead: Buffer | None = None
 
     def send_nowait(self, *buffers: Buffer) -> bool:

@@ -1,8 +1,8 @@
 """The outer TLS, which middleboxes expect in a connection to port 443.
 
 Security does not depend on it, because everything secret is sent over another TLS connection inside it. Therefore no
-certificate is verified. It is below the transport: the code that dials or accepts adds it to the stream that it
-passes to the transport.
+certificate is verified. The outer TLS is below the transport: the code that dials or accepts a connection adds it
+before it passes the stream to the transport.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def _handshake(
         await tls.do_handshake()
     except BaseException as exc:
         await trio.aclose_forcefully(stream)
-        # ValueError: the name is not possible in SNI.
+        # ValueError: the name cannot be sent as SNI.
         if isinstance(exc, (HybridRelayError, trio.BrokenResourceError, ValueError)):
             raise TransportError(f"outer TLS: {exc}") from exc
         raise
@@ -80,7 +80,8 @@ async def _handshake(
 
 @functools.cache
 def _client_context() -> ssl.SSLContext:
-    """A context that verifies nothing: the relay is verified inside, and an interceptor sees only ciphertext."""
+    """Return a context that verifies nothing. The relay is verified by the TLS inside, of which an interceptor sees
+    only ciphertext."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False

@@ -1,10 +1,10 @@
 """The header of the PROXY protocol, in which a proxy in front of a server states where a connection comes from.
 
-Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header comes before everything
-else on a connection. Only `receive_proxy_header` does I/O.
+Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header is the first data on a
+connection. Only `receive_proxy_header` does I/O.
 
-The sender of the header can state any address, so accept it only from trusted proxies. Require it from them, because
-a connection without it would count as the proxy's own.
+A header can state any address, so accept it only from trusted proxies. Require it from them, because a connection
+without a header would count as the proxy's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 MAX_PROXY_HEADER: Final = 2048
 #: The longest header of version 1, with its CR LF.
 _MAX_V1: Final = 107
-#: The shortest one: ``PROXY UNKNOWN``, CR LF.
+#: The shortest header of version 1: ``PROXY UNKNOWN``, CR LF.
 _MIN_V1: Final = 15
 _V1: Final = b"PROXY "
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
@@ -38,13 +38,14 @@ _V2_HEAD: Final = 16
 _LOCAL, _PROXY = 0, 1
 _UNSPEC, _INET, _INET6, _UNIX = range(4)
 _STREAM = 1
-#: How long the addresses of a family are: two addresses and two ports, or two paths.
+#: The length of the address block of each family: two addresses and two ports, or two paths.
 _ADDRESSES: Final = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
 _PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
 
 
 class ProxyHeaderError(ValueError):
-    """A proxy has sent something other than a PROXY header. The message says why, without repeating what was sent."""
+    """A proxy has sent something other than a PROXY header. The message says what is wrong, without quoting what was
+    sent."""
 
 
 @attrs.frozen
@@ -53,8 +54,8 @@ class ProxyHeader:
 
     #: Its length (bytes).
     size: int
-    #: The address that the connection comes from. None: the proxy has made the connection for itself, or states no IP
-    #: address; the connection then counts as the proxy's own.
+    #: The address that the connection comes from. None if the proxy has made the connection for itself, or states no
+    #: IP address. The connection then counts as the proxy's own.
     address: str | None
 
 
@@ -62,7 +63,7 @@ def parse_proxy_header_untrusted(data: bytes) -> ProxyHeader | int:
     """Parse a header from the first bytes of a connection. `data` may continue after the header.
 
     Returns:
-        The header, or the minimum number of bytes that are missing.
+        The header; or if it is incomplete, how many more bytes are needed at least.
 
     Raises:
         ProxyHeaderError: this is not a header, or it is too long.
@@ -92,7 +93,7 @@ async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
     while isinstance(found := parse_proxy_header_untrusted(data), int):
         more = await stream.receive_some(found)
         if not more:
-            # Health checks do this.
+            # Health checks of load balancers do this.
             raise trio.BrokenResourceError("the connection ended before its PROXY header was complete")
         data += more
     return found.address

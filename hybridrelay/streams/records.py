@@ -1,13 +1,13 @@
-"""Passing TLS records to OpenSSL: only complete ones, none that are too long, and few that carry no data. Pure.
+"""Passing TLS records to OpenSSL: only complete ones, none too long, and only a few without data. Pure.
 
 For an incomplete record, OpenSSL allocates a buffer of 17 KiB, which it keeps as long as the connection exists. Until
 a connection is used for more than small messages, incomplete records are therefore buffered here, where they take
 only their own size.
 
 After the handshake, a peer needs records without application data only for a few session tickets and, once in many
-millions of records, for a key update (RFC 8446, section 5.5). Each of them takes OpenSSL eight microseconds, and
-OpenSSL processes everything that it has been given before it returns. Therefore they are counted, and records are
-passed on in small portions.
+millions of records, for a key update (RFC 8446, section 5.5). Each takes OpenSSL eight microseconds, and OpenSSL
+processes everything that it was given before it returns. Therefore such records are counted, and records are passed
+on in small portions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _RECORD_TYPES = range(20, 24)
 _MAX_RECORD = 16 * 1024 + 2048
 #: The greatest overhead of a record (bytes), in TLS 1.2 with the oldest cipher.
 _RECORD_OVERHEAD = 256
-#: The shortest limit for records (bytes): shorter records are never refused, whatever else is held.
+#: The lowest limit for records (bytes). Records up to this length are never refused, whatever else is held.
 _MIN_RECORD_LIMIT = 1024
 #: How many records a peer may send while there is a limit: a handshake and a few messages take a dozen.
 MAX_RECORDS_OF_STRANGER = 512
-#: How many records without application data a peer may send after the handshake; and for how many records with
-#: application data it may send one more of these.
+#: How many records without application data a peer may send after the handshake. It may send one more for every
+#: `_DATA_PER_EMPTY` records with application data.
 _MAX_EMPTY, _DATA_PER_EMPTY = 64, 64
-#: How many records are passed to OpenSSL at once; possibly none of them carries application data.
+#: How many records are passed to OpenSSL at once. It may turn out that none of them carries application data.
 RECORDS_AT_ONCE = 64
 #: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
 _SLICE_BYTES = 1024
@@ -42,9 +42,9 @@ class RecordCounter:
     __slots__ = ("_header", "_left", "passed", "with_data")
 
     def __init__(self) -> None:
-        #: The beginning of a record's header, if the rest has not arrived.
+        #: The beginning of a record's header whose rest has not arrived yet.
         self._header = b""
-        #: How many bytes of a record have not arrived.
+        #: How many bytes of the present record have not arrived yet.
         self._left = 0
         #: How many whole records were passed to OpenSSL.
         self.passed = 0
@@ -53,23 +53,25 @@ class RecordCounter:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether too many records carried no data. Valid only when OpenSSL has processed all that it was given."""
+        """Whether too many records carried no data. Valid only after OpenSSL has processed everything that it was
+        given."""
         empty = self.passed - self.with_data
         return empty > _MAX_EMPTY and empty > _MAX_EMPTY + self.with_data // _DATA_PER_EMPTY
 
     def begin(self, data: bytes | bytearray, left: int) -> None:
-        """Count what a `RecordFeeder` passes on last: `left` bytes of a record that it has counted, and the rest."""
+        """Continue after a `RecordFeeder`, whose last `data` is the remaining `left` bytes of a counted record, and
+        then others."""
         self.passed -= left > 0
         self._left = left
         while data:
             data = data[self.count_untrusted(data) :]
 
     def count_untrusted(self, data: bytes | bytearray | memoryview) -> int:
-        """Count the records in `data`, which follows on what was counted before.
+        """Count the records in `data`, which continues the data that was counted before.
 
         Returns:
-            How many bytes of `data` may be passed to OpenSSL at once: all, or up to the end of record number
-            `RECORDS_AT_ONCE`. The rest has not been counted yet.
+            How many bytes of `data` may be passed to OpenSSL at once: all of it, or the first `RECORDS_AT_ONCE`
+            records. The rest is not counted yet.
         """
         size, position, count = len(data), self._left, 0
         if self._header:
@@ -108,7 +110,7 @@ class RecordFeeder:
 
     Args:
         incoming: the buffer from which OpenSSL reads.
-        limit: how many bytes a record may carry, or None for no limit; may be changed at any time.
+        limit: how many bytes a record may carry, or None for no limit. May be changed at any time.
         counter: counts the records that are passed on.
     """
 
@@ -135,8 +137,8 @@ class RecordFeeder:
         return bool(self._feeding or _whole_record(self._partial))
 
     def add_untrusted(self, data: bytes | bytearray | memoryview) -> bool:
-        """Take what has arrived. Returns False if a stranger may not send that: a record that is longer than `limit`
-        allows, or too many records."""
+        """Take what has arrived. Returns False if the peer has exceeded its limits: a record longer than `limit`, or
+        too many records."""
         self._partial += data
         if self.limit is None:
             return True
@@ -148,7 +150,7 @@ class RecordFeeder:
         return length <= max(self.limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
 
     def feed(self) -> bool:
-        """Pass the next piece of a complete record to OpenSSL; False if there is none."""
+        """Pass the next piece of a complete record to OpenSSL. Returns False if there is none."""
         if not self._feeding:
             self._feeding = _whole_record(self._partial)
             if not self._feeding:
@@ -162,7 +164,7 @@ class RecordFeeder:
         return True
 
     def feed_all(self) -> None:
-        """Pass everything to OpenSSL, complete or not. After this, the counter is given all data directly."""
+        """Pass everything to OpenSSL, complete or not. After this, further data goes directly to the counter."""
         self._counter.begin(self._partial, self._feeding)
         self._incoming.write(self._partial)
         self._partial = bytearray()
@@ -170,8 +172,8 @@ class RecordFeeder:
 
 
 def _whole_record(data: bytearray) -> int:
-    """The length of the record at the beginning of `data`; 0 if it is incomplete. Data that cannot be a record counts
-    as one, so that OpenSSL answers it with the right alert."""
+    """Return the length of the record at the beginning of `data`; 0 if it is incomplete. Data that is not a record is
+    treated as one, so that OpenSSL answers with the right alert."""
     if not data:
         return 0
     if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):

@@ -1,4 +1,4 @@
-"""TCP options for sockets, and how they differ between platforms; resetting connections."""
+"""TCP socket options, which differ between platforms, and resetting connections."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import trio
 __all__ = ["abort_stream", "close_forcefully", "reset_on_close", "tune_socket", "tune_stream", "wait_reset"]
 
 #: A socket counts as writable while less than this is unsent (bytes). Without this option, the kernel accepts
-#: megabytes, and a ping has to wait until all of them are sent. Trio's own 16 KiB costs fast paths one wake-up per 16
-#: KiB.
+#: megabytes, and a ping has to wait behind all of them. Trio's default of 16 KiB costs a wake-up for every 16 KiB on
+#: fast paths.
 NOTSENT_LOWAT = 128 * 1024
 #: Keepalive: the first probe is sent after this many seconds of silence, then one per interval. This is less than the
 #: idle timeouts of common middleboxes (60 s and more), so that it also keeps an idle channel open.
@@ -21,14 +21,14 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 #: Together with idle time and interval, the connection is given up after 90 s, as with the user timeout.
 KEEPALIVE_COUNT = 6
-#: How long sent data may stay unacknowledged (seconds). It should be at least a minute: with less, channels would be
-#: lost that survive after the network has recovered (a rerouted path, a laptop that changes its wireless network).
+#: How long sent data may stay unacknowledged (seconds). With less than a minute, channels would be lost that could
+#: survive until the network recovers (a rerouted path, a laptop that changes its wireless network).
 USER_TIMEOUT = 90
 
 #: How often a connection that stays readable is checked for a reset (seconds); see `wait_reset`.
 _RESET_CHECK_SECONDS = 0.25
 
-# macOS has another name for the option; both are in seconds.
+# macOS has another name for this option. Both are in seconds.
 _KEEPIDLE_NAMES = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
 
 
@@ -60,7 +60,8 @@ def tune_socket(sock: socket.socket | trio.socket.SocketType, *, user_timeout: b
 
 
 def tune_stream(stream: trio.abc.AsyncResource) -> None:
-    """`tune_socket` if the stream is a plain socket; any other stream (of a proxy, of a test) is left as it is."""
+    """Call `tune_socket` if the stream is a plain socket. Other streams (through a proxy, in tests) are not
+    changed."""
     if isinstance(stream, trio.SocketStream):
         tune_socket(stream.socket)
 
@@ -68,9 +69,9 @@ def tune_stream(stream: trio.abc.AsyncResource) -> None:
 def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool) -> None:
     """Set whether closing the socket resets the connection instead of ending it.
 
-    The kernel also resets it when the process dies. A program that forwards bytes therefore sets this at the
-    beginning, and unsets it when both ends of file have been passed on: if it is killed in between, neither side
-    receives an incomplete part of the bytes followed by end of file.
+    The kernel then also resets the connection when the process dies. A program that forwards bytes therefore sets
+    this at the beginning, and unsets it when both ends of file have been passed on. If it is killed in between,
+    neither side gets incomplete data that seems to end normally.
     """
     # A linger time of zero turns close() into a reset. The fields have 16 bits on Windows.
     linger = struct.pack("hh" if sys.platform == "win32" else "ii", on, 0)
@@ -79,7 +80,7 @@ def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool)
 
 
 async def abort_stream(stream: trio.abc.AsyncResource) -> None:
-    """Close so that the peer sees an error, not end of file; unsent data is discarded.
+    """Close a stream so that the peer sees an error and not end of file. Unsent data is discarded.
 
     A plain socket is reset. Any other stream is closed forcefully, which by Trio's contract sends no end of file.
     The stream is closed even if this is cancelled.
@@ -90,7 +91,7 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
 
 
 async def close_forcefully(*resources: trio.abc.AsyncResource) -> None:
-    """Close all of them forcefully, in this order, also if this is cancelled or closing one of them fails.
+    """Close all resources forcefully, in this order, even if this is cancelled or closing one of them fails.
 
     Does not block.
     """
@@ -101,17 +102,17 @@ async def close_forcefully(*resources: trio.abc.AsyncResource) -> None:
 
 
 async def wait_reset(stream: trio.SocketStream) -> None:
-    """Wait until the peer has reset a connection that nothing else reads or writes meanwhile; consumes nothing.
+    """Wait until the peer resets a connection. Reads nothing, and nothing else may read or write meanwhile.
 
-    End of file is not a reset: a peer that sends nothing more may wait for data. A peer that closes its socket looks
-    the same on the wire, so that is not detected.
+    End of file is not a reset, because the peer may still wait for data. A peer that closes its socket looks the same
+    on the wire, so this is not detected.
 
     If cancelled, the connection is unchanged.
     """
     sock = stream.socket
     try:
         await sock.recv(1, socket.MSG_PEEK)
-        # There is data or end of file now, so the socket stays readable, and only its pending error shows a reset.
+        # Because of unread data or end of file, the socket stays readable, and only its pending error shows a reset.
         while sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:  # noqa: ASYNC110
             await trio.sleep(_RESET_CHECK_SECONDS)
     except OSError:

@@ -3,20 +3,21 @@
 Theory of operation: an `ssl.SSLObject` converts bytes between two memory buffers. Calls of OpenSSL never wait; only
 calls of the transport wait, so no lock is needed around OpenSSL. Rules:
 
-1. `TLSStream.receive_some` never writes to the transport: a reader must not wait for a peer that does not read. What
-   OpenSSL has to answer while reading (key updates, alerts) is sent with the next send, or at close.
-2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record; measurements
-   showed that this class is twice as fast.
+1. `TLSStream.receive_some` never writes to the transport, because a reader must not wait for a peer that does not
+   read. Answers that OpenSSL produces while reading (to key updates, alerts) are sent with the next send, or at
+   close.
+2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record, and was half as
+   fast in measurements.
 3. If the transport ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the path
-   could have cut the connection, and that must never look like end of file.
+   may have cut the connection, which must never look like end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
 5. A peer that has not authenticated uses few resources. A server collects the ClientHello before passing it to
    OpenSSL. Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES`
-   are requested at once, OpenSSL gets only complete records: for an incomplete one it would hold a buffer of 17 KiB.
+   are requested at once, OpenSSL gets only complete records, because for an incomplete one it would hold a buffer of
+   17 KiB.
 
-Records and the ClientHello are handled in `records.py` and `client_hello.py`. The rest is one long class: the
-handshake, sending, receiving and closing share its state, and splitting it further would only hide how they depend on
-each other.
+Records and the ClientHello are handled in `records.py` and `client_hello.py`. The rest is one long class, because the
+handshake, sending, receiving and closing share its state.
 """
 
 from __future__ import annotations
@@ -38,25 +39,25 @@ from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, Now
 from .records import RecordCounter, RecordFeeder
 
 #: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
-#: and less reduced the throughput by a third.
+#: and less cost a third of the throughput.
 _CHUNK_BYTES = 256 * 1024
 #: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
 _RECORD_BYTES = 16 * 1024
-#: How many bytes reading may leave to be sent. Honest peers cause a few dozen bytes. A peer that floods us with key
-#: updates and never lets us send would otherwise make this grow without limit.
+#: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
+#: peer that floods us with key updates and does not read could use up our memory.
 _MAX_OWED_BYTES = 64 * 1024
-#: How much a client may send after its ClientHello until the handshake is complete (bytes): its certificates, if the
-#: server requests them. Ours have 700 bytes.
+#: How much a client may send between its ClientHello and the end of the handshake (bytes), if the server requests its
+#: certificates. Ours have 700 bytes.
 _MAX_CLIENT_FLIGHT = 16 * 1024
-#: The same without certificates: two records of less than 100 bytes.
+#: The same if the server requests no certificates. Clients send two records of less than 100 bytes.
 _MAX_SHORT_FLIGHT = 1024
-#: How much a server may send until the handshake is complete (bytes): OpenSSL accepts certificate chains of 100 KiB.
+#: How much a server may send until the handshake is complete (bytes). OpenSSL accepts certificate chains of 100 KiB.
 _MAX_SERVER_FLIGHT = 128 * 1024
 #: How long closing waits for the transport to accept the last record, and for the peer's close_notify (seconds).
 #: Enough for any path that works.
 _CLOSE_SECONDS = 1.0
-#: How much is read and dropped after our last record was sent (bytes), because closing with unread data would reset
-#: the connection, and the record could be lost.
+#: How much is read and dropped after our last record was sent (bytes). Closing with unread data would reset the
+#: connection, and that record could be lost.
 _LINGER_BYTES = 256 * 1024
 
 
@@ -75,10 +76,10 @@ class _State(enum.Enum):
 
 
 class _Scratch(threading.local):
-    """The buffer for decrypted data: one for each thread suffices, because its content is used at once."""
+    """The buffer for decrypted data. One for each thread is enough, because its content is used at once."""
 
     def __init__(self) -> None:
-        # One read of the transport, and a record that was incomplete before.
+        # Room for one read of the transport, and for a record that was incomplete before.
         self.view = memoryview(bytearray(_LAST_RECORD + _RECORD_BYTES))
 
 
@@ -90,20 +91,20 @@ def _certificate_name(hostname: str | None) -> str | None:
 
 
 class TLSStream(trio.abc.Stream, NowaitStream):
-    """TLS over `transport_stream`, which it owns from now on: closing this stream also closes that one.
+    """TLS over `transport_stream`, which belongs to this stream from now on, and is closed with it.
 
-    Call `do_handshake` first. One task may send while another receives; a second task in the same direction gets
+    Call `do_handshake` first. One task may send while another one receives. A second task in the same direction gets
     `trio.BusyResourceError`.
 
     Args:
         transport_stream: carries the records; it is not trusted.
         ssl_context: decides everything about certificates.
-        server_side: whether we answer the handshake or begin it.
+        server_side: whether this is the server's side of the handshake.
         server_hostname: sent as SNI, and checked if ``ssl_context.check_hostname`` is set; in both cases without the
             final dot of an absolute name and the zone of an IPv6 address, which certificates do not contain.
-        before_answer: on the server, awaited when the whole ClientHello has arrived and before OpenSSL sees it. The
-            peer is then treated as a stranger: it may not send long records until `limit_held` allows it, or until
-            more than `SMALL_READ_BYTES` are requested at once.
+        before_answer: for servers: awaited after the whole ClientHello has arrived and before OpenSSL gets it. If it
+            is given, the peer is treated as a stranger, which may not send long records until `limit_held` allows it,
+            or until more than `SMALL_READ_BYTES` are requested at once.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -125,28 +126,28 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._context = ssl_context
         self._server_side = server_side
         self._before_answer = before_answer
-        #: On the server, None until the ClientHello is complete.
+        #: None on a server whose ClientHello is not complete yet.
         self._made: ssl.SSLObject | None = None
         if not server_side:
             name = _certificate_name(server_hostname)
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         #: Counts the records since the handshake.
         self._records = RecordCounter()
-        #: Passes only complete records to OpenSSL, as long as only little is requested at once; None after that.
+        #: Passes only complete records to OpenSSL. None once more than `SMALL_READ_BYTES` were requested at once.
         self._feeder: RecordFeeder | None = RecordFeeder(
             self._incoming, HELD_FOR_STRANGER if before_answer is not None else None, self._records
         )
-        #: What arrived with more records than OpenSSL gets at once.
+        #: Received data beyond the number of records that OpenSSL gets at once.
         self._later = b""
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
         self._receiving = ConflictDetector("another task is receiving on this TLS stream")
-        #: Whether a send failed or was cancelled: bytes would be missing before anything that is sent later.
+        #: Whether a send failed or was cancelled, so that bytes would be missing before anything that is sent later.
         self._send_broken = False
         #: Whether a record may have been sent in part, so that nothing at all can be sent after it.
         self._record_torn = False
-        #: Why nothing more can be received: the message, and the cause if any.
+        #: Why nothing more can be received: the message, and the cause, if any. None if more can be received.
         self._receive_error: tuple[str, ssl.SSLError | None] | None = None
         self._receive_ended = False
         #: Decrypted data that exceeded the `max_bytes` of an earlier call.
@@ -162,7 +163,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     @property
     def transport_stream(self) -> trio.abc.Stream:
-        """The stream that carries the records. It may be inspected, but must not be used."""
+        """The stream that carries the records. It may be inspected, but must not be read or written."""
         return self._transport
 
     @property
@@ -175,7 +176,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
-        """The peer's certificate, like `ssl.SSLSocket.getpeercert`: the dict is empty unless it was verified.
+        """Return the peer's certificate, like `ssl.SSLSocket.getpeercert`. The dict is empty unless it was verified.
 
         Raises:
             ValueError: the handshake has not been done.
@@ -195,7 +196,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def do_handshake(self) -> None:
         """Do the handshake. Does nothing if it is already complete.
 
-        With TLS 1.3, this returns on the client before the server has verified the client's certificate: if the
+        With TLS 1.3, a client returns from this before the server has verified the client's certificate. If the
         server refuses it, the first `receive_some` raises.
 
         Raises:
@@ -213,7 +214,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 return
             if self._state is _State.FAILED:
                 raise trio.BrokenResourceError("the TLS handshake failed")
-            self._state = _State.FAILED  # until it is complete: an interrupted handshake cannot be continued
+            self._state = _State.FAILED  # stays so unless the handshake completes, since it cannot be continued
             try:
                 await self._handshake()
             except ssl.SSLError as exc:
@@ -227,15 +228,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._records.passed = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send `data`, and what reading has left to be sent.
+        """Encrypt and send `data`, together with any answers that reading has left to be sent.
 
         Raises:
             trio.BrokenResourceError: the transport is broken, or an earlier send failed or was cancelled.
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
-        If cancelled while it waits, any part of `data` may have been sent. Nothing more can be sent then; receiving
-        is still possible.
+        If cancelled while it waits, any part of `data` may have been sent, and nothing more can be sent. Receiving is
+        still possible.
         """
         with self._sending:
             try:
@@ -271,7 +272,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return self._transmit(self._encrypt(view))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Refuse records that carry more, until more than `SMALL_READ_BYTES` are requested at once. See
+        """Limit the length of records until more than `SMALL_READ_BYTES` are requested at once. See
         `NowaitStream.limit_held`."""
         if self._feeder is not None:
             self._feeder.limit = max_bytes
@@ -279,7 +280,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._port.limit_held(None)
 
     async def flush(self) -> None:
-        """Wait until what `send_nowait` has buffered was sent. See `NowaitStream.flush`."""
+        """Wait until everything that `send_nowait` has buffered is sent. See `NowaitStream.flush`."""
         with self._sending:
             self._check_sendable()
             await self._flush()
@@ -300,14 +301,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive everything that has arrived, or up to `max_bytes` of it; waits if nothing has arrived.
+        """Return everything that has arrived, or up to `max_bytes` of it. Waits if nothing has arrived.
 
         Returns:
             At least one byte; or ``b""``, on this call and all later ones, when the peer has sent close_notify.
 
         Raises:
             trio.BrokenResourceError: the connection was cut off without close_notify, data was altered in transit, or
-                the peer sent an alert (`__cause__` is the `ssl.SSLError`). What arrived intact is returned first.
+                the peer sent an alert (`__cause__` is the `ssl.SSLError`). Data that arrived intact before that is
+                returned first.
             trio.ClosedResourceError: this stream was closed, before the call or during it.
             RuntimeError: the handshake has not been done.
 
@@ -330,7 +332,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                     await trio.lowlevel.cancel_shielded_checkpoint()
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """Everything that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
+        """Return everything that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `receive_some`.
@@ -340,7 +342,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._receive(max_bytes)
 
     async def wait_readable(self) -> None:
-        """Wait until something arrives: possibly less than a record."""
+        """Wait until something arrives, possibly less than a record."""
         with self._receiving:
             if self._decrypted or self._undecrypted:
                 await trio.lowlevel.checkpoint()
@@ -351,8 +353,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def aclose(self) -> None:
         """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the transport.
 
-        This takes at most one second. The side that closes first waits, because its socket, once closed, would answer
-        the other's close_notify with a reset.
+        This takes at most one second. The side that closes first waits, because a closed socket would answer the
+        other side's close_notify with a reset.
 
         Tasks that are blocked in this stream get `trio.ClosedResourceError`. If cancelled, the stream is closed, too.
         """
@@ -361,7 +363,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return
         self._closed = True
         try:
-            # Nothing can follow a send that is in progress, because a part of a record may have been sent.
+            # If a send is in progress, close_notify cannot be sent, because a part of a record may have been sent.
             if self._state is _State.READY:
                 in_good_order = False
                 if not self._sending.held and not self._record_torn:
@@ -369,13 +371,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                         await self._say_goodbye()
                         in_good_order = True
                 if not in_good_order:
-                    # A stream below would also try to close gracefully, with a peer that does not read.
+                    # Forcefully, because a graceful close of the stream below would also wait for a peer that does
+                    # not read.
                     await trio.aclose_forcefully(self._transport)
         finally:
             await self._transport.aclose()
 
     async def _say_goodbye(self) -> None:
-        # SSLError is an OSError: OpenSSL reports that it wants the peer's answer, for which this does not wait.
+        # OpenSSL raises SSLError (an OSError) to say that it wants the peer's answer, for which this does not wait.
         with contextlib.suppress(OSError):
             self._ssl.unwrap()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -419,7 +422,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 return True
 
     async def _read_client_hello(self) -> bytes:
-        """Collect the ClientHello, and wait until it may be answered."""
+        """Collect the ClientHello, and then wait for `before_answer`."""
         reader = ClientHelloReader()
         try:
             while not reader.receive_untrusted(await self._receive_handshake()):
@@ -443,8 +446,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 if self._outgoing.pending:
                     await self._transport.send_all(self._outgoing.read())
                 if self._server_side and isinstance(error, ssl.SSLCertVerificationError):
-                    # For the client the handshake is complete, and it may have sent data. Closing a TCP connection
-                    # with unread data resets it, and a reset makes the client's system discard the unread alert.
+                    # The client may consider the handshake complete and have sent data. Closing a TCP connection with
+                    # unread data resets it, and then the client's system discards the unread alert.
                     await self._linger()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
@@ -468,7 +471,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._outgoing.read()
 
     def _transmit(self, ciphertext: bytes) -> bool:
-        """Send; False if a part is left for `_flush`."""
+        """Send what the transport accepts. Returns False if a part is left for `_flush`."""
         try:
             return self._port.send_nowait(ciphertext)
         except BaseException:
@@ -479,14 +482,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         try:
             await self._port.flush()
         except trio.Cancelled:
-            raise  # if the transport cannot continue after that, its next call raises
+            raise  # if the transport cannot continue after a cancellation, its next call raises
         except BaseException:
             self._send_broken = self._record_torn = True
             raise
         self._check_open()
 
     def _receive(self, max_bytes: int) -> Buffer | None:
-        """What has arrived, b"" at the end, or None. The result may be a view of the scratch buffer."""
+        """Return what has arrived, b"" at the end, or None. The result may be a view of the scratch buffer."""
         data = self._receive_all(max_bytes)
         if data is not None and len(data) > max_bytes:
             self._decrypted += data[max_bytes:]
@@ -494,7 +497,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return data
 
     def _receive_all(self, max_bytes: int) -> Buffer | None:
-        """Like `_receive`, but may return more than `max_bytes`: everything that had to be decrypted."""
+        """Like `_receive`, but may return more than `max_bytes`, because records are decrypted as a whole."""
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()
@@ -511,7 +514,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 data = self._decrypt()
                 if data:
                     return data
-                # An incomplete record, whose rest may arrive in thousands of pieces.
+                # A record is incomplete. Its rest may arrive in thousands of pieces, so yield from time to time.
                 turn = turn or Turn()
                 if turn.is_over(0):
                     return None
@@ -536,18 +539,18 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 self._receive_error = (_TOO_LONG, None)
 
     def _take_in(self, ciphertext: Buffer) -> None:
-        """Pass what arrived to OpenSSL: all of it, unless it has very many records."""
+        """Pass what arrived to OpenSSL: all of it, unless it contains very many records."""
         end = self._records.count_untrusted(ciphertext)
         if end == len(ciphertext):
             self._later = b""
             self._incoming.write(ciphertext)
         else:
-            # Copied, because what was received is a view that other streams overwrite.
+            # Copied, because the received data is a view that other streams overwrite.
             self._later = bytes(ciphertext[end:])
             self._incoming.write(ciphertext[:end])
 
     def _decrypt(self) -> memoryview:
-        """Decrypt what has arrived. Errors and the end are recorded, and reported after the plaintext."""
+        """Decrypt what has arrived. Errors and the end are recorded, and reported after the decrypted data."""
         view = _scratch.view
         count = reads = 0
         if self._receive_ended or self._receive_error is not None:
@@ -603,13 +606,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
 
 def _read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
-    """Decrypt only one record, because data that was not requested would have to be kept. Returns its length, or 0 at
-    the peer's close_notify; raises SSLWantReadError if there is no complete record with application data."""
+    """Decrypt one record with application data. Only one, because data beyond the request would have to be kept.
+
+    Returns its length, or 0 at the peer's close_notify. Raises SSLWantReadError if there is no such record yet.
+    """
     while incoming.pending or feeder.feed():
         try:
             return tls.read(_RECORD_BYTES, view[:_RECORD_BYTES])  # type: ignore[return-value]
         except ssl.SSLWantReadError:
-            continue  # it has read everything, and needs the next piece
+            continue  # OpenSSL has read everything, and needs the next piece
     raise ssl.SSLWantReadError
 
 

@@ -39,7 +39,7 @@ class SocketFile:
     def remove(self) -> None:
         """Remove the file, so that no program can connect. Idempotent.
 
-        Another socket at the same path is not removed: a program that was started later may have replaced the file.
+        If another program has replaced the file meanwhile, its socket is not removed.
         """
         with contextlib.suppress(OSError):
             if self._identity is not None and _identify(self.path) == self._identity:
@@ -48,7 +48,8 @@ class SocketFile:
 
 
 def _identify(path: Path) -> tuple[int, int, int]:
-    """Identifies a file, as opposed to a later one at the same path. Inode numbers alone may be reused at once."""
+    """Return what distinguishes a file from a later one at the same path. Inode numbers alone may be reused at
+    once."""
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
@@ -67,11 +68,11 @@ async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFil
     sock = _new_socket()
     try:
         _remove_socket(path)
-        # On Linux the file gets the mode of the socket, so that it is private from the beginning; other systems need
-        # the second call. The directory is private, too.
+        # On Linux, the file gets the mode of the socket, so that it is private from the beginning. Other systems need
+        # the second call; meanwhile, the private directory protects the file.
         os.fchmod(sock.fileno(), 0o600)
         with _short_path(path) as name:
-            # Not Trio's bind, which needs a thread: there may be none left. On a local file system this does not
+            # Not Trio's bind, which needs a thread, and there may be none left. On a local file system, this does not
             # block.
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
                 binding.bind(name)
@@ -103,7 +104,7 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
 def check_same_user(stream: trio.SocketStream) -> int | None:
     """Check that the process that has connected belongs to this user, or to root.
 
-    The mode of the socket lets only these connect. This is a second check.
+    The mode of the socket already ensures this. This is a second check.
 
     Returns:
         Its user id; None if the system does not tell.
@@ -135,7 +136,7 @@ def _new_socket() -> trio.socket.SocketType:
 
 @contextlib.contextmanager
 def _short_path(path: Path) -> Iterator[str]:
-    """A name for `path` that is short enough for the system.
+    """Yield a name for `path` that is short enough for the system.
 
     Raises:
         OSError: there is no such name (ENAMETOOLONG).

@@ -1,1 +1,1 @@
-"""What decides in the relay: pure machines without I/O, clock or randomness."""
+"""The decisions of the relay: pure machines without I/O, clock or randomness."""

@@ -1,4 +1,5 @@
-"""Finds out, before the TLS handshake, whether a peer shares an access key with the relay. Pure: time is an argument.
+"""Verifying admission proofs, which show before the TLS handshake that a peer has an access key. Pure: time is an
+argument.
 
 A preamble may contain an admission proof (`security.admission`). A valid proof gives the peer's handshake priority
 over those of strangers, and no rights.
@@ -20,10 +21,11 @@ class KeyIndex:
 
     def __init__(self) -> None:
         """Make an index without keys."""
-        #: Key ids have 64 bits, so two keys hardly ever have the same id. If they do, a proof with either is
+        #: Key ids have 64 bits, so two keys hardly ever have the same id. If they do, a proof with either key is
         #: accepted.
         self._by_id: dict[bytes, tuple[Secret, ...]] = {}
-        #: By the text of the key: comparing two `Secret`s takes much longer, and a store may have thousands.
+        #: The ids by the text of the key. Comparing `Secret`s would take much longer, and a store may have thousands
+        #: of keys.
         self._ids: dict[str, bytes] = {}
 
     def __len__(self) -> int:
@@ -31,7 +33,8 @@ class KeyIndex:
         return len(self._ids)
 
     def updated(self, connections: Mapping[str, HybridConnection]) -> Self:
-        """Make the index of the keys of `connections`. Takes milliseconds for thousands of keys: call it in a thread.
+        """Return an index of the keys of `connections`. Takes milliseconds for thousands of keys, so call it in a
+        thread.
 
         The ids of keys that are in this index already are not computed again.
         """
@@ -46,7 +49,7 @@ class KeyIndex:
     def prove(self, credential: bytes, now: float) -> bytes | None:
         """Return the id of the key with which a proof was made; None if there is no proof, or it is wrong or too old.
 
-        Costs one dictionary lookup, and one HMAC if the id is known and the time is right.
+        Costs one dictionary lookup, and one HMAC if the key id is known and the time in the proof is recent.
 
         Args:
             credential: `PROOF_SIZE` bytes from the preamble of a control channel.

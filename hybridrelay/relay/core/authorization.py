@@ -28,7 +28,8 @@ _MAY_HAVE_CHANGED = frozenset(
 
 @attrs.frozen
 class Grant:
-    """The result of verifying a token: the key that gives the right, and when it expires (seconds since 1970)."""
+    """The result of verifying a token: the key that gives the right, and when the token expires (seconds since
+    1970)."""
 
     connection: HybridConnection
     key: KeyId
@@ -36,7 +37,8 @@ class Grant:
 
 
 def may_have_changed(error: AuthorizationError) -> bool:
-    """Return whether a change to the store, which the relay has not noticed yet, may resolve this refusal."""
+    """Return whether this refusal may be outdated, because the store has changed and the relay has not noticed
+    yet."""
     return error.reason in _MAY_HAVE_CHANGED
 
 
@@ -62,14 +64,14 @@ class Authorization:
         verified = verify_token(
             token, hosts=known.hosts, entity=connection, right=right, entity_rules=known.rules, now=now
         )
-        if known.disabled:  # said only to holders of a valid key
+        if known.disabled:  # only holders of a valid key learn this
             raise AuthorizationError(Reason.CONNECTION_DISABLED.describe, reason=Reason.CONNECTION_DISABLED)
         key = known.key_id(verified.rule_name, verified.slot)
         assert key is not None, "a key that verified a token is in its rule"
         return Grant(known, key, verified.expires_at)
 
     def why_revoked(self, key: KeyId) -> Reason | None:
-        """Return why this key, which was valid once, gives no right any longer; None if it does."""
+        """Return why this key, which was valid once, gives no right any more; None if it still does."""
         known = self.connections.get(key.connection)
         if known is None:
             return Reason.UNKNOWN_CONNECTION

@@ -1,4 +1,4 @@
-"""The broker: decides which listener a sender gets, and which two data channels belong together. Pure.
+"""The broker decides which listener a sender gets, and which two data channels belong together. Pure.
 
 Each method is an input. The outputs are commands to the shell (`service/broker.py`) and events; the shell takes both
 with `Broker.take` after each input, and carries them out in that order. Time and randomness are arguments. Times are
@@ -75,7 +75,7 @@ _TIMEOUTS = {
 
 
 class Broker(Generic[HandleT]):
-    """See the module.
+    """The broker of a relay; see the module's docstring.
 
     Args:
         authorization: the hybrid connections and keys that are known now.
@@ -104,7 +104,7 @@ class Broker(Generic[HandleT]):
         self.rendezvous = rendezvous
         self._sender_secret = sender_secret
         self._max_asked = max_asked
-        #: Whether it is draining.
+        #: Whether the relay is draining.
         self.is_draining = False
         #: The limits that administrators have set.
         self.quotas = Quotas(authorization.connections) if quotas is None else quotas
@@ -118,13 +118,14 @@ class Broker(Generic[HandleT]):
         return taken
 
     def note(self, event: Event) -> None:
-        """Publish an event of a part that has no outputs."""
+        """Publish an event for a part of the core that has no outputs of its own."""
         self._outputs.append(event)
 
     # --- keys and hybrid connections
 
     def update(self, change: StoreChange, now: float) -> None:
-        """The store has changed: end everything that removed keys had authorized, and disabled hybrid connections."""
+        """Apply a change of the store: end everything that removed keys had authorized, or that is for disabled
+        hybrid connections."""
         self.authorization.connections = change.snapshot
         self.quotas.update(change.snapshot, change.editions, now)
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
@@ -167,7 +168,7 @@ class Broker(Generic[HandleT]):
         """Compare the quotas with what is in use, and end sessions if a limit says so. Call it every few seconds.
 
         Args:
-            by_connection: the bytes that were moved in this period, in both directions.
+            by_connection: the bytes that were moved in this period, in both directions, by hybrid connection.
             total: the same for all hybrid connections, including those that were deleted.
             now: the time.
         """
@@ -183,7 +184,7 @@ class Broker(Generic[HandleT]):
             self._end_rendezvous(overdrawn, Input.OVERDRAWN, now)
 
     def admit_sender(self, connection: str, instance: str, wanted: str | None, now: float) -> None:
-        """Admit a control channel of a client that asks for its first join of a hybrid connection.
+        """Admit a client's control channel when it asks for its first join of a hybrid connection.
 
         Args:
             connection: the hybrid connection.
@@ -198,7 +199,8 @@ class Broker(Generic[HandleT]):
         self.quotas.admit_sender(connection, self.senders[connection], is_present=is_present)
 
     def _is_present(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
-        """Whether a join is for an existing session: to resume or move a session, clients ask for its listener."""
+        """Return whether a join may be for an existing session: to resume or move a session, clients ask for its
+        listener."""
         if wanted is None:
             return False
         return now < self.quotas.lenient_until or self.rendezvous.is_present(connection, instance, now)
@@ -238,19 +240,19 @@ class Broker(Generic[HandleT]):
             )
 
     def unregister(self, listener: Listener[HandleT]) -> None:
-        """A listener has withdrawn its registration, or its control channel has ended."""
+        """End a registration that was withdrawn, or whose control channel has ended."""
         if self.listeners.remove(listener):
             self._left(listener, Reason.NO_ERROR)
 
     def drop_listener(self, connection: str, instance: str) -> bool:
-        """An administrator ends a registration. Returns False if there is none."""
+        """End a registration for an administrator. Returns False if there is none."""
         listener = self.listeners.drop(connection, instance)
         if listener is not None:
             self._end_registration(listener, Reason.ADMINISTRATOR_DROPPED)
         return listener is not None
 
     def token_expired(self, listener: Listener[HandleT]) -> None:
-        """The token of a registration has expired and was not renewed."""
+        """End a registration whose token has expired and was not renewed."""
         if self.listeners.remove(listener):
             self._outputs.append(
                 TokenExpired(connection=listener.connection, peer=listener.address, instance=listener.instance)
@@ -292,13 +294,13 @@ class Broker(Generic[HandleT]):
         return self._choose(join, now)
 
     def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
-        """A listener has answered, or has not answered in time.
+        """Continue a join after a listener has answered, or has not answered in time.
 
         Args:
             ask: the request to which it answers.
             answer: `Answer.ACCEPTED`, `DECLINED`, `TIMEOUT` or `LOST`.
             now: the time.
-            reason: why it has declined; ignored otherwise.
+            reason: why the listener has declined; ignored for other answers.
         """
         join, listener = ask.join, ask.listener
         applied = join.apply(answer)
@@ -313,13 +315,13 @@ class Broker(Generic[HandleT]):
         elif answer is Answer.TIMEOUT:
             self._outputs += [ListenerSilent(**facts), CheckListener(listener)]
         self.withdraw(ask.rendezvous_id, now)
-        # If an offer was lost with a control channel, and the instance has another one, the offer is made again.
+        # An offer that was lost with a control channel is repeated, if the instance has another control channel.
         if answer is Answer.DECLINED or not self._is_replaced(listener):
             join.passed_over.add(listener.instance)
         return self._choose(join, now)
 
     def cancel_join(self, ask: AskListener[HandleT], now: float) -> None:
-        """The sender no longer waits."""
+        """End a join whose sender no longer waits."""
         if ask.join.apply(Answer.CANCELLED):
             self.withdraw(ask.rendezvous_id, now)
 
@@ -327,7 +329,7 @@ class Broker(Generic[HandleT]):
         name, key = join.connection, join.grant.key
         if join.asked >= self._max_asked:
             return self._fail(join, join.why)
-        if reason := self.authorization.why_revoked(key):  # while a listener was asked
+        if reason := self.authorization.why_revoked(key):  # revoked while a listener was asked
             return self._fail(join, reason)
         if join.wanted is None:
             listener = self.listeners.choose(name, passed_over=join.passed_over.union(join.avoid))
@@ -358,7 +360,7 @@ class Broker(Generic[HandleT]):
         return successor is not None and successor.handle is not listener.handle
 
     def _sender_name(self, sender: Holder) -> str:
-        """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
+        """Return the name for `control.Offer.sender`. It reveals neither the key nor the address."""
         key = sender.key
         text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{sender.address}"
         return hashlib.blake2b(text.encode(), key=self._sender_secret, digest_size=8).hexdigest()
@@ -388,19 +390,19 @@ class Broker(Generic[HandleT]):
     # --- data channels
 
     def establish(self, rendezvous_id: str) -> None:
-        """The listener reports that the sender at the other end of the data channel has proved its identity."""
+        """Establish the place of a pair: the listener has reported that the sender has proved its identity."""
         self.rendezvous.establish(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
-        """The listener reports that it does not open its data channel."""
+        """End a rendezvous whose listener has reported that it does not open its data channel."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
 
     def drop_pair(self, rendezvous_id: str, now: float) -> None:
-        """An administrator ends a pair of data channels. Does nothing if it has ended already."""
+        """End a pair of data channels for an administrator. Does nothing if it has already ended."""
         self._end(rendezvous_id, Input.DROPPED, now)
 
     def use_ticket(self, ticket: bytes, now: float) -> Arrival:
-        """A data channel presents its ticket. Pass the returned value to `ready`, or to `gone`.
+        """Use the ticket that a data channel has presented. Pass the returned value to `ready` or `gone`.
 
         Raises:
             RemoteProtocolError: see `RendezvousTable.use`.
@@ -408,9 +410,9 @@ class Broker(Generic[HandleT]):
         return self.rendezvous.use(ticket, now)
 
     def ready(self, arrival: Arrival, now: float) -> State:
-        """A data channel can be joined with the other one; see `RendezvousTable.ready`.
+        """Note that a data channel is ready to be joined with the other one; see `RendezvousTable.ready`.
 
-        After `State.JOINED`, the shell moves bytes and reports the end with `moving_ended`, whatever ended it.
+        After `State.JOINED`, the shell moves bytes, and calls `moving_ended` when it stops, for whatever reason.
         """
         state = self.rendezvous.ready(arrival, now)
         if state is State.JOINED:
@@ -418,16 +420,17 @@ class Broker(Generic[HandleT]):
         return state
 
     def gone(self, arrival: Arrival, now: float) -> None:
-        """A data channel has ended before it was joined. Does nothing if the rendezvous was joined or has ended."""
+        """Note that a data channel has ended before it was joined. Does nothing if the rendezvous was joined or has
+        ended."""
         self._end(arrival.rendezvous_id, Input.LEAVES, now)
 
     def moving_ended(
         self, rendezvous_id: str, how: Input, now: float, *, bytes_to_client: int, bytes_to_connector: int
     ) -> None:
-        """The shell has stopped moving the bytes of a rendezvous.
+        """Note that the shell has stopped moving the bytes of a rendezvous.
 
         Args:
-            rendezvous_id: it was joined.
+            rendezvous_id: the rendezvous, which was joined.
             how: `Input.FINISHES`, `BREAKS` or `CANCELLED`.
             now: the time.
             bytes_to_client: how many bytes were written to the client's channel.
@@ -454,7 +457,7 @@ class Broker(Generic[HandleT]):
             self._ended(ended)
 
     def shut_down(self, now: float) -> None:
-        """The relay stops: end all rendezvous."""
+        """End all rendezvous, because the relay stops."""
         for ended in self.rendezvous.end_all(now):
             self._ended(ended)
 

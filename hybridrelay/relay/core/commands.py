@@ -49,7 +49,7 @@ class EndControlChannel(Generic[HandleT]):
 
 @attrs.frozen
 class TurnAway:
-    """If a data channel is waiting for this rendezvous, refuse it with this reason."""
+    """Refuse the data channel that is waiting for this rendezvous, if there is one, with this reason."""
 
     rendezvous_id: str
     reason: Reason

@@ -43,7 +43,7 @@ __all__ = [
 MAX_JOINS = 32
 #: The maximum number of hybrid connections that may be registered over one control channel.
 MAX_REGISTRATIONS = 1024
-#: Reasons that mean that the token is wrong. With any other reason, it is valid but does not give the right.
+#: Reasons that mean that the token is invalid. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 
 Request: TypeAlias = control.Register | control.Join
@@ -122,10 +122,11 @@ class _Registration(Generic[HandleT]):
 
 
 class ControlChannelCore(Generic[HandleT]):
-    """The machine of one control channel; see the module.
+    """The machine of one control channel; see the module's docstring.
 
     Args:
-        broker: the relay's broker. The caller carries out its outputs after each call of a method of this class.
+        broker: the relay's broker. After each call of a method of this class, the caller carries out the broker's
+            outputs.
         handle: identifies the channel; see `Listener.handle`.
         welcome: the relay's answer to hello.
         address: the peer's address group (`address_group`).
@@ -143,16 +144,16 @@ class ControlChannelCore(Generic[HandleT]):
         self.state = ChannelState.NEW
         #: The peer's hello, without its secret.
         self.hello: control.Hello | None = None
-        #: Whether it has ever presented a valid token.
+        #: Whether the peer has ever presented a valid token.
         self.authorized = False
         #: Whether the peer has proved that it has the secret of its instance.
         self._owns_instance = False
         self._registrations: dict[str, _Registration[HandleT]] = {}
         #: The keys that have authorized something over this channel.
         self._keys: set[KeyId] = set()
-        #: The hybrid connections for which it counts as a sender.
+        #: The hybrid connections for which the channel counts as a sender's.
         self._sends_for: frozenset[str] = frozenset()
-        #: Its place, from the first grant on; it is given back when the channel is lost.
+        #: The channel's place, from the first grant until the channel is lost.
         self._place: Place[HandleT] | None = None
         self._refusals = 0
         #: Whether a registration was refused.
@@ -161,11 +162,11 @@ class ControlChannelCore(Generic[HandleT]):
 
     @property
     def connections(self) -> tuple[str, ...]:
-        """The hybrid connections for which it has presented valid tokens, sorted."""
+        """The hybrid connections for which the peer has presented valid tokens, sorted."""
         return tuple(sorted({key.connection for key in self._keys}))
 
     def key_for(self, connection: str) -> KeyId | None:
-        """Return the latest key with which it has presented a valid token for a hybrid connection, or None."""
+        """Return the key of the peer's latest valid token for a hybrid connection, or None."""
         keys = [key for key in self._keys if key.connection == connection]
         return max(keys, key=lambda key: key.generation, default=None)
 
@@ -208,7 +209,7 @@ class ControlChannelCore(Generic[HandleT]):
         return Say(self._welcome)
 
     def authorize(self, request: Request, grant: Grant, now: float) -> None:
-        """Authorize a request whose token is valid. Call `grant` next. `now` is the time of the broker.
+        """Authorize a request whose token is valid. Call `grant` next. `now` is a time on the broker's clock.
 
         Raises:
             RendezvousError: a limit is reached, or the request is not allowed: call `refuse`. Nothing has changed.
@@ -232,7 +233,7 @@ class ControlChannelCore(Generic[HandleT]):
         self.authorized = True
 
     def _count_sender(self) -> None:
-        """Tell the broker for which hybrid connections this is the channel of a client."""
+        """Tell the broker for which hybrid connections this channel counts as a sender's."""
         is_client = self.hello is not None and self.hello.role is control.PeerRole.CLIENT
         now = frozenset(key.connection for key in self._keys) if is_client else frozenset[str]()
         senders = self._broker.senders
@@ -303,7 +304,8 @@ class ControlChannelCore(Generic[HandleT]):
         return Say(control.Registered(request.id, grant.expires_at))
 
     def join_ended(self, *, joined: bool = False) -> None:
-        """Note that a join that `StartJoin` began has ended, cancelled or not; `joined`: a listener has accepted."""
+        """Note that a join that `StartJoin` began has ended or was cancelled. `joined`: whether a listener has
+        accepted."""
         self._joins -= 1
         if joined and self._place is not None:
             self._broker.control_channels.establish(self._place, IDLE_CLIENT_SECONDS)
@@ -320,7 +322,8 @@ class ControlChannelCore(Generic[HandleT]):
     # --- what else happens
 
     def ended(self, connection: str, reason: Reason) -> Say | Close:
-        """Notify the peer that a registration or right has ended. A superseded channel ends with its last one."""
+        """Notify the peer that a registration or right has ended. When the last registration of a channel was
+        superseded, the channel ends."""
         self._registrations.pop(connection, None)
         self._note_use()
         if reason is Reason.SUPERSEDED and not self._registrations:
@@ -330,7 +333,8 @@ class ControlChannelCore(Generic[HandleT]):
     def expire(self, now: float) -> Close | None:
         """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed.
 
-        The channel ends if nothing has been registered for `REFUSED_CHANNEL_SECONDS`, because that was refused.
+        If registrations were refused, and nothing has been registered for `REFUSED_CHANNEL_SECONDS`, the channel
+        ends.
         """
         for registration in list(self._registrations.values()):
             if now > registration.expires_at:
@@ -339,11 +343,12 @@ class ControlChannelCore(Generic[HandleT]):
             return None
         if not self._broker.control_channels.is_provisional(self._place, REFUSED_CHANNEL_SECONDS):
             return None
-        self._was_refused = False  # it ends once
+        self._was_refused = False  # so that it ends only once
         return Close(Reason.LIMIT, gracefully=True)
 
     def check_keys(self) -> list[Say | Close]:
-        """After a change to the store: end what invalid keys had authorized, and with the last key the channel."""
+        """End what keys had authorized that are no longer valid, and after the last key, the channel. Call this when
+        the store has changed."""
         why_revoked = self._broker.authorization.why_revoked
         gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
         self._keys -= gone.keys()

@@ -16,7 +16,7 @@ class ChannelState(enum.Enum):
     #: The peer has not presented a valid token.
     GREETED = "greeted"
     AUTHORIZED = "authorized"
-    #: The last key that had authorized it is no longer valid: the peer is notified, and the channel ends.
+    #: The last key that had authorized the channel is no longer valid. The peer is notified, and the channel ends.
     REVOKED = "revoked"
     OVER = "over"
 
@@ -38,10 +38,10 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
     (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
-    # The peer presents another valid token before the channel has ended.
+    # The peer has presented another valid token before the channel ended.
     (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
-    # The channel was lost while the token of its last message was being verified. `lost` may be called again.
+    # A token was still being verified when the channel was lost; below: `lost` may be called again.
     (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
     (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
     (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,

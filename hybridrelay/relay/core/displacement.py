@@ -1,15 +1,14 @@
-"""Decides which listener is displaced by another one when all places of a hybrid connection are taken. Pure.
+"""Deciding which listener a newcomer displaces when all places of a hybrid connection are taken. Pure.
 
 An attacker with a Listen key must not be able to take all places and thereby exclude connectors. The rules, in order:
 
-1. The newest listener of the holder that has the most is displaced by a holder that has fewer. Holders are first
-   compared by key; then, among those with the same key, by network (IPv4 /24, IPv6 /48); then, among those in the
-   same network, by address.
-2. An instance that returns displaces the newest listener of a holder that has more, or of its own holder, if that
-   listener is newer than the instance. An instance that was displaced before counts as new.
-3. Otherwise nothing distinguishes the listeners. Then a random listener of a holder that has the most is displaced by
-   one of those that were refused, which is drawn by lot (`lottery.py`). Therefore a connector gets a place after a
-   while, no matter how often others ask, and one that was displaced can return.
+1. A holder that has fewer listeners displaces the newest listener of the holder that has the most. Holders are first
+   compared by key; then, within a key, by network (IPv4 /24, IPv6 /48); then, within a network, by address.
+2. An instance that returns displaces the newest listener of its own holder or of one that has more, if that listener
+   is newer than the instance. An instance that was displaced counts as new.
+3. Otherwise nothing distinguishes the listeners, and the newcomer is refused. From time to time, one of those that
+   were refused is drawn by lot (`lottery.py`), and displaces a random listener of a holder that has the most.
+   Therefore a connector gets a place after a while, no matter how often others ask, and a displaced one can return.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ __all__ = ["choose_displaced"]
 ListenerT = TypeVar("ListenerT", bound=Listener[Any])
 
 
-#: From coarse to fine: the property by which listeners count as having the same holder.
+#: The properties by which holders are compared, from coarse to fine. Listeners that agree in one have the same
+#: holder.
 _HOLDERS: Sequence[Callable[[Listener[Any]], Hashable]] = (
     lambda one: one.key,
     lambda one: (one.key, network_of(one.address)),
@@ -61,11 +61,11 @@ def choose_displaced(
     for holder in _HOLDERS:
         held = Counter(map(holder, alike))
         most = max(held.values(), default=0)
-        # Two holders that have about the same number must not displace each other endlessly.
+        # Two holders with about the same number must not displace each other endlessly.
         if held[holder(newcomer)] < most - 1:
             return newest([one for one in alike if held[holder(one)] == most])
         alike = [one for one in alike if holder(one) == holder(newcomer)]
-    # Now by the finest property.
+    # Nothing was found, so compare holders by the finest property.
     held = Counter(map(holder, listeners))
     most = max(held.values())
     own = holder(newcomer)

@@ -1,17 +1,17 @@
-"""Computes the history of a relay: for each hybrid connection and interval, a row of numbers for charts. Pure.
+"""Computing the history of a relay: for each hybrid connection and interval, a row of numbers for charts. Pure.
 
 The input consists of samples: for each hybrid connection, the present numbers of listeners, senders and sessions, and
 the present values of counters. The output consists of rows, each with the maxima and the sums for one interval. The
 rules:
 
-1. Samples are taken just after the end of an interval (`delay_until_sample`), and a sample counts for the interval
-   that has just ended.
+1. A sample is taken just after the end of an interval (`delay_until_sample`), and counts for the interval that has
+   just ended.
 2. If a counter is lower than before, it has restarted from zero, so its whole value is new. The numbers in a row are
    never negative, and never above `MAX_VALUE`.
 3. A hybrid connection that was deleted and created again under the same name is a different one (`Subject`). The
    values of its counters at the first sample are not counted, because they may belong to the earlier one.
-4. Rows of the same interval are added up, in any order. So if the clock is set back, an interval that passes twice
-   contains what happened both times.
+4. Rows of the same interval are added up, in any order. If the clock is set back, so that an interval passes twice,
+   its row contains what happened both times.
 5. After the clock was set, in either direction, no old rows are deleted for an hour (`may_prune`): if it was set far
    ahead by mistake, all rows would seem old.
 6. Rows in which everything is zero are omitted.
@@ -30,7 +30,8 @@ __all__ = ["HistoryMachine", "Sample", "delay_until_sample"]
 
 #: The greatest time: the end of the year 9999.
 _MAX_TIME: Final = 253402300799
-#: The clock counts as set if it and the steady clock differ by more than this from one sample to the next (seconds).
+#: The clock counts as set if, from one sample to the next, it and the steady clock advance by amounts that differ by
+#: more than this (seconds).
 _CLOCK_STEP_SECONDS: Final = 60.0
 #: How long nothing is deleted after the clock was set (seconds).
 _STEADY_SECONDS: Final = 3600.0
@@ -45,7 +46,7 @@ class Sample(NamedTuple):
     listeners: int = 0
     senders: int = 0
     sessions: int = 0
-    #: Counted since the relay started.
+    #: Counters, since the relay started.
     bytes_to_listeners: int = 0
     bytes_to_senders: int = 0
     joins: int = 0
@@ -70,21 +71,21 @@ class _Known:
 
 
 class HistoryMachine:
-    """See the module. A sample of the whole relay is `begin`, `observe` for each hybrid connection, and `finish`."""
+    """The history of a relay; see the module. To take a sample, call `begin`, `observe` for each hybrid connection,
+    and `finish`."""
 
     def __init__(self) -> None:
         """Make a machine that has not had any samples."""
-        #: By name.
+        #: The last samples, by the name of the hybrid connection.
         self._known: dict[str, _Known] = {}
         #: The times of both clocks at the last sample.
         self._clocks: tuple[float, float] | None = None
         self._steady_since = 0.0
-        #: For the sample that is being taken: its interval, its rows, and their sum.
+        #: The sample that is being taken: its interval, its rows, and their sum.
         self._time = 0
         self._rows: dict[Subject, Row] = {}
         self._total = _ZERO
-        #: Rows that were not taken yet, in groups with the beginning of their interval. Samples add to the last
-        #: group.
+        #: Rows that were not taken yet, grouped by the beginning of their interval. Samples add to the last group.
         self._waiting: list[tuple[int, dict[Subject, Row]]] = []
         #: How many rows were dropped because they could not be written for too long.
         self.dropped = 0
@@ -109,7 +110,7 @@ class HistoryMachine:
         self._rows, self._total = {}, _ZERO
 
     def observe(self, subject: Subject, sample: Sample) -> None:
-        """Enter the sample of one hybrid connection. This may be omitted if all of its numbers were always zero."""
+        """Enter the sample of one hybrid connection. May be omitted if all of its numbers were always zero."""
         known = self._known.get(subject.name)
         if known is None:
             before = Sample()
@@ -154,10 +155,9 @@ class HistoryMachine:
     # --- rows to be written
 
     def take(self) -> Sequence[tuple[int, Mapping[Subject, Row]]]:
-        """Take the rows that are waiting, in groups with the beginning of their interval, which may not have ended
-        yet.
+        """Take the waiting rows, grouped by the beginning of their interval, which may not have ended yet.
 
-        There may be several groups of the same interval.
+        Several groups may have the same interval.
         """
         taken, self._waiting = self._waiting, []
         return taken

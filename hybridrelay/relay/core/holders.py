@@ -1,4 +1,4 @@
-"""The holders of places: a key at a network address, and which addresses belong to one network. Pure."""
+"""Holders of places: a holder is a key at a network address. Also, which addresses belong to one network. Pure."""
 
 from __future__ import annotations
 

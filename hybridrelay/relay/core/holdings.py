@@ -17,21 +17,21 @@ OwnerT = TypeVar("OwnerT")
 
 @attrs.define(eq=False)
 class Place(Generic[OwnerT]):
-    """One place that is taken. `Places` changes it."""
+    """One place that is taken. Only `Places` changes it."""
 
     holder: Holder
-    #: What has the place; if the place is kept: what had it last.
+    #: What has the place, for instance a pair. If the place is kept, this is its last owner.
     owner: OwnerT
     #: Since when it has been provisional, or established.
     since: float
-    #: Distinguishes its owner from others of the same holder; see `Places.choose_displaced`.
+    #: Distinguishes the owner from others of the same holder; see `Places.choose_displaced`.
     name: str = ""
     is_established: bool = False
-    #: Whether its owner has ended, and it is kept for its holder.
+    #: Whether the owner has ended, and the place is kept for its holder.
     is_kept: bool = False
-    #: When an established one becomes provisional again, and when one that is kept ends.
+    #: When an established place becomes provisional again, or when a kept place ends.
     until: float = math.inf
-    #: The time from when `until` was set to `until` (seconds).
+    #: How far `until` was ahead when it was set (seconds).
     term: float = math.inf
 
 
@@ -62,21 +62,22 @@ class Holdings(Generic[OwnerT]):
             del self._by_address[network]
 
     def count(self, holder: Holder) -> tuple[int, int]:
-        """How many the holder's network has, and how many its address has."""
+        """Return how many places the holder's network has, and how many its address has."""
         addresses = self._by_address.get(holder.network)
         return self._by_network.count(holder.network), 0 if addresses is None else addresses.count(holder.address)
 
     def greatest(
         self, newcomer: Holder, own: tuple[int, int], *, times: int = 1
     ) -> tuple[Tally[Place[OwnerT]], str] | None:
-        """The holder that has the most, if it has more than a multiple of what the newcomer's holder would have.
+        """Find the holder that has the most places, if it has more than `times` as many as the newcomer's holder
+        would have.
 
         Networks are compared first, and then the addresses of the newcomer's network.
 
         Args:
             newcomer: the holder that needs a place.
-            own: what the newcomer's network and address have, without the newcomer, as `count` returns it.
-            times: the multiple.
+            own: the result of `count` for the newcomer's holder, without the newcomer.
+            times: the factor for the comparison.
 
         Returns:
             The group of its places, or None.
@@ -91,7 +92,7 @@ class Holdings(Generic[OwnerT]):
         return None
 
     def oldest_for(self, newcomer: Holder) -> Place[OwnerT]:
-        """The oldest place of the holder that has the most, which is the newcomer's own if it has as many."""
+        """Return the oldest place of the holder that has the most; of the newcomer's own holder, if none has more."""
         network, address = newcomer.network, newcomer.address
         if self._by_network.count(network) != self._by_network.most:
             network = self._by_network.largest()

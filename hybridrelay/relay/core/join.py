@@ -1,7 +1,7 @@
 """The states of one join: which listener is asked next, and what its answer means for the sender. Pure.
 
-A sender asks for a listener. The relay chooses one and offers it a rendezvous; if that one does not accept, it asks
-another one, up to `MAX_ASKED`. The transitions are the table below.
+A sender asks for a listener. The relay chooses one and offers it a rendezvous. If that listener does not accept, the
+relay asks another one, up to `MAX_ASKED`. The transitions are in the table below.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .listener import HandleT, Listener
 
 __all__ = ["MAX_ASKED", "PASSED_ON", "TRANSITIONS", "Answer", "Join", "JoinState"]
 
-#: How many listeners are asked for one join, for at most a second each. The client waits for 20 seconds.
+#: How many listeners are asked for one join, each for at most a second. The client waits for 20 seconds.
 MAX_ASKED = 8
 
-#: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED: a
-#: listener must not be able to report for the relay, for example, that the client's key is not valid.
+#: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED, because
+#: a listener must not be able to speak for the relay, for example to say that the client's key is invalid.
 PASSED_ON = {
     Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
     Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,
@@ -90,7 +90,7 @@ class Join(Generic[HandleT]):
     asked: int = 0
     #: Instances that were asked and have not accepted.
     passed_over: set[str] = attrs.field(factory=set)
-    #: Why the last one has not accepted.
+    #: Why the last of them has not accepted.
     why: Reason = Reason.LISTENER_SILENT
     listener: Listener[HandleT] | None = None
     rendezvous_id: str = ""

@@ -13,7 +13,7 @@ __all__ = ["Kept"]
 
 OwnerT = TypeVar("OwnerT")
 
-#: A key at an address, or a key and a name.
+#: What entitles a newcomer to a kept place: its key and address, or its key and name.
 _Claim: TypeAlias = Holder | tuple[KeyId, str]
 
 
@@ -48,7 +48,7 @@ class Kept(Generic[OwnerT]):
                 del self._by_claim[claim]
 
     def find(self, newcomer: Holder, name: str) -> Place[OwnerT] | None:
-        """Find the place for a newcomer: the oldest one of the same key and name, or else the holder's oldest one."""
+        """Find the place for a newcomer: the oldest with the same key and name, or else the oldest of its holder."""
         for claim in _claims(newcomer, name):
             if places := self._by_claim.get(claim):
                 return next(iter(places))

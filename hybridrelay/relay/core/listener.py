@@ -16,7 +16,7 @@ HandleT = TypeVar("HandleT")
 
 @attrs.frozen(eq=False)
 class Listener(Generic[HandleT]):
-    """A registration. Compared by identity: registering again makes a different one."""
+    """A registration. Compared by identity, because registering again makes another one."""
 
     connection: str
     instance: str

@@ -9,9 +9,8 @@ The rules:
 3. Another instance is another listener, even with the same key. A name is never "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
 5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
-6. When all places of a hybrid connection are taken, a listener may be displaced by another one: see
-   `displacement.py`. For this, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
-   control channel is interrupted.
+6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. There,
+   an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its control channel is interrupted.
 
 The caller ensures that a peer that registers an instance, or declares it gone, has proved that it has the instance's
 secret. Therefore no other peer can exclude an instance by registering it with a higher generation.
@@ -49,9 +48,9 @@ __all__ = ["Listener", "ListenerTable"]
 class _Departed:
     generation: int
     gone: bool
-    #: When it is forgotten.
+    #: When the instance is forgotten.
     until: float
-    #: It may not register before this time.
+    #: The instance may not register before this time.
     kept_out_until: float = -math.inf
 
 
@@ -59,22 +58,22 @@ class _Departed:
 class _Settled:
     #: When it registered first.
     since: float
-    #: When that is forgotten.
+    #: When this entry is forgotten.
     until: float
 
 
 @attrs.define
 class _Connection(Generic[HandleT]):
-    """The listeners of one hybrid connection, and those that have left."""
+    """The listeners of one hybrid connection, including those that have left."""
 
     #: Decides which listener is admitted next if nothing distinguishes them.
     lottery: Lottery
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
-    #: Instances that are no longer registered, the longest departed first.
+    #: Instances that are no longer registered, those that left first first.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
-    #: When each registered instance registered first.
+    #: When each registered instance first registered.
     since: dict[str, float] = attrs.field(factory=dict)
-    #: The same of departed instances that were registered for `SETTLED_SECONDS`.
+    #: The same for departed instances that were registered for `SETTLED_SECONDS`.
     settled: dict[str, _Settled] = attrs.field(factory=dict)
 
 
@@ -114,11 +113,11 @@ class ListenerTable(Generic[HandleT]):
 
         Args:
             listener: the listener.
-            limit: how many listeners its hybrid connection may have; None: `max_per_connection`.
+            limit: how many listeners its hybrid connection may have; None means `max_per_connection`.
 
         Returns:
-            The registration that this has ended: an earlier one of the same instance, or that of another instance,
-            which was displaced. None if there is none.
+            The registration that this has ended, or None: an earlier one of the same instance, or one of another
+            instance that was displaced.
 
         Raises:
             RendezvousError: `reason` is SUPERSEDED if a newer generation of the instance has registered already,
@@ -293,7 +292,7 @@ class ListenerTable(Generic[HandleT]):
             known.settled = {name: one for name, one in known.settled.items() if one.until > now}
             known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
             if len(known.settled) > max(len(known.listeners), self._max_per_connection):
-                # The newest one is forgotten, so that an attacker with a key cannot push out the others.
+                # Forget the newest one, so that an attacker with a key cannot push out the others.
                 del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
         self.index.discard(connection, instance)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)

@@ -1,16 +1,16 @@
-"""Draws lots among applicants that were refused, if nothing else distinguishes them, for the next place. Pure.
+"""Drawing by lot which of the refused applicants gets the next place, if nothing else distinguishes them. Pure.
 
 Without a draw, the applicant that asks most often would get the place. The rules:
 
-1. All applicants that were refused since the last draw take part, each once, no matter how often it asks. All groups
-   of applicants have the same chance.
+1. All applicants that were refused since the last draw take part, each once, no matter how often it has asked. All
+   groups of applicants have the same chance.
 2. A draw takes place at the earliest `delay` seconds after the first refusal, and `period` seconds after the previous
    winner took its place.
 3. The right to the place is kept for the winner for `kept_seconds`, which is longer than an honest program waits
    between two attempts. After that, there is another draw.
 
 The winner is the applicant whose group and name have the smallest hash, under a random key that is new for each draw.
-So the memory needed does not depend on the number of applicants, and it is impossible to choose a name that wins.
+So the memory needed does not depend on the number of applicants, and nobody can choose a name that wins.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections.abc import Callable
 
 __all__ = ["KEPT_SECONDS", "ROTATION_SECONDS", "Lottery"]
 
-#: How often a place is displaced by lot (seconds). The displaced program may be an honest one; its sessions continue,
-#: and it takes part in the next draws.
+#: How often a place changes its owner by lot (seconds). The displaced program may be an honest one; its sessions
+#: continue, and it takes part in the next draws.
 ROTATION_SECONDS = 10.0
-#: How long a place is kept for the winner (seconds). Connectors and clients wait for 30 at most, plus the time that
-#: an attempt takes.
+#: How long a place is kept for the winner (seconds). Connectors and clients wait for at most 30 s between two
+#: attempts, plus the time that an attempt takes.
 KEPT_SECONDS = 45.0
 
 _SALT_SIZE = 16
@@ -37,7 +37,7 @@ class Lottery:
     Args:
         randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
         period: see rule 2.
-        delay: see rule 2. With 0, an applicant that is alone wins at once, unless it has to wait for `period`.
+        delay: see rule 2. With 0, a single applicant wins at once, unless it has to wait for `period`.
         kept_seconds: see rule 3.
     """
 
@@ -54,8 +54,8 @@ class Lottery:
         self._delay = delay
         self._kept_seconds = kept_seconds
         self._salt = self._new_salt()
-        #: The hashes and the name of the applicant that wins the next draw, unless one with smaller hashes is
-        #: refused.
+        #: The smallest hashes so far, and below, the name of their applicant, which wins the next draw unless one
+        #: with smaller hashes follows.
         self._smallest: tuple[bytes, bytes] | None = None
         self._leads = ""
         #: When the next draw is due; infinite until an applicant was refused.
@@ -66,7 +66,7 @@ class Lottery:
         self._kept_until = -math.inf
 
     def ask(self, group: str, name: str, now: float) -> bool:
-        """Enter an applicant that would be refused. Returns True if it is the winner, and has to be admitted.
+        """Enter an applicant that would be refused. Returns True if it is the winner and has to be admitted.
 
         Args:
             group: the applicant's group.

@@ -1,7 +1,7 @@
-"""The pairs of data channels that are joined now: their two ends, and how many bytes were moved between them. Pure.
+"""The present pairs of data channels: their two ends, and how many bytes were moved between them. Pure.
 
-The pump counts the bytes of one pair in two integers (`Moved`), and nothing else is done for each block of bytes.
-Sums are computed on request, from these integers and from the sums of the pairs that have ended.
+For each block of bytes, the pump only adds to one of two integers of the pair (`Moved`). Sums are computed on
+request, from these integers and from the sums of pairs that have ended.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["Moved", "Pair", "PairEnd", "PairTable", "Traffic"]
 
 
 class Moved(Protocol):
-    """How many bytes were handed on so far. It is counted elsewhere, while the bytes flow."""
+    """How many bytes were moved so far. The pump updates these numbers."""
 
     @property
     def to_client(self) -> int:
-        """To the client's data channel."""
+        """Bytes to the client's data channel."""
 
     @property
     def to_connector(self) -> int:
-        """To the connector's data channel."""
+        """Bytes to the connector's data channel."""
 
 
 @attrs.frozen
@@ -46,23 +46,23 @@ class PairEnd:
 class Pair:
     """Two data channels that are joined."""
 
-    #: The rendezvous; ``activity_id`` in events.
+    #: The id of the rendezvous; ``activity_id`` in events.
     id: str
     connection: str
     listener: PairEnd
     sender: PairEnd
-    #: When they were joined; on the clock of the caller.
+    #: When they were joined, on the caller's clock.
     since: float
     moved: Moved
 
 
 @attrs.frozen
 class Traffic:
-    """Bytes each way, and how many pairs moved them."""
+    """Bytes in each direction, and how many pairs moved them."""
 
     to_client: int = 0
     to_connector: int = 0
-    #: Joined now.
+    #: How many pairs are joined now.
     pairs: int = 0
 
     def __add__(self, other: Traffic) -> Traffic:
@@ -75,10 +75,10 @@ class Traffic:
 class _Account:
     """How many bytes were moved for one instance, or for one hybrid connection."""
 
-    #: By pairs that have ended.
+    #: The traffic of pairs that have ended.
     ended: Traffic = Traffic()
     joined: dict[str, Pair] = attrs.field(factory=dict)
-    #: How many registrations or control channels it has now.
+    #: How many registrations, or control channels, an instance has now.
     present: int = 0
 
     def traffic(self) -> Traffic:
@@ -90,17 +90,17 @@ class _Account:
 
 
 class PairTable:
-    """See the module.
+    """The pairs of a relay, and their traffic.
 
-    What an instance has moved is kept while it is present or has a pair; what a hybrid connection has moved, until
+    The traffic of an instance is kept while the instance is present or has a pair; that of a hybrid connection, until
     `forget`.
     """
 
     def __init__(self) -> None:
         """Make an empty table."""
-        #: By hybrid connection and id.
+        #: The pairs by hybrid connection and id.
         self.index: SortedIndex[Pair] = SortedIndex()
-        #: Each with the accounts to which it belongs.
+        #: The pairs by id, each with the accounts for which it counts.
         self._by_id: dict[str, tuple[Pair, tuple[_Account, ...]]] = {}
         self._connections: dict[str, _Account] = {}
         self._instances: dict[tuple[str, str], _Account] = {}
@@ -108,14 +108,14 @@ class PairTable:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    # --- what happens
+    # --- inputs
 
     def appears(self, connection: str, instance: str) -> None:
-        """An instance has one more registration, or one more control channel with the right to join."""
+        """Note that an instance has one more registration, or one more control channel with the right to join."""
         self._instances.setdefault((connection, instance), _Account()).present += 1
 
     def leaves(self, connection: str, instance: str) -> None:
-        """The reverse of `appears`. Nothing happens if it has not appeared."""
+        """Undo one call of `appears`. Does nothing if there was none."""
         account = self._instances.get((connection, instance))
         if account is None:
             return
@@ -123,8 +123,8 @@ class PairTable:
         self._clean(connection, instance)
 
     def joined(self, pair: Pair) -> None:
-        """Bytes are moved between two data channels from now on."""
-        # A set: a peer chooses its instance, and may have chosen that of the other one.
+        """Add a pair, between whose data channels bytes are moved from now on."""
+        # A set, because a client can claim any instance, even that of the listener.
         instances = {pair.listener.instance, pair.sender.instance}
         accounts = (
             self._connections.setdefault(pair.connection, _Account()),
@@ -136,7 +136,7 @@ class PairTable:
             account.joined[pair.id] = pair
 
     def ended(self, pair_id: str) -> None:
-        """No more bytes are moved. Nothing happens if the pair is not known."""
+        """Note that no more bytes are moved for a pair. Does nothing if the pair is not known."""
         known = self._by_id.pop(pair_id, None)
         if known is None:
             return
@@ -150,35 +150,35 @@ class PairTable:
             self._clean(pair.connection, end.instance)
 
     def forget(self, connection: str) -> None:
-        """A hybrid connection was deleted. What its last pairs have moved is forgotten with it."""
+        """Forget the traffic of a hybrid connection that was deleted, including that of its last pairs."""
         self._connections.pop(connection, None)
 
-    # --- looking at them
+    # --- reading
 
     def of_instance(self, connection: str, instance: str) -> Traffic:
-        """What an instance has moved for a hybrid connection since it appeared."""
+        """Return the traffic of an instance for a hybrid connection since the instance appeared."""
         account = self._instances.get((connection, instance))
         return Traffic() if account is None else account.traffic()
 
     def of_connection(self, connection: str) -> Traffic:
-        """What was moved for a hybrid connection since the relay started."""
+        """Return the traffic of a hybrid connection since the relay started."""
         account = self._connections.get(connection)
         return Traffic() if account is None else account.traffic()
 
     @property
     def connections(self) -> list[str]:
-        """The hybrid connections that have had a pair since the relay started, or since they were created."""
+        """Return the hybrid connections that have had a pair since the relay started, or since they were created."""
         return list(self._connections)
 
     def has(self, connection: str) -> bool:
-        """Whether it is one of `connections`."""
+        """Return whether a hybrid connection is one of `connections`."""
         return connection in self._connections
 
     def parts_of_connection(self, connection: str) -> tuple[Traffic, Sequence[Moved]]:
-        """What the ended pairs of a hybrid connection have moved, and the counters of those that are joined.
+        """Return the traffic of a hybrid connection's ended pairs, and the counters of its present pairs.
 
-        Together they are what `of_connection` adds up. The counters of many pairs can be added up in several steps,
-        because those of a pair that ends meanwhile stay as they are.
+        `of_connection` adds these up. A caller may do that in several steps if there are many pairs, because the
+        counters of a pair that ends meanwhile do not change any more.
         """
         account = self._connections.get(connection)
         return (Traffic(), ()) if account is None else (account.ended, [one.moved for one in account.joined.values()])

@@ -3,38 +3,39 @@
 What has a place, such as a pair, is the *owner* of the place. The rules for keys and hybrid connections:
 
 1. A key may have at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
-   single key gets half of them and a single hybrid connection two thirds, the next one two thirds of the rest, and
-   there are always some left for later requests. While most places are free, this does not restrict anything.
+   single key gets at most half of all places, and a single hybrid connection two thirds, the next one two thirds of
+   the rest, and there are always some left for later requests. While most places are free, this restricts nothing.
 2. An operator may set lower limits for each key and each hybrid connection.
 
-When a newcomer reaches such a limit, it may displace a place of the same key, or of the key that has the most places
-of that hybrid connection. A place is *provisional* at first, and *established* when it has turned out to be of use;
+When a newcomer reaches such a limit, it may displace the owner of a place of the same key, or of the key that has the
+most places of that hybrid connection. A place is *provisional* at first, and *established* once it has been of use;
 the code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one
 network by address. "Fewer" always includes the place that the newcomer would get:
 
-3. The oldest provisional place of the holder that has the most of them is displaced at once by a holder that has
-   fewer. Otherwise it is displaced when it is `TENURE_SECONDS` old; if the newcomer's own holder has the most, one of
-   its own is displaced. So a holder that asks endlessly displaces itself.
-4. Otherwise, a holder that has fewer places than another one has established ones gets the oldest provisional place,
-   whatever its age; or, if there is none, the newest established one of the holder that has the most. With
-   `spares_established`, this happens only once every `ROTATION_SECONDS`, and only if the newcomer's address has no
-   place at all, or the other holder has more than `FAR_MORE` times as many. Holders that meet this condition and have
-   to wait are drawn by lot, so that asking more often does not help.
-5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner displaces the oldest
-   provisional place; or a random established one, except with `spares_established`.
+3. The newcomer gets the oldest provisional place of the holder that has the most of them: at once if the newcomer's
+   holder has fewer, otherwise when the place is `TENURE_SECONDS` old. If the newcomer's own holder has the most, it
+   gets one of its own. So a holder that keeps asking displaces itself.
+4. Otherwise, if the newcomer's holder has fewer places than another holder has established ones, the newcomer gets
+   the oldest provisional place, whatever its age; or, if there is none, the newest established place of the holder
+   that has the most. With `spares_established`, either happens only once every `ROTATION_SECONDS`, and only if
+   the newcomer's address has no place at all, or the other holder has more than `FAR_MORE` times as many. Among
+   several holders that meet this condition, lots are drawn, so that asking more often does not help.
+5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner gets the oldest provisional
+   place; or if there is none, a random established one, except with `spares_established`.
 
-Because "fewer" includes the new place, two holders with about the same number do not displace each other in turns.
+Because "fewer" includes the new place, two holders with about the same number do not keep displacing each other.
 
 The owner of an established place may end although its holder still needs the place: if a data channel breaks, its
 session asks for another one. Such a place is *kept* for its holder (`Places.keep`):
 
-6. It still counts as an established place of its holder, so the rules above apply to it. The next newcomer with the
-   same key gets it, regardless of the limits, if it has the same name (a program whose address has changed) or the
-   same address. Then it counts for the newcomer's holder. So a holder does not get more places by keeping some.
-7. It ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends without
-   having done so, the place is kept again, until the same time.
+6. A kept place still counts as an established place of its holder, so the rules above apply to it, and no holder gets
+   more places by keeping some. The next newcomer with the same key gets it, regardless of the limits, if it has the
+   same name (a program whose address has changed) or the same address. Then the place counts for the newcomer's
+   holder.
+7. A kept place ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends
+   first, the place is kept again, until the same time.
 
-This module is long because the rules refer to each other: a change to one has to be checked against the others.
+This module is long because the rules depend on each other: a change to one has to be checked against the others.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ __all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
 #: honest program shows within this time that its place is of use, unless the path to it is very slow.
 TENURE_SECONDS = 3.0
 
-#: With `spares_established`, a holder that has places already can displace an established one of another holder only
-#: if that one has more than this many times as many. The displaced place is in use, so a small difference is not
-#: reason enough. With a factor of two, the holder that has lost a place cannot get it back in the same way, and a
-#: holder that took all places of a key keeps about two thirds of them.
+#: With `spares_established`, a holder that already has places gets an established one of another holder only if that
+#: holder has more than this many times as many. That place is in use, so a small difference is not reason enough.
+#: With a factor of two, the other holder cannot get its place back in the same way, and a holder that had taken all
+#: places of a key keeps about two thirds of them.
 FAR_MORE = 2
 
 OwnerT = TypeVar("OwnerT")
@@ -88,21 +89,21 @@ class _Pool(Generic[OwnerT]):
         return len(self.provisional.in_order) + len(self.established.in_order)
 
     def holdings(self, place: Place[OwnerT]) -> Holdings[OwnerT]:
-        """The holdings to which the place belongs, or would belong."""
+        """Return the holdings, of provisional or of established places, to which the place belongs."""
         return self.established if place.is_established else self.provisional
 
 
 class Places(Generic[OwnerT]):
-    """See the module.
+    """A limited number of places; see the module's docstring.
 
     Args:
         what: the plural name of the owners of places, for messages.
         total: how many places there are, at least 1.
-        clock: seconds of any clock that does not run backwards.
+        clock: returns seconds of a monotonic clock.
         randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
         per_connection: the most that one hybrid connection may hold; None: only rule 1 counts.
         per_key: the most that one key may hold; None: only rule 1 counts.
-        spares_established: displacing an established place does harm; see rules 4 and 5.
+        spares_established: whether to avoid displacing established places, because that does harm; see rules 4 and 5.
         established_after: the age at which a provisional place becomes established (seconds).
 
     Raises:
@@ -139,34 +140,35 @@ class Places(Generic[OwnerT]):
         self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
-        """Places taken, including those that are kept."""
+        """Return how many places are taken, including those that are kept."""
         self._pass_time()
         return self._taken
 
     @property
     def kept(self) -> int:
-        """Places that are kept."""
+        """How many places are kept."""
         self._pass_time()
         return len(self._kept)
 
     def held(self, key: KeyId) -> int:
-        """Places that a key has."""
+        """Return how many places a key has."""
         pool = self._find_pool(key)
         return 0 if pool is None else len(pool)
 
     def of(self, key: KeyId) -> tuple[Place[OwnerT], ...]:
-        """The places that a key has; takes time in proportion to their number."""
+        """Return the places of a key. Takes time in proportion to their number."""
         pool = self._find_pool(key)
         return () if pool is None else (*pool.provisional.in_order, *pool.established.in_order)
 
     def held_by_connection(self, connection: str) -> int:
-        """Places that a hybrid connection has."""
+        """Return how many places a hybrid connection has."""
         return sum(map(len, self._connections.get(connection, {}).values()))
 
     def choose_displaced(self, newcomer: Holder, name: str = "") -> Place[OwnerT] | None:
-        """Choose the place that a newcomer displaces. None: there is a free place, or one that is kept for it.
+        """Choose the place that a newcomer displaces. Returns None if there is a free place, or one that is kept for
+        it.
 
-        The caller ends the owner of that place, unless the place `is_kept`, and then calls `leave` with the place,
+        The caller then ends the owner of that place, unless the place `is_kept`, and calls `leave` with the place,
         and `take`.
 
         Args:
@@ -201,9 +203,9 @@ class Places(Generic[OwnerT]):
         return None
 
     def take(self, holder: Holder, owner: OwnerT, name: str = "") -> Place[OwnerT]:
-        """Take a place, until `leave` or `keep`. Call `choose_displaced` first, so that there is one.
+        """Take a place, until `leave` or `keep`. Call `choose_displaced` first, which ensures that there is one.
 
-        If a place is kept for the newcomer, it gets that one, which stays established until the time at which it
+        If a place is kept for the newcomer, it gets that one. The place stays established until the time at which it
         would have ended.
         """
         self._pass_time()
@@ -257,8 +259,8 @@ class Places(Generic[OwnerT]):
 
         Args:
             place: the place, whose owner has ended.
-            seconds: how long to keep it. If it was kept before and has not been established again since, it ends at
-                the time that was set then.
+            seconds: how long to keep it. If it was kept before and was not established again, the time that was set
+                then applies.
         """
         self._pass_time()
         pool = self._find_pool(place.holder.key)
@@ -271,12 +273,12 @@ class Places(Generic[OwnerT]):
         if place.until == math.inf:
             self._end_at(place, self._clock() + seconds, seconds)
         self._kept.add(place)
-        # It is the newest now: of the places of this holder, it is the first one to give way.
+        # Make it the newest, so that it is the first place of this holder to be displaced.
         pool.established.remove(place)
         pool.established.add(place)
 
     def drop_kept(self, key: KeyId) -> None:
-        """Give up the places that are kept for this key, because the key is no longer valid."""
+        """End the places that are kept for this key, because the key is no longer valid."""
         for place in self.of(key):
             if place.is_kept:
                 self.leave(place)
@@ -292,11 +294,11 @@ class Places(Generic[OwnerT]):
         self._forget_if_empty(key, pool)
         place.holder = holder
         if not place.is_established:
-            place.since = self._clock()  # it is the last one of those that are provisional
+            place.since = self._clock()  # it is now the newest of the provisional places
         self._make_pool(holder.key).holdings(place).add(place)
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
-        """Make a place established: its owner has shown that it is of use. Does nothing if it was given back.
+        """Make a place established, because it has been of use. Does nothing if it was given back.
 
         Args:
             place: the place.
@@ -307,12 +309,12 @@ class Places(Generic[OwnerT]):
             self._end_at(place, now + seconds, seconds)
 
     def make_provisional(self, place: Place[OwnerT]) -> None:
-        """Make a place provisional: it is no longer of use. Does nothing if it was given back."""
+        """Make a place provisional, because it is no longer of use. Does nothing if it was given back."""
         if place.is_established and self._turn(place, established=False, now=self._clock()):
             self._end_at(place, math.inf)
 
     def is_provisional(self, place: Place[OwnerT], seconds: float) -> bool:
-        """Whether a place has been provisional for at least this time."""
+        """Return whether a place has been provisional for at least this many seconds."""
         self._pass_time()
         if (pool := self._find_pool(place.holder.key)) is not None:
             self._establish_old(pool)
@@ -360,7 +362,7 @@ class Places(Generic[OwnerT]):
                 self._turn(place, established=True, now=now)
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
-        """Choose among the places of one key: that of the newcomer, or another one that has more."""
+        """Choose among the places of one key: the newcomer's own key, or another key that has more."""
         now = self._clock()
         self._establish_old(pool)
         if (chosen := self._by_share(pool, newcomer, now)) is not None:
@@ -370,7 +372,7 @@ class Places(Generic[OwnerT]):
         return self._by_lot(pool, newcomer)
 
     def _by_share(self, pool: _Pool[OwnerT], newcomer: Holder, now: float) -> Place[OwnerT] | None:
-        """Rules 3 and 4."""
+        """Apply rules 3 and 4."""
         is_own = self._find_pool(newcomer.key) is pool
         provisional, established = pool.provisional, pool.established
         # A holder of another key has none of these places.
@@ -396,7 +398,7 @@ class Places(Generic[OwnerT]):
         return tally.newest(group)
 
     def _by_lot(self, pool: _Pool[OwnerT], newcomer: Holder) -> Place[OwnerT] | None:
-        """Rule 5, for the winner."""
+        """Apply rule 5, for the winner of a draw."""
         if pool.provisional.in_order:
             return pool.provisional.oldest_for(newcomer)
         if self._spares_established:

@@ -1,4 +1,4 @@
-"""Counts the rendezvous of each hybrid connection, and knows which senders' instances have sessions. Pure."""
+"""Counting the rendezvous of each hybrid connection, and knowing which senders' instances have sessions. Pure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ __all__ = ["Presence"]
 
 
 class Presence:
-    """See the module. Every method takes constant time on average. Times are those of a monotonic clock."""
+    """See the module's docstring. Every method takes constant time on average. Times are on a monotonic clock."""
 
     def __init__(self) -> None:
         """Begin without any rendezvous."""
         self._rendezvous: Counter[str] = Counter()
         #: The number of joined rendezvous, by hybrid connection and instance.
         self._joined: Counter[tuple[str, str]] = Counter()
-        #: Instances whose last joined rendezvous has ended, and until when they count as present. In order of time.
+        #: Instances whose last joined rendezvous has ended, and until when they still count as present, in the order
+        #: of these times.
         self._left: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def begins(self, connection: str) -> None:
-        """A rendezvous was created."""
+        """Note that a rendezvous was created."""
         self._rendezvous[connection] += 1
 
     def joined(self, connection: str, instance: str) -> None:
-        """Its data channels were joined."""
+        """Note that the data channels of a rendezvous were joined."""
         self._joined[connection, instance] += 1
 
     def ended(self, connection: str, instance: str, now: float, *, was_joined: bool) -> None:
-        """It has ended."""
+        """Note that a rendezvous has ended."""
         self._rendezvous[connection] -= 1
         if not self._rendezvous[connection]:
             del self._rendezvous[connection]

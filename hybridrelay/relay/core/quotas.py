@@ -1,14 +1,13 @@
-"""Decides what the quotas of hybrid connections still admit, and which quotas are nearly or fully used. Pure.
+"""Deciding what the quotas of hybrid connections admit, and reporting quotas that are nearly or fully used. Pure.
 
 The rules:
 
 1. When a quota is used up, further requests are refused with a reason that says so. Nothing is ended, unless the
    limits have `end_at_limit`: then sessions end when the bytes of the period are used up.
-2. A running session may need another control channel of its client, or another pair of data channels. For this
-   purpose, a quota may be exceeded, up to twice the limit, because the relay may not have noticed yet that the
-   earlier one is dead.
-3. There is an event when four fifths of a quota are used, and another when all of it is used. Less than seven tenths
-   must be used before the quota can cause such an event again. The same event is not repeated within
+2. For a running session, a quota of control channels or pairs may be exceeded, up to twice the limit: the session may
+   need a new one when the relay has not noticed yet that the earlier one is dead.
+3. There is an event when four fifths of a quota are used, and another when all of it is used. Use must fall below
+   seven tenths before the quota can cause such an event again. The same event is not repeated within
    `REPEAT_SECONDS`.
 
 Listeners are admitted by `listeners.py`, because they may displace each other. The transitions are the table below.
@@ -43,7 +42,7 @@ class QuotaKind(enum.Enum):
     SENDERS = "senders"
     SESSIONS = "sessions"
     BYTES = "bytes"
-    #: Hybrid connections of the relay. The store refuses further ones.
+    #: The number of hybrid connections of the relay. Enforced by the store.
     CONNECTIONS = "hybrid connections"
 
 
@@ -109,8 +108,8 @@ class Quotas:
     Args:
         connections: the hybrid connections, by name.
         editions: the editions, and the one that the relay uses.
-        lenient_until: until this time, every join that names a listener counts as one for a running session, because
-            the relay has just started and does not know the sessions that are about to resume.
+        lenient_until: until this time, every join that names a listener counts as a join for a running session. A
+            relay that has just started does not know the sessions that are about to resume.
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class Quotas:
         self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
 
     def limits(self, connection: str) -> Limits:
-        """Return the limits that are set for a hybrid connection, itself or by its edition."""
+        """Return the limits that are set for a hybrid connection, directly or by its edition."""
         known = self._connections.get(connection)
         return Limits() if known is None else self._editions.set_limits(known.quota)
 
@@ -198,7 +197,7 @@ class Quotas:
         """Admit another pair of data channels; see `admit_sender`."""
         for moved, limit, ends, is_of_relay in self._byte_quotas(connection):
             if moved >= limit and (ends or not is_present):
-                # How much others have moved is said to nobody who sees only one hybrid connection.
+                # The refusal must not reveal to users of one hybrid connection how much the others have moved.
                 raise _refusal_for_relay() if is_of_relay else _refusal(QuotaKind.BYTES, moved, limit)
         self._admit(connection, QuotaKind.SESSIONS, used, is_present=is_present)
 
@@ -207,7 +206,7 @@ class Quotas:
         if limit is not None and used >= (2 * limit if is_present else limit):
             raise _refusal(kind, used, limit)
 
-    # --- how
+    # --- inside
 
     def _limit(self, connection: str, kind: QuotaKind) -> int | None:
         limits = self.limits(connection)

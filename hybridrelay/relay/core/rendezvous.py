@@ -4,19 +4,19 @@ The rules:
 
 1. A rendezvous has two tickets, one for each side: the relay's id and 224 random bits. A ticket can be used once,
    before it expires. A second or late use is refused and changes nothing.
-2. Only hashes of tickets are stored. So a lookup takes as long for a ticket that is nearly right as for any other,
-   and nobody can open a channel with what is in the relay's memory. The relay's id in a ticket is not secret, so it
-   need not be compared in constant time.
-3. A rendezvous is *open* from its creation until both tickets have been used. During this time it has one of the
-   places for open rendezvous, and until it ends also one of the places for pairs of data channels. Both count for its
-   sender's key. The place of a pair is *established* when the listener reports that the sender has proved its
+2. Only hashes of tickets are stored. So the time of a lookup reveals nothing about a ticket that is nearly right, and
+   a copy of the relay's memory does not allow anybody to open a channel. The relay's id in a ticket is not secret, so
+   it need not be compared in constant time.
+3. A rendezvous is *open* from its creation until both tickets have been used. While it is open, it has one of the
+   places for open rendezvous, and until it ends, it also has one of the places for pairs of data channels. Both count
+   for its sender's key. The place of a pair is *established* when the listener reports that the sender has proved its
    identity. Until then, a rendezvous may be displaced by one of another holder of the key (`places.py`). When a pair
-   with an established place ends by itself, the place is kept for a while for the next rendezvous of the same key
-   from the same instance or address, so that the session can be resumed.
-   The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
-   refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
-   again after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place
-   is used for the new one. An instance does not get more places in this way.
+   with an established place ends without the relay having ended it, the place is kept for a while for the next
+   rendezvous of the same key from the same instance or address, so that the session can be resumed. The relay may not
+   know yet that a pair has ended, because its data channel broke silently. So when an instance is refused a
+   rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks again
+   after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place is used
+   for the new one. An instance does not get more places in this way.
 4. The two data channels may become ready in an order other than that in which their tickets were used: after a
    channel has presented its ticket, it may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
@@ -49,18 +49,18 @@ from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outc
 
 __all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
-#: How long the sender of a pair must have sent nothing, after its instance was refused another pair, for the pair to
-#: be ended (seconds). This is shorter than the time for which a session waits to be resumed, even if its first
-#: attempt is late. An idle session may send something only every 25 seconds. If its pair is ended by mistake, because
-#: its program is moving to another route just then, the session is resumed over the new pair.
+#: A pair is ended if its instance was refused another pair, and its sender has sent nothing for this long since then
+#: (seconds). This is shorter than the time for which a session waits to be resumed, even if its first attempt is
+#: late. Since an idle session may send something only every 25 seconds, a working pair may be ended by mistake, if
+#: its program is just moving to another route. The session is then resumed over the new pair.
 SILENT_SECONDS = 15.0
-#: How many pairs of an instance are observed for that. An honest program has one or two.
+#: How many pairs of an instance are observed for this. An honest program has one or two.
 _MAX_LOOKED_AT = 8
 
 
 @attrs.frozen
 class Rendezvous:
-    """What `RendezvousTable.create` made. The tickets do not print, and are kept nowhere else."""
+    """A new rendezvous. The tickets are not printed, and are stored nowhere else."""
 
     #: 32 random hexadecimal digits. Not secret: it may be logged.
     id: str
@@ -71,13 +71,13 @@ class Rendezvous:
     expires_at: float
     listener_ticket: bytes = attrs.field(repr=False)
     sender_ticket: bytes = attrs.field(repr=False)
-    #: The rendezvous that had to make room for it.
+    #: The rendezvous that this one has displaced.
     displaced: tuple[Ended | Stopping, ...] = ()
 
 
 @attrs.frozen
 class Arrival:
-    """A data channel has presented a valid ticket, which is now used up."""
+    """A data channel that has presented a valid ticket, which is now used up."""
 
     rendezvous_id: str
     connection: str
@@ -86,14 +86,14 @@ class Arrival:
 
 @attrs.frozen
 class Stopping:
-    """The relay has to stop moving the bytes of a rendezvous. `Ended` follows when it has stopped."""
+    """A rendezvous whose bytes the relay has to stop moving. `Ended` follows when it has stopped."""
 
     rendezvous_id: str
 
 
 @attrs.frozen
 class Ended:
-    """A rendezvous is over."""
+    """A rendezvous that has ended."""
 
     rendezvous_id: str
     connection: str
@@ -124,7 +124,8 @@ class _Entry:
     #: The sides whose data channel is ready.
     ready: set[Side] = attrs.field(factory=set)
     joined_at: float | None = None
-    #: How many bytes the sender had sent when the instance was last refused another rendezvous, and since when.
+    #: When the instance was last refused another rendezvous: how many bytes the sender had sent by then, and since
+    #: when it has sent nothing more.
     heard: tuple[int, float] | None = None
     #: Whether its place has been given to another rendezvous of the same instance.
     has_given_place: bool = False
@@ -132,12 +133,13 @@ class _Entry:
     outcome: Outcome | None = None
 
 
-#: How long an established place is kept for its holder, see rule 3. After other outcomes it is not kept.
+#: How long an established place is kept for its holder after each outcome (seconds); see rule 3. After other outcomes
+#: it is not kept.
 _KEPT_SECONDS = {
     Outcome.CLOSED: KEPT_AFTER_BREAK_SECONDS,
     Outcome.FINISHED: KEPT_AFTER_END_SECONDS,
-    # These ended before they could be established. But if one of them had got a place that was kept for it, that
-    # place is kept again, for the next attempt.
+    # These rendezvous ended before they could be established. But if one of them had taken a kept place, that place
+    # is kept again, for the next attempt.
     **dict.fromkeys(
         (
             Outcome.NOBODY_CAME,
@@ -218,7 +220,7 @@ class RendezvousTable:
         return self._presence.connections
 
     def is_present(self, connection: str, instance: str, now: float) -> bool:
-        """Whether an instance of a sender has a joined rendezvous, or had one a moment ago."""
+        """Return whether a sender's instance has a joined rendezvous, or had one a moment ago."""
         return self._presence.is_present(connection, instance, now)
 
     def create(
@@ -261,7 +263,7 @@ class RendezvousTable:
         """End what has to make room for a rendezvous of this sender. Raises the same as `create`."""
         displaced: list[Ended | Stopping] = []
         freed: set[KeyId] = set()
-        # Choose first: this may raise, and then nothing must have ended.
+        # Choose before ending anything, because choosing may raise.
         chosen = [self._open_places.choose_displaced(sender, instance)]
         try:
             chosen.append(self._places.choose_displaced(sender, instance))
@@ -270,16 +272,16 @@ class RendezvousTable:
                 raise
             displaced.append(self._give_place(silent, now))
         for place in chosen:
-            # An open rendezvous also has one of the places for pairs, so it has made room there for its key as well.
+            # An open rendezvous that was ended also had a place for pairs, so there is already room for its key.
             if place is None or place.holder.key in freed:
                 continue
-            if place.is_kept:  # only pairs are kept
+            if place.is_kept:  # only places for pairs are ever kept
                 self._places.leave(place)
             else:
                 entry = self._entries[place.owner]
                 if (ended := self._end(entry, Input.DISPLACED, now)) is not None:  # None: it is being stopped
                     displaced.append(ended)
-                self._places.leave(entry.place)  # at once: if it is being stopped, that takes only a moment
+                self._places.leave(entry.place)  # at once, because stopping it takes only a moment
             freed.add(place.holder.key)
         return displaced
 
@@ -294,7 +296,7 @@ class RendezvousTable:
         return None
 
     def _give_place(self, entry: _Entry, now: float) -> Ended | Stopping:
-        """End a joined pair, and keep its place for the next rendezvous of its instance."""
+        """End a joined pair, and give its place to the next rendezvous of its instance."""
         ended = self._end(entry, Input.DISPLACED, now)
         assert ended is not None
         self._places.keep(entry.place, KEPT_AFTER_BREAK_SECONDS)
@@ -325,11 +327,11 @@ class RendezvousTable:
         return Arrival(entry.id, entry.connection, side)
 
     def ready(self, arrival: Arrival, now: float) -> State:
-        """The data channel of an arrival is ready to be joined with the other one.
+        """Note that the data channel of an arrival is ready to be joined with the other one.
 
         Returns:
-            `State.JOINED`: the other one is ready too, and the two are joined from now on. `State.ENDED`: the
-            rendezvous has ended already. Any other state: the data channel has to wait.
+            `State.JOINED` if the other one is ready too, so that the two are joined from now on; `State.ENDED` if the
+            rendezvous has already ended; with any other state, the data channel has to wait.
         """
         entry = self._entries.get(arrival.rendezvous_id)
         if entry is None:
@@ -345,7 +347,8 @@ class RendezvousTable:
         return entry.state
 
     def establish(self, rendezvous_id: str) -> None:
-        """The listener reports that the sender has proved its identity. Ignored if the channels are not joined."""
+        """Note that the sender has proved its identity, as reported by the listener. Ignored if the channels are not
+        joined."""
         entry = self._entries.get(rendezvous_id)
         if entry is not None and entry.state is State.JOINED:
             self._places.establish(entry.place)
@@ -360,11 +363,11 @@ class RendezvousTable:
         return [one for entry in late if isinstance(one := self._end(entry, Input.EXPIRES, now), Ended)]
 
     def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | Stopping | None:
-        """End a rendezvous because of something other than a ticket that expired or a key that was revoked.
+        """End a rendezvous for a reason other than expired tickets or revoked keys.
 
         Returns:
-            What follows; None if this does not end a rendezvous in its present state, or if there is none with this
-            id, because it has ended already.
+            None if `happened` does not end a rendezvous in its present state, or if there is no such rendezvous,
+            because it has already ended.
         """
         entry = self._entries.get(rendezvous_id)
         return None if entry is None else self._end(entry, happened, now)
@@ -372,8 +375,8 @@ class RendezvousTable:
     def revoke(self, keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
         """End every rendezvous that one of these keys had authorized, on either side, whether joined or not.
 
-        A side that is waiting learns of the revocation only if it concerns its own key. If the other side's key was
-        revoked, this says nothing about its own rights, and its status is that the other side did not come.
+        A side that is waiting learns of the revocation only if its own key was revoked. If it was the other side's,
+        the status says that the other side did not arrive.
         """
         hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
         ends = []

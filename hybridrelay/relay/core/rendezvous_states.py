@@ -1,6 +1,6 @@
 """The states, inputs and outcomes of a rendezvous, and the table of transitions. Pure.
 
-A pair of state and input that is not in the table is impossible and changes nothing.
+A pair of state and input that is not in the table has no effect.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Input(enum.Enum):
     EXPIRES = "expires"
     #: A side whose ticket was used has left before the two were joined.
     LEAVES = "leaves"
-    #: The listener was passed over, or reported that it cannot open a data channel.
+    #: The relay has turned to another listener, or the listener reported that it cannot open a data channel.
     WITHDRAWN = "withdrawn"
     #: A key by which one of the two was authorized is no longer valid.
     REVOKED = "revoked"
@@ -60,7 +60,7 @@ class Input(enum.Enum):
     BREAKS = "breaks"
     #: The task that served one of the two joined channels was cancelled.
     CANCELLED = "cancelled"
-    #: Its place is needed for another one.
+    #: Its place is needed for another rendezvous.
     DISPLACED = "displaced"
     #: An administrator has ended it.
     DROPPED = "dropped"
@@ -87,7 +87,8 @@ class Outcome(enum.Enum):
     SHUT_DOWN = "shut down"
 
 
-#: Why a rendezvous ended, which is also the status for a side that waits. `RendezvousTable.revoke` has an exception.
+#: Why a rendezvous ended. This is also the status for a side that waits, except in one case; see
+#: `RendezvousTable.revoke`.
 REASONS = {
     Outcome.FINISHED: Reason.NO_ERROR,
     Outcome.CLOSED: Reason.SESSION_LOST,
@@ -118,7 +119,7 @@ _FORCES = {
     Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,
 }
-#: Inputs that report that the relay no longer moves bytes.
+#: Inputs that say that the relay no longer moves bytes.
 _STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
 
 #: The next state and, where it decides how the rendezvous ends, the outcome.

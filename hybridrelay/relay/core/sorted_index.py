@@ -1,7 +1,7 @@
-"""Values by hybrid connection and key, kept in that order, so that a page of them costs what the page contains. Pure.
+"""Values sorted by hybrid connection and key, so that a page of them takes time in proportion to its length. Pure.
 
-A relay may hold tens of thousands of listeners, senders and sessions. Lists of them are given out in pages, and must
-not be sorted or counted for each page.
+A relay may have tens of thousands of listeners, senders and sessions. They are listed in pages, and sorting or
+counting all of them for each page would take too long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Position: TypeAlias = tuple[str, str]
 
 
 class SortedIndex(Generic[ValueT]):
-    """See the module. Each change takes a binary search, and moves at most 8 bytes for each value (`list.insert`)."""
+    """A sorted index; see the module's docstring. A change takes a binary search, and moves at most 8 bytes for each
+    value (`list.insert`)."""
 
     def __init__(self) -> None:
         """Make an empty index."""
@@ -30,11 +31,11 @@ class SortedIndex(Generic[ValueT]):
         return len(self._positions)
 
     def count(self, connection: str) -> int:
-        """How many values a hybrid connection has."""
+        """Return how many values a hybrid connection has."""
         return self._counts[connection]
 
     def get(self, connection: str, key: str) -> ValueT | None:
-        """The value, or None."""
+        """Return the value, or None."""
         return self._values.get((connection, key))
 
     def set(self, connection: str, key: str, value: ValueT) -> None:
@@ -58,16 +59,17 @@ class SortedIndex(Generic[ValueT]):
     def page(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[tuple[Position, ValueT]]:
-        """At most `limit` values, in order.
+        """Return at most `limit` values, in order.
 
         Args:
             limit: at least 1.
-            after: where the previous page ended, whether or not that value still exists; None: from the beginning.
-            connection: only the values of this hybrid connection.
+            after: the position at which the previous page ended, even if that value no longer exists; None means the
+                beginning.
+            connection: if given, only the values of this hybrid connection.
         """
         begin = 0 if after is None else bisect_right(self._positions, after)
         end = len(self._positions)
         if connection is not None:
             begin = max(begin, bisect_left(self._positions, (connection, "")))
-            end = bisect_left(self._positions, (connection + "\0", ""))  # the next string that there can be
+            end = bisect_left(self._positions, (connection + "\0", ""))  # the next possible string
         return [(position, self._values[position]) for position in self._positions[begin : min(end, begin + limit)]]

@@ -1,4 +1,4 @@
-"""Items in groups, and which group has the most. Pure."""
+"""Counting items in groups, and finding the largest group. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 class Tally(Generic[ItemT]):
     """Items in groups, in the order in which they were added.
 
-    Every method takes constant time, because a peer can have them called as often as it sends requests.
+    Unless it says otherwise, every method takes constant time, because each request of a peer causes calls.
     """
 
     def __init__(self) -> None:
@@ -38,23 +38,23 @@ class Tally(Generic[ItemT]):
             del self._groups[group]
 
     def count(self, group: str) -> int:
-        """The size of a group."""
+        """Return the size of a group."""
         return len(self._groups.get(group, ()))
 
     def largest(self) -> str:
-        """One of the groups that have the most items. There must be one."""
+        """Return one of the largest groups. There must be one."""
         return next(iter(self._by_size[self.most]))
 
     def oldest(self, group: str) -> ItemT:
-        """The item of a group that was added first. There must be one."""
+        """Return the item of a group that was added first. There must be one."""
         return next(iter(self._groups[group]))
 
     def newest(self, group: str) -> ItemT:
-        """The item of a group that was added last. There must be one."""
+        """Return the item of a group that was added last. There must be one."""
         return next(reversed(self._groups[group]))
 
     def of_largest(self) -> Iterable[ItemT]:
-        """The items of all groups that have the most; takes time in proportion to their number."""
+        """Return the items of all largest groups. Takes time in proportion to their number."""
         for group in self._by_size.get(self.most, ()):
             yield from self._groups[group]
 

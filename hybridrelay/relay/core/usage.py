@@ -1,13 +1,12 @@
-"""Counts the usage of hybrid connections in each period, and notes when keys were last used. Pure.
+"""Counting the usage of hybrid connections in each period, and noting when keys were last used. Pure.
 
 The rules:
 
-1. The caller passes in how much the pairs of a hybrid connection have moved in total. The difference from the
-   previous total counts for the present period. If a total is lower than the previous one, it has begun again at
-   zero.
+1. The caller passes in the total that the pairs of a hybrid connection have moved. The difference from the previous
+   total counts for the present period. A total that is lower than the previous one has begun again at zero.
 2. Periods never go back: if the clock is set back to an earlier one, usage continues to count for the later one.
-3. What has not been saved yet is taken as a batch of differences, and put back if it could not be saved. So a relay
-   that is killed loses only what it has counted since it last saved, and nothing counts twice.
+3. To save usage, the caller takes a batch of the differences since the last one, and puts it back if saving fails. So
+   a relay that is killed loses only what it has counted since it last saved, and nothing counts twice.
 
 Times are seconds since 1970.
 """
@@ -25,7 +24,7 @@ _NOTHING = Usage()
 
 
 class UsageMachine:
-    """See the module. `now` is the time at which it begins."""
+    """The usage of all hybrid connections; see the module's docstring. `now` is the time at which counting begins."""
 
     def __init__(self, now: float) -> None:
         self.period = Period.at(now)
@@ -58,7 +57,8 @@ class UsageMachine:
     # --- inputs
 
     def advance(self, now: float) -> bool:
-        """Begin the next period when it is time. Returns whether the clock is before the present period."""
+        """Begin the next period if it is time. Returns whether the clock is before the present period, because it was
+        set back."""
         period = Period.at(now)
         if period > self.period:
             self.period = period
@@ -78,7 +78,8 @@ class UsageMachine:
         self._add(connection, Usage(joins=1))
 
     def forget(self, connection: str) -> None:
-        """A hybrid connection was deleted, so its total begins again. If it is created again, its usage continues."""
+        """Note that a hybrid connection was deleted, so that its total begins again. If it is created again, its
+        usage continues."""
         self._seen.pop(connection, None)
 
     def used(self, key: KeyId, now: float) -> None:
@@ -110,10 +111,11 @@ class UsageMachine:
         self._unsaved_keys = {**batch.keys, **self._unsaved_keys}
 
     def restore(self, period: Period | None, usage: Mapping[str, Usage], keys: Mapping[KeyId, float]) -> None:
-        """Continue with what an earlier run has saved: its last period, the usage in it, and the last uses of keys.
+        """Continue from what an earlier run has saved: its last period, the usage in it, and the last uses of keys.
         Call this once."""
         if period is not None and period > self.period:
-            # The clock was set back while the relay was stopped. What was counted since then counts for that period.
+            # The clock was set back while the relay was stopped. Usage since the start counts for the saved, later
+            # period.
             moved: dict[tuple[Period, str], Usage] = {}
             for (_, name), one in self._unsaved.items():
                 moved[period, name] = moved.get((period, name), _NOTHING) + one
