@@ -1,13 +1,18 @@
-"""Hypothesis profiles: the same hundreds of examples in every ordinary run, thousands of fresh ones when thorough.
+"""What all tests share.
 
-And a home for what programs remember between runs, so that tests leave nothing in that of the user.
+Hypothesis profiles: the same hundreds of examples in every ordinary run, thousands of new ones when thorough.
+A directory for the state of the programs, so that tests change nothing in that of the user.
+A test that fails does not make later tests fail.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,6 +23,32 @@ settings.register_profile(
 )
 settings.register_profile("quick", settings.get_profile("default"), max_examples=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_HAS_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_HAS_FAILED] = True
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Discard what a failed test has left open.
+
+    Its traceback keeps sockets and other resources open. Each is a warning when it is collected, and warnings are
+    errors, so that without this a later test would fail, which has nothing to do with it.
+    """
+    result = yield
+    if item.stash.get(_HAS_FAILED, False):
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):  # pytest keeps the traceback here, too
+            vars(sys).pop(name, None)
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,15 +6,19 @@ systemd waits for the service to be ready (``Type=notify``), shows its status, w
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import trio
+
+from ..streams.unix_sockets import short_path
 
 __all__ = ["SystemdNotifier"]
 
@@ -70,12 +74,17 @@ class SystemdNotifier:
             return
         assert sys.platform != "win32"
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, self._destination() as destination:
                 sock.setblocking(False)
-                sock.sendto("\n".join(lines).encode(), self._address)
+                sock.sendto("\n".join(lines).encode(), destination)
         except OSError as exc:
             if not self._has_failed:  # it is tried again and again
-                logger.warning("systemd cannot be notified: %s", exc.strerror or errno.errorcode.get(exc.errno or 0))
+                logger.warning("systemd cannot be notified: %s", exc.strerror or exc)
             self._has_failed = True
         else:
             self._has_failed = False
+
+    def _destination(self) -> AbstractContextManager[str]:
+        """The address of systemd's socket, for the block."""
+        is_file = self._address.startswith("/")
+        return short_path(Path(self._address)) if is_file else contextlib.nullcontext(self._address)

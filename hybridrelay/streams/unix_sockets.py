@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["SocketFile", "check_same_user", "connect_unix_socket", "listen_unix_socket"]
+__all__ = ["SocketFile", "check_same_user", "connect_unix_socket", "listen_unix_socket", "short_path"]
 
 #: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
 _MAX_PATH = 103
@@ -71,7 +71,7 @@ async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFil
         # On Linux, the file gets the mode of the socket, so that it is private from the beginning. Other systems need
         # the second call; meanwhile, the private directory protects the file.
         os.fchmod(sock.fileno(), 0o600)
-        with _short_path(path) as name:
+        with short_path(path) as name:
             # Not Trio's bind, which needs a thread, and there may be none left. On a local file system, this does not
             # block.
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
@@ -93,7 +93,7 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
     """
     sock = _new_socket()
     try:
-        with _short_path(path) as name:
+        with short_path(path) as name:
             await sock.connect(name)
         return trio.SocketStream(sock)
     except BaseException:
@@ -135,19 +135,29 @@ def _new_socket() -> trio.socket.SocketType:
 
 
 @contextlib.contextmanager
-def _short_path(path: Path) -> Iterator[str]:
-    """Yield a name for `path` that is short enough for the system.
+def short_path(path: Path) -> Iterator[str]:
+    """Yield a path of the same file that is short enough for the address of a Unix socket.
+
+    On Linux, the directory of a longer path is opened, and the name leads through its descriptor.
 
     Raises:
-        OSError: there is no such name (ENAMETOOLONG).
+        OSError: the directory cannot be opened, or there is no such path: the name of the file itself is too long, or
+            the system is not Linux (ENAMETOOLONG).
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield str(path)
         return
     if sys.platform != "linux":
-        raise OSError(errno.ENAMETOOLONG, "the path is too long for a Unix socket", str(path))
+        raise _too_long(path)
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
+        name = f"/proc/self/fd/{directory}/{path.name}"
+        if len(os.fsencode(name)) > _MAX_PATH:
+            raise _too_long(path)
+        yield name
     finally:
         os.close(directory)
+
+
+def _too_long(path: Path) -> OSError:
+    return OSError(errno.ENAMETOOLONG, "the path is too long for a Unix socket", str(path))

@@ -19,6 +19,7 @@ import pytest
 from hybridrelay.management.values import ConnectionValue
 from hybridrelay.relay import ConnectionSnapshot, SQLiteStore
 from hybridrelay.security import ManagementRole
+from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import HYBRIDRELAY, Program
 from ..management.live import FakeRelay
@@ -262,13 +263,11 @@ def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Create
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_relay_that_hangs_can_be_given_up(
-    created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
+def test_a_relay_that_hangs_can_be_given_up(created: Created, number: signal.Signals) -> None:
     """It is never taken for one that does not run: nothing is changed behind its back."""
     with socket.socket(socket.AF_UNIX) as listener:
-        monkeypatch.chdir(created.state)  # the whole path may be longer than the system allows
-        listener.bind("management.sock")
+        with short_path(created.state / "management.sock") as name:
+            listener.bind(name)
         listener.listen()
         command: list[str | Path] = [*HYBRIDRELAY, "connections", "delete", "orders", "--state", created.state]
         with Program(command) as program:

@@ -16,6 +16,7 @@ import trio
 
 from hybridrelay.cli.running import GracefulStop, run_until_stopped
 from hybridrelay.cli.sd_notify import SystemdNotifier
+from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import Deployment, Program
 
@@ -29,7 +30,8 @@ class Systemd:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
+        with short_path(path) as name:
+            self._socket.bind(name)
         self._socket.settimeout(HEARD_SECONDS)
 
     def hear(self) -> dict[str, str]:
@@ -60,6 +62,22 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 def test_whether_there_is_a_watchdog(more: dict[str, str], seconds: float | None) -> None:
     assert SystemdNotifier({"NOTIFY_SOCKET": "/x", **more}).watchdog_seconds == seconds
     assert SystemdNotifier(more).watchdog_seconds is None
+
+
+def test_a_path_that_is_longer_than_the_address_of_a_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux has it")
+    directory = tmp_path / ("a" * 200)
+    directory.mkdir()
+    systemd = Systemd(directory / "notify")
+    try:
+        SystemdNotifier({"NOTIFY_SOCKET": str(systemd.path)}).ready("fine")
+        assert systemd.hear() == {"READY": "1", "STATUS": "fine"}
+    finally:
+        systemd.close()
+    with caplog.at_level(logging.WARNING):
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{'a' * 200}"}).ready("fine")
+    assert "too long" in caplog.text
 
 
 async def test_the_watchdog_hears_the_event_loop(systemd: Systemd, autojump_clock: trio.testing.MockClock) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from hybridrelay.streams.unix_sockets import short_path
+
 from ..deployments import Deployment, Program
 from ..waiting import wait_until
 from .conftest import Run
@@ -38,7 +40,8 @@ class UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(SECONDS)
-        self.sock.connect(self._path)
+        with short_path(Path(self._path)) as name:
+            self.sock.connect(name)
 
 
 def get(address: str, path: str) -> tuple[int, bytes]:

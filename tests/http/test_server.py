@@ -19,6 +19,7 @@ from hybridrelay.cli.logs import LineFormatter
 from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.http import Hold, Limits, Prepare, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
+from hybridrelay.streams.unix_sockets import connect_unix_socket, listen_unix_socket
 from hybridrelay.testing._pairs import outer_context
 
 from ..receiving import receive_all
@@ -285,15 +286,12 @@ async def test_unix_sockets(tmp_path: Path) -> None:
         return stream, stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
 
     observed = Observed()
-    sock = trio.socket.socket(socket.AF_UNIX)
-    await sock.bind(str(tmp_path / "socket"))
-    sock.listen()
+    listener, _ = await listen_unix_socket(tmp_path / "socket")
     async with trio.open_nursery() as nursery:
-        listeners = [trio.SocketListener(sock)]
         await nursery.start(
-            lambda task_status: serve(listeners, make_service(observed), prepare=who, task_status=task_status)
+            lambda task_status: serve([listener], make_service(observed), prepare=who, task_status=task_status)
         )
-        async with await trio.open_unix_socket(tmp_path / "socket") as client:
+        async with await connect_unix_socket(tmp_path / "socket") as client:
             assert (await Client(client).request("GET", "/")).status == 200
         await wait_until(lambda: bool(observed.accesses))
         nursery.cancel_scope.cancel()

@@ -17,7 +17,7 @@ import trio
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream, StatusListening
 from hybridrelay.monitoring import StatusAddress, serve_status
-from hybridrelay.streams.unix_sockets import connect_unix_socket
+from hybridrelay.streams.unix_sockets import connect_unix_socket, short_path
 
 from ..http.serving import Client
 from .snapshots import FakeSource, endpoint, stream
@@ -83,8 +83,8 @@ async def test_a_socket_of_another_program_is_not_replaced_and_one_that_was_left
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     path = tmp_path / "status.sock"
-    with socket.socket(socket.AF_UNIX) as left_behind:
-        left_behind.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as left_behind, short_path(path) as name:
+        left_behind.bind(name)
     address = await start(nursery, StatusAddress(path))
     with pytest.raises(ConfigurationError, match="another program serves its status"):
         await start(nursery, StatusAddress(path))
