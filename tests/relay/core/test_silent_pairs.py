@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from hybridrelay.errors import RendezvousError
+from hybridrelay.protocol.config import DATA_CONFIG
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.rendezvous import SILENT_SECONDS, Rendezvous, RendezvousTable, Stopping
@@ -17,6 +18,11 @@ RELAY_ID = b"\x01\x02\x03\x04"
 #: How many pairs the key may have.
 LIMIT = 4
 ADDRESS = "192.0.2.1"
+
+
+def test_an_idle_session_that_works_is_not_silent_for_so_long() -> None:
+    """Its client sends a PING in time, even if that is delayed for as long as the connector would wait for it."""
+    assert DATA_CONFIG.ping_interval + DATA_CONFIG.ping_timeout <= SILENT_SECONDS < DATA_CONFIG.resume_deadline
 
 
 class Scene:
