@@ -13,7 +13,7 @@ import attrs
 
 from ._descriptors import RAISE_LIMIT
 
-__all__ = ["OUT_OF_DESCRIPTORS", "Shortage", "shortage_of"]
+__all__ = ["OUT_OF_DESCRIPTORS", "OUT_OF_MEMORY", "Shortage", "shortage_of"]
 
 
 @attrs.frozen
@@ -27,6 +27,11 @@ class Shortage:
 
 #: EMFILE, and its remedy.
 OUT_OF_DESCRIPTORS = Shortage("has run out of file descriptors", RAISE_LIMIT)
+#: MemoryError, and its remedy.
+OUT_OF_MEMORY = Shortage(
+    "has no memory left for this program",
+    "free memory on this machine, or raise the limit of this program: ulimit -v, MemoryMax= in the service's unit",
+)
 _PORTS = Shortage(
     "has no local port left for the connection",
     "widen net.ipv4.ip_local_port_range, or find out with 'ss -tan' what holds so many connections",

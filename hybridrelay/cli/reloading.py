@@ -68,7 +68,7 @@ class ReloadRequests:
         """
         import trio
 
-        from ..events import InternalError
+        from .._unexpected_failure import unexpected_failure
         from ..events.plain_log import plainly_logged_events
 
         self._token = trio.lowlevel.current_trio_token()
@@ -80,7 +80,7 @@ class ReloadRequests:
             try:
                 await reload()
             except Exception as exc:  # noqa: BLE001
-                plainly_logged_events().publish(InternalError(where="the reload", exception=exc))
+                plainly_logged_events().publish(unexpected_failure("the reload", exc))
 
 
 def publish_not_reloaded(error: HybridRelayError) -> None:

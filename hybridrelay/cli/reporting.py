@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .._exception_groups import leaves
-from .._shortage import shortage_of
+from .._shortage import OUT_OF_MEMORY, shortage_of
 from ..errors import ConfigurationError, HybridRelayError
+from ..protocol.reasons import Reason
 from . import exits
 from .logs import print_error
 
@@ -31,6 +32,9 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
                 where = f": {leaf.filename}" if leaf.filename else ""
                 message = f"{leaf.strerror}{where}" if shortage is None else f"this machine {shortage.text}"
                 print_error(message, None if shortage is None else shortage.remedy, as_json=bool(args.log_json))
+            elif _is_out_of_memory(leaf):
+                text, remedy = f"this machine {OUT_OF_MEMORY.text}", OUT_OF_MEMORY.remedy
+                print_error(text, remedy, as_json=bool(args.log_json), reason=Reason.OUT_OF_RESOURCES.slug)
             else:
                 print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json), reason="internal-error")
         return max(map(_exit_code, leaves(exc)))
@@ -42,9 +46,14 @@ _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report wh
 def _exit_code(exc: BaseException) -> int:
     if isinstance(exc, ConfigurationError):
         return exits.USAGE
-    if isinstance(exc, HybridRelayError) or (isinstance(exc, OSError) and exc.strerror):
+    if isinstance(exc, HybridRelayError) or (isinstance(exc, OSError) and exc.strerror) or _is_out_of_memory(exc):
         return exits.FAILED
     return exits.BUG
+
+
+def _is_out_of_memory(exc: BaseException) -> bool:
+    """Whether it is a MemoryError, or an error of Trio's own code that one has caused."""
+    return isinstance(exc, MemoryError) or isinstance(exc.__cause__, MemoryError)
 
 
 def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:

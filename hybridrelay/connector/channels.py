@@ -6,10 +6,11 @@ import contextlib
 
 import trio
 
+from .._unexpected_failure import unexpected_failure
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
-from ..events import DataChannelDeclined, DataChannelFailed, EventStream, InternalError
+from ..events import DataChannelDeclined, DataChannelFailed, EventStream
 from ..mux import receive_hello, refuse_session
 from ..protocol import control
 from ..protocol.frames import Hello
@@ -122,7 +123,7 @@ class DataChannels:
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
         except Exception as exc:  # noqa: BLE001
             # A bug in this program. It is logged, and must not affect other channels.
-            self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
+            self._events.publish(unexpected_failure("data channel", exc, published.name))
         finally:
             publication.unproven.leave(newcomer)
             self._sessions.end_opening(opening)

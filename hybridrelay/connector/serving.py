@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import trio
 
+from .._unexpected_failure import unexpected_failure
 from ..connectivity.counters import EndpointCounters
-from ..events import EventStream, InternalError, ShareUsedUp, TargetOutOfResources
+from ..events import EventStream, ShareUsedUp, TargetOutOfResources
 from ..mux import Bridged, BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from .outcome import NotConnected, outcome_of
@@ -124,9 +125,9 @@ class ServedStream:
         try:
             outcome = await self._serve()
         except Exception as exc:  # noqa: BLE001
-            # A bug in this program. It is logged, and must not affect other streams.
+            # A bug in this program, or no memory. It is logged, and must not affect other streams.
             name = origin.published.name
-            self._service.events.publish(InternalError(where="stream", connection=name, exception=exc))
+            self._service.events.publish(unexpected_failure("stream", exc, name))
             failure = Reason.INTERNAL_ERROR
             outcome = NotConnected(failure)
         finally:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._shortage import OUT_OF_MEMORY
 from .base import Event, Level
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InternalError",
     "LeftoverRemoved",
     "ListenAddressSkipped",
+    "OutOfMemory",
     "ProgramReady",
     "ProgramStarted",
     "ProgramStopping",
@@ -268,3 +270,17 @@ class InternalError(Event):
     where: str
     connection: str = ""
     exception: BaseException
+
+
+@attrs.frozen(kw_only=True)
+class OutOfMemory(Event):
+    """This program cannot get more memory. A connection or stream ends because of it, and the program continues."""
+
+    name: ClassVar = "memory.used-up"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "Something failed because this program cannot get more memory"
+
+    #: What failed.
+    where: str
+    connection: str = ""
+    remedy: str = OUT_OF_MEMORY.remedy

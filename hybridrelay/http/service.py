@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from ..events import InternalError, logged_events
+from .._unexpected_failure import unexpected_failure
+from ..events import logged_events
 from .failure import RenderFailure, plain_text
 from .limits import Limits
 from .request import Handler
@@ -50,7 +51,7 @@ def publish_crash(exc: Exception) -> None:
     The event is only logged.
     """
     failed = HandlerFailed(type(exc).__name__).with_traceback(exc.__traceback__)
-    logged_events().publish(InternalError(where="a request handler", exception=failed))
+    logged_events().publish(unexpected_failure("a request handler", failed))
 
 
 @attrs.frozen(kw_only=True, eq=False)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from hybridrelay.cli import main
 from hybridrelay.cli.commands import probe
@@ -100,6 +101,25 @@ def test_a_bug_shows_neither_its_text_nor_a_traceback(run: Run, monkeypatch: pyt
     assert "--log-level debug" in result.err
     assert "Traceback" not in result.err
     assert KEY not in result.err
+
+
+@pytest.mark.parametrize("how", ["alone", "in a group", "inside Trio"])
+def test_a_program_without_memory_does_not_ask_to_report_a_bug(
+    run: Run, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    failure: Exception = MemoryError()
+    if how == "in a group":
+        failure = ExceptionGroup("", [ExceptionGroup("", [MemoryError()])])
+    elif how == "inside Trio":
+        failure = trio.TrioInternalError()
+        failure.__cause__ = MemoryError()
+    _failing(monkeypatch, failure)
+    result = run("probe")
+
+    assert result.code == 1
+    message, remedy = result.err.splitlines()
+    assert message == "hybridrelay: error: this machine has no memory left for this program"
+    assert "ulimit -v" in remedy
 
 
 def test_a_bug_at_the_level_debug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

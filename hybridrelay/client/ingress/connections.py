@@ -5,9 +5,10 @@ from __future__ import annotations
 import trio
 
 from ..._nursery import FlatNursery
+from ..._unexpected_failure import unexpected_failure
 from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError, StreamRefused
-from ...events import InternalError, StreamClosed, StreamFailed, StreamRequested
+from ...events import StreamClosed, StreamFailed, StreamRequested
 from ...mux import BridgeProgress, MuxStream, bridge
 from ...protocol.reasons import Reason
 from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
@@ -71,7 +72,7 @@ class _Connection:
         except Exception as exc:  # noqa: BLE001
             # A bug. It must not affect other connections, and has to be logged.
             name = self._client.connection
-            self._client.events.publish(InternalError(where="stream", connection=name, exception=exc))
+            self._client.events.publish(unexpected_failure("stream", exc, name))
             refusal = StreamRefused("internal error", reason=Reason.INTERNAL_ERROR)
             await abort_stream(self._local)
         finally:

@@ -9,9 +9,10 @@ import trio
 
 from ..._exception_groups import leaves
 from ..._nursery import FlatNursery
+from ..._unexpected_failure import unexpected_failure
 from ...abc import Incoming
 from ...errors import HybridRelayError
-from ...events import ChannelFailed, EventStream, InternalError, ProxyHeaderRefused
+from ...events import ChannelFailed, EventStream, ProxyHeaderRefused
 from ...mux import EarlySession, Session
 from ...protocol import control
 from ...protocol.errors import RemoteProtocolError
@@ -237,8 +238,8 @@ class ConnectionService:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback
             if any(not isinstance(leaf, _EXPECTED) for leaf in leaves(exc)):
-                # A bug. It must not end the relay, and must be reported.
-                self._events.publish(InternalError(where=f"a connection on port {port.name}", exception=exc))
+                # A bug, or no memory. It must not end the relay, and must be reported.
+                self._events.publish(unexpected_failure(f"a connection on port {port.name}", exc))
             else:
                 self._events.publish(ChannelFailed(peer=connection.address, port=port.name, detail=str(exc)))
         finally:

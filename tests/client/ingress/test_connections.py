@@ -14,7 +14,15 @@ from hybridrelay.client.ingress.connections import Connections
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import RelayUnreachable
-from hybridrelay.events import Event, EventStream, InternalError, StreamClosed, StreamFailed, StreamRequested
+from hybridrelay.events import (
+    Event,
+    EventStream,
+    InternalError,
+    OutOfMemory,
+    StreamClosed,
+    StreamFailed,
+    StreamRequested,
+)
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.sockets import abort_stream
@@ -215,6 +223,20 @@ async def test_a_bug_ends_one_connection_only(scene: Scene, nursery: trio.Nurser
     assert end.reason is Reason.INTERNAL_ERROR
     (bug,) = [event for event in scene.client.published if isinstance(event, InternalError)]
     assert isinstance(bug.exception, KeyError)
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lack_of_memory_ends_one_connection_only_and_is_not_reported_as_a_bug(
+    scene: Scene, nursery: trio.Nursery
+) -> None:
+    scene.client.error = ExceptionGroup("", [MemoryError()])
+    scene.client.ready.set()
+    end = await scene.end()
+    assert isinstance(end, StreamFailed)
+    (event,) = [event for event in scene.client.published if isinstance(event, InternalError | OutOfMemory)]
+    assert isinstance(event, OutOfMemory)
+    assert "ulimit -v" in event.remedy
     assert await scene.is_reset()
     nursery.cancel_scope.cancel()
 
