@@ -10,7 +10,7 @@ from . import output
 
 __all__ = ["duration", "section", "size", "status_text"]
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB", "EB")
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def status_text(status: RelayStatus, now: float) -> str:

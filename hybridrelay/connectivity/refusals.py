@@ -42,6 +42,10 @@ _REMEDIES = {
     Reason.SENDER_QUOTA: f"stop a client that is not needed, or {_RAISE}",
     Reason.SESSION_QUOTA: f"end sessions that are not needed, or {_RAISE}",
     Reason.TRANSFER_QUOTA: f"wait for the next calendar month (UTC), or {_RAISE}",
+    Reason.ADMINISTRATOR_DROPPED: (
+        "nothing has to be done: a connector registers again by itself 30 seconds after it was dropped; to keep it "
+        "out, stop it, disable the hybrid connection or revoke its key"
+    ),
     Reason.NO_LISTENER: "start the connector, or check its log to see why it is not registered",
 }
 #: Kinds of errors, those that came closest to success first: the relay accepted us; the peer answered; the relay

@@ -55,9 +55,10 @@ class ListenerValue(Value, frozen=True):
     software: str
     rule: str
     slot: str
-    #: Seconds since 1970.
+    #: Since when it has been registered without interruption (seconds since 1970).
     since: float
-    #: The number of sessions that it has now, and the bytes that were moved for it since `since`.
+    #: The number of sessions that it has now, and the bytes that were moved for it. Its sessions also run while it is
+    #: not registered, so these bytes may include some from before `since`.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int

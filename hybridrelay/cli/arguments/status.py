@@ -15,9 +15,10 @@ With --from, show the state of a connector or forward: its problems, its hybrid 
 and its streams, with label and target at a connector, and the address of the application at a forward.
 
 Problems of a relay are: a hybrid connection without a registered connector, a certificate that expires within three
-weeks, places or slots that are nine tenths taken, and a drain. Problems of a connector or forward are: a hybrid
-connection that is not registered, at one relay or at all, or that has no session for new connections; a session that
-is waiting to be resumed; and a program that is stopping.
+weeks, places or slots that are nine tenths taken, a quota of which four fifths or more are used, files that cannot be
+written, and a drain. Problems of a connector or forward are: a hybrid connection that is not registered, at one relay
+or at all, or that has no session for new connections; a session that is waiting to be resumed; and a program that is
+stopping.
 
 The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
 With --watch, the last state shown determines the exit code.

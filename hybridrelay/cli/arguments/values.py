@@ -138,7 +138,7 @@ def lifetime(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,4})([hd])", text)
     seconds = 0 if match is None else int(match[1]) * {"h": 3_600, "d": 86_400}[match[2]]
     if not 0 < seconds <= 365 * 86_400:
-        raise ValueError("expected a time such as 12h or 30d, at most 365d")
+        raise ValueError("expected hours or days, such as 12h or 30d: at least 1h, at most 365d")
     return float(seconds)
 
 

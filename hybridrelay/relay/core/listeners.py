@@ -71,6 +71,8 @@ class _Connection(Generic[HandleT]):
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
     #: Instances that are no longer registered, those that left first first.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
+    #: Since when each registered instance has been registered without interruption.
+    registered_since: dict[str, float] = attrs.field(factory=dict)
     #: When each registered instance first registered.
     since: dict[str, float] = attrs.field(factory=dict)
     #: The same for departed instances that were registered for `SETTLED_SECONDS`.
@@ -147,6 +149,7 @@ class ListenerTable(Generic[HandleT]):
         known.departed.pop(listener.instance, None)
         known.settled.pop(listener.instance, None)
         known.since[listener.instance] = since
+        known.registered_since.setdefault(listener.instance, now)
         known.listeners[listener.instance] = listener
         self.index.set(listener.connection, listener.instance, listener)
         return displaced
@@ -238,8 +241,9 @@ class ListenerTable(Generic[HandleT]):
         return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
 
     def since(self, listener: Listener[HandleT]) -> float:
-        """Return when the instance of a registered listener registered first, on the clock of this table."""
-        return self._connections[listener.connection].since[listener.instance]
+        """Return since when the instance of a registered listener has been registered without interruption, on the
+        clock of this table."""
+        return self._connections[listener.connection].registered_since[listener.instance]
 
     def of(self, connection: str) -> tuple[Listener[HandleT], ...]:
         """Return the listeners of a hybrid connection."""
@@ -287,6 +291,7 @@ class ListenerTable(Generic[HandleT]):
         kept_out_until: float = -math.inf,
     ) -> None:
         now = self._clock()
+        known.registered_since.pop(instance, None)
         since = known.since.pop(instance, math.inf)
         if now - since >= SETTLED_SECONDS:
             known.settled = {name: one for name, one in known.settled.items() if one.until > now}

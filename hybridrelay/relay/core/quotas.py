@@ -143,8 +143,9 @@ class Quotas:
         """Use these limits from now on."""
         self._connections, self._editions = connections, editions
         self.limited = _limited(connections)
-        self._levels = {key: level for key, level in self._levels.items() if key.connection in (*connections, _RELAY)}
-        self._uses = {key: use for key, use in self._uses.items() if key in self._levels}
+        # Limits may have been removed or raised. What is used has not changed by that.
+        for key, (used, _) in list(self._uses.items()):
+            self._note(key, used, self._limit_of(key), now)
         self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
 
     def limits(self, connection: str) -> Limits:
@@ -159,15 +160,14 @@ class Quotas:
         self._bytes, self._all_bytes = by_connection, total
         for name in self.limited:
             self.note(name, QuotaKind.BYTES, by_connection.get(name, 0), now)
-        edition = self._editions.of_relay
-        limit = None if edition is None else edition.limits.bytes_per_period
-        self._note(_Key(_RELAY, QuotaKind.BYTES), total, limit, now)
-        allowed = None if edition is None else edition.connections
-        self._note(_Key(_RELAY, QuotaKind.CONNECTIONS), len(self._connections), allowed, now)
+        for kind, used in ((QuotaKind.BYTES, total), (QuotaKind.CONNECTIONS, len(self._connections))):
+            key = _Key(_RELAY, kind)
+            self._note(key, used, self._limit_of(key), now)
 
     def note(self, connection: str, kind: QuotaKind, used: int, now: float) -> None:
         """Note how much of a quota of a hybrid connection is used now."""
-        self._note(_Key(connection, kind), used, self._limit(connection, kind), now)
+        key = _Key(connection, kind)
+        self._note(key, used, self._limit_of(key), now)
 
     def most_used(self) -> Iterator[tuple[str | None, QuotaKind, int, int]]:
         """Yield the quotas that are not `Level.FREE`: hybrid connection (None: the relay), kind, use and limit."""
@@ -207,6 +207,14 @@ class Quotas:
             raise _refusal(kind, used, limit)
 
     # --- inside
+
+    def _limit_of(self, key: _Key) -> int | None:
+        if key.connection is not _RELAY:
+            return self._limit(key.connection, key.kind)
+        edition = self._editions.of_relay
+        if edition is None:
+            return None
+        return edition.connections if key.kind is QuotaKind.CONNECTIONS else edition.limits.bytes_per_period
 
     def _limit(self, connection: str, kind: QuotaKind) -> int | None:
         limits = self.limits(connection)

@@ -508,3 +508,18 @@ def test_an_instance_that_was_dropped_may_register_again_after_a_while() -> None
     assert [position for position, _ in listeners.index.page(9)] == [("sql", "a"), ("sql", "b")]
     assert len(listeners.forget("sql")) == 2
     assert len(listeners.index) == 0
+
+
+def test_since_when_an_instance_has_been_registered() -> None:
+    now = 10.0
+    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    listeners.register(listener("a"))
+    now += SETTLED_SECONDS
+    renewed = listener("a", 2)
+    listeners.register(renewed)
+    assert listeners.since(renewed) == 10.0, "it was registered all the time"
+    listeners.drop("sql", "a")
+    now += DROPPED_SECONDS
+    again = listener("a", 3)
+    listeners.register(again)
+    assert listeners.since(again) == now, "there was a time without it"

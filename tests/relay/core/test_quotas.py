@@ -194,3 +194,35 @@ def test_the_level_says_what_is_admitted(limit: int, uses: list[int]) -> None:
 def test_limits_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Limits(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        (QuotaKind.BYTES, Limits(bytes_per_period=100)),
+        (QuotaKind.SESSIONS, Limits(sessions=100)),
+        (QuotaKind.SENDERS, Limits(senders=100)),
+        (QuotaKind.LISTENERS, Limits(listeners=100)),
+    ],
+)
+def test_a_limit_that_is_removed_or_raised_is_nearly_used_no_longer(kind: QuotaKind, limits: Limits) -> None:
+    made = quotas(limits)
+    made.note("db", kind, 120, 0.0)
+    assert list(made.most_used()) == [("db", kind, 120, 100)]
+    raised = {field.name: 130 for field in attrs.fields(Limits) if getattr(limits, field.name) is not None}
+    made.update({"db": connection(limits=Limits(**raised))}, Editions(), 1.0)
+    assert list(made.most_used()) == [("db", kind, 120, 130)], "four fifths are used all the same"
+    for unlimited in ({"db": connection()}, {}):
+        made = quotas(limits)
+        made.note("db", kind, 120, 0.0)
+        made.update(unlimited, Editions(), 1.0)
+        assert list(made.most_used()) == []
+
+
+def test_the_limits_of_an_edition_that_the_relay_no_longer_uses_are_nearly_used_no_longer() -> None:
+    editions = Editions([Edition(name="small", connections=1, limits=Limits(bytes_per_period=100))], in_use="small")
+    made = quotas(editions=editions)
+    made.count_bytes({"db": 120}, 120, 0.0)
+    assert {kind for _, kind, _, _ in made.most_used()} == {QuotaKind.BYTES, QuotaKind.CONNECTIONS}
+    made.update({"db": connection()}, Editions(), 1.0)
+    assert list(made.most_used()) == []
