@@ -22,7 +22,8 @@ BULK_BYTES = 1 << 30
 VERSIONS = range(11, 15)
 #: Most tests wait for processes and sockets, not for the processor, so two cores keep this many workers busy. A file
 #: stays with one worker, because its tests share servers and namespaces.
-WORKERS = ("--numprocesses=4", "--dist=loadfile")
+#: The files are distributed in the given order, and not, as otherwise, those with the fewest tests last.
+WORKERS = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 #: The directories with the longest files come first, so that no worker is left alone with one of them at the end.
 LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
 #: The modules that programs import.

@@ -2,7 +2,7 @@
 
 Hypothesis profiles: the same hundreds of examples in every ordinary run, thousands of new ones when thorough.
 A directory for the state of the programs, so that tests change nothing in that of the user.
-A test that fails does not make later tests fail.
+A test that fails does not make later tests fail. After the failures, a run prints the cause of each in few lines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .failures import describe_failure
+
 settings.register_profile("default", max_examples=300, stateful_step_count=80, deadline=None, derandomize=True)
 settings.register_profile(
     "thorough", max_examples=5000, stateful_step_count=150, deadline=None, suppress_health_check=list(HealthCheck)
@@ -25,14 +27,35 @@ settings.register_profile("quick", settings.get_profile("default"), max_examples
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _HAS_FAILED = pytest.StashKey[bool]()
+_CAUSE = "cause"
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[object]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
         item.stash[_HAS_FAILED] = True
+        if call.excinfo is not None:
+            report.user_properties.append((_CAUSE, describe_failure(call.excinfo.value)))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """Print the causes directly before the short summary. `.ci/run` repeats this section at the end of its output."""
+    yield
+    reports = [*terminalreporter.getreports("error"), *terminalreporter.getreports("failed")]
+    if reports:
+        terminalreporter.section("causes of the failures")
+    for report in reports:
+        text = dict(report.user_properties).get(_CAUSE) if isinstance(report, pytest.TestReport) else None
+        if text is None:  # a module that cannot be imported, or a worker that has crashed
+            text = "\n".join(report.longreprtext.splitlines()[-10:])
+        when = "" if report.when in ("call", None) else f" ({report.when})"
+        terminalreporter.write_line(f"{report.nodeid}{when}")
+        terminalreporter.write_line("\n".join(f"    {line}" for line in str(text).splitlines()))
 
 
 @pytest.hookimpl(wrapper=True)

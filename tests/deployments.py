@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn, Self
@@ -22,11 +22,12 @@ import attrs
 import pytest
 import trio
 
-from .waiting import wait_until
+from .waiting import TimeLimit, patience, wait_until
 
 HYBRIDRELAY = (sys.executable, "-m", "hybridrelay")
 PORT_NAMES = ("probe", "control", "data", "http", "https")
-#: From a command to its `ready` line, or its end.
+#: From a command to its `ready` line, or its end. This and the other limits are those of an idle machine: see
+#: `TimeLimit`.
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 #: For the answer to SIGUSR1, from a process that may be busy.
@@ -151,12 +152,19 @@ class Program:
             found.extend(filter(None, (re.search(pattern, line) for line in self.lines[where])))
             return bool(found) or not any(reader.is_alive() for reader in self._readers)
 
-        with self._heard:
-            self._heard.wait_for(look, seconds)
+        self._wait_to_hear(look, seconds)
         if not found:
-            state = f"exit code {self.process.wait(STOP_SECONDS)}" if look() else "it still runs"
+            state = f"exit code {self.process.wait(patience(STOP_SECONDS))}" if look() else "it still runs"
             raise EndedEarly(f"{self.name}: no line {pattern!r} ({state})\n{self.out}\n{self.err}")
         return found[0]
+
+    def _wait_to_hear(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `condition` is true, which changes only with output or its end. Returns whether it is."""
+        limit = TimeLimit(seconds)
+        with self._heard:
+            while not (is_true := condition()) and (remaining := limit.remaining) > 0:
+                self._heard.wait(remaining)
+        return is_true
 
     async def logs(self, pattern: str) -> re.Match[str]:
         """The first line of the log that matches. A log may come a moment after what it is about.
@@ -168,9 +176,9 @@ class Program:
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
         """The exit code, once the process has ended and all of its output is here."""
-        code = self.process.wait(seconds)
+        code = self.process.wait(patience(seconds))
         for reader in self._readers:
-            reader.join(seconds)
+            reader.join(patience(seconds))
         return code
 
     def terminate(self, seconds: float = STOP_SECONDS) -> int:
@@ -200,9 +208,8 @@ class Program:
 
         known = len(answers())
         self.process.send_signal(signal.SIGUSR1)
-        with self._heard:
-            if not self._heard.wait_for(lambda: len(answers()) > known, ANSWER_SECONDS):
-                raise EndedEarly(f"{self.name} does not answer\n{self.err}")
+        if not self._wait_to_hear(lambda: len(answers()) > known, ANSWER_SECONDS):
+            raise EndedEarly(f"{self.name} does not answer\n{self.err}")
         found: dict[str, Any] = json.loads(answers()[known].partition(_STATISTICS)[2])
         return found
 
@@ -278,7 +285,7 @@ class Deployment:
         """Run a command to its end."""
         return subprocess.run(
             self.command(*arguments),
-            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(60),
         )  # fmt: skip
 
     def start(

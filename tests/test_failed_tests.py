@@ -1,4 +1,4 @@
-"""A test that fails does not make later tests fail."""
+"""Tests that fail: they do not make later tests fail, and the run shows in few lines why they did."""
 
 from __future__ import annotations
 
@@ -7,32 +7,49 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = """
 import gc, socket
 
+import pytest
+
 def test_one():
     first, second = socket.socket(), socket.socket()
-    raise AssertionError("with two open sockets")
+    inner = ExceptionGroup("inner", [OSError("one"), OSError("two")])
+    raise ExceptionGroup("outer", [ValueError("with sockets\\nthat are open"), inner])
 
 def test_two():
     gc.collect()
+
+@pytest.fixture
+def broken():
+    raise RuntimeError("no fixture")
+
+def test_three(broken):
+    pass
 """
+CAUSES = """\
+tests/test_some.py::test_three (setup)
+    RuntimeError: no fixture
+      at tests/test_some.py:16 (broken)
+tests/test_some.py::test_one
+    ValueError: with sockets
+    that are open
+    OSError: one
+    OSError: two
+====="""
 
 
-def test_what_a_failed_test_leaves_open_is_no_failure_of_the_next(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
-    (tmp_path / "test_some.py").write_text(TESTS)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-    ]
-    done = subprocess.run([*command, str(tmp_path)], check=False, capture_output=True, text=True, timeout=100)
-    assert "1 failed, 1 passed" in done.stdout, done.stdout
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_run_says_about_its_failures(tmp_path: Path, workers: int) -> None:
+    here = Path(__file__).parent
+    (tmp_path / "tests").mkdir()
+    for name in ("conftest.py", "failures.py"):
+        shutil.copy(here / name, tmp_path / "tests")
+    (tmp_path / "tests" / "test_some.py").write_text(TESTS)
+    options = ["-W", "error", "-p", "no:cacheprovider", "--import-mode=importlib", "-n", str(workers)]
+    command = [sys.executable, "-m", "pytest", *options, "--rootdir", str(tmp_path), "tests"]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100)
+    assert "1 failed, 1 passed, 1 error" in done.stdout, "what `test_one` leaves open is no failure of `test_two`"
+    assert CAUSES in done.stdout.partition("= causes of the failures =")[2]

@@ -1,7 +1,12 @@
-"""Waiting for conditions in other processes, which cannot be awaited: the only sleeps of the tests."""
+"""Waiting for conditions in other processes, which cannot be awaited: the only sleeps of the tests.
+
+A time limit here detects what hangs. It counts seconds of an idle machine, so that nothing seems to hang only because
+other programs need the processors too.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -11,26 +16,56 @@ import trio
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.02
+#: No limit becomes longer than this many times itself.
+_MAX_SLOWDOWN = 20.0
+
+
+def patience(seconds: float) -> float:
+    """How long to wait now for something that takes at most `seconds` on an idle machine."""
+    try:
+        runnable = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has no such number
+        return seconds
+    return seconds * min(_MAX_SLOWDOWN, max(1.0, runnable / (os.cpu_count() or 1)))
+
+
+class TimeLimit:
+    """A time limit that becomes longer while the machine is busy.
+
+    Args:
+        seconds: the limit on an idle machine.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._start = time.monotonic()
+
+    @property
+    def remaining(self) -> float:
+        """Seconds, as far as is known now; 0 or less: the limit has passed."""
+        return self._start + patience(self._seconds) - time.monotonic()
 
 
 def wait_until(condition: Callable[[], T | None], *, seconds: float, what: str) -> T:
     """Poll until `condition` gives something true, and return that.
 
     Raises:
-        TimeoutError: it gave nothing true within `seconds`.
+        TimeoutError: it gave nothing true within `seconds` of an idle machine.
     """
-    deadline = time.monotonic() + seconds
+    limit = TimeLimit(seconds)
     while not (result := condition()):
-        if time.monotonic() > deadline:
+        if limit.remaining <= 0:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(_PAUSE_SECONDS)
     return result
 
 
 async def async_wait_until(condition: Callable[[], Awaitable[T | None]], *, seconds: float, what: str) -> T:
-    """`wait_until` for a condition that takes its time, while other tasks run."""
-    with trio.move_on_after(seconds):
-        while not (result := await condition()):
+    """`wait_until` for a condition that takes its time, while other tasks run. A call that hangs is cancelled."""
+    limit = TimeLimit(seconds)
+    while (remaining := limit.remaining) > 0:
+        with trio.move_on_after(remaining):
+            if result := await condition():
+                return result
             await trio.sleep(_PAUSE_SECONDS)
-        return result
     raise TimeoutError(f"not within {seconds:g} s: {what}")
