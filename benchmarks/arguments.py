@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Measure hybridrelay over native TCP, ws and wss, in alternation with its alternatives: no tunnel, three plaintext
-forwarders, ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
+Measure hybridrelay over native TCP, ws and wss, and its alternatives in turn: no tunnel, three plaintext forwarders,
+ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
 leaves the loopback interface. The short form takes about ten minutes. Ctrl-C ends it early and keeps what was
 measured until then.
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="run",
         choices=ACTIONS,
         metavar="ACTION",
-        help="run (default); list: show cases and systems; show FILE: show an earlier run; compare OLD NEW: compare "
-        "all figures; check OLD NEW: fail if a ratio to a baseline got worse or is missing; micro: measure parts of "
-        "the code with pyperf",
+        help="run: measure (default); list: show cases and systems; show FILE: show an earlier run; compare OLD NEW: "
+        "compare all figures; check OLD NEW: fail if a ratio to a baseline system has become worse or is missing; "
+        "micro: measure parts of the code with pyperf",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")
     parser.add_argument(

@@ -85,10 +85,10 @@ def _add_arguments(parser: Parser) -> None:
         "--instance-file",
         metavar="F",
         type=values.path,
-        help="the file in which this connector remembers its instance: if it is killed, the streams of its clients "
-        "are reset as soon as it is back, instead of after the resume deadline; each connector needs its own file "
-        "(default: a file in $STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can "
-        "be written; 'none' switches it off)",
+        help="the file in which this connector stores the id of its instance; if the connector is killed and starts "
+        "again, the earlier connections of applications are then reset at once, instead of after the resume "
+        "deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
+        "$XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; 'none' switches it off)",
     )
     add_upgrade_interval(parser)
     add_status(parser)

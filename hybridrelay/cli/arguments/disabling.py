@@ -10,11 +10,11 @@ __all__ = ["DISABLE", "ENABLE"]
 
 _DISABLE = """\
 Disable a hybrid connection, without deleting anything. Within a second, a running relay ends its registrations and
-sessions, and the control channels that are used for nothing else, as if all its keys had been revoked. Until the
-hybrid connection is enabled again, the relay refuses all requests for it with the reason 'connection-disabled'.
+sessions, and the control channels that are used only for it. Until the hybrid connection is enabled again, the relay
+refuses all requests for it with the reason 'connection-disabled'.
 
-The programs of connectors and clients do not end. They keep trying, and work again a few seconds after 'connections
-enable'. Connections of applications break, unless the hybrid connection is enabled within about 25 seconds.
+Connectors and clients continue to run. They keep trying, and work again a few seconds after 'connections enable'. The
+connections of applications break, unless the hybrid connection is enabled within about 25 seconds.
 
 If the hybrid connection has several relays, disable it at each of them.
 """

@@ -9,8 +9,8 @@ from .options import add_endpoint, add_management, add_name, add_update
 
 _ENDPOINTS = """\
 Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
---endpoint names all relays that are to serve it, in order of preference. The list is stored in two kinds of places,
-which may be on one machine or on several, and may be changed with one command or with several:
+With --endpoint, name all relays that are to serve it, in order of preference. This list is stored in registries and
+in files. One command can change both, or you can run the command on several machines:
 
   --state DIR or --management URL
                  the registry of each relay that already serves it. With

@@ -23,16 +23,18 @@ from .options import (
 )
 
 _DESCRIPTION = f"""\
-Run the client with local ports, beside the application, which connects to them as if they were the on-premises host.
-Every connection becomes one stream to the target of the hybrid connection. If the session or the target fails, the
-application's connection is reset; the application never sees a false end of file.
+Run the client beside the application. It opens local ports, to which the application connects as if they were the
+target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
+fails, the application's connection is reset; the application never sees a false end of file.
 
 {WHERE_FROM}
 
 If a session is lost, another one is opened; this is retried indefinitely. A connection that is made while the relay
 or the connector is unavailable waits for a session for up to --open-patience seconds before it is reset. If waiting
-cannot help (a wrong key, a target that refuses), it is reset at once. If the connection string names several relays,
-the first one that works is used; when that relay is lost or about to stop, open connections continue over another.
+cannot help (a wrong key, a target that refuses), it is reset at once.
+
+If the connection string names several relays, the first one that works is used. When that relay is lost or about to
+stop, open connections continue over another one.
 If the key of a connection string was revoked at all of its relays, its port is closed. When the last port is closed,
 the command ends (exit code 1).
 

@@ -21,7 +21,7 @@ _EVENTS_EXAMPLES = """\
 examples:
   hybridrelay events --state /var/lib/hybridrelay
   hybridrelay events --follow --state /var/lib/hybridrelay
-  what is refused:
+  warnings and errors only, such as refused tokens:
     hybridrelay events --follow --json --state state | jq 'select(.level != "info")'
 """
 _AUDIT = """\
@@ -38,7 +38,7 @@ examples:
   who has changed keys of orders in the last week:
     hybridrelay audit --connection orders --operation regenerateKeys --since 7d \\
         --state /var/lib/hybridrelay
-  for what the token ci was used:
+  what the token ci was used for:
     hybridrelay audit --caller 'token ci' --state /var/lib/hybridrelay
 """
 

@@ -31,15 +31,20 @@ examples:
 _REGENERATE = """\
 Replace one of a rule's keys with a new one. Everything that the old key had authorized ends within a second.
 
-Connection strings that contain the old key stop working. --update writes the new key into files on this machine:
-connection strings that contain the old key, and the authority file. A connection string that uses the rule's other
-key is not changed. The new files are prepared before the old key is replaced, so that nothing changes if one cannot
-be written. For other machines, --out writes the new key to a file, for 'keys use --key-file' there; 'keys list
---show-keys' shows the key at any time.
+Connection strings that contain the old key stop working. There are three ways to get the new key to its users:
+  --update F ...    writes the new key into files on this machine: connection
+                    strings that contain the old key, and the authority file.
+                    A connection string that uses the rule's other key is not
+                    changed. If one of the files cannot be written, nothing
+                    changes.
+  --out F           writes the new key to a file. Copy it to another machine,
+                    and run 'keys use --key-file F' there.
+  --show-keys       prints the new key. 'keys list --show-keys' shows it at
+                    any later time.
 
-To change keys without a pause, first let all programs use the rule's other key: hybridrelay keys use --help.
+To change keys without a pause, first let all programs use the rule's other key; see 'hybridrelay keys use --help'.
 
-If the hybrid connection has several relays, its connection strings contain one key for all of them: write the new key
+If the hybrid connection has several relays, its connection strings contain one key for all of them. Write the new key
 to a file at the first relay (--out), and use that file at each of the others (--new-key-file). A key that is already
 the rule's primary or secondary key is refused.
 """

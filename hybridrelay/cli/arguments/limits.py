@@ -10,11 +10,12 @@ from .options import add_name, add_relay
 __all__ = ["COMMAND", "LIMITS"]
 
 _LIMITS = """\
-Show the limits of a hybrid connection at this relay, or set those that are given. 'none' removes a limit: then the
-limit of the hybrid connection's edition applies, or, without an edition, no limit (for listeners: 25).
+Show the limits of a hybrid connection at this relay, or set those that are given. 'none' removes a limit. Then the
+limit of the hybrid connection's edition applies. If it has no edition, there is no limit (except 25 listeners).
 
-When a limit is reached, the relay refuses further registrations or joins, with a reason that says so, but ends
-nothing. When four fifths of a limit are used, it logs quota.near. A limit on the rate slows sessions down.
+When a limit is reached, the relay refuses further registrations or joins. The reason names the limit. Nothing ends,
+except sessions with --end-at-limit yes. When four fifths of a limit are used, the relay logs quota.near.
+--bytes-per-second slows sessions down.
 
 Each relay counts separately: if the hybrid connection has several relays, set the limits at each of them.
 """
@@ -32,8 +33,9 @@ all of them in a calendar month (UTC). A hybrid connection can also have an edit
 NAME --edition'). By default, no edition is in use.
 """
 _USE = """\
-Choose the edition that the relay uses, or 'none'. If its limits are exceeded already, nothing is deleted and no
-session ends, but no hybrid connection can be added, and no session can begin once the bytes of the month are used up.
+Choose the edition that the relay uses, or 'none'. If the relay already has more than the edition allows, nothing is
+deleted and no session ends. But no hybrid connection can be added, and no session can begin once the bytes of the
+month are used up.
 """
 _SET = """\
 Change the limits of an edition. Limits that are not given stay as they are. 'none' removes a limit.

@@ -10,13 +10,14 @@ from . import values
 
 #: For the --help of commands that run until they are stopped.
 WHAT_IT_DOES = """\
-On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the numbers of its
-sessions, streams, tasks and descriptors, and its memory use."""
+At SIGUSR1 (kill -USR1 PID; not on Windows), the program logs its current state: one line of JSON with the numbers of
+its sessions, streams, tasks and descriptors, and its memory use."""
 
 #: For the --help of commands that reload at SIGHUP; `what` is what they reload.
 RELOADS = """\
-SIGHUP (kill -HUP PID; not on Windows) makes it reload {what}, and never ends it. Open connections are not affected.
-The log says what was reloaded; a file that cannot be used changes nothing."""
+At SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open connections are not affected. The log
+says what was reloaded. If a file cannot be used, the program keeps what it read before. SIGHUP never ends
+the program."""
 
 #: For the --help of commands that use connection strings.
 WHERE_FROM = """\
@@ -75,14 +76,18 @@ def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
 def add_open_patience(parser: argparse.ArgumentParser) -> None:
     """Add ``--open-patience``."""
     means = (
-        "how long a new connection waits while the relay or the connector is unavailable before it is reset; 0: none"
+        "how long a new connection waits while the relay or the connector is unavailable, before it is reset; "
+        "0: it is reset at once"
     )
     _add_seconds(parser, "--open-patience", default=_defaults.OPEN_PATIENCE, means=means)
 
 
 def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
     """Add ``--upgrade-interval``."""
-    means = "how long after a fallback the first search for a better route begins; later intervals are longer"
+    means = (
+        "how long after falling back to a worse route the program first looks for a better one; later intervals are "
+        "longer"
+    )
     _add_seconds(parser, "--upgrade-interval", low=0.1, default=_defaults.UPGRADE_INTERVAL, means=means)
 
 
@@ -158,13 +163,13 @@ def add_name(parser: argparse.ArgumentParser) -> None:
 
 
 _WHICH_RELAY = """\
-With --state, on the relay's machine: the command is carried out by the running relay, or, if no relay is running with
-this state directory, on its registry directly. With --management, on any machine: the relay has to run with its own
-option --management, and 'tokens create' creates the token. For example:
+Use --state on the relay's machine. If a relay is running with this state directory, it carries out the command.
+Otherwise, the command uses the registry in the state directory directly. Use --management on any machine, for a relay
+that runs with its own option --management; 'tokens create' creates the token. For example:
   --management https://relay.example.com:9180 --token-file admin.token"""
 _WHICH_RUNNING_RELAY = """\
-With --state, on the relay's machine. With --management, on any machine: the relay has to run with its own option
---management, and 'tokens create' creates the token. For example:
+Use --state on the relay's machine. Use --management on any machine, for a relay that runs with its own option
+--management; 'tokens create' creates the token. For example:
   --management https://relay.example.com:9180 --token-file viewer.token"""
 
 

@@ -83,8 +83,8 @@ def _add_arguments(parser: Parser) -> None:
         metavar="PORTS",
         type=values.public_ports,
         action=MergePorts,
-        help="the ports to be written into connection strings, if something in front of the relay, such as a reverse "
-        "proxy, listens on different ones; may be repeated",
+        help="the ports to write into connection strings, if they differ from --ports because of a reverse proxy or "
+        "a NAT in front of the relay; may be repeated",
     )
     parser.add_argument(
         "--tls-certificate",

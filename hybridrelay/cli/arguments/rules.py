@@ -15,7 +15,7 @@ If an application has its own rule, its key can be changed or revoked without af
 connection string with 'connections issue --rule'. A hybrid connection has at most 12 rules.
 
 Each relay of a hybrid connection has its own copy of the rules. If there are several relays, set the rule at each of
-them, and then give it the same keys at all of them: hybridrelay keys regenerate --help.
+them. Then give it the same keys at all of them, as 'hybridrelay keys regenerate --help' explains.
 """
 _SET_EXAMPLE = """\
 example:

@@ -12,13 +12,19 @@ Show the current state of a running relay: first its problems, then its hybrid c
 the control channels of clients, and the sessions, with the number of bytes moved so far in each direction.
 
 With --from, show the state of a connector or forward: its problems, its hybrid connections and relays, its sessions,
-and its streams, with label and target at a connector, and the address of the application at a forward.
+and its streams. A connector shows the label and the target of each stream, and a forward the address of the
+application.
 
-Problems of a relay are: a hybrid connection without a registered connector, a certificate that expires within three
-weeks, places or slots that are nine tenths taken, a quota of which four fifths or more are used, files that cannot be
-written, and a drain. Problems of a connector or forward are: a hybrid connection that is not registered, at one relay
-or at all, or that has no session for new connections; a session that is waiting to be resumed; and a program that is
-stopping.
+These are problems of a relay:
+  a hybrid connection has no registered connector; a certificate expires
+  within three weeks; nine tenths of the places or slots are taken; four
+  fifths or more of a quota are used; a file cannot be written; the relay is
+  draining
+
+These are problems of a connector or forward:
+  a hybrid connection is not registered at one or all of its relays, or has
+  no session for new connections; a session is waiting to be resumed; the
+  program is stopping
 
 The exit code is 0 if the program is running and has no problem, and 1 if there is a problem or it does not answer.
 With --watch, the last state shown determines the exit code.
@@ -34,8 +40,9 @@ examples:
 """
 _DRAIN = """\
 Drain a running relay, for example before its machine is restarted. The relay refuses new registrations and joins, so
-that connectors and clients use another relay of the hybrid connection. Sessions continue; clients whose connection
-string names another relay move theirs to it. 'hybridrelay status' shows how many sessions are left.
+that connectors and clients use another relay of the hybrid connection. Sessions continue. If a client's connection
+string names another relay, the client moves its sessions there. 'hybridrelay status' shows how many sessions are
+left.
 
 The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping the relay interrupts
 nothing.
@@ -48,20 +55,20 @@ examples:
 
 
 _DROP = """\
-End a listener, a sender or a session at a running relay. No key is revoked, and nothing else ends. 'hybridrelay
-status' shows the instances and ids ('status --json' also those of senders):
+End a listener, a sender or a session at a running relay. No key is revoked, and nothing else ends. Name it by its
+instance or id, which 'hybridrelay status' shows (for senders, 'hybridrelay status --json'):
 
   listener   the registration of a connector, by its instance; the connector
              registers again after 30 seconds, and its sessions continue
   sender     the control channel of a client, by its id; the client opens
              another one when it needs one, and its sessions continue
-  session    a pair of data channels, by its id; if it can, the client at
-             once resumes the session over another pair
+  session    a pair of data channels, by its id; the client resumes the
+             session at once over another pair, if that is possible
 
 To deny access permanently, revoke the key ('hybridrelay keys revoke').
 
-The exit code is 0 if it was ended, 1 if there is none with this id (it may have ended before) or the relay does not
-answer, and 2 if the relay does not know the hybrid connection.
+The exit code is 0 if something was ended. It is 1 if there is nothing with this id (it may have ended before), or if
+the relay does not answer. It is 2 if the relay does not know the hybrid connection.
 """
 _DROP_EXAMPLES = """\
 examples:

@@ -10,9 +10,9 @@ from .options import add_relay
 __all__ = ["COMMAND"]
 
 _DESCRIPTION = """\
-Show the usage of a running relay in this calendar month (UTC): for all hybrid connections, with what the relay's
-edition allows; or, with NAME, for one hybrid connection, with its limits and with earlier months. If the relay is
-killed, at most the last 10 seconds are lost.
+Show the usage of a running relay in this calendar month (UTC), for all hybrid connections together, and the limits of
+the relay's edition. With NAME, show the usage of one hybrid connection, its limits, and earlier months. If the relay
+is killed, at most the last 10 seconds are lost.
 """
 _EXAMPLES = """\
 examples:
