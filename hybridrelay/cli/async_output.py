@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterable
 
@@ -15,14 +16,20 @@ from . import output
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: How many bytes are written after the system has reported that the descriptor is writable. POSIX guarantees that
-#: a write of this size to a pipe then does not block.
+#: How many bytes are written to a terminal or socket after the system has reported that it is writable.
 _CHUNK_BYTES = 512
+#: How many bytes are written to a regular file at a time, which never makes a program wait for a reader.
+_FILE_CHUNK_BYTES = 64 * 1024
 
 
 async def say(text: str = "", *, end: str = "\n") -> None:
     """Print and flush, as `output.say` does. If cancelled, part of the text may have been printed."""
-    output.remember(await _print(text + end))
+    output.remember(await _print(output.without_controls(text) + end))
+
+
+async def draw(text: str) -> None:
+    """Print text that controls the terminal, and flush. All parts of it must come from this program."""
+    output.remember(await _print(text))
 
 
 async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
@@ -61,14 +68,24 @@ async def _print(text: str) -> OSError | None:
 
 
 async def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
+    view, size = memoryview(data), _chunk_size(descriptor)
     while view:
         with contextlib.suppress(PermissionError):  # epoll takes no regular files, which can always be written
             await trio.lowlevel.wait_writable(descriptor)
         try:
-            view = view[os.write(descriptor, view[:_CHUNK_BYTES]) :]
+            view = view[os.write(descriptor, view[:size]) :]
         except BlockingIOError:
             continue
+
+
+def _chunk_size(descriptor: int) -> int:
+    """Return how many bytes can be written without blocking, once the descriptor is writable."""
+    assert sys.platform != "win32"
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return _FILE_CHUNK_BYTES
+    # POSIX guarantees it for a pipe.
+    return select.PIPE_BUF if stat.S_ISFIFO(mode) else _CHUNK_BYTES
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -2,63 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..management import RelayStatus
 from ..management.live_values import ListenerValue, SenderValue
 from . import output
 
-__all__ = ["duration", "section", "size", "status_text"]
+__all__ = ["duration", "section", "size", "status_parts", "status_text"]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def status_text(status: RelayStatus, now: float) -> str:
-    """Return the text: problems first, then tables. `now` is in seconds since 1970."""
-    relay = status.relay
-    parts = [_heading(status)]
-    if relay.problems:
-        parts.append("\n".join(f"! {one.detail}\n    what to do: {one.remedy}" for one in relay.problems))
-    parts += [
-        section(
-            "hybrid connections",
-            ("NAME", "LISTENERS", "SENDERS", "SESSIONS", "TO CLIENTS", "TO CONNECTORS"),
+    """Return the text of `status_parts`."""
+    return "".join(status_parts(status, now))
+
+
+def status_parts(status: RelayStatus, now: float) -> Iterator[str]:
+    """Format the state in parts of many lines each: problems first, then tables. `now` is in seconds since 1970."""
+    yield _heading(status)
+    if status.relay.problems:
+        problems = (f"! {one.detail}\n    what to do: {one.remedy}" for one in status.relay.problems)
+        yield "\n\n" + "\n".join(problems)
+    yield "\n\n"
+    yield from section_parts(
+        "hybrid connections",
+        ("NAME", "LISTENERS", "SENDERS", "SESSIONS", "TO CLIENTS", "TO CONNECTORS"),
+        (
             (
-                (
-                    one.name + (" (disabled)" if one.disabled else ""),
-                    str(one.listener_count),
-                    str(one.sender_count),
-                    str(one.session_count),
-                    size(one.bytes_to_client),
-                    size(one.bytes_to_connector),
-                )
-                for one in status.connections
-            ),
-            right=frozenset({1, 2, 3, 4, 5}),
+                one.name + (" (disabled)" if one.disabled else ""),
+                str(one.listener_count),
+                str(one.sender_count),
+                str(one.session_count),
+                size(one.bytes_to_client),
+                size(one.bytes_to_connector),
+            )
+            for one in status.connections
         ),
-        section("listeners", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.listeners)),
-        section("senders", ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in status.senders)),
-        section(
-            "sessions",
-            ("CONNECTION", "ID", "FROM", "TRANSPORT", "TO", "TRANSPORT", "FOR", "TO CLIENT", "TO CONNECTOR"),
+        right=frozenset({1, 2, 3, 4, 5}),
+    )
+    peers: tuple[tuple[str, Iterable[ListenerValue | SenderValue]], ...] = (
+        ("listeners", status.listeners),
+        ("senders", status.senders),
+    )
+    for title, found in peers:
+        yield "\n\n"
+        yield from section_parts(
+            title, ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in found), right=_PEER_RIGHT
+        )
+    yield "\n\n"
+    yield from section_parts(
+        "sessions",
+        ("CONNECTION", "ID", "FROM", "TRANSPORT", "TO", "TRANSPORT", "FOR", "TO CLIENT", "TO CONNECTOR"),
+        (
             (
-                (
-                    one.connection,
-                    one.id,
-                    one.sender.address,
-                    one.sender.transport,
-                    one.listener.address,
-                    one.listener.transport,
-                    duration(now - one.since),
-                    size(one.bytes_to_client),
-                    size(one.bytes_to_connector),
-                )
-                for one in status.sessions
-            ),
-            right=frozenset({6, 7, 8}),
+                one.connection,
+                one.id,
+                one.sender.address,
+                one.sender.transport,
+                one.listener.address,
+                one.listener.transport,
+                duration(now - one.since),
+                size(one.bytes_to_client),
+                size(one.bytes_to_connector),
+            )
+            for one in status.sessions
         ),
-    ]
-    return "\n\n".join(parts)
+        right=frozenset({6, 7, 8}),
+    )
 
 
 _PEER = ("ADDRESS", "TRANSPORT", "SOFTWARE", "KEY", "FOR", "SESSIONS", "TO CLIENTS", "TO CONNECTORS")
@@ -67,17 +78,19 @@ _PEER_RIGHT = frozenset({6, 7, 8, 9})
 
 def _heading(status: RelayStatus) -> str:
     relay = status.relay
-    places = ", ".join(
-        f"{what} {one.used}/{one.total}"
-        for what, one in (
-            ("pairs", relay.pairs),
-            ("control channels", relay.control_channels),
-            ("unauthenticated", relay.unauthenticated),
-        )
-    )
-    ports = " ".join(f"{name}={','.join(bindings)}" for name, bindings in relay.ports.items())
     state = "draining" if relay.draining_since is not None else "running"
-    return f"relay {state}, version {relay.version}, pin {relay.pin}\nports: {ports}\nin use: {places}"
+    lines = [f"relay {state}, version {relay.version}, pin {relay.pin}"]
+    if relay.ports is not None:  # the caller may see the whole relay
+        lines.append("ports: " + " ".join(f"{name}={','.join(bindings)}" for name, bindings in relay.ports.items()))
+    places = (
+        ("pairs", relay.pairs),
+        ("control channels", relay.control_channels),
+        ("unauthenticated", relay.unauthenticated),
+    )
+    used = ", ".join(f"{what} {one.used}/{one.total}" for what, one in places if one is not None)
+    if used:
+        lines.append(f"in use: {used}")
+    return "\n".join(lines)
 
 
 def section(
@@ -85,24 +98,48 @@ def section(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    right: frozenset[int] = frozenset(),
+    right: frozenset[int],
     total: int | None = None,
 ) -> str:
-    """Format a table with its title and the number of its rows.
+    """Format a table with its title and the number of its rows; see `section_parts`."""
+    return "".join(section_parts(title, header, rows, right=right, total=total))
+
+
+def section_parts(
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: frozenset[int],
+    total: int | None = None,
+) -> Iterator[str]:
+    """Format a table with its title and the number of its rows, in parts of many lines each.
 
     Args:
         title: of the table.
         header: the names of the columns.
         rows: the cells.
-        right: the columns that are aligned to the right; none: those of a peer.
+        right: the columns that are aligned to the right.
         total: how many rows there would be, if some are left out.
     """
-    found = list(rows)
-    right = right or _PEER_RIGHT
-    count = f"{title}: {len(found) if total is None else total}"
-    if total is not None and total > len(found):
-        count += f", of which the oldest {len(found)} are shown"
-    return count + (f"\n{output.table(header, found, right=right)}" if found else "")
+    shown = 0
+
+    def counted() -> Iterator[Sequence[str]]:
+        nonlocal shown
+        for row in rows:
+            shown += 1
+            yield row
+
+    # The first part has been formatted only after all rows were counted.
+    parts = output.table_parts(header, counted(), right=right)
+    first = next(parts)
+    count = f"{title}: {shown if total is None else total}"
+    if total is not None and total > shown:
+        count += f", of which the oldest {shown} are shown"
+    yield count
+    if shown:
+        yield f"\n{first}"
+        yield from parts
 
 
 def _peer(one: ListenerValue | SenderValue, now: float) -> tuple[str, ...]:

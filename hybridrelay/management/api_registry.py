@@ -16,6 +16,7 @@ from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
 from .live_values import RelayEndpointValue
+from .paging import read_pages
 from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
 from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue, LimitsBody
 
@@ -26,7 +27,6 @@ T = TypeVar("T")
 _CONNECTIONS = "/v1/hybridConnections"
 _EDITIONS = "/v1/editions"
 _TOKENS = "/v1/tokens"
-_PAGE = 1000
 _OTHER_VERSION = "use the same version of hybridrelay as the relay"
 
 
@@ -45,14 +45,8 @@ class ApiRegistry:
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         """See `Registry.connections`."""
-        found: list[ConnectionInfo] = []
-        cursor: str | None = None
-        while True:
-            page = self._get(_CONNECTIONS, ConnectionPage, {"limit": _PAGE, "cursor": cursor})
-            found += map(_connection, page.value)
-            cursor = page.next_cursor
-            if cursor is None:
-                return tuple(found)
+        pages = self._client.run(lambda client: read_pages(client, _CONNECTIONS, ConnectionPage))
+        return tuple(_connection(one) for page in pages for one in page.value)
 
     def find(self, name: str) -> ConnectionInfo | None:
         """See `Registry.find`."""

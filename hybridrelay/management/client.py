@@ -64,6 +64,8 @@ class ManagementClient:
         self._address = address
         self._peer = peer
         self._connection: _Connection | None = None
+        #: The size of the bodies of all responses so far (bytes).
+        self.received_bytes = 0
         #: Whether an earlier request was answered.
         self._has_answered = False
 
@@ -137,11 +139,24 @@ class ManagementClient:
         response = await self._exchange(request, data, f"{method} {path}", changes=changes, seconds=seconds)
         if response.status >= 300:
             raise refusal_of(method, path, response.status, response.headers, response.body, changes=changes)
+        return self.parse_untrusted(response.body or b"null", kind, f"{method} {path}")
+
+    def parse_untrusted(self, data: bytes, kind: type[T], request: str) -> T:
+        """Decode JSON in a response.
+
+        Args:
+            data: the JSON.
+            kind: the type that it must have.
+            request: the method and the path of the request, for errors.
+
+        Raises:
+            ManagementError: it is not JSON, or has another type.
+        """
         try:
-            return msgspec.json.decode(response.body or b"null", type=kind)
+            return msgspec.json.decode(data, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise ManagementError(
-                f"the answer of {self._peer} to {method} {path} is not what this version expects: {exc}",
+                f"the answer of {self._peer} to {request} is not what this version expects: {exc}",
                 remedy=f"use the same version of hybridrelay as {self._peer}",
             ) from exc
 
@@ -172,6 +187,7 @@ class ManagementClient:
                     ]
                     await connection.stream.send_all(b"".join(piece or b"" for piece in pieces))
                     response = await _receive(connection)
+                    self.received_bytes += len(response.body)
             except _BROKEN as exc:
                 if is_reused and not changes and not isinstance(exc, trio.TooSlowError):
                     return await self._exchange(request, data, what, changes=changes, seconds=seconds)

@@ -6,9 +6,10 @@ import datetime as dt
 from collections.abc import Sequence
 
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
+from .callers import Scope
 from .live_values import RelayProblem
 
-__all__ = ["MAX_UNSERVED", "relay_problems"]
+__all__ = ["MAX_UNSERVED", "part_of_scope", "relay_problems"]
 
 #: A certificate is reported as a problem if it expires within this time (seconds). Certificates of public CAs are
 #: usually renewed a month before they expire.
@@ -19,6 +20,17 @@ NEARLY_FULL = 0.9
 MAX_UNSERVED = 100
 
 _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
+
+
+def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
+    """Return the part of a snapshot that concerns the hybrid connections of a scope, and whether the relay drains."""
+    if scope.is_everything:
+        return snapshot
+    return RelaySnapshot(
+        is_running=snapshot.is_running,
+        draining_since=snapshot.draining_since,
+        quotas=tuple(one for one in snapshot.quotas if one.connection is not None and scope.covers(one.connection)),
+    )
 
 
 def relay_problems(

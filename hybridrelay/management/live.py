@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
 import trio
 
 from .._version import __version__
+from ..relay import ConnectionSnapshot, Store
 from ..relay.snapshot import Position
+from ..relay.store.store import NotFound
 from ..security import ManagementRole
 from .calls import Call
-from .condition import MAX_UNSERVED, relay_problems
+from .condition import MAX_UNSERVED, part_of_scope, relay_problems
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live_values import (
     CertificateValue,
+    ConnectionState,
+    ConnectionStatePage,
     Dropped,
     ListenerPage,
     ListenerValue,
@@ -35,6 +39,8 @@ __all__ = ["LIVE_ROWS"]
 
 #: How many values are collected before other tasks of the relay may run: about a millisecond's work.
 _AT_A_TIME = 100
+#: How many names are read from the store at a time.
+_NAMES_AT_A_TIME = 1000
 
 
 class _Snapshot(Protocol):
@@ -46,6 +52,7 @@ class _Snapshot(Protocol):
 
 
 SnapshotT = TypeVar("SnapshotT", bound=_Snapshot)
+ValueT = TypeVar("ValueT")
 
 
 class _Fetch(Protocol[SnapshotT]):
@@ -54,7 +61,9 @@ class _Fetch(Protocol[SnapshotT]):
     ) -> list[SnapshotT]: ...
 
 
-async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
+async def _page(
+    call: Call, fetch: _Fetch[SnapshotT], make: Callable[[SnapshotT], ValueT]
+) -> tuple[tuple[ValueT, ...], str | None]:
     """Return the page that the call asks for, and the cursor of the next page, if there is one."""
     query, scope = call.query_as(LivePageQuery), call.caller.scope
     name = call.params.get("name")
@@ -64,33 +73,38 @@ async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], 
     if query.cursor is not None:
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
         after = max(after or ("", ""), (connection, key))
-    found: list[SnapshotT] = []
-    # Fetch one more than requested, to know whether there is another page.
-    while (missing := query.limit + 1 - len(found)) > 0:
-        more = fetch(min(missing, _AT_A_TIME), after=after, connection=scope.only if name is None else name)
-        found += (one for one in more if scope.covers(one.connection))
-        if not more or not scope.covers(more[-1].connection):
-            break
-        after = more[-1].connection, more[-1].key
+    only = scope.only if name is None else name
+    page: list[ValueT] = []
+    while True:
         await trio.lowlevel.checkpoint()
-    page = found[: query.limit]
-    cursor = encode_cursor(page[-1].connection, page[-1].key) if len(found) > len(page) else None
-    return page, cursor
+        missing = query.limit - len(page)
+        # At the end of the page, fetch one more, to know whether there is another page.
+        more = fetch(min(missing + 1, _AT_A_TIME), after=after, connection=only)
+        seen = [one for one in more if scope.covers(one.connection)]
+        page += map(make, seen[:missing])
+        if len(seen) > missing:
+            if missing:
+                after = seen[missing - 1].connection, seen[missing - 1].key
+            assert after is not None
+            return tuple(page), encode_cursor(*after)
+        if not more or len(seen) < len(more):
+            return tuple(page), None
+        after = more[-1].connection, more[-1].key
 
 
 async def _list_listeners(call: Call) -> ListenerPage:
-    page, cursor = await _page(call, call.managed.relay.listeners)
-    return ListenerPage(value=tuple(map(ListenerValue.of, page)), next_cursor=cursor)
+    page, cursor = await _page(call, call.managed.relay.listeners, ListenerValue.of)
+    return ListenerPage(value=page, next_cursor=cursor)
 
 
 async def _list_senders(call: Call) -> SenderPage:
-    page, cursor = await _page(call, call.managed.relay.senders)
-    return SenderPage(value=tuple(map(SenderValue.of, page)), next_cursor=cursor)
+    page, cursor = await _page(call, call.managed.relay.senders, SenderValue.of)
+    return SenderPage(value=page, next_cursor=cursor)
 
 
 async def _list_sessions(call: Call) -> SessionPage:
-    page, cursor = await _page(call, call.managed.relay.sessions)
-    return SessionPage(value=tuple(map(SessionValue.of, page)), next_cursor=cursor)
+    page, cursor = await _page(call, call.managed.relay.sessions, SessionValue.of)
+    return SessionPage(value=page, next_cursor=cursor)
 
 
 async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> Dropped:
@@ -132,33 +146,83 @@ async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
     return await _get_relay(call)
 
 
-async def _get_relay(call: Call) -> RelayValue:
-    info, relay = call.managed.info, call.managed.relay
-    disabled = await call.managed.read_store(lambda store: store.disabled_by_name())
-    unserved: list[str] = []
-    unserved_count = 0
-    for number, name in enumerate(disabled):
+async def _disabled_by_name(call: Call, *, after: str, limit: int) -> Mapping[str, bool]:
+    """Return whether each hybrid connection is disabled: the next `limit` of those that the caller may see."""
+    scope = call.caller.scope
+
+    def read(store: Store) -> Mapping[str, bool]:
+        if scope.only is None:
+            return store.disabled_by_name(after=after, prefix=scope.prefix, limit=limit)
+        try:
+            return {scope.only: store.get(scope.only).disabled} if scope.only > after else {}
+        except NotFound:
+            return {}
+
+    return await call.managed.read_store(read)
+
+
+async def _list_states(call: Call) -> ConnectionStatePage:
+    query, relay = call.query_as(LivePageQuery), call.managed.relay
+    after = "" if query.cursor is None else decode_cursor_untrusted(query.cursor, parts=1)[0]
+    # Fetch one more than requested, to know whether there is another page.
+    found = list((await _disabled_by_name(call, after=after, limit=query.limit + 1)).items())
+    page = found[: query.limit]
+    values: list[ConnectionState] = []
+    for number, (name, disabled) in enumerate(page):
         if number % _AT_A_TIME == 0:
             await trio.lowlevel.checkpoint()
-        if relay.listener_count(name) == 0 and not disabled[name]:
-            unserved_count += 1
-            if len(unserved) < MAX_UNSERVED:
-                unserved.append(name)
-    snapshot = relay.snapshot()
-    return RelayValue(
+        values.append(ConnectionState.of(name, relay.connection(name), disabled=disabled))
+    cursor = encode_cursor(page[-1][0]) if len(found) > len(page) else None
+    return ConnectionStatePage(value=tuple(values), next_cursor=cursor)
+
+
+async def _get_relay(call: Call) -> RelayValue:
+    info, relay, scope = call.managed.info, call.managed.relay, call.caller.scope
+    count = unserved_count = 0
+    unserved: list[str] = []
+    total = ConnectionSnapshot()
+    after, is_last = "", False
+    while not is_last:
+        names = await _disabled_by_name(call, after=after, limit=_NAMES_AT_A_TIME)
+        is_last = len(names) < _NAMES_AT_A_TIME
+        for number, (name, disabled) in enumerate(names.items()):
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            if not scope.is_everything:
+                total += relay.connection(name)
+            if relay.listener_count(name) == 0 and not disabled:
+                unserved_count += 1
+                if len(unserved) < MAX_UNSERVED:
+                    unserved.append(name)
+            after = name
+        count += len(names)
+    whole = relay.snapshot()
+    if scope.is_everything:
+        total = ConnectionSnapshot(whole.listeners, whole.senders, whole.sessions)
+    value = RelayValue(
         version=__version__,
-        problems=relay_problems(snapshot, unserved, unserved_count, call.managed.clock()),
-        draining_since=snapshot.draining_since,
+        problems=relay_problems(part_of_scope(whole, scope), unserved, unserved_count, call.managed.clock()),
+        draining_since=whole.draining_since,
         pin=info.pin,
+        connection_count=count,
+        listener_count=total.listeners,
+        sender_count=total.senders,
+        session_count=total.sessions,
+        ports=None,
+        certificates=None,
+        unauthenticated=None,
+        pairs=None,
+        control_channels=None,
+    )
+    if not scope.is_everything:
+        return value
+    return msgspec.structs.replace(
+        value,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
-        certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
-        connection_count=len(disabled),
-        listener_count=snapshot.listeners,
-        sender_count=snapshot.senders,
-        session_count=snapshot.sessions,
-        unauthenticated=Places.of(snapshot.unauthenticated),
-        pairs=Places.of(snapshot.pairs),
-        control_channels=Places.of(snapshot.control_channels),
+        certificates=tuple(map(CertificateValue.of, whole.certificates)),
+        unauthenticated=Places.of(whole.unauthenticated),
+        pairs=Places.of(whole.pairs),
+        control_channels=Places.of(whole.control_channels),
     )
 
 
@@ -200,6 +264,17 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
     *_list_rows("Sender", "the control channels of clients that may join", _list_senders, SenderPage),
     *_list_rows("Session", "the pairs of data channels that are joined", _list_sessions, SessionPage),
     Operation(
+        id="listConnectionStates",
+        method="GET",
+        path="/v1/connectionStates",
+        summary="List what all hybrid connections that the caller may see have at this relay now.",
+        role=ManagementRole.VIEWER,
+        handler=_list_states,
+        filters=True,
+        query=LivePageQuery,
+        answer=ConnectionStatePage,
+    ),
+    Operation(
         id="dropListener",
         method="DELETE",
         path=f"{_CONNECTION}/listeners/{{instance}}",
@@ -231,9 +306,10 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         method="GET",
         path="/v1/relay",
         summary="Get this relay: its problems, version, pin, ports and certificates, and how many of its places are "
-        "taken.",
+        "taken. A caller with a scope gets what concerns this scope.",
         role=ManagementRole.VIEWER,
         handler=_get_relay,
+        filters=True,
         answer=RelayValue,
     ),
     Operation(

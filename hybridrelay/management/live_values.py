@@ -8,6 +8,7 @@ import msgspec
 
 from ..relay.snapshot import (
     CertificateSnapshot,
+    ConnectionSnapshot,
     EndSnapshot,
     ListenerSnapshot,
     PlacesSnapshot,
@@ -18,6 +19,8 @@ from .values import Body, Value
 
 __all__ = [
     "CertificateValue",
+    "ConnectionState",
+    "ConnectionStatePage",
     "Dropped",
     "EndValue",
     "ListenerPage",
@@ -40,6 +43,43 @@ class LivePageQuery(Body, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+
+
+class ConnectionState(Value, frozen=True):
+    """What a hybrid connection has at this relay now."""
+
+    name: str
+    disabled: bool
+    #: The number of connectors that are registered.
+    listener_count: int
+    #: The number of control channels of clients that may join.
+    sender_count: int
+    #: The number of pairs of data channels that are joined.
+    session_count: int
+    #: Bytes that were moved since the relay started.
+    bytes_to_client: int
+    bytes_to_connector: int
+
+    @classmethod
+    def of(cls, name: str, live: ConnectionSnapshot, *, disabled: bool) -> ConnectionState:
+        """Make the value of a hybrid connection."""
+        return cls(
+            name=name,
+            disabled=disabled,
+            listener_count=live.listeners,
+            sender_count=live.senders,
+            session_count=live.sessions,
+            bytes_to_client=live.bytes_to_client,
+            bytes_to_connector=live.bytes_to_connector,
+        )
+
+
+class ConnectionStatePage(Value, frozen=True):
+    """What hybrid connections have, in order of their names."""
+
+    value: tuple[ConnectionState, ...]
+    #: The cursor of the next page; null on the last page.
+    next_cursor: str | None
 
 
 class ListenerValue(Value, frozen=True):
@@ -239,23 +279,26 @@ class RelayEndpointValue(Value, frozen=True):
 
 
 class RelayValue(Value, frozen=True):
-    """The state of the relay."""
+    """The state of the relay. A caller with a scope gets what concerns the hybrid connections of this scope."""
 
     version: str
-    #: The most important first; empty if there are none.
+    #: The most important first; empty if there are none. For a caller with a scope: those of its hybrid connections,
+    #: and whether the relay is draining.
     problems: tuple[RelayProblem, ...]
     #: Since when it has been draining (seconds since 1970); null if it is not draining.
     draining_since: float | None
     #: Its pin: connection strings contain it, so that nobody else can pose as this relay.
     pin: str
-    #: By port name, the addresses at which it listens.
-    ports: dict[str, tuple[str, ...]]
-    #: Its certificates that expire. The one to which the pin belongs does not expire.
-    certificates: tuple[CertificateValue, ...]
+    #: The numbers of hybrid connections, and of what they have at this relay. For a caller with a scope: of this
+    #: scope.
     connection_count: int
     listener_count: int
     sender_count: int
     session_count: int
-    unauthenticated: Places
-    pairs: Places
-    control_channels: Places
+    #: By port name, the addresses at which it listens. This and all that follows is null for a caller with a scope.
+    ports: dict[str, tuple[str, ...]] | None
+    #: Its certificates that expire. The one to which the pin belongs does not expire.
+    certificates: tuple[CertificateValue, ...] | None
+    unauthenticated: Places | None
+    pairs: Places | None
+    control_channels: Places | None

@@ -1,81 +1,66 @@
-"""Everything that the management API says about a running relay, read in pages: for ``hybridrelay status``."""
+"""The state of a running relay, as the management API returns it: for ``hybridrelay status``."""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
 
 import attrs
 import msgspec
 
 from .client import ManagementClient
-from .live_values import (
-    ListenerPage,
-    ListenerValue,
-    RelayValue,
-    SenderPage,
-    SenderValue,
-    SessionPage,
-    SessionValue,
-)
-from .values import ConnectionPage, ConnectionValue
+from .live_values import ConnectionState, ListenerValue, RelayValue, SenderValue, SessionValue
+from .paging import Rows, read_rows
 
 __all__ = ["RelayStatus", "read_status"]
-
-_PAGE = 1000
-
-
-class _Page(Protocol):
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
-PageT = TypeVar("PageT", bound=_Page)
 
 
 @attrs.frozen
 class RelayStatus:
-    """What a relay holds. Its parts were read one after the other, while the relay ran."""
+    """The state of a relay: the part that the caller may see. Its parts were read one after the other."""
 
     relay: RelayValue
-    connections: tuple[ConnectionValue, ...]
-    listeners: tuple[ListenerValue, ...]
-    senders: tuple[SenderValue, ...]
-    sessions: tuple[SessionValue, ...]
+    connections: Rows[ConnectionState]
+    listeners: Rows[ListenerValue]
+    senders: Rows[SenderValue]
+    sessions: Rows[SessionValue]
 
-    def as_json(self) -> str:
-        """For programs, with the names that the API has."""
-        found = {
-            "relay": self.relay,
+    def json_parts(self) -> Iterator[str]:
+        """Return the state as JSON for programs, with the names that the API uses, in parts of less than a MiB."""
+        yield f'{{\n  "relay": {_indented(self.relay)}'
+        lists: dict[str, Rows[ConnectionState] | Rows[ListenerValue] | Rows[SenderValue] | Rows[SessionValue]] = {
             "hybridConnections": self.connections,
             "listeners": self.listeners,
             "senders": self.senders,
             "sessions": self.sessions,
         }
-        return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+        for name, rows in lists.items():
+            yield f',\n  "{name}": ['
+            is_first = True
+            for page in rows.pages():
+                if page:
+                    # Without the brackets of the array, and the line feed before the last of them.
+                    yield f"{'' if is_first else ','}{_indented(page)[1:-1].rstrip()}"
+                    is_first = False
+            yield "]" if is_first else "\n  ]"
+        yield "\n}"
+
+
+def _indented(value: msgspec.Struct | tuple[msgspec.Struct, ...]) -> str:
+    """Return a value as JSON that is to stand two spaces to the right."""
+    # Strings in JSON contain no line feeds.
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode().replace("\n", "\n  ")
 
 
 async def read_status(client: ManagementClient) -> RelayStatus:
-    """Read it.
+    """Read the state of a relay.
 
     Raises:
-        ManagementError: see `ManagementClient.call`.
+        HybridRelayError: see `read_rows`.
     """
-    relay = await client.get("/v1/relay", RelayValue)
-    connections = await _pages(client, "/v1/hybridConnections", ConnectionPage)
-    listeners = await _pages(client, "/v1/listeners", ListenerPage)
-    senders = await _pages(client, "/v1/senders", SenderPage)
-    sessions = await _pages(client, "/v1/sessions", SessionPage)
     return RelayStatus(
-        relay,
-        tuple(one for page in connections for one in page.value),
-        tuple(one for page in listeners for one in page.value),
-        tuple(one for page in senders for one in page.value),
-        tuple(one for page in sessions for one in page.value),
+        await client.get("/v1/relay", RelayValue),
+        await read_rows(client, "/v1/connectionStates", ConnectionState),
+        await read_rows(client, "/v1/listeners", ListenerValue),
+        await read_rows(client, "/v1/senders", SenderValue),
+        await read_rows(client, "/v1/sessions", SessionValue),
     )
-
-
-async def _pages(client: ManagementClient, path: str, kind: type[PageT]) -> list[PageT]:
-    pages = [await client.get(path, kind, query={"limit": _PAGE})]
-    while (cursor := pages[-1].next_cursor) is not None:
-        pages.append(await client.get(path, kind, query={"limit": _PAGE, "cursor": cursor}))
-    return pages

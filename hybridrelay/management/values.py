@@ -75,8 +75,12 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
     """The body or the query of a request."""
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The body of a response, or a part of it."""
+class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """The body of a response, or a part of it.
+
+    Values are trees, so the garbage collector need not track them. Otherwise, making a long list would start a full
+    collection, which takes 0.1 s in a relay with 10,000 listeners.
+    """
 
 
 # --- requests

@@ -68,6 +68,13 @@ async def test_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text("utf-8") == "ready relay probe=*:9350\nö\n"
 
 
+async def test_text_from_elsewhere_does_not_control_the_terminal(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
+        await async_output.say("a\x1b]0;title\x07\u202eb\x9bc\r\n\x1b[31mred\x1b[0m")
+        await async_output.draw("\x1b[H")
+    assert (tmp_path / "out").read_text("utf-8") == "a ]0;title  b c \n\x1b[31mred\x1b[0m\n\x1b[H"
+
+
 async def test_a_stream_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
     await async_output.say("a")
     assert capsys.readouterr().out == "a\n"

@@ -22,7 +22,7 @@ from hybridrelay.security import ManagementRole
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import HYBRIDRELAY, Program
-from ..management.live import FakeRelay
+from ..management.live import FakeRelay, listener
 from .conftest import Created, Run
 from .served_relay import Way, served
 
@@ -94,6 +94,25 @@ def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (made.code, made.err) == (0, "")
     assert json.loads(run("connections", "list", "--json", *scoped).out)[0]["name"] == "team/a"
+
+
+def test_the_status_for_a_caller_with_a_scope(run: Run, way: Way, relay: FakeRelay) -> None:
+    with SQLiteStore.open(way.state) as store:
+        for name in ("team/a", "team/b"):
+            store.create(name, ["relay.example.com"], [])
+    relay.held_listeners.append(listener("team/a", "5" * 32))
+    scoped = as_caller(way, way.token_file(ManagementRole.VIEWER, scope="team/"))
+    shown = run("status", *scoped)
+    assert (shown.code, shown.err) == (1, "")
+    assert "! no connector listens for team/b\n" in shown.out
+    assert "hybrid connections: 2\n" in shown.out
+    assert "listeners: 1\n" in shown.out
+    for hidden in ("orders", "ports:", "in use:", "None"):
+        assert hidden not in shown.out
+    found = json.loads(run("status", "--json", *scoped).out)
+    assert [one["name"] for one in found["hybridConnections"]] == ["team/a", "team/b"]
+    assert [one["connection"] for one in found["listeners"]] == ["team/a"]
+    assert (found["relay"]["connectionCount"], found["relay"]["ports"]) == (2, None)
 
 
 def test_tokens_that_are_no_good(run: Run, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from os import terminal_size
 
+import attrs
 import msgspec
 import pytest
 
@@ -11,6 +12,7 @@ from hybridrelay.cli.screen import redrawn
 from hybridrelay.cli.status_text import duration, size, status_text
 from hybridrelay.management import RelayStatus
 from hybridrelay.management.live_values import (
+    ConnectionState,
     ListenerValue,
     Places,
     RelayProblem,
@@ -18,6 +20,7 @@ from hybridrelay.management.live_values import (
     SenderValue,
     SessionValue,
 )
+from hybridrelay.management.paging import Rows
 
 from ..management.live import listener, sender, session
 
@@ -29,17 +32,17 @@ RELAY = RelayValue(
 )  # fmt: skip
 STATUS = RelayStatus(
     RELAY,
-    (),
-    (ListenerValue.of(listener()),),
-    (SenderValue.of(sender()),),
-    (SessionValue.of(session()),),
+    Rows.of(ConnectionState),
+    Rows.of(ListenerValue, [ListenerValue.of(listener())]),
+    Rows.of(SenderValue, [SenderValue.of(sender())]),
+    Rows.of(SessionValue, [SessionValue.of(session())]),
 )
 
 
 def test_problems_come_first() -> None:
     problems = tuple(RelayProblem(code="x", detail=f"problem {number}", remedy="do it") for number in (1, 2))
     relay = msgspec.structs.replace(RELAY, problems=problems, draining_since=5.0)
-    text = status_text(RelayStatus(relay, (), STATUS.listeners, (), ()), now=1060.0)
+    text = status_text(attrs.evolve(STATUS, relay=relay), now=1060.0)
     assert text.startswith("relay draining, version 1.2.3, pin sha256:pin\n")
     assert text.index("! problem 1\n    what to do: do it\n! problem 2") < text.index("listeners: 1")
 
@@ -59,6 +62,35 @@ def test_tables() -> None:
         ["orders", "4" * 32, "192.0.2.2", "websocket", "192.0.2.1", "tcp", "58", "s", "7", "B", "5", "B"],
     ]
     assert "hybrid connections: 0" in lines
+
+
+def test_json_is_made_in_parts_that_belong_together() -> None:
+    status = attrs.evolve(
+        STATUS,
+        listeners=Rows(
+            ListenerValue,
+            [msgspec.json.encode([ListenerValue.of(listener(f"n{one}"))] * 2) for one in range(3)] + [b"[]"],
+        ),
+        senders=Rows(SenderValue, [b"[]", b"[]"]),
+    )
+    text = "".join(status.json_parts())
+    expected = {
+        "relay": RELAY,
+        "hybridConnections": [],
+        "listeners": list(status.listeners),
+        "senders": [],
+        "sessions": list(status.sessions),
+    }
+    assert text == msgspec.json.format(msgspec.json.encode(expected), indent=2).decode()
+
+
+def test_very_long_tables() -> None:
+    rows = [ListenerValue.of(listener(f"n{number}")) for number in range(2500)]
+    text = status_text(attrs.evolve(STATUS, listeners=Rows.of(ListenerValue, rows)), now=1060.0)
+    lines = [line for line in text.splitlines() if line.startswith("n")]
+    assert [line.split()[0] for line in lines] == [f"n{number}" for number in range(2500)]
+    assert len({line.index("1" * 32) for line in lines}) == 1
+    assert "listeners: 2500" in text.splitlines()
 
 
 @pytest.mark.parametrize(

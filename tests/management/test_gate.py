@@ -121,7 +121,8 @@ async def test_a_signature_is_for_its_hybrid_connection_alone(
     assert (await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header))[0].status == 200
     _, listed = await api.call("GET", CONNECTIONS, Authorization=header)
     assert [one["name"] for one in listed["value"]] == ["orders"]
-    for method, path in (("GET", f"{CONNECTIONS}/other"), ("GET", "/v1/relay"), ("GET", "/v1/tokens")):
+    assert (await api.call("GET", "/v1/relay", Authorization=header))[1]["connectionCount"] == 1
+    for method, path in (("GET", f"{CONNECTIONS}/other"), ("GET", "/v1/usage"), ("GET", "/v1/tokens")):
         answer, document = await api.call(method, path, Authorization=header)
         assert (answer.status, document["type"]) == (403, FORBIDDEN), path
     rule = f"{CONNECTIONS}/orders/authorizationRules/in"
@@ -197,7 +198,7 @@ async def test_further_ways_to_identify_callers(relay: Relay, autojump_clock: tr
     assert (await api.call("DELETE", f"{CONNECTIONS}/orders", Authorization="Basic abc"))[0].status == 204
     (event,) = (event for event in relay.events if isinstance(event, ManagementCalled))
     assert event.caller == "second ann"  # it cannot pretend to be of another kind
-    assert (await api.call("GET", "/v1/relay", Authorization="Basic abc"))[0].status == 403
+    assert (await api.call("GET", "/v1/usage", Authorization="Basic abc"))[0].status == 403
     assert known.seen[0] == Credentials("basic", "abc", "192.0.2.1")
     assert "abc" not in repr(known.seen[0])
     known.caller = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -12,10 +13,12 @@ from hybridrelay.events import ManagementCalled
 from hybridrelay.management import Caller
 from hybridrelay.management.callers import Scope
 from hybridrelay.management.cursors import encode_cursor
+from hybridrelay.relay import ConnectionSnapshot, PlacesSnapshot
+from hybridrelay.relay.snapshot import CertificateSnapshot, FileProblem, QuotaSnapshot
 from hybridrelay.security import ManagementRole
 
 from .conftest import CONNECTIONS, Api, serve_api
-from .live import listener, sender, session
+from .live import FakeRelay, listener, sender, session
 
 ORDERS = f"{CONNECTIONS}/orders"
 BODY = {"endpoints": ["relay.example.com"]}
@@ -98,6 +101,116 @@ async def test_lists_of_all_contain_what_the_callers_scope_covers(
         for position in (("a", ""), ("team0", ""), ("zzz", "")):  # cursors that this caller was not given
             _, page = await scoped.call("GET", f"/v1/{what}?cursor={encode_cursor(*position)}")
             assert {one["connection"] for one in page["value"]} <= set(seen)
+
+
+async def _all_states(api: Api, limit: int) -> list[dict[str, Any]]:
+    found, cursor = [], ""
+    while True:
+        answer, page = await api.call("GET", f"/v1/connectionStates?limit={limit}{cursor}")
+        assert answer.status == 200
+        assert len(page["value"]) <= limit
+        found += page["value"]
+        if page["nextCursor"] is None:
+            return found
+        cursor = f"&cursor={page['nextCursor']}"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+async def test_the_states_of_hybrid_connections(api: Api, nursery: trio.Nursery, limit: int) -> None:
+    names = ["orders", "team/a", "team/b", "team0"]
+    for name in names:
+        api.store.create(name, ["relay.example.com"], [])
+    api.store.change("team/b", disabled=True)
+    found = await _all_states(api, limit)
+    assert [one["name"] for one in found] == names
+    assert found[0] == {
+        "name": "orders", "disabled": False, "listenerCount": 1, "senderCount": 1, "sessionCount": 1,
+        "bytesToClient": 7, "bytesToConnector": 5,
+    }  # fmt: skip
+    assert [one["disabled"] for one in found] == [False, False, True, False]
+    for scope, seen in (
+        (Scope("team/"), ["team/a", "team/b"]),
+        (Scope(only="team0"), ["team0"]),
+        (Scope("nothing/"), []),
+        (Scope(only="nothing"), []),
+    ):
+        scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.VIEWER, scope), nursery)
+        assert [one["name"] for one in await _all_states(scoped, limit)] == seen
+        _, page = await scoped.call("GET", f"/v1/connectionStates?cursor={encode_cursor('a')}")
+        assert [one["name"] for one in page["value"]] == seen
+        _, page = await scoped.call("GET", f"/v1/connectionStates?cursor={encode_cursor('zz')}")
+        assert page["value"] == []
+
+
+async def test_a_caller_with_a_scope_sees_its_part_of_the_relay(api: Api, nursery: trio.Nursery) -> None:
+    for name in ("orders", "team/a", "team/b", "team/off"):
+        api.store.create(name, ["relay.example.com"], [])
+    api.store.change("team/off", disabled=True)
+    api.relay.held_listeners += [listener("team/a", f"{number:032x}") for number in range(3)]
+    api.relay.numbers = attrs.evolve(
+        api.relay.numbers,
+        draining_since=2000.0,
+        certificates=(CertificateSnapshot("public", "sha256:x", 0.0),),
+        unauthenticated=PlacesSnapshot(10, 10),
+        file_problems=(FileProblem("history", "it cannot be written", "free space"),),
+        quotas=(
+            QuotaSnapshot(None, "bytes", 100, 100),
+            QuotaSnapshot("orders", "senders", 5, 5),
+            QuotaSnapshot("team/a", "sessions", 9, 10),
+        ),
+    )
+    team, one = [
+        await serve_api(api, Caller("test", "scoped", ManagementRole.VIEWER, scope), nursery)
+        for scope in (Scope("team/"), Scope(only="orders"))
+    ]
+    _, relay = await team.call("GET", "/v1/relay")
+    assert {name: relay[name] for name in relay if name.endswith("Count")} == {
+        "connectionCount": 3, "listenerCount": 3, "senderCount": 0, "sessionCount": 0,
+    }  # fmt: skip
+    found = [(problem["code"], problem["connection"]) for problem in relay["problems"]]
+    assert found == [("draining", None), ("quota-near", "team/a"), ("no-listener", "team/b")]
+    for hidden in ("ports", "certificates", "unauthenticated", "pairs", "controlChannels"):
+        assert relay[hidden] is None, hidden
+    _, relay = await one.call("GET", "/v1/relay")
+    assert (relay["connectionCount"], relay["listenerCount"]) == (1, 1)
+    assert [problem["code"] for problem in relay["problems"]] == ["draining", "quota-reached"]
+    _, relay = await api.call("GET", "/v1/relay")
+    assert (relay["connectionCount"], relay["listenerCount"]) == (4, 4)
+    assert {"certificate-expired", "history", "unauthenticated-slots"} <= {one["code"] for one in relay["problems"]}
+
+
+async def test_the_state_of_very_many_hybrid_connections_is_read_in_slices(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it does not delay the relay's other work: there is a checkpoint after each hundred."""
+    names = [f"n{number:04}" for number in range(2500)]
+    for name in names:
+        api.store.create(name, ["relay.example.com"], [])
+    instrument = _Steps()
+    in_step: Counter[int] = Counter()
+
+    def count(relay: FakeRelay, name: str) -> int:
+        in_step[instrument.number] += 1
+        return 1
+
+    monkeypatch.setattr(FakeRelay, "listener_count", count)
+    monkeypatch.setattr(FakeRelay, "connection", lambda relay, name: ConnectionSnapshot(count(relay, name)))
+    trio.lowlevel.add_instrument(instrument)
+    _, relay = await api.call("GET", "/v1/relay")
+    assert relay["connectionCount"] == 2500
+    assert (await api.call("GET", "/v1/connectionStates?limit=1000"))[0].status == 200
+    trio.lowlevel.remove_instrument(instrument)
+    assert in_step.total() == 3500
+    assert max(in_step.values()) <= 100
+
+
+class _Steps(trio.abc.Instrument):
+    """Numbers the steps of all tasks."""
+
+    number = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.number += 1
 
 
 async def test_a_long_page_is_collected_in_slices(api: Api) -> None:

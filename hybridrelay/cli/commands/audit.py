@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from functools import partial
 
 import msgspec
 
 from ...events.plain_log import fields_text
-from ...management import BlockingClient, ManagementClient
+from ...management import ManagementClient
 from ...management.audit import AuditValue
 from ...management.audit_log import AuditEntry, AuditFilter, read_audit
+from ...management.paging import PAGE, PageReader
 from ...relay.store.state_dir import prepare_state_directory
 from .. import exits, output
 from ..relay_access import open_client
 from ..times import utc_text
-
-_PAGE = 1000
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the audit log."""
     since = None if args.since is None else time.time() - args.since
     with open_client(args) as client:
-        entries = _read_files(args, since) if client is None else _ask(client, args, since)
+        entries = _read_files(args, since) if client is None else client.run(partial(_ask, args=args, since=since))
     entries.reverse()
     if args.json:
         output.say_json(msgspec.to_builtins(entries))
@@ -37,27 +35,18 @@ def run(args: argparse.Namespace) -> int:
     return exits.OK
 
 
-def _ask(client: BlockingClient, args: argparse.Namespace, since: float | None) -> list[AuditEntry]:
-    found: list[AuditEntry] = []
-    cursor: str | None = None
-    while True:
-        query = {
-            "limit": min(args.limit - len(found), _PAGE),
-            "cursor": cursor,
-            "caller": args.caller or None,
-            "operation": args.operation or None,
-            "connection": args.connection,
-            "since": since,
-        }
-        page = client.run(partial(_get, query=query))
+async def _ask(client: ManagementClient, args: argparse.Namespace, since: float | None) -> list[AuditEntry]:
+    query = {
+        "limit": min(args.limit, PAGE),
+        "caller": args.caller or None,
+        "operation": args.operation or None,
+        "connection": args.connection,
+        "since": since,
+    }
+    reader, found = PageReader(client, "/v1/audit", AuditValue, query), list[AuditEntry]()
+    while len(found) < args.limit and (page := await reader.next()) is not None:
         found += page.value
-        cursor = page.next_cursor
-        if cursor is None or len(found) >= args.limit:
-            return found
-
-
-async def _get(client: ManagementClient, query: Mapping[str, str | float | None]) -> AuditValue:
-    return await client.get("/v1/audit", AuditValue, query=query)
+    return found[: args.limit]
 
 
 def _read_files(args: argparse.Namespace, since: float | None) -> list[AuditEntry]:

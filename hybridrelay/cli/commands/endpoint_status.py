@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,8 +15,8 @@ from ..endpoint_text import endpoint_text
 __all__ = ["endpoint_state"]
 
 
-async def endpoint_state(where: Path | tuple[str, int], *, as_json: bool) -> tuple[str, int]:
-    """Read the status, and return it as text or JSON, with the exit code.
+async def endpoint_state(where: Path | tuple[str, int], *, as_json: bool) -> tuple[Iterable[str], int]:
+    """Read the status, and return it as text or JSON, in parts, with the exit code.
 
     Args:
         where: the value of ``--from``.
@@ -27,5 +28,5 @@ async def endpoint_state(where: Path | tuple[str, int], *, as_json: bool) -> tup
     status = await read_endpoint_status(where)
     code = exits.FAILED if status.problems else exits.OK
     if as_json:
-        return msgspec.json.format(msgspec.json.encode(status), indent=2).decode(), code
-    return endpoint_text(status, time.time()), code
+        return (msgspec.json.format(msgspec.json.encode(status), indent=2).decode(),), code
+    return (endpoint_text(status, time.time()),), code

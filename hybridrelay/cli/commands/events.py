@@ -14,6 +14,7 @@ from ...errors import ManagementError
 from ...events.plain_log import fields_text
 from ...management import ManagementClient
 from ...management.following import EventPage, EventValue
+from ...management.paging import PAGE, ListLimits
 from .. import async_output, exits, output
 from ..relay_access import address_of
 from ..running import run_until_stopped
@@ -21,7 +22,6 @@ from ..running import run_until_stopped
 logger = logging.getLogger("hybridrelay.cli")
 
 _PATH = "/v1/events"
-_PAGE = 1000
 #: How long the relay waits for an event before it answers that there is none (seconds).
 _WAIT_SECONDS = 25.0
 #: While the relay does not answer, how long to wait before the next attempt (seconds).
@@ -55,14 +55,16 @@ async def _show_latest(client: ManagementClient, args: argparse.Namespace) -> in
     """Show the events so far. Returns the number of the last one, after which to continue."""
     latest: deque[EventValue] = deque(maxlen=args.limit if args.since is None else None)
     since: int | None = args.since
+    limits = ListLimits(client, _PATH)
     while True:
-        page = await client.get(_PATH, EventPage, query={"since": since, "limit": _PAGE})
+        page = await client.get(_PATH, EventPage, query={"since": since, "limit": PAGE})
         if args.since is not None and not page.has_all:
             logger.warning("the relay no longer has all events since number %d", args.since)
         latest += page.value
         if page.last == since:
             break
         since = page.last
+        limits.check_next(since)
     await _show(latest, as_json=args.json)
     return page.last
 
@@ -70,7 +72,7 @@ async def _show_latest(client: ManagementClient, args: argparse.Namespace) -> in
 async def _follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
     is_interrupted = False
     while not output.is_lost():
-        query = {"since": last, "limit": _PAGE, "wait": _WAIT_SECONDS}
+        query = {"since": last, "limit": PAGE, "wait": _WAIT_SECONDS}
         try:
             page = await client.get(_PATH, EventPage, query=query, seconds=_WAIT_SECONDS)
         except ManagementError as exc:  # the relay may be restarted

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -20,7 +21,7 @@ from .. import async_output, exits, output
 from ..relay_access import address_of, describe_access, refuse_management_options
 from ..running import run_until_stopped
 from ..screen import redrawn
-from ..status_text import status_text
+from ..status_text import status_parts
 
 T = TypeVar("T")
 
@@ -42,16 +43,18 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         nonlocal code
         if not args.watch:
-            text, following = await state(as_json=args.json)
-            await async_output.say(text)
+            parts, following = await state(as_json=args.json)
+            for part in parts:
+                await async_output.say(part, end="")
+            await async_output.say()
             code = following
             return
         while not output.is_lost():
             try:
-                text, following = await state(as_json=False)
+                parts, following = await state(as_json=False)
             except ManagementError as exc:  # continue: the program may be restarted
-                text, following = f"{exc}", exits.FAILED
-            await _show(text)
+                parts, following = (f"{exc}",), exits.FAILED
+            await _show("".join(parts))
             code = following
             await trio.sleep(_WATCH_SECONDS)
 
@@ -62,22 +65,22 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-async def _relay_state(address: Address, *, as_json: bool) -> tuple[str, int]:
-    """The state of a relay as text or JSON, and the exit code."""
+async def _relay_state(address: Address, *, as_json: bool) -> tuple[Iterable[str], int]:
+    """Return the state of a relay as text or JSON, in parts, and the exit code."""
     client = ManagementClient(address)
     try:
         status = await read_status(client)
     finally:
         await client.aclose()
-    text = status.as_json() if as_json else status_text(status, time.time())
-    return text, exits.FAILED if status.relay.problems else exits.OK
+    parts = status.json_parts() if as_json else status_parts(status, time.time())
+    return parts, exits.FAILED if status.relay.problems else exits.OK
 
 
 async def _show(text: str) -> None:
     """Show the state for ``--watch``: on a terminal in place of the previous one, otherwise below it."""
     now, text = datetime.now().astimezone().isoformat(timespec="seconds"), output.without_controls(text)
     if sys.stdout.isatty():
-        await async_output.say(redrawn(f"{now}\n{text}", shutil.get_terminal_size()), end="")
+        await async_output.draw(redrawn(f"{now}\n{text}", shutil.get_terminal_size()))
     else:
         await async_output.say(f"{now}\n{text}\n")
 

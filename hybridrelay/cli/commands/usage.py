@@ -9,14 +9,13 @@ from urllib.parse import quote
 import msgspec
 
 from ...management import ManagementClient
+from ...management.paging import read_pages
 from ...management.usage import ConnectionUsage, NamedUsage, PeriodUsage, RelayUsage
 from .. import async_output, exits, output
 from ..relay_access import address_of
 from ..running import run_until_stopped
 from ..status_text import size
 from ..times import utc_text
-
-_PAGE = 1000
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,12 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _read(client: ManagementClient) -> RelayUsage:
     """Return the usage of the relay, with all hybrid connections."""
-    first = page = await client.get("/v1/usage", RelayUsage, query={"limit": _PAGE})
-    value = list(page.value)
-    while page.next_cursor is not None:
-        page = await client.get("/v1/usage", RelayUsage, query={"limit": _PAGE, "cursor": page.next_cursor})
-        value += page.value
-    return msgspec.structs.replace(first, value=tuple(value), next_cursor=None)
+    pages = await read_pages(client, "/v1/usage", RelayUsage)
+    value = tuple(one for page in pages for one in page.value)
+    return msgspec.structs.replace(pages[0], value=value, next_cursor=None)
 
 
 def _relay_text(usage: RelayUsage) -> str:

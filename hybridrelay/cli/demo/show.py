@@ -132,8 +132,9 @@ class Show:
 
         measure = http.measure_down if direction == "down" else http.measure_up
         speed = await measure(stream, MEASURE_SECONDS, progress)
-        begin, end = ("\r", " " * 8) if self._live else ("", "")
-        await async_output.say(f"{begin}  {direction:4}  {_mega(speed):>7} MB/s{end}")
+        if self._live:
+            await async_output.draw("\r")
+        await async_output.say(f"  {direction:4}  {_mega(speed):>7} MB/s{' ' * 8 if self._live else ''}")
         return speed
 
     async def _summarize(self, results: list[Result]) -> None:

@@ -192,8 +192,10 @@ def _connections(visit: Visit, page: ConnectionPage) -> Element:
 
 
 def _about(visit: Visit, relay: RelayValue) -> Element:
-    ports = [h("li", h("b", name), " ", ", ".join(addresses)) for name, addresses in relay.ports.items()]
-    certificates = [h("li", h("b", one.name), " expires ", moment(one.expires_at)) for one in relay.certificates]
+    ports = [h("li", h("b", name), " ", ", ".join(addresses)) for name, addresses in (relay.ports or {}).items()]
+    certificates = [
+        h("li", h("b", one.name), " expires ", moment(one.expires_at)) for one in relay.certificates or ()
+    ]
     return section(
         "This relay",
         h(

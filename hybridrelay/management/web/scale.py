@@ -57,7 +57,9 @@ async def _show(visit: Visit) -> View:
 def capacity_section(visit: Visit, relay: RelayValue) -> Element:
     """Make the part that shows how many of the relay's places are taken."""
 
-    def bar(label: str, places: Places) -> Element:
+    def bar(label: str, places: Places | None) -> Element | None:
+        if places is None:  # this caller may not see it
+            return None
         return meter(label, places.used, places.total, f"{count(places.used)} of {count(places.total)}")
 
     return section(

@@ -80,9 +80,9 @@ class MemoryStore:
         found = (one for one in self._read().values() if one.name > after and one.name.startswith(prefix))
         return tuple(itertools.islice(found, limit))
 
-    def disabled_by_name(self) -> Mapping[str, bool]:
+    def disabled_by_name(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> Mapping[str, bool]:
         """See `Store.disabled_by_name`."""
-        return {name: one.disabled for name, one in self._read().items()}
+        return {one.name: one.disabled for one in self.list(after=after, prefix=prefix, limit=limit)}
 
     def get(self, name: str) -> HybridConnection:
         """See `Store.get`."""

@@ -77,6 +77,10 @@ _BUSY_TIMEOUT_SECONDS = 5.0
 #: How many files SQLite opens at a time, at most: the registry, its log, the index of that, and the directory.
 _DESCRIPTORS = 4
 
+# A part of all hybrid connections, in order of their names. `_range` makes the parameters.
+_NAMES = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+_DISABLED = "SELECT name, disabled FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
+
 _LOCKED = (
     "try again; if it stays locked, another program keeps it open in the middle of a change: a database tool or a "
     "command that was stopped, for example. `fuser` or `lsof` shows which"
@@ -196,15 +200,12 @@ class SQLiteStore:
 
     def list(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> tuple[HybridConnection, ...]:
         """See `Store.list`."""
-        # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
-        names = "SELECT name FROM connections WHERE name > ? AND name >= ? AND name < ? ORDER BY name LIMIT ?"
-        limits = after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
-        return tuple(self._read(f" WHERE connections.name IN ({names})", *limits))
+        return tuple(self._read(f" WHERE connections.name IN ({_NAMES})", *_range(after, prefix, limit)))
 
-    def disabled_by_name(self) -> Mapping[str, bool]:
+    def disabled_by_name(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> Mapping[str, bool]:
         """See `Store.disabled_by_name`."""
         with self._reading():
-            rows = self._database.execute("SELECT name, disabled FROM connections ORDER BY name")
+            rows = self._database.execute(_DISABLED, _range(after, prefix, limit))
             return {name: bool(disabled) for name, disabled in rows}
 
     def get(self, name: str) -> HybridConnection:
@@ -466,6 +467,12 @@ class SQLiteStore:
 
     def _unknown_connection(self, name: str) -> ConfigurationError:
         return no_connection(name, (connection.name for connection in self.list()))
+
+
+def _range(after: str, prefix: str, limit: int | None) -> tuple[str | int, ...]:
+    """Return the parameters of `_NAMES` and `_DISABLED` for those of `Store.list`."""
+    # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
+    return after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:

@@ -84,8 +84,12 @@ class Store(Protocol):
             limit: not more than this many; None: all.
         """
 
-    def disabled_by_name(self) -> Mapping[str, bool]:
-        """Return whether each hybrid connection is disabled, sorted by name. Much cheaper than to read them all."""
+    def disabled_by_name(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> Mapping[str, bool]:
+        """Return whether each hybrid connection is disabled, sorted by name. Much cheaper than `list`.
+
+        Args:
+            after, prefix, limit: which hybrid connections; see `list`.
+        """
 
     def get(self, name: str) -> HybridConnection:
         """Return a hybrid connection.

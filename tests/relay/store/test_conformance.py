@@ -77,6 +77,7 @@ def test_a_part_of_the_list(store: Store, rules: Rules) -> None:
             for limit in (0, 1, 3):
                 found = [one.name for one in store.list(after=after, prefix=prefix, limit=limit)]
                 assert found == expected[:limit]
+                assert list(store.disabled_by_name(after=after, prefix=prefix, limit=limit)) == found
     assert store.list(prefix="a/c", limit=1) == (store.get("a/c"),)
 
 
