@@ -13,6 +13,7 @@ from types import FrameType
 
 import trio
 
+from .._collector import short_collections
 from .._descriptors import raise_descriptor_limit
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
@@ -123,7 +124,7 @@ def run_until_stopped(
     keep_freed_memory()
     raise_descriptor_limit()
     stopper = _Stopper(on_abort, stop, reloads)
-    with stopper.handlers(), log_python_messages():
+    with stopper.handlers(), log_python_messages(), short_collections():
         trio.run(stopper.supervise, main)
     return stopper.received
 

@@ -1,0 +1,68 @@
+"""Full collections examine new objects only, and still free the cycles of old objects in the end."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from hybridrelay import _collector
+from hybridrelay._collector import short_collections
+
+
+class Node:
+    """Refers to itself, so that only the collector can free it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    """No collection happens by itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_survivors_are_not_examined_again() -> None:
+    with short_collections():
+        gc.collect()
+        old = Node()
+        found = weakref.ref(old)
+        gc.collect()
+        assert gc.get_freeze_count() > 0
+        assert all(one is not old for one in gc.get_objects())
+        new = weakref.ref(Node())
+        del old
+        gc.collect()
+        assert (new(), found() is None) == (None, False)
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert found() is None
+
+
+def test_a_program_that_has_grown_examines_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_collector, "_MORE_BLOCKS", 1000)
+    with short_collections():
+        gc.collect()
+        old = Node()
+        found = weakref.ref(old)
+        gc.collect()
+        del old
+        gc.collect()
+        assert found() is not None
+        monkeypatch.setattr(_collector, "_TIMES", 0.9)  # as if there were fewer objects before
+        monkeypatch.setattr(_collector, "_MORE_BLOCKS", 0)
+        gc.collect()
+        assert found() is None
+        assert gc.get_freeze_count() > 0, "and the survivors are exempt again"
+
+
+def test_younger_collections_change_nothing() -> None:
+    with short_collections():
+        gc.collect(1)
+        assert gc.get_freeze_count() == 0
