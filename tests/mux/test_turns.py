@@ -14,7 +14,8 @@ from hybridrelay.mux import MuxStream, Session, SessionRole, SharedTurns
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.mux.turns import MAX_FRAMES
 from hybridrelay.protocol import Reason, frames
-from hybridrelay.streams.nowait import TURN_BYTES
+from hybridrelay.streams import nowait
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, Buffer, NowaitStream
 
 SESSIONS, FRAMES = 20, 1500
 HELLO = frames.Hello(b"session id 16 by", b"s" * 32, 0).encode()
@@ -132,6 +133,74 @@ async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
     for portion in PORTIONS:
         with trio.fail_after(60):
             assert await _most_frames_in_a_pass(None, portion) > SESSIONS // 2 * MAX_FRAMES
+
+
+class Flood(trio.abc.Stream, NowaitStream):
+    """A channel that always has the next frames already, so that its session never has to wait."""
+
+    def __init__(self, portion: int) -> None:
+        self._portion = frames.Ack(0).encode() * portion
+        self._left = FRAMES * len(frames.Ack(0).encode())
+        self._greeted = False
+
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        if not self._greeted:
+            self._greeted = True
+            return HELLO
+        if self._left <= 0:
+            return None
+        self._left -= len(self._portion)
+        return self._portion
+
+    async def wait_readable(self) -> None:
+        if self._left <= 0:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        return True
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def send_all(self, data: Buffer) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("portion", [1, 10 * MAX_FRAMES])
+@pytest.mark.parametrize("sessions", [1, 20])
+async def test_other_tasks_run_while_channels_always_have_more(
+    monkeypatch: pytest.MonkeyPatch, portion: int, sessions: int
+) -> None:
+    """Whether the frames arrive one by one or all at once, and however fast this machine is."""
+    monkeypatch.setattr(nowait, "TURN_SECONDS", 60.0)
+    turns = SharedTurns() if sessions > 1 else None
+    running = [Session(SessionRole.ACCEPTOR, turns=turns) for _ in range(sessions)]
+    most = before = 0
+
+    def look() -> None:
+        nonlocal most, before
+        now = sum(session.core.frames_received for session in running)
+        most, before = max(most, now - before), now
+
+    with trio.fail_after(60), instrument(Passes(look)):
+        async with trio.open_nursery() as nursery:
+            for session in running:
+                nursery.start_soon(session.run, Flood(portion))
+            while before < sessions * FRAMES:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert most <= 3 * MAX_FRAMES
 
 
 @pytest.mark.parametrize(("sessions", "streams"), [(30, PORTION - 1), (4, 10 * PORTION)])
