@@ -30,7 +30,7 @@ __all__ = ["Commands"]
 #: How long a command may take to end after its standard input was closed, and again after SIGTERM (seconds).
 _GRACE_SECONDS = 2.0
 #: How long standard error is read after the command has ended (seconds): a process that it started may keep it open.
-_LAST_WORDS_SECONDS = 0.5
+_REST_OF_ERRORS_SECONDS = 0.5
 #: The longest line of standard error that is reported in one event (bytes).
 _MAX_LINE = 500
 #: How much of standard error is read before other tasks run (bytes): at most this many lines, which take a few
@@ -135,7 +135,7 @@ async def _run(
             nursery.start_soon(_end_when_closed, group, stream)
             await group.wait()
             # There may be more on standard error to report.
-            await trio.sleep(_LAST_WORDS_SECONDS)
+            await trio.sleep(_REST_OF_ERRORS_SECONDS)
             nursery.cancel_scope.cancel()
         ended = True
     finally:

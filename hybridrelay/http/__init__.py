@@ -3,8 +3,8 @@
 `Router` is a table of `Route`s; a `Service` is a router with `Limits` and hooks; `serve_connection` serves it on one
 connection, and `serve` on listeners. ``docs/http.md`` shows how to add a route.
 
-These modules decide, without I/O: `target`, `router`, `head`, `forwarded`, `chunked`, `encoding`, `persistence`,
-`response`, `failure`, `limits`. These do I/O: `wire`, `body`, `exchange`, `connection`, `server`.
+Modules without I/O: `target`, `router`, `head`, `forwarded`, `chunked`, `encoding`, `persistence`, `response`,
+`failure`, `limits`. Modules with I/O: `wire`, `body`, `exchange`, `connection`, `server`.
 """
 
 from __future__ import annotations

@@ -62,12 +62,12 @@ class Body:
 
     @property
     def state(self) -> BodyState:
-        """How much of it was read."""
+        """How much of the body was read."""
         left = None if self._length is None else self._length - self.received_bytes
         return BodyState(self._complete, left, self._waited_for and not self._source.has_received())
 
     async def read(self) -> bytes:
-        """Read all of it, or the rest of it.
+        """Read the whole body, or the rest of it.
 
         Raises:
             RequestError, ClientGone: see `receive_some`.
@@ -81,8 +81,8 @@ class Body:
         """Read the next piece, of any size; b"" at the end.
 
         Raises:
-            RequestError: 400: it is malformed or incomplete; 408: it takes too long; 413: it is too long. Handlers
-                let it propagate, so that the client gets this response.
+            RequestError: 400 if the body is malformed or incomplete, 408 if it takes too long, 413 if it is too long.
+                Handlers should let it propagate, so that the client gets this response.
             ClientGone: the connection is lost.
 
         If cancelled, no data is lost.
@@ -153,5 +153,5 @@ class Body:
 
 
 def too_large() -> RequestError:
-    """The error for a body that is too long: status 413."""
+    """Return the error for a body that is too long: status 413."""
     return RequestError(Failure(413, "the body is too long", close=True))

@@ -1,8 +1,8 @@
-"""The chunked coding of request bodies (RFC 9112 section 7.1), strictly. No I/O.
+"""A strict reader for request bodies in chunked coding (RFC 9112 section 7.1). No I/O.
 
 h11's own reader lets a bare line feed end the trailer section and accepts control characters in extensions. A proxy
 in front of the server may see the end of such a body elsewhere, which allows request smuggling. This reader accepts
-only what the grammar allows; it drops extensions and trailers, and limits their size.
+only what the grammar allows. It drops extensions and trailers, and limits their size.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ __all__ = ["ChunkedReader"]
 
 #: 16 digits allow sizes below 2^64 bytes.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-#: The length of a line (bytes). Extensions are rare; chunk signatures, which some storage services use, have 85
-#: bytes.
+#: The longest line (bytes). Extensions are rare; chunk signatures, which some storage services use, have 85 bytes.
 _MAX_LINE = 256
-#: How much framing is accepted for the whole body, and in addition for each byte of payload (bytes). Chunks of one
-#: byte, with five bytes of framing each, are accepted; a flood of extensions is not.
+#: How much framing is accepted for the whole body, plus for each byte of payload (bytes). Chunks of one byte, with
+#: five bytes of framing each, are accepted; a flood of extensions is not.
 _MAX_OVERHEAD = 16 * 1024
 _MAX_OVERHEAD_PER_BYTE = 8
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
@@ -50,7 +49,7 @@ class ChunkedReader:
         """Take received bytes and return the payload in them.
 
         Raises:
-            RequestError: 400: it is malformed, or has too much framing for its payload.
+            RequestError: 400 if the body is malformed, or has too much framing for its payload.
         """
         self._buffer += data
         payload = bytearray()

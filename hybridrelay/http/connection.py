@@ -1,12 +1,12 @@
-"""Serves one connection, request by request.
+"""Serving one connection, request by request.
 
 Theory of operation. One task reads a request (`head`), calls its handler, sends the response (`exchange`), and starts
-over. Pipelined requests stay in the socket, except for one read's worth of them. The only other task detects that the
-client has left; it runs within a request whose route asks for it (`Route.until_client_leaves`).
+over. Pipelined requests stay in the socket, except for those that the last read has returned. There is one other
+task, for routes that ask for it (`Route.until_client_leaves`): during a request, it detects that the client has left.
 
 Every wait has a deadline from `Limits`. The connection is aborted when a write misses its deadline, and whenever a
 response cannot be completed, so that the client does not mistake a part for the whole. An abort does not wait, so a
-client that does not read delays neither cancellation nor shutdown.
+client that does not read delays neither a cancellation nor a shutdown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Upgraded:
 
     request: Request
     stream: trio.abc.Stream
-    #: What was received after the request: the first bytes of the other protocol.
+    #: Bytes that were received after the request: the first ones of the other protocol.
     received: bytes = attrs.field(repr=False)
 
 
@@ -50,7 +50,7 @@ async def serve_connection(
         stream: the connection, after any TLS handshake. It is always closed, unless the connection is upgraded.
         service: routes, limits and hooks.
         stop: ends the connection, at once if it waits for a request, otherwise after the response.
-        peer: handed to handlers as `Request.peer`.
+        peer: passed to handlers as `Request.peer`.
 
     Returns:
         The connection if a handler returned `SwitchProtocols`; its stream is still open. Otherwise None.
@@ -92,7 +92,7 @@ async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: 
 
 
 async def _serve(wire: Wire, service: Service, stop: Stop, peer: object) -> Request | None:
-    """Serve requests until the connection ends (None), or until one upgrades it (that request)."""
+    """Serve requests until the connection ends. If a request upgrades it, return that request, otherwise None."""
     served = 0
     while True:
         reader = HeadReader(service.limits)
@@ -122,7 +122,7 @@ async def _read_head(wire: Wire, service: Service, stop: Stop, reader: HeadReade
         ClientGone: no first request arrived, or the connection ended within a head.
     """
     limits = service.limits
-    # Input that has already arrived needs no deadline; setting one costs as much as routing the request.
+    # Input that has already arrived needs no deadline. Setting one would cost as much as routing the request.
     await trio.lowlevel.checkpoint()
     data = wire.receive_nowait()
     if data and reader.receive_untrusted(data):
@@ -161,7 +161,7 @@ def _take(wire: Wire, reader: HeadReader) -> Head:
 
 
 async def _send_failure(wire: Wire, service: Service, reader: HeadReader, failure: Failure, peer: object) -> None:
-    # h11 may not have parsed the request line, and would then expect a body after the answer to HEAD.
+    # h11 may not have parsed the request line. It would then expect a body in the response to HEAD.
     connection = unparsed_request("HEAD") if reader.is_head_request else reader.connection
     sender = ResponseSender(wire, connection, service, is_head=reader.is_head_request)
     try:

@@ -1,4 +1,4 @@
-"""Responses as bytes, by h11, which checks every header field and frames the body. No I/O."""
+"""Encoding responses with h11, which checks every header field and frames the body. No I/O."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ResponseEncoder:
         self._connection = connection
 
     def encode_head(self, status: int, headers: Fields, *, length: int | None, close: bool) -> bytes:
-        """The head of a final response.
+        """Encode the head of a final response.
 
         Args:
             status: 200 or greater.
-            headers: without those that concern the framing.
+            headers: the header fields, without those that concern the framing.
             length: the length of the body (bytes), even if the body is not sent because the method is HEAD; None if
                 it is unknown.
             close: whether the connection is closed after the response.
@@ -47,7 +47,7 @@ class ResponseEncoder:
         )
 
     def encode_data(self, data: bytes) -> bytes:
-        """A piece of the body; b"" if the response has no body.
+        """Encode a piece of the body. Returns b"" if the response has no body.
 
         Raises:
             h11.LocalProtocolError: the body becomes longer than its head says.
@@ -55,7 +55,7 @@ class ResponseEncoder:
         return self._connection.send(h11.Data(data=data))
 
     def encode_end(self) -> bytes:
-        """The end of the body.
+        """Encode the end of the body.
 
         Raises:
             h11.LocalProtocolError: the body is shorter than its head says.
@@ -63,12 +63,13 @@ class ResponseEncoder:
         return self._connection.send(h11.EndOfMessage())
 
     def encode_continue(self) -> bytes:
-        """100 Continue: the client is to send its body."""
+        """Encode "100 Continue", which asks the client to send its body."""
         return self._connection.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
 
 def encode_switch(headers: Fields) -> bytes:
-    """101 Switching Protocols. Not encoded by h11, which is not needed afterwards and takes ten times as long.
+    """Encode "101 Switching Protocols". This does not use h11, which would take ten times as long and is not needed
+    afterwards.
 
     Raises:
         ValueError: a header field is malformed.

@@ -1,4 +1,4 @@
-"""Serves one request: calls its handler and sends the response."""
+"""Serving one request: calling its handler and sending the response."""
 
 from __future__ import annotations
 
@@ -264,12 +264,13 @@ class Exchange:
                 raise
             except Exception as broken:  # noqa: BLE001  # the failure itself is malformed
                 await self._crash(broken)
-        # Otherwise the head was sent already: closing the wire aborts the response.
+        # Otherwise the head was already sent, and closing the wire aborts the response.
 
     async def _crash(self, exc: Exception) -> None:
         self._next = Next.CLOSE
         if self._sender.status is None:
-            # h11 accepts nothing more after it has refused a malformed response.
+            # Start again with a new h11 state, because h11 accepts nothing more after it has refused a malformed
+            # response.
             is_head = self._head.method == "HEAD"
             self._sender = ResponseSender(
                 self._wire, unparsed_request(self._head.method), self._service, is_head=is_head
@@ -304,7 +305,7 @@ class Exchange:
 
 
 def unparsed_request(method: str) -> h11.Connection:
-    """The state of h11 after it has parsed an HTTP/1.0 request with this method: sufficient to encode a response."""
+    """Return h11's state after an HTTP/1.0 request with this method. This is sufficient to encode a response."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()

@@ -1,4 +1,4 @@
-"""Failures as values: the answer to a request that cannot be served.
+"""Failures: the answers to requests that cannot be served, as values.
 
 A `Failure` has a status and a sentence. A hook of the service turns it into a response: `plain_text`, `problem_json`,
 or one of the caller's own. A failure never contains anything that the peer sent, so it is safe to show and to log.
@@ -34,7 +34,7 @@ class Failure:
 
 
 class RequestError(Exception):
-    """The request is refused. The only exception that bytes from the peer can cause; handlers may also raise it."""
+    """The request is refused. No other exception can be caused by bytes from the peer. Handlers may raise it, too."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.status}: {failure.detail}")
@@ -46,7 +46,7 @@ RenderFailure = Callable[[Failure], Response]
 
 
 def plain_text(failure: Failure) -> Response:
-    """The detail, as a line of text."""
+    """Render the detail as a line of text."""
     return Response(
         failure.status,
         f"{failure.detail}\n".encode(),
@@ -55,7 +55,7 @@ def plain_text(failure: Failure) -> Response:
 
 
 def problem_json(failure: Failure) -> Response:
-    """A problem document (RFC 9457): `title`, `status`, `detail`, and the failure's own members."""
+    """Render a problem document (RFC 9457) with `title`, `status`, `detail`, and the failure's own members."""
     document = {
         "title": _phrase(failure.status),
         "status": failure.status,

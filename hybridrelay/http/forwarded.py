@@ -1,9 +1,9 @@
-"""Finds out where a request comes from, according to the proxies that have forwarded it. Pure.
+"""Determining where a request comes from, as stated by the proxies that have forwarded it. Pure.
 
 Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239).
-Everything to the left of that may have been sent by the client itself. Therefore the elements are read from the
-right, until one is not the address of a trusted proxy, and nothing to the left of it is even parsed: a client can
-neither choose its address nor make the header malformed.
+Everything to the left of that may come from the client itself. Therefore the elements are read from the right, up to
+the first one that is not the address of a trusted proxy. Nothing to the left of it is parsed, so a client can neither
+choose its address nor make the header malformed.
 
 If both headers are present, X-Forwarded-For is used. A proxy has to set one of them and remove the other.
 """
@@ -19,22 +19,22 @@ from .head import Headers
 
 __all__ = ["client_address", "forwarded_for"]
 
-#: How many elements are examined, and how many characters of each field, counted from the end. Nobody has more
-#: proxies in a row, and strangers, who have not authenticated, may send anything in these fields.
+#: How many elements are examined, and how many characters of each field, counted from the end. Limited because
+#: strangers may send anything in these fields; nobody has more proxies in a row.
 _MAX_ELEMENTS: Final = 32
 _MAX_VALUE: Final = 2048
 _QUOTE_OR_COMMA: Final = re.compile('[",]')
 _BLANKS: Final = " \t"
-#: Not part of an address. A backslash would escape the next character.
+#: Characters that cannot be part of an address. A backslash would escape the next character.
 _NOT_IN_ADDRESS: Final = frozenset('"\\')
 _IPV4_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]{1,5}")
 _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
 
 
 def forwarded_for(headers: Headers) -> tuple[str, ...]:
-    """Return the addresses as the proxies have written them; what the nearest proxy wrote is last.
+    """Return the addresses as the proxies have written them, that of the nearest proxy last.
 
-    An element that cannot be read becomes an empty string. Only the last 32 are returned.
+    An element that cannot be parsed becomes an empty string. At most the last 32 are returned.
     """
     values = [value[-_MAX_VALUE:] for value in headers.all("x-forwarded-for")]
     if values:
@@ -49,10 +49,11 @@ def forwarded_for(headers: Headers) -> tuple[str, ...]:
 
 
 def _last_first(values: Sequence[str]) -> Iterator[str]:
-    """Yield the elements of Forwarded, the last first; an empty string for what cannot be divided into elements.
+    """Yield the elements of Forwarded, the last first. Text that cannot be divided into elements becomes an empty
+    string.
 
-    Quoted strings may contain commas. Quotes are matched from the right, because the client may have written a single
-    one further left.
+    Quoted strings may contain commas. Quotes are matched from the right, because the client may have written an
+    unmatched one further left.
     """
     for value in reversed(values):
         value = value[-_MAX_VALUE:]

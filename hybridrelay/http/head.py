@@ -1,6 +1,6 @@
 """The head of a request: collected within limits, checked for ambiguity, parsed by h11. No I/O.
 
-Request smuggling is possible where a proxy and the server behind it disagree about where a message ends. h11 accepts
+Request smuggling is possible if a proxy and the server behind it disagree about where a message ends. h11 accepts
 some ambiguous requests, so this module rejects them before h11 sees them:
 
 - line feeds without a carriage return, carriage returns without a line feed, and NUL, anywhere in the head;
@@ -35,7 +35,7 @@ _LENGTH = re.compile(rb"[ \t]*[0-9]+[ \t]*")
 
 
 class Headers:
-    """The header fields of a request, by name, in lower case."""
+    """The header fields of a request. Names are in lower case."""
 
     __slots__ = ("_values",)
 
@@ -45,7 +45,7 @@ class Headers:
             self._values.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
-        # Without values, because some of them are secrets.
+        # Without the values, because some of them are secrets.
         return f"Headers({list(self._values)})"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -54,16 +54,16 @@ class Headers:
                 yield name, value
 
     def all(self, name: str) -> list[str]:
-        """The values of all fields with this name."""
+        """Return the values of all fields with this name."""
         return self._values.get(name, [])
 
     def get(self, name: str) -> str | None:
-        """The value of the field with this name; None if there is no such field, or more than one."""
+        """Return the value of the field with this name; None if there is no such field, or more than one."""
         values = self.all(name)
         return values[0] if len(values) == 1 else None
 
     def tokens(self, name: str) -> list[str]:
-        """The comma-separated elements of all fields with this name, in lower case, without empty ones."""
+        """Return the comma-separated elements of all fields with this name, in lower case, without empty ones."""
         elements = (element.strip().lower() for value in self.all(name) for element in value.split(","))
         return [element for element in elements if element]
 
@@ -87,7 +87,7 @@ class Head:
 
     method: str
     target: Target
-    #: Whether the client speaks HTTP/1.1 or a later minor version, not HTTP/1.0.
+    #: Whether the client speaks HTTP/1.1 or a later minor version.
     is_http11: bool
     headers: Headers
     #: The host that the request is for, from an absolute target or else from Host; None only in HTTP/1.0.
@@ -102,8 +102,8 @@ class Head:
 class HeadReader:
     """Collects the head of one request.
 
-    Feed it with `receive_untrusted`; as soon as that returns True, `take` returns the head and what followed it.
-    After an exception it can only be discarded.
+    Pass received bytes to `receive_untrusted`. When that returns True, `take` returns the head and the bytes after
+    it. After an exception, the reader can only be discarded.
     """
 
     __slots__ = ("_blank_line_skipped", "_buffer", "_checked", "_connection", "_end", "_limits")
@@ -125,7 +125,7 @@ class HeadReader:
 
     @property
     def is_head_request(self) -> bool:
-        """Whether the method is HEAD, so that the response has no body, as far as is known."""
+        """Whether the method is HEAD, so that the response has no body. False if this is not known yet."""
         return self._buffer.startswith(b"HEAD ")
 
     @property
@@ -137,12 +137,12 @@ class HeadReader:
         """Add received bytes; return whether the head is complete.
 
         Raises:
-            RequestError: 400, 414 or 431; as soon as the error is certain, not only at the end of the head.
+            RequestError: 400, 414 or 431. Raised as soon as the error is certain, even before the end of the head.
         """
         buffer = self._buffer
         buffer += data
         if not self._blank_line_skipped and buffer.startswith(b"\r\n"):
-            # Old clients send one after a body (RFC 9112 section 2.2).
+            # Old clients send a blank line after a body (RFC 9112 section 2.2).
             self._blank_line_skipped = True
             del buffer[:2]
         if not buffer or buffer == b"\r":
@@ -165,7 +165,7 @@ class HeadReader:
         """Parse the head, which is complete.
 
         Returns:
-            The head, and what was received after it.
+            The head, and the bytes that were received after it.
 
         Raises:
             RequestError: 400, 417, 431, 501 or 505.

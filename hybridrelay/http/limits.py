@@ -14,44 +14,49 @@ _positive = attrs.validators.gt(0)
 class Limits:
     """Limits of a connection. The defaults suit clients that authenticate in each request.
 
-    A connection holds at most ``max_head_bytes + 2 * read_bytes`` in memory while a head is read, the whole body
-    only if the handler reads it as a whole, and at most ``write_bytes`` of a response in addition to what the handler
-    created.
+    A connection takes at most ``max_head_bytes + 2 * read_bytes`` of memory while a head is read, and at most
+    ``write_bytes`` for a response in addition to what the handler created. It holds the whole body only if the
+    handler reads it as a whole.
 
-    Each read and each write has a deadline. A head and a body each have a second deadline for the whole, because a
-    client that sends one byte at a time meets every deadline of a single read.
+    Each read and each write has a deadline. A head and a body also have a deadline for the whole, because a client
+    that sends one byte at a time meets the deadline of every single read.
     """
 
-    #: The length of the request line, most of which is the target. Exceeded: 414. RFC 9112 section 3 recommends at
-    #: least 8000.
+    #: The maximum length of the request line, most of which is the target (status 414 if exceeded). RFC 9112 section
+    #: 3 recommends at least 8000.
     max_target_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
-    #: The length of the request line and all header fields. Exceeded: 431. h11 and many servers allow 16 KiB.
+    #: The maximum length of the request line and all header fields (status 431 if exceeded). h11 and many servers
+    #: allow 16 KiB.
     max_head_bytes: int = attrs.field(default=16 * 1024, validator=_at_least_1)
-    #: The number of header fields, because even a short one takes a few hundred bytes and some time. Exceeded: 431.
+    #: The maximum number of header fields, because even a short one takes a few hundred bytes and some time (status
+    #: 431 if exceeded).
     max_fields: int = attrs.field(default=100, validator=_at_least_1)
-    #: The length of a request's body, unless its route has a limit of its own. Exceeded: 413.
+    #: The maximum length of a request's body, unless its route has a limit of its own (status 413 if exceeded).
     max_body_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How much is read at once, and so how much of pipelined requests is held in memory. See also
+    #: How much is read at once, and so how many bytes of pipelined requests are held in memory. See also
     #: `Route.until_client_leaves`.
     read_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
-    #: How much is written at once. Divided by `write_seconds`, the lowest rate at which a client has to read.
+    #: How much is written at once. Divided by `write_seconds`, this is the lowest rate at which a client has to read.
     write_bytes: int = attrs.field(default=64 * 1024, validator=_at_least_1)
-    #: The number of requests on one connection. It is closed then, so that load balancers can redistribute clients.
+    #: The maximum number of requests on one connection. It is closed after that, so that load balancers can
+    #: redistribute clients.
     max_requests: int = attrs.field(default=1000, validator=_at_least_1)
     #: How long a connection may be idle between two requests.
     idle_seconds: float = attrs.field(default=60, validator=_positive)
-    #: From the first byte of a head to its last byte. For the first head, from the beginning of the connection.
+    #: How long a head may take from its first to its last byte. For the first head, this runs from the beginning of
+    #: the connection.
     head_seconds: float = attrs.field(default=10, validator=_positive)
     #: How long a client may be silent within a body.
     read_seconds: float = attrs.field(default=10, validator=_positive)
     #: How long a whole body may take, from the first read by the handler.
     body_seconds: float = attrs.field(default=60, validator=_positive)
-    #: How long the client may take to accept each `write_bytes` of a response. Exceeded: the connection is aborted.
+    #: How long the client may take to accept each `write_bytes` of a response. After that, the connection is aborted.
     write_seconds: float = attrs.field(default=10, validator=_positive)
-    #: How long a request that no route serves waits for its answer, because no handler limits how often a client
-    #: sends such requests. 0: not at all.
+    #: How long to delay the answer to a request that no route serves. This limits the rate of such requests, which no
+    #: handler does. 0 means no delay.
     unrouted_seconds: float = attrs.field(default=0, validator=attrs.validators.ge(0))
-    #: How much of an unread body is read and dropped in order to keep the connection. If more is left, it is closed.
+    #: How much of an unread body is read and dropped in order to keep the connection. If more is left, the connection
+    #: is closed.
     drain_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
     #: How long reading the unread body may take.
     drain_seconds: float = attrs.field(default=2, validator=_positive)

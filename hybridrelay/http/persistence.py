@@ -1,6 +1,6 @@
 """Decides whether a connection is kept after a response. No I/O.
 
-There are two decisions: before the response, because its head announces a close, and after it.
+There is a decision before the response, whose head has to announce a close, and another one after it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def announce(
         head: the head of the request.
         body: how much of the body was read so far.
         limits: the limits of the connection.
-        wants_close: whether the response asks for the connection to be closed.
-        is_stopping: whether the shutdown was requested.
+        wants_close: whether the handler's response requires the connection to be closed.
+        is_stopping: whether a shutdown was requested.
         served: the number of requests on this connection so far, including this one.
     """
     if wants_close or is_stopping or not head.keep_alive or served >= limits.max_requests:

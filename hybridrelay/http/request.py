@@ -24,11 +24,11 @@ class Request:
     """One request. Everything in it, except `peer` and `stop`, was chosen by the client."""
 
     method: str
-    #: Percent-encoded, as it was sent.
+    #: The path as it was sent, percent-encoded.
     path: str
-    #: Percent-encoded; None if the target has no question mark.
+    #: The query, percent-encoded; None if the target has no question mark.
     query: str | None = attrs.field(repr=False)
-    #: Whether the client speaks HTTP/1.1, not HTTP/1.0.
+    #: Whether the client speaks HTTP/1.1 or a later minor version.
     is_http11: bool
     headers: Headers = attrs.field(repr=False)
     #: The host that the request is for; None only in HTTP/1.0, where it is optional.
@@ -46,7 +46,7 @@ class Request:
 
         Args:
             name: the parameter's name in the route's pattern.
-            convert: takes the percent-encoded segment; raises ValueError if no resource can have that name.
+            convert: converts the percent-encoded segment. Raises ValueError if no resource can have that name.
 
         Raises:
             RequestError: 404, if `convert` raised ValueError.

@@ -1,7 +1,7 @@
-"""The responses that a handler can return: with a complete body, with a streamed body, or a change of protocol.
+"""The responses that a handler can return: with a complete body, with a streamed body, or a switch of protocols.
 
-The server frames the body, not the handler: a complete body gets Content-Length; a streamed body is chunked, or ends
-with the connection if the client speaks HTTP/1.0; responses to HEAD and with status 204 or 304 have no body.
+The server, and not the handler, frames the body: a complete body gets Content-Length. A streamed body is chunked, or
+ends with the connection if the client speaks HTTP/1.0. Responses to HEAD and with status 204 or 304 have no body.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Fields", "Response", "Send", "StreamedResponse", "SwitchProtocols", 
 #: Header fields in the order in which they are sent. Printable ASCII, without line breaks.
 Fields = Sequence[tuple[str, str]]
 #: Sends a piece of a streamed body and waits until the operating system has accepted it. Raises `ClientGone` if the
-#: connection is lost or the client does not read. If cancelled, it aborts the response, of which a part may be
+#: connection is lost or the client does not read. If cancelled, it aborts the response, because a part may be
 #: missing.
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -81,7 +81,7 @@ class StreamedResponse:
 
 @attrs.frozen
 class SwitchProtocols:
-    """101: another protocol, which the client has requested in ``Upgrade``, takes over the connection.
+    """Status 101: another protocol, which the client has requested in ``Upgrade``, takes over the connection.
 
     `serve_connection` sends it and returns an `Upgraded` with the stream. Only for a GET request without a body.
     """
@@ -91,6 +91,6 @@ class SwitchProtocols:
 
 
 def text_response(status: int, text: str, headers: Fields = ()) -> Response:
-    """A response with one line of text, which caches must not store."""
+    """Return a response with one line of text, which caches must not store."""
     fields = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"), *headers)
     return Response(status, f"{text}\n".encode(), fields)

@@ -6,11 +6,12 @@ Rules:
    its segment. An empty segment is a segment: ``/a`` and ``/a/`` are different.
 2. ``{name}`` in a pattern matches exactly one segment that is not empty. Its value stays percent-encoded until the
    handler decodes it (`Request.param`).
-3. The most specific pattern decides: from left to right, a literal segment is more specific than a parameter. If that
-   pattern has no route for the method, the answer is 405, even if a less specific pattern has one.
+3. The most specific matching pattern is used. Patterns are compared from left to right; a literal segment is more
+   specific than a parameter. If the pattern has no route for the method, the answer is 405, even if a less specific
+   pattern has one.
 4. A route for GET also serves HEAD; the server leaves out the body. OPTIONS is answered with the methods of the
    pattern, unless there is a route for it.
-5. A method that is neither a method of HTTP nor used by any route is answered with 501; any other method that is not
+5. A method that is unknown in HTTP and not used by any route is answered with 501. Any other method that is not
    allowed is answered with 405.
 """
 
@@ -27,8 +28,8 @@ from .target import Form, Target
 
 __all__ = ["Allowed", "Match", "Route", "Router"]
 
-#: What a route leads to. Covariant: routes to functions that return a `Response` are also routes to functions that
-#: return any `Reply`.
+#: The type of handlers. Covariant: a route whose handler returns a `Response` is also a route whose handler returns a
+#: `Reply`.
 H_co = TypeVar("H_co", covariant=True)
 
 #: Methods that a server recognizes: RFC 9110 section 9, PATCH (RFC 5789), QUERY. CONNECT is left out, because this
@@ -36,7 +37,7 @@ H_co = TypeVar("H_co", covariant=True)
 _RECOGNIZED = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _METHOD = re.compile(r"[A-Z][A-Z\-]*")
 _PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-# What RFC 3986 allows in a segment.
+# The characters that RFC 3986 allows in a segment.
 _LITERAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-F]{2})*")
 
 
@@ -48,7 +49,7 @@ class Route(Generic[H_co]):
         ValueError: the method or the pattern is malformed.
     """
 
-    #: In upper case.
+    #: The method in upper case.
     method: str
     #: ``/v1/things/{name}``.
     pattern: str
@@ -56,8 +57,8 @@ class Route(Generic[H_co]):
     #: The largest body that is accepted (bytes); None means `Limits.max_body_bytes`.
     max_body_bytes: int | None = attrs.field(default=None, kw_only=True)
     #: Whether the handler and its streamed response are cancelled when the client ends its sending. For long polls
-    #: and event streams. A client that only half-closes its connection then gets no response, and neither does one
-    #: that meanwhile sends `Limits.read_bytes` or more of further requests.
+    #: and event streams. Such a route does not answer a client that half-closes its connection, or that meanwhile
+    #: sends `Limits.read_bytes` or more of further requests.
     until_client_leaves: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -90,7 +91,7 @@ class Match(Generic[H_co]):
 class Allowed:
     """The answer to OPTIONS if no route serves it."""
 
-    #: In alphabetical order.
+    #: The methods in alphabetical order.
     methods: tuple[str, ...]
 
 
@@ -100,9 +101,9 @@ class _Node(Generic[H_co]):
 
     literals: dict[str, _Node[H_co]] = attrs.field(factory=dict)
     parameter: _Node[H_co] | None = None
-    #: By method: the routes whose pattern ends here.
+    #: The routes whose pattern ends here, by method.
     routes: dict[str, Route[H_co]] = attrs.field(factory=dict)
-    #: By method: the names of the route's parameters, and the indexes of their segments.
+    #: The names of each route's parameters and the indexes of their segments, by method.
     names: dict[str, list[tuple[str, int]]] = attrs.field(factory=dict)
 
 
@@ -159,7 +160,7 @@ class Router(Generic[H_co]):
 
 
 def _find(node: _Node[H_co], segments: list[str], index: int) -> _Node[H_co] | None:
-    # Each node is visited once at most, so the work is bounded by the size of the table.
+    # Each node is visited at most once, so the size of the table bounds the work.
     if index == len(segments):
         return node if node.routes else None
     segment = segments[index]

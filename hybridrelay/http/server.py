@@ -1,4 +1,4 @@
-"""Serves listeners: a bounded number of connections, and a graceful shutdown."""
+"""Accepting connections from listeners and serving them: a bounded number at a time, with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .stopping import Stop
 
 __all__ = ["Hold", "Prepare", "serve"]
 
-#: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it does
-#: the TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or
-#: `trio.BrokenResourceError` if the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted
-#: connection is always closed.
+#: Prepares an accepted connection, for instance by a TLS handshake. Returns the stream to serve, and what is known
+#: about the peer (`Request.peer`). Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if the peer
+#: cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is always closed.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
-#: Called with an accepted connection and a function that ends it at once. The context that it returns lasts until the
-#: connection has ended. Thus the caller of `serve` can end one connection to make room for another. Must not raise.
+#: Called with an accepted connection and a function that ends it at once. Returns a context manager, which is open
+#: until the connection has ended. With it, the caller of `serve` can end one connection to make room for another.
+#: Must not raise.
 Hold = Callable[[trio.SocketStream, Callable[[], None]], AbstractContextManager[object]]
 
 #: How many connections beyond the limit are answered with 503 at the same time. Further ones are reset.
@@ -51,16 +51,16 @@ async def serve(
     """Accept connections and serve requests on them, until cancelled or until `stop` is set.
 
     Args:
-        listeners: TCP or Unix; closed at the end.
+        listeners: TCP or Unix listeners. They are closed at the end.
         service: routes, limits and hooks.
         max_connections: further connections are answered with 503 and Retry-After.
         grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed at
             once.
         stop: set it for a graceful shutdown.
-        hold: see `Hold`; None ends no connection to make room for another.
-        prepare: see `Prepare`; None serves the accepted connection as it is, and `Request.peer` is None.
-        on_upgrade: serves connections that another protocol takes over; they are closed when it returns. Needed only
-            if a handler returns `SwitchProtocols`.
+        hold: see `Hold`; None if no connection is ever ended to make room for another.
+        prepare: see `Prepare`. With None, the accepted connection is served unchanged, and `Request.peer` is None.
+        on_upgrade: serves a connection that another protocol takes over. The connection is closed when it returns.
+            Needed only if a handler returns `SwitchProtocols`.
 
     Raises:
         OSError: a listener cannot accept connections at all.
@@ -74,7 +74,7 @@ async def serve(
 
 
 class _Server:
-    """See `serve`."""
+    """The state of one call of `serve`."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _Server:
         task_status: trio.TaskStatus[None],
     ) -> None:
         try:
-            # The deadline is set when the grace begins.
+            # The deadline of this scope is set when the grace period begins.
             with trio.CancelScope() as grace:
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:

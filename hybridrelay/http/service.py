@@ -19,7 +19,7 @@ __all__ = ["Access", "HandlerFailed", "Service", "publish_crash"]
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """One request and its response, for logs and metrics. `method` and `path` are chosen by the peer: escape them."""
+    """One request and its response, for logs and metrics. The peer has chosen `method` and `path`, so escape them."""
 
     #: None if the request could not be parsed.
     method: str | None
@@ -33,11 +33,11 @@ class Access:
     status: int | None
     #: Whether the whole response was passed to the operating system. Whether the client has received it is unknown.
     is_complete: bool
-    #: Bytes of the request's body that were read.
+    #: How many bytes of the request's body were read.
     received_bytes: int
-    #: Bytes of the response, its head included.
+    #: The size of the response, including its head (bytes).
     sent_bytes: int
-    #: From the complete head to the end of the response (seconds).
+    #: How long it took from the complete head of the request to the end of the response (seconds).
     seconds: float
 
 
@@ -71,5 +71,5 @@ class Service:
     #: Called when a handler raised an unexpected exception, after the client was answered with 500. An exception from
     #: this hook propagates out of `serve_connection`.
     on_crash: Callable[[Exception], None] = publish_crash
-    #: Seconds since the epoch, for the Date field.
+    #: Returns seconds since 1970, for the Date field.
     clock: Callable[[], float] = time.time

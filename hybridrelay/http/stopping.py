@@ -10,7 +10,7 @@ __all__ = ["Stop"]
 class Stop:
     """Requests a graceful shutdown: like a `trio.Event`, but it also cancels idle connections.
 
-    One object serves all connections of a server. Connections need no additional task in order to be woken.
+    All connections of a server share one object. Waking them needs no additional tasks.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Stop:
         await self._event.wait()
 
     def add_idle(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` when the shutdown is requested, or now if it was. Undone by `discard_idle`."""
+        """Cancel `scope` when the shutdown is requested, or now if it already was. `discard_idle` undoes this."""
         self._idle.add(scope)
         if self._event.is_set():
             scope.cancel()
 
     def discard_idle(self, scope: trio.CancelScope) -> None:
-        """The shutdown no longer cancels `scope`. Does nothing if it is unknown."""
+        """Stop cancelling `scope` at the shutdown. Does nothing if it is unknown."""
         self._idle.discard(scope)

@@ -34,7 +34,7 @@ class Form(enum.Enum):
 class Authority:
     """Host and port."""
 
-    #: In lower case; an IPv6 address without brackets. Empty if Host was empty.
+    #: The host in lower case; an IPv6 address without brackets. Empty if Host was empty.
     host: str
     port: int | None
 
@@ -48,13 +48,13 @@ class Target:
     """The target of a request."""
 
     form: Form
-    #: Percent-encoded; begins with a slash in origin and absolute form and is empty otherwise.
+    #: The path, percent-encoded. Begins with a slash in origin and absolute form, and is empty otherwise.
     path: str = ""
     #: The part after the question mark, percent-encoded; None if there is no question mark.
     query: str | None = attrs.field(default=None, repr=False)
-    #: In absolute and authority form.
+    #: The authority, in absolute and authority form only.
     authority: Authority | None = None
-    #: In absolute form, in lower case.
+    #: The scheme in lower case, in absolute form only.
     scheme: str | None = None
 
 
@@ -64,12 +64,12 @@ _IP_LITERAL = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 _PORT = re.compile(r"[0-9]{0,5}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# "." and "..", also percent-encoded: a proxy in front of the server may have resolved them differently.
+# "." and "..", even if percent-encoded. They are rejected, because a proxy in front may resolve them differently.
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 
 
 def parse_target_untrusted(method: str, target: str) -> Target:
-    """Parse a request target. It consists of visible ASCII characters, which h11 has checked.
+    """Parse a request target, of which h11 has checked that it consists of visible ASCII characters.
 
     Raises:
         RequestError: 400 for a target that is malformed or has a form that is not for this method.

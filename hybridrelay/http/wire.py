@@ -16,7 +16,7 @@ __all__ = ["Wire"]
 
 
 class Wire:
-    """A stream with the operations that HTTP needs: input can be put back, and every write has a deadline.
+    """A stream with what HTTP needs: received data can be put back, and every write has a deadline.
 
     Args:
         stream: any stream; `close` closes it.
@@ -28,16 +28,16 @@ class Wire:
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self.stream = stream
         self._limits = limits
-        #: Non-blocking access, which is cheaper, if the stream itself supports it.
+        #: Non-blocking access, which is cheaper; None if the stream itself does not support it.
         self._port = nowait(stream) if _supports_nowait(stream) else None
-        #: Received and not consumed yet.
+        #: Received data that was not consumed yet.
         self._ahead = b""
         self._ended = False
         #: Whether the connection is lost, or treated as lost because the client does not read.
         self.is_gone = False
-        #: Whether a message was sent in part. Set by every write; code that completes a message resets it.
+        #: Whether a message was sent only in part. Every write sets it, and code that completes a message resets it.
         self.is_unfinished = False
-        #: How much was sent since the connection began.
+        #: How many bytes were sent since the connection began.
         self.sent_bytes = 0
 
     # --- receiving
@@ -59,12 +59,12 @@ class Wire:
         return None if data is None else bytes(data)
 
     async def receive(self) -> bytes:
-        """Receive what was put back or read ahead, or else the next bytes; b"" at the end of file.
+        """Receive data that was put back or read ahead, or else the next bytes; b"" at the end of file.
 
         Raises:
             ClientGone: the connection is lost.
-            RequestError: 431: the client sends a TLS record that is longer than what the stream may hold
-                (`NowaitStream.limit_held`). There is such a limit for clients that have not authenticated.
+            RequestError: 431 if the client sends a TLS record that is longer than `NowaitStream.limit_held` allows.
+                There is such a limit for clients that have not authenticated.
 
         The caller sets the deadline. If cancelled, nothing is lost.
         """
@@ -88,7 +88,7 @@ class Wire:
         self._ahead = data + self._ahead
 
     def take_ahead(self) -> bytes:
-        """Remove and return what was received and not consumed."""
+        """Remove and return received data that was not consumed."""
         ahead, self._ahead = self._ahead, b""
         return ahead
 
@@ -99,8 +99,8 @@ class Wire:
     async def wait_left(self) -> str:
         """Wait until the client ends its sending, and return a sentence that says so.
 
-        What it sends before that is kept, up to `Limits.read_bytes`. A client that sends more is treated as one that
-        has left, because its end of file would arrive after data that is not read.
+        Data that it sends before that is kept, up to `Limits.read_bytes`. A client that sends more counts as one that
+        has left, because its end of file would follow after data that is not read.
         """
         while len(self._ahead) < self._limits.read_bytes:
             try:
@@ -131,7 +131,7 @@ class Wire:
     # --- sending
 
     async def send(self, *parts: bytes) -> None:
-        """Send `parts` in order, no more than `Limits.write_bytes` at once. Not always a checkpoint.
+        """Send `parts` in order, at most `Limits.write_bytes` at a time. Not always a checkpoint.
 
         Raises:
             ClientGone: the connection is lost, or the client has not accepted a piece within `Limits.write_seconds`.

@@ -21,10 +21,10 @@ class RelayConfig:
 
     #: The directory of the registry and of the relay's own certificate. Created if it does not exist.
     state_dir: Path = attrs.field(converter=Path)
-    #: By port name: the addresses to listen on. A port that is absent or has no binding is off.
+    #: The addresses to listen on, by port name. A port that is absent or has no binding is off.
     bindings: Mapping[str, tuple[Binding, ...]]
-    #: By port name: the port for connection strings, if something in front of the relay, such as a reverse proxy,
-    #: listens on a different one. None: the port is off.
+    #: The port numbers for connection strings, by port name, where something in front of the relay, such as a reverse
+    #: proxy, listens on a different number. None means that the port is off.
     public_ports: Mapping[str, int | None] = attrs.field(factory=dict)
     #: A PEM file with the outer certificate for port 443, from a public CA, because intercepting proxies reject
     #: others. It is also used for control channels whose connection string has no pin. None: a self-signed
@@ -32,10 +32,10 @@ class RelayConfig:
     tls_certificate: Path | None = None
     #: A PEM file with the key, if it is not in the same file.
     tls_key: Path | None = None
-    #: The maximum number of pairs of data channels that are joined or about to be joined. None: about one for every
-    #: four descriptors, at most 32,768, which cannot be exceeded.
+    #: The maximum number of pairs of data channels that are joined or about to be joined, at most 32,768. None means
+    #: about one for every four descriptors.
     max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
-    #: The maximum for one hybrid connection, and for one key of senders. None: there is no fixed limit; when most
+    #: The maximum for one hybrid connection; below, for one key of senders. None means no fixed limit: when most
     #: places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
@@ -52,7 +52,7 @@ class RelayConfig:
 class RelayInfo:
     """Information about a relay that is running."""
 
-    #: By port name: the addresses on which it listens, with the actual port in place of port 0.
+    #: The addresses on which the relay listens, by port name, with the actual port in place of port 0.
     bound: Mapping[str, tuple[Binding, ...]]
     #: The relay's pin, ``sha256:...``, for connection strings.
     pin: str

@@ -1,4 +1,4 @@
-"""Counts what happens at a relay, from its events: for metrics. Pure."""
+"""Counting the events of a relay, for metrics. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["MAX_CONNECTIONS", "OTHER", "RelayCounters"]
 #: Hybrid connections that are counted by name. The others are counted together, so that the number of series that a
 #: monitoring system has to store is bounded.
 MAX_CONNECTIONS = 1000
-#: What they are counted as. No hybrid connection can be called this in a relay with fewer of them.
+#: The label under which those others are counted together.
 OTHER = "_other"
 
 #: Refusals that are not the fault of the peer.
@@ -46,10 +46,10 @@ _SERVER_ERRORS = frozenset(
 
 
 class RelayCounters:
-    """A subscriber of the events of one relay. The keys of its counters are the labels of metrics."""
+    """Counts the events of one relay, as a subscriber. The keys of the counters are the labels of metrics."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin with all counters at zero."""
         self._named: set[str] = set()
         #: By hybrid connection and result: ``success``, ``client_error``, ``server_error``.
         self.listener_connections: Counter[tuple[str, str]] = Counter()
@@ -57,13 +57,13 @@ class RelayCounters:
         #: By hybrid connection and reason.
         self.listener_disconnects: Counter[tuple[str, str]] = Counter()
         self.sender_disconnects: Counter[tuple[str, str]] = Counter()
-        #: By result: ``joined``, or how it ended without that.
+        #: By result: ``joined``, or how the rendezvous ended without being joined.
         self.rendezvous: Counter[str] = Counter()
-        #: By what had to make room for another one: ``control_channels``, ``pairs``.
+        #: By what was displaced: ``control_channels`` or ``pairs``.
         self.evicted: Counter[str] = Counter()
 
     def label(self, connection: str) -> str:
-        """The label for a hybrid connection: its name, or `OTHER` beyond the first `MAX_CONNECTIONS`."""
+        """Return the label for a hybrid connection: its name, or `OTHER` beyond the first `MAX_CONNECTIONS`."""
         if connection in self._named:
             return connection
         if len(self._named) >= MAX_CONNECTIONS:
@@ -72,7 +72,7 @@ class RelayCounters:
         return connection
 
     def __call__(self, event: Event) -> None:
-        """Something has happened."""
+        """Count an event."""
         match event:
             case ListenerRegistered(connection=name):
                 self.listener_connections[self.label(name), "success"] += 1
@@ -100,7 +100,7 @@ class RelayCounters:
                 self._forget(name)
 
     def _known(self, connection: str) -> str:
-        """The same, without giving a name to one that has none: it may not exist, or not any more."""
+        """Like `label`, but do not assign a new label, because the hybrid connection may not exist (any more)."""
         return connection if connection in self._named else OTHER
 
     def _forget(self, connection: str) -> None:

@@ -23,7 +23,8 @@ __all__ = [
 RECENT: Final = 10
 #: The length of the shortest intervals that are written to the file (seconds).
 WRITTEN: Final = 60
-#: For each length of intervals that can be requested: that of the stored intervals from which they are computed.
+#: The lengths of intervals that can be requested, and for each, the length of the stored intervals from which they
+#: are computed.
 RESOLUTIONS: Final = {RECENT: RECENT, WRITTEN: WRITTEN, 300: 300, 3600: 3600, 86400: 3600}
 #: The maximum number of intervals in one answer.
 MAX_INTERVALS: Final = 1500
@@ -53,13 +54,13 @@ class Row(NamedTuple):
     bytes_to_senders: int = 0
     #: Pairs of data channels that were joined.
     joins: int = 0
-    #: Joins that were refused, or whose data channels never arrived.
+    #: Joins that were refused, or for which a data channel never arrived.
     joins_failed: int = 0
     #: Registrations of listeners that have ended.
     disconnects: int = 0
 
     def merged(self, other: Row) -> Row:
-        """Combine two rows: the larger of the maxima, and the sums."""
+        """Combine two rows: the larger of each maximum, and the sum of each other number."""
         maxima = map(max, self[:MAXIMA], other[:MAXIMA])
         return Row(*maxima, *(min(a + b, MAX_VALUE) for a, b in zip(self[MAXIMA:], other[MAXIMA:], strict=True)))
 

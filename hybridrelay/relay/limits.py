@@ -21,23 +21,23 @@ class RateLimit:
 
 
 #: Connections that have not yet presented a token or a ticket. Protects descriptors and memory against anyone who can
-#: reach a port. Each costs a descriptor, and 2 KiB of memory until it has sent a complete ClientHello and may begin
-#: its handshake. Then it costs up to 64 KiB, whatever it sends, and 77 KiB in one phase: see `NESTED_HANDSHAKES`. The
-#: rate limits below allow strangers to begin at most 728 handshakes before the deadline. Measured with `python -m
-#: benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process, without the
-#: kernel's socket buffers. Honest clients leave their slots within a few round trips, so that 1024 slots are enough
-#: for thousands of them per second.
+#: reach a port. Each costs a descriptor, and 2 KiB of memory until the peer has sent a complete ClientHello and may
+#: begin its handshake. Then it costs up to 64 KiB, whatever the peer sends, and 77 KiB in one phase: see
+#: `NESTED_HANDSHAKES`. The rate limits below allow strangers to begin at most 728 handshakes before the deadline.
+#: Measured with `python -m benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the
+#: process, without the kernel's socket buffers. Honest clients leave their slots within a few round trips, so 1024
+#: slots are enough for thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
 #: The fraction of those slots that may be in the second TLS handshake of a connection, inside outer TLS, at the same
-#: time; another one causes the oldest to be closed. Such a connection costs 77 KiB, of which OpenSSL alone allocates
-#: 61: 16 for each layer, and during a handshake 21 for its messages and two buffers of 4, whose sizes cannot be set.
+#: time; another one causes the oldest to be closed. Such a connection costs 77 KiB, of which OpenSSL allocates 61: 16
+#: for each layer, and during a handshake 21 for its messages and 4 for each of two buffers. These sizes cannot be
+#: configured.
 NESTED_HANDSHAKES = 1 / 8
 
 #: The fraction of those slots that may have TLS inside outer TLS, during its handshake or after it; another one
 #: causes the oldest to be closed. Such a connection costs up to 64 KiB after its handshakes. With one half, all slots
-#: stay below 64 MiB in any mix:
-#: 128 x 77, 384 x 64 and 512 x 57 KiB are 62.1 MiB.
+#: together stay below 64 MiB in any mix of connections: 128 x 77 KiB, 384 x 64 KiB and 512 x 57 KiB are 62.1 MiB.
 LAYERED_TLS = 1 / 2
 
 #: The fraction of those slots that one address (IPv6: one /64) may have when all are taken; above it, the address's
@@ -53,48 +53,51 @@ AUTHENTICATION_DEADLINE_SECONDS = 15.0
 #: second take a twelfth of a core. The burst is for honest peers that are about to authenticate: with a round trip of
 #: 100 ms, 128 at a time are 300 per second.
 HANDSHAKES_OF_STRANGERS = RateLimit(burst=128, per_second=40.0)
-#: The same for addresses from which a peer authenticated recently, in addition.
+#: An additional limit for addresses from which a peer authenticated recently.
 HANDSHAKES_OF_KNOWN = RateLimit(burst=256, per_second=100.0)
-#: The same for one address, known or not. Thousands of clients may be behind one; the handshakes of those that
-#: authenticate do not count.
+#: The limit for one address, known or not. Thousands of clients may be behind one address, but the handshakes of
+#: clients that authenticate do not count.
 HANDSHAKES_OF_ADDRESS = RateLimit(burst=128, per_second=20.0)
-#: The same for peers that have proved with their first bytes that they have an access key, in addition, and for one
-#: key. Many processes share an application key; when its limit is used up, they still have that of their address.
-#: Protects CPU time and memory against an attacker who replays an observed proof.
+#: Additional limits for all peers that have proved with their first bytes that they have an access key, and for one
+#: key. When the limit of a key is used up, its peers still have the limit of their address. Protects CPU time and
+#: memory against an attacker who replays an observed proof.
 HANDSHAKES_OF_PROVED = RateLimit(burst=256, per_second=100.0)
 HANDSHAKES_OF_KEY = RateLimit(burst=64, per_second=10.0)
 #: Addresses that are remembered because a peer authenticated from there: about 200 bytes each.
 REMEMBERED_ADDRESSES = 4096
 
 #: How long a ticket is valid, and therefore how long the first side waits for the other. Long enough to try another
-#: address if the first one is dead; short, because a ticket is a bearer secret.
+#: address if the first one does not answer. Short, because whoever has a ticket can use it.
 TICKET_LIFETIME_SECONDS = 30.0
 
-#: Open rendezvous (made, and not yet joined) that one sender key may have. Defends the listeners, which dial for
-#: each. Many processes share one application key, and all of them come back at once after a relay's restart.
+#: How many open rendezvous (created, and not yet joined) one sender key may have. Protects the listeners, which dial
+#: for each. Not lower, because many processes share an application key, and all return at once after a relay's
+#: restart.
 OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
 
-#: Open rendezvous in total: about 1 KiB each here, and at most one waiting data channel each.
+#: How many open rendezvous there may be in total. Each costs about 1 KiB, and may have one waiting data channel.
 OPEN_RENDEZVOUS = 8192
 
-#: Rendezvous that have not ended, in total: joined pairs of data channels, and what may become one. A joined pair
-#: costs two descriptors, two tasks and about 25 KiB while it is idle. See `Shares` for relays with fewer descriptors,
-#: and `Places` for how they are shared among keys and hybrid connections.
+#: How many rendezvous may exist in total: joined pairs of data channels, and rendezvous that may become pairs. A
+#: joined pair costs two descriptors, two tasks and about 25 KiB while it is idle. See `Shares` for relays with fewer
+#: descriptors, and `Places` for how they are shared among keys and hybrid connections.
 JOINED_PAIRS = 32768
 
-#: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared like the pairs.
+#: How many authorized control channels there may be in total. Each costs a descriptor and about 60 KiB. Shared like
+#: the pairs.
 CONTROL_CHANNELS = 32768
 
 #: Descriptors that are reserved for the ports, the registry and its log, the lock, and connections that are being
 #: closed.
 RESERVED_DESCRIPTORS = 64
 
-#: Listeners of one hybrid connection, unless an administrator has set another limit. A few are enough for redundancy.
-#: Protects memory against a leaked listener key, with which an attacker could register one instance after another.
+#: How many listeners a hybrid connection may have, unless an administrator has set another limit. A few are enough
+#: for redundancy. Protects memory against a leaked listener key, with which an attacker could register one instance
+#: after another.
 LISTENERS_PER_CONNECTION = 25
 
-#: Departed instances that are remembered per hybrid connection, so that a client that asks for one learns at once
-#: that it has left, or that it may come back. If one is forgotten, a client only waits for its resume deadline.
+#: How many departed instances are remembered for each hybrid connection, so that a client that asks for one learns at
+#: once that it is gone, or that it may come back. For a forgotten instance, clients wait for their resume deadline.
 DEPARTED_PER_CONNECTION = 256
 
 #: An instance that was registered for this long (seconds) keeps its place among the listeners for `DEPARTED_SECONDS`
@@ -102,12 +105,12 @@ DEPARTED_PER_CONNECTION = 256
 #: attacker with a Listen key could fill the list of remembered instances as fast as it can register.
 SETTLED_SECONDS = 5.0
 
-#: How long a departed instance is remembered. Longer than a control channel that has lost its peer can stay open, so
-#: that an earlier channel of the instance cannot register again; and longer than any usual resume deadline.
+#: How long a departed instance is remembered. This is longer than a control channel without a peer can stay open, so
+#: that an earlier channel of the instance cannot register again, and longer than any usual resume deadline.
 DEPARTED_SECONDS = 600.0
 
-#: A listener that an administrator has dropped may not register again for this long (seconds). Long enough to see
-#: the effect, and to revoke its key; a connector comes back by itself afterwards. Shorter than `DEPARTED_SECONDS`.
+#: A listener that an administrator has dropped may not register again for this long (seconds). Long enough to see the
+#: effect, and to revoke its key. Afterwards the connector returns by itself. Shorter than `DEPARTED_SECONDS`.
 DROPPED_SECONDS = 30.0
 
 #: How much the pump moves in one direction before it lets other tasks run: about a millisecond of the kernel's time.
@@ -118,53 +121,56 @@ PUMP_YIELD_BYTES = 1024 * 1024
 #: skipped.
 SMALL_BURST_BYTES = 16 * 1024
 
-#: The capacity asked of a pipe. Measured in seconds of the relay's processor per GB: 0.37 at the default 64 KiB, 0.30
-#: at 256, 0.24 from 512 on. Not more than is needed, because an unprivileged user has 64 MiB of capacity in all
-#: before the kernel gives out only tiny pipes.
+#: The capacity that is requested for a pipe. In measurements, the relay used 0.37 seconds of processor time per GB
+#: with the default of 64 KiB, 0.30 with 256 KiB, and 0.24 with 512 KiB or more. Not more than needed, because an
+#: unprivileged user gets only tiny pipes after 64 MiB of capacity in total.
 PIPE_BYTES = 512 * 1024
 
-#: Empty pipes that are kept for reuse. Busy moments borrow more; those are closed when they come back.
+#: How many empty pipes are kept for reuse. Further ones are closed when they are returned.
 IDLE_PIPES = 32
 
-#: Pipes with bytes in them: only directions whose receiver stalls hold one for longer than a moment. Beyond this they
-#: stall in buffers instead. Protects the descriptors, two for each pipe.
+#: How many pipes may be borrowed, that is, contain bytes. Only a direction whose receiver does not read keeps one for
+#: more than a moment. Beyond this number, buffers are used instead. Protects the descriptors, of which each pipe
+#: takes two.
 BORROWED_PIPES = 1024
 
-#: How long nothing is spliced after the system has refused it. A filter of system calls refuses for good, and each
-#: try costs a call; a shortage of memory passes.
+#: How long splicing is suspended after the system has refused it. A system call filter refuses it every time, at the
+#: cost of a call, whereas a shortage of memory passes.
 SPLICE_RETRY_SECONDS = 60.0
 
 #: How long a stream may take to close gracefully after both directions ended, before it is closed by force.
 CLOSE_DEADLINE_SECONDS = 5.0
 
-#: Refusals of one control channel that has not shown a valid token yet. Honest peers stop at the first or go on with
-#: their next hybrid connection; protects the store, which is read before a token is refused.
+#: How many requests may be refused on a control channel that has not presented a valid token yet. Honest peers stop
+#: at the first refusal, or continue with their next hybrid connection. Protects the store, which is read before a
+#: token is refused.
 REFUSALS_BEFORE_AUTHORIZED = 8
 
-#: Control channels of which one key may have been the first to authorize anything: about 60 KiB and a descriptor
-#: each. Many processes may share one application key; protects the relay against anyone who has obtained one.
+#: How many control channels may count for one key, which is the key of their first valid token. Each costs about 60
+#: KiB and a descriptor. Many processes may share an application key; this protects the relay against somebody who has
+#: obtained one.
 CONTROL_CHANNELS_PER_KEY = 8192
 
-#: How long the control channel of a client counts as in use after a listener has accepted one of its joins. After
-#: that, it is among the first to be closed to make room for others; a client opens another one when it needs it.
+#: How long a client's control channel counts as in use after a listener has accepted one of its joins. After that, it
+#: is among the first to be displaced. A client opens another one when it needs it.
 IDLE_CLIENT_SECONDS = 60.0
 
-#: How long a control channel may stay open if nothing is registered over it because the relay has refused to. A
-#: connector waits for a shorter time between two attempts.
+#: How long a control channel may stay open over which nothing is registered because the relay has refused it. This is
+#: longer than a connector waits between two attempts.
 REFUSED_CHANNEL_SECONDS = 60.0
 
 #: The place of a pair of data channels becomes established at this age, even if the listener has not reported that
-#: the sender has proved its identity: the control channel for the report may have been lost. If the sender had not
-#: proved its identity, the connector would have closed its data channel by then.
+#: the sender has proved its identity: the control channel for the report may have been lost. A connector would have
+#: closed the data channel by then if the sender had not proved its identity.
 ESTABLISHED_AFTER_SECONDS = 90.0
 
-#: How long the established place of a pair is kept for its holder after one of the data channels broke: as long as
-#: its session waits to be resumed. Protects open sessions against a holder of the same key that takes every place as
-#: soon as it is free.
+#: How long the established place of a pair is kept for its holder after one of its data channels broke: as long as
+#: the session waits to be resumed. Protects open sessions against other users of the same key that take every place
+#: as soon as it is free.
 KEPT_AFTER_BREAK_SECONDS = RESUME_DEADLINE
 
-#: The same where both data channels ended without an error. Most often the session has ended, and others should not
-#: wait for its place. But something on the way may have closed the channels; then both sides know it, and the client
+#: The same if both data channels ended without an error. Usually the session has ended, and others should not wait
+#: for its place. But something in the path may have closed the channels. Then both sides notice it, and the client
 #: asks for another pair at once.
 KEPT_AFTER_END_SECONDS = 3.0
 
@@ -172,27 +178,27 @@ KEPT_AFTER_END_SECONDS = 3.0
 #: receive the reason.
 REVOKED_CHANNEL_SECONDS = 5.0
 
-#: How often a running relay looks whether another process changed the store. Changes act within a second; one look
-#: is a read of shared memory, tens of microseconds.
+#: How often a running relay checks whether another process has changed the store. Changes take effect within a
+#: second. A check reads shared memory and takes tens of microseconds.
 STORE_POLL_SECONDS = 0.25
 
-#: A relay record is about 600 bytes for each rule; there are at most twelve.
+#: The maximum size of a relay record. A rule takes about 600 bytes, and there are at most twelve.
 RELAY_RECORD_BYTES = 64 * 1024
 
 
 @attrs.frozen
 class Shares:
-    """How the descriptors of the process are divided, so that no kind of use can take all of them.
+    """How the descriptors of the process are divided among their uses, so that no use can take all of them.
 
     At most a quarter is for connections that have not authenticated (`unauthenticated_slots`), and
-    `RESERVED_DESCRIPTORS` are reserved. These are shares of the rest.
+    `RESERVED_DESCRIPTORS` are reserved. The attributes are shares of the rest.
     """
 
-    #: Pairs of data channels, two descriptors each: half of it.
+    #: How many pairs of data channels there may be, with two descriptors each: half of the rest.
     pairs: int
-    #: Control channels whose peers have authenticated: an eighth.
+    #: How many control channels whose peers have authenticated: an eighth of the rest.
     control_channels: int
-    #: Pipes with bytes in them, two descriptors each: an eighth.
+    #: How many pipes with bytes in them, with two descriptors each: an eighth of the rest.
     pipes: int
 
     @classmethod

@@ -15,7 +15,7 @@ from .quotas import NO_EDITIONS, NO_QUOTA, Editions, Quota
 
 __all__ = ["NO_DESCRIPTION", "Description", "HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
 
-#: Limits of what administrators write about a hybrid connection (characters).
+#: The limits of a hybrid connection's description (characters).
 MAX_DESCRIPTION = 1024
 MAX_METADATA = 32
 MAX_METADATA_NAME = 64
@@ -56,8 +56,8 @@ class RelayRecord:
     """
 
     name: str = attrs.field(validator=_check_name)
-    #: The host names or addresses of all relays that serve it, as in connection strings. Each relay accepts tokens
-    #: that were made for any of them, because it does not know which of the names is its own.
+    #: The host names or addresses of all relays that serve it, as in connection strings. A relay accepts tokens for
+    #: any of them, because it does not know which name is its own.
     hosts: tuple[str, ...] = attrs.field(converter=_as_tuple, validator=_check_hosts)
     rules: tuple[Rule, ...] = attrs.field(converter=check_rules)
 
@@ -83,7 +83,7 @@ class Description:
     """
 
     text: str = ""
-    #: By name, sorted by name: for example an owner or an environment.
+    #: Names and values, sorted by name, for example an owner or an environment.
     metadata: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen_text)
 
     def __attrs_post_init__(self) -> None:
@@ -115,17 +115,17 @@ class HybridConnection:
     rules: tuple[Rule, ...]
     #: Seconds since 1970.
     created_at: float
-    #: By rule and slot, for all keys that are not revoked: `KeyId.generation`.
+    #: The generation (`KeyId.generation`) of each key that is not revoked, by rule and slot.
     generations: Mapping[tuple[str, KeySlot], int] = attrs.field(converter=_frozen_generations)
     description: Description = NO_DESCRIPTION
     #: Seconds since 1970: when it was created or last changed.
     updated_at: float = 0.0
-    #: Increases with every change to this hybrid connection, and is never the version of another hybrid connection,
-    #: or of an earlier one with the same name.
+    #: Increases with every change to this hybrid connection. No other hybrid connection ever has the same version,
+    #: not even an earlier one of the same name.
     version: int = 0
     #: Whether the relay refuses everything for it, as if all of its keys were revoked, until it is enabled again.
     disabled: bool = False
-    #: Its limits, and the edition from which it has further ones.
+    #: Its own limits, and the edition that has further ones.
     quota: Quota = NO_QUOTA
 
     def rule(self, name: str) -> Rule | None:
@@ -142,13 +142,13 @@ class HybridConnection:
 class StoreChange:
     """The difference between two states of a store."""
 
-    #: Keys whose rights have ended (see `diff`): what they had authorized has to be ended at once.
+    #: Keys that have lost a right (see `diff`). Everything that they had authorized has to be ended at once.
     ended: frozenset[KeyId]
     #: The names of hybrid connections that were created.
     created: frozenset[str]
     #: The names of hybrid connections that were deleted.
     deleted: frozenset[str]
-    #: The names of hybrid connections that were disabled: everything that belongs to them has to be ended at once.
+    #: The names of hybrid connections that were disabled. Everything that belongs to them has to be ended at once.
     disabled: frozenset[str]
     #: The names of hybrid connections that were enabled again.
     enabled: frozenset[str]

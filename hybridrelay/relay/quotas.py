@@ -1,7 +1,7 @@
 """Quotas: the limits that an administrator sets for hybrid connections and for the relay, as values. Pure.
 
 An edition is a named set of limits. The relay may use an edition, which limits how many hybrid connections it has and
-how many bytes it moves for all of them together. A hybrid connection may also name an edition. Each limit that is set
+how many bytes it moves for all of them together. A hybrid connection may also name an edition. A limit that is set
 for the hybrid connection itself replaces that of its edition.
 """
 
@@ -30,12 +30,12 @@ __all__ = [
     "Quota",
 ]
 
-#: The highest limits that can be set. That on listeners is low, because for every join one of them is chosen.
+#: The highest limits that can be set. The limit of listeners is low, because every join chooses one of them.
 MAX_LISTENERS: Final = 1000
 MAX_COUNT: Final = 1_000_000
 MAX_BYTES: Final = 2**53 - 1
-#: The lowest rate that can be set. At a lower rate, the pings of a session could be delayed by its data until the
-#: session counts as dead.
+#: The lowest rate that can be set. At a lower rate, data could delay the pings of a session for so long that it
+#: counts as dead.
 MIN_BYTES_PER_SECOND: Final = 64 * 1024
 
 
@@ -67,7 +67,7 @@ class Limits:
     end_at_limit: bool | None = None
 
     def or_else(self, others: Limits) -> Limits:
-        """Return these limits; those that are not set are taken from `others`."""
+        """Return these limits, with those of `others` where a limit is not set."""
         own = attrs.asdict(self)
         return Limits(
             **{name: value if own[name] is None else own[name] for name, value in attrs.asdict(others).items()}
@@ -109,7 +109,7 @@ class Edition:
 
 
 _GB: Final = 10**9
-#: The editions of a new registry. Their numbers can be changed.
+#: The editions of a new registry. Their limits can be changed.
 PRESETS: Final = tuple(
     Edition(name=name, connections=connections, limits=Limits(bytes_per_period=gigabytes * _GB))
     for name, connections, gigabytes in (

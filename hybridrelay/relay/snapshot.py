@@ -1,7 +1,7 @@
-"""What a relay holds at one moment, as frozen values: for the management API, metrics and tests.
+"""The state of a relay at one moment, as frozen values: for the management API, metrics and tests.
 
-Lists are given out in pages, in order of hybrid connection and key, so that looking at a relay with tens of thousands
-of listeners does not delay its other work.
+Lists are returned in pages, sorted by hybrid connection and key, so that listing tens of thousands of listeners does
+not delay the relay's other work.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
     "SessionSnapshot",
 ]
 
-#: Where a page ends: the name of a hybrid connection, and the `key` of the last value.
+#: The end of a page: the hybrid connection and the `key` of its last value.
 Position: TypeAlias = tuple[str, str]
 
 
 @attrs.frozen
 class EndSnapshot:
-    """A connector or a client: how it has connected, and by which key."""
+    """A connector or a client: how it has connected, and with which key."""
 
-    #: A client may say any instance; that of a connector is proved.
+    #: The instance. A connector has proved it; a client may claim any instance.
     instance: str
     #: An IPv4 address, or the /64 of an IPv6 address.
     address: str
@@ -54,11 +54,12 @@ class EndSnapshot:
 @attrs.frozen(kw_only=True)
 class _Peer(EndSnapshot):
     connection: str
-    #: Name and version, as the peer says.
+    #: Name and version, as stated by the peer.
     software: str
     #: Seconds since 1970.
     since: float
-    #: Its sessions now, and the bytes that were handed on for it so far, to clients and to connectors.
+    #: The number of its present sessions; below, the bytes that were moved for it so far, to clients and to
+    #: connectors.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
@@ -78,7 +79,7 @@ class ListenerSnapshot(_Peer):
 class SenderSnapshot(_Peer):
     """The control channel of a client that may join a hybrid connection."""
 
-    #: Chosen by the relay.
+    #: An id that the relay has chosen.
     id: str
 
     @property
@@ -110,7 +111,7 @@ class SessionSnapshot:
 
 @attrs.frozen
 class ConnectionSnapshot:
-    """What there is now of one hybrid connection, and what was moved for it since the relay started."""
+    """The present numbers of one hybrid connection, and its traffic since the relay started."""
 
     listeners: int = 0
     senders: int = 0
@@ -130,7 +131,7 @@ class ConnectionSnapshot:
 
 @attrs.frozen
 class PlacesSnapshot:
-    """How much of something is taken."""
+    """How many places or slots are taken, and how many there are."""
 
     taken: int
     total: int
@@ -138,9 +139,9 @@ class PlacesSnapshot:
 
 @attrs.frozen
 class CertificateSnapshot:
-    """A certificate of the relay that expires. Those that it makes itself do not."""
+    """A certificate of the relay that expires. Its self-signed ones do not."""
 
-    #: ``public``: of ``--tls-certificate``.
+    #: ``public`` for the certificate of ``--tls-certificate``.
     name: str
     pin: str
     #: Seconds since 1970.
@@ -151,7 +152,7 @@ class CertificateSnapshot:
 class FileProblem:
     """A file that the relay can do without, but cannot write at the moment."""
 
-    #: ``history``; the code of the problem in the management API.
+    #: The code of the problem in the management API, such as ``history``.
     code: str
     detail: str
     remedy: str
@@ -161,7 +162,7 @@ class FileProblem:
 class QuotaSnapshot:
     """A quota of which four fifths or more are used."""
 
-    #: The hybrid connection; None: it is a quota of the relay as a whole.
+    #: The hybrid connection; None for a quota of the relay as a whole.
     connection: str | None
     #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
     kind: str
@@ -176,7 +177,7 @@ class QuotaSnapshot:
 
 @attrs.frozen
 class RelaySnapshot:
-    """Numbers about the whole relay. To take them costs the same, however many there are."""
+    """Numbers about the whole relay. Taking them always takes the same time."""
 
     listeners: int = 0
     senders: int = 0
@@ -185,7 +186,7 @@ class RelaySnapshot:
     open_rendezvous: int = 0
     #: Slots for connections that have not authenticated.
     unauthenticated: PlacesSnapshot = PlacesSnapshot(0, 0)
-    #: Those of them that wait until they may begin a TLS handshake.
+    #: How many of these connections wait until they may begin a TLS handshake.
     waiting_handshakes: int = 0
     #: Places for pairs of data channels, including those that are kept for sessions that may resume.
     pairs: PlacesSnapshot = PlacesSnapshot(0, 0)
@@ -196,9 +197,9 @@ class RelaySnapshot:
     usage: Usage = NO_USAGE
     #: Quotas of which four fifths or more are used, at most 100.
     quotas: tuple[QuotaSnapshot, ...] = ()
-    #: Whether it runs.
+    #: Whether the relay is running.
     is_running: bool = False
-    #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
+    #: Since when the relay is draining (seconds since 1970). None if it accepts registrations and joins.
     draining_since: float | None = None
     file_problems: tuple[FileProblem, ...] = ()
 
@@ -206,8 +207,8 @@ class RelaySnapshot:
 class LiveRelay(Protocol):
     """A relay that may be running. While it does not run, everything is empty, and nothing is found.
 
-    A page has at most `limit` values that come after the position `after`, of one hybrid connection or of all. Its
-    cost is in proportion to what it contains.
+    A page has at most `limit` values that come after the position `after`, of one hybrid connection or of all. It
+    takes time in proportion to its length.
     """
 
     @property
@@ -218,10 +219,10 @@ class LiveRelay(Protocol):
         """Numbers about the whole relay."""
 
     def listener_count(self, name: str) -> int:
-        """How many connectors are registered for a hybrid connection."""
+        """Return how many connectors are registered for a hybrid connection."""
 
     def connection(self, name: str) -> ConnectionSnapshot:
-        """Numbers about one hybrid connection. Its cost is in proportion to the number of its sessions."""
+        """Return numbers about one hybrid connection. Takes time in proportion to the number of its sessions."""
 
     def listeners(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
@@ -242,10 +243,10 @@ class LiveRelay(Protocol):
         """All hybrid connections that the relay serves."""
 
     def rendezvous_times(self) -> HistogramSnapshot:
-        """From the offer of a rendezvous to a listener until both of its data channels were there."""
+        """Return how long rendezvous took, from the offer to the listener until both data channels were ready."""
 
     def loop_lag(self) -> HistogramSnapshot:
-        """How late the relay's event loop was, measured once a second."""
+        """Return how late the relay's event loop was, measured once a second."""
 
     def usage(self, name: str) -> Usage:
         """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in the present period."""
@@ -270,10 +271,10 @@ class LiveRelay(Protocol):
         """Note that a key was used now, for the management API."""
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
-        """What happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.
+        """Return what happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.
 
-        Intervals in which nothing happened are left out. The last hour is there in intervals of ten seconds; longer
-        intervals are there up to a minute ago.
+        Intervals in which nothing happened are left out. Intervals of ten seconds are available for the last hour,
+        longer ones up to a minute ago.
 
         Raises:
             StateError: the history cannot be read.

@@ -1,7 +1,7 @@
-"""Connects standard input and output to the relay that uses a state directory.
+"""Connecting standard input and output to the relay that uses a state directory.
 
-The bytes belong to a transport whose protocol has its own end of a channel (`hybridrelay_exec`). They are copied
-without being interpreted, and an end of file here does not mean that all data has arrived.
+The bytes are copied without being interpreted. They belong to the transport `hybridrelay_exec`, whose protocol marks
+the end of a channel. An end of file here does not mean that all data has arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PORT", "connect_stdio"]
 #: The name of the relay's local port for this.
 PORT = "stdio"
 #: How long the relay may take to end after standard input has ended (seconds).
-_LAST_WORDS_SECONDS = 5.0
+_END_SECONDS = 5.0
 
 
 async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> None:
@@ -37,7 +37,7 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
     Raises:
         StateError: no relay is running there, or this user may not connect to it.
 
-    If cancelled, it ends at once, and the relay sees a broken connection.
+    If cancelled, this ends at once, and the relay sees a broken connection.
     """
     if sys.platform == "win32":
         raise StateError("relay-stdio needs Unix sockets, which this system does not have")
@@ -49,7 +49,8 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
             f"no connection to the relay at {path}: {exc.strerror or exc}",
             remedy="check that the relay runs on this state directory, and that this is its user",
         ) from exc
-    # Copies, so that closing them here leaves the process its own. They do not block meanwhile.
+    # Duplicates, so that closing them here does not close the descriptors of the process. FdStream makes both
+    # non-blocking meanwhile.
     async with relay, trio.lowlevel.FdStream(os.dup(stdin)) as source, trio.lowlevel.FdStream(os.dup(stdout)) as sink:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_copy_to_relay, source, relay, nursery.cancel_scope)
@@ -61,12 +62,12 @@ async def _copy_to_relay(source: trio.abc.ReceiveStream, relay: trio.SocketStrea
     await _copy(source, relay)
     with contextlib.suppress(trio.BrokenResourceError):  # the relay has ended, which the other direction notices
         await relay.send_eof()
-    await trio.sleep(_LAST_WORDS_SECONDS)
+    await trio.sleep(_END_SECONDS)
     both.cancel()
 
 
 async def _copy(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
-    """Copy until either ends."""
+    """Copy until either side ends."""
     try:
         while data := await source.receive_some(READ_BYTES):
             await sink.send_all(data)

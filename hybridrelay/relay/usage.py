@@ -12,7 +12,7 @@ from .model import KeyId
 
 __all__ = ["MAX_USAGE", "NO_USAGE", "TOTAL", "Batch", "PastUsage", "Period", "Usage"]
 
-#: The greatest value of a number. It does not grow further, so that JSON and SQLite can represent it.
+#: The greatest value of a number. Counting stops there, so that JSON and SQLite can represent it.
 MAX_USAGE: Final = 2**53 - 1
 #: The name under which the usage of all hybrid connections together is counted. No hybrid connection can have it.
 TOTAL: Final = ""
@@ -48,12 +48,12 @@ class Period:
 
     @property
     def begin(self) -> int:
-        """When it begins (seconds since 1970)."""
+        """When the period begins (seconds since 1970)."""
         return int(dt.datetime(self.year, self.month, 1, tzinfo=dt.UTC).timestamp())
 
     @property
     def end(self) -> int:
-        """When the next one begins."""
+        """When the next period begins."""
         return type(self)(self.year + self.month // 12, self.month % 12 + 1).begin
 
 

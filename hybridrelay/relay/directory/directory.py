@@ -20,10 +20,11 @@ class DirectoryEntry:
 
 
 class Directory(Protocol):
-    """Which listeners are registered at which relays. Relays share one, and each changes only its own entries.
+    """Which listeners are registered at which relays. Relays share a directory, and each changes only its own
+    entries.
 
-    The methods do not wait: an implementation in another process sends changes in the background, and answers from
-    what it has received last.
+    The methods do not wait: an implementation that uses another process sends changes in the background, and answers
+    from the last state that it has received.
     """
 
     def add(self, entry: DirectoryEntry) -> None:

@@ -1,7 +1,7 @@
 """Authenticates a connection, from its first bytes to a channel, in the task that serves it.
 
-During this, the connection has one of the slots for unauthenticated connections, and waits for permission before each
-TLS handshake. It is closed if it takes too long or if its slot is needed for another connection.
+Meanwhile, the connection has one of the slots for unauthenticated connections, and waits for permission before each
+TLS handshake. It is closed if it takes too long or if another connection displaces it from its slot.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ class Authenticator(Generic[PeerT]):
         certificates: the relay's certificates.
         slots: the slots for unauthenticated connections; each connection has one.
         nested: slots for second TLS handshakes, inside outer TLS.
-        layered: slots for TLS inside outer TLS, from the second handshake until the peer has authenticated.
+        layered: slots for connections with TLS inside outer TLS, from the second handshake until the peer has
+            authenticated.
         scheduler: gives permission for handshakes.
         requests: reads preambles.
         admit: receives the token of a control channel's peer; gets the session, the address group and the transport.
             Returns None if the peer has left without a valid token. If it raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: the stream to which events are published.
-        trusted_proxies: the reverse proxies that are believed where a connection comes from.
+        trusted_proxies: the reverse proxies whose statements about where a connection comes from are trusted.
     """
 
     certificates: RelayCertificates
@@ -129,8 +130,7 @@ class Authenticator(Generic[PeerT]):
                 connection.permit.prove(request.key_id)
                 self.slots.prove(connection.slot, request.key_id)
         else:
-            # The preamble was read before there was a task for the connection: its transport adds nothing to the
-            # bytes.
+            # The transport adds nothing to the bytes, so the preamble was already read before this task was started.
             assert isinstance(connection.arrived, trio.SocketStream)
             stream = connection.arrived
         match request:
@@ -146,7 +146,7 @@ class Authenticator(Generic[PeerT]):
                 return await self._open_control_channel(connection, stream, request)
 
     def _note_forwarding(self, connection: UnauthenticatedConnection, forwarded_for: tuple[str, ...]) -> None:
-        """Count a connection for the address that it comes from according to proxies that are trusted."""
+        """Count a connection for the address that it comes from, as stated by trusted proxies."""
         try:
             address = client_address(connection.address, forwarded_for, self.trusted_proxies.covers)
         except ValueError as exc:
@@ -171,7 +171,7 @@ class Authenticator(Generic[PeerT]):
             assert context is not None
             stream = await accept_outer_tls(stream, context, before_answer=connection.permit.wait)
         elif not port.is_plain:
-            await connection.permit.wait()  # for the work that the transport does with the first bytes
+            await connection.permit.wait()  # the transport's work with the first bytes needs permission, too
         return await port.listener.incoming(stream, connection.address).handshake()
 
     async def _open_control_channel(

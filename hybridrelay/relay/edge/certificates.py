@@ -28,7 +28,7 @@ __all__ = ["CertificateFiles", "RelayCertificates"]
 
 @attrs.frozen
 class CertificateFiles:
-    """The PEM files of the administrator's certificate and of its key, if that is in a separate file."""
+    """The PEM file of the administrator's certificate, and that of its key, if it is separate."""
 
     certificate: Path
     key: Path | None = None
@@ -39,7 +39,7 @@ class CertificateFiles:
         return (self.certificate,) if self.key is None else (self.certificate, self.key)
 
     def load(self) -> _Public:
-        """Read and check both files. Blocks.
+        """Read and check the files. Blocks.
 
         Raises:
             ConfigurationError: they cannot be used, or do not belong together; the message names the file.
@@ -70,8 +70,8 @@ class RelayCertificates:
         own: a PEM file with the relay's own certificate and key, whose pin is in connection strings.
         public: the administrator's certificate, for port 443 and for control channels of connection strings without a
             pin; None if there is none.
-        made_outer: returns the file of the self-signed certificate for port 443, which is used if there is no public
-            one; None if no port with outer TLS is open.
+        made_outer: returns the file of the self-signed certificate for port 443, which is used without a public one;
+            None if no port with outer TLS is open.
         events: the stream to which events are published; None means the log.
 
     Raises:
@@ -145,15 +145,15 @@ class RelayCertificates:
 
     @property
     def outer_pins(self) -> tuple[str, ...]:
-        """Pins of the outer certificates: the present one first, then the one before it, which connections that
-        began a moment ago have seen."""
+        """Pins of the outer certificates: the present one first, then the previous one, which was presented to
+        connections that began a moment ago."""
         if self._renewal is None:
             return self._made_pins
         pins = (one.pin for one in (self._renewal.current, self._renewal.previous) if one is not None)
         return tuple(dict.fromkeys(pins))
 
     def snapshot(self) -> tuple[CertificateSnapshot, ...]:
-        """The certificates that expire. Those that the relay makes itself do not."""
+        """The certificates that expire. The relay's self-signed ones do not."""
         public = self._public
         return () if public is None else (CertificateSnapshot("public", public.pin, public.expires_at),)
 
@@ -161,8 +161,9 @@ class RelayCertificates:
         """Return the context for a control channel.
 
         Args:
-            by_authority: True: the peer verifies the relay with certificate authorities, and gets the public
-                certificate if there is one. False: it verifies the relay's own certificate by a pin.
+            by_authority: whether the peer verifies the relay with certificate authorities. If so, it gets the public
+                certificate, if there is one. Otherwise it gets the relay's own certificate, which it verifies by a
+                pin.
         """
         return self._control if self._public is None or not by_authority else self._public.control
 
@@ -171,6 +172,6 @@ class RelayCertificates:
         return self._renewal is not None and await self._renewal.reload()
 
     async def watch(self) -> None:
-        """Notice a renewed certificate, until cancelled. Returns at once where there is no public certificate."""
+        """Load renewed certificates, until cancelled. Returns at once if there is no public certificate."""
         if self._renewal is not None:
             await self._renewal.watch()

@@ -4,21 +4,20 @@ A handshake takes the relay about a millisecond, and anyone who can reach a port
 
 1. A peer whose complete ClientHello has arrived waits in a queue. Its handshake begins at once if fewer handshakes
    are outstanding than the burst of the rate limit allows, in total and for its address.
-2. A handshake is outstanding until its peer authenticates. Those of peers that do not authenticate stop counting at a
-   fixed rate. Therefore peers with a key do not use up the limit, even if thousands of them have the same address,
-   and strangers get no more than that rate.
-3. Peers that have proved that they share an access key with the relay (`admission`) come first, whatever their
-   address. Each key has its own rate limit. Such a peer also waits in the queue of its address, so that an attacker
-   who replays an observed proof can only use up the limit of that key: peers with that key are then served as if they
-   had sent no proof.
+2. A handshake is outstanding until its peer authenticates. Handshakes whose peers do not authenticate stop counting
+   at a fixed rate. Therefore peers with a key do not use up the limit, even if thousands of them have the same
+   address, and strangers get no more than that rate.
+3. Peers that have proved that they have an access key (`admission`) come first, whatever their address. Each key has
+   its own rate limit. An attacker who replays an observed proof can only use up the limit of that key: such peers
+   also wait in the queue of their address, and are then served from there, as if they had sent no proof.
 4. Addresses from which a peer authenticated recently come next, and have a total limit that strangers cannot use up.
 5. Within each of these three priorities (keys, known addresses, other addresses), the key or address with the fewest
    outstanding handshakes comes first, so that an address with few requests does not wait for one with many.
 6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the position that its
    address had before the first one, so that the work already done for it is not wasted. This applies only while the
-   limit of its address is not reached; its handshakes count in any case.
-7. Within an address or a key, connections that wait for their second handshake come first, and then the newest: it is
-   the most likely to be still connected.
+   limit of its address is not reached. Both handshakes count in any case.
+7. Within an address or a key, connections that wait for their second handshake come first, and then the newest one,
+   because its peer is the most likely to be still connected.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ __all__ = ["Handshake", "HandshakeQueue"]
 
 @attrs.define
 class _Outstanding:
-    """How many handshakes are outstanding under one limit.
+    """How many handshakes count against one limit.
 
     The number is stored as the time at which it will be zero, so that it need not be updated as time passes (the
     generic cell rate algorithm).
     """
 
     limit: RateLimit
-    #: In seconds, on the clock that is passed in.
+    #: The time at which the number will be zero (seconds, on the clock that is passed in).
     none_at: float = 0.0
 
     def room_at(self) -> float:
@@ -76,22 +75,22 @@ class _Priority(enum.IntEnum):
 
 @attrs.define(eq=False)
 class Handshake:
-    """The handshakes of one connection, which may need several, one after the other."""
+    """The handshakes of one connection, which may need two, one after the other."""
 
     #: See `slots.address_group`.
     group: str
-    #: Called when the next one may begin; must not raise.
+    #: Called when the next handshake may begin; must not raise.
     on_permit: Callable[[], None]
     #: The id of the access key that the peer has proved to have. Must not be changed while it waits.
     key_id: bytes | None = None
-    #: Where it counts as outstanding; one entry for each time that it has begun.
+    #: The limits against which it counts, with one entry for each handshake that has begun.
     _counted_in: list[_Outstanding] = attrs.field(factory=list)
-    #: The position of its address before it began for the first time. None before that.
+    #: The position of its address just before its first handshake began; None until then.
     _position: float | None = None
 
     @property
     def parties(self) -> tuple[Party, ...]:
-        """The parties in whose queues it waits: its peer's key, if there is one, and its peer's address."""
+        """The parties in whose queues it waits: the peer's key, if there is one, and the peer's address."""
         return (self.group,) if self.key_id is None else (self.key_id, self.group)
 
 
@@ -102,9 +101,10 @@ class _PartyQueue:
     outstanding: _Outstanding
     #: In the order of arrival; the newest is served first.
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
-    #: The same for connections that have had a handshake already; they are served before the others.
+    #: The same for connections that have already had a handshake. They are served before the others.
     again: dict[Handshake, None] = attrs.field(factory=dict)
-    #: The number of its current entry in the heap, and that entry's priority and position; others are out of date.
+    #: The number of the party's current entry in a heap; below, the priority and position of that entry. Entries with
+    #: other numbers are out of date.
     entry: int = -1
     queued: tuple[_Priority, float] | None = None
 
@@ -113,21 +113,21 @@ class _PartyQueue:
         return bool(self.waiting or self.again)
 
     def next(self) -> Handshake:
-        """Return the one that is served next; there must be one."""
+        """Return the handshake that is served next. There must be one."""
         return next(reversed(self.again or self.waiting))
 
     def add(self, handshake: Handshake) -> None:
         (self.waiting if handshake._position is None else self.again)[handshake] = None
 
     def remove(self, handshake: Handshake) -> bool:
-        """Remove one, and return whether it was waiting."""
+        """Remove a handshake, and return whether it was waiting."""
         waited = handshake in self.waiting or handshake in self.again
         self.waiting.pop(handshake, None)
         self.again.pop(handshake, None)
         return waited
 
     def position(self, now: float) -> float:
-        """Return its position among the parties of its priority: the lowest comes first."""
+        """Return the party's position among those of its priority. The lowest comes first."""
         if self.again and self.outstanding.room_at() <= now:
             position = self.next()._position
             assert position is not None
@@ -142,7 +142,7 @@ class HandshakeQueue:
         total: the limit for all peers from whose address no peer has authenticated recently.
         known: the limit for all other peers.
         each: the limit for one address.
-        proved: the limit for all peers that have proved to have a key.
+        proved: the limit for all peers that have proved that they have a key.
         each_key: the limit for one key.
         remembered: how many addresses are remembered because a peer has authenticated from there.
     """
@@ -222,7 +222,7 @@ class HandshakeQueue:
         return None
 
     def next_at(self) -> float | None:
-        """Return the time at which `begin` will return one; None if none is waiting."""
+        """Return when `begin` will return a handshake; None if none is waiting."""
         times = [
             max(self._totals[priority].room_at(), self._queues[party].outstanding.room_at())
             for priority in _Priority
@@ -233,7 +233,7 @@ class HandshakeQueue:
     def authenticated(self, handshake: Handshake, now: float) -> None:
         """Stop counting the handshakes of a peer that has presented a token or a ticket, and remember its address."""
         for outstanding in handshake._counted_in:
-            # Twice, to make up for other connections from this address that do not authenticate, such as probes.
+            # Subtract two for each handshake, to make up for connections that do not authenticate, such as probes.
             outstanding.subtract(2)
         handshake._counted_in.clear()
         self._known[handshake.group] = None
@@ -248,7 +248,7 @@ class HandshakeQueue:
     # --- the order of the parties
 
     def _stop_waiting(self, handshake: Handshake) -> None:
-        """Remove it from the queues of all its parties."""
+        """Remove a handshake from the queues of all its parties."""
         waited = False
         for party in handshake.parties:
             queue = self._queues.get(party)

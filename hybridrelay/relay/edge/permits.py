@@ -1,4 +1,4 @@
-"""Permission to begin TLS handshakes: `HandshakeQueue` for Trio."""
+"""Permission to begin TLS handshakes: the Trio shell around `HandshakeQueue`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HandshakeScheduler:
         return self._queue.waiting
 
     def add(self, handshake: Handshake) -> None:
-        """See `HandshakeQueue.add`. `run` calls `Handshake.on_permit` when it may begin."""
+        """See `HandshakeQueue.add`. `run` calls `Handshake.on_permit` when the handshake may begin."""
         self._queue.add(handshake, trio.current_time())
         self._changed.set()
 
@@ -64,7 +64,7 @@ class HandshakeScheduler:
             handshake = self._queue.begin(trio.current_time())
             if handshake is not None:
                 handshake.on_permit()
-                # All other tasks run before the next one.
+                # Let all other tasks run before the next handshake.
                 await trio.lowlevel.checkpoint()
                 continue
             until = self._queue.next_at()
@@ -82,7 +82,7 @@ class HandshakePermit:
     Args:
         scheduler: the relay's scheduler.
         handshake: the handshakes of the connection.
-        is_granted: whether it already has permission for its first handshake.
+        is_granted: whether the connection already has permission for its first handshake.
     """
 
     def __init__(self, scheduler: HandshakeScheduler, handshake: Handshake, *, is_granted: bool) -> None:
@@ -106,11 +106,12 @@ class HandshakePermit:
         await permitted.wait()
 
     def prove(self, key_id: bytes) -> None:
-        """Give priority over strangers to further handshakes of a peer that has proved to have an access key."""
+        """Give further handshakes priority over those of strangers, because the peer has proved that it has an access
+        key."""
         self._handshake.key_id = key_id
 
     def move(self, address: str) -> None:
-        """Count further handshakes for another address, from which the connection comes according to a proxy."""
+        """Count further handshakes for another address, from which the connection comes, as stated by a proxy."""
         self._handshake.group = address_group(address)
 
     def authenticated(self) -> None:
@@ -121,5 +122,5 @@ class HandshakePermit:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the queue: the connection has authenticated, or has ended."""
+        """Leave the queue, because the connection has authenticated or has ended."""
         self._scheduler.leave(self._handshake)

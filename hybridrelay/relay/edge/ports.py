@@ -26,7 +26,7 @@ from ..store.state_dir import local_socket
 
 __all__ = ["OpenPort", "Ports"]
 
-#: Pause after a listener could not accept because something has run out (seconds).
+#: The pause after a listener could not accept for lack of descriptors or memory (seconds).
 _SHORTAGE_PAUSE_SECONDS = 0.1
 
 
@@ -104,7 +104,7 @@ class Ports:
             try:
                 await self._listen(port, Binding("", 0, path))
             except OSError as exc:
-                # For example, the system has no Unix sockets. Peers from the network do not need it.
+                # For example, the system has no Unix sockets. Peers from the network do not need this one.
                 self._events.publish(ListenAddressSkipped(address=str(path), detail=exc.strerror or str(exc)))
 
     async def _listen(self, port: Port, binding: Binding) -> None:

@@ -1,4 +1,4 @@
-"""Certificates that are renewed while a program runs: files that are read again when they have changed."""
+"""Certificates that are renewed while a program runs: their files are read again when they have changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ __all__ = ["POLL_SECONDS", "Renewal", "SettledChange", "Stamp"]
 
 T = TypeVar("T")
 
-#: How often the files are looked at (seconds). A change counts once two looks in a row saw the same.
+#: How often the files are checked for changes (seconds). Changed files are read once two checks in a row find the
+#: same state.
 POLL_SECONDS = 10.0
 
 #: A chain and a key have a few KB.
@@ -30,17 +31,17 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class SettledChange:
-    """Decides when files that are looked at again and again are worth reading. Pure.
+    """Decides when files that are checked for changes should be read. Pure.
 
-    They are once they differ from what was read, and have looked the same twice in a row: tools replace a certificate
-    and its key one after the other.
+    They should be read when they differ from what was read last and have not changed between two checks, because
+    tools replace a certificate and its key one after the other.
     """
 
     def __init__(self, read: Stamp) -> None:
         self._read = self._last = read
 
     def look(self, stamp: Stamp) -> bool:
-        """Whether to read the files now; True at most once for each stamp."""
+        """Return whether to read the files now. True at most once for each stamp."""
         settled, self._last = stamp == self._last, stamp
         if not settled or stamp == self._read:
             return False
@@ -48,25 +49,25 @@ class SettledChange:
         return True
 
     def was_read(self, stamp: Stamp) -> None:
-        """The files were read, for another reason, when they looked like this."""
+        """Note that the files were read for another reason, when they had this stamp."""
         self._read = self._last = stamp
 
 
 @attrs.frozen
 class _Loaded(Generic[T]):
     value: T
-    #: Of the files, to tell a renewal from a file that was only touched.
+    #: The contents of the files, to distinguish a renewal from a file that was only touched.
     contents: tuple[bytes, ...] = attrs.field(repr=False)
 
 
 class Renewal(Generic[T]):
-    """What was made of some files, such as a TLS context, and is made again when they have changed.
+    """A value that was made from some files, such as a TLS context, and is made again when they change.
 
     Args:
         paths: the files; the first one is named in events. Symbolic links are followed.
         load: reads and checks them. Blocks. Raises ConfigurationError.
         pin: returns the pin of what was loaded, for events.
-        events: where events go.
+        events: the stream to which events are published.
 
     Raises:
         ConfigurationError: the files cannot be used.
@@ -85,19 +86,19 @@ class Renewal(Generic[T]):
         self._must_retry = False
         self._change = SettledChange(self._stamp())
         self._loaded = self._load()
-        #: What was in force before `current`; None if nothing was.
+        #: The value that was in force before `current`; None if there was none.
         self.previous: T | None = None
 
     @property
     def current(self) -> T:
-        """What is in force."""
+        """The value that is in force."""
         return self._loaded.value
 
     async def reload(self) -> bool:
-        """Read the files again and put what they contain into force.
+        """Read the files again, and put the new value into force.
 
         Returns:
-            Whether something else is in force now.
+            Whether another value is in force now.
 
         Raises:
             ConfigurationError: they cannot be used; what was in force stays in force.
@@ -119,7 +120,7 @@ class Renewal(Generic[T]):
             return True
 
     async def watch(self) -> None:
-        """Notice changed files, until cancelled.
+        """Load changed files, until cancelled.
 
         Files that could not be used are tried again at every check: the problem, such as their permissions, may be
         solved without a change of their times and sizes. The log repeats an error only when it changes.
@@ -143,7 +144,7 @@ class Renewal(Generic[T]):
         return tuple(map(_stamp, self._paths))
 
     def _stamp_and_load(self) -> tuple[Stamp, _Loaded[T] | ConfigurationError]:
-        # The stamp first: a change between the two is noticed at the next look.
+        # Take the stamp first, so that a change between the two statements is noticed at the next check.
         stamp = self._stamp()
         try:
             return stamp, self._load()

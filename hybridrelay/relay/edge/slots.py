@@ -2,16 +2,17 @@
 
 The rules:
 
-1. While there is a free slot, every connection gets one, because many clients may have the same address.
-2. When all are taken, a new connection still gets one, and another connection is displaced. If an address has more
-   than its share, it is the oldest connection of the address that has most; otherwise the oldest of all.
-3. Connections are *fresh*, or their handshake has *advanced*. The oldest of the more frequent kind is displaced.
-4. Peers that have proved that they have an access key are counted separately, by address and key, as if these were
-   another address.
+1. While a slot is free, every connection gets one, even if many come from the same address.
+2. When all are taken, a new connection displaces another one: if an address has more than its share, the oldest
+   connection of the address that has the most; otherwise the oldest of all.
+3. Connections are *fresh*, or their handshake has *advanced*. In rule 2, "oldest" means the oldest of the kind that
+   is more frequent.
+4. Peers that have proved that they have an access key are counted separately: each combination of address and key
+   counts as another address.
 
-Thus a flood from a few addresses displaces itself, and a flood from many addresses displaces slow connections: a peer
-that authenticates before all slots have been displaced once gets through. When many honest peers connect at once, new
-connections displace new ones, and not those for which most of the work is done already; and neither kind can take all
+Thus a flood from a few addresses displaces itself. A flood from many addresses displaces slow connections, but a peer
+gets through if it authenticates before every slot has been taken over once. When many honest peers connect at once,
+new connections displace new ones, and not those for which most of the work is already done. Neither kind can take all
 slots from the other.
 """
 
@@ -31,9 +32,10 @@ __all__ = ["Slot", "Slots", "address_group"]
 
 @lru_cache(maxsize=4096)
 def address_group(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one, which is the least a host is given.
+    """Return the address group: an IPv4 address, or the /64 of an IPv6 address, which is the least that a host is
+    assigned.
 
-    What is no IP address (a Unix socket, a memory transport) is a group of its own.
+    Anything that is not an IP address (a Unix socket, a memory transport) is a group of its own.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -51,7 +53,7 @@ class Slot:
     """A slot that is taken."""
 
     group: str
-    #: Called once if the slot has to be given up; must not raise.
+    #: Called once if the connection is displaced; must not raise.
     evict: Callable[[], None] = attrs.field(repr=False)
 
 
@@ -86,12 +88,12 @@ class _Order:
         self.size -= 1
 
     def first(self) -> Slot:
-        """Return the slot that is displaced next; there must be one."""
+        """Return the slot that is displaced next. There must be one."""
         return next(iter(self._fresh if len(self._fresh) >= len(self._advanced) else self._advanced))
 
 
 class Slots:
-    """Decides which connections have a slot. A connection is closed by a callback.
+    """Decides which connections have a slot. A displaced connection is closed by its callback.
 
     Args:
         total: the number of slots.
@@ -129,13 +131,14 @@ class Slots:
         return slot
 
     def advance(self, slot: Slot) -> None:
-        """Note that the expensive part of its handshake is done. Does nothing if it was noted or released already."""
+        """Note that the expensive part of the handshake is done. Does nothing if this was already noted, or the slot
+        released."""
         if slot in self._taken:
             self._taken.advance(slot)
             self._by_group[slot.group].advance(slot)
 
     def release(self, slot: Slot) -> None:
-        """Release a slot: its connection has authenticated or ended. Does nothing if it was released already."""
+        """Release a slot, because its connection has authenticated or ended. Idempotent."""
         if slot not in self._taken:
             return
         self._taken.remove(slot)
@@ -150,7 +153,7 @@ class Slots:
             self.release(slot)
 
     def prove(self, slot: Slot, key_id: bytes) -> None:
-        """Count a peer that has proved to have an access key separately, by its address and key.
+        """Count a peer separately, by its address and key, because it has proved that it has an access key.
 
         Does nothing if the slot was released already.
         """
@@ -161,7 +164,7 @@ class Slots:
         self._join_group(slot)
 
     def move(self, slot: Slot, address: str) -> None:
-        """Count a connection for another address, from which it comes according to a proxy that is trusted.
+        """Count a connection for another address, from which it comes, as stated by a trusted proxy.
 
         Does nothing if the slot was released already.
         """

@@ -1,9 +1,9 @@
 """Watches unauthenticated connections, with one task and one epoll set for all, until they need a task.
 
-Starting a task for a connection costs ten times as much as accepting it and looking at its first bytes. Therefore a
+Starting a task for a connection costs ten times as much as accepting it and checking its first bytes. Therefore a
 stranger gets a task only when it has sent a complete preamble (and a ClientHello, if TLS follows) and may begin its
-handshake (`permits`). Until then, its bytes stay in the kernel: they are only peeked at, so that the task that serves
-the connection can read all of them, and the relay uses about 2 KiB for it.
+handshake (`permits`). Until then, the relay uses about 2 KiB for the connection, and only peeks at its bytes, which
+stay in the kernel for the task to read.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .slots import Slot, Slots, address_group
 
 __all__ = ["UnauthenticatedConnection", "UnauthenticatedConnections"]
 
-#: A connection is closed if its message is not complete after this many checks: its peer sends tiny pieces, to keep
-#: the relay busy.
+#: A connection is closed if its first message is still incomplete after this many checks, because its peer then sends
+#: tiny pieces to keep the relay busy.
 MAX_LOOKS = 64
-#: How many connections are checked before other tasks run: about half a millisecond.
+#: How many connections are checked before other tasks run. This takes about half a millisecond.
 _AT_A_TIME = 4
 
 
@@ -48,7 +48,7 @@ class _Stage(enum.Enum):
     PROXY = enum.auto()
     #: A preamble.
     PREAMBLE = enum.auto()
-    #: After the preamble of a probe: the bytes that are to be sent back.
+    #: The bytes after a probe's preamble, which have to be sent back.
     PROBE = enum.auto()
     #: A ClientHello.
     HELLO = enum.auto()
@@ -60,18 +60,19 @@ class _Stage(enum.Enum):
 
 @attrs.define(eq=False)
 class UnauthenticatedConnection:
-    """A connection that has not authenticated, for the task that serves it."""
+    """A connection whose peer has not authenticated, for the task that serves it."""
 
     port: OpenPort
-    #: The socket's stream, before the transport's handshake; or the connection, if the transport accepts by itself.
+    #: The socket's stream, before the transport's handshake; or the incoming connection, if the transport accepts by
+    #: itself.
     arrived: trio.SocketStream | Incoming
-    #: Changed if a reverse proxy that is trusted says another one during the transport's handshake.
+    #: The peer's address. Changed if a trusted reverse proxy states another one during the transport's handshake.
     address: str
     slot: Slot
     permit: HandshakePermit
     #: Cancelled at the deadline, or if its slot is needed. The task that serves the connection enters it.
     scope: trio.CancelScope
-    #: The request in its preamble, if that was read already.
+    #: The request in the preamble, if that was already read.
     request: Request | None = None
 
 
@@ -91,16 +92,16 @@ class _Waiting:
 
 
 class UnauthenticatedConnections:
-    """Connections that have not sent enough yet to be served by a task. Only for Linux.
+    """Connections that have not sent enough yet to be served by a task. Linux only.
 
     Args:
         slots: the slots for unauthenticated connections; each connection has one.
         scheduler: gives permission for handshakes.
-        decode: decodes a preamble; raises RemoteProtocolError if it has to be refused.
+        decode: decodes a preamble. Raises RemoteProtocolError if the connection has to be refused.
         serve: serves a connection in its own task. If it has no request, nothing has been read from it, except for
             the PROXY header.
-        proxies: the proxies that have to send a PROXY header, which says where a connection comes from.
-        refused: called with the port, the address of a proxy, and the reason for which its connection is closed.
+        proxies: the proxies that have to send a PROXY header.
+        refused: called when a connection from a proxy is closed, with the port, the proxy's address and the reason.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class UnauthenticatedConnections:
         self._serve = serve
         self._proxies = proxies
         self._refused = refused
-        #: By descriptor, the oldest first.
+        #: The waiting connections by descriptor, the oldest first.
         self._connections: dict[int, _Waiting] = {}
         self._poll_scope = trio.CancelScope()
         assert sys.platform == "linux"
@@ -143,7 +144,7 @@ class UnauthenticatedConnections:
         fd = sock.fileno()
         try:
             sock.setblocking(False)
-            # Edge-triggered: the bytes stay in the socket, and are reported only once.
+            # Edge-triggered, because the bytes stay in the socket and must be reported only once.
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         except BaseException:
             sock.close()
@@ -162,7 +163,7 @@ class UnauthenticatedConnections:
             self._poll_scope.deadline = self._first_deadline()
 
     async def run(self) -> None:
-        """Watch the connections until cancelled; all of them are closed at the end."""
+        """Watch the connections until cancelled. At the end, all of them are closed."""
         try:
             while True:
                 with trio.CancelScope(deadline=self._first_deadline()) as self._poll_scope:
@@ -201,7 +202,7 @@ class UnauthenticatedConnections:
             self._refused(waiting.port, waiting.address, str(exc))
             self._close(fd)
             return
-        except (OSError, ValueError):  # it was lost, or its ClientHello is too long
+        except (OSError, ValueError):  # the connection was lost, or its ClientHello is too long
             self._close(fd)
             return
         if fd in self._connections and (waiting.looks >= MAX_LOOKS or _is_over(waiting, events)):
@@ -250,7 +251,7 @@ class UnauthenticatedConnections:
             waiting.socket.send(encode_status(exc.reason))
             self._close(fd)
             return
-        if isinstance(request, DataRequest):  # the ticket is valid, and its answer waits for the other side
+        if isinstance(request, DataRequest):  # the ticket is valid; the answer comes when the other side arrives
             self._hand_over(fd)
             return
         if isinstance(request, ControlRequest) and request.key_id is not None:
@@ -287,7 +288,7 @@ def _first_stage(port: OpenPort) -> _Stage:
 
 
 def _peek(sock: socket.socket, size: int) -> bytes:
-    """Return up to `size` bytes that have arrived, and leave them in the socket."""
+    """Return up to `size` bytes that have arrived, without removing them from the socket."""
     try:
         return sock.recv(size, socket.MSG_PEEK)
     except BlockingIOError:

@@ -67,22 +67,23 @@ __all__ = ["OFFER_SECONDS", "BrokerService"]
 
 #: Upper bounds of the histogram of rendezvous (seconds). The last one is the lifetime of a ticket.
 RENDEZVOUS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: After its start, a relay does not know which sessions are about to resume. It learns that while they do (seconds).
+#: For this time after its start (seconds), a relay does not know all sessions that are about to resume, and is
+#: lenient with quotas.
 LENIENT_SECONDS = 2 * RESUME_DEADLINE
-#: After this time without an answer to an offer, another listener is asked (seconds).
+#: How long a listener may take to answer an offer before another one is asked (seconds).
 OFFER_SECONDS = 1.0
 
 
 class BrokerService:
-    """The shell of the broker; see the module.
+    """The shell of the broker; see the module's docstring.
 
     Args:
         connections: the content of the store.
         editions: the editions, and which one the relay uses.
         refresh: checks whether the store has changed; does not raise.
         clock: returns seconds since 1970.
-        pairs: places for pairs of data channels; None: the maximum number.
-        control_channels: places for control channels that a key has authorized; None: the maximum number.
+        pairs: places for pairs of data channels; None means the maximum number.
+        control_channels: places for control channels that a key has authorized; None means the maximum number.
         max_pipes: see `PipePool`.
         relay_id: the relay's id; None makes a new one.
         events: the stream to which events are published; None means the log.
@@ -136,13 +137,13 @@ class BrokerService:
         self.pairs = PairTable()
         #: The control channels of clients that may join, by hybrid connection and an id.
         self.senders: SortedIndex[SenderHandle] = SortedIndex()
-        #: When the relay was drained: seconds since 1970; None if it is not.
+        #: Since when the relay is draining (seconds since 1970); None if it is not.
         self.draining_since: float | None = None
-        #: Set when the next drain starts; then another one takes its place.
+        #: Set when the next drain starts, and then replaced by a new event.
         self.next_drain = trio.Event()
-        #: From the offer to a listener until both data channels are there.
+        #: The times from an offer to a listener until both data channels were ready.
         self.rendezvous_times = Histogram(RENDEZVOUS_BUCKETS)
-        #: By rendezvous whose data channels are not joined yet: the two ends, and when it was created.
+        #: The two ends of each rendezvous that is not joined yet, and when it was created.
         self._ends: dict[str, tuple[PairEnd, PairEnd, float]] = {}
         self._deadline_changed = trio.Event()
 
@@ -150,7 +151,7 @@ class BrokerService:
         return self._channels.bytes_from_sender(rendezvous_id)
 
     def carry_out(self) -> None:
-        """Carry out the broker's commands, and publish its events. Must be called after each input; never waits."""
+        """Carry out the broker's commands, and publish its events. Call this after each input. Never waits."""
         for output in self.core.take():
             match output:
                 case CheckListener(listener):
@@ -198,7 +199,7 @@ class BrokerService:
         except AuthorizationError as exc:
             if not may_have_changed(exc):
                 raise
-        # The hybrid connection or the key may have been created a moment ago, before the last check of the store.
+        # The hybrid connection or the key may have been created since the last check of the store.
         await self._refresh()
         return self._verify(connection, token, right)
 
@@ -288,7 +289,7 @@ class BrokerService:
         return Answer.TIMEOUT, Reason.LISTENER_SILENT
 
     def _joined(self, rendezvous_id: str, channels: Channels) -> PairPace:
-        """Note that the data channels of a rendezvous are joined. Returns what limits the rate between them."""
+        """Note that the data channels of a rendezvous are joined. Returns the rate limit for them."""
         listener, sender, made_at = self._ends.pop(rendezvous_id)
         self.rendezvous_times.observe(trio.current_time() - made_at)
         self.pairs.joined(
@@ -303,10 +304,10 @@ class BrokerService:
         )
         return self._paces.of(listener.key.connection, Holder(sender.key, sender.address))
 
-    # --- what administrators do
+    # --- requests of administrators
 
     def set_draining(self, on: bool) -> bool:
-        """Stop accepting registrations and joins, or accept them again. Returns whether that is a change."""
+        """Stop accepting registrations and joins, or accept them again. Returns whether this changes anything."""
         if on is self.core.is_draining:
             return False
         self.core.is_draining = on
@@ -378,7 +379,7 @@ class BrokerService:
 
     @property
     def open_rendezvous(self) -> int:
-        """Rendezvous whose two tickets were not both used."""
+        """How many rendezvous have a ticket that was not used."""
         return self._rendezvous.open
 
     @property
@@ -387,7 +388,7 @@ class BrokerService:
         return list(self.authorization.connections)
 
     def statistics(self) -> dict[str, int]:
-        """What it holds now; the names are those in docs/operating.md."""
+        """Return the present numbers, by the names in docs/operating.md."""
         return {
             "listeners": self.listeners.count(),
             "open_rendezvous": self._rendezvous.open,
@@ -396,7 +397,7 @@ class BrokerService:
         }
 
     def close(self) -> None:
-        """The relay stops: end all rendezvous, and with them the tasks that wait or move bytes."""
+        """End all rendezvous, and with them the tasks that wait or move bytes, because the relay stops."""
         self.core.shut_down(trio.current_time())
         self.carry_out()
         self._pipes.close()

@@ -1,4 +1,4 @@
-"""Serves connections, from accept to their end, each in a separate task."""
+"""Serving connections, each in a separate task, until they end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ControlPeers:
         return iter(tuple(self._peers))
 
     async def admit(self, early: EarlySession, address: str, transport: str = "") -> ControlPeer | None:
-        """Receive a peer's token. Returns None if the peer has left without a valid one.
+        """Receive a peer's token. Returns None if the peer has left without presenting a valid one.
 
         Raises:
             RemoteProtocolError: the peer has violated the protocol.
@@ -98,13 +98,13 @@ class ControlPeers:
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)
                 self._peers.add(peer)
-                peer.check_keys()  # it has not been notified of changes since it was authorized
+                peer.check_keys()  # it has not learned of changes since it was authorized
                 while await peer.serve_some():
                     pass
                 nursery.cancel_scope.cancel()
         finally:
             self._peers.discard(peer)
-            peer.lost()  # it may have registered something while its session was ending
+            peer.lost()  # again: it may have registered something while its session was ending
 
     async def _forget_when_over(self, session: Session, peer: ControlPeer) -> None:
         try:
@@ -113,7 +113,7 @@ class ControlPeers:
             peer.lost()
 
     async def drain(self, retry_after: float, seconds: float) -> None:
-        """Notify all peers that the relay is about to stop, and let open connections continue for `seconds`."""
+        """Notify all peers that the relay is about to stop, and give open connections `seconds` to move elsewhere."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 for peer in self:
@@ -203,11 +203,11 @@ class ConnectionService:
     async def _receive_proxy_header(
         self, port: OpenPort, stream: trio.SocketStream, address: str, slot: Slot, scope: trio.CancelScope
     ) -> str | None:
-        """The address that a proxy states; None if the connection was refused, and closed."""
+        """Return the address that a proxy states; None if the connection was refused and closed."""
         detail = "no complete PROXY header has arrived in time"
         stated: str | None = None
         try:
-            # Another scope than that of the connection, which can be entered only once.
+            # Not the scope of the connection, because that can be entered only once.
             with trio.CancelScope(deadline=scope.deadline) as receiving:
                 slot.evict = receiving.cancel
                 stated = await receive_proxy_header(stream) or address
@@ -238,7 +238,7 @@ class ConnectionService:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback
             if any(not isinstance(leaf, _EXPECTED) for leaf in leaves(exc)):
-                # A bug, or no memory. It must not end the relay, and must be reported.
+                # A bug, or no memory. It is reported, and must not affect other connections.
                 self._events.publish(unexpected_failure(f"a connection on port {port.name}", exc))
             else:
                 self._events.publish(ChannelFailed(peer=connection.address, port=port.name, detail=str(exc)))

@@ -44,7 +44,7 @@ _MAX_WATCHED = 256
 
 @attrs.frozen(eq=False)
 class _Offer:
-    """The callbacks for what the listener reports after it has accepted; see `ListenerHandle.offer`."""
+    """The callbacks for a listener's reports after it has accepted an offer; see `ListenerHandle.offer`."""
 
     withdraw: Callable[[], None]
     proved: Callable[[], None]
@@ -53,12 +53,12 @@ class _Offer:
 class ControlPeer:
     """A connector or client on its control channel. Implements `ListenerHandle`.
 
-    Until its peer has authenticated, it runs in a single task and uses little memory. When `authorized` is true,
-    `attach` gives it a session with its own tasks. The request with the valid token is granted only then.
+    Until the peer has authenticated, this runs in a single task and uses little memory. Once `authorized` is true,
+    `attach` provides a session with its own tasks. The request with the valid token is granted only then.
 
     Args:
         broker: the relay's broker.
-        early: a session that has not been taken over; None if `attach` follows at once.
+        early: the session before `attach`; None if `attach` follows at once.
         relay_instance: identifies this run of the relay: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
         address: the peer's address group (`address_group`), by which connectors distinguish senders.
@@ -81,13 +81,13 @@ class ControlPeer:
         self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(
             broker.core, self, welcome, address, transport
         )
-        #: When it connected, on Trio's clock.
+        #: When the peer connected, on Trio's clock.
         self.since = trio.current_time()
-        #: Under which `BrokerService.senders` has it. The peer chooses its instance; it cannot choose this.
+        #: The id in `BrokerService.senders`. Unlike the instance, the peer cannot choose it.
         self._id = secrets.token_hex(8)
-        #: The hybrid connections for which it is in `BrokerService.senders`.
+        #: The hybrid connections for which this is in `BrokerService.senders`.
         self._sends_for: frozenset[str] = frozenset()
-        #: Set by `attach`, like the next two.
+        #: Set by `attach`, like the next two attributes.
         self._session: Session
         self._stream: MuxStream
         self._nursery: trio.Nursery
@@ -98,10 +98,10 @@ class ControlPeer:
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
-        #: By id, offers without an answer: the channel for the answer, and the callbacks.
+        #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
         self._accepted: OrderedDict[int, _Offer] = OrderedDict()
-        #: If it has to end as soon as it is attached: the reason.
+        #: The reason, if the channel has to be ended as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
         self._checking = False
@@ -151,7 +151,7 @@ class ControlPeer:
         return self._channel.key_for(connection)
 
     def _update_senders(self) -> None:
-        """Update `BrokerService.senders`. Must be called after everything that may change `connections`."""
+        """Update `BrokerService.senders`. Call this after everything that may change `connections`."""
         if self.role is not control.PeerRole.CLIENT:
             return
         now = frozenset(self.connections)
@@ -168,8 +168,8 @@ class ControlPeer:
     async def serve_some(self) -> bool:
         """Receive some bytes and handle the messages in them. Returns False at the end of the peer's stream.
 
-        Returns as soon as the peer is authorized. The caller must then call `attach`; the request, and everything
-        that has arrived after it, wait until then.
+        Returns as soon as the peer is authorized. The caller must then call `attach`. Until then, the request waits,
+        with everything that has arrived after it.
 
         Raises:
             RemoteProtocolError: the peer has violated the protocol.
@@ -262,7 +262,7 @@ class ControlPeer:
     # --- messages to the peer
 
     async def send(self, message: control.Message) -> None:
-        """Send a message. A lost channel is not an error here: the task that reads it notices."""
+        """Send a message. A lost channel is not an error here, because the task that reads it notices."""
         try:
             async with self._sending:
                 await (self._early or self._stream).send_whole(control.encode_message(message))
@@ -270,7 +270,7 @@ class ControlPeer:
             pass
 
     def announce_draining(self, retry_after: float) -> None:
-        """Ask the peer to prefer other relays, without waiting until that was sent."""
+        """Ask the peer to prefer other relays, without waiting until the message was sent."""
         self._perform_soon(Say(control.Draining(retry_after)))
 
     # --- ListenerHandle
@@ -305,7 +305,8 @@ class ControlPeer:
         if waiting is not None:
             answer_in, offer = waiting
             if isinstance(answer, control.Accept):
-                # Done here, and not by the task that awaits the answer: a refusal may follow in the same bytes.
+                # Done here, and not in the task that waits for the answer, because a refusal may follow in the same
+                # bytes.
                 self._accepted[id_] = offer
                 while len(self._accepted) > _MAX_WATCHED:
                     self._accepted.popitem(last=False)
@@ -335,7 +336,7 @@ class ControlPeer:
         self._perform_soon(self._channel.ended(connection, reason))
 
     def end(self, reason: Reason) -> None:
-        """End the channel, for example because its place is needed for another one."""
+        """End the channel, for example because it was displaced."""
         self._must_end = reason
         if self._early is None:
             self._session.close(reason)
@@ -364,7 +365,8 @@ class ControlPeer:
         self._broker.carry_out()
 
     def check_keys(self) -> None:
-        """After a change to the store: end what invalid keys had authorized, and with the last key the channel."""
+        """End what keys had authorized that are no longer valid, and after the last key, the channel. Call this when
+        the store has changed."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
         self._update_senders()

@@ -1,4 +1,4 @@
-"""Serves the data channels of rendezvous: waits for both, and then moves bytes between them."""
+"""Serving the data channels of rendezvous: waiting for both, and then moving bytes between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .splice import PipePool
 
 __all__ = ["STATUS_SECONDS", "Channels", "DataChannels"]
 
-#: How long sending the status to a side may take (seconds).
+#: How long sending a status may take (seconds).
 STATUS_SECONDS = 10.0
 
 
@@ -34,13 +34,13 @@ class Channels:
     moving: trio.CancelScope | None = None
     #: Set when the rendezvous has ended.
     over: trio.Event = attrs.field(factory=trio.Event)
-    #: Why the rendezvous has ended: the status for a channel that waits and was not joined.
+    #: Why the rendezvous has ended. This is the status for a channel that is waiting to be joined.
     status: Reason = Reason.NO_ERROR
     #: The names of their transports.
     transports: dict[Side, str] = attrs.field(factory=dict)
     moved: Moved = attrs.field(factory=Moved)
 
-    # The connector's channel is the first of the two that `pump` joins.
+    # The connector's channel is the first argument of `pump`.
 
     @property
     def to_client(self) -> int:
@@ -60,8 +60,8 @@ class DataChannels(Generic[HandleT]):
         core: the machine that decides.
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
-        joined: called with the id of a rendezvous and its data channels when these are joined. Returns what limits
-            the rate at which bytes are moved between them.
+        joined: called with the id of a rendezvous and its data channels when these are joined. Returns the rate limit
+            for them.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class DataChannels(Generic[HandleT]):
         self._channels: dict[str, Channels] = {}
 
     def bytes_from_sender(self, rendezvous_id: str) -> int:
-        """Return how many bytes of the client were passed on so far, in a rendezvous whose channels are joined."""
+        """Return how many bytes from the client were passed on so far, in a joined rendezvous."""
         return self._channels[rendezvous_id].to_connector
 
     def abandon(self, arrival: Arrival) -> None:
@@ -95,14 +95,14 @@ class DataChannels(Generic[HandleT]):
     def stop_moving(self, rendezvous_id: str) -> None:
         """See `StopMoving`."""
         moving = self._channels[rendezvous_id].moving
-        assert moving is not None, "only what is moved can be stopped"
+        assert moving is not None, "only a joined rendezvous can be stopped"
         moving.cancel()
 
     async def serve(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream, transport: str = "") -> None:
-        """Serve one data channel of a rendezvous until its end. Always closes `stream`, also if cancelled.
+        """Serve one data channel of a rendezvous until its end. Always closes `stream`, even if cancelled.
 
-        The two channels may arrive in a different order than that in which their tickets were used, and the
-        rendezvous may have ended meanwhile.
+        The channels may arrive in a different order than their tickets were used, and the rendezvous may have ended
+        meanwhile.
         """
         state = self._core.ready(arrival, trio.current_time())
         if state is State.ENDED:
@@ -120,23 +120,23 @@ class DataChannels(Generic[HandleT]):
         try:
             await channels.over.wait()
         except BaseException:
-            # Nothing may be awaited before this, because this task may be cancelled.
+            # Nothing may be awaited before this, because the task may be cancelled.
             if channels.moving is None:
                 self.abandon(arrival)
                 await abort(stream)
             else:
                 # The task that moves the bytes closes the stream, because it may be using it at this moment.
                 channels.moving.cancel()
-                with trio.CancelScope(shield=True):  # takes only a moment, because that task is cancelled
+                with trio.CancelScope(shield=True):  # takes only a moment, because that task was cancelled
                     await channels.over.wait()
             raise
         if channels.moving is None:
             await _send_status(stream, channels.status)
 
     async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope, pace: PairPace) -> None:
-        """Notify both sides that they are joined, and move bytes between them until one or both of them end it."""
+        """Notify both sides that they are joined, and move bytes between them until the pair ends."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
-        #: The default: cancelled, by the caller or by `moving`.
+        #: Unless replaced below: cancelled, by the caller or by `moving`.
         how = Input.CANCELLED
         pumped = False
         try:
@@ -173,13 +173,13 @@ class DataChannels(Generic[HandleT]):
 
 
 async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:
-    """Send both sides the status that they are joined. Returns False if one of them has left."""
+    """Notify both sides that they are joined. Returns False if one of them has left."""
     status = encode_status(Reason.NO_ERROR)
     with trio.move_on_after(STATUS_SECONDS):
         try:
             await sender.send_all(status)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # After a reset, the listener would assume that its own route to the relay is broken.
+            # A status, because after a reset the listener would assume that its own route to the relay is broken.
             await _send_status(listener, Reason.PEER_ABSENT)
             return False
         try:

@@ -1,7 +1,7 @@
-"""Records the history of a relay: takes samples, keeps the last hour in memory, and writes minutes to a file.
+"""Recording the history of a relay: taking samples, keeping the last hour in memory, and writing minutes to a file.
 
 `core.history.HistoryMachine` computes the rows. The tables in memory and the file are used only in worker threads, so
-that whatever happens to the file, the relay neither waits for it nor fails because of it.
+that the relay neither waits for the file nor fails because of it.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class _Counts:
 
 
 class HistoryService:
-    """See the module. It subscribes to the events of its relay.
+    """Records the history; see the module's docstring. It subscribes to the events of its relay.
 
     Args:
         state_dir: the state directory of the relay.
         broker: the broker of the relay, which knows its listeners, senders and pairs.
         clock: seconds since 1970.
-        events: where events go.
-        max_bytes: the maximum size of the file; 0: there is no file, and only the last hour is kept, in memory.
+        events: the stream to which events are published.
+        max_bytes: the maximum size of the file. 0 means no file: only the last hour is kept, in memory.
     """
 
     def __init__(
@@ -96,17 +96,18 @@ class HistoryService:
         self._max_bytes = max_bytes
         self._file = history_file(state_dir, max_bytes)
         self._machine = HistoryMachine()
-        #: By name of the hybrid connection.
+        #: The counts by name of the hybrid connection.
         self._counts: dict[str, _Counts] = {}
         #: The content of the store at the last sample.
         self._seen: Mapping[str, HybridConnection] | None = None
         self._subjects: list[Subject] = []
-        #: The hybrid connections in it, if it has changed since the tables were last written.
+        #: The hybrid connections in `_seen`, if it has changed since the file (below: the tables in memory) was last
+        #: written.
         self._existing_for_file: frozenset[Subject] | None = None
         self._existing_for_recent: frozenset[Subject] | None = None
         self._recent: HistoryTables | None = None
         self._tables: HistoryTables | None = None
-        #: One thread at a time for each.
+        #: Each allows one thread at a time.
         self._recent_limiter = trio.CapacityLimiter(1)
         self._file_limiter = trio.CapacityLimiter(1)
         self._read_limiter = trio.CapacityLimiter(1)
@@ -172,7 +173,7 @@ class HistoryService:
     async def finish(self) -> None:
         """Take a last sample, write what has not been written yet, and close the file. Takes at most a few seconds.
 
-        Does nothing if `run` was not called, because then the relay has not served anyone.
+        Does nothing if `run` was not called, because then there is nothing to record.
         """
         if not self._has_run:
             return
@@ -184,7 +185,7 @@ class HistoryService:
                     await self._write()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
-                async with trio.open_nursery() as nursery:  # neither waits for the other
+                async with trio.open_nursery() as nursery:  # both at the same time
                     in_thread = partial(run_in_thread, abandon_on_cancel=True)
                     nursery.start_soon(partial(in_thread, self._close_recent, limiter=self._recent_limiter))
                     nursery.start_soon(partial(in_thread, self._close_file, limiter=self._file_limiter))
@@ -264,7 +265,7 @@ class HistoryService:
         try:
             await run_in_spare_thread(write, limiter=self._recent_limiter)
         except (OutOfThreads, sqlite3.Error, MemoryError) as exc:
-            # They are still written to the file.
+            # The rows are still written to the file.
             if not self._memory_is_short:
                 detail = f"parts of the last hour of the history are not kept in memory: {exc}"
                 self._events.publish(StateFileNotWritten(file="", detail=detail, remedy=_MORE_MEMORY))
@@ -334,7 +335,7 @@ class HistoryService:
                     self._tables = HistoryTables(self._file.open(), KEPT_SECONDS, self._max_bytes)
                 self._tables.write(groups, now, existing)
         except ExpendableFileError:
-            # The next attempt opens it again.
+            # Close the file. The next attempt opens it again.
             if self._tables is not None:
                 self._tables.close()
                 self._tables = None
@@ -368,7 +369,7 @@ class HistoryService:
     ) -> list[tuple[int, Row]]:
         if not self._max_bytes:
             return []
-        # Use a connection other than the one that writes, so that neither waits for the other.
+        # A connection of its own, so that reading and writing do not wait for each other.
         with self._file.errors():
             tables = HistoryTables(self._file.open(), KEPT_SECONDS, self._max_bytes)
             try:

@@ -31,7 +31,7 @@ class ListenerHandle(Protocol):
             connection: the name of the hybrid connection.
             ticket: the ticket for the listener's data channel.
             lifetime_seconds: how long the ticket is valid.
-            withdraw: called if the listener accepts, and later reports that it cannot open a data channel.
+            withdraw: called if the listener accepts but later reports that it cannot open a data channel.
             proved: called if the listener accepts, and later reports that the sender has proved its identity.
             sender: see `control.Offer.sender`.
             rendezvous: the id of the rendezvous.
@@ -62,7 +62,7 @@ class SenderHandle(Protocol):
 
     @property
     def address(self) -> str:
-        """The client's network address, as far as it counts as one."""
+        """The client's address group (`address_group`)."""
 
     @property
     def transport(self) -> str:
@@ -73,7 +73,7 @@ class SenderHandle(Protocol):
         """Name and version of the client, as stated by the client."""
 
     def key_for(self, connection: str) -> KeyId | None:
-        """The key with which it may join a hybrid connection; None: there is none."""
+        """Return the key with which the client may join a hybrid connection, or None."""
 
     def end(self, reason: Reason) -> None:
-        """End it."""
+        """End the control channel."""

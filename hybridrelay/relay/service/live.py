@@ -1,4 +1,4 @@
-"""What a relay holds, as values, and how administrators end parts of it."""
+"""The present state of a relay, as values, and the ways in which administrators end parts of it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from .usage import UsageService
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 
-#: When peers should come back to a relay that stops or drains (seconds); they add jitter of their own. Short, because
-#: a drain may be undone, and because a client without another relay resumes its sessions here.
+#: After this time, peers may return to a relay that stops or drains (seconds). They add jitter. Short, because a
+#: drain may be undone, and because a client without another relay resumes its sessions here.
 RETRY_AFTER_SECONDS = 1.0
 #: How many peers are notified before other tasks run.
 _AT_A_TIME = 100
@@ -52,7 +52,7 @@ _MAX_QUOTAS = 100
 
 @attrs.frozen
 class RunningRelay:
-    """What a running relay holds; the methods are those of `LiveRelay`. `clock` returns seconds since 1970."""
+    """The state of a running relay. The methods are those of `LiveRelay`. `clock` returns seconds since 1970."""
 
     broker: BrokerService
     peers: ControlPeers
@@ -116,7 +116,7 @@ class RunningRelay:
     ) -> list[SenderSnapshot]:
         """See `LiveRelay.senders`."""
         found = self.broker.senders.page(limit, after=after, connection=connection)
-        # A client may have many control channels with one instance. Its pairs are summed once for all of them.
+        # A client may have many control channels with the same instance. Its pairs are added up once for all of them.
         positions = {(name, one.instance) for (name, _), one in found}
         traffic = {position: self.broker.pairs.of_instance(*position) for position in positions}
         return [self._sender(*position, one, traffic[position[0], one.instance]) for position, one in found]
@@ -133,7 +133,7 @@ class RunningRelay:
         next_drain = self.broker.next_drain
         while True:
             await next_drain.wait()
-            next_drain = self.broker.next_drain  # which may start before all peers were asked
+            next_drain = self.broker.next_drain  # taken now: it may start before all peers were asked
             for number, peer in enumerate(self.peers):
                 if self.broker.draining_since is None:
                     break
@@ -198,18 +198,18 @@ class RunningRelay:
         )
 
     def _time_of_day(self, since: float) -> float:
-        """Seconds since 1970, of a time on Trio's clock."""
+        """Convert a time on Trio's clock to seconds since 1970."""
         return self.clock() - (trio.current_time() - since)
 
 
 class MaybeRunningRelay:
-    """What a relay holds, whether it runs or not: implements `LiveRelay`."""
+    """The state of a relay that may be running. Implements `LiveRelay`."""
 
     def __init__(self) -> None:
-        """A relay that does not run yet."""
-        #: Set while it runs.
+        """Begin with a relay that is not running yet."""
+        #: The running relay; None while it is not running.
         self.running: RunningRelay | None = None
-        #: Subscribes to the events while it runs.
+        #: Subscribes to the events while the relay is running.
         self.counters = RelayCounters()
         self.lag = LoopLag()
 

@@ -13,40 +13,40 @@ from ...streams.nowait import READ_BYTES
 
 __all__ = ["Pace", "Paces", "PairPace"]
 
-#: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits would cost more than
-#: they are worth.
+#: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits are not worth their
+#: cost.
 _AHEAD_SECONDS = 0.02
-#: The blocks that all directions read in one round together take this time at the rate (seconds). It is how long a
+#: How long a round takes at the rate (seconds). In a round, each direction moves one block, so this is how long a
 #: direction waits for the others.
 _ROUND_SECONDS = 0.1
-#: Even with very many directions, no block is smaller (bytes), because it costs as much as a large one.
+#: The smallest block, even with very many directions (bytes). A smaller one would cost as much time.
 _MIN_BLOCK = 512
 
 
 class Pace:
     """A limit that all pairs of data channels of one hybrid connection share, in both directions.
 
-    Every direction first moves a block, and then waits until everything that was moved is within the rate. Therefore
-    each direction moves one block in each round, and a direction that has been idle moves a small message, such as a
-    ping, without waiting behind the data of others.
+    Every direction moves a block and then waits until everything that was moved is within the rate. Therefore each
+    direction moves one block in each round, and an idle direction can move a small message, such as a ping, without
+    waiting behind the data of others.
 
-    The blocks of a round are small enough that it takes `_ROUND_SECONDS`. They are divided equally among the holders
-    that have something to move, and then among the directions of each holder. So a holder gets no more by having more
-    sessions.
+    The size of the blocks is such that a round takes `_ROUND_SECONDS`. Each round is divided equally among the
+    holders that have something to move, and then among the directions of each holder, so that a holder does not gain
+    by having more sessions.
     """
 
     def __init__(self) -> None:
         """Begin without a limit."""
         #: Bytes per second; None if there is no limit.
         self.rate: int | None = None
-        #: When everything that was moved is within the rate, on Trio's clock.
+        #: When everything that was moved will be within the rate, on Trio's clock.
         self._free_at = -math.inf
         self._changed = trio.Event()
         #: How many directions of each holder are waiting.
         self._waiting: Counter[Hashable] = Counter()
 
     def change(self, rate: int | None) -> None:
-        """Use another rate from now on, also for directions that are waiting."""
+        """Use another rate from now on, even for directions that are already waiting."""
         if rate != self.rate:
             self.rate = rate
             self._free_at = -math.inf
@@ -54,7 +54,7 @@ class Pace:
             self._changed = trio.Event()
 
     def block_of(self, holder: Hashable) -> int:
-        """How many bytes a direction of this holder, which is not waiting, reads at once."""
+        """Return how many bytes a direction of this holder reads at once."""
         rate = self.rate
         if rate is None:
             return READ_BYTES
@@ -85,7 +85,7 @@ class PairPace:
 
     #: The limit of its hybrid connection.
     pace: Pace = attrs.field(factory=Pace)
-    #: Distinguishes those that share the limit; see `Pace`.
+    #: Distinguishes the holders that share the limit; see `Pace`.
     holder: Hashable = None
 
     @property

@@ -1,4 +1,4 @@
-"""The places of a relay, with Trio's clock and the system's randomness."""
+"""Creating the `Places` of a relay, with Trio's clock and the system's randomness."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["places_for_control_channels", "places_for_open_rendezvous", "places_
 
 
 def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: int | None = None) -> Places[str]:
-    """Places for pairs of data channels that are joined, or may be; see `Places` for the arguments.
+    """Make places for pairs of data channels that are joined or may become joined; see `Places` for the arguments.
 
     A place is established when the listener has reported that the sender has proved its identity, because a session
     then depends on the pair.
@@ -37,7 +37,7 @@ def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: 
 
 
 def places_for_open_rendezvous() -> Places[str]:
-    """Places for rendezvous that have not been joined. These places are never established."""
+    """Make places for rendezvous that have not been joined. These places are never established."""
     return Places(
         "rendezvous that have not been joined",
         OPEN_RENDEZVOUS,
@@ -48,7 +48,7 @@ def places_for_open_rendezvous() -> Places[str]:
 
 
 def places_for_control_channels(total: int) -> Places[ListenerHandle]:
-    """Places for control channels that a key has authorized; see `Places` for the argument.
+    """Make places for control channels that a key has authorized; see `Places` for the argument.
 
     A place is established while something is registered over the channel, and for a while after a listener has
     accepted a join. Sessions do not depend on control channels.

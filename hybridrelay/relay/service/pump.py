@@ -1,4 +1,4 @@
-"""Joins two byte streams without interpreting the bytes.
+"""Joining two byte streams without interpreting the bytes.
 
 The rules:
 
@@ -77,7 +77,7 @@ async def pump(
         moved: counts the bytes.
         pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
             first byte.
-        pace: limits the rate; None: nothing does.
+        pace: the rate limit; None means no limit.
 
     Raises:
         ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.
@@ -150,7 +150,7 @@ class _Pump:
             both.cancel()
 
     async def _move(self, source: _Stream, sink: _Stream, count: Callable[[int], None]) -> None:
-        """Move everything up to the end of `source`; raises StreamBroke."""
+        """Move everything up to the end of `source`. Raises StreamBroke."""
         if can_splice(source, sink):
             assert isinstance(source, trio.SocketStream)
             assert isinstance(sink, trio.SocketStream)
@@ -165,7 +165,7 @@ class _Pump:
 async def _copy(
     source: NowaitStream, sink: NowaitStream, pace: PairPace, count: Callable[[int], None], *, once: bool = False
 ) -> bool:
-    """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
+    """Move bytes through buffers. Returns False at the end of `source`. With `once`, returns True after one block.
 
     Raises StreamBroke.
     """
@@ -200,11 +200,12 @@ async def _copy(
 
 
 async def abort(*streams: trio.abc.AsyncResource) -> None:
-    """Tear streams down so that nobody can mistake it for an end of file: a socket is reset, others are cut off.
+    """Close streams so that nobody can mistake it for an end of file: sockets are reset, others are closed
+    forcefully.
 
-    Never blocks, and does all of its work under cancellation too. Closing twice is harmless.
+    Never blocks, and closes all of them even if cancelled. Closing twice is harmless.
     """
-    # The shield keeps a cancellation from outside from ending the loop before every stream is closed.
+    # Shielded, because a cancellation must not end the loop before every stream is closed.
     with trio.CancelScope(shield=True):
         for stream in streams:
             with suppress(*_STREAM_ERRORS):
@@ -212,7 +213,7 @@ async def abort(*streams: trio.abc.AsyncResource) -> None:
 
 
 async def _close(a: _Stream, b: _Stream) -> None:
-    """Close both gracefully, within a deadline each; by force when cancelled."""
+    """Close both gracefully, each within a deadline. If cancelled, close them forcefully."""
     try:
         await _close_one(a)
     finally:

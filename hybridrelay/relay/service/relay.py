@@ -99,7 +99,7 @@ class Relay:
         transports: the transports by name; None means those that are installed.
         clock: returns seconds since 1970.
         events: the stream to which events are published; None means the log.
-        directory: the directory to which it adds its listeners; None: there is none.
+        directory: the directory to which the relay adds its listeners, if there is one.
 
     Raises:
         ConfigurationError: the configuration names no port, or one that no transport has.
@@ -128,9 +128,9 @@ class Relay:
                 raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
-        #: While it runs.
+        #: The parts of the relay while it runs, otherwise None.
         self._parts: _Parts | None = None
-        #: What it holds at this moment, and what an administrator can end.
+        #: The present state of the relay, and what an administrator can end.
         self.live = MaybeRunningRelay()
 
     async def run(
@@ -170,7 +170,7 @@ class Relay:
         if self._directory is None:
             yield
             return
-        self._directory.remove_relay(relay_id)  # what an earlier run has left
+        self._directory.remove_relay(relay_id)  # entries of an earlier run
         try:
             with self._events.subscribed(DirectoryRecorder(self._directory, relay_id)):
                 yield
@@ -178,7 +178,7 @@ class Relay:
             self._directory.remove_relay(relay_id)
 
     def _changed(self, change: StoreChange) -> None:
-        if self._parts is not None:  # not while it ends
+        if self._parts is not None:  # None while the relay is ending
             self._parts.changed(change)
 
     def _assemble(self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes) -> _Parts:
@@ -298,15 +298,16 @@ class Relay:
     async def reload_certificates(self) -> bool:
         """Read `RelayConfig.tls_certificate` and its key again, and use them for new connections.
 
-        Open connections are not affected. A running relay also checks by itself, within half a minute, whether the
-        files have changed. If cancelled, the earlier certificate stays in force.
+        Open connections are not affected. A running relay also notices changed files by itself, within half a minute.
+        If cancelled, the earlier certificate stays in force.
 
         Returns:
             Whether another certificate is in force now. False if there is none to be reloaded, or the relay is not
             serving yet.
 
         Raises:
-            ConfigurationError: it cannot be used, or its key does not belong to it; the earlier one stays in force.
+            ConfigurationError: the certificate cannot be used, or does not belong to its key. The earlier one stays
+                in force.
         """
         return self._parts is not None and await self._parts.certificates.reload()
 
@@ -326,10 +327,10 @@ async def run_relay(
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a relay until cancelled or until `stop` is set. Started, with its ports and pin, when all ports are open.
+    """Run a relay until cancelled or until `stop` is set.
 
-    Changes that other processes make to the store take effect within a second. If cancelled, all connections are
-    closed at once.
+    `task_status.started` is called with the ports and the pin when all ports are open. Changes that other processes
+    make to the store take effect within a second. If cancelled, all connections are closed at once.
 
     Args:
         config: see `RelayConfig`.

@@ -1,15 +1,15 @@
-"""Moves bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
+"""Moving bytes between two sockets inside the kernel, by `os.splice` through borrowed pipes. Linux only.
 
 The kernel moves bytes between a socket and a pipe, but not between two sockets, so every move takes two steps. Rules:
 
-1. A pipe is borrowed when its source has become readable, and returned as soon as it is empty. A direction that waits
-   for its source has no pipe.
+1. A direction borrows a pipe when its source has become readable, and returns it as soon as it is empty. A direction
+   that waits for its source has no pipe.
 2. Only empty pipes are returned to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
-3. If no pipe is available, or splicing fails for a reason that does not come from the sockets, nothing is lost: the
-   caller copies through a buffer, and bytes that are already in the pipe are read from it. Two sockets between which
-   the kernel cannot splice (EINVAL) are not tried again. Any other failure comes from the system (a system call
-   filter, an emulated kernel, a shortage of memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
-4. An error of a socket breaks its stream. The error must be handled here, because the kernel reports it only once,
+3. If no pipe is available, or splicing fails for a reason other than an error of a socket, nothing is lost: bytes
+   that are in the pipe are read from it, and the caller copies through a buffer. Two sockets between which the kernel
+   cannot splice (EINVAL) are not tried again. Any other such failure comes from the system (a system call filter, an
+   emulated kernel, a shortage of memory), and suspends all splicing for `SPLICE_RETRY_SECONDS`.
+4. An error of a socket breaks its stream. It has to be handled here, because the kernel reports an error only once,
    and the next call would return an end of file.
 """
 
@@ -48,8 +48,8 @@ _HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
 _FLAGS = 1 | 2
 #: F_SETPIPE_SZ on Linux, for interpreters that do not define it.
 _SET_PIPE_SIZE = 1031
-#: Errors that the network, the peer or the state of a socket causes; EBADF means that this process has closed it. All
-#: other errors mean that splicing does not work.
+#: Errors of a socket, caused by the network, the peer or its state (EBADF: this process has closed it). All other
+#: errors mean that splicing does not work.
 _SOCKET_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -98,15 +98,15 @@ class Pipe:
             fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 
     def fill(self, source_fd: int) -> int:
-        """Read from a socket as much as fits; returns 0 at its end. Raises BlockingIOError (it has no data),
-        OSError."""
+        """Read as much as fits from a socket. Returns 0 at its end. Raises OSError; BlockingIOError if it has no
+        data."""
         assert sys.platform == "linux"
         taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, sink_fd: int) -> None:
-        """Write to a socket as much as fits. Raises BlockingIOError (nothing fits), OSError."""
+        """Write as much as fits to a socket. Raises OSError; BlockingIOError if nothing fits."""
         assert sys.platform == "linux"
         self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
 
@@ -127,7 +127,7 @@ class Pipe:
 class PipePool:
     """Lends pipes to directions that have bytes to move.
 
-    For one thread. Close it, or use it in a `with` statement.
+    Only one thread may use it. Close it, or use it in a `with` statement.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class PipePool:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """End a loan. A pipe that is not empty is closed, so that no byte ever reaches another pair."""
+        """Return a borrowed pipe. If it is not empty, it is closed, so that its bytes never reach another pair."""
         self.borrowed -= 1
         if pipe.held or self._closed or len(self._idle) >= self._max_idle:
             pipe.close()
@@ -185,7 +185,7 @@ class PipePool:
         return Spliced.NO_PIPE
 
     def close(self) -> None:
-        """Close the idle pipes now, and those on loan when they come back. Idempotent."""
+        """Close the idle pipes now, and the borrowed ones when they are returned. Idempotent."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -200,7 +200,7 @@ class PipePool:
 
 
 def can_splice(source: object, sink: object) -> bool:
-    """Return whether bytes from `source` to `sink` can probably be moved in the kernel, before it is tried."""
+    """Return whether it makes sense to try to move bytes from `source` to `sink` in the kernel."""
     return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
 
 
@@ -217,7 +217,7 @@ async def splice(
         count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
-        Why it stopped; nothing is lost, and the end of the source has not been passed on.
+        Why it stopped. Nothing is lost, and an end of file was not passed on.
 
     Raises:
         SourceBroke: reading failed.
@@ -280,7 +280,8 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Splice
     """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait.
 
     Returns:
-        None; or where it took a buffer because splicing did not work, what to do now.
+        None if all bytes were spliced. Otherwise a buffer was used, because splicing does not work, and this is the
+        result of `splice`.
 
     Raises:
         SinkBroke: writing failed.

@@ -1,7 +1,7 @@
-"""Counts the usage of hybrid connections, has the broker compare it with their quotas, and saves it in a file.
+"""Counting the usage of hybrid connections, having the broker compare it with their quotas, and saving it in a file.
 
-`core.usage.UsageMachine` decides what counts. The file is used only in a worker thread, so that whatever happens to
-it, the relay neither waits for it nor fails because of it.
+`core.usage.UsageMachine` decides what counts. The file is used only in a worker thread, so that the relay neither
+waits for it nor fails because of it.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _PAIRS_AT_A_TIME: Final = 1000
 
 
 class UsageService:
-    """See the module.
+    """Counts and saves usage; see the module's docstring.
 
     Args:
-        state_dir: of the relay.
-        broker: the broker of the relay. It has the machine (`BrokerService.usage`), and reports joins and uses of
-            keys.
+        state_dir: the state directory of the relay.
+        broker: the broker of the relay. It owns the machine (`BrokerService.usage`), and reports joins and uses of
+            keys to it.
         clock: seconds since 1970.
-        events: where events go.
+        events: the stream to which events are published.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class UsageService:
         self._limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._is_loaded = False
-        #: The last batch of which writing has begun; set by the thread.
+        #: The last batch that the thread has begun to write.
         self._writing: Batch | None = None
         self._is_behind = False
-        #: The hybrid connections whose keys the file has been compared with.
+        #: The hybrid connections with which the keys in the file were last compared.
         self._seen: Mapping[str, HybridConnection] | None = None
         #: Why the file is not written at the moment; None if it is written.
         self.problem: FileProblem | None = None
@@ -74,8 +74,7 @@ class UsageService:
         return self._machine
 
     async def load(self) -> None:
-        """Read what an earlier run has saved. If this is not possible now, it is tried again before anything is
-        saved."""
+        """Read what an earlier run has saved. If this fails now, it is tried again before anything is saved."""
         with trio.move_on_after(_FILE_SECONDS):
             await self._save()
         await self._sample()
@@ -127,7 +126,7 @@ class UsageService:
                 to_connector += one.to_connector
                 if count % _PAIRS_AT_A_TIME == 0:
                     await trio.lowlevel.checkpoint()
-            if broker.pairs.has(name):  # it may have been deleted meanwhile
+            if broker.pairs.has(name):  # the hybrid connection may have been deleted meanwhile
                 machine.observe(name, to_client, to_connector)
         broker.core.check_quotas(machine.bytes_by_connection(), machine.of(TOTAL).bytes, trio.current_time())
         broker.carry_out()

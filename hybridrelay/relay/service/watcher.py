@@ -1,4 +1,4 @@
-"""Watches the relay's store, which other processes may change."""
+"""Watching the relay's store, which other processes may change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StoreWatcher:
         #: Whether the last check failed.
         self._failed = False
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
-        #: What the worker thread has read last.
+        #: The content that the worker thread read last.
         self._last_read: tuple[Mapping[str, HybridConnection], Editions] = self._snapshot, NO_EDITIONS
         self._keys = KeyIndex()
         self._editions = NO_EDITIONS
@@ -66,7 +66,8 @@ class StoreWatcher:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Watch until cancelled. Started when the first snapshot was read, which is not reported as a change.
+        """Watch until cancelled. `task_status.started` is called when the first snapshot was read, which is not
+        reported as a change.
 
         If cancelled, it waits for a check that is in progress, which reads memory or a local file.
 
@@ -74,8 +75,8 @@ class StoreWatcher:
             on_change: called after each change, when `snapshot` is up to date; must not raise.
 
         Raises:
-            StateError: the first check failed. If a later check fails, the relay continues with what it has, and
-                checks again.
+            StateError: the first check failed. If a later one fails, the last snapshot stays in use, and the check is
+                repeated.
         """
         await self._look()
         self._on_change = on_change
@@ -87,7 +88,7 @@ class StoreWatcher:
     async def refresh(self) -> None:
         """Check now, instead of at the next interval. Changes are reported as usual.
 
-        If the store cannot be read, the content stays as it is. `StoreUnreadable` is published then, and
+        If the store cannot be read, the last snapshot stays in use. `StoreUnreadable` is published then, and
         `StoreReadable` when it can be read again.
         """
         try:
@@ -113,13 +114,13 @@ class StoreWatcher:
 
     def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], Editions, KeyIndex] | None:
         """Read the content and its keys in a worker thread, if it has changed since the last check."""
-        # The version first: a change between the two statements is then noticed at the next check.
+        # Get the version first, so that a change between the two statements is noticed at the next check.
         version = self._store.data_version()
         if version == self._version:
             return None
         snapshot, editions = self._store.snapshot(), self._store.editions()
-        # The version also changes when a token is used, and with a checkpoint of SQLite. The comparison is made here
-        # because it takes time in proportion to the content, which the event loop cannot spare.
+        # The version also changes when a token is used, and at a checkpoint of SQLite. So compare the content, and do
+        # it in this thread, because that takes too long for the event loop.
         is_changed = (snapshot, editions) != self._last_read
         keys = self._keys.updated(snapshot) if is_changed else self._keys
         self._version, self._last_read = version, (snapshot, editions)

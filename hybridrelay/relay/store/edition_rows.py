@@ -15,7 +15,7 @@ def read_editions(database: sqlite3.Connection) -> Editions:
 
     Raises:
         sqlite3.Error: they cannot be read.
-        ValueError: a row is not as this program writes it.
+        ValueError: a row is not in the form in which this program writes it.
     """
     # A single statement, so that the result is consistent.
     rows = database.execute(

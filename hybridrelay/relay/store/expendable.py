@@ -1,4 +1,4 @@
-"""SQLite files in the state directory that the relay can do without, such as its history.
+"""Expendable files: SQLite files in the state directory that the relay can do without, such as its history.
 
 The registry is not one of them. The rules for these files:
 
@@ -33,7 +33,7 @@ __all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
 
 #: How long a change waits for another process that has locked the file (seconds). There should be none.
 _BUSY_TIMEOUT_SECONDS: Final = 2.0
-#: How many descriptors are needed: for the database, its log, the index of the log, and the directory.
+#: How many descriptors an open file needs: for the database, its log, the index of the log, and the directory.
 _DESCRIPTORS: Final = 4
 #: The suffix for the name of a file that is set aside. A file that was set aside earlier is overwritten.
 SET_ASIDE_SUFFIX: Final = ".damaged"
@@ -129,7 +129,7 @@ class ExpendableFile:
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         # This is the first statement that reads the file.
-        database.execute("BEGIN")  # both at the same moment
+        database.execute("BEGIN")  # so that both statements below see the same state
         (version,) = database.execute("PRAGMA user_version").fetchone()
         is_new = database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         database.execute("COMMIT")
@@ -147,14 +147,14 @@ class ExpendableFile:
         database.execute("PRAGMA temp_store = MEMORY")
         if is_new:
             with transaction(database):
-                # Again: another thread may have made them before this one got the lock.
+                # Check again: another thread may have created the tables before this one got the lock.
                 if database.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
                     for statement in self.schema:
                         database.execute(statement)
                     database.execute(f"PRAGMA user_version = {self.version}")
         if self.max_bytes is not None:
             (page_size,) = database.execute("PRAGMA page_size").fetchone()
-            # SQLite does not go below the present size.
+            # SQLite does not set a limit below the present size.
             database.execute(f"PRAGMA max_page_count = {max(1, self.max_bytes // page_size)}").fetchall()
 
     def _translated(self, exc: sqlite3.Error) -> ExpendableFileError:
@@ -182,7 +182,7 @@ class ExpendableFile:
                 remedy=f"chmod 600 {self.path}, and check that the file system is mounted for writing",
             )
         shortage = missing_descriptors(_DESCRIPTORS)
-        if shortage is not None:  # SQLite says only that it cannot open a file
+        if shortage is not None:  # SQLite itself says only that it cannot open a file
             return self._out_of_descriptors()
         return ExpendableFileError(
             f"{self.what} {self.path} cannot be used: {exc}",

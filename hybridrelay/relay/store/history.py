@@ -5,7 +5,7 @@ intervals, which contain the sums and maxima of the shorter ones, are written at
 minute is lost if the relay is killed.
 
 Old rows are deleted. When the file has nearly reached its limit, the oldest rows of the finest resolution are
-deleted; those of a coarser one only if none of the finer ones are left.
+deleted, and those of a coarser one only if no finer ones are left.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _ADD: Final = """
         joins_failed = min(joins_failed + excluded.joins_failed, 9007199254740991),
         disconnects = min(disconnects + excluded.disconnects, 9007199254740991)
     """
-#: The inner part adds up hybrid connections, the outer one intervals.
+#: The inner query adds up hybrid connections, the outer one intervals.
 _READ: Final = """
     SELECT
         time - time % ?1, max(listeners_max), max(senders_max), max(sessions_max),
@@ -93,7 +93,7 @@ _READ: Final = """
 
 
 class ReadTooLong(Exception):
-    """Reading took too long, and was given up."""
+    """Reading took too long and was given up."""
 
 
 def history_file(state_dir: Path, max_bytes: int) -> ExpendableFile:
@@ -121,14 +121,14 @@ class HistoryTables:
     `sqlite3.Error`."""
 
     _database: sqlite3.Connection
-    #: By resolution: for how long rows are kept.
+    #: For how long rows are kept (seconds), by resolution.
     kept: Mapping[int, int]
     max_bytes: int
     _ids: dict[Subject, int] = attrs.field(factory=dict, init=False)
     #: Where `_prune` and `_shrink` continue.
     _pruned_to: int = attrs.field(default=-1, init=False)
     _shrunk_to: int = attrs.field(default=-1, init=False)
-    #: All hybrid connections, while there may be rows of others.
+    #: All hybrid connections, while there may still be rows of others; otherwise None.
     _existing: Collection[Subject] | None = attrs.field(default=None, init=False)
 
     def close(self) -> None:
@@ -144,9 +144,10 @@ class HistoryTables:
         """Add rows to the existing ones, and delete some of the old ones, in one transaction.
 
         Args:
-            rows: the rows, in groups with the beginning of their interval, whose length is the shortest resolution.
-            now: seconds since 1970; rows that are old at that time are deleted. None: rows are not deleted by age.
-            existing: all hybrid connections, if that may have changed; the rows of others are deleted.
+            rows: the rows, grouped by the beginning of their interval, whose length is the shortest resolution.
+            now: seconds since 1970. Rows that are old at that time are deleted; with None, no rows are deleted by
+                age.
+            existing: all hybrid connections, if they may have changed. The rows of others are deleted.
         """
         if existing is not None:
             self._existing = existing
@@ -159,7 +160,7 @@ class HistoryTables:
                     self._database.executemany(_ADD, self._values(resolution, rows))
                 is_clean = self._existing is None or self._forget_others(self._existing)
         except BaseException:
-            self._ids.clear()  # new ones are not in the file after a rollback
+            self._ids.clear()  # after a rollback, new ids are not in the file
             raise
         if is_clean:
             self._existing = None
@@ -218,7 +219,7 @@ class HistoryTables:
         deleted = 0
         for resolution in sorted(self.kept):
             found = True
-            while found:  # one round over all hybrid connections
+            while found:  # one pass over all hybrid connections
                 found = False
                 for number in ids:
                     removed = self._delete_oldest(resolution, number)
@@ -232,7 +233,7 @@ class HistoryTables:
         return [number for (number,) in self._database.execute(select, (after, limit))]
 
     def _delete_oldest(self, resolution: int, connection: int) -> int:
-        """Delete the older part of the rows of a hybrid connection; return how many there were."""
+        """Delete the older part of the rows of a hybrid connection. Returns how many rows were deleted."""
         oldest, newest = self._database.execute(
             "SELECT min(time), max(time) FROM history WHERE resolution = ? AND connection = ?",
             (resolution, connection),
@@ -270,8 +271,8 @@ class HistoryTables:
             stored: the resolution of the rows that are read (seconds).
             resolution: the resolution of the rows that are returned: a multiple of `stored`.
             subjects: the hybrid connections, or `TOTAL`.
-            begin: the first interval that is read begins at or after this time (seconds since 1970).
-            end: the last one begins before this.
+            begin: only intervals that begin at or after this time (seconds since 1970).
+            end: only intervals that begin before this time.
 
         Raises:
             ReadTooLong: reading took more than five seconds.

@@ -1,4 +1,4 @@
-"""Limits as the registry stores them: JSON, with the limits that are set."""
+"""The text by which the registry stores limits: JSON with the limits that are set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def dump_limits(limits: Limits) -> str:
 
 
 def parse_limits(text: str) -> Limits:
-    """Parse what the registry has.
+    """Parse text from the registry.
 
     Raises:
         ValueError: it is not what `dump_limits` writes.

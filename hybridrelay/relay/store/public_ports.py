@@ -20,11 +20,11 @@ _REMEDY = "start the relay once: it writes the file again"
 
 
 def save_public_ports(state_dir: Path, ports: Mapping[str, int | None], *, events: EventStream | None = None) -> None:
-    """Remember ports that are not the defaults (None: not served). The relay does this at every start.
+    """Save the ports that differ from the defaults (None: not served). The relay does this at every start.
 
-    The file is for the commands that make connection strings. A relay serves without it, so that a full disk does not
-    keep it from starting: that it cannot be written is an event.
-    `events` is where it goes; None means the log.
+    The file is for the commands that make connection strings. The relay itself does not need it, so on a full disk,
+    for example, it starts nevertheless and an event is published. `events` is the stream to which events are
+    published; None means the log.
     """
     path = state_dir / _FILE
     text = format_ports(ports) + "\n"

@@ -22,7 +22,7 @@ _MAX_FILE = 64
 
 
 def new_relay_id(token_bytes: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """Make a random id. It is never `NO_RELAY`, with which the tickets of probes begin."""
+    """Return a random id. It is never `NO_RELAY`, with which the tickets of probes begin."""
     while (made := token_bytes(RELAY_ID_SIZE)) == NO_RELAY:
         pass
     return made
@@ -43,7 +43,7 @@ def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = Non
     made = new_relay_id()
     try:
         if not create_file_once(path, made.hex().encode() + b"\n"):
-            return _load(path)  # another process has made one meanwhile
+            return _load(path)  # another process has created the file meanwhile
     except OSError as exc:
         stream = plainly_logged_events() if events is None else events
         stream.publish(RelayIdNotSaved(file=str(path), detail=exc.strerror or str(exc)))

@@ -1,9 +1,10 @@
-"""Disk space that is reserved for what must work on a full disk: revoking keys and deleting hybrid connections.
+"""Disk space that is reserved for operations that must work on a full disk: revoking keys and deleting hybrid
+connections.
 
 SQLite needs some space for every change, including deletions, and even to open its file, because the write-ahead log
 and its index are two more files. Therefore the state directory contains a file that only reserves space, and an empty
 one that reserves an inode, because a file system can run out of these too. When the disk is full, both are deleted,
-and the operation is repeated. Afterwards they are created again, as large as they were, or as the disk allows.
+and the operation is repeated. Afterwards they are created again, as large as before, if the disk allows.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Final
 __all__ = ["RESERVE_BYTES", "RESERVE_FILE", "SECOND_FILE", "Reserve", "is_disk_full"]
 
 RESERVE_FILE: Final = "reserve"
-#: Reserves an inode, as the first file does.
+#: An empty file that reserves an inode. The first file also has one.
 SECOND_FILE: Final = "reserve.2"
 #: A change needs about 20 KiB, and opening the registry 64 KiB. The rest is for other programs that write to the same
 #: disk at that moment, such as the one that has filled it.
 RESERVE_BYTES: Final = 1 << 20
-#: Space that the reserve leaves free when it grows. What it has released, it takes back in any case: the disk is then
-#: not fuller than before.
+#: Space that the reserve leaves free when it grows. Space that it has released before is taken back in any case,
+#: because the disk is then not fuller than before.
 _LEFT_FREE = 64 * 1024
 
-#: What SQLite reports when there is no space: also while it opens or extends its files.
+#: The errors that SQLite reports when there is no space, even while it opens or extends its files.
 _SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
@@ -65,7 +66,7 @@ class Reserve:
             return False
         try:
             size = os.fstat(descriptor).st_size
-            # Some file systems cannot delete a file when they are full, but can truncate it.
+            # Some full file systems can truncate a file but not delete it.
             os.ftruncate(descriptor, 0)
         except OSError:
             return False
@@ -105,7 +106,7 @@ class Reserve:
         wanted = min(RESERVE_BYTES, max(self._size_before, size + free - _LEFT_FREE))
         try:
             while size < wanted:
-                # Written, because a file system may not allocate space for a hole.
+                # Write zeros, because a file system may not allocate space for a hole.
                 size += os.write(descriptor, bytes(min(wanted - size, 65536)))
         finally:
             os.fsync(descriptor)

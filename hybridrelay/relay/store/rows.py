@@ -53,7 +53,7 @@ def read_connections(
     rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
     try:
         yield from _parse(rows)
-    except (TypeError, AttributeError) as exc:  # a value of another type
+    except (TypeError, AttributeError) as exc:  # a value has an unexpected type
         raise ValueError("a value has the wrong type") from exc
 
 

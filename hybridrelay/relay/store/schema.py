@@ -1,4 +1,4 @@
-"""The tables of the SQLite store, and the migration of files that an earlier version has written.
+"""The tables of the SQLite store, and the migration of files from earlier versions.
 
 To change the schema, increase `SCHEMA_VERSION` by one, change `SCHEMA`, and add the statements that convert the
 earlier schema to the new one to `MIGRATIONS`. A file of a newer version is refused and not changed.
@@ -50,9 +50,9 @@ _PRESETS: Final = tuple(
     for edition in PRESETS
 )
 
-#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata
-#: and limits: JSON. version: the number of changes of the whole registry when the hybrid connection was last changed,
-#: which ``meta`` has as ``changes``.
+#: hosts: all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata and
+#: limits: JSON. version: the value of ``changes`` in ``meta``, which counts the changes of the whole registry, when
+#: the hybrid connection was last changed.
 SCHEMA: Final[Sequence[str]] = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "INSERT INTO meta VALUES ('changes', '0')",
@@ -82,7 +82,7 @@ SCHEMA: Final[Sequence[str]] = (
     *_PRESETS,
 )
 
-#: By version: the statements that convert it to the next one.
+#: By schema version: the statements that convert it to the next version.
 MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     1: ("ALTER TABLE connections RENAME COLUMN endpoint_host TO hosts",),
     2: (
@@ -106,7 +106,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """Execute the block as one transaction. Other processes wait."""
+    """Execute the block as one transaction. Other processes that want to write wait."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -117,9 +117,10 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def set_journal_mode(database: sqlite3.Connection, mode: str, *, seconds: float) -> None:
-    """Set the journal mode of a file, if necessary after waiting up to `seconds` for others.
+    """Set the journal mode of a file. If another process uses the file, wait for up to `seconds`.
 
-    It is the one statement for which SQLite does not wait, such as when two processes make the same file.
+    This is needed because SQLite itself does not wait for this statement, for instance when two processes create the
+    same file.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -152,7 +153,7 @@ def check_schema_version(database: sqlite3.Connection, path: Path) -> int:
 
 
 def make_schema(database: sqlite3.Connection) -> None:
-    """Make the tables, unless another process has done it meanwhile."""
+    """Create the tables, unless another process has done so meanwhile."""
     with transaction(database):
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             for statement in SCHEMA:
@@ -161,7 +162,7 @@ def make_schema(database: sqlite3.Connection) -> None:
 
 
 def migrate(database: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables of an earlier version up to date, in one transaction. Does nothing if they are.
+    """Migrate the tables of an earlier version, in one transaction. Does nothing if they are up to date.
 
     Raises:
         StateError: as `check_schema_version`.
@@ -169,7 +170,7 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
     if check_schema_version(database, path) == SCHEMA_VERSION:
         return
     with transaction(database):
-        # Again: another process may have done it, or have replaced it by a newer one, before we got the lock.
+        # Check again: another process may have migrated the file, even to a newer version, before we got the lock.
         for version in range(check_schema_version(database, path), SCHEMA_VERSION):
             for statement in MIGRATIONS[version]:
                 database.execute(statement)

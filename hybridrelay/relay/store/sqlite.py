@@ -2,13 +2,14 @@
 
 The rules:
 
-1. One process changes at a time, in one transaction for each change; readers never wait for it (write-ahead log).
-2. A key's generation is an AUTOINCREMENT row id: SQLite never gives it to another key, so that a key which is
-   replaced, or deleted and made again, can be distinguished from its successor.
-3. What is deleted is overwritten (`secure_delete`), in the log as well.
-   A file system without shared memory (some network and emulated ones) cannot have that log. There, SQLite keeps the
-   pages that a change replaces in a file which it deletes afterwards, and readers wait for a change.
-4. Ending a key or a hybrid connection works on a full disk, too, out of space that is kept for it (`Reserve`).
+1. One process at a time makes changes, each in one transaction. Readers never wait for it (write-ahead log).
+2. A key's generation is an AUTOINCREMENT row id. SQLite never uses it again, so a key that was replaced, or deleted
+   and created again, can be distinguished from its successor.
+3. Deleted data is overwritten (`secure_delete`), in the log as well. On a file system without shared memory (some
+   network and emulated ones), there can be no write-ahead log: SQLite then keeps the replaced pages in a rollback
+   journal, which it deletes afterwards, and readers wait for changes.
+4. Revoking a key or deleting a hybrid connection works even on a full disk, with space that is reserved for this
+   (`Reserve`).
 
 All methods are synchronous: the relay calls them in a worker thread. The module is long because every change of the
 store is a method of one class.
@@ -71,10 +72,11 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-#: How long a change waits for that of another process. A change takes milliseconds; a busy disk may take longer.
+#: How long a change waits for the change of another process (seconds). A change takes milliseconds, or longer on a
+#: busy disk.
 _BUSY_TIMEOUT_SECONDS = 5.0
 
-#: How many files SQLite opens at a time, at most: the registry, its log, the index of that, and the directory.
+#: The most files that SQLite has open at a time: the registry, its log, the index of the log, and the directory.
 _DESCRIPTORS = 4
 
 # A part of all hybrid connections, in order of their names. `_range` makes the parameters.
@@ -92,9 +94,10 @@ _DAMAGED = (
 
 
 class SQLiteStore:
-    """Implements `Store` with an open file. For one thread at a time. Close it, or use it in a `with` statement.
+    """Implements `Store` with an open file. Only one thread may use it at a time. Close it, or use it in a `with`
+    statement.
 
-    Every method raises `StateError` where the file cannot be read or written.
+    Every method raises `StateError` if the file cannot be read or written.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class SQLiteStore:
         reserve: Reserve,
         events: EventStream,
     ) -> None:
-        """Only for `open`, which is how to make one."""
+        """For use by `open` only."""
         self._database = database
         self._path = path
         self._clock = clock
@@ -124,13 +127,14 @@ class SQLiteStore:
         """Open the registry of a state directory.
 
         Args:
-            state_dir: the directory; made with mode 0700, the file in it with 0600.
-            create: whether to make both where they are missing.
+            state_dir: the directory. It is created with mode 0700, and the file in it with mode 0600.
+            create: whether to create them if they are missing.
             clock: seconds since 1970.
-            events: where events go; None means the log.
+            events: the stream to which events are published; None means the log.
 
         Raises:
-            StateError: missing, unusable, of another owner, damaged, or from a newer version; with a remedy.
+            StateError: the registry is missing, unusable, damaged, from a newer version, or belongs to another user.
+                The error has a remedy.
         """
         prepare_state_directory(state_dir, create=create)
         reserve = Reserve(state_dir)
@@ -160,7 +164,7 @@ class SQLiteStore:
                 remedy="run the command as the user who owns the state directory",
             ) from exc
         with _state_errors(path):
-            # Autocommit: transactions are begun by `_change`. The relay's worker thread is not always the same one.
+            # Autocommit, because `_change` begins transactions. The relay does not always use the same worker thread.
             database = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -174,7 +178,7 @@ class SQLiteStore:
     def close(self) -> None:
         """See `Store.close`."""
         self._database.close()
-        # Only now: the last process that closes the file deletes the log and its index, which had used the space.
+        # Not earlier: the last process that closes the file deletes the log and its index, which frees their space.
         self._reserve.restore_released()
 
     def __enter__(self) -> Self:
@@ -403,7 +407,7 @@ class SQLiteStore:
         with self._change() as database:
             set_last_use(database, uses)
 
-    # --- how
+    # --- inside
 
     def _with_reserve(self, change: Callable[[], T]) -> T:
         return _with_reserve(self._reserve, change, self._path, self._events)
@@ -418,7 +422,8 @@ class SQLiteStore:
 
     @contextmanager
     def _change_of(self, name: str, version: int | None) -> Iterator[tuple[sqlite3.Connection, HybridConnection]]:
-        """One transaction that changes one hybrid connection, with the hybrid connection as it was before."""
+        """Run the block as one transaction that changes a hybrid connection. Yields the hybrid connection as it was
+        before."""
         with self._change() as database:
             known = self.get(name)
             check_version(known, version)
@@ -426,7 +431,7 @@ class SQLiteStore:
             self._touch(database, name)
 
     def _touch(self, database: sqlite3.Connection, name: str) -> None:
-        """Count a change of a hybrid connection, which may have been deleted."""
+        """Update version and time of a hybrid connection after a change, which may have been its deletion."""
         database.execute("UPDATE meta SET value = value + 1 WHERE name = 'changes'")
         database.execute(
             "UPDATE connections SET updated_at = ?, "
@@ -436,18 +441,18 @@ class SQLiteStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of the block, or nothing of it."""
+        """Run the block as one transaction: all of it, or nothing."""
         with _state_errors(self._path):
             with transaction(self._database):
                 yield self._database
-            # The log still has the pages as they were, with deleted keys. A reader may be in the way; then the next
-            # change, or the last one to close, does it.
+            # Truncate the log, which still has the old pages, with deleted keys. If a reader prevents this, the next
+            # change does it, or the last process that closes the file.
             try:
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error as exc:
                 if not is_disk_full(exc):
                     raise
-                # The change is made, and nothing is lost: the log has it.
+                # The change itself is complete: it is in the log.
                 self._events.publish(
                     StoreDiskFull(file=str(self._path), detail="deleted keys stay in its log until the next change")
                 )
@@ -478,14 +483,15 @@ def _range(after: str, prefix: str, limit: int | None) -> tuple[str | int, ...]:
 def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:
     """Check the version before anything is changed, set the options, and make or migrate the tables."""
     if not write_ahead:
-        # Before anything else, so that a log from elsewhere is read without shared memory.
+        # First, so that a log that was written elsewhere is read without shared memory.
         database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
         set_journal_mode(database, "DELETE", seconds=_BUSY_TIMEOUT_SECONDS)
         database.execute("PRAGMA locking_mode = NORMAL").fetchall()
     is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
     if not is_new:
         check_schema_version(database, path)
-    # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
+    # The journal mode is a property of the file, and the other settings of the connection. None is part of a
+    # transaction.
     if write_ahead:
         set_journal_mode(database, "WAL", seconds=_BUSY_TIMEOUT_SECONDS)
     database.execute("PRAGMA synchronous = FULL")
@@ -498,7 +504,7 @@ def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> 
 
 
 def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:
-    """Do something that must work on a full disk. If it does not, it is tried again with the reserved space."""
+    """Do something that must work on a full disk. If it fails, release the reserved space and try again."""
     try:
         return change()
     except StateError as exc:
@@ -514,10 +520,10 @@ def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events:
 
 @contextmanager
 def _state_errors(path: Path) -> Iterator[None]:
-    """Translate SQLite's errors, which name tables and columns, and never values."""
+    """Translate SQLite's errors. Their texts contain names of tables and columns, but no values."""
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may repeat what is damaged
+    except (sqlite3.Error, UnicodeDecodeError) as exc:  # SQLite's message may quote what is damaged
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise StoreBusy(
                 f"the registry {path} is locked: another process has been changing it for "

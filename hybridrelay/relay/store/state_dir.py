@@ -1,4 +1,4 @@
-"""The relay's state directory: one owner, closed to everyone else."""
+"""The relay's state directory, which belongs to one user, and which no other user can read."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
         create: whether to create it if it is missing.
 
     Raises:
-        StateError: it is missing, is not a directory, has another owner, is not writable, or has other users' files,
-            so that closing it to others could do harm. The error has a remedy.
+        StateError: the directory is missing, is not a directory, has another owner, is not writable, or is used for
+            something else, so that closing it to other users could do harm. The error has a remedy.
     """
     try:
         if create:
@@ -82,10 +82,11 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
 
 @contextmanager
 def occupy_state_directory(path: Path) -> Iterator[None]:
-    """Lock a state directory, which is created if it is missing, against other relays while the block runs.
+    """Lock a state directory against other relays while the block runs. It is created if it is missing.
 
-    Two relays would have the same certificate and overwrite each other's ports, and a key that was revoked at one of
-    them would be valid at the other for a moment. Commands that change the registry need no lock: SQLite has its own.
+    Two relays on one directory would have the same certificate and overwrite each other's ports, and a key that was
+    revoked at one of them would be valid at the other for a moment. Commands that change the registry need no lock,
+    because SQLite has its own.
 
     Raises:
         StateError: another relay uses it; or see `prepare_state_directory`.
@@ -123,9 +124,10 @@ def _lock(path: Path, held: int) -> None:
 
 
 def can_share_memory(path: Path) -> bool:
-    """Whether processes can share memory through a file in this directory, as SQLite's write-ahead log needs it.
+    """Return whether processes can share memory through a file in this directory, which SQLite's write-ahead log
+    needs.
 
-    If this cannot be found out, because nothing can be written at the moment, the answer is True.
+    If this is unknown, because nothing can be written at the moment, the result is True.
     """
     try:
         with tempfile.TemporaryFile(dir=path) as file:
@@ -147,8 +149,9 @@ def private_file(path: Path, *, create: bool) -> None:
         OSError: anything else.
     """
     try:
-        # A file that exists is not opened: if this process has it open as a database, closing it here would drop
-        # SQLite's locks (POSIX locks belong to the process), and other processes would reset the write-ahead log.
+        # An existing file must not be opened: if this process has it open as a database, closing it here would
+        # release SQLite's locks (POSIX locks belong to the process), and other processes would reset the write-ahead
+        # log.
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.chmod(0o600)
@@ -183,7 +186,7 @@ def _close_to_others(path: Path, mode: int) -> None:
     if not mode & _OTHERS:
         return
     if not (path / REGISTRY_FILE).exists() and any(path.iterdir()):
-        # For example a home directory or /tmp: closing it would break other programs.
+        # For example a home directory or /tmp: closing it to others would break other programs.
         raise StateError(
             f"the directory {path} is open to others and holds files that are not the relay's",
             remedy=f"name a new or empty directory, or chmod 700 {path} if it is only for the relay",

@@ -1,7 +1,7 @@
-"""The interface of stores of hybrid connections, and the errors that are the same in all implementations.
+"""The interface of stores of hybrid connections, and the errors that all implementations share.
 
 `SQLiteStore` is a file that a relay and the commands share. `MemoryStore` is for tests and for programs that embed a
-relay. Both pass tests/relay/store/test_conformance.py, and so must every other store.
+relay. Both pass tests/relay/store/test_conformance.py, as every other store must.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NotFound(ConfigurationError):
 
 
 class NoConnection(NotFound):
-    """The store has no hybrid connection with that name. The remedy names others, which not every caller may see."""
+    """The store has no hybrid connection with that name. The remedy lists others, which not every caller may see."""
 
 
 class NameTaken(ConfigurationError):
@@ -81,7 +81,7 @@ class Store(Protocol):
         Args:
             after: only those whose names come after this one.
             prefix: only those whose names begin with this.
-            limit: not more than this many; None: all.
+            limit: the maximum number; None means all.
         """
 
     def disabled_by_name(self, *, after: str = "", prefix: str = "", limit: int | None = None) -> Mapping[str, bool]:
@@ -162,7 +162,7 @@ class Store(Protocol):
         quota: Quota | None = None,
         version: int | None = None,
     ) -> HybridConnection:
-        """Replace those properties of a hybrid connection that are given. None leaves a property as it is.
+        """Replace the properties of a hybrid connection that are given. None leaves a property as it is.
 
         If it is disabled, everything that uses it ends, and nothing is accepted until it is enabled again.
 
@@ -174,7 +174,7 @@ class Store(Protocol):
     def change_edition(
         self, name: str, connections: int | None, limits: Limits, *, version: int | None = None
     ) -> Edition:
-        """Replace the limits of an edition. What is beyond them stays, and nothing is added to it.
+        """Replace the limits of an edition. What already exceeds the new limits stays, but nothing is added.
 
         Raises:
             NotFound: there is none with this name.
@@ -237,8 +237,8 @@ class Store(Protocol):
         Raises:
             NotFound: there is no such hybrid connection or rule.
             ChangedMeanwhile: the key in the slot does not have this `generation`.
-            ConfigurationError: the rule has that key already. In the other slot, it would stay valid after it was
-                revoked in this one.
+            ConfigurationError: the rule already has that key. In two slots, a key would stay valid after it was
+                revoked in one of them.
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:

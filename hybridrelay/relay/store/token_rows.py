@@ -47,7 +47,7 @@ def insert_token(database: sqlite3.Connection, token: ManagementToken) -> None:
 
 
 def delete_token(database: sqlite3.Connection, id_: str) -> bool:
-    """Delete a token; whether there was one. Raises sqlite3.Error."""
+    """Delete a token. Returns whether there was one. Raises sqlite3.Error."""
     return database.execute("DELETE FROM tokens WHERE id = ?", (id_,)).rowcount > 0
 
 

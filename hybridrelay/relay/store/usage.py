@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 USAGE_FILE: Final = "usage.db"
 _VERSION: Final = 1
-#: About 100,000 rows.
+#: The maximum size of the file (bytes): about 100,000 rows.
 _MAX_BYTES: Final = 16 << 20
 #: How many periods are kept.
 _KEPT: Final = 24
@@ -58,11 +58,11 @@ class SavedUsage:
 
 
 class UsageFile:
-    """The usage file of a state directory. Only one thread may use it at a time. Every method may raise
+    """The usage file of a state directory. Only one thread may use it at a time. Any method may raise
     `ExpendableFileError`.
 
-    If the file is damaged, it is set aside, and the method is repeated with a new one; `set_aside` then has the path
-    of the damaged file.
+    If the file is damaged, it is set aside, the method is repeated with a new file, and `set_aside` has the path of
+    the damaged one.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -80,8 +80,8 @@ class UsageFile:
 
         Args:
             batch: what to add.
-            existing: the names of all hybrid connections; the last uses of keys of others are deleted. None: nothing
-                is deleted.
+            existing: the names of all hybrid connections. The last uses of keys of others are deleted; with None,
+                nothing is.
         """
         self._repeated(lambda database: _save(database, batch, existing))
 
