@@ -13,18 +13,29 @@ __all__ = ["load_when_used"]
 
 
 def load_when_used(
-    package: str, homes: Mapping[str, Iterable[str]]
+    package: str, homes: Mapping[str, Iterable[str]], open_homes: Iterable[str] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Make a package's ``__getattr__`` and ``__dir__``.
 
     Args:
         package: its ``__name__``.
         homes: the names that come from each module in the package, by the module's relative name.
+        open_homes: further modules, from which all names in their ``__all__`` come. All of them are loaded when the
+            first of their names is used.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]
+    not_loaded = list(open_homes)
+
+    def load_open_homes() -> None:
+        while not_loaded:
+            home = not_loaded[-1]
+            home_of.update(dict.fromkeys(importlib.import_module(f".{home}", package).__all__, home))
+            del not_loaded[-1]
 
     def get(name: str) -> object:
+        if name not in home_of and not name.startswith("__"):
+            load_open_homes()
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value: object = getattr(importlib.import_module(f".{home_of[name]}", package), name)
@@ -32,6 +43,7 @@ def load_when_used(
         return value
 
     def names() -> list[str]:
+        load_open_homes()
         return sorted({*vars(module), *home_of})
 
     return get, names

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from .._defaults import MANAGEMENT_TOKEN_FILE_VARIABLE
 from .._text_files import read_stream, read_text, strip_value
-from ..administration import Registry, StoreRegistry
 from ..errors import ConfigurationError
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementUrl, Secret, management_authorization
 from ..security.loading import naming
 
-if TYPE_CHECKING:  # it imports Trio, which commands without a running relay do not need
+if TYPE_CHECKING:  # a command imports what it needs of these when it runs
+    from ..administration import Registry
     from ..management import Address, BlockingClient
 
 __all__ = [
@@ -80,6 +80,8 @@ def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator
 
             yield ApiRegistry(client)
             return
+        from ..administration import StoreRegistry
+
         with StoreRegistry(state_dir=args.state, create=create) as registry:
             yield registry
 

@@ -18,8 +18,8 @@ from .._descriptors import raise_descriptor_limit
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
 from .._statistics import program_statistics
-from ..events import ReloadSkipped, StopRequested
 from ..events.plain_log import plainly_logged_events
+from ..events.program import ReloadSkipped, StopRequested
 from . import async_output, exits, output
 from .logs import flush_logs, log_python_messages
 from .sd_notify import SystemdNotifier

@@ -3,7 +3,8 @@
 Code that publishes an event does not format text. The log, the audit log and metrics subscribe to the same stream.
 docs/events.md lists all events; ``python -m hybridrelay.events`` prints its tables.
 
-`LogSubscriber` and `logged_events` are loaded when first used, because they need Trio and the rest does not.
+The modules are loaded when one of their names is first used, so that a command that publishes few events starts
+quickly.
 """
 
 from __future__ import annotations
@@ -11,28 +12,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._lazy import load_when_used
-from .base import Event as Event
-from .base import Level as Level
-from .catalogue import all_events as all_events
-from .client import *  # noqa: F403
-from .connectivity import *  # noqa: F403
-from .connector import *  # noqa: F403
-from .connector_resources import *  # noqa: F403
-from .endpoint import *  # noqa: F403
-from .management import *  # noqa: F403
-from .plain_log import PlainLogSubscriber as PlainLogSubscriber
-from .plain_log import event_fields as event_fields
-from .plain_log import event_text as event_text
-from .program import *  # noqa: F403
-from .quotas import *  # noqa: F403
-from .relay import *  # noqa: F403
-from .relay_changes import *  # noqa: F403
-from .relay_resources import *  # noqa: F403
-from .stream import EventStream as EventStream
-from .stream import Subscriber as Subscriber
 
 if TYPE_CHECKING:
+    from .base import Event as Event
+    from .base import Level as Level
+    from .catalogue import all_events as all_events
+    from .client import *  # noqa: F403
+    from .connectivity import *  # noqa: F403
+    from .connector import *  # noqa: F403
+    from .connector_resources import *  # noqa: F403
+    from .endpoint import *  # noqa: F403
     from .log import LogSubscriber as LogSubscriber
     from .log import logged_events as logged_events
+    from .management import *  # noqa: F403
+    from .plain_log import PlainLogSubscriber as PlainLogSubscriber
+    from .plain_log import event_fields as event_fields
+    from .plain_log import event_text as event_text
+    from .program import *  # noqa: F403
+    from .quotas import *  # noqa: F403
+    from .relay import *  # noqa: F403
+    from .relay_changes import *  # noqa: F403
+    from .relay_resources import *  # noqa: F403
+    from .stream import EventStream as EventStream
+    from .stream import Subscriber as Subscriber
 
-__getattr__, __dir__ = load_when_used(__name__, {"log": ("LogSubscriber", "logged_events")})
+_HOMES = {
+    "base": ("Event", "Level"),
+    "catalogue": ("all_events",),
+    "log": ("LogSubscriber", "logged_events"),
+    "plain_log": ("PlainLogSubscriber", "event_fields", "event_text"),
+    "stream": ("EventStream", "Subscriber"),
+}
+#: All public names of these modules are names of the package.
+_OPEN = (
+    "client",
+    "connectivity",
+    "connector",
+    "connector_resources",
+    "endpoint",
+    "management",
+    "program",
+    "quotas",
+    "relay",
+    "relay_changes",
+    "relay_resources",
+)
+
+__getattr__, __dir__ = load_when_used(__name__, _HOMES, _OPEN)

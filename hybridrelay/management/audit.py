@@ -11,7 +11,8 @@ from ..security import ManagementRole
 from .audit_log import AuditEntry, AuditFilter
 from .calls import Call
 from .operations import Operation
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 from .values import Body, Value
 
 __all__ = ["AUDIT_ROWS", "AuditValue"]

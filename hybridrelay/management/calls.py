@@ -20,7 +20,8 @@ from .managed import Managed
 from .operations import EVENT_STREAM, Operation, Text
 from .parameters import check_param, param_of, valid_params
 from .parsing import invalid, parse_query_untrusted
-from .problems import Problem, problem, problem_of
+from .problem_kinds import Problem
+from .problems import problem, problem_of
 from .request_ids import REQUEST_ID, new_request_id, with_request_id
 
 __all__ = ["Call", "handler_of", "perform"]

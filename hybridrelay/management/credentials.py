@@ -24,7 +24,8 @@ from ..security import (
 from .callers import Caller, Scope
 from .logins import KeyCredential, TokenCredential
 from .managed import Managed
-from .problems import Problem, problem, problem_of
+from .problem_kinds import Problem
+from .problems import problem, problem_of
 
 __all__ = ["Identified", "OwnCredentials", "Refused"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 
 from ..security import check_connection_name
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 
 __all__ = ["decode_cursor_untrusted", "encode_cursor"]
 

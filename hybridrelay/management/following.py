@@ -18,7 +18,8 @@ from ..security import ManagementRole
 from .calls import Call
 from .feed import NumberedEvent
 from .operations import EVENT_STREAM, Operation
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 from .values import Body, Value
 
 __all__ = ["EVENT_ROWS"]

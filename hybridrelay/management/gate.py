@@ -41,7 +41,8 @@ from .logins import Login, Logins, digest_of
 from .managed import Managed
 from .peers import Peer
 from .plugins import Authenticator, Credentials
-from .problems import Problem, problem, problem_of
+from .problem_kinds import Problem
+from .problems import problem, problem_of
 from .rates import Buckets
 
 __all__ = ["REFUSAL_SECONDS", "Gate"]

@@ -25,7 +25,8 @@ from .health import HEALTH_ROWS
 from .history import HISTORY_ROWS
 from .live import LIVE_ROWS
 from .operations import Operation, Operations
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 from .quotas import EDITION_ROWS
 from .tokens import TOKEN_OPERATIONS
 from .usage import USAGE_ROWS

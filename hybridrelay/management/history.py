@@ -11,7 +11,8 @@ from ..relay.store.store import Store
 from ..security import ManagementRole
 from .calls import Call
 from .operations import Operation
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 from .values import Body, Value
 
 __all__ = ["HISTORY_ROWS"]

@@ -33,7 +33,8 @@ from .live_values import (
     SessionValue,
 )
 from .operations import Operation
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 
 __all__ = ["LIVE_ROWS"]
 

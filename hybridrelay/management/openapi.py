@@ -10,7 +10,7 @@ import msgspec
 
 from ..protocol.control import MAX_CONNECTION_NAME
 from .operations import EVENT_STREAM, Operation, Operations, Text
-from .problems import Problem
+from .problem_kinds import Problem
 
 __all__ = ["openapi_document"]
 

@@ -9,7 +9,8 @@ from functools import partial
 
 from ..http import Request, RequestError
 from ..security import check_connection_name, check_rule_name, check_token_id
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 
 __all__ = ["check_param", "param_of", "valid_params"]
 

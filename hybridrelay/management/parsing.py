@@ -10,7 +10,8 @@ import msgspec
 
 from ..http import RequestError
 from .expected import words_expected_at
-from .problems import Problem, problem
+from .problem_kinds import Problem
+from .problems import problem
 
 __all__ = ["invalid", "parse_query_untrusted"]
 

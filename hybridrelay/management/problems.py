@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -10,8 +9,9 @@ import attrs
 from ..errors import ConfigurationError, StateError
 from ..http import Failure, Fields, RequestError, Response, problem_json
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached, StoreBusy
+from .problem_kinds import Problem
 
-__all__ = ["Problem", "problem", "problem_of", "render_problem"]
+__all__ = ["problem", "problem_of", "render_problem"]
 
 #: What to do about errors that no operation has answered.
 _REMEDIES: Mapping[int, str] = {
@@ -19,47 +19,6 @@ _REMEDIES: Mapping[int, str] = {
     405: "the header Allow names the methods of this path",
     421: "use an address, a name in the certificate, or a name that the relay has from --management-host",
 }
-
-
-class Problem(enum.Enum):
-    """The kinds of errors: the last part of the document's ``type``, and the status code."""
-
-    UNAUTHENTICATED = ("unauthenticated", 401)
-    FORBIDDEN = ("forbidden", 403)
-    NOT_FOUND = ("not-found", 404)
-    #: The path is that of no operation.
-    NO_OPERATION = ("no-operation", 404)
-    #: The name is taken.
-    EXISTS = ("exists", 409)
-    #: The edition of the relay does not allow it.
-    QUOTA = ("quota", 409)
-    #: The object has changed since the caller read it: the generation in the request's body is out of date.
-    CHANGED = ("changed", 409)
-    #: The same, for a precondition in the request's header (RFC 9110, 13.1).
-    PRECONDITION_FAILED = ("precondition-failed", 412)
-    INVALID = ("invalid", 400)
-    METHOD_NOT_ALLOWED = ("method-not-allowed", 405)
-    #: The request, or its body, did not arrive in time.
-    TIMEOUT = ("timeout", 408)
-    TOO_LARGE = ("too-large", 413)
-    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", 415)
-    #: The request is for a name that is not one of the relay's.
-    MISDIRECTED = ("misdirected", 421)
-    #: There are too many requests, or too many failed attempts. Retry-After says when to send another one.
-    RATE = ("rate", 429)
-    #: A bug in the relay. Its log says more.
-    INTERNAL = ("internal", 500)
-    UNAVAILABLE = ("unavailable", 503)
-
-    @property
-    def status(self) -> int:
-        """The status code of the response."""
-        return self.value[1]
-
-    @property
-    def type(self) -> str:
-        """The problem document's ``type``, a URN, for programs."""
-        return f"urn:hybridrelay:problem:{self.value[0]}"
 
 
 #: The kinds of the failures that `hybridrelay.http` answers by itself, by status. Every other one is a malformed

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import ConfigurationError, HybridRelayError, ManagementError, OutcomeUnknown
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
-from .problems import Problem
+from .problem_kinds import Problem
 
 __all__ = ["refusal_of"]
 

@@ -7,15 +7,17 @@ not delay the relay's other work.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
 
 from .._histogram import HistogramSnapshot
-from .counters import RelayCounters
 from .history import HistoryQuery, Row
 from .model import KeyId
 from .usage import NO_USAGE, PastUsage, Period, Usage
+
+if TYPE_CHECKING:  # it imports all events, which a command that shows snapshots does not need
+    from .counters import RelayCounters
 
 __all__ = [
     "CertificateSnapshot",

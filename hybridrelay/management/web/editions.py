@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ...http import Response
-from ..problems import Problem, problem
+from ..problem_kinds import Problem
+from ..problems import problem
 from ..quotas import EditionList, EditionValue
 from .html import Child, Element, h
 from .layout import View, redirect

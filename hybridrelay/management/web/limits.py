@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ..problems import Problem, problem
+from ..problem_kinds import Problem
+from ..problems import problem
 from ..values import LimitsBody
 from .html import Child, Element, h
 from .parts import field

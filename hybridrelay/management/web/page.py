@@ -14,7 +14,7 @@ from ..callers import Caller
 from ..gate import Gate
 from ..managed import Managed
 from ..parameters import valid_params
-from ..problems import Problem
+from ..problem_kinds import Problem
 from ..request_ids import REQUEST_ID, new_request_id, with_request_id
 from .failures import failure_page
 from .layout import View, page_response, redirect

@@ -9,7 +9,8 @@ import attrs
 from ...http import Response
 from ...security import check_rule_name
 from ..live_values import ListenerPage, SenderPage, SessionPage
-from ..problems import Problem, problem
+from ..problem_kinds import Problem
+from ..problems import problem
 from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
 from .html import Child, Element, h
 from .layout import View, redirect

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 from ...http import Response
-from ..problems import Problem, problem
+from ..problem_kinds import Problem
+from ..problems import problem
 from ..quotas import EditionList
 from ..values import ConnectionValue
 from .editions import edition_choice

@@ -18,7 +18,8 @@ from ..managed import Managed
 from ..operations import Operation
 from ..parameters import param_of
 from ..peers import Peer
-from ..problems import Problem, problem
+from ..problem_kinds import Problem
+from ..problems import problem
 
 __all__ = ["Visit"]
 
