@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,14 @@ _FORM = "application/x-www-form-urlencoded"
 #: How long starting, and one request, may take (seconds).
 _PATIENCE = 600.0
 _MIB = 1 << 20
+
+
+@attrs.frozen
+class Used:
+    """What a command has used: processor time (seconds), and memory at its peak (bytes)."""
+
+    cpu: float
+    memory: int
 
 
 @attrs.frozen
@@ -68,9 +77,18 @@ class Scene:
                 raise RuntimeError(f"logging in failed: {answer.status} {answer.read()[:200]!r}")
             return str(cookie.partition(";")[0])
 
-    def status(self) -> None:
+    def status(self) -> Used:
         """Run the command, with all that it has to ask the relay."""
-        run([*_COMMAND, "status", "--json", "--state", self.folder / "state"])
+        command = [*map(str, _COMMAND), "status", "--json", "--state", str(self.folder / "state")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process:
+            output = process.stdout
+            assert output is not None
+            size = sum(map(len, iter(lambda: output.read(1 << 16), b"")))
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 1) or size < 1000:  # 1: there is a problem
+            raise RuntimeError(f"status: {process.returncode}, {size} bytes")
+        return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
     def get(self, path: str, **headers: str) -> bytes:
         with contextlib.closing(self.connect()) as connection:
@@ -200,12 +218,15 @@ def report(listeners: int, follower_count: int, rounds: int, seconds: float) -> 
 
 def _compare(stage: Scene, name: str, use: Callable[[], object] | None, rounds: int, seconds: float) -> None:
     took: list[float] = []
+    commands: list[Used] = []
 
     def once() -> None:
         began = time.perf_counter()
         assert use is not None
-        use()
+        result = use()
         took.append(time.perf_counter() - began)
+        if isinstance(result, Used):
+            commands.append(result)
         time.sleep(0.2)
 
     quiet, busy = [], []
@@ -219,10 +240,16 @@ def _compare(stage: Scene, name: str, use: Callable[[], object] | None, rounds: 
     p99 = _milliseconds(quiet, busy, lambda one: one.p99)
     worst = _milliseconds(quiet, busy, lambda one: max(one.times))
     duration = f"{statistics.median(took):.2f} s (at most {max(took):.2f} s), " if took else ""
-    cpu = statistics.median(one.relay_cpu for one in busy) * 100
+    idle, cpu = (statistics.median(one.relay_cpu for one in some) * 100 for some in (quiet, busy))
+    command = ""
+    if commands:
+        command = (
+            f"; the command: {statistics.median(one.cpu for one in commands):.2f} s of processor time, "
+            f"{max(one.memory for one in commands) / _MIB:.0f} MiB"
+        )
     print(
         f"{name}: {duration}{grown:.1f} MiB more at the peak; open stream p50 {p50}, p99 {p99}, worst {worst}; "
-        f"relay {cpu:.0f} % of a core",
+        f"relay {idle:.0f} -> {cpu:.0f} % of a core{command}",
         flush=True,
     )
 
