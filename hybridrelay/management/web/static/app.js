@@ -3,7 +3,8 @@
 // Parts of a page that change have the attribute data-live. The server sends them as trees ([tag, attributes,
 // children] or text), from which elements are made one by one: this script never parses HTML.
 
-const REFRESH_MS = 5000, AFTER_EVENT_MS = 1000;
+// An attempt fails if there is no response after TIMEOUT_MS. After a failure, the pauses between attempts become longer.
+const REFRESH_MS = 5000, AFTER_EVENT_MS = 1000, TIMEOUT_MS = 10000, FIRST_RETRY_MS = 1000, LAST_RETRY_MS = 30000;
 
 const format = new Intl.DateTimeFormat(undefined, {
   year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit",
@@ -93,41 +94,129 @@ function change(node, tree) {
   for (const extra of present.slice(children.length)) extra.remove();
 }
 
-let isRefreshing = false;
+// --- whether what the page shows is up to date
 
+const connection = { failures: 0, isOver: false, answeredAt: new Date() };
+
+/** Show a banner that says why the page is not updated, and say it to those who do not see the screen.
+ *  @param {string} text - null: the page is up to date.
+ *  @param {Array} action - a label, and where it leads or what it does. */
+function showBanner(text, action = null) {
+  const banner = document.getElementById("banner");
+  document.body.classList.toggle("stale", text !== null);
+  if ((banner.dataset.text ?? null) === text) return;
+  if (text === null) {
+    delete banner.dataset.text;
+    banner.hidden = true;
+    banner.replaceChildren();
+    announce("The page is up to date again.");
+    return;
+  }
+  banner.dataset.text = text;
+  const paragraph = document.createElement("p");
+  paragraph.textContent = text;
+  banner.replaceChildren(paragraph);
+  if (action) {
+    const [label, does] = action, element = document.createElement(typeof does === "string" ? "a" : "button");
+    element.className = "button";
+    element.textContent = label;
+    if (typeof does === "string") {
+      element.href = does;
+    } else {
+      element.type = "button";
+      element.addEventListener("click", does);
+    }
+    banner.append(element);
+  }
+  banner.hidden = false;
+  announce(text);
+}
+
+function succeeded() {
+  Object.assign(connection, { failures: 0, isOver: false, answeredAt: new Date() });
+  showBanner(null);
+  document.dispatchEvent(new Event("refreshed"));
+}
+
+/** The request for newer parts has failed.
+ *  @param {number} status - of the response; 0: there was none. */
+function failed(status) {
+  connection.failures += 1;
+  const at = connection.answeredAt, isToday = at.toDateString() === new Date().toDateString();
+  const since = (isToday ? today : format).format(at);
+  if (status === 401) {
+    connection.isOver = true;
+    const here = new URL(location.href);
+    here.searchParams.delete("done");
+    const text = `Your login has ended. This page shows the state at ${since}, and is not updated any more.`;
+    showBanner(text, ["Log in again", `/login?next=${encodeURIComponent(here.pathname + here.search)}`]);
+  } else if (connection.failures === 1) {
+    return;  // a single failure may have been a request that the browser itself has ended
+  } else if (status === 0) {
+    const text = `The relay has not answered since ${since}. This page shows the state at that time, and is updated as soon `
+      + "as the relay answers again.";
+    showBanner(text, ["Try now", refresh]);
+  } else {
+    const what = status === 404 ? "What this page shows does not exist any more" : `The relay answers with status ${status}`;
+    showBanner(`${what}. This page shows the state at ${since}.`, ["Load it again", () => location.reload()]);
+  }
+}
+
+let isRefreshing = false, nextRefresh = 0;
+
+/** Get the parts of the page that change, and show them. Then wait for the next time. */
 async function refresh() {
   if (isRefreshing || document.hidden) return;
   isRefreshing = true;
+  clearTimeout(nextRefresh);
   try {
-    const response = await fetch(location.href, { headers: { Accept: "application/json" }, redirect: "error" });
-    if (!response.ok || !response.headers.get("Content-Type").startsWith("application/json")) return;
-    for (const [id, tree] of Object.entries(await response.json())) {
-      const element = document.getElementById(id);
-      if (element) change(element, tree);
+    const response = await fetch(location.href, {
+      headers: { Accept: "application/json" }, redirect: "manual", signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+    if (response.ok && response.headers.get("Content-Type").startsWith("application/json")) {
+      for (const [id, tree] of Object.entries(await response.json())) {
+        const element = document.getElementById(id);
+        if (element) change(element, tree);
+      }
+      showTimes(document);
+      addCopyButtons(document);
+      succeeded();
+    } else {
+      // Without a login, pages redirect to the page for logging in.
+      failed(response.type === "opaqueredirect" ? 401 : response.status);
     }
-    showTimes(document);
-    addCopyButtons(document);
   } catch {
-    // The relay cannot be reached, or the session has ended: what is shown stays, and the next attempt may succeed.
+    failed(0);
   } finally {
     isRefreshing = false;
+    document.body.dataset.failures = connection.failures;
+    const { failures, isOver } = connection;
+    const pause = failures ? Math.min(FIRST_RETRY_MS * 2 ** (failures - 1), LAST_RETRY_MS) : REFRESH_MS;
+    // After the login has ended, the next attempt is when the page is shown again: there may be a new login by then.
+    if (!isOver) nextRefresh = setTimeout(refresh, pause);
   }
 }
 
 /** Follow events while the page is visible: one stream for each page, because a browser opens few connections. */
 function follow(url, onEvent) {
-  let source = null, last = null;
+  let source = null, last = null, retryAt = 0;
   const open = () => {
-    if (source || document.hidden) return;
+    if (source || document.hidden || connection.failures || Date.now() < retryAt) return;
+    retryAt = Date.now() + LAST_RETRY_MS;
     const start = new URL(url, location.href);
     if (last !== null) start.searchParams.set("since", last);
     source = new EventSource(start);
+    source.addEventListener("open", () => { retryAt = 0; });
     source.addEventListener("message", (event) => {
       last = event.lastEventId || last;
-      onEvent(JSON.parse(event.data));
+      onEvent();
     });
+    // The relay ends each stream after some minutes; it also fails if the relay is away, or the login has ended. Whether
+    // the next stream can begin is found out by the next request for newer parts.
+    source.addEventListener("error", () => { close(); onEvent(); });
   };
   const close = () => { source?.close(); source = null; };
+  document.addEventListener("refreshed", open);
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
@@ -144,6 +233,8 @@ if (events && document.querySelector("[data-live]")) {
     if (!timer) timer = setTimeout(() => { timer = 0; refresh(); }, AFTER_EVENT_MS);
   };
   follow(events, soon);
-  setInterval(refresh, REFRESH_MS);
+  nextRefresh = setTimeout(refresh, REFRESH_MS);
   document.addEventListener("visibilitychange", refresh);
+  addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });
+  document.dispatchEvent(new Event("refreshed"));  // by the response with the page itself
 }

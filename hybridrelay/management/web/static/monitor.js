@@ -102,15 +102,24 @@ function show(chart, isNew) {
   chart.element.dataset.highest = Math.max(0, ...data.slice(1).flat());
 }
 
+const PAUSE_MS = Number(seconds) <= 3600 ? 4500 : 60000;
+let loadedAt = 0;
+
+/** Draw the charts anew, if the drawing is old. */
 async function load() {
-  if (document.hidden) return;
+  if (document.hidden || Date.now() - loadedAt < PAUSE_MS) return;
+  const before = loadedAt;
+  loadedAt = Date.now();
   try {
     const response = await fetch(url, { headers: { Accept: "application/json" } });
-    if (!response.ok) return;
+    if (!response.ok) throw new Error(`status ${response.status}`);
     answer = await response.json();
     for (const chart of charts) show(chart, false);
+    page.classList.remove("stale");
   } catch {
-    // The relay cannot be reached: what is drawn stays, and the next attempt may succeed.
+    // What is drawn stays, in grey. If the relay is away, the page's banner says so.
+    loadedAt = before;
+    page.classList.add("stale");
   }
 }
 
@@ -122,6 +131,5 @@ new ResizeObserver(() => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   if (answer) charts.forEach((chart) => show(chart, true));
 });
-document.addEventListener("visibilitychange", load);
-load();
-setInterval(load, Number(seconds) <= 3600 ? 5000 : 60000);
+// The script that keeps the page up to date says when the relay has answered.
+document.addEventListener("refreshed", load);

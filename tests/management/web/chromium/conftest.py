@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import importlib.util
 import os
+import re
 import shutil
 import threading
 import urllib.request
@@ -85,15 +86,26 @@ def use(port: int) -> None:
         assert answer.read() == PAYLOAD
 
 
-@attrs.frozen
-class Site:
-    """A relay's dashboard, with the hybrid connection ``orders``, which has a connector and a client."""
+@attrs.define
+class Dashboard:
+    """The dashboard of a relay."""
 
     deployment: Deployment
     relay: Program
     url: str
     #: The texts of management tokens, by role.
     tokens: dict[str, str]
+
+    def restart(self) -> None:
+        """Stop the relay if it is running, and start it again at the same address."""
+        self.relay.terminate()
+        self.relay = self.deployment.start_relay("--management", self.url.removeprefix("http://"))
+
+
+@attrs.define
+class Site(Dashboard):
+    """A dashboard with the hybrid connection ``orders``, which has a connector and a client."""
+
     orders: Published
     #: The port of the resource.
     target: int
@@ -101,11 +113,10 @@ class Site:
     port: int
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Site]:
-    """It runs. Needs Chromium, so that without that nothing is started."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    with resource() as target, Deployment(folder) as deployment:
+@contextmanager
+def dashboard_in(folder: Path) -> Iterator[Dashboard]:
+    """Run a relay with a dashboard, and create tokens."""
+    with Deployment(folder) as deployment:
         relay = deployment.start_relay("--management", "127.0.0.1:0")
         tokens = {}
         for role in ("viewer", "admin"):
@@ -114,30 +125,44 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterato
             assert done.returncode == 0, done.stderr
             tokens[role] = out.read_text().strip()
         port = relay.wait_for_line(r"management\.listening.*127\.0\.0\.1:(\d+)", where="err")[1]
-        orders = deployment.create("orders", ("127.0.0.1", target))
-        deployment.start_connector(orders)
-        forward = deployment.start_forward(orders)
+        yield Dashboard(deployment, relay, f"http://127.0.0.1:{port}", tokens)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> Iterator[Site]:
+    """It runs. Needs Chromium, so that without that nothing is started."""
+    with resource() as target, dashboard_in(tmp_path_factory.mktemp("dashboard")) as found:
+        orders = found.deployment.create("orders", ("127.0.0.1", target))
+        found.deployment.start_connector(orders)
+        forward = found.deployment.start_forward(orders)
         use(forward.port)
-        yield Site(deployment, relay, f"http://127.0.0.1:{port}", tokens, orders, target, forward.port)
+        yield Site(found.deployment, found.relay, found.url, found.tokens, orders, target, forward.port)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, chromium: Browser) -> Iterator[Dashboard]:
+    """The dashboard of a relay that the test may stop: it has no hybrid connections."""
+    with dashboard_in(tmp_path) as found:
+        yield found
 
 
 @attrs.define
 class Viewer:
-    """Somebody who looks at the dashboard with Chromium."""
+    """Somebody who looks at a dashboard with Chromium."""
 
-    site: Site
+    dashboard: Dashboard
     page: Page
     #: What the browser has complained about: errors in scripts, and violations of the Content-Security-Policy.
     complaints: list[str] = attrs.field(factory=list)
 
     def go(self, path: str) -> None:
         """Show a page."""
-        self.page.goto(f"{self.site.url}{path}")
+        self.page.goto(f"{self.dashboard.url}{path}")
 
     def log_in(self, role: str = "admin") -> None:
         """Log in, as one does."""
         self.go("/")
-        self.page.get_by_label("Management token").fill(self.site.tokens[role])
+        self.page.get_by_label("Management token").fill(self.dashboard.tokens[role])
         self.page.get_by_role("button", name="Log in").click()
         self.page.get_by_role("heading", name="Dashboard", level=1).wait_for()
 
@@ -146,13 +171,18 @@ class Viewer:
         text: str = self.page.locator("main").inner_text()
         return text
 
+    def forget(self, pattern: str) -> None:
+        """Expect nothing but complaints that match, such as those about responses with an error status."""
+        assert [one for one in self.complaints if not re.search(pattern, one)] == []
+        self.complaints.clear()
+
 
 @contextmanager
-def viewer_of(site: Site, chromium: Browser, **options: Any) -> Iterator[Viewer]:
+def viewer_of(dashboard: Dashboard, chromium: Browser, **options: Any) -> Iterator[Viewer]:
     """Look with a browser that has no cookies yet. The browser must have nothing to complain about.
 
     Args:
-        site: the dashboard.
+        dashboard: what they look at.
         chromium: the browser.
         options: of Playwright's `Browser.new_context`.
     """
@@ -160,7 +190,7 @@ def viewer_of(site: Site, chromium: Browser, **options: Any) -> Iterator[Viewer]
         chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     ) as context:
         context.set_default_timeout(20_000)
-        viewer = Viewer(site, context.new_page())
+        viewer = Viewer(dashboard, context.new_page())
         viewer.page.on("console", lambda message: viewer.complaints.append(f"{message.type}: {message.text}"))
         viewer.page.on("pageerror", lambda error: viewer.complaints.append(str(error)))
         yield viewer

@@ -57,8 +57,7 @@ def test_logging_in_and_out(site: Site, chromium: Browser) -> None:
         viewer.complaints.clear()
 
 
-def test_the_page_shows_what_happens_without_being_loaded_again(viewer: Viewer) -> None:
-    site = viewer.site
+def test_the_page_shows_what_happens_without_being_loaded_again(site: Site, viewer: Viewer) -> None:
     viewer.go("/connections/orders")
     assert viewer.page.locator("#listeners tbody tr").count() == 1
     connector = site.deployment.start_connector(site.orders)
@@ -67,8 +66,8 @@ def test_the_page_shows_what_happens_without_being_loaded_again(viewer: Viewer) 
     viewer.page.locator("#listeners tbody tr").nth(1).wait_for(state="detached")
 
 
-def test_creating_by_the_commands_that_are_shown(viewer: Viewer, tmp_path: Path) -> None:
-    site, page = viewer.site, viewer.page
+def test_creating_by_the_commands_that_are_shown(site: Site, viewer: Viewer, tmp_path: Path) -> None:
+    page = viewer.page
     viewer.go("/")
     page.get_by_role("link", name="Create", exact=True).click()
     page.get_by_label("Name").fill("team/made here")
@@ -122,8 +121,7 @@ def test_a_chart_can_be_read_by_keyboard(viewer: Viewer) -> None:
     viewer.page.locator("#announcements", has_text=re.compile(r"Listeners \d+")).wait_for()
 
 
-def test_dropping_a_listener(viewer: Viewer) -> None:
-    site = viewer.site
+def test_dropping_a_listener(site: Site, viewer: Viewer) -> None:
     connector = site.deployment.start_connector(site.orders)
     viewer.go("/connections/orders")
     rows = viewer.page.locator("#listeners tbody tr")
@@ -160,9 +158,8 @@ def test_draining(viewer: Viewer) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_a_page_of_another_site_cannot_drain_the_relay(viewer: Viewer, host: str) -> None:
+def test_a_page_of_another_site_cannot_drain_the_relay(site: Site, viewer: Viewer, host: str) -> None:
     """One of another host, with which the browser sends no cookie, and one of another port, with which it does."""
-    site = viewer.site
     url = f"{site.url.removeprefix('http://')}/scale/drain"
     viewer.page.goto(f"http://{host}:{site.target}/page-with-a-form-for/{url}")
     with viewer.page.expect_response(f"{site.url}/scale/drain") as answer:
@@ -241,7 +238,7 @@ def test_a_page_has_one_stream_of_events_while_it_is_visible(viewer: Viewer) -> 
     viewer.go("/events")
     viewer.page.wait_for_load_state("load")
     other = viewer.page.context.new_page()
-    other.goto(f"{viewer.site.url}/events")
+    other.goto(f"{viewer.dashboard.url}/events")
     assert len([url for url in requests if "/v1/events" in url]) == 1
     other.close()
 
