@@ -47,6 +47,15 @@ def link(instance: OwnInstance, host: str = "relay.example") -> RelayLink:
     return RelayLink(RelayEndpoint(host=host), control.PeerRole.CONNECTOR, instance=instance, mode="tcp")
 
 
+@pytest.mark.parametrize("role", control.PeerRole)
+def test_only_connectors_state_the_secret_of_their_instance(role: control.PeerRole) -> None:
+    """A relay needs it to let nobody else register as this instance, which a client never does."""
+    instance = new_instance()
+    hello = Introduction(role, instance, 1).hello()
+    assert hello.instance == instance.id
+    assert hello.secret == (instance.secret if role is control.PeerRole.CONNECTOR else None)
+
+
 async def test_the_latest_channel_can_only_be_superseded_by_another_process(
     nursery: trio.Nursery, introduced: list[OwnInstance]
 ) -> None:

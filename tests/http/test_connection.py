@@ -232,6 +232,18 @@ async def test_bodies_that_nobody_reads(sent: bytes, is_closed: bool) -> None:
     assert received.count(b"hello\n") == 2 - is_closed
 
 
+async def test_the_limit_for_a_body_that_nobody_reads_is_for_all_its_pieces_together() -> None:
+    limits = Limits(drain_bytes=100, linger_bytes=10_000)
+    async with served(trio.testing.memory_stream_pair(), limits) as (client, _):
+        await client.send_all(b"POST /ignore HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(2):
+            await client.send_all(b"3c\r\n" + b"a" * 60 + b"\r\n")
+            await trio.testing.wait_all_tasks_blocked()
+        await client.send_all(b"0\r\n\r\n" + GET)
+        await client.send_eof()
+        assert (await receive_all(client)).count(b"hello\n") == 1
+
+
 @pytest.mark.parametrize(
     ("path", "sent", "status"),
     [

@@ -179,7 +179,13 @@ def test_refused(name: str, size: int | None) -> None:
 
 
 def test_what_is_wrong_is_said_before_the_end() -> None:
-    for data in (b"\x16", b"\nG", b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nX: a\r\n b"):
+    for data in (
+        b"\x16",
+        b"\nG",
+        b"GET / HTTP/1.1\n",
+        b"GET / HTTP/1.1\r\nX: a\r\n b",
+        b"GET / HTTP/1.1\r\nX: a\x00",
+    ):
         with pytest.raises(RequestError):
             HeadReader(LIMITS).receive_untrusted(data)
 

@@ -40,6 +40,7 @@ FRAME = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
         ("POST", {"Origin": "null"}, True, False),
         ("POST", {"Origin": "http://x:port"}, True, False),
         ("POST", {"Origin": "http://[x"}, True, False),
+        ("POST", {"Origin": "http://x", "origin": "http://evil.example"}, True, False),  # the field twice
     ],
 )
 def test_where_a_request_comes_from(method: str, headers: dict[str, str], elsewhere: bool, own: bool) -> None:

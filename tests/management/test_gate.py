@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 import attrs
+import h11
 import pytest
 import trio
 import trio.testing
@@ -20,6 +21,8 @@ from hybridrelay.management.peers import Peer
 from hybridrelay.management.plugins import Credentials
 from hybridrelay.security import (
     ManagementRole,
+    Right,
+    Rule,
     Secret,
     audience_for,
     make_token,
@@ -118,7 +121,9 @@ async def test_a_signature_is_for_its_hybrid_connection_alone(
 ) -> None:
     api = relay.connect()
     header = relay.signature()
+    relay.store.create("orders-eu", ["relay.example.com"], [Rule.generate("all", Right)])
     assert (await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header))[0].status == 200
+    assert (await api.call("GET", f"{CONNECTIONS}/orders-eu", Authorization=header))[0].status == 403
     _, listed = await api.call("GET", CONNECTIONS, Authorization=header)
     assert [one["name"] for one in listed["value"]] == ["orders"]
     assert (await api.call("GET", "/v1/relay", Authorization=header))[1]["connectionCount"] == 1
@@ -191,6 +196,44 @@ class Fixed:
         return self.caller
 
 
+async def begin(api: Api, method: str, path: str, *fields: tuple[str, str]) -> None:
+    """Send the head of a request."""
+    await api.client.send(h11.Request(method=method, target=path, headers=[("Host", "x"), *fields]))
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("by", ["token", "certificate"])
+async def test_a_change_is_refused_if_its_caller_is_nobody_any_more_when_its_body_has_arrived(
+    relay: Relay, autojump_clock: trio.testing.MockClock, by: str
+) -> None:
+    """However soon that is."""
+    token, header = relay.token()
+    certificate = Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN), expires_at=NOW + 10)
+    api = relay.connect(certificate if by == "certificate" else None)
+    fields = [("Content-Type", "application/json"), ("Content-Length", "2")]
+    credentials = [("Authorization", header)] if by == "token" else []
+    await begin(api, "PUT", f"{CONNECTIONS}/new", *fields, *credentials)
+    if by == "token":
+        relay.store.delete_token(token.id)
+    else:
+        relay.now += 10
+    await api.client.send(h11.Data(data=b"{}"))
+    await api.client.send(h11.EndOfMessage())
+    assert (await api.client.answer()).status == 401
+    assert "new" not in relay.store.snapshot()
+
+
+async def test_a_request_with_two_credentials_is_refused(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Something on the way may have looked at the other one."""
+    api = relay.connect()
+    await begin(api, "GET", CONNECTIONS, *(("Authorization", relay.token(name)[1]) for name in ("a", "b")))
+    await api.client.send(h11.EndOfMessage())
+    assert (await api.client.answer()).status == 401
+    assert len(relay.failures()) == 1
+
+
 async def test_further_ways_to_identify_callers(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
     unknown, known = Fixed(None), Fixed(Caller("local", "ann", ManagementRole.ADMIN, Scope("ord")))
     relay.authenticators += [("first", unknown), ("second", known)]
@@ -203,6 +246,17 @@ async def test_further_ways_to_identify_callers(relay: Relay, autojump_clock: tr
     assert "abc" not in repr(known.seen[0])
     known.caller = None
     assert (await api.call("GET", CONNECTIONS, Authorization="Basic abc"))[0].status == 401
+
+
+async def test_authenticators_get_no_very_long_credentials(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    known = Fixed(Caller("", "ann", ManagementRole.VIEWER))
+    relay.authenticators.append(("known", known))
+    for size, status in ((8192, 200), (8193, 401)):
+        header = "Basic ".ljust(size, "x")
+        assert (await relay.connect().call("GET", CONNECTIONS, Authorization=header))[0].status == status
+    assert len(known.seen) == 1
 
 
 async def test_authenticators_get_no_credentials_after_failed_attempts(

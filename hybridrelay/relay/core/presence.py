@@ -57,4 +57,4 @@ class Presence:
     def is_present(self, connection: str, instance: str, now: float) -> bool:
         """Whether an instance has a joined rendezvous, or had one within the last `KEPT_AFTER_BREAK_SECONDS`."""
         who = connection, instance
-        return bool(instance) and (self._joined[who] > 0 or self._left.get(who, now) > now)
+        return self._joined[who] > 0 or self._left.get(who, now) > now

@@ -8,7 +8,7 @@ from hybridrelay.events import ManagementCalled, ManagementCallRefused
 from hybridrelay.management.callers import Caller
 from hybridrelay.management.logins import TokenCredential, digest_of
 from hybridrelay.management.peers import Peer
-from hybridrelay.security import KeySlot, ManagementRole
+from hybridrelay.security import KeySlot, ManagementRole, Right
 
 from ..conftest import CONNECTIONS
 from ..managed_relay import Relay
@@ -65,6 +65,16 @@ async def test_a_signature_lets_one_in_to_its_hybrid_connection(relay: Relay, br
     generation = relay.store.get("orders").generations["all", KeySlot.PRIMARY]
     relay.store.regenerate_key("orders", "all", KeySlot.PRIMARY, generation=generation)
     assert (await browser.get("/")).status == 303, "the key has ended, and the login with it"
+
+
+async def test_a_login_by_a_signature_ends_when_its_rule_loses_the_right_manage(
+    relay: Relay, browser: Browser
+) -> None:
+    await browser.log_in(relay.signature())
+    assert (await browser.get(f"{CONNECTIONS}/orders")).status == 200
+    relay.store.put_rule("orders", "all", [Right.LISTEN, Right.SEND])
+    assert (await browser.get("/")).status == 303
+    assert (await browser.get(f"{CONNECTIONS}/orders")).status == 401
 
 
 async def test_over_tls_the_cookie_is_bound_to_the_host(relay: Relay) -> None:
@@ -194,3 +204,11 @@ async def test_a_code_lets_one_in_once(relay: Relay, browser: Browser) -> None:
     relay.gate.logins.add_code(digest_of("late"), TokenCredential(token.id), relay.now)
     relay.now += 300
     assert (await browser_of(relay).post("/login", code="late")).status == 401
+
+
+async def test_a_code_of_a_token_that_has_expired_lets_nobody_in(relay: Relay) -> None:
+    token, _ = relay.token()
+    relay.now = token.expires_at - 1
+    relay.gate.logins.add_code(digest_of("the-code"), TokenCredential(token.id), relay.now)
+    relay.now += 1
+    assert (await browser_of(relay).post("/login", code="the-code")).status == 401

@@ -249,6 +249,9 @@ def test_a_holder_of_a_key_cannot_have_settled_instances_forgotten() -> None:
         listeners.remove(rogue)
     for name in "ab":
         listeners.register(at("", name))
+    # A limited number is remembered, and the newest ones are not.
+    with pytest.raises(RendezvousError):
+        listeners.register(at("", "rogue 9"))
     assert listeners.register(at("", "honest")) is not None
 
 

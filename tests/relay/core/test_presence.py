@@ -17,7 +17,6 @@ def test_what_is_counted_and_who_is_present() -> None:
     presence.joined("db", "a")
     assert presence.is_present("db", "a", 0.0)
     assert not presence.is_present("web", "a", 0.0)
-    assert not presence.is_present("db", "", 0.0)
     presence.ended("db", "a", 10.0, was_joined=True)
     presence.ended("db", "b", 10.0, was_joined=False)
     assert presence.connections == ["web"]
