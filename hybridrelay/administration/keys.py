@@ -7,8 +7,8 @@ from pathlib import Path
 
 import attrs
 
-from ..errors import ConfigurationError
-from ..security import KeySlot, Right, Rule, Secret, generate_key
+from ..errors import ConfigurationError, OutcomeUnknown
+from ..security import KeySlot, Right, Rule, Secret, generate_key, key_fingerprint
 from .changes import IncompleteChange, change_with_files, nothing, only_change_of
 from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
 from .new_files import check_new_files
@@ -84,7 +84,7 @@ def regenerate_key(
     key_file: Path | None = None,
     update: Sequence[Path] = (),
     out: Path | None = None,
-    remedy: str = _TRY_AGAIN,
+    use_command: str = "keys use",
     before_change: Callable[[], None] = nothing,
 ) -> RegeneratedKey:
     """Replace a rule's key. Everything that the old key had authorized ends.
@@ -97,14 +97,16 @@ def regenerate_key(
         key_file: a file that contains the new key, which was generated at another relay; None generates a key.
         update: connection string files and authority files. Those that contain the old key get the new one.
         out: a file to be created with the new key in it.
-        remedy: for `IncompleteChange`: how to complete the change.
+        use_command: the command that writes the relay's key into a file, for the remedies of `IncompleteChange` and
+            `OutcomeUnknown`.
         before_change: see `change_with_files`.
 
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; a file is for another one, or contains neither
             of its keys; `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
-        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed.
+        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed. The remedy says
+            how to find out whether the relay has the new key, and how to continue in both cases.
     """
     check_new_files([out] if out else [])
     key = generate_key() if key_file is None else read_key(key_file)
@@ -115,14 +117,21 @@ def regenerate_key(
         for file in files:
             file.check_owner(name, rule)
         texts = [(file, file.regenerated(known, slot, key)) for file in files]
-        written = change_with_files(
-            lambda: registry.regenerate_key(name, rule, slot, key, generation=known.keys[slot].generation),
-            before_change=before_change,
-            replace={file.path: text for file, text in texts if text is not None},
-            create=_key_file(out, key),
-            what="the key was regenerated",
-            remedy=remedy,
-        )
+        try:
+            written = change_with_files(
+                lambda: registry.regenerate_key(name, rule, slot, key, generation=known.keys[slot].generation),
+                before_change=before_change,
+                replace={file.path: text for file, text in texts if text is not None},
+                create=_key_file(out, key),
+                what="the key was regenerated",
+                remedy=f"the relay has the new key: once the files can be written, run: {use_command}",
+            )
+        except OutcomeUnknown as exc:
+            raise OutcomeUnknown(
+                str(exc),
+                remedy=f"look whether it was made: 'keys list' shows the fingerprint {key_fingerprint(key)} if the "
+                f"relay has the new key. Then write it into the files: {use_command}. Otherwise repeat the command",
+            ) from exc
     unchanged = tuple(UnchangedFile(file.path, file.carries(key)) for file, text in texts if text is None)
     return RegeneratedKey(
         key, known.fingerprint(slot), connection.hosts, written.updated, unchanged, written.incomplete

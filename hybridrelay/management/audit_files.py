@@ -119,7 +119,8 @@ class AuditFiles:
 
 
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o600)
     with open(descriptor, "r+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:

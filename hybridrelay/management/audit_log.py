@@ -6,9 +6,11 @@ Calls by unknown callers are in separate files, so that strangers cannot displac
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from ..events import (
     StateFileNotWritten,
     StateFileWritten,
 )
+from ..relay.snapshot import FileProblem
 from .audit_files import AuditFiles, Line
 
 __all__ = ["AuditEntry", "AuditFilter", "AuditLog", "AuditPage", "read_audit"]
@@ -124,6 +127,8 @@ class AuditLog:
         self._directory = state_dir / DIRECTORY
         self._clock = clock
         self._events = events
+        #: Set while entries cannot be written.
+        self.problem: FileProblem | None = None
         #: The number of the next entry; None until the files have been looked at.
         self._next_number: int | None = None
         self._waiting: deque[_Waiting] = deque(maxlen=_MAX_WAITING)
@@ -163,10 +168,8 @@ class AuditLog:
                 await self.flush()
             except OSError as exc:
                 if not failed:
-                    shortage = shortage_of(exc)
-                    remedy = "make it possible to write there" if shortage is None else shortage.remedy
-                    detail = exc.strerror or str(exc)
-                    self._events.publish(StateFileNotWritten(file=file, detail=detail, remedy=remedy))
+                    event = StateFileNotWritten(file=file, detail=exc.strerror or str(exc), remedy=_remedy(exc))
+                    self._events.publish(event)
                 failed = True
                 await trio.sleep(_RETRY_SECONDS)
             else:
@@ -187,15 +190,21 @@ class AuditLog:
             self._published = trio.Event()
             try:
                 await run_in_thread(self._write, batch)
+            except OSError as exc:
+                self._published.set()
+                detail = f"the audit log is not written: {exc.strerror or exc}; {len(batch)} entries are waiting"
+                self.problem = FileProblem("audit", detail, _remedy(exc))
+                raise
             except BaseException:
                 self._published.set()
                 raise
+            self.problem = None
             for one in batch:
                 if self._waiting and self._waiting[0] is one:
                     self._waiting.popleft()
 
     async def read(self, wanted: AuditFilter, limit: int, before: int | None = None) -> AuditPage:
-        """Return the latest entries, or those before a number.
+        """Return the latest entries, or those before a number, also while entries cannot be written.
 
         Args:
             wanted: which entries.
@@ -206,8 +215,10 @@ class AuditLog:
             OSError: the files cannot be read.
         """
         if before is None and self._waiting:
-            await self.flush()
-        return await run_in_thread(_read, self._directory, wanted, limit, before, limiter=self._reading)
+            with contextlib.suppress(OSError):  # `run` reports it
+                await self.flush()
+        waiting = [one.line for one in self._waiting if one.line is not None]
+        return await run_in_thread(_read, self._directory, wanted, limit, before, waiting, limiter=self._reading)
 
     def _write(self, batch: list[_Waiting]) -> None:
         """In a thread, one at a time."""
@@ -233,16 +244,29 @@ def read_audit(state_dir: Path, wanted: AuditFilter, limit: int, before: int | N
     return _read(state_dir / DIRECTORY, wanted, limit, before)
 
 
+def _remedy(exc: OSError) -> str:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space on the disk of the state directory"
+    shortage = shortage_of(exc)
+    return "make it possible to write there" if shortage is None else shortage.remedy
+
+
 def _files(directory: Path, *, known: bool) -> AuditFiles:
     size, kept = _CALLED if known else _REFUSED
     return AuditFiles(directory, "calls" if known else "refused", size, kept)
 
 
-def _read(directory: Path, wanted: AuditFilter, limit: int, before: int | None) -> AuditPage:
+def _read(
+    directory: Path, wanted: AuditFilter, limit: int, before: int | None, waiting: Sequence[Line] = ()
+) -> AuditPage:
+    """Read the files, and entries that may not be there yet, in order of their numbers."""
     found: list[AuditEntry] = []
     number = 2**63 if before is None else before
-    both = (_files(directory, known=kind).before(number) for kind in (True, False))
-    for scanned, line in enumerate(heapq.merge(*both, key=lambda line: line.number, reverse=True), 1):
+    sources = [_files(directory, known=kind).before(number) for kind in (True, False)]
+    sources.append(line for line in reversed(waiting) if line.number < number)
+    for scanned, line in enumerate(heapq.merge(*sources, key=lambda line: line.number, reverse=True), 1):
+        if line.number == number:
+            continue  # a failed attempt has written it
         number = line.number
         try:
             entry = msgspec.json.decode(line.data, type=AuditEntry)

@@ -12,7 +12,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
-from ..relay.store.store import NoConnection
+from ..relay.store.store import NoConnection, QuotaReached
 from .auditing import audit_event
 from .callers import Caller
 from .gate import Gate
@@ -228,6 +228,10 @@ async def _run(operation: Operation[Call], call: Call) -> msgspec.Struct | None:
         if isinstance(exc, NoConnection) and not call.caller.scope.is_everything:
             remedy = "GET /v1/hybridConnections lists those of the caller's scope"
             raise problem(Problem.NOT_FOUND, str(exc), remedy=remedy) from exc
+        if isinstance(exc, QuotaReached) and not call.caller.scope.is_everything:
+            # Its text has the number of all hybrid connections, and the edition is that of the whole relay.
+            detail = "the edition of this relay allows no further hybrid connections; nothing was changed"
+            raise problem(Problem.QUOTA, detail, remedy="ask an administrator of the relay") from exc
         raise problem_of(exc, conditional=call.must_exist) from exc
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
+import attrs
 import msgspec
 import trio
 
@@ -198,6 +199,8 @@ async def _get_relay(call: Call) -> RelayValue:
             after = name
         count += len(names)
     whole = relay.snapshot()
+    if call.managed.audit is not None and call.managed.audit.problem is not None:
+        whole = attrs.evolve(whole, file_problems=(*whole.file_problems, call.managed.audit.problem))
     if scope.is_everything:
         total = ConnectionSnapshot(whole.listeners, whole.senders, whole.sessions)
     value = RelayValue(

@@ -114,13 +114,13 @@ def test_a_file_that_is_not_updated_in_spite_of_all_is_reported_with_the_result(
 
     monkeypatch.setattr("hybridrelay._replace_file.os.replace", fail)
     files = [scene.files.application, scene.files.authority]
-    done = regenerate_key(scene.registry, "orders", "application", PRIMARY, update=files, remedy="complete it")
+    done = regenerate_key(scene.registry, "orders", "application", PRIMARY, update=files, use_command="keys use it")
     assert done.key == scene.key("application", PRIMARY)
     assert done.updated == (scene.files.authority,)
     assert done.incomplete is not None
     assert "the key was regenerated, but not every file was updated" in str(done.incomplete)
     assert str(scene.files.application) in str(done.incomplete)
-    assert done.incomplete.remedy == "complete it"
+    assert done.incomplete.remedy == "the relay has the new key: once the files can be written, run: keys use it"
 
 
 def test_using_the_other_key(scene: Scene, tmp_path: Path) -> None:

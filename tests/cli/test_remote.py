@@ -18,7 +18,7 @@ import pytest
 
 from hybridrelay.management.values import ConnectionValue
 from hybridrelay.relay import ConnectionSnapshot, SQLiteStore
-from hybridrelay.security import ManagementRole
+from hybridrelay.security import ManagementRole, Secret, key_fingerprint
 from hybridrelay.streams.unix_sockets import short_path
 
 from ..deployments import HYBRIDRELAY, Program
@@ -276,7 +276,9 @@ def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Create
             "--update", created.application, "--management", url, "--token-file", tmp_path / "token",
         )  # fmt: skip
     assert (result.code, result.out) == (1, "")
-    assert "look whether it was made" in result.err
+    fingerprint = key_fingerprint(Secret((tmp_path / "new").read_text().strip()))
+    assert f"look whether it was made: 'keys list' shows the fingerprint {fingerprint}" in result.err
+    assert f"keys use orders --rule application --key primary --management {url}" in result.err
     assert (tmp_path / "new").exists()
     assert created.application.read_bytes() == before
 

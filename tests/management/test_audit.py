@@ -208,8 +208,16 @@ async def test_a_disk_that_is_full(
     await trio.sleep(200)
     log(called("two"))
     assert [event.name for event in events] == ["state-file.not-written"]
+    page = await log.read(ALL, 10)
+    assert [one.operation for one in page.entries] == ["two", "one"], "they can be read meanwhile"
+    assert [one.operation for one in (await log.read(ALL, 10, page.entries[0].number)).entries] == ["one"]
+    problem = log.problem
+    assert problem is not None
+    assert (problem.code, problem.remedy) == ("audit", "free space on the disk of the state directory")
+    assert "No space left on device; 2 entries are waiting" in problem.detail
     failing[0] = False
     await trio.sleep(100)
+    assert log.problem is None
     assert [event.name for event in events] == ["state-file.not-written", "state-file.written"]
     assert [one.operation for one in (await log.read(ALL, 10)).entries] == ["two", "one"]
     nursery.cancel_scope.cancel()
@@ -262,6 +270,56 @@ async def test_an_audit_log_that_cannot_be_read(audited: Api, monkeypatch: pytes
     monkeypatch.setattr(AuditFiles, "before", fail)
     answer, problem = await audited.call("GET", "/v1/audit")
     assert (answer.status, problem["type"]) == (503, "urn:hybridrelay:problem:unavailable")
+
+
+async def test_an_entry_that_was_written_by_a_failed_attempt_is_shown_once(
+    log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AuditFiles.append
+
+    def append(self: AuditFiles, lines: object) -> None:
+        real(self, lines)  # type: ignore[arg-type]
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(AuditFiles, "append", append)
+    for name in ("one", "two"):
+        log(called(name))
+        with pytest.raises(OSError, match="Input/output error"):
+            await log.flush()
+    assert [one.operation for one in (await log.read(ALL, 10)).entries] == ["two", "one"]
+
+
+async def test_that_nothing_is_recorded_is_a_problem_of_the_relay(
+    audited: Api, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    def append(self: AuditFiles, lines: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AuditFiles, "append", append)
+    await audited.call("POST", "/v1/relay/drain")
+    _, page = await audited.call("GET", "/v1/audit")
+    assert [one["operation"] for one in page["value"]] == ["drainRelay"]
+    _, relay = await audited.call("GET", "/v1/relay")
+    assert [one["code"] for one in relay["problems"]] == ["draining", "audit"]
+    scoped = await serve_api(audited, Caller("test", "s", ManagementRole.VIEWER, Scope("team/")), nursery)
+    _, relay = await scoped.call("GET", "/v1/relay")
+    assert [one["code"] for one in relay["problems"]] == ["draining"]
+    monkeypatch.undo()
+    await audited.call("GET", "/v1/audit")
+    _, relay = await audited.call("GET", "/v1/relay")
+    assert [one["code"] for one in relay["problems"]] == ["draining"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links by default")
+async def test_a_symbolic_link_is_not_followed(log: AuditLog, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / f"calls-{1:020}.jsonl").symlink_to(victim)
+    log(called("one"))
+    with pytest.raises(OSError, match="symbolic link"):
+        await log.flush()
+    assert victim.read_bytes() == b""
 
 
 async def test_a_clock_that_is_behind_the_last_entry_loses_none(tmp_path: Path) -> None:

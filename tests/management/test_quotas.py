@@ -103,3 +103,19 @@ async def test_the_edition_of_the_relay(api: Api, viewer: Api) -> None:
 async def _edition(api: Api) -> object:
     _, found = await api.call("GET", "/v1/relay/edition")
     return found["edition"]
+
+
+async def test_a_caller_with_a_scope_is_not_told_how_many_hybrid_connections_there_are(
+    api: Api, nursery: trio.Nursery
+) -> None:
+    await api.call("PUT", "/v1/relay/edition", {"edition": "free"})
+    allowed = next(one for one in (await api.call("GET", "/v1/editions"))[1]["value"] if one["name"] == "free")
+    for number in range(allowed["connections"]):
+        assert (await api.call("PUT", f"{CONNECTIONS}/n{number}", BODY))[0].status == 201
+    scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.ADMIN, Scope("team/")), nursery)
+    answer, refused = await scoped.call("PUT", f"{CONNECTIONS}/team%2Fa", BODY)
+    assert (answer.status, refused["type"]) == (409, "urn:hybridrelay:problem:quota")
+    assert not any(character.isdigit() for character in refused["detail"] + refused["remedy"])
+    assert "ask an administrator" in refused["remedy"]
+    _, refused = await api.call("PUT", f"{CONNECTIONS}/team%2Fa", BODY)
+    assert f"allows {allowed['connections']} hybrid connections" in refused["detail"]

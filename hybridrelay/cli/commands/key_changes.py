@@ -63,8 +63,8 @@ def run_regenerate(args: argparse.Namespace) -> int:
             key_file=args.new_key_file,
             update=args.update,
             out=args.out,
-            remedy=f"the relay has the new key: once the files can be written, run: hybridrelay keys use {args.name} "
-            f"--rule {args.rule} --key {slot} {describe_access(args)} --update FILE",
+            use_command=f"hybridrelay keys use {args.name} --rule {args.rule} --key {slot} {describe_access(args)} "
+            "--update FILE",
             before_change=args.signals.hold,
         )
     output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: {key_fingerprint(done.key)}")

@@ -230,6 +230,9 @@ async def _show_keys(visit: Visit) -> View:
 
 async def _show_addition(visit: Visit) -> View:
     name = visit.param("name")
+    await visit.get("getHybridConnection", ConnectionValue, name=name)
+    if not visit.is_admin:
+        raise problem(Problem.FORBIDDEN, "this needs the role admin", remedy="ask an administrator of the relay")
     rights = [
         h("label", h("input", type="checkbox", name=right, value="1"), f"{right}: {meaning}")
         for right, meaning in _RIGHTS.items()

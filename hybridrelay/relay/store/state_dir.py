@@ -146,9 +146,11 @@ def private_file(path: Path, *, create: bool) -> None:
 
     Raises:
         FileNotFoundError: it does not exist, and `create` is False.
-        OSError: anything else.
+        OSError: anything else. It may be a directory, or a symbolic link, whose target may be any file of this user.
     """
     try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link, which the relay does not follow", str(path))
         # An existing file must not be opened: if this process has it open as a database, closing it here would
         # release SQLite's locks (POSIX locks belong to the process), and other processes would reset the write-ahead
         # log.

@@ -158,6 +158,17 @@ async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:
     assert relay.store.rule("orders", "all") == after
 
 
+async def test_the_form_for_a_rule_is_for_those_who_may_add_one(relay: Relay, browser: Browser) -> None:
+    for role, scope, name, status in (
+        (ManagementRole.ADMIN, "", "orders", 200),
+        (ManagementRole.ADMIN, "", "nothing", 404),
+        (ManagementRole.ADMIN, "team/", "orders", 403),
+        (ManagementRole.VIEWER, "", "orders", 403),
+    ):
+        await browser.log_in(relay.token(f"{role.name}-{len(scope)}-{status}", role, scope=scope)[1])
+        assert (await browser.get(f"{path_of(name)}/add-rule")).status == status
+
+
 async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     assert f"{at}/add-rule" in page_of(await admin.get(at)).links

@@ -36,6 +36,18 @@ def _read(file: ExpendableFile) -> list[tuple[str, int]]:
         return database.execute("SELECT * FROM counted").fetchall()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links by default")
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    victim.chmod(0o644)
+    (tmp_path / "counted.db").symlink_to(victim)
+    with pytest.raises(ExpendableFileError, match="it is a symbolic link"):
+        _write(_file(tmp_path))
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+    assert victim.read_bytes() == b""
+
+
 def test_it_is_made_private_and_keeps_its_content(tmp_path: Path) -> None:
     _write(_file(tmp_path), 5)
     assert _read(_file(tmp_path)) == [("a", 5)]
