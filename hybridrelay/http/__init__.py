@@ -12,7 +12,7 @@ from __future__ import annotations
 from .body import Body, ClientGone
 from .connection import Upgraded, refuse_connection, serve_connection
 from .failure import Failure, RenderFailure, RequestError, plain_text, problem_json
-from .forwarded import client_address, forwarded_for
+from .forwarded import client_address, forwarded_for, forwarded_scheme
 from .head import Headers
 from .limits import Limits
 from .request import Handler, Reply, Request
@@ -51,6 +51,7 @@ __all__ = [
     "client_address",
     "decode_segment",
     "forwarded_for",
+    "forwarded_scheme",
     "plain_text",
     "problem_json",
     "refuse_connection",

@@ -1,4 +1,4 @@
-"""Determining where a request comes from, as stated by the proxies that have forwarded it. Pure.
+"""Determining where a request comes from, and over what, as stated by the proxies that have forwarded it. Pure.
 
 Each proxy appends the address from which it got the request to X-Forwarded-For, or to Forwarded (RFC 7239).
 Everything to the left of that may come from the client itself. Therefore the elements are read from the right, up to
@@ -17,7 +17,7 @@ from typing import Final
 
 from .head import Headers
 
-__all__ = ["client_address", "forwarded_for"]
+__all__ = ["client_address", "forwarded_for", "forwarded_scheme"]
 
 #: How many elements are examined, and how many characters of each field, counted from the end. Limited because
 #: strangers may send anything in these fields; nobody has more proxies in a row.
@@ -25,8 +25,8 @@ _MAX_ELEMENTS: Final = 32
 _MAX_VALUE: Final = 2048
 _QUOTE_OR_COMMA: Final = re.compile('[",]')
 _BLANKS: Final = " \t"
-#: Characters that cannot be part of an address. A backslash would escape the next character.
-_NOT_IN_ADDRESS: Final = frozenset('"\\')
+#: Characters that cannot be part of a value. A backslash would escape the next character.
+_NOT_IN_VALUE: Final = frozenset('"\\')
 _IPV4_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]{1,5}")
 _IPV6_IN_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?")
 
@@ -42,10 +42,24 @@ def forwarded_for(headers: Headers) -> tuple[str, ...]:
         return tuple(elements[-_MAX_ELEMENTS:])
     found: list[str] = []
     for element in _last_first(headers.all("forwarded")):
-        found.append(_parse_for(element))
+        found.append(_parse_pair(element, "for"))
         if len(found) == _MAX_ELEMENTS:
             break
     return tuple(reversed(found))
+
+
+def forwarded_scheme(headers: Headers) -> str | None:
+    """Return how the nearest proxy says that it was reached: ``https`` or ``http``; None if it does not say so.
+
+    It is the last value of X-Forwarded-Proto. Without this header, it is ``proto`` in the last element of Forwarded.
+    """
+    values = headers.all("x-forwarded-proto")
+    if values:
+        scheme = values[-1][-_MAX_VALUE:].rpartition(",")[2].strip(_BLANKS)
+    else:
+        scheme = _parse_pair(next(_last_first(headers.all("forwarded")), ""), "proto")
+    scheme = scheme.lower()
+    return scheme if scheme in ("http", "https") else None
 
 
 def _last_first(values: Sequence[str]) -> Iterator[str]:
@@ -67,15 +81,15 @@ def _last_first(values: Sequence[str]) -> Iterator[str]:
         yield "" if is_quoted else value[:end]
 
 
-def _parse_for(element: str) -> str:
-    """Return the address in an element; empty if there is none, or more than one."""
+def _parse_pair(element: str, name: str) -> str:
+    """Return the value of a parameter in an element; empty if it is missing, malformed or there more than once."""
     found = []
     for pair in element.split(";"):
-        name, _, address = pair.strip(_BLANKS).partition("=")
-        if len(address) > 1 and address[0] == address[-1] == '"':
-            address = address[1:-1]
-        if name.lower() == "for" and _NOT_IN_ADDRESS.isdisjoint(address):
-            found.append(address)
+        key, _, value = pair.strip(_BLANKS).partition("=")
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        if key.lower() == name and _NOT_IN_VALUE.isdisjoint(value):
+            found.append(value)
     return found[0] if len(found) == 1 else ""
 
 

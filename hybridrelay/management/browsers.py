@@ -71,8 +71,8 @@ def login_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: f
     Args:
         request: the request that is answered with this field.
         value: the text that only the browser has.
-        is_encrypted: whether the connection has TLS. A proxy in front of the relay may have TLS as well, which the
-            browser's Origin says.
+        is_encrypted: whether the connection has TLS, or a trusted proxy says that it was reached over TLS. For other
+            proxies that have TLS, the browser's Origin says it.
         seconds: how long the browser keeps it.
     """
     is_secure = is_encrypted or (request.headers.get("origin") or "").startswith("https://")

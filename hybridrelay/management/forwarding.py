@@ -1,11 +1,11 @@
-"""Finds the address of the client if a trusted reverse proxy has forwarded a request."""
+"""Finds the client's address, and whether it uses TLS, if a trusted reverse proxy has forwarded a request."""
 
 from __future__ import annotations
 
 import attrs
 
 from ..events import EventStream, ForwardedAddressMalformed
-from ..http import Handler, Reply, Request, Route, client_address, forwarded_for
+from ..http import Handler, Reply, Request, Route, client_address, forwarded_for, forwarded_scheme
 from .peers import Peer
 
 __all__ = ["for_client_address"]
@@ -28,9 +28,18 @@ def for_client_address(route: Route[Handler], events: EventStream) -> Route[Hand
 def _from_client_address(request: Request, events: EventStream) -> Request:
     assert isinstance(request.peer, Peer)
     peer = request.peer
+    if not peer.trusted_proxies.covers(peer.address):
+        return request
+    scheme = forwarded_scheme(request.headers)
+    if scheme is not None:
+        peer = attrs.evolve(peer, is_encrypted=scheme == "https")
     try:
         address = client_address(peer.address, forwarded_for(request.headers), peer.trusted_proxies.covers)
     except ValueError as exc:
         events.publish(ForwardedAddressMalformed(peer=peer.address, port="management", detail=str(exc)))
-        return request
-    return request if address == peer.address else attrs.evolve(request, peer=attrs.evolve(peer, address=address))
+        address = peer.address
+    return (
+        request
+        if peer == request.peer and address == peer.address
+        else attrs.evolve(request, peer=attrs.evolve(peer, address=address))
+    )

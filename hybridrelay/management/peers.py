@@ -20,9 +20,9 @@ class Peer:
 
     #: Its network address; empty on the Unix socket.
     address: str = ""
-    #: Reverse proxies that are believed which address a request comes from.
+    #: Reverse proxies that are believed which address a request comes from, and whether over TLS.
     trusted_proxies: Networks = attrs.field(default=NO_NETWORKS, kw_only=True)
-    #: Whether the connection has TLS.
+    #: Whether the connection has TLS. If a trusted proxy says how the client has reached it: whether this has TLS.
     is_encrypted: bool = attrs.field(default=False, kw_only=True)
     #: Who it is, if the connection says so: by the credentials of the Unix socket, or by a client certificate. None:
     #: each request has to have credentials.

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.http.forwarded import client_address, forwarded_for
+from hybridrelay.http.forwarded import client_address, forwarded_for, forwarded_scheme
 from hybridrelay.http.head import Headers
 
 #: A reverse proxy, and another one before it.
@@ -178,3 +178,25 @@ def test_a_long_field_is_cut_at_its_beginning() -> None:
     assert xff("1.1.1.1," * 1000 + CLIENT) == CLIENT
     assert forwarded("for=1.1.1.1," * 1000 + f"for={CLIENT}") == CLIENT
     assert xff("x" * 9000 + f",{CLIENT}, {OUTER}") == CLIENT
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([], None),
+        ([("x-forwarded-proto", "https")], "https"),
+        ([("x-forwarded-proto", "HTTP")], "http"),
+        ([("x-forwarded-proto", "https, http")], "http"),
+        ([("x-forwarded-proto", "http"), ("x-forwarded-proto", " https ")], "https"),
+        ([("x-forwarded-proto", "wss")], None),
+        ([("x-forwarded-proto", "")], None),
+        ([("forwarded", "for=192.0.2.1;proto=https")], "https"),
+        ([("forwarded", 'for=192.0.2.1;proto=http, for="[2001:db8::1]";Proto="https"')], "https"),
+        ([("forwarded", "proto=https, for=192.0.2.1")], None),
+        ([("forwarded", "proto=https;proto=http")], None),
+        ([("forwarded", 'proto="https')], None),
+        ([("x-forwarded-proto", "http"), ("forwarded", "proto=https")], "http"),
+    ],
+)
+def test_the_scheme(fields: list[tuple[str, str]], expected: str | None) -> None:
+    assert forwarded_scheme(Headers(fields)) == expected

@@ -108,3 +108,23 @@ async def test_the_proxy_protocol(state: Path) -> None:
         # The event is published before the connection is closed.
         (refused,) = (event for event in api.events if isinstance(event, ProxyHeaderRefused))
         assert (refused.peer, refused.port) == (PROXY, "management")
+
+
+async def test_x_forwarded_proto_is_believed_from_trusted_proxies_only(state: Path) -> None:
+    """It decides whether the cookie of a login is for connections with TLS only."""
+    async with served(state, attrs.evolve(OPTIONS, trusted_proxies=NETWORK)) as api:
+        for source, proto, is_secure in (
+            (PROXY, "https", True),
+            (PROXY, "http", False),
+            (PROXY, "", False),
+            (OTHER, "https", False),
+        ):
+            headers = {"X_Forwarded_For": CLIENT, "Origin": "http://x"}
+            headers |= {"X_Forwarded_Proto": proto} if proto else {}
+            headers["Content_Type"] = "application/x-www-form-urlencoded"
+            async with await _connect(api, source) as stream:
+                with trio.fail_after(20):
+                    body = f"token={api.token}".encode()
+                    answer = await Client(stream).request("POST", "/login", body, **headers)
+            assert answer.status == 303
+            assert answer.headers["set-cookie"].endswith("; Secure") is is_secure, (source, proto)
