@@ -130,8 +130,8 @@ class DataChannels(Generic[HandleT]):
                 with trio.CancelScope(shield=True):  # takes only a moment, because that task was cancelled
                     await channels.over.wait()
             raise
-        if channels.moving is None:
-            await _send_status(stream, channels.status)
+        # If the two were joined, the stream is closed already, and this does nothing.
+        await _send_status(stream, channels.status)
 
     async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope, pace: PairPace) -> None:
         """Notify both sides that they are joined, and move bytes between them until the pair ends."""
