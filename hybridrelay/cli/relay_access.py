@@ -81,9 +81,10 @@ def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator
             yield ApiRegistry(client)
             return
         from ..administration import StoreRegistry
+        from ..management.audited_registry import AuditedRegistry
 
         with StoreRegistry(state_dir=args.state, create=create) as registry:
-            yield registry
+            yield AuditedRegistry(registry, args.state)
 
 
 def check_alternatives(args: argparse.Namespace, *options: str, required: bool = False) -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from ..protocol.control import MAX_CONNECTION_NAME
 from ..security import ManagementRole
-from .audit_log import AuditEntry, AuditFilter
+from .audit_entries import AuditEntry, AuditFilter
 from .calls import Call
 from .operations import Operation
 from .problem_kinds import Problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.administration import StoreRegistry, read_relay_record
+from hybridrelay.management.audit_entries import AuditFilter, read_audit
 from hybridrelay.relay import HybridConnection, SQLiteStore
 from hybridrelay.relay.store.public_ports import save_public_ports
 from hybridrelay.security import KeySlot, Secret, key_fingerprint, load_connection_string, relay_pin
@@ -75,9 +77,13 @@ def key(way: Way, rule: str, slot: KeySlot = PRIMARY) -> Secret | None:
 
 
 def is_audited(way: Way, operation: str, status: int = 200) -> bool:
-    """Whether the change is in the audit log; if no relay runs, there is none."""
+    """Whether the change is in the audit log."""
+    if way.name == "store":
+        entries = read_audit(way.state, AuditFilter(), 100).entries
+        assert {(entry.caller, entry.peer) for entry in entries} == {(f"local uid {os.getuid()}", "local")}
+        return (operation, status) in [(entry.operation, entry.status) for entry in entries]
     caller = "token" if way.name == "https" else "local"
-    return way.name == "store" or (operation, caller, status) in way.audited
+    return (operation, caller, status) in way.audited
 
 
 def test_created(run: Run, way: Way) -> None:

@@ -15,8 +15,9 @@ import trio.testing
 
 from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementCallRefused
 from hybridrelay.management import Caller
+from hybridrelay.management.audit_entries import AuditFilter, Kind
 from hybridrelay.management.audit_files import AuditFiles, Line
-from hybridrelay.management.audit_log import AuditFilter, AuditLog
+from hybridrelay.management.audit_log import AuditLog
 from hybridrelay.management.callers import Scope
 from hybridrelay.security import ManagementRole
 
@@ -158,7 +159,7 @@ async def test_pages_and_filters(log: AuditLog) -> None:
 
 
 async def test_a_request_looks_at_a_limited_number_of_lines(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridrelay.management.audit_log._MAX_SCANNED", 10)
+    monkeypatch.setattr("hybridrelay.management.audit_entries._MAX_SCANNED", 10)
     for number in range(35):
         log(called("rare" if number == 0 else "frequent"))
     wanted, before = AuditFilter(operation="rare"), None
@@ -171,7 +172,11 @@ async def test_a_request_looks_at_a_limited_number_of_lines(log: AuditLog, monke
 
 
 async def test_strangers_do_not_displace_known_callers(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridrelay.management.audit_log._REFUSED", (2000, 2))
+
+    def small(directory: Path, kind: Kind) -> AuditFiles:
+        return AuditFiles(directory, kind.value[0], *((2000, 2) if kind is Kind.REFUSED else kind.value[1:]))
+
+    monkeypatch.setattr("hybridrelay.management.audit_log.files_of", small)
     log(called("mine"))
     for _ in range(100):
         log(refused())

@@ -11,7 +11,7 @@ import msgspec
 from ...events.plain_log import fields_text
 from ...management import ManagementClient
 from ...management.audit import AuditValue
-from ...management.audit_log import AuditEntry, AuditFilter, read_audit
+from ...management.audit_entries import AuditEntry, AuditFilter, read_audit
 from ...management.paging import PAGE, PageReader
 from ...relay.store.state_dir import prepare_state_directory
 from .. import exits, output

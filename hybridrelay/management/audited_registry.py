@@ -1,0 +1,198 @@
+"""Records what commands do with the store of a relay that is not running, in the audit log of this relay."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from .._file_lock import locked_files
+from ..administration import ConnectionInfo, Registry, RelayDescription, RuleInfo, TokenInfo
+from ..errors import ConfigurationError, StateError
+from ..events.plain_log import plainly_logged_events
+from ..events.relay_resources import StateFileNotWritten
+from ..relay.model import RelayRecord
+from ..relay.quotas import Edition, Editions, Limits, Quota
+from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached
+from ..security import KeySlot, ManagementRole, Right, Rule, Secret
+from .audit_entries import DIRECTORY, AuditEntry, Kind, files_of, next_number, remedy_of
+from .audit_files import Line
+from .problem_kinds import Problem
+
+__all__ = ["AuditedRegistry"]
+
+#: How long to wait for another command that is writing an entry (seconds).
+_LOCK_SECONDS = 5.0
+#: Locked while an entry is written, so that each gets a number of its own.
+_LOCK_FILE = "local.lock"
+
+
+class AuditedRegistry:
+    """Implements `Registry` with another one, and records each change and each look at keys, also if it fails.
+
+    The entries have the operations and the statuses that the same calls of the management API would have. They are in
+    files of their own, which a relay only reads: a relay that starts meanwhile cannot lose or repeat one.
+
+    Args:
+        registry: the store of the relay.
+        state_dir: the state directory of the relay.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, registry: Registry, state_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._registry = registry
+        self._state_dir = state_dir
+        self._clock = clock
+        # Reading is not recorded.
+        self.relay: Callable[[], RelayDescription] = registry.relay
+        self.connections: Callable[[], tuple[ConnectionInfo, ...]] = registry.connections
+        self.find: Callable[[str], ConnectionInfo | None] = registry.find
+        self.connection: Callable[[str], ConnectionInfo] = registry.connection
+        self.tokens: Callable[[], tuple[TokenInfo, ...]] = registry.tokens
+        self.editions: Callable[[], Editions] = registry.editions
+
+    def rule_with_keys(self, name: str, rule: str) -> Rule:
+        """See `Registry.rule_with_keys`."""
+        with self._recorded("listKeys", connection=name, rule=rule):
+            return self._registry.rule_with_keys(name, rule)
+
+    def prepare(self, *, now: float) -> RelayDescription:
+        """See `Registry.prepare`. This is no change by an administrator."""
+        return self._registry.prepare(now=now)
+
+    def import_(self, record: RelayRecord) -> None:
+        """See `Registry.import_`."""
+        with self._recorded("putHybridConnection", 201, connection=record.name):
+            self._registry.import_(record)
+
+    def change(
+        self,
+        known: ConnectionInfo,
+        *,
+        hosts: Iterable[str] | None = None,
+        disabled: bool | None = None,
+        quota: Quota | None = None,
+    ) -> None:
+        """See `Registry.change`."""
+        with self._recorded("patchHybridConnection", connection=known.name):
+            self._registry.change(known, hosts=hosts, disabled=disabled, quota=quota)
+
+    def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
+        """See `Registry.change_edition`."""
+        with self._recorded("putEdition"):
+            return self._registry.change_edition(known, connections=connections, limits=limits)
+
+    def use_edition(self, name: str) -> None:
+        """See `Registry.use_edition`."""
+        with self._recorded("putEditionOfRelay"):
+            self._registry.use_edition(name)
+
+    def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
+        """See `Registry.put_rule`."""
+        status = 201 if known.find_rule(rule) is None else 200
+        with self._recorded("putAuthorizationRule", status, connection=known.name, rule=rule):
+            return self._registry.put_rule(known, rule, rights)
+
+    def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
+        """See `Registry.delete_rule`."""
+        with self._recorded("deleteAuthorizationRule", 204, connection=known.name, rule=rule):
+            self._registry.delete_rule(known, rule)
+
+    def delete(self, known: ConnectionInfo) -> None:
+        """See `Registry.delete`."""
+        with self._recorded("deleteHybridConnection", 204, connection=known.name):
+            self._registry.delete(known)
+
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
+        """See `Registry.regenerate_key`."""
+        with self._recorded("regenerateKeys", connection=name, rule=rule):
+            self._registry.regenerate_key(name, rule, slot, key, generation=generation)
+
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
+        """See `Registry.revoke_key`."""
+        with self._recorded("revokeKeys", connection=name, rule=rule):
+            self._registry.revoke_key(name, rule, slot, generation=generation)
+
+    def create_token(
+        self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
+    ) -> tuple[TokenInfo, Secret]:
+        """See `Registry.create_token`."""
+        with self._recorded("createToken", 201):
+            return self._registry.create_token(name, role, scope=scope, seconds=seconds, now=now)
+
+    def delete_token(self, id_: str) -> None:
+        """See `Registry.delete_token`."""
+        with self._recorded("deleteToken", 204, token=id_):
+            self._registry.delete_token(id_)
+
+    @contextmanager
+    def _recorded(
+        self, operation: str, status: int = 200, *, connection: str = "", rule: str = "", token: str = ""
+    ) -> Iterator[None]:
+        """Record an operation at the end of the block, with the status that its exception stands for, if any."""
+        try:
+            yield
+        except BaseException as exc:
+            status = _status_of(exc)
+            raise
+        finally:
+            entry = AuditEntry(
+                number=0,  # until it is written
+                time=round(self._clock(), 3),
+                operation=operation,
+                caller=f"local {_user()}",
+                role=ManagementRole.ADMIN.name.lower(),
+                peer="local",
+                connection=connection,
+                rule=rule,
+                token=token,
+                status=status,
+                request_id=secrets.token_hex(8),
+            )
+            self._record(entry)
+
+    def _record(self, entry: AuditEntry) -> None:
+        """Write an entry. The change has been made already, so a failure is only reported."""
+        if not self._state_dir.is_dir():
+            return  # there is no relay, and nothing was changed
+        directory = self._state_dir / DIRECTORY
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            lock = directory / _LOCK_FILE
+            os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
+            with locked_files([lock], seconds=_LOCK_SECONDS):
+                number = next_number(directory, self._clock)
+                data = msgspec.json.encode(msgspec.structs.replace(entry, number=number))
+                files_of(directory, Kind.LOCAL).append([Line(number, data)])
+        except OSError as exc:
+            event = StateFileNotWritten(file=str(directory), detail=exc.strerror or str(exc), remedy=remedy_of(exc))
+            plainly_logged_events().publish(event)
+
+
+def _user() -> str:
+    """The user who runs the command, as the management API names the callers on its socket."""
+    get = getattr(os, "getuid", None)  # which Windows does not have
+    return f"user {getpass.getuser()}" if get is None else f"uid {get()}"
+
+
+def _status_of(exc: BaseException) -> int:
+    """The status with which the management API answers a call that fails like this; 0 if it was interrupted."""
+    match exc:
+        case NotFound():
+            return Problem.NOT_FOUND.status
+        case NameTaken() | QuotaReached() | ChangedMeanwhile():
+            return Problem.CHANGED.status
+        case StateError():
+            return Problem.UNAVAILABLE.status
+        case ConfigurationError():
+            return Problem.INVALID.status
+        case Exception():
+            return Problem.INTERNAL.status
+        case _:
+            return 0
