@@ -1,14 +1,16 @@
 """Accepting connections, even when descriptors or memory have run out.
 
-`trio.serve_listeners` then logs a traceback and sleeps, ten times a second, while the peers that wait in the backlog
-take themselves to be connected. Here they are reset at once, so that they can try elsewhere or report an error:
+In that situation, `trio.serve_listeners` logs a traceback and sleeps, ten times a second, while the peers in the
+backlog believe that they are connected. Here they are reset at once, so that they can try elsewhere or report an
+error:
 
-1. The last descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is reset.
+1. The last few descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is
+   reset.
 2. If even those have run out, a descriptor that is held in reserve is closed to accept and reset one connection, and
    then opened again.
 3. One event says that connections are being reset, and one at the end how many were.
 
-Errors of single connections (accept(2) lists them) are ignored.
+Errors that concern only one connection (see accept(2)) are ignored.
 
 `serve_listeners` runs a task for each connection. `accept_sockets` passes each one to a function instead, several in
 one pass of the event loop, which costs much less.
@@ -70,7 +72,7 @@ async def serve_listeners(
     """Accept connections until cancelled, and run `handler` with each, which is closed when the handler returns.
 
     Args:
-        handler: must not raise.
+        handler: serves one connection. Must not raise.
         listeners: the caller closes them.
         handler_nursery: runs the handlers.
         events: the stream to which an event is published when connections are reset, and one when that is over.
@@ -149,7 +151,7 @@ async def accept_sockets(
 async def _accept_sockets(
     listener: trio.SocketListener, take: Take, reserve: _Reserve, report: ShortageReport
 ) -> None:
-    # The same descriptor, for calls that Trio does not have. Trio has made it non-blocking.
+    # The same descriptor, for calls that Trio does not offer. Trio has made it non-blocking.
     accepting = socket.socket(fileno=listener.socket.fileno())
     try:
         while True:
@@ -234,7 +236,8 @@ class _Reserve:
 
 
 class ShortageReport:
-    """Publishes one event when a resource has run out, and one at the end with the number of connections reset."""
+    """Publishes one event when a resource has run out, and one at the end with the number of connections that were
+    reset."""
 
     def __init__(self, events: EventStream, what: str) -> None:
         self._events = events
@@ -245,7 +248,7 @@ class ShortageReport:
         self._began = trio.Event()
 
     def note(self, shortage: Shortage, count: int) -> None:
-        """A resource has run out, and `count` connections were reset because of that."""
+        """Note that a resource has run out, and that `count` connections were reset because of that."""
         self._count += count
         self._notes += 1
         self._shortage = shortage

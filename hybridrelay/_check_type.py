@@ -1,4 +1,5 @@
-"""Arguments of the wrong type, reported where the library is called and not somewhere inside of it."""
+"""Checking the types of arguments in public calls, so that a wrong type is reported there and not deep inside the
+library."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ def check_type(value: object, kind: type[T], how: str) -> T:
     Args:
         value: an argument of a public call.
         kind: the type that it must have.
-        how: an expression that gives such a value, for the message.
+        how: an expression that returns such a value, for the message.
 
     Raises:
-        TypeError: it is something else. The message repeats nothing of the value, which may be a secret.
+        TypeError: it has another type. The message does not contain the value, which may be a secret.
     """
     if not isinstance(value, kind):
         raise TypeError(f"expected a {kind.__name__}, not {type(value).__name__}: {how}")

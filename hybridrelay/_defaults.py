@@ -1,4 +1,5 @@
-"""Defaults that the commands' options and the library's parameters share. Imports nothing: --help shows them."""
+"""Defaults that the commands' options and the library's parameters share. Imports nothing, because --help shows
+them."""
 
 from __future__ import annotations
 

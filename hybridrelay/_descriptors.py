@@ -1,4 +1,4 @@
-"""How many descriptors this process may have open, and how many of them it keeps for itself.
+"""The limit on this process's open descriptors, and how many of them the program keeps for its own needs.
 
 The programs raise the limit when they start (`raise_descriptor_limit`). Library calls do not change the limits of the
 process in which they run: they read the limit, and stay below it.
@@ -42,14 +42,14 @@ def descriptor_limit() -> int | None:
 
 
 def reserved_descriptors(limit: int) -> int:
-    """Return how many of `limit` descriptors are kept for the program itself: a fourth, but no more than 64."""
+    """Return how many of `limit` descriptors are kept for the program itself: a quarter, but no more than 64."""
     return min(_RESERVED, limit // 4)
 
 
 def is_reserved(descriptor: int) -> bool:
-    """Whether a descriptor that was just opened is one of those that are kept for the program itself.
+    """Return whether a descriptor that was just opened is one of those that are kept for the program itself.
 
-    The system always assigns the lowest free number: a number near the limit means that all lower ones are taken.
+    The system always assigns the lowest free number, so a number near the limit means that all lower ones are in use.
     """
     limit = descriptor_limit()
     return limit is not None and descriptor >= limit - reserved_descriptors(limit)
@@ -72,7 +72,7 @@ def is_descriptor_shortage(error: OSError) -> bool:
 
 
 def raise_descriptor_limit() -> int | None:
-    """Raise this process's limit of open descriptors as far as it may go without privileges.
+    """Raise this process's limit of open descriptors as far as is allowed without privileges.
 
     Every connection takes a descriptor; in the relay, a pair takes two and, while bytes wait in it, four more. The
     usual soft limit of 1024 exists only for programs that call `select`, which Trio does not use.
@@ -85,7 +85,7 @@ def raise_descriptor_limit() -> int | None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS reports an infinite hard limit and refuses it as a soft one; 10240 is its OPEN_MAX.
+    # macOS reports an infinite hard limit but refuses it as a soft limit. 10240 is its OPEN_MAX.
     for wanted in (hard, 10240):
         if wanted != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or wanted <= soft):
             break

@@ -6,7 +6,7 @@ __all__ = ["leaves"]
 
 
 def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group, at any depth; for any other exception, a list of only that exception."""
+    """Return the exceptions in a group, at any depth. For any other exception, return a list with that exception."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for inner in exc.exceptions for leaf in leaves(inner)]
     return [exc]

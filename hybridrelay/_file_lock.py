@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: The position of the byte that is locked on Windows: after all content, since its locks prevent others from reading.
+#: The position of the byte that is locked on Windows: beyond all content, because a lock there prevents others from
+#: reading.
 _FAR_BEHIND = 1 << 30
 #: How often `locked_files` tries to lock a file (seconds).
 _POLL_SECONDS = 0.05
@@ -18,8 +19,8 @@ _POLL_SECONDS = 0.05
 def lock_file(descriptor: int) -> bool:
     """Lock an open file without waiting. Returns False if it is already locked.
 
-    The lock ends when the file is closed, and therefore with the process, however that ends. It also excludes another
-    descriptor of the same process.
+    The lock ends when the file is closed, and therefore when the process ends for whatever reason. It also excludes
+    other descriptors of the same process.
 
     Raises:
         OSError: the file system does not support locks.
@@ -49,15 +50,15 @@ def lock_file(descriptor: int) -> bool:
 def locked_files(paths: Iterable[Path], *, seconds: float) -> Iterator[None]:
     """Keep other processes that use this function from changing the same files during the block. Blocks.
 
-    Read the files inside the block. Files that do not exist or cannot be opened are not locked: the code that reads
-    or writes them raises the error. Files on a file system without locks are not locked either.
+    Read the files inside the block. Files that do not exist, or cannot be opened, are not locked; reading or writing
+    them later raises the error. Files on a file system without locks are not locked either.
 
     Args:
         paths: the files; symbolic links are followed.
         seconds: how long to wait for another process.
 
     Raises:
-        TimeoutError: another process has had one of them locked for that time; its `filename` says which.
+        TimeoutError: another process held the lock of a file, which `filename` names, for that time.
     """
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as held:

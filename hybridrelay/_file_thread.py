@@ -1,4 +1,4 @@
-"""Reads files in a thread while a program runs, because the file system may answer late, or never."""
+"""Reading files in a thread while a program runs, because the file system may answer late, or never."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE_SECONDS = 10.0
 class FileThread:
     """Runs short work on one file, or one group of files, in one thread at a time.
 
-    Work that hangs keeps its thread, and further work on the same file fails until it returns. Other files use other
+    Work that hangs keeps its thread, and until it returns, further work on the same file fails. Other files use other
     threads.
     """
 

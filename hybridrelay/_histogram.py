@@ -15,7 +15,7 @@ class HistogramSnapshot:
 
     #: Upper bounds of the buckets (seconds), in increasing order.
     bounds: tuple[float, ...]
-    #: One for each bucket, and one more for durations above the last bound.
+    #: The count of each bucket, followed by that of durations above the last bound.
     counts: tuple[int, ...]
     #: The sum of all durations (seconds).
     total: float

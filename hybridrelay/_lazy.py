@@ -1,6 +1,6 @@
 """Packages whose names are loaded when they are first used (PEP 562).
 
-A program that needs one name of a package then does not load what only the others need, such as Trio.
+A program that needs one name of a package thus does not load modules that only other names need, such as Trio.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["load_when_used"]
 def load_when_used(
     package: str, homes: Mapping[str, Iterable[str]], open_homes: Iterable[str] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Make a package's ``__getattr__`` and ``__dir__``.
+    """Return functions for a package's ``__getattr__`` and ``__dir__``.
 
     Args:
-        package: its ``__name__``.
+        package: the package's ``__name__``.
         homes: the names that come from each module in the package, by the module's relative name.
         open_homes: further modules, from which all names in their ``__all__`` come. All of them are loaded when the
             first of their names is used.

@@ -1,4 +1,4 @@
-"""Opening listeners, and explaining why that failed and what to do about it."""
+"""Opening listeners, and explaining why it failed and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .events import EventStream, ListenAddressSkipped
 #: How many connections may wait to be accepted. The system also has a limit (net.core.somaxconn).
 _BACKLOG = 0xFFFF
 
-#: The beginning of the default range of local ports for outgoing connections on Linux. On other systems it is higher.
+#: The first local port for outgoing connections by default on Linux. On other systems it is higher.
 _EPHEMERAL = 32768
 #: The command that shows which program uses a port.
 _WHO_LISTENS = {"linux": "ss -ltnp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iTCP")
@@ -29,7 +29,7 @@ _PRIVILEGE = (
 
 
 async def open_listeners(host: str | None, port: int, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on those addresses of a host that this machine has.
+    """Listen on all addresses of a host name that belong to this machine.
 
     (In many containers, the hosts file gives `localhost` an IPv6 address that no interface has.)
 
@@ -39,8 +39,8 @@ async def open_listeners(host: str | None, port: int, *, events: EventStream) ->
         events: the stream to which an event is published for each address that was left out.
 
     Raises:
-        OSError: the name cannot be resolved, this machine has none of the addresses, or one of those that it has
-            cannot be used.
+        OSError: the name cannot be resolved, none of the addresses belongs to this machine, or one that does cannot
+            be used.
     """
     with thread_errors():
         addresses = await trio.socket.getaddrinfo(
@@ -88,7 +88,7 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
     Args:
         error: the exception.
         port: the port number that was requested.
-        otherwise: what else can be done; "or ...".
+        otherwise: an alternative for the remedy, as "or ...".
 
     Returns:
         A short description of the problem, and a remedy.

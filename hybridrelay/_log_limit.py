@@ -37,7 +37,7 @@ class LeftOut:
 
     kind: Hashable
     count: int
-    #: The first of them.
+    #: The text of the first of them.
     example: str
 
 
@@ -65,12 +65,12 @@ class LogLimit:
         self._next_end = math.inf
 
     def admit(self, kind: Hashable, now: float, example: Callable[[], str]) -> bool:
-        """Whether a line may be logged. Call `ended` first, so that omitted lines are reported before it.
+        """Return whether a line may be logged. Call `ended` first, so that omitted lines are reported before it.
 
         Args:
-            kind: lines of equal kind share a limit.
+            kind: lines of the same kind share a limit.
             now: the time.
-            example: returns the line's text; called only for the first line of a period that is left out.
+            example: returns the line's text. Called only for the first line that is omitted in a period.
         """
         period = self._periods.get(kind)
         if period is None:
@@ -87,7 +87,7 @@ class LogLimit:
         return False
 
     def ended(self, now: float) -> list[LeftOut]:
-        """The lines omitted in the periods that have ended; each is returned once. `math.inf` ends all periods."""
+        """Return the lines omitted in periods that have ended. Each is returned once. `math.inf` ends all periods."""
         if now < self._next_end:
             return []
         over = {kind: period for kind, period in self._periods.items() if period.until <= now}
@@ -121,10 +121,10 @@ def _run_limit() -> LogLimit:
 
 
 class LimitedLogger:
-    """A logger for lines that others can cause repeatedly. Lines with the same message share a limit.
+    """A logger for lines that peers or users can cause repeatedly. Lines with the same message share a limit.
 
-    The program or library call that uses it also runs `report_left_out`. Outside of a Trio run nothing is limited,
-    because others cannot cause lines there.
+    The program or library call that uses it also runs `report_left_out`. Outside of a Trio run, nothing is limited,
+    because peers and users cannot cause lines there.
     """
 
     def __init__(self, name: str) -> None:
@@ -160,7 +160,7 @@ class LimitedLogger:
 
 
 def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> bool:
-    """Whether a line may be logged now. One that may not is counted, and `report_left_out` logs the count.
+    """Return whether a line may be logged now. Otherwise it is counted, and `report_left_out` logs the count.
 
     Args:
         logger: the name of the line's logger.

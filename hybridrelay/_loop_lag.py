@@ -1,4 +1,4 @@
-"""Measures how late the event loop is."""
+"""Measuring how late the event loop is."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from ._histogram import Histogram
 
 __all__ = ["LoopLag"]
 
-#: How often it is measured (seconds), and the upper bounds of the buckets.
+#: How often the lag is measured (seconds); below, the upper bounds of the buckets.
 LAG_SECONDS = 1.0
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
 class LoopLag(Histogram):
-    """How late the event loop was, each time that it was measured."""
+    """A histogram of how late the event loop was."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without measurements."""
         super().__init__(LAG_BUCKETS)
 
     async def measure(self) -> None:

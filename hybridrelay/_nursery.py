@@ -10,11 +10,11 @@ from ._exception_groups import leaves
 
 
 class FlatNursery:
-    """``async with FlatNursery() as nursery``: a `trio.Nursery` that avoids exception groups if possible.
+    """``async with FlatNursery() as nursery``: a `trio.Nursery` that raises no exception group if it can avoid it.
 
-    An exception of the block is raised as it is, whatever else has failed meanwhile; otherwise, if one background
-    task has failed, its exception is raised as it is. Only several independent failures of tasks are raised as a
-    group, so that none is lost.
+    An exception of the block is raised alone, whatever else has failed. Otherwise, if one background task has failed,
+    its exception is raised alone. Only independent failures of several tasks are raised as a group, so that none is
+    lost.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class FlatNursery:
             if len(failures) != 1:
                 raise
             failure = failures[0]
-        # Outside of the handler, so that the group does not become the context of its member.
+        # Raised outside of the handler, so that the group does not become the `__context__` of its member.
         try:
             raise failure
         finally:

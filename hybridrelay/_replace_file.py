@@ -1,4 +1,4 @@
-"""Replacing the content of a file in two steps: first everything that can fail, then the change itself.
+"""Replacing the content of a file in two steps: first everything that is likely to fail, then the change itself.
 
 An existing file keeps its owner, group, mode, access control list and other attributes, even if root replaces it. A
 symbolic link stays, and the file to which it leads is replaced. Normally a complete new file is renamed over the old
@@ -23,7 +23,7 @@ from typing import Self
 
 #: The mode of new files, which contain secrets.
 _NEW_MODE = 0o600
-#: The errors if a file cannot be renamed over another one, which may still be possible to overwrite.
+#: The errors if a file cannot be renamed over another one. Overwriting that one may still be possible.
 _NO_RENAME = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
 #: The errors of a file system without hard links, or one that does not allow them.
 _NO_LINK = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -35,8 +35,7 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Replacement(abc.ABC):
-    """New content for a file that is prepared, for which there is space, and that has not replaced the old content
-    yet.
+    """New content for a file, prepared so that it can replace the old content. There is enough space for it.
 
     A context manager: at its end, it is discarded unless it was committed.
     """
@@ -47,10 +46,10 @@ class Replacement(abc.ABC):
 
     @abc.abstractmethod
     def commit(self) -> None:
-        """Replace the old content; the new one is on the disk when this returns.
+        """Replace the old content. When this returns, the new content is on the disk.
 
         Raises:
-            OSError: this failed in spite of all preparation. It names the file, which is unchanged.
+            OSError: this failed in spite of all preparations. The error names the file, which is unchanged.
         """
 
     @abc.abstractmethod
@@ -65,7 +64,7 @@ class Replacement(abc.ABC):
 
 
 def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
-    """Prepare to replace the content of a file; if it does not exist, it is created with mode 0600.
+    """Prepare to replace the content of a file. If it does not exist, it is created with mode 0600.
 
     Args:
         path: the file; a symbolic link is followed.
@@ -262,7 +261,7 @@ class _Renaming(Replacement):
             except OSError as exc:
                 if exc.errno not in _NO_RENAME or not self._target.exists():
                     raise
-                # Only now it is known that no file can be renamed over it.
+                # Only now is it known that no file can be renamed over this one.
                 with _InPlace(self.path, self._target, self._data) as overwriting:
                     overwriting.commit()
                 return
@@ -276,7 +275,7 @@ class _Renaming(Replacement):
 
 
 class _InPlace(Replacement):
-    """The old file, open and already at least as long as the new content.
+    """The old file, which is open and already at least as long as the new content.
 
     The space is reserved by appending line feeds, which are harmless to readers.
     """
@@ -326,7 +325,7 @@ class _InPlace(Replacement):
 
 
 def _check_mutable(target: Path) -> None:
-    """Raise OSError if nobody may change or replace the file: it is immutable, or only allows appending (chattr(1)).
+    """Raise OSError if the file is immutable or append-only (chattr(1)), so that nobody may change or replace it.
 
     A file without write permission (EACCES) can be replaced.
     """
@@ -340,7 +339,7 @@ def _check_mutable(target: Path) -> None:
 
 
 def _regular_file(target: Path) -> os.stat_result | None:
-    """The status of a file; None if it does not exist."""
+    """Return the status of a regular file; None if the file does not exist."""
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -353,7 +352,8 @@ def _regular_file(target: Path) -> os.stat_result | None:
 
 
 def _must_stay(target: Path, status: os.stat_result) -> bool:
-    """Whether the file must not, or cannot, be replaced by another. On Windows, a new file has other permissions."""
+    """Return whether the file must be overwritten, and not replaced by another. On Windows, a new file would have
+    other permissions."""
     return sys.platform == "win32" or status.st_nlink > 1 or _is_mount_point(target, status)
 
 
@@ -369,7 +369,8 @@ def _is_mount_point(target: Path, status: os.stat_result) -> bool:
 
 
 def _mount_path(line: bytes) -> bytes:
-    """The fifth field; the kernel writes spaces and backslashes in octal (``\\040``)."""
+    """Return the mount path, which is the fifth field. The kernel writes spaces and backslashes in octal
+    (``\\040``)."""
     fields = line.split(b" ")
     path = fields[4] if len(fields) > 4 else b""
     for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
@@ -402,7 +403,7 @@ def _copy_extended_attributes(source: Path, fresh: Path) -> None:
     for name, value in wanted.items():
         if made.get(name) != value and name not in _COMPUTED_ATTRIBUTES:
             os.setxattr(fresh, name, value)
-    for name in made.keys() - wanted.keys():  # from the directory's default access control list
+    for name in made.keys() - wanted.keys():  # these come from the directory's default access control list
         if not name.startswith("security."):
             os.removexattr(fresh, name)
 

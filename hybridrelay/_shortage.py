@@ -55,16 +55,17 @@ _SHORTAGES = {
 
 
 def shortage_of(error: OSError) -> Shortage | None:
-    """What has run out according to the error of a system call; None if it has another cause."""
+    """Return what has run out, according to the error of a system call; None if the error has another cause."""
     if error.errno is None or isinstance(error, socket.gaierror | BlockingIOError):
-        return None  # not an errno; or EAGAIN of a call that would block
+        return None  # not an errno, or EAGAIN from a call that would block
     if error.errno == errno.EADDRNOTAVAIL:
         return None if _has_free_port() else _PORTS
     return _SHORTAGES.get(error.errno)
 
 
 def _has_free_port() -> bool:
-    """Whether a local TCP port is left. If so, EADDRNOTAVAIL means that there is no local address (often of IPv6)."""
+    """Return whether a local TCP port is left. If so, EADDRNOTAVAIL means that there is no local address (often of
+    IPv6)."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             sock.bind(("", 0))

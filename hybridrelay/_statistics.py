@@ -18,10 +18,10 @@ import trio
 
 
 class Reporter(Protocol):
-    """An object that reports what it holds."""
+    """An object that reports numbers about its resources."""
 
     def statistics(self) -> Mapping[str, int]:
-        """Numbers by name. Those of all reporters are added up, so zeros can be omitted."""
+        """Return numbers by name. Those of all reporters are added up, so zeros can be omitted."""
 
 
 #: The reporters, by a token of each `reporting` block: one reporter may be in several blocks.
@@ -30,7 +30,8 @@ _REPORTERS: trio.lowlevel.RunVar[dict[object, Reporter]] = trio.lowlevel.RunVar(
 
 @contextmanager
 def reporting(*reporters: Reporter) -> Iterator[None]:
-    """Include these in `program_statistics` during the block. One that is in several blocks is counted once."""
+    """Include these reporters in `program_statistics` during the block. A reporter in several blocks is counted
+    once."""
     try:
         running = _REPORTERS.get()
     except LookupError:
@@ -51,11 +52,11 @@ class ProgramStatistics:
 
     #: The number of tasks of the Trio run, by the name of their function; includes Trio's own tasks.
     tasks: Mapping[str, int]
-    #: What reporters hold; a missing name means 0.
+    #: The numbers of all reporters. A missing name means 0.
     counts: Mapping[str, int]
-    #: Open descriptors of the process; None if the platform does not tell.
+    #: The number of open descriptors of the process; None if the platform does not provide it.
     descriptors: int | None
-    #: Resident memory of the process (bytes); None if the platform does not tell.
+    #: The resident memory of the process (bytes); None if the platform does not provide it.
     resident_bytes: int | None
 
     def as_dict(self) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """Reading text that people write: in files, in environment variables, on standard input.
 
 Editors and shells add invisible characters: a byte-order mark, UTF-16 (Windows), CR LF or CR at the ends of lines,
-spaces and non-breaking spaces around a value, and also quotes around it. These do not change the meaning, so they are
-removed here. If data cannot be read as text (undecodable bytes, NUL), the error names the source and the line, and
-never quotes the content, because most of these files contain secrets.
+spaces and non-breaking spaces around a value, and also quotes around it. They are not meant as part of the text, so
+they are removed here. If data cannot be read as text (undecodable bytes, NUL), the error names the source and the
+line, and never quotes the content, because most of these files contain secrets.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def read_text(
 
     Args:
         path: the file, or a pipe.
-        what: what it is, for messages: "the authority file".
-        limit: its maximum size (bytes); no more is read.
+        what: the kind of file, for messages: "the authority file".
+        limit: the maximum size (bytes). No more is read.
         secret: whether to log a warning if users other than the owner may read it (not on Windows).
-        regular: whether to refuse everything except a regular file, without waiting for it. For files that are read
-            again while a program runs, or replaced, which is not possible with a pipe.
+        regular: whether to refuse everything except a regular file, without waiting on a pipe. For files that are
+            read again while a program runs, or replaced, which a pipe does not allow.
 
     Returns:
         The text without a byte-order mark, with ``\\n`` at the ends of its lines.
@@ -58,7 +58,7 @@ def read_text(
 def read_bytes(
     path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False, regular: bool = False
 ) -> bytes:
-    """Read a file of up to `limit` bytes; of a larger one, `limit` + 1 bytes, which `decode_text` refuses.
+    """Read a file of up to `limit` bytes. If it is larger, return `limit` + 1 bytes, which `decode_text` refuses.
 
     Args:
         path, what, limit, secret, regular: see `read_text`.
@@ -119,14 +119,14 @@ def decode_text(data: bytes, *, source: str, limit: int) -> str:
 
 
 def strip_blanks(text: str) -> str:
-    """`text` without white space and invisible characters at its ends, such as non-breaking spaces."""
+    """Return `text` without white space (including non-breaking spaces) and invisible characters at its ends."""
     while (stripped := text.strip().strip(_INVISIBLE)) != text:
         text = stripped
     return text
 
 
 def strip_value(text: str) -> str:
-    """`text` without white space at its ends, and without a pair of quotes around it."""
+    """Return `text` without white space at its ends, and without a pair of quotes around it."""
     text = strip_blanks(text)
     for opening, closing in _QUOTES:
         if len(text) >= 2 and text.startswith(opening) and text.endswith(closing):
@@ -135,7 +135,8 @@ def strip_value(text: str) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text that `read_text` has returned, without white space at their ends; the first is number 1."""
+    """Yield the numbered lines of a text from `read_text`, without white space at their ends. The first is number
+    1."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, strip_blanks(line)
 

@@ -1,4 +1,4 @@
-"""Worker threads for short blocking work, and the case that no thread can be started."""
+"""Worker threads for short blocking work, and what to do if no thread can be started."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ async def run_in_thread(
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """`trio.to_thread.run_sync`, or a plain call if no thread can be started.
+    """Call a function in a thread, or if no thread can be started, in the calling thread.
 
-    For short work on local files, which may take long on a slow disk. If there is no thread, it is better that
-    everything waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads
-    does not apply, because name resolution uses it, and a name server that does not answer can use it up.
+    For short work on local files, which may take long on a slow disk. Without a thread, it is better that everything
+    waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads does not
+    apply: name resolution shares it, and a name server that does not answer could use it up.
 
     Args:
         function: called with `arguments`.
@@ -92,7 +92,7 @@ def _own_limiter() -> trio.CapacityLimiter:
 
 @contextmanager
 def thread_errors() -> Iterator[None]:
-    """Translate errors of Trio's calls that resolve names, for which Trio starts a thread.
+    """Translate the errors of Trio's calls that resolve names. Trio starts a thread for these.
 
     Raises:
         OutOfThreads: no thread can be started.

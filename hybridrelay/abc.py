@@ -5,7 +5,7 @@ everything secret is sent over TLS inside the transport. Transports are found by
 ``hybridrelay.transports``); each entry point names a module-level `Transport` instance. ``transports/README.md``
 shows how to write one, and `hybridrelay.testing` has the conformance suite that it must pass.
 
-How the work is divided:
+Who does what:
 
 - A transport implements how to make a `Connection` to an `Address` with what a `Dialer` opens, and how to `listen` on
   a `Binding`. It does not deal with proxies, the purposes of channels, or TLS certificates.
@@ -18,9 +18,9 @@ How the work is divided:
 - The relay decides when work is done for peers that have not authenticated. A `Listener` therefore returns `Incoming`
   connections for which no work has been done yet, and the relay calls `Incoming.handshake` when they may proceed.
 
-Why `listen` returns a listener and does not run a handler for each connection (as `trio.serve_listeners` does): the
-relay must be able to hold, reorder and drop connections before it starts a task for them, and it owns the nursery in
-which they are served. A transport that needs tasks of its own takes a nursery when it is made.
+`listen` returns a listener and does not run a handler for each connection (as `trio.serve_listeners` does), because
+the relay must be able to hold, reorder and drop connections before it starts a task for them, and it owns the nursery
+in which they are served. A transport that needs tasks of its own takes a nursery when it is created.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ __all__ = [
     "Transport",
 ]
 
-#: Opens a byte stream to ``(host, port)`` over TCP. It is a `trio.abc.HalfCloseableStream`, unless outer TLS was
-#: added to it, with which one direction cannot be ended separately. Raises `OSError` (or a subclass) if the
-#: connection fails; a `hybridrelay.connectivity.DialError` has the texts for reports. The caller sets the deadline;
-#: cancelled, nothing stays open.
+#: Opens a byte stream to ``(host, port)`` over TCP. It is a `trio.abc.HalfCloseableStream`, unless it contains outer
+#: TLS, with which one direction cannot be ended separately. Raises `OSError` (or a subclass) if the connection fails;
+#: a `hybridrelay.connectivity.DialError` has the texts for reports. The caller sets the deadline. If cancelled,
+#: nothing stays open.
 Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
-#: Opens a UDP socket that is connected to ``(host, port)``. Raises and cancels like `Dial`.
+#: Opens a UDP socket that is connected to ``(host, port)``. Errors and cancellation are as for `Dial`.
 DialUDP = Callable[[str, int], Awaitable[trio.socket.SocketType]]
 #: Starts the command that the operator configured. The stream writes to its standard input and reads its standard
-#: output; closing the stream ends the process. The end of its output reads as ``b""`` whatever caused it. Raises
+#: output; closing the stream ends the process. The end of its output is read as ``b""``, whatever its cause. Raises
 #: `OSError` if the command cannot be started. If cancelled, no process is left.
 DialProcess = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
 
@@ -94,13 +94,13 @@ class Dialer:
 
 @attrs.frozen
 class Address:
-    """Where to connect to."""
+    """The address to connect to."""
 
     #: A host name or an IP address; IPv6 without brackets.
     host: str
     #: The TCP or UDP port number; 0 for a ``local`` `Port`, which can only be reached by a command.
     port: int
-    #: Whether the streams of `Dialer.tcp` are already inside outer TLS, for protocols in which this matters.
+    #: Whether the streams of `Dialer.tcp` are already inside outer TLS, for protocols for which this matters.
     outer_tls: bool = False
 
 
@@ -113,17 +113,16 @@ class Connection:
     stream: trio.abc.HalfCloseableStream
     #: The other end, for logs and for limits: an IP address if there is one.
     remote: str
-    #: The socket whose bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
-    #: can move them in the kernel; None if the transport changes or adds bytes.
+    #: The socket, if its bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
+    #: can move them in the kernel. None if the transport changes or adds bytes.
     kernel_socket: trio.socket.SocketType | None = None
-    #: The addresses that proxies of the transport's protocol say the connection comes from, as they wrote them, that
-    #: of the nearest proxy last. Anybody can claim any address: the relay uses them only from proxies that it is told
-    #: to trust.
+    #: The addresses from which the connection comes, as stated by proxies of the transport's protocol, that of the
+    #: nearest proxy last. They can be forged, so the relay uses them only from proxies that it is told to trust.
     forwarded_for: tuple[str, ...] = ()
 
     @classmethod
     def over(cls, stream: trio.abc.Stream, remote: str) -> Connection:
-        """A connection that adds nothing to `stream`. If that is a plain socket, `kernel_socket` is set.
+        """Return a connection that adds nothing to `stream`. If that is a plain socket, `kernel_socket` is set.
 
         Raises:
             TransportError: one direction of `stream` cannot be ended separately. This is the case inside outer TLS,
@@ -145,7 +144,7 @@ class Incoming(trio.abc.AsyncResource):
         """Do the server's side of the transport's handshake. Called at most once, when the relay allows it.
 
         Returns:
-            The connection; None if the peer got its answer and no connection results (a health check, a refusal).
+            The connection; None if the peer was answered but no connection results (a health check, a refusal).
 
         Raises:
             TransportError: the peer does not speak this transport; it has been answered.
@@ -166,7 +165,7 @@ class Listener(trio.abc.AsyncResource):
     @property
     @abstractmethod
     def bound(self) -> tuple[Binding, ...]:
-        """Where it listens, with actual port numbers."""
+        """The bindings on which it listens, with actual port numbers."""
 
     @abstractmethod
     async def accept(self) -> Incoming:
@@ -182,7 +181,7 @@ class Listener(trio.abc.AsyncResource):
 
 @attrs.frozen
 class Binding:
-    """Where to listen."""
+    """The address to listen on."""
 
     #: A name or an address of this machine; ``""`` means every address.
     host: str
@@ -235,12 +234,12 @@ class Route:
     extra_seconds: float = 0.0
 
     def port_for(self, purpose: Purpose) -> Port:
-        """The port for channels of this purpose."""
+        """Return the port for channels of this purpose."""
         return self.others.get(purpose, self.port)
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """Its ports, without duplicates."""
+        """The ports of the route, without duplicates."""
         return tuple(dict.fromkeys(self.port_for(purpose) for purpose in Purpose))
 
 
@@ -271,10 +270,10 @@ class Transport(ABC):
 
         A transport whose handshake runs over one stream returns a `hybridrelay.streams.listening.StreamListener`.
         The relay then accepts the sockets itself, with its limits for them, adds the outer TLS, and calls the
-        transport's handshake. From any other listener it takes connections with `Listener.accept`.
+        transport's handshake. Any other listener accepts connections itself (`Listener.accept`).
 
         Raises:
-            OSError: it is not possible to listen there.
+            OSError: listening is not possible.
 
         If cancelled, nothing stays open.
         """

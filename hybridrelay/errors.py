@@ -1,8 +1,8 @@
 """The exceptions that hybridrelay raises to its users.
 
 Streams raise Trio's own errors (`trio.BrokenResourceError`, `ClosedResourceError`, `BusyResourceError`) with one of
-these as `__cause__`; everything else raises these directly. All have a `Reason`, and a `remedy` if there is something
-that the reader can do.
+these as `__cause__`. Everything else raises these directly. All have a `Reason`, and a `remedy` if there is something
+that the user can do.
 """
 
 from __future__ import annotations
@@ -81,13 +81,14 @@ class TransportError(HybridRelayError):
 
     @classmethod
     def lost(cls, message: str, cause: BaseException | None = None) -> Self:
-        """The error for a connection that was closed, or broke with `cause`. It does not blame the peer."""
+        """Return the error for a connection that was closed, or broke with `cause`, which need not be the peer's
+        fault."""
         kind = FailureKind.CLOSED_EARLY if cause is None else lost_connection(cause).kind
         return cls(message, kind=kind)
 
 
 class UpgradeRefused(TransportError):
-    """The peer spoke HTTP, and did not open the transport's channel. `status` is the HTTP status."""
+    """The peer speaks HTTP, but did not open the transport's channel. `status` is the HTTP status."""
 
     def __init__(self, message: str, *, status: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy, http_status=status)
@@ -111,7 +112,7 @@ class TLSHandshakeError(TransportError):
 
 
 class RelayUnreachable(HybridRelayError):
-    """No route to the relay works. `failure` says at which step, and why, if one attempt is the reason."""
+    """No route to the relay works. If one attempt is the cause, `failure` says at which step it failed, and why."""
 
     reason: Reason = Reason.RELAY_UNREACHABLE
 
@@ -135,7 +136,7 @@ class RelayIdentityError(HybridRelayError):
 
 
 class AuthorizationError(HybridRelayError):
-    """The relay refused the token: `reason` says whether key, expiry, right, audience or name."""
+    """The relay refused the token. `reason` says why: the key, expiry, right, audience or name."""
 
 
 class RendezvousError(HybridRelayError):
@@ -151,7 +152,7 @@ class SessionError(HybridRelayError):
 
 
 class StreamRefused(HybridRelayError):
-    """The other side refused to open a stream: `reason` says whether because of target, policy or limit."""
+    """The other side refused to open a stream. `reason` says why: the target, the policy or a limit."""
 
 
 class StreamReset(HybridRelayError):

@@ -1,7 +1,7 @@
 """Descriptions of failed attempts to reach a relay, as typed values that exceptions carry.
 
-The code that dials, uses a proxy, or does a handshake knows which step failed and how, and describes that in a
-`Failure`. Reports show this value; no code has to analyze the types or texts of exceptions afterwards.
+The code that dials, uses a proxy, or does a handshake knows which step failed and how, and describes this in a
+`Failure`. Reports show that value, so no code has to analyze the types or texts of exceptions afterwards.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Step(enum.StrEnum):
 class FailureKind(enum.StrEnum):
     """Why an attempt failed, in the terms of a network administrator."""
 
-    #: There was an answer: nothing listens here, or a firewall rejects the connection.
+    #: The connection was actively refused: nothing listens there, or a firewall rejects it.
     REFUSED = "refused"
     #: No answer at all: typically a firewall drops the packets.
     DROPPED = "dropped"
@@ -58,7 +58,8 @@ class FailureKind(enum.StrEnum):
     CLOSED_EARLY = "closed-early"
     NOT_A_RELAY = "not-a-relay"
     VERSION_MISMATCH = "version-mismatch"
-    #: A certificate that is not the relay's: interception, another machine, or a relay with a new certificate.
+    #: The certificate is not the relay's: TLS is intercepted, another machine answers, or the relay has a new
+    #: certificate.
     WRONG_IDENTITY = "wrong-identity"
     TLS_FAILED = "tls-failed"
     #: The relay answered, and refused.
@@ -182,15 +183,15 @@ _COMMAND_REMEDY = (
     "run the command by hand: it has to run 'hybridrelay relay-stdio --state DIR' on the relay's host, where the "
     "relay has to run"
 )
-#: The texts of failures that mean something else if a command leads to the relay.
+#: Different texts for failures of a command that leads to the relay.
 _COMMAND_TEXTS: dict[FailureKind, str] = {
     FailureKind.STALLED: "the command was started, and then nothing came back",
     FailureKind.RESET: "the command ended",
     FailureKind.CLOSED_EARLY: "the command ended before the relay answered",
 }
 
-#: The most informative kinds first: if several addresses were tried, one that answered is more informative than one
-#: without a route (often IPv6). Kinds that are not listed come last.
+#: The kinds of failures, the most informative first: if several addresses were tried, an answer from one is more
+#: informative than a missing route to another (often IPv6). Kinds that are not listed come last.
 _BY_SPECIFICITY = (
     FailureKind.WRONG_IDENTITY,
     FailureKind.REFUSED_BY_RELAY,
@@ -243,16 +244,16 @@ class Failure:
 
     @classmethod
     def of(cls, kind: FailureKind, step: Step | None = None) -> Failure:
-        """The failure of this kind with its usual text."""
+        """Return a failure of this kind with its usual text."""
         text, remedy = _TEXTS[kind]
         return cls(kind, text, remedy, step=step)
 
     @classmethod
     def from_status(cls, status: Reason) -> Failure:
-        """The failure if the answer to a preamble was this status, which is a refusal.
+        """Return the failure for a status that refuses a preamble.
 
-        A status is not authenticated: anything in the path can send one. Therefore `reason` is the status only if
-        that concerns the port or the rendezvous. Any other status, such as a revoked key, becomes
+        A status is not authenticated: anything in the path can send one. Therefore `reason` is the status only if the
+        status concerns the port or the rendezvous. For any other status, such as a revoked key, it is
         `Reason.REFUSED_BY_RELAY`, so that no program ends because of it. The text says what was received.
         """
         reason = status
@@ -267,28 +268,30 @@ class Failure:
         return cls(FailureKind.REFUSED_BY_RELAY, status.describe, remedy, reason)
 
     def with_text(self, text: str, remedy: str | None = None) -> Failure:
-        """The same failure with another text, and with another remedy unless that is None."""
+        """Return the same failure with another text, and with another remedy unless that is None."""
         return attrs.evolve(self, text=text, remedy=remedy or self.remedy)
 
     def over_command(self) -> Failure:
-        """The same failure, if a command leads to the relay: the advice is about the command, not the network."""
+        """Return the same failure with text and remedy for a command that leads to the relay, instead of for the
+        network."""
         if self.kind not in _COMMAND_TEXTS:
             return self
         is_usual = self.text == _TEXTS[self.kind][0]
         return self.with_text(_COMMAND_TEXTS[self.kind] if is_usual else self.text, _COMMAND_REMEDY)
 
     def at(self, step: Step) -> Failure:
-        """The same failure at this step, unless it already has a step."""
+        """Return the same failure at this step, unless it already has a step."""
         return self if self.step is not None else attrs.evolve(self, step=step)
 
     @property
     def specificity(self) -> int:
-        """How informative it is. If several addresses failed, the failure with the highest value is reported."""
+        """How informative the failure is. If several addresses failed, the failure with the highest value is
+        reported."""
         return _SPECIFICITY.get(self.kind, 0)
 
 
 def kind_of_error(error: BaseException) -> FailureKind | None:
-    """The kind of failure for the error of one socket or TLS call; None if there is no such kind."""
+    """Return the kind of failure for the error of one socket or TLS call; None if there is no such kind."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return FailureKind.WRONG_IDENTITY
     if isinstance(error, ssl.SSLError):  # its errno is a number of OpenSSL, not of the system
@@ -299,7 +302,7 @@ def kind_of_error(error: BaseException) -> FailureKind | None:
 
 
 def lost_connection(error: BaseException) -> Failure:
-    """The failure of a connection that was open and broke with `error`, a `trio.BrokenResourceError`.
+    """Return the failure of an open connection that broke with `error`, a `trio.BrokenResourceError`.
 
     How it broke is in the cause, which is an error of the system or of TLS.
     """
@@ -308,7 +311,7 @@ def lost_connection(error: BaseException) -> Failure:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that caused it, including the members of exception groups."""
+    """Yield the error and everything that caused it, including the members of exception groups."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:

@@ -1,8 +1,8 @@
 """Options for the HTTP requests of transports: a path prefix, and additional header fields. Pure.
 
 Content delivery networks and access proxies in front of a relay may serve it under a path prefix, and may require
-header fields that show that a request may pass. These fields are secrets. None of these options comes from a
-connection string or a peer.
+header fields as credentials. These fields are secrets. None of these options comes from a connection string or a
+peer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RESERVED_PREFIXES: Final = ("sec-websocket-", "proxy-")
 
 
 def check_path_prefix(prefix: str) -> str:
-    """Return a path prefix if it is valid, without a slash at the end.
+    """Return a valid path prefix, without a slash at the end.
 
     Raises:
         ValueError: it is not.
@@ -48,7 +48,7 @@ def check_path_prefix(prefix: str) -> str:
 
 
 def check_header(name: str, value: str) -> tuple[str, str]:
-    """Return a header field if it is valid.
+    """Return the header field if it is valid.
 
     Raises:
         ValueError: it is not valid; the message does not repeat the value.
@@ -78,7 +78,7 @@ def _check_headers(instance: object, attribute: object, value: tuple[tuple[str, 
 
 @attrs.frozen
 class HttpOptions:
-    """See the module.
+    """Options for the HTTP requests of transports.
 
     Raises:
         ValueError: a part is not valid. The message does not repeat the value of a header field.

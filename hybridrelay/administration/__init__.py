@@ -2,8 +2,8 @@
 
 The functions have typed arguments and results, so that the command line and any other front end can use them. They
 are synchronous, read and write files, and reach a relay through a `Registry`: its store, or its management API. They
-print nothing, and parse no command line. They raise a `HybridRelayError` that says whether anything was changed, and
-what to do.
+print nothing, and parse no command line. Their errors (`HybridRelayError`) say whether anything was changed, and what
+to do.
 """
 
 from .changes import FilesWritten as FilesWritten

@@ -27,7 +27,7 @@ from ..security import (
     parse_port_lists_untrusted,
 )
 
-#: By role: the right that the rule in its connection strings has.
+#: The right of the rule in a connection string, by role.
 RIGHTS: Mapping[Role, Right] = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: Right.SEND}
 
 
@@ -89,7 +89,7 @@ def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, obj
 
 
 def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:
-    """Return the rule that connection strings for `role` use, with those of its keys that are in the file.
+    """Return the rule that connection strings for `role` use, with the keys that are in the file.
 
     Raises:
         ConfigurationError: the authority file is damaged.
@@ -135,5 +135,5 @@ def _hosts(extra: Mapping[str, Any]) -> list[str]:
 
 
 def damaged(what: str) -> ConfigurationError:
-    """Return the error for an authority file whose part `what` is not as this program writes it."""
+    """Return the error for an authority file whose part `what` is damaged."""
     return ConfigurationError(f"the authority file is damaged: {what}")

@@ -1,4 +1,4 @@
-"""Changes to a store and to files together: nothing irreversible is done until all files are known to be writable."""
+"""Changing a store and files together. Nothing irreversible is done until all files are known to be writable."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ _LOCK_SECONDS = 30.0
 def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
     """Lock these files for the duration of the block against other processes that use this function.
 
-    Two administrators, or two scripts, must not undo each other's changes; therefore the files have to be read inside
-    the block. A command that was killed may have left temporary files with keys in them in the same directories:
-    these are removed.
+    The files have to be read inside the block, so that two administrators or scripts do not undo each other's
+    changes. Temporary files with keys, which a killed command may have left in the same directories, are removed.
 
     Raises:
         HybridRelayError: another command held the lock for longer than 30 s.
@@ -59,7 +58,7 @@ class FilesWritten:
 
 
 def nothing() -> None:
-    """Do nothing: the default for callback parameters."""
+    """Do nothing. This is the default for callback parameters."""
 
 
 def change_with_files(
@@ -74,8 +73,8 @@ def change_with_files(
     """Prepare all files, make the change, then replace the files.
 
     Args:
-        change: makes the irreversible change. If it raises, every file is as it was before; but if it raises
-            `OutcomeUnknown`, the new files of `create` exist, because the change may have been made.
+        change: makes the irreversible change. If it raises, no file is changed, and no new file is left, except if it
+            raises `OutcomeUnknown`: then the new files of `create` are kept, because the change may have been made.
         before_change: called immediately before `change`. From then on, the caller must not be interrupted until this
             function has returned.
         replace: the new contents of existing files.
@@ -115,7 +114,7 @@ def change_with_files(
 
 @contextlib.contextmanager
 def kept_if_unknown(undoing: contextlib.ExitStack) -> Iterator[None]:
-    """Keep what `undoing` would remove after an error, if the block raises `OutcomeUnknown`."""
+    """If the block raises `OutcomeUnknown`, keep the files that `undoing` would remove after an error."""
     try:
         yield
     except OutcomeUnknown:

@@ -1,4 +1,4 @@
-"""Creates hybrid connections, imports them at a relay, and issues further connection strings for them."""
+"""Creating hybrid connections, importing them at a relay, and issuing further connection strings for them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class NewFiles:
     connector: Path
     application: Path
     authority: Path
-    #: To be imported by relays; needed if there is no registry to add the hybrid connection to.
+    #: The file for relays to import. Needed if there is no registry to which the hybrid connection can be added.
     relay: Path | None = None
 
 
@@ -115,7 +115,7 @@ def create_connection(
 
 
 def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None:
-    """Make sure that there is no such hybrid connection yet, as far as can be seen from here."""
+    """Check that there is no such hybrid connection yet, as far as this can be known here."""
     if registry is not None and registry.find(name) is not None:
         raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
     if not files.authority.exists():
@@ -126,7 +126,7 @@ def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None
             f"perhaps to {name}",
             remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
         )
-    # The registry is changed last, so this is what an interrupted creation leaves behind.
+    # The registry is changed last, so an interrupted creation leaves this situation.
     left = [str(path) for path in (files.connector, files.application, files.authority) if path.exists()]
     raise ConfigurationError(
         f"the authority file {files.authority} exists already, but the relay has no hybrid connection {name!r}",
@@ -223,7 +223,8 @@ def read_authority_file(path: Path, name: str) -> AuthorityFile:
     """Read the authority file of a hybrid connection.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no authority file, or is that of another hybrid connection.
+        ConfigurationError: the file cannot be read, is not an authority file, or is that of another hybrid
+            connection.
     """
     text = read_text(path, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
     with naming(path):
@@ -247,7 +248,7 @@ def issue_connection_string(
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> Identity:
-    """Write a further connection string, with a new identity.
+    """Write another connection string, with a new identity.
 
     Args:
         name: the hybrid connection.

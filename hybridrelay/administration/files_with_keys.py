@@ -73,7 +73,7 @@ class FileWithKeys(abc.ABC):
 
     @abc.abstractmethod
     def using(self, known: Rule, slot: KeySlot) -> str:
-        """Return the file's new text in which it uses the rule's key in `slot`, which must not be revoked."""
+        """Return the file's new text, with the rule's key in `slot`, which must not be revoked."""
 
     def _unknown_key(self, known: RuleInfo) -> ConfigurationError:
         return ConfigurationError(
@@ -161,7 +161,7 @@ def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
 
     Args:
         path: the file.
-        rule: the rule whose keys are meant, if it is an authority file, which has several rules.
+        rule: selects the rule in an authority file, which has several.
 
     Raises:
         ConfigurationError: the file is neither, or contains no key of that rule.

@@ -1,4 +1,4 @@
-"""Files that list the relays: connection string files and authority files, with another list written into them."""
+"""Files that list the relays (connection string files and authority files), and replacing that list."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FileWithRelays:
         Args:
             endpoints: all relays, in order of preference.
             pins: the pins of all relays; None keeps those that are in the file.
-            keep_ports: whether relays that are in the file already keep the ports that it gives for them.
+            keep_ports: whether relays that are already in the file keep their ports.
 
         Raises:
             ConfigurationError: the relays or pins are not valid; the message names the file.

@@ -1,4 +1,4 @@
-"""Changes keys of a hybrid connection, together with the files that contain them."""
+"""Changing keys of a hybrid connection, together with the files that contain them."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def revoke_key(
 
 @attrs.frozen
 class UnchangedFile:
-    """A file that was to be updated and did not need to be."""
+    """A file that was named for an update but did not need it."""
 
     path: Path
-    #: True: it contains the new key already. False: it uses the rule's other key.
+    #: Whether the file already contains the new key. Otherwise it uses the rule's other key.
     has_new_key: bool
 
 
@@ -150,7 +150,7 @@ class UsedKey:
 
 @attrs.frozen
 class KeySource:
-    """A rule, with those of its keys that are known, and which of them is to be used."""
+    """A rule with the keys that are known, and the slot of the key to use."""
 
     rule: Rule
     slot: KeySlot

@@ -1,4 +1,4 @@
-"""Writes new files with secrets: private from the beginning, never replacing an existing file, and all or none."""
+"""Writing new files with secrets: private from the beginning, all or none, and never in place of an existing file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import ConfigurationError
 
 
 def check_new_files(paths: Iterable[Path]) -> None:
-    """Check that all these files can be created, before anything is done whose result has to be written to them.
+    """Check that all these files can be created, before doing anything whose result has to be written to them.
 
     Raises:
-        ConfigurationError: one exists, two are the same, or a directory is missing or not writable.
+        ConfigurationError: a file exists, two are the same, or a directory is missing or not writable.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -37,7 +37,7 @@ def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
 
     Raises:
         ConfigurationError: see `check_new_files`; nothing is written then.
-        OSError: a file cannot be written; names it.
+        OSError: a file cannot be written. The error names it.
     """
     check_new_files(contents)
     made: list[Path] = []

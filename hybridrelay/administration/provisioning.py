@@ -1,7 +1,7 @@
-"""Makes a new hybrid connection in memory: its rules, its authority, and the first identity for each side.
+"""Making a new hybrid connection in memory: its rules, its authority, and the first identity for each side.
 
-The connection strings are made from nothing but the content of the authority file. So the authority file suffices to
-make further ones later.
+The connection strings are made only from the content of the authority file, so that file is sufficient to make
+further ones later.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .authority_content import RIGHTS, damaged, new_content, relays_of, rule_of,
 class Provisioned:
     """A new hybrid connection, before it is written anywhere."""
 
-    #: What has to be imported at each of its relays. It does not contain the authority.
+    #: The record to import at each of its relays. It does not contain the authority.
     record: RelayRecord
     connector: ConnectionString
     application: ConnectionString
-    #: Only the administrator may have it.
+    #: The authority file, which only the administrator may have.
     authority_file: AuthorityFile
 
 

@@ -34,29 +34,29 @@ _NONE: Mapping[tuple[str, KeySlot], int] = {}
 
 @attrs.frozen
 class RelayDescription:
-    """What connection strings contain about a relay, besides its host."""
+    """The data in connection strings about a relay, besides its host."""
 
-    #: None if no relay has run with this state directory yet.
+    #: The pin; None if no relay has run with this state directory yet.
     pin: str | None
-    #: The ports that differ from the defaults, by purpose; None for a purpose without a port.
+    #: The ports that differ from the defaults, by port name; None for a port that is off.
     ports: Mapping[str, int | None]
 
 
 @attrs.frozen
 class KeyInfo:
-    """A slot of a rule, without the key."""
+    """Information about a slot of a rule, without the key."""
 
     #: Changes with the key; 0 if the key is revoked.
     generation: int
     #: None if the key is revoked.
     fingerprint: str | None
-    #: When it was last used (seconds since 1970); None if never, or if no relay was asked.
+    #: When the key was last used (seconds since 1970); None if never, or if no relay was asked.
     last_used: float | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
 class RuleInfo:
-    """A rule, without its keys."""
+    """Information about a rule, without its keys."""
 
     name: str
     rights: frozenset[Right]
@@ -89,7 +89,7 @@ class RuleInfo:
 
 @attrs.frozen
 class ConnectionInfo:
-    """A hybrid connection, without its keys."""
+    """Information about a hybrid connection, without its keys."""
 
     name: str
     hosts: tuple[str, ...]
@@ -101,7 +101,7 @@ class ConnectionInfo:
     version: int
     #: Whether it is disabled: the relay refuses all requests for it.
     disabled: bool = False
-    #: Its limits, and the edition from which it has further ones.
+    #: Its own limits, and the edition that has further ones.
     quota: Quota = NO_QUOTA
 
     @classmethod
@@ -148,7 +148,7 @@ class ConnectionInfo:
 
 @attrs.frozen
 class TokenInfo:
-    """A token of the management API, without its text. Times are seconds since 1970."""
+    """Information about a token of the management API, without its text. Times are seconds since 1970."""
 
     id: str
     name: str

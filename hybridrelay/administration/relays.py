@@ -1,4 +1,4 @@
-"""Changes the list of relays of a hybrid connection, in a relay's store and in the files that contain it."""
+"""Changing the list of relays of a hybrid connection, in a relay's registry and in the files that contain it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ChangedRelays:
     before: tuple[str, ...] | None
     after: tuple[str, ...] | None
     updated: tuple[Path, ...]
-    #: The first of the files, as it was before.
+    #: The first of the files, as it was before the change.
     first_file: FileWithRelays | None
     #: Set if not every file could be updated.
     incomplete: IncompleteChange | None

@@ -1,4 +1,4 @@
-"""Adds, changes and deletes authorization rules of a hybrid connection."""
+"""Adding, changing and deleting authorization rules of a hybrid connection."""
 
 from __future__ import annotations
 

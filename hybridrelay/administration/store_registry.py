@@ -1,4 +1,4 @@
-"""Administers a relay through its store."""
+"""Administering a relay through its store."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class StoreRegistry:
     """Implements `Registry` on a store. Close it, or use it in a `with` statement.
 
     Args:
-        store: a store, which stays open when this is closed; None opens that of `state_dir` when it is needed.
+        store: the store, which is not closed with this object. None opens the store of `state_dir` when it is needed.
         state_dir: the relay's state directory.
         create: whether the state directory and its store are created, if they are missing, when something is added.
     """

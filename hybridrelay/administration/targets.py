@@ -1,4 +1,4 @@
-"""Changes the target of a hybrid connection, which only files contain."""
+"""Changing the target of a hybrid connection, which is only in files."""
 
 from __future__ import annotations
 

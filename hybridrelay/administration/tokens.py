@@ -1,4 +1,4 @@
-"""Tokens of the management API: created and revoked."""
+"""Creating and revoking tokens of the management API."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def revoke_token(registry: Registry, which: str, *, before_change: Callable[[], 
 
     Args:
         registry: the relay's registry.
-        which: its name or its id.
+        which: the name or the id of the token.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: there is no such token, or one has this name and another one this id.
+        ConfigurationError: there is no such token, or `which` is the name of one token and the id of another.
     """
     found = [token for token in registry.tokens() if which in (token.name, token.id)]
     if not found:

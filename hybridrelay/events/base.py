@@ -29,7 +29,7 @@ class Event:
     same meaning in every event, and are at the top level of a JSON log record:
 
     - ``connection``: the name of the hybrid connection.
-    - ``activity_id``: the same in all events of one rendezvous, session or stream.
+    - ``activity_id``: the id of a rendezvous, session or stream, which is in all of its events.
     - ``peer``: the network address of the other side.
     - ``reason``: a `Reason`.
     - ``detail``: a sentence for people, such as the message of an exception.
@@ -42,7 +42,7 @@ class Event:
     #: The operation name of the same event in the diagnostic log of Azure Relay; None if it has none.
     operation: ClassVar[str | None] = None
     level: ClassVar[Level]
-    #: Whether the log omits some of these events if there are many, and logs how many were omitted. False if each
+    #: Whether the log may omit some of these events if there are many, and log their number instead. False if each
     #: event is evidence, and the number that a peer can cause is limited in another way.
     is_limited: ClassVar[bool] = True
     #: What happened, as a sentence without a full stop: the text of a log line, and of a row in docs/events.md.

@@ -1,8 +1,8 @@
 """Events of the client: its sessions, its relays, and the connections of applications.
 
-``activity_id`` is the session's id in events of sessions. In events of streams it identifies the request of the
-application, which may have to wait for a session; once the stream has one, ``stream_id`` is its id in the connector's
-events.
+``activity_id`` is the session's id in events of sessions. In events of streams, it identifies the application's
+request, which may have to wait for a session. Once there is a session, ``stream_id`` is the stream's id in the
+connector's events.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SessionNotOpened(Event):
     summary: ClassVar = "A session could not be opened"
 
     connection: str
-    #: Of the connector's identity, where one was tried.
+    #: The label of the connector's identity, if a connector was tried.
     label: str = ""
     #: ``not-opened`` or ``cancelled``.
     outcome: str
@@ -205,7 +205,7 @@ class ForwardUnavailable(_Unavailable):
 
 @attrs.frozen(kw_only=True)
 class ForwardStillUnavailable(_Unavailable):
-    """The reason is the one that the last `ForwardUnavailable` gave."""
+    """Connections still cannot be forwarded, for the same reason as in the last `ForwardUnavailable`."""
 
     name: ClassVar = "forward.still-unavailable"
     level: ClassVar = Level.DEBUG
@@ -221,7 +221,7 @@ class ForwardOpenToOthers(Event):
     summary: ClassVar = "Not only this machine can connect: everyone who can reach the address can reach the target"
 
     connection: str
-    #: Those that are not loopback addresses, with their ports.
+    #: The listening addresses that are not loopback addresses, with their ports.
     addresses: tuple[str, ...]
 
 
@@ -301,7 +301,7 @@ class StreamNotOpened(Event):
     activity_id: str
     reason: Reason
     detail: str = ""
-    #: Since the stream was requested.
+    #: The time since the stream was requested (seconds).
     seconds: float
     #: As in `StreamClosed`.
     stream_id: str = ""

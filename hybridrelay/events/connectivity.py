@@ -27,7 +27,7 @@ class TransportUnusable(Event):
     summary: ClassVar = "A transport is installed but cannot be used"
 
     transport: str
-    #: Its entry point: ``package:attribute``.
+    #: The transport's entry point: ``package:attribute``.
     entry_point: str
     detail: str
 

@@ -77,7 +77,7 @@ class RelayUnavailable(_RelayFailure):
 
 @attrs.frozen(kw_only=True)
 class RelayStillUnavailable(_RelayFailure):
-    """The reason is the one that the last `RelayUnavailable` gave."""
+    """The relay still cannot be used, for the same reason as in the last `RelayUnavailable`."""
 
     name: ClassVar = "relay.still-unavailable"
     level: ClassVar = Level.DEBUG
@@ -86,7 +86,7 @@ class RelayStillUnavailable(_RelayFailure):
 
 @attrs.frozen(kw_only=True)
 class RelayRejected(_RelayFailure):
-    """A relay cannot be used until a person corrects something, for example because it is not the expected relay.
+    """A relay cannot be used until somebody corrects something, for example because it is not the expected relay.
 
     If another relay keeps the connector running, the next attempt begins after `retry_seconds`, or at SIGHUP.
     """
@@ -160,7 +160,8 @@ class RegistrationEnded(Event):
 
     connection: str
     host: str
-    #: `Reason.SESSION_LOST`: the control channel has ended. `Reason.NO_ERROR`: the connector withdrew it.
+    #: `Reason.SESSION_LOST` if the control channel has ended, `Reason.NO_ERROR` if the connector withdrew the
+    #: registration.
     reason: Reason
 
 
@@ -287,7 +288,7 @@ class EarlierRegistrationKept(_FailureWithRemedy):
 
 @attrs.frozen(kw_only=True)
 class NotPublished(Event):
-    """At the start, every relay has refused a connection string; the connector serves its other ones."""
+    """At the start, every relay has refused one of several connection strings. The connector serves the others."""
 
     name: ClassVar = "registration.not-published"
     level: ClassVar = Level.ERROR
@@ -330,7 +331,7 @@ class DataChannelFailed(_FailureWithRemedy):
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A data channel failed"
 
-    #: The id of its rendezvous, as the relay says: ``activity_id`` in the relay's events.
+    #: The id of the channel's rendezvous, as stated by the relay: ``activity_id`` in the relay's events.
     rendezvous: str = ""
 
 

@@ -63,7 +63,7 @@ class SessionOpened(_Session):
     summary: ClassVar = "A session was opened"
 
     serial: str = ""
-    #: The route of its data channel: ``tcp at relay.example.com``.
+    #: The route of the session's data channel: ``tcp at relay.example.com``.
     route: str
     #: The id of the rendezvous by which the data channel was opened: ``activity_id`` in the relay's events.
     rendezvous: str = ""
@@ -216,7 +216,7 @@ class RelayDraining(Event):
 
 @attrs.frozen(kw_only=True)
 class EarlierKeyUsed(Event):
-    """A relay has refused the changed connection string. What it accepted before stays in use."""
+    """A relay has refused the changed connection string. The one that it accepted before stays in use there."""
 
     name: ClassVar = "key.earlier-used"
     level: ClassVar = Level.ERROR

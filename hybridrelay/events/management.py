@@ -24,7 +24,7 @@ class _Call(Event):
     operation_id: str
     #: The network address of the caller; ``local`` on the Unix socket.
     peer: str
-    #: In the response, too: its header field Request-Id.
+    #: The id of the request, which is also in the header field Request-Id of the response.
     request_id: str
     #: The name of the hybrid connection; empty if the call is not about a single one, or the name is not valid.
     connection: str = ""
@@ -32,7 +32,7 @@ class _Call(Event):
     rule: str = ""
     #: The id of the token of the management API, if the call is about one.
     token: str = ""
-    #: Of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
+    #: The status of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
     status: int
 
 
@@ -77,7 +77,7 @@ class ManagementAuthenticationFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class ManagementTokenUseNotSaved(Event):
-    """It could not be written when tokens were last used. It is tried again every minute."""
+    """The times at which tokens were last used could not be saved. Saving is tried again every minute."""
 
     name: ClassVar = "management.token-use-not-saved"
     level: ClassVar = Level.WARNING

@@ -61,7 +61,8 @@ class RelayQuotaReached(_Quota):
 
 @attrs.frozen(kw_only=True)
 class UsageClockBehind(Event):
-    """The clock is before the month in which usage is counted. That stays the month until the clock has passed it.
+    """The clock shows a time before the month for which usage is counted. Usage counts for that month until it is
+    over.
 
     If the clock is right, it was wrong before: stop the relay, delete ``usage.db`` in its state directory, and start
     it again.

@@ -103,7 +103,7 @@ class ListenerLeft(_Registration):
     level: ClassVar = Level.INFO
     summary: ClassVar = "A listener has left"
 
-    #: `Reason.NO_ERROR`: the listener withdrew the registration, or its control channel has ended.
+    #: `Reason.NO_ERROR` if the listener withdrew the registration, or its control channel has ended.
     reason: Reason
 
 
@@ -299,7 +299,7 @@ class TokenExpired(_Registration):
 
 @attrs.frozen(kw_only=True)
 class ForwardedAddressMalformed(_Connection):
-    """A proxy of ``--trusted-proxies`` has named something that is no IP address.
+    """A proxy of ``--trusted-proxies`` has stated something that is not an IP address.
 
     The connection counts for the proxy. ``port`` is ``management`` for a request to the management API.
     """

@@ -143,7 +143,7 @@ class StateFileNotWritten(_File):
 
 @attrs.frozen(kw_only=True)
 class StateFileWritten(Event):
-    """Such a file can be written again."""
+    """A file for which `StateFileNotWritten` was published can be written again."""
 
     name: ClassVar = "state-file.written"
     level: ClassVar = Level.INFO
@@ -154,7 +154,8 @@ class StateFileWritten(Event):
 
 @attrs.frozen(kw_only=True)
 class StateFileSetAside(_File):
-    """Such a file was damaged, or had another format version. It was renamed, and a new one was made."""
+    """A file that the relay can do without was damaged, or had another format version. It was renamed, and a new one
+    made."""
 
     name: ClassVar = "state-file.set-aside"
     level: ClassVar = Level.WARNING

@@ -1,4 +1,4 @@
-"""Delivers events to their subscribers: the log, the audit log, metrics."""
+"""Delivering events to their subscribers: the log, the audit log, metrics."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 `server.serve_status` serves a source (`sources`): a connector, or the clients of a forward.
 `operations.OPERATIONS` is the table of operations, of the same kind as that of the management API.
 
-These modules decide, and do no I/O: `metrics`, `problems`, `readiness`, `values`.
+Modules without I/O: `metrics`, `problems`, `readiness`, `values`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the status of a connector or forward, for ``hybridrelay status --from``."""
+"""Reading the status of a connector or forward, for ``hybridrelay status --from``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def read_endpoint_status(where: Path | tuple[str, int]) -> StatusValue:
         where: the path of a Unix socket, or a host and a port.
 
     Raises:
-        ConfigurationError: what answers is no connector or forward.
+        ConfigurationError: what answers is not a connector or forward.
         ManagementError: no program answers; see `ManagementClient.call`.
     """
     address = EndpointAddress(where)

@@ -24,8 +24,8 @@ def endpoint_metrics(
 
     Args:
         snapshot: the state of the program.
-        role: of the program.
-        version: of the program.
+        role: the role of the program.
+        version: the version of the program.
         loop_lag: how late the event loop was.
         descriptors: the number of open descriptors of the process, if it is known.
     """

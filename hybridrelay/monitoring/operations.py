@@ -35,7 +35,7 @@ __all__ = ["OPERATIONS", "Monitored", "StatusCall", "make_router"]
 T = TypeVar("T")
 
 _JSON = "application/json"
-#: The pause after a snapshot, as a multiple of the time that the snapshot took.
+#: The pause after a snapshot, as a multiple of the time that taking it took.
 _REST = 9
 
 
@@ -54,11 +54,12 @@ class Monitored:
     _free_at: float = attrs.field(default=-math.inf, init=False)
 
     async def paced(self, make: Callable[[], T]) -> T:
-        """Call `make`, which takes a snapshot, once no other snapshot is being taken.
+        """Call `make`, which takes a snapshot, when no other snapshot is being taken and the pause after the last is
+        over.
 
-        Snapshots are taken one after the other, with pauses that are nine times as long as the last one took. So they
-        never take more than a tenth of the time of the event loop from the streams, however many requests there are:
-        over TCP, that may be any user of this machine.
+        The pause after a snapshot is nine times as long as taking it took. So snapshots never use more than a tenth
+        of the event loop's time, however many requests there are. (Over TCP, any user of this machine can send
+        requests.)
         """
         async with self._turn:
             await trio.sleep_until(self._free_at)
@@ -86,7 +87,7 @@ async def _get_status(call: StatusCall) -> StatusValue:
     limit = query.limit
 
     def make() -> StatusValue:
-        # As many sessions as possible, because one that is not listed may also have a problem.
+        # Take as many sessions as possible, because even one that will not be listed may have a problem.
         snapshot = monitored.source.snapshot(max_sessions=MAX_LISTED, max_streams=limit)
         role, stopping = monitored.source.role, monitored.stop.is_set()
         return StatusValue.of(

@@ -1,4 +1,4 @@
-"""Finds the problems of a connector or forward, and a remedy for each. Pure."""
+"""Finding the problems of a connector or forward, with a remedy for each. Pure."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def why_not_connected(connection: ConnectionSnapshot) -> tuple[str, str]:
 
 
 def _of_connector(connections: Sequence[ConnectionSnapshot], role: Role, stopping: bool) -> Iterator[ProblemStatus]:
-    if stopping:  # it has withdrawn its registrations
+    if stopping:  # a connector that is stopping has withdrawn its registrations
         return
     for connection in connections:
         if not connection.is_registered:

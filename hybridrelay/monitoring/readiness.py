@@ -15,12 +15,12 @@ __all__ = ["endpoint_checks"]
 def endpoint_checks(
     snapshot: EndpointSnapshot, targets: Sequence[TargetCheck], *, role: Role, stopping: bool
 ) -> tuple[CheckValue, ...]:
-    """Return the results of the checks; the program is ready if all of them succeed.
+    """Return the results of the checks. The program is ready if all of them succeed.
 
     Args:
         snapshot: the state of the program.
-        targets: whether its targets can be reached, if that is checked.
-        role: of the program.
+        targets: whether its targets can be reached; empty if this is not checked.
+        role: the role of the program.
         stopping: whether the program is stopping.
     """
     checks = [_check("accepting", not stopping, ("the program is stopping", "start it again when it has ended"))]

@@ -34,14 +34,14 @@ _MAX_CONNECTIONS = 32
 
 @attrs.frozen
 class StatusAddress:
-    """Where the status is served: the path of a Unix socket, or a loopback address and a port.
+    """The address at which the status is served: the path of a Unix socket, or a loopback address and a port.
 
     Raises:
         ConfigurationError: the host is not a loopback address. Callers need no credentials, so only this machine may
             have access.
     """
 
-    #: The path of the Unix socket; None: `host` and `port` are used.
+    #: The path of the Unix socket. If it is None, `host` and `port` are used.
     path: Path | None = None
     host: str = ""
     #: 0 means any free port.
@@ -87,7 +87,7 @@ async def serve_status(
         events: the stream to which events are published; None means the log.
 
     Raises:
-        ConfigurationError: it is not possible to listen there, or another program already does.
+        ConfigurationError: listening is not possible there, or another program already listens.
 
     If cancelled, it aborts all connections without waiting, and removes the socket.
     """
@@ -167,7 +167,7 @@ async def _check_unused(path: Path) -> None:
     """Check that no other program listens on a Unix socket, because that socket would be replaced.
 
     Raises:
-        ConfigurationError: one does.
+        ConfigurationError: another program listens there.
     """
     try:
         stream = await connect_unix_socket(path)

@@ -1,4 +1,4 @@
-"""The sources of what is served: a connector, or the clients of a forward.
+"""The sources of a status: a connector, or the clients of a forward.
 
 This imports neither package, so that a connector does not load the client, nor a forward the connector.
 """
@@ -24,10 +24,10 @@ class StatusSource(Protocol):
         """``connector``, ``forward``, or ``client`` for a program that opens streams itself."""
 
     def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
-        """What it holds now, with at most so many sessions and streams."""
+        """Return the program's present state, with at most this many sessions and streams."""
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
-        """Return whether its targets can be reached; nothing if they are not checked."""
+        """Return whether the program's targets can be reached; empty if they are not checked."""
 
 
 class _Endpoint(Protocol):
@@ -43,8 +43,8 @@ class ConnectorSource:
 
     Args:
         connector: a `Connector`.
-        check_targets: whether it is only ready if its targets can be reached. Each is dialed at most once a minute,
-            on request.
+        check_targets: whether the connector is ready only if its targets can be reached. Each target is dialed at
+            most once a minute, on request.
     """
 
     role: Role = "connector"
@@ -83,6 +83,6 @@ class ClientsSource:
         return EndpointSnapshot.merged(several, max_sessions=max_sessions, max_streams=max_streams)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
-        """A client does not know its targets."""
+        """Return nothing, because a client does not know its targets."""
         await trio.lowlevel.checkpoint()
         return ()

@@ -34,7 +34,7 @@ Role: TypeAlias = Literal["connector", "forward", "client"]
 class StatusQuery(Body, frozen=True):
     """The query of the status."""
 
-    #: The most sessions, and the most streams, that are listed; the oldest ones.
+    #: How many sessions, and how many streams, are listed at most. The oldest are.
     limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_LISTED)] = 100
 
 
@@ -98,12 +98,12 @@ class SessionStatus(Value, frozen=True):
     id: str
     connection: str
     state: SessionState
-    #: Of the other side's identity.
+    #: The label of the other side's identity; below, its serial.
     label: str
     serial: str
-    #: Of the connector; empty at a connector.
+    #: The connector's instance; empty at a connector.
     instance: str
-    #: Of the present data channel, or of the last one.
+    #: The relay of the present data channel, or of the last one; below, its route.
     relay: str
     route: RouteStatus
     #: The id of that data channel's rendezvous at the relay.
@@ -165,7 +165,7 @@ class StatusValue(Value, frozen=True):
     #: The most important first; empty if there are none.
     problems: tuple[ProblemStatus, ...]
     hybrid_connections: tuple[ConnectionStatus, ...]
-    #: The oldest ones; and below, how many there are in total.
+    #: The oldest sessions; below, how many there are in total.
     sessions: tuple[SessionStatus, ...]
     session_count: int
     streams: tuple[StreamStatus, ...]

@@ -1,14 +1,14 @@
-"""Admission proofs: a peer proves, before its TLS handshake, that it shares an access key with the relay.
+"""Admission proofs, by which a peer proves before its TLS handshake that it has an access key of the relay.
 
 A proof authorizes nothing. It only gives the peer's handshake priority over those of strangers, and an attacker who
-replays an observed proof gains nothing else. It has 32 bytes::
+replays an observed proof gains no more than that. It has 32 bytes::
 
     8   key id: HMAC-SHA256(key, "hybridrelay key id"), truncated
     4   seconds since 1970, unsigned, big-endian
     20  HMAC-SHA256(key, "hybridrelay admission" + the 4 bytes above + the key id), truncated
 
-The HMAC's key is the UTF-8 text of the shared access key, as for tokens. The signed text cannot be the signed text of
-a token, because that begins with a URL scheme.
+The HMAC's key is the UTF-8 text of the shared access key, as for tokens. The signature can never be that of a token,
+because the text that is signed for a token begins with a URL scheme.
 
 Pure: the time is an argument.
 """
@@ -26,7 +26,7 @@ from .secret import Secret
 
 __all__ = ["NO_PROOF", "AdmissionProof", "admission_key_id", "make_admission_proof"]
 
-#: Sent by peers that share no key with the relay.
+#: Sent in place of a proof by peers without an access key of the relay.
 NO_PROOF = bytes(PROOF_SIZE)
 
 _PROOF = struct.Struct(">8sI20s")
@@ -50,11 +50,12 @@ class AdmissionProof:
         return cls(*_PROOF.unpack(data))
 
     def is_timely(self, now: float) -> bool:
-        """Return whether it was made at most `CLOCK_SKEW_SECONDS` before or after `now` (seconds since 1970)."""
+        """Return whether the proof was made at most `CLOCK_SKEW_SECONDS` before or after `now` (seconds since
+        1970)."""
         return abs(now - self.made_at) <= CLOCK_SKEW_SECONDS
 
     def is_made_with(self, key: Secret) -> bool:
-        """Return whether it was made with this key. Takes the same time for every wrong proof."""
+        """Return whether the proof was made with this key. Takes the same time for every wrong proof."""
         return hmac.compare_digest(_sign(key, self.made_at, self.key_id), self._signature)
 
 

@@ -52,7 +52,7 @@ _FIELDS = (
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
-#: An unknown field name is repeated in the error only if it cannot be a part of a secret.
+#: An unknown field name is quoted in the error only if it cannot be a part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
 _TEXT_REMEDY = (
     "give the content of the file that 'connections create' wrote, not its name; in Python, "
@@ -188,7 +188,7 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         remedy: the advice of the error if `text` has no fields at all.
 
     Raises:
-        ConnectionStringError: `part` names the field that is wrong; nothing is repeated of any value.
+        ConnectionStringError: the text is malformed. `part` names the field. The message quotes no value.
     """
     if len(text) > MAX_CONNECTION_STRING:
         raise ConnectionStringError(f"the connection string is longer than {MAX_CONNECTION_STRING} characters")
@@ -230,12 +230,12 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
 
 
 def looks_like_connection_string(text: str) -> bool:
-    """Return whether this looks like a connection string, for messages about files that were confused."""
+    """Return whether this looks like a connection string, for messages about a file of the wrong kind."""
     return "sharedaccesskeyname=" in text.lower()
 
 
 def _check_kind(text: str, remedy: str) -> None:
-    """Raise an error if this is recognizable as something other than a connection string."""
+    """Raise an error with specific advice if this is recognizable as something other than a connection string."""
     if not text:
         raise ConnectionStringError("the connection string is empty", remedy=_WHOLE_REMEDY)
     if text.startswith("{"):

@@ -14,7 +14,7 @@ import attrs
 
 from .names import bracketed, check_host, normal_host, parse_port_untrusted
 
-#: A client tries the relays one after the other, so a long list would be of no use.
+#: The most relays of a hybrid connection. A client tries them one after the other, so a long list would be useless.
 MAX_ENDPOINTS = 8
 MAX_PORTS = 16
 _ENDPOINT = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,15})://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)

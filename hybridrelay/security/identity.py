@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-#: Certificates are valid from this long before their issue (two days), for machines whose clocks are slow.
+#: Certificates are valid from this long before they are issued (two days), for machines whose clocks are slow.
 BACKDATE_SECONDS = 2 * 86400
 DEFAULT_VALID_YEARS = 10.0
 #: A warning is logged if an identity expires within this time (60 days), which leaves time for a change window.
@@ -82,7 +82,7 @@ class IdentityName:
 
     @classmethod
     def parse_untrusted(cls, uri: str) -> IdentityName:
-        """Parse the URI exactly as `uri` writes it; other encodings of the same name are not accepted.
+        """Parse a URI. Only the exact encoding of the property `uri` is accepted, no other encoding of the same name.
 
         Raises:
             ValueError: it is not such a URI.
@@ -102,7 +102,7 @@ class IdentityDetails:
     """The content of a certificate. Times are seconds since 1970."""
 
     name: IdentityName
-    #: In upper case hexadecimal, as `ssl` and OpenSSL's tools print it.
+    #: The serial number in upper case hexadecimal, as `ssl` and OpenSSL's tools print it.
     serial: str
     not_before: float
     not_after: float
@@ -142,12 +142,12 @@ class Identity:
 
     @property
     def label(self) -> str:
-        """Its name in the connector's audit log."""
+        """The name of the identity in the connector's audit log."""
         return self.details.name.label
 
     @property
     def role(self) -> Role:
-        """Which side it is for."""
+        """The side that the identity is for."""
         return self.details.name.role
 
     @property
@@ -218,7 +218,7 @@ class Authority:
                 key = load_der_private_key(decode_der_untrusted(self.private_key.reveal()), password=None)
                 certificate = x509.load_der_x509_certificate(self.certificate)
                 public_key = certificate.public_key()
-                # What `issue` needs has to be there, too.
+                # `issue` needs these parts, so check that they are present.
                 certificate.subject.public_bytes()
                 certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Reads connection strings from a file, the environment or standard input; never from the command line."""
+"""Reading connection strings from a file, the environment or standard input, but never from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_REMEDY = (
     "it has to hold the one line that 'hybridrelay connections create' or 'connections issue' wrote for a "
     "connector or an application"
 )
-#: In bytes; UTF-16 has two for each character.
+#: The maximum size of a file (bytes). In UTF-16, each character takes two bytes.
 _MAX_BYTES = 2 * MAX_CONNECTION_STRING + 4
 
 
@@ -81,14 +81,14 @@ def naming(source: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as exc:
-        # Changed in place, so that it keeps its class, part and remedy.
+        # Change the exception in place, so that it keeps its class, part and remedy.
         exc.args = (f"{source}: {exc}",)
         raise
 
 
 def _check_name(path: str | os.PathLike[str]) -> None:
     if "sharedaccesskey=" in str(path).lower():
-        # The text is not repeated: the error may be written to a log.
+        # The text is not quoted, because the error may be written to a log.
         raise ConfigurationError(
             "a connection string was given where the name of a file is expected",
             remedy=f"write it to a file of mode 0600, or set {ENVIRONMENT_VARIABLE}; regenerate its key",

@@ -1,7 +1,7 @@
 """Tokens for the management API: ``hrm_<id>_<secret>``, of which a relay keeps only the SHA-256.
 
-The id names the token in lists and logs. The secret has 43 characters of 62, which is 256 bits, so that a plain hash
-is enough: nothing about it can be guessed.
+The id names the token in lists and logs. The secret has 43 characters from an alphabet of 62, which is 256 bits, so
+it cannot be guessed, and a plain hash is sufficient.
 
 Pure, except for the randomness of `generate_management_token`.
 """
@@ -35,9 +35,9 @@ __all__ = [
     "parse_management_token_untrusted",
 ]
 
-#: What every token begins with, so that tools which search for leaked secrets can recognize one.
+#: The beginning of every token, so that tools that search for leaked secrets can recognize it.
 TOKEN_PREFIX = "hrm_"  # noqa: S105
-#: How long a token is valid unless something else is requested, and at most (seconds).
+#: How long a token is valid by default; below, at most (seconds).
 DEFAULT_TOKEN_SECONDS = 30 * 86_400
 MAX_TOKEN_SECONDS = 365 * 86_400
 
@@ -46,7 +46,7 @@ _ID_LENGTH = 8
 _SECRET_LENGTH = 43
 _ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
 _TOKEN = re.compile(rf"hrm_([A-Za-z0-9]{{{_ID_LENGTH}}})_[A-Za-z0-9]{{{_SECRET_LENGTH}}}")
-#: Regular expressions that the name of a token and its scope match as a whole.
+#: Regular expressions for a full match of a token's name and scope.
 TOKEN_NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"  # noqa: S105
 SCOPE_PATTERN = rf"[A-Za-z0-9._/-]{{0,{MAX_CONNECTION_NAME}}}"
 _NAME = re.compile(TOKEN_NAME_PATTERN)
@@ -54,11 +54,11 @@ _SCOPE = re.compile(SCOPE_PATTERN)
 
 
 class ManagementRole(enum.IntEnum):
-    """What a caller of the management API may do. Each role may do what those before it may."""
+    """What a caller of the management API may do. Each role includes the ones before it."""
 
-    #: See everything but keys and tokens.
+    #: See everything except keys and tokens.
     VIEWER = 1
-    #: End what runs now, such as a listener's registration.
+    #: End running things, such as a listener's registration.
     OPERATOR = 2
     #: Change hybrid connections, rules, keys and tokens, and see keys.
     ADMIN = 3
@@ -66,10 +66,10 @@ class ManagementRole(enum.IntEnum):
 
 @attrs.frozen
 class ManagementToken:
-    """What a relay keeps of a token."""
+    """The part of a token that a relay keeps."""
 
     id: str
-    #: Unique at a relay.
+    #: The name, unique at a relay.
     name: str
     role: ManagementRole
     #: The token is for hybrid connections whose names begin with this; empty for the whole relay.
@@ -79,18 +79,18 @@ class ManagementToken:
     #: Seconds since 1970.
     created_at: float
     expires_at: float
-    #: When it was last used, about a minute late; None if it never was.
+    #: When the token was last used, updated about once a minute; None if it was never used.
     last_used_at: float | None = None
 
     def matches(self, text: str) -> bool:
-        """Whether `text` is this token. Takes the same time whatever the text is."""
+        """Return whether `text` is this token. Takes the same time for any text."""
         return hmac.compare_digest(_digest(text), self.digest)
 
 
 def generate_management_token(
     name: str, role: ManagementRole, *, scope: str = "", now: float, seconds: float = DEFAULT_TOKEN_SECONDS
 ) -> tuple[ManagementToken, Secret]:
-    """Make a token: what the relay keeps, and the text for its holder.
+    """Make a token. Returns the part that the relay keeps, and the text for the user of the token.
 
     Args:
         name: see `check_token_name`.
@@ -100,7 +100,7 @@ def generate_management_token(
         seconds: how long it is valid.
 
     Raises:
-        ValueError: the name, the scope or the time is not valid; says what is.
+        ValueError: the name, the scope or the time is not valid. The message says what would be valid.
     """
     check_token_name(name)
     check_scope(scope)
@@ -112,27 +112,27 @@ def generate_management_token(
 
 
 def parse_management_token_untrusted(text: str) -> str | None:
-    """The id in the text of a token; None if the text cannot be one."""
+    """Return the id in the text of a token; None if the text cannot be a token."""
     match = _TOKEN.fullmatch(text)
     return None if match is None else match[1]
 
 
 def check_token_name(name: str) -> str:
-    """Return `name` if a token may be called so. Raises ValueError, without repeating the name."""
+    """Return `name` if it is valid as the name of a token. Raises ValueError, without quoting the name."""
     if not _NAME.fullmatch(name):
         raise ValueError("the name of a token has 1 to 64 characters of A-Z a-z 0-9 . _ @ -, first a letter or digit")
     return name
 
 
 def check_token_id(id_: str) -> str:
-    """Return `id_` if a token may have this id. Raises ValueError, without repeating the id."""
+    """Return `id_` if it is valid as the id of a token. Raises ValueError, without quoting the id."""
     if not _ID.fullmatch(id_):
         raise ValueError(f"the id of a token has {_ID_LENGTH} letters and digits")
     return id_
 
 
 def check_scope(prefix: str) -> str:
-    """Return `prefix` if names of hybrid connections can begin so. Raises ValueError, without repeating it."""
+    """Return `prefix` if names of hybrid connections can begin with it. Raises ValueError, without quoting it."""
     if not _SCOPE.fullmatch(prefix):
         raise ValueError(
             f"a scope is the beginning of names: at most {MAX_CONNECTION_NAME} characters of A-Z a-z 0-9 . _ - /"

@@ -1,4 +1,4 @@
-"""Validates names of hybrid connections, host names and addresses."""
+"""Validating names of hybrid connections, host names and addresses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 #: Numbers that some parsers accept as the last part of an IPv4 address: decimal, octal or hexadecimal.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-#: Without signs, spaces, underscores, leading zeros (octal for some parsers) and digits of other scripts.
+#: A port number, without signs, spaces, underscores, leading zeros (octal for some parsers) and digits of other
+#: scripts.
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
@@ -99,7 +100,7 @@ def normal_host(host: str) -> str:
 
 
 def without_zone(host: str) -> str:
-    """Return `host` without the zone of an IPv6 address, which means something on one machine only (RFC 4007)."""
+    """Return `host` without the zone of an IPv6 address, which is meaningful on one machine only (RFC 4007)."""
     return host.partition("%")[0]
 
 
@@ -148,8 +149,8 @@ def parse_host_untrusted(text: str, *, about_ports: str) -> str:
     """Parse a host name or an address, IPv6 with brackets or without, that stands alone.
 
     Args:
-        text: as it was given.
-        about_ports: for the message about a port: where ports are given.
+        text: the text as the user has entered it.
+        about_ports: where to specify a port, for the message if `text` contains one.
 
     Raises:
         ValueError: says what is wrong, without repeating the text.

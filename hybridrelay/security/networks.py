@@ -1,4 +1,4 @@
-"""Sets of networks, such as those of proxies that are trusted to say where connections come from. Pure."""
+"""Sets of networks, such as those of proxies that are trusted to state where connections come from. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Networks:
         return bool(self.networks)
 
     def covers(self, address: str) -> bool:
-        """Whether an address is in one of the networks. Anything but an IP address, such as a Unix socket, is not."""
+        """Return whether an address is in one of the networks. False for anything but an IP address, such as a Unix
+        socket."""
         if not self.networks:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Error handling for parsing X.509 certificates that anyone may have made."""
+"""Error handling for parsing untrusted X.509 certificates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["parsing_certificate"]
 
 @contextmanager
 def parsing_certificate() -> Iterator[None]:
-    """Convert all errors in a certificate that are found in the block to ValueError.
+    """Convert all exceptions that a malformed certificate causes in the block to ValueError.
 
     `cryptography` parses the parts of a certificate when they are used, and raises many different exceptions if it
     cannot parse them: `InvalidVersion`, `UnsupportedAlgorithm`, `ExtensionNotFound`, `DuplicateExtension` and

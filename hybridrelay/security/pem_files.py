@@ -1,4 +1,5 @@
-"""Reads certificates and keys from PEM files, in any encoding that editors use, and explains what is wrong with them.
+"""Reading certificates and keys from PEM files, in any encoding that editors use, and explaining what is wrong with
+them.
 
 OpenSSL can read files itself, but does not accept byte-order marks and UTF-16, and reports most errors as "PEM lib".
 """
@@ -18,7 +19,7 @@ from .tls import private_file
 _MAX_FILE = 1 << 20
 _CERTIFICATE = re.compile(r"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
 _KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
-#: By OpenSSL's reason: what is wrong with the key or the certificate, and what is required.
+#: What is wrong with a key or certificate, and what is required, by OpenSSL's reason.
 _TOO_WEAK = {
     "EE_KEY_TOO_SMALL": ("the public key of the certificate in {certificate} is too short", "RSA needs 2048 bits"),
     "CA_KEY_TOO_SMALL": ("the public key of a CA in {certificate} is too short", "RSA needs 2048 bits"),
@@ -145,5 +146,5 @@ def _conversion(data: bytes, path: str | os.PathLike[str]) -> str:
 
 
 def _content_of_sequence(data: bytes) -> bytes:
-    """Return what follows the tag and the length (X.690, 8.1.3)."""
+    """Return the content of a DER structure, after its tag and length (X.690, 8.1.3)."""
     return data[2 + (data[1] & 0x7F if data[1:2] >= b"\x80" else 0) :]

@@ -26,7 +26,7 @@ def check_pin(pin: str) -> str:
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError("a pin is sha256: and 32 bytes in Base64")
     if base64.b64encode(digest).decode("ascii") != pin.removeprefix(_PREFIX):
-        # The last character has unused bits. Pins are compared as texts, so only one text is accepted for each.
+        # The last character has unused bits. Pins are compared as text, so only one spelling of each is accepted.
         raise ValueError("a pin is sha256: and 32 bytes in Base64, exactly as the relay shows it")
     return pin
 

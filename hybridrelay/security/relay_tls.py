@@ -1,8 +1,8 @@
 """TLS between the relay and its peers: control channels, and the outer TLS on 443.
 
 On control channels, the relay is verified by the pins in the connection string, or with certificate authorities if
-there are none. The outer TLS exists only because middleboxes expect it. All secrets are protected by TLS inside it,
-so its client side verifies nothing.
+there are none. The outer TLS exists only because middleboxes expect it. Another layer of TLS inside it protects all
+secrets, so its client side verifies nothing.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def _no_certificate(certificate_file: str | os.PathLike[str]) -> ConfigurationEr
 
 
 def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
-    """When the certificate in this file (PEM, the first one in it) expires: seconds since 1970.
+    """Return when the first certificate in a PEM file expires (seconds since 1970).
 
     Raises:
-        ConfigurationError: no such file, or no certificate in it.
+        ConfigurationError: there is no such file, or no certificate in it.
     """
     from cryptography import x509  # which takes long to load
 
@@ -205,7 +205,7 @@ def outer_server_context(
 def outer_client_context() -> ssl.SSLContext:
     """Make the context of connectors and clients for the outer TLS on 443.
 
-    It verifies nothing: all secrets are protected by TLS inside it, which does.
+    It verifies nothing, because the TLS inside it, which protects all secrets, does.
     """
     context = _unverified_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # some proxies that intercept TLS do not support TLS 1.3
@@ -219,7 +219,8 @@ def management_client_context(
     """Make the context of administrators for a management API over TLS.
 
     Args:
-        pin: if there is one, neither CAs nor host names are verified. The caller compares it after the handshake.
+        pin: if there is one, neither CAs nor host names are verified, and the caller has to compare it after the
+            handshake.
         ca_file: a PEM file with the CAs to trust if there is no pin; None means those of the system.
 
     Raises:

@@ -14,7 +14,7 @@ import attrs
 from ..errors import ConfigurationError
 from .secret import Secret
 
-#: As in the public service. It limits the cost of verifying a token.
+#: The most rules of a hybrid connection, as in the public service. Limits the cost of verifying a token.
 MAX_RULES_PER_LEVEL = 12
 MAX_RULE_NAME = 256
 MAX_KEY = 256
@@ -33,7 +33,7 @@ class Right(enum.StrEnum):
 
 
 class KeySlot(enum.StrEnum):
-    """One of the two places of a rule's keys."""
+    """One of the two slots for a rule's keys."""
 
     PRIMARY = "primary"
     SECONDARY = "secondary"
@@ -50,7 +50,7 @@ def generate_key() -> Secret:
 
 
 def key_fingerprint(key: Secret) -> str:
-    """Return 16 hexadecimal digits that identify a key. They are part of a hash, and do not reveal the random key."""
+    """Return 16 hexadecimal digits that identify a key. They are a part of its hash, and do not reveal it."""
     return hashlib.sha256(b"hybridrelay key " + key.reveal().encode()).hexdigest()[:16]
 
 

@@ -66,7 +66,7 @@ class Authorization:
 
     rule_name: str
     slot: KeySlot
-    #: True: the rule belongs to the hybrid connection. False: it belongs to the relay.
+    #: Whether the rule belongs to the hybrid connection. Otherwise it belongs to the relay.
     entity_level: bool
     rights: frozenset[Right]
     #: Seconds since 1970.
@@ -76,7 +76,7 @@ class Authorization:
 def audience_for(host: str, entity: str = "") -> str:
     """Return the audience of a hybrid connection, or of the whole relay, as the public SDKs write it.
 
-    An IPv6 address is there without its zone, which has another name at the relay.
+    The zone of an IPv6 address is left out, because it has another name at the relay.
     """
     return f"http://{bracketed(without_zone(host).lower())}/{entity}"
 
@@ -179,7 +179,8 @@ def verify_token(
     own = [rule for rule in entity_rules if rule.name == token.rule_name]
     shared = [rule for rule in relay_rules if rule.name == token.rule_name]
     if own and len(token.path) < len(wanted):
-        # A rule is valid at and below its level: a rule of a hybrid connection cannot sign for the whole relay.
+        # A rule is valid only for its own level and below: one of a hybrid connection cannot sign for the whole
+        # relay.
         own = []
         if not shared:
             raise AuthorizationError(
@@ -210,7 +211,8 @@ def _try_rules(token: SasToken, own: list[Rule], shared: list[Rule], right: Righ
         raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
     revoked = [slot for rule in (*own, *shared) for slot in KeySlot if rule.key(slot) is None]
     if revoked:
-        # Revoked keys are not stored, so a revoked key cannot be distinguished from a wrong one. It is more likely.
+        # Revoked keys are not stored, so a revoked key cannot be distinguished from a wrong one. A revoked one is
+        # more likely.
         raise AuthorizationError(
             f"the token was not signed with a valid key of its rule; revoked: {', '.join(dict.fromkeys(revoked))}",
             reason=Reason.KEY_REVOKED,
@@ -234,15 +236,15 @@ def _sign(signed_audience: str, expiry: str, key: Secret) -> bytes:
 
 
 def _parse_audience(encoded: str) -> tuple[str, tuple[str, ...]]:
-    # unquote does not change "+", which is correct, because not all encoders write a space as "+".
+    # Unlike `unquote_plus`, `unquote` keeps "+", which only some encoders use for a space.
     match = _AUDIENCE.fullmatch(unquote(encoded))
     if match is None or match["scheme"].lower() not in _SCHEMES:
         raise _malformed("sr is not a URL")
-    # Some SDKs write two slashes after the host, some end with a slash: empty segments are ignored.
+    # Some SDKs write two slashes after the host, or a slash at the end, so empty segments are ignored.
     path = tuple(segment for segment in (match["path"] or "").split("/") if segment)
     host = match["v6"] or match["name"]
     if not host.isascii():
-        # Some letters of other scripts become ASCII in lower case.
+        # Checked before lower(), which turns some letters of other scripts into ASCII.
         raise _malformed("the host in sr is not ASCII")
     return normal_host(host), path
 

@@ -22,7 +22,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text itself. The calls of this method show where secrets are used."""
+        """Return the text itself. Search for calls of this method to see where secrets are used."""
         return self._text
 
     def __repr__(self) -> str:

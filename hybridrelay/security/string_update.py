@@ -1,4 +1,4 @@
-"""Decides which changes to a connection string a running program uses, and which need a restart. Pure."""
+"""Deciding which changes to a connection string a running program applies, and which need a restart. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StringUpdate:
 
 
 def update_string(current: ConnectionString, new: ConnectionString) -> StringUpdate:
-    """Decide which changes in `new` a running program uses.
+    """Decide which changes in `new` a running program applies.
 
     The identity is not changed: open sessions are bound to the identities of both sides, and could not resume with
     another one.

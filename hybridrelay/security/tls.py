@@ -1,7 +1,7 @@
 """End-to-end TLS between client and connector: contexts, the peer's identity, and why a handshake failed.
 
-Everything about chains, signatures, times and extended key usage is verified by OpenSSL, on both sides, under the one
-authority of the hybrid connection. What is added here is the comparison of the URI in the peer's certificate.
+OpenSSL verifies chains, signatures, times and extended key usage, on both sides, under the one authority of the
+hybrid connection. This module adds the comparison of the URI in the peer's certificate.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ..protocol.reasons import Reason
 from .encoding import decode_der_untrusted, pem
 from .identity import Identity, IdentityName, Role
 
-# Parsing a time imports a module (`_strptime`) the first time. It is imported now: later, there may be no descriptor
-# left to read it with.
+# The first parsing of a time imports a module (`_strptime`). Do it now, because later there may be no descriptor left
+# for reading it.
 ssl.cert_time_to_seconds("Jan  1 00:00:00 2000 GMT")
 
 
 def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
-    """The connector's side of data channels.
+    """Make the connector's context for data channels.
 
     Args:
-        identity: ours, of role connector.
+        identity: our identity, with the role connector.
         authority: the certificate (DER) of the authority that issued the application's identity.
 
     Raises:
@@ -44,7 +44,8 @@ def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
 
 
 def data_client_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
-    """The client's side of data channels; as `data_server_context`, with an identity of role application."""
+    """Make the client's context for data channels; like `data_server_context`, with an identity of role
+    application."""
     return _data_context(ssl.PROTOCOL_TLS_CLIENT, identity, authority)
 
 
@@ -54,7 +55,7 @@ class PeerIdentity:
 
     connection_name: str
     role: Role
-    #: Its name in the audit log. Not unique; the serial is.
+    #: The name in the audit log, which is not unique, unlike the serial.
     label: str
     #: Upper case hexadecimal.
     serial: str
@@ -191,7 +192,7 @@ _REASON_BY_VERIFY_CODE = {
     30: Reason.IDENTITY_WRONG_AUTHORITY,  # authority key identifier mismatch
 }
 
-# Which alert OpenSSL sends for which verification error: ssl_x509err2alert() in statem_lib.c.
+# The alert that OpenSSL sends for each verification error: ssl_x509err2alert() in statem_lib.c.
 _REASON_BY_ALERT = {
     "UNKNOWN_CA": Reason.IDENTITY_WRONG_AUTHORITY,
     "DECRYPT_ERROR": Reason.IDENTITY_WRONG_AUTHORITY,  # signature failure
@@ -224,10 +225,10 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
 
 @contextlib.contextmanager
 def private_file(content: bytes) -> Iterator[str]:
-    """Provide a path at which only this user can read `content`, because `ssl` can load private keys only from files.
+    """Yield the path of a file that only this user can read, because `ssl` can load private keys only from files.
 
-    The file is in memory if Linux supports that and it can be opened by name; otherwise it is in a temporary
-    directory. It is removed when the block ends.
+    The file is in memory if the system is Linux and supports this; otherwise it is in a temporary directory. It is
+    removed when the block ends.
     """
     with contextlib.ExitStack() as stack:
         yield _file_in_memory(content, stack) or _file_on_disk(content, stack)

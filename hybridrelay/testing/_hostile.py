@@ -1,4 +1,4 @@
-"""Checks of a transport's handshake: peers that speak another protocol, stop sending, or are cancelled."""
+"""Checks of a transport's handshake: with peers that speak another protocol, stop sending, or are cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ._pairs import (
     make_dialer,
 )
 
-#: What other programs send first. Each is sent repeatedly.
+#: The first bytes that other programs send. Each of these is sent repeatedly.
 GARBAGE = {
     "nothing": b"",
     "zeros": bytes(1024),
@@ -38,27 +38,27 @@ GARBAGE = {
     "an HTTP answer": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * 50,
     "high bytes": bytes(range(128, 256)) * 8,
 }
-#: How much of it is sent (bytes): far more than the kernel's buffers hold, so a side that lets the peer send all of
-#: it does not detect that it is another protocol.
+#: How much of it is sent (bytes): far more than the kernel's buffers hold. A side that accepts all of it has not
+#: detected that this is another protocol.
 GARBAGE_BYTES = 64 * 1024 * 1024
 #: At how many positions the client's handshake is truncated.
 TRUNCATIONS = 40
 
 
 async def check_garbage_to_accept(transport: Transport, route: Route) -> None:
-    """A peer that speaks another protocol is refused and closed, and little is read of what it sent."""
+    """Check that a peer that speaks another protocol is refused and closed, and that little of its data is read."""
     for name, garbage in GARBAGE.items():
         if not await _is_refused(transport, route, functools.partial(_flood, garbage=garbage, name=name)):
             return  # a transport that adds nothing to the bytes accepts any bytes
 
 
 async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
-    """A server of another protocol is an error at once, and the connection is closed."""
+    """Check that a server that speaks another protocol causes an error at once, and that the connection is closed."""
     port = route.port_for(Purpose.DATA)
     for name, garbage in GARBAGE.items():
         async with listening(transport, port) as listener, trio.open_nursery() as nursery:
             if not isinstance(listener, StreamListener):
-                return  # only the transport itself knows how to speak to it
+                return  # only the transport itself can dial this listener
 
             async def serve(garbage: bytes = garbage, name: str = name) -> None:
                 async with await add_outer_tls(await listener.accept_stream(), port) as stream:
@@ -78,7 +78,8 @@ async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
 
 
 async def check_truncated_handshake(transport: Transport, route: Route) -> None:
-    """A client that disconnects during its handshake is an error; a handshake with a silent one can be cancelled."""
+    """Check that a client that disconnects during its handshake causes an error, and that a handshake with a silent
+    client can be cancelled."""
     watch = _Watch()
     client, server = await connect_pair(transport, route, watch=watch)
     await trio.aclose_forcefully(client.stream)
@@ -99,7 +100,7 @@ async def check_truncated_handshake(transport: Transport, route: Route) -> None:
 
 
 async def check_connect_cancelled(transport: Transport, route: Route) -> None:
-    """If connect is cancelled before any one of its operations on the connection, it closes the connection."""
+    """Check that connect closes the connection if it is cancelled before any of its operations on it."""
     port = route.port_for(Purpose.DATA)
     for operation in itertools.count(1):
         async with listening(transport, port) as listener, trio.open_nursery() as nursery:
@@ -123,7 +124,8 @@ async def check_connect_cancelled(transport: Transport, route: Route) -> None:
 
 
 async def check_dialer_that_never_answers(transport: Transport, route: Route) -> None:
-    """Cancellation ends connect while it waits for its dialer, and connect raises the dialer's error unchanged."""
+    """Check that connect can be cancelled while it waits for its dialer, and that it raises the dialer's error
+    unchanged."""
     port = route.port_for(Purpose.DATA)
 
     async def never(*_where: object) -> NoReturn:
@@ -158,11 +160,11 @@ CHECKS = (
 async def _is_refused(
     transport: Transport, route: Route, play: Callable[[trio.abc.Stream], Awaitable[None]], *, cancel: bool = False
 ) -> bool:
-    """Accept a connection from a client that runs ``play``.
+    """Return whether a connection from a client that runs ``play`` is refused.
 
     Args:
-        transport: what to check.
-        route: over which route.
+        transport: the transport to check.
+        route: the route to use.
         play: the client's part, on a connection inside any outer TLS.
         cancel: whether to cancel the handshake as soon as every task waits.
 
@@ -172,13 +174,13 @@ async def _is_refused(
     port = route.port_for(Purpose.DATA)
     async with listening(transport, port) as listener, trio.open_nursery() as nursery:
         if not isinstance(listener, StreamListener):
-            return True  # only the transport itself knows how to speak to it
+            return True  # only the transport itself can dial this listener
 
         async def be_client() -> None:
             raw = await dial_raw(listener)
             async with await connect_outer_tls(raw, HOST) if port.outer_tls else raw as stream:
                 await play(stream)
-                await trio.sleep_forever()  # closing is the server's part
+                await trio.sleep_forever()  # the server has to close
 
         nursery.start_soon(be_client)
         server = await listener.accept_stream()

@@ -1,4 +1,4 @@
-"""Connects a transport to itself, over real sockets on this machine."""
+"""Connecting a transport to itself, over real sockets on this machine."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ async def connect_pair(
     insert: Insert | None = None,
     watch: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
 ) -> tuple[Connection, Connection]:
-    """Return the client's connection and the server's. They have a listener of their own, which is closed afterwards.
+    """Return the client's and the server's end of a new connection. Its listener is closed again.
 
     Args:
-        transport: what to connect.
-        route: over which route.
-        purpose: decides the port.
+        transport: the transport to use.
+        route: the route to use.
+        purpose: determines the port.
         insert: inserts something between the two ends, below any outer TLS.
         watch: wraps the stream that the transport's client gets from its dialer.
     """
@@ -61,14 +61,14 @@ async def connect_pair(
 async def stream_pair(
     transport: Transport, route: Route, *, insert: Insert | None = None
 ) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
-    """The streams of `connect_pair`."""
+    """Return the streams of `connect_pair`."""
     client, server = await connect_pair(transport, route, insert=insert)
     return client.stream, server.stream
 
 
 @contextlib.asynccontextmanager
 async def listening(transport: Transport, port: Port) -> AsyncIterator[Listener]:
-    """A listener as the relay would open it for this port, on a free port or at a free path."""
+    """Open a listener as the relay would for this port, but on a free port number or at a free path."""
     with tempfile.TemporaryDirectory(prefix="hybridrelay-") as directory:
         binding = Binding("", 0, Path(directory, "relay.sock")) if port.local else Binding(HOST, 0)
         async with await transport.listen(binding) as listener:
@@ -76,7 +76,7 @@ async def listening(transport: Transport, port: Port) -> AsyncIterator[Listener]
 
 
 async def accept_incoming(listener: Listener, port: Port) -> Incoming:
-    """The next connection, inside outer TLS if the port has it, before its handshake."""
+    """Return the next connection before its handshake, inside outer TLS if the port has it."""
     if not port.outer_tls:
         return await listener.accept()
     assert isinstance(listener, StreamListener), "a port with outer TLS needs a StreamListener"
@@ -85,12 +85,12 @@ async def accept_incoming(listener: Listener, port: Port) -> Incoming:
 
 
 async def add_outer_tls(stream: trio.SocketStream, port: Port) -> trio.abc.Stream:
-    """A stream that was accepted, inside outer TLS if the port has it. Raises what `accept_outer_tls` raises."""
+    """Add outer TLS to an accepted stream if the port has it. Raises what `accept_outer_tls` raises."""
     return await accept_outer_tls(stream, outer_context()) if port.outer_tls else stream
 
 
 def address_of(port: Port, listener: Listener) -> Address:
-    """The address for connecting to a listener as if it were `port`."""
+    """Return the address for connecting to a listener as if it were `port`."""
     return Address(HOST, listener.bound[0].port, port.outer_tls)
 
 
@@ -101,7 +101,7 @@ def make_dialer(
     insert: Insert | None = None,
     watch: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
 ) -> Dialer:
-    """A dialer that reaches `listener`. Its "command" leads to the Unix socket of a local port."""
+    """Return a dialer that reaches `listener`. Its "command" leads to the Unix socket of a local port."""
 
     async def finish(stream: trio.SocketStream) -> trio.abc.Stream:
         inserted = stream if insert is None else await insert(stream)
@@ -120,7 +120,7 @@ def make_dialer(
 
 
 async def dial_raw(listener: Listener) -> trio.SocketStream:
-    """A connection to a listener, with nothing added to it."""
+    """Return a connection to a listener, with nothing added to it."""
     binding = listener.bound[0]
     if binding.path is not None:
         return await connect_unix_socket(binding.path)
@@ -129,7 +129,7 @@ async def dial_raw(listener: Listener) -> trio.SocketStream:
 
 @functools.cache
 def outer_context() -> ssl.SSLContext:
-    """A server context with a new self-signed certificate. No transport may depend on trusting it."""
+    """Return a server context with a new self-signed certificate. No transport may depend on trusting it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -21,7 +21,7 @@ CLOGGING_BYTES = 64 * 1024 * 1024
 
 
 async def check_routes(transport: Transport, route: Route) -> None:
-    """The declarations are consistent, and every port of the route carries bytes."""
+    """Check that the declarations are consistent, and that every port of the route carries bytes."""
     assert transport.name
     assert route in transport.routes
     for purpose in Purpose:
@@ -37,7 +37,7 @@ async def check_routes(transport: Transport, route: Route) -> None:
 
 
 async def check_stream_contract(transport: Transport, route: Route) -> None:
-    """The streams at both ends meet Trio's contract for half-closeable streams."""
+    """Check that the streams at both ends meet Trio's contract for half-closeable streams."""
 
     async def client_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
         return await stream_pair(transport, route)
@@ -51,7 +51,8 @@ async def check_stream_contract(transport: Transport, route: Route) -> None:
 
 
 async def check_kernel_socket(transport: Transport, route: Route) -> None:
-    """The bytes on `Connection.kernel_socket` are those of the stream, so that the kernel can move them."""
+    """Check that the bytes on `Connection.kernel_socket` are those of the stream, so that the kernel can move
+    them."""
     for client_side in (True, False):
         near, far = await connect_pair(transport, route)
         mine, other = (near, far) if client_side else (far, near)
@@ -65,7 +66,8 @@ async def check_kernel_socket(transport: Transport, route: Route) -> None:
 
 
 async def check_dropped(transport: Transport, route: Route) -> None:
-    """A connection that is dropped before its handshake is closed, and accepting can be cancelled without loss."""
+    """Check that a connection that is dropped before its handshake is closed, and that cancelling accept loses
+    nothing."""
     port = route.port
     if port.outer_tls:
         return  # the listener gets the connection only after the outer TLS handshake
@@ -95,7 +97,7 @@ async def check_dropped(transport: Transport, route: Route) -> None:
 
 
 async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
-    """Handshake and data survive a path that delivers single bytes."""
+    """Check that the handshake and data survive a path that delivers single bytes."""
     data = _random_bytes(1, 2000)
     async with open_middlebox(piece_bytes=1) as box:
         client, server = await stream_pair(transport, route, insert=box.insert)
@@ -106,7 +108,7 @@ async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
 
 
 async def check_bulk(transport: Transport, route: Route) -> None:
-    """Large transfers in both directions at once, written in pieces of many sizes, arrive unchanged."""
+    """Check that large transfers in both directions at once, written in pieces of many sizes, arrive unchanged."""
     client, server = await stream_pair(transport, route)
     async with client, server, trio.open_nursery() as nursery:
         for seed, (source, sink) in enumerate(((client, server), (server, client))):
@@ -116,7 +118,7 @@ async def check_bulk(transport: Transport, route: Route) -> None:
 
 
 async def check_half_close(transport: Transport, route: Route) -> None:
-    """An end of data in one direction does not affect the other direction, whichever side ends first."""
+    """Check that an end of data in one direction does not affect the other direction, whichever side ends first."""
     data = _random_bytes(2, 300_000)
     for client_first in (True, False):
         client, server = await stream_pair(transport, route)
@@ -131,7 +133,7 @@ async def check_half_close(transport: Transport, route: Route) -> None:
 
 
 async def check_cut(transport: Transport, route: Route) -> None:
-    """A connection that is reset or ended between the two ends is broken; it is never received as an end of data."""
+    """Check that a connection that is cut between the two ends is broken, and never seems to end normally."""
     for reset in (True, False):
         async with open_middlebox() as box:
             client, server = await stream_pair(transport, route, insert=box.insert)
@@ -146,7 +148,8 @@ async def check_cut(transport: Transport, route: Route) -> None:
 
 
 async def check_forceful_close(transport: Transport, route: Route) -> None:
-    """Closing while cancelled sends no end of data: a peer that can tell the difference sees a broken connection."""
+    """Check that closing while cancelled sends no end of data, so that a peer sees a broken connection, if it can
+    distinguish the two."""
     for client_closes in (True, False):
         client, server = await stream_pair(transport, route)
         closing, other = (client, server) if client_closes else (server, client)
@@ -157,7 +160,7 @@ async def check_forceful_close(transport: Transport, route: Route) -> None:
 
 
 async def check_clogged(transport: Transport, route: Route) -> None:
-    """A peer that does not read blocks only sending; closing either end wakes the sender."""
+    """Check that a peer that does not read blocks only sending, and that closing either end wakes the sender."""
     for client_sends in (True, False):
         for close_sender in (True, False):
             client, server = await stream_pair(transport, route)

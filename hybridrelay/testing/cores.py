@@ -1,6 +1,6 @@
 """Two session cores and the bytes between them, in virtual time: no sockets, no tasks, no clock.
 
-Nothing moves by itself: a test decides what is written, how much of it arrives, and what is lost.
+Nothing happens by itself: a test decides what is written, how much of it arrives, and what is lost.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from ..protocol.windows import Budget
 
 
 class CoreSide:
-    """One core, what it reported, and what it wrote that has not arrived."""
+    """One core, its events, and the bytes that it wrote and that have not arrived yet."""
 
     def __init__(self, core: SessionCore) -> None:
         self.core = core
         self.events: list[SessionEvent] = []
-        #: What was written and is not yet delivered to the peer.
+        #: Bytes that were written and not yet delivered to the peer.
         self.wire = bytearray()
 
     def take_events(self) -> list[SessionEvent]:
@@ -52,7 +52,7 @@ class CorePair:
             SessionCore(SessionRole.ACCEPTOR, config=acceptor_config or config, budget=budgets[1])
         )
         self.now = 0.0
-        #: What arrived on a channel that the acceptor's session does not have yet: HELLO decides.
+        #: Bytes that arrived on a new channel before HELLO has told the acceptor which session it belongs to.
         self._greeting: bytes | None = None
 
     @classmethod
@@ -63,7 +63,7 @@ class CorePair:
         acceptor_config: SessionConfig | None = None,
         budgets: tuple[Budget | None, Budget | None] = (None, None),
     ) -> CorePair:
-        """A pair that has exchanged HELLO and has no further output; its events are taken."""
+        """Return a pair that has exchanged HELLO, and has no further output or events."""
         pair = cls(config, acceptor_config=acceptor_config, budgets=budgets)
         pair.connect()
         pair.pump()
@@ -80,7 +80,7 @@ class CorePair:
     # --- channels
 
     def connect(self) -> None:
-        """Open a new channel. What was in transit on the old one is lost; HELLO informs the acceptor."""
+        """Open a new channel. Bytes in transit on the old one are lost. The acceptor learns of it by HELLO."""
         self.lose()
         if self.initiator.core.state is not State.DETACHED:
             self.lose_channel(self.initiator)
@@ -88,17 +88,17 @@ class CorePair:
         self._greeting = b""
 
     def lose(self) -> None:
-        """Lose what is in transit, and the acceptor's new channel if the session does not have it yet."""
+        """Lose the bytes in transit, and the acceptor's new channel if its session does not have it yet."""
         for side in self.sides:
             side.wire.clear()
         self._greeting = None
 
     def lose_channel(self, side: CoreSide) -> None:
-        """The side detects that its channel is lost."""
+        """Have a side detect that its channel is lost."""
         side.events += side.core.channel_lost(self.now)
 
     def cut(self) -> None:
-        """The channel breaks, and both sides detect it."""
+        """Break the channel, and have both sides detect it."""
         self.lose()
         for side in self.sides:
             self.lose_channel(side)
@@ -106,9 +106,9 @@ class CorePair:
     # --- bytes
 
     def write(self, side: CoreSide, max_bytes: int = 256 * 1024) -> int:
-        """Let the side write once; return how many bytes it wrote.
+        """Let a side write once. Returns how many bytes it wrote.
 
-        What the acceptor writes to its old channel after the initiator has opened a new one is lost.
+        Bytes that the acceptor writes to its old channel after the initiator has opened a new one are lost.
         """
         announced = side.core.has_output
         data = b"".join(side.core.data_to_send(self.now, max_bytes))
@@ -128,7 +128,7 @@ class CorePair:
             side.wire += frame.encode()
 
     def deliver(self, side: CoreSide, amount: int | None = None) -> int:
-        """Deliver what the side wrote, at most `amount` bytes of it; return how many were delivered."""
+        """Deliver bytes that the side has written, at most `amount`. Returns how many were delivered."""
         amount = len(side.wire) if amount is None else min(amount, len(side.wire))
         data = bytes(side.wire[:amount])
         del side.wire[:amount]
@@ -142,7 +142,7 @@ class CorePair:
         return amount
 
     def _greet(self, data: bytes) -> None:
-        """Do what a driver does on the acceptor's side: read HELLO, then decide."""
+        """Do what an acceptor's driver does: read HELLO, then decide."""
         assert self._greeting is not None
         self._greeting += data
         first = next(FrameDecoder().decode_untrusted(self._greeting), None)
@@ -182,7 +182,7 @@ class CorePair:
     # --- streams
 
     def open(self, opener: CoreSide | None = None) -> tuple[Stream, Stream]:
-        """An accepted stream: the opener's end (the initiator's by default) and the other one."""
+        """Open a stream that is accepted. Returns the opener's end (the initiator's by default) and the other one."""
         opener = opener or self.initiator
         acceptor = self.other(opener)
         stream = opener.core.open_stream()

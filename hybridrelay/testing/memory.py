@@ -1,8 +1,8 @@
-"""A network inside the process. Any transport runs over it; no port is bound, and nothing leaves the program.
+"""A network inside the process, over which any transport can run. No port is bound, and nothing leaves the program.
 
 `MemoryNetwork` replaces the opening of sockets on both sides: `dial` is for `Dialer.tcp`, and a `MemoryListener` for
-`Binding.acceptors`. Its connections are socket pairs of the kernel, not Python buffers: the relay joins sockets in
-the kernel, and connections that cannot be joined would leave that untested.
+`Binding.acceptors`. Its connections are socket pairs of the kernel and not Python buffers, so that the relay's
+joining of sockets in the kernel is tested, too.
 
 `MemoryTransport` is a transport that adds nothing, for tests that do not depend on a particular transport.
 """
@@ -37,7 +37,7 @@ class MemoryNetwork:
         self._listening: dict[tuple[str, int], trio.MemorySendChannel[trio.SocketStream]] = {}
 
     def listen(self, host: str, port: int) -> MemoryListener:
-        """Begin to listen. Closing the listener ends it.
+        """Begin to listen, until the listener is closed.
 
         Raises:
             OSError: something already listens there.
@@ -50,7 +50,7 @@ class MemoryNetwork:
         return MemoryListener(self, address, receive)
 
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        """Connect. This is a `hybridrelay.abc.Dial`.
+        """Connect to a listener. This is a `hybridrelay.abc.Dial`.
 
         Raises:
             ConnectionRefusedError: nothing listens there.
@@ -105,7 +105,7 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
             raise trio.ClosedResourceError("this listener was closed") from None
 
     async def aclose(self) -> None:
-        """Refuse further connections, and close those that were dialed and not accepted. Idempotent."""
+        """Refuse further connections, and close those that were not accepted yet. Idempotent."""
         if not self._closed:
             self._closed = True
             self._network._forget(self.address)
@@ -122,10 +122,10 @@ class MemoryListener(trio.abc.Listener[trio.SocketStream]):
 
 
 class MemoryTransport(Transport):
-    """Uses the connection as it was dialed. One port serves every purpose."""
+    """A transport that adds nothing to the dialed connection. One port serves every purpose."""
 
     name = "memory"
-    #: Its number is arbitrary; ranked before every real route.
+    #: The only port. Its number is arbitrary; its route ranks before every real one.
     port = Port("memory", 1)
     routes = (Route("memory", 0, port),)
 

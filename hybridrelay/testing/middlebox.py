@@ -1,4 +1,4 @@
-"""A TCP hop between two programs that passes on a few bytes at a time, or cuts connections."""
+"""A middlebox between two programs that passes on a few bytes at a time, or cuts TCP connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Middlebox:
         return await self.insert(await trio.open_tcp_stream(host, port))
 
     async def insert(self, onward: trio.SocketStream) -> trio.SocketStream:
-        """Insert this middlebox into a connection; return the new near end."""
+        """Insert this middlebox into a connection. Returns the new near end."""
         self._streams.append(onward)
         near, far = await tcp_pair()
         self._streams.append(far)
@@ -59,7 +59,7 @@ class Middlebox:
 
 @contextlib.asynccontextmanager
 async def open_middlebox(*, piece_bytes: int | None = None) -> AsyncIterator[Middlebox]:
-    """A middlebox whose connections end with the block.
+    """Yield a middlebox whose connections end with the block.
 
     Args:
         piece_bytes: how many bytes are passed on at a time; None for all that are available.
@@ -74,7 +74,7 @@ async def open_middlebox(*, piece_bytes: int | None = None) -> AsyncIterator[Mid
 
 
 async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Both ends of a new TCP connection on loopback."""
+    """Return both ends of a new TCP connection on loopback."""
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         near = await trio.open_tcp_stream(*listener.socket.getsockname())

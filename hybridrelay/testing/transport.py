@@ -22,7 +22,7 @@ from ._pairs import Insert, connect_pair
 
 __all__ = ["check_transport", "open_pair", "transport_checks"]
 
-#: The time limit of one check (seconds). No check takes nearly as long; the limit ends a check that hangs, so that
+#: The time limit of one check (seconds). No check takes nearly as long. The limit ends a check that hangs, so that
 #: its name is reported.
 CHECK_TIMEOUT = 60
 
@@ -35,12 +35,12 @@ async def open_pair(
     purpose: Purpose = Purpose.DATA,
     insert: Insert | None = None,
 ) -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
-    """A connection over ``route`` through a real listener on this machine.
+    """Open a connection over ``route`` through a real listener on this machine.
 
     Args:
-        transport: what to connect.
-        route: over which route.
-        purpose: decides the port.
+        transport: the transport to use.
+        route: the route to use.
+        purpose: determines the port.
         insert: inserts something between the two ends, such as `Middlebox.insert`.
 
     Yields:
@@ -57,7 +57,7 @@ async def open_pair(
 
 
 def transport_checks(transport: Transport) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
-    """Every check of every route, with its name, ready to be awaited."""
+    """Yield every check of every route, with its name and as a function to be awaited."""
     for route in transport.routes:
         for check in (*_streams.CHECKS, *_hostile.CHECKS):
             name = check.__name__.removeprefix("check_")

@@ -1,8 +1,8 @@
 """A byte stream in frames, because the end of a pipe does not show whether all of the data has arrived.
 
 A frame is a length (4 bytes, big-endian) and that many bytes. The length 0 signals the end of the data in that
-direction; nothing follows it. If the connection below ends without it, the stream is broken: this is what a killed
-process, a failed network and an aborted peer look like.
+direction; nothing follows it. If the underlying connection ends without it, the stream is broken: a process was
+killed, the network failed, or the peer has aborted.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hybridrelay.streams.nowait import READ_BYTES, read_below
 
 __all__ = ["FramedStream"]
 
-#: The longest frame (bytes). Payload is returned as it arrives, so this does not bound memory; a longer length shows
-#: that the data is not in this format.
+#: The longest frame (bytes). A greater length shows that the data is not in this format. (Memory is not the reason:
+#: payload is returned as it arrives.)
 MAX_FRAME = 1 << 20
 #: How much is sent in one frame, and therefore in one write (bytes).
 _SENT_FRAME = 64 * 1024
@@ -29,7 +29,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class FramedStream(trio.abc.HalfCloseableStream):
-    """See the module's docstring. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
+    """A byte stream in frames. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
 
     Args:
         below: the stream that carries the frames. This stream owns it from now on.
@@ -42,11 +42,11 @@ class FramedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._end_sent = False
         self._end_received = False
-        #: Whether a frame was sent only in part. The peer would take whatever follows as the rest of it.
+        #: Whether a frame was sent only in part. The peer would interpret anything that follows as the rest of it.
         self._torn = False
         #: Why nothing more can be received; None if more can.
         self._lost: str | None = None
-        #: Received, and not decoded yet.
+        #: Received bytes that were not decoded yet.
         self._input = bytearray()
         #: How many bytes of payload of the current frame have not been returned yet.
         self._frame_left = 0
@@ -93,7 +93,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             self._end_sent = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived, up to `max_bytes`; ``b""`` when the peer has signalled the end of its data.
+        """Return data that has arrived, up to `max_bytes`; ``b""`` when the peer has signalled the end of its data.
 
         Raises:
             trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
@@ -113,9 +113,10 @@ class FramedStream(trio.abc.HalfCloseableStream):
             return data
 
     async def aclose(self) -> None:
-        """Signal the end of the data, if that is possible, and close the stream below. Idempotent.
+        """Signal the end of the data, if possible, and close the underlying stream. Idempotent.
 
-        If cancelled, the stream below is closed, too, but no end is signalled: the peer sees a broken connection.
+        If cancelled, the underlying stream is closed without signalling the end, and the peer sees a broken
+        connection.
         """
         already, self._closed = self._closed, True
         try:
@@ -166,7 +167,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
         return self._broken(why)
 
     def _decode(self, max_bytes: int) -> bytes:
-        """Return payload that has arrived; nothing if more is needed or the end of the data was reached.
+        """Return payload that has arrived; empty if more bytes are needed or the end of the data was reached.
 
         Raises:
             trio.BrokenResourceError: what arrived is not a frame.

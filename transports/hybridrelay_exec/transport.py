@@ -1,4 +1,4 @@
-"""The transport: a greeting in both directions, then frames."""
+"""The transport `exec`: a greeting in both directions, then frames."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["GREETING", "STDIO", "ExecTransport"]
 GREETING = b"hybridrelay exec 1\n"
 #: A Unix socket in the relay's state directory.
 STDIO = Port("stdio", local=True)
-#: The additional time until the relay answers (seconds): ssh connects, exchanges keys and authenticates, and the
-#: remote side starts a program.
+#: The additional time until the relay answers (seconds), because ssh has to connect, exchange keys, authenticate, and
+#: start a program on the remote side.
 COMMAND_SECONDS = 20.0
 #: How much of an unexpected output is shown (bytes).
 _SHOWN_BYTES = 60

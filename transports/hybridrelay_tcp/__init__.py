@@ -12,7 +12,7 @@ from hybridrelay.streams.sockets import tune_stream
 
 __all__ = ["TCPTransport", "transport"]
 
-# The port numbers of the classic Hybrid Connections service: networks that have used it already allow them.
+# The port numbers of the classic Hybrid Connections service, which networks that have used it already allow.
 PROBE = Port("probe", 9350)
 CONTROL = Port("control", 5671)
 DATA = Port("data", 9352)

@@ -1,6 +1,6 @@
 """WebSocket over HTTP and HTTPS, for networks in which only the web's ports are open.
 
-The client's handshake is done by trio-websocket, and the server's by our own code; after it, both sides use our own
+The client's handshake is done by trio-websocket, and the server's by our own code. After it, both sides use our own
 codec on the same connection (`frames.py`, `stream.py`).
 """
 

@@ -9,8 +9,8 @@ Rules:
 - No extension is negotiated, so reserved bits are zero. Text messages are not used.
 - Frames from the client are masked, frames from the server are not.
 
-`FrameDecoder` returns payload as it arrives: it does not wait for complete frames, and holds no more than it was
-given.
+`FrameDecoder` returns payload as it arrives: it does not wait for complete frames, and holds nothing beyond the bytes
+that were passed in.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
-#: By how many the frames without data in one read may outnumber those with data. A frame costs the same processor
-#: time whatever its size, and while frames without data are decoded, the reader does not let other tasks run.
+#: How many more frames without data than with data one read may contain. A frame costs the same processor time
+#: whatever its size, and while frames without data are decoded, no other task runs.
 MAX_IDLE_FRAMES = 4096
 #: After how many frames without effect, such as pongs, `FrameDecoder.next_event` returns `Interrupted`.
 IDLE_FRAMES_AT_ONCE = 32
 #: How many frames a peer may send before it has authenticated, with or without data, because a frame costs the same
-#: processor time whatever its size. An honest peer sends a few dozen, which some intermediaries split into smaller
-#: ones.
+#: processor time whatever its size. An honest peer sends a few dozen, and some intermediaries split these into
+#: smaller ones.
 MAX_FRAMES_OF_STRANGER = 1024
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
@@ -92,7 +92,8 @@ class EndOfData:
 
 @attrs.frozen
 class Ping:
-    """To be answered with a pong of the same payload. Answering the last of several suffices (section 5.5.3)."""
+    """A ping, to be answered by a pong with the same payload. Of several, only the last need be answered (section
+    5.5.3)."""
 
     payload: bytes
 
@@ -116,20 +117,21 @@ END_OF_DATA = b""
 
 
 def encode_data(payload: Buffer, *, masked: bool) -> tuple[bytes, Buffer]:
-    """One binary message, as header and payload, so that the caller can decide whether to join them.
+    """Encode one binary message. Returns header and payload separately, so that the caller can decide whether to join
+    them.
 
-    Without masking, the payload is returned as it is; with masking, as a copy under a new random key.
+    Without masking, the payload is returned unchanged; with masking, as a copy, masked with a new random key.
     """
     return _encode(Opcode.BINARY, payload, masked=masked)
 
 
 def encode_pong(payload: bytes, *, masked: bool) -> bytes:
-    """The answer to a `Ping`."""
+    """Encode the answer to a `Ping`."""
     return b"".join(_encode(Opcode.PONG, payload, masked=masked))
 
 
 def encode_close(code: int, *, masked: bool) -> bytes:
-    """A Close frame without a text. Codes: RFC 6455 section 7.4.1."""
+    """Encode a Close frame without a text. Codes: RFC 6455 section 7.4.1."""
     return b"".join(_encode(Opcode.CLOSE, struct.pack(">H", code), masked=masked))
 
 
@@ -143,8 +145,7 @@ def _encode(opcode: Opcode, payload: Buffer, *, masked: bool) -> tuple[bytes, Bu
         header = struct.pack(">BBQ", first, mask_bit | _LENGTH_64, size)
     if not masked:
         return header, payload
-    # The key is unpredictable for every frame (section 5.3), so that hostile payload cannot look like HTTP to a
-    # proxy.
+    # A new unpredictable key for every frame (section 5.3), so that hostile payload cannot look like HTTP to a proxy.
     key = os.urandom(_KEY_SIZE)
     return header + key, apply_mask(payload, key)
 
@@ -175,7 +176,7 @@ class FrameDecoder:
     _input: Buffer = attrs.field(default=b"", init=False, repr=False)
     #: How much of `_input` has been decoded.
     _position: int = attrs.field(default=0, init=False)
-    #: How many bytes of the current data frame are missing, and whether it is the last frame of its message.
+    #: How many bytes of the current data frame are missing; below, whether it is the last frame of its message.
     _frame_left: int = attrs.field(default=0, init=False)
     _frame_fin: bool = attrs.field(default=False, init=False)
     #: The masking key, rotated so that it begins at the next byte; empty if frames are not masked.
@@ -192,16 +193,17 @@ class FrameDecoder:
     def receive_untrusted(self, data: Buffer) -> None:
         """Add bytes that the peer has sent, in pieces of any size. This decodes nothing, and so raises nothing.
 
-        Call this when `next_event` has returned None: then at most an incomplete header or control frame is left of
-        the earlier bytes, and only this is copied. `data` is not copied. It is in use until `next_event` returns None
-        again, and payload that is not masked is returned as a view of it.
+        Call this when `next_event` has returned None. Then at most an incomplete header or control frame is left of
+        the earlier bytes, which is copied. `data` is not copied: it is in use until `next_event` returns None again,
+        and payload that is not masked is returned as a view of it.
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
         self._idle_frames = 0
 
     def keep(self) -> None:
-        """Copy the bytes that have not been decoded yet. Call this before `data`, see above, is overwritten."""
+        """Copy the bytes that have not been decoded yet. Call this before the `data` of `receive_untrusted` is
+        overwritten."""
         if not isinstance(self._input, bytes):
             self._input, self._position = bytes(self._input[self._position :]), 0
 

@@ -1,4 +1,4 @@
-"""The HTTP service on the relay's ports 80 and 443: a table of routes to the WebSocket and a health check.
+"""The HTTP service on the relay's ports 80 and 443, with two routes: the WebSocket and a health check.
 
 `hybridrelay.http` parses the request and answers. Its limits are tight here, because the client has not authenticated
 yet. Every connection is closed after its response.
@@ -35,10 +35,10 @@ __all__ = ["HEALTH_PATH", "LIMITS", "http_service", "serve_http"]
 
 HEALTH_PATH = "/healthz"
 
-#: The limits before authentication. In addition, the relay has a deadline for everything before authentication, which
-#: is shorter than the sum of these times.
+#: The limits before authentication. The relay also has a deadline for everything before authentication, which is
+#: shorter than the sum of these times.
 LIMITS = Limits(
-    # Enough for a proxy's cookies and tracing headers. Inside outer TLS, a record may not be longer either.
+    # Enough for a proxy's cookies and tracing headers. It is also the limit for a record of the outer TLS.
     max_target_bytes=HELD_FOR_STRANGER,
     max_head_bytes=HELD_FOR_STRANGER,
     # No route reads a body.
@@ -117,11 +117,11 @@ def _raise(exc: Exception) -> None:
 
 
 def http_service(path_prefix: str = "") -> Service:
-    """What is served: the WebSocket at `PATH`, also below `path_prefix`, and a health check."""
+    """Return the service: the WebSocket at `PATH`, also below `path_prefix`, and a health check."""
     paths = dict.fromkeys((PATH, path_prefix + PATH))
     return Service(
         router=Router([Route("GET", HEALTH_PATH, _health), *(Route("GET", path, _upgrade) for path in paths)]),
         limits=LIMITS,
-        # The relay logs what accepting a connection raises.
+        # Raise the exception, because the relay logs what a handshake raises.
         on_crash=_raise,
     )

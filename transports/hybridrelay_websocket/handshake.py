@@ -1,8 +1,8 @@
-"""The client's WebSocket handshake, done by trio-websocket on a stream that we keep.
+"""The client's WebSocket handshake, which trio-websocket does on a stream that stays ours.
 
-trio-websocket reads ahead, and starts a task that keeps reading. Therefore it gets a substitute for the connection
-that delivers only the HTTP head, and then blocks. When the handshake is complete, the task is cancelled while it
-waits there: it has not seen or written any frame, and closes nothing.
+trio-websocket reads ahead, and starts a task that keeps reading. Therefore it gets a substitute for the connection,
+which delivers only the HTTP head and then blocks. When the handshake is complete, that task is cancelled while it
+waits. It has neither seen nor written any frame, and closes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CREDENTIALS_MISSING = (
     "something in front of the relay demands credentials: give the header fields that it expects with "
     "--websocket-headers-file, or let it pass {path} without any"
 )
-#: What access proxies answer: refusals, and redirections to a page for logging in.
+#: The statuses with which access proxies answer: refusals, and redirects to a login page.
 _DEMANDS_CREDENTIALS = frozenset({b"301", b"302", b"303", b"307", b"308", b"401", b"403"})
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _HTTP = b"HTTP/1."
@@ -54,7 +54,7 @@ class _HeadStream(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError as exc:
-            # Translated here, because trio-websocket would discard it, and its caller would wait forever.
+            # Translated here, because trio-websocket would discard this exception, and its caller would wait forever.
             raise TransportError.lost(_CLOSED, exc) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -63,13 +63,14 @@ class _HeadStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._head_read:
             self._head_read = True
-            # This may be more than `max_bytes`, which only serves to limit memory; MAX_HEAD does that here.
+            # May return more than `max_bytes`. Here MAX_HEAD limits the memory instead.
             return await self._read_head()
         await trio.sleep_forever()
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def aclose(self) -> None:
-        # trio-websocket closes only if the head is not a handshake. Raised in its task, this ends the nursery.
+        # trio-websocket closes the stream only if the head is not a handshake. The exception ends its task and the
+        # nursery.
         raise TransportError(_NO_HANDSHAKE)
 
 
@@ -85,7 +86,7 @@ async def handshake_as_client(
         headers: further header fields, which have been checked (`HttpOptions`).
 
     Returns:
-        What was read after the server's head.
+        The bytes that were read after the server's head.
 
     Raises:
         TransportError: the other side gave another answer, or none.
@@ -114,7 +115,7 @@ async def handshake_as_client(
         if status is None:
             raise TransportError("what answers does not speak HTTP")
         if status[1] != b"101":
-            # Raised here, because trio-websocket would wait for a body that never arrives.
+            # Raised here, because trio-websocket would wait for a body, which may never arrive.
             raise UpgradeRefused(
                 f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
                 status=int(status[1]),
@@ -167,7 +168,7 @@ async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     if isinstance(failure, TransportError):
         raise failure
     if failure is not None:
-        # It often fails a second time while it answers a bad head; the first failure is the problem with the head.
+        # trio-websocket often fails a second time while it answers a bad head. The first failure says what is wrong.
         first = failure
         while first.__context__ is not None:
             first = first.__context__

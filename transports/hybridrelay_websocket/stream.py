@@ -1,9 +1,9 @@
 """A byte stream over a connection after the WebSocket handshake.
 
-Every frame is written completely, and a task that has to wait for that holds a lock. By contract, only one user sends
-at a time (otherwise `trio.BusyResourceError` is raised); the only other writer answers pings. The reader never
-writes, so that a peer that does not read cannot block it: it notes which pong has to be sent, and a task that ends
-after this write sends it. The module is long because sending, receiving and closing share the state of one class.
+Every frame is written completely, and a task that has to wait for this holds a lock. By contract, only one user sends
+at a time (otherwise `trio.BusyResourceError` is raised). The only other writer answers pings. The reader never
+writes, so that a peer that does not read cannot block it: it records the pong that has to be sent, and a short-lived
+task sends it. The module is long because sending, receiving and closing share the state of one class.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from .frames import (
 
 __all__ = ["WebSocketStream"]
 
-#: The longest message we send (bytes): what a session writes at once, with the overhead of TLS. Longer ones have no
-#: advantage, and intermediaries may hold a message until it is complete.
+#: The longest message that we send (bytes): what a session writes at once, with the overhead of TLS. Longer messages
+#: would have no advantage, and intermediaries may hold a message until it is complete.
 MAX_MESSAGE = 320 * 1024
 #: The limit for one piece of payload: none, since what was received does not stay in memory.
 MAX_PIECE = 1 << 62
-#: How many frames, including those without payload, are decoded before their payload is returned. They take up to
+#: How many frames, including those without payload, are decoded before their payload is returned. This takes up to
 #: 0.6 ms.
 MAX_PIECES = 64
-#: If that many frames are smaller than this on average (bytes), other tasks run before more are decoded: each takes
-#: as much time as a large one, and the peer may send them without end.
+#: If the payload of `MAX_PIECES` frames is smaller than this on average (bytes), other tasks run before more are
+#: decoded. Each takes as much time as a large one, and the peer may never stop sending them.
 SMALL_PIECE = 256
-#: If they are smaller than this on average, the stream also pauses for `PAUSE_SECONDS`, so that the peer uses a few
-#: percent of a processor instead of all of it. No frame of ours is so small, because a TLS record adds 22 bytes to
-#: its content.
+#: If it is smaller than this on average (bytes), the stream also pauses for `PAUSE_SECONDS`, so that the peer uses a
+#: few percent of a processor instead of all of it. Our own frames are never so small, because a TLS record adds 22
+#: bytes to its content.
 TINY_PIECE = 22
 PAUSE_SECONDS = 0.02
 #: How long `WebSocketStream.aclose` tries to send its last frames (seconds): enough for a slow link, and short enough
@@ -60,16 +60,16 @@ PROTOCOL_ERROR = 1002
 
 
 class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
-    """See the module's docstring. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
+    """A byte stream over WebSocket. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
 
     Args:
         transport_stream: the stream on which the handshake was done. This stream owns it from now on.
-        client: whether we are the client, whose frames are masked.
-        received: what was already read after the handshake.
+        client: whether this is the client's side, whose frames are masked.
+        received: bytes that were already read after the handshake.
     """
 
     def __init__(self, transport_stream: trio.abc.Stream, *, client: bool, received: bytes = b"") -> None:
-        #: The stream below this one: a socket, or TLS over a socket.
+        #: The underlying stream: a socket, or TLS over a socket.
         self.transport_stream = transport_stream
         self._port = nowait(transport_stream)
         self._client = client
@@ -79,13 +79,13 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._kept: Buffer = b""
         #: Whether more frames have arrived than were decoded at once.
         self._undecoded = False
-        #: If set, nothing is received before `wait_readable` was called, which waits until this time.
+        #: If set, nothing is received until `wait_readable` has waited until this time (on Trio's clock).
         self._paused_until: float | None = None
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
         #: Held by the task that waits until frames are written.
         self._write_lock = trio.Lock()
-        #: Frames of `send_nowait` that were passed while another task held the lock.
+        #: Frames from `send_nowait` that wait because another task held the lock.
         self._held: list[Buffer] = []
         #: The payload of the last ping, if it has not been answered yet.
         self._owed_pong: bytes | None = None
@@ -93,9 +93,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._closed = False
         self._eof_sent = False
         self._eof_received = False
-        #: Why nothing more can be received; then nothing can be sent either. None if the connection is intact.
+        #: Why the connection is lost, so that nothing more can be received or sent; None if it is intact.
         self._lost: str | None = None
-        #: The exception that left a frame incomplete: the peer would take anything that follows for its payload.
+        #: The exception that left a frame incomplete. The peer would interpret anything that follows as its payload.
         self._torn: BaseException | None = None
         self._close_code = NORMAL_CLOSURE
 
@@ -126,16 +126,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Send `buffers` as binary messages, as far as that is possible at once. See `NowaitStream.send_nowait`."""
+        """Send as much of `buffers` as is possible at once, as binary messages. See `NowaitStream.send_nowait`."""
         if self._sending.held:
             raise trio.BusyResourceError("another task is sending on this WebSocket stream")
         self._check_sendable()
         return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Limit the stream below, since incomplete frames are not held here. See `NowaitStream.limit_held`.
+        """Limit the underlying stream, because this one holds no incomplete frames. See `NowaitStream.limit_held`.
 
-        While there is a limit, the peer is a stranger, and may send at most `MAX_FRAMES_OF_STRANGER` frames.
+        While there is a limit, the peer counts as a stranger, and may send at most `MAX_FRAMES_OF_STRANGER` frames.
         """
         if max_bytes is None:
             self._decoder.frames_left = None
@@ -170,7 +170,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     raise self._broken("the connection is lost") from exc
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived, up to ``max_bytes``; ``b""`` when the peer has signalled the end of its data.
+        """Return data that has arrived, up to ``max_bytes``; ``b""`` when the peer has signalled the end of its data.
 
         Raises:
             trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
@@ -186,29 +186,28 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             while (data := self._receive(max_bytes or READ_BYTES)) is None:
                 await self._wait_readable()
                 waited = True
-            data = bytes(data)  # before the checkpoint: it may be a view that other streams overwrite
+            data = bytes(data)  # copied before the checkpoint, because other streams may overwrite a view
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return data
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """The payload that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`."""
+        """Return payload that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`."""
         if self._receiving.held:
             raise trio.BusyResourceError("another task is receiving on this WebSocket stream")
         return self._receive(max_bytes)
 
     async def wait_readable(self) -> None:
-        """Wait until something arrives: possibly less than a frame."""
+        """Wait until something arrives, possibly less than a frame."""
         with self._receiving:
             await self._wait_readable()
 
     async def aclose(self) -> None:
-        """Send the end of data and Close 1000, if that is possible within `CLOSE_TIMEOUT`, then close the stream
-        below.
+        """Send the end of data and Close 1000, if possible within `CLOSE_TIMEOUT`, then close the underlying stream.
 
-        After a violation by the peer, Close 1002 is sent; after any other loss, Close 1000 without an end of data, so
-        that the peer does not take what it has received for complete. Idempotent. If cancelled, the stream below is
-        closed, too, but nothing is sent: the peer sees a broken connection.
+        If the peer has violated the protocol, Close 1002 is sent. If the connection was lost otherwise, Close 1000 is
+        sent without an end of data, so that the peer does not consider the data complete. Idempotent. If cancelled,
+        the underlying stream is closed without sending anything, and the peer sees a broken connection.
         """
         if self._closed:
             await self.transport_stream.aclose()
@@ -222,21 +221,21 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     finally:
                         await self.transport_stream.aclose()
         finally:
-            # The exception refers to this object through its traceback. In such a cycle, the memory that OpenSSL has
-            # allocated for the layers below would stay until the garbage collector runs, which does not know its
-            # size.
+            # The exception refers to this object through its traceback. Break that cycle. Otherwise the memory that
+            # OpenSSL has allocated for the layers below would stay until the garbage collector runs, which does not
+            # know its size.
             self._torn = None
 
     async def _say_goodbye(self) -> None:
         if self._sending.held:
-            return  # another task is in the middle of a frame, possibly indefinitely
+            return  # another task is in the middle of a frame, and may stay there
         frames = encode_close(self._close_code, masked=self._client)
         if self._lost is None and not self._eof_sent:
             frames = b"".join(encode_data(END_OF_DATA, masked=self._client)) + frames
         await self._write(frames)
 
     def _send(self, data: Buffer) -> bool:
-        """Write `data` in messages; False if `_flush` has to write the rest."""
+        """Write `data` in messages. Returns False if `_flush` has to write the rest."""
         if self._held:
             raise trio.BusyResourceError("call flush() first")
         parts: list[Buffer] = []
@@ -258,18 +257,19 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise
 
     async def _flush(self) -> None:
-        """Write what `_send` left. Until then, nothing else can be written. If cancelled, it can be called again."""
+        """Write what `_send` has left. Until then, nothing else can be written. If cancelled, it can be called
+        again."""
         async with self._write_lock:
             await self._finish()
 
     async def _write(self, *parts: Buffer) -> None:
         """Write the parts of frames, with nothing in between."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # here, no frame can be left incomplete yet
+        await trio.lowlevel.checkpoint_if_cancelled()  # at this point, cancellation leaves no incomplete frame
         async with self._write_lock:
             await self._finish(*parts)
 
     async def _finish(self, *parts: Buffer) -> None:
-        """With the lock held: write what `_send` has left, and then `parts`."""
+        """Write what `_send` has left, and then `parts`. The lock must be held."""
         if self._torn is not None:
             raise self._broken("an earlier frame was not finished") from self._torn
         resumable = not parts
@@ -297,7 +297,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise trio.BrokenResourceError(self._lost)
 
     def _broken(self, why: str, *, receiving: bool = False) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        """The exception to raise for a connection that failed, possibly because we have closed it ourselves."""
+        """Return the exception to raise for a connection that failed, possibly because we have closed it
+        ourselves."""
         if self._closed:
             return trio.ClosedResourceError("this stream was closed")
         if receiving:
@@ -318,10 +319,10 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise self._broken("the connection is lost", receiving=True) from exc
 
     def _receive(self, max_bytes: int) -> Buffer | None:
-        """The payload that has arrived, b"" at the end of data, or None."""
+        """Return payload that has arrived, b"" at the end of data, or None."""
         data = self._receive_all(read_below(max_bytes))
         if data is not None and len(data) > max_bytes:
-            # Copied, because what was received is a view that other streams overwrite.
+            # Copied, because the received data is a view that other streams overwrite.
             data, self._kept = data[:max_bytes], memoryview(bytes(data[max_bytes:]))
         return data
 
@@ -359,7 +360,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             received = True
 
     def _decode(self) -> Buffer:
-        """The payload in what was received; empty if more is needed or the end of data was reached."""
+        """Return the payload of received frames; empty if more bytes are needed or the end of data was reached."""
         pieces: list[Buffer] = []
         frames = 0
         self._undecoded = False
@@ -395,7 +396,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _maybe_pause(self, size: int) -> None:
-        """`MAX_PIECES` frames with `size` bytes of payload were decoded at once."""
+        """Pause if `MAX_PIECES` frames, which were decoded at once, have only `size` bytes of payload."""
         if size < MAX_PIECES * SMALL_PIECE:
             pause = PAUSE_SECONDS if size < MAX_PIECES * TINY_PIECE else 0
             self._paused_until = trio.current_time() + pause
@@ -404,14 +405,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._owed_pong = payload
         if not self._pong_task_runs:
             self._pong_task_runs = True
-            # A stream has no nursery. This task ends after its write, at the latest when the stream is closed.
+            # A stream has no nursery, so this is a system task. It ends after its write, or when the stream is
+            # closed.
             trio.lowlevel.spawn_system_task(self._send_pongs)
 
     async def _send_pongs(self) -> None:
         try:
             while self._owed_pong is not None and not self._closed:
-                # One pong answers all pings until now; the next iteration answers those that arrive while this waits
-                # for the lock. The lock is released in between, so that a flood of pings does not block senders.
+                # One pong answers all pings so far. Pings that arrive while this waits for the lock are answered in
+                # the next iteration. The lock is released in between, so that a flood of pings does not block
+                # senders.
                 pong = encode_pong(self._owed_pong, masked=self._client)
                 self._owed_pong = None
                 await self._write(pong)

@@ -1,4 +1,4 @@
-"""The transport: HTTP service, handshake, and stream. On port 443, outer TLS is added below it."""
+"""The transport `websocket`: HTTP service, handshake, and stream. On port 443, it runs inside outer TLS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HTTPS = Port("https", 443, outer_tls=True)
 
 
 class WebSocketTransport(Transport):
-    """All purposes share one port; HTTPS is preferred to HTTP."""
+    """WebSocket over one port for all purposes. HTTPS is preferred to HTTP."""
 
     name = "websocket"
     routes = (Route("wss", 20, HTTPS), Route("ws", 30, HTTP))
@@ -32,7 +32,7 @@ class WebSocketTransport(Transport):
         stream = await dialer.tcp(address.host, address.port)
         try:
             tune_stream(stream)
-            # Without outer TLS, everyone on the way could read the header fields, which are secrets.
+            # The header fields are secrets. Without outer TLS, everything in the path could read them.
             headers = dialer.http.headers if address.outer_tls else ()
             path = dialer.http.path_prefix + PATH
             received = await handshake_as_client(stream, _host_header(address), path, headers)
