@@ -120,8 +120,7 @@ class Registrar:
             self._feed(inputs.Unpublish(name))
 
     def update(self, published: Published) -> None:
-        """Register a hybrid connection again now, even if it was refused, because its connection string has
-        changed."""
+        """Register a hybrid connection, even if it was refused: its connection string has changed."""
         self._feed(inputs.StringChanged(published.name, published.string))
 
     def check_replacement(self) -> None:
@@ -170,8 +169,7 @@ class Registrar:
         self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:
-        """Ping over the control channels, because a data channel was lost. Clients can return only over a working
-        one."""
+        """Ping over the control channels, because a data channel was lost; clients need them to return."""
         self._feed(inputs.CheckChannels())
 
     def check_refusals(self) -> None:

@@ -54,8 +54,7 @@ class Served:
     session: Session
     published: Published
     peer: PeerIdentity
-    #: The relay through which its data channel goes. The session belongs to the connector, not to the relay: the
-    #: client may move it to another relay at any time.
+    #: The relay through which its data channel goes. The client may move the session to another relay.
     link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
     candidate: Candidate
@@ -129,8 +128,7 @@ class Sessions:
         config: the configuration of every session.
         events: the stream to which events are published.
         lost: called when a session has lost its data channel, with the relay through which it went.
-        changed: called when a session has begun to use another data channel or has ended, and when a data channel
-            could not be opened.
+        changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
     """
 

@@ -1,7 +1,6 @@
 """The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `serve_channel` wait. After each input, `carry_out` carries out the broker's commands and
-publishes its events.
+Only `authorize`, `join` and `serve_channel` wait. Call `carry_out` after each input.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ __all__ = ["OFFER_SECONDS", "BrokerService"]
 
 #: Upper bounds of the histogram of rendezvous (seconds). The last one is the lifetime of a ticket.
 RENDEZVOUS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: For this time after its start (seconds), a relay does not know all sessions that are about to resume, and is
-#: lenient with quotas.
+#: For so long after its start (seconds), a relay may not know all sessions yet, and is lenient with quotas.
 LENIENT_SECONDS = 2 * RESUME_DEADLINE
 #: How long a listener may take to answer an offer before another one is asked (seconds).
 OFFER_SECONDS = 1.0
@@ -234,9 +232,8 @@ class BrokerService:
         Args:
             grant: the sender's authorization.
             wanted: the only instance that is acceptable, or None for any.
-            address: the sender's address group (`address_group`).
+            address, instance: the sender's address group (`address_group`) and instance.
             avoid: instances that are not asked if any instance is acceptable.
-            instance: the sender's instance.
         """
         step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
