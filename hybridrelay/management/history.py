@@ -50,10 +50,16 @@ class IntervalValue(Value, frozen=True):
 
 
 class HistoryValue(Value, frozen=True):
-    """The intervals, in order of time. Those in which nothing happened may be omitted."""
+    """The intervals, in order of time. Those in which nothing happened may be omitted.
+
+    An interval before `started_at` may also be missing because the relay was not running, and one of ten seconds
+    because those are only kept in memory.
+    """
 
     #: The length of the intervals (seconds).
     resolution: int
+    #: When this relay was started (seconds since 1970).
+    started_at: float
     value: tuple[IntervalValue, ...]
 
 
@@ -102,7 +108,8 @@ async def _history(call: Call, subjects: frozenset[Subject] | None) -> HistoryVa
         )
     query_of_relay = HistoryQuery(resolution=resolution, begin=begin, end=end, subjects=subjects)
     rows = await call.managed.relay.history(query_of_relay)
-    return HistoryValue(resolution=resolution, value=tuple(_interval(begin, row) for begin, row in rows))
+    value = tuple(_interval(begin, row) for begin, row in rows)
+    return HistoryValue(resolution=resolution, started_at=call.managed.started_at, value=value)
 
 
 def _interval(begin: int, row: Row) -> IntervalValue:

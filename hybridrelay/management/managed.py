@@ -44,6 +44,8 @@ class Managed:
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
+    #: When the relay was started (seconds since 1970).
+    started_at: float = attrs.field()
     #: Its audit log; None if it has none.
     audit: AuditLog | None = None
     #: The latest events. It gets them once it is subscribed to `events`.
@@ -51,6 +53,10 @@ class Managed:
     #: A store is used by one thread at a time.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)
+
+    @started_at.default
+    def _now(self) -> float:
+        return self.clock()
 
     @feed.default
     def _make_feed(self) -> Feed:

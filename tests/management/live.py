@@ -113,11 +113,13 @@ class FakeRelay:
     #: The rows of the history, and what was asked for.
     rows: list[tuple[int, Row]] = attrs.field(factory=list, kw_only=True)
     queries: list[HistoryQuery] = attrs.field(factory=list, kw_only=True)
+    #: The rows of a resolution, if they are not the same as those of others.
+    rows_of: dict[int, list[tuple[int, Row]]] = attrs.field(factory=dict, kw_only=True)
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         await trio.lowlevel.checkpoint()
         self.queries.append(query)
-        return self.rows
+        return self.rows_of.get(query.resolution, self.rows)
 
     used: dict[str, Usage] = attrs.field(factory=dict, kw_only=True)
     past: list[PastUsage] = attrs.field(factory=list, kw_only=True)

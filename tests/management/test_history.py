@@ -26,9 +26,10 @@ async def test_the_history_of_the_relay_and_of_a_hybrid_connection(viewer: Api, 
         "time": 1200, "listenersMax": 1, "sendersMax": 2, "sessionsMax": 3, "bytesToListeners": 4,
         "bytesToSenders": 5, "joins": 6, "joinsFailed": 7, "disconnects": 8,
     }  # fmt: skip
+    started_at = api.managed.started_at
     for path in ("/v1/history", ORDERS):
         answer, found = await viewer.call("GET", f"{path}?resolution=300&from=1200&to=1800")
-        assert (answer.status, found) == (200, {"resolution": 300, "value": [value]})
+        assert (answer.status, found) == (200, {"resolution": 300, "startedAt": started_at, "value": [value]})
     assert viewer.relay.queries == [
         HistoryQuery(resolution=300, begin=1200, end=1800),
         HistoryQuery(resolution=300, begin=1200, end=1800, subjects=frozenset([ORDERS_SUBJECT])),
@@ -38,7 +39,8 @@ async def test_the_history_of_the_relay_and_of_a_hybrid_connection(viewer: Api, 
 async def test_without_parameters_it_is_as_long_as_an_answer_may_be(api: Api) -> None:
     before = time.time()
     answer, found = await api.call("GET", "/v1/history")
-    assert (answer.status, found) == (200, {"resolution": 60, "value": []})
+    assert (answer.status, found) == (200, {"resolution": 60, "startedAt": api.managed.started_at, "value": []})
+    assert before - 60 <= found["startedAt"] <= time.time()
     (query,) = api.relay.queries
     assert query.end - query.begin == MAX_INTERVALS * 60
     assert before <= query.end <= time.time() + 1

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 import trio
 
-from ..history import HistoryValue
 from ..values import ConnectionPage
-from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
+from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div, drawn, start_note
 from .html import Element, h
 from .layout import View
 from .page import Page
 from .parts import button, empty
 from .paths import path_of
-from .shown import segment
 from .visit import Visit
 
 __all__ = ["MONITOR_PAGES"]
@@ -27,20 +25,11 @@ async def _show(visit: Visit) -> View:
     chosen = visit.asked("range") if visit.asked("range") in RANGES else "1h"
     scale = "relative" if visit.asked("scale") == "relative" else "absolute"
     name = visit.asked("connection", 260)
-    shown = RANGES[chosen]
-    end = int(visit.managed.clock())
-    query: dict[str, object] = {"resolution": shown.resolution, "from": max(0, end - shown.seconds), "to": end + 1}
-    if name:
-        path = f"/v1/hybridConnections/{segment(name)}/history"
-        history = await visit.get("getHybridConnectionHistory", HistoryValue, query=query, name=name)
-    else:
-        path = "/v1/history"
-        history = await visit.get("getHistory", HistoryValue, query=query)
+    shown = await drawn(visit, RANGES[chosen], name)
     names = await visit.get("listHybridConnections", ConnectionPage, query={"limit": _LISTED})
-    url = f"{path}?resolution={shown.resolution}"
     charts = []
     for chart in CHARTS:
-        charts.append(chart_section(visit, chart, history, shown, end, scale, url))
+        charts.append(chart_section(visit, chart, shown, scale))
         await trio.lowlevel.checkpoint()
     return View(
         title="Monitor",
@@ -49,8 +38,9 @@ async def _show(visit: Visit) -> View:
         content=(
             _controls(chosen, scale, name, [one.name for one in names.value]),
             h("p", "This is about ", h("a", h("bdi", name), href=path_of(name)), ".") if name else None,
-            None if history.value else _nothing(),
-            charts_div(charts, shown, url, scale),
+            None if shown.intervals else _nothing(),
+            start_note(shown),
+            charts_div(charts, shown, scale),
         ),
     )
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import trio
 
 from ...relay.snapshot import ConnectionSnapshot
-from ..history import HistoryValue
 from ..live_values import RelayProblem, RelayValue
 from ..usage import RelayUsage
 from ..values import ConnectionPage, ConnectionValue
-from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div
+from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div, drawn, start_note
 from .html import Child, Element, h
 from .layout import View
 from .page import Page
@@ -105,12 +104,9 @@ def _problem(one: RelayProblem) -> Element:
 
 async def _data(visit: Visit) -> Element:
     """Make the chart of the last hour."""
-    shown, end = RANGES["1h"], int(visit.managed.clock())
-    query = {"resolution": shown.resolution, "from": max(0, end - shown.seconds), "to": end + 1}
-    history = await visit.get("getHistory", HistoryValue, query=query)
-    url = f"/v1/history?resolution={shown.resolution}"
+    shown = await drawn(visit, RANGES["1h"])
     more = h("a", "Monitor", href="/monitor", class_="button")
-    return charts_div([chart_section(visit, CHARTS[0], history, shown, end, "absolute", url, more)], shown, url)
+    return charts_div([chart_section(visit, CHARTS[0], shown, more=more, note=start_note(shown))], shown)
 
 
 async def _total(visit: Visit) -> ConnectionSnapshot:

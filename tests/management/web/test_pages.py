@@ -12,6 +12,7 @@ import pytest
 
 from hybridrelay.events import ListenerRegistered, ManagementCalled
 from hybridrelay.management.web.paths import path_of
+from hybridrelay.relay.history import Row
 from hybridrelay.relay.model import Description
 from hybridrelay.relay.usage import TOTAL, PastUsage, Period, Usage
 from hybridrelay.security import KeySlot, ManagementRole
@@ -452,6 +453,30 @@ async def test_the_monitor_has_a_table_for_each_chart(admin: Browser, query: str
     assert len(charts) == len(page.all("table")) == 6
     assert all(one["role"] == "img" and one["tabindex"] == "0" for one in charts)
     assert (await admin.get("/monitor?connection=nothing")).status == 404
+
+
+async def test_after_a_restart_charts_show_minutes_and_what_is_unknown(relay: Relay, admin: Browser) -> None:
+    started = int(relay.managed.started_at)
+    relay.live.rows_of = {
+        10: [(started, Row(bytes_to_senders=1000))],
+        60: [(started - 1860, Row(bytes_to_senders=9000))],
+    }
+    relay.now += 60
+    for path in ("/", "/monitor", "/monitor?connection=orders"):
+        relay.live.queries.clear()
+        text = page_of(await admin.get(path)).text
+        assert "1.0 kB" in text, path
+        assert "9.0 kB" in text, path
+        assert "unknown" in text, path
+        assert "The relay was started 1970-01-12 13:46:40 UTC . Before that, charts show minutes." in text, path
+        assert [query.resolution for query in relay.live.queries] == [10, 60]
+        assert relay.live.queries[1].end == started // 60 * 60, "ten seconds and minutes do not overlap"
+    assert "unknown" in page_of(await admin.get("/monitor?range=24h")).text
+    assert "charts show minutes" not in page_of(await admin.get("/monitor?range=24h")).text
+    relay.now += 3600
+    text = page_of(await admin.get("/monitor")).text
+    assert "unknown" not in text
+    assert "The relay was started" not in text
 
 
 def commands_of(page: Page) -> list[str]:

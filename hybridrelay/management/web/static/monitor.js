@@ -21,26 +21,45 @@ function formatter(kind, isRelative) {
   return kind === "rate" ? rate : (value) => whole.format(value);
 }
 
-/** The columns of a chart: all intervals of the range, also those that the answer leaves out because nothing happened. */
-function columns(answer, fields, kind, seconds, isRelative) {
+/** The columns of a chart: all intervals of the range. If an answer has no values for an interval, nothing happened in it;
+ *  or, before the relay was started, nothing is known about it (null).
+ *  @param {object} earlier - the minutes before the relay was started; null if the answer has that time as well. */
+function columns(answer, earlier, fields, kind, seconds, isRelative) {
   const step = answer.resolution, known = new Map(answer.value.map((one) => [one.time, one]));
+  const minutes = new Map(earlier?.value.map((one) => [one.time, one]));
   const now = Math.floor(Date.now() / 1000), end = Math.floor(now / step) * step;
-  const times = [];
-  for (let at = end - Math.floor(seconds / step) * step; at < end; at += step) times.push(at);
-  if (known.has(end)) times.push(end);
+  const begin = end - Math.floor(seconds / step) * step, start = Math.floor(answer.startedAt / step) * step;
+  const change = earlier ? Math.floor(answer.startedAt / earlier.resolution) * earlier.resolution : begin;
+  const times = [], lengths = [];
+  const add = (at, length) => { times.push(at); lengths.push(length); };
+  if (earlier) {
+    const length = earlier.resolution;
+    for (let at = Math.ceil(begin / length) * length; at < change; at += length) add(at, length);
+  }
+  for (let at = Math.max(begin, change); at < end; at += step) add(at, step);
+  if (known.has(end)) add(end, step);
   // The relay takes its samples just after the end of an interval, so the last one may not be there yet.
-  else if (!known.has(times.at(-1))) times.pop();
-  const series = fields.map((field) => times.map((at) => {
-    const value = known.get(at)?.[field] ?? 0;
-    return kind === "rate" ? value / step : value;
+  else if (times.length && !known.has(times.at(-1))) times.pop();
+  const series = fields.map((field) => times.map((at, index) => {
+    const value = (at < change ? minutes : known).get(at)?.[field] ?? (at < start ? null : 0);
+    if (value === null) return null;
+    if (kind === "rate") return value / lengths[index];
+    return kind === "sum" ? (value * step) / lengths[index] : value;
   }));
   if (isRelative) {
     for (const values of series) {
       const highest = Math.max(...values) || 1;
-      values.forEach((value, index) => { values[index] = (100 * value) / highest; });
+      values.forEach((value, index) => { values[index] = value === null ? null : (100 * value) / highest; });
     }
   }
   return [times, ...series];
+}
+
+/** The points of a chart that have a gap on both sides, where no line is drawn. */
+function alone(plot, series) {
+  const values = plot.data[series];
+  const found = [...values.keys()].filter((at) => values[at] != null && values[at - 1] == null && values[at + 1] == null);
+  return found.length ? found : null;
 }
 
 function colour(name) {
@@ -58,7 +77,7 @@ function draw(element, data, labels, format, isRelative) {
       { ...axis, size: 74, incrs: STEPS, values: (plot, values) => values.map(format) },
     ],
     series: [{}, ...labels.map((label, index) => ({
-      label, stroke: colour(`--series-${index + 1}`), width: 2, points: { show: false },
+      label, stroke: colour(`--series-${index + 1}`), width: 2, points: { show: false, filter: alone },
       fill: index === 0 ? `${colour("--series-1")}22` : undefined,
     }))],
   }, data, element);
@@ -75,7 +94,7 @@ function addKeys(element, chart, labels, format) {
     index = Math.min(count - 1, Math.max(0, (index ?? count) + moves[event.key]));
     const [times, ...series] = chart.plot.data;
     chart.plot.setCursor({ left: chart.plot.valToPos(times[index], "x"), top: 10 });
-    const values = labels.map((label, at) => `${label} ${format(series[at][index])}`).join(", ");
+    const values = labels.map((label, at) => `${label} ${series[at][index] === null ? "unknown" : format(series[at][index])}`).join(", ");
     const said = `${time.format(new Date(times[index] * 1000))}: ${values}`;
     document.getElementById("announcements").textContent = said;
   });
@@ -83,14 +102,14 @@ function addKeys(element, chart, labels, format) {
 
 const page = document.querySelector("[data-history]");
 const charts = [...document.querySelectorAll(".chart")].map((element) => ({ element, plot: null }));
-const { history: url, seconds, scale } = page.dataset;
+const { history: url, minutes: minutesUrl, seconds, scale } = page.dataset;
 const isRelative = scale === "relative", isLong = Number(seconds) > 86400;
-let answer = null;
+let answer = null, earlier = null;
 
 function show(chart, isNew) {
   const { fields, kind, labels } = chart.element.dataset;
   const names = labels.split("|"), format = formatter(kind, isRelative);
-  const data = columns(answer, fields.split("|"), kind, Number(seconds), isRelative);
+  const data = columns(answer, earlier, fields.split("|"), kind, Number(seconds), isRelative);
   if (chart.plot && !isNew) {
     chart.plot.setData(data);
   } else {
@@ -105,15 +124,31 @@ function show(chart, isNew) {
 const PAUSE_MS = Number(seconds) <= 3600 ? 4500 : 60000;
 let loadedAt = 0;
 
+async function get(path) {
+  const response = await fetch(path, { headers: { Accept: "application/json" } });
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return response.json();
+}
+
+let earlierIsUntil = 0;
+
+/** Get the minutes before the relay was started, once. Intervals of ten seconds are only in the memory of the relay. */
+async function loadEarlier() {
+  const { startedAt } = answer, begin = Math.floor(Date.now() / 1000) - Number(seconds);
+  if (!minutesUrl || startedAt === earlierIsUntil) return;
+  const until = Math.floor(startedAt / 60) * 60;
+  earlier = until > begin ? await get(`${minutesUrl}&from=${begin}&to=${until}`) : null;
+  earlierIsUntil = startedAt;
+}
+
 /** Draw the charts anew, if the drawing is old. */
 async function load() {
   if (document.hidden || Date.now() - loadedAt < PAUSE_MS) return;
   const before = loadedAt;
   loadedAt = Date.now();
   try {
-    const response = await fetch(url, { headers: { Accept: "application/json" } });
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    answer = await response.json();
+    answer = await get(url);
+    await loadEarlier();
     for (const chart of charts) show(chart, false);
     page.classList.remove("stale");
   } catch {

@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -16,7 +18,7 @@ from ....deployments import Program
 from .conftest import Site, Viewer, axe_script, use, viewer_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the relay runs on Linux")
 
@@ -119,6 +121,40 @@ def test_a_chart_can_be_read_by_keyboard(viewer: Viewer) -> None:
     chart.focus()
     chart.press("End")
     viewer.page.locator("#announcements", has_text=re.compile(r"Listeners \d+")).wait_for()
+
+
+def test_a_chart_of_the_time_before_the_relay_was_started(viewer: Viewer) -> None:
+    """It shows minutes, and a gap where nothing is known."""
+    now = int(time.time())
+    rows = {
+        "10": {"time": now // 10 * 10 - 10, "listenersMax": 2},
+        "60": {"time": (now - 1800) // 60 * 60, "listenersMax": 7},
+    }
+
+    def answer(route: Route) -> None:
+        (resolution,) = parse_qs(urlsplit(route.request.url).query)["resolution"]
+        found = {"resolution": int(resolution), "startedAt": now - 600, "value": [rows[resolution]]}
+        route.fulfill(json=found)
+
+    viewer.page.route("**/v1/history?*", answer)
+    viewer.go("/monitor")
+    chart = viewer.page.locator("#listeners-chart[data-highest='7']")
+    chart.wait_for()
+    said = viewer.page.locator("#announcements")
+    for key, text in (
+        ("End", "Listeners 2"),
+        ("Home", "Listeners unknown"),
+        ("End", ""),
+        ("ArrowLeft", "Listeners 0"),
+    ):
+        chart.press(key)
+        viewer.page.locator("#announcements", has_text=text).wait_for(state="attached")
+    heard = set()
+    chart.press("Home")
+    for _ in range(60):
+        chart.press("ArrowRight")
+        heard.add(said.inner_text().partition(": ")[2])
+    assert heard == {"Listeners unknown", "Listeners 7", "Listeners 0"}
 
 
 def test_dropping_a_listener(site: Site, viewer: Viewer) -> None:
