@@ -21,7 +21,7 @@ import trio
 from ..protocol.events import SessionEvent
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
-from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
+from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, nowait
 from ._waiter import Waiter
 from .pace import Pace
 from .turns import MAX_FRAMES, SharedTurns
@@ -64,7 +64,7 @@ class Channel:
         self._port = nowait(stream)
         self._initial = initial
         self._dispatch = dispatch
-        self._turns = turns
+        self._turns = turns or SharedTurns()
         #: When the channel was opened, on Trio's clock, and how many bytes it has carried since, in both directions.
         self.opened_at = trio.current_time()
         self.bytes_moved = 0
@@ -160,7 +160,8 @@ class Channel:
         if core.config.is_control:
             read_bytes, pace = SMALL_READ_BYTES, Pace(trio.current_time())
         data: Buffer = self._initial
-        turn, turn_began_at = Turn(), 0
+        turns = self._turns
+        turns.resume()
         while True:
             before = core.frames_received
             if data and core.ended is None:  # data after the end was sent before the peer received our GOAWAY
@@ -171,15 +172,15 @@ class Channel:
             if pace is not None:
                 # Other tasks run after every read, so that many control channels together do not delay them.
                 await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
-            elif turn.is_over(len(data)) or core.frames_received - turn_began_at >= MAX_FRAMES or self._is_over():
+            elif turns.is_over:
                 await self._give_way()
-                turn, turn_began_at = Turn(), core.frames_received
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
+                    turns.count_time()
                     await port.wait_readable()
-                    if self._is_over():  # checked before reading, because what is read has to be used at once
+                    if pace is None and turns.is_over:  # before reading, because what is read has to be used at once
                         await self._give_way()
-                    turn, turn_began_at = Turn(), core.frames_received
+                    turns.resume()
                 data = received
             except _BROKEN as exc:
                 self._read_all.set()
@@ -190,16 +191,13 @@ class Channel:
                 self._end_of_input("the channel was lost", None)
                 return
 
-    def _is_over(self) -> bool:
-        """Whether the turn that this session shares with others is over."""
-        return self._turns is not None and self._turns.is_over
-
     async def _give_way(self) -> None:
-        """Let other tasks run, and wait until it is this session's turn again."""
-        if self._turns is not None and self._turns.is_over:
+        """Let other tasks run. If the turn is over, wait until it is this session's turn again."""
+        if self._turns.is_over:
             await self._turns.next()
         else:
             await trio.lowlevel.checkpoint()
+        self._turns.resume()
 
     def _take_in(self, data: Buffer) -> None:
         """Pass what was received to the core."""
@@ -211,12 +209,12 @@ class Channel:
             self._dispatch(core.receive_data(data, trio.current_time(), max_frames=MAX_FRAMES))
         finally:
             self._corked = False
-        if self._turns is not None:
-            self._turns.count(core.frames_received - before, len(data))
         deadline = core.next_deadline()
         if deadline is not None and deadline < self._timer_until:
             self._timer.wake()
         self.output()
+        self._turns.count(core.frames_received - before, len(data))
+        self._turns.count_time()
 
     def _end_of_input(self, text: str, error: BaseException | None) -> None:
         # After the end of the session, the writer decides when the channel is closed.

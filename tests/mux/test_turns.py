@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,7 @@ from hybridrelay.mux import MuxStream, Session, SessionRole, SharedTurns
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.mux.turns import MAX_FRAMES
 from hybridrelay.protocol import Reason, frames
-from hybridrelay.streams import nowait
-from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, Buffer, NowaitStream
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
 
 SESSIONS, FRAMES = 20, 1500
 HELLO = frames.Hello(b"session id 16 by", b"s" * 32, 0).encode()
@@ -30,6 +30,31 @@ def test_a_turn_is_over_after_frames_or_bytes() -> None:
         turns.count(frame_count, size - 1 if size else 0)
         turns.count(0, 1 if size else 0)
         assert turns.is_over
+
+
+def test_a_turn_is_over_after_a_time_in_which_the_peers_sessions_run() -> None:
+    now = 0.0
+    turns = SharedTurns(lambda: now)
+    for _ in range(3):
+        now += 100.0  # other tasks run
+        turns.resume()
+        now += TURN_SECONDS / 4
+        turns.count_time()
+        assert not turns.is_over
+    now += TURN_SECONDS / 4
+    turns.count_time()
+    assert turns.is_over
+
+
+async def test_a_process_that_was_stopped_during_a_turn_continues_soon() -> None:
+    now = 0.0
+    turns = SharedTurns(lambda: now)
+    now += 1000.0
+    turns.count_time()
+    await turns.next()
+    assert turns.is_over
+    await turns.next()
+    assert not turns.is_over
 
 
 class Passes(trio.abc.Instrument):
@@ -87,7 +112,7 @@ async def test_a_task_that_is_cancelled_while_it_waits_stops_nobody() -> None:
     assert not turns.is_over
 
 
-async def _most_frames_in_a_pass(turns: SharedTurns | None, portion: int) -> int:
+async def _most_frames_in_a_pass(turns: SharedTurns | None, portion: int, total: int = FRAMES) -> int:
     """Run sessions that receive many frames. Returns the most that are processed in one pass of the event loop."""
     sessions, ends = [], []
     most = 0
@@ -112,7 +137,7 @@ async def _most_frames_in_a_pass(turns: SharedTurns | None, portion: int) -> int
             most, before = max(most, now - before), now
 
         with instrument(Passes(look)):
-            while sent < FRAMES:
+            while sent < total:
                 for end in ends:  # all at once
                     end.put_data(frames.Ack(0).encode() * portion)
                 sent += portion
@@ -127,6 +152,14 @@ async def test_many_sessions_of_one_holder_have_one_turn_in_a_pass() -> None:
         with trio.fail_after(60):
             # The rest of a turn, a portion that exceeds it, and a portion of the next turn.
             assert await _most_frames_in_a_pass(SharedTurns(), portion) <= 3 * MAX_FRAMES
+
+
+async def test_time_counts_where_frames_are_few() -> None:
+    # Each look at this clock takes a whole turn, so that one frame does.
+    clock = itertools.count(0.0, TURN_SECONDS).__next__
+    with trio.fail_after(60):
+        assert await _most_frames_in_a_pass(SharedTurns(clock), 1, 50) <= 3
+        assert await _most_frames_in_a_pass(None, 1, 50) > SESSIONS // 2
 
 
 async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
@@ -179,12 +212,9 @@ class Flood(trio.abc.Stream, NowaitStream):
 
 @pytest.mark.parametrize("portion", [1, 10 * MAX_FRAMES])
 @pytest.mark.parametrize("sessions", [1, 20])
-async def test_other_tasks_run_while_channels_always_have_more(
-    monkeypatch: pytest.MonkeyPatch, portion: int, sessions: int
-) -> None:
+async def test_other_tasks_run_while_channels_always_have_more(portion: int, sessions: int) -> None:
     """Whether the frames arrive one by one or all at once, and however fast this machine is."""
-    monkeypatch.setattr(nowait, "TURN_SECONDS", 60.0)
-    turns = SharedTurns() if sessions > 1 else None
+    turns = SharedTurns(lambda: 0.0)
     running = [Session(SessionRole.ACCEPTOR, turns=turns) for _ in range(sessions)]
     most = before = 0
 
