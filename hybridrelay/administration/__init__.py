@@ -24,6 +24,11 @@ from .keys import UsedKey as UsedKey
 from .keys import regenerate_key as regenerate_key
 from .keys import revoke_key as revoke_key
 from .keys import use_key as use_key
+from .limits import AppliedLimits as AppliedLimits
+from .limits import EditionInUse as EditionInUse
+from .limits import change_edition as change_edition
+from .limits import change_limits as change_limits
+from .limits import use_edition as use_edition
 from .registry import ConnectionInfo as ConnectionInfo
 from .registry import KeyInfo as KeyInfo
 from .registry import Registry as Registry

@@ -7,10 +7,9 @@ import argparse
 import attrs
 import msgspec
 
-from ...errors import ConfigurationError
+from ...administration import change_edition, change_limits, use_edition
 from ...management.values import LimitsBody
-from ...relay.quotas import Edition, Editions, Limits, Quota
-from ...relay.store.checks import check_edition
+from ...relay.quotas import Edition, Editions, Limits
 from .. import exits, output
 from ..relay_access import open_registry
 from ..status_text import size
@@ -21,16 +20,10 @@ _SIZES = ("bytes_per_period", "bytes_per_second")
 
 def run_limits(args: argparse.Namespace) -> int:
     """Show the limits of a hybrid connection, or set some."""
+    edition = "" if args.edition == "none" else args.edition
     with open_registry(args) as registry:
-        connection = registry.connection(args.name)
-        before = connection.quota
-        edition = before.edition if args.edition is None else "" if args.edition == "none" else args.edition
-        quota = Quota(edition, _changed(before.limits, args))
-        if quota != before:
-            args.signals.hold()
-            registry.change(connection, quota=quota)
-        editions = registry.editions()
-    in_force = editions.limits(quota)
+        found = change_limits(registry, args.name, _changes(args), edition=edition, before_change=args.signals.hold)
+    quota, in_force = found.quota, found.in_force
     if args.json:
         both = {"limits": _as_dict(quota.limits), "inForce": _as_dict(in_force)}
         output.say_json({"name": args.name, "edition": quota.edition or None, **both})
@@ -59,18 +52,16 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_use(args: argparse.Namespace) -> int:
     """Choose the edition of the relay."""
-    name = "" if args.edition == "none" else args.edition
     with open_registry(args) as registry:
-        args.signals.hold()
-        registry.use_edition(name)
-        edition = registry.editions().of_relay
-        count = len(registry.connections())
+        name = "" if args.edition == "none" else args.edition
+        now = use_edition(registry, name, before_change=args.signals.hold)
+    edition = now.edition
     if edition is None:
         output.say("The relay uses no edition, so nothing is limited for the relay as a whole.")
         return exits.OK
     allowed = "any number of" if edition.connections is None else str(edition.connections)
     output.say(
-        f"The relay uses the edition {edition.name}: {allowed} hybrid connections (now {count}), "
+        f"The relay uses the edition {edition.name}: {allowed} hybrid connections (now {now.connections}), "
         f"{_text('bytes_per_period', edition.limits.bytes_per_period)} per month."
     )
     return exits.OK
@@ -79,30 +70,26 @@ def run_use(args: argparse.Namespace) -> int:
 def run_set(args: argparse.Namespace) -> int:
     """Change the limits of an edition."""
     with open_registry(args) as registry:
-        editions = registry.editions()
-        check_edition(editions, args.edition)
-        known = editions.by_name[args.edition]
-        limits, connections = _changed(known.limits, args), _value(args.connections, known.connections)
-        args.signals.hold()
-        changed = registry.change_edition(known, connections=connections, limits=limits)
+        changed, editions = change_edition(
+            registry,
+            args.edition,
+            _changes(args),
+            connections=lambda before: before if args.connections is None else args.connections or None,
+            before_change=args.signals.hold,
+        )
     heads = ("EDITION", "CONNECTIONS", "BYTES PER PERIOD", "OTHER LIMITS")
     output.say(output.table(heads, [_row(changed, editions)]))
     return exits.OK
 
 
-def _changed(limits: Limits, args: argparse.Namespace) -> Limits:
-    """Return the limits as changed by the options of the command. Raises ConfigurationError."""
-    ends = {None: limits.end_at_limit, "yes": True, "no": False, "none": None}[args.end_at_limit]
-    numbers = {name: _value(getattr(args, name), getattr(limits, name)) for name in (*_COUNTS, *_SIZES)}
-    try:
-        return Limits(**numbers, end_at_limit=ends)
-    except ValueError as exc:
-        raise ConfigurationError(f"a limit is too low or too high: {exc.args[0]}") from None
-
-
-def _value(given: int | None, before: int | None) -> int | None:
-    """Return the new value of a limit. `given` is None if the option was not given, and 0 for ``none``."""
-    return before if given is None else given or None
+def _changes(args: argparse.Namespace) -> dict[str, int | bool | None]:
+    """Return the limits that the options set. Their value for ``none`` is 0."""
+    given: dict[str, int | bool | None] = {
+        name: getattr(args, name) or None for name in (*_COUNTS, *_SIZES) if getattr(args, name) is not None
+    }
+    if args.end_at_limit is not None:
+        given["end_at_limit"] = {"yes": True, "no": False, "none": None}[args.end_at_limit]
+    return given
 
 
 def _row(edition: Edition, editions: Editions) -> tuple[str, ...]:
