@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 import attrs
@@ -44,6 +45,8 @@ class Managed:
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
+    #: The relay's state directory, which commands in pages name; None: it is not known.
+    state_dir: Path | None = None
     #: When the relay was started (seconds since 1970).
     started_at: float = attrs.field()
     #: Its audit log; None if it has none.

@@ -109,7 +109,7 @@ async def serve_management(
         store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         audit = AuditLog(state_dir, clock=time.time, events=events)
-        managed = Managed(store, reader, info, relay, events, audit=audit)
+        managed = Managed(store, reader, info, relay, events, state_dir=state_dir, audit=audit)
         for subscriber in (managed.feed, audit):
             closing.enter_context(events.subscribed(subscriber))
         gate = Gate(managed, () if tcp is None else tcp.authenticators, logins)

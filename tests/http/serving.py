@@ -225,7 +225,10 @@ class Client:
             await self.stream.send_all(piece)
 
     async def request(self, method: str, target: str, body: bytes | list[bytes] = b"", **headers: str) -> Answer:
-        fields = [("Host", self._host), *((key.replace("_", "-"), value) for key, value in headers.items())]
+        fields = [
+            ("Host", headers.pop("Host", self._host)),
+            *((key.replace("_", "-"), value) for key, value in headers.items()),
+        ]
         if isinstance(body, list):
             fields.append(("Transfer-Encoding", "chunked"))
         elif body:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import attrs
@@ -61,7 +62,10 @@ class Relay:
 
     def __attrs_post_init__(self) -> None:
         stream = EventStream(self.events.append)
-        self.managed = Inline(self.store, self.store, RelayInfo({}, ""), self.live, stream, clock=lambda: self.now)
+        self.managed = Inline(
+            self.store, self.store, RelayInfo({}, ""), self.live, stream, clock=lambda: self.now,
+            state_dir=Path("/srv/my relay"),
+        )  # fmt: skip
         self.gate = Gate(self.managed, self.authenticators)
         self.store.create(
             "orders", ["relay.example.com"], [Rule.generate("all", Right), Rule.generate("in", [Right.LISTEN])]

@@ -7,6 +7,8 @@ import re
 import shlex
 from collections.abc import Mapping
 
+import attrs
+
 from ...connectivity import all_ports, discover
 from ...errors import HybridRelayError
 from ...http import RequestError
@@ -14,46 +16,70 @@ from ...relay import Binding
 from ...security import check_connection_name
 from ...security.names import parse_host_untrusted
 from ..live_values import RelayValue
+from ..problem_kinds import Problem
+from ..usage import RelayUsage
+from ..values import ConnectionValue
 from .html import Child, h
 from .layout import View
 from .page import Page
 from .parts import button, command, field
-from .shown import segment
+from .shown import count, plural, segment
 from .visit import Visit
 
-__all__ = ["CREATE_PAGES", "commands"]
+__all__ = ["CREATE_PAGES"]
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_STATE = "/var/lib/hybridrelay"
 
 
-def commands(
-    name: str, target: str, endpoint: str, *, pin: str = "", ports: str = "", state: str = _STATE
-) -> tuple[str, str, str, str]:
-    """Return the command lines, one for each step, quoted for a shell.
+@attrs.frozen(kw_only=True)
+class Commands:
+    """The command lines that create a hybrid connection and use it, quoted for a shell."""
+
+    #: Creates it with the management API, which adds it to the relay. None: the page was not loaded from an address
+    #: that other machines can use.
+    create_at_relay: str | None
+    #: Creates it without the management API, and writes a file for the relay.
+    create: str
+    #: Imports that file, on the relay's machine.
+    load: str
+    connect: str
+    forward: str
+
+
+def make_commands(
+    name: str, target: str, endpoint: str, *, management: str | None, pin: str, ports: str, state: str
+) -> Commands:
+    """Make the command lines.
 
     Args:
         name: the name of the hybrid connection.
         target: the address that the connector connects to.
         endpoint: the relay's host name or address.
+        management: the URL of the management API; None: it cannot be used.
         pin: the relay's pin; omitted if empty.
         ports: the value of ``--public-ports``; omitted if empty.
-        state: the relay's state directory.
+        state: the relay's state directory, quoted for a shell.
     """
     file = re.sub(r"[^A-Za-z0-9._-]", "-", name).strip("-.")[:100] or "connection"
     create = [
         f"hybridrelay connections create {shlex.quote(name)}",
         f"--target {shlex.quote(target)} --endpoint {shlex.quote(endpoint)}",
         f"--connector-file {file}.connector --application-file {file}.application",
+    ]
+    at_relay = [*create, f"--management {shlex.quote(management)} --token-file admin.token"] if management else None
+    with_file = [
+        *create,
         f"--relay-file {file}.relay",
         *([f"--relay-pin {shlex.quote(pin)}"] if pin else []),
         *([f"--public-ports {shlex.quote(ports)}"] if ports else []),
     ]
-    return (
-        " \\\n  ".join(create),
-        f"hybridrelay connections import {file}.relay --state {shlex.quote(state)}",
-        f"hybridrelay connector --connection-string-file {file}.connector",
-        f"hybridrelay forward --connection-string-file {file}.application --listen 127.0.0.1:15432",
+    next_line = " \\\n  "
+    return Commands(
+        create_at_relay=next_line.join(at_relay) if at_relay else None,
+        create=next_line.join(with_file),
+        load=f"hybridrelay connections import {file}.relay --state {state}",
+        connect=f"hybridrelay connector --connection-string-file {file}.connector",
+        forward=f"hybridrelay forward --connection-string-file {file}.application --listen 127.0.0.1:15432",
     )
 
 
@@ -73,7 +99,9 @@ async def _show(visit: Visit) -> View:
     name, target, endpoint = visit.asked("name", 260), visit.asked("target", 300), visit.asked("endpoint", 255)
     authority = visit.request.authority
     host = "" if authority is None or authority.host in _LOOPBACK or visit.is_local else authority.host
-    problems = _problems(name, target, endpoint) if name or target or endpoint else []
+    problems = []
+    if name or target or endpoint:
+        problems = _problems(name, target, endpoint) or await _name_problems(visit, name)
     filled = bool(name and target and endpoint) and not problems
     form = h(
         "form",
@@ -102,6 +130,7 @@ async def _show(visit: Visit) -> View:
                 "The identities of a hybrid connection are created on your own machine, so that the relay cannot "
                 "read the data. Fill in the form, and run the commands that it then shows.",
             ),
+            await _full(visit),
             form,
             await _steps(visit, name, target, endpoint) if filled else None,
         ),
@@ -128,38 +157,105 @@ def _problems(name: str, target: str, endpoint: str) -> list[str]:
     return found
 
 
+async def _name_problems(visit: Visit, name: str) -> list[str]:
+    """Return why the relay would refuse this name."""
+    try:
+        await visit.get("getHybridConnection", ConnectionValue, name=name)
+    except RequestError as exc:
+        if exc.failure.status == Problem.NOT_FOUND.status:
+            return []
+        if exc.failure.status == Problem.FORBIDDEN.status:
+            return [
+                f"Name: you may only create hybrid connections whose names begin with {visit.caller.scope.prefix}."
+            ]
+        raise
+    return ["Name: there is already a hybrid connection of this name."]
+
+
+async def _full(visit: Visit) -> Child:
+    """Say that the relay's edition allows no further hybrid connection."""
+    usage = await visit.get_if_allowed("getUsage", RelayUsage, query={"limit": 1})
+    if usage is None or usage.connections.allowed is None or usage.connections.used < usage.connections.allowed:
+        return None
+    return h(
+        "p",
+        f"This relay has {plural(usage.connections.used, 'hybrid connection')}, and its edition ({usage.edition}) "
+        f"allows {count(usage.connections.allowed)}, so it would refuse another one. First delete one, or ",
+        h("a", "change the edition", href="/scale"),
+        ".",
+        class_="message bad",
+        role="alert",
+    )
+
+
+def _management_url(visit: Visit) -> str | None:
+    """Return the URL at which commands can use the management API; None if it is not served over TCP."""
+    authority = visit.request.authority
+    if visit.is_local or authority is None:
+        return None
+    # Commands send a token without TLS only to their own machine.
+    return f"{visit.scheme}://{authority}" if visit.scheme == "https" or authority.host in _LOOPBACK else None
+
+
 async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
     try:
         relay = await visit.get_if_allowed("getRelay", RelayValue)
     except RequestError:
         relay = None
     ports = public_ports(visit.managed.info.bound)
-    create, load, connect, forward = commands(
-        name, target, endpoint, pin="" if relay is None else relay.pin, ports=ports
+    made = make_commands(
+        name,
+        target,
+        endpoint,
+        management=_management_url(visit),
+        pin="" if relay is None else relay.pin,
+        ports=ports,
+        state=visit.state_argument,
     )
     port_note = (
-        "--public-ports has the ports on which the relay listens. If others are reachable from outside, write those."
+        "--public-ports has the ports on which the relay listens. If others are reachable from outside, write those. "
         if ports
-        else None
+        else ""
     )
-    steps = (
+    with_file = (
         (
             "On your own machine",
-            create,
-            "This creates four secret files; one is the authority, for further identities. Keep it offline.",
+            made.create,
+            "This creates four secret files. One is the authority, for further identities: keep it offline. "
+            + port_note,
         ),
         (
             "On the relay's machine",
-            load,
-            "Copy the file that ends in .relay there first, and delete it afterwards: it contains keys.",
-        ),
-        ("In the private network", connect, "Copy the file that ends in .connector there first."),
-        (
-            "Beside the application",
-            forward,
-            "Copy the file that ends in .application there first. The application then connects to 127.0.0.1:15432.",
+            made.load,
+            "Run it as the user of the relay. First copy the file that ends in .relay there. Delete it afterwards.",
         ),
     )
+    steps = [
+        ("In the private network", made.connect, "Copy the file that ends in .connector there first."),
+        (
+            "Beside the application",
+            made.forward,
+            "Copy the file that ends in .application there first. The application then connects to 127.0.0.1:15432.",
+        ),
+    ]
+    other_way: Child = None
+    if made.create_at_relay is None:
+        steps[:0] = with_file
+    else:
+        note = (
+            "This creates three secret files, and adds the hybrid connection to the relay, which gets neither the "
+            "target nor the authority. The authority is for further identities: keep it offline. The file "
+            "admin.token has to contain the management token of an administrator."
+        )
+        steps.insert(0, ("On your own machine", made.create_at_relay, note))
+        other_way = h(
+            "details",
+            h("summary", "If your machine cannot reach the management API: two commands instead"),
+            [
+                [h("h3", title), command(line, f"command {title.lower()}"), h("p", note, class_="note")]
+                for title, line, note in with_file
+            ],
+        )
     return h(
         "ol",
         [
@@ -168,9 +264,10 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
                 h("h2", title),
                 command(line, f"command {title.lower()}"),
                 h("p", note, class_="note"),
+                other_way if index == 0 else None,
                 class_="card",
             )
-            for title, line, note in steps
+            for index, (title, line, note) in enumerate(steps)
         ],
         h(
             "li",
@@ -179,7 +276,7 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
             class_="card",
         ),
         class_="steps",
-    ), (h("p", port_note, class_="note") if port_note else None)
+    )
 
 
 CREATE_PAGES: tuple[Page, ...] = (Page(id="showCreation", method="GET", path="/create", show=_show),)

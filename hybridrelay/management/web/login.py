@@ -42,7 +42,11 @@ async def _show_log_in(managed: Managed, gate: Gate, request: Request) -> tuple[
     if code:
         return _code_page(code), None
     message = message_of(visit.asked("done"))
-    return _log_in_page(visit.asked("next", _MAX_NEXT), message=message), None
+    return _log_in_page(visit.asked("next", _MAX_NEXT), _state(visit), message=message), None
+
+
+def _state(visit: Visit) -> str:
+    return visit.state_argument if visit.is_on_relays_machine else "DIR"
 
 
 def _code_page(code: str) -> Response:
@@ -60,7 +64,15 @@ def _code_page(code: str) -> Response:
     )
 
 
-def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | None = None) -> Response:
+def _log_in_page(next_: str, state: str, *, message: str | None = None, failure: Failure | None = None) -> Response:
+    """Make the page for logging in.
+
+    Args:
+        next_: the path to show after logging in.
+        state: the relay's state directory; ``DIR`` for browsers on other machines, which do not need to know it.
+        message: what has happened before.
+        failure: why logging in has failed.
+    """
     said: Child = None
     if failure is not None:
         text = "This is not a valid token or signature of this relay." if failure.status == 401 else failure.detail
@@ -95,9 +107,10 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
             h("h2", "No token yet?"),
             h("p", "Create one on the relay's machine, as the user that runs the relay:"),
             command(
-                "hybridrelay tokens create dashboard --role admin --out dashboard.token --state /var/lib/hybridrelay",
+                f"hybridrelay tokens create dashboard --role admin --out dashboard.token --state {state}",
                 "command that creates a token",
             ),
+            h("p", "DIR is the relay's state directory.", class_="note") if state == "DIR" else None,
             h("p", "You stay logged in for eight hours, and not longer than the token is valid.", class_="note"),
             class_="card",
         ),
@@ -107,7 +120,8 @@ def _log_in_page(next_: str, *, message: str | None = None, failure: Failure | N
 
 
 async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Response, Caller | None]:
-    form = _anonymous(managed, request, await request.body.read()).form()
+    visit = _anonymous(managed, request, await request.body.read())
+    form = visit.form()
     assert isinstance(request.peer, Peer)
     next_ = form.get("next", "")
     try:
@@ -116,7 +130,7 @@ async def _log_in(managed: Managed, gate: Gate, request: Request) -> tuple[Respo
         else:
             caller, text, login = await gate.log_in(request, Secret(form.get("token", "")))
     except RequestError as exc:
-        return _log_in_page(next_, failure=exc.failure), None
+        return _log_in_page(next_, _state(visit), failure=exc.failure), None
     seconds = login.expires_at - login.began_at
     cookie = login_cookie(request, text.reveal(), is_encrypted=request.peer.is_encrypted, seconds=seconds)
     return redirect(_next_untrusted(next_), (cookie,)), caller

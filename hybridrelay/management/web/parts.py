@@ -194,6 +194,6 @@ def api_line(visit: Visit, *paths: str) -> Element:
 
 def _curl(visit: Visit, path: str) -> str:
     if visit.is_local:
-        return f'curl --unix-socket "$STATE/management.sock" {shlex.quote("http://localhost" + path)}'
+        return f"curl --unix-socket {visit.state_argument}/management.sock {shlex.quote('http://localhost' + path)}"
     url = f"{visit.scheme}://{visit.request.authority}{path}"
     return f"curl -H @token.header {shlex.quote(url)}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import shlex
 import urllib.parse
 from collections.abc import Mapping
 from typing import TypeVar
@@ -28,6 +31,8 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 _OPERATIONS: Mapping[str, Operation[Call]] = {row.id: row for row in OPERATIONS}
 _FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 100
+#: The state directory in the documentation.
+_USUAL_STATE = "/var/lib/hybridrelay"
 
 
 @attrs.define(eq=False)
@@ -52,6 +57,21 @@ class Visit:
         """The scheme of the request, as far as the relay can know it."""
         is_encrypted = isinstance(self.request.peer, Peer) and self.request.peer.is_encrypted
         return "https" if is_encrypted else "http"
+
+    @property
+    def state_argument(self) -> str:
+        """The relay's state directory, quoted for a shell."""
+        return shlex.quote(os.path.abspath(self.managed.state_dir or _USUAL_STATE))
+
+    @property
+    def is_on_relays_machine(self) -> bool:
+        """Whether the request came through the Unix socket or a loopback address."""
+        if self.is_local:
+            return True
+        try:
+            return isinstance(self.request.peer, Peer) and ipaddress.ip_address(self.request.peer.address).is_loopback
+        except ValueError:
+            return False
 
     @property
     def is_admin(self) -> bool:

@@ -29,6 +29,16 @@ async def test_without_a_login_pages_lead_to_the_page_for_logging_in(browser: Br
 
 
 @pytest.mark.parametrize(
+    ("address", "state"), [("127.0.0.1", "'/srv/my relay'"), ("::1", "'/srv/my relay'"), ("192.0.2.1", "DIR")]
+)
+async def test_the_command_for_a_token_names_the_state_directory(relay: Relay, address: str, state: str) -> None:
+    """Strangers are not told where the relay's files are."""
+    browser = Browser(relay.connect(Peer(address)))
+    for answer in (await browser.get("/login"), await browser.log_in("wrong")):
+        assert f"--out dashboard.token --state {state} " in page_of(answer).text + " "
+
+
+@pytest.mark.parametrize(
     "next_",
     ["//evil.example", "/\\evil.example", "https://evil.example", "/a\\b", "/a\nb", "/logout", "x", "/" * 2001],
 )

@@ -11,9 +11,11 @@ import attrs
 import pytest
 
 from hybridrelay.events import ListenerRegistered, ManagementCalled
+from hybridrelay.management.peers import Peer
 from hybridrelay.management.web.paths import path_of
 from hybridrelay.relay.history import Row
 from hybridrelay.relay.model import Description
+from hybridrelay.relay.quotas import NO_LIMITS
 from hybridrelay.relay.usage import TOTAL, PastUsage, Period, Usage
 from hybridrelay.security import KeySlot, ManagementRole
 
@@ -486,13 +488,48 @@ def commands_of(page: Page) -> list[str]:
 
 async def test_the_commands_that_create_a_hybrid_connection(admin: Browser) -> None:
     assert commands_of(page_of(await admin.get("/create"))) == []
-    page = page_of(await admin.get("/create?name=team/orders&target=[fd00::5]:5432&endpoint=relay.example.com"))
+    path = "/create?name=team/orders&target=[fd00::5]:5432&endpoint=relay.example.com"
+    page = page_of(await admin.get(path))
     create, load, connect, forward = commands_of(page)
     assert create.startswith("hybridrelay connections create team/orders \\\n  --target '[fd00::5]:5432' --endpoint")
     assert "--relay-file team-orders.relay" in create
-    assert load == "hybridrelay connections import team-orders.relay --state /var/lib/hybridrelay"
+    assert load == "hybridrelay connections import team-orders.relay --state '/srv/my relay'"
     assert connect == "hybridrelay connector --connection-string-file team-orders.connector"
     assert "--connection-string-file team-orders.application --listen 127.0.0.1:15432" in forward
+    # Without TLS, commands send a token only to their own machine.
+    at_relay, *others = commands_of(page_of(await admin.get(path, Host="127.0.0.1")))
+    assert others == [create, load, connect, forward]
+    assert at_relay.endswith("\\\n  --management http://127.0.0.1 --token-file admin.token")
+    assert "--relay-file" not in at_relay
+
+
+async def test_the_commands_over_tls_use_the_management_api(relay: Relay) -> None:
+    browser = Browser(relay.connect(Peer("192.0.2.1", is_encrypted=True)))
+    await browser.log_in(relay.token()[1])
+    page = page_of(await browser.get("/create?name=a&target=db:1&endpoint=b", Host="relay.example.com"))
+    assert "--management https://relay.example.com --token-file admin.token" in commands_of(page)[0]
+
+
+async def test_a_full_edition_is_said_before_the_commands(relay: Relay, admin: Browser) -> None:
+    path = "/create?name=a&target=db:1&endpoint=b"
+    assert "edition" not in page_of(await admin.get(path)).text
+    relay.store.change_edition("basic", 2, NO_LIMITS)
+    relay.store.use_edition("basic")
+    page = page_of(await admin.get(path))
+    assert page.text.index("its edition (basic) allows 2") < page.text.index("hybridrelay connections create")
+    assert "/scale" in page.links
+
+
+async def test_the_name_of_a_hybrid_connection_to_create(relay: Relay, admin: Browser, browser: Browser) -> None:
+    query = "target=db:1&endpoint=relay"
+    page = page_of(await admin.get(f"/create?name=orders&{query}"))
+    assert commands_of(page) == []
+    assert "already a hybrid connection of this name" in page.text
+    await browser.log_in(relay.token("other", scope="ord")[1])
+    page = page_of(await browser.get(f"/create?name=team&{query}"))
+    assert commands_of(page) == []
+    assert "whose names begin with ord" in page.text
+    assert commands_of(page_of(await browser.get(f"/create?name=ord/a&{query}")))
 
 
 @pytest.mark.parametrize(

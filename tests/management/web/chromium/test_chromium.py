@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
@@ -68,8 +68,9 @@ def test_the_page_shows_what_happens_without_being_loaded_again(site: Site, view
     viewer.page.locator("#listeners tbody tr").nth(1).wait_for(state="detached")
 
 
-def test_creating_by_the_commands_that_are_shown(site: Site, viewer: Viewer, tmp_path: Path) -> None:
-    page = viewer.page
+@pytest.mark.parametrize("way", ["management", "files"])
+def test_creating_by_the_commands_that_are_shown(site: Site, viewer: Viewer, tmp_path: Path, way: str) -> None:
+    page, name = viewer.page, f"team/made-by-{way}"
     viewer.go("/")
     page.get_by_role("link", name="Create", exact=True).click()
     page.get_by_label("Name").fill("team/made here")
@@ -77,20 +78,22 @@ def test_creating_by_the_commands_that_are_shown(site: Site, viewer: Viewer, tmp
     page.get_by_label("Relay").fill("127.0.0.1")
     page.get_by_role("button", name="Show the commands").click()
     page.locator(".message.bad").wait_for()  # the name has a space
-    page.get_by_label("Name").fill("team/made-here")
+    page.get_by_label("Name").fill(name)
     page.get_by_role("button", name="Show the commands").click()
     page.get_by_role("heading", name="In the private network").wait_for()
-    create, load, connect, forward = page.locator(".steps code").all_inner_texts()
+    at_relay, create, load, connect, forward = page.locator(".steps code").all_text_contents()
 
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "hybridrelay"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m hybridrelay "$@"\n')
     program.chmod(0o700)
     path = f"{program.parent}:{os.environ['PATH']}"
-    load = load.replace("/var/lib/hybridrelay", str(site.deployment.state))
+    (tmp_path / "admin.token").write_text(site.tokens["admin"])
+    (tmp_path / "admin.token").chmod(0o600)
     forward = forward.replace(":15432", ":0")
     script = f"set -eu\ncd {shlex.quote(str(tmp_path))}\n"
-    for command in (create, load):
+    creating = (at_relay,) if way == "management" else (create, load)
+    for command in creating:
         with Program(["sh", "-c", f"{script}{command}"], environment={"PATH": path}) as done:
             assert done.wait(60) == 0, done.err
     with (
@@ -101,13 +104,13 @@ def test_creating_by_the_commands_that_are_shown(site: Site, viewer: Viewer, tmp
         port = int(client.wait_for_line(r"^ready.*127\.0\.0\.1:(\d+)")[1])
         use(port)
         page.get_by_role("link", name="Open its page").click()
-        page.get_by_role("link", name="team/made-here").click()
-        page.get_by_role("heading", name="team/made-here", level=1).wait_for()
+        page.get_by_role("link", name=name).click()
+        page.get_by_role("heading", name=name, level=1).wait_for()
         assert page.locator("#state").inner_text() == "Listening"
         assert page.locator("#sessions tbody tr").count() == 1
 
         # An interval of the chart lasts for ten seconds. The rest is for slow machines.
-        viewer.go("/monitor?connection=team%2Fmade-here")
+        viewer.go(f"/monitor?connection={quote(name, safe='')}")
         use(port)
         page.locator("#data-chart:not([data-highest='0'])[data-highest]").wait_for(timeout=40_000)
         page.locator("#data-table").locator("xpath=..").locator("summary").click()
