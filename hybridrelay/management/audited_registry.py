@@ -116,7 +116,7 @@ class AuditedRegistry:
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
         """See `Registry.revoke_key`."""
-        with self._recorded("revokeKeys", connection=name, rule=rule):
+        with self._recorded("revokeKeys", 204, connection=name, rule=rule):
             self._registry.revoke_key(name, rule, slot, generation=generation)
 
     def create_token(

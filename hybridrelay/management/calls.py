@@ -155,7 +155,7 @@ async def perform(
             only_create,
         )
         answer = await _run(operation, call)
-        status = 200
+        status = _status_of(call, answer)
         return answer, call.shown_version
     except RequestError as exc:
         status = exc.failure.status
@@ -200,8 +200,13 @@ async def _serve(
             200, answer.text.encode(), (("Content-Type", answer.media_type), ("Cache-Control", "no-store"))
         )
     etag = () if call.shown_version is None else (("ETag", f'"{call.shown_version}"'),)
-    status = 503 if call.is_unavailable else 201 if call.has_created else 200
-    return Response(status, msgspec.json.encode(answer), (*_HEADERS, *etag))
+    return Response(_status_of(call, answer), msgspec.json.encode(answer), (*_HEADERS, *etag))
+
+
+def _status_of(call: Call, answer: msgspec.Struct | None) -> int:
+    if answer is None:
+        return 204
+    return 503 if call.is_unavailable else 201 if call.has_created else 200
 
 
 def _authorize(

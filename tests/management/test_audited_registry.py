@@ -68,7 +68,7 @@ def test_each_change_is_recorded(registry: AuditedRegistry, tmp_path: Path) -> N
         ("listKeys", 200, "orders", "application", ""),
         ("regenerateKeys", 200, "orders", "application", ""),
         ("regenerateKeys", 200, "orders", "application", ""),
-        ("revokeKeys", 200, "orders", "application", ""),
+        ("revokeKeys", 204, "orders", "application", ""),
         ("putEdition", 200, "", "", ""),
         ("putEditionOfRelay", 200, "", "", ""),
         ("createToken", 201, "", "", ""),

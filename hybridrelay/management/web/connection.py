@@ -11,7 +11,7 @@ from .layout import View, redirect
 from .messages import done
 from .overview import state_of
 from .page import Page
-from .parts import api_line, button, empty, figure, figures, post_form, section, table
+from .parts import api_line, button, empty, figure, figures, linked, post_form, section, table
 from .paths import path_of
 from .rules import rules_section
 from .settings import settings_sections
@@ -100,16 +100,16 @@ def _drop(visit: Visit, action: str, label: str) -> Child:
     return post_form(action, button("Drop", kind="quiet", label=label)) if visit.is_operator else None
 
 
-def _peer(one: ListenerValue | SenderValue) -> list[Child]:
+def _peer(one: ListenerValue | SenderValue, href: str) -> list[Child]:
     return [
         h("code", one.instance[:12]),
         f"{one.address} ({one.transport})",
         name_of(one.software or "unknown"),
         f"{one.rule}, {one.slot}",
         moment(one.since),
-        count(one.sessions),
-        bytes_of(one.bytes_to_client),
-        bytes_of(one.bytes_to_connector),
+        linked(count(one.sessions), href),
+        linked(bytes_of(one.bytes_to_client), href),
+        linked(bytes_of(one.bytes_to_connector), href),
     ]
 
 
@@ -127,7 +127,7 @@ def _listeners(visit: Visit, name: str, page: ListenerPage) -> Child:
         )
     rows = [
         [
-            *_peer(one),
+            *_peer(one, f"{_api(name)}/listeners"),
             _drop(
                 visit, f"{path_of(name)}/listeners/{segment(one.instance)}/drop", f"Drop listener {one.instance[:12]}"
             ),
@@ -148,7 +148,10 @@ def _senders(visit: Visit, name: str, page: SenderPage) -> Child:
             "--connection-string-file FILE --listen 127.0.0.1:PORT.",
         )
     rows = [
-        [*_peer(one), _drop(visit, f"{path_of(name)}/senders/{segment(one.id)}/drop", f"Drop sender {one.id}")]
+        [
+            *_peer(one, f"{_api(name)}/senders"),
+            _drop(visit, f"{path_of(name)}/senders/{segment(one.id)}/drop", f"Drop sender {one.id}"),
+        ]
         for one in page.value
     ]
     return [
@@ -167,8 +170,8 @@ def _sessions(visit: Visit, name: str, page: SessionPage) -> Child:
             f"{one.listener.address} ({one.listener.transport})",
             f"{one.sender.rule}, {one.sender.slot}",
             moment(one.since),
-            bytes_of(one.bytes_to_client),
-            bytes_of(one.bytes_to_connector),
+            linked(bytes_of(one.bytes_to_client), f"{_api(name)}/sessions"),
+            linked(bytes_of(one.bytes_to_connector), f"{_api(name)}/sessions"),
             _drop(visit, f"{path_of(name)}/sessions/{segment(one.id)}/drop", f"Drop session {one.id[:12]}"),
         ]
         for one in page.value

@@ -13,7 +13,7 @@ from .layout import View, redirect
 from .limits import limit_cells, limit_columns, limit_fields, parse_limits
 from .messages import done
 from .page import Page
-from .parts import api_line, badge, button, field, post_form, section, table
+from .parts import api_line, badge, button, field, linked, post_form, section, table
 from .shown import count, name_of, segment
 from .visit import Visit
 
@@ -46,8 +46,13 @@ def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
     rows: list[list[Child]] = [
         [
             [h("b", name_of(one.name)), " ", badge("In use", "good") if one.in_use else None],
-            "no limit" if one.connections is None else count(one.connections),
-            *limit_cells(one.limits),
+            *(
+                linked(text, f"{_API}/{segment(one.name)}")
+                for text in (
+                    "no limit" if one.connections is None else count(one.connections),
+                    *limit_cells(one.limits),
+                )
+            ),
             h(
                 "a",
                 "Change",

@@ -7,6 +7,7 @@ import msgspec
 
 from ..._version import __version__
 from ...http import Fields, Response
+from ...security import ManagementRole
 from ..callers import Caller
 from .assets import url_of
 from .html import Child, Element, Tree, h, render_document, tree_of
@@ -39,6 +40,8 @@ _PAGES = (
     ("/events", "Events"),
     ("/audit", "Audit"),
 )
+#: For administrators of the whole relay.
+_ADMIN_PAGES = (("/tokens", "Tokens"),)
 
 
 @attrs.frozen(kw_only=True)
@@ -167,8 +170,10 @@ def _brand() -> Element:
 
 
 def _header(caller: Caller, place: str) -> Element:
+    is_admin = caller.may(ManagementRole.ADMIN) and caller.sees(None)
     links = [
-        h("li", h("a", name, href=path, aria_current="page" if path == place else None)) for path, name in _PAGES
+        h("li", h("a", name, href=path, aria_current="page" if path == place else None))
+        for path, name in (*_PAGES, *(_ADMIN_PAGES if is_admin else ()))
     ]
     scope = caller.scope
     about = "" if scope.is_everything else f", {scope.only or scope.prefix + '…'}"

@@ -98,9 +98,9 @@ def limit_columns() -> tuple[str, ...]:
     return tuple(label for _, label, _, _ in _LIMITS)
 
 
-def limit_cells(limits: LimitsBody) -> list[Child]:
+def limit_cells(limits: LimitsBody) -> list[str]:
     """Return the limits as cells of a table."""
-    cells: list[Child] = []
+    cells: list[str] = []
     for name, value in _values(limits).items():
         if value is None:
             cells.append("no limit")

@@ -28,6 +28,7 @@ _MESSAGES: Mapping[str, str] = {
     "edition-used": "The relay uses this edition from now on.",
     "limits-changed": "The limits were changed. They are in force within a second.",
     "edition-changed": "The edition was changed.",
+    "token-revoked": "The token was revoked.",
 }
 
 

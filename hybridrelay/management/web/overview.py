@@ -14,10 +14,10 @@ from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div, draw
 from .html import Child, Element, h
 from .layout import View
 from .page import Page
-from .parts import api_line, badge, empty, figure, figures, section, table
+from .parts import api_line, badge, empty, figure, figures, linked, section, table
 from .paths import path_of
 from .scale import capacity_section
-from .shown import bytes_of, count, moment, name_of, plural
+from .shown import bytes_of, count, moment, name_of, plural, segment
 from .usage import month_figure
 from .visit import Visit
 
@@ -144,18 +144,21 @@ def _figures(relay: RelayValue | None, total: ConnectionSnapshot, usage: RelayUs
 
 def connection_rows(connections: Sequence[ConnectionValue]) -> list[list[Child]]:
     """Return the rows of a table of hybrid connections."""
-    return [
-        [
-            h("a", name_of(one.name), href=path_of(one.name)),
-            state_of(one),
-            count(one.listener_count),
-            count(one.sender_count),
-            count(one.session_count),
-            bytes_of(one.bytes_to_client),
-            bytes_of(one.bytes_to_connector),
-        ]
-        for one in connections
-    ]
+    rows: list[list[Child]] = []
+    for one in connections:
+        at = f"{_CONNECTIONS}/{segment(one.name)}"
+        rows.append(
+            [
+                h("a", name_of(one.name), href=path_of(one.name)),
+                state_of(one),
+                linked(count(one.listener_count), f"{at}/listeners"),
+                linked(count(one.sender_count), f"{at}/senders"),
+                linked(count(one.session_count), f"{at}/sessions"),
+                linked(bytes_of(one.bytes_to_client), at),
+                linked(bytes_of(one.bytes_to_connector), at),
+            ]
+        )
+    return rows
 
 
 def state_of(one: ConnectionValue) -> Element:

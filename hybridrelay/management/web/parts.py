@@ -17,6 +17,7 @@ __all__ = [
     "field",
     "figure",
     "figures",
+    "linked",
     "meter",
     "post_form",
     "section",
@@ -61,6 +62,11 @@ def figure(label: str, value: Child, *, href: str, note: Child = None) -> Elemen
         ),
         class_="figure",
     )
+
+
+def linked(number: str, href: str) -> Element:
+    """Make a number in a table, which links to the API call that returns it."""
+    return h("a", number, href=href)
 
 
 def figures(*found: Element, id_: str, live: bool = True) -> Element:

@@ -14,6 +14,7 @@ from .page import Page, PublicPage
 from .rules import RULE_PAGES
 from .scale import SCALE_PAGES
 from .settings import SETTINGS_PAGES
+from .tokens import TOKEN_PAGES
 
 __all__ = ["PAGES"]
 
@@ -30,4 +31,5 @@ PAGES: tuple[Page | PublicPage, ...] = (
     *MONITOR_PAGES,
     *SCALE_PAGES,
     *EDITION_PAGES,
+    *TOKEN_PAGES,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..usage import ConnectionUsage, PeriodUsage, RelayUsage
 from .html import Child, Element, h
-from .parts import api_line, empty, figure, meter, section, table
+from .parts import api_line, empty, figure, linked, meter, section, table
 from .paths import path_of
 from .shown import bytes_of, count, name_of, segment
 from .visit import Visit
@@ -81,10 +81,15 @@ def relay_usage_section(visit: Visit, found: RelayUsage) -> Element:
     rows: list[list[Child]] = [
         [
             h("a", name_of(one.name), href=path_of(one.name)),
-            bytes_of(one.usage.bytes_to_client),
-            bytes_of(one.usage.bytes_to_connector),
-            bytes_of(one.usage.bytes),
-            "no limit" if one.limits.bytes_per_period is None else bytes_of(one.limits.bytes_per_period),
+            *(
+                linked(text, f"/v1/hybridConnections/{segment(one.name)}/usage")
+                for text in (
+                    bytes_of(one.usage.bytes_to_client),
+                    bytes_of(one.usage.bytes_to_connector),
+                    bytes_of(one.usage.bytes),
+                    "no limit" if one.limits.bytes_per_period is None else bytes_of(one.limits.bytes_per_period),
+                )
+            ),
         ]
         for one in found.value
     ]

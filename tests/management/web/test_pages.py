@@ -52,6 +52,20 @@ async def test_problems_come_first(relay: Relay, admin: Browser) -> None:
     assert "curl -H @token.header http://x/v1/relay" in html.unescape(text)
 
 
+async def test_numbers_in_tables_link_to_the_api(admin: Browser) -> None:
+    orders = "/v1/hybridConnections/orders"
+    for path, expected in (
+        ("/", (f"{orders}/listeners", f"{orders}/senders", f"{orders}/sessions", orders)),
+        ("/connections", (f"{orders}/listeners", f"{orders}/senders", f"{orders}/sessions", orders)),
+        (path_of("orders"), (f"{orders}/listeners", f"{orders}/senders", f"{orders}/sessions")),
+        ("/scale", (f"{orders}/usage", "/v1/editions/free")),
+    ):
+        page = page_of(await admin.get(path))
+        for href in expected:
+            assert page.links.count(href) > (href == orders), (path, href)  # the last one is also in the line "API"
+            assert (await admin.get(href)).status == 200, href
+
+
 async def test_what_is_connected_is_shown(admin: Browser) -> None:
     text = page_of(await admin.get(path_of("orders"))).text
     for shown in (
@@ -204,7 +218,7 @@ async def test_revoking_a_key(relay: Relay, admin: Browser) -> None:
     assert f"{at}/revoke?slot=secondary" not in page.links
     text = page_of(await admin.get(f"{at}/regenerate?slot=primary")).text
     assert "The secondary slot has no key" in text
-    assert calls(relay) == [("revokeKeys", 200)]
+    assert calls(relay) == [("revokeKeys", 204)]
 
 
 @pytest.mark.parametrize("slot", ["", "third", "primary'"])

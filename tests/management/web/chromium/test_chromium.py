@@ -34,6 +34,7 @@ PAGES = (
     "/scale/drain",
     "/events",
     "/audit",
+    "/tokens",
     "/connections/nothing",
 )
 

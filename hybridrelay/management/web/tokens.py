@@ -1,0 +1,172 @@
+"""The pages about management tokens: the list, a new token, and the confirmation before one is revoked."""
+
+from __future__ import annotations
+
+from ...http import Response
+from ..problem_kinds import Problem
+from ..problems import problem
+from ..token_values import CreatedToken, TokenPage, TokenValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .messages import done
+from .page import Page
+from .parts import api_line, badge, button, command, empty, field, post_form, section, table
+from .shown import moment, name_of, segment
+from .visit import Visit
+
+__all__ = ["TOKEN_PAGES"]
+
+_PLACE = "/tokens"
+_API = "/v1/tokens"
+_ROLES = {
+    "viewer": "sees everything except keys and tokens",
+    "operator": "also ends listeners, senders and sessions, and drains the relay",
+    "admin": "also changes everything, and sees keys",
+}
+_COLUMNS = ("Name", "Role", "Scope", "Created", "Expires", "Last used", "")
+
+
+async def _show_all(visit: Visit) -> View:
+    page = await visit.get("listTokens", TokenPage)
+    now = visit.managed.clock()
+    rows = [_row(visit, one, now) for one in page.value]
+    return View(
+        title="Tokens",
+        place=_PLACE,
+        content=(
+            section(
+                "Management tokens",
+                table("Management tokens", _COLUMNS, rows) if rows else empty("There is no token."),
+                api_line(visit, _API),
+                id_="tokens",
+                note="Programs and browsers identify themselves with a token. The relay has only a hash of each.",
+            ),
+            section("Create a token", _form(), id_="create", live=False),
+        ),
+    )
+
+
+def _row(visit: Visit, one: TokenValue, now: float) -> list[Child]:
+    return [
+        [h("b", name_of(one.name)), " ", badge("This login") if _is_own(visit, one) else None],
+        one.role,
+        name_of(one.scope) if one.scope else "everything",
+        moment(one.created_at),
+        [moment(one.expires_at), " ", badge("Expired") if now >= one.expires_at else None],
+        moment(one.last_used_at),
+        h("a", "Revoke", href=f"{_PLACE}/{segment(one.id)}/revoke", class_="button quiet danger inline",
+          aria_label=f"Revoke {one.name}"),
+    ]  # fmt: skip
+
+
+def _is_own(visit: Visit, one: TokenValue) -> bool:
+    """Whether the caller uses this token now."""
+    return visit.caller.kind == "token" and visit.caller.id.rpartition(" ")[2] == one.id
+
+
+def _form() -> Element:
+    roles = [h("option", f"{role}: {meaning}", value=role) for role, meaning in _ROLES.items()]
+    return post_form(
+        _PLACE,
+        field("Name", "name", required=True, maxlength=64, hint="Of the program or person that uses it."),
+        h(
+            "div",
+            h("label", "Role", for_="field-role"),
+            h("select", roles, id="field-role", name="role"),
+            class_="field",
+        ),
+        field(
+            "Scope",
+            "scope",
+            maxlength=260,
+            hint="Only hybrid connections whose names begin with this, such as team/. Empty: the whole relay.",
+        ),
+        field("Valid for (days)", "days", "30", type_="number", required=True, min="0.01", max=365, step="any"),
+        button("Create", kind="primary"),
+    )
+
+
+async def _create(visit: Visit) -> View:
+    """Show the text in the response to the form, so that it gets into no history and no cache."""
+    form = visit.form()
+    body = {
+        "name": form.get("name", ""),
+        "role": form.get("role", ""),
+        "scope": form.get("scope", "").strip(),
+        "expiresInDays": form.get("days", ""),
+    }
+    created, _ = await visit.perform("createToken", body=body)
+    assert isinstance(created, CreatedToken)
+    token = created.value
+    return View(
+        title="The token was created",
+        place=_PLACE,
+        parents=((_PLACE, "Tokens"),),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h(
+                    "p",
+                    h("b", name_of(token.name)),
+                    f" ({token.role}) is valid until ",
+                    moment(token.expires_at),
+                    ".",
+                ),
+                h("p", "This is its text. Save it now in a file that only its user can read: it is not shown again."),
+                command(created.token, "The token"),
+                h("p", h("a", "Done", href=_PLACE, class_="button primary")),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _confirm_revocation(visit: Visit) -> View:
+    id_ = visit.param("token")
+    page = await visit.get("listTokens", TokenPage)
+    token = next((one for one in page.value if one.id == id_), None)
+    if token is None:
+        raise problem(Problem.NOT_FOUND, "there is no such token", remedy="it may have been revoked already")
+    own = "You are logged in with this token: you will be logged out." if _is_own(visit, token) else None
+    return View(
+        title="Revoke this token?",
+        place=_PLACE,
+        parents=((_PLACE, "Tokens"),),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h(
+                    "dl",
+                    h("div", h("dt", "Name"), h("dd", name_of(token.name))),
+                    h("div", h("dt", "Role"), h("dd", token.role)),
+                    h("div", h("dt", "Scope"), h("dd", name_of(token.scope) if token.scope else "everything")),
+                    h("div", h("dt", "Last used"), h("dd", moment(token.last_used_at))),
+                    class_="facts",
+                ),
+                h("p", "Programs that use it are refused at once, and browsers that are logged in with it log out."),
+                h("p", own, class_="note") if own else None,
+                h(
+                    "div",
+                    post_form(f"{_PLACE}/{segment(id_)}/revoke", button("Revoke", kind="danger")),
+                    h("a", "Cancel", href=_PLACE, class_="button"),
+                    class_="row",
+                ),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _revoke(visit: Visit) -> Response:
+    await visit.perform("deleteToken", token=visit.param("token"))
+    return redirect(done(_PLACE, "token-revoked"))
+
+
+TOKEN_PAGES: tuple[Page, ...] = (
+    Page(id="showTokens", method="GET", path=_PLACE, show=_show_all),
+    Page(id="sendToken", method="POST", path=_PLACE, show=_create),
+    Page(id="confirmTokenRevocation", method="GET", path=f"{_PLACE}/{{token}}/revoke", show=_confirm_revocation),
+    Page(id="sendTokenRevocation", method="POST", path=f"{_PLACE}/{{token}}/revoke", show=_revoke),
+)
