@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.parse
 
 from ...http import Response
+from ...security import ManagementRole
 from ..values import ConnectionPage, ConnectionValue
 from .html import Child, h
 from .layout import View, redirect
@@ -111,6 +112,12 @@ async def _delete(visit: Visit) -> Response:
 
 CONNECTIONS_PAGES: tuple[Page, ...] = (
     Page(id="showHybridConnections", method="GET", path="/connections", show=_show_all),
-    Page(id="confirmDeletion", method="GET", path="/connections/{name}/delete", show=_confirm_delete),
+    Page(
+        id="confirmDeletion",
+        method="GET",
+        role=ManagementRole.ADMIN,
+        path="/connections/{name}/delete",
+        show=_confirm_delete,
+    ),
     Page(id="sendDeletion", method="POST", path="/connections/{name}/delete", show=_delete),
 )

@@ -13,7 +13,7 @@ from ...connectivity import all_ports, discover
 from ...errors import HybridRelayError
 from ...http import RequestError
 from ...relay import Binding
-from ...security import check_connection_name
+from ...security import ManagementRole, check_connection_name
 from ...security.names import parse_host_untrusted
 from ..live_values import RelayValue
 from ..problem_kinds import Problem
@@ -96,6 +96,7 @@ def public_ports(bound: Mapping[str, tuple[Binding, ...]]) -> str:
 
 
 async def _show(visit: Visit) -> View:
+    visit.require_token()
     name, target, endpoint = visit.asked("name", 260), visit.asked("target", 300), visit.asked("endpoint", 255)
     authority = visit.request.authority
     host = "" if authority is None or authority.host in _LOOPBACK or visit.is_local else authority.host
@@ -279,4 +280,6 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
     )
 
 
-CREATE_PAGES: tuple[Page, ...] = (Page(id="showCreation", method="GET", path="/create", show=_show),)
+CREATE_PAGES: tuple[Page, ...] = (
+    Page(id="showCreation", method="GET", role=ManagementRole.ADMIN, path="/create", show=_show),
+)

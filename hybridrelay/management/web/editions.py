@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 
-from ...http import Response
+from ...http import RequestError, Response
+from ...relay.limits import LISTENERS_PER_CONNECTION
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..quotas import EditionList, EditionValue
+from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
-from .limits import limit_cells, limit_columns, limit_fields, parse_limits
+from .limits import (
+    LIMIT_FIELDS,
+    connections_field,
+    limit_cells,
+    limit_columns,
+    limit_fields,
+    parse_edition,
+)
 from .messages import done
 from .page import Page
-from .parts import api_line, badge, button, field, linked, post_form, section, table
+from .parts import api_line, badge, button, linked, post_form, section, table
 from .shown import count, name_of, segment
 from .visit import Visit
 
 __all__ = ["EDITION_PAGES", "edition_choice", "editions_section"]
 
 _API = "/v1/editions"
+_EMPTY = (
+    f"An empty field means no limit, except for listeners, of which a hybrid connection may have "
+    f"{LISTENERS_PER_CONNECTION} by default. If a limit is exceeded already, nothing is ended because of it."
+)
 
 
 def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
@@ -92,43 +105,49 @@ def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
     ]
 
 
+def _form(found: EditionValue, version: str, entered: Entered = NOTHING_ENTERED) -> Element:
+    return post_form(
+        f"/scale/editions/{segment(found.name)}",
+        h("p", _EMPTY),
+        connections_field(found.connections, entered),
+        limit_fields(found.limits, unset="As each hybrid connection says", entered=entered),
+        button("Save", kind="primary"),
+        version=version,
+    )
+
+
 async def _show(visit: Visit) -> View:
     name = visit.param("edition")
     found, version = await visit.get_versioned("getEdition", EditionValue, edition=name)
-    form = post_form(
-        f"/scale/editions/{segment(name)}",
-        field(
-            "Hybrid connections",
-            "connections",
-            "" if found.connections is None else str(found.connections),
-            type_="number",
-            min=0,
-            step="1",
-            hint="How many hybrid connections a relay with this edition may have.",
-        ),
-        limit_fields(found.limits, unset="As each hybrid connection says"),
-        button("Save", kind="primary"),
-        version=version or 0,
-    )
+    form = _form(found, str(version or 0))
     return View(
         title=f"Edition {name}",
         place="/scale",
         parents=(("/scale", "Scale"),),
         is_live=False,
         content=(
-            h("p", "An empty field means no limit. If a limit is exceeded already, nothing is ended because of it."),
             h("div", form if visit.is_admin else None, api_line(visit, f"{_API}/{segment(name)}"), class_="card"),
         ),
     )
 
 
-async def _change(visit: Visit) -> Response:
+async def _change(visit: Visit) -> View | Response:
     form, name = visit.form(), visit.param("edition")
-    version, connections = form.get("version", ""), form.get("connections", "").strip()
-    if not re.fullmatch(r"[0-9]{1,18}", version):
-        raise problem(Problem.INVALID, "the form has no version")
-    body: dict[str, object] = {"limits": parse_limits(form), "connections": connections or None}
-    await visit.perform("putEdition", body=body, version=int(version), edition=name)
+    version = form.get("version", "")
+    try:
+        if not re.fullmatch(r"[0-9]{1,18}", version):
+            raise problem(Problem.INVALID, "the form has no version")
+        await visit.perform("putEdition", body=parse_edition(form), version=int(version), edition=name)
+    except RequestError as exc:
+        refusal = refused(exc, form, LIMIT_FIELDS)
+        found, newest = await visit.get_versioned("getEdition", EditionValue, edition=name)
+        version = str(newest or 0) if refusal.is_outdated else version
+        return refusal.view(
+            f"Edition {name}",
+            _form(found, version, refusal.entered),
+            place="/scale",
+            parents=(("/scale", "Scale"), (f"/scale/editions/{segment(name)}", name)),
+        )
     return redirect(done("/scale", "edition-changed"))
 
 

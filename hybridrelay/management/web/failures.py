@@ -7,7 +7,7 @@ from .html import h
 from .layout import View, page_response, plain_page
 from .visit import Visit
 
-__all__ = ["failure_page"]
+__all__ = ["failure_page", "sentence"]
 
 _TITLES = {
     401: "You have to log in",
@@ -33,7 +33,7 @@ def failure_page(failure: Failure, visit: Visit | None) -> Response:
     content = (
         h(
             "section",
-            h("p", _sentence(failure.detail)),
+            h("p", sentence(failure.detail)),
             h("ul", [h("li", detail) for detail in details]) if details else None,
             h("p", "What to do: ", str(remedy)) if remedy else None,
             h("p", h("a", "Log in", href="/login"))
@@ -50,5 +50,6 @@ def failure_page(failure: Failure, visit: Visit | None) -> Response:
     return page_response(visit, view)
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return the detail of a failure as a sentence."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

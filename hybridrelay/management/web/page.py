@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from ...http import Failure, Handler, Reply, Request, RequestError, Response, Route
+from ...security import ManagementRole
 from ..auditing import audit_event
 from ..callers import Caller
 from ..gate import Gate
@@ -31,6 +32,8 @@ class Page:
     id: str
     method: str
     path: str
+    #: The role that its form needs. Callers with a lower one do not see the form, and could not send it, either.
+    role: ManagementRole = ManagementRole.VIEWER
     #: Makes the page, or handles its form.
     show: Callable[[Visit], Awaitable[View | Response]]
 
@@ -65,6 +68,7 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
         try:
             admitted, body = await gate.admit_with_body(request)
             visit = Visit(managed, admitted, request, body)
+            visit.require(page.role)
             shown = await page.show(visit)
             await trio.lowlevel.checkpoint()  # writing a large page takes milliseconds
             response = page_response(visit, shown) if isinstance(shown, View) else shown

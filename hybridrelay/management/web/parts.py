@@ -142,12 +142,13 @@ def field(
     value: str = "",
     *,
     hint: str = "",
+    error: str = "",
     type_: str = "text",
     required: bool = False,
     **more: str | int | bool | None,
 ) -> Element:
-    """Make an input of a form, with its label."""
-    hint_id = f"hint-{name}" if hint else None
+    """Make an input of a form, with its label. `error` says what is wrong with its value."""
+    hint_id, error_id = f"hint-{name}" if hint else None, f"error-{name}" if error else None
     return h(
         "div",
         h("label", label, for_=f"field-{name}"),
@@ -158,9 +159,11 @@ def field(
             type=type_,
             value=value,
             required=required,
-            aria_describedby=hint_id,
+            aria_describedby=" ".join(filter(None, (error_id, hint_id))) or None,
+            aria_invalid="true" if error else None,
             **more,
         ),
+        h("p", error, class_="field-error", id=error_id) if error else None,
         h("p", hint, class_="hint", id=hint_id) if hint else None,
         class_="field",
     )

@@ -6,12 +6,13 @@ from typing import TypeVar
 
 import attrs
 
-from ...http import Response
-from ...security import check_rule_name
+from ...http import RequestError, Response
+from ...security import ManagementRole, check_rule_name
 from ..live_values import ListenerPage, SenderPage, SessionPage
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
+from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
@@ -228,44 +229,67 @@ async def _show_keys(visit: Visit) -> View:
     )
 
 
-async def _show_addition(visit: Visit) -> View:
-    name = visit.param("name")
-    await visit.get("getHybridConnection", ConnectionValue, name=name)
-    if not visit.is_admin:
-        raise problem(Problem.FORBIDDEN, "this needs the role admin", remedy="ask an administrator of the relay")
+def _addition(name: str, entered: Entered = NOTHING_ENTERED) -> Element:
     rights = [
-        h("label", h("input", type="checkbox", name=right, value="1"), f"{right}: {meaning}")
+        h(
+            "label",
+            h("input", type="checkbox", name=right, value="1", checked=bool(entered.value(right, ""))),
+            f"{right}: {meaning}",
+        )
         for right, meaning in _RIGHTS.items()
     ]
-    return View(
-        title="Add a rule",
-        place="/connections",
-        parents=(("/connections", "Connections"), (path_of(name), name)),
-        is_live=False,
-        content=(
-            h(
-                "div",
-                h("p", "A rule has two keys of its own, so that one application can be excluded without the others."),
-                post_form(
-                    f"{path_of(name)}/add-rule",
-                    field("Name", "rule", required=True, maxlength=256, hint="Letters, digits, and . _ -"),
-                    h("fieldset", h("legend", "Rights"), rights),
-                    button("Add", kind="primary"),
-                ),
-                class_="card",
-            ),
+    error = entered.error("rights")
+    return post_form(
+        f"{path_of(name)}/add-rule",
+        h("p", "A rule has two keys of its own, so that one application can be excluded without the others."),
+        field(
+            "Name",
+            "rule",
+            entered.value("rule", ""),
+            required=True,
+            maxlength=256,
+            hint="Letters, digits, and . _ -",
+            error=entered.error("rule"),
         ),
+        h("fieldset", h("legend", "Rights"), rights, h("p", error, class_="field-error") if error else None),
+        button("Add", kind="primary"),
     )
 
 
-async def _add(visit: Visit) -> Response:
+def _parents(name: str) -> tuple[tuple[str, str], ...]:
+    return ("/connections", "Connections"), (path_of(name), name)
+
+
+async def _show_addition(visit: Visit) -> View:
+    name = visit.param("name")
+    await visit.get("getHybridConnection", ConnectionValue, name=name)
+    content = (h("div", _addition(name), class_="card"),)
+    return View(title="Add a rule", place="/connections", parents=_parents(name), is_live=False, content=content)
+
+
+async def _add(visit: Visit) -> View | Response:
     form, name = visit.form(), visit.param("name")
     rights = [right for right in _RIGHTS if form.get(right)]
     try:
-        rule = check_rule_name(form.get("rule", ""))
-    except ValueError as exc:
-        raise problem(Problem.INVALID, str(exc)) from exc
-    await visit.perform("putAuthorizationRule", body={"rights": rights}, only_create=True, name=name, rule=rule)
+        try:
+            rule = check_rule_name(form.get("rule", ""))
+        except ValueError as exc:
+            raise problem(
+                Problem.INVALID,
+                "the rule needs another name",
+                errors=[{"pointer": "/rule", "detail": f"Name: {exc}"}],
+            ) from exc
+        if not rights:
+            error = {"pointer": "/rights", "detail": "Choose at least one right"}
+            raise problem(Problem.INVALID, "the rule needs a right", errors=[error])
+        await visit.perform("putAuthorizationRule", body={"rights": rights}, only_create=True, name=name, rule=rule)
+    except RequestError as exc:
+        if exc.failure.status == Problem.PRECONDITION_FAILED.status:
+            error = {"pointer": "/rule", "detail": "Name: there is already a rule of this name"}
+            exc = problem(Problem.EXISTS, "the rule needs another name", errors=[error])
+        refusal = refused(exc, form, ("rule", "rights"))
+        content = _addition(name, refusal.entered)
+        return refusal.view("Add a rule", content, place="/connections", parents=_parents(name))
     return redirect(done(path_of(name), "rule-added"))
 
 
@@ -310,13 +334,33 @@ def _one_key(slot: str, key: str | None) -> Child:
 _PATH = "/connections/{name}/rules/{rule}"
 
 RULE_PAGES: tuple[Page, ...] = (
-    Page(id="confirmRegeneration", method="GET", path=f"{_PATH}/regenerate", show=_confirm_regenerate),
+    Page(
+        id="confirmRegeneration",
+        method="GET",
+        role=ManagementRole.ADMIN,
+        path=f"{_PATH}/regenerate",
+        show=_confirm_regenerate,
+    ),
     Page(id="sendRegeneration", method="POST", path=f"{_PATH}/regenerate", show=_regenerate),
-    Page(id="confirmRevocation", method="GET", path=f"{_PATH}/revoke", show=_confirm_revoke),
+    Page(
+        id="confirmRevocation", method="GET", role=ManagementRole.ADMIN, path=f"{_PATH}/revoke", show=_confirm_revoke
+    ),
     Page(id="sendRevocation", method="POST", path=f"{_PATH}/revoke", show=_revoke),
-    Page(id="confirmRuleDeletion", method="GET", path=f"{_PATH}/delete", show=_confirm_delete),
+    Page(
+        id="confirmRuleDeletion",
+        method="GET",
+        role=ManagementRole.ADMIN,
+        path=f"{_PATH}/delete",
+        show=_confirm_delete,
+    ),
     Page(id="sendRuleDeletion", method="POST", path=f"{_PATH}/delete", show=_delete),
-    Page(id="showRuleAddition", method="GET", path="/connections/{name}/add-rule", show=_show_addition),
+    Page(
+        id="showRuleAddition",
+        method="GET",
+        role=ManagementRole.ADMIN,
+        path="/connections/{name}/add-rule",
+        show=_show_addition,
+    ),
     Page(id="sendRuleAddition", method="POST", path="/connections/{name}/add-rule", show=_add),
     Page(id="showKeys", method="POST", path=f"{_PATH}/keys", show=_show_keys),
 )

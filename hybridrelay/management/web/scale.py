@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...http import Response
+from ...security import ManagementRole
 from ..live_values import Places, RelayValue
 from ..quotas import EditionList
 from ..usage import RelayUsage
@@ -108,6 +109,7 @@ def _drain(visit: Visit, relay: RelayValue) -> Element:
 
 
 async def _confirm(visit: Visit) -> View:
+    visit.require_everything()
     relay = await visit.get("getRelay", RelayValue)
     content = h(
         "section",
@@ -142,7 +144,7 @@ async def _accept(visit: Visit) -> Response:
 
 SCALE_PAGES: tuple[Page, ...] = (
     Page(id="showScale", method="GET", path="/scale", show=_show),
-    Page(id="confirmDrain", method="GET", path="/scale/drain", show=_confirm),
+    Page(id="confirmDrain", method="GET", role=ManagementRole.OPERATOR, path="/scale/drain", show=_confirm),
     Page(id="sendDrain", method="POST", path="/scale/drain", show=_do_drain),
     Page(id="sendAccept", method="POST", path="/scale/accept", show=_accept),
 )

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ...http import Response
+from ...http import RequestError, Response
+from ...relay.limits import LISTENERS_PER_CONNECTION
+from ...security import ManagementRole
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..quotas import EditionList
 from ..values import ConnectionValue
 from .editions import edition_choice
+from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
-from .limits import limit_fields, parse_limits
+from .limits import LIMIT_FIELDS, limit_fields, parse_limits
 from .messages import done
 from .page import Page
 from .parts import button, field, post_form, section
@@ -24,6 +27,10 @@ from .visit import Visit
 __all__ = ["SETTINGS_PAGES", "settings_sections"]
 
 _MAX_DESCRIPTION = 1024
+_EMPTY = (
+    "For an empty field, the limit of the edition applies. If the edition has none, there is no limit, except for "
+    f"listeners: {LISTENERS_PER_CONNECTION} by default."
+)
 
 
 async def settings_sections(visit: Visit, found: ConnectionValue, version: int | None) -> Child:
@@ -34,24 +41,23 @@ async def settings_sections(visit: Visit, found: ConnectionValue, version: int |
     editions = await visit.get_if_allowed("listEditions", EditionList) if visit.caller.scope.only is None else None
     switch = None if visit.caller.scope.only is not None else _switch(found)
     return [
-        _settings(found, version or 0, switch),
-        None if editions is None else _limits(found, version or 0, editions),
+        section("Settings", _settings_form(found, str(version or 0)), id_="settings", actions=switch, live=False),
+        None
+        if editions is None
+        else section("Limits", _limits_form(found, str(version or 0), editions), id_="limits", live=False),
     ]
 
 
-def _limits(found: ConnectionValue, version: int, editions: EditionList) -> Element:
-    return section(
-        "Limits",
-        post_form(
-            f"{path_of(found.name)}/limits",
-            edition_choice(editions, found.edition or "", "None"),
-            limit_fields(found.limits, unset="As the edition says"),
-            button("Save limits"),
-            version=version,
-        ),
-        id_="limits",
-        note="An empty field is as the edition says, or no limit.",
-        live=False,
+def _limits_form(
+    found: ConnectionValue, version: str, editions: EditionList, entered: Entered = NOTHING_ENTERED
+) -> Element:
+    return post_form(
+        f"{path_of(found.name)}/limits",
+        h("p", _EMPTY, class_="note"),
+        edition_choice(editions, entered.value("edition", found.edition or ""), "None"),
+        limit_fields(found.limits, unset="As the edition says", entered=entered),
+        button("Save limits"),
+        version=version,
     )
 
 
@@ -61,41 +67,65 @@ def _switch(found: ConnectionValue) -> Element:
     return h("a", "Disable", href=f"{path_of(found.name)}/disable", class_="button")
 
 
-def _settings(found: ConnectionValue, version: int, switch: Element | None) -> Element:
-    at = path_of(found.name)
-    return section(
-        "Settings",
-        post_form(
-            f"{at}/change",
-            field("Description", "description", found.description, maxlength=_MAX_DESCRIPTION),
-            field(
-                "Relays",
-                "endpoints",
-                ", ".join(found.endpoints),
-                required=True,
-                hint="The host names or addresses of all its relays. Tokens have to be for one of them.",
-            ),
-            button("Save"),
-            version=version,
+def _settings_form(found: ConnectionValue, version: str, entered: Entered = NOTHING_ENTERED) -> Element:
+    return post_form(
+        f"{path_of(found.name)}/change",
+        field(
+            "Description",
+            "description",
+            entered.value("description", found.description),
+            maxlength=_MAX_DESCRIPTION,
+            error=entered.error("description"),
         ),
-        id_="settings",
-        actions=switch,
-        live=False,
+        field(
+            "Relays",
+            "endpoints",
+            entered.value("endpoints", ", ".join(found.endpoints)),
+            required=True,
+            hint="The host names or addresses of all its relays. Tokens have to be for one of them.",
+            error=entered.error("endpoints"),
+        ),
+        button("Save"),
+        version=version,
     )
 
 
-async def _change(visit: Visit) -> Response:
+def _parents(name: str) -> tuple[tuple[str, str], ...]:
+    return ("/connections", "Connections"), (path_of(name), name)
+
+
+async def _present(visit: Visit, name: str, version: str, *, is_outdated: bool) -> tuple[ConnectionValue, str]:
+    """Return the hybrid connection, and the version for a form that is shown again."""
+    found, newest = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
+    return found, str(newest or 0) if is_outdated else version
+
+
+async def _change(visit: Visit) -> View | Response:
     form, name = visit.form(), visit.param("name")
     endpoints = [host for host in re.split(r"[,\s]+", form.get("endpoints", "")) if host]
     changed = {"description": form.get("description", ""), "endpoints": endpoints}
-    await _patch(visit, name, changed, form.get("version", ""))
+    version = form.get("version", "")
+    try:
+        await _patch(visit, name, changed, version)
+    except RequestError as exc:
+        refusal = refused(exc, form, ("description", "endpoints"))
+        found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
+        content = _settings_form(found, version, refusal.entered)
+        return refusal.view("Settings", content, place="/connections", parents=_parents(name))
     return redirect(done(path_of(name), "connection-changed"))
 
 
-async def _limit(visit: Visit) -> Response:
+async def _limit(visit: Visit) -> View | Response:
     form, name = visit.form(), visit.param("name")
-    changed = {"edition": form.get("edition") or None, "limits": parse_limits(form)}
-    await _patch(visit, name, changed, form.get("version", ""))
+    version = form.get("version", "")
+    try:
+        changed = {"edition": form.get("edition") or None, "limits": parse_limits(form)}
+        await _patch(visit, name, changed, version)
+    except RequestError as exc:
+        refusal = refused(exc, form, LIMIT_FIELDS)
+        found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
+        content = _limits_form(found, version, await visit.get("listEditions", EditionList), refusal.entered)
+        return refusal.view("Limits", content, place="/connections", parents=_parents(name))
     return redirect(done(path_of(name), "limits-changed"))
 
 
@@ -111,6 +141,7 @@ async def _patch(visit: Visit, name: str, changed: Mapping[str, object], version
 
 
 async def _confirm_disable(visit: Visit) -> View:
+    visit.require_token()
     name = visit.param("name")
     found = await visit.get("getHybridConnection", ConnectionValue, name=name)
     ends = present(found.listener_count, found.sender_count, found.session_count)
@@ -154,7 +185,9 @@ _PATH = "/connections/{name}"
 SETTINGS_PAGES: tuple[Page, ...] = (
     Page(id="sendLimits", method="POST", path=f"{_PATH}/limits", show=_limit),
     Page(id="sendChange", method="POST", path=f"{_PATH}/change", show=_change),
-    Page(id="confirmDisabling", method="GET", path=f"{_PATH}/disable", show=_confirm_disable),
+    Page(
+        id="confirmDisabling", method="GET", role=ManagementRole.ADMIN, path=f"{_PATH}/disable", show=_confirm_disable
+    ),
     Page(id="sendDisabling", method="POST", path=f"{_PATH}/disable", show=_disable),
     Page(id="sendEnabling", method="POST", path=f"{_PATH}/enable", show=_enable),
 )

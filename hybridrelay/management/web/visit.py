@@ -83,6 +83,33 @@ class Visit:
         """Whether the caller may end listeners, senders and sessions."""
         return self.caller.may(ManagementRole.OPERATOR)
 
+    def require(self, role: ManagementRole) -> None:
+        """Raises RequestError (403) if the caller does not have this role or a higher one."""
+        if not self.caller.may(role):
+            raise problem(
+                Problem.FORBIDDEN,
+                f"this needs the role {role.name.lower()}",
+                remedy="ask an administrator of the relay",
+            )
+
+    def require_everything(self) -> None:
+        """Raises RequestError (403) if the caller may see only some of the hybrid connections."""
+        if not self.caller.sees(None):
+            raise problem(
+                Problem.FORBIDDEN,
+                "this is about the relay as a whole, and you may see only some of its hybrid connections",
+                remedy="use a token without a scope, or ask an administrator of the relay",
+            )
+
+    def require_token(self) -> None:
+        """Raises RequestError (403) if the caller has a key of a hybrid connection, which does not permit this."""
+        if self.caller.scope.only is not None:
+            raise problem(
+                Problem.FORBIDDEN,
+                "this needs a management token; a key of the hybrid connection is not sufficient",
+                remedy="log in with a token, or ask an administrator of the relay",
+            )
+
     def param(self, name: str) -> str:
         """Return a parameter of the page's path, decoded. Raises RequestError (404)."""
         return param_of(self.request, name)

@@ -98,6 +98,114 @@ async def test_a_role_sees_only_the_buttons_that_it_may_use(
         assert (path in seen) is (role >= ManagementRole.ADMIN), path
 
 
+@pytest.mark.parametrize("role", ManagementRole)
+async def test_pages_with_forms_are_for_those_who_may_send_them(
+    relay: Relay, browser: Browser, role: ManagementRole
+) -> None:
+    await browser.log_in(relay.token(role=role)[1])
+    at = path_of("orders")
+    for path, needed in (
+        ("/create", ManagementRole.ADMIN),
+        (f"{at}/add-rule", ManagementRole.ADMIN),
+        (f"{at}/delete", ManagementRole.ADMIN),
+        (f"{at}/disable", ManagementRole.ADMIN),
+        (f"{at}/rules/all/delete", ManagementRole.ADMIN),
+        (f"{at}/rules/all/regenerate?slot=primary", ManagementRole.ADMIN),
+        (f"{at}/rules/all/revoke?slot=primary", ManagementRole.ADMIN),
+        ("/scale/drain", ManagementRole.OPERATOR),
+    ):
+        answer = await browser.get(path)
+        assert answer.status == (200 if role >= needed else 403), path
+        assert ("needs the role" in page_of(answer).text) is (role < needed)
+        if role < needed:
+            assert [action for action in page_of(answer).actions if action != "/logout"] == []
+
+
+async def test_pages_with_forms_are_within_the_scope(relay: Relay, browser: Browser) -> None:
+    await browser.log_in(relay.token(scope="ord")[1])
+    for name, status in (("orders", 200), ("other", 403), ("ord/nothing", 404)):
+        for form in ("add-rule", "delete", "disable", "rules/all/delete", "rules/all/revoke?slot=primary"):
+            assert (await browser.get(f"{path_of(name)}/{form}")).status == status, (name, form)
+    assert (await browser.get("/scale/drain")).status == 403
+    await browser.post("/logout")
+    await browser.log_in(relay.signature())
+    for path in ("/create", f"{path_of('orders')}/disable"):
+        assert (await browser.get(path)).status == 403, path
+    assert (await browser.get(f"{path_of('orders')}/add-rule")).status == 200
+
+
+def entered_of(page: Page) -> dict[str, str]:
+    """What the fields of a form show."""
+    return {one["name"] or "": one["value"] or "" for one in page.all("input")}
+
+
+async def test_a_refused_form_is_shown_again_with_what_was_entered(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    fields = entered_of(page_of(await admin.get(at)))
+    limits = {"version": fields["version"], "sessions": "0", "senders": "7", "bytesPerSecond": "0.01"}
+    answer = await admin.post(f"{at}/limits", **limits, endAtLimit="true", edition="basic")
+    page = page_of(answer)
+    assert answer.status == 400
+    assert "MB per second: enter a number from 0.065536 to " in page.text
+    assert "Sessions: enter a number from 1 to 1000000" in page.text
+    assert entered_of(page).items() >= limits.items()
+    inputs = {one["name"]: one for one in page.all("input")}
+    assert {name for name, one in inputs.items() if "aria-invalid" in one} == {"sessions", "bytesPerSecond"}
+    assert (inputs["bytesPerSecond"]["aria-describedby"] or "").split()[0] == "error-bytesPerSecond"
+    assert inputs["bytesPerSecond"]["min"] == "0.065536"
+    assert [one["value"] for one in page.all("option") if "selected" in one] == ["basic", "true"]
+    assert f"{at}/limits" in page.actions
+    assert at in page.links
+
+    answer = await admin.post("/scale/editions/standard", version="0", connections="-1", sessions="x", listeners="3")
+    assert answer.status == 400
+    assert "Hybrid connections: enter a number from 0 to 1000000" in page_of(answer).text
+    assert entered_of(page_of(answer))["listeners"] == "3"
+
+    changed = {"version": fields["version"], "description": "text", "endpoints": "a:1"}
+    page = page_of(await admin.post(f"{at}/change", **changed))
+    assert entered_of(page).items() >= changed.items()
+    assert "connection strings carry the ports" in page.text
+
+    for sent, said in (
+        ({"rule": "a b", "Send": "1"}, "Name: "),
+        ({"rule": "more"}, "Choose at least one right"),
+        ({"rule": "all", "Send": "1"}, "already a rule of this name"),
+    ):
+        page = page_of(await admin.post(f"{at}/add-rule", **sent))
+        assert said in page.text
+        shown = {one["name"]: one for one in page.all("input")}
+        assert shown["rule"]["value"] == sent["rule"]
+        assert ("checked" in shown["Send"]) is ("Send" in sent)
+
+
+@pytest.mark.parametrize("form", ["limits", "change", "edition"])
+async def test_a_form_is_outdated(relay: Relay, admin: Browser, form: str) -> None:
+    """What was entered can still be saved, by those who know that somebody else has changed it."""
+    at = "/scale/editions/basic" if form == "edition" else f"{path_of('orders')}/{form}"
+    sent = {
+        "limits": {"senders": "7"},
+        "change": {"description": "mine", "endpoints": "a.example.com"},
+        "edition": {"connections": "7"},
+    }[form]
+    before = entered_of(page_of(await admin.get(at if form == "edition" else path_of("orders"))))
+    relay.store.change("orders", description=Description("theirs"))
+    relay.store.change_edition("basic", 3, NO_LIMITS)
+    answer = await admin.post(at, version=before["version"], **sent)
+    assert answer.status == 412
+    page = page_of(answer)
+    assert "Somebody else has changed this" in page.text
+    assert entered_of(page).items() >= sent.items()
+    assert (await admin.post(at, **entered_of(page))).status == 303
+
+
+async def test_the_default_number_of_listeners(admin: Browser) -> None:
+    """An empty field for listeners does not mean that there is no limit."""
+    assert "listeners: 25 by default" in page_of(await admin.get(path_of("orders"))).text
+    assert "25 (default)" in page_of(await admin.get("/scale")).text
+    assert "25 by default" in page_of(await admin.get("/scale/editions/basic")).text
+
+
 async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser: Browser) -> None:
     await browser.log_in(relay.token(role=ManagementRole.VIEWER)[1])
     before = relay.store.get("orders")
@@ -195,7 +303,7 @@ async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
     rule = relay.store.rule("orders", "billing")
     assert [str(right) for right in rule.rights] == ["Send"]
     again = await admin.post(f"{at}/add-rule", rule="billing", Listen="1", Manage="1")
-    assert again.status == 412, "a rule that exists is not changed"
+    assert again.status == 409, "a rule that exists is not changed"
     for fields in ({"rule": "a b", "Send": "1"}, {"rule": "", "Send": "1"}, {"rule": "none"}):
         assert (await admin.post(f"{at}/add-rule", **fields)).status == 400
     assert relay.store.rule("orders", "billing") == rule

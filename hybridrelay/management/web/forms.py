@@ -1,0 +1,122 @@
+"""Forms that were refused: they are shown again with what was entered, and with what is wrong beside each field."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import attrs
+
+from ...http import Failure, RequestError
+from ..problem_kinds import Problem
+from .failures import sentence
+from .html import Child, Element, h
+from .layout import View
+
+__all__ = ["NOTHING_ENTERED", "Entered", "refused"]
+
+#: The statuses of refusals after which the same form can be sent again, corrected or later.
+_CAN_BE_SENT_AGAIN = frozenset(
+    kind.status for kind in (Problem.INVALID, Problem.EXISTS, Problem.PRECONDITION_FAILED, Problem.UNAVAILABLE)
+)
+
+
+@attrs.frozen
+class Entered:
+    """What was entered in the fields of a form, and what is wrong with it, by the names of the fields."""
+
+    values: Mapping[str, str] | None = None
+    errors: Mapping[str, str] = attrs.field(factory=dict)
+
+    def value(self, name: str, present: str) -> str:
+        """Return what a field shows. `present` is what it shows if the form was not sent."""
+        return present if self.values is None else self.values.get(name, "")
+
+    def error(self, name: str) -> str:
+        """Return what is wrong with a field; empty if nothing is."""
+        return self.errors.get(name, "")
+
+
+NOTHING_ENTERED = Entered()
+
+
+@attrs.frozen
+class _Refusal:
+    """A refusal of a form that can be sent again."""
+
+    failure: Failure
+    entered: Entered
+    #: What is wrong, without what belongs to one of the fields.
+    others: list[str]
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether somebody else has changed the subject of the form since the form was shown."""
+        return self.failure.status == Problem.PRECONDITION_FAILED.status
+
+    def view(self, title: str, content: Child, *, place: str, parents: tuple[tuple[str, str], ...]) -> View:
+        """Make the page that shows the form again.
+
+        Args:
+            title: its heading.
+            content: the form.
+            place: the entry in the navigation to which the page belongs.
+            parents: the pages above it. The last one is that from which the form was sent.
+        """
+        return View(
+            title=title,
+            content=(self._message(parents[-1][0]), h("div", content, class_="card")),
+            place=place,
+            parents=parents,
+            is_live=False,
+            status=self.failure.status,
+            headers=self.failure.headers,
+        )
+
+    def _message(self, back: str) -> Element:
+        remedy, request_id = self.failure.members.get("remedy"), self.failure.members.get("requestId")
+        text: Child
+        if self.is_outdated:
+            text = [
+                "Somebody else has changed this since you opened the form, so nothing was saved. ",
+                "What you have entered is below. If you save it now, it replaces the other change. ",
+                h("a", "Show the present state", href=back),
+            ]
+        elif self.entered.errors:
+            text = "Nothing was saved. Correct what is marked below."
+        else:
+            text = [
+                f"Nothing was saved. {sentence(self.failure.detail)}",
+                f" What to do: {remedy}." if remedy else None,
+            ]
+        return h(
+            "div",
+            h("p", text),
+            h("ul", [h("li", one) for one in self.others]) if self.others else None,
+            h("p", f"Request {request_id}", class_="hint") if request_id else None,
+            class_="message bad",
+            role="alert",
+        )
+
+
+def refused(exc: RequestError, form: Mapping[str, str], fields: Collection[str]) -> _Refusal:
+    """Return the refusal of a form, to show it again.
+
+    Args:
+        exc: the refusal.
+        form: what was sent.
+        fields: the names of its fields, which are also those of the API.
+
+    Raises:
+        RequestError: `exc`, if sending the form again would not help.
+    """
+    if exc.failure.status not in _CAN_BE_SENT_AGAIN:
+        raise exc
+    found, others = exc.failure.members.get("errors"), []
+    errors: dict[str, str] = {}
+    for error in found if isinstance(found, list) else []:
+        name = next((part for part in str(error.get("pointer", "")).split("/") if part in fields), None)
+        if name is None:
+            others.append(sentence(str(error.get("detail", ""))))
+        else:
+            errors.setdefault(name, sentence(str(error.get("detail", ""))))
+    return _Refusal(exc.failure, Entered(form, errors), others)
