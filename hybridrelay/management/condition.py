@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .callers import Scope
 from .live_values import RelayProblem
+from .sizes import bytes_of
 
 __all__ = ["MAX_UNSERVED", "part_of_scope", "relay_problems"]
 
@@ -102,9 +103,10 @@ def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayP
 
 def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
     whose = "the relay" if quota.connection is None else quota.connection
-    used = f"{quota.used} of {quota.limit} {quota.kind} of {whose} are used"
     if quota.kind == "bytes":
-        used += " in this month"
+        used = f"{bytes_of(quota.used)} of the {bytes_of(quota.limit)} of {whose} for this month are used"
+    else:
+        used = f"{quota.used} of {quota.limit} {quota.kind} of {whose} are used"
     command = "hybridrelay editions --help" if quota.connection is None else "hybridrelay connections limits --help"
     return RelayProblem(
         code="quota-reached" if quota.is_reached else "quota-near",

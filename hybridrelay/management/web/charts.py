@@ -9,9 +9,10 @@ import attrs
 
 from ...relay.history import RECENT, WRITTEN
 from ..history import HistoryValue, IntervalValue
+from ..sizes import bytes_of
 from .html import Child, Element, h
 from .parts import api_line, table
-from .shown import bytes_of, count, moment, segment
+from .shown import count, moment, segment
 from .visit import Visit
 
 __all__ = [

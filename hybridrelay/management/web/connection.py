@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...http import Response
 from ..live_values import ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
+from ..sizes import bytes_of
 from ..usage import ConnectionUsage
 from ..values import ConnectionValue
 from .html import Child, Element, h
@@ -11,11 +12,11 @@ from .layout import View, redirect
 from .messages import done
 from .overview import state_of
 from .page import Page
-from .parts import api_line, button, empty, figure, figures, linked, post_form, section, table
+from .parts import api_line, button, empty, figure, figures, identity, linked, post_form, section, table
 from .paths import path_of
 from .rules import rules_section
 from .settings import settings_sections
-from .shown import bytes_of, count, moment, name_of, segment
+from .shown import count, moment, name_of, segment
 from .usage import connection_usage_section, month_figure
 from .visit import Visit
 
@@ -46,7 +47,7 @@ async def _show(visit: Visit) -> View:
             _figures(found, usage),
             section(
                 "Listeners",
-                _listeners(visit, name, listeners),
+                _listeners(visit, found, listeners),
                 api_line(visit, f"{_api(name)}/listeners"),
                 id_="listeners",
                 note="The connectors that are registered at this relay.",
@@ -101,8 +102,10 @@ def _drop(visit: Visit, action: str, label: str) -> Child:
 
 
 def _peer(one: ListenerValue | SenderValue, href: str) -> list[Child]:
+    # A client has an id besides its instance; commands and the API need it to drop it.
+    others = [("Sender", one.id)] if isinstance(one, SenderValue) else []
     return [
-        h("code", one.instance[:12]),
+        identity(one.instance, *others),
         f"{one.address} ({one.transport})",
         name_of(one.software or "unknown"),
         f"{one.rule}, {one.slot}",
@@ -118,7 +121,13 @@ _PEER_COLUMNS = (
 )  # fmt: skip
 
 
-def _listeners(visit: Visit, name: str, page: ListenerPage) -> Child:
+def _listeners(visit: Visit, found: ConnectionValue, page: ListenerPage) -> Child:
+    name = found.name
+    if found.disabled and not page.value:
+        return empty(
+            "No connector listens, because the hybrid connection is disabled.",
+            "Connectors that are running register again within a minute after it is enabled.",
+        )
     if not page.value:
         return empty(
             "No connector listens.",
@@ -165,7 +174,7 @@ def _sessions(visit: Visit, name: str, page: SessionPage) -> Child:
         return empty("There is no session.", "A session begins when an application opens its first connection.")
     rows = [
         [
-            h("code", one.id[:12]),
+            identity(one.id),
             f"{one.sender.address} ({one.sender.transport})",
             f"{one.listener.address} ({one.listener.transport})",
             f"{one.sender.rule}, {one.sender.slot}",

@@ -108,7 +108,8 @@ async def _audit(visit: Visit) -> View:
                 content,
                 api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
                 id_="audit",
-                note="Calls that change something or show keys, including refused ones. The relay's log keeps them.",
+                note="Calls that change something or show keys, including refused ones. These are the latest 100 in "
+                "the memory of the relay. The command hybridrelay audit shows all that are kept in its files.",
             ),
         ),
     )

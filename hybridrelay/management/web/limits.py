@@ -12,11 +12,12 @@ from ...relay.limits import LISTENERS_PER_CONNECTION
 from ...relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND
 from ..problem_kinds import Problem
 from ..problems import problem
+from ..sizes import bytes_of
 from ..values import LimitsBody
 from .forms import NOTHING_ENTERED, Entered
 from .html import Child, Element, h
 from .parts import field
-from .shown import bytes_of, count
+from .shown import count
 
 __all__ = [
     "LIMIT_FIELDS",

@@ -8,6 +8,7 @@ import trio
 
 from ...relay.snapshot import ConnectionSnapshot
 from ..live_values import RelayProblem, RelayValue
+from ..sizes import bytes_of
 from ..usage import RelayUsage
 from ..values import ConnectionPage, ConnectionValue
 from .charts import CHART_FILES, CHARTS, RANGES, chart_section, charts_div, drawn, start_note
@@ -17,7 +18,7 @@ from .page import Page
 from .parts import api_line, badge, empty, figure, figures, linked, section, table
 from .paths import path_of
 from .scale import capacity_section
-from .shown import bytes_of, count, moment, name_of, plural, segment
+from .shown import count, moment, name_of, plural, segment
 from .usage import month_figure
 from .visit import Visit
 
@@ -72,7 +73,7 @@ def _state(relay: RelayValue | None) -> Element | None:
 
 
 def _problems(visit: Visit, problems: Sequence[RelayProblem], is_whole: bool) -> Element:
-    rows = [_problem(one) for one in problems]
+    rows = [_problem(visit, one) for one in problems]
     shown, more = rows[:_SHOWN_PROBLEMS], rows[_SHOWN_PROBLEMS:_MAX_PROBLEMS]
     rest = len(rows) - len(shown) - len(more)
     content: list[Child] = []
@@ -88,7 +89,17 @@ def _problems(visit: Visit, problems: Sequence[RelayProblem], is_whole: bool) ->
     return section("Problems", content, id_="problems")
 
 
-def _problem(one: RelayProblem) -> Element:
+def _remedy(visit: Visit, one: RelayProblem) -> Child:
+    """Return what to do about a problem: a link, if this caller can do it on a page."""
+    if one.code not in {"quota-near", "quota-reached"} or not visit.is_admin or visit.caller.scope.only is not None:
+        return one.remedy
+    if one.connection is None:
+        return ["raise the limit if it is too low: ", h("a", "change the edition", href="/scale#edition")]
+    link = h("a", "change the limits", href=f"{path_of(one.connection)}#limits")
+    return ["raise the limit if it is too low: ", link]
+
+
+def _problem(visit: Visit, one: RelayProblem) -> Element:
     is_bad = one.code in {"certificate-expired", "pairs", "control-channels"}
     detail = one.detail[:1].upper() + one.detail[1:]
     return h(
@@ -97,7 +108,7 @@ def _problem(one: RelayProblem) -> Element:
         h(
             "div",
             h("p", h("a", h("bdi", detail), href=path_of(one.connection)) if one.connection else h("bdi", detail)),
-            h("p", "What to do: ", one.remedy, class_="note"),
+            h("p", "What to do: ", _remedy(visit, one), class_="note"),
         ),
     )
 

@@ -17,6 +17,7 @@ __all__ = [
     "field",
     "figure",
     "figures",
+    "identity",
     "linked",
     "meter",
     "post_form",
@@ -129,6 +130,22 @@ def _cell(content: Child, name: str, kind: str | None) -> Element:
     # One element, because on narrow screens it is beside the name of the column.
     inner = None if content in ("", None) else h("div", content)
     return h("td", inner, role="cell", data_label=name, class_=kind)
+
+
+def identity(text: str, *others: tuple[str, str]) -> Element:
+    """Make the beginning of a long id, which is shown completely when it is opened.
+
+    Args:
+        text: the id.
+        others: further ids of the same, with their names.
+    """
+    return h(
+        "details",
+        h("summary", h("code", text[:12])),
+        h("code", text),
+        [[h("p", name, class_="hint"), h("code", other)] for name, other in others],
+        class_="id",
+    )
 
 
 def empty(text: Child, *what_next: Child) -> Element:

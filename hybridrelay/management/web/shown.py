@@ -7,21 +7,7 @@ import urllib.parse
 
 from .html import Child, Element, h
 
-__all__ = ["bytes_of", "count", "duration", "moment", "name_of", "plural", "present", "segment"]
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
-
-
-def bytes_of(number: float) -> str:
-    """Format an amount of data in decimal units, like those of networks and editions: ``1.2 GB``."""
-    value = float(number)
-    for unit in _UNITS:
-        if value < 999.5 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    if unit == "bytes":
-        return plural(int(value), "byte")
-    return f"{value:.0f} {unit}" if value >= 99.5 else f"{value:.1f} {unit}"
+__all__ = ["count", "duration", "moment", "name_of", "plural", "present", "segment"]
 
 
 def count(number: int) -> str:

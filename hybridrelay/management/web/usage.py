@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from ..sizes import bytes_of
 from ..usage import ConnectionUsage, PeriodUsage, RelayUsage
 from .html import Child, Element, h
 from .parts import api_line, empty, figure, linked, meter, section, table
 from .paths import path_of
-from .shown import bytes_of, count, name_of, segment
+from .shown import count, name_of, segment
 from .visit import Visit
 
 __all__ = ["connection_usage_section", "month_figure", "relay_usage_section"]

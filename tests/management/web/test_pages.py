@@ -16,6 +16,7 @@ from hybridrelay.management.web.paths import path_of
 from hybridrelay.relay.history import Row
 from hybridrelay.relay.model import Description
 from hybridrelay.relay.quotas import NO_LIMITS
+from hybridrelay.relay.snapshot import QuotaSnapshot
 from hybridrelay.relay.usage import TOTAL, PastUsage, Period, Usage
 from hybridrelay.security import KeySlot, ManagementRole
 
@@ -336,6 +337,41 @@ async def test_a_slot_that_does_not_exist(relay: Relay, admin: Browser, slot: st
     answer = await admin.post(f"{at}/revoke", slot=slot, generation="1")
     assert answer.status == 400
     assert "does not match this operation" in page_of(answer).text
+
+
+async def test_complete_ids_are_on_the_page(relay: Relay, admin: Browser) -> None:
+    """Commands and the API need them."""
+    text = page_of(await admin.get(path_of("orders"))).text
+    for id_ in ("1" * 32, "3" * 16, "4" * 32, relay.live.held_senders[0].instance):
+        assert re.search(rf"\b{id_}\b", text), id_
+
+
+async def test_a_disabled_hybrid_connection_needs_no_connector(relay: Relay, admin: Browser) -> None:
+    relay.live.held_listeners.clear()
+    relay.store.change("orders", disabled=True)
+    text = page_of(await admin.get(path_of("orders"))).text
+    assert "because the hybrid connection is disabled" in text
+    assert "Start the connector" not in text
+
+
+@pytest.mark.parametrize("role", [ManagementRole.VIEWER, ManagementRole.ADMIN])
+async def test_the_remedy_for_a_limit_is_a_form(relay: Relay, browser: Browser, role: ManagementRole) -> None:
+    quotas = (
+        QuotaSnapshot("orders", "bytes", 604_879, 600_000),
+        QuotaSnapshot(None, "bytes", 1_500_000_000, 2_000_000_000),
+    )
+    relay.live.numbers = attrs.evolve(relay.live.numbers, quotas=quotas)
+    await browser.log_in(relay.token(role=role)[1])
+    page = page_of(await browser.get("/"))
+    assert "605 kB of the 600 kB of orders for this month are used; what is new is refused" in page.text
+    assert "1.5 GB of the 2.0 GB of the relay for this month are used" in page.text
+    for link in (f"{path_of('orders')}#limits", "/scale#edition"):
+        assert (link in page.links) is (role is ManagementRole.ADMIN)
+    assert ("hybridrelay connections limits --help" in page.text) is (role is ManagementRole.VIEWER)
+
+
+async def test_the_page_of_the_audit_log_says_where_all_of_it_is(admin: Browser) -> None:
+    assert "The command hybridrelay audit shows all" in page_of(await admin.get("/audit")).text
 
 
 async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hybridrelay.management.sizes import bytes_of
 from hybridrelay.management.web.html import Element, render
-from hybridrelay.management.web.shown import bytes_of, count, duration, moment, plural, segment
+from hybridrelay.management.web.shown import count, duration, moment, plural, segment
 
 
 @pytest.mark.parametrize(
