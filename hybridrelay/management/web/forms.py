@@ -37,6 +37,7 @@ class Entered:
 
 
 NOTHING_ENTERED = Entered()
+_NOT_EXPLAINED: Mapping[str, str] = {}
 
 
 @attrs.frozen
@@ -98,13 +99,16 @@ class _Refusal:
         )
 
 
-def refused(exc: RequestError, form: Mapping[str, str], fields: Collection[str]) -> _Refusal:
+def refused(
+    exc: RequestError, form: Mapping[str, str], fields: Collection[str], explained: Mapping[str, str] = _NOT_EXPLAINED
+) -> _Refusal:
     """Return the refusal of a form, to show it again.
 
     Args:
         exc: the refusal.
         form: what was sent.
         fields: the names of its fields, which are also those of the API.
+        explained: by field, what its value has to be; shown instead of what the API says about the field.
 
     Raises:
         RequestError: `exc`, if sending the form again would not help.
@@ -118,5 +122,5 @@ def refused(exc: RequestError, form: Mapping[str, str], fields: Collection[str])
         if name is None:
             others.append(sentence(str(error.get("detail", ""))))
         else:
-            errors.setdefault(name, sentence(str(error.get("detail", ""))))
+            errors.setdefault(name, sentence(explained.get(name, str(error.get("detail", "")))))
     return _Refusal(exc.failure, Entered(form, errors), others)

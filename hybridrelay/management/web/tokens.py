@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ...http import Response
+from ...http import RequestError, Response
+from ...security.management_tokens import MAX_TOKEN_SECONDS
 from ..problem_kinds import Problem
 from ..problems import problem
-from ..token_values import CreatedToken, TokenPage, TokenValue
+from ..token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
+from .forms import NOTHING_ENTERED, Entered, refused
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
@@ -22,6 +24,13 @@ _ROLES = {
     "viewer": "sees everything except keys and tokens",
     "operator": "also ends listeners, senders and sessions, and drains the relay",
     "admin": "also changes everything, and sees keys",
+}
+#: What the fields of the form have to be.
+_EXPLAINED = {
+    "name": "Name: enter 1 to 64 letters, digits, and . _ @ -",
+    "role": "Role: choose viewer, operator or admin",
+    "scope": "Scope: enter the beginning of a name, such as team/, or leave it empty",
+    "expiresInDays": f"Valid for (days): enter a number from 0.01 to {MAX_TOKEN_SECONDS // DAY_SECONDS:g}",
 }
 _COLUMNS = ("Name", "Role", "Scope", "Created", "Expires", "Last used", "")
 
@@ -64,11 +73,22 @@ def _is_own(visit: Visit, one: TokenValue) -> bool:
     return visit.caller.kind == "token" and visit.caller.id.rpartition(" ")[2] == one.id
 
 
-def _form() -> Element:
-    roles = [h("option", f"{role}: {meaning}", value=role) for role, meaning in _ROLES.items()]
+def _form(entered: Entered = NOTHING_ENTERED) -> Element:
+    chosen = entered.value("role", "viewer")
+    roles = [
+        h("option", f"{role}: {meaning}", value=role, selected=role == chosen) for role, meaning in _ROLES.items()
+    ]
     return post_form(
         _PLACE,
-        field("Name", "name", required=True, maxlength=64, hint="Of the program or person that uses it."),
+        field(
+            "Name",
+            "name",
+            entered.value("name", ""),
+            required=True,
+            maxlength=64,
+            hint="Of the program or person that uses it.",
+            error=entered.error("name"),
+        ),
         h(
             "div",
             h("label", "Role", for_="field-role"),
@@ -78,10 +98,22 @@ def _form() -> Element:
         field(
             "Scope",
             "scope",
+            entered.value("scope", ""),
             maxlength=260,
+            error=entered.error("scope"),
             hint="Only hybrid connections whose names begin with this, such as team/. Empty: the whole relay.",
         ),
-        field("Valid for (days)", "days", "30", type_="number", required=True, min="0.01", max=365, step="any"),
+        field(
+            "Valid for (days)",
+            "expiresInDays",
+            entered.value("expiresInDays", "30"),
+            type_="number",
+            required=True,
+            min="0.01",
+            max=365,
+            step="any",
+            error=entered.error("expiresInDays"),
+        ),
         button("Create", kind="primary"),
     )
 
@@ -93,9 +125,13 @@ async def _create(visit: Visit) -> View:
         "name": form.get("name", ""),
         "role": form.get("role", ""),
         "scope": form.get("scope", "").strip(),
-        "expiresInDays": form.get("days", ""),
+        "expiresInDays": form.get("expiresInDays", ""),
     }
-    created, _ = await visit.perform("createToken", body=body)
+    try:
+        created, _ = await visit.perform("createToken", body=body)
+    except RequestError as exc:
+        refusal = refused(exc, form, body, _EXPLAINED)
+        return refusal.view("Create a token", _form(refusal.entered), place=_PLACE, parents=((_PLACE, "Tokens"),))
     assert isinstance(created, CreatedToken)
     token = created.value
     return View(

@@ -19,7 +19,7 @@ async def test_a_token_is_created_and_shown_once(relay: Relay, browser: Browser)
     assert "/tokens" in page.actions
     assert "This login" in page.text
     assert "/v1/tokens" in page.links
-    answer = await browser.post("/tokens", name="ci", role="operator", scope="team/", days="0.5")
+    answer = await browser.post("/tokens", name="ci", role="operator", scope="team/", expiresInDays="0.5")
     assert answer.status == 200
     assert answer.headers["cache-control"] == "no-store"
     found = re.search("hrm_[A-Za-z0-9_-]+", page_of(answer).text)
@@ -46,16 +46,26 @@ async def test_a_token_is_created_and_shown_once(relay: Relay, browser: Browser)
         ({"name": "a b"}, 400),
         ({"role": "owner"}, 400),
         ({"scope": "a b"}, 400),
-        ({"days": ""}, 400),
-        ({"days": "1000"}, 400),
-        ({"days": "nan"}, 400),
+        ({"expiresInDays": ""}, 400),
+        ({"expiresInDays": "1000"}, 400),
+        ({"expiresInDays": "nan"}, 400),
         ({"name": "me"}, 409),
     ],
 )
 async def test_a_wrong_form(relay: Relay, browser: Browser, fields: dict[str, str], status: int) -> None:
     await browser.log_in(relay.token("me")[1])
-    form = {"name": "ci", "role": "viewer", "scope": "", "days": "30", **fields}
-    assert (await browser.post("/tokens", **form)).status == status
+    form = {"name": "ci", "role": "viewer", "scope": "", "expiresInDays": "30", **fields}
+    answer = await browser.post("/tokens", **form)
+    assert answer.status == status
+    page = page_of(answer)
+    assert {one["name"]: one["value"] or "" for one in page.all("input")}.items() >= (
+        {name: value for name, value in form.items() if name != "role"}.items()
+    )
+    if status == 400:
+        label = {"name": "Name", "role": "", "scope": "Scope", "expiresInDays": "Valid for (days)"}[
+            next(iter(fields))
+        ]
+        assert f"{label}: enter " in page.text or not label
     assert [one.name for one in relay.store.tokens()] == ["me"]
 
 
@@ -88,6 +98,6 @@ async def test_others_see_no_tokens(relay: Relay, browser: Browser, role: Manage
     assert "/tokens" not in page_of(await browser.get("/")).links
     for path in ("/tokens", f"/tokens/{token.id}/revoke"):
         assert (await browser.get(path)).status == 403
-    assert (await browser.post("/tokens", name="ci", role="admin", scope="", days="30")).status == 403
+    assert (await browser.post("/tokens", name="ci", role="admin", scope="", expiresInDays="30")).status == 403
     assert (await browser.post(f"/tokens/{token.id}/revoke")).status == 403
     assert [one.name for one in relay.store.tokens()] == ["me"]
