@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from hybridrelay.connectivity.commands import Commands
-from hybridrelay.events import Event, EventStream
+from hybridrelay.events import CommandPrinted, Event, EventStream
 from hybridrelay.mux.pace import BURST
 
 from ..waiting import async_wait_until
@@ -101,13 +101,32 @@ async def test_an_end_of_the_process_is_an_end_of_file_and_is_logged(caplog: pyt
 
 
 async def test_what_it_prints_to_standard_error_is_limited(caplog: pytest.LogCaptureFixture) -> None:
-    script = r"yes '\033[31mred' | head -c 30000 >&2; head -c 100000 /dev/zero >&2"
+    script = r'yes "$(printf "\033[31mred")" | head -c 30000 >&2; head -c 100000 /dev/zero >&2'
     async with Commands(("sh", "-c", script)) as commands:
         async with await commands.dial() as stream:
             assert await stream.receive_some() == b""
     lines = [record.getMessage() for record in caplog.records]
     assert 0 < len(lines) < 100
     assert all(line.isprintable() and len(line) < 600 for line in lines)
+
+
+async def test_a_line_without_end_is_published_in_pieces_while_it_is_printed() -> None:
+    """So that it takes little memory. Whatever an event is written to, its text cannot control a terminal."""
+    printed: list[Event] = []
+    events = EventStream()
+
+    async def has_several() -> bool:
+        return len(printed) >= 3
+
+    with events.subscribed(printed.append):
+        script = r"printf '\033[31m%03000d' 7 >&2; exec cat"
+        async with Commands(("sh", "-c", script), events=events) as commands:
+            stream = await commands.dial()
+            await async_wait_until(has_several, seconds=30, what="pieces of the line")
+            await trio.aclose_forcefully(stream)
+    details = [event.detail for event in printed if isinstance(event, CommandPrinted)]
+    assert "[31m" in details[0]
+    assert all(detail.isprintable() and len(detail) <= 500 for detail in details)
 
 
 async def test_a_flood_of_short_lines_is_read_with_pauses() -> None:

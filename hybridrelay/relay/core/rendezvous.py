@@ -45,7 +45,7 @@ from ..model import KeyId
 from .holders import Holder
 from .places import Place, Places
 from .presence import Presence
-from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
+from .rendezvous_states import OPEN, REASONS, TRANSITIONS, Input, Outcome, Side, State
 
 __all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable", "Stopping"]
 
@@ -100,9 +100,8 @@ class Ended:
     connection: str
     outcome: Outcome
     reason: Reason
-    #: The side whose data channel is waiting for a status; None if there is none.
-    waiting: Side | None
-    #: The status for that channel. It is the same as `reason`, with one exception: see `RendezvousTable.revoke`.
+    #: The status for a data channel that is waiting for the other one. It is the same as `reason`, with one
+    #: exception: see `RendezvousTable.revoke`.
     status: Reason
     #: How long the two channels were joined (seconds); 0 if they were not.
     seconds: float = 0.0
@@ -382,8 +381,9 @@ class RendezvousTable:
         hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
         ends = []
         for entry in hit:
+            is_told = any(entry.keys[side] in keys for side in entry.ready)
             one = self._end(entry, Input.REVOKED, now)
-            if isinstance(one, Ended) and (one.waiting is None or entry.keys[one.waiting] not in keys):
+            if isinstance(one, Ended) and not is_told:
                 one = attrs.evolve(one, status=Reason.PEER_ABSENT)
             if one is not None:
                 ends.append(one)
@@ -407,17 +407,15 @@ class RendezvousTable:
         return [one for one in ends if one is not None]
 
     def _end(self, entry: _Entry, happened: Input, now: float) -> Ended | Stopping | None:
-        before = entry.state
         if not self._apply(entry, happened):
             return None
         if entry.state is State.STOPPING:
             return Stopping(entry.id)
         self._presence.ended(entry.connection, entry.instance, now, was_joined=entry.joined_at is not None)
         assert entry.outcome is not None, "every transition to the end has an outcome, or had one before"
-        waiting = next(iter(entry.ready), None) if before in UNJOINED and happened is not Input.LEAVES else None
         seconds = 0.0 if entry.joined_at is None else now - entry.joined_at
         reason = REASONS[entry.outcome]
-        return Ended(entry.id, entry.connection, entry.outcome, reason, waiting, reason, seconds)
+        return Ended(entry.id, entry.connection, entry.outcome, reason, reason, seconds)
 
     def _apply(self, entry: _Entry, happened: Side | Input) -> bool:
         """Make a transition, and update what depends on the state. Returns False if there is no such transition."""
