@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shutil
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -45,8 +46,10 @@ def chromium() -> Iterator[Browser]:
 
     # Its sandbox does not work for root.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+    # It makes a Unix socket in its temporary directory, and does not start if the path is too long for that.
+    with tempfile.TemporaryDirectory(prefix="hybridrelay-", dir="/tmp") as folder, sync_playwright() as playwright:
+        environment: dict[str, str | float | bool] = {**os.environ, "TMPDIR": folder}
+        browser = playwright.chromium.launch(executable_path=program, args=arguments, env=environment)
         yield browser
         browser.close()
 
