@@ -89,6 +89,16 @@ def install_wheel(session: nox.Session) -> None:
     session.run("python", "-c", check)
 
 
+def use_long_paths(session: nox.Session) -> None:
+    """Make the paths of temporary directories longer than the address of a Unix socket.
+
+    No test may depend on where the checkout is. A test that does fails everywhere, and not only below a long path.
+    """
+    folder = Path(session.create_tmp()) / "-".join(["long"] * 20)
+    folder.mkdir(exist_ok=True)
+    session.env["TMPDIR"] = str(folder)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Format and lint."""
@@ -129,6 +139,7 @@ def tests(session: nox.Session) -> None:
     """The tests, against the built wheel, except slow ones. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
     install_wheel(session)
     group(session, "test")
+    use_long_paths(session)
     session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
 
