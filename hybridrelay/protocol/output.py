@@ -57,6 +57,7 @@ class Output:
         #: The GOAWAY that was or will be written. It is kept, because it is written again after a reattachment.
         self.goaway: frames.GoAway | None = None
         self._goaway_due = False
+        self._last_ack: frames.Ack | None = None
         self._windows: dict[Stream, None] = {}
         #: Bytes of DATA that were written on all channels, not counting repetitions.
         self.data_written = 0
@@ -164,14 +165,21 @@ class Output:
         for queue in (self._windows, self._controls, self._opens, self._fins, self._ready):
             queue.clear()
 
-    def take_goaway(self) -> bytes | None:
-        """Return GOAWAY, unless it was already written. No other frame is written after the end of the session."""
-        if not self._goaway_due or self.goaway is None:
-            return None
-        self._goaway_due = False
-        return self.goaway.encode()
+    def acknowledge_before_goaway(self) -> None:
+        """Have an acknowledgement that is owed written before the final GOAWAY, although the session is over. Without
+        it, the peer would not know that its last streams have ended properly."""
+        self._last_ack = frames.Ack(self._inbox.state()) if self._goaway_due and self._inbox.owes else None
 
     # --- writing
+
+    def write_goaway(self, out: list[Buffer]) -> None:
+        """Append GOAWAY to `out`, unless it was already written. After the end of the session, nothing else is
+        written, except the last acknowledgement."""
+        if self._goaway_due and self.goaway is not None:
+            self._goaway_due = False
+            if self._last_ack is not None:
+                out.append(self._last_ack.encode())
+            out.append(self.goaway.encode())
 
     def write(self, out: list[Buffer], now: float, max_bytes: int) -> None:
         """Append what has to be written now to `out`, about `max_bytes`."""
@@ -215,9 +223,7 @@ class Output:
         return size
 
     def _write_uncounted(self, out: list[Buffer]) -> None:
-        goaway = self.take_goaway()
-        if goaway is not None:
-            out.append(goaway)
+        self.write_goaway(out)
         if self._windows:
             out.extend(
                 frames.Window(stream.id, stream.receive_window.limit).encode()

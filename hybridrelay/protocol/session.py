@@ -414,7 +414,10 @@ class SessionCore:
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[SessionEvent]:
         """End the session. Open streams are reset on both sides, with this reason. Idempotent."""
+        can_acknowledge = self.state is State.ESTABLISHED and not self._hello_due
         self._close(reason, text)
+        if can_acknowledge:
+            self._output.acknowledge_before_goaway()
         return self._take_events()
 
     # --- output
@@ -436,8 +439,8 @@ class SessionCore:
             out.append(self._our_hello().encode())
         if self.state is State.ESTABLISHED:
             self._output.write(out, now, max_bytes)
-        elif self.state is State.CLOSED and (goaway := self._output.take_goaway()) is not None:
-            out.append(goaway)
+        elif self.state is State.CLOSED:
+            self._output.write_goaway(out)
         return out
 
     def pending_events(self) -> list[SessionEvent]:

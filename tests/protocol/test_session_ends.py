@@ -6,7 +6,8 @@ import pytest
 
 from hybridrelay.protocol import Kind, LocalProtocolError, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW
-from hybridrelay.protocol.events import GoingAway, SessionOutcome, StreamAborted
+from hybridrelay.protocol.events import GoingAway, SessionOutcome, StreamAborted, StreamSettled
+from hybridrelay.protocol.frames import FrameDecoder
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
 
@@ -63,6 +64,39 @@ def test_a_stream_that_the_peer_has_seen_is_not_reported_as_never_processed() ->
     pair.write(pair.acceptor)
     pair.deliver(pair.acceptor)
     assert (seen.reason, unseen.reason) == (Reason.SESSION_LOST, Reason.GOING_AWAY)
+
+
+@pytest.mark.parametrize("established", [True, False])
+def test_what_has_arrived_is_acknowledged_before_the_end(established: bool) -> None:
+    """So that the peer knows that its last streams have ended properly."""
+    pair = CorePair.established(RESUMABLE)
+    ours, theirs = pair.open()
+    for core, stream in ((pair.initiator.core, ours), (pair.acceptor.core, theirs)):
+        core.send_data(stream, b"all")
+        core.send_fin(stream)
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)
+    pair.write(pair.acceptor)
+    pair.deliver(pair.acceptor)
+    pair.acceptor.take_events()
+    if not established:  # a channel on which the peer has not greeted carries no ACK
+        pair.connect()
+    pair.initiator.core.close()
+    pair.write(pair.initiator)
+    kinds = [type(frame) for frame in FrameDecoder().decode_untrusted(bytes(pair.initiator.wire))]
+    assert kinds == ([frames.Ack, frames.GoAway] if established else [frames.GoAway])
+    if established:
+        pair.deliver(pair.initiator)
+        assert StreamSettled(theirs) in pair.acceptor.take_events()
+        assert theirs.is_delivered
+
+
+def test_what_broke_the_rules_is_not_acknowledged() -> None:
+    pair = CorePair.established()
+    pair.open()
+    pair.acceptor.core.receive_data(frames.Fin(99).encode(), pair.now)
+    written = b"".join(pair.acceptor.core.data_to_send(pair.now))
+    assert [type(frame) for frame in FrameDecoder().decode_untrusted(written)] == [frames.GoAway]
 
 
 def test_a_clean_close_still_resets_open_streams() -> None:

@@ -16,11 +16,14 @@ __all__ = ["Pace", "Paces", "PairPace"]
 #: How far ahead of the rate all pairs together may be before they wait (seconds). Shorter waits are not worth their
 #: cost.
 _AHEAD_SECONDS = 0.02
-#: How long a round takes at the rate (seconds). In a round, each direction moves one block, so this is how long a
-#: direction waits for the others.
+#: How long a round takes at the rate (seconds), unless there are very many directions. In a round, each direction
+#: moves one block, so this is how long a direction waits for the others.
 _ROUND_SECONDS = 0.1
 #: The smallest block, even with very many directions (bytes). A smaller one would cost as much time.
 _MIN_BLOCK = 512
+#: How many blocks of all directions together are moved in a second, at most. Each of them costs processor time, and
+#: this should not depend on the rate or on the number of sessions.
+_MAX_BLOCKS_PER_SECOND = 300
 
 
 class Pace:
@@ -30,9 +33,9 @@ class Pace:
     direction moves one block in each round, and an idle direction can move a small message, such as a ping, without
     waiting behind the data of others.
 
-    The size of the blocks is such that a round takes `_ROUND_SECONDS`. Each round is divided equally among the
-    holders that have something to move, and then among the directions of each holder, so that a holder does not gain
-    by having more sessions.
+    The size of the blocks is such that a round takes `_ROUND_SECONDS`, or longer if blocks would become too small.
+    Each round is divided equally among the holders that have something to move, and then among the directions of each
+    holder, so that a holder does not gain by having more sessions.
     """
 
     def __init__(self) -> None:
@@ -44,6 +47,8 @@ class Pace:
         self._changed = trio.Event()
         #: How many directions of each holder are waiting.
         self._waiting: Counter[Hashable] = Counter()
+        #: What holders have moved since one of their directions waited (bytes), if they may move more.
+        self._moved: dict[Hashable, int] = {}
 
     def change(self, rate: int | None) -> None:
         """Use another rate from now on, even for directions that are already waiting."""
@@ -58,9 +63,7 @@ class Pace:
         rate = self.rate
         if rate is None:
             return READ_BYTES
-        directions = self._waiting[holder] + 1
-        holders = len(self._waiting) + (directions == 1)
-        return max(_MIN_BLOCK, min(READ_BYTES, int(rate * _ROUND_SECONDS / (holders * directions))))
+        return max(_MIN_BLOCK, min(READ_BYTES, int(self._share_of(holder, rate))))
 
     async def wait(self, size: int, holder: Hashable = None) -> None:
         """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count nevertheless."""
@@ -69,6 +72,9 @@ class Pace:
             await trio.lowlevel.checkpoint()
             return
         self._free_at = max(self._free_at, trio.current_time()) + size / rate
+        if self._continues(size, holder, rate):
+            await trio.lowlevel.checkpoint()
+            return
         self._waiting[holder] += 1
         try:
             with trio.move_on_at(self._free_at - _AHEAD_SECONDS):
@@ -77,6 +83,25 @@ class Pace:
             self._waiting[holder] -= 1
             if not self._waiting[holder]:
                 del self._waiting[holder]
+            if not self._waiting:
+                self._moved.clear()
+
+    def _share_of(self, holder: Hashable, rate: int) -> float:
+        """Return how many bytes a direction of this holder may move in a round."""
+        directions = self._waiting[holder] + 1
+        holders = len(self._waiting) + (directions == 1)
+        most = max(directions, *self._waiting.values()) if self._waiting else directions
+        least = max(_MIN_BLOCK, rate / _MAX_BLOCKS_PER_SECOND)
+        return max(rate * _ROUND_SECONDS / holders, least * most) / directions
+
+    def _continues(self, size: int, holder: Hashable, rate: int) -> bool:
+        """Return whether a direction goes on without waiting, because its share of a long round is several blocks."""
+        share = self._share_of(holder, rate)
+        moved = self._moved.pop(holder, 0) + size
+        if share <= rate * _ROUND_SECONDS or moved + READ_BYTES > share:
+            return False
+        self._moved[holder] = moved
+        return True
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ import trio.testing
 
 from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
+from hybridrelay.streams.nowait import READ_BYTES
 
 from ...stream_pairs import sockets
 
@@ -66,7 +67,7 @@ async def test_a_small_message_does_not_wait_for_the_bulk_of_others(
                 began = trio.current_time()
                 await PairPace(pace, holder).wait(50)
                 took.append(trio.current_time() - began)
-            assert max(took) < 0.4, holder
+            assert max(took) < 0.6, holder
         nursery.cancel_scope.cancel()
 
 
@@ -83,6 +84,38 @@ async def test_holders_have_equal_shares_however_many_sessions_they_have(
         nursery.cancel_scope.cancel()
     assert moved.total() == pytest.approx(60_000_000, rel=0.02)
     assert moved["one"] == pytest.approx(30_000_000, rel=0.1)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(65536, 200), (5_000_000, 30), (10**8, 5)])
+async def test_the_number_of_blocks_is_bounded(
+    rate: int, seconds: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Because each of them costs processor time, which the relay needs for all other hybrid connections."""
+    pace, moved = Pace(), Counter[object]()
+    pace.change(rate)
+    blocks = 0
+
+    async def count_blocks() -> None:
+        nonlocal blocks
+        pair = PairPace(pace, "many")
+        while True:
+            size = pair.block
+            moved[pair.holder] += size
+            blocks += 1
+            await pair.wait(size)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(400):
+            nursery.start_soon(count_blocks)
+        nursery.start_soon(bulk, PairPace(pace, "one"), moved)
+        await trio.sleep(10)  # the first blocks, before anybody waits, are large
+        begun, blocks = moved.copy(), 0
+        await trio.sleep(seconds)
+        nursery.cancel_scope.cancel()
+    moved.subtract(begun)
+    assert blocks / seconds <= max(310, rate / READ_BYTES * 1.2)
+    assert moved.total() / seconds == pytest.approx(rate, rel=0.1)
+    assert moved["one"] >= moved.total() / 4
 
 
 async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:
