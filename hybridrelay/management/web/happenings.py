@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import urllib.parse
+from collections.abc import Mapping
 
+from ..audit import AuditValue
+from ..audit_entries import AuditEntry
 from ..following import EventPage, EventValue
 from .html import Child, h
 from .layout import View
@@ -18,8 +21,6 @@ __all__ = ["EVENT_PAGES"]
 
 _LIMIT = 100
 _KINDS = {"warning": "warn", "error": "bad", "critical": "bad"}
-#: Names of the events that are about calls of the management API.
-_AUDIT = "management.call"
 
 
 def _time(event: EventValue) -> Child:
@@ -88,47 +89,71 @@ async def _events(visit: Visit) -> View:
 
 
 async def _audit(visit: Visit) -> View:
-    query: dict[str, object] = {"newest": "true", "limit": _LIMIT, "name": _AUDIT}
-    page = await visit.get("listEvents", EventPage, query=query)
-    rows: list[list[Child]] = [_call(event) for event in reversed(page.value)]
+    asked = {name: visit.asked(name, 512) for name in ("caller", "operation", "connection", "cursor")}
+    query: dict[str, object] = {"limit": _LIMIT, **{name: value for name, value in asked.items() if value}}
+    page = await visit.get("listAudit", AuditValue, query=query)
+    rows = [_call(entry) for entry in page.value]
     columns = ("Time", "Operation", "Result", "Caller", "Address", "About", "Request")
+    is_part = len(query) > 1
     content = (
         table("Calls of the management API", columns, rows)
         if rows
         else empty(
-            "Nobody has changed anything yet.", "Every change, and every request that shows keys, appears here."
+            "No call matches." if is_part else "Nobody has changed anything yet.",
+            h("a", "Show all calls", href="/audit")
+            if is_part
+            else "Every change, and every request that shows keys, appears here.",
         )
     )
     return View(
         title="Audit",
         place="/audit",
         content=(
+            h(
+                "form",
+                field("Callers that begin with", "caller", asked["caller"], type_="search", maxlength=512),
+                field("Operation", "operation", asked["operation"], type_="search", maxlength=64),
+                field("Hybrid connection", "connection", asked["connection"], type_="search", maxlength=260),
+                button("Filter"),
+                class_="row card",
+                role="search",
+            ),
             section(
                 "Changes, and keys that were shown",
                 content,
-                api_line(visit, f"/v1/events?{urllib.parse.urlencode(query)}"),
+                _earlier(asked, page.next_cursor),
+                api_line(visit, f"/v1/audit?{urllib.parse.urlencode(query)}"),
                 id_="audit",
-                note="Calls that change something or show keys, including refused ones. These are the latest 100 in "
-                "the memory of the relay. The command hybridrelay audit shows all that are kept in its files.",
+                note="Calls that change something or show keys, including refused ones, the latest first. The relay "
+                "keeps them in files, which the command hybridrelay audit shows, too.",
             ),
         ),
     )
 
 
-def _call(event: EventValue) -> list[Child]:
-    fields = event.fields
-    status = fields.get("status", 0)
-    is_done = isinstance(status, int) and 200 <= status < 400
-    about = [_connection(event), *(f" {fields[key]}" for key in ("rule", "token") if fields.get(key))]
-    caller = f"{fields['caller']} ({fields.get('role', '')})" if fields.get("caller") else "unknown"
+def _earlier(asked: Mapping[str, str], cursor: str | None) -> Child:
+    if cursor is None:
+        return None
+    query = {name: value for name, value in asked.items() if value} | {"cursor": cursor}
+    return h("p", h("a", "Earlier calls", href=f"/audit?{urllib.parse.urlencode(query)}", class_="button"))
+
+
+def _call(entry: AuditEntry) -> list[Child]:
+    is_done = 200 <= entry.status < 400
+    about: list[Child] = []
+    if entry.connection:
+        about.append(h("a", name_of(entry.connection), href=path_of(entry.connection)))
+    about += [f" {text}" for text in (entry.rule, entry.token) if text]
     return [
-        _time(event),
-        _value(fields.get("operation_id", "")),
-        badge("Done", "good") if is_done else badge(f"Refused ({status})" if status else "No response", "warn"),
-        name_of(caller),
-        _value(fields.get("peer", "")),
+        moment(entry.time),
+        entry.operation,
+        badge("Done", "good")
+        if is_done
+        else badge(f"Refused ({entry.status})" if entry.status else "No response", "warn"),
+        name_of(f"{entry.caller} ({entry.role})" if entry.caller else "unknown"),
+        entry.peer,
         about,
-        h("code", _value(fields.get("request_id", ""))),
+        h("code", entry.request_id),
     ]
 
 

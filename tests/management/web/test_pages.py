@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
+import sys
 import urllib.parse
+from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
+from hybridrelay.administration import StoreRegistry
 from hybridrelay.events import ListenerRegistered, ManagementCalled
+from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.audited_registry import AuditedRegistry
 from hybridrelay.management.peers import Peer
 from hybridrelay.management.web.paths import path_of
 from hybridrelay.relay.history import Row
@@ -22,7 +30,7 @@ from hybridrelay.security import KeySlot, ManagementRole
 
 from ..live import listener, sender, session
 from ..managed_relay import Relay
-from .browser import Browser, Page, page_of, parts_of
+from .browser import Browser, Page, browser_of, page_of, parts_of
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\u202e&amp;"
 #: What a description can be.
@@ -370,10 +378,6 @@ async def test_the_remedy_for_a_limit_is_a_form(relay: Relay, browser: Browser, 
     assert ("hybridrelay connections limits --help" in page.text) is (role is ManagementRole.VIEWER)
 
 
-async def test_the_page_of_the_audit_log_says_where_all_of_it_is(admin: Browser) -> None:
-    assert "The command hybridrelay audit shows all" in page_of(await admin.get("/audit")).text
-
-
 async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> None:
     rule = relay.store.rule("orders", "all")
     keys = [key.reveal() for key in (rule.primary, rule.secondary) if key is not None]
@@ -589,21 +593,59 @@ async def test_a_form_that_is_malformed(relay: Relay, admin: Browser) -> None:
     assert calls(relay) == [("sendRevocation", 415), ("sendRevocation", 400)], "in the audit log, too"
 
 
-async def test_audit_and_events(relay: Relay, admin: Browser) -> None:
+async def test_events(relay: Relay, admin: Browser) -> None:
     relay.managed.events.subscribe(relay.managed.feed)
     for number in range(150):
         relay.managed.events.publish(
             ListenerRegistered(connection="orders", peer=f"192.0.2.{number}", instance="9" * 32)
         )
-    await admin.post(f"{path_of('orders')}/rules/all/keys")
-    text = page_of(await admin.get("/audit")).text
-    for shown in ("listKeys", "token ci", "(admin)", "192.0.2.1", "Done"):
-        assert shown in text
-    assert "A listener has registered" not in text
     text = page_of(await admin.get("/events?name=listener.&connection=orders")).text
     assert text.index("192.0.2.149") < text.index("192.0.2.100")
     assert "192.0.2.49" not in text, "the latest 100"
     assert "No event matches" in page_of(await admin.get("/events?name=nothing")).text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no user ids")
+async def test_audit(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what the files have, also from before the relay was started."""
+
+    async def run_at_once(function: Callable[..., object], *arguments: object, **more: object) -> object:
+        await trio.lowlevel.checkpoint()
+        return function(*arguments)
+
+    monkeypatch.setattr("hybridrelay.management.audit_log.run_in_thread", run_at_once)  # time passes meanwhile
+    earlier = AuditedRegistry(StoreRegistry(relay.store), tmp_path, clock=lambda: relay.now - 60)
+    for _ in range(100):
+        earlier.rule_with_keys("other", "all")
+    log = AuditLog(tmp_path, clock=lambda: relay.now, events=relay.managed.events)
+    relay.managed.events.subscribe(log)
+    relay.managed = attrs.evolve(relay.managed, audit=log)
+    admin = browser_of(relay)
+    await admin.log_in(relay.token()[1])
+    await admin.post(f"{path_of('orders')}/rules/all/keys")
+    page = page_of(await admin.get("/audit"))
+    for shown in (
+        "listKeys",
+        "token ci",
+        "(admin)",
+        "192.0.2.1",
+        "Done",
+        "logIn",
+        f"local uid {os.getuid()}",
+        "hybridrelay audit",
+    ):
+        assert shown in page.text
+    assert path_of("orders") in page.links
+    (older,) = (link for link in page.links if link.startswith("/audit?cursor="))
+    page = page_of(await admin.get(older))
+    assert path_of("orders") not in page.links
+    assert path_of("other") in page.links
+    page = page_of(await admin.get("/audit?caller=token&operation=listKeys&connection=orders"))
+    assert f"local uid {os.getuid()}" not in page.text
+    assert path_of("orders") in page.links
+    assert "/v1/audit?limit=100&caller=token&operation=listKeys&connection=orders" in page.links
+    assert "No call matches" in page_of(await admin.get("/audit?operation=nothing")).text
+    assert (await admin.get("/audit?cursor=x")).status == 400
 
 
 @pytest.mark.parametrize("query", ["", "?range=24h&scale=relative", "?range=14d", "?range=400d", "?range=x&scale=x"])
