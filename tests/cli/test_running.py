@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import signal
@@ -41,6 +42,18 @@ def test_a_signal_cancels(number: signal.Signals) -> None:
     assert run_until_stopped(main) is number
     assert ended
     assert [signal.getsignal(one) for one in SIGNALS] == handlers
+
+
+def test_full_collections_are_short_while_a_program_runs() -> None:
+    async def main() -> None:
+        await trio.lowlevel.checkpoint()
+        gc.collect()
+        frozen.append(gc.get_freeze_count())
+
+    frozen: list[int] = []
+    run_until_stopped(main)
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_work_that_ends_by_itself() -> None:
