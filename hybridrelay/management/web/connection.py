@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...http import Response
-from ..live_values import ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
+from ..live_values import Dropped, ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
 from ..sizes import bytes_of
 from ..usage import ConnectionUsage
 from ..values import ConnectionValue
@@ -212,20 +212,20 @@ def _about(visit: Visit, found: ConnectionValue) -> Element:
 
 async def _drop_listener(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("dropListener", name=name, instance=visit.param("instance"))
-    return redirect(done(path_of(name), "listener-dropped"))
+    dropped = await visit.get("dropListener", Dropped, name=name, instance=visit.param("instance"))
+    return redirect(done(path_of(name), "listener-dropped" if dropped.ended else "had-ended"))
 
 
 async def _drop_sender(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("dropSender", name=name, sender=visit.param("sender"))
-    return redirect(done(path_of(name), "sender-dropped"))
+    dropped = await visit.get("dropSender", Dropped, name=name, sender=visit.param("sender"))
+    return redirect(done(path_of(name), "sender-dropped" if dropped.ended else "had-ended"))
 
 
 async def _drop_session(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("dropSession", name=name, session=visit.param("session"))
-    return redirect(done(path_of(name), "session-dropped"))
+    dropped = await visit.get("dropSession", Dropped, name=name, session=visit.param("session"))
+    return redirect(done(path_of(name), "session-dropped" if dropped.ended else "had-ended"))
 
 
 _PATH = "/connections/{name}"

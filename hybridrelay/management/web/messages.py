@@ -15,6 +15,7 @@ _MESSAGES: Mapping[str, str] = {
     "listener-dropped": "The listener was dropped. It may register again after 30 seconds.",
     "sender-dropped": "The sender was dropped. It opens another control channel when it needs one.",
     "session-dropped": "The session's data channels were dropped. The client resumes the session if it can.",
+    "had-ended": "It had already ended. Nothing was dropped.",
     "rule-added": "The rule was added, with two new keys.",
     "rule-deleted": "The rule was deleted. Everything that its keys had authorized has ended.",
     "key-regenerated": "The key was replaced. Everything that the old key had authorized has ended.",

@@ -267,7 +267,9 @@ async def test_dropping(relay: Relay, admin: Browser) -> None:
         answer = await admin.post(path)
         assert (answer.status, held) == (303, [])
         assert what in page_of(await admin.get(answer.headers["location"])).text
-    assert calls(relay) == [("dropListener", 200), ("dropSender", 200), ("dropSession", 200)]
+        answer = await admin.post(path)
+        assert "It had already ended" in page_of(await admin.get(answer.headers["location"])).text
+    assert calls(relay) == [(one, 200) for one in ("dropListener", "dropSender", "dropSession") for _ in range(2)]
 
 
 async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:

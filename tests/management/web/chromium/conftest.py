@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -214,3 +215,14 @@ def axe_script() -> str:
     assert spec is not None
     assert spec.origin is not None
     return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def axe_violations(viewer: Viewer, script: str, path: str) -> list[str]:
+    """The violations that axe-core finds. It is injected past the Content-Security-Policy, which stays in force."""
+    devtools = viewer.page.context.new_cdp_session(viewer.page)
+    devtools.send("Runtime.evaluate", {"expression": script})
+    run = "axe.run().then(found => JSON.stringify([found.passes.length, found.violations]))"
+    parameters = {"expression": run, "awaitPromise": True, "returnByValue": True}
+    passes, violations = json.loads(devtools.send("Runtime.evaluate", parameters)["result"]["value"])
+    assert passes > 10, "axe has looked at the page"
+    return [f"{path}: {one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in violations]

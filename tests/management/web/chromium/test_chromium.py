@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from ....deployments import Program
-from .conftest import Site, Viewer, axe_script, use, viewer_of
+from .conftest import Site, Viewer, axe_script, axe_violations, use, viewer_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
@@ -218,29 +217,18 @@ def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, 
     axe = axe_script()
     with viewer_of(site, chromium, color_scheme=scheme, viewport={"width": 360, "height": 740}) as viewer:
         viewer.go("/login")
-        found = _axe(viewer, axe, "/login")
+        found = axe_violations(viewer, axe, "/login")
         viewer.log_in()
         for path in PAGES:
             viewer.go(path)
             if path.startswith("/monitor"):
                 viewer.page.locator("#data-chart[data-highest]").wait_for()
-            found += _axe(viewer, axe, path)
+            found += axe_violations(viewer, axe, path)
             scroll, width = viewer.page.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
             assert scroll <= width, f"{path} is wider than the screen"
         assert found == []
         assert all("404" in complaint for complaint in viewer.complaints)
         viewer.complaints.clear()
-
-
-def _axe(viewer: Viewer, script: str, path: str) -> list[str]:
-    """The violations that axe-core finds. It is injected past the Content-Security-Policy, which stays in force."""
-    devtools = viewer.page.context.new_cdp_session(viewer.page)
-    devtools.send("Runtime.evaluate", {"expression": script})
-    run = "axe.run().then(found => JSON.stringify([found.passes.length, found.violations]))"
-    parameters = {"expression": run, "awaitPromise": True, "returnByValue": True}
-    passes, violations = json.loads(devtools.send("Runtime.evaluate", parameters)["result"]["value"])
-    assert passes > 10, "axe has looked at the page"
-    return [f"{path}: {one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in violations]
 
 
 def test_without_javascript(site: Site, chromium: Browser) -> None:

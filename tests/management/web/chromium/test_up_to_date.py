@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Dashboard, Viewer, viewer_of
+from .conftest import Dashboard, Viewer, axe_script, axe_violations, viewer_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -56,6 +56,7 @@ def test_the_relay_is_away_and_has_restarted(alone: Dashboard, viewer: Viewer) -
 def test_the_relay_answers_again(viewer: Viewer) -> None:
     viewer.page.route("**/connections", lambda route: route.abort("connectionrefused"))
     banner(viewer, "The relay has not answered since")
+    assert axe_violations(viewer, axe_script(), "a page that is not up to date") == []
     viewer.page.unroute_all()
     viewer.page.get_by_role("button", name="Try now").click()
     viewer.page.locator("#announcements", has_text="up to date again").wait_for(state="attached")
