@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from hybridrelay.events import ManagementCalled, ManagementCallRefused
@@ -85,6 +89,19 @@ async def test_a_login_by_a_signature_ends_when_its_rule_loses_the_right_manage(
     relay.store.put_rule("orders", "all", [Right.LISTEN, Right.SEND])
     assert (await browser.get("/")).status == 303
     assert (await browser.get(f"{CONNECTIONS}/orders")).status == 401
+
+
+async def test_the_signature_in_the_documentation_lets_one_in(relay: Relay, browser: Browser) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "management.md").read_text(encoding="utf-8")
+    code = page.partition("```python\nimport base64")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(f"import base64{code}", found)
+    key = relay.store.rule("orders", "all").primary
+    assert key is not None
+    relay.now = time.time()
+    text = found["signature"]("relay.example.com", "orders", "all", key.reveal())
+    assert (await browser.log_in(text)).status == 303
+    assert (await browser.get(f"{CONNECTIONS}/orders")).status == 200
 
 
 async def test_over_tls_the_cookie_is_bound_to_the_host(relay: Relay) -> None:
