@@ -52,15 +52,15 @@ class _Limit:
         return text_of_number(value / self.unit)
 
     def parse_untrusted(self, text: str) -> int:
-        """Return the value in units of the API. Raises ValueError, with the range."""
+        """Return the value in units of the API. Raises ValueError, which says what to enter."""
         try:
             value = math.floor(float(text) * self.unit + 0.5)
         except (ValueError, OverflowError):
-            value = -1
-        if not self.lowest <= value <= self.highest:
-            raise ValueError(
-                f"{self.label}: enter a number from {self.text(self.lowest)} to {self.text(self.highest)}"
-            )
+            raise ValueError(f"{self.label}: enter a number") from None
+        if value < self.lowest:
+            raise ValueError(f"{self.label}: enter at least {self.text(self.lowest)}")
+        if value > self.highest:
+            raise ValueError(f"{self.label}: enter at most {self.highest // self.unit}")
         return value
 
 
@@ -100,7 +100,7 @@ def _input(limit: _Limit, value: int | None, entered: Entered) -> Element:
         entered.value(limit.name, "" if value is None else limit.text(value)),
         type_="number",
         min=limit.text(limit.lowest),
-        max=limit.text(limit.highest),
+        max=limit.highest // limit.unit,
         step="1" if limit.unit == 1 else "any",
         hint=limit.hint,
         error=entered.error(limit.name),
