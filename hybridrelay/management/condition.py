@@ -24,13 +24,18 @@ _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
 
 
 def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
-    """Return the part of a snapshot that concerns the hybrid connections of a scope, and whether the relay drains."""
+    """Return the part of a snapshot that concerns the hybrid connections of a scope, and whether the relay drains.
+
+    Args:
+        snapshot: its quotas are those that the caller may see.
+        scope: of the caller.
+    """
     if scope.is_everything:
         return snapshot
     return RelaySnapshot(
         is_running=snapshot.is_running,
         draining_since=snapshot.draining_since,
-        quotas=tuple(one for one in snapshot.quotas if one.connection is not None and scope.covers(one.connection)),
+        quotas=snapshot.quotas,
     )
 
 

@@ -198,7 +198,7 @@ async def _get_relay(call: Call) -> RelayValue:
                     unserved.append(name)
             after = name
         count += len(names)
-    whole = relay.snapshot()
+    whole = relay.snapshot(sees=call.caller.sees)
     if call.managed.audit is not None and call.managed.audit.problem is not None:
         whole = attrs.evolve(whole, file_problems=(*whole.file_problems, call.managed.audit.problem))
     if scope.is_everything:

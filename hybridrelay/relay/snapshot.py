@@ -6,7 +6,7 @@ not delay the relay's other work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import attrs
@@ -30,12 +30,16 @@ __all__ = [
     "Position",
     "QuotaSnapshot",
     "RelaySnapshot",
+    "Sees",
     "SenderSnapshot",
     "SessionSnapshot",
 ]
 
 #: The end of a page: the hybrid connection and the `key` of its last value.
 Position: TypeAlias = tuple[str, str]
+
+#: Returns whether somebody may see what is about a hybrid connection, or, for None, about the relay as a whole.
+Sees: TypeAlias = Callable[[str | None], bool]
 
 
 @attrs.frozen
@@ -217,8 +221,12 @@ class LiveRelay(Protocol):
     def counters(self) -> RelayCounters:
         """Counters of what has happened since the relay was created."""
 
-    def snapshot(self) -> RelaySnapshot:
-        """Numbers about the whole relay."""
+    def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
+        """Numbers about the whole relay.
+
+        Args:
+            sees: selects `RelaySnapshot.quotas`.
+        """
 
     def listener_count(self, name: str) -> int:
         """Return how many connectors are registered for a hybrid connection."""

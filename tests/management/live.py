@@ -21,7 +21,7 @@ from hybridrelay.relay import (
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.model import KeyId
-from hybridrelay.relay.snapshot import Position
+from hybridrelay.relay.snapshot import Position, Sees
 from hybridrelay.relay.usage import PastUsage, Period, Usage
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
@@ -65,9 +65,10 @@ class FakeRelay:
     def with_one_of_each(cls) -> FakeRelay:
         return cls([listener()], [sender()], [session()])
 
-    def snapshot(self) -> RelaySnapshot:
+    def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
         return attrs.evolve(
             self.numbers,
+            quotas=tuple(one for one in self.numbers.quotas if sees(one.connection))[:100],
             listeners=len(self.held_listeners),
             senders=len(self.held_senders),
             sessions=len(self.held_sessions),

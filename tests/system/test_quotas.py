@@ -97,6 +97,9 @@ async def test_bytes_that_are_used_up_refuse_what_is_new(tmp_path: Path, ends: b
             assert usage.joins >= 1
             assert [one.limit for one in events if isinstance(one, QuotaReached)] == [200_000]
             assert [one.used for one in relay.live.snapshot().quotas] == [usage.bytes]
+            (name,) = (one.connection for one in relay.live.snapshot().quotas)
+            assert len(relay.live.snapshot(sees=lambda one: one == name).quotas) == 1
+            assert relay.live.snapshot(sees=lambda one: one != name).quotas == ()
             if ends:
 
                 async def is_over() -> bool:

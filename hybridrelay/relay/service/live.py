@@ -28,6 +28,7 @@ from ..snapshot import (
     Position,
     QuotaSnapshot,
     RelaySnapshot,
+    Sees,
     SenderSnapshot,
     SessionSnapshot,
 )
@@ -65,9 +66,10 @@ class RunningRelay:
     usage: UsageService
     clock: Callable[[], float]
 
-    def snapshot(self) -> RelaySnapshot:
+    def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
         """See `LiveRelay.snapshot`."""
         broker = self.broker
+        quotas = (one for one in broker.core.quotas.most_used() if sees(one[0]))
         return RelaySnapshot(
             listeners=len(broker.listeners.index),
             senders=len(broker.senders),
@@ -84,7 +86,7 @@ class RunningRelay:
             usage=self.usage.machine.of(TOTAL),
             quotas=tuple(
                 QuotaSnapshot(name, kind.value, used, limit)
-                for name, kind, used, limit in islice(broker.core.quotas.most_used(), _MAX_QUOTAS)
+                for name, kind, used, limit in islice(quotas, _MAX_QUOTAS)
             ),
         )
 
@@ -213,9 +215,9 @@ class MaybeRunningRelay:
         self.counters = RelayCounters()
         self.lag = LoopLag()
 
-    def snapshot(self) -> RelaySnapshot:
+    def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
         """See `LiveRelay.snapshot`."""
-        return RelaySnapshot() if self.running is None else self.running.snapshot()
+        return RelaySnapshot() if self.running is None else self.running.snapshot(sees=sees)
 
     def listener_count(self, name: str) -> int:
         """See `LiveRelay.listener_count`."""
