@@ -1,4 +1,4 @@
-"""The benchmark suite: our transports and their alternatives, measured in alternation within one run.
+"""The benchmark suite, which measures our transports and their alternatives in turn within one run.
 
 ``README.md`` in this folder explains the output. Apart from the micro-benchmarks, `splice_hop` and
 `strangers.without_rate_limits`, the suite uses only public names and commands of hybridrelay. Everything under test

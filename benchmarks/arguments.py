@@ -1,4 +1,4 @@
-"""The command line, which ``hybridrelay bench`` also uses. Imports nothing that takes long to import."""
+"""The arguments, which ``hybridrelay bench`` also uses. This module imports nothing that takes long to import."""
 
 from __future__ import annotations
 

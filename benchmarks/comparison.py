@@ -1,4 +1,4 @@
-"""Compares two runs: which figures changed by more than the noise."""
+"""Compares two runs, and finds the figures that changed by more than the noise."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Move:
     case: str
     system: str
     metric: str
-    #: The system by whose figure it was divided; None for the figure itself.
+    #: The system by whose figure this one was divided; None for the figure itself.
     reference: str | None
     old: Summary
     new: Summary
 
     @property
     def change(self) -> float:
-        """The relative change: 0.1 means 10 % better, whether higher or lower values are better."""
+        """The relative improvement. 0.1 means 10 % better, even if lower values are better."""
         if not self.old.median or not self.new.median:
             return 0.0
         better = METRICS[self.metric].higher_is_better
@@ -38,7 +38,7 @@ class Move:
 
     @property
     def is_real(self) -> bool:
-        """Whether it is larger than the threshold, and the rounds of the two runs do not overlap."""
+        """Whether the change exceeds the threshold, and the values of the two runs do not overlap."""
         return abs(self.change) > THRESHOLD and not self.old.overlaps(self.new)
 
     @property
@@ -72,7 +72,7 @@ def compare(old: Run, new: Run, *, ratios: bool, systems: Sequence[str] | None =
 
 
 def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
-    """The ratios that `bench-check` compares."""
+    """Return the comparisons of the ratios that `bench-check` checks."""
     return list(compare(old, new, ratios=True, systems=OURS))
 
 
@@ -82,14 +82,14 @@ class Missing:
 
     case: str
     system: str
-    #: Whether the new run has tried to measure it, and failed.
+    #: Whether the new run tried to measure the ratio, and failed.
     was_tried: bool
-    #: Why it was not tried, and what to do about it; empty if it was not asked for.
+    #: Why the new run did not try, and what to do about it; empty if the user had not selected it.
     why: str = ""
 
     @property
     def name(self) -> str:
-        """``case system``."""
+        """The case and the system."""
         return f"{self.case} {self.system}"
 
     def __str__(self) -> str:
@@ -110,7 +110,7 @@ def missing_ratios_of_ours(old: Run, new: Run) -> list[Missing]:
 
 
 def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:
-    """A table for people, with the largest changes first."""
+    """Return a table for people, with the largest changes first."""
     shown = [move for move in moves if everything or move.is_real]
     shown.sort(key=lambda move: (not move.is_real, move.change))
     rows = [
@@ -129,7 +129,7 @@ def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:
 
 
 def _references(run: Run, case: str, name: str, system: str) -> tuple[str, ...]:
-    """The first baseline that the case has."""
+    """Return the first baseline that the case has, if any."""
     return tuple(one for one in REFERENCES if one != system and run.values(case, one, name))[:1]
 
 

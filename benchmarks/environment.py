@@ -1,4 +1,4 @@
-"""Describes where a run took place: machine and versions, without names of the machine or its owner."""
+"""Describes the machine of a run and the versions of programs, without names of the machine or its owner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VERSION = re.compile(r"\d+\.\d+[\w.-]*")
 
 
 def describe_machine() -> dict[str, str]:
-    """The properties of the machine on which figures depend."""
+    """Return the properties of the machine on which the figures depend."""
     kilobytes = int(_first(Path("/proc/meminfo"), r"^MemTotal:\s+(\d+)") or 0)
     # Suffixes that distributions and hosting providers append to the version are irrelevant to speed.
     release = re.match(r"[\d.]+", platform.release())
@@ -46,7 +46,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def describe_versions() -> dict[str, str]:
-    """The interpreter, our packages, and every program that takes part."""
+    """Return the versions of the interpreter, of our packages, and of all programs that take part."""
     optimized = "--enable-optimizations" in (_config_args() or "")
     found = {
         "python": f"{platform.python_implementation()} {platform.python_version()}",

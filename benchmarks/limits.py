@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-#: For ten thousand streams: two for each, because some programs hold both ends, and some more.
+#: The descriptors for ten thousand streams: two for each, because some programs hold both ends, and some to spare.
 WANTED = 24_000
 
 

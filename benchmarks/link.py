@@ -1,7 +1,7 @@
-"""A long and narrow line in user space: forwards a TCP port with a delay and a rate limit in each direction.
+"""Emulates a long, slow line in user space: forwards a TCP port with a delay and a rate limit in each direction.
 
-The kernel's netem is not available everywhere and needs root; this does not. It does not emulate packet loss or TCP's
-slow start, since the TCP connections on both sides of it are local.
+Unlike the kernel's netem, this works everywhere and without root. It does not emulate packet loss or TCP's
+slow start, because the TCP connections on both sides are local.
 
 As a process: ``python -m benchmarks.link LISTEN TARGET DELAY_MS BYTES_PER_S``. A line ``cut`` on standard input
 breaks every connection, and the end of its standard input ends the process.
@@ -20,7 +20,7 @@ from .ports import HOST
 from .shaper import Shaper
 
 _READ_BYTES = 16 * 1024
-#: Small, so that bytes wait in the shaper, where they are counted, and not in the kernel.
+#: The socket buffers are small, so that bytes wait in the shaper, where they are counted, and not in the kernel.
 _SOCKET_BUFFER_BYTES = 64 * 1024
 
 
@@ -57,7 +57,7 @@ class Direction:
             while not self._line:
                 await self._wait()
             await trio.sleep_until(self._line[0][0])
-            # Everything that is due leaves at once: the timer is coarser than a block.
+            # The timer is coarser than the time of a block, so all blocks that are due leave together.
             blocks = []
             while self._line and self._line[0][0] <= trio.current_time():
                 blocks.append(self._line.popleft()[1])
@@ -132,7 +132,7 @@ async def _lines() -> AsyncIterator[str]:
 
 
 def main() -> None:
-    """See the module's description."""
+    """See the module's docstring."""
     listen, target, delay_ms, rate = sys.argv[1:]
     trio.run(lambda: serve(int(listen), int(target), delay=float(delay_ms) / 1000, rate=float(rate)))
 

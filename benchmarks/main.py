@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; return the exit code."""
+    """Parse and run a command line, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=DESCRIPTION,
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command that the arguments state; return the exit code."""
+    """Run the command that the arguments select, and return the exit code."""
     try:
         return _ACTIONS[args.action](args)
     except (ResultsError, ValueError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return _USAGE
-    except BrokenPipeError:  # the reader has ended (``| head``); the interpreter's last flush must not fail either
+    except BrokenPipeError:  # the reader has ended (``| head``); the last flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as exc:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    """The parameters of the run that the arguments ask for."""
+    """Return the parameters of the run that the arguments select."""
     plan = FULL if args.full else SHORT
     if args.seconds is not None:
         plan = attrs.evolve(plan, seconds=args.seconds)
@@ -92,7 +92,7 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _missing(cases: Sequence[Case]) -> Iterator[SkippedCase]:
-    """The cases that cannot be measured on this machine."""
+    """Yield the cases that cannot be measured on this machine."""
     for case in cases:
         if (missing := case.missing()) is not None:
             yield SkippedCase(case.name, *missing)
@@ -126,7 +126,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _setting(result: Run) -> tuple[dict[str, str], dict[str, str]]:
-    """What has to be equal for absolute figures to be comparable."""
+    """Return what has to be equal for absolute figures to be comparable."""
     machine = {key: value for key, value in result.machine.items() if not key.startswith("load")}
     return machine, dict(result.versions)
 

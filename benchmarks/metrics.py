@@ -1,4 +1,4 @@
-"""The metrics: their units, and which direction is better."""
+"""The metrics, with their units and whether higher values are better."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Metric:
     digits: int = 0
 
     def format(self, value: float) -> str:
-        """The number as people read it, without its unit."""
+        """Format a value for people, without its unit."""
         return f"{value:,.{self.digits}f}"
 
 
-#: By the name that is used in samples and in JSON. Ratios are computed from the first metric of a case.
+#: The metrics by their names in samples and in JSON. Ratios are computed from the first metric of a case.
 METRICS = {
     "mb_per_s": Metric("throughput", "MB/s", True, 1),
     "p50_us": Metric("median", "us", False),

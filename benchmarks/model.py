@@ -1,4 +1,4 @@
-"""The results of a run: plain values, and their JSON."""
+"""The results of a run as plain values, and their JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ResultsError(ValueError):
 
 @attrs.frozen
 class Usage:
-    """What one role of a system under test used during one measurement. All of its processes together."""
+    """The resource usage of all processes of one role during one measurement."""
 
     cpu_seconds: float
     peak_bytes: int
@@ -29,13 +29,13 @@ class Usage:
 class Sample:
     """One measurement of one system in one round."""
 
-    #: Such as ``bulk/down/1``: the scenario, a slash, and what varies in it.
+    #: The scenario, a slash, and the variant, such as ``bulk/down/1``.
     case: str
     system: str
     round: int
-    #: By the names of `metrics.METRICS`. Empty if it failed.
+    #: The values by the names in `metrics.METRICS`; empty if the measurement failed.
     metrics: Mapping[str, float] = attrs.field(factory=dict[str, float])
-    #: By role: client, relay, connector; and source and target, which are the suite's own.
+    #: The usage by role: client, relay and connector, and the suite's own source and target.
     usage: Mapping[str, Usage] = attrs.field(factory=dict[str, Usage])
     #: Why there are no metrics.
     error: str | None = None
@@ -63,7 +63,7 @@ class SkippedCase:
 class Run:
     """All results of one run of the suite."""
 
-    #: When it began, ISO 8601.
+    #: When the run began (ISO 8601).
     started: str
     machine: Mapping[str, str]
     versions: Mapping[str, str]
@@ -71,7 +71,7 @@ class Run:
     skipped: tuple[Skipped, ...] = ()
     skipped_cases: tuple[SkippedCase, ...] = ()
     samples: tuple[Sample, ...] = ()
-    #: False if it was interrupted.
+    #: Whether the run was completed. False if it was interrupted.
     complete: bool = True
 
     @property
@@ -85,7 +85,7 @@ class Run:
         return list(dict.fromkeys(sample.system for sample in self.samples))
 
     def values(self, case: str, system: str, metric: str) -> dict[int, float]:
-        """The measured values, by round."""
+        """Return the measured values, by round."""
         return {
             sample.round: sample.metrics[metric]
             for sample in self.samples
@@ -93,7 +93,7 @@ class Run:
         }
 
     def metrics(self, case: str) -> list[str]:
-        """The metrics of a case, the most important first."""
+        """Return the metrics of a case, the most important first."""
         found = (sample.metrics for sample in self.samples if sample.case == case)
         return list(dict.fromkeys(name for metrics in found for name in metrics))
 
@@ -102,7 +102,7 @@ class Run:
         return [sample for sample in self.samples if sample.error is not None]
 
     def usages(self, case: str, system: str) -> dict[str, list[Usage]]:
-        """What each role used, round by round."""
+        """Return the usage of each role, round by round."""
         by_role: dict[str, list[Usage]] = {}
         for sample in self.samples:
             if sample.case == case and sample.system == system:
@@ -111,12 +111,12 @@ class Run:
         return by_role
 
     def dump(self) -> str:
-        """The results as JSON, which `load_run` reads."""
+        """Return the results as JSON, which `load_run` reads."""
         return json.dumps({"schema": SCHEMA, **attrs.asdict(self)}, indent=1) + "\n"
 
 
 def load_run(text: str) -> Run:
-    """Read what `Run.dump` wrote.
+    """Parse the JSON of `Run.dump`.
 
     Raises:
         ResultsError: `text` is something else, or was written by another version of the suite.
@@ -141,8 +141,8 @@ def read_run(path: Path) -> Run:
     """Read a file.
 
     Raises:
-        ResultsError: see `load_run`; the text names the file.
-        OSError: it cannot be read.
+        ResultsError: see `load_run`. The message names the file.
+        OSError: the file cannot be read.
     """
     try:
         return load_run(path.read_text("utf-8"))

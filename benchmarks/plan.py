@@ -1,4 +1,4 @@
-"""How much is measured: the short form takes about ten minutes, the full one more than an hour."""
+"""How much is measured. The short form takes about ten minutes, the full one more than an hour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 class Plan:
     """The parameters of a run. They are part of its results."""
 
-    #: How often each measurement is made, in turn with all other systems.
+    #: How often each measurement is made. The systems take turns.
     rounds: int = 3
     #: The length of each measurement, without its warm-up (seconds).
     seconds: float = 1.0
@@ -26,7 +26,7 @@ class Plan:
     opens: tuple[int, ...] = (1, 16)
     chatty_streams: int = 1000
     chatty_bytes: int = 512
-    #: Requests per second, on all of them together.
+    #: Requests per second, on all streams together.
     chatty_rate: float = 500.0
     bulk_beside_chatty: int = 3
     idle_streams: int = 10_000
@@ -47,7 +47,7 @@ class Plan:
     reconnect_seconds: float = 15.0
 
     def as_parameters(self) -> Mapping[str, Any]:
-        """The parameters as they are stored with the results."""
+        """Return the parameters in the form in which they are stored with the results."""
         return attrs.asdict(self)
 
 

@@ -12,9 +12,9 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that is free now, and that this function has not returned before.
+    """Return a TCP port that is free now, and that this function has not returned before.
 
-    It is below the range from which systems take ports for outgoing connections, so that it stays free.
+    The port is below the range from which systems take ports for outgoing connections, so that it stays free.
     """
     while True:
         port = random.randrange(10_000, 32_000)

@@ -1,4 +1,4 @@
-"""Processes that the suite starts. None outlives it: not after Ctrl-C, and on Linux not even after SIGKILL."""
+"""The processes that the suite starts. None outlives the suite after Ctrl-C or, on Linux, after SIGKILL."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from typing import Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-#: The folder that the suite's own package is imported from, and its name there: `benchmarks` in a checkout.
+#: The folder from which the suite's package is imported, and the package's name, which is `benchmarks` in a checkout.
 ROOT = Path(__file__).parents[len(__package__.split("."))]
 PACKAGE = __package__
-#: Some system programs are in folders that only root has on PATH.
+#: PATH with further folders, because some system programs are in folders that only root has on PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
 class ProgramError(Exception):
-    """A program failed. The text names it, and ends with the last lines of its output."""
+    """A program failed. The message names it, and ends with the last lines of its output."""
 
 
 def find(name: str) -> str | None:
-    """The path of a program, or None."""
+    """Return the path of a program, or None."""
     return shutil.which(name, path=_PATH)
 
 
 def module(name: str, *arguments: str) -> list[str]:
-    """The command that runs one of the suite's own modules, in the environment that `environment` returns."""
+    """Return the command that runs one of the suite's own modules, in the environment that `environment` returns."""
     return [sys.executable, "-m", f"{PACKAGE}.{name}", *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The environment of the suite's own processes: they import the same packages, and do not buffer their output.
+    """Return the environment in which the suite's own processes import the same packages and do not buffer output.
 
     Without PYTHONSAFEPATH, ``python -m`` would import a package of the same name from the current directory first,
     such as the sources of another version.
@@ -56,9 +56,9 @@ def _die_with_parent() -> None:
 
 
 class Program:
-    """A process, and the file to which its output goes. Close it, or use it with `with`.
+    """A process and the file with its output. Close it, or use it with `with`.
 
-    It leads a process group of its own, so that Ctrl-C reaches only the suite, which then stops it.
+    The process leads its own process group, so that Ctrl-C reaches only the suite, which then stops the process.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Program:
     ) -> None:
         self.name = name
         self.log = folder / f"{name.replace(' ', '-')}-{time.monotonic_ns()}.log"
-        # The suite has one thread, so that code between fork and exec is safe.
+        # The suite has only one thread, so running code between fork and exec is safe.
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command],
@@ -92,19 +92,19 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self.process.pid
 
     @property
     def output(self) -> str:
-        """What it has written so far."""
+        """Everything that the process has written so far."""
         return self.log.read_text("utf-8", "replace")
 
     def wait_for_line(self, pattern: str, *, seconds: float = START_SECONDS) -> re.Match[str]:
-        """Wait for a match in its output, and return the first.
+        """Wait for a match in the output, and return the first one.
 
         Raises:
-            ProgramError: it ended, or took too long.
+            ProgramError: the process ended, or took too long.
         """
         found: list[re.Match[str]] = []
 
@@ -119,7 +119,7 @@ class Program:
         """Poll `condition` until it is true.
 
         Raises:
-            ProgramError: the program ended, or it took too long; begins with `problem`.
+            ProgramError: the process ended, or took too long. The message begins with `problem`.
         """
         deadline = time.monotonic() + seconds
         while not condition():
@@ -130,16 +130,16 @@ class Program:
             time.sleep(0.005)
 
     def error(self, problem: str) -> ProgramError:
-        """An error that shows the end of its output."""
+        """Return an error whose message ends with the last lines of the output."""
         return ProgramError("\n  ".join([f"{self.name}: {problem}", *self.output.splitlines()[-8:]]))
 
     def kill(self) -> None:
-        """End it and all processes that it started, at once, so that they cannot close anything."""
+        """Kill the process and all processes that it has started, so that they cannot close anything first."""
         self._signal(signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
-        """Ask it to end, and kill it if it does not. Idempotent."""
+        """Ask the process to end, and kill it if it does not. Idempotent."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         if self.process.poll() is None:
@@ -159,7 +159,7 @@ def run(command: Sequence[str | Path], *, seconds: float = 120.0, stdin: str = "
     """Run a program to its end, and return its standard output.
 
     Raises:
-        ProgramError: it failed, or took too long; the text ends with its output.
+        ProgramError: the program failed, or took too long. The message ends with its output.
     """
     name = Path(str(command[0])).name
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ _WIDTH = 24
 
 
 class Estimate:
-    """Estimates the remaining time from the ratio of the elapsed time to what was expected for the finished steps.
+    """Estimates the remaining time from the ratio of the elapsed time to the expected time of the finished steps.
 
     Args:
         expected: the expected duration of all steps together (seconds).
@@ -25,25 +25,25 @@ class Estimate:
         self._done = 0.0
 
     def advance(self, expected: float) -> None:
-        """A step is done that was expected to take `expected` seconds."""
+        """Note that a step is done that was expected to take `expected` seconds."""
         self._done += expected
 
     @property
     def part(self) -> float:
-        """The part that is done, from 0 to 1."""
+        """The fraction that is done, from 0 to 1."""
         return min(self._done / self._expected, 1.0) if self._expected else 1.0
 
     @property
     def left(self) -> float:
         """The remaining time (seconds)."""
-        # The first steps say little, so the expectation has the weight of a tenth of the whole.
+        # The first steps predict little, so the expected time counts as much as a tenth of all steps.
         weight = self._expected / 10
         factor = (self._clock() - self._began + weight) / (self._done + weight) if self._expected else 1.0
         return max(self._expected - self._done, 0.0) * factor
 
 
 class Progress:
-    """One line that changes on a terminal; elsewhere one line for each case."""
+    """Shows the progress: in one line that is overwritten on a terminal, and otherwise in a line for each case."""
 
     def __init__(self, stream: TextIO, expected: float) -> None:
         self._stream = stream
@@ -63,11 +63,11 @@ class Progress:
         self._case = case
 
     def advance(self, expected: float) -> None:
-        """The step is done that was expected to take `expected` seconds."""
+        """See `Estimate.advance`."""
         self._estimate.advance(expected)
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that is not overwritten."""
         self._clear()
         print(text, file=self._stream, flush=True)
 

@@ -24,14 +24,14 @@ from .scenarios import Case
 from .stage import Stage
 from .systems import System
 
-#: For the estimate: how long it takes to start one system.
+#: How long the start of one system is expected to take (seconds).
 _DEPLOY_SECONDS = 1.0
 #: After this many failures in a case, a system is not tried in the other rounds.
 _FAILURES = 2
 
 
 def in_turns(systems: Sequence[System], round_: int) -> list[System]:
-    """The order of one round: each round begins with another system, so that none always follows the same one."""
+    """Return the order of one round. Each round begins with another system, so that none always comes first."""
     if not systems:
         return []
     first = round_ % len(systems)
@@ -41,14 +41,14 @@ def in_turns(systems: Sequence[System], round_: int) -> list[System]:
 def measure_all(
     cases: Sequence[Case], systems: Sequence[System], skipped: Sequence[Skipped], plan: Plan, messages: TextIO
 ) -> Run:
-    """Measure all cases. After Ctrl-C or SIGTERM, returns what was measured until then, without an exception.
+    """Measure all cases. After Ctrl-C or SIGTERM, return the results so far, without an exception.
 
     Args:
         cases: what to measure.
         systems: the systems to measure.
         skipped: the systems that could not be measured, for the results.
-        plan: how often and how long.
-        messages: where the progress is shown.
+        plan: how often and how long to measure.
+        messages: the stream on which progress is shown.
     """
     raise_descriptor_limit()
     run = Run(
@@ -64,7 +64,7 @@ def measure_all(
     progress = Progress(messages, expected)
     complete = False
     with _sigterm_is_ctrl_c(), tempfile.TemporaryDirectory(prefix="hybridrelay-bench-") as folder:
-        # Servers that drop their privileges need access to their own folder in it.
+        # Servers that drop their privileges need access to their own folders in this one.
         os.chmod(folder, 0o711)
         try:
             with Stage(Path(folder)) as stage:
@@ -88,7 +88,7 @@ class _Measuring:
         scenario = ""
         for case in cases:
             if case.name.partition("/")[0] != scenario:
-                # No process of an earlier scenario may still run, retransmit or clean up.
+                # Ensure that no process of an earlier scenario is still running, retransmitting or cleaning up.
                 self._stage.clear()
                 scenario = case.name.partition("/")[0]
             suitable = _suitable(case, systems)
@@ -119,7 +119,7 @@ def _expected(case: Case, systems: Sequence[System]) -> float:
 
 @contextmanager
 def _sigterm_is_ctrl_c() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: the results so far are kept."""
+    """Treat SIGTERM like Ctrl-C during the block, so that the results so far are kept."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Real servers for the far end: PostgreSQL and Redis, neither of which waits for a disk."""
+"""Real servers for the far end: PostgreSQL and Redis, configured so that they do not wait for a disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .ports import HOST, free_port
 from .programs import Program, ProgramError, find, run
 from .systems import Server
 
-#: A client's first message, to which the server answers with one byte: whether it speaks TLS.
+#: A client's first message (SSLRequest), to which the server answers with one byte.
 _POSTGRESQL_HELLO = struct.pack("!II", 8, 80877103)
 _SETTINGS = (
     f"listen_addresses={HOST}", "unix_socket_directories=", "max_connections=200",
@@ -20,20 +20,20 @@ PGBENCH_SCALE = 10
 
 
 def find_postgresql(name: str) -> str | None:
-    """The path of a program of PostgreSQL, or None. Debian installs those of the server outside PATH."""
+    """Return the path of a program of PostgreSQL, or None. Debian installs the server's programs outside PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     return next((str(folder / name) for folder in folders if (folder / name).exists()), find(name))
 
 
 def missing_postgresql() -> tuple[str, str] | None:
-    """None if PostgreSQL and pgbench are installed; otherwise what is missing, and how to get it."""
+    """Return what is missing for PostgreSQL and pgbench, and how to get it; None if both are installed."""
     if all(map(find_postgresql, ("initdb", "postgres", "pgbench"))):
         return None
     return "PostgreSQL not found", "apt install postgresql postgresql-contrib"
 
 
 def missing_redis() -> tuple[str, str] | None:
-    """None if Redis and its benchmark are installed; otherwise what is missing, and how to get it."""
+    """Return what is missing for Redis and its benchmark, and how to get it; None if both are installed."""
     if find("redis-server") and find("redis-benchmark"):
         return None
     return "Redis not found", "apt install redis-server redis-tools"
@@ -43,7 +43,7 @@ def start_postgresql(folder: Path) -> tuple[Program, Server]:
     """Start a new cluster with pgbench's tables.
 
     Raises:
-        ProgramError: it cannot be created on this machine.
+        ProgramError: the cluster cannot be created on this machine.
     """
     initdb, server, pgbench = map(find_postgresql, ("initdb", "postgres", "pgbench"))
     if initdb is None or server is None or pgbench is None:
@@ -70,7 +70,7 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
     """Start a Redis server that stores nothing on disk.
 
     Raises:
-        ProgramError: it is not installed, or does not start.
+        ProgramError: Redis is not installed, or does not start.
     """
     redis = find("redis-server")
     if redis is None or find("redis-benchmark") is None:
@@ -89,7 +89,8 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
 
 
 def _unprivileged(folder: Path) -> list[str]:
-    """The command prefix for PostgreSQL's programs, which refuse to run as root. Makes their user own the folder."""
+    """Return the command prefix that runs PostgreSQL's programs as an unprivileged user, because they refuse to run
+    as root. Make this user own the folder."""
     if os.geteuid() != 0:
         return []
     import pwd

@@ -1,4 +1,4 @@
-"""Computes when a byte that enters a slow line arrives: the arithmetic of `link`, without clock and sockets."""
+"""Computes when bytes arrive over a slow line: the arithmetic of `link`, without a clock or sockets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Shaper:
     _free_at: float = attrs.field(default=0.0, init=False)
 
     def arrival(self, now: float, size: int) -> float:
-        """When the last of `size` bytes arrives that enter the line at `now`."""
+        """Return when the last of `size` bytes that enter the line at `now` arrives."""
         self._free_at = max(now, self._free_at) + size / self.rate
         return self._free_at + self.delay
 
     @property
     def capacity(self) -> int:
-        """How many bytes the line can hold: what is in transit at full rate, and a router's buffer of 50 ms."""
+        """How many bytes the line can hold: those in transit at full rate, and a router's buffer of 50 ms."""
         return int(self.rate * (self.delay + 0.05)) + 1

@@ -1,4 +1,5 @@
-"""One plaintext forwarder that uses the relay's own pump: ``python -m benchmarks.splice_hop LISTEN TARGET``."""
+"""A plaintext forwarder with the code that moves bytes in the relay: ``python -m benchmarks.splice_hop LISTEN
+TARGET``."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ async def serve(listen: int, target: int) -> None:
 
 
 def main() -> None:
-    """See the module's description."""
+    """See the module's docstring."""
     raise_descriptor_limit()
     listen, target = map(int, sys.argv[1:])
     trio.run(serve, listen, target)

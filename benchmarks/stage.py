@@ -1,4 +1,4 @@
-"""What is running: deployments that are kept for the next round, and the servers at their far end."""
+"""The running deployments, which are kept for the next round, and the servers at their far end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from .programs import Program, ProgramError, module, run
 from .servers import start_postgresql, start_redis
 from .systems import Deployment, Line, Server, System
 
-#: Added to the time of a measurement (seconds): for starting Python, and for opening streams through a slow system.
+#: Added to the time limit of a measurement (seconds), for starting Python and for opening streams through a slow
+#: system.
 _LOAD_GRACE_SECONDS = 100.0
 #: How often a deployment is tried. Each attempt takes half a minute if a system cannot start at all.
 _ATTEMPTS = 2
@@ -33,20 +34,20 @@ class Outcome:
 
 
 class Stage:
-    """The deployments and servers of a run. Close it, or use it with `with`: then all processes are ended.
+    """The deployments and servers of a run. Close it, or use it with `with`, to end all processes.
 
     Args:
-        folder: for configurations, keys and logs; private to this run.
+        folder: the folder for configurations, keys and logs, which is private to this run.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
         self._servers: dict[str, tuple[Program, Server]] = {}
-        #: Why a server did not start.
+        #: Why each missing server did not start.
         self._missing: dict[str, str] = {}
         self._deployments: dict[tuple[str, str, Line | None], Deployment] = {}
-        #: How often each could not be deployed.
+        #: How often each deployment has failed.
         self._failures: Counter[tuple[str, str, Line | None]] = Counter()
 
     def __enter__(self) -> Self:
@@ -66,10 +67,10 @@ class Stage:
             self._deployments.clear()
 
     def server(self, kind: str) -> tuple[Program, Server]:
-        """A server of that kind, started when it is needed for the first time.
+        """Return the server of this kind, and start it if this is the first call.
 
         Raises:
-            ProgramError: it does not start. Every later call raises the same error, without another attempt.
+            ProgramError: the server does not start. Later calls raise the same error without another attempt.
         """
         if kind not in self._servers:
             if kind in self._missing:
@@ -82,7 +83,7 @@ class Stage:
         return self._servers[kind]
 
     def deployment(self, system: System, kind: str = "target", line: Line | None = None) -> Deployment:
-        """A deployment that is kept until `clear`, and replaced if one of its processes has ended.
+        """Return a deployment that is kept until `clear`, and replaced if one of its processes has ended.
 
         Raises:
             ProgramError: it cannot be deployed.
@@ -103,7 +104,7 @@ class Stage:
 
     @contextlib.contextmanager
     def fresh(self, system: System, line: Line | None = None) -> Iterator[Deployment]:
-        """A new deployment, which is closed at the end of the block.
+        """Start a new deployment, which is closed at the end of the block.
 
         Raises:
             ProgramError: it cannot be deployed.

@@ -1,4 +1,4 @@
-"""The statistics that the suite uses: medians and ranges, not means and deviations, because there are few samples."""
+"""Statistics: medians and ranges instead of means and deviations, because there are few samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least `percent` of all values do not exceed (nearest rank).
+    """Return the smallest value that at least `percent` of all values do not exceed (nearest rank).
 
     Raises:
         ValueError: there are no values.
@@ -32,7 +32,7 @@ class Summary:
 
     @property
     def spread(self) -> float:
-        """Half the range, as a part of the median: 0.05 means "plus or minus 5 %"."""
+        """Half the range, as a fraction of the median. 0.05 means "plus or minus 5 %"."""
         return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
 
     def overlaps(self, other: Summary) -> bool:
@@ -52,10 +52,10 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary | None:
-    """The ratio of `ours` to `theirs`, round by round.
+    """Return the ratio of `ours` to `theirs`, computed for each round.
 
-    A temporary disturbance of the machine affects both values of a round, and so cancels out. It would not if the
-    medians of all rounds were divided.
+    A temporary disturbance of the machine affects both values of a round, so it cancels out. It would not cancel out
+    in a ratio of the medians of all rounds.
 
     Args:
         ours: values by round.

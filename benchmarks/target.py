@@ -1,7 +1,6 @@
-"""The target: the server at the far end, in the place of a database. A separate process; ``wire.py`` says what it
-does.
+"""The target: a process that serves at the far end in place of a database. ``wire.py`` describes its protocol.
 
-It is one loop over epoll, without tasks and threads, because it must never be the bottleneck.
+It is a single loop over epoll, without tasks and threads, because it must never be the bottleneck.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _ZEROS = memoryview(bytes(wire.BLOCK_BYTES))
 
 
 class Target:
-    """All connections, and what they share."""
+    """All connections, and the state that they share."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -36,7 +35,7 @@ class Target:
                 key.data.handle(events)
 
     def handle(self, _events: int) -> None:
-        """Accept what has arrived."""
+        """Accept a connection that has arrived."""
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             while True:
                 sock, _ = self._listener.accept()
@@ -45,7 +44,7 @@ class Target:
                 self._selector.register(sock, _READ, Connection(self, sock))
 
     def receive(self, sock: socket.socket) -> int:
-        """Read once into the shared buffer; 0 at the end."""
+        """Read once into the shared buffer. Return the number of bytes; 0 at the end of file."""
         return sock.recv_into(self._buffer)
 
     def watch(self, sock: socket.socket, events: int, connection: Connection) -> None:
@@ -69,13 +68,13 @@ class Connection:
         self._header = b""
         self._mode: int | None = None
         self._size = 0
-        #: ANSWER: bytes of requests that are not complete, and bytes of answers that are not sent yet.
+        #: In mode ANSWER, the bytes of an incomplete request, and the bytes of answers that have not been sent yet.
         self._received = 0
         self._owed = 0
         self._clogged = False
 
     def handle(self, events: int) -> None:
-        """Do what is possible now."""
+        """Read and write as much as possible without blocking."""
         try:
             if events & _READ:
                 self._read()

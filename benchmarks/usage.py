@@ -1,4 +1,4 @@
-"""Measures the resource usage of processes, from ``/proc``. On systems other than Linux there are no figures."""
+"""Measures the resource usage of processes with ``/proc``. There are no figures on systems other than Linux."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-#: Written to ``clear_refs``, this resets the peak of memory (proc(5)).
+#: Writing this to ``clear_refs`` resets the peak of memory (proc(5)).
 _RESET_PEAK = "5"
 
 
@@ -33,7 +33,7 @@ def cpu_seconds(pid: int) -> float:
     """Return the processor time used so far, in user space and in the kernel (seconds); 0 for a process that has
     ended."""
     try:
-        # Nanoseconds, if the kernel counts them; the usual figures have a resolution of 10 ms.
+        # The kernel may count nanoseconds here; the usual figures have a resolution of 10 ms.
         tasks = (_PROC / str(pid) / "task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
     except (OSError, IndexError, ValueError):

@@ -1,6 +1,6 @@
-"""The protocol between load generators and target.
+"""The protocol between the load generators and the target.
 
-A connection begins with eight bytes that state what the target has to do; the rest depends on that.
+A connection begins with eight bytes that tell the target its mode, on which the rest depends.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import struct
 
 HEADER = struct.Struct("!BxxxI")
 COUNT = struct.Struct("!Q")
-#: What is read and written at once. Larger blocks gain nothing on a loopback interface.
+#: The size of reads and writes. Larger blocks are no faster on a loopback interface.
 BLOCK_BYTES = 256 * 1024
 
 
 class Mode(enum.IntEnum):
-    """What the target does."""
+    """The modes of a connection to the target."""
 
     #: Read and drop everything.
     SINK = 1
@@ -31,23 +31,24 @@ class Mode(enum.IntEnum):
 
 
 def header(mode: Mode, size: int = 0) -> bytes:
-    """The first bytes of a connection."""
+    """Return the first bytes of a connection."""
     return HEADER.pack(mode, size)
 
 
-#: Begins a connection with one-byte requests and sends the first one. The answer is the shortest possible one.
+#: The beginning of a connection with one-byte requests, including the first request. Its answer is one byte, too.
 HELLO = header(Mode.ANSWER, 1) + b"?"
 
 
 class Counter:
-    """Asks the target how much its sinks have read. Connected directly, and not through the system under test."""
+    """Asks the target how much its sinks have read, over a direct connection and not through the system under
+    test."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._sock = connect(target)
         self._sock.sendall(header(Mode.COUNT))
 
     def read(self) -> int:
-        """The bytes so far."""
+        """Return the number of bytes so far."""
         self._sock.sendall(b"?")
         return int(COUNT.unpack(receive_exactly(self._sock, COUNT.size))[0])
 
@@ -57,7 +58,7 @@ class Counter:
 
 
 def connect(address: tuple[str, int], *, seconds: float = 20.0) -> socket.socket:
-    """A blocking connection without Nagle's algorithm; its calls time out after `seconds`."""
+    """Open a blocking connection without Nagle's algorithm, whose calls time out after `seconds`."""
     sock = socket.create_connection(address, timeout=seconds)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

@@ -1,8 +1,8 @@
-"""What all tests share.
+"""Settings and fixtures of all tests.
 
-Hypothesis profiles: the same hundreds of examples in every ordinary run, thousands of new ones when thorough.
-A directory for the state of the programs, so that tests change nothing in that of the user.
-A test that fails does not make later tests fail. After the failures, a run prints the cause of each in few lines.
+There are Hypothesis profiles: an ordinary run uses the same hundreds of examples each time, a thorough one thousands
+of new ones. Programs store their state in a temporary directory, so that tests do not change the user's. A failed
+test does not make later tests fail. At the end, a run prints the cause of each failure in few lines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
         terminalreporter.section("causes of the failures")
     for report in reports:
         text = dict(report.user_properties).get(_CAUSE) if isinstance(report, pytest.TestReport) else None
-        if text is None:  # a module that cannot be imported, or a worker that has crashed
+        if text is None:  # a module could not be imported, or a worker has crashed
             text = "\n".join(report.longreprtext.splitlines()[-10:])
         when = "" if report.when in ("call", None) else f" ({report.when})"
         terminalreporter.write_line(f"{report.nodeid}{when}")
@@ -60,14 +60,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Discard what a failed test has left open.
+    """Close the resources that a failed test has left open.
 
-    Its traceback keeps sockets and other resources open. Each is a warning when it is collected, and warnings are
-    errors, so that without this a later test would fail, which has nothing to do with it.
+    The test's traceback keeps sockets and other resources open. When the garbage collector finds one, there is a
+    warning, and warnings are errors, so an unrelated later test would fail.
     """
     result = yield
     if item.stash.get(_HAS_FAILED, False):
-        for name in ("last_exc", "last_type", "last_value", "last_traceback"):  # pytest keeps the traceback here, too
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):  # pytest also keeps the traceback here
             vars(sys).pop(name, None)
         with warnings.catch_warnings(action="ignore"):
             gc.collect()
@@ -76,7 +76,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processes that tests start inherit it."""
+    """Set a directory for the state of programs, in an environment variable that the processes of tests inherit."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         patch.delenv("STATE_DIRECTORY", raising=False)
@@ -84,5 +84,5 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs like this. The programs respect it, and tests send them SIGINT.
+    # A shell starts background jobs with SIGINT ignored. Programs would keep ignoring it, but tests send them SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

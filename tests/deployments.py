@@ -1,4 +1,4 @@
-"""A whole deployment for tests: relay, connectors and forwards as processes of the command line."""
+"""A complete deployment for tests, in which relay, connectors and forwards are processes of the command line."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from .waiting import TimeLimit, patience, wait_until
 
 HYBRIDRELAY = (sys.executable, "-m", "hybridrelay")
 PORT_NAMES = ("probe", "control", "data", "http", "https")
-#: From a command to its `ready` line, or its end. This and the other limits are those of an idle machine: see
-#: `TimeLimit`.
+#: The time limit (seconds) for a command to print its `ready` line, or to end. All limits are for an idle machine;
+#: see `TimeLimit`.
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
-#: For the answer to SIGUSR1, from a process that may be busy.
+#: The time limit (seconds) for the answer to SIGUSR1 of a process that may be busy.
 ANSWER_SECONDS = 20.0
 _STATISTICS = " hybridrelay.statistics: "
 _CLONE_NEWNET = 0x40000000
 
 
 def free_port() -> int:
-    """A TCP port that is not in use now.
+    """Return a TCP port that is not in use now.
 
-    It is below the range from which the system takes ports for outgoing connections, so that it can be given up and
-    opened again.
+    The port is below the range from which the system takes ports for outgoing connections, so that it can be closed
+    and opened again.
     """
     while True:
         port = random.randrange(10_000, 32_000)
@@ -52,16 +52,17 @@ def free_port() -> int:
 
 
 def _leave_other_namespace() -> None:
-    """Be in the network namespace of the main thread, in which what is started next is to run.
+    """Enter the network namespace of the main thread, in which the process that is started next has to run.
 
-    A thread inherits the namespace of the thread that starts it, and Trio keeps its worker threads for a while. One
-    that was started while a test was in a namespace of its own is therefore still there when the next test uses it.
+    A thread inherits the namespace of the thread that starts it, and Trio keeps its worker threads for a while. A
+    worker thread that was started while a test was in another namespace is therefore still in it when the next test
+    uses the thread.
     """
     if sys.platform != "linux" or os.readlink("/proc/thread-self/ns/net") == os.readlink("/proc/self/ns/net"):
         return
     descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # Not `os.setns`, which Python 3.11 does not have.
+        # Python 3.11 does not have `os.setns`.
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.setns(descriptor, _CLONE_NEWNET) != 0:
             number = ctypes.get_errno()
@@ -71,11 +72,11 @@ def _leave_other_namespace() -> None:
 
 
 class EndedEarly(AssertionError):
-    """A process ended before it had said what was expected; carries its output."""
+    """A process ended before it printed what was expected. The message contains its output."""
 
 
 class Program:
-    """A process whose output is kept. At the end of a `with` block it is terminated, or killed if it goes on."""
+    """A process whose output is kept. The end of a `with` block terminates it, or kills it if it does not end."""
 
     def __init__(
         self,
@@ -132,19 +133,19 @@ class Program:
 
     @property
     def out(self) -> str:
-        """Standard output up to now."""
+        """The standard output so far."""
         return "\n".join(self.lines["out"])
 
     @property
     def err(self) -> str:
-        """Standard error up to now."""
+        """The standard error so far."""
         return "\n".join(self.lines["err"])
 
     def wait_for_line(self, pattern: str, *, where: str = "out", seconds: float = START_SECONDS) -> re.Match[str]:
         """The first line that matches.
 
         Raises:
-            EndedEarly: the process ended without it, or it did not come in time.
+            EndedEarly: the process ended without such a line, or did not print one in time.
         """
         found: list[re.Match[str]] = []
 
@@ -159,7 +160,8 @@ class Program:
         return found[0]
 
     def _wait_to_hear(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait until `condition` is true, which changes only with output or its end. Returns whether it is."""
+        """Wait until `condition` is true. Only output, or its end, changes the condition. Returns whether it is
+        true."""
         limit = TimeLimit(seconds)
         with self._heard:
             while not (is_true := condition()) and (remaining := limit.remaining) > 0:
@@ -167,22 +169,22 @@ class Program:
         return is_true
 
     async def logs(self, pattern: str) -> re.Match[str]:
-        """The first line of the log that matches. A log may come a moment after what it is about.
+        """Wait for the first line of the log that matches, which may appear a moment after its cause.
 
         Raises:
-            EndedEarly: as by `wait_for_line`.
+            EndedEarly: see `wait_for_line`.
         """
         return await trio.to_thread.run_sync(partial(self.wait_for_line, pattern, where="err"))
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """The exit code, once the process has ended and all of its output is here."""
+        """Wait until the process has ended and all of its output was read. Return the exit code."""
         code = self.process.wait(patience(seconds))
         for reader in self._readers:
             reader.join(patience(seconds))
         return code
 
     def terminate(self, seconds: float = STOP_SECONDS) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
@@ -201,7 +203,7 @@ class Program:
         self.wait()
 
     def statistics(self) -> dict[str, Any]:
-        """What it answers to SIGUSR1, as in JSON; see docs/operating.md."""
+        """Send SIGUSR1, and return the statistics that the process logs, parsed from JSON; see docs/operating.md."""
 
         def answers() -> list[str]:
             return [line for line in self.lines["err"] if _STATISTICS in line]
@@ -215,7 +217,8 @@ class Program:
 
     @property
     def sockets(self) -> int:
-        """How many it has open (Linux). Other descriptors come and go: the relay keeps pipes for reuse."""
+        """Return the number of open sockets (Linux). Other descriptors vary, because the relay keeps pipes for
+        reuse."""
         found = 0
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -224,7 +227,7 @@ class Program:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory in use (Linux)."""
+        """Return the resident memory (Linux)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         match = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
         assert match is not None
@@ -250,7 +253,7 @@ class Forward:
 
     @property
     def port(self) -> int:
-        """The only one."""
+        """The only local port."""
         (port,) = self.ports
         return port
 
@@ -269,7 +272,7 @@ class Deployment:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
-        """Stop everything, and look through the logs: no process may have met a bug."""
+        """Stop all processes, and check in their logs that none has found a bug."""
         with contextlib.ExitStack() as stack:
             for program in self.programs:
                 stack.callback(program.close)
@@ -278,7 +281,7 @@ class Deployment:
                 assert "Traceback" not in program.err, f"{program.name}:\n{program.err}"
 
     def command(self, *arguments: str | Path) -> list[str]:
-        """The command line that runs ``hybridrelay`` with these arguments."""
+        """Return the command line that runs ``hybridrelay`` with these arguments."""
         return [*HYBRIDRELAY, *map(str, arguments)]
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -296,7 +299,8 @@ class Deployment:
         wrapper: Sequence[str | Path] = (),
         environment: dict[str, str] | None = None,
     ) -> Program:
-        """Start a command, with no more than so many descriptors or by a wrapper, and wait for a line."""
+        """Start a command, and wait for a line of output. `descriptors` limits its descriptors; `wrapper` precedes
+        it."""
         limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
         command = [*limit, *wrapper, *self.command(*arguments)]
         program = Program(command, name=f"hybridrelay {arguments[0]}", environment=environment)
@@ -307,7 +311,7 @@ class Deployment:
     def start_relay(
         self, *arguments: str, descriptors: int | None = None, wrapper: Sequence[str | Path] = ()
     ) -> Program:
-        """Start the relay: the second time on the ports of the first."""
+        """Start the relay; after the first time, on the same ports."""
         known = bool(self.ports)
         while True:
             if not known:
@@ -321,7 +325,7 @@ class Deployment:
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise
-                # Another process has taken a port. Nothing of this attempt stays among the programs.
+                # Another process has taken a port. Remove the program of this attempt.
                 self.programs.pop().close()
 
     def create(self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1") -> Published:
@@ -362,10 +366,10 @@ class Deployment:
 
 
 def wait_for_port(port: int, program: Program, *, seconds: float = START_SECONDS) -> None:
-    """Wait until something accepts connections.
+    """Wait until a port accepts connections.
 
     Raises:
-        EndedEarly: the program that should have done it ended.
+        EndedEarly: the program that should accept them has ended.
     """
 
     def reachable() -> bool:
@@ -380,7 +384,7 @@ def wait_for_port(port: int, program: Program, *, seconds: float = START_SECONDS
 
 
 def skip_unless_ci(what: str) -> NoReturn:
-    """Skip a test that needs root and something else of this machine; fail it for root on CI, where all is there."""
+    """Skip a test that needs root and other things of the machine. For root on CI, which has everything, fail it."""
     if os.environ.get("CI", "").lower() in {"1", "true"} and sys.platform == "linux" and os.geteuid() == 0:
         pytest.fail(what)
     pytest.skip(what)

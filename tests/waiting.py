@@ -1,7 +1,7 @@
 """Waiting for conditions in other processes, which cannot be awaited: the only sleeps of the tests.
 
-A time limit here detects what hangs. It counts seconds of an idle machine, so that nothing seems to hang only because
-other programs need the processors too.
+A time limit here detects code that hangs. It is in seconds of an idle machine, so that code does not seem to hang
+only because other programs use the processors, too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import trio
 T = TypeVar("T")
 
 _PAUSE_SECONDS = 0.02
-#: No limit becomes longer than this many times itself.
+#: A limit is extended at most by this factor.
 _MAX_SLOWDOWN = 20.0
 
 
 def patience(seconds: float) -> float:
-    """How long to wait now for something that takes at most `seconds` on an idle machine."""
+    """Return how long to wait now for something that takes at most `seconds` on an idle machine."""
     try:
         runnable = os.getloadavg()[0]
-    except (AttributeError, OSError):  # Windows has no such number
+    except (AttributeError, OSError):  # Windows has no load average
         return seconds
     return seconds * min(_MAX_SLOWDOWN, max(1.0, runnable / (os.cpu_count() or 1)))
 
@@ -42,15 +42,15 @@ class TimeLimit:
 
     @property
     def remaining(self) -> float:
-        """Seconds, as far as is known now; 0 or less: the limit has passed."""
+        """Return the remaining seconds, as estimated now; 0 or less if the limit has passed."""
         return self._start + patience(self._seconds) - time.monotonic()
 
 
 def wait_until(condition: Callable[[], T | None], *, seconds: float, what: str) -> T:
-    """Poll until `condition` gives something true, and return that.
+    """Poll `condition` until its result is true, and return this result.
 
     Raises:
-        TimeoutError: it gave nothing true within `seconds` of an idle machine.
+        TimeoutError: the result was not true within `seconds` of an idle machine.
     """
     limit = TimeLimit(seconds)
     while not (result := condition()):
@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], T | None], *, seconds: float, what: str) 
 
 
 async def async_wait_until(condition: Callable[[], Awaitable[T | None]], *, seconds: float, what: str) -> T:
-    """`wait_until` for a condition that takes its time, while other tasks run. A call that hangs is cancelled."""
+    """Do the same as `wait_until` with an asynchronous condition. A call that hangs is cancelled."""
     limit = TimeLimit(seconds)
     while (remaining := limit.remaining) > 0:
         with trio.move_on_after(remaining):

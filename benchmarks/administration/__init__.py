@@ -1,1 +1,1 @@
-"""What administration costs a relay with very many listeners: ``python -m benchmarks.administration``."""
+"""Measures the cost of administering a relay with very many listeners: ``python -m benchmarks.administration``."""

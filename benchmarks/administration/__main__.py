@@ -6,7 +6,7 @@ import argparse
 
 
 def main() -> None:
-    """Read the arguments, and measure."""
+    """Parse the arguments, and measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.administration", description=__doc__)
     parser.add_argument("--listeners", type=int, default=10_000, help="each of a hybrid connection of its own")
     parser.add_argument("--followers", type=int, default=100, help="clients that follow events")

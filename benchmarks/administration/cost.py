@@ -1,4 +1,4 @@
-"""Measures what administration costs: how long it takes, how much memory, and what an open stream notices of it."""
+"""Measures the cost of administration: its time and memory, and its effect on the latency of an open stream."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ..usage import cpu_seconds, memory_bytes, reset_peak
 
 _COMMAND: tuple[str | Path, ...] = (sys.executable, "-m", "hybridrelay")
 _FORM = "application/x-www-form-urlencoded"
-#: How long starting, and one request, may take (seconds).
+#: How long the start, or one request, may take (seconds).
 _PATIENCE = 600.0
 _MIB = 1 << 20
 
 
 @attrs.frozen
 class Used:
-    """What a command has used: processor time (seconds), and memory at its peak (bytes)."""
+    """The resource usage of a command: processor time (seconds), and peak memory (bytes)."""
 
     cpu: float
     memory: int
@@ -42,7 +42,7 @@ class Used:
 
 @attrs.frozen
 class Scene:
-    """A relay with very many listeners, and one stream that is open through it."""
+    """A relay with very many listeners, and an open stream through it."""
 
     folder: Path
     relay_pid: int
@@ -51,7 +51,7 @@ class Scene:
     token: str
 
     def look(self, seconds: float, meanwhile: Callable[[], object] | None = None) -> Window:
-        """Measure the times of the open stream, while `meanwhile` is called again and again."""
+        """Measure the round trips of the open stream while `meanwhile` is called repeatedly."""
         self.talker.ask()
         cpu, began = cpu_seconds(self.relay_pid), time.perf_counter()
         while (left := began + seconds - time.perf_counter()) > 0:
@@ -66,7 +66,7 @@ class Scene:
         return http.client.HTTPConnection(HOST, self.port, timeout=_PATIENCE)
 
     def log_in(self) -> str:
-        """Log in to the dashboard; returns the cookie."""
+        """Log in to the dashboard, and return the cookie."""
         body = urllib.parse.urlencode({"token": self.token})
         with contextlib.closing(self.connect()) as connection:
             origin = f"http://{HOST}:{self.port}"
@@ -78,7 +78,7 @@ class Scene:
             return str(cookie.partition(";")[0])
 
     def status(self) -> Used:
-        """Run the command, with all that it has to ask the relay."""
+        """Run ``hybridrelay status``, with all requests that it sends to the relay."""
         command = [*map(str, _COMMAND), "status", "--json", "--state", str(self.folder / "state")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as process:
             output = process.stdout
@@ -86,7 +86,7 @@ class Scene:
             size = sum(map(len, iter(lambda: output.read(1 << 16), b"")))
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in (0, 1) or size < 1000:  # 1: there is a problem
+        if process.returncode not in (0, 1) or size < 1000:  # 1: the relay has a problem
             raise RuntimeError(f"status: {process.returncode}, {size} bytes")
         return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
@@ -106,7 +106,7 @@ def _parse(line: str) -> list[float]:
 
 @contextlib.contextmanager
 def scene(count: int) -> Iterator[Scene]:
-    """Start everything; with 10,000 listeners, this takes a few minutes."""
+    """Start all processes. With 10,000 listeners, this takes a few minutes."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         target = Actor("echo")
@@ -115,7 +115,7 @@ def scene(count: int) -> Iterator[Scene]:
         ports = {name: free_port() for name in PORTS}
         text = ",".join(f"{name}={port}" for name, port in ports.items())
         command = [*_COMMAND, "relay", "--state", folder / "state", "--host", HOST, "--ports", text]
-        with Program("relay", [*command], folder) as first:  # makes the state directory
+        with Program("relay", [*command], folder) as first:  # creates the state directory
             first.wait_for_line("^ready")
         create: list[str | Path] = [
             "connections",
@@ -157,7 +157,7 @@ def scene(count: int) -> Iterator[Scene]:
 
 
 class Listeners(contextlib.AbstractContextManager["Listeners"]):
-    """The process that registers everywhere."""
+    """The process that registers at all hybrid connections."""
 
     def __init__(self, connector: Path, count: int) -> None:
         self._process = subprocess.Popen(
@@ -180,7 +180,7 @@ class Listeners(contextlib.AbstractContextManager["Listeners"]):
 
 @contextlib.contextmanager
 def followers(stage: Scene, count: int) -> Iterator[None]:
-    """Clients that follow events with server-sent events: at most 16 of one caller."""
+    """Let clients follow events (server-sent events) during the block. A caller has at most 16 of them."""
     with contextlib.ExitStack() as stack:
         for number in range(0, count, 16):
             path = stage.folder / f"follower-{number}"
@@ -198,7 +198,7 @@ def followers(stage: Scene, count: int) -> Iterator[None]:
 
 
 def report(listeners: int, follower_count: int, rounds: int, seconds: float) -> None:
-    """Measure each kind of use, alternating with none."""
+    """Measure each kind of use, in alternation with an idle relay."""
     with scene(listeners) as stage:
         print(f"{listeners} listeners; the relay has {memory_bytes(stage.relay_pid) / _MIB:.0f} MiB", flush=True)
         cookie = stage.log_in()

@@ -1,7 +1,8 @@
-"""A process that registers at many hybrid connections of one relay, and stays registered until its input ends.
+"""Registers at many hybrid connections of one relay, and stays registered until standard input ends.
 
 ``python -m benchmarks.administration.listeners FILE COUNT``: FILE is the connection string of a connector; the hybrid
-connections are called ``many/0``, ``many/1`` and so on, and have the same key. Prints a line when all are registered.
+connections are named ``many/0``, ``many/1`` and so on, and have the same key. It prints a line when all are
+registered.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.protocol import control
 from hybridrelay.security import ConnectionString, audience_for, make_token, parse_connection_string_untrusted
 
-#: A control channel may have 1,024 registrations.
+#: The registrations of one control channel. The relay accepts 1,024.
 PER_CHANNEL = 1000
 TOKEN_SECONDS = 3600
 

@@ -1,4 +1,4 @@
-"""The load generators: one process for each measurement, which also measures what the processes under test use.
+"""The load generators. Each measurement has its own process, which also measures the usage of those under test.
 
 ``python -m benchmarks.load KIND`` reads a JSON object from standard input and writes one to standard output: the
 metrics by name, and the usage by role.

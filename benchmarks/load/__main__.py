@@ -1,4 +1,4 @@
-"""Dispatch: ``python -m benchmarks.load KIND``."""
+"""Runs a load generator: ``python -m benchmarks.load KIND``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As many bytes as possible, on one stream or many."""
+"""Sends or receives as many bytes as possible, on one stream or many."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure how many bytes arrive in a time window after the warm-up.
 
-    Bytes are counted where they arrive: here, or in the target, which reports its count over a separate connection.
+    Bytes are counted where they arrive: in this process, or in the target, which reports its count over a separate
+    connection.
 
     Args:
         entry: the port to connect to.

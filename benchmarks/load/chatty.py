@@ -31,10 +31,10 @@ def measure(
     seconds: float,
     beside: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure the times from when a request was *due* to the last byte of its answer.
+    """Measure the times from the moment at which a request was *due* to the last byte of its answer.
 
-    A generator that waits for answers before it sends the next request would send fewer to a slow system, and so
-    underestimate its latency.
+    A generator that waited for answers before it sent the next request would send fewer requests to a slow system,
+    and would underestimate its latency.
 
     Args:
         entry: the port to connect to.
@@ -44,7 +44,8 @@ def measure(
         rate: requests per second, on all streams together.
         warm_up: the time that is not counted (seconds).
         seconds: the time that is counted.
-        beside: bulk flows to start when the streams are open: arguments of the generator ``bulk``.
+        beside: the arguments of the generator ``bulk`` for flows that start when the streams are open; None means
+            none.
     """
     first = wire.header(wire.Mode.ANSWER, size) + bytes(size)
     socks = open_answered_streams(entry, streams, first, seconds=60)
@@ -57,7 +58,7 @@ def measure(
     for sock in socks:
         selector.register(sock, selectors.EVENT_READ)
         asked[sock.fileno()] = deque()
-        # Begins below zero, because the first answer, of which one byte was read already, is not counted.
+        # This begins below zero, because the first answer is not counted. One byte of it has been read already.
         received[sock.fileno()] = 1 - size
     flows = None if beside is None else _Flows({**beside, "warm_up": warm_up, "seconds": seconds})
     turns = random.Random(_SEED)

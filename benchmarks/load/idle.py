@@ -1,4 +1,4 @@
-"""Thousands of idle streams: how much memory each process keeps for one of them."""
+"""Opens thousands of idle streams, and measures how much memory each process needs for one of them."""
 
 from __future__ import annotations
 

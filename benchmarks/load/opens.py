@@ -12,8 +12,8 @@ from ..ports import HOST
 from ..stats import percentile
 from ..usage import Sampler
 
-#: The most streams of one measurement, so that it does not use up the system's outgoing ports, which cannot be used
-#: again for a minute.
+#: The maximum number of streams of one measurement. It leaves enough outgoing ports, which cannot be used again for a
+#: minute.
 _MOST = 3000
 
 

@@ -1,5 +1,5 @@
-"""Requests and answers of the same size, on one or more streams. Each request follows the answer to the previous
-one."""
+"""Sends requests whose answers have the same size, on one or more streams. Each request follows the answer to the
+previous one."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ import time
 from ..ports import HOST
 from ..wire import connect
 
-#: The most connections whose first answer has not arrived yet.
+#: The maximum number of connections whose first answer has not arrived yet.
 _AT_ONCE = 64
 
 
 def open_streams(entry: int, count: int, first: bytes) -> list[socket.socket]:
-    """Open blocking connections on which `first` has been sent."""
+    """Open blocking connections, and send `first` on each."""
     socks = []
     for _ in range(count):
         sock = connect((HOST, entry))
@@ -30,7 +30,7 @@ def open_answered_streams(entry: int, count: int, first: bytes, *, seconds: floa
         The non-blocking connections on which a byte has arrived within `seconds`.
 
     Raises:
-        OSError: one was refused, or broke.
+        OSError: a connection was refused, or broke.
     """
     deadline = time.monotonic() + seconds
     selector = selectors.DefaultSelector()

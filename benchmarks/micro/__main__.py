@@ -1,4 +1,4 @@
-"""``python -m benchmarks.micro``: takes pyperf's options."""
+"""``python -m benchmarks.micro``, which accepts pyperf's options."""
 
 from __future__ import annotations
 

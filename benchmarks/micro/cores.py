@@ -1,5 +1,5 @@
-"""Benchmarks without sockets: the codec, the session core, and tokens. A time is that of one step, such as one
-frame."""
+"""Benchmarks without sockets, of the codec, the session core and tokens. Each figure is the time of one step, such as
+one frame."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _decode(loops: int, size: int) -> float:
 
 
 class _Pair:
-    """Two cores, connected by a loop. Their time does not advance."""
+    """Two session cores that a loop connects. Their time does not advance."""
 
     def __init__(self) -> None:
         self.ours = SessionCore(SessionRole.INITIATOR, session_id=bytes(16), secret=bytes(32))
@@ -70,7 +70,7 @@ class _Pair:
                             self.offered.append(event.stream)
 
     def open(self) -> tuple[Stream, Stream]:
-        """Open a stream; return both ends."""
+        """Open a stream, and return both ends."""
         ours = self.ours.open_stream()
         self.pump()
         theirs = self.offered.pop()

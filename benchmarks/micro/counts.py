@@ -1,9 +1,9 @@
-"""``python -m benchmarks.micro.counts``: how many bytecodes a message, a MiB or a stream takes, on any machine.
+"""Counts the bytecodes for a message, a MiB or a stream: ``python -m benchmarks.micro.counts``.
 
-If other work on the machine disturbs all measurements of time, counts still show whether a change made a path longer,
-and in which function. Everything but the relay runs in one process: the client's bridge, both ends of a session over
-TLS, and the connector's bridge. A count is the difference between a long run and a short one, divided by the number
-of units. It does not include system calls and C code (encryption, copies).
+Even if other work on the machine disturbs all measurements of time, counts show whether a change has made a code path
+longer, and in which function. Everything except the relay runs in one process: the client's bridge, both ends of a
+session over TLS, and the connector's bridge. A count is the difference between a long run and a short one, divided by
+the number of units. It does not include system calls and C code (encryption, copies).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Tunnel:
         self._server = server
 
     async def open(self) -> tuple[trio.SocketStream, trio.SocketStream]:
-        """Open a stream; return the application's connection, and the target's."""
+        """Open a stream, and return the application's connection and the target's."""
         (application, local), (remote, target) = await sockets(), await sockets()
         self._nursery.start_soon(bridge, self._client.open_stream_nowait(), local)
         offer = await self._server.offers.receive()
@@ -99,7 +99,8 @@ _CASES: dict[str, tuple[str, Callable[[_Tunnel, int], Awaitable[None]], int, int
 
 async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> None:
     channels = await tls()
-    # With a budget and an account, as in the connector, because accounting for memory is a part of the cost.
+    # The sessions have a budget and an account, as in the connector, because accounting for memory is a part of the
+    # cost.
     client = Session(SessionRole.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
     server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
     async with trio.open_nursery() as nursery:
@@ -111,7 +112,7 @@ async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> 
 
 
 def _count(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> Counter[str]:
-    """The bytecodes of one run, by function."""
+    """Return the bytecodes of one run, by function."""
     counts: Counter[CodeType] = Counter()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
@@ -140,11 +141,11 @@ def _name(code: CodeType) -> str:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Bytecodes for one unit of a case, by function."""
+    """Return the bytecodes for one unit of a case, by function."""
     _, case, few, many = _CASES[name]
-    # A turn ends after some milliseconds, during which less is done while everything is traced.
+    # A turn ends after some milliseconds. Tracing is slow, so a turn would do less than usual in this time.
     with patch.object(nowait_module, "TURN_SECONDS", math.inf):
-        _count(case, 2)  # for what is done only once, such as imports
+        _count(case, 2)  # does what happens only once, such as imports
         short, long = _count(case, few), _count(case, many)
     return {function: (times - short[function]) / (many - few) for function, times in long.items()}
 

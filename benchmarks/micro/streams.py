@@ -1,4 +1,5 @@
-"""Streams over a pair of sockets: TLS as on data channels, and WebSocket; and a whole tunnel without the relay.
+"""Benchmarks of streams over a pair of sockets (TLS as on data channels, WebSocket), and of a tunnel without the
+relay.
 
 Times are for one block in both directions. "Without waiting" is how bridges, sessions and the relay use streams.
 """
@@ -78,7 +79,7 @@ def _measure_nowait(loops: int, make: Callable[[], Awaitable[_Pair]], size: int)
 
 
 async def exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
-    """Send a block there and back `loops` times, in the calling task; return how long it took (seconds)."""
+    """Send a block there and back `loops` times in the calling task. Return how long this took (seconds)."""
     data = bytes(size)
     began = time.perf_counter()
     for _ in range(loops):
@@ -115,13 +116,13 @@ def _measure_bridges(loops: int, size: int) -> float:
 
 
 async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """A pair of connected sockets."""
+    """Return a pair of connected sockets."""
     near, far = (trio.socket.from_stdlib_socket(sock) for sock in socket.socketpair())
     return trio.SocketStream(near), trio.SocketStream(far)
 
 
 async def tls() -> _Pair:
-    """Both ends of a TLS connection as on data channels, after the handshake."""
+    """Return both ends of a TLS connection as on data channels, after the handshake."""
     now = time.time()
     authority = create_authority("bench", now=now)
     near, far = await sockets()

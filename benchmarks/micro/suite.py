@@ -10,15 +10,15 @@ from pathlib import Path
 
 from ..programs import environment, module
 
-#: The benchmarks to run, for the workers, which get the environment but not our arguments.
+#: The environment variable with the benchmarks to run: workers get the environment, but not our arguments.
 ONLY = "HYBRIDRELAY_BENCH_ONLY"
 
 
 def run_micro(results: Path | None, only: Sequence[str] | None) -> int:
-    """Run the micro-benchmarks; return the exit code.
+    """Run the micro-benchmarks, and return the exit code.
 
     Args:
-        results: where pyperf writes its JSON, for ``python -m pyperf compare_to OLD NEW``.
+        results: the file for pyperf's JSON, which ``python -m pyperf compare_to OLD NEW`` reads.
         only: prefixes of the names to run; None for all.
     """
     if importlib.util.find_spec("pyperf") is None:

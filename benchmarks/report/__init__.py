@@ -1,1 +1,1 @@
-"""Reports for people: tables, the table of targets, plots, and one page with everything."""
+"""Reports for people: tables, the table of targets, plots, and a page with all of these."""

@@ -1,4 +1,4 @@
-"""One page with everything, which needs no other file and no network."""
+"""Writes an HTML page with all results, which needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ figure { margin: 0 0 2rem; } figure svg { max-width: 100%; height: auto; } .note
 
 
 def write_page(run: Run, file: Path) -> str:
-    """Write the page; return a line about it, which also says how to get plots if there are none."""
+    """Write the page. Return a line about it, which also says how to get plots if there are none."""
     charts = _charts(run)
     file.write_text("".join(_page(run, charts or {})), "utf-8")
     if charts is None:
@@ -34,7 +34,7 @@ def write_page(run: Run, file: Path) -> str:
 
 
 def _charts(run: Run) -> dict[str, tuple[str, bytes] | None] | None:
-    """The plot of each case as SVG and PNG; None if matplotlib is not installed."""
+    """Return the plot of each case as SVG and PNG; None if matplotlib is not installed."""
     try:
         from .plots import plot
     except ImportError:

@@ -1,4 +1,4 @@
-"""Bars: each system's median, its range, and each round as a dot. Needs matplotlib (group ``bench``)."""
+"""Bar charts of each system's median and range, with a dot for each round. Needs matplotlib (group ``bench``)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..stats import summarize
 from ..systems import OURS
 
 _OURS, _THEIRS = "#1f6feb", "#9aa4b2"
-mpl.rcParams["svg.hashsalt"] = "hybridrelay"  # the same run gives the same file
+mpl.rcParams["svg.hashsalt"] = "hybridrelay"  # the same run always gives the same file
 mpl.rcParams["svg.fonttype"] = "none"
 
 
 def plot(run: Run, case: str) -> tuple[str, bytes] | None:
-    """The first metric of a case, as SVG for a page and as PNG; None if nothing was measured."""
+    """Plot the first metric of a case. Return an SVG element and a PNG file; None if nothing was measured."""
     names = run.metrics(case)
     if not names:
         return None
@@ -48,7 +48,7 @@ def plot(run: Run, case: str) -> tuple[str, bytes] | None:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    # What precedes the element is needed only in a separate file.
+    # The text before the element is needed only in a separate file.
     return re.sub(r"\A.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The targets for speed and memory, and whether a run reaches them. Most are ratios within one run."""
+"""Checks whether a run reaches the targets for speed and memory. Most targets are ratios within one run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Line:
 
     what: str
     limit: float
-    #: Whether the figure has to be at least `limit`, not at most.
+    #: Whether the figure has to be at least `limit`. Otherwise, it has to be at most `limit`.
     at_least: bool
     #: Returns the figure; None if the run did not measure it.
     measure: Callable[[Run], Summary | None]
@@ -70,7 +70,7 @@ def _line(direction: str) -> Callable[[Run], Summary | None]:
 
 
 def _each_way(what: str, limit: float, ours: str, theirs: str) -> tuple[Line, Line]:
-    """Bulk on one stream, down and up."""
+    """Return two targets for bulk on one stream, down and up."""
     return tuple(  # type: ignore[return-value]
         Line(what.format(way), limit, True, _against(f"bulk/{way}/1", "mb_per_s", ours, theirs))
         for way in ("down", "up")
@@ -117,7 +117,7 @@ LINES = (
 
 
 def speed_table(run: Run) -> Table:
-    """Each target, what was measured, and whether it is reached."""
+    """Return the table of the targets, with the measured figures and whether each target is reached."""
     return Table("The speed", ("what", "wanted", "measured", "from", "to", ""), list(_rows(run)))
 
 

@@ -1,4 +1,4 @@
-"""Tables of plain text: one for each case."""
+"""Formats the results as a table of plain text for each case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Table:
 
 
 def align(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align the columns: the first to the left, the others, which are figures, to the right."""
+    """Align the first column to the left, and the others, which are figures, to the right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
@@ -41,7 +41,7 @@ def align(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def tables(run: Run) -> Iterator[Table]:
-    """A table for each case: every metric, ratios of the first one, processor time and memory of each role."""
+    """Yield a table for each case, with all metrics, ratios of the first one, and the usage of each role."""
     for case in run.cases:
         names = run.metrics(case)
         systems = [system for system in run.systems if _has(run, case, system)]
@@ -75,7 +75,7 @@ def _has(run: Run, case: str, system: str) -> bool:
 
 
 def _error(run: Run, case: str, system: str) -> str | None:
-    """Why a round failed; None if none did."""
+    """Return why a round failed; None if none did."""
     samples = (sample for sample in run.samples if sample.case == case and sample.system == system)
     return next((sample.error for sample in samples if sample.error), None)
 
@@ -97,12 +97,12 @@ def _ratio(run: Run, case: str, system: str, reference: str, name: str) -> str:
 
 
 def _cpu(run: Run, case: str, system: str, role: str) -> str:
-    """The processor time in one measurement (seconds)."""
+    """Return the processor time in one measurement (seconds)."""
     used = run.usages(case, system).get(role)
     return f"{summarize([one.cpu_seconds for one in used]).median:.2f}" if used else "-"
 
 
 def _memory(run: Run, case: str, system: str, role: str) -> str:
-    """The peak memory of all rounds (MiB)."""
+    """Return the peak memory of all rounds (MiB)."""
     used = run.usages(case, system).get(role)
     return f"{max(one.peak_bytes for one in used) / 2**20:.0f}" if used else "-"

@@ -1,4 +1,4 @@
-"""The scenarios, by name. Each yields its cases for a plan."""
+"""The scenarios by name. Each yields its cases for a plan."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Case]]] = {
 
 
 def choose_cases(plan: Plan, only: list[str] | None) -> list[Case]:
-    """The cases whose name begins with one of `only`; all of them if that is None.
+    """Return the cases whose names begin with one of `only`; all cases if `only` is None.
 
     Raises:
-        ValueError: one of `only` matches no case.
+        ValueError: an item of `only` matches no case.
     """
     cases = [case for scenario in SCENARIOS.values() for case in scenario(plan)]
     if only is None:

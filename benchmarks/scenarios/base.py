@@ -1,4 +1,4 @@
-"""The cases of which a scenario consists."""
+"""The class of the cases of a scenario."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..systems import System
 class Case:
     """One thing to measure, for each system in turn."""
 
-    #: Scenario, a slash, and what varies in it.
+    #: The scenario, a slash, and the variant.
     name: str
-    #: One line for people.
+    #: A line for people.
     title: str
     #: Measures one system once.
     measure: Callable[[Stage, System], Outcome]
     rounds: int
-    #: About how long one measurement takes, for the estimate of the remaining time.
+    #: The approximate time of one measurement (seconds), for the estimate of the remaining time.
     seconds: float
-    #: Whether it makes sense for a system.
+    #: Returns whether the case makes sense for a system.
     suits: Callable[[System], bool] = lambda system: True
-    #: What is missing on this machine, as (reason, how to get it); None if it can be measured.
+    #: Returns what this machine lacks, as (reason, how to get it); None if the case can be measured.
     missing: Callable[[], tuple[str, str] | None] = lambda: None

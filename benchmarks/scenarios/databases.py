@@ -1,4 +1,4 @@
-"""pgbench and redis-benchmark, unchanged."""
+"""Scenarios that run the unmodified pgbench and redis-benchmark."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .base import Case
 
 #: Connects to a port, and returns metrics.
 _Client = Callable[[int], Mapping[str, float]]
-#: pgbench's own transactions. "simple" is its query protocol: each statement is a round trip.
+#: pgbench's built-in transactions. Its query protocol "simple" needs a round trip for each statement.
 _SCRIPTS = {"transactions": [], "select": ["-S"]}
 
 
 def pgbench(plan: Plan) -> Iterator[Case]:
-    """Transactions per second of a few clients."""
+    """Measure the transactions per second of a few clients."""
     for name in plan.pgbench_scripts:
         options = _SCRIPTS[name]
         seconds = max(round(plan.seconds), 2)
@@ -39,7 +39,7 @@ def pgbench(plan: Plan) -> Iterator[Case]:
 
 
 def redis(plan: Plan) -> Iterator[Case]:
-    """GET per second of many clients."""
+    """Measure the GET requests per second of many clients."""
 
     def measure(stage: Stage, system: System) -> Outcome:
         return _run(stage, system, "redis", lambda port: _redis(port, plan))

@@ -17,14 +17,15 @@ from ..stage import Outcome, Stage
 from ..systems import Deployment, Line, System
 from .base import Case
 
-#: A line that is used only because it can be cut: it has no delay, and a rate that is never reached.
+#: A line without a delay and with a rate that is never reached. It is used only because it can be cut.
 _CUTTABLE = Line(round_trip_ms=0.0, rate=1e9)
 #: Descriptors that are kept free for everything other than streams.
 _DESCRIPTORS_TO_SPARE = 500
 
 
 def cold(plan: Plan) -> Iterator[Case]:
-    """From the start of the client's process to the first byte of the target. The far side is already running."""
+    """Measure the time from the start of the client's process to the first byte of the target. Everything else is
+    running already."""
 
     def measure(stage: Stage, system: System) -> Outcome:
         deployment = stage.deployment(system)
@@ -74,7 +75,7 @@ def _reconnect(stage: Stage, system: System, *, give_up: float) -> Outcome:
 
 
 def _wait_until_noticed(survivor: socket.socket) -> None:
-    """Wait until the old stream has ended, or for 50 ms: before that, a byte may still be in transit."""
+    """Wait until the old stream has ended, or for 50 ms, because a byte may still be in transit."""
     survivor.settimeout(0.05)
     with contextlib.suppress(OSError):
         survivor.recv(1)
@@ -89,7 +90,7 @@ def _first_byte(deployment: Deployment, deadline: float) -> float:
 
 
 def _pause(survivor: socket.socket, began: float) -> float | None:
-    """How long it takes until a stream that was open before answers again (ms); None if it did not survive."""
+    """Return how long it takes until a stream that was open before answers again (ms); None if it did not survive."""
     survivor.settimeout(5)
     with contextlib.suppress(OSError):
         survivor.sendall(b"?")

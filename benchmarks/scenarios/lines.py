@@ -1,4 +1,4 @@
-"""One stream over a long and narrow line."""
+"""The scenario of one stream over a long, slow line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .base import Case
 
 
 def line(plan: Plan) -> Iterator[Case]:
-    """Bulk on one stream after some seconds in which it reaches its full rate, and opening streams one at a time."""
+    """Measure bulk on one stream, after some seconds in which it reaches its full rate, and opening streams one at a
+    time."""
     for round_trip in plan.round_trips:
         stretch = Line(round_trip, plan.line_rate)
         where = f"{round_trip:.0f} ms, {plan.line_rate * 8 / 1e6:.0f} Mbit/s"

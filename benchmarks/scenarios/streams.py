@@ -11,12 +11,12 @@ from ..stage import Outcome, Stage
 from ..systems import System
 from .base import Case
 
-#: For the estimate: how long it takes to start a load generator.
+#: How long the start of a load generator is expected to take (seconds).
 _START_SECONDS = 0.4
 
 
 def bulk(plan: Plan) -> Iterator[Case]:
-    """As many bytes as possible."""
+    """Transfer as many bytes as possible."""
     for streams, direction in plan.bulk:
         yield _case(
             plan,
@@ -29,7 +29,7 @@ def bulk(plan: Plan) -> Iterator[Case]:
 
 
 def requests(plan: Plan) -> Iterator[Case]:
-    """Requests and answers, one at a time on each stream."""
+    """Send requests, one at a time on each stream."""
     for size, streams in plan.requests:
         yield _case(
             plan,
@@ -42,14 +42,14 @@ def requests(plan: Plan) -> Iterator[Case]:
 
 
 def opens(plan: Plan) -> Iterator[Case]:
-    """Open a stream and get one byte."""
+    """Open streams, and receive one byte on each."""
     for at_once in plan.opens:
         title = f"open a stream and get one byte, {at_once} at a time"
         yield _case(plan, f"open/{at_once}", title, "opens", at_once=at_once)
 
 
 def chatty(plan: Plan) -> Iterator[Case]:
-    """Many small requests, alone and beside bulk."""
+    """Send small requests on many streams, alone and beside bulk flows."""
     common = {"size": plan.chatty_bytes, "streams": plan.chatty_streams, "rate": plan.chatty_rate}
     seconds = 2 * plan.seconds
     title = f"{plan.chatty_streams} chatty streams, {plan.chatty_rate:.0f} requests/s"

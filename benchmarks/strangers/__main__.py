@@ -6,7 +6,7 @@ import argparse
 
 
 def main() -> None:
-    """Read the arguments, and measure."""
+    """Parse the arguments, and measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.strangers", description=__doc__)
     what = parser.add_subparsers(dest="what", required=True)
     memory = what.add_parser("memory", help="the relay's memory per connection, by port and phase")

@@ -1,4 +1,4 @@
-"""The other processes of a flood: a target that echoes, a process that sends messages to it, and the flood itself."""
+"""The other processes of a flood: a target that echoes, a sender of messages to the target, and the flood itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELD = 2_000
 
 
 def echo() -> None:
-    """Echo on all connections, indefinitely. Prints its port first."""
+    """Print a port, and echo on all connections to it, indefinitely."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         print(server.getsockname()[1], flush=True)
         while True:
@@ -43,7 +43,7 @@ def echo() -> None:
 
 
 def talk(port: int, interval: float) -> None:
-    """Send a message every `interval` seconds over one connection; print the times so far for a line of input."""
+    """Send a message every `interval` seconds over one connection. For each line of input, print the times so far."""
     with socket.create_connection(("127.0.0.1", port)) as stream:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         times: list[float] = []
@@ -68,7 +68,8 @@ def talk(port: int, interval: float) -> None:
 
 
 def flood(port: int, what: str, rate: float, addresses: int, seconds: float) -> None:
-    """Start `rate` handshakes a second from `addresses` addresses (0: the usual one), and print the actual rate."""
+    """Start `rate` handshakes per second from `addresses` addresses (0 means the usual one). Print the actual
+    rate."""
     hello = client_hello()
     first = {"control": preamble(CONTROL) + hello, "https": hello, "http": b"GET / HTTP/1.1\r\nHost: r\r\n\r\n"}[what]
     held: deque[socket.socket] = deque()
@@ -95,7 +96,7 @@ def flood(port: int, what: str, rate: float, addresses: int, seconds: float) -> 
 
 
 def main() -> None:
-    """Run one of them."""
+    """Run one of the processes."""
     parser = argparse.ArgumentParser()
     who = parser.add_subparsers(dest="who", required=True)
     who.add_parser("echo")

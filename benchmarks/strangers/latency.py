@@ -1,4 +1,4 @@
-"""How a flood of handshakes affects an open stream, and a client that connects."""
+"""Measures how a flood of handshakes affects an open stream, and a client that connects."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Actor:
         )
 
     def line(self) -> str:
-        """Read its next line of output."""
+        """Read the process's next line of output."""
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
     def ask(self) -> str:
-        """Write an empty line to it, and return its answer."""
+        """Write an empty line to the process, and return its answer."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -85,7 +85,7 @@ class Scene:
     application: Path
 
     def look(self, seconds: float) -> Window:
-        """Measure the times of the open stream for `seconds`."""
+        """Measure the round trips of the open stream for `seconds`."""
         self.talker.ask()
         cpu, began = cpu_seconds(self.relay_pid), time.perf_counter()
         time.sleep(seconds)
@@ -95,7 +95,7 @@ class Scene:
 
 @contextlib.contextmanager
 def scene(mode: str) -> Iterator[Scene]:
-    """Relay, connector and forward as processes, with their default settings."""
+    """Run relay, connector and forward as processes with their default settings, during the block."""
     from ..programs import Program
 
     with contextlib.ExitStack() as stack:
@@ -123,7 +123,7 @@ def scene(mode: str) -> Iterator[Scene]:
 
 
 def enter(scene: Scene, mode: str, count: int) -> list[float]:
-    """How long a client with a key takes to open a stream (seconds), from the probe to the first byte."""
+    """Measure how long a client with a key takes to open a stream (seconds), from the probe to the first byte."""
     string = parse_connection_string_untrusted(scene.application.read_text())
 
     async def once() -> float:
@@ -143,7 +143,7 @@ def enter(scene: Scene, mode: str, count: int) -> list[float]:
 
 
 def report(mode: str, rate: float, rounds: int, seconds: float, entries: int) -> None:
-    """Measure floods from one address, from 200, and from the client's own, alternating with silence."""
+    """Measure floods from one address, from 200, and from the client's own address, in alternation with no flood."""
     floods = {"one address": 1, "200 addresses": 200, "the client's address": 0}
     ports = ["control", "https"]
     with scene(mode) as stage:

@@ -1,4 +1,4 @@
-"""Resident memory of the relay for each connection, by port and phase."""
+"""Measures the relay's resident memory for each connection, by port and phase."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Footprint:
     port: str
     phase: str
     opened: int
-    #: How many connections the relay still had when its memory was read, including the first ones, which `opened`
-    #: does not count.
+    #: How many connections the relay still had when its memory was read. This includes the first ones, which `opened`
+    #: excludes.
     held: int
     bytes_each: float
     #: The memory of all connections, including the first ones.
@@ -45,10 +45,10 @@ class Footprint:
 def relay(
     folder: Path, program_arguments: Sequence[str] = ("-m", "hybridrelay")
 ) -> Iterator[tuple[Program, dict[str, int]]]:
-    """A fresh relay with default settings, and its ports.
+    """Run a new relay with default settings during the block. Return it and its ports.
 
     Args:
-        folder: for its state and its log.
+        folder: the folder for the relay's state and log.
         program_arguments: the arguments with which Python runs the command ``hybridrelay``.
     """
     ports = {name: free_port() for name in PORTS}
@@ -60,9 +60,9 @@ def relay(
 
 
 def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
-    """Open connections to a fresh relay, each from a different address, and measure its memory."""
+    """Open connections to a new relay, each from a different address, and measure the relay's memory."""
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
-        # So that code and memory that are loaded once, with the first connections, do not count.
+        # With these connections, the relay loads and allocates what it needs only once, which should not count.
         for number in range(3):
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)
@@ -102,7 +102,7 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
 
 
 def is_open(wire: socket.socket) -> bool:
-    """Whether the relay still has the other end of a connection. Reads what it has sent."""
+    """Return whether the relay still has its end of a connection. This reads everything that the relay has sent."""
     wire.setblocking(False)
     try:
         while data := wire.recv(65536):

@@ -1,6 +1,6 @@
-"""Resident memory of the relay with as many unauthenticated connections as it allows, in several phases at once.
+"""Measures the relay's memory with as many unauthenticated connections as it allows, in several phases at once.
 
-Several threads open them, because the relay closes connections that do not authenticate in time. With its default
+Several threads open connections, because the relay closes those that do not authenticate in time. With its default
 settings, only a part of them can complete a handshake. For the upper bound, the relay runs without rate limits of
 handshakes (`without_rate_limits`).
 """
@@ -24,21 +24,21 @@ from ..usage import memory_bytes, reset_peak
 from .memory import SETTLE_SECONDS, is_open, relay
 from .peers import Make, connect, loopback, phases
 
-#: The most unauthenticated connections that the relay allows.
+#: The maximum number of unauthenticated connections of a relay.
 CONNECTIONS = 1024
-#: How many of them may be in a TLS handshake inside outer TLS, and the phase in which they are.
+#: How many of these may be in a TLS handshake inside outer TLS, and the name of this phase.
 NESTED = 128
 NESTED_HANDSHAKE = ("https", "a ClientHello and no more")
 OPENERS = 16
 #: The relay closes connections that have not authenticated after 15 s, so nothing is opened after this time.
 OPEN_SECONDS = 13.0
 
-#: A port, what a connection does there, and how many connections do that.
+#: A port, the phase of connections to it, and their number.
 Part = tuple[str, str, int]
 
 
 def every_phase() -> list[Part]:
-    """All phases of all ports, with the same number of connections in each."""
+    """Return all phases of all ports, with the same number of connections in each."""
     names = [(port, phase) for port, makes in phases().items() for phase in makes]
     counts = [CONNECTIONS // len(names) + (index < CONNECTIONS % len(names)) for index in range(len(names))]
     return [(port, phase, count) for (port, phase), count in zip(names, counts, strict=True)]
@@ -70,7 +70,7 @@ class Total:
     """The cost of all connections of a mix together."""
 
     opened: int
-    #: How many the relay still had when its memory was read.
+    #: How many connections the relay still had when its memory was read.
     held: int
     bytes_more: int
     peak_bytes_more: int
@@ -83,12 +83,12 @@ def measure(mix: Sequence[Part], *, rate_limits: bool = True, openers: int = OPE
     Args:
         mix: the connections to open. The parts are interleaved, except for nested handshakes. These come last,
             because each one beyond `NESTED` closes the oldest one.
-        rate_limits: whether the relay has its rate limits of handshakes.
+        rate_limits: whether the relay limits the rate of handshakes.
         openers: how many threads open connections.
     """
     command = ["-m", "hybridrelay"] if rate_limits else module("strangers.without_rate_limits")[1:]
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder), command) as (program, ports):
-        for port in ports:  # what is loaded and allocated once
+        for port in ports:  # what the relay loads and allocates only once
             for phase in list(phases()[port])[-2:]:
                 with contextlib.suppress(OSError), connect(ports[port], loopback(0)) as wire:
                     phases()[port][phase](wire)
@@ -120,7 +120,7 @@ def measure(mix: Sequence[Part], *, rate_limits: bool = True, openers: int = OPE
 
 
 def _interleaved(mix: Sequence[Part]) -> Iterator[tuple[str, Make]]:
-    """The connections of a mix, one of each part in turn."""
+    """Yield the connections of a mix, one of each part in turn."""
     makes = phases()
     for nested in (False, True):
         parts = [part for part in mix if (part[:2] == NESTED_HANDSHAKE) == nested]

@@ -1,4 +1,4 @@
-"""Peers without a key: bring a connection into any phase before authentication, and stop there."""
+"""Peers without a key, which bring a connection into any phase before authentication, and stop there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 SECONDS = 12.0
-#: The longest TLS record, frame, and control message that the relay accepts from a stranger.
+#: The maximum sizes of a TLS record, a frame and a control message that the relay accepts before authentication.
 RECORD_BYTES = 8 * 1024
 FRAME_BYTES = 8 * 1024
 MESSAGE_BYTES = 7 * 1024 + 500
@@ -33,7 +33,7 @@ class Wire(Protocol):
 
 
 def preamble(purpose: int = CONTROL) -> bytes:
-    """The first bytes on every connection, with a ticket of zeros."""
+    """Return the first bytes of every connection, with a ticket of zeros."""
     return struct.pack(">4sBBH32s", b"HYRL", 1, purpose, 0, bytes(32))
 
 
@@ -48,7 +48,7 @@ CONTEXT = _context()
 
 
 def client_hello() -> bytes:
-    """The first TLS record of an ordinary client."""
+    """Return the first TLS record of an ordinary client."""
     outgoing = ssl.MemoryBIO()
     with contextlib.suppress(ssl.SSLWantReadError):
         CONTEXT.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
@@ -56,18 +56,18 @@ def client_hello() -> bytes:
 
 
 def _records(data: bytes, size: int) -> bytes:
-    """Handshake records of `size` bytes each."""
+    """Split data into handshake records of `size` bytes each."""
     parts = [data[start : start + size] for start in range(0, len(data), size)]
     return b"".join(struct.pack(">BHH", 22, 0x0301, len(part)) + part for part in parts)
 
 
 def endless_hello(size: int = 16_384, sent: int = JUNK_BYTES) -> bytes:
-    """The beginning of a ClientHello that announces more than it sends, in records of `size` bytes."""
+    """Return the beginning of a ClientHello that is longer than what is sent, in records of `size` bytes."""
     return _records(b"\x01" + (sent + 1000).to_bytes(3, "big") + bytes(sent - 4), size)
 
 
 class Tls:
-    """TLS as a client, over a socket or over another `Wire`."""
+    """A TLS client over a socket or another `Wire`."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -143,7 +143,7 @@ class WebSocket:
 
 
 def message(payload: bytes, opcode: int = 2, announced: int | None = None) -> bytes:
-    """One WebSocket frame, masked with zeros; it may announce a longer payload than it has."""
+    """Return a WebSocket frame, masked with zeros, which may announce a longer payload than it has."""
     size = len(payload) if announced is None else announced
     if size < 126:
         head = bytes([0x80 | opcode, 0x80 | size])
@@ -155,7 +155,7 @@ def message(payload: bytes, opcode: int = 2, announced: int | None = None) -> by
 
 
 def frame(kind: int, stream: int, payload: bytes, announced: int | None = None) -> bytes:
-    """One frame of a session; it may announce a longer payload than it has."""
+    """Return a frame of a session, which may announce a longer payload than it has."""
     return struct.pack(">II", kind << 24 | (len(payload) if announced is None else announced), stream) + payload
 
 
@@ -165,7 +165,7 @@ ACK = frame(10, 0, bytes(8))
 
 
 def control_hello() -> bytes:
-    """The first message on a control channel."""
+    """Return the first message on a control channel."""
     import json
 
     body = {"type": "hello", "role": "client", "instance": "0" * 32, "generation": 1, "software": "stranger"}
@@ -209,13 +209,13 @@ def _junk(size: int) -> Make:
 
 
 def _tolerant(wire: Wire, data: bytes) -> None:
-    """Send as much as the relay accepts. It is not an error if the relay closes the connection."""
+    """Send as much as the relay accepts. The relay may close the connection, which is not an error."""
     with contextlib.suppress(ConnectionError, TimeoutError):
         wire.sendall(data)
 
 
 def _session(wire: Wire) -> Tls:
-    """TLS and a session in which both sides have sent HELLO, with one stream."""
+    """Open TLS, a session in which both sides have sent HELLO, and one stream."""
     tls = Tls(wire)
     tls.sendall(HELLO)
     tls.recv(1024)
@@ -240,7 +240,7 @@ def _then_send(*parts: bytes) -> Make:
 
 
 def _half_records(wire: Wire) -> Wire:
-    """A session, and then a record whose end is missing."""
+    """Open a session, and send a record without its end."""
     tls = _session(wire)
     rest = tls.encrypt(frame(5, 1, bytes(FRAME_BYTES - 100)))
     _tolerant(wire, rest[:-100])
@@ -248,14 +248,14 @@ def _half_records(wire: Wire) -> Wire:
 
 
 def _long_record(wire: Wire) -> Wire:
-    """A session, and then the beginning of a record of the greatest length that TLS allows."""
+    """Open a session, and send the beginning of a record of the maximum length of TLS."""
     tls = _session(wire)
     _tolerant(wire, tls.encrypt(bytes(16_384), 16_384)[:-100])
     return tls
 
 
 def _half_of_everything(wire: Wire) -> Wire:
-    """A part of a message, then a part of a frame, then a part of a record."""
+    """Send a part of a message, then a part of a frame, then a part of a record."""
     tls = _session(wire)
     tls.sendall(frame(5, 1, MESSAGE_BYTES.to_bytes(4, "big") + bytes(3000)))
     tls.sendall(frame(5, 1, bytes(2000), announced=FRAME_BYTES - 3200))
@@ -264,14 +264,14 @@ def _half_of_everything(wire: Wire) -> Wire:
 
 
 def _dribble(wire: Wire) -> Wire:
-    """A frame of the session whose payload is sent in many small records."""
+    """Send a frame of the session with its payload in many small records."""
     tls = _session(wire)
     tls.sendall(frame(5, 1, b"", announced=FRAME_BYTES - 100))
     _tolerant(wire, b"".join(tls.encrypt(bytes(4)) for _ in range(1000)))
     return tls
 
 
-#: What can be done inside a control channel's transport, after the status.
+#: The phases after the status, inside a control channel's transport.
 INSIDE: dict[str, Make] = {
     "greeted": lambda wire: wire,
     "half a ClientHello": _half_hello,
@@ -321,13 +321,13 @@ def _pongs(wire: Wire) -> Wire:
 
 
 def _pings(wire: Wire) -> Wire:
-    """Pings whose answers are not read."""
+    """Send pings, and do not read the answers."""
     socket_ = WebSocket(wire)
     _tolerant(wire, message(bytes(125), 9) * 200)
     return socket_
 
 
-#: What can be done on a port with HTTP.
+#: The phases on a port with HTTP.
 HTTP: dict[str, Make] = {
     "connected": lambda wire: wire,
     "3 kB of an HTTP head": _head,
@@ -358,7 +358,7 @@ def _outer(make: Make) -> Make:
 
 
 def phases() -> dict[str, dict[str, Make]]:
-    """By port: every phase before authentication in which a peer may stop."""
+    """Return all phases before authentication in which a peer may stop, by port."""
     inside_ws = {name: _then(WebSocket, _then(greeted, make)) for name, make in INSIDE.items()}
     return {
         "probe": {**_raw(PROBE), "a byte is missing": _partial_probe},
@@ -380,7 +380,7 @@ def _then(first: Callable[[Wire], Wire], second: Make) -> Make:
 
 
 def connect(port: int, address: str) -> socket.socket:
-    """Connect to a port of the loopback interface, from `address`, which also belongs to it."""
+    """Connect to a port of the loopback interface from `address`, another address of this interface."""
     wire = socket.socket()
     try:
         wire.settimeout(SECONDS)
@@ -394,5 +394,5 @@ def connect(port: int, address: str) -> socket.socket:
 
 
 def loopback(number: int) -> str:
-    """One of many loopback addresses, none of which is 127.0.0.1."""
+    """Return one of many loopback addresses, none of which is 127.0.0.1."""
     return f"127.1.{number // 250 % 250}.{number % 250 + 1}"

@@ -1,4 +1,4 @@
-"""Runs the command ``hybridrelay`` without rate limits of handshakes, for the upper bound of memory.
+"""Runs the command ``hybridrelay`` without rate limits for handshakes, to measure the upper bound of memory.
 
 It changes constants of the package, because limits that protect the relay are not configurable.
 """

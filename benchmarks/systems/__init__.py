@@ -12,7 +12,7 @@ from .peers import Chisel, Frp, Rathole, Wstunnel
 from .plain import Direct, Haproxy, Splice
 from .ssh import Ssh
 
-#: In the order of the tables.
+#: The systems in the order of the tables.
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (Direct(), Haproxy(), Splice(), Ssh(), NATIVE, WS, WSS, Chisel(), Frp(), Rathole(), Wstunnel())
@@ -21,7 +21,7 @@ OURS = tuple(system.name for system in (NATIVE, WS, WSS))
 
 
 def choose(names: list[str] | None) -> tuple[list[System], list[Skipped]]:
-    """The systems that can be measured on this machine, and those that cannot, with the reasons.
+    """Return the systems that can be measured on this machine, and those that cannot, with the reasons.
 
     Args:
         names: the systems to choose from; None for all.

@@ -23,7 +23,7 @@ CLIENT, RELAY, CONNECTOR = "client", "relay", "connector"
 
 @attrs.frozen
 class Line:
-    """A long and narrow line between the client and the relay."""
+    """A long, slow line between the client and the relay."""
 
     round_trip_ms: float
     #: Bytes per second, in each direction.
@@ -35,7 +35,7 @@ class Server:
     """The server at the far end."""
 
     port: int
-    #: Sent to check whether it can be reached: it answers with at least one byte.
+    #: A message to which the server answers with at least one byte. It shows whether the server can be reached.
     hello: bytes = wire.HELLO
 
 
@@ -46,7 +46,7 @@ class Deployment:
         self.folder = folder
         self.server = server
         self.line = line
-        #: The port to which applications connect. Set by the code that deploys.
+        #: The port to which applications connect. `System.start` sets it.
         self.entry = 0
         #: When the client was last started (`time.monotonic`).
         self.client_started = 0.0
@@ -92,7 +92,7 @@ class Deployment:
         self.start_client(self._client_command)
 
     def across(self, port: int) -> int:
-        """The port that leads to `port` over the line, or `port` itself if there is no line."""
+        """Return the port that leads to `port` over the line, or `port` itself if there is no line."""
         if self.line is None:
             return port
         near = free_port()
@@ -115,7 +115,7 @@ class Deployment:
         """Connect repeatedly until a byte of the server arrives; return the time of its arrival.
 
         Raises:
-            ProgramError: a process ended, or it took too long.
+            ProgramError: a process ended, or no byte arrived in time.
         """
         deadline = time.monotonic() + seconds
         while not self.answers():
@@ -127,19 +127,19 @@ class Deployment:
         return time.monotonic()
 
     def ended(self) -> list[Program]:
-        """The processes that have ended by themselves."""
+        """Return the processes that have ended by themselves."""
         every = [*self._links, *(one for programs in self.programs.values() for one in programs)]
         return [one for one in every if one.process.poll() is not None]
 
     def answers(self) -> bool:
-        """Whether a byte of the server arrives now. Blocks for a few seconds at most."""
+        """Return whether a byte of the server arrives now. Blocks for a few seconds at most."""
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.entry), timeout=2) as sock:
             sock.sendall(self.server.hello)
             return bool(sock.recv(1))
         return False
 
     def pids(self) -> dict[str, list[int]]:
-        """All processes of each role that has any, including their descendants."""
+        """Return all processes of each role that has any, including their descendants."""
         return {
             role: process_tree(program.pid for program in programs)
             for role, programs in self.programs.items()
@@ -148,31 +148,30 @@ class Deployment:
 
 
 class System(abc.ABC):
-    """One way to get from an application to a server."""
+    """A way in which an application can reach a server."""
 
-    #: Its name in tables and on the command line.
+    #: The name in tables and on the command line.
     name: str
-    #: One line about it.
+    #: A line about the system.
     description: str
-    #: The programs that have to be on PATH, and how to get them.
+    #: The programs that have to be on PATH, and in `remedy`, how to get them.
     needs: Sequence[str] = ()
     remedy: str = ""
-    #: Whether it reconnects by itself after its connections broke.
+    #: Whether the system reconnects by itself after its connections broke.
     reconnects: bool = False
-    #: How many descriptors one of its processes needs for a stream: 1 if streams share a connection on the other
-    #: side.
+    #: How many descriptors a process needs for a stream: 1 if streams share a connection on one side.
     descriptors_per_stream: int = 1
 
     def missing(self) -> str | None:
-        """Why it cannot be measured on this machine, or None."""
+        """Return why the system cannot be measured on this machine, or None."""
         absent = [name for name in self.needs if find(name) is None]
         return f"{', '.join(absent)} not found" if absent else None
 
     def deploy(self, folder: Path, server: Server, line: Line | None = None) -> Deployment:
-        """Start it, and wait until a byte of the server has arrived through it.
+        """Start the system, and wait until a byte of the server has arrived through it.
 
         Raises:
-            ProgramError: it cannot be deployed.
+            ProgramError: the system cannot be deployed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         deployment = Deployment(folder, server, line)
@@ -190,14 +189,14 @@ class System(abc.ABC):
 
     @abc.abstractmethod
     def start(self, deployment: Deployment) -> None:
-        """Start the processes and set ``entry``. They need not serve yet when this returns."""
+        """Start the processes, and set ``deployment.entry``. The processes need not serve yet when this returns."""
 
 
 def program(name: str) -> str:
-    """The path of a program.
+    """Return the path of a program.
 
     Raises:
-        ProgramError: it is not installed.
+        ProgramError: the program is not installed.
     """
     path = find(name)
     if path is None:
@@ -212,7 +211,7 @@ def start_chain(deployment: Deployment, hop: Chain) -> None:
     """Start three forwarders in a row. If there is a line, it is between the first and the second.
 
     Args:
-        deployment: gets the processes.
+        deployment: the deployment to which the processes are added.
         hop: returns the command of one forwarder, from its own port and the port to which it forwards.
     """
     connector, relay, client = free_port(), free_port(), free_port()

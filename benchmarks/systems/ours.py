@@ -1,4 +1,4 @@
-"""hybridrelay as it is deployed: relay, connector and client are its commands, with their default settings."""
+"""hybridrelay as users run it: relay, connector and client are its commands with their default settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _PORTS = ("probe", "control", "data", "http", "https")
 
 
 class HybridRelay(System):
-    """One transport. The relay opens only the ports of that transport, so that no other can be chosen."""
+    """hybridrelay with one transport. The relay opens only the ports of this transport, so that no other can be
+    chosen."""
 
     reconnects = True
 
@@ -57,7 +58,7 @@ class HybridRelay(System):
 
 
 def _lead_across(file: Path, deployment: Deployment, ports: Mapping[str, int | None]) -> None:
-    """Change the client's connection string: it names the near ends of the line instead of the relay's ports."""
+    """Replace the relay's ports in the client's connection string by the near ends of the line."""
     near = {name: None if port is None else deployment.across(port) for name, port in ports.items()}
     string = parse_connection_string_untrusted(file.read_text())
     (relay,) = string.endpoints

@@ -1,4 +1,4 @@
-"""Other tunnels, if they are on PATH. Small adapters: each starts a server and one client on each side."""
+"""Other tunnels that are on PATH. Each adapter starts a server, and a client on each side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .base import CONNECTOR, RELAY, Deployment, System, program
 
 
 class Chisel(System):
-    """chisel: SSH inside a WebSocket; decrypts in the middle."""
+    """chisel, which is SSH inside WebSocket, and decrypts in the middle."""
 
     name = "chisel"
     description = "chisel, client to client over a server; decrypts in the middle"
@@ -60,7 +60,7 @@ bindPort = {entry}
 
 
 class Frp(System):
-    """frp with a secret TCP proxy and its visitor, TLS to the server; decrypts in the middle."""
+    """frp with a secret TCP proxy and its visitor, and TLS to the server, which decrypts."""
 
     name = "frp"
     description = "frp, stcp visitor, TLS on; decrypts in the middle"
@@ -104,7 +104,7 @@ local_addr = "{host}:{target}"
 
 
 class Rathole(System):
-    """rathole over plain TCP, its default. It has no client: applications connect to the server, so there is one hop
+    """rathole over plain TCP, its default. Applications connect to its server without a client: there is one hop
     less.
 
     Therefore the line is between the application and the server, and nothing can reconnect across it.
@@ -129,7 +129,7 @@ class Rathole(System):
 
 
 class Wstunnel(System):
-    """wstunnel over WebSocket with TLS; decrypts in the middle."""
+    """wstunnel over WebSocket with TLS, whose server decrypts."""
 
     name = "wstunnel"
     description = "wstunnel over wss, client to client over a server; decrypts in the middle"

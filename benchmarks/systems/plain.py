@@ -1,4 +1,4 @@
-"""The baselines: no tunnel, and three processes that only forward bytes."""
+"""The baselines: no tunnel, and three processes in a row that only forward bytes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ listen hop
 
 
 class Direct(System):
-    """No tunnel: what the machine and the load generators can do."""
+    """No tunnel, which shows the limits of the machine and the load generators."""
 
     name = "direct"
     description = "no tunnel"
 
     def start(self, deployment: Deployment) -> None:
-        """Nothing to start."""
+        """Start nothing: applications connect to the server."""
         deployment.entry = deployment.across(deployment.server.port)
 
 
 class Haproxy(System):
-    """Three haproxy processes with their defaults, one thread each: plaintext, through user space."""
+    """Three haproxy processes with one thread each and otherwise default settings. Plaintext passes through user
+    space."""
 
     name = "haproxy"
     description = "three haproxy processes, plaintext"
@@ -55,12 +56,12 @@ class Haproxy(System):
 
 
 class Splice(System):
-    """Three processes with the relay's own pump: plaintext, which stays in the kernel."""
+    """Three processes with the code that moves bytes in the relay. Plaintext stays in the kernel."""
 
     name = "splice"
     description = "three processes with our relay's pump, plaintext"
     descriptors_per_stream = 2
 
     def start(self, deployment: Deployment) -> None:
-        """Start three of them."""
+        """Start three forwarders."""
         start_chain(deployment, lambda listen, target: module("splice_hop", str(listen), str(target)))

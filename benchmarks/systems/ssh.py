@@ -25,7 +25,7 @@ AllowTcpForwarding yes
 
 
 class Ssh(System):
-    """Decrypts in the middle: sshd sees the plaintext of both hops. ssh chooses the ciphers."""
+    """OpenSSH with its default ciphers. It decrypts in the middle: sshd sees the plaintext of both hops."""
 
     name = "ssh"
     description = "ssh -L into ssh -R through sshd; decrypts in the middle"
@@ -33,7 +33,7 @@ class Ssh(System):
     remedy = "apt install openssh-server openssh-client"
 
     def start(self, deployment: Deployment) -> None:
-        """Create keys, and start a separate sshd and two clients of it."""
+        """Create keys, and start a separate sshd and two clients."""
         folder = deployment.folder
         for name in ("host", "user"):
             run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / name])

@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; the entry point of the console script.
 
     Args:
-        argv: the arguments. None means those of this process, which is then expected to end: its signal handlers are
-            not restored.
+        argv: the arguments. None means those of this process, which is then expected to end soon, so its signal
+            handlers are not restored.
     """
     from .signals import Signals
 

@@ -1,4 +1,4 @@
-"""Standard output for programs that run an event loop: if the reader stalls, only the task that prints waits."""
+"""Prints to standard output from an event loop: if the reader stalls, only the task that prints waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("hybridrelay.cli")
 
 #: How many bytes are written to a terminal or socket after the system has reported that it is writable.
 _CHUNK_BYTES = 512
-#: How many bytes are written to a regular file at a time, which never makes a program wait for a reader.
+#: How many bytes are written to a regular file at a time. Writing to a file never waits for a reader.
 _FILE_CHUNK_BYTES = 64 * 1024
 
 
@@ -52,7 +52,7 @@ async def _print(text: str) -> OSError | None:
     """Print. Returns the error if that failed, or None; a closed pipe is not an error."""
     try:
         descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):  # closed, or a stream in memory
+    except (OSError, ValueError):  # the stream is closed, or exists only in memory
         output.say(text, end="")
         return None
     data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
@@ -70,7 +70,7 @@ async def _print(text: str) -> OSError | None:
 async def _write(descriptor: int, data: bytes) -> None:
     view, size = memoryview(data), _chunk_size(descriptor)
     while view:
-        with contextlib.suppress(PermissionError):  # epoll takes no regular files, which can always be written
+        with contextlib.suppress(PermissionError):  # epoll does not support regular files, which are always writable
             await trio.lowlevel.wait_writable(descriptor)
         try:
             view = view[os.write(descriptor, view[:size]) :]
@@ -84,7 +84,7 @@ def _chunk_size(descriptor: int) -> int:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return _FILE_CHUNK_BYTES
-    # POSIX guarantees it for a pipe.
+    # POSIX guarantees this number of bytes for a pipe.
     return select.PIPE_BUF if stat.S_ISFIFO(mode) else _CHUNK_BYTES
 
 

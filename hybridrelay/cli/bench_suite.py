@@ -10,7 +10,7 @@ from types import ModuleType
 
 #: The package's name if it was installed from a wheel.
 _INSTALLED = "hybridrelay._benchmarks"
-#: The directory that contains it in a checkout of the project.
+#: The directory that contains the suite's package in a checkout of the project.
 _CHECKOUT = Path(__file__).parents[2]
 
 
@@ -24,7 +24,7 @@ def find_suite() -> str | None:
 
 
 def load_suite(package: str, module: str) -> ModuleType:
-    """Import one of the suite's modules. `package` is what `find_suite` has returned."""
+    """Import one of the suite's modules. `package` is the result of `find_suite`."""
     if package != _INSTALLED and str(_CHECKOUT) not in sys.path:
         sys.path.append(str(_CHECKOUT))
     return importlib.import_module(f"{package}.{module}")

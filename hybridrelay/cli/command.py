@@ -19,24 +19,24 @@ class Command(NamedTuple):
 
     #: The name, as the user types it.
     name: str
-    #: One line for the list of commands.
+    #: The line in the list of commands.
     summary: str
-    #: What the command is for.
+    #: The description at the beginning of the command's help.
     description: str
-    #: Shown after the options, without filling paragraphs.
+    #: The text after the options in the command's help. Its lines are not re-wrapped.
     examples: str
-    #: Adds its options to its parser.
+    #: Adds the command's options to the command's parser.
     add_arguments: Callable[[Parser], None] = _no_arguments
     #: ``module:function`` in `hybridrelay.cli.commands`. The function gets the arguments and returns the exit code.
     run: str = ""
     log_level: str = "warning"
-    #: Whether it runs until it is stopped, and reloads at SIGHUP.
+    #: Whether the command runs until it is stopped, and reloads at SIGHUP.
     is_service: bool = False
     #: The commands of a group, which has no `run`.
     subcommands: tuple[Command, ...] = ()
 
     def load(self) -> Callable[[argparse.Namespace], int]:
-        """Import the function that does the work."""
+        """Import and return the function that runs the command."""
         module, _, function = self.run.partition(":")
         found: Callable[[argparse.Namespace], int] = getattr(
             importlib.import_module(f"{__package__}.commands.{module}"), function

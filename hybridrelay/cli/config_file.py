@@ -19,7 +19,7 @@ from .arguments import values
 from .logs import set_up_logs
 
 _MAX_FILE = 256 * 1024
-#: Options that make no sense in a file.
+#: Options that are not allowed in a file.
 _COMMAND_LINE_ONLY = frozenset({"config", "help", "version"})
 #: Options that every command has, and that may also be given before the command's name.
 _COMMON = frozenset({"log_level", "log_json"})
@@ -69,7 +69,7 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
 
 
 def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return the options by their names in a file; those that every command has come last."""
+    """Return the options by their names in a file, with those that every command has at the end."""
     actions = [action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY]
     actions.sort(key=lambda action: action.dest in _COMMON)
     return {name[2:]: action for action in actions for name in action.option_strings if name.startswith("--")}
@@ -82,7 +82,7 @@ def _is_given(args: argparse.Namespace, action: argparse.Action) -> bool:
 
 
 def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
-    """Convert a value in the file into what the command line would have given.
+    """Convert a value in the file into the value that argparse would have produced.
 
     Raises:
         ValueError, argparse.ArgumentTypeError: the option does not accept the value.
@@ -91,7 +91,7 @@ def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
-    if isinstance(action, argparse._AppendAction):  # its subclass implements `extend`
+    if isinstance(action, argparse._AppendAction):  # also for `extend`, whose class is a subclass
         return [_convert_one(action, one, folder) for one in (value if isinstance(value, list) else [value])]
     return _convert_one(action, value, folder)
 

@@ -16,15 +16,15 @@ from .reloading import publish_not_reloaded
 
 
 def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:
-    """Read all connection strings; if no files are named, the one in the environment.
+    """Read all connection strings; if no files are given, read the one in the environment.
 
     Args:
         files: paths, or - for standard input.
         role: the side that the connection strings have to be for, with an identity of that side; None accepts both.
 
     Raises:
-        ConfigurationError: one cannot be read, is not a connection string, or is for the other side. The message
-            names the file and what is wrong.
+        ConfigurationError: a connection string cannot be read, is malformed, or is for the other side. The message
+            names the file.
     """
     if len([file for file in files if file == "-"]) > 1:
         raise ConfigurationError("standard input (-) holds one connection string", remedy="use files for the others")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-#: Success; also for a long-running command that was stopped on request.
+#: Success, also of a long-running command that was stopped on request.
 OK = 0
-#: Something failed at run time: no route, a refused key, a full disk.
+#: A failure at run time, such as no route, a refused key or a full disk.
 FAILED = 1
-#: Unusable input: arguments, files, a state directory. The same code as argparse uses.
+#: Unusable input, such as arguments, files or a state directory. argparse uses the same code.
 USAGE = 2
-#: A bug: EX_SOFTWARE in sysexits.h.
+#: A bug. This is EX_SOFTWARE in sysexits.h.
 BUG = 70
-#: Ended by a signal before the work was done: this plus the signal's number, as in shells (130 for Ctrl-C).
+#: Added to the number of the signal that ended a command before its work was done, as in shells (130 for Ctrl-C).
 SIGNAL = 128

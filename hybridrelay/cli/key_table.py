@@ -1,4 +1,4 @@
-"""Shows keys: by their fingerprints, or the keys themselves if the user has asked for them."""
+"""Shows keys, either by their fingerprints or, if the user has asked for them, the keys themselves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _key(keys: Mapping[str, Rule], rule: str, slot: KeySlot) -> str | None:
 
 
 def tell_ended(name: str, rule: str, old: str | None) -> None:
-    """Print what the end of the key with the fingerprint `old` means; None if it had been revoked before."""
+    """Print the consequences of ending a key. `old` is its fingerprint; None if it had been revoked before."""
     if old is None:
         output.say("It had been revoked already: no connection string stops working.")
     else:

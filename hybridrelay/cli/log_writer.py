@@ -33,7 +33,7 @@ MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 4 << 20
 #: How long the program waits, when it ends, for a reader that is slow or stalled (seconds).
 FLUSH_SECONDS: Final = 1.0
-#: How much the thread writes in one call.
+#: How many bytes the thread writes in one call.
 _BATCH_BYTES = 64 * 1024
 #: How many bytes can be written without blocking after `poll` has reported that the descriptor is writable. POSIX
 #: guarantees 512.
@@ -55,13 +55,13 @@ class _Batch(NamedTuple):
     """Lines that are written together."""
 
     text: bytes
-    #: How many items of the queue it contains, and the size of their lines.
+    #: How many items of the queue the batch contains, and the size of their lines.
     items: int
     bytes: int
-    #: The total number of dropped lines up to its end, all of which it reports.
+    #: The total number of lines that were dropped before the end of the batch. It reports all of them.
     reported: int
-    #: For each line: its end in `text`, and how many log lines are lost if it is not written completely. That is 1
-    #: for a log line; for a line that reports missing ones, it is their number.
+    #: For each line: its end in `text`, and how many log lines are lost if it is not written completely. This is 1
+    #: for a log line, and the number of missing lines for a line that reports them.
     ends: tuple[tuple[int, int], ...]
 
 
@@ -70,7 +70,7 @@ class LogWriter:
 
     Args:
         descriptor: the descriptor to write to.
-        report_missing: gets a number of missing lines, and returns the line that reports them, with its line end.
+        report_missing: returns the line, including its line end, that reports a number of missing lines.
         max_lines: the maximum number of queued lines.
         max_bytes: the maximum number of queued bytes.
     """
@@ -148,7 +148,7 @@ class LogWriter:
             self._flushing.clear()
 
     def _wait_until_done(self, deadline: float) -> bool:
-        retried = False  # another attempt to report what failed writes have lost: the disk may have room again
+        retried = False  # whether reporting the lost lines was tried once more: the disk may have room again
         while not self._is_done() or (self._lost and not retried):
             if self._thread is None:
                 only_lost = self._is_done()
@@ -156,7 +156,7 @@ class LogWriter:
                 retried = only_lost and self._thread is None
             elif not self._thread.is_alive():
                 return False
-            elif self._lines_in == self._lines_out:  # only missing lines are left to be reported
+            elif self._lines_in == self._lines_out:  # nothing is left but to report missing lines
                 retried = self._dropped == self._reported
                 self._lines_in += 1
                 self._queue.put((b"", self._dropped))
@@ -206,7 +206,7 @@ class LogWriter:
         text = bytearray(b"\n" if self._mid_line else b"")
         ends: list[tuple[int, int]] = []
         missing, reported = self._lost, self._reported
-        # Lines that were dropped after the last one are reported now if nothing follows.
+        # If the queue is empty, lines that were dropped after the last item are reported now.
         entries = [*items, (b"", self._dropped)] if self._queue.empty() else items
         for line, dropped in entries:
             missing += dropped - reported
@@ -236,7 +236,7 @@ class LogWriter:
         while view:
             try:
                 written = os.write(self._descriptor, view)
-            except BlockingIOError:  # another program has made it non-blocking, which is common with terminals
+            except BlockingIOError:  # another program has made the descriptor non-blocking
                 _wait_writable(self._descriptor)
                 continue
             except OSError:
@@ -244,7 +244,7 @@ class LogWriter:
             view = view[written:]
         return len(data) - len(view)
 
-    # --- without
+    # --- without a thread
 
     def _write_nowait(self) -> None:
         """Write as much as the descriptor accepts without blocking."""
@@ -285,7 +285,7 @@ def _wait_writable(descriptor: int) -> None:
 
 def _is_writable(descriptor: int) -> bool:
     if sys.platform == "win32":
-        return True  # it cannot be found out, and files and consoles accept everything
+        return True  # unknown; files and consoles are always writable
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""The log on standard error: lines for people, or JSON for programs."""
+"""Writes the log to standard error, as lines for people or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         as_json: one JSON object for each record.
     """
-    # Our lines contain none of this, and collecting it takes as long as formatting them.
+    # Log lines contain none of this, and collecting it takes as long as formatting a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for earlier in _our_handlers():
@@ -49,7 +49,7 @@ def print_error(message: str, remedy: str | None, *, as_json: bool, reason: str 
     """Report why the command failed.
 
     Args:
-        message: one line.
+        message: the message, in one line.
         remedy: what to do about it; None if there is nothing to suggest.
         as_json: whether to write a log record instead of lines for people.
         reason: the reason's slug, for programs; None if the error has none. Only in JSON.
@@ -114,14 +114,14 @@ class StderrHandler(logging.Handler):
         self._stream = stream
         self._writer: LogWriter | None = None
         if stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+            with contextlib.suppress(OSError, ValueError):  # a stream that exists only in memory has no descriptor
                 self._writer = LogWriter(stream.fileno(), self._report_missing)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the record."""
         try:
             text = self.format(record)
-        except (TypeError, ValueError, KeyError):  # a message that does not fit its arguments
+        except (TypeError, ValueError, KeyError):  # the message does not match its arguments
             text = f"{_time(record)} error hybridrelay.log: a record of {record.name} could not be formatted"
         self.write(text + "\n")
 
@@ -137,8 +137,8 @@ class StderrHandler(logging.Handler):
     def drain(self, seconds: float = FLUSH_SECONDS) -> None:
         """Wait for up to `seconds` until everything has been written.
 
-        It is not called `flush`, because `logging` would call that again when the interpreter ends, and a stalled
-        reader is to delay the end only once.
+        This is not called `flush`, because `logging` calls `flush` again when the interpreter ends; a stalled reader
+        should delay the end only once.
         """
         if self._writer is not None:
             self._writer.flush(seconds)
@@ -170,7 +170,7 @@ _COMMON_FIELDS = {
 
 
 class LineFormatter(logging.Formatter):
-    """``time level source: message``. Text from a peer is escaped, so that it cannot forge a line.
+    """Formats records as ``time level source: message``. Text from a peer is escaped, so that it cannot forge a line.
 
     The source is the name of the event, or of the logger if the record is not an event.
     """
@@ -188,10 +188,10 @@ class LineFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One object for each record: time, level, logger, message, and ``fields`` if the record has any.
+    """Formats each record as an object with time, level, logger, message, and ``fields`` if the record has any.
 
-    An event has its name in ``event``, and Azure's name for it, if there is one, in ``operation``. The fields that
-    have the same meaning in all events (`_COMMON_FIELDS`) are at the top level too; ``fields`` has the others.
+    An event has its name in ``event``, and Azure's name for it, if there is one, in ``operation``. Fields that have
+    the same meaning in all events (`_COMMON_FIELDS`) are at the top level; ``fields`` contains the others.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -30,7 +30,7 @@ _KEPT = re.compile("(\n|\t|\x1b\\[[0-9]{1,2}m)")
 class _State:
     """The state of standard output."""
 
-    #: The first error in writing to it; None if there was none, or only that its reader has closed it.
+    #: The first error of a write, other than that the reader has closed the pipe; None if there was none.
     failure: OSError | None = None
     is_lost = False
 
@@ -38,20 +38,20 @@ class _State:
 def open_standard_streams() -> None:
     """Make sure that the standard streams exist, before anything else is opened.
 
-    If the program was started with one of them closed (``>&-``), it is opened on the null device. Otherwise a socket
-    or the registry would get its descriptor number, and ``sys.stdout`` would be None.
+    A standard stream that was closed when the program started (``>&-``) is opened on the null device. Otherwise, a
+    socket or the registry would get its descriptor number, and ``sys.stdout`` would be None.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A character that the terminal's encoding lacks is no reason to fail.
+        # Printing a character that the terminal's encoding lacks must not fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     _State.failure, _State.is_lost = None, False
 
@@ -60,7 +60,7 @@ def say(text: str = "", *, end: str = "\n") -> None:
     """Print and flush.
 
     Parts of the text may come from a relay, so characters that could control the terminal are replaced. Colors, tabs
-    and line feeds stay; a text that must be one line has to be made `printable` by the caller.
+    and line feeds are kept; for text that must stay in one line, the caller uses `printable`.
     """
     remember(_write(without_controls(text) + end))
 
@@ -68,7 +68,7 @@ def say(text: str = "", *, end: str = "\n") -> None:
 def without_controls(text: str) -> str:
     """Return `text` with all unprintable characters replaced, except colors, tabs and line feeds."""
     parts = _KEPT.split(text)
-    # Every second part is what the expression has matched.
+    # The parts with odd indexes are the matches of the expression.
     return "".join(part if index % 2 else printable(part) for index, part in enumerate(parts))
 
 
@@ -78,7 +78,7 @@ def say_json(value: object) -> None:
 
 
 def ready_line(role: str, fields: Iterable[tuple[str, str]]) -> str:
-    """The line with which a long-running command reports that it is ready, and what it serves."""
+    """Return the line with which a long-running command reports that it is ready, and what it serves."""
     return " ".join(["ready", role, *(f"{name}={value}" for name, value in fields)])
 
 
@@ -124,10 +124,10 @@ def silence(stream: TextIO) -> None:
 def _write(text: str) -> OSError | None:
     """Write to standard output and flush it. Returns the error, or None; a closed pipe is not an error."""
     try:
-        if text:  # on a full disk, even an empty write would fail
+        if text:  # on a full disk, even writing an empty string fails
             sys.stdout.write(text)
         sys.stdout.flush()
-    except ValueError:  # closed by other code in this process
+    except ValueError:  # other code in this process has closed it
         return None
     except OSError as exc:
         return give_up(exc)
@@ -150,7 +150,8 @@ def table_parts(
         right: the indices of columns that are aligned to the right, such as numbers.
     """
     widths = [len(cell) for cell in header]
-    # Each line is one string until all widths are known. A table of 10,000 rows takes a quarter of the memory then.
+    # Until all widths are known, each line is kept as one string, which takes a quarter of the memory for 10,000
+    # rows.
     lines = ["\t".join(header)]
     for row in rows:
         cells = row if "".join(row).isprintable() else tuple(map(printable, row))

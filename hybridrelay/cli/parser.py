@@ -65,7 +65,7 @@ exit codes:
 """
 
 
-#: In the order in which they are listed.
+#: The commands in the order of ``--help``.
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     relay.COMMAND,
@@ -89,7 +89,7 @@ COMMANDS: tuple[Command, ...] = (
 
 
 class Subparsers(Protocol):
-    """The type of what ``add_subparsers`` returns, whose class has no public name."""
+    """The type of the result of ``add_subparsers``, whose class has no public name."""
 
     def add_parser(
         self,
@@ -107,7 +107,7 @@ class Subparsers(Protocol):
 def build_parser() -> Parser:
     """Build the parser of all commands.
 
-    The parsed arguments have an attribute `run`: the function that does the work and returns the exit code.
+    The parsed arguments have an attribute `run`: the function that runs the command and returns the exit code.
     """
     parser = Parser(
         prog="hybridrelay",

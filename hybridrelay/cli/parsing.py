@@ -1,4 +1,4 @@
-"""The argument parser's classes: how help is laid out, and how errors are reported."""
+"""The argument parser's classes, which format the help and report errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: What other programs call the option --listen.
+#: The names that other programs use for the option --listen.
 _LISTEN_ELSEWHERE = frozenset({"--port", "--host", "--bind", "--address", "--local"})
 
 
@@ -39,17 +39,17 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
-            output.say(message, end="")  # argparse would silently discard what cannot be written
+            output.say(message, end="")  # argparse would silently ignore errors of writing
         else:
             super()._print_message(message, file)
 
-    # The superclass has overloads for it; arguments and results are the same.
+    # The superclass declares overloads of this method; its arguments and results are the same.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments in the command's own parser, so that the error names that command's --help."""
         given = list(sys.argv[1:] if args is None else args)
         options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:
-            # Before argparse reports a missing option, because this may be that option, misspelled.
+            # This comes before argparse reports a missing option, because the unknown one may be a misspelling of it.
             self._refuse_unknown([one for one in options if one not in self._option_string_actions])
         found, unknown = super().parse_known_args(given, namespace)
         if self._subparsers is None:

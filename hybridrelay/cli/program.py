@@ -1,4 +1,4 @@
-"""Runs a command: from arguments to an exit code."""
+"""Runs a command from its arguments, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
 
     Args:
         argv: the arguments; None means those of this process.
-        signals: handles signals already. Commands get it as `args.signals`; services also get
-            `args.reload_requests`.
+        signals: the signal handlers, which are already installed. Commands get this as `args.signals`; services also
+            get `args.reload_requests`.
     """
     args: argparse.Namespace | None = None
     try:
@@ -37,11 +37,11 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
             if signals.command_is_known(is_service=args.is_service):
                 args.reload_requests.request()
             set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
-            from .reporting import run_reporting  # not for --help
+            from .reporting import run_reporting  # imported here, so that --help does not need it
 
             code = run_reporting(args.run, args)
         signals.release()
-    except SystemExit as exc:  # by argparse, which has reported the error already, or by a signal
+    except SystemExit as exc:  # raised by argparse, which has reported the error, or because of a signal
         code = exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:
         signals.finish()

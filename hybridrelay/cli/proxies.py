@@ -1,4 +1,4 @@
-"""Makes the dialer from the options for proxies, for HTTP, and for the command of mode ``exec``."""
+"""Makes the dialer from the options about proxies, HTTP, and the command of mode ``exec``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..security import Secret
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: Enough for a password and a line break, even in UTF-16. A larger file is not a password file.
+#: The maximum size of a password file (bytes): enough for a password and a line break, even in UTF-16.
 _MAX_PASSWORD_BYTES = 1024
-#: More than the header fields in it may have.
+#: The maximum size of a file with header fields (bytes), which is more than the fields in it may have.
 _MAX_HEADERS_BYTES = 16 * 1024
 #: The mode whose transport runs a command.
 _EXEC = "exec"
@@ -52,7 +52,7 @@ def make_commands(args: argparse.Namespace) -> Commands:
     """Return the object that runs the command of ``--exec-command``, if there is one.
 
     Raises:
-        ConfigurationError: mode ``exec`` without a command, or a command in another mode.
+        ConfigurationError: mode ``exec`` has no command, or another mode has one.
     """
     if (args.mode == _EXEC) != (args.exec_command is not None):
         raise ConfigurationError(
@@ -114,6 +114,6 @@ def _password(file: Path | None, url: str) -> Secret | None:
             f"{file} does not contain exactly one line with a password", remedy="write the password as the only line"
         )
     if text != strip_value(text):
-        # They may be part of the password. The warning is for users who did not intend them.
+        # The characters may be part of the password. The warning is for users who did not intend them.
         logger.warning("the password in %s has spaces or quotes around it, which are used as part of it", file)
     return Secret(text)

@@ -1,4 +1,4 @@
-"""Warns of port names that no installed transport has: they are probably misspelled."""
+"""Warns of port names that no installed transport has, because they are probably misspelled."""
 
 from __future__ import annotations
 

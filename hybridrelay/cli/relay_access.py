@@ -21,7 +21,7 @@ from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket
 from ..security import ManagementUrl, Secret, management_authorization
 from ..security.loading import naming
 
-if TYPE_CHECKING:  # a command imports what it needs of these when it runs
+if TYPE_CHECKING:  # each command imports what it needs when it runs
     from ..administration import Registry
     from ..management import Address, BlockingClient
 
@@ -53,7 +53,7 @@ def open_client(args: argparse.Namespace) -> Iterator[BlockingClient | None]:
         if not os.path.lexists(local_socket(args.state, MANAGEMENT_SOCKET)):
             yield None
             return
-    from ..management import ManagementClient, blocking_client  # which take long to import
+    from ..management import ManagementClient, blocking_client  # imported here because they take long to import
 
     with blocking_client(ManagementClient(address_of(args))) as client:
         if args.management is not None or client.run(ManagementClient.connect_if_it_runs):
@@ -88,15 +88,15 @@ def open_registry(args: argparse.Namespace, *, create: bool = False) -> Iterator
 
 
 def check_alternatives(args: argparse.Namespace, *options: str, required: bool = False) -> None:
-    """Check that at most one of these options is given, or exactly one.
+    """Check that at most one, or exactly one, of these options is given.
 
     Args:
         args: the command's arguments.
-        options: their names in `args`.
-        required: whether one of them has to be given.
+        options: the names of the options in `args`.
+        required: whether exactly one has to be given.
 
     Raises:
-        ConfigurationError: there are several, or none.
+        ConfigurationError: several are given; or none, although one is required.
     """
     names = [f"--{option.replace('_', '-')}" for option in options]
     given = [name for name, option in zip(names, options, strict=True) if getattr(args, option) is not None]
@@ -129,15 +129,15 @@ def _check_management_options(args: argparse.Namespace) -> None:
 
 
 def refuse_management_options(args: argparse.Namespace, given: str, *, remedy: str) -> None:
-    """Check that no option is given that is only for ``--management``.
+    """Check that no option is given that applies only to ``--management``.
 
     Args:
         args: the command's arguments.
         given: the option that was given instead of ``--management``.
-        remedy: the reason why it does not need them.
+        remedy: why `given` needs no such option.
 
     Raises:
-        ConfigurationError: one is given.
+        ConfigurationError: there is such an option.
     """
     for option in ("token_file", "management_ca", "management_pin"):
         if getattr(args, option) is not None:

@@ -1,4 +1,4 @@
-"""SIGHUP makes relay, connector and forward reload what can be changed while they run. It never ends them.
+"""Handles SIGHUP in relay, connector and forward: it makes them reload their files, and never ends them.
 
 This module is imported before anything that takes long to import, so that an early signal does not end the program.
 """
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class ReloadRequests:
-    """Requests to reload, accepted from the first moment of a program, and served one after the other.
+    """Requests to reload. They are accepted from the start of a program, and served one after the other.
 
     Requests that arrive while one is waiting to be served, or before Trio runs, are combined into one. Files are
-    always read after the latest request, so no change that was made before it is missed.
+    always read after the latest request, so changes that were made before it are not missed.
 
-    SIGHUP is caught even if it was inherited as ignored (``nohup``): then closing the terminal causes a reload, which
-    is harmless, and ``kill -HUP`` works as usual.
+    SIGHUP is caught even if the program was started with it ignored (``nohup``). Closing the terminal then causes a
+    reload, which is harmless, and ``kill -HUP`` works as usual.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class ReloadRequests:
         """Request a reload. May be called from a signal handler, and before Trio runs."""
         self._pending = True
         if self._token is not None:
-            # If Trio has ended, there is nothing left to be reloaded.
+            # If Trio has ended, there is nothing to reload.
             with contextlib.suppress(RuntimeError):
                 self._token.run_sync_soon(self._wake, idempotent=True)
 

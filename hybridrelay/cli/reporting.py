@@ -1,4 +1,4 @@
-"""Turns every failure of a command into a line for people, and an exit code."""
+"""Converts each failure of a command into an error message and an exit code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _exit_code(exc: BaseException) -> int:
 
 
 def _is_out_of_memory(exc: BaseException) -> bool:
-    """Whether it is a MemoryError, or an error of Trio's own code that one has caused."""
+    """Return whether `exc` is a MemoryError, or an error in Trio's code that a MemoryError has caused."""
     return isinstance(exc, MemoryError) or isinstance(exc.__cause__, MemoryError)
 
 
@@ -61,15 +61,16 @@ def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
     cause = exc.__cause__
     shortage = shortage_of(cause) if isinstance(cause, OSError) else None
     if shortage is not None and shortage.remedy != remedy:
-        # The error's own remedy, such as running as another user, is for other failures of the same operation.
+        # The error's own remedy, such as running as another user, is for other causes.
         message, remedy = f"{message} (this machine {shortage.text})", shortage.remedy
-    # Most errors have no reason of their own. The default of their class means a bug, and is not shown.
+    # Most errors have no reason of their own. The default reason of the base class means a bug, and is not shown.
     reason = exc.reason.slug if exc.reason is not HybridRelayError.reason or "reason" in vars(exc) else None
     print_error(message, remedy, as_json=as_json, reason=reason)
 
 
 def _place(exc: BaseException) -> str:
-    """Describe a bug by its type and place. The exception's text may contain secrets and is only in the traceback."""
+    """Describe a bug by its type and place. The exception's text is only in the traceback, because it may contain
+    secrets."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"internal error: {type(exc).__name__}{where}"

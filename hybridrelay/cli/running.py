@@ -25,7 +25,7 @@ from .logs import flush_logs, log_python_messages
 from .sd_notify import SystemdNotifier
 
 statistics_logger = logging.getLogger("hybridrelay.statistics")
-# SIGUSR1 is answered at any log level.
+# The statistics that SIGUSR1 requests are logged at any log level.
 statistics_logger.setLevel(logging.INFO)
 
 
@@ -40,9 +40,9 @@ _ABORT_FLUSH_SECONDS = 0.2
 
 
 class GracefulStop:
-    """A graceful stop, in which a program lets open connections continue for a while.
+    """Stops a program gracefully: open connections may continue for a while.
 
-    Until it is armed, there are none, and the first signal cancels the program.
+    Until it is armed, there are no connections, and the first signal cancels the program.
 
     Args:
         grace: how long open connections may continue, in seconds.
@@ -53,9 +53,9 @@ class GracefulStop:
         #: Set when the program is to stop.
         self.event = trio.Event()
         self.armed = False
-        #: Hears what becomes of the program.
+        #: Gets notifications about the state of the program.
         self.systemd = SystemdNotifier()
-        #: What systemd shows of a program that serves; empty before it does.
+        #: The status line that systemd shows while the program serves; empty before.
         self._status = ""
 
     def arm(self) -> None:
@@ -88,7 +88,7 @@ class GracefulStop:
                 try:
                     await reload()
                 finally:
-                    # Not if it is to stop: systemd would take the program for one that serves again.
+                    # If the program is to stop, this is omitted: systemd would assume that it serves again.
                     if not self.event.is_set():
                         self.systemd.ready(self._status)
             else:
@@ -145,7 +145,7 @@ class _Stopper:
 
     async def supervise(self, main: Callable[[], Awaitable[None]]) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        if self.received is not None:  # it came while Trio started
+        if self.received is not None:  # the signal arrived while Trio was starting
             self._end()
         with self._scope:
             async with FlatNursery() as nursery:
@@ -169,11 +169,11 @@ class _Stopper:
 
     def _signals(self) -> list[signal.Signals]:
         found = [signal.SIGTERM]
-        # A shell without job control makes background processes ignore SIGINT: Ctrl-C is not meant for them.
+        # A shell without job control makes background processes ignore SIGINT, because Ctrl-C is not meant for them.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             found.append(signal.SIGINT)
         if sys.platform != "win32" and self._reloads is None:
-            # A program that was started with nohup is to survive its terminal.
+            # A program that was started with nohup should survive the end of its terminal.
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 found.append(signal.SIGHUP)
         return found
@@ -191,7 +191,7 @@ class _Stopper:
     def _handle_question(self, number: int, frame: FrameType | None) -> None:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                # Several signals that arrive before Trio runs this are answered once.
+                # Signals that arrive before Trio calls this are combined into one request.
                 self._token.run_sync_soon(_log_statistics, idempotent=True)
 
     def _stop(self) -> None:
@@ -214,7 +214,7 @@ def _log_statistics() -> None:
     try:
         found = program_statistics().as_dict()
     except Exception:
-        # A bug. It must not propagate into Trio: a request for statistics must not end the program.
+        # This is a bug, but a request for statistics must not end the program, so it must not propagate into Trio.
         statistics_logger.exception("the statistics could not be collected")
     else:
         statistics_logger.info("%s", json.dumps(found), extra={"fields": found})

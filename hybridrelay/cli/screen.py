@@ -1,4 +1,4 @@
-"""A text that is drawn in place of the one before. Pure."""
+"""Redraws a text on a terminal in place of the previous one. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _CLEAR_BELOW = "\x1b[J"
 
 
 def redrawn(text: str, size: terminal_size) -> str:
-    """What to write so that a terminal shows this text from its first line on.
+    """Return the characters that make a terminal show this text from its first line on.
 
-    Nothing is cleared before it is drawn over, so that the picture does not flicker. What is too wide or too long for
-    the terminal is cut; the last line then says how many lines are missing.
+    The screen is overwritten and not cleared, so that it does not flicker. Text that is too wide or too long for the
+    terminal is cut off; the last line then says how many lines are missing.
     """
     lines = text.splitlines()
     if len(lines) > size.lines - 1:

@@ -1,4 +1,4 @@
-"""Tells systemd how a service does: `sd_notify(3)`. Without systemd, nothing happens.
+"""Notifies systemd of the state of a service, as in `sd_notify(3)`. Without systemd, this does nothing.
 
 systemd waits for the service to be ready (``Type=notify``), shows its status, waits for a reload to be done
 (``Type=notify-reload``), and restarts it when its event loop is stuck (``WatchdogSec=``).
@@ -34,11 +34,11 @@ class SystemdNotifier:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        #: A name that begins with @ is one in the abstract namespace of Linux.
+        #: A name that begins with @ is in the abstract namespace of Linux.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         if sys.platform == "win32" or address[:1] not in ("@", "/"):
             self._address = ""
-        #: How often systemd wants to hear from the event loop (seconds); None: never.
+        #: How often systemd expects a notification from the event loop (seconds); None means never.
         self.watchdog_seconds = self._watchdog_seconds(environ)
         self._has_failed = False
 
@@ -49,19 +49,20 @@ class SystemdNotifier:
         return int(wanted) / 1e6 or None
 
     def ready(self, status: str) -> None:
-        """The service is ready, or a reload is done. `status` is one line for people."""
+        """Report that the service is ready, or that a reload is done. `status` is a line for people."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """A reload begins; `ready` says that it is done."""
+        """Report that a reload begins. `ready` reports its end."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """The service finishes its work, and ends."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1", "STATUS=stopping")
 
     async def keep_watchdog(self) -> None:
-        """Show until cancelled that the event loop runs. Ends at once where systemd does not want to know."""
+        """Notify systemd that the event loop works, until cancelled. Returns at once if systemd has no watchdog for
+        it."""
         if self.watchdog_seconds is None:
             return
         while True:
@@ -69,7 +70,7 @@ class SystemdNotifier:
             await trio.sleep(self.watchdog_seconds / 3)
 
     def _send(self, *lines: str) -> None:
-        """Send one notification. It never waits: systemd's socket has room for many."""
+        """Send one notification. Never waits, because systemd's socket has room for many."""
         if not self._address:
             return
         assert sys.platform != "win32"
@@ -78,13 +79,13 @@ class SystemdNotifier:
                 sock.setblocking(False)
                 sock.sendto("\n".join(lines).encode(), destination)
         except OSError as exc:
-            if not self._has_failed:  # it is tried again and again
+            if not self._has_failed:  # the warning is logged only once
                 logger.warning("systemd cannot be notified: %s", exc.strerror or exc)
             self._has_failed = True
         else:
             self._has_failed = False
 
     def _destination(self) -> AbstractContextManager[str]:
-        """The address of systemd's socket, for the block."""
+        """Return the address of systemd's socket during the block."""
         is_file = self._address.startswith("/")
         return short_path(Path(self._address)) if is_file else contextlib.nullcontext(self._address)

@@ -5,7 +5,7 @@
    is remembered as a request to reload. While its event loop runs, `hybridrelay.cli.running` handles the signals.
 3. Every other command ends with 128 plus the number of the signal, and undoes what it has prepared. Once it has begun
    to change something (`Signals.hold`), it first completes the change and reports it.
-4. At the end, when only output is left to be written, a signal ends the process at once.
+4. When only output is left to be written, a signal ends the process at once.
 5. SIGUSR1 never ends a command: it requests statistics from a service.
 
 This module is imported before anything that takes long to import, and imports nothing of that kind.
@@ -28,7 +28,7 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class _Phase(enum.Enum):
-    """What a signal does that ends commands."""
+    """The effect of a signal that ends commands."""
 
     #: The signal is remembered.
     HOLDING = enum.auto()
@@ -44,7 +44,7 @@ class Signals:
     def __init__(self) -> None:
         self._phase = _Phase.HOLDING
         self._is_service = False
-        #: The first signal that is to end the command and was remembered, SIGHUP only if there was no other.
+        #: The first remembered signal that ends the command; SIGHUP only if there was no other.
         self._pending: signal.Signals | None = None
         self._reload_requested = False
 
@@ -122,7 +122,7 @@ class Signals:
             return
         match self._phase:
             case _Phase.HOLDING:
-                # SIGHUP may turn out to be a request to reload, so it does not stay in place of the others.
+                # SIGHUP may turn out to be a request to reload, so another signal replaces it.
                 if self._pending is None or self._pending.name == "SIGHUP":
                     self._pending = got
             case _Phase.ENDING:

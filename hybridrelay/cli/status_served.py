@@ -27,10 +27,10 @@ async def status_served(
     stop: trio.Event,
     events: EventStream,
 ) -> AsyncIterator[None]:
-    """Serve the status while the block runs: also before the program is ready, and while it is stopping.
+    """Serve the status during the block, also before the program is ready and while it is stopping.
 
     Args:
-        given: the value of ``--status``; None: nothing is served.
+        given: the value of ``--status``; None means that nothing is served.
         make_source: returns the source of the status.
         stop: set when the program is to stop.
         events: the stream to which events are published.
@@ -41,7 +41,7 @@ async def status_served(
     if given is None:
         yield
         return
-    from ..monitoring import StatusAddress, serve_status  # which takes long to load
+    from ..monitoring import StatusAddress, serve_status  # imported here because it takes long to load
 
     async with FlatNursery() as nursery:
         await nursery.start(partial(serve_status, StatusAddress.of(given), make_source(), stop=stop, events=events))

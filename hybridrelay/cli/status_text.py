@@ -80,7 +80,7 @@ def _heading(status: RelayStatus) -> str:
     relay = status.relay
     state = "draining" if relay.draining_since is not None else "running"
     lines = [f"relay {state}, version {relay.version}, pin {relay.pin}"]
-    if relay.ports is not None:  # the caller may see the whole relay
+    if relay.ports is not None:  # otherwise the caller's scope excludes the relay as a whole
         lines.append("ports: " + " ".join(f"{name}={','.join(bindings)}" for name, bindings in relay.ports.items()))
     places = (
         ("pairs", relay.pairs),
@@ -116,11 +116,11 @@ def section_parts(
     """Format a table with its title and the number of its rows, in parts of many lines each.
 
     Args:
-        title: of the table.
+        title: the title of the table.
         header: the names of the columns.
         rows: the cells.
         right: the columns that are aligned to the right.
-        total: how many rows there would be, if some are left out.
+        total: the number of all rows, if some are omitted.
     """
     shown = 0
 
@@ -130,7 +130,7 @@ def section_parts(
             shown += 1
             yield row
 
-    # The first part has been formatted only after all rows were counted.
+    # All rows are counted before the first part is returned.
     parts = output.table_parts(header, counted(), right=right)
     first = next(parts)
     count = f"{title}: {shown if total is None else total}"

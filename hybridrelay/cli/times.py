@@ -1,4 +1,4 @@
-"""Times as text for people."""
+"""Formats times for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def utc_text(seconds: float) -> str:
     """Return a time as text, such as ``2026-01-02T03:04:05Z``.
 
     Args:
-        seconds: since 1970. It may come from a relay, and thus be any number.
+        seconds: the time in seconds since 1970. It may come from a relay, so it may be any number.
     """
     try:
         return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -74,7 +74,7 @@ class ApiRegistry:
 
     def editions(self) -> Editions:
         """See `Registry.editions`."""
-        from .quotas import EditionList  # which imports the operations of the API
+        from .quotas import EditionList  # imported late: `quotas` imports the operations of the API
 
         found = self._get(_EDITIONS, EditionList).value
         return Editions([one.edition() for one in found], next((one.name for one in found if one.in_use), ""))
@@ -82,7 +82,7 @@ class ApiRegistry:
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
-        """See `Registry.prepare`. A relay that runs has a certificate."""
+        """See `Registry.prepare`. Only reads: a relay that runs has a certificate already."""
         return self.relay()
 
     def import_(self, record: RelayRecord) -> None:
@@ -200,7 +200,7 @@ class ApiRegistry:
         """See `Registry.delete_token`."""
         self._call("DELETE", f"{_TOKENS}/{quote(id_, safe='')}", msgspec.Raw)
 
-    # --- how
+    # --- requests
 
     def _get(self, path: str, kind: type[T], query: Mapping[str, str | float | None] | None = None) -> T:
         return self._client.run(lambda client: client.get(path, kind, query=query))

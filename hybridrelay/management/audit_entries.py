@@ -34,7 +34,7 @@ __all__ = [
 
 #: The folder of the files, in the state directory.
 DIRECTORY: Final = "audit"
-#: The most lines that one request examines.
+#: The maximum number of lines that one request examines.
 _MAX_SCANNED = 20_000
 #: By how much the first number grows for each second of the clock. Numbers therefore increase across restarts even if
 #: files were deleted.
@@ -114,7 +114,7 @@ def files_of(directory: Path, kind: Kind) -> AuditFiles:
 
 
 def next_number(directory: Path, clock: Callable[[], float]) -> int:
-    """Return a number for the next entry: higher than all in the files, also if the clock is behind the last one.
+    """Return a number for the next entry: higher than all in the files, even if the clock was set back.
 
     Raises:
         OSError: the files cannot be read.

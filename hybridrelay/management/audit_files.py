@@ -22,7 +22,8 @@ __all__ = ["AuditFiles", "Line"]
 _BLOCK = 64 * 1024
 #: The longest line (bytes). A longer one was not written by this program.
 _MAX_LINE = 64 * 1024
-#: Numbers are lower than this. A million for each second since 1970 reaches it in the year 146,000.
+#: Numbers are lower than this. With a million numbers for each second since 1970, they reach this limit in the year
+#: 146,000.
 _MAX_NUMBER = 2**62
 
 
@@ -142,7 +143,7 @@ def _lines_before(file: BinaryIO, number: int) -> Iterator[Line]:
 
 
 def _end_before(file: BinaryIO, number: int) -> int:
-    """Return a position after all lines with lower numbers, and not long after them."""
+    """Return a position after all lines with lower numbers, and close to the last of them."""
     low, high = 0, file.seek(0, os.SEEK_END)
     while high - low > _BLOCK:
         middle = (low + high) // 2

@@ -52,7 +52,7 @@ class _Waiting:
 
     kind: Kind
     entry: AuditEntry
-    #: With its number, once there was an attempt to write it.
+    #: The line with the entry's number, which the first attempt to write it determines; None before.
     line: Line | None = None
 
 
@@ -71,7 +71,7 @@ class AuditLog:
         self._events = events
         #: Set while entries cannot be written.
         self.problem: FileProblem | None = None
-        #: The number of the next entry; None until the files have been looked at.
+        #: The number of the next entry; None until it has been read from the files.
         self._next_number: int | None = None
         self._waiting: deque[_Waiting] = deque(maxlen=_MAX_WAITING)
         self._published = trio.Event()
@@ -125,7 +125,7 @@ class AuditLog:
         Raises:
             OSError: they cannot be written. They are kept, and some of them may be in the files.
 
-        Cancelled while it writes, it waits until they are written.
+        Writing cannot be cancelled: it ends first.
         """
         async with self._writing:
             batch = list(self._waiting)
@@ -165,7 +165,7 @@ class AuditLog:
         )
 
     def _write(self, batch: list[_Waiting]) -> None:
-        """In a thread, one at a time."""
+        """Append entries to the files. Runs in a thread; never twice at the same time."""
         if self._next_number is None:
             self._next_number = next_number(self._directory, self._clock)
         for one in batch:

@@ -34,10 +34,10 @@ _LOCK_FILE = "local.lock"
 
 
 class AuditedRegistry:
-    """Implements `Registry` with another one, and records each change and each look at keys, also if it fails.
+    """Implements `Registry` with another one, and records each change and each display of keys, even a failed one.
 
     The entries have the operations and the statuses that the same calls of the management API would have. They are in
-    files of their own, which a relay only reads: a relay that starts meanwhile cannot lose or repeat one.
+    separate files, which a relay only reads; so a relay that starts meanwhile cannot lose or repeat one.
 
     Args:
         registry: the store of the relay.
@@ -176,13 +176,13 @@ class AuditedRegistry:
 
 
 def _user() -> str:
-    """The user who runs the command, as the management API names the callers on its socket."""
+    """Return the user who runs the command, in the form in which the API names callers on its Unix socket."""
     get = getattr(os, "getuid", None)  # which Windows does not have
     return f"user {getpass.getuser()}" if get is None else f"uid {get()}"
 
 
 def _status_of(exc: BaseException) -> int:
-    """The status with which the management API answers a call that fails like this; 0 if it was interrupted."""
+    """Return the status with which the management API answers a call that fails so; 0 if it was interrupted."""
     match exc:
         case NotFound():
             return Problem.NOT_FOUND.status

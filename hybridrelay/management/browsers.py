@@ -1,8 +1,8 @@
-"""What browsers send along: the cookie of a login, and from which web site a request comes. Pure.
+"""What browsers add to requests: the cookie of a login, and which web site has caused the request. Pure.
 
-A browser adds cookies and client certificates to requests by itself, also to those that another site's page causes.
-It says so in Sec-Fetch-Site (W3C Fetch Metadata), and in Origin where it does not send that. A page cannot change
-either of them.
+A browser adds cookies and client certificates to all requests, even to those that a page of another site causes.
+Which site has caused a request is in Sec-Fetch-Site (W3C Fetch Metadata), or, if the browser does not send this
+field, in Origin. Pages cannot change either field.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def comes_from_elsewhere(request: Request) -> bool:
-    """Whether a browser says that another web site's page has caused a request.
+    """Whether, according to the browser, a page of another web site has caused a request.
 
     Following a link on another site's page does not count: it only shows a page of the relay.
     """
@@ -39,7 +39,7 @@ def comes_from_elsewhere(request: Request) -> bool:
 
 
 def is_of_own_page(request: Request) -> bool:
-    """Whether a browser says that a page of this relay has caused a request."""
+    """Whether, according to the browser, a page of this relay has caused a request."""
     site = request.headers.all("sec-fetch-site")
     return site == ["same-origin"] if site else _is_own_origin(request, request.headers.all("origin"))
 
@@ -59,20 +59,20 @@ def _is_own_origin(request: Request, origins: list[str]) -> bool:
 
 
 def login_cookies(request: Request) -> Iterator[str]:
-    """The values of the cookie of a logins, the safest name first."""
+    """Yield the values of the login cookie, that with the ``__Host-`` prefix first."""
     found = [pair.strip().partition("=") for value in request.headers.all("cookie") for pair in value.split(";")]
     for name in (_name(request.authority, is_secure=True), _name(request.authority, is_secure=False)):
         yield from (value for key, _, value in found if key == name and value)
 
 
 def login_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: float) -> tuple[str, str]:
-    """The header field that sets the cookie of a login.
+    """Return the header field that sets the cookie of a login.
 
     Args:
         request: the request that is answered with this field.
         value: the text that only the browser has.
-        is_encrypted: whether the connection has TLS, or a trusted proxy says that it was reached over TLS. For other
-            proxies that have TLS, the browser's Origin says it.
+        is_encrypted: whether the connection has TLS, or a trusted proxy says that it was reached over TLS. If another
+            proxy terminates TLS, the scheme of the browser's Origin shows it.
         seconds: how long the browser keeps it.
     """
     is_secure = is_encrypted or (request.headers.get("origin") or "").startswith("https://")
@@ -80,7 +80,7 @@ def login_cookie(request: Request, value: str, *, is_encrypted: bool, seconds: f
 
 
 def forgotten_cookies(request: Request) -> Iterator[tuple[str, str]]:
-    """The header fields that delete the cookie of a logins, under whichever name they were set."""
+    """Yield the header fields that delete the login cookie, under each name that it may have."""
     for is_secure in (True, False):
         yield _cookie(request, "", is_secure=is_secure, seconds=0)
 

@@ -13,22 +13,22 @@ __all__ = ["EVERYTHING", "Caller", "Scope"]
 class Scope:
     """The hybrid connections that a caller may see and change."""
 
-    #: Those whose names begin with this. Empty: all of them, and what is about the whole relay.
+    #: Hybrid connections whose names begin with this. Empty means all, and also what concerns the whole relay.
     prefix: str = ""
-    #: The only one; None: those of `prefix`.
+    #: The only hybrid connection; None means those that `prefix` selects.
     only: str | None = None
 
     @property
     def is_everything(self) -> bool:
-        """Whether it covers the whole relay."""
+        """Whether the scope is the whole relay."""
         return not self.prefix and self.only is None
 
     def covers(self, name: str) -> bool:
-        """Whether it covers the hybrid connection of this name."""
+        """Whether the scope includes the hybrid connection of this name."""
         return name.startswith(self.prefix) if self.only is None else name == self.only
 
 
-#: All hybrid connections, and what is about the whole relay.
+#: All hybrid connections, and what concerns the whole relay.
 EVERYTHING = Scope()
 
 
@@ -46,16 +46,17 @@ class Caller:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """Who counts as one in all limits.
+        """The key by which limits distinguish callers.
 
-        All keys of a hybrid connection do, because the holder of a key with the right Manage can make more keys.
+        All keys of a hybrid connection count as one caller, because whoever has a key with the right Manage can make
+        more of them.
         """
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
 
     def may(self, role: ManagementRole) -> bool:
-        """Whether the caller may do what needs `role`."""
+        """Whether the caller's role permits what requires `role`."""
         return self.role >= role
 
     def sees(self, name: str | None) -> bool:
-        """Whether the scope covers a hybrid connection, or (None) what is about the whole relay."""
+        """Whether the scope includes a hybrid connection or, for None, what concerns the whole relay."""
         return self.scope.is_everything if name is None else self.scope.covers(name)

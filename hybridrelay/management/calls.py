@@ -83,7 +83,7 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
     async def handle(request: Request) -> Reply:
         request_id = new_request_id()
         caller: Caller | None = None
-        #: 0: there is no response, because the client has disconnected or the relay is stopping.
+        #: 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
             caller, body = await gate.admit_with_body(request)
@@ -119,24 +119,24 @@ async def perform(
     version: int | None = None,
     only_create: bool = False,
 ) -> tuple[msgspec.Struct | None, int | None]:
-    """Run an operation for a page of the dashboard: authorized and audited as a request of its own would be.
+    """Run an operation for a page of the dashboard, with the same authorization and audit log as for a request.
 
     Args:
-        operation: its row.
+        operation: the operation's row.
         managed: the relay.
         caller: who has requested the page.
         request: the request for the page.
-        params: the parameters of the operation's path, decoded.
-        query: the parameters of its query. Text is converted to the types that the operation has.
-        body: the members of its body, converted in the same way.
-        version: that the resource must have; None: any.
-        only_create: the resource must not exist yet.
+        params: the decoded parameters of the operation's path.
+        query: the parameters of the operation's query. Text is converted to the types in the row.
+        body: the members of the operation's body, converted in the same way.
+        version: the version that the resource must have; None accepts any.
+        only_create: whether the operation fails if the resource exists.
 
     Returns:
-        The body of the response, and the version of the resource in it if it has one.
+        The body of the response, and the version of the resource that it shows, if any.
 
     Raises:
-        RequestError: it is refused, or has failed.
+        RequestError: the operation was refused, or has failed.
     """
     request_id, status = new_request_id(), 0
     try:

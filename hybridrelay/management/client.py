@@ -19,13 +19,13 @@ __all__ = ["ManagementClient"]
 
 T = TypeVar("T")
 
-#: For opening a connection (seconds).
+#: The timeout for opening a connection (seconds).
 _CONNECT_SECONDS = 15.0
-#: For one request and its whole response (seconds).
+#: The timeout for one request and its whole response (seconds).
 _TIMEOUT_SECONDS = 30.0
-#: A connection that was idle for longer is not used again (seconds): the relay closes it after ten.
+#: A connection that was idle for longer than this (seconds) is not used again; the relay closes it after 10 s.
 _IDLE_SECONDS = 5.0
-#: The longest response that is read. A page of 1,000 sessions has about 500 KiB.
+#: The longest response that is accepted (bytes). A page of 1,000 sessions has about 500 KiB.
 _MAX_RESPONSE = 16 * 1024 * 1024
 _BLOCK = 256 * 1024
 _JSON = "application/json"
@@ -56,8 +56,8 @@ class ManagementClient:
     """Sends requests to a management API, one after the other. Opens connections when they are needed.
 
     Args:
-        address: where the API is.
-        peer: what errors call the other side.
+        address: the address of the API.
+        peer: the name of the other side in error messages.
     """
 
     def __init__(self, address: Address, *, peer: str = "the relay") -> None:
@@ -73,7 +73,7 @@ class ManagementClient:
         """Open a connection to a relay on this machine. Returns False if nothing listens on its socket.
 
         Raises:
-            ManagementError: something listens, and this user may not connect to it.
+            ManagementError: something is listening, but this user may not connect to it.
         """
         assert isinstance(self._address, LocalAddress)
         stream = await self._address.connect_if_it_runs()
@@ -84,11 +84,11 @@ class ManagementClient:
     async def get(
         self, path: str, kind: type[T], *, query: Mapping[str, str | float | None] | None = None, seconds: float = 0
     ) -> T:
-        """Return the response to GET, decoded.
+        """Send GET, and return the decoded response.
 
         Args:
             path, kind, seconds: see `call`.
-            query: the parameters. Those that are None are left out.
+            query: the parameters of the query; None omits one.
 
         Raises:
             HybridRelayError: see `call`.
@@ -107,20 +107,20 @@ class ManagementClient:
         changes: bool | None = None,
         seconds: float = 0,
     ) -> T:
-        """Send a request and return the response, decoded. For a response without content, `kind` is None's type.
+        """Send a request and return the decoded response.
 
         Args:
-            method, path: of the request; the path without the prefix of the address.
-            kind: the type of the response.
-            body: sent as JSON.
+            method, path: the method and the path of the request; the latter without the prefix of the address.
+            kind: the type of the response; ``type(None)`` if it has no content.
+            body: the body, which is sent as JSON.
             headers: further header fields.
-            changes: whether the request is to change something; None means that GET does not, and all others do.
-            seconds: how long the relay may delay the response by intention. The deadline is 30 s later.
+            changes: whether the request changes something; None means yes, except for GET.
+            seconds: how long the request asks the relay to wait before it answers. The deadline is 30 s later.
 
         Raises:
             OutcomeUnknown: a change was requested, and the relay did not answer.
-            ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response is not
-                what is expected.
+            ManagementError: the relay cannot be reached, is too slow, or cannot answer now; or its response has not
+                the expected form.
             ConfigurationError: the relay has refused the request; see `refusal_of`.
             RelayIdentityError: the relay's certificate is not trusted.
 
@@ -146,11 +146,11 @@ class ManagementClient:
 
         Args:
             data: the JSON.
-            kind: the type that it must have.
+            kind: the type that the JSON must have.
             request: the method and the path of the request, for errors.
 
         Raises:
-            ManagementError: it is not JSON, or has another type.
+            ManagementError: the data is not JSON, or has another type.
         """
         try:
             return msgspec.json.decode(data, type=kind)
@@ -170,7 +170,8 @@ class ManagementClient:
         self, request: h11.Request, data: bytes, what: str, *, changes: bool, seconds: float
     ) -> _Response:
         is_reused = self._connection is not None
-        # A change gets a new connection: if the relay closes an old one just now, nobody knows whether it was made.
+        # A change gets a new connection: if the relay closed an old one at this moment, it would be unknown whether
+        # the change was made.
         if self._connection is not None and (changes or not self._connection.is_usable):
             await self.aclose()
             is_reused = False

@@ -34,11 +34,11 @@ _SAVE_SECONDS = 60.0
 
 
 class Refused(Exception):
-    """The credentials are not valid, or do not suffice. The text is for the log, and contains no secret."""
+    """The credentials are invalid, or do not suffice. The text is for the log, and contains no secret."""
 
     def __init__(self, detail: str, answer: RequestError | None = None) -> None:
         super().__init__(detail)
-        #: The response to the client; None: 401.
+        #: The response to the client; None means 401.
         self.answer = answer
 
 

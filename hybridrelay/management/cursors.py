@@ -1,4 +1,4 @@
-"""Cursors: opaque strings that say where a page of a list has ended. Pure."""
+"""Cursors: opaque strings that identify the end of a page of a list. Pure."""
 
 from __future__ import annotations
 

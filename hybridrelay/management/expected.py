@@ -1,4 +1,4 @@
-"""Which words a place in a request may have, for errors: msgspec says only that a word is not one of them. Pure."""
+"""Finds the words that a place in a request may contain. The errors of msgspec do not list them. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["words_expected_at"]
 
 
 def words_expected_at(kind: type[msgspec.Struct], place: Sequence[str]) -> tuple[str, ...]:
-    """The words that are possible at a place in the JSON of a class; none if it does not have one of a few words.
+    """Return the words that a place in the JSON of a class may contain; none if the place is not an enumeration.
 
     Args:
         kind: the class.
-        place: the names of members on the way there, and the indexes in arrays.
+        place: the path to the place: names of members, and indexes in arrays.
     """
     found = inspect.type_info(kind)
     for part in place:
@@ -35,7 +35,7 @@ def words_expected_at(kind: type[msgspec.Struct], place: Sequence[str]) -> tuple
 
 
 def _inner(found: inspect.Type) -> inspect.Type:
-    """The type itself, without its metadata and without None."""
+    """Return the type itself, without its metadata and without None."""
     while isinstance(found, inspect.Metadata | inspect.UnionType):
         if isinstance(found, inspect.Metadata):
             found = found.type

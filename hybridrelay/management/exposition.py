@@ -1,7 +1,7 @@
 """The Prometheus text format, version 0.0.4. Pure.
 
-Written here and not by prometheus-client: it is a page of code, ``/metrics`` then works in every installation, and
-the relay loads nothing for it. A test has that library parse the result.
+This page of code is used instead of prometheus-client, so that ``/metrics`` works in every installation and needs no
+further import. A test parses the result with that library.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Sample: TypeAlias = tuple[Mapping[str, str], float]
 
 
 def counter(name: str, text: str, samples: Iterable[Sample]) -> str:
-    """One family of counters; the name ends in ``_total``."""
+    """Return a family of counters, whose name ends in ``_total``."""
     return _family(name, "counter", text, samples)
 
 
 def gauge(name: str, text: str, samples: Iterable[Sample]) -> str:
-    """One family of gauges."""
+    """Return a family of gauges."""
     return _family(name, "gauge", text, samples)
 
 
 def histogram(name: str, text: str, bounds: Sequence[float], counts: Sequence[int], total: float) -> str:
-    """A histogram without labels.
+    """Return a histogram without labels.
 
     Args:
         name: the name of the family.
         text: the help text.
-        bounds: upper bounds of the buckets, growing.
-        counts: by bucket, and one more for what is above the last bound.
-        total: the sum of everything that was observed.
+        bounds: the upper bounds of the buckets, in increasing order.
+        counts: the number of observations in each bucket, and of those above the last bound.
+        total: the sum of all observations.
     """
     lines, sum_of_counts = [_head(name, "histogram", text)], 0
     for bound, count in zip((*map(_number, bounds), "+Inf"), counts, strict=True):

@@ -22,11 +22,10 @@ __all__ = ["MAX_EVENTS", "Feed", "FeedPage", "NumberedEvent"]
 
 #: How many events are kept. A peer that causes many events thereby removes older ones, which are still in the log.
 MAX_EVENTS = 10_000
-#: By how much the first number grows for each second of the clock: more than the events that a relay can publish in a
-#: second.
+#: By how much the first number grows for each second of the clock. A relay publishes fewer events in a second.
 _PER_SECOND = 1_000_000
-#: How many events one call of `read` examines at most, and after how many of them other tasks may run (about a
-#: millisecond's work).
+#: How many events one call of `read` examines at most, and after how many of them other tasks may run (after about a
+#: millisecond).
 _PER_PAGE = 1_000
 _AT_A_TIME = 100
 
@@ -74,10 +73,10 @@ class FeedPage:
     """Consecutive events, as `Feed.read` returns them."""
 
     events: tuple[NumberedEvent, ...]
-    #: The number of the last event that was examined: continue after it.
+    #: The number of the last event that was examined; the next page begins after it.
     last: int
-    #: False: events between the requested number and the first of these were not kept, or the requested number is not
-    #: one of this relay.
+    #: Whether the page follows the requested number without a gap. False if events in between were not kept, or if
+    #: the number is not one of this relay.
     has_all: bool
 
 
@@ -99,7 +98,7 @@ class Feed:
         self._published = trio.Event()
         #: How often `read` was called.
         self.reads = 0
-        #: By caller, how many of its clients follow events, or wait for one, at present.
+        #: How many clients of each caller follow events, or wait for one, at present.
         self.followers: Counter[Hashable] = Counter()
 
     @contextmanager
@@ -159,11 +158,11 @@ class Feed:
         return FeedPage(tuple(found), after, has_all)
 
     async def latest(self, limit: int, is_wanted: Callable[[NumberedEvent], bool]) -> FeedPage:
-        """The latest events, in their order. This is a checkpoint.
+        """Return the latest events, the oldest first. This is a checkpoint.
 
         Args:
-            limit: return at most so many.
-            is_wanted: leave out others.
+            limit: the maximum number of events to return.
+            is_wanted: events for which this returns False are omitted.
         """
         last, kept = self.last, list(self._events)
         await trio.lowlevel.checkpoint()

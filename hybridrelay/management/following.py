@@ -24,8 +24,8 @@ from .values import Body, Value
 
 __all__ = ["EVENT_ROWS"]
 
-#: How many clients may follow events, or wait for one, at the same time, because each needs a connection; and how
-#: many clients of the same caller, so that others can still connect.
+#: How many clients may follow events, or wait for one, at the same time: in total, because each needs a connection,
+#: and of the same caller, so that others can still connect.
 MAX_FOLLOWERS = 100
 MAX_FOLLOWERS_OF_CALLER = 16
 #: A stream ends after this time (seconds), and a browser then continues with another request. The credentials are
@@ -36,24 +36,24 @@ _COMMENT_SECONDS = 15.0
 #: How long to wait for further events after one has been published (seconds), so that many events wake each follower
 #: only five times a second instead of once for each.
 _COLLECT_SECONDS = 0.2
-#: The most events that are sent at once.
+#: The maximum number of events that are sent at once.
 _PER_PIECE = 100
 _LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
 
 
 class EventsQuery(Body, frozen=True):
-    """Which events are wanted."""
+    """The query for events."""
 
     #: Only the events after the one with this number; without it, all events that the relay has kept.
     since: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: How long to wait for an event if there is none (seconds).
     wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
-    #: The latest ones. `since` and `wait` are not used then.
+    #: Whether the latest events are wanted; then `since` and `wait` are ignored.
     newest: bool = False
-    #: Only those whose names begin with this text, such as ``management.``.
+    #: Only events whose names begin with this text, such as ``management.``.
     name: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    #: Only those about the hybrid connection of this name.
+    #: Only events about the hybrid connection of this name.
     connection: Annotated[str, msgspec.Meta(max_length=MAX_CONNECTION_NAME)] = ""
 
 
@@ -91,7 +91,7 @@ class EventPage(Value, frozen=True):
     value: tuple[EventValue, ...]
     #: Pass this as `since` to get the following events.
     last: int
-    #: False: there were events between `since` and the first of these, which the relay has not kept.
+    #: Whether the page follows `since` without a gap. False if the relay has not kept events in between.
     has_all: bool
 
 
@@ -117,17 +117,17 @@ class _Position:
 
     #: The number of the last event that was examined.
     after: int
-    #: False: some events before `after` had not been kept.
+    #: Whether no gap was found so far. False if some events before `after` had not been kept.
     has_all: bool = True
 
     @classmethod
     def of(cls, call: Call, since: int | None) -> _Position:
-        """The position at which a client begins."""
+        """Return the position at which a client begins."""
         return cls(call.managed.feed.first if since is None else since)
 
 
 def _filter(call: Call) -> Callable[[NumberedEvent], bool]:
-    """Which events are wanted, of those that the caller may see."""
+    """Return the predicate of the events that the query selects and the caller may see."""
     caller, query = call.caller, call.query_as(EventsQuery)
 
     def is_wanted(event: NumberedEvent) -> bool:
@@ -191,7 +191,7 @@ def _has_room(call: Call) -> bool:
 
 
 def _check_room(call: Call) -> None:
-    """Raises RequestError."""
+    """Check that another client may follow. Raises RequestError."""
     if not _has_room(call):
         raise problem(
             Problem.UNAVAILABLE,

@@ -1,6 +1,6 @@
 """Authenticates the caller of a request, and limits how many requests each caller may send.
 
-In this order:
+A request is handled by these rules, in this order:
 
 1. If a request has an Authorization header, this header identifies the caller. The relay's tokens and signatures are
    always verified, so that nobody can lock out a caller by failed attempts from the same address. After too many
@@ -72,12 +72,12 @@ _CHALLENGES: Fields = (
 
 
 class Gate:
-    """Authenticates requests and limits their rate; see the module.
+    """Authenticates requests and limits their rate; see the module's docstring.
 
     Args:
         managed: the relay.
         authenticators: the authenticators of installed packages, by name, for credentials of other kinds.
-        logins: the browsers that have logged in; None: there are none yet.
+        logins: the browsers that have logged in; None means none yet.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Gate:
         self._own = OwnCredentials(managed)
         #: Write to the store when each token was last used: once a minute until cancelled, or at once.
         self.save_uses, self.save_uses_now = self._own.save_uses, self._own.save_uses_now
-        #: Browsers that have logged in.
+        #: The browsers that have logged in.
         self.logins = Logins() if logins is None else logins
 
     async def admit(self, request: Request) -> Caller:
@@ -183,7 +183,7 @@ class Gate:
             raise problem(Problem.RATE, detail, remedy="send the request again later", headers=retry)
 
     async def _identify(self, headers: Sequence[str], peer: Peer, group: str) -> Caller:
-        """Raises Refused, RequestError."""
+        """Return the caller that an Authorization header identifies. Raises Refused, RequestError."""
         if len(headers) > 1 or len(headers[0]) > _MAX_CREDENTIALS:
             raise Refused("there is more than one Authorization header, or it is too long")
         scheme, _, value = headers[0].partition(" ")
@@ -196,7 +196,7 @@ class Gate:
             try:
                 caller = await self._by_plugin(name, authenticator, credentials)
             except Exception:
-                self._failures.charge(group, trio.current_time())  # such requests would not be limited otherwise
+                self._failures.charge(group, trio.current_time())  # no other limit would apply to such requests
                 raise
             if caller is not None:
                 return caller

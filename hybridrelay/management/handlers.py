@@ -1,6 +1,6 @@
 """The handlers of the operations of the management API, and the table of operations.
 
-The module is long because it has a function and a row for each operation on the registry.
+This module is long because it contains a function and a row for each operation on the registry.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .values import (
 __all__ = ["OPERATIONS"]
 
 
-#: Hybrid connections of a page that are shown before other tasks of the relay run: about a millisecond.
+#: How many hybrid connections of a page are converted before other tasks of the relay may run: about a millisecond.
 _AT_A_TIME = 20
 
 
@@ -74,7 +74,7 @@ async def _list_connections(call: Call) -> ConnectionPage:
 
 
 def _seen(store: Store, scope: Scope, after: str, query: PageQuery) -> Sequence[HybridConnection]:
-    """Return those of the next page that a caller with this scope may see, and one more. Runs in a thread."""
+    """Return the hybrid connections of the next page that this scope includes, and one more. Runs in a thread."""
     if scope.only is not None:
         is_wanted = scope.only.startswith(query.prefix) and scope.only > after
         return [one for one in store.list(prefix=scope.only) if one.name == scope.only] if is_wanted else ()
@@ -143,7 +143,7 @@ def _put(
 ) -> tuple[bool, HybridConnection]:
     """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
     if call.name not in store.disabled_by_name():
-        if call.caller.scope.only is not None:  # a key of a hybrid connection, which does not exist any longer
+        if call.caller.scope.only is not None:  # the caller is a key of a hybrid connection that no longer exists
             raise NotFound("there is no such hybrid connection")
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
@@ -320,12 +320,12 @@ _CONNECTIONS = "/v1/hybridConnections"
 _CONNECTION = f"{_CONNECTIONS}/{{name}}"
 _RULES = f"{_CONNECTION}/authorizationRules"
 _RULE = f"{_RULES}/{{rule}}"
-#: Where the parameters of a path are in the request before.
+#: Where a link to a further operation finds its path parameters: in the path of this operation's request.
 _THIS_CONNECTION = {"name": "$request.path.name"}
 _THIS_RULE = {**_THIS_CONNECTION, "rule": "$request.path.rule"}
 _VIEWER, _ADMIN = ManagementRole.VIEWER, ManagementRole.ADMIN
 
-#: Everything that the management API serves, except ``/openapi.json``.
+#: All operations of the management API, except ``/openapi.json``.
 OPERATIONS: Operations[Call] = Operations(
     [
         Operation(

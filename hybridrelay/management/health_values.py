@@ -1,4 +1,4 @@
-"""What ``/livez`` and ``/readyz`` answer, at the relay, the connector and forward. Pure."""
+"""The responses of ``/livez`` and ``/readyz``, of the relay, the connector and forward. Pure."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ __all__ = ["CheckValue", "LiveValue", "ReadyValue"]
 
 
 class CheckValue(Value, frozen=True):
-    """One condition for a program to be ready."""
+    """A condition for a program to be ready."""
 
     #: Of a relay: ``serving``, ``registry``, ``certificate`` or ``accepting``. Of a connector: ``accepting``,
     #: ``registered`` or ``target``. Of a forward: ``accepting``, ``listening`` or ``session``.
     name: str
     ok: bool
-    #: What to do if it is not met.
+    #: What to do if the condition is not met.
     remedy: str | None = None
-    #: Why it is not met, if that is known.
+    #: Why the condition is not met, if known.
     detail: str | None = None
-    #: The hybrid connection that it is about, if it is about one.
+    #: The hybrid connection that the condition concerns, if any.
     connection: str | None = None
 
 
 class ReadyValue(Value, frozen=True):
-    """Whether the program is ready: all checks are ok."""
+    """Whether the program is ready, which it is if all checks are ok."""
 
     ready: bool
     checks: tuple[CheckValue, ...]
 
 
 class LiveValue(Value, frozen=True):
-    """The program is alive: its event loop has answered."""
+    """The response of a program that is alive: its event loop works."""
 
     alive: bool

@@ -21,20 +21,21 @@ _Time = Annotated[int, msgspec.Meta(ge=0, le=253402300799)]
 
 
 class HistoryPageQuery(Body, frozen=True):
-    """The query for a history: which intervals are returned."""
+    """The query for the intervals of a history."""
 
     #: The length of the intervals (seconds).
     resolution: Annotated[int, msgspec.Meta(ge=10, le=86400, extra_json_schema={"enum": list(RESOLUTIONS)})] = 60
-    #: The first interval begins at or after this time (seconds since 1970). By default, as early as an answer allows.
+    #: The first interval begins at or after this time (seconds since 1970). By default, as early as the maximum
+    #: number of intervals allows.
     begin: _Time | None = msgspec.field(name="from", default=None)
     #: The last interval begins before this time. By default, now.
     end: _Time | None = msgspec.field(name="to", default=None)
 
 
 class IntervalValue(Value, frozen=True):
-    """The numbers for one interval. Maxima are those of samples that are taken every ten seconds."""
+    """The numbers for one interval. Maxima are computed from samples that are taken every ten seconds."""
 
-    #: When it begins (seconds since 1970).
+    #: When the interval begins (seconds since 1970).
     time: int
     listeners_max: int
     senders_max: int
@@ -43,17 +44,17 @@ class IntervalValue(Value, frozen=True):
     bytes_to_senders: int
     #: Pairs of data channels that were joined.
     joins: int
-    #: Joins that were refused, or whose data channels did not come.
+    #: Joins that were refused, or whose data channels were not opened.
     joins_failed: int
     #: Registrations of connectors that have ended.
     disconnects: int
 
 
 class HistoryValue(Value, frozen=True):
-    """The intervals, in order of time. Those in which nothing happened may be omitted.
+    """The intervals in order of time. Intervals in which nothing happened may be omitted.
 
-    An interval before `started_at` may also be missing because the relay was not running, and one of ten seconds
-    because those are only kept in memory.
+    Intervals before `started_at` may also be missing because the relay was not running, and intervals of ten seconds
+    because they are kept only in memory.
     """
 
     #: The length of the intervals (seconds).

@@ -1,8 +1,8 @@
-"""Which host names requests over TCP may be for. Pure.
+"""The host names in the Host header that the management API serves over TCP. Pure.
 
-A web page can let a name of its own resolve to the relay's address, and its scripts then reach the relay as if it
-were the page's own server (DNS rebinding). The name is in the Host header, so only known names are served. An address
-cannot be rebound, so every address is served.
+An attacker can let the name of a web page resolve to the relay's address; the page's scripts then reach the relay as
+if it were the page's own server (DNS rebinding). Such requests have the page's name in the Host header, so only known
+names are served. Addresses cannot be rebound, so all of them are served.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ class AllowedHosts(Collection[str]):
     """The allowed names, as `http.Service.hosts`.
 
     Args:
-        names: always allowed, besides ``localhost``.
-        certified: the names in the certificate at this moment. ``*.example.com`` stands for one label.
+        names: the names that are always allowed, besides ``localhost``.
+        certified: returns the names in the present certificate. The asterisk of ``*.example.com`` stands for one
+            label.
     """
 
     def __init__(self, names: Iterable[str], certified: Callable[[], Collection[str]] = tuple) -> None:

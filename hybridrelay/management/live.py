@@ -39,7 +39,7 @@ from .problems import problem
 
 __all__ = ["LIVE_ROWS"]
 
-#: How many values are collected before other tasks of the relay may run: about a millisecond's work.
+#: How many values are collected before other tasks of the relay may run: about a millisecond.
 _AT_A_TIME = 100
 #: How many names are read from the store at a time.
 _NAMES_AT_A_TIME = 1000
@@ -71,7 +71,7 @@ async def _page(
     name = call.params.get("name")
     if name is not None:
         await call.managed.read_store(lambda store: store.get(name))
-    after: Position | None = (scope.prefix, "") if scope.prefix else None  # names with this prefix are neighbours
+    after: Position | None = (scope.prefix, "") if scope.prefix else None  # the names with this prefix follow here
     if query.cursor is not None:
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
         after = max(after or ("", ""), (connection, key))
@@ -149,7 +149,7 @@ async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:
 
 
 async def _disabled_by_name(call: Call, *, after: str, limit: int) -> Mapping[str, bool]:
-    """Return whether each hybrid connection is disabled: the next `limit` of those that the caller may see."""
+    """Return the next `limit` hybrid connections that the caller may see, and whether each is disabled."""
     scope = call.caller.scope
 
     def read(store: Store) -> Mapping[str, bool]:
@@ -324,7 +324,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         role=ManagementRole.VIEWER,
         handler=_get_endpoint,
         answer=RelayEndpointValue,
-        # It is the same for all hybrid connections, and in each of their connection strings.
+        # Every caller may see this: it is contained in the connection strings of all hybrid connections.
         filters=True,
     ),
     Operation(

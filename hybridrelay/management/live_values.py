@@ -38,7 +38,7 @@ __all__ = [
 
 
 class LivePageQuery(Body, frozen=True):
-    """The query of a list: which page is wanted."""
+    """The query for a page of a list."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
@@ -46,7 +46,7 @@ class LivePageQuery(Body, frozen=True):
 
 
 class ConnectionState(Value, frozen=True):
-    """What a hybrid connection has at this relay now."""
+    """The numbers of a hybrid connection's listeners, senders and sessions at this relay now."""
 
     name: str
     disabled: bool
@@ -56,7 +56,7 @@ class ConnectionState(Value, frozen=True):
     sender_count: int
     #: The number of pairs of data channels that are joined.
     session_count: int
-    #: Bytes that were moved since the relay started.
+    #: The bytes that were moved since the relay started.
     bytes_to_client: int
     bytes_to_connector: int
 
@@ -75,7 +75,7 @@ class ConnectionState(Value, frozen=True):
 
 
 class ConnectionStatePage(Value, frozen=True):
-    """What hybrid connections have, in order of their names."""
+    """The states of hybrid connections, in order of their names."""
 
     value: tuple[ConnectionState, ...]
     #: The cursor of the next page; null on the last page.
@@ -228,7 +228,7 @@ class SessionPage(Value, frozen=True):
 class Dropped(Value, frozen=True):
     """The result of ending a listener, a sender or a session."""
 
-    #: Whether it was there. False: it had ended before, or the id is wrong.
+    #: Whether something was ended. False if it had ended before, or the id is wrong.
     ended: bool
 
 
@@ -271,7 +271,7 @@ class RelayProblem(Value, frozen=True):
 
 
 class RelayEndpointValue(Value, frozen=True):
-    """What connection strings contain about this relay, besides its host."""
+    """The properties of this relay that connection strings contain, besides its host."""
 
     pin: str
     #: The ports that differ from the defaults, by name; null for a port that is not served.
@@ -282,22 +282,23 @@ class RelayValue(Value, frozen=True):
     """The state of the relay. A caller with a scope gets what concerns the hybrid connections of this scope."""
 
     version: str
-    #: The most important first; empty if there are none. For a caller with a scope: those of its hybrid connections,
-    #: and whether the relay is draining.
+    #: The relay's problems, the most important first. A caller with a scope gets those of its hybrid connections, and
+    #: whether the relay is draining.
     problems: tuple[RelayProblem, ...]
-    #: Since when it has been draining (seconds since 1970); null if it is not draining.
+    #: Since when the relay has been draining (seconds since 1970); null if it is not.
     draining_since: float | None
-    #: Its pin: connection strings contain it, so that nobody else can pose as this relay.
+    #: The relay's pin. Connection strings contain it, so that nobody else can pose as this relay.
     pin: str
-    #: The numbers of hybrid connections, and of what they have at this relay. For a caller with a scope: of this
-    #: scope.
+    #: The numbers of hybrid connections, and of their listeners, senders and sessions at this relay; for a caller
+    #: with a scope, those of this scope.
     connection_count: int
     listener_count: int
     sender_count: int
     session_count: int
-    #: By port name, the addresses at which it listens. This and all that follows is null for a caller with a scope.
+    #: The addresses at which the relay listens, by port name. This and all following members are null for a caller
+    #: with a scope.
     ports: dict[str, tuple[str, ...]] | None
-    #: Its certificates that expire. The one to which the pin belongs does not expire.
+    #: The relay's certificates that expire. The certificate to which the pin belongs does not expire.
     certificates: tuple[CertificateValue, ...] | None
     unauthenticated: Places | None
     pairs: Places | None

@@ -30,8 +30,8 @@ __all__ = [
 LOGIN_SECONDS: Final = 8 * 3600.0
 #: How long a one-time code can be used (seconds).
 CODE_SECONDS: Final = 300.0
-#: How many logins one holder may have, and how many there may be in total. To make room, the oldest login of the
-#: holder is ended, or that of the holder who has the most.
+#: How many logins one holder may have, and how many there may be in total. To make room, the oldest login of the same
+#: holder, or of the holder with the most logins, is ended.
 _MAX_OF_HOLDER, _MAX_LOGINS = 16, 1024
 _MAX_CODES = 64
 
@@ -44,7 +44,7 @@ class TokenCredential:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """What counts as one holder when the number of logins is limited."""
+        """The key by which the limits of logins distinguish holders."""
         return "token", self.id
 
 
@@ -55,12 +55,13 @@ class KeyCredential:
     connection: str
     rule: str
     slot: KeySlot
-    #: Changes with the key.
+    #: The generation of the key, which changes when the key does.
     generation: int
 
     @property
     def holder(self) -> tuple[str, str]:
-        """All keys of a hybrid connection are one holder, because a key with Manage can be used to make more keys."""
+        """See `TokenCredential.holder`. All keys of a hybrid connection count as one holder, because whoever has a
+        key with the right Manage can make more of them."""
         return "sas", self.connection
 
 
@@ -80,7 +81,7 @@ class _Code:
 
 
 def digest_of(text: str) -> bytes:
-    """The hash by which a login or a code is identified here."""
+    """Return the hash by which a login or a code is identified here."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -88,7 +89,7 @@ class Logins:
     """All logins, and the codes that have not been used yet."""
 
     def __init__(self) -> None:
-        #: In the order in which they began.
+        #: The logins in the order in which they began.
         self._logins: dict[bytes, Login] = {}
         self._codes: dict[bytes, _Code] = {}
 
@@ -121,7 +122,7 @@ class Logins:
         self.end(next(digest for digest, login in self._logins.items() if login.credential.holder == holder))
 
     def find(self, digest: bytes, now: float) -> Login | None:
-        """The login of a browser, unless it has expired."""
+        """Return the login of a browser; None if there is none, or it has expired."""
         login = self._logins.get(digest)
         if login is not None and now >= login.expires_at:
             self.end(digest)
@@ -140,7 +141,8 @@ class Logins:
         self._codes[digest] = _Code(credential, now + CODE_SECONDS)
 
     def use_code(self, digest: bytes, now: float) -> TokenCredential | None:
-        """The credential that a code stands for. The code cannot be used again."""
+        """Use a code, which cannot be used again. Return its credential; None if the code is unknown or has
+        expired."""
         code = self._codes.pop(digest, None)
         return None if code is None or now >= code.expires_at else code.credential
 

@@ -1,4 +1,4 @@
-"""What the operations of the management API use of the relay."""
+"""The interface of the relay that the operations of the management API use."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
 
 T = TypeVar("T")
 
-#: How long a change may wait for the changes before it (seconds). Each of those may itself wait up to five seconds
-#: for another process, so that without this limit, the wait would grow with the length of the queue.
+#: How long a change may wait for the changes before it (seconds). Each of these may wait up to five seconds for
+#: another process; without this limit, the wait would grow with the length of the queue.
 CHANGE_WAIT_SECONDS: Final = 5.0
 
 
@@ -45,15 +45,15 @@ class Managed:
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
-    #: The relay's state directory, which commands in pages name; None: it is not known.
+    #: The relay's state directory, for the commands that pages show; None if it is unknown.
     state_dir: Path | None = None
     #: When the relay was started (seconds since 1970).
     started_at: float = attrs.field()
-    #: Its audit log; None if it has none.
+    #: The relay's audit log; None if there is none.
     audit: AuditLog | None = None
-    #: The latest events. It gets them once it is subscribed to `events`.
+    #: Keeps the latest events, once it is subscribed to `events`.
     feed: Feed = attrs.field()
-    #: A store is used by one thread at a time.
+    #: At most one thread at a time uses each store.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)
 

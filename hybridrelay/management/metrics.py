@@ -18,12 +18,13 @@ from .exposition import Sample, counter, gauge, histogram
 
 __all__ = ["relay_metrics"]
 
-#: Hybrid connections that are looked at before other tasks run: about half a millisecond.
+#: How many hybrid connections are read before other tasks may run: about half a millisecond.
 _AT_A_TIME = 100
 
 
 async def relay_metrics(relay: LiveRelay) -> str:
-    """All metrics in the text format. Other tasks run meanwhile, so the numbers are not all of the same moment."""
+    """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may be of different
+    moments."""
     descriptors = await run_in_thread(open_descriptors)
     by_label = await _by_label(relay)
     parts = []
@@ -40,7 +41,7 @@ async def relay_metrics(relay: LiveRelay) -> str:
 
 
 async def _by_label(relay: LiveRelay) -> Mapping[str, ConnectionSnapshot]:
-    """The numbers of each hybrid connection; those without a label of their own are added up."""
+    """Return the numbers of each hybrid connection; the sums of all that have no label of their own."""
     found: dict[str, ConnectionSnapshot] = {}
     for number, name in enumerate(relay.connection_names()):
         if number % _AT_A_TIME == 0:
@@ -77,7 +78,7 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
 
 
 def _of_usage(relay: LiveRelay) -> Iterator[str]:
-    """The usage of the present month, and the quotas that are nearly used up."""
+    """Yield the usage of the present month, and the quotas that are nearly used up."""
     usage, quotas = relay.usage(TOTAL), relay.snapshot().quotas
     directions = (("to_client", usage.to_client), ("to_connector", usage.to_connector))
     yield gauge(

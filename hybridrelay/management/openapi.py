@@ -112,7 +112,7 @@ def openapi_document(
         version: the version of the program.
         title: the title of the API.
         description: a sentence about it.
-        has_callers: whether requests have credentials, and the caller needs a role.
+        has_callers: whether requests need credentials, and operations need a role.
     """
     types = [part for row in operations for part in (row.body, row.answer) if part not in (None, Text)]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -120,7 +120,7 @@ def openapi_document(
     for row in operations:
         paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, has_callers)
     security: dict[str, Any] = {
-        # One of them; the empty one is the Unix socket, which knows who has connected.
+        # Alternatives. The empty one is for the Unix socket, which identifies the caller by itself.
         "security": [*({name: []} for name in _SECURITY_SCHEMES), {}],
     }
     return {
@@ -130,7 +130,7 @@ def openapi_document(
             "version": version,
             "description": description,
         },
-        # Relative to the document's URL, because a relay does not know by which name it was reached.
+        # Relative to the document's URL, because a relay does not know the name under which clients reach it.
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
@@ -174,7 +174,7 @@ def _query_parameters(row: Operation[Any]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Remove null from a parameter's types: an optional parameter is left out, not null."""
+    """Remove null from a parameter's types, because an optional parameter is omitted instead."""
     if "anyOf" not in schema:
         return schema
     (kept,) = [part for part in schema["anyOf"] if part != {"type": "null"}]

@@ -37,24 +37,24 @@ class Text(msgspec.Struct, frozen=True):
 class Operation(Generic[ContextT]):
     """One operation."""
 
-    #: Unique; ``operationId`` in the OpenAPI document and the audit log.
+    #: The unique id: ``operationId`` in the OpenAPI document and the audit log.
     id: str
     method: str
     #: ``/v1/hybridConnections/{name}``.
     path: str
-    #: One sentence for people.
+    #: A sentence for people.
     summary: str
-    #: The least role that may call it.
+    #: The lowest role that may call the operation.
     role: ManagementRole
     #: Performs the operation. Gets the context of the request, and returns the body of the response, or None.
     handler: Callable[[ContextT], Awaitable[msgspec.Struct | None]]
-    #: Makes the response for a client that wants server-sent events in its place; None: there are none.
+    #: Makes the response for a client that asks for server-sent events; None if the operation has no such response.
     streams: Callable[[ContextT], StreamedResponse] | None = None
-    #: The type of the request's body; None: no body.
+    #: The type of the request's body; None if it has none.
     body: type[msgspec.Struct] | None = None
-    #: The parameters of the query string; None: no parameters.
+    #: The type of the query's parameters; None if there are none.
     query: type[msgspec.Struct] | None = None
-    #: The type of the response's body; None: no body (204).
+    #: The type of the response's body; None if it has none (204).
     answer: type[msgspec.Struct] | None = None
     #: The media type of the response if `answer` is `Text`; otherwise it is JSON.
     media_type: str = "application/json"
@@ -64,13 +64,13 @@ class Operation(Generic[ContextT]):
     creates: bool = False
     #: Whether If-Match is evaluated, and responses have an ETag.
     versioned: bool = False
-    #: Whether it is in the audit log, although it changes nothing, because the response contains secrets.
+    #: Whether calls are in the audit log although they change nothing, because the response contains secrets.
     shows_secrets: bool = False
-    #: Operations on what this one has created, by their ids: the parameters of their paths, as runtime expressions
-    #: (OpenAPI 3.1, section 4.8.20.4).
+    #: The operations on a resource that this operation has created, by their ids, with the parameters of their paths
+    #: as runtime expressions (OpenAPI 3.1, section 4.8.20.4).
     leads_to: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
-    #: Whether the handler leaves out what the caller's scope does not cover (`Caller.sees`), so that callers with a
-    #: scope may call it although its path names no hybrid connection.
+    #: Whether the handler omits what is outside of the caller's scope (`Caller.sees`). Callers with a scope may then
+    #: call the operation although its path names no hybrid connection.
     filters: bool = False
 
     @property

@@ -1,8 +1,8 @@
 """Reads a list of the management API page by page.
 
-A list ends where the other side says that it ends. Because this may be another server than the relay, there are also
-limits for the whole list. Without them, a server that always names a further page would keep the command running and
-fill the memory.
+The server decides where a list ends. The server may be something other than a relay, so there are also limits for the
+whole list; without them, a server that always names a further page would keep the command running and fill the
+memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .client import ManagementClient
 
 __all__ = ["PAGE", "EndlessList", "ListLimits", "PageReader", "Rows", "read_pages", "read_rows"]
 
-#: How many entries a page has, at most.
+#: The maximum number of entries of a page.
 PAGE = 1000
 #: The limits of one list: the size of all of its pages (bytes), and the time that they take (seconds).
 MAX_LIST_BYTES = 128 * 1024 * 1024
@@ -34,7 +34,7 @@ class ListLimits:
 
     Args:
         client: reads the list.
-        what: the list, for errors: ``/v1/audit``.
+        what: the list, for error messages, such as ``/v1/audit``.
     """
 
     def __init__(self, client: ManagementClient, what: str) -> None:
@@ -48,7 +48,7 @@ class ListLimits:
         """Check whether another page may be read.
 
         Args:
-            cursor: says which page is next.
+            cursor: identifies the next page.
 
         Raises:
             EndlessList: the cursor has occurred before, or the list is too long or takes too long.
@@ -82,8 +82,7 @@ class PageReader(Generic[PageT]):
 
     Args:
         client: sends the requests.
-        path: of the list.
-        kind: the type of a page.
+        path: the path of the list. kind: the type of a page.
         query: the parameters of the request, except ``cursor``.
     """
 
@@ -158,7 +157,7 @@ class Rows(Generic[RowT]):
 
     @classmethod
     def of(cls, kind: type[RowT], rows: Iterable[RowT] = ()) -> Rows[RowT]:
-        """Make a list of entries that are there already."""
+        """Make a list of decoded entries."""
         return cls(kind, [msgspec.json.encode(tuple(rows))])
 
     def __iter__(self) -> Iterator[RowT]:
@@ -175,8 +174,7 @@ async def read_rows(client: ManagementClient, path: str, kind: type[RowT]) -> Ro
 
     Args:
         client: sends the requests.
-        path: of the list.
-        kind: the type of an entry.
+        path: the path of the list. kind: the type of an entry.
 
     Raises:
         EndlessList: the list does not end.

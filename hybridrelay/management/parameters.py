@@ -14,7 +14,7 @@ from .problems import problem
 
 __all__ = ["check_param", "param_of", "valid_params"]
 
-#: The forms of ids: of instances and sessions, and of senders.
+#: The form of the ids of instances and sessions, and that of the ids of senders.
 _LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 _EDITION = re.compile(r"[a-z0-9-]{1,64}")
@@ -58,12 +58,12 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
 
 
 def param_of(request: Request, name: str) -> str:
-    """Return a parameter of a request's path, decoded. Raises RequestError (404)."""
+    """Return the decoded value of a parameter of a request's path. Raises RequestError (404)."""
     return check_param(name, request.param(name))
 
 
 def check_param(name: str, value: str) -> str:
-    """Return `value` if it has the form of such a name or id. Raises RequestError (404)."""
+    """Return `value` if it is a valid value of this parameter. Raises RequestError (404)."""
     try:
         return _CHECKS[name](value)
     except ValueError as exc:

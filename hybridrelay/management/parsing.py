@@ -1,4 +1,4 @@
-"""Parses query strings, and finds out which part of a request is wrong. Pure."""
+"""Parses query strings, and finds the part of a request that is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) 
     """Return the error for a request that msgspec has refused.
 
     Args:
-        detail: one sentence for people.
+        detail: a sentence for people.
         exc: the exception of msgspec.
         root: the pointer to what was parsed: empty for the body, ``?`` for the query.
         kind: the expected type.

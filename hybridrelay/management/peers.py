@@ -1,4 +1,4 @@
-"""What is known about the other side of a connection before it has sent a request. Pure."""
+"""The properties of the other side of a connection that are known before its first request. Pure."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ __all__ = ["Peer", "caller_of_certificate"]
 class Peer:
     """The other side of a connection."""
 
-    #: Its network address; empty on the Unix socket.
+    #: The network address; empty on the Unix socket.
     address: str = ""
-    #: Reverse proxies that are believed which address a request comes from, and whether over TLS.
+    #: Reverse proxies that are trusted to say which address a request comes from, and whether over TLS.
     trusted_proxies: Networks = attrs.field(default=NO_NETWORKS, kw_only=True)
-    #: Whether the connection has TLS. If a trusted proxy says how the client has reached it: whether this has TLS.
+    #: Whether the connection has TLS; or, if a trusted proxy says so, whether the client's connection to the proxy
+    #: has.
     is_encrypted: bool = attrs.field(default=False, kw_only=True)
-    #: Who it is, if the connection says so: by the credentials of the Unix socket, or by a client certificate. None:
-    #: each request has to have credentials.
+    #: The caller that the connection identifies, by the credentials of the Unix socket or by a client certificate.
+    #: None means that each request needs credentials.
     caller: Caller | None = None
-    #: When `caller` is no longer valid, because the certificate expires (seconds since 1970); None: never.
+    #: When `caller` becomes invalid, because the certificate expires (seconds since 1970); None means never.
     expires_at: float | None = None
-    #: Why the client certificate names no caller; empty if there is none, or if it does.
+    #: Why the client certificate identifies no caller; empty if it does, or if there is none.
     refusal: str = ""
     #: Called with the caller of each request once it has been identified; must not raise.
     on_identified: Callable[[Caller], None] = attrs.field(default=lambda caller: None, eq=False, repr=False)
 
 
 def caller_of_certificate(certificate: Mapping[str, Any]) -> tuple[Caller | None, float | None, str]:
-    """Who a verified client certificate is for.
+    """Return the caller that a verified client certificate identifies.
 
     The role is the organizational unit of its subject, which has to be one of ``viewer``, ``operator`` and ``admin``.
     The id is its common name with its serial number.
 
     Args:
-        certificate: as `ssl.SSLSocket.getpeercert` describes it.
+        certificate: the certificate as a dictionary, from `ssl.SSLSocket.getpeercert`.
 
     Returns:
-        The caller, when the certificate expires (seconds since 1970), and, where there is no caller, the reason.
+        The caller; when the certificate expires (seconds since 1970); and the reason if there is no caller.
     """
     subject = [(name, value) for part in certificate.get("subject", ()) for name, value in part]
     roles = {role.name.lower(): role for role in ManagementRole}

@@ -1,4 +1,4 @@
-"""Further ways to identify callers: packages that are installed beside this one (entry points)."""
+"""Loads the authenticators of other installed packages (entry points), which identify callers in further ways."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ GROUP = "hybridrelay.management_auth"
 
 @attrs.frozen
 class Credentials:
-    """What the Authorization header of a request contains (RFC 9110 section 11.6.2)."""
+    """The content of a request's Authorization header (RFC 9110 section 11.6.2)."""
 
-    #: In lower case: ``bearer``.
+    #: The scheme in lower case, such as ``bearer``.
     scheme: str
-    #: What follows it. A secret: do not log it.
+    #: The rest of the header. This is a secret: do not log it.
     value: str = attrs.field(repr=False)
     #: The network address of the client; empty on the Unix socket.
     address: str = ""
@@ -34,26 +34,27 @@ class Authenticator(Protocol):
     """Identifies callers by credentials that this program does not know, such as tokens of an identity provider."""
 
     async def authenticate(self, credentials: Credentials) -> Caller | None:
-        """Who the caller is. `Caller.kind` is replaced by the name of the entry point.
+        """Return the caller. `Caller.kind` is replaced by the name of the entry point.
 
-        It runs in the relay's event loop (Trio), so it must not block, and it is cancelled after five seconds.
+        This runs in the relay's event loop (Trio), so it must not block; it is cancelled after five seconds.
 
         Returns:
-            The caller; None if the credentials are of a kind that it does not know, or are not valid.
+            The caller; None if the credentials are invalid or of an unknown kind.
 
         Raises:
-            Exception: it failed. The request is answered with 500, and the relay's log has the traceback.
+            Exception: any failure. The request is answered with 500, and the traceback is in the relay's log.
         """
 
 
 def load_authenticators(points: Iterable[EntryPoint] | None = None) -> tuple[tuple[str, Authenticator], ...]:
-    """Load all that are installed, with the names of their entry points, in order of the names.
+    """Load all authenticators, with the names of their entry points, sorted by name.
 
     Args:
-        points: the entry points; None means those that are installed.
+        points: the entry points; None means those of all installed packages.
 
     Raises:
-        ConfigurationError: one of them cannot be used. Which callers are admitted must not depend on a failure.
+        ConfigurationError: an authenticator cannot be used. It is not skipped, because a failure must not change
+            which callers are admitted.
     """
     found = sorted(entry_points(group=GROUP) if points is None else points, key=lambda point: point.name)
     names = [point.name for point in found]
@@ -68,7 +69,7 @@ _OWN_KINDS = frozenset({"certificate", "local", "sas", "token", "unknown"})
 
 def _load(point: EntryPoint) -> Authenticator:
     try:
-        # This runs foreign code, which may raise anything at all.
+        # This runs code of another package, which may raise any exception.
         made = point.load()()
     except Exception as exc:
         raise _unusable(point.name, f"{type(exc).__name__}: {exc}") from exc

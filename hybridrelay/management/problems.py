@@ -13,7 +13,7 @@ from .problem_kinds import Problem
 
 __all__ = ["problem", "problem_of", "render_problem"]
 
-#: What to do about errors that no operation has answered.
+#: The remedies for requests that have not reached an operation, by status.
 _REMEDIES: Mapping[int, str] = {
     404: "GET /openapi.json lists all operations and their paths",
     405: "the header Allow names the methods of this path",
@@ -21,8 +21,7 @@ _REMEDIES: Mapping[int, str] = {
 }
 
 
-#: The kinds of the failures that `hybridrelay.http` answers by itself, by status. Every other one is a malformed
-#: request.
+#: The kinds of the failures that `hybridrelay.http` detects, by status. All others are malformed requests.
 _KINDS: Mapping[int, Problem] = {
     404: Problem.NO_OPERATION,
     405: Problem.METHOD_NOT_ALLOWED,
@@ -49,7 +48,7 @@ def problem(
 
     Args:
         kind: determines the type and the status.
-        detail: one sentence for people.
+        detail: a sentence for people.
         remedy: what the caller can do.
         errors: for an invalid request, what is wrong in it. Each has a ``pointer`` (RFC 6901, or the name of a header
             or query parameter) and a ``detail``.
@@ -64,7 +63,7 @@ def problem(
 
 
 def render_problem(failure: Failure) -> Response:
-    """The problem document for a failure, also for one outside of all operations, such as an unknown path."""
+    """Return the response with the problem document for a failure, which need not be that of an operation."""
     if "type" not in failure.members:
         kind = _KINDS.get(failure.status, Problem.INVALID)
         failure = attrs.evolve(failure, members={"type": kind.type, **failure.members})

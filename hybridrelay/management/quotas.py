@@ -36,9 +36,9 @@ class EditionValue(Value, frozen=True):
     name: str
     connections: int | None
     limits: LimitsBody
-    #: Whether this relay uses it.
+    #: Whether this relay uses the edition.
     in_use: bool
-    #: Increases with every change; the ETag.
+    #: The version, which increases with every change. It is also the ETag.
     version: int
 
     def edition(self) -> Edition:

@@ -1,4 +1,4 @@
-"""How often something may happen: a bucket of permits for each key. Pure: the time is an argument.
+"""Rate limits: a token bucket for each key. Pure: the time is an argument.
 
 A bucket holds up to `burst` permits, and gets `rate` of them per second. Times are seconds of any clock that does not
 run backwards.
@@ -24,8 +24,8 @@ class Buckets:
 
     Args:
         rate: permits per second.
-        burst: the most permits of a bucket.
-        max_keys: how many keys have a bucket of their own. Further ones share one, so that the memory is bounded.
+        burst: the maximum number of permits in a bucket.
+        max_keys: how many keys have a bucket of their own. All others share one, so that the memory is bounded.
     """
 
     def __init__(self, *, rate: float, burst: int, max_keys: int = 4096) -> None:
@@ -41,7 +41,7 @@ class Buckets:
         return len(self._buckets)
 
     def wait(self, key: Hashable, now: float) -> float:
-        """How long until there is a permit (seconds); 0 if there is one now. Takes none."""
+        """Return how long it takes until there is a permit (seconds); 0 if there is one now. Takes none."""
         bucket = self._buckets.get(key)
         if bucket is None and len(self._buckets) >= self._max_keys:
             bucket = self._buckets.get(None)
@@ -54,7 +54,7 @@ class Buckets:
         """Take a permit if there is one.
 
         Returns:
-            0, or how long until there is one (seconds).
+            0 if there was a permit; otherwise, how long it takes until there is one (seconds).
         """
         bucket = self._bucket(key, now)
         if bucket.permits >= 1:
@@ -63,7 +63,7 @@ class Buckets:
         return (1 - bucket.permits) / self._rate
 
     def charge(self, key: Hashable, now: float) -> None:
-        """Take a permit for something that has happened, even if there is none; at most `burst` are owed."""
+        """Take a permit for something that has happened already, even if there is none; at most `burst` are owed."""
         bucket = self._bucket(key, now)
         bucket.permits = max(bucket.permits - 1, -self._burst)
 
@@ -81,7 +81,8 @@ class Buckets:
         bucket.updated_at = now
 
     def _sweep(self, now: float) -> None:
-        """Remove full buckets, which are the same as none; at most once a second, because it looks at all of them."""
+        """Remove full buckets, because a new bucket is full, too. At most once a second, because this examines them
+        all."""
         if now - self._swept_at < 1:
             return
         self._swept_at = now

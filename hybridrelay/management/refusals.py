@@ -1,4 +1,4 @@
-"""Turns the responses of a management API that refuse a request into exceptions for an administrator. Pure."""
+"""Converts error responses of the management API into exceptions for an administrator. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Detail(msgspec.Struct):
 
 
 class _Problem(msgspec.Struct):
-    """The parts of a problem document that an administrator is shown. Others are ignored."""
+    """The parts of a problem document that are shown to an administrator. Others are ignored."""
 
     detail: str
     type: str = "about:blank"
@@ -49,11 +49,11 @@ def refusal_of(
     """Return the exception for a response.
 
     Args:
-        method, path: of the request.
+        method, path: the method and the path of the request.
         status: the status of the response, 300 or above.
-        headers: the headers of the response; names in lower case.
+        headers: the headers of the response, with names in lower case.
         body: the body of the response.
-        changes: whether it was a request for a change.
+        changes: whether the request was to change something.
     """
     try:
         problem = msgspec.json.decode(body, type=_Problem)

@@ -1,4 +1,4 @@
-"""The response for a request that no operation has answered: a problem document with the id of the request."""
+"""Makes the response for a request that has not reached an operation: a problem document with a request id."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["render_failure"]
 
 
 def render_failure(failure: Failure) -> Response:
-    """See `http.RenderFailure`. A failure that has no id, such as that of an unknown path, gets one."""
+    """See `http.RenderFailure`. A failure without a request id, such as an unknown path, gets one."""
     return render_problem(failure if "requestId" in failure.members else with_request_id(failure, new_request_id()))

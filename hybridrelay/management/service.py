@@ -43,7 +43,7 @@ _GRACE_SECONDS = 2.0
 
 
 def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
-    """Everything that is served: the operations of the table, their description, and the pages of the dashboard.
+    """Make the router for all that is served: the operations, the OpenAPI document, and the dashboard's pages.
 
     Args:
         managed: the relay.
@@ -82,23 +82,25 @@ async def serve_management(
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
 
-    Only the user who owns the directory, and root, can connect there; they are administrators. Where the socket
-    cannot be made, the relay runs without it, which is an event.
+    Only the user who owns the directory, and root, can connect there; they are administrators. If the socket cannot
+    be created, this publishes an event, and the relay runs without it.
 
     Args:
         state_dir: the state directory of the relay.
-        info: what is known about the relay once it serves.
-        relay: what it holds at this moment, and what can be ended.
-        stop: set it for a graceful end. Requests that run may continue for two seconds.
-        tcp: serves the API over TCP as well; None: the socket only.
-        events: the relay's events, which the API shows, and where its own go; None means the log.
-        logins: of browsers that use the dashboard. With it, the caller can let one in (`Logins.add_code`).
+        info: the properties of the relay that do not change while it runs.
+        relay: the present state of the relay.
+        stop: set this to stop gracefully: running requests may continue for two seconds.
+        tcp: serves the API over TCP as well; None means only on the socket.
+        events: the relay's event stream, which the API shows, and to which it publishes its own events; None means
+            the log.
+        logins: the browsers that are logged in to the dashboard. With this, code in this process can add one-time
+            codes (`Logins.add_code`).
 
     Raises:
         StateError: the store cannot be opened.
-        ConfigurationError: it cannot listen at an address of `tcp`.
+        ConfigurationError: it is not possible to listen at an address of `tcp`.
 
-    If cancelled, it aborts all connections without waiting.
+    If cancelled, this aborts all connections without waiting.
     """
     events = logged_events() if events is None else events
     with contextlib.ExitStack() as closing:
@@ -131,7 +133,7 @@ async def serve_management(
                     await servers.start(partial(tcp.serve, router, stop=http_stop, grace_seconds=_GRACE_SECONDS))
                 task_status.started()
             nursery.cancel_scope.cancel()
-        with contextlib.suppress(OSError):  # which is an event already, or the log has what is lost
+        with contextlib.suppress(OSError):  # the failure is an event already; the entries are in the log
             await audit.flush()
         try:
             await gate.save_uses_now()
@@ -155,14 +157,14 @@ async def _listen(
 
 async def _pass_on(stop: trio.Event, http_stop: Stop, file: SocketFile | None) -> None:
     await stop.wait()
-    # Now, and not after the grace: the relay may have ended by then, and another one may listen here.
+    # The socket is removed before the grace period, after which another relay may be listening at the same path.
     if file is not None:
         file.remove()
     http_stop.set()
 
 
 async def _identify(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
-    """Who has connected, by the socket's credentials."""
+    """Return the stream, and the peer that the socket's credentials identify."""
     await trio.lowlevel.checkpoint()
     user = check_same_user(stream)
     return stream, Peer(caller=Caller("local", "owner" if user is None else f"uid {user}", ManagementRole.ADMIN))

@@ -1,4 +1,4 @@
-"""The state of a running relay, as the management API returns it: for ``hybridrelay status``."""
+"""Reads the state of a running relay from the management API, for ``hybridrelay status``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RelayStatus", "read_status"]
 
 @attrs.frozen
 class RelayStatus:
-    """The state of a relay: the part that the caller may see. Its parts were read one after the other."""
+    """The state of a relay, as far as the caller may see it. Its parts were read one after the other."""
 
     relay: RelayValue
     connections: Rows[ConnectionState]
@@ -25,7 +25,7 @@ class RelayStatus:
     sessions: Rows[SessionValue]
 
     def json_parts(self) -> Iterator[str]:
-        """Return the state as JSON for programs, with the names that the API uses, in parts of less than a MiB."""
+        """Yield the state as JSON for programs, with the names of the API, in parts of less than a MiB."""
         yield f'{{\n  "relay": {_indented(self.relay)}'
         lists: dict[str, Rows[ConnectionState] | Rows[ListenerValue] | Rows[SenderValue] | Rows[SessionValue]] = {
             "hybridConnections": self.connections,
@@ -38,7 +38,7 @@ class RelayStatus:
             is_first = True
             for page in rows.pages():
                 if page:
-                    # Without the brackets of the array, and the line feed before the last of them.
+                    # Remove the brackets of the array, and the line feed before the closing one.
                     yield f"{'' if is_first else ','}{_indented(page)[1:-1].rstrip()}"
                     is_first = False
             yield "]" if is_first else "\n  ]"
@@ -46,7 +46,7 @@ class RelayStatus:
 
 
 def _indented(value: msgspec.Struct | tuple[msgspec.Struct, ...]) -> str:
-    """Return a value as JSON that is to stand two spaces to the right."""
+    """Return a value as JSON that is indented by two spaces."""
     # Strings in JSON contain no line feeds.
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode().replace("\n", "\n  ")
 

@@ -36,8 +36,8 @@ __all__ = ["ManagementTcp", "TcpOptions"]
 #: At most one TLS handshake begins in each interval of this length (seconds). A handshake takes about a millisecond
 #: of processor time, and anyone who can reach the port can request one.
 _HANDSHAKE_INTERVAL = 0.02
-#: How many connections may exist in total. Further ones are answered with 503. This is more than there are slots,
-#: because a connection that has lost its slot exists for a moment until it has ended.
+#: How many connections may exist in total. Further ones are answered with 503. The limit exceeds the number of slots,
+#: because a connection that has lost its slot takes a moment to end.
 _MAX_CONNECTIONS = SLOTS + 16
 #: Stricter than on the Unix socket, because strangers can connect.
 _LIMITS = Limits(idle_seconds=10, body_seconds=10, unrouted_seconds=REFUSAL_SECONDS)
@@ -60,9 +60,9 @@ class TcpOptions:
     key: Path | None = None
     #: The certificate authorities that issue client certificates (PEM).
     client_ca: Path | None = None
-    #: Proxies from which every connection has to begin with a PROXY header.
+    #: Proxies whose connections have to begin with a PROXY header.
     proxy_protocol_from: Networks = NO_NETWORKS
-    #: Reverse proxies that are believed where a request comes from (X-Forwarded-For, Forwarded).
+    #: Reverse proxies that are trusted to say where a request comes from (X-Forwarded-For, Forwarded).
     trusted_proxies: Networks = NO_NETWORKS
     #: Host names by which clients reach the API, in addition to those in the certificate.
     hosts: Sequence[str] = ()
@@ -102,7 +102,7 @@ def _load_tls(certificate: Path, key: Path | None, client_ca: Path | None) -> _S
 
 
 def _names(certificate: Path) -> frozenset[str]:
-    from cryptography import x509  # here, because it takes long to load
+    from cryptography import x509  # imported here because loading it takes long
 
     text = read_pem(certificate, what="the certificate file")
     try:
@@ -120,8 +120,8 @@ class ManagementTcp:
 
     Args:
         options: see `TcpOptions`.
-        authenticators: the authenticators that identify callers with other credentials, by name; None: those that are
-            installed.
+        authenticators: the authenticators that identify callers with other credentials, by name; None means those of
+            all installed packages.
         events: the stream to which events are published; None means the log.
 
     Raises:
@@ -138,7 +138,7 @@ class ManagementTcp:
         self._options = options
         self.authenticators = load_authenticators() if authenticators is None else tuple(authenticators)
         self._events = logged_events() if events is None else events
-        #: Where it listens, once it does: ``127.0.0.1:9180``.
+        #: The addresses on which it listens, such as ``127.0.0.1:9180``; empty before it does.
         self.bound: list[str] = []
         self._tls: Renewal[_ServerTLS] | None = None
         self._pacing: trio.Lock | None = None
@@ -236,7 +236,7 @@ class ManagementTcp:
                 del self._held[accepted]
 
     async def _prepare(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
-        """Do the TLS handshake, if there is TLS, and find out what the connection shows about the caller."""
+        """Do the TLS handshake, if there is TLS. Return the stream, and the peer that the connection identifies."""
         address = await self._address_of(accepted)
         peer = Peer(address, trusted_proxies=self._options.trusted_proxies, is_encrypted=self._tls is not None)
         if accepted in self._held:  # otherwise it is about to be answered with 503
@@ -255,7 +255,7 @@ class ManagementTcp:
         return tls, attrs.evolve(peer, caller=caller, expires_at=expires_at, refusal=refusal)
 
     async def _address_of(self, accepted: trio.SocketStream) -> str:
-        """The address that a connection comes from, after its PROXY header, if it has to have one."""
+        """Return the address that a connection comes from; from its PROXY header if it has to have one."""
         address = remote_of(accepted)
         if not self._options.proxy_protocol_from.covers(address):
             return address
@@ -269,7 +269,7 @@ class ManagementTcp:
         return stated or address
 
     async def _pace(self) -> None:
-        """Space out the handshakes, so that many requests for them do not delay the data that the relay moves."""
+        """Wait so long that many handshakes do not delay the data that the relay moves."""
         assert self._pacing is not None
         async with self._pacing:
             await trio.sleep(_HANDSHAKE_INTERVAL)

@@ -24,10 +24,9 @@ class NewToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
     name: Annotated[str, msgspec.Meta(pattern=f"^{TOKEN_NAME_PATTERN}$")]
     role: Literal["viewer", "operator", "admin"]
-    #: A prefix: the token is for the hybrid connections whose names begin with it. If empty, it is for the whole
-    #: relay.
+    #: The token is for hybrid connections whose names begin with this. If this is empty, it is for the whole relay.
     scope: Annotated[str, msgspec.Meta(pattern=f"^{SCOPE_PATTERN}$")] = ""
-    #: A fraction is possible: 0.5 is twelve hours.
+    #: A fraction is allowed: 0.5 means twelve hours.
     expires_in_days: Annotated[float, msgspec.Meta(ge=0.01, le=MAX_TOKEN_SECONDS // DAY_SECONDS)] = (
         DEFAULT_TOKEN_SECONDS // DAY_SECONDS
     )
@@ -60,7 +59,7 @@ class TokenValue(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CreatedToken(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A token that was just created, with its text, which is not shown again."""
+    """A new token with its text, which is not shown again."""
 
     value: TokenValue
     token: str

@@ -16,7 +16,7 @@ from .values import LimitsBody, Value
 
 __all__ = ["USAGE_ROWS", "ConnectionUsage", "RelayUsage"]
 
-#: How many values are made before other tasks of the relay may run.
+#: How many values are converted before other tasks of the relay may run.
 _AT_A_TIME = 100
 
 
@@ -26,11 +26,11 @@ class PeriodUsage(Value, frozen=True):
     #: Seconds since 1970.
     begin: int
     end: int
-    #: Bytes that were passed on to clients and to connectors, and their sum, which counts for quotas.
+    #: The bytes that were passed on to clients and to connectors, and their sum, to which quotas apply.
     bytes_to_client: int
     bytes_to_connector: int
     bytes: int
-    #: Pairs of data channels that were joined.
+    #: The number of pairs of data channels that were joined.
     joins: int
 
     @classmethod
@@ -51,7 +51,7 @@ class NamedUsage(Value, frozen=True):
 
     name: str
     usage: PeriodUsage
-    #: The limits that are in force; null means no limit.
+    #: The limits in force; null means no limit.
     limits: LimitsBody
 
 
@@ -60,7 +60,7 @@ class ConnectionUsage(Value, frozen=True):
 
     name: str
     usage: PeriodUsage
-    #: The limits that are in force: its own, those of its edition, and the defaults. null means no limit.
+    #: The limits in force: those of the hybrid connection, of its edition, and the defaults. null means no limit.
     limits: LimitsBody
     #: The present numbers to which the limits apply.
     listeners: int
@@ -71,14 +71,15 @@ class ConnectionUsage(Value, frozen=True):
 
 
 class CountedConnections(Value, frozen=True):
-    """How many hybrid connections there are, and how many the edition of the relay allows; null: any number."""
+    """The number of hybrid connections, and how many the edition of the relay allows; null means any number."""
 
     used: int
     allowed: int | None
 
 
 class CountedBytes(Value, frozen=True):
-    """How many bytes were moved in the period, and how many the edition of the relay allows; null: any number."""
+    """The bytes that were moved in the period, and how many the edition of the relay allows; null means any
+    number."""
 
     used: int
     allowed: int | None
@@ -93,7 +94,7 @@ class RelayUsage(Value, frozen=True):
     bytes: CountedBytes
     usage: PeriodUsage
     earlier: tuple[PeriodUsage, ...]
-    #: By hybrid connection, sorted by name.
+    #: The usage of each hybrid connection, sorted by name.
     value: tuple[NamedUsage, ...]
     #: The cursor of the next page; null on the last page.
     next_cursor: str | None

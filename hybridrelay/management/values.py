@@ -87,9 +87,9 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False)
 
 
 class LimitsBody(Body, frozen=True):
-    """Limits of a hybrid connection at this relay. What is null is as its edition says, or not limited."""
+    """The limits of a hybrid connection at this relay. If one is null, that of its edition applies, if any."""
 
-    #: Connectors that are registered. 25 unless an edition or this says otherwise.
+    #: Connectors that are registered. The default is 25 if neither this nor the edition sets a limit.
     listeners: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTENERS)] | None = None
     #: Control channels of clients.
     senders: _Count | None = None
@@ -117,7 +117,7 @@ class NewRule(Body, frozen=True):
 
     name: RuleName
     rights: Rights
-    #: null: the slot is empty, as if its key had been revoked.
+    #: null means that the slot is empty, as if its key had been revoked.
     primary_key: Key | msgspec.UnsetType | None = msgspec.UNSET
     secondary_key: Key | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -128,12 +128,13 @@ class ConnectionBody(Body, frozen=True):
     endpoints: Hosts
     description: Text = ""
     metadata: Metadata = msgspec.field(default_factory=dict)
-    #: Whether the relay refuses all requests for it. When it is disabled, its registrations and sessions end.
+    #: Whether the relay refuses all requests for the hybrid connection. Disabling ends its registrations and
+    #: sessions.
     disabled: bool = False
-    #: The name of an edition, whose limits apply to this hybrid connection where `limits` has none; null for none.
+    #: The name of an edition, whose limits apply where `limits` sets none; null means no edition.
     edition: EditionName | None = None
     limits: LimitsBody = LimitsBody()
-    #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
+    #: The rules of a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
 
@@ -145,7 +146,7 @@ class ConnectionPatch(Body, frozen=True):
     metadata: Metadata | msgspec.UnsetType = msgspec.UNSET
     #: See `ConnectionBody.disabled`.
     disabled: bool | msgspec.UnsetType = msgspec.UNSET
-    #: null for none.
+    #: null means no edition.
     edition: EditionName | msgspec.UnsetType | None = msgspec.UNSET
     #: Replaces all limits of the hybrid connection.
     limits: LimitsBody | msgspec.UnsetType = msgspec.UNSET
@@ -161,8 +162,8 @@ class KeyBody(Body, frozen=True):
     """The key to replace, and the new key."""
 
     slot: Slot
-    #: The generation of the key that is in the slot now; 0 if the slot is empty. It keeps a repeated request from
-    #: changing the key again.
+    #: The generation of the key that is in the slot now; 0 if the slot is empty. Because of this, a repeated request
+    #: does not change the key again.
     generation: Generation
     #: The new key. By default, the relay generates one.
     key: Key | None = None
@@ -176,7 +177,7 @@ class RevokeBody(Body, frozen=True):
 
 
 class PageQuery(Body, frozen=True):
-    """Which part of a list is requested."""
+    """The query for a page of a list."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
@@ -192,11 +193,11 @@ class KeyValue(Value, frozen=True):
     """A key of a rule, without the key itself."""
 
     slot: Slot
-    #: Changes with the key; 0 if the key is revoked.
+    #: The generation, which changes when the key does; 0 if the key is revoked.
     generation: int
     #: When a token by this key was last accepted (seconds since 1970); null if never.
     last_used: float | None
-    #: Distinguishes keys; null if the key is revoked.
+    #: The fingerprint, by which people can distinguish keys; null if the key is revoked.
     fingerprint: str | None
 
 
@@ -260,12 +261,12 @@ class ConnectionValue(Value, frozen=True):
     disabled: bool
     #: null if none.
     edition: str | None
-    #: Its own limits. ``/usage`` has those that are in force.
+    #: The limits that are set for the hybrid connection. ``/usage`` has the limits in force.
     limits: LimitsBody
     #: Seconds since 1970.
     created_at: float
     updated_at: float
-    #: The number in its ETag.
+    #: The number in the ETag.
     version: int
     authorization_rules: tuple[AuthorizationRule, ...]
     #: The number of connectors that are registered at this relay now.

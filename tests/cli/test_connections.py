@@ -119,7 +119,7 @@ def test_an_empty_list(run: Run, tmp_path: Path) -> None:
     with SQLiteStore.open(tmp_path / "state"):
         pass
 
-    assert "there are none yet" in run("connections", "list", "--state", tmp_path / "state").out
+    assert "there are no hybrid connections yet" in run("connections", "list", "--state", tmp_path / "state").out
     assert json.loads(run("connections", "list", "--state", tmp_path / "state", "--json").out) == []
 
 

@@ -72,7 +72,7 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
         (("--since", "1h"), len(expected)),
     ):
         assert len(json.loads(run("audit", "--json", *more, *way.options).out)) == count, more
-    assert run("audit", "--caller", "nobody", *way.options).out == "there are no such entries\n"
+    assert run("audit", "--caller", "nobody", *way.options).out == "no entries match\n"
 
 
 def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, tmp_path: Path) -> None:

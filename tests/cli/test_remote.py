@@ -85,7 +85,7 @@ def test_a_viewer_sees_and_changes_nothing(run: Run, way: Way, tmp_path: Path) -
 
 def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
     scoped = as_caller(way, way.token_file(ManagementRole.ADMIN, scope="team/"))
-    assert run("connections", "list", *scoped).out.startswith("there are none yet")
+    assert run("connections", "list", *scoped).out.startswith("there are no hybrid connections yet")
     outside = run("connections", "show", "orders", *scoped)
     assert (outside.code, "outside of the caller's scope" in outside.err) == (2, True)
     made = run(

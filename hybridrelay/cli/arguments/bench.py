@@ -1,4 +1,5 @@
-"""The arguments of ``hybridrelay bench``, which the benchmark suite defines; it is not part of this package."""
+"""The arguments of ``hybridrelay bench``. They are defined by the benchmark suite, which is not part of this
+package."""
 
 from __future__ import annotations
 

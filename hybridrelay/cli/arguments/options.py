@@ -8,18 +8,18 @@ from typing import Any
 from ... import _defaults
 from . import values
 
-#: For the --help of commands that run until they are stopped.
+#: A part of the help of commands that run until they are stopped.
 WHAT_IT_DOES = """\
 At SIGUSR1 (kill -USR1 PID; not on Windows), the program logs its current state: one line of JSON with the numbers of
 its sessions, streams, tasks and descriptors, and its memory use."""
 
-#: For the --help of commands that reload at SIGHUP; `what` is what they reload.
+#: A part of the help of commands that reload at SIGHUP; `what` names what they reload.
 RELOADS = """\
 At SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open connections are not affected. The log
 says what was reloaded. If a file cannot be used, the program keeps what it read before. SIGHUP never ends
 the program."""
 
-#: For the --help of commands that use connection strings.
+#: A part of the help of commands that use connection strings.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable
 HYBRIDRELAY_CONNECTION_STRING. They are never given on the command line, which every user of the machine can see. The
@@ -37,7 +37,7 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
 
 
 def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
-    """Add ``--connection-string-file``, which takes several files and may be repeated; a list in `files`."""
+    """Add ``--connection-string-file``, which takes several files and may be repeated. `files` is their list."""
     parser.add_argument(
         "--connection-string-file",
         metavar="F",
@@ -132,7 +132,7 @@ def add_http(parser: argparse.ArgumentParser) -> None:
         "--websocket-path-prefix",
         metavar="PATH",
         type=values.path_prefix,
-        help="the path below which something in front of the relay, such as a CDN, serves it: /edge/relay for "
+        help="the path below which a reverse proxy or CDN in front of the relay serves it: /edge/relay for "
         "/edge/relay/hybridrelay",
     )
     parser.add_argument(
@@ -174,14 +174,14 @@ Use --state on the relay's machine. Use --management on any machine, for a relay
 
 
 def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> argparse._ActionsContainer:
-    """Add ``--state`` and ``--management``, of which one is required, and the options of the latter.
+    """Add ``--state`` and ``--management``, exactly one of which is required, and further options for the latter.
 
     Args:
         parser: the command's parser.
-        has_to_run: whether the command only works while the relay runs.
+        has_to_run: whether the command works only while the relay is running.
 
     Returns:
-        The group of options of which one is required, for further ones.
+        The group of options of which exactly one is required, to which the caller may add others.
     """
     group = parser.add_argument_group("the relay", _WHICH_RUNNING_RELAY if has_to_run else _WHICH_RELAY)
     which = group.add_mutually_exclusive_group(required=True)
@@ -193,11 +193,11 @@ def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> a
 
 
 def add_management(which: argparse._ActionsContainer, others: argparse._ActionsContainer) -> None:
-    """Add ``--management`` and its own options.
+    """Add ``--management``, and the options that only apply to it.
 
     Args:
-        which: the group of options that exclude each other, for ``--management``.
-        others: the parser or the group for its own options.
+        which: the group of mutually exclusive options to which ``--management`` is added.
+        others: the parser or group to which the other options are added.
     """
     which.add_argument(
         "--management",
@@ -276,7 +276,7 @@ def add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 
 def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
-    """Add ``--endpoint``, once for each relay; a list in `endpoints`."""
+    """Add ``--endpoint``, which is given once for each relay. `endpoints` is the list of its values."""
     parser.add_argument(
         "--endpoint",
         metavar="HOST",
@@ -289,12 +289,12 @@ def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
 
 
 def add_update(parser: argparse.ArgumentParser, *, means: str) -> None:
-    """Add ``--update``: files that are to be changed; a list, which may be empty."""
+    """Add ``--update``, the files that are to be changed. The list may be empty."""
     parser.add_argument("--update", metavar="F", type=values.path, nargs="+", action="extend", default=[], help=means)
 
 
 class MergePorts(argparse.Action):
-    """Merges the lists of ports of an option that may be repeated: for each port, the last entry counts."""
+    """Merges the ports of an option that may be repeated. If a port occurs several times, the last entry counts."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None

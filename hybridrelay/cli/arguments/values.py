@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: One entry of ``--ports``: an address (None: those of ``--host``) and a port (0: any free port); or None: off.
+#: One entry of ``--ports``: an address (None means those of ``--host``) and a port (0 means any free port); or None
+#: for a port that is off.
 PortOption = tuple[str | None, int] | None
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
@@ -25,7 +26,7 @@ PORTS_FORM = "expected name=number, name=address:number or name=off, separated b
 
 
 def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Make argparse show the message of a ValueError."""
+    """Wrap a parser so that argparse shows the message of its ValueError."""
 
     @functools.wraps(parse)
     def convert(text: str) -> T:
@@ -57,7 +58,7 @@ def listen_address(text: str) -> tuple[str, int]:
 
 @_argument
 def status_address(text: str) -> Path | tuple[str, int]:
-    """Parse where a status is served: ``address:port``, or the path of a Unix socket."""
+    """Parse the place where a status is served: ``address:port``, or the path of a Unix socket."""
     if "/" in text or ":" not in text:
         if not text:
             raise ValueError("expected a path, or an address and a port")
@@ -99,7 +100,7 @@ def rule_name(text: str) -> str:
 
 @_argument
 def token_name(text: str) -> str:
-    """The name of a token of the management API."""
+    """Check the name of a token of the management API."""
     from ...security import check_token_name
 
     return check_token_name(text)
@@ -126,7 +127,7 @@ def token_file(text: str) -> str:
 
 @_argument
 def scope(text: str) -> str:
-    """The beginning of names of hybrid connections."""
+    """Check a prefix of names of hybrid connections."""
     from ...security import check_scope
 
     return check_scope(text)
@@ -134,7 +135,7 @@ def scope(text: str) -> str:
 
 @_argument
 def lifetime(text: str) -> float:
-    """How long a token is valid: ``12h``, ``30d``; in seconds."""
+    """Parse the lifetime of a token, such as ``12h`` or ``30d``. Returns seconds."""
     match = re.fullmatch(r"([0-9]{1,4})([hd])", text)
     seconds = 0 if match is None else int(match[1]) * {"h": 3_600, "d": 86_400}[match[2]]
     if not 0 < seconds <= 365 * 86_400:
@@ -152,7 +153,7 @@ def event_number(text: str) -> int:
 
 @_argument
 def age(text: str) -> float:
-    """A time before now: ``30m``, ``12h``, ``7d``; in seconds."""
+    """Parse an age, such as ``30m``, ``12h`` or ``7d``. Returns seconds."""
     match = re.fullmatch(r"([0-9]{1,4})([mhd])", text)
     if match is None or int(match[1]) == 0:
         raise ValueError("expected a time such as 30m, 12h or 7d")
@@ -254,7 +255,7 @@ def size_or_none(text: str) -> int:
 
 @_argument
 def path_prefix(text: str) -> str:
-    """Parse the beginning of a path in a URL."""
+    """Parse a prefix of paths in URLs."""
     from ...http_options import check_path_prefix
 
     return check_path_prefix(text)
@@ -283,7 +284,7 @@ def ports(text: str) -> Mapping[str, PortOption]:
 
 
 def port_option(value: str) -> PortOption:
-    """Parse what follows ``name=``.
+    """Parse the part of an entry after ``name=``.
 
     Raises:
         ValueError: the text is not valid; the message says why.
@@ -328,7 +329,7 @@ def _split_address(text: str) -> tuple[str, int]:
 
     address, colon, number = text.rpartition(":")
     if not colon or "://" in text:
-        parsed = parse_host_port_untrusted(text)  # says what is wrong
+        parsed = parse_host_port_untrusted(text)  # raises an error that says what is wrong
         return parsed.host, parsed.port
     host = parse_host_port_untrusted(f"{address}:1").host
     return host, _port_number(number)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json(msgspec.to_builtins(entries))
     elif not entries:
-        output.say("there are no such entries")
+        output.say("no entries match")
     else:
         header = ("TIME", "CALLER", "ADDRESS", "OPERATION", "STATUS", "ABOUT")
         output.say(output.table(header, map(_row, entries), right=frozenset({4})))

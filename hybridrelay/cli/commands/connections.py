@@ -80,7 +80,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json([_as_dict(connection) for connection in found])
     elif not found:
-        output.say("there are none yet: see hybridrelay connections create --help")
+        output.say("there are no hybrid connections yet: see hybridrelay connections create --help")
     else:
         rows = [
             (

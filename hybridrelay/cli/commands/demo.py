@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     shows: list[Show] = []
 
     async def main() -> None:
-        # Created only here, where a signal no longer ends the process at once.
+        # The directory is created only here, where a signal no longer ends the process before it is removed.
         with tempfile.TemporaryDirectory(prefix="hybridrelay-demo-") as directory:
             directories.append(directory)
             shows.append(Show(Path(directory)))

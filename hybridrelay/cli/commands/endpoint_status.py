@@ -20,7 +20,7 @@ async def endpoint_state(where: Path | tuple[str, int], *, as_json: bool) -> tup
 
     Args:
         where: the value of ``--from``.
-        as_json: whether it is for programs.
+        as_json: whether to return JSON.
 
     Raises:
         HybridRelayError: no program serves its status there, or its answer cannot be used.

@@ -22,9 +22,9 @@ from ..running import run_until_stopped
 logger = logging.getLogger("hybridrelay.cli")
 
 _PATH = "/v1/events"
-#: How long the relay waits for an event before it answers that there is none (seconds).
+#: How long the relay may wait for an event before it answers without one (seconds).
 _WAIT_SECONDS = 25.0
-#: While the relay does not answer, how long to wait before the next attempt (seconds).
+#: The pause between attempts while the relay does not answer (seconds).
 _RETRY_SECONDS = 2.0
 
 

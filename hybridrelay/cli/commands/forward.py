@@ -26,7 +26,7 @@ from ..status_served import status_served
 if TYPE_CHECKING:
     from ...monitoring import StatusSource
 
-#: Any free port.
+#: The default of ``--listen``: any free port.
 _ANYWHERE = ("127.0.0.1", 0)
 
 Started = trio.TaskStatus[list[tuple[str, int]]]

@@ -124,5 +124,5 @@ def _edition_as_dict(edition: Edition, editions: Editions) -> dict[str, object]:
 
 
 def _as_dict(limits: Limits) -> object:
-    """The limits as in the management API."""
+    """Convert limits to the JSON of the management API."""
     return msgspec.to_builtins(LimitsBody.of(limits))

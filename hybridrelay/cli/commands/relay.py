@@ -77,7 +77,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
 
 
 def make_management(args: argparse.Namespace, events: EventStream) -> ManagementTcp | None:
-    """The management API over TCP, if there is to be one. `events` are those of the relay.
+    """Make the management API over TCP if an option requests it. `events` is the relay's event stream.
 
     Raises:
         ConfigurationError: an option is missing, or a file cannot be used.

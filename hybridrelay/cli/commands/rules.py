@@ -16,7 +16,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json([_as_dict(rule) for rule in connection.rules])
     elif not connection.rules:
-        output.say("there are none: see hybridrelay rules set --help")
+        output.say("there are no rules: see hybridrelay rules set --help")
     else:
         rows = [(rule.name, _rights(rule), ", ".join(_valid_keys(rule)) or "none") for rule in connection.rules]
         output.say(output.table(("RULE", "RIGHTS", "VALID KEYS"), rows))

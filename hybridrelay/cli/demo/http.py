@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the demo: h11 over a Trio stream, for both sides."""
+"""HTTP/1.1 for the demo, for both sides: h11 over a Trio stream."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import attrs
 import h11
 import trio
 
-#: Bodies consist of repetitions of this.
+#: Bodies consist of repetitions of this block.
 BLOCK = bytes(64 * 1024)
 
-#: Called repeatedly during a measurement, with the seconds and bytes so far.
+#: Called repeatedly during a measurement with the seconds and bytes so far.
 Progress = Callable[[float, int], None]
 
 
@@ -29,7 +29,7 @@ class Wire:
         await self._stream.send_all(b"".join(self.connection.send(event) or b"" for event in events))
 
     async def receive(self) -> h11.Event:
-        """Receive the peer's next event. Must not be called between its end of message and the next cycle.
+        """Receive the peer's next event. Must not be called between the peer's end of message and the next cycle.
 
         Raises:
             h11.RemoteProtocolError: the peer has violated HTTP.

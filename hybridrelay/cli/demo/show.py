@@ -1,4 +1,4 @@
-"""The steps of the demo, and what it prints."""
+"""The steps and the output of the demo."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Show:
         #: Whether a line can be overwritten, to show progress.
         self._live = sys.stdout.isatty()
         self._next_progress = 0.0
-        #: Set when the ready line was printed, with `--keep`.
+        #: Whether the ready line was printed, which happens only with `--keep`.
         self.is_ready = False
 
     async def play(self, *, keep: bool) -> None:

@@ -43,13 +43,13 @@ class Stage:
     target: HostPort
     #: The client's connection string.
     application: ConnectionString
-    #: Where the dashboard is.
+    #: The URL of the dashboard.
     dashboard: str
     _logins: Logins
     _credential: TokenCredential
 
     def link_to_dashboard(self) -> str:
-        """Return a URL that lets one in to the dashboard, once, within five minutes."""
+        """Return a URL with which a browser can log in to the dashboard once within five minutes."""
         code = secrets.token_urlsafe(24)
         self._logins.add_code(digest_of(code), self._credential, time.time())
         return f"{self.dashboard}login?code={code}"

@@ -1,7 +1,7 @@
-"""The files that pages need: scripts, style sheets, icon. They are read and compressed when this module is imported.
+"""The files that pages need: scripts, style sheets and the icon. Importing this module reads and compresses them.
 
-The name of a file that is served contains a hash of its content, so that browsers keep it for a year and still use
-the newest one.
+The name of a file that is served contains a hash of its content, so that browsers can cache it for a year and still
+use the newest version.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Asset:
     served_as: str
     media_type: str
     data: bytes = attrs.field(repr=False)
-    #: The same, compressed with gzip.
+    #: The content, compressed with gzip.
     compressed: bytes = attrs.field(repr=False)
 
     @property
@@ -51,7 +51,7 @@ def _load() -> dict[str, Asset]:
         stem, dot, suffix = file.name.rpartition(".")
         data = file.read_bytes()
         served_as = f"{stem}.{hashlib.sha256(data).hexdigest()[:16]}{dot}{suffix}"
-        # No time in the gzip header, so that the same file always results in the same bytes.
+        # Without a time in the gzip header, the same file always gives the same bytes.
         found[file.name] = Asset(served_as, _TYPES[dot + suffix], data, gzip.compress(data, 9, mtime=0))
     return found
 
@@ -73,7 +73,7 @@ def asset_response(request: Request, served_as: str) -> Response | None:
         return None
     accepted = {part.replace(" ", "") for part in request.headers.tokens("accept-encoding")}
     is_compressed = any(_GZIP.fullmatch(part) for part in accepted)
-    # Each encoding is a representation of its own, with a strong ETag of its own (RFC 9110 section 8.8.3.3).
+    # Each encoding is a representation of its own, and needs its own strong ETag (RFC 9110 section 8.8.3.3).
     etag = f'{asset.etag[:-1]}-gzip"' if is_compressed else asset.etag
     headers = [
         ("ETag", etag),

@@ -1,4 +1,4 @@
-"""Charts: where the script draws them, and the table that each of them has. Pure, except for what a visit knows."""
+"""Charts: the element in which the script draws each one, and the table below it."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ RANGES = {
 class Chart:
     id: str
     title: str
-    #: Names of the API's fields, and of the attributes of `IntervalValue`, with labels.
+    #: For each series: the name of the API's field, that of the attribute of `IntervalValue`, and the label.
     series: tuple[tuple[str, str, str], ...]
-    #: ``rate``: bytes, shown per second. ``sum``: numbers of events. ``maximum``: the highest number at a time.
+    #: ``rate`` for bytes, shown per second; ``sum`` for numbers of events; ``maximum`` for the highest number at a
+    #: time.
     kind: str
 
 
@@ -80,7 +81,7 @@ CHARTS = (
 
 @attrs.frozen(kw_only=True)
 class Drawn:
-    """What charts of the same time show."""
+    """The content of charts that show the same period."""
 
     #: The path of the API for the history of the relay, or of a hybrid connection.
     path: str
@@ -98,15 +99,15 @@ class Drawn:
 
     @property
     def url(self) -> str:
-        """The call of the API from which the charts are drawn."""
+        """The URL of the API from which the script gets the charts' data."""
         return f"{self.path}?resolution={self.range.resolution}"
 
 
 async def drawn(visit: Visit, shown: Range, name: str = "") -> Drawn:
-    """Get what charts show of a hybrid connection; or, without a name, of the relay.
+    """Get the content of charts of a hybrid connection or, without a name, of the relay.
 
-    Intervals of ten seconds are only kept in memory. For the time before the relay was started, charts show minutes,
-    which are also written to a file.
+    Intervals of ten seconds are kept only in memory. For the time before the relay was started, charts therefore show
+    minutes, which are also written to a file.
 
     Raises:
         RequestError: there is no such hybrid connection, or the caller may not see it.
@@ -122,7 +123,7 @@ async def drawn(visit: Visit, shown: Range, name: str = "") -> Drawn:
 
     history = await get(shown.resolution, end + 1)
     intervals = history.value
-    # The minute in which the relay was started also contains what happened later, so it is left out.
+    # The minute in which the relay was started is omitted, because the intervals of ten seconds include a part of it.
     until = min(int(history.started_at) // WRITTEN * WRITTEN, end)
     if shown.resolution == RECENT and until > begin:
         intervals = (*(await get(WRITTEN, until)).value, *intervals)
@@ -131,7 +132,7 @@ async def drawn(visit: Visit, shown: Range, name: str = "") -> Drawn:
 
 
 def charts_div(charts: Sequence[Child], shown: Drawn, scale: str = "absolute") -> Element:
-    """Make charts that show the same time. The script gets their data from the API."""
+    """Make charts that show the same period. The script gets their data from the API."""
     return h(
         "div",
         charts,
@@ -144,7 +145,7 @@ def charts_div(charts: Sequence[Child], shown: Drawn, scale: str = "absolute") -
 
 
 def start_note(shown: Drawn) -> Element:
-    """Make the sentences about the time before the relay was started, if the charts show some of it."""
+    """Make the note about the time before the relay was started, if the charts include some of it."""
     text: Child = None
     if shown.started_at > shown.begin:
         minutes = "Before that, charts show minutes. " if shown.range.resolution == RECENT else ""
@@ -226,7 +227,7 @@ def _length(seconds: int) -> str:
 
 
 def _rows(chart: Chart, drawn: Drawn, scale: str) -> list[list[Child]]:
-    """Return one row for each of `_ROWS` equal parts of the time, the latest first."""
+    """Return one row for each of `_ROWS` equal parts of the period, the latest first."""
     step = drawn.range.seconds // _ROWS
     begin = drawn.end - drawn.range.seconds
     sums = [[0] * len(chart.series) for _ in range(_ROWS)]

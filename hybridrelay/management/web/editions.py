@@ -39,7 +39,7 @@ def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
     """Make an input with which one of the editions is chosen.
 
     Args:
-        editions: all of them.
+        editions: all editions.
         chosen: the name of the present edition; empty if there is none.
         none: the text of the option for no edition.
     """

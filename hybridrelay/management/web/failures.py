@@ -21,7 +21,7 @@ _TITLES = {
 
 
 def failure_page(failure: Failure, visit: Visit | None) -> Response:
-    """Return the page for a failure. `visit` is None if the caller is not known."""
+    """Return the page for a failure. `visit` is None if the caller is unknown."""
     remedy, request_id = failure.members.get("remedy"), failure.members.get("requestId")
     errors = failure.members.get("errors")
     details = (

@@ -37,7 +37,7 @@ class Element:
     """An element, made with `h`.
 
     Raises:
-        ValueError: its tag or an attribute is not one that a page may have.
+        ValueError: a page may not have this tag, or one of the attributes.
     """
 
     tag: str
@@ -54,7 +54,7 @@ class Element:
                 raise ValueError(f"the attribute {name} does not lead to this server")
 
 
-# The names are those in the code of the pages, so there are few of them, and a page has each of them often.
+# The names come from the code of the pages, so there are few of them, and each occurs often.
 @functools.cache
 def _check_tag(tag: str) -> None:
     if not _TAG.fullmatch(tag) or tag in {"style", "base", "object", "embed", "iframe"}:
@@ -76,8 +76,8 @@ def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> E
     """Make an element.
 
     Args:
-        tag: its name.
-        children: its content, in order.
+        tag: the name of the element.
+        children: the content, in order.
         attributes: the attributes. In a name, an underscore stands for a hyphen, and one at the end is dropped
             (``class_``). With the value True, an attribute has no value; with False or None, it is omitted.
     """
@@ -109,7 +109,7 @@ def render(element: Element) -> str:
 
 
 def render_document(root: Element) -> bytes:
-    """Return a complete document, encoded."""
+    """Return a complete HTML document in UTF-8."""
     return f"<!doctype html>\n{render(root)}\n".encode()
 
 

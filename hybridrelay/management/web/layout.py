@@ -53,9 +53,9 @@ class View:
     content: tuple[Child, ...]
     #: The path of the entry in the navigation to which the page belongs.
     place: str
-    #: The pages above this one, by path and name, shown above the heading.
+    #: The pages above this one, as paths and names, which are shown above the heading.
     parents: tuple[tuple[str, str], ...] = ()
-    #: Shown beside the heading.
+    #: What is shown beside the heading.
     actions: Child = None
     #: Whether the title is a name from outside, such as that of a hybrid connection.
     is_named: bool = False
@@ -68,7 +68,7 @@ class View:
 
 
 def page_response(visit: Visit, view: View) -> Response:
-    """Return the response with a page; or, for the page's script, only with the parts of it that change."""
+    """Return the response with a page; for the page's script, only with those of its parts that change."""
     if view.is_live and "application/json" in (visit.request.headers.get("accept") or ""):
         found: dict[str, Tree] = {}
         _collect((view.actions, view.content), found)
@@ -97,7 +97,7 @@ def page_response(visit: Visit, view: View) -> Response:
 
 
 def plain_page(title: str, *content: Child, status: int = 200, headers: Fields = ()) -> Response:
-    """Return the response with a page for someone who has not logged in."""
+    """Return the response with a page for users who have not logged in."""
     header = h("header", h("div", _brand(), class_="bar"))
     main = h("main", h("h1", title), content, id="main", tabindex=-1, class_="narrow")
     document = _document(title, header, main, (), None)
@@ -105,7 +105,7 @@ def plain_page(title: str, *content: Child, status: int = 200, headers: Fields =
 
 
 def redirect(path: str, headers: Fields = ()) -> Response:
-    """Return a response that makes the browser get another page."""
+    """Return a redirect to another page."""
     return Response(303, headers=(("Location", path), *SECURITY_HEADERS, *headers))
 
 
@@ -158,7 +158,7 @@ def _document(title: str, header: Element, main: Element, files: tuple[str, ...]
 def _file(name: str) -> Element:
     if name.endswith(".css"):
         return h("link", rel="stylesheet", href=url_of(name))
-    # Scripts that are not modules define names for the other scripts. Both kinds run after parsing, in their order.
+    # The script that is not a module defines names for the others. Both kinds run after parsing, in document order.
     is_module = name != "uplot.js"
     return h("script", src=url_of(name), type="module" if is_module else None, defer=not is_module)
 

@@ -37,18 +37,18 @@ _GB, _MB = 10**9, 10**6
 class _Limit:
     """A limit as a field of a form."""
 
-    #: In forms and in the API.
+    #: The name in forms and in the API.
     name: str
     label: str
     hint: str
-    #: How many units of the API are one unit in the form.
+    #: How many units of the API are one unit of the form.
     unit: int
-    #: In units of the API.
+    #: The lowest and the highest value, in units of the API.
     lowest: int
     highest: int
 
     def text(self, value: int) -> str:
-        """Return a value as it is in the form."""
+        """Return the text in the form for a value of the API."""
         return text_of_number(value / self.unit)
 
     def parse_untrusted(self, text: str) -> int:
@@ -88,7 +88,7 @@ LIMIT_FIELDS = frozenset({_CONNECTIONS.name, _ENDS, *(limit.name for limit in _L
 
 
 def _values(limits: LimitsBody) -> dict[str, int | None]:
-    """The limits that are numbers, by their names in the API."""
+    """Return the limits that are numbers, by their names in the API."""
     values: dict[str, int | None] = msgspec.to_builtins(limits)
     return {limit.name: values[limit.name] for limit in _LIMITS}
 
@@ -116,9 +116,9 @@ def limit_fields(limits: LimitsBody, *, unset: str, entered: Entered = NOTHING_E
     """Make the inputs of a form. An empty input means that this limit is not set.
 
     Args:
-        limits: what they show.
-        unset: the text of the option that does not set what happens when the bytes of a month are used up.
-        entered: what they show if the form was refused.
+        limits: the present limits.
+        unset: the text of the option that leaves open what happens when the bytes of a month are used up.
+        entered: the texts that were entered, if the form was refused.
     """
     values = _values(limits)
     inputs: list[Child] = [_input(limit, values[limit.name], entered) for limit in _LIMITS]
@@ -141,10 +141,10 @@ def limit_fields(limits: LimitsBody, *, unset: str, entered: Entered = NOTHING_E
 
 
 def parse_limits(form: Mapping[str, str]) -> dict[str, object]:
-    """Return the limits in a form, in the form of the API.
+    """Convert the limits in a form to those of the API.
 
     Raises:
-        RequestError: some of them are not numbers, too low or too high (400).
+        RequestError: a value is not a number, too low or too high (400).
     """
     return _with_end(form, _parse(form, _LIMITS))
 

@@ -63,7 +63,7 @@ def _link(label: str, is_current: bool, **query: str) -> Element:
 
 
 def _controls(chosen: str, scale: str, name: str, names: Sequence[str]) -> Element:
-    # A text and not a choice, because there may be more hybrid connections than a choice can have.
+    # A text field and not a list, because there may be more hybrid connections than fit into a list.
     wanted = h(
         "input", type="search", id="connection", name="connection", value=name, list="names", maxlength=260,
         placeholder="All hybrid connections",

@@ -28,7 +28,7 @@ __all__ = ["Page", "PublicPage", "routes_of"]
 class Page:
     """A page that only identified callers may see."""
 
-    #: Unique. The audit log shows it if a request was refused before it called an operation.
+    #: The unique id. The audit log contains it if a request was refused before it called an operation.
     id: str
     method: str
     path: str
@@ -63,7 +63,7 @@ def routes_of(pages: Iterable[Page | PublicPage], managed: Managed, gate: Gate) 
 def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
     async def handle(request: Request) -> Reply:
         visit: Visit | None = None
-        #: 0: there is no response, because the client has disconnected or the relay is stopping.
+        #: 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status, request_id = 0, new_request_id()
         try:
             admitted, body = await gate.admit_with_body(request)
@@ -118,7 +118,7 @@ def _with_id(failure: Failure, request_id: str) -> Failure:
 
 
 def _to_log_in(request: Request) -> Response:
-    """Redirect to the page for logging in, which leads back afterwards."""
+    """Redirect to the page for logging in, which redirects back afterwards."""
     target = request.path if request.query is None else f"{request.path}?{request.query}"
     if target == "/" or len(target) > 1000:
         return redirect("/login")

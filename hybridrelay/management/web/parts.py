@@ -33,8 +33,8 @@ def section(
 
     Args:
         title: the heading.
-        content: below it.
-        id_: its id, unique in the page.
+        content: the content below the heading.
+        id_: an id that is unique in the page.
         note: a sentence below the heading.
         actions: buttons beside the heading.
         live: whether the page's script keeps it up to date.
@@ -127,7 +127,7 @@ def table(
 def _cell(content: Child, name: str, kind: str | None) -> Element:
     if not name:
         return h("td", content, role="cell", class_="actions-cell")
-    # One element, because on narrow screens it is beside the name of the column.
+    # Narrow screens show this element beside the name of the column.
     inner = None if content in ("", None) else h("div", content)
     return h("td", inner, role="cell", data_label=name, class_=kind)
 
@@ -198,7 +198,8 @@ def post_form(action: str, *content: Child, **hidden: str | int) -> Element:
 
 
 def command(text: str, label: str) -> Element:
-    """Make a command line to copy. It can get the focus, because it may be wider than the screen."""
+    """Make a command line to copy. It can get the focus, so that keys can scroll it if it is wider than the
+    screen."""
     return h(
         "div", h("pre", h("code", text), tabindex=0, role="group", aria_label=label), class_="command", data_copy=True
     )

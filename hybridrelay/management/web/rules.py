@@ -79,7 +79,7 @@ class _Affected:
     listeners: int
     senders: int
     sessions: int
-    #: False if there are too many to count all of them.
+    #: Whether the numbers are exact. False if there are too many to count.
     is_exact: bool
 
     def __str__(self) -> str:
@@ -202,7 +202,8 @@ async def _change(visit: Visit, operation: str, message: str) -> Response:
 
 
 async def _show_keys(visit: Visit) -> View:
-    """Show the keys in the response to a form, so that they get into no history and no cache."""
+    """Show the keys in the response to a POST, so that the browser keeps them neither in its history nor in a
+    cache."""
     name, rule = visit.param("name"), visit.param("rule")
     keys, _ = await visit.perform("listKeys", name=name, rule=rule)
     assert isinstance(keys, AccessKeys)

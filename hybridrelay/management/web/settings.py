@@ -1,4 +1,4 @@
-"""The settings of a hybrid connection: description, relays, limits, disabled or not."""
+"""The settings of a hybrid connection: its description, relays and limits, and whether it is disabled."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ _EMPTY = (
 
 
 async def settings_sections(visit: Visit, found: ConnectionValue, version: int | None) -> Child:
-    """The parts of the page of a hybrid connection in which administrators change it."""
+    """Make the parts of a hybrid connection's page in which administrators change it."""
     if not visit.is_admin:
         return None
-    # A key with the right Manage can change neither limits nor whether the hybrid connection is disabled.
+    # The holder of a key with the right Manage can neither change limits, nor enable or disable the hybrid
+    # connection.
     editions = await visit.get_if_allowed("listEditions", EditionList) if visit.caller.scope.only is None else None
     switch = None if visit.caller.scope.only is not None else _switch(found)
     return [

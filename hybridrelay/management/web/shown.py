@@ -51,8 +51,8 @@ def duration(seconds: float) -> str:
 
 
 def name_of(text: str) -> Element:
-    """Make the element for a name or text from outside. Text written from right to left does not affect what is
-    around it."""
+    """Make the element for a name or text from outside. The direction of its script does not affect the text around
+    it."""
     return h("bdi", text)
 
 
