@@ -98,7 +98,7 @@ class Run:
         return list(dict.fromkeys(name for metrics in found for name in metrics))
 
     def failed(self) -> list[Sample]:
-        """The measurements that failed."""
+        """Return the measurements that failed."""
         return [sample for sample in self.samples if sample.error is not None]
 
     def usages(self, case: str, system: str) -> dict[str, list[Usage]]:

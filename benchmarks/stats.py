@@ -36,7 +36,7 @@ class Summary:
         return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
 
     def overlaps(self, other: Summary) -> bool:
-        """Whether the two ranges have a value in common. If so, the difference may be noise."""
+        """Return whether the two ranges have a value in common. If so, the difference may be noise."""
         return self.low <= other.high and other.low <= self.high
 
 

@@ -67,7 +67,7 @@ def missing_descriptors(count: int) -> OSError | None:
 
 
 def is_descriptor_shortage(error: OSError) -> bool:
-    """Whether the error means that this process, or the system, cannot open another file."""
+    """Return whether the error means that this process, or the system, cannot open another file."""
     return error.errno in (errno.EMFILE, errno.ENFILE)
 
 

@@ -60,7 +60,7 @@ class ProgramStatistics:
     resident_bytes: int | None
 
     def as_dict(self) -> dict[str, object]:
-        """The snapshot for JSON."""
+        """Return the snapshot for JSON."""
         return {
             "tasks": sum(self.tasks.values()),
             **self.counts,
@@ -93,7 +93,7 @@ def _tasks() -> Iterator[trio.lowlevel.Task]:
 
 
 def open_descriptors() -> int | None:
-    """How many descriptors the process has open; None if the platform does not tell.
+    """Return how many descriptors the process has open; None if the platform does not tell.
 
     It takes time in proportion to their number.
     """

@@ -160,7 +160,7 @@ def _owner(path: str | os.PathLike[str]) -> str:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """An opener for `open` that does not wait until a pipe has a writer."""
+    """Return an opener for `open` that does not wait until a pipe has a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

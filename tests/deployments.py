@@ -142,7 +142,7 @@ class Program:
         return "\n".join(self.lines["err"])
 
     def wait_for_line(self, pattern: str, *, where: str = "out", seconds: float = START_SECONDS) -> re.Match[str]:
-        """The first line that matches.
+        """Wait for a line that matches, and return the first match.
 
         Raises:
             EndedEarly: the process ended without such a line, or did not print one in time.

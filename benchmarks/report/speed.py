@@ -26,7 +26,7 @@ class Line:
     unit: str = "x"
 
     def reached(self, measured: Summary) -> bool:
-        """Whether the target is reached."""
+        """Return whether the target is reached."""
         return measured.median >= self.limit if self.at_least else measured.median <= self.limit
 
 

@@ -93,7 +93,7 @@ class Tls:
         self._wire.sendall(self.encrypt(data))
 
     def encrypt(self, data: bytes, size: int = RECORD_BYTES) -> bytes:
-        """The records that carry `data`, `size` bytes in each."""
+        """Return the records that carry `data`, `size` bytes in each."""
         view = memoryview(data)
         while view:
             view = view[self._ssl.write(view[:size]) :]

@@ -256,7 +256,7 @@ class Client:
     # --- another connection string
 
     def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
-        """The relays that a string names: known ones are taken from `known`, others are made. Changes nothing.
+        """Return the relays that a string names; those in `known` are reused. Changes nothing.
 
         Raises:
             ConfigurationError: none of them can be used.
@@ -339,12 +339,12 @@ class Client:
         return await _open_stream(opened.session, wait_opened)
 
     def stream_id_of(self, stream: MuxStream) -> str:
-        """The id of a stream of this client in the connector's events."""
+        """Return the id of a stream of this client in the connector's events."""
         return self._reports.id_of(stream)
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
-        """Whether another session may accept the stream, because neither connector nor target has refused it."""
+        """Return whether another session may accept the stream, because connector and target have not refused it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> ClientSession:

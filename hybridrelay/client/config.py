@@ -16,7 +16,7 @@ __all__ = ["ClientConfig", "to_connection_string"]
 
 
 def to_connection_string(connection_string: str | ConnectionString) -> ConnectionString:
-    """The connection string, parsed if it is text.
+    """Return the connection string, parsed if it is text.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.

@@ -72,7 +72,7 @@ class Follower:
             self._updated.set()
 
     def _is_stale(self, session: ClientSession) -> bool:
-        """Whether the session uses a key or a relay that is no longer in the connection string."""
+        """Return whether the session uses a key or a relay that is no longer in the connection string."""
         return session.channel.key != self._string.key or session.channel.sender not in self._senders.all
 
     @property

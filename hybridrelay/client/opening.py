@@ -104,7 +104,7 @@ class SessionOpener:
         return self.latest if self.latest is not None and self.latest.session.is_open else None
 
     async def get(self, deadline: float) -> ClientSession:
-        """The session for a new stream; waits for one if there is none.
+        """Return the session for a new stream; wait for one if there is none.
 
         Args:
             deadline: how long to repeat attempts that fail, as a time on Trio's clock. If it has passed, one attempt

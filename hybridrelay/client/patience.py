@@ -39,7 +39,7 @@ def check_patience(seconds: float) -> float:
 
 
 def max_waiting() -> int:
-    """How many streams may wait now: `MAX_WAITING`, or fewer if this process may open only few descriptors."""
+    """Return how many streams may wait now: `MAX_WAITING`, or fewer if this process may open only few descriptors."""
     if sys.platform == "win32":
         return MAX_WAITING
     import resource

@@ -126,7 +126,7 @@ class ClientSession:
         return self._channel
 
     def goes_through(self, sender: Sender) -> bool:
-        """Whether the session has a data channel now, and it goes through this relay."""
+        """Return whether the session has a data channel now, and it goes through this relay."""
         return self.session.is_attached and self.channel.sender is sender
 
     def is_worn(self) -> bool:

@@ -95,7 +95,7 @@ class StreamReports:
             raise
 
     def id_of(self, stream: MuxStream) -> str:
-        """The id of a stream in the connector's events."""
+        """Return the id of a stream in the connector's events."""
         return stream_activity_id(session_activity_id(stream.session_id, self._serial), stream.stream_id)
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ class Upgrades:
             await sender.link.upgrade_route(partial(self._in_use, sender), partial(self._move, sender))
 
     def _in_use(self, sender: Sender) -> Candidate | None:
-        """The worst route to this relay over which a session goes; None if there is none."""
+        """Return the worst route to this relay over which a session goes; None if there is none."""
         routes = [one.channel.candidate for one in self._sessions if one.goes_through(sender)]
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
 

@@ -84,7 +84,7 @@ class ControlChannel:
         self._sending = trio.Lock()
 
     def next_id(self) -> int:
-        """An id for a request, unique on this channel."""
+        """Return an id for a request, unique on this channel."""
         return next(self._ids)
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class ControlChannel:
 def _is_answer(
     message: control.Registered | control.Joined | control.Failed, request: control.Register | control.Join
 ) -> bool:
-    """Whether the message can be the answer to this request. `control.Failed` can answer any request."""
+    """Return whether the message can be the answer to this request. `control.Failed` can answer any request."""
     return not isinstance(message, control.Joined if isinstance(request, control.Register) else control.Registered)
 
 
@@ -203,7 +203,7 @@ class Introduction:
     generation: int
 
     def hello(self) -> control.Hello:
-        """The first message to the relay. Only connectors send the secret of their instance."""
+        """Return the first message to the relay. Only connectors send the secret of their instance."""
         secret = self.instance.secret if self.role is control.PeerRole.CONNECTOR else None
         return control.Hello(self.role, self.instance.id, self.generation, SOFTWARE, secret)
 

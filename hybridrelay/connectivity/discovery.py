@@ -119,7 +119,7 @@ def _ports_of(transport: Transport) -> dict[str, Port]:
 
 
 def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Transport]:
-    """The transport that serves each port of a relay, by the port's name.
+    """Return the transport that serves each port of a relay, by the port's name.
 
     Raises:
         ConfigurationError: two of them have a port of the same name. This cannot happen with the result of
@@ -151,7 +151,7 @@ def _sorted_ports(transports: Mapping[str, Transport]) -> dict[str, Port]:
 
 
 def purposes_by_port(transports: Mapping[str, Transport]) -> Mapping[str, frozenset[Purpose]]:
-    """The purposes for which the routes use each port, by the port's name."""
+    """Return the purposes for which the routes use each port, by the port's name."""
     purposes: dict[str, set[Purpose]] = {}
     for transport in transports.values():
         for route in transport.routes:
@@ -161,7 +161,7 @@ def purposes_by_port(transports: Mapping[str, Transport]) -> Mapping[str, frozen
 
 
 def candidates(transports: Mapping[str, Transport], mode: str = AUTO) -> tuple[Candidate, ...]:
-    """The routes that `mode` allows, best first.
+    """Return the routes that `mode` allows, best first.
 
     Raises:
         ConfigurationError: `mode` is neither `AUTO` nor the name of a transport, or no transport is installed.

@@ -36,29 +36,29 @@ class RelayEndpoint:
     def all_from(
         cls, string: ConnectionString, *, clock: Callable[[], float] = time.time
     ) -> tuple[RelayEndpoint, ...]:
-        """The relays that a connection string names, in its order. `clock` returns seconds since 1970."""
+        """Return the relays that a connection string names, in its order. `clock` returns seconds since 1970."""
         return tuple(
             cls(endpoint.host, endpoint.ports, string.relay_pins, key=string.key, clock=clock)
             for endpoint in string.endpoints
         )
 
     def with_key(self, key: Secret) -> RelayEndpoint:
-        """The same relay with another key. What is known about its addresses is kept."""
+        """Return the same relay with another key. What is known about its addresses is kept."""
         return attrs.evolve(self, key=key)
 
     def preamble(self, purpose: Purpose, ticket: bytes | None = None) -> Preamble:
-        """The preamble of a connection for `purpose`; `ticket` is for `Purpose.DATA`, and None in probes."""
+        """Return the preamble of a connection for `purpose`; `ticket` is for `Purpose.DATA`, and None in probes."""
         if purpose is Purpose.CONTROL:
             proof = NO_PROOF if self.key is None else make_admission_proof(self.key, self.clock())
             return Preamble(purpose, proof, by_authority=not self.pins)
         return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:
-        """The port number to dial, or None if the relay does not serve this port; 0 for a local port."""
+        """Return the port number to dial, or None if the relay does not serve this port; 0 for a local port."""
         return 0 if port.local else self.ports.get(port.name, port.default)
 
     def missing_ports(self, route: Route) -> tuple[str, ...]:
-        """The ports that the route needs and the relay does not serve, by name. If there are any, skip the route."""
+        """Return the names of ports that the route needs and the relay does not serve. With any, skip the route."""
         return tuple(sorted({port.name for port in route.ports if self.number_of(port) is None}))
 
 

@@ -56,7 +56,7 @@ _generations = _Generations()
 
 
 def make_connection_token(string: ConnectionString, host: str, now: float) -> str:
-    """A new token for the hybrid connection of `string` at the relay `host`. `now` is in seconds since 1970."""
+    """Make a token for the hybrid connection of `string` at the relay `host`. `now` is in seconds since 1970."""
     audience = audience_for(host, string.entity_path)
     return make_token(audience, string.key_name, string.key, now + TOKEN_SECONDS)
 
@@ -66,7 +66,7 @@ def usable_links(
     make: Callable[[RelayEndpoint], RelayLink],
     events: EventStream | None = None,
 ) -> list[RelayLink]:
-    """A link to each of a hybrid connection's relays, in their order.
+    """Return a link to each of a hybrid connection's relays, in their order.
 
     A relay that serves no port which the mode can use is left out, and an event is published, unless no relay
     remains.
@@ -177,7 +177,7 @@ class RelayLink:
         return self._instance.id
 
     def describe(self, candidate: Candidate, purpose: Purpose) -> RouteSnapshot:
-        """How channels for a purpose reach the relay over a route."""
+        """Return how channels for a purpose reach the relay over a route."""
         route = candidate.route
         port = self.endpoint.number_of(route.port_for(purpose)) or 0
         proxy = proxy_of(self.dialer, self.host, port) if port else None
@@ -189,7 +189,7 @@ class RelayLink:
         )
 
     async def choose(self) -> Candidate:
-        """The route to use now: the one that worked last in this network, otherwise the one that probing finds.
+        """Return the route to use now: the one that last worked in this network, otherwise the one found by probing.
 
         Raises:
             NoRouteWorks: no route works; `report` says why.

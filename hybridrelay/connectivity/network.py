@@ -23,7 +23,7 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def local_addresses() -> tuple[str, ...] | None:
-    """The local addresses that this computer uses for the Internet; empty without a network. Sends nothing.
+    """Return the local addresses that this computer uses for the Internet; empty without a network. Sends nothing.
 
     None if they cannot be determined, because this process has no descriptor or no memory left.
     """
@@ -40,7 +40,7 @@ def local_addresses() -> tuple[str, ...] | None:
 
 
 def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
-    """The IPv4 default gateways, in the kernel's notation; empty on systems without that file.
+    """Return the IPv4 default gateways, in the kernel's notation; empty on systems without that file.
 
     None in the same cases as for `local_addresses`.
     """
@@ -89,7 +89,7 @@ class Jumps:
         self._last = addresses()
 
     def look(self) -> str | None:
-        """A description of what changed since the last check, or None."""
+        """Return a description of what changed since the last check, or None."""
         lag, addresses = self._boot() - self._awake(), self._addresses()
         if addresses is None or self._last is None:  # unknown, now or before
             addresses = self._last = self._last if addresses is None else addresses

@@ -54,7 +54,7 @@ _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdenti
 
 
 def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
-    """The exception for a `Failed` message of a relay."""
+    """Return the exception for a `Failed` message of a relay."""
     reason = failed.reason
     kind = AuthorizationError if reason.category is Category.AUTHORIZATION else RendezvousError
     detail = f" ({failed.detail})" if failed.detail and failed.detail not in reason.describe else ""
@@ -62,7 +62,7 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
 
 
 def is_hopeless(error: HybridRelayError) -> bool:
-    """Whether retrying is pointless, because the operator has to correct something first.
+    """Return whether retrying is pointless, because the operator has to correct something first.
 
     An expired token is not included: it means that a clock is wrong, and clocks are often corrected soon after a
     machine has started.
@@ -71,7 +71,7 @@ def is_hopeless(error: HybridRelayError) -> bool:
 
 
 def is_final(error: HybridRelayError) -> bool:
-    """Whether a relay has refused our key, or the hybrid connection of the key, as invalid.
+    """Return whether a relay has refused our key, or the hybrid connection of the key, as invalid.
 
     A relay does this over its authenticated control channel. Refusals by a connector, or by anything between relay
     and connector, are never final: there may be other connectors, and the problem may be temporary.

@@ -26,7 +26,7 @@ class RepeatedFailure:
         self._written: tuple[float, str | None] = (-math.inf, None)
 
     def describe(self, error: HybridRelayError) -> str:
-        """The text to log for this failure."""
+        """Return the text to log for this failure."""
         text = f"{error}; {error.remedy}" if error.remedy else str(error)
         if text != self._text:
             self._text = text
@@ -34,7 +34,7 @@ class RepeatedFailure:
         return str(error) if error.brief is None else f"{error.brief}, as before"
 
     def level(self, now: float) -> int:
-        """The level at which to log the failure that was described last.
+        """Return the level at which to log the failure that was described last.
 
         A warning if the failure is a new one or if the last warning about it is `REPEAT_SECONDS` old, otherwise a
         debug message. `now` is in seconds on any monotonic clock.
@@ -46,6 +46,6 @@ class RepeatedFailure:
         return logging.WARNING
 
     def succeeded(self) -> None:
-        """The operation succeeded: the next failure is a new one."""
+        """Note that the operation succeeded, so that the next failure is a new one."""
         self._text = None
         self._written = (-math.inf, None)

@@ -75,7 +75,7 @@ class Attempt:
         return printable(text)  # it may quote what a peer sent
 
     def as_dict(self) -> dict[str, object]:
-        """The attempt for JSON. Future versions only add keys."""
+        """Return the attempt for JSON. Future versions only add keys."""
         return {
             "route": self.route,
             "step": self.step,
@@ -118,7 +118,7 @@ class Report:
         return next((attempt.proxy for attempt in self.attempts if attempt.proxy is not None), None)
 
     def with_interception(self, route: str, issuer: str) -> Report:
-        """The same report, with the issuer of the intercepting certificate on this route."""
+        """Return the same report, with the issuer of the intercepting certificate on this route."""
         attempts = (
             attrs.evolve(attempt, intercepted_by=issuer) if attempt.route == route else attempt
             for attempt in self.attempts
@@ -126,7 +126,7 @@ class Report:
         return attrs.evolve(self, attempts=tuple(attempts))
 
     def summary(self) -> str:
-        """The result in one line."""
+        """Return the result in one line."""
         if self.chosen is not None:
             return f"{self.host}: use {self.chosen}"
         reasons: dict[str, list[Attempt]] = {}
@@ -144,7 +144,7 @@ class Report:
         return f"{beginning} at {'the ' if self.default_ports else ''}{kind} {', '.join(ports)}: {text}"
 
     def as_dict(self) -> dict[str, object]:
-        """The report for JSON. Future versions only add keys."""
+        """Return the report for JSON. Future versions only add keys."""
         return {
             "host": self.host,
             "mode": self.mode,
@@ -154,11 +154,11 @@ class Report:
         }
 
     def as_json(self) -> str:
-        """The report as one JSON object, for programs."""
+        """Return the report as one JSON object, for programs."""
         return json.dumps(self.as_dict(), indent=2)
 
     def as_table(self) -> str:
-        """The report as an aligned table in plain text, followed by what to do about each failure."""
+        """Return the report as an aligned table in plain text, followed by what to do about each failure."""
         rows = [("ROUTE", "STEP", "ADDRESS", "RESULT", "TIME", "REASON")]
         for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
             alike = list(attempts)

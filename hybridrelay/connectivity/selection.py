@@ -186,7 +186,7 @@ class RouteSelection:
         return self._advance(now)
 
     def passed(self, step: StepId, now: float) -> list[Command]:
-        """The port works."""
+        """Note that the port works."""
         commands: list[Command] = []
         if self._apply(step, StepEvent.PASS, now) is StepState.PASSED:
             if self._is_probe(step):
@@ -197,7 +197,7 @@ class RouteSelection:
         return commands
 
     def failed(self, step: StepId, now: float) -> list[Command]:
-        """The port does not work."""
+        """Note that the port does not work."""
         commands: list[Command] = []
         if self._apply(step, StepEvent.FAIL, now) is StepState.FAILED:
             if self._rules.complete:
@@ -219,7 +219,7 @@ class RouteSelection:
         return self._decide(self._best_usable(), now)
 
     def next_deadline(self) -> float | None:
-        """When `handle_timeout` has something to do, or None."""
+        """Return when `handle_timeout` has something to do, or None."""
         if self.decision is not None:
             return None
         deadline = self._grace_ends

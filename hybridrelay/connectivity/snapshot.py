@@ -62,7 +62,7 @@ class FailureSnapshot:
 
     @classmethod
     def of(cls, error: HybridRelayError, at: float | None = None) -> FailureSnapshot:
-        """The failure that an exception describes."""
+        """Return the failure that an exception describes."""
         return cls(reason=error.reason.slug, detail=str(error), remedy=error.remedy or "", at=at)
 
 

@@ -62,7 +62,7 @@ class StepFailed(Exception):
 
 
 async def resolve_relay(endpoint: RelayEndpoint, port: int, *, seconds: float) -> list[str]:
-    """The addresses of the relay's name, in the order in which to try them; see `resolve`.
+    """Return the addresses of the relay's name, in the order in which to try them; see `resolve`.
 
     Raises:
         StepFailed: at `Step.RESOLVE`: there are none, or the name service did not answer within `seconds`.
@@ -261,6 +261,6 @@ def _failing_at(step: Step) -> Iterator[None]:
 
 
 def wrong_identity(error: RelayIdentityError) -> Failure:
-    """The failure of an attempt in which what answered was not the relay."""
+    """Return the failure of an attempt in which what answered was not the relay."""
     failure = Failure.of(FailureKind.WRONG_IDENTITY).with_text(str(error), error.remedy)
     return attrs.evolve(failure, reason=error.reason, step=Step.TLS)

@@ -205,7 +205,7 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
 
 
 def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
-    """The directory for state that programs of this user keep between runs; None if it cannot be determined.
+    """Return the directory for state that programs of this user keep between runs; None if it cannot be determined.
 
     Args:
         environ: ``STATE_DIRECTORY`` (systemd, possibly several), ``XDG_STATE_HOME``, on Windows ``LOCALAPPDATA``.
@@ -222,7 +222,7 @@ def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
 def default_instance_file(
     folder: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
 ) -> InstanceFile | None:
-    """The instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
+    """Return the instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
 
     There is a file for each set of hybrid connections, and another one for each further connector that publishes the
     same set at the same time.

@@ -57,7 +57,7 @@ StreamOutcome = NotConnected | Disconnected
 
 
 def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWAY) -> Disconnected:
-    """How a bridge between an application's stream and its target ended.
+    """Return how a bridge between an application's stream and its target ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
     side that received it then reset the connection or stopped reading, instead of ending its own direction, as many

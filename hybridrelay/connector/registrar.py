@@ -109,7 +109,7 @@ class Registrar:
         published.publications.append(publication)
 
     def find(self, name: str) -> Publication | None:
-        """The publication of this hybrid connection at this relay, or None."""
+        """Return the publication of this hybrid connection at this relay, or None."""
         return self._publications.get(name)
 
     def unpublish(self, publication: Publication) -> None:
@@ -130,7 +130,7 @@ class Registrar:
         self._feed(inputs.ReplacementExpected(is_expected))
 
     def snapshot(self, publication: Publication) -> RelaySnapshot:
-        """The state of one of the publications at this relay."""
+        """Return the state of one of the publications at this relay."""
         state = publication.state
         channel = None if state.over is None else self._channel(state.over)
         failure = state.last_failure
@@ -279,7 +279,7 @@ class Registrar:
     # --- control channels
 
     def _channel(self, number: int) -> ControlChannel | None:
-        """The control channel, if it is open."""
+        """Return the control channel, if it is open."""
         running = self._running.get(number)
         return None if running is None else running.channel
 

@@ -134,7 +134,7 @@ class Relays:
         )
 
     def transports(self) -> set[str]:
-        """The transports that may be used."""
+        """Return the transports that may be used."""
         return {name for link in self._registrars for name in link.transports}
 
     def _add(self, key: _LinkKey, link: RelayLink) -> None:

@@ -55,7 +55,7 @@ class StreamService:
         self._open: dict[ServedStream, None] = {}
 
     def __iter__(self) -> Iterator[ServedStream]:
-        """All streams that have not ended, the oldest first."""
+        """Return all streams that have not ended, the oldest first."""
         return iter(self._open)
 
     def __len__(self) -> int:

@@ -78,7 +78,7 @@ class Served:
         return Origin(self.published, self.peer, self.activity_id, route)
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
-        """Whether the session belongs to this identity. Serials are unique only within one authority."""
+        """Return whether the session belongs to this identity. Serials are unique only within one authority."""
         return self.published is published and self.peer.serial == peer.serial
 
 
@@ -192,7 +192,7 @@ class Sessions:
         return decision.reason
 
     def of(self, link: RelayLink) -> list[Served]:
-        """The sessions whose present or last data channel goes through one relay."""
+        """Return the sessions whose present or last data channel goes through one relay."""
         return [served for served in self._served.values() if served.link is link]
 
     def check_alive(self) -> None:
@@ -248,7 +248,7 @@ class Sessions:
         return Reason.LIMIT
 
     def count_of(self, published: Published, peer: PeerIdentity) -> int:
-        """How many sessions this identity has."""
+        """Return how many sessions this identity has."""
         return sum(1 for served in self._served.values() if served.is_of(published, peer))
 
     async def take(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:

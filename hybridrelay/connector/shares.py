@@ -52,7 +52,7 @@ class Share:
         return self._held.get(owner, 0)
 
     def why_refused(self, owner: Hashable) -> str:
-        """The message for an application that already holds its share."""
+        """Return the message for an application that already holds its share."""
         return f"{self.held(owner)} connections are open, this application's share of the {self._what}"
 
     def take(self, owner: Hashable) -> bool:

@@ -29,7 +29,7 @@ class BodySource(Protocol):
         """Put back bytes that belong to the next request."""
 
     def has_received(self) -> bool:
-        """Whether the next `receive` returns without waiting for the client."""
+        """Return whether the next `receive` returns without waiting for the client."""
 
     async def send_continue(self) -> None:
         """Send "100 Continue", unless the response has begun. Raises ClientGone."""

@@ -24,7 +24,7 @@ _RESERVED = frozenset({"connection", "content-length", "date", "keep-alive", "tr
 
 
 def has_no_body(status: int) -> bool:
-    """Whether responses with this status never have a body (RFC 9110 section 6.4.1)."""
+    """Return whether responses with this status never have a body (RFC 9110 section 6.4.1)."""
     return status in {204, 304} or status < 200
 
 

@@ -24,7 +24,7 @@ class Stop:
             scope.cancel()
 
     def is_set(self) -> bool:
-        """Whether the shutdown was requested."""
+        """Return whether the shutdown was requested."""
         return self._event.is_set()
 
     async def wait(self) -> None:

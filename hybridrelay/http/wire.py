@@ -93,7 +93,7 @@ class Wire:
         return ahead
 
     def has_received(self) -> bool:
-        """Whether `receive` returns without waiting for the client."""
+        """Return whether `receive` returns without waiting for the client."""
         return bool(self._ahead)
 
     async def wait_left(self) -> str:

@@ -90,7 +90,7 @@ class AuditFilter:
     may_see: Callable[[str | None], bool] = lambda _name: True
 
     def accepts(self, entry: AuditEntry) -> bool:
-        """Whether an entry is selected."""
+        """Return whether an entry is selected."""
         return (
             entry.caller.startswith(self.caller)
             and self.operation in ("", entry.operation)

@@ -45,7 +45,7 @@ def is_of_own_page(request: Request) -> bool:
 
 
 def _is_own_origin(request: Request, origins: list[str]) -> bool:
-    """Whether Origin (RFC 6454) has the same host and port as the request. The scheme may be that of a proxy."""
+    """Return whether Origin (RFC 6454) has the host and port of the request. Its scheme may be that of a proxy."""
     if len(origins) != 1 or request.authority is None:
         return False
     try:

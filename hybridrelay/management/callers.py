@@ -24,7 +24,7 @@ class Scope:
         return not self.prefix and self.only is None
 
     def covers(self, name: str) -> bool:
-        """Whether the scope includes the hybrid connection of this name."""
+        """Return whether the scope includes the hybrid connection of this name."""
         return name.startswith(self.prefix) if self.only is None else name == self.only
 
 
@@ -54,9 +54,9 @@ class Caller:
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
 
     def may(self, role: ManagementRole) -> bool:
-        """Whether the caller's role permits what requires `role`."""
+        """Return whether the caller's role permits what requires `role`."""
         return self.role >= role
 
     def sees(self, name: str | None) -> bool:
-        """Whether the scope includes a hybrid connection or, for None, what concerns the whole relay."""
+        """Return whether the scope includes a hybrid connection or, for None, what concerns the whole relay."""
         return self.scope.is_everything if name is None else self.scope.covers(name)

@@ -67,12 +67,12 @@ class Call:
         return self.params["rule"]
 
     def body_as(self, kind: type[StructT]) -> StructT:
-        """The body, as the class that the operation's row names."""
+        """Return the body, as the class that the operation's row names."""
         assert isinstance(self.body, kind)
         return self.body
 
     def query_as(self, kind: type[StructT]) -> StructT:
-        """The query, as the class that the operation's row names."""
+        """Return the query, as the class that the operation's row names."""
         assert isinstance(self.query, kind)
         return self.query
 

@@ -94,7 +94,7 @@ class Logins:
         self._codes: dict[bytes, _Code] = {}
 
     def __len__(self) -> int:
-        """The number of logins, including those that have expired but have not been removed yet."""
+        """Return the number of logins, including those that have expired but have not been removed yet."""
         return len(self._logins)
 
     def begin(

@@ -37,7 +37,7 @@ class Buckets:
         self._swept_at = -float("inf")
 
     def __len__(self) -> int:
-        """The number of buckets."""
+        """Return the number of buckets."""
         return len(self._buckets)
 
     def wait(self, key: Hashable, now: float) -> float:

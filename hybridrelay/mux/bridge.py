@@ -55,7 +55,7 @@ class BridgeProgress:
             self._bridge.when_settled(callback)
 
     def so_far(self) -> Bridged:
-        """The progress of the bridge, or how it ended."""
+        """Return the progress of the bridge, or how it ended."""
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
 
     @property

@@ -122,7 +122,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._core.ended is not None
 
     def so_far(self) -> StreamProgress:
-        """The progress of the stream, which may have ended."""
+        """Return the progress of the stream, which may have ended."""
         state = self._state
         half_closed = state.states.sending is not Sending.OPEN or state.at_eof
         return StreamProgress(state.send_window.sent, state.receive_window.consumed, half_closed)

@@ -107,7 +107,7 @@ class Outbox:
         return True
 
     def unacknowledged(self) -> list[tuple[Buffer, ...]]:
-        """The kept frames in order, to be written again."""
+        """Return the kept frames in order, to be written again."""
         return [buffers for _, _, buffers in self._kept]
 
     def clear(self) -> None:

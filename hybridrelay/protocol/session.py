@@ -117,7 +117,7 @@ class SessionCore:
         return self.state is State.ESTABLISHED
 
     def round_trip(self, now: float) -> float | None:
-        """The lowest round trip of the last minute in seconds, or None if none was measured yet."""
+        """Return the lowest round trip of the last minute in seconds, or None if none was measured yet."""
         return self._liveness.lowest(now)
 
     @property
@@ -148,7 +148,7 @@ class SessionCore:
         return self.ended is None and not self.peer_going_away and not self.going_away
 
     def next_deadline(self) -> float | None:
-        """When `handle_timeout` has something to do, or None."""
+        """Return when `handle_timeout` has something to do, or None."""
         if self._detached_at is not None:
             return self._detached_at + self.config.resume_deadline
         if self.state is not State.ESTABLISHED:

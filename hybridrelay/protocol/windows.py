@@ -67,7 +67,7 @@ class Budget:
         return self if self.parent is None else self.parent.root
 
     def statistics(self) -> dict[str, int]:
-        """The reserved memory (bytes); the names are those in docs/operating.md."""
+        """Return the reserved memory (bytes); the names are those in docs/operating.md."""
         return {"reserved_bytes": self.reserved, "sending_bytes": self.sending}
 
     @property

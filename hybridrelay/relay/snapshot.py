@@ -237,20 +237,20 @@ class LiveRelay(Protocol):
     def listeners(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[ListenerSnapshot]:
-        """A page of the registrations of connectors, in order of hybrid connection and instance."""
+        """Return a page of the registrations of connectors, in order of hybrid connection and instance."""
 
     def senders(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SenderSnapshot]:
-        """A page of the control channels of clients, in order of hybrid connection and id."""
+        """Return a page of the control channels of clients, in order of hybrid connection and id."""
 
     def sessions(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
-        """A page of the pairs of data channels that are joined, in order of hybrid connection and id."""
+        """Return a page of the pairs of data channels that are joined, in order of hybrid connection and id."""
 
     def connection_names(self) -> list[str]:
-        """All hybrid connections that the relay serves."""
+        """Return all hybrid connections that the relay serves."""
 
     def rendezvous_times(self) -> HistogramSnapshot:
         """Return how long rendezvous took, from the offer to the listener until both data channels were ready."""
@@ -262,7 +262,7 @@ class LiveRelay(Protocol):
         """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in the present period."""
 
     def period(self) -> Period:
-        """The present period."""
+        """Return the present period."""
 
     async def past_usage(self, name: str) -> list[PastUsage]:
         """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in earlier periods, the latest first.
@@ -272,10 +272,10 @@ class LiveRelay(Protocol):
         """
 
     def last_use(self, key: KeyId) -> float | None:
-        """When a key was last used (seconds since 1970); None if never."""
+        """Return when a key was last used (seconds since 1970); None if never."""
 
     def key_uses(self) -> Mapping[KeyId, float]:
-        """When keys were last used (seconds since 1970)."""
+        """Return when keys were last used (seconds since 1970)."""
 
     def note_use(self, key: KeyId) -> None:
         """Note that a key was used now, for the management API."""

@@ -39,7 +39,7 @@ class ClientHelloReader:
         self._size: int | None = None
 
     def __len__(self) -> int:
-        """The number of bytes received."""
+        """Return the number of bytes received."""
         return len(self._data)
 
     def take(self) -> bytes:

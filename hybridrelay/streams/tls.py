@@ -186,7 +186,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._ssl.getpeercert(False)
 
     def version(self) -> str | None:
-        """The protocol version (``"TLSv1.3"``), or None before the handshake."""
+        """Return the protocol version (``"TLSv1.3"``), or None before the handshake."""
         return self._ssl.version()
 
     def cipher(self) -> tuple[str, str, int] | None:

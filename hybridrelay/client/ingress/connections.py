@@ -55,7 +55,7 @@ class _Connection:
         self._progress: BridgeProgress | None = None
 
     def _address(self) -> str:
-        """The address of the application."""
+        """Return the address of the application."""
         return format_address(*self._local.socket.getpeername()[:2])
 
     async def run(self) -> None:

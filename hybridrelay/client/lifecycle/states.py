@@ -129,7 +129,7 @@ _ENDED_BY_CONNECTOR: Mapping[Reason, Outcome] = {
 
 
 def outcome_of(reason: Reason, *, by_connector: bool) -> Outcome:
-    """The outcome of a session that ended with this reason."""
+    """Return the outcome of a session that ended with this reason."""
     if by_connector and reason.category is Category.IDENTITY:
         return Outcome.IDENTITY_REFUSED
     return (_ENDED_BY_CONNECTOR if by_connector else _ENDED_HERE).get(reason, Outcome.FAILED)

@@ -51,12 +51,12 @@ class AvoidedListeners:
         self._failed_at.append(now)
 
     def pause(self, now: float) -> float:
-        """How long to wait before the relay is asked for another listener, after one has failed (seconds)."""
+        """Return how long to wait before the relay is asked for another listener, after one has failed (seconds)."""
         many = len(self._failed_at) == MAX_TRIED and now - self._failed_at[0] < MANY_FAILED_SECONDS
         return PAUSE_SECONDS if many else 0.0
 
     def at(self, now: float) -> tuple[str, ...]:
-        """The instances to avoid now."""
+        """Return the instances to avoid now."""
         self._until = {instance: until for instance, until in self._until.items() if until > now}
         return tuple(self._until)
 
@@ -75,7 +75,7 @@ class ListenerSearch:
     _tried: int = attrs.field(default=0, init=False)
 
     def avoid(self, now: float) -> tuple[str, ...]:
-        """The instances to which the relay must not send this client."""
+        """Return the instances to which the relay must not send this client."""
         return self._avoided.at(now)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
@@ -87,7 +87,7 @@ class ListenerSearch:
         return self._tried < MAX_TRIED
 
     def pause(self, now: float) -> float:
-        """How long to wait before the relay is asked for another listener, after one has failed (seconds)."""
+        """Return how long to wait before the relay is asked for another listener, after one has failed (seconds)."""
         return self._avoided.pause(now)
 
     def stalled(self, instance: str, now: float) -> None:

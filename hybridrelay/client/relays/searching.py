@@ -128,7 +128,7 @@ class Find(Generic[AnswerT, ChannelT]):
         return self._asking + len(self._trying)
 
     def _room_at(self) -> float:
-        """The earliest time at which there is a place to try another listener (on Trio's clock)."""
+        """Return the earliest time at which there is a place to try another listener (on Trio's clock)."""
         if self._busy < MAX_AT_A_TIME:
             return -math.inf
         return min((trial.since + STALLED_SECONDS for trial in self._trying.values()), default=math.inf)

@@ -142,7 +142,7 @@ class Sender:
         self._failure = failure, trio.current_time()
 
     def snapshot(self) -> RelaySnapshot:
-        """The relay as this client sees it."""
+        """Return the relay as this client sees it."""
         control, failure, now = self._control, None, trio.current_time()
         if self._failure is not None:
             error, at = self._failure

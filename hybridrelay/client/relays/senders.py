@@ -55,7 +55,8 @@ class Senders:
             self._preferred = self.all[0]
 
     def in_order(self, first: Sender | None = None) -> list[Sender]:
-        """The relays in the order in which to try them; `first` precedes the others unless its relay is draining."""
+        """Return the relays in the order in which to try them: `first` precedes the others unless its relay
+        drains."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS
 
         def key(sender: Sender) -> tuple[bool, bool, bool, bool]:

@@ -186,7 +186,7 @@ def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
 
 
 def resolve_dialer(dialer: Dialer | None) -> Dialer:
-    """The dialer to use; None means one that goes through the proxy that the environment names, if any.
+    """Return the dialer to use; None means one that goes through the proxy that the environment names, if any.
 
     Raises:
         ConfigurationError: see `ProxySettings.from_environment`.
@@ -204,7 +204,7 @@ def proxy_of(dialer: Dialer, host: str, port: int) -> Proxy | None:
 
 
 def resolves_here(dialer: Dialer, host: str, port: int) -> bool:
-    """Whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
+    """Return whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
 
     False for a proxy, which resolves names itself, and for an application's own `Dial`, of which this is unknown.
     """

@@ -13,7 +13,7 @@ _MAX_QUOTE = 80
 
 
 def proxy_error(kind: FailureKind, proxy: Proxy, happened: str, *, remedy: str | None = None) -> ProxyError:
-    """The error for a failure at a proxy.
+    """Return the error for a failure at a proxy.
 
     Args:
         kind: for programs; also determines the remedy if `remedy` is None.

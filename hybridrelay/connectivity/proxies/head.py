@@ -21,7 +21,7 @@ _FRAMING = re.compile(rb"(?im)^(?:transfer-encoding|content-length)[ \t]*:[^\n]*
 
 
 def head_size_untrusted(data: bytes | bytearray) -> int | None:
-    """How many bytes of `data` are the head, including the empty line at its end; None if it is incomplete.
+    """Return how many bytes of `data` are the head, including the empty line at its end; None if it is incomplete.
 
     Raises:
         ValueError: the head is longer than `MAX_HEAD_BYTES`.
@@ -35,7 +35,7 @@ def head_size_untrusted(data: bytes | bytearray) -> int | None:
 
 
 def status_untrusted(head: bytes) -> int:
-    """The status of an answer.
+    """Return the status of an answer.
 
     Raises:
         ValueError: this is not the beginning of an HTTP/1.0 or HTTP/1.1 answer, or the status is 101 (Switching
@@ -48,5 +48,5 @@ def status_untrusted(head: bytes) -> int:
 
 
 def without_framing(head: bytes) -> bytes:
-    """The head without Transfer-Encoding and Content-Length."""
+    """Return the head without Transfer-Encoding and Content-Length."""
     return _FRAMING.sub(b"", head)

@@ -52,7 +52,7 @@ class NoProxy:
         return cls(tuple(entry for entry in entries if entry is not None), loopback)
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether to connect directly to this address. An IPv6 address has no brackets."""
+        """Return whether to connect directly to this address. An IPv6 address has no brackets."""
         return (self._loopback and is_loopback(host)) or any(entry.covers(host, port) for entry in self._entries)
 
 

@@ -150,12 +150,12 @@ class ProxySettings:
         return cls(proxy, source=source)
 
     def proxy_for(self, host: str, port: int) -> Proxy | None:
-        """The proxy for this address, or None to connect directly."""
+        """Return the proxy for this address, or None to connect directly."""
         return None if self.exceptions.covers(host, port) else self.proxy
 
 
 def has_password(url: str) -> bool:
-    """Whether a proxy's URL contains a password, which must not be given on a command line."""
+    """Return whether a proxy's URL contains a password, which must not be given on a command line."""
     credentials, _, _ = url.rpartition("@")
     return ":" in credentials.rpartition("//")[2]
 

@@ -126,7 +126,7 @@ def _without_comment(line: str) -> str:
 
 
 def _parts(line: str) -> list[str]:
-    """The labels and serials in a line that looks like a list or like a field of a log; otherwise none."""
+    """Return the labels and serials in a line that looks like a list or like a field of a log; otherwise none."""
     text = strip_blanks(_without_comment(line))
     value = strip_value(text)
     if value != text and not set(value) & set(_QUOTES):

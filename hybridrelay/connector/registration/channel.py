@@ -132,7 +132,7 @@ class Channels:
         return iter(self._by_number.values())
 
     def get(self, number: int) -> Channel | None:
-        """The channel with this number; None if it has ended."""
+        """Return the channel with this number; None if it has ended."""
         return self._by_number.get(number)
 
     @property

@@ -51,7 +51,7 @@ class Registrations(Mapping[str, Registration]):
         return all(one.is_refused for one in self.values())
 
     def asks_again_in(self, now: float) -> float:
-        """The seconds until a refused request may be repeated; `MAX_GRANT` if there is none."""
+        """Return the seconds until a refused request may be repeated; `MAX_GRANT` if there is none."""
         return min((one.asks_again_in(now) for one in self.values() if one.is_refused), default=MAX_GRANT)
 
     def are_hopeless(self, now: float) -> bool:
@@ -59,7 +59,7 @@ class Registrations(Mapping[str, Registration]):
         return self.are_refused and self.asks_again_in(now) > 0
 
     def has_any_over(self, channel: int) -> bool:
-        """Whether at least one is registered over this control channel."""
+        """Return whether at least one is registered over this control channel."""
         return any(one.over == channel for one in self.values())
 
     # --- what is published

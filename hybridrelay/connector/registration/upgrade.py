@@ -38,7 +38,7 @@ class Upgrade:
         return None if self._better is None else self._channels.get(self._better[1])
 
     def is_successor(self, number: int) -> bool:
-        """Whether this is the number of `successor`, even if that has just ended."""
+        """Return whether this is the number of `successor`, even if that has just ended."""
         return self._better is not None and self._better[1] == number
 
     def begin(self, route: Candidate) -> None:

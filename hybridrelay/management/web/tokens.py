@@ -69,7 +69,7 @@ def _row(visit: Visit, one: TokenValue, now: float) -> list[Child]:
 
 
 def _is_own(visit: Visit, one: TokenValue) -> bool:
-    """Whether the caller uses this token now."""
+    """Return whether the caller uses this token now."""
     return visit.caller.kind == "token" and visit.caller.id.rpartition(" ")[2] == one.id
 
 

@@ -441,7 +441,7 @@ class Broker(Generic[HandleT]):
         self._ended(ended, bytes_to_client, bytes_to_connector)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has to be called next; None if there is nothing to wait for."""
+        """Return when `expire` has to be called next; None if there is nothing to wait for."""
         return self.rendezvous.next_deadline()
 
     def expire(self, now: float) -> None:

@@ -188,5 +188,5 @@ def _difference(before: Sample, now: Sample) -> Row:
 
 
 def _interval(time: float, length: int) -> int:
-    """The beginning of the interval that contains a time."""
+    """Return the beginning of the interval that contains a time."""
     return int(min(max(time, 0), _MAX_TIME)) // length * length

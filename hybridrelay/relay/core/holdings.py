@@ -100,5 +100,5 @@ class Holdings(Generic[OwnerT]):
         return addresses.oldest(address if addresses.count(address) == addresses.most else addresses.largest())
 
     def of_largest_networks(self) -> list[Place[OwnerT]]:
-        """The places of all networks that have the most."""
+        """Return the places of all networks that have the most."""
         return list(self._by_network.of_largest())

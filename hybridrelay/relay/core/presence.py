@@ -55,6 +55,6 @@ class Presence:
         return list(self._rendezvous)
 
     def is_present(self, connection: str, instance: str, now: float) -> bool:
-        """Whether an instance has a joined rendezvous, or had one within the last `KEPT_AFTER_BREAK_SECONDS`."""
+        """Return whether an instance has a joined rendezvous, or had one within `KEPT_AFTER_BREAK_SECONDS`."""
         who = connection, instance
         return self._joined[who] > 0 or self._left.get(who, now) > now

@@ -354,7 +354,7 @@ class RendezvousTable:
             self._places.establish(entry.place)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has to be called next; None if no rendezvous is open."""
+        """Return when `expire` has to be called next; None if no rendezvous is open."""
         return next((entry.expires_at for entry in self._open.values()), None)
 
     def expire(self, now: float) -> list[Ended]:

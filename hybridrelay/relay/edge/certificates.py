@@ -153,7 +153,7 @@ class RelayCertificates:
         return tuple(dict.fromkeys(pins))
 
     def snapshot(self) -> tuple[CertificateSnapshot, ...]:
-        """The certificates that expire. The relay's self-signed ones do not."""
+        """Return the certificates that expire. The relay's self-signed ones do not."""
         public = self._public
         return () if public is None else (CertificateSnapshot("public", public.pin, public.expires_at),)
 
