@@ -43,6 +43,8 @@ _FORGET_SECONDS: Final = 600.0
 _MAX_BYTES: Final = 4096
 #: Matches an instance file, even one that was being written when the machine lost power.
 _OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
+#: A time, in whole seconds. Longer numbers, and those with an exponent, are nothing that this module has written.
+_TIME: Final = re.compile(r"[0-9]{1,15}")
 _NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no file"
 #: The errors of a full disk, or of a file system that is mounted read-only. The configuration is not at fault, so the
 #: connector runs without the file.
@@ -199,6 +201,8 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
     entries = []
     for line in content.decode("ascii", "replace").splitlines():
         secret, _, since = line.partition(" ")
+        if since and not _TIME.fullmatch(since):
+            continue
         with contextlib.suppress(ValueError):
             entries.append((OwnInstance(secret), float(since or 0)))
     return entries

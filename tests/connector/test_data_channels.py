@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
@@ -32,7 +33,7 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
-from hybridrelay.mux import DATA_CONFIG, Session, SessionRole
+from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionConfig, SessionRole, SharedTurns
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
@@ -265,6 +266,35 @@ async def test_sessions_count_towards_the_share_of_descriptors(
         session.close()
     await trio.testing.wait_all_tasks_blocked()
     await scene.session()
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_sessions_of_one_identity_share_turns_and_memory(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, made = Scene(nursery), list[tuple[SharedTurns | None, Account | None]]()
+
+    class Recorded(Session):
+        def __init__(
+            self,
+            role: SessionRole,
+            *,
+            config: SessionConfig,
+            budget: Budget,
+            account: Account,
+            turns: SharedTurns,
+            refused: Callable[[int, Reason], None],
+        ) -> None:
+            super().__init__(role, config=config, budget=budget, account=account, turns=turns, refused=refused)
+            made.append((turns, account))
+
+    monkeypatch.setattr(sessions_module, "Session", Recorded)
+    for whose, peer in ((scene.one, PEER), (scene.one, PEER), (scene.one, ANOTHER), (scene.two, PEER)):
+        await scene.session(whose, peer)
+    for kind in zip(*made, strict=True):
+        first, second, of_another, of_another_authority = map(id, kind)
+        assert first == second
+        assert len({first, of_another, of_another_authority}) == 3
     nursery.cancel_scope.cancel()
 
 

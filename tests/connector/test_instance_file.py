@@ -78,7 +78,9 @@ def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
     with_lock.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"0" * 63 + b" 1\n", b"a" * 65 + b"\n", b"a" * 64 + b" 1 1\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"0" * 63 + b" 1\n", b"a" * 65 + b"\n", b"a" * 64 + b" 1 1\n", b"a" * 64 + b" 1e999\n"]
+)
 def test_a_line_of_another_form_says_nothing(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     file = InstanceFile(path)
