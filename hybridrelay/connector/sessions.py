@@ -24,10 +24,11 @@ from ..events import (
     SessionRefused,
     SessionResumed,
 )
-from ..mux import Account, Budget, Session, SessionConfig, SessionRole, SharedTurns, refuse_session
+from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
+from ..streams.turns import SharedTurns
 from .policy import Action, Policy, Resource
 from .published import Published
 from .serving import StreamService

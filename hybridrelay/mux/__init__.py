@@ -25,4 +25,3 @@ from .session import Session as Session
 from .stream import MuxStream as MuxStream
 from .stream_end import StreamEnd as StreamEnd
 from .stream_end import StreamProgress as StreamProgress
-from .turns import SharedTurns as SharedTurns

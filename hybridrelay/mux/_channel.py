@@ -22,9 +22,9 @@ from ..protocol.events import SessionEvent
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, nowait
+from ..streams.turns import MAX_FRAMES, SharedTurns
 from ._waiter import Waiter
 from .pace import Pace
-from .turns import MAX_FRAMES, SharedTurns
 
 #: How long sending a final GOAWAY may take, and after that closing the channel (seconds).
 CLOSING_TIMEOUT = 2.0

@@ -27,13 +27,13 @@ from ..protocol.reasons import Reason
 from ..protocol.sending import Account
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
+from ..streams.turns import MAX_FRAMES, SharedTurns
 from ._channel import Channel
 from ._offers import OfferQueue
 from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
 from .stream import MuxStream
-from .turns import MAX_FRAMES, SharedTurns
 
 #: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0

@@ -33,12 +33,13 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
-from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionConfig, SessionRole, SharedTurns
+from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionConfig, SessionRole
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity, generate_key
+from hybridrelay.streams.turns import SharedTurns
 
 from .fakes import WSS, FakeControl, FakeRelay, FakeSession, published
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
 from ...streams.nowait import READ_BYTES
+from ...streams.turns import SharedTurns
 
 __all__ = ["Pace", "Paces", "PairPace"]
 
@@ -106,12 +108,14 @@ class Pace:
 
 @attrs.frozen
 class PairPace:
-    """The limit for one pair of data channels."""
+    """The limits for one pair of data channels: its rate, and its part of the event loop."""
 
     #: The limit of its hybrid connection.
     pace: Pace = attrs.field(factory=Pace)
     #: Distinguishes the holders that share the limit; see `Pace`.
     holder: Hashable = None
+    #: Shared by all pairs of the holder, whatever their hybrid connection.
+    turns: SharedTurns = attrs.field(factory=SharedTurns)
 
     @property
     def rate(self) -> int | None:
@@ -134,6 +138,8 @@ class Paces:
     def __init__(self, rate_of: Callable[[str], int | None]) -> None:
         self._rate_of = rate_of
         self._paces: dict[str, Pace] = {}
+        #: The turns of holders that have pairs.
+        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
 
     def of(self, connection: str, holder: Hashable) -> PairPace:
         """Return the limit for a pair of a hybrid connection. `holder` is the holder of its sender's key."""
@@ -141,7 +147,7 @@ class Paces:
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return PairPace(pace, holder)
+        return PairPace(pace, holder, self._turns.setdefault(holder, SharedTurns()))
 
     def update(self) -> None:
         """Apply rates that may have changed."""

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from ...streams.nowait import NowaitStream, Turn, nowait
+from ...streams.nowait import NowaitStream, nowait
 from ...streams.sockets import abort_stream
 from ..limits import CLOSE_DEADLINE_SECONDS
 from .pace import PairPace
@@ -169,13 +169,17 @@ async def _copy(
 
     Raises StreamBroke.
     """
-    turn = Turn()
+    turns = pace.turns
+    turns.resume()
     while True:
         try:
             block = source.receive_nowait() if pace.rate is None else source.receive_nowait(pace.block)
             if block is None:
+                turns.count_time()
                 await source.wait_readable()
-                turn = Turn()
+                if turns.is_over:
+                    await turns.next()
+                turns.resume()
                 continue
         except _STREAM_ERRORS as exc:
             raise SourceBroke from exc
@@ -183,20 +187,22 @@ async def _copy(
             return False
         size = len(block)
         try:
-            if not sink.send_nowait(block):
+            is_passed_on = sink.send_nowait(block)
+            turns.count(0, size)
+            turns.count_time()
+            if not is_passed_on:
                 await sink.flush()
-                turn = Turn()
+                turns.resume()
         except _STREAM_ERRORS as exc:
             raise SinkBroke from exc
         count(size)
         if pace.rate is not None:
             await pace.wait(size)
-            turn = Turn()
+            turns.resume()
         if once:
             return True
-        if turn.is_over(size):
-            await trio.lowlevel.checkpoint()
-            turn = Turn()
+        if turns.is_over:
+            await turns.next()
 
 
 async def abort(*streams: trio.abc.AsyncResource) -> None:

@@ -1,0 +1,130 @@
+"""Sharing the event loop among peers: each gets as much as one stream, however many streams or sessions it has."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+import trio
+
+from .nowait import TURN_BYTES, TURN_SECONDS
+
+__all__ = ["MAX_FRAMES", "PLACES", "SharedTurns"]
+
+#: How many frames are processed before other tasks run. Frames are counted because their cost hardly depends on their
+#: size: this many take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
+MAX_FRAMES = 128
+#: How many of the tasks that wait for a turn can have a part of it in the same pass of the event loop.
+PLACES = 16
+#: A frame counts as much as this many bytes.
+_BYTES_PER_FRAME = TURN_BYTES // MAX_FRAMES
+#: A second counts as much as this many bytes.
+_BYTES_PER_SECOND = TURN_BYTES / TURN_SECONDS
+
+
+class SharedTurns:
+    """The turns of all tasks that work for one peer, such as an application's identity.
+
+    A turn is `MAX_FRAMES` frames, `TURN_BYTES` bytes, or `TURN_SECONDS`, or parts of these that add up to a turn.
+    Time is counted because it depends on more than frames and bytes, such as the number of TLS records. When a turn
+    is over, the tasks that have more to process wait. Each pass of the event loop brings one more turn, however many
+    of them wait. Up to `PLACES` of those that have waited longest share it; but after a turn that was used up, only
+    the one that has waited longest may use the next one. Without this, a peer with 200 sessions that send expensive
+    frames would have 200 turns in every pass.
+
+    Args:
+        clock: returns seconds. Not Trio's clock, which stands still in some tests.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_counted_until",
+        "_is_scarce",
+        "_last",
+        "_left",
+        "_places",
+        "_seen",
+        "_tickets",
+        "_waiting",
+    )
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Begin with a whole turn."""
+        self._clock = clock
+        self._left: float = TURN_BYTES
+        self._counted_until = clock()
+        #: A number for each task that waits, the longest-waiting first.
+        self._waiting: dict[int, None] = {}
+        self._tickets = itertools.count()
+        #: Whether the previous turn was used up.
+        self._is_scarce = False
+        #: Each lets one task pass in each pass of the event loop. They are made when they are needed.
+        self._places: list[trio.Lock] = []
+        #: The place that the last task has joined, if all were occupied.
+        self._last = 0
+        #: The places whose tasks have run since the turn was renewed.
+        self._seen: set[int] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `next` has to be called before more is processed: the turn is over, or others wait for theirs."""
+        return self._left <= 0 or bool(self._waiting)
+
+    def resume(self) -> None:
+        """Start to count time, because a task runs again after it has waited."""
+        self._counted_until = self._clock()
+
+    def count_time(self) -> None:
+        """Count the time since this method or `resume` was called, because a task may wait now."""
+        now = self._clock()
+        self._take((now - self._counted_until) * _BYTES_PER_SECOND)
+        self._counted_until = now
+
+    def count(self, frames: int, size: int) -> None:
+        """Count what was processed.
+
+        Args:
+            frames: the number of frames.
+            size: their total size (bytes).
+        """
+        self._take(frames * _BYTES_PER_FRAME + size)
+
+    async def next(self) -> None:
+        """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
+        place, ticket = self._choose_place(), next(self._tickets)
+        self._waiting[ticket] = None
+        try:
+            async with self._places[place]:  # acquiring this lock takes at least one pass of the event loop
+                self._renew(place)
+                while self._left <= 0 or (self._is_scarce and ticket != next(iter(self._waiting))):
+                    await trio.lowlevel.checkpoint()
+                    self._renew(place)
+        finally:
+            del self._waiting[ticket]
+        self.resume()
+
+    def _choose_place(self) -> int:
+        for index, place in enumerate(self._places):
+            if not place.locked():
+                return index
+        if len(self._places) < PLACES:
+            self._places.append(trio.Lock())
+            return len(self._places) - 1
+        self._last = (self._last + 1) % PLACES
+        return self._last
+
+    def _renew(self, place: int) -> None:
+        # A place runs once in each pass. When one runs again, another pass has begun. (If a place has been joined
+        # meanwhile, the turn of one pass may be taken in the next one.)
+        if place in self._seen or not self._seen:
+            self._seen.clear()
+            self._is_scarce = self._left <= 0
+            # If the last turn was exceeded, this one is shorter by that much.
+            self._left = min(TURN_BYTES, self._left + TURN_BYTES)
+        self._seen.add(place)
+
+    def _take(self, size: float) -> None:
+        # Not more than one turn is taken in advance: it may be the system that has stopped this process for a while.
+        self._left = max(self._left - size, -TURN_BYTES)
