@@ -150,10 +150,9 @@ class Sessions:
         self._budget = Budget(PROCESS_BUDGET)
         self._shares = Shares()
         self._events = events
-        self.streams = StreamService(
-            lambda: self._policy, self._shares, events, EndpointCounters() if counters is None else counters
-        )
-        #: The memory that the sessions of one identity hold together, for each identity that has sessions.
+        counters = EndpointCounters() if counters is None else counters
+        self.streams = StreamService(lambda: self._policy, self._shares, events, counters)
+        #: The memory and the turns that the sessions of one identity share, while it has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
         #: The sessions that have not ended, by session id.
