@@ -141,7 +141,7 @@ def _document(title: str, header: Element, main: Element, files: tuple[str, ...]
         h("a", "Skip to content", href="#main", class_="skip"),
         header,
         # Shown by the page's script while the page is not up to date.
-        h("div", id="banner", hidden=True, class_="banner") if following else None,
+        h("section", id="banner", hidden=True, class_="banner", aria_label="Relay") if following else None,
         main,
         h(
             "footer",
