@@ -10,8 +10,8 @@ from contextlib import contextmanager
 __all__ = ["short_collections"]
 
 _OLDEST = 2
-#: All objects are examined again when the program has this many times as many blocks of memory as after it was done
-#: last, and this many more.
+#: All objects are examined again when the number of memory blocks exceeds `_TIMES` times the number after the last
+#: time, plus `_MORE_BLOCKS`.
 _TIMES = 1.5
 _MORE_BLOCKS = 100_000
 
@@ -21,9 +21,10 @@ def short_collections() -> Iterator[None]:
     """Let each full collection examine only the objects that were created since the previous one.
 
     A full collection examines all objects, and nothing else runs meanwhile: in a relay with 10,000 listeners, this
-    takes 0.15 s every two minutes. Here, the objects that survive one are exempted from the next (`gc.freeze`).
-    Nearly all of them are freed when their last reference goes; the collector is only needed for cycles. So that
-    cycles of old objects do not fill the memory, all objects are examined again when the program has grown by half.
+    takes 0.15 s every two minutes. With this function, the objects that survive one collection are exempted from the
+    next (`gc.freeze`). Nearly all objects are freed with their last reference; only cycles need the collector. So
+    that cycles of old objects do not fill the memory, all objects are examined again when the program has grown by
+    half.
     """
     collections = _Collections()
     gc.callbacks.append(collections.observe)
@@ -41,7 +42,7 @@ class _Collections:
         self._examines_all = False
 
     def observe(self, phase: str, info: Mapping[str, int]) -> None:
-        """The collector calls this before (``start``) and after (``stop``) each collection."""
+        """Handle the beginning (``start``) or the end (``stop``) of a collection. The collector calls this."""
         if info["generation"] != _OLDEST:
             return
         blocks = sys.getallocatedblocks()

@@ -14,7 +14,7 @@ from .registry import Registry
 
 __all__ = ["AppliedLimits", "EditionInUse", "LimitChanges", "change_edition", "change_limits", "use_edition"]
 
-#: New values by the names of `Limits`. None removes a limit; limits that are not there stay as they are.
+#: New values by the names of `Limits`. None removes a limit; limits that are absent stay as they are.
 LimitChanges = Mapping[str, int | bool | None]
 
 
@@ -22,9 +22,9 @@ LimitChanges = Mapping[str, int | bool | None]
 class AppliedLimits:
     """The limits of a hybrid connection."""
 
-    #: Its edition, and its own limits.
+    #: The edition and the own limits of the hybrid connection.
     quota: Quota
-    #: The limits that apply: its own, those of its edition, and those of the relay's edition.
+    #: The limits in force: the own limits, those of the edition, and those of the relay's edition.
     in_force: Limits
 
 
@@ -41,8 +41,7 @@ def change_limits(
     Args:
         registry: the relay's registry.
         name: the hybrid connection.
-        changes: its new limits.
-        edition: the name of its new edition; empty for none. None: the edition stays the same.
+        changes: the new limits. edition: the name of the new edition; empty for none. None keeps the edition.
         before_change: see `change_with_files`.
 
     Raises:
@@ -61,7 +60,7 @@ def change_limits(
 class EditionInUse:
     """The edition of a relay, after `use_edition`."""
 
-    #: None: the relay uses none.
+    #: The edition; None if the relay uses none.
     edition: Edition | None
     #: The number of the relay's hybrid connections.
     connections: int
@@ -72,7 +71,7 @@ def use_edition(registry: Registry, name: str, *, before_change: Callable[[], No
 
     Args:
         registry: the relay's registry.
-        name: of the edition; empty for none.
+        name: the name of the edition; empty for none.
         before_change: see `change_with_files`.
 
     Raises:
@@ -95,9 +94,8 @@ def change_edition(
 
     Args:
         registry: the relay's registry.
-        name: of the edition.
-        changes: its new limits for each hybrid connection.
-        connections: returns how many hybrid connections it allows, given the number before; None: any number.
+        name: the name of the edition. changes: the new limits for each hybrid connection. connections: returns how
+            many hybrid connections the edition allows, given the previous number; None means any number.
         before_change: see `change_with_files`.
 
     Returns:

@@ -150,7 +150,7 @@ def read_entries(
     previous: Line | None = None
     for scanned, line in enumerate(heapq.merge(*sources, key=lambda line: line.number, reverse=True), 1):
         if line == previous:
-            continue  # it waits, and a failed attempt has written it
+            continue  # the entry is also in `waiting`: an attempt that failed has written it
         previous, number = line, line.number
         try:
             entry = msgspec.json.decode(line.data, type=AuditEntry)

@@ -1,4 +1,4 @@
-"""Forms that were refused: they are shown again with what was entered, and with what is wrong beside each field."""
+"""Shows refused forms again, with the entered values, and an error beside each field that is wrong."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _CAN_BE_SENT_AGAIN = frozenset(
 
 @attrs.frozen
 class Entered:
-    """What was entered in the fields of a form, and what is wrong with it, by the names of the fields."""
+    """The values that were entered in a form, and the errors, by the names of the fields."""
 
     values: Mapping[str, str] | None = None
     errors: Mapping[str, str] = attrs.field(factory=dict)
 
     def value(self, name: str, present: str) -> str:
-        """Return what a field shows. `present` is what it shows if the form was not sent."""
+        """Return the value that a field shows, which is `present` if the form was not sent."""
         return present if self.values is None else self.values.get(name, "")
 
     def error(self, name: str) -> str:
-        """Return what is wrong with a field; empty if nothing is."""
+        """Return the error in a field; empty if there is none."""
         return self.errors.get(name, "")
 
 
@@ -46,7 +46,7 @@ class _Refusal:
 
     failure: Failure
     entered: Entered
-    #: What is wrong, without what belongs to one of the fields.
+    #: The errors that belong to none of the fields.
     others: list[str]
 
     @property
@@ -58,10 +58,10 @@ class _Refusal:
         """Make the page that shows the form again.
 
         Args:
-            title: its heading.
+            title: the heading of the page.
             content: the form.
             place: the entry in the navigation to which the page belongs.
-            parents: the pages above it. The last one is that from which the form was sent.
+            parents: the pages above this one. The form was sent from the last of them.
         """
         return View(
             title=title,
@@ -106,9 +106,9 @@ def refused(
 
     Args:
         exc: the refusal.
-        form: what was sent.
-        fields: the names of its fields, which are also those of the API.
-        explained: by field, what its value has to be; shown instead of what the API says about the field.
+        form: the values that were sent.
+        fields: the names of the form's fields, which are also those of the API.
+        explained: the texts about valid values that are shown instead of the API's errors, by field.
 
     Raises:
         RequestError: `exc`, if sending the form again would not help.

@@ -25,7 +25,7 @@ _ROLES = {
     "operator": "also ends listeners, senders and sessions, and drains the relay",
     "admin": "also changes everything, and sees keys",
 }
-#: What the fields of the form have to be.
+#: The errors for the fields of the form.
 _EXPLAINED = {
     "name": "Name: enter 1 to 64 letters, digits, and . _ @ -",
     "role": "Role: choose viewer, operator or admin",
@@ -119,7 +119,8 @@ def _form(entered: Entered = NOTHING_ENTERED) -> Element:
 
 
 async def _create(visit: Visit) -> View:
-    """Show the text in the response to the form, so that it gets into no history and no cache."""
+    """Show the token's text in the response to a POST, so that the browser keeps it neither in its history nor in a
+    cache."""
     form = visit.form()
     body = {
         "name": form.get("name", ""),
