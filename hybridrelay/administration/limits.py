@@ -53,7 +53,7 @@ def change_limits(
     if quota != known.quota:
         before_change()
         registry.change(known, quota=quota)
-    return AppliedLimits(quota, registry.editions().limits(quota))
+    return AppliedLimits(quota, registry.limits_in_force(name))
 
 
 @attrs.frozen

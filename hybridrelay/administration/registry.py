@@ -212,6 +212,10 @@ class Registry(Protocol):
     def editions(self) -> Editions:
         """Return all editions, and which one the relay uses."""
 
+    def limits_in_force(self, name: str) -> Limits:
+        """Return the limits in force for a hybrid connection: its own, those of its edition, and those of the relay's
+        edition."""
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:

@@ -123,6 +123,10 @@ class StoreRegistry:
         """See `Registry.editions`."""
         return self._store.editions()
 
+    def limits_in_force(self, name: str) -> Limits:
+        """See `Registry.limits_in_force`."""
+        return self._store.editions().limits(self._store.get(name).quota)
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:

@@ -199,11 +199,11 @@ class BetterRouteFound(Event):
 
 @attrs.frozen(kw_only=True)
 class RelayDraining(Event):
-    """A relay has announced that it is about to restart."""
+    """A relay has announced that it accepts no new registrations and joins: it is drained, or about to restart."""
 
     name: ClassVar = "relay.draining"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A relay is about to restart"
+    summary: ClassVar = "A relay accepts no new registrations and joins, because it is drained or about to restart"
 
     host: str
     #: A connector reconnects no sooner than this after the end of the control channel. A client uses another relay

@@ -79,6 +79,12 @@ class ApiRegistry:
         found = self._get(_EDITIONS, EditionList).value
         return Editions([one.edition() for one in found], next((one.name for one in found if one.in_use), ""))
 
+    def limits_in_force(self, name: str) -> Limits:
+        """See `Registry.limits_in_force`. Callers with a scope may not see the editions."""
+        from .usage import ConnectionUsage  # imported late: `usage` imports the operations of the API
+
+        return self._get(f"{_path(name)}/usage", ConnectionUsage).limits.parse_untrusted()
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:

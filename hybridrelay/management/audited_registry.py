@@ -56,6 +56,7 @@ class AuditedRegistry:
         self.connection: Callable[[str], ConnectionInfo] = registry.connection
         self.tokens: Callable[[], tuple[TokenInfo, ...]] = registry.tokens
         self.editions: Callable[[], Editions] = registry.editions
+        self.limits_in_force: Callable[[str], Limits] = registry.limits_in_force
 
     def rule_with_keys(self, name: str, rule: str) -> Rule:
         """See `Registry.rule_with_keys`."""

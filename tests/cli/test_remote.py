@@ -94,6 +94,9 @@ def test_a_caller_with_a_scope(run: Run, way: Way, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (made.code, made.err) == (0, "")
     assert json.loads(run("connections", "list", "--json", *scoped).out)[0]["name"] == "team/a"
+    limits = run("connections", "limits", "team/a", "--sessions", "50", *scoped)
+    assert (limits.code, limits.err) == (0, ""), "what is changed is shown without the editions, which it may not see"
+    assert "50" in limits.out
 
 
 def test_the_status_for_a_caller_with_a_scope(run: Run, way: Way, relay: FakeRelay) -> None:

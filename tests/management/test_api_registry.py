@@ -14,6 +14,7 @@ from hybridrelay.administration import Registry, StoreRegistry
 from hybridrelay.errors import ConfigurationError, ManagementError
 from hybridrelay.management import ApiRegistry, LocalAddress, ManagementClient, blocking_client
 from hybridrelay.relay import RelayRecord, SQLiteStore
+from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound
 from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, key_fingerprint
 
@@ -53,6 +54,19 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
                 client = ManagementClient(LocalAddress(state))
                 with served(state, over_tcp=False), blocking_client(client) as blocking:
                     yield Scene(ApiRegistry(blocking), store)
+
+
+def test_the_limits_in_force(scene: Scene) -> None:
+    known = scene.registry.connection("team/orders")
+    assert scene.registry.limits_in_force("team/orders") == Limits(listeners=25, end_at_limit=False)
+    scene.registry.change(known, quota=Quota("basic", Limits(sessions=7)))
+    in_force = scene.registry.limits_in_force("team/orders")
+    edition = scene.registry.editions().by_name["basic"]
+    assert in_force.sessions == 7
+    assert in_force == scene.registry.editions().limits(Quota("basic", Limits(sessions=7)))
+    assert edition.limits != Limits()
+    with pytest.raises(NotFound, match="there is no hybrid connection 'others'"):
+        scene.registry.limits_in_force("others")
 
 
 def test_what_is_read(scene: Scene) -> None:
