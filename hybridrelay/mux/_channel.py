@@ -178,8 +178,8 @@ class Channel:
                 while (received := port.receive_nowait(read_bytes)) is None:
                     turns.count_time()
                     await port.wait_readable()
-                    if pace is None and turns.is_over:  # before reading, because what is read has to be used at once
-                        await self._give_way()
+                    if pace is None and turns.has_to_wait:  # before reading: what is read has to be used at once
+                        await turns.next()
                     turns.resume()
                 data = received
             except _BROKEN as exc:

@@ -11,7 +11,8 @@ import trio
 
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
-from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
+from ..streams.nowait import READ_BYTES, Buffer, NowaitStream
+from ..streams.turns import SharedTurns
 from .bridging import Input
 from .stream import MuxStream
 
@@ -66,6 +67,7 @@ class Outward:
         self._stream = stream
         self._port = port
         self._report = report
+        self._turns = stream.turns or SharedTurns()
         #: Whether the peer has stopped reading: what the TCP connection sends is read and dropped.
         self._drops = False
 
@@ -78,25 +80,37 @@ class Outward:
             self._report(exc.cause, exc.reason)
 
     async def _move(self) -> None:
-        port = self._port
-        turn, most = Turn(), self._most_to_read()
+        port, turns = self._port, self._turns
+        if turns.has_to_wait:
+            await turns.next()
+        turns.resume()
+        most = self._most_to_read()
         while True:
             try:
                 while (data := port.receive_nowait(most)) is None:
+                    turns.count_time()
                     await port.wait_readable()
-                    turn, most = Turn(), self._most_to_read()
+                    if turns.has_to_wait:
+                        await turns.next()
+                    turns.resume()
+                    most = self._most_to_read()
             except _STREAM_ERRORS as exc:
                 raise _local_broke() from exc
             size = len(data)
             if not size:
                 await self._send_end()
                 return
-            if not self._send(data):
+            has_room = self._send(data)
+            turns.count(0, size)
+            turns.count_time()
+            if not has_room:
                 await self._make_room()
-                turn, most = Turn(), self._most_to_read()
-            elif turn.is_over(size):
-                await trio.lowlevel.checkpoint()
-                turn, most = Turn(), self._most_to_read()
+            elif turns.is_over:
+                await turns.next()
+            else:
+                continue
+            turns.resume()
+            most = self._most_to_read()
 
     def _most_to_read(self) -> int:
         """Return how much to read before other tasks run again. Meanwhile, no other task can use up the memory."""

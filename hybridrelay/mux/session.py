@@ -72,7 +72,8 @@ class Session:
         core: SessionCore | None = None,
     ) -> None:
         self._refused = refused
-        self._turns = turns
+        #: Shared by all sessions with the same peer, if there are such turns.
+        self.turns = turns
         initiator = role is SessionRole.INITIATOR
         self.core = core or SessionCore(
             role,
@@ -386,7 +387,7 @@ class Session:
             taken_over = self.core.is_established
             if not taken_over:
                 self.core.channel_opened(trio.current_time())
-            self._channel = Channel(self.core, stream, initial, self._dispatch, self._turns)
+            self._channel = Channel(self.core, stream, initial, self._dispatch, self.turns)
             if taken_over:
                 self._dispatch([events.Established(False)])
             await self._channel.serve(greeting_timeout)
@@ -548,17 +549,17 @@ class Session:
         self._count_end()
 
     def _count_end(self) -> None:
-        if self._turns is not None:
-            self._turns.count(_FRAMES_PER_END, 0)
+        if self.turns is not None:
+            self.turns.count(_FRAMES_PER_END, 0)
 
     @property
     def _is_turn_over(self) -> bool:
-        return self._turns is not None and self._turns.is_over
+        return self.turns is not None and self.turns.is_over
 
     async def _wait_for_turn(self) -> None:
         """If a turn is over that this session shares with others, wait for another one."""
-        if self._turns is not None and self._turns.is_over:
-            await self._turns.next()
+        if self.turns is not None and self.turns.is_over:
+            await self.turns.next()
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:
         if self._later or len(happened) > PORTION or self._is_turn_over:

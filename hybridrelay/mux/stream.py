@@ -23,6 +23,7 @@ from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
+from ..streams.turns import SharedTurns
 from ._waiter import Waiter
 from .bridging import Party
 from .stream_end import StreamEnd, StreamProgress
@@ -39,6 +40,10 @@ class SessionPort(Protocol):
     @property
     def core(self) -> SessionCore:
         """The state machine to which the stream belongs; it does not change while the stream exists."""
+
+    @property
+    def turns(self) -> SharedTurns | None:
+        """The turns that the tasks of all sessions with the same peer share, if there are such turns."""
 
     def output(self) -> None:
         """Write as much of the core's output as the channel accepts now. Called after each change of the core.
@@ -100,6 +105,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def __repr__(self) -> str:
         states = self._state.states
         return f"<MuxStream {self._state.id} {states.sending.name}/{states.receiving.name}>"
+
+    @property
+    def turns(self) -> SharedTurns | None:
+        """See `SessionPort.turns`."""
+        return self._session.turns
 
     @property
     def stream_id(self) -> int:

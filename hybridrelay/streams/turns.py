@@ -69,7 +69,12 @@ class SharedTurns:
 
     @property
     def is_over(self) -> bool:
-        """Whether `next` has to be called before more is processed: the turn is over, or others wait for theirs."""
+        """Whether a task that has processed something has to call `next` before it processes more."""
+        return self._left <= 0
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether a task that begins to process has to call `next` first: the turn is over, or others wait."""
         return self._left <= 0 or bool(self._waiting)
 
     def resume(self) -> None:

@@ -6,12 +6,14 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.mux import MuxStream, Session, SessionRole
+from hybridrelay.mux._directions import Outward
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
@@ -290,3 +292,46 @@ async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
         nursery.cancel_scope.cancel()
     assert reported.total() == sessions * streams
     assert max(reported.values()) <= 3 * PORTION
+
+
+class Chatter(Flood):
+    """A TCP connection from which there is always one more byte, thirty times."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._left = 30
+        self.reads = 0
+
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        if not self._left:
+            return None
+        self._left -= 1
+        self.reads += 1
+        return b"x"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_targets_send_to_one_peer_shares_turns(shared: bool) -> None:
+    """However many streams there are, and although each of them has only a little at a time."""
+    # Each look at this clock takes a whole turn, so that one read does.
+    turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__) if shared else None
+    ports, most, before = [Chatter() for _ in range(SESSIONS)], 0, 0
+
+    def look() -> None:
+        nonlocal most, before
+        now = sum(port.reads for port in ports)
+        most, before = max(most, now - before), now
+
+    async with trio.open_nursery() as nursery:
+        far, near = trio.testing.memory_stream_pair()
+        peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
+        nursery.start_soon(peer.run, far)
+        await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
+        with trio.fail_after(60), instrument(Passes(look)):
+            for port in ports:
+                outward = Outward(session.open_stream_nowait(), port, [], lambda cause, reason=Reason.NO_ERROR: None)
+                nursery.start_soon(outward.run)
+            while before < 30 * SESSIONS:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert most <= 3 if shared else most >= SESSIONS // 2

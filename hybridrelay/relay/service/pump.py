@@ -170,6 +170,8 @@ async def _copy(
     Raises StreamBroke.
     """
     turns = pace.turns
+    if turns.has_to_wait:
+        await turns.next()
     turns.resume()
     while True:
         try:
@@ -177,7 +179,7 @@ async def _copy(
             if block is None:
                 turns.count_time()
                 await source.wait_readable()
-                if turns.is_over:
+                if turns.has_to_wait:
                     await turns.next()
                 turns.resume()
                 continue
