@@ -77,7 +77,11 @@ async def test_quotas_that_are_nearly_used_up_are_problems(api: Api, viewer: Api
     _, relay = await viewer.call("GET", "/v1/relay")
     found = [(one["code"], one["connection"], one["detail"]) for one in relay["problems"]]
     assert found == [
-        ("quota-reached", None, "10 of 10 bytes of the relay are used in this month; what is new is refused"),
+        (
+            "quota-reached",
+            None,
+            "10 bytes of the 10 bytes of the relay for this month are used; what is new is refused",
+        ),
         ("quota-near", "orders", "4 of 5 sessions of orders are used"),
     ]
     assert all(one["remedy"] for one in relay["problems"])
