@@ -22,9 +22,9 @@ LimitChanges = Mapping[str, int | bool | None]
 class AppliedLimits:
     """The limits of a hybrid connection."""
 
-    #: The edition and the own limits of the hybrid connection.
+    #: The edition that is set for the hybrid connection, and the limits that are set for it directly.
     quota: Quota
-    #: The limits in force: the own limits, those of the edition, and those of the relay's edition.
+    #: The limits in force. A limit that is not set directly is that of the edition, or else the default.
     in_force: Limits
 
 
@@ -41,7 +41,8 @@ def change_limits(
     Args:
         registry: the relay's registry.
         name: the hybrid connection.
-        changes: the new limits. edition: the name of the new edition; empty for none. None keeps the edition.
+        changes: the new limits.
+        edition: the name of the new edition; empty for none. None keeps the edition.
         before_change: see `change_with_files`.
 
     Raises:
@@ -94,8 +95,10 @@ def change_edition(
 
     Args:
         registry: the relay's registry.
-        name: the name of the edition. changes: the new limits for each hybrid connection. connections: returns how
-            many hybrid connections the edition allows, given the previous number; None means any number.
+        name: the name of the edition.
+        changes: the new limits for each hybrid connection.
+        connections: called with the number of hybrid connections that the edition allows; returns the new number.
+            None means any number.
         before_change: see `change_with_files`.
 
     Returns:

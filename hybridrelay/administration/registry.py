@@ -213,8 +213,8 @@ class Registry(Protocol):
         """Return all editions, and which one the relay uses."""
 
     def limits_in_force(self, name: str) -> Limits:
-        """Return the limits in force for a hybrid connection: its own, those of its edition, and those of the relay's
-        edition."""
+        """Return the limits in force for a hybrid connection. A limit that is not set directly is that of its
+        edition, or else the default."""
 
     # --- changing
 

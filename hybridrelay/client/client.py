@@ -49,7 +49,8 @@ from .snapshots import client_snapshot
 from .stream_events import StreamReports
 from .upgrades import Upgrades
 
-#: The default memory budget: how much all sessions of this process's clients together may promise to their peers.
+#: The default memory budget: the bytes that all clients of this process together may use for receive windows, and for
+#: data that is being sent.
 _PROCESS_BUDGET = Budget(1 << 30)
 #: How long closing a client may take (seconds): its streams deliver their last bytes, then its sessions end.
 _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
@@ -114,8 +115,8 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
-        #: The streams that applications have requested. Public because an ingress publishes the events of its streams
-        #: itself.
+        #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
+        #: publishes the events of its streams itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
         #: The local addresses of a forward that uses this client.
         self.listening: tuple[str, ...] = ()
@@ -139,10 +140,9 @@ class Client:
 
     @property
     def report(self) -> Report | None:
-        """The result of the prober's last run for the relay in use, or if none is in use, for the one that is tried
-        first.
+        """The result of the prober's last run; None before the first run.
 
-        None before the first run."""
+        It is about the relay in use. If no relay is in use, it is about the relay that is tried first."""
         session = self._opener.open
         sender = self._senders.in_order()[0] if session is None else session.channel.sender
         return sender.link.report

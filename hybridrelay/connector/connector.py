@@ -60,7 +60,7 @@ _FOLLOW_SECONDS = 1.0
 
 
 class Connector:
-    """Publishes hybrid connections until cancelled. If no connection string changes, `run_connector` is simpler.
+    """Publishes hybrid connections until cancelled. `run_connector` is simpler, but cannot change connection strings.
 
     `Relays` keeps everything registered, with one `Registrar` for each relay. `DataChannels` opens the data channels
     that the relays offer, and `Sessions` runs the sessions on them, through any relay.

@@ -91,7 +91,8 @@ class Gate:
         self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
         self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
         self._own = OwnCredentials(managed)
-        #: Write to the store when each token was last used: once a minute until cancelled, or at once.
+        #: Two functions that write the time of each token's last use to the store: the first does so once a minute
+        #: until cancelled, the second does so once, immediately.
         self.save_uses, self.save_uses_now = self._own.save_uses, self._own.save_uses_now
         #: The browsers that have logged in.
         self.logins = Logins() if logins is None else logins
@@ -299,7 +300,7 @@ class Gate:
 
 
 async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
-    """Refuse requests caused by pages of other web sites, to which the browser adds the certificate or the cookie.
+    """Refuse requests caused by pages of other web sites. To these, too, browsers add the certificate or the cookie.
 
     Programs other than browsers send no header that says where a request comes from, and have no cookie.
     """

@@ -42,7 +42,7 @@ GREETING_TIMEOUT = 15.0
 SETTLING_SECONDS = 5.0
 #: How many ends of streams are reported at a time. After each portion, other tasks run.
 PORTION = 32
-#: Reporting the end of a stream counts like this many frames in `SharedTurns`: a portion is a turn.
+#: The end of a stream counts as this many frames in `SharedTurns`, so that one portion takes a whole turn.
 _FRAMES_PER_END = MAX_FRAMES // PORTION
 
 
@@ -57,7 +57,7 @@ class Session:
         refused: called with the id of each stream that the session itself refuses, because of a limit, and with the
             reason. Such a stream is not in `offers`. Must not raise or wait.
         turns: shared by all sessions with the same peer; see `SharedTurns`. None: the session has turns of its own.
-        core: see `take_over`. If it is given, the arguments before `refused` have no effect.
+        core: see `take_over`. If it is given, `role`, `config`, `budget` and `account` have no effect.
     """
 
     def __init__(
@@ -516,10 +516,11 @@ class Session:
         self._waiting_for_acknowledgements = None
 
     def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
-        """Leave all but the first `PORTION` ends of streams to `_report_later`. Returns the other events.
+        """Pass ends of streams to `_report_later`, except the first `PORTION`. Returns the other events.
 
-        If a turn that this session shares with others is over, all of them are left. The peer can make many streams
-        end at once, by ending many sessions or by acknowledging thousands of streams.
+        All ends are passed on if earlier ones still wait there, or if the turn that sessions with the same peer share
+        is over. The peer can make many streams end at once, by ending many sessions or by acknowledging thousands of
+        streams.
         """
         ends = [event for event in happened if isinstance(event, events.StreamAborted | events.StreamSettled)]
         later = ends if self._later or self._is_turn_over else ends[PORTION:]
@@ -532,8 +533,8 @@ class Session:
         return [event for event in happened if id(event) not in deferred]
 
     async def _report_later(self) -> None:
-        """Report the ends that `_defer` has left, in portions. It is shielded from cancellation, so that every stream
-        learns of its end."""
+        """Report the ends that `_defer` has passed on, in portions. It is shielded from cancellation, so that every
+        stream learns of its end."""
         with trio.CancelScope(shield=True):
             while self._later:
                 await trio.lowlevel.checkpoint()
@@ -557,7 +558,7 @@ class Session:
         return self.turns is not None and self.turns.is_over
 
     async def _wait_for_turn(self) -> None:
-        """If a turn is over that this session shares with others, wait for another one."""
+        """If the turn that sessions with the same peer share is over, wait for the next one."""
         if self.turns is not None and self.turns.is_over:
             await self.turns.next()
 

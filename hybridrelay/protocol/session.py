@@ -173,8 +173,9 @@ class SessionCore:
     # --- the network and the clock
 
     def limit_data(self, max_data: int | None = None) -> None:
-        """End the session if the peer begins a DATA frame with a larger payload; None restores the usual limit.
-        Holds for the present channel."""
+        """End the session if the peer begins a DATA frame with a payload of more than `max_data` bytes.
+
+        None restores the usual limit. Applies to the present channel only."""
         self._decoder.max_data = self._max_data if max_data is None else min(max_data, self._max_data)
 
     @property
@@ -210,8 +211,8 @@ class SessionCore:
     def channel_lost(
         self, now: float, text: str = "the channel was lost", *, reason: Reason = Reason.SESSION_LOST
     ) -> list[SessionEvent]:
-        """Note that the channel broke, or ended without a final GOAWAY. Without a resume deadline, the session
-        ends."""
+        """Note that the channel broke, or ended without a final GOAWAY. If the session cannot resume, it ends: its
+        resume deadline is 0, no HELLO has arrived yet, or its epochs are used up."""
         self._lose_channel(now, text, reason)
         return self._take_events()
 
@@ -285,8 +286,8 @@ class SessionCore:
             metadata: for the peer's application.
 
         Raises:
-            LocalProtocolError: `reason` is that of the session's end, `Reason.GOING_AWAY`, `Reason.LIMIT` (the peer's
-                limit of streams, or our memory), or `Reason.KIND_NOT_OFFERED`.
+            LocalProtocolError: `reason` is `Reason.GOING_AWAY`, `Reason.LIMIT` (the peer's limit of streams, or our
+                memory) or `Reason.KIND_NOT_OFFERED`; or, if the session has ended, the reason for which it ended.
         """
         if not self.accepts_streams:
             reason = Reason.GOING_AWAY if self.ended is None else self.ended.reason
@@ -457,7 +458,7 @@ class SessionCore:
         return taken
 
     def _settle(self, streams: list[Stream]) -> None:
-        """Inform the driver about streams of which it is known now whether everything was delivered."""
+        """Inform the driver that the fate of these streams is known: everything was delivered, or never will be."""
         self._events.extend(events.StreamSettled(stream) for stream in streams if stream.settle())
 
     def _check_not_ended(self) -> None:

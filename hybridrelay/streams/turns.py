@@ -1,4 +1,4 @@
-"""Sharing the event loop among peers: each gets as much as one stream, however many streams or sessions it has."""
+"""Sharing the event loop among peers: a peer with many streams or sessions gets no more time than a peer with one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MAX_FRAMES", "PLACES", "SharedTurns"]
 #: How many frames are processed before other tasks run. Frames are counted because their cost hardly depends on their
 #: size: this many take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
 MAX_FRAMES = 128
-#: How many of the tasks that wait for a turn can have a part of it in the same pass of the event loop.
+#: How many waiting tasks can share one turn, in the same pass of the event loop.
 PLACES = 16
 #: A frame counts as much as this many bytes.
 _BYTES_PER_FRAME = TURN_BYTES // MAX_FRAMES
@@ -29,9 +29,9 @@ class SharedTurns:
     A turn is `MAX_FRAMES` frames, `TURN_BYTES` bytes, or `TURN_SECONDS`, or parts of these that add up to a turn.
     Time is counted because it depends on more than frames and bytes, such as the number of TLS records. When a turn
     is over, the tasks that have more to process wait. Each pass of the event loop brings one more turn, however many
-    of them wait. Up to `PLACES` of those that have waited longest share it; but after a turn that was used up, only
-    the one that has waited longest may use the next one. Without this, a peer with 200 sessions that send expensive
-    frames would have 200 turns in every pass.
+    of them wait. Usually, up to `PLACES` of the tasks that have waited longest share it. But if the turn of the
+    previous pass was used up completely, only the task that has waited longest may use the next one. Without this, a
+    peer with 200 sessions that send expensive frames would have 200 turns in every pass.
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
@@ -60,9 +60,9 @@ class SharedTurns:
         self._tickets = itertools.count()
         #: Whether the previous turn was used up.
         self._is_scarce = False
-        #: Each lets one task pass in each pass of the event loop. They are made when they are needed.
+        #: Each is acquired by at most one task in each pass of the event loop. They are made when they are needed.
         self._places: list[trio.Lock] = []
-        #: The place that the last task has joined, if all were occupied.
+        #: The index of the place at which a task last had to queue behind another one, because all were occupied.
         self._last = 0
         #: The places whose tasks have run since the turn was renewed.
         self._seen: set[int] = set()
@@ -121,8 +121,9 @@ class SharedTurns:
         return self._last
 
     def _renew(self, place: int) -> None:
-        # A place runs once in each pass. When one runs again, another pass has begun. (If a place has been joined
-        # meanwhile, the turn of one pass may be taken in the next one.)
+        # A place runs once in each pass. When one runs again, another pass has begun. (If a task has taken a place
+        # that was free, it may be the first to run in the next pass. It is then counted in the turn of the previous
+        # pass.)
         if place in self._seen or not self._seen:
             self._seen.clear()
             self._is_scarce = self._left <= 0
@@ -131,5 +132,5 @@ class SharedTurns:
         self._seen.add(place)
 
     def _take(self, size: float) -> None:
-        # Not more than one turn is taken in advance: it may be the system that has stopped this process for a while.
+        # At most one turn is owed. If more time has passed, the system may have suspended this process.
         self._left = max(self._left - size, -TURN_BYTES)

@@ -91,7 +91,7 @@ def _add_status_arguments(parser: Parser) -> None:
         dest="source",
         metavar="PATH|ADDR:PORT",
         type=values.status_address,
-        help="show the connector or forward that runs with this --status instead",
+        help="instead of a relay, show the connector or forward whose option --status has this value",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON, for programs")

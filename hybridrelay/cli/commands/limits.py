@@ -83,7 +83,7 @@ def run_set(args: argparse.Namespace) -> int:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, int | bool | None]:
-    """Return the limits that the options set. Their value for ``none`` is 0."""
+    """Return the limits that the options set. An option that was given as ``none`` has the value 0."""
     given: dict[str, int | bool | None] = {
         name: getattr(args, name) or None for name in (*_COUNTS, *_SIZES) if getattr(args, name) is not None
     }

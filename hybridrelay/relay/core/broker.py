@@ -84,7 +84,8 @@ class Broker(Generic[HandleT]):
         rendezvous: the rendezvous, with their tickets and data channels.
         sender_secret: 32 random bytes, from which the names of senders are computed.
         max_asked: how many listeners are asked for one join at most.
-        quotas: the limits that administrators have set; None: those of `authorization`, without editions.
+        quotas: the limits that administrators have set. None means those of the hybrid connections in
+            `authorization`, without editions.
     """
 
     def __init__(
@@ -124,8 +125,8 @@ class Broker(Generic[HandleT]):
     # --- keys and hybrid connections
 
     def update(self, change: StoreChange, now: float) -> None:
-        """Apply a change of the store: end everything that removed keys had authorized, or that is for disabled
-        hybrid connections."""
+        """Apply a change of the store. Everything that removed keys had authorized ends, and so does everything that
+        belongs to a hybrid connection that was disabled."""
         self.authorization.connections = change.snapshot
         self.quotas.update(change.snapshot, change.editions, now)
         self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
@@ -368,7 +369,9 @@ class Broker(Generic[HandleT]):
     # --- control channels
 
     def admit(self, holder: Holder, handle: HandleT, instance: str) -> Place[HandleT]:
-        """Give a place to a control channel whose peer has presented its first valid token, until `Places.leave`.
+        """Give a place to a control channel whose peer has presented its first valid token.
+
+        The channel keeps the place until `Places.leave` is called for it.
 
         Args:
             holder: the key of the token, and the address of the peer.
