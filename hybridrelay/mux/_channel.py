@@ -161,26 +161,24 @@ class Channel:
             read_bytes, pace = SMALL_READ_BYTES, Pace(trio.current_time())
         data: Buffer = self._initial
         turns = self._turns
-        turns.resume()
+        turns.begin()
         while True:
-            before = core.frames_received
+            before, is_over = core.frames_received, False
             if data and core.ended is None:  # data after the end was sent before the peer received our GOAWAY
-                self._take_in(data)
+                is_over = self._take_in(data)
                 while core.has_input:
-                    await self._give_way()
-                    self._take_in(b"")
+                    await turns.next()
+                    is_over = self._take_in(b"")
             if pace is not None:
                 # Other tasks run after every read, so that many control channels together do not delay them.
                 await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
-            elif turns.is_over:
-                await self._give_way()
+            elif is_over:
+                await turns.next()
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
-                    turns.count_time()
                     await port.wait_readable()
-                    if pace is None and turns.has_to_wait:  # before reading: what is read has to be used at once
+                    if turns.begin() and pace is None:  # before reading: what is read has to be used at once
                         await turns.next()
-                    turns.resume()
                 data = received
             except _BROKEN as exc:
                 self._read_all.set()
@@ -191,16 +189,8 @@ class Channel:
                 self._end_of_input("the channel was lost", None)
                 return
 
-    async def _give_way(self) -> None:
-        """Let other tasks run. If the turn is over, wait until it is this session's turn again."""
-        if self._turns.is_over:
-            await self._turns.next()
-        else:
-            await trio.lowlevel.checkpoint()
-        self._turns.resume()
-
-    def _take_in(self, data: Buffer) -> None:
-        """Pass what was received to the core."""
+    def _take_in(self, data: Buffer) -> bool:
+        """Pass what was received to the core. Returns whether the turn is over."""
         core = self._core
         before = core.frames_received
         self.bytes_moved += len(data)
@@ -213,8 +203,7 @@ class Channel:
         if deadline is not None and deadline < self._timer_until:
             self._timer.wake()
         self.output()
-        self._turns.count(core.frames_received - before, len(data))
-        self._turns.count_time()
+        return self._turns.use(core.frames_received - before, len(data))
 
     def _end_of_input(self, text: str, error: BaseException | None) -> None:
         # After the end of the session, the writer decides when the channel is closed.

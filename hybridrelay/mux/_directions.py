@@ -81,18 +81,15 @@ class Outward:
 
     async def _move(self) -> None:
         port, turns = self._port, self._turns
-        if turns.has_to_wait:
+        if turns.begin():
             await turns.next()
-        turns.resume()
         most = self._most_to_read()
         while True:
             try:
                 while (data := port.receive_nowait(most)) is None:
-                    turns.count_time()
                     await port.wait_readable()
-                    if turns.has_to_wait:
+                    if turns.begin():
                         await turns.next()
-                    turns.resume()
                     most = self._most_to_read()
             except _STREAM_ERRORS as exc:
                 raise _local_broke() from exc
@@ -101,15 +98,14 @@ class Outward:
                 await self._send_end()
                 return
             has_room = self._send(data)
-            turns.count(0, size)
-            turns.count_time()
+            is_over = turns.use(0, size)
             if not has_room:
                 await self._make_room()
-            elif turns.is_over:
-                await turns.next()
-            else:
+                is_over = turns.begin()
+            elif not is_over:
                 continue
-            turns.resume()
+            if is_over:
+                await turns.next()
             most = self._most_to_read()
 
     def _most_to_read(self) -> int:

@@ -551,7 +551,7 @@ class Session:
 
     def _count_end(self) -> None:
         if self.turns is not None:
-            self.turns.count(_FRAMES_PER_END, 0)
+            self.turns.count(_FRAMES_PER_END)
 
     @property
     def _is_turn_over(self) -> bool:

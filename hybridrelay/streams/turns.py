@@ -69,32 +69,37 @@ class SharedTurns:
 
     @property
     def is_over(self) -> bool:
-        """Whether a task that has processed something has to call `next` before it processes more."""
+        """Whether the turn is over. A task that has processed something then has to call `next` before it goes on."""
         return self._left <= 0
 
-    @property
-    def has_to_wait(self) -> bool:
-        """Whether a task that begins to process has to call `next` first: the turn is over, or others wait."""
+    # `begin` and `use` are called for every message.
+
+    def begin(self) -> bool:
+        """Start to count time, because a task runs again after it has waited. Returns whether it has to call `next`
+        before it processes anything: the turn is over, or others wait for a turn."""
+        self._counted_until = self._clock()
         return self._left <= 0 or bool(self._waiting)
 
-    def resume(self) -> None:
-        """Start to count time, because a task runs again after it has waited."""
-        self._counted_until = self._clock()
-
-    def count_time(self) -> None:
-        """Count the time since this method or `resume` was called, because a task may wait now."""
-        now = self._clock()
-        self._take((now - self._counted_until) * _BYTES_PER_SECOND)
-        self._counted_until = now
-
-    def count(self, frames: int, size: int) -> None:
-        """Count what was processed.
+    def use(self, frames: int, size: int) -> bool:
+        """Count what a task has processed since it called `begin`, `use` or `next`, and the time since then.
 
         Args:
             frames: the number of frames.
             size: their total size (bytes).
+
+        Returns:
+            Whether the turn is over.
         """
-        self._take(frames * _BYTES_PER_FRAME + size)
+        now = self._clock()
+        left = self._left - frames * _BYTES_PER_FRAME - size - (now - self._counted_until) * _BYTES_PER_SECOND
+        # At most one turn is owed. If more time has passed, the system may have suspended this process.
+        self._left = max(-TURN_BYTES, left)
+        self._counted_until = now
+        return left <= 0
+
+    def count(self, frames: int) -> None:
+        """Count work that costs as much as this many frames, in any task."""
+        self._left = max(self._left - frames * _BYTES_PER_FRAME, -TURN_BYTES)
 
     async def next(self) -> None:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
@@ -108,7 +113,7 @@ class SharedTurns:
                     self._renew(place)
         finally:
             del self._waiting[ticket]
-        self.resume()
+        self._counted_until = self._clock()
 
     def _choose_place(self) -> int:
         for index, place in enumerate(self._places):
@@ -130,7 +135,3 @@ class SharedTurns:
             # If the last turn was exceeded, this one is shorter by that much.
             self._left = min(TURN_BYTES, self._left + TURN_BYTES)
         self._seen.add(place)
-
-    def _take(self, size: float) -> None:
-        # At most one turn is owed. If more time has passed, the system may have suspended this process.
-        self._left = max(self._left - size, -TURN_BYTES)

@@ -27,10 +27,10 @@ PORTIONS = (3 * MAX_FRAMES, MAX_FRAMES - 1)
 
 def test_a_turn_is_over_after_frames_or_bytes() -> None:
     for frame_count, size in ((MAX_FRAMES, 0), (0, TURN_BYTES), (MAX_FRAMES // 2, TURN_BYTES // 2)):
-        turns = SharedTurns()
+        turns = SharedTurns(lambda: 0.0)
         assert not turns.is_over
-        turns.count(frame_count, size - 1 if size else 0)
-        turns.count(0, 1 if size else 0)
+        assert not turns.use(frame_count - 1 if frame_count else 0, size - 1 if size else 0)
+        assert turns.use(1 if frame_count else 0, 1 if size else 0)
         assert turns.is_over
 
 
@@ -39,13 +39,12 @@ def test_a_turn_is_over_after_a_time_in_which_the_peers_sessions_run() -> None:
     turns = SharedTurns(lambda: now)
     for _ in range(3):
         now += 100.0  # other tasks run
-        turns.resume()
+        assert not turns.begin()
         now += TURN_SECONDS / 4
-        turns.count_time()
-        assert not turns.is_over
+        assert not turns.use(0, 0)
     now += TURN_SECONDS / 4
-    turns.count_time()
-    assert turns.is_over
+    assert turns.use(0, 0)
+    assert turns.begin()
 
 
 class Passes(trio.abc.Instrument):
@@ -77,9 +76,9 @@ async def test_each_pass_brings_one_turn_and_all_that_wait_get_turns() -> None:
         for _ in range(3):
             await turns.next()
             taken.append((passes.count, number))
-            turns.count(MAX_FRAMES, 0)
+            turns.count(MAX_FRAMES)
 
-    turns.count(MAX_FRAMES, 0)
+    turns.count(MAX_FRAMES)
     with instrument(passes):
         async with trio.open_nursery() as nursery:
             for number in range(tasks):
@@ -98,9 +97,9 @@ async def test_many_small_pieces_share_a_turn() -> None:
 
     async def use() -> None:
         await turns.next()
-        turns.count(1, 0)
+        turns.count(1)
 
-    turns.count(MAX_FRAMES, 0)
+    turns.count(MAX_FRAMES)
     with instrument(passes):
         async with trio.open_nursery() as nursery:
             for _ in range(tasks):
@@ -112,7 +111,7 @@ async def test_a_process_that_was_stopped_during_a_turn_continues_soon() -> None
     now = 0.0
     turns, passes = SharedTurns(lambda: now), Passes()
     now += 1000.0
-    turns.count_time()
+    assert turns.use(0, 0)
     with instrument(passes):
         await turns.next()
     assert not turns.is_over
@@ -121,7 +120,7 @@ async def test_a_process_that_was_stopped_during_a_turn_continues_soon() -> None
 
 async def test_a_task_that_is_cancelled_while_it_waits_stops_nobody() -> None:
     turns = SharedTurns()
-    turns.count(MAX_FRAMES, 0)
+    turns.count(MAX_FRAMES)
     async with trio.open_nursery() as nursery:
         cancelled = trio.CancelScope()
 

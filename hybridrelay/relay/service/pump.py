@@ -170,18 +170,15 @@ async def _copy(
     Raises StreamBroke.
     """
     turns = pace.turns
-    if turns.has_to_wait:
+    if turns.begin():
         await turns.next()
-    turns.resume()
     while True:
         try:
             block = source.receive_nowait() if pace.rate is None else source.receive_nowait(pace.block)
             if block is None:
-                turns.count_time()
                 await source.wait_readable()
-                if turns.has_to_wait:
+                if turns.begin():
                     await turns.next()
-                turns.resume()
                 continue
         except _STREAM_ERRORS as exc:
             raise SourceBroke from exc
@@ -190,20 +187,19 @@ async def _copy(
         size = len(block)
         try:
             is_passed_on = sink.send_nowait(block)
-            turns.count(0, size)
-            turns.count_time()
+            is_over = turns.use(0, size)
             if not is_passed_on:
                 await sink.flush()
-                turns.resume()
+                is_over = turns.begin()
         except _STREAM_ERRORS as exc:
             raise SinkBroke from exc
         count(size)
         if pace.rate is not None:
             await pace.wait(size)
-            turns.resume()
+            is_over = turns.begin()
         if once:
             return True
-        if turns.is_over:
+        if is_over:
             await turns.next()
 
 
