@@ -27,7 +27,7 @@ class Networks:
         if not self.networks:
             return False
         try:
-            ip = ipaddress.ip_address(address.partition("%")[0])
+            ip = ipaddress.ip_address(address)
         except ValueError:
             return False
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:

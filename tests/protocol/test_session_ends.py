@@ -6,7 +6,7 @@ import pytest
 
 from hybridrelay.protocol import Kind, LocalProtocolError, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW
-from hybridrelay.protocol.events import GoingAway, SessionOutcome, StreamAborted, StreamSettled
+from hybridrelay.protocol.events import GoingAway, SessionOutcome, StreamAborted, StreamOffered, StreamSettled
 from hybridrelay.protocol.frames import FrameDecoder
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
@@ -255,3 +255,13 @@ def test_goaway_is_acted_on_once() -> None:
     pair = CorePair.established()
     goaway = frames.GoAway(Reason.GOING_AWAY, 0).encode()
     assert len(pair.initiator.core.receive_data(goaway * 100, pair.now)) == 1
+
+
+def test_a_side_that_goes_away_refuses_what_the_peer_opened_meanwhile() -> None:
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream()
+    pair.write(pair.initiator)
+    pair.acceptor.core.drain()  # before OPEN has arrived
+    pair.pump()
+    assert ours.reason is Reason.GOING_AWAY
+    assert not [event for event in pair.acceptor.take_events() if isinstance(event, StreamOffered)]

@@ -9,7 +9,7 @@ from hybridrelay.security import Networks, parse_networks_untrusted
 
 def test_addresses_and_networks() -> None:
     networks = parse_networks_untrusted("192.0.2.7, 10.0.0.0/8,2001:db8::/32,::1")
-    for address in ("192.0.2.7", "10.1.2.3", "2001:db8:1::5", "::1", "::ffff:10.9.9.9", "2001:db8::1%eth0"):
+    for address in ("192.0.2.7", "10.1.2.3", "2001:db8:1::5", "::1", "::ffff:10.9.9.9", "2001:db8::1%eth0", "::1%lo"):
         assert networks.covers(address), address
     for address in ("192.0.2.8", "11.0.0.1", "2001:db9::", "::2", "::ffff:11.0.0.1", "local", "", "localhost"):
         assert not networks.covers(address), address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.authorization import Grant
 from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.join import PASSED_ON, TRANSITIONS, Answer, Join, JoinState
@@ -29,3 +30,8 @@ def test_a_join_ends_once() -> None:
 
 def test_no_reason_that_a_listener_gives_is_final_to_a_sender() -> None:
     assert not any(reason.is_permanent for reason in PASSED_ON.values())
+
+
+def test_a_listener_that_is_busy_has_reached_a_limit() -> None:
+    """So that the client knows that waiting may help."""
+    assert PASSED_ON[Reason.BUSY] is PASSED_ON[Reason.LIMIT] is Reason.LIMIT

@@ -53,6 +53,19 @@ def test_what_an_instance_has_moved_is_kept_while_it_is_there() -> None:
     table.leaves("db", "nobody")
 
 
+def test_what_an_instance_has_moved_is_kept_while_it_has_pairs() -> None:
+    table = PairTable()
+    table.appears("db", "a")
+    for id_ in ("1", "2"):
+        table.joined(pair(id_, "listener", "a", Counted(3, 4)))
+    table.leaves("db", "a")
+    assert table.of_instance("db", "a") == Traffic(6, 8, 2)
+    table.ended("1")
+    assert table.of_instance("db", "a") == Traffic(6, 8, 1)
+    table.ended("2")
+    assert table.of_instance("db", "a") == Traffic()
+
+
 def test_a_client_that_says_the_instance_of_the_connector_is_counted_once() -> None:
     table = PairTable()
     table.joined(pair("1", "same", "same", Counted(3, 4)))
