@@ -176,6 +176,7 @@ class Channel:
                 await turns.next()
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
+                    turns.use(0, 0)  # there may have been frames or records without data
                     await port.wait_readable()
                     if turns.begin() and pace is None:  # before reading: what is read has to be used at once
                         await turns.next()

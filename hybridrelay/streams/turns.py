@@ -81,7 +81,8 @@ class SharedTurns:
         return self._left <= 0 or bool(self._waiting)
 
     def use(self, frames: int, size: int) -> bool:
-        """Count what a task has processed since it called `begin`, `use` or `next`, and the time since then.
+        """Count what a task has processed since it called `begin`, `use` or `next`, and the time since then. A task
+        also calls this before it waits for its peer, because reading takes time even if nothing has arrived.
 
         Args:
             frames: the number of frames.

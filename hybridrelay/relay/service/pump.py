@@ -176,6 +176,7 @@ async def _copy(
         try:
             block = source.receive_nowait() if pace.rate is None else source.receive_nowait(pace.block)
             if block is None:
+                turns.use(0, 0)  # there may have been frames without data
                 await source.wait_readable()
                 if turns.begin():
                     await turns.next()
