@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import pytest
 
 from hybridrelay import _collector
 from hybridrelay._collector import short_collections
+
+RESIDENT_PAGES = _collector._resident_pages
 
 
 class Node:
@@ -20,8 +23,9 @@ class Node:
 
 
 @pytest.fixture(autouse=True)
-def collector() -> Iterator[None]:
-    """No collection happens by itself."""
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No collection happens by itself, and the memory of this process plays no part."""
+    monkeypatch.setattr(_collector, "_resident_pages", lambda: 0)
     gc.collect()
     gc.disable()
     yield
@@ -60,6 +64,31 @@ def test_a_program_that_has_grown_examines_everything(monkeypatch: pytest.Monkey
         gc.collect()
         assert found() is None
         assert gc.get_freeze_count() > 0, "and the survivors are exempt again"
+
+
+def test_a_program_that_has_got_more_memory_examines_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it has hardly more objects: each of them may hold memory of a library."""
+    with short_collections():
+        gc.collect()
+        old = Node()
+        found = weakref.ref(old)
+        gc.collect()
+        del old
+        gc.collect()
+        assert found() is not None
+        monkeypatch.setattr(_collector, "_resident_pages", lambda: 10_000)
+        gc.collect()
+        assert found() is None
+        old = Node()
+        found = weakref.ref(old)
+        gc.collect()
+        del old
+        gc.collect()
+        assert found() is not None, "the memory has not grown since"
+
+
+def test_the_memory_of_this_process() -> None:
+    assert (RESIDENT_PAGES() > 1000) == sys.platform.startswith("linux")
 
 
 def test_younger_collections_change_nothing() -> None:
