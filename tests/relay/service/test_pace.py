@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.relay.service.pace import Pace, PairPace
+from hybridrelay.relay.service.pace import Pace, Paces, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
 from hybridrelay.streams.nowait import READ_BYTES
 
@@ -116,6 +116,13 @@ async def test_the_number_of_blocks_is_bounded(
     assert blocks / seconds <= max(310, rate / READ_BYTES * 1.2)
     assert moved.total() / seconds == pytest.approx(rate, rel=0.1)
     assert moved["one"] >= moved.total() / 4
+
+
+def test_the_pairs_of_a_holder_share_turns_whatever_their_hybrid_connection() -> None:
+    paces = Paces(lambda name: None)
+    first, second, of_another = paces.of("a", "one"), paces.of("b", "one"), paces.of("a", "another")
+    assert first.turns is second.turns
+    assert first.turns is not of_another.turns
 
 
 async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:
