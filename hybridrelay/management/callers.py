@@ -48,8 +48,8 @@ class Caller:
     def holder(self) -> tuple[str, str]:
         """The key by which limits distinguish callers.
 
-        All keys of a hybrid connection count as one caller, because whoever has a key with the right Manage can make
-        more of them.
+        All keys of a hybrid connection count as one caller, because a key with the right Manage is enough to make
+        more keys.
         """
         return self.kind, self.scope.only if self.kind == "sas" and self.scope.only is not None else self.id
 

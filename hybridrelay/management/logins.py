@@ -60,8 +60,8 @@ class KeyCredential:
 
     @property
     def holder(self) -> tuple[str, str]:
-        """See `TokenCredential.holder`. All keys of a hybrid connection count as one holder, because whoever has a
-        key with the right Manage can make more of them."""
+        """See `TokenCredential.holder`. All keys of a hybrid connection count as one holder, because a key with the
+        right Manage is enough to make more keys."""
         return "sas", self.connection
 
 

@@ -67,7 +67,7 @@ HANDSHAKES_OF_KEY = RateLimit(burst=64, per_second=10.0)
 REMEMBERED_ADDRESSES = 4096
 
 #: How long a ticket is valid, and therefore how long the first side waits for the other. Long enough to try another
-#: address if the first one does not answer. Short, because whoever has a ticket can use it.
+#: address if the first one does not answer. Short, because a stolen ticket can be used until then.
 TICKET_LIFETIME_SECONDS = 30.0
 
 #: How many open rendezvous (created, and not yet joined) one sender key may have. Protects the listeners, which dial

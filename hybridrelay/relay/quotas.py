@@ -34,7 +34,7 @@ __all__ = [
 MAX_LISTENERS: Final = 1000
 MAX_COUNT: Final = 1_000_000
 MAX_BYTES: Final = 2**53 - 1
-#: The lowest rate that can be set. At a lower rate, data could delay the pings of a session for so long that it
+#: The lowest rate that can be set. At a lower rate, data could delay the pings of a session until the session
 #: counts as dead.
 MIN_BYTES_PER_SECOND: Final = 64 * 1024
 

@@ -51,9 +51,9 @@ __all__ = ["SILENT_SECONDS", "Arrival", "Ended", "Rendezvous", "RendezvousTable"
 
 #: A pair is ended if its instance was refused another pair, and its sender has sent nothing for this long since then
 #: (seconds). This is shorter than the time for which a session waits to be resumed, even if its first attempt is
-#: late. A client sends a PING every 10 seconds (`SessionConfig.ping_interval`), so a pair that works is not silent
-#: for so long, even if its session is idle. If the network is slow, and the program is just moving to another route,
-#: a pair may be ended by mistake. The session is then resumed over the new pair.
+#: late. A client sends a PING every 10 seconds (`SessionConfig.ping_interval`), so a pair that works is never
+#: silent for this time, even if its session is idle. If the network is slow, and the program is just moving to
+#: another route, a pair may be ended by mistake. The session is then resumed over the new pair.
 SILENT_SECONDS = 15.0
 #: How many pairs of an instance are observed for this. An honest program has one or two.
 _MAX_LOOKED_AT = 8

@@ -66,7 +66,7 @@ __all__ = ["OFFER_SECONDS", "BrokerService"]
 
 #: Upper bounds of the histogram of rendezvous (seconds). The last one is the lifetime of a ticket.
 RENDEZVOUS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: For so long after its start (seconds), a relay may not know all sessions yet, and is lenient with quotas.
+#: How long after its start (seconds) a relay may not know all sessions, and is lenient with quotas.
 LENIENT_SECONDS = 2 * RESUME_DEADLINE
 #: How long a listener may take to answer an offer before another one is asked (seconds).
 OFFER_SECONDS = 1.0
