@@ -16,8 +16,10 @@ from hybridrelay.mux import MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, frames
-from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
 from hybridrelay.streams.turns import MAX_FRAMES, PLACES, SharedTurns
+
+from ..fake_channels import Discarding
 
 SESSIONS, FRAMES = 20, 1500
 HELLO = frames.Hello(b"session id 16 by", b"s" * 32, 0).encode()
@@ -190,7 +192,7 @@ async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
             assert await _most_frames_in_a_pass(None, portion) > SESSIONS // 2 * MAX_FRAMES
 
 
-class Flood(trio.abc.Stream, NowaitStream):
+class Flood(Discarding):
     """A channel that always has the next frames already, so that its session never has to wait."""
 
     def __init__(self, portion: int) -> None:
@@ -207,29 +209,9 @@ class Flood(trio.abc.Stream, NowaitStream):
         self._left -= len(self._portion)
         return self._portion
 
-    async def wait_readable(self) -> None:
-        if self._left <= 0:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
-
-    def send_nowait(self, *buffers: Buffer) -> bool:
-        return True
-
-    async def flush(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def send_all(self, data: Buffer) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+    @property
+    def readable(self) -> bool:
+        return self._left > 0
 
 
 @pytest.mark.parametrize("portion", [1, 10 * MAX_FRAMES])

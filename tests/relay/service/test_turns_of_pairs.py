@@ -10,13 +10,15 @@ import trio
 
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import pump
-from hybridrelay.streams.nowait import READ_BYTES, TURN_SECONDS, Buffer, NowaitStream
+from hybridrelay.streams.nowait import READ_BYTES, TURN_SECONDS, Buffer
 from hybridrelay.streams.turns import SharedTurns
+
+from ...fake_channels import Discarding
 
 PAIRS, READS = 20, 30
 
 
-class Channel(trio.abc.HalfCloseableStream, NowaitStream):
+class Channel(Discarding):
     """A data channel that is readable a number of times, but holds only this data, or nothing: WebSocket pongs."""
 
     def __init__(self, reads: int, data: bytes | None) -> None:
@@ -31,31 +33,9 @@ class Channel(trio.abc.HalfCloseableStream, NowaitStream):
         self.reads += 1
         return self._data
 
-    async def wait_readable(self) -> None:
-        if not self._left:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
-
-    def send_nowait(self, *buffers: Buffer) -> bool:
-        return True
-
-    async def flush(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def send_all(self, data: Buffer) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        raise AssertionError
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
+    @property
+    def readable(self) -> bool:
+        return self._left > 0
 
 
 class MostReads(trio.abc.Instrument):
