@@ -197,7 +197,7 @@ class Broker(Generic[HandleT]):
             RendezvousError: a quota is used up.
         """
         is_present = self._is_present(connection, instance, wanted, now)
-        self.quotas.admit_sender(connection, self.senders[connection], is_present=is_present)
+        self.quotas.admit_sender(connection, self.senders[connection], now, is_present=is_present)
 
     def _is_present(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
         """Return whether a join may be for an existing session: to resume or move a session, clients ask for its
@@ -208,18 +208,25 @@ class Broker(Generic[HandleT]):
 
     # --- listeners
 
-    def register(self, listener: Listener[HandleT], *, replaces: Collection[str] = ()) -> None:
+    def register(self, listener: Listener[HandleT], now: float, *, replaces: Collection[str] = ()) -> None:
         """Register an authorized listener, or renew its registration.
 
         Args:
             listener: the listener, which has proved that it has the secret of its instance.
+            now: the time.
             replaces: instances that are known to be dead, because the listener has presented their secrets.
 
         Raises:
             RendezvousError: see `ListenerTable.register`.
         """
         limit = self.quotas.limits(listener.connection).listeners
-        displaced = self.listeners.register(listener, limit)
+        try:
+            displaced = self.listeners.register(listener, limit)
+        except RendezvousError as exc:
+            if exc.reason is Reason.LISTENER_QUOTA:
+                used = len(self.listeners.of(listener.connection))
+                self.quotas.note(listener.connection, QuotaKind.LISTENERS, used, now)
+            raise
         is_new = displaced is None or displaced.instance != listener.instance
         if displaced is not None and is_new:
             self._outputs.append(
@@ -289,7 +296,7 @@ class Broker(Generic[HandleT]):
         name = join.connection
         try:
             is_present = self._is_present(name, instance, wanted, now)
-            self.quotas.admit_session(name, self.rendezvous.count(name), is_present=is_present)
+            self.quotas.admit_session(name, self.rendezvous.count(name), now, is_present=is_present)
         except RendezvousError as exc:
             return self._fail(join, exc.reason, str(exc))
         return self._choose(join, now)

@@ -274,8 +274,8 @@ class ControlChannelCore(Generic[HandleT]):
         refused = ListenerRefused if listens else SenderRefused
         return refused(connection=name, peer=self.address, reason=reason, detail=detail)
 
-    def grant(self, request: Request, grant: Grant) -> Say | StartJoin:
-        """Carry out an authorized request."""
+    def grant(self, request: Request, grant: Grant, now: float) -> Say | StartJoin:
+        """Carry out an authorized request. `now` is a time on the broker's clock."""
         if isinstance(request, control.Join):
             if self._joins >= MAX_JOINS:
                 limit = Reason.LIMIT
@@ -296,7 +296,7 @@ class ControlChannelCore(Generic[HandleT]):
             self.hello.software,
         )
         try:
-            self._broker.register(listener, replaces=tuple(map(control.instance_of, request.replaces)))
+            self._broker.register(listener, now, replaces=tuple(map(control.instance_of, request.replaces)))
         except RendezvousError as exc:
             return self.refuse(request, exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)

@@ -180,30 +180,32 @@ class Quotas:
 
     # --- admission
 
-    def admit_sender(self, connection: str, used: int, *, is_present: bool) -> None:
+    def admit_sender(self, connection: str, used: int, now: float, *, is_present: bool) -> None:
         """Admit another control channel of a client.
 
         Args:
             connection: the hybrid connection.
             used: how many there are already.
+            now: the time.
             is_present: whether a running session needs it.
 
         Raises:
             RendezvousError: the quota is used up; `reason` and the text say which.
         """
-        self._admit(connection, QuotaKind.SENDERS, used, is_present=is_present)
+        self._admit(connection, QuotaKind.SENDERS, used, now, is_present=is_present)
 
-    def admit_session(self, connection: str, used: int, *, is_present: bool) -> None:
+    def admit_session(self, connection: str, used: int, now: float, *, is_present: bool) -> None:
         """Admit another pair of data channels; see `admit_sender`."""
         for moved, limit, ends, is_of_relay in self._byte_quotas(connection):
             if moved >= limit and (ends or not is_present):
                 # The refusal must not reveal to users of one hybrid connection how much the others have moved.
                 raise _refusal_for_relay() if is_of_relay else _refusal(QuotaKind.BYTES, moved, limit)
-        self._admit(connection, QuotaKind.SESSIONS, used, is_present=is_present)
+        self._admit(connection, QuotaKind.SESSIONS, used, now, is_present=is_present)
 
-    def _admit(self, connection: str, kind: QuotaKind, used: int, *, is_present: bool) -> None:
+    def _admit(self, connection: str, kind: QuotaKind, used: int, now: float, *, is_present: bool) -> None:
         limit = self._limit(connection, kind)
         if limit is not None and used >= (2 * limit if is_present else limit):
+            self.note(connection, kind, used, now)  # so that the status shows why at once
             raise _refusal(kind, used, limit)
 
     # --- inside

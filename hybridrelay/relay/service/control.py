@@ -244,7 +244,7 @@ class ControlPeer:
             self._granted = request, grant
 
     async def _grant(self, request: control.Register | control.Join, grant: Grant) -> None:
-        output = self._channel.grant(request, grant)
+        output = self._channel.grant(request, grant, trio.current_time())
         self._broker.carry_out()
         await self._perform(output)
 

@@ -44,9 +44,11 @@ from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.core.quotas import QuotaKind
 from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
 from hybridrelay.relay.core.rendezvous_states import Input, State
 from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, generate_key, make_token
 
@@ -101,7 +103,7 @@ class Scene:
     def register(self, instance: str) -> Listener[str]:
         self.now += 1.0
         listener = self.listener(instance)
-        self.broker.register(listener)
+        self.broker.register(listener, self.now)
         self.broker.take()
         return listener
 
@@ -160,9 +162,9 @@ def ended(
 
 def test_a_listener_registers_renews_and_leaves(scene: Scene) -> None:
     first, again = scene.listener("a", "one"), scene.listener("a", "one")
-    scene.broker.register(first)
+    scene.broker.register(first, scene.now)
     assert scene.broker.take() == [ListenerRegistered(connection=NAME, peer="192.0.2.1", instance="a")]
-    scene.broker.register(again)
+    scene.broker.register(again, scene.now)
     assert scene.broker.take() == [], "a renewal is no event"
     scene.broker.unregister(first)
     assert scene.broker.take() == [], "it was renewed"
@@ -174,16 +176,16 @@ def test_a_listener_registers_renews_and_leaves(scene: Scene) -> None:
 
 def test_an_instance_that_comes_back_takes_over(scene: Scene) -> None:
     before = scene.register("a")
-    scene.broker.register(scene.listener("a", "another channel", generation=2))
+    scene.broker.register(scene.listener("a", "another channel", generation=2), scene.now)
     assert scene.broker.take() == [EndRegistration(before, Reason.SUPERSEDED)]
     with pytest.raises(RendezvousError):
-        scene.broker.register(before)
+        scene.broker.register(before, scene.now)
     assert scene.broker.take() == []
 
 
 def test_a_successor_ends_the_registration_of_an_instance_that_is_dead(scene: Scene) -> None:
     dead = scene.register("a")
-    scene.broker.register(scene.listener("b"), replaces=["a", "b", "never seen"])
+    scene.broker.register(scene.listener("b"), scene.now, replaces=["a", "b", "never seen"])
     assert scene.broker.take() == [
         ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.SUPERSEDED),
         EndRegistration(dead, Reason.SUPERSEDED),
@@ -196,13 +198,25 @@ def test_a_listener_gives_way_to_another_holder() -> None:
     scene.register("a")
     newest = scene.register("b")
     newcomer = attrs.evolve(scene.listener("c"), address="198.51.100.1")
-    scene.broker.register(newcomer)
+    scene.broker.register(newcomer, scene.now)
     assert scene.broker.take() == [
         ListenerReplaced(connection=NAME, instance="b", successor="c"),
         ListenerLeft(connection=NAME, peer="192.0.2.1", instance="b", reason=Reason.LISTENER_QUOTA),
         EndRegistration(newest, Reason.LISTENER_QUOTA),
         ListenerRegistered(connection=NAME, peer="198.51.100.1", instance="c"),
     ]
+
+
+def test_a_refused_listener_shows_at_once_that_the_quota_is_used_up() -> None:
+    scene = Scene.make()
+    scene.store.change(NAME, quota=Quota(limits=Limits(listeners=1)))
+    scene.update()
+    scene.register("a")
+    scene.broker.take()
+    assert list(scene.broker.quotas.most_used()) == [], "nobody was refused, and the regular check is not yet due"
+    with pytest.raises(RendezvousError, match="1 of 1 are used"):
+        scene.broker.register(scene.listener("b"), scene.now)
+    assert list(scene.broker.quotas.most_used()) == [(NAME, QuotaKind.LISTENERS, 1, 1)]
 
 
 def test_a_token_that_has_expired_ends_a_registration(scene: Scene) -> None:

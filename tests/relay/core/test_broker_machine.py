@@ -137,7 +137,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.handles += 1
         listener = Listener(name, instance, self.handles, key, self.handles, f"192.0.2.{self.handles % 200}")
         try:
-            self.broker.register(listener, replaces=[replaces] if replaces else [])
+            self.broker.register(listener, self.now, replaces=[replaces] if replaces else [])
         except RendezvousError:
             return
         self.carry_out()

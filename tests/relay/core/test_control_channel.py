@@ -76,7 +76,7 @@ class Scene:
         assert isinstance(wanted, Authorize)
         assert wanted.request is request
         self.channel.authorize(request, grant, 0.0)
-        return self.channel.grant(request, grant)
+        return self.channel.grant(request, grant, 0.0)
 
     def update(self) -> None:
         change = StoreChange.between(self.broker.authorization.connections, self.store.snapshot())
@@ -363,7 +363,7 @@ class Crowd:
         channel.receive(hello)
         grant = self.scene.grant(rule)
         channel.authorize(request, grant, 0.0)
-        channel.grant(request, grant)
+        channel.grant(request, grant, 0.0)
         self.channels[name] = channel
 
     def ended(self) -> list[str]:
@@ -465,14 +465,14 @@ def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scen
     successor = ControlChannelCore(broker, "its next channel", WELCOME, PEER)
     successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1))
     successor.authorize(REGISTER, grant, 0.0)
-    assert successor.grant(REGISTER, grant) == registered
+    assert successor.grant(REGISTER, grant, 0.0) == registered
     registration = broker.listeners.find(REGISTER.connection, INSTANCE)
     assert registration is not None
     broker.listeners.remove(registration)
     returning = ControlChannelCore(broker, "after the others have ended", WELCOME, PEER)
     returning.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 2))
     returning.authorize(REGISTER, grant, 0.0)
-    assert returning.grant(REGISTER, grant) == registered
+    assert returning.grant(REGISTER, grant, 0.0) == registered
     places = len(scene.places)
     client, send = ControlChannelCore(broker, "of a client", WELCOME, PEER), scene.grant("sender")
     client.receive(CLIENT)
@@ -482,4 +482,4 @@ def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scen
     assert len(scene.places) == places, "it has got no place"
     resumption = attrs.evolve(JOIN, listener=INSTANCE)
     client.authorize(resumption, send, 0.0)
-    assert client.grant(resumption, send) == StartJoin(resumption, send)
+    assert client.grant(resumption, send, 0.0) == StartJoin(resumption, send)

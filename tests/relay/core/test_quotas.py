@@ -32,9 +32,9 @@ def quotas(limits: Limits | None = None, *, edition: str = "", editions: Edition
 def refused(kind: QuotaKind, used: int, made: Quotas, *, is_present: bool = False) -> Reason | None:
     try:
         if kind is QuotaKind.SENDERS:
-            made.admit_sender("db", used, is_present=is_present)
+            made.admit_sender("db", used, 0.0, is_present=is_present)
         else:
-            made.admit_session("db", used, is_present=is_present)
+            made.admit_session("db", used, 0.0, is_present=is_present)
     except RendezvousError as exc:
         return exc.reason
     return None
@@ -120,9 +120,19 @@ def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> Non
     made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_period=100))], "small"))
     made.count_bytes({"other": 12345}, 12345, 0.0)
     with pytest.raises(RendezvousError, match="edition of the relay") as caught:
-        made.admit_session("db", 0, is_present=False)
+        made.admit_session("db", 0, 0.0, is_present=False)
     assert caught.value.reason is Reason.TRANSFER_QUOTA
     assert not re.search("[0-9]", str(caught.value))
+
+
+@pytest.mark.parametrize("kind", [QuotaKind.SENDERS, QuotaKind.SESSIONS])
+def test_a_refusal_shows_at_once_that_the_quota_is_used_up(kind: QuotaKind) -> None:
+    made = quotas(Limits(senders=2, sessions=2))
+    assert refused(kind, 1, made) is None
+    assert list(made.most_used()) == []
+    assert refused(kind, 2, made) is not None
+    assert list(made.most_used()) == [("db", kind, 2, 2)]
+    assert [type(one) for one in made.take()] == [QuotaReached]
 
 
 def test_each_event_once_and_again_after_it_was_little() -> None:

@@ -94,7 +94,7 @@ class Recorded:
 
     def listen(self, name: str, number: int = 1) -> None:
         key = KeyId(name, "listener", KeySlot.PRIMARY, 1)
-        self.broker.core.register(Listener(name, f"{number:032x}", 1, key, deaf(), "192.0.2.1", "tcp", "test/1"))
+        self.broker.core.register(Listener(name, f"{number:032x}", 1, key, deaf(), "192.0.2.1", "tcp", "test/1"), 0.0)
         self.broker.carry_out()
 
     async def finish(self) -> None:

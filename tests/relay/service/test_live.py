@@ -67,7 +67,7 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     for number in range(listeners):
         name = f"db{number // LISTENERS_PER_CONNECTION:05}"
         key = KeyId(name, "listener", KeySlot.PRIMARY, 1)
-        broker.core.register(Listener(name, f"{number:032x}", 1, key, handle, "192.0.2.1", "tcp", "test/1"))
+        broker.core.register(Listener(name, f"{number:032x}", 1, key, handle, "192.0.2.1", "tcp", "test/1"), 0.0)
     broker.carry_out()
     peers = ControlPeers(broker, "0" * 32, tuple)
     places = places_for_pairs(100), places_for_control_channels(100)
