@@ -28,7 +28,7 @@ from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_s
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
-from ..streams.turns import SharedTurns
+from ..streams.turns import PeerTurns
 from .policy import Action, Policy, Resource
 from .published import Published
 from .serving import StreamService
@@ -154,7 +154,7 @@ class Sessions:
         self.streams = StreamService(lambda: self._policy, self._shares, events, counters)
         #: The memory and the turns that the sessions of one identity share, while it has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
-        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
+        self._turns = PeerTurns()
         #: The sessions that have not ended, by session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session uses them.
@@ -339,7 +339,7 @@ class Sessions:
             config=self._config,
             budget=self._budget,
             account=account,
-            turns=self._turns.setdefault(owner, SharedTurns()),
+            turns=self._turns.of(owner),
             refused=refused,
         )
         key = self._finish_opening(channel.opening)

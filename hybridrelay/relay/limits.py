@@ -113,10 +113,6 @@ DEPARTED_SECONDS = 600.0
 #: effect, and to revoke its key. Afterwards the connector returns by itself. Shorter than `DEPARTED_SECONDS`.
 DROPPED_SECONDS = 30.0
 
-#: How much the pump moves in one direction before it lets other tasks run: about a millisecond of the kernel's time.
-#: Protects the latency of all other channels.
-PUMP_YIELD_BYTES = 1024 * 1024
-
 #: A read that returned no more than this has most likely emptied the socket, so the call that would confirm it is
 #: skipped.
 SMALL_BURST_BYTES = 16 * 1024

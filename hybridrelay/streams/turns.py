@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from weakref import WeakValueDictionary
 
 import trio
 
 from .nowait import TURN_BYTES, TURN_SECONDS
 
-__all__ = ["MAX_FRAMES", "PLACES", "SharedTurns"]
+__all__ = ["MAX_FRAMES", "PLACES", "PeerTurns", "SharedTurns"]
 
 #: How many frames are processed before other tasks run. Frames are counted because their cost hardly depends on their
 #: size: this many take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
@@ -29,17 +30,22 @@ class SharedTurns:
     A turn is `MAX_FRAMES` frames, `TURN_BYTES` bytes, or `TURN_SECONDS`, or parts of these that add up to a turn.
     Time is counted because it depends on more than frames and bytes, such as the number of TLS records. When a turn
     is over, the tasks that have more to process wait. Each pass of the event loop brings one more turn, however many
-    of them wait. Usually, up to `PLACES` of the tasks that have waited longest share it. But if the turn of the
-    previous pass was used up completely, only the task that has waited longest may use the next one. Without this, a
-    peer with 200 sessions that send expensive frames would have 200 turns in every pass.
+    of them wait. If tasks of several peers wait at the same time, a pass brings each of these peers an equal part of
+    a turn, so that a pass does not take longer with more peers.
+
+    Usually, up to `PLACES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
+    was used up completely, only the task that has waited longest may use the next one. Without this, a peer with 200
+    sessions that send expensive frames would have 200 turns in every pass.
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
+        contenders: the peers that wait for turns in this event loop; see `PeerTurns`. None: this is the only peer.
     """
 
     __slots__ = (
         "__weakref__",
         "_clock",
+        "_contenders",
         "_counted_until",
         "_is_scarce",
         "_last",
@@ -50,9 +56,12 @@ class SharedTurns:
         "_waiting",
     )
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, contenders: set[SharedTurns] | None = None
+    ) -> None:
         """Begin with a whole turn."""
         self._clock = clock
+        self._contenders: set[SharedTurns] = set() if contenders is None else contenders
         self._left: float = TURN_BYTES
         self._counted_until = clock()
         #: A number for each task that waits, the longest-waiting first.
@@ -106,6 +115,7 @@ class SharedTurns:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
         place, ticket = self._choose_place(), next(self._tickets)
         self._waiting[ticket] = None
+        self._contenders.add(self)
         try:
             async with self._places[place]:  # acquiring this lock takes at least one pass of the event loop
                 self._renew(place)
@@ -114,6 +124,8 @@ class SharedTurns:
                     self._renew(place)
         finally:
             del self._waiting[ticket]
+            if not self._waiting:
+                self._contenders.discard(self)
         self._counted_until = self._clock()
 
     def _choose_place(self) -> int:
@@ -134,5 +146,27 @@ class SharedTurns:
             self._seen.clear()
             self._is_scarce = self._left <= 0
             # If the last turn was exceeded, this one is shorter by that much.
-            self._left = min(TURN_BYTES, self._left + TURN_BYTES)
+            part = TURN_BYTES / len(self._contenders)
+            self._left = min(part, self._left + part)
         self._seen.add(place)
+
+
+class PeerTurns:
+    """The turns of all peers for which an event loop works.
+
+    Args:
+        clock: see `SharedTurns`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Begin without a peer."""
+        self._clock = clock
+        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
+        self._contenders: set[SharedTurns] = set()
+
+    def of(self, peer: Hashable) -> SharedTurns:
+        """Return the turns of a peer. They are forgotten when nothing uses them any more."""
+        turns = self._turns.get(peer)
+        if turns is None:
+            turns = self._turns[peer] = SharedTurns(self._clock, self._contenders)
+        return turns

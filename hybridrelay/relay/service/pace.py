@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable
-from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
 from ...streams.nowait import READ_BYTES
-from ...streams.turns import SharedTurns
+from ...streams.turns import PeerTurns, SharedTurns
 
 __all__ = ["Pace", "Paces", "PairPace"]
 
@@ -139,7 +138,7 @@ class Paces:
         self._rate_of = rate_of
         self._paces: dict[str, Pace] = {}
         #: The turns of holders that have pairs.
-        self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
+        self._turns = PeerTurns()
 
     def of(self, connection: str, holder: Hashable) -> PairPace:
         """Return the limit for a pair of a hybrid connection. `holder` is the holder of its sender's key."""
@@ -147,7 +146,7 @@ class Paces:
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return PairPace(pace, holder, self._turns.setdefault(holder, SharedTurns()))
+        return PairPace(pace, holder, self._turns.of(holder))
 
     def update(self) -> None:
         """Apply rates that may have changed."""

@@ -28,11 +28,11 @@ from typing import Self
 import trio
 
 from ...events import EventStream, SpliceUnavailable, logged_events
+from ...streams.turns import SharedTurns
 from ..limits import (
     BORROWED_PIPES,
     IDLE_PIPES,
     PIPE_BYTES,
-    PUMP_YIELD_BYTES,
     SMALL_BURST_BYTES,
     SPLICE_RETRY_SECONDS,
 )
@@ -199,6 +199,15 @@ class PipePool:
         self.close()
 
 
+class _Paused(enum.Enum):
+    """Why `_burst` returned, if the same direction goes on with another burst."""
+
+    #: The source has no bytes at this moment.
+    EMPTY = "empty"
+    #: The source may have more bytes, but the turn is over.
+    TURN_OVER = "turn over"
+
+
 def can_splice(source: object, sink: object) -> bool:
     """Return whether it makes sense to try to move bytes from `source` to `sink` in the kernel."""
     return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
@@ -213,7 +222,7 @@ async def splice(
         source: the socket to read from.
         sink: the socket to write to.
         pipes: lends a pipe.
-        pace: if it has a rate, nothing is spliced.
+        pace: its turns are used. If it has a rate, nothing is spliced.
         count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
@@ -225,20 +234,29 @@ async def splice(
 
     If cancelled, an unknown number of bytes has been lost: neither stream can be used further.
     """
+    turns = pace.turns
+    paused = _Paused.EMPTY
     while True:
-        try:
-            await trio.lowlevel.wait_readable(source.socket)
-        except (OSError, trio.ClosedResourceError) as exc:
-            raise SourceBroke from exc
+        if paused is _Paused.EMPTY:
+            try:
+                await trio.lowlevel.wait_readable(source.socket)
+            except (OSError, trio.ClosedResourceError) as exc:
+                raise SourceBroke from exc
+            must_wait = turns.begin()
+        else:
+            must_wait = True
+        if must_wait:
+            await turns.next()
         pipe = pipes.maybe_borrow() if pace.rate is None else None
         if pipe is None:
             return Spliced.NO_PIPE
         try:
-            stopped = await _burst(source, sink, pipe, pipes, pace, count)
+            stopped = await _burst(source, sink, pipe, pipes, turns, count)
         finally:
             pipes.give_back(pipe)
-        if stopped is not None:
+        if isinstance(stopped, Spliced):
             return stopped
+        paused = stopped
 
 
 async def _burst(
@@ -246,38 +264,37 @@ async def _burst(
     sink: trio.SocketStream,
     pipe: Pipe,
     pipes: PipePool,
-    pace: PairPace,
+    turns: SharedTurns,
     count: Callable[[int], None],
-) -> Spliced | None:
-    """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""
-    since_yield = 0
+) -> Spliced | _Paused:
+    """Move the bytes that the source has at this moment, or as many as belong to one turn."""
     while True:
         try:
             taken = pipe.fill(source.socket.fileno())
         except BlockingIOError:
-            return None
+            turns.use(0, 0)
+            return _Paused.EMPTY
         except OSError as exc:
             if exc.errno in _SOCKET_ERRORS:
                 raise SourceBroke from exc
             return pipes.refused(exc)
         if taken == 0:
             return Spliced.END
-        refused = await _empty(pipe, pipes, sink)
+        turns.use(0, taken)
+        refused = await _empty(pipe, pipes, sink, turns)
+        is_over = turns.use(0, 0)
         count(taken)
         if refused is not None:
             return refused
         if taken < SMALL_BURST_BYTES:
-            return None
-        since_yield += taken
-        if since_yield >= PUMP_YIELD_BYTES:
-            since_yield = 0
-            await trio.lowlevel.checkpoint()
-            if pace.rate is not None:
-                return None
+            return _Paused.EMPTY
+        if is_over:
+            return _Paused.TURN_OVER
 
 
-async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:
-    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait.
+async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream, turns: SharedTurns) -> Spliced | None:
+    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait. The time of waiting
+    does not count as a part of the turn.
 
     Returns:
         None if all bytes were spliced. Otherwise a buffer was used, because splicing does not work, and this is the
@@ -292,10 +309,12 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Splice
                 pipe.drain(sink.socket.fileno())
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(sink.socket)
+                turns.begin()
             except OSError as exc:
                 if exc.errno in _SOCKET_ERRORS:
                     raise
                 await sink.send_all(pipe.read())
+                turns.begin()
                 return pipes.refused(exc)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise SinkBroke from exc

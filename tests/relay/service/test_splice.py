@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import itertools
 import os
 import sys
 from functools import partial
@@ -15,8 +16,11 @@ import trio.testing
 
 from hybridrelay.relay.limits import SPLICE_RETRY_SECONDS
 from hybridrelay.relay.service import splice as splice_module
+from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
+from hybridrelay.streams.nowait import TURN_SECONDS
+from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
 
 pytestmark = [
@@ -27,7 +31,7 @@ pytestmark = [
 DATA = os.urandom(3 * 1024 * 1024)
 
 
-async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResult]:
+async def through_a_pump(data: bytes, pipes: PipePool, pace: PairPace | None = None) -> tuple[bytes, PumpResult]:
     """Send `data` one way through a pump between TCP sockets."""
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
     received = bytearray()
@@ -45,7 +49,7 @@ async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResul
         async with far_a, far_b, trio.open_nursery() as nursery:
             nursery.start_soon(send)
             nursery.start_soon(receive)
-            result = await pump(near_a, near_b, pipes=pipes)
+            result = await pump(near_a, near_b, pipes=pipes, pace=pace)
     return bytes(received), result
 
 
@@ -165,11 +169,26 @@ async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest
     assert received == DATA
 
 
-async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splice_module, "PUMP_YIELD_BYTES", 1)
+async def test_a_long_burst_is_divided_into_turns() -> None:
+    waits = 0
+
+    class Turns(SharedTurns):
+        def begin(self) -> bool:
+            super().begin()
+            return False  # so that only the bursts wait
+
+        async def next(self) -> None:
+            nonlocal waits
+            waits += 1
+            await super().next()
+
+    # Each look at this clock takes a whole turn, so that one burst does.
+    turns = Turns(itertools.count(0.0, TURN_SECONDS).__next__)
     with PipePool() as pipes:
-        received, _ = await through_a_pump(DATA, pipes)
+        received, _ = await through_a_pump(DATA, pipes, PairPace(turns=turns))
+        assert pipes.borrowed == 0
     assert received == DATA
+    assert waits > 1
 
 
 async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
