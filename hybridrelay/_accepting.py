@@ -32,7 +32,8 @@ import trio
 from ._descriptors import is_reserved
 from ._nursery import FlatNursery
 from ._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
-from .events import EventStream, ResourcesRestored, ResourcesShort
+from .events.program import ResourcesRestored, ResourcesShort
+from .events.stream import EventStream
 
 __all__ = ["ShortageReport", "accept_sockets", "serve_listeners"]
 

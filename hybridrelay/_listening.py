@@ -11,7 +11,8 @@ import trio
 
 from ._shortage import shortage_of
 from ._threads import thread_errors
-from .events import EventStream, ListenAddressSkipped
+from .events.program import ListenAddressSkipped
+from .events.stream import EventStream
 
 #: How many connections may wait to be accepted. The system also has a limit (net.core.somaxconn).
 _BACKLOG = 0xFFFF

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._exception_groups import leaves
-from .events import InternalError, OutOfMemory
+from .events.program import InternalError, OutOfMemory
 
 __all__ = ["unexpected_failure"]
 

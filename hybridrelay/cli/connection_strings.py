@@ -8,8 +8,8 @@ from functools import partial
 from .._file_thread import FileThread
 from ..connectivity.data import EndToEnd
 from ..errors import ConfigurationError
-from ..events import ConnectionStringReloaded, ReloadSkipped, RestartNeeded
 from ..events.plain_log import plainly_logged_events
+from ..events.program import ConnectionStringReloaded, ReloadSkipped, RestartNeeded
 from ..security import ConnectionString, Role, StringUpdate, load_connection_string
 from ..security.loading import describe_source, naming
 from .reloading import publish_not_reloaded

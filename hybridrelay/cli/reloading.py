@@ -85,7 +85,7 @@ class ReloadRequests:
 
 def publish_not_reloaded(error: HybridRelayError) -> None:
     """Publish, only to the log, that something was not reloaded, and why."""
-    from ..events import ReloadFailed
     from ..events.plain_log import plainly_logged_events
+    from ..events.program import ReloadFailed
 
     plainly_logged_events().publish(ReloadFailed(detail=str(error), remedy=error.remedy or ""))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .._nursery import FlatNursery
-from ..events import EventStream
+from ..events.stream import EventStream
 
 if TYPE_CHECKING:
     from ..monitoring import StatusSource

@@ -26,7 +26,9 @@ from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
 from ..errors import StreamRefused
-from ..events import EventStream, IdentityExpiresSoon, NetworkChanged, logged_events
+from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
+from ..events.log import logged_events
+from ..events.stream import EventStream
 from ..mux import DATA_CONFIG, Budget, MuxStream, Session
 from ..protocol import control
 from ..protocol.reasons import Reason

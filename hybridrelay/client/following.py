@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import trio
 
 from ..connectivity.backoff import Backoff
-from ..events import EventStream, KeyInUse
+from ..events.endpoint import KeyInUse
+from ..events.stream import EventStream
 from ..security import ConnectionString, Secret, key_fingerprint
 from .lifecycle.inputs import MoveCause
 from .relays.senders import Senders

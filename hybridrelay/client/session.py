@@ -18,7 +18,8 @@ from .._nursery import FlatNursery
 from ..connectivity.activity import session_activity_id
 from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError, SessionError
-from ..events import Event, EventStream
+from ..events.base import Event
+from ..events.stream import EventStream
 from ..mux import Session
 from ..protocol.reasons import Category, Reason
 from ..streams import TLSStream

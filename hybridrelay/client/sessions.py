@@ -10,7 +10,7 @@ import trio
 
 from ..connectivity.data import EndToEnd
 from ..errors import HybridRelayError, PeerIdentityError, SessionError
-from ..events import EventStream
+from ..events.stream import EventStream
 from ..mux import Budget, Session, SessionConfig, SessionRole
 from ..protocol.reasons import Category, Reason
 from .lifecycle.inputs import MoveCause

@@ -10,7 +10,10 @@ import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
 from ..errors import HybridRelayError
-from ..events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
+from ..events.base import Event
+from ..events.client import StreamNotOpened, StreamRequested
+from ..events.endpoint import StreamClosed
+from ..events.stream import EventStream
 from ..mux import MuxStream, StreamEnd
 from ..protocol.reasons import Reason
 from .outcome import outcome_of_stream

@@ -8,7 +8,8 @@ from functools import partial
 import trio
 
 from ..connectivity.discovery import Candidate
-from ..events import BetterRouteFound, EventStream
+from ..events.endpoint import BetterRouteFound
+from ..events.stream import EventStream
 from .lifecycle.inputs import MoveCause
 from .relays.sender import Sender
 from .session import ClientSession

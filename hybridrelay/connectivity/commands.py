@@ -22,7 +22,9 @@ import trio
 from .._nursery import FlatNursery
 from .._printable import printable
 from .._threads import OutOfThreads, thread_errors
-from ..events import CommandFailed, CommandPrinted, EventStream, logged_events
+from ..events.connectivity import CommandFailed, CommandPrinted
+from ..events.log import logged_events
+from ..events.stream import EventStream
 from ..mux.pace import Pace
 
 __all__ = ["Commands"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from .._histogram import Histogram
-from ..events import Event, PolicyRefused, SessionLost, SessionRefused, SessionResumed
+from ..events.base import Event
+from ..events.client import SessionLost
+from ..events.connector_resources import PolicyRefused
+from ..events.endpoint import SessionRefused, SessionResumed
 from ..protocol.reasons import Reason
 
 __all__ = ["CONNECT_BUCKETS", "SUCCESS", "EndpointCounters"]

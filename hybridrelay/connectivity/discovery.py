@@ -11,7 +11,7 @@ import attrs
 
 from ..abc import Port, Purpose, Route, Transport
 from ..errors import ConfigurationError
-from ..events import TransportUnusable
+from ..events.connectivity import TransportUnusable
 from ..events.plain_log import plainly_logged_events
 
 GROUP = "hybridrelay.transports"

@@ -10,7 +10,9 @@ import trio
 from .. import _defaults
 from ..abc import Dialer, Purpose, Transport
 from ..errors import ConfigurationError, HybridRelayError
-from ..events import BetterRouteRejected, EventStream, RelayLeftOut, TLSIntercepted, logged_events
+from ..events.connectivity import BetterRouteRejected, RelayLeftOut, TLSIntercepted
+from ..events.log import logged_events
+from ..events.stream import EventStream
 from ..protocol import control
 from ..security import ConnectionString, Secret, audience_for, make_token
 from .backoff import Backoff

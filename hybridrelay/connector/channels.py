@@ -10,7 +10,8 @@ from .._unexpected_failure import unexpected_failure
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
-from ..events import DataChannelDeclined, DataChannelFailed, EventStream
+from ..events.connector import DataChannelDeclined, DataChannelFailed
+from ..events.stream import EventStream
 from ..mux import receive_hello, refuse_session
 from ..protocol import control
 from ..protocol.frames import Hello

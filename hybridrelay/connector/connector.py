@@ -20,17 +20,11 @@ from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
-from ..events import (
-    EventStream,
-    IdentityExpiresSoon,
-    KeyInUse,
-    NetworkChanged,
-    NotPublished,
-    PolicyNotReloaded,
-    RegistrationMissing,
-    RegistrationPending,
-    logged_events,
-)
+from ..events.connector import NotPublished, RegistrationMissing, RegistrationPending
+from ..events.connector_resources import PolicyNotReloaded
+from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
+from ..events.log import logged_events
+from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
 from ..protocol import control
 from ..security import (

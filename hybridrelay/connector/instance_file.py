@@ -23,7 +23,9 @@ import attrs
 from .._file_lock import lock_file
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
-from ..events import EventStream, InstanceFileNotUsed, InstanceFileNotWritten, logged_events
+from ..events.connector_resources import InstanceFileNotUsed, InstanceFileNotWritten
+from ..events.log import logged_events
+from ..events.stream import EventStream
 from ..protocol.control import MAX_REPLACES
 
 __all__ = [

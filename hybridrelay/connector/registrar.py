@@ -6,6 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import trio
@@ -18,7 +19,9 @@ from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
 from ..connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ..errors import HybridRelayError, RelayUnreachable
-from ..events import Event, EventStream, InstanceReplaced
+from ..events.base import Event
+from ..events.connector import InstanceReplaced
+from ..events.stream import EventStream
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import Secret
@@ -393,7 +396,5 @@ class Registrar:
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:
     """Send a message. If the channel is lost, the message is not needed any more, and the error is ignored."""
-    try:
+    with suppress(RelayUnreachable):
         await channel.send(message)
-    except RelayUnreachable:
-        return

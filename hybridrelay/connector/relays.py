@@ -12,7 +12,8 @@ from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.snapshot import RelaySnapshot
 from ..errors import ConfigurationError, HybridRelayError
-from ..events import EarlierRegistrationKept, EventStream, RegistrationReplaced, RegistrationWithdrawn
+from ..events.connector import EarlierRegistrationKept, RegistrationReplaced, RegistrationWithdrawn
+from ..events.stream import EventStream
 from ..security import ConnectionString
 from .published import Publication, Published
 from .registrar import Registrar

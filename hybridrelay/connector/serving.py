@@ -10,7 +10,8 @@ import trio
 
 from .._unexpected_failure import unexpected_failure
 from ..connectivity.counters import EndpointCounters
-from ..events import EventStream, ShareUsedUp, TargetOutOfResources
+from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
+from ..events.stream import EventStream
 from ..mux import Bridged, BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from .outcome import NotConnected, outcome_of

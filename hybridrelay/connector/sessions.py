@@ -15,15 +15,10 @@ from ..connectivity.activity import session_activity_id
 from ..connectivity.counters import EndpointCounters
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
-from ..events import (
-    EventStream,
-    PolicyRefused,
-    ProgramStopping,
-    SessionEnded,
-    SessionOpened,
-    SessionRefused,
-    SessionResumed,
-)
+from ..events.connector_resources import PolicyRefused
+from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, SessionResumed
+from ..events.program import ProgramStopping
+from ..events.stream import EventStream
 from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import attrs
 
 from ..connectivity.activity import stream_activity_id
-from ..events import EventStream, StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
+from ..events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
+from ..events.stream import EventStream
 from ..security import HostPort, PeerIdentity
 from .outcome import NotConnected, StreamOutcome
 from .published import Published

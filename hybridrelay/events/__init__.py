@@ -3,8 +3,9 @@
 Code that publishes an event does not format text. The log, the audit log and metrics subscribe to the same stream.
 docs/events.md lists all events; ``python -m hybridrelay.events`` prints its tables.
 
-The modules are loaded when one of their names is first used, so that a command that publishes few events starts
-quickly.
+Code of this project imports each event from the module that defines it, so that a program loads only the events that
+it can publish. All names are also available here, for users of the library. The first use of an event's name loads
+all modules with events.
 """
 
 from __future__ import annotations

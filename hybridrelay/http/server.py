@@ -10,7 +10,7 @@ import trio
 
 from .._accepting import serve_listeners
 from ..errors import HybridRelayError
-from ..events import logged_events
+from ..events.log import logged_events
 from ..streams.sockets import abort_stream, close_forcefully
 from .body import ClientGone
 from .connection import Upgraded, refuse_connection, serve_connection

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import attrs
 
 from .._unexpected_failure import unexpected_failure
-from ..events import logged_events
+from ..events.log import logged_events
 from .failure import RenderFailure, plain_text
 from .limits import Limits
 from .request import Handler

@@ -16,14 +16,10 @@ import msgspec
 import trio
 
 from .._threads import run_in_thread
-from ..events import (
-    Event,
-    EventStream,
-    ManagementCalled,
-    ManagementCallRefused,
-    StateFileNotWritten,
-    StateFileWritten,
-)
+from ..events.base import Event
+from ..events.management import ManagementCalled, ManagementCallRefused
+from ..events.relay_resources import StateFileNotWritten, StateFileWritten
+from ..events.stream import EventStream
 from ..relay.snapshot import FileProblem
 from .audit_entries import (
     DIRECTORY,

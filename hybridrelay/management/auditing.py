@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..events import ManagementCalled, ManagementCallRefused
+from ..events.management import ManagementCalled, ManagementCallRefused
 from ..http import Request
 from .callers import Caller
 from .peers import Peer

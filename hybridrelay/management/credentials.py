@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from ..errors import AuthorizationError, ConfigurationError, StateError
-from ..events import ManagementTokenUseNotSaved
+from ..events.management import ManagementTokenUseNotSaved
 from ..http import RequestError
 from ..protocol.reasons import Reason
 from ..relay.store.store import NotFound

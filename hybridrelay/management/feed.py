@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from ..events import Event, Level
+from ..events.base import Event, Level
 from ..events.plain_log import FieldValue, event_fields
 
 __all__ = ["MAX_EVENTS", "Feed", "FeedPage", "NumberedEvent"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from ..events import EventStream, ForwardedAddressMalformed
+from ..events.relay import ForwardedAddressMalformed
+from ..events.stream import EventStream
 from ..http import Handler, Reply, Request, Route, client_address, forwarded_for, forwarded_scheme
 from .peers import Peer
 

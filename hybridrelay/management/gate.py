@@ -28,7 +28,7 @@ from typing import NoReturn, TypeVar
 import trio
 
 from ..errors import StateError
-from ..events import ManagementAuthenticationFailed
+from ..events.management import ManagementAuthenticationFailed
 from ..http import Fields, Request, RequestError
 from ..relay.edge.slots import address_group
 from ..security import (

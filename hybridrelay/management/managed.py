@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from .._threads import run_in_thread
-from ..events import EventStream
+from ..events.stream import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
 from .audit_log import AuditLog

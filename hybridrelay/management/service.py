@@ -13,7 +13,9 @@ import trio
 from .._nursery import FlatNursery
 from .._version import __version__
 from ..errors import ConfigurationError
-from ..events import EventStream, ManagementTokenUseNotSaved, ManagementUnavailable, logged_events
+from ..events.log import logged_events
+from ..events.management import ManagementTokenUseNotSaved, ManagementUnavailable
+from ..events.stream import EventStream
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import MANAGEMENT_SOCKET, local_socket

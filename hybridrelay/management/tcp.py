@@ -14,7 +14,10 @@ import trio
 
 from .._listening import explain_listen_error, open_listeners
 from ..errors import ConfigurationError, TransportError
-from ..events import EventStream, ManagementListening, ProxyHeaderRefused, logged_events
+from ..events.log import logged_events
+from ..events.management import ManagementListening
+from ..events.relay import ProxyHeaderRefused
+from ..events.stream import EventStream
 from ..http import Handler, Limits, Router, Service, Stop, serve
 from ..relay.edge.renewal import Renewal
 from ..security import NO_NETWORKS, Networks, bracketed, outer_server_context, relay_pin

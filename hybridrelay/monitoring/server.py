@@ -16,7 +16,9 @@ from .._listening import explain_listen_error, open_listeners
 from .._nursery import FlatNursery
 from ..connectivity.endpoint import format_address
 from ..errors import ConfigurationError
-from ..events import EventStream, StatusListening, logged_events
+from ..events.log import logged_events
+from ..events.program import StatusListening
+from ..events.stream import EventStream
 from ..http import Failure, Prepare, Response, Service, serve
 from ..management.hosts import AllowedHosts
 from ..management.rendering import render_failure

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..events import (
-    ConnectionDeleted,
+from ..events.base import Event
+from ..events.relay import (
     ControlChannelDisplaced,
-    Event,
     ListenerLeft,
     ListenerRefused,
     ListenerRegistered,
@@ -17,6 +16,7 @@ from ..events import (
     TokenInvalid,
     TokenRefused,
 )
+from ..events.relay_changes import ConnectionDeleted
 from ..protocol.reasons import Reason
 
 __all__ = ["MAX_CONNECTIONS", "OTHER", "RelayCounters"]

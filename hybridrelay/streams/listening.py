@@ -11,7 +11,7 @@ import trio
 from .._listening import open_listeners
 from .._nursery import FlatNursery
 from ..abc import Binding, Connection, Incoming, Listener
-from ..events import logged_events
+from ..events.log import logged_events
 from .unix_sockets import SocketFile, listen_unix_socket
 
 __all__ = ["LOCAL", "ForwardedStream", "StreamHandshake", "StreamListener", "remote_of"]

@@ -20,7 +20,8 @@ from ...connector import (
     state_folder,
 )
 from ...errors import ConfigurationError
-from ...events import EventStream, logged_events
+from ...events.log import logged_events
+from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
 from ..config_file import use_config_file

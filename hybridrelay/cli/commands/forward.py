@@ -14,7 +14,8 @@ from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
-from ...events import ForwardPortClosed, logged_events
+from ...events.client import ForwardPortClosed
+from ...events.log import logged_events
 from ...security import ConnectionString, Role, StringUpdate
 from .. import exits
 from ..config_file import use_config_file

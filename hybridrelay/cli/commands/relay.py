@@ -9,8 +9,10 @@ from functools import partial
 from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
-from ...events import EventStream, ReloadSkipped, logged_events
+from ...events.log import logged_events
 from ...events.plain_log import plainly_logged_events
+from ...events.program import ReloadSkipped
+from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
 from ...security import NO_NETWORKS

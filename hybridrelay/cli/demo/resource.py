@@ -10,7 +10,7 @@ import trio
 
 from ..._accepting import serve_listeners
 from ..._listening import open_listeners
-from ...events import logged_events
+from ...events.log import logged_events
 from .http import BLOCK, Wire
 
 GREETING = "Hello from the private network: this HTTP server has no port that is open to the outside."

@@ -16,7 +16,7 @@ from ..._nursery import FlatNursery
 from ...administration.provisioning import provision
 from ...connectivity import all_ports, discover
 from ...connector import ConnectorConfig, run_connector
-from ...events import logged_events
+from ...events.log import logged_events
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...management.logins import Logins, TokenCredential, digest_of
 from ...relay import Binding, Relay, RelayConfig, RelayInfo, SQLiteStore

@@ -8,7 +8,8 @@ from ..._nursery import FlatNursery
 from ..._unexpected_failure import unexpected_failure
 from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError, StreamRefused
-from ...events import StreamClosed, StreamFailed, StreamRequested
+from ...events.client import StreamFailed, StreamRequested
+from ...events.endpoint import StreamClosed
 from ...mux import BridgeProgress, MuxStream, bridge
 from ...protocol.reasons import Reason
 from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset

@@ -13,7 +13,7 @@ from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events import ConnectionsCutOff, ForwardOpenToOthers
+from ...events.client import ConnectionsCutOff, ForwardOpenToOthers
 from ...security import bracketed
 from ...security.names import is_loopback
 from ..client import Client

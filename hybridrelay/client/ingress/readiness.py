@@ -8,7 +8,8 @@ from ...connectivity.backoff import Backoff
 from ...connectivity.refusals import is_final
 from ...connectivity.repeated_failure import RepeatedFailure
 from ...errors import HybridRelayError, RelayIdentityError
-from ...events import ForwardStillUnavailable, ForwardUnavailable, Level, SessionLeaving
+from ...events.base import Level
+from ...events.client import ForwardStillUnavailable, ForwardUnavailable, SessionLeaving
 from ..client import Client
 
 __all__ = ["keep_connected"]

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import attrs
 
-from ... import events
 from ...errors import HybridRelayError
+from ...events.base import Event
 from ...protocol.reasons import Reason
 from .inputs import MoveCause
 
@@ -109,4 +109,4 @@ Command: TypeAlias = (
 )
 
 #: What the machine returns: commands, to be executed in order, and events, to be published.
-Output: TypeAlias = Command | events.Event
+Output: TypeAlias = Command | Event

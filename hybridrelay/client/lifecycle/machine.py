@@ -22,8 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ... import events
 from ...errors import HybridRelayError, RelayUnreachable
+from ...events.client import (
+    ConnectorPassedOver,
+    SessionInterrupted,
+    SessionLost,
+    SessionMoved,
+    SessionNotMoved,
+    SessionNotOpened,
+    SessionNotResumedYet,
+)
+from ...events.endpoint import SessionEnded, SessionOpened, SessionResumed
 from ...protocol.reasons import Reason
 from ..relays.listeners import ListenerSearch
 from . import commands, inputs
@@ -140,7 +149,7 @@ class Machine:
             self._not_opened(error)
             return
         self._out.append(
-            events.ConnectorPassedOver(
+            ConnectorPassedOver(
                 connection=self._connection, instance=channel.instance, reason=error.reason, detail=str(error)
             )
         )
@@ -187,7 +196,7 @@ class Machine:
         if before is State.OPENING:
             self.was_opened = True
             self._out.append(
-                events.SessionOpened(
+                SessionOpened(
                     connection=self._connection,
                     activity_id=self._activity_id,
                     label=channel.label,
@@ -198,7 +207,7 @@ class Machine:
             )
         elif before is State.REATTACHING:
             self._out.append(
-                events.SessionResumed(
+                SessionResumed(
                     connection=self._connection,
                     activity_id=self._activity_id,
                     label=channel.label,
@@ -208,7 +217,7 @@ class Machine:
             )
         elif self._move is not None:
             self._out.append(
-                events.SessionMoved(
+                SessionMoved(
                     connection=self._connection,
                     activity_id=self._activity_id,
                     label=channel.label,
@@ -231,7 +240,7 @@ class Machine:
         self._go(Cause.CHANNEL_LOST)
         if greeted:
             self._out.append(
-                events.SessionInterrupted(
+                SessionInterrupted(
                     connection=self._connection,
                     activity_id=self._activity_id,
                     label=channel.label,
@@ -266,7 +275,7 @@ class Machine:
         if (text := str(error)) != self._published:  # many attempts fail in the same way
             self._published = text
             self._out.append(
-                events.SessionNotResumedYet(
+                SessionNotResumedYet(
                     connection=self._connection, activity_id=self._activity_id, reason=error.reason, detail=text
                 )
             )
@@ -291,7 +300,7 @@ class Machine:
             if (text := f"{self._move.value}: {error}") != self._published:  # many attempts fail in the same way
                 self._published = text
                 self._out.append(
-                    events.SessionNotMoved(
+                    SessionNotMoved(
                         connection=self._connection,
                         activity_id=self._activity_id,
                         cause=self._move.value,
@@ -340,12 +349,12 @@ class Machine:
         label = "" if self.channel is None else self.channel.label
         if not self.was_opened:
             self._out.append(
-                events.SessionNotOpened(
+                SessionNotOpened(
                     connection=self._connection, label=label, outcome=outcome.value, reason=reason, detail=text
                 )
             )
             return
-        kind = events.SessionEnded if outcome.is_in_order else events.SessionLost
+        kind = SessionEnded if outcome.is_in_order else SessionLost
         self._out.append(
             kind(
                 connection=self._connection,

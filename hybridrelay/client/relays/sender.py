@@ -18,7 +18,9 @@ from ...connectivity.link import RelayLink, make_connection_token
 from ...connectivity.refusals import failure_error
 from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
-from ...events import ConnectorPassedOver, EarlierKeyUsed, EventStream, JoinRightEnded, RelayDraining
+from ...events.client import ConnectorPassedOver, JoinRightEnded
+from ...events.endpoint import EarlierKeyUsed, RelayDraining
+from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString, PeerIdentity, Secret

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 from typing import TypeAlias
 
-from ... import events
+from ...events.base import Event
+from ...events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 
 __all__ = ["AuditLog"]
 
-_StreamEvent: TypeAlias = (
-    events.StreamOpened | events.StreamNotConnected | events.StreamClosed | events.StreamStillOpen
-)
+_StreamEvent: TypeAlias = StreamOpened | StreamNotConnected | StreamClosed | StreamStillOpen
 
 logger = logging.getLogger("hybridrelay.audit")
 
@@ -25,17 +24,17 @@ logger = logging.getLogger("hybridrelay.audit")
 class AuditLog:
     """Writes a line for each event about a stream."""
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: Event) -> None:
         """Log an event, if it is about a stream."""
         if not isinstance(event, _StreamEvent):
             return
         match event:
-            case events.StreamOpened():
+            case StreamOpened():
                 self._write(event, "open", session=event.session, stream=event.stream, route=event.route)
-            case events.StreamNotConnected():
+            case StreamNotConnected():
                 detail = {"detail": event.detail} if event.detail else {}
                 self._write(event, "refused", reason=event.reason.slug, **_amounts(event), **detail)
-            case events.StreamClosed():
+            case StreamClosed():
                 self._write(
                     event,
                     event.outcome,
@@ -44,7 +43,7 @@ class AuditLog:
                     to_client=event.to_client,
                     **_amounts(event),
                 )
-            case events.StreamStillOpen():
+            case StreamStillOpen():
                 self._write(event, "still-open", **_amounts(event))
 
     def _write(self, event: _StreamEvent, kind: str, **more: str | float) -> None:
@@ -64,8 +63,8 @@ class AuditLog:
         logger.info("%s", line, extra={"fields": fields})
 
 
-def _amounts(event: events.StreamNotConnected | events.StreamClosed | events.StreamStillOpen) -> dict[str, float]:
+def _amounts(event: StreamNotConnected | StreamClosed | StreamStillOpen) -> dict[str, float]:
     to_client, to_target = (
-        (0, 0) if isinstance(event, events.StreamNotConnected) else (event.bytes_to_client, event.bytes_to_target)
+        (0, 0) if isinstance(event, StreamNotConnected) else (event.bytes_to_client, event.bytes_to_target)
     )
     return {"bytes_to_client": to_client, "bytes_to_target": to_target, "seconds": event.seconds}

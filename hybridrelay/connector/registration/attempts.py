@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from ... import events
 from ...connectivity.backoff import Backoff
 from ...connectivity.refusals import is_hopeless
 from ...connectivity.repeated_failure import RepeatedFailure
 from ...errors import HybridRelayError, RelayUnreachable
+from ...events.base import Level
+from ...events.connector import (
+    ControlChannelLost,
+    NothingRegistered,
+    RelayRejected,
+    RelayStillUnavailable,
+    RelayUnavailable,
+)
 from . import commands
 from .commands import Output
 from .inputs import SessionHealth
@@ -77,13 +84,13 @@ class Attempts:
         permanent = not self._has_worked and is_hopeless(error)
         self._registrations.all_failed(error, now, permanent=permanent)
         self._has_answered = not isinstance(error, RelayUnreachable)
-        text, is_news = self._repeated.describe(error), self._repeated.level(now) >= events.Level.WARNING
+        text, is_news = self._repeated.describe(error), self._repeated.level(now) >= Level.WARNING
         self._out.append(commands.ForgetRoute())
         wait = self._wait(retry_after, now)
-        kind: type[events.RelayUnavailable | events.RelayStillUnavailable | events.RelayRejected]
-        kind = events.RelayUnavailable if is_news else events.RelayStillUnavailable
+        kind: type[RelayUnavailable | RelayStillUnavailable | RelayRejected]
+        kind = RelayUnavailable if is_news else RelayStillUnavailable
         if permanent:
-            kind = events.RelayRejected
+            kind = RelayRejected
         self._out.append(kind(host=self._host, reason=error.reason, detail=text, retry_seconds=wait))
 
     def lost(self, retry_after: float, now: float) -> None:
@@ -94,7 +101,7 @@ class Attempts:
             self._out.append(commands.ForgetRoute())
         wait = self._wait(retry_after, now)
         if not self._registrations.are_refused and not self.expects_replacement:
-            self._out.append(events.ControlChannelLost(host=self._host, retry_seconds=wait))
+            self._out.append(ControlChannelLost(host=self._host, retry_seconds=wait))
 
     def _wait(self, retry_after: float, now: float) -> float:
         """Schedule the next attempt. Returns the wait (seconds)."""
@@ -106,7 +113,7 @@ class Attempts:
         if self._registrations.are_hopeless(now):
             # The back-off applies as well, because the relay may have been unreachable when it was to be asked again.
             wait = self._backoff.next_wait(at_least=self._registrations.asks_again_in(now))
-            self._out.append(events.NothingRegistered(host=self._host, retry_seconds=wait))
+            self._out.append(NothingRegistered(host=self._host, retry_seconds=wait))
         else:
             # If the relay cannot be reached, this is urgent even while all sessions look healthy: the loss of a data
             # channel may be detected later than that of the control channel.

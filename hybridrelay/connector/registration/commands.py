@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import attrs
 
-from ... import events
 from ...connectivity.discovery import Candidate
 from ...errors import HybridRelayError
+from ...events.base import Event
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString, Secret
@@ -145,4 +145,4 @@ Command: TypeAlias = (
 )
 
 #: What the machine returns: commands, to be executed in order, and events, to be published.
-Output: TypeAlias = Command | events.Event
+Output: TypeAlias = Command | Event

@@ -29,11 +29,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ... import events
 from ...connectivity.backoff import Backoff
 from ...connectivity.discovery import Candidate
 from ...connectivity.refusals import failure_error
 from ...errors import HybridRelayError, RelayUnreachable
+from ...events.connector import RelayTalksTooMuch, RenewalFailed
+from ...events.endpoint import RelayDraining
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString
@@ -148,7 +149,7 @@ class Machine:
             case inputs.RestartAnnounced(number, seconds):
                 if (channel := self._admit_notice(number, now)) is not None and channel.retry_after is None:
                     channel.retry_after = seconds
-                    self._out.append(events.RelayDraining(host=self.host, retry_seconds=seconds))
+                    self._out.append(RelayDraining(host=self.host, retry_seconds=seconds))
             case inputs.MoveToRoute(route):
                 self._upgrade.begin(route)
             case inputs.RoutesUncertain():
@@ -318,7 +319,7 @@ class Machine:
         if aborted.purpose is RoundPurpose.TAKE_OVER:
             self._take_over_failed(channel, error, now)
             return
-        self._out.append(events.RenewalFailed(host=self.host, reason=error.reason, detail=str(error)))
+        self._out.append(RenewalFailed(host=self.host, reason=error.reason, detail=str(error)))
         if channel.is_serving:
             self.channels.close(channel)
 
@@ -357,7 +358,7 @@ class Machine:
         if channel.admit_notice(now, MAX_NOTICES + len(self.registrations)):
             return channel
         if channel.state is not ChannelState.CLOSING:
-            self._out.append(events.RelayTalksTooMuch(host=self.host))
+            self._out.append(RelayTalksTooMuch(host=self.host))
             if channel.state is ChannelState.TAKING_OVER:
                 self._take_over_failed(channel, _lost(), now)
             else:

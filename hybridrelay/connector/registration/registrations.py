@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ... import events
 from ...errors import ConfigurationError, HybridRelayError
+from ...events.connector import (
+    RegistrationEnded,
+    RegistrationFailed,
+    RegistrationRefused,
+    RegistrationStays,
+    RegistrationSucceeded,
+    RelayAskedAgain,
+    RelayNamedTwice,
+)
+from ...events.endpoint import EarlierKeyUsed
 from ...protocol.reasons import Reason
 from ...security import ConnectionString, Secret
 from . import commands
@@ -98,7 +107,7 @@ class Registrations(Mapping[str, Registration]):
         for one in outdated:
             one.ask_again(now)
         if outdated:
-            self._out.append(events.RelayAskedAgain(host=self._host))
+            self._out.append(RelayAskedAgain(host=self._host))
         return bool(outdated)
 
     # --- results of requests, and losses
@@ -108,14 +117,14 @@ class Registrations(Mapping[str, Registration]):
     ) -> None:
         """Note that the relay has registered it with this connection string over this channel."""
         if one.over != over:
-            self._out.append(events.RegistrationSucceeded(connection=one.name, host=self._host, route=route))
+            self._out.append(RegistrationSucceeded(connection=one.name, host=self._host, route=route))
         one.succeeded(over, relay, string, now)
 
     def lose(self, one: Registration, reason: Reason) -> None:
         """Note that it is no longer registered, if it was."""
         if one.over is not None:
             one.over = None
-            self._out.append(events.RegistrationEnded(connection=one.name, host=self._host, reason=reason))
+            self._out.append(RegistrationEnded(connection=one.name, host=self._host, reason=reason))
 
     def lose_all_over(self, channel: int) -> None:
         """Note that this control channel has ended, so that nothing is registered over it."""
@@ -128,8 +137,8 @@ class Registrations(Mapping[str, Registration]):
         permanent = error.reason.is_permanent
         self.lose(one, error.reason)
         one.failed(error, now, permanent=permanent)
-        kind: type[events.RegistrationRefused | events.RegistrationFailed]
-        kind = events.RegistrationRefused if permanent else events.RegistrationFailed
+        kind: type[RegistrationRefused | RegistrationFailed]
+        kind = RegistrationRefused if permanent else RegistrationFailed
         self._out.append(
             kind(
                 connection=one.name,
@@ -151,7 +160,7 @@ class Registrations(Mapping[str, Registration]):
         """Note that the relay refuses it over a new channel, while it is still registered over an earlier one. If the
         relay ends that registration, it says so over the earlier channel."""
         self._out.append(
-            events.RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
+            RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
         )
 
     def falls_back(self, one: Registration, error: HybridRelayError) -> None:
@@ -159,7 +168,7 @@ class Registrations(Mapping[str, Registration]):
         if one.rejected is not one.string:  # each renewal tries the new key again, but the event is published once
             one.rejected = one.string
             self._out.append(
-                events.EarlierKeyUsed(
+                EarlierKeyUsed(
                     connection=one.name,
                     host=self._host,
                     reason=error.reason,
@@ -178,4 +187,4 @@ class Registrations(Mapping[str, Registration]):
         )
         self.lose(one, error.reason)
         one.failed(error, now, permanent=True)
-        self._out.append(events.RelayNamedTwice(connection=one.name, host=self._host, other_host=host))
+        self._out.append(RelayNamedTwice(connection=one.name, host=self._host, other_host=host))

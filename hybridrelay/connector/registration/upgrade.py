@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ... import events
 from ...connectivity.discovery import Candidate
 from ...errors import HybridRelayError, RelayUnreachable
+from ...events.endpoint import BetterRouteFound
 from ...protocol.reasons import Reason
 from . import commands
 from .channel import Channel, Channels
@@ -43,7 +43,7 @@ class Upgrade:
 
     def begin(self, route: Candidate) -> None:
         """Move everything to this route: first the control channel, then the sessions."""
-        self._out.append(events.BetterRouteFound(host=self._host, route=route.route.name))
+        self._out.append(BetterRouteFound(host=self._host, route=route.route.name))
         current = self._channels.current
         if current is None or current.route is None:
             self._sessions_follow = True

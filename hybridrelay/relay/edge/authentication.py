@@ -13,7 +13,8 @@ import attrs
 import trio
 
 from ...abc import Connection, Incoming
-from ...events import EventStream, ForwardedAddressMalformed, UnauthenticatedClosed
+from ...events.relay import ForwardedAddressMalformed, UnauthenticatedClosed
+from ...events.stream import EventStream
 from ...http import client_address
 from ...mux import EarlySession
 from ...protocol.errors import RemoteProtocolError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from ...events import EventStream, logged_events
+from ...events.log import logged_events
+from ...events.stream import EventStream
 from ...security import (
     certificate_expires_at,
     control_server_context,

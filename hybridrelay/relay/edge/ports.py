@@ -19,7 +19,8 @@ from ..._shortage import shortage_of
 from ...abc import Binding, Incoming, Listener, Port, Purpose, Transport
 from ...connectivity.discovery import all_ports, local_ports, purposes_by_port, transports_by_port
 from ...errors import ConfigurationError
-from ...events import EventStream, ListenAddressSkipped
+from ...events.program import ListenAddressSkipped
+from ...events.stream import EventStream
 from ...streams.listening import StreamListener
 from ...streams.sockets import close_forcefully
 from ..store.state_dir import local_socket

@@ -13,7 +13,8 @@ import trio
 from ..._file_thread import FileThread
 from ..._text_files import read_bytes
 from ...errors import ConfigurationError
-from ...events import CertificateNotRenewed, CertificateRenewed, CertificateUnchanged, EventStream
+from ...events.program import CertificateNotRenewed, CertificateRenewed, CertificateUnchanged
+from ...events.stream import EventStream
 
 __all__ = ["POLL_SECONDS", "Renewal", "SettledChange", "Stamp"]
 

@@ -15,19 +15,11 @@ import trio
 from ..._defaults import RESUME_DEADLINE
 from ..._histogram import Histogram
 from ...errors import AuthorizationError
-from ...events import (
-    ConnectionDeleted,
-    DrainEnded,
-    DrainStarted,
-    EventStream,
-    ListenerLeft,
-    ListenerRegistered,
-    RendezvousEnded,
-    RendezvousJoined,
-    SenderDropped,
-    logged_events,
-)
 from ...events.base import Event
+from ...events.log import logged_events
+from ...events.relay import ListenerLeft, ListenerRegistered, RendezvousEnded, RendezvousJoined, SenderDropped
+from ...events.relay_changes import ConnectionDeleted, DrainEnded, DrainStarted
+from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import Right

@@ -12,7 +12,8 @@ from ..._nursery import FlatNursery
 from ..._unexpected_failure import unexpected_failure
 from ...abc import Incoming
 from ...errors import HybridRelayError
-from ...events import ChannelFailed, EventStream, ProxyHeaderRefused
+from ...events.relay import ChannelFailed, ProxyHeaderRefused
+from ...events.stream import EventStream
 from ...mux import EarlySession, Session
 from ...protocol import control
 from ...protocol.errors import RemoteProtocolError

@@ -13,7 +13,7 @@ import trio
 
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
-from ...events import ListenerDropped
+from ...events.relay import ListenerDropped
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
 from ...protocol.reasons import Reason

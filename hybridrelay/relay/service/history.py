@@ -17,19 +17,10 @@ import trio
 from ..._nursery import FlatNursery
 from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
-from ...events import (
-    Event,
-    EventStream,
-    ListenerLeft,
-    RendezvousEnded,
-    RendezvousJoined,
-    SenderRefused,
-    StateFileNotWritten,
-    StateFileSetAside,
-    StateFileWritten,
-    TokenInvalid,
-    TokenRefused,
-)
+from ...events.base import Event
+from ...events.relay import ListenerLeft, RendezvousEnded, RendezvousJoined, SenderRefused, TokenInvalid, TokenRefused
+from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
+from ...events.stream import EventStream
 from ..core.history import HistoryMachine, Sample, delay_until_sample
 from ..history import RECENT, RESOLUTIONS, TOTAL, WRITTEN, HistoryQuery, Row, Subject
 from ..model import HybridConnection

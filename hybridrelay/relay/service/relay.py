@@ -22,15 +22,10 @@ from ..._version import __version__
 from ...abc import Transport
 from ...connectivity.discovery import all_ports, discover
 from ...errors import ConfigurationError
-from ...events import (
-    EventStream,
-    FewDescriptors,
-    FewPairs,
-    ProgramReady,
-    ProgramStarted,
-    ProgramStopping,
-    logged_events,
-)
+from ...events.log import logged_events
+from ...events.program import ProgramReady, ProgramStarted, ProgramStopping
+from ...events.relay_resources import FewDescriptors, FewPairs
+from ...events.stream import EventStream
 from ..config import Binding, RelayConfig, RelayInfo
 from ..core.places import Places
 from ..directory.directory import Directory

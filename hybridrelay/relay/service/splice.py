@@ -27,7 +27,9 @@ from typing import Self
 
 import trio
 
-from ...events import EventStream, SpliceUnavailable, logged_events
+from ...events.log import logged_events
+from ...events.relay_resources import SpliceUnavailable
+from ...events.stream import EventStream
 from ...streams.turns import SharedTurns
 from ..limits import (
     BORROWED_PIPES,

@@ -14,7 +14,9 @@ import trio
 
 from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
-from ...events import EventStream, StateFileNotWritten, StateFileSetAside, StateFileWritten, UsageClockBehind
+from ...events.quotas import UsageClockBehind
+from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
+from ...events.stream import EventStream
 from ..core.usage import UsageMachine
 from ..model import HybridConnection
 from ..snapshot import FileProblem

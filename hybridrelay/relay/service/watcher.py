@@ -9,7 +9,9 @@ import trio
 
 from ..._threads import run_in_thread
 from ...errors import StateError
-from ...events import EventStream, StoreReadable, StoreUnreadable, logged_events
+from ...events.log import logged_events
+from ...events.relay_resources import StoreReadable, StoreUnreadable
+from ...events.stream import EventStream
 from ..core.admission import KeyIndex
 from ..limits import STORE_POLL_SECONDS
 from ..model import HybridConnection, StoreChange
