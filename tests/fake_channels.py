@@ -1,14 +1,27 @@
-"""A channel for tests of what reads from it: it discards everything that is sent."""
+"""Channels and turns for tests of what reads from channels."""
 
 from __future__ import annotations
 
 import trio
 
 from hybridrelay.streams.nowait import Buffer, NowaitStream
+from hybridrelay.streams.turns import SharedTurns
+
+
+class CountedTurns(SharedTurns):
+    """Counts how often a task waited for another turn."""
+
+    waits = 0
+
+    async def next(self) -> None:
+        self.waits += 1
+        await super().next()
 
 
 class Discarding(trio.abc.HalfCloseableStream, NowaitStream):
-    """Subclasses have `receive_nowait`, and `readable`: whether it would return something, or has work to do."""
+    """A channel that discards everything that is sent.
+
+    Subclasses have `receive_nowait`, and `readable`: whether it would return something, or has work to do."""
 
     @property
     def readable(self) -> bool:

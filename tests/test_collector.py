@@ -87,6 +87,28 @@ def test_a_program_that_has_got_more_memory_examines_everything(monkeypatch: pyt
         assert found() is not None, "the memory has not grown since"
 
 
+@pytest.mark.parametrize("of", ["blocks", "pages"])
+def test_a_program_that_grows_slowly_examines_everything_in_the_end(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has grown since everything was examined, although little since the last collection."""
+    sizes = {"blocks": 0, "pages": 0}
+    monkeypatch.setattr(sys, "getallocatedblocks", lambda: sizes["blocks"])
+    monkeypatch.setattr(_collector, "_resident_pages", lambda: sizes["pages"])
+    with short_collections():
+        gc.collect()
+        old = Node()
+        found = weakref.ref(old)
+        gc.collect()
+        del old
+        limit = {"blocks": _collector._MORE_BLOCKS, "pages": _collector._MORE_PAGES}[of]
+        for _ in range(4):
+            sizes[of] += limit // 4
+            gc.collect()
+            assert found() is not None
+        sizes[of] += 1
+        gc.collect()
+        assert found() is None
+
+
 def test_the_memory_of_this_process() -> None:
     assert (RESIDENT_PAGES() > 1000) == sys.platform.startswith("linux")
 

@@ -145,6 +145,32 @@ def test_two_commands_at_once_lose_nothing(tmp_path: Path) -> None:
     assert len({one.number for one in entries(tmp_path)}) == 8
 
 
+def test_two_commands_that_record_at_the_same_moment_get_numbers_of_their_own(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    SQLiteStore.open(state).close()
+
+    def change(clock: Callable[[], float]) -> None:
+        with StoreRegistry(state_dir=state) as store:
+            AuditedRegistry(store, state, clock=clock).use_edition("free")
+
+    second = threading.Thread(target=change, args=(lambda: 1000.0,))
+    looks = 0
+
+    def clock() -> float:
+        """The second look is the one for the number. Meanwhile, the other command does as much as it can."""
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            second.start()
+            second.join(0.2)
+        return 1000.0
+
+    change(clock)
+    second.join()
+    assert looks == 2
+    assert len({one.number for one in entries(tmp_path)}) == 2
+
+
 def test_a_change_is_made_although_it_cannot_be_recorded(
     registry: AuditedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,7 +19,7 @@ from hybridrelay.protocol import Reason, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
 from hybridrelay.streams.turns import MAX_FRAMES, PLACES, SharedTurns
 
-from ..fake_channels import Discarding
+from ..fake_channels import CountedTurns, Discarding
 
 SESSIONS, FRAMES = 20, 1500
 HELLO = frames.Hello(b"session id 16 by", b"s" * 32, 0).encode()
@@ -192,6 +192,32 @@ async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
             assert await _most_frames_in_a_pass(None, portion) > SESSIONS // 2 * MAX_FRAMES
 
 
+async def test_a_session_that_received_much_at_once_comes_after_the_others() -> None:
+    """However much has already been read from its channel, each part of it waits for a turn."""
+    turns = SharedTurns(lambda: 0.0)
+    sessions, ends = [], []
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            far, near = trio.testing.memory_stream_pair()
+            await far.send_all(HELLO)
+            session = Session(SessionRole.ACCEPTOR, turns=turns)
+            nursery.start_soon(session.run, near)
+            sessions.append(session)
+            ends.append(near.receive_stream)
+        await trio.testing.wait_all_tasks_blocked()
+        much, *others = (session.core for session in sessions)
+        with trio.fail_after(60):
+            ends[0].put_data(frames.Ack(0).encode() * 40 * MAX_FRAMES)
+            while much.frames_received == 1:  # HELLO
+                await trio.lowlevel.checkpoint()
+            for end in ends[1:]:
+                end.put_data(frames.Ack(0).encode() * MAX_FRAMES)
+            while any(core.frames_received == 1 for core in others):
+                await trio.lowlevel.checkpoint()
+        assert much.frames_received <= 10 * MAX_FRAMES
+        nursery.cancel_scope.cancel()
+
+
 class Flood(Discarding):
     """A channel that always has the next frames already, so that its session never has to wait."""
 
@@ -212,6 +238,41 @@ class Flood(Discarding):
     @property
     def readable(self) -> bool:
         return self._left > 0
+
+
+class Records(Flood):
+    """A channel on which records or frames of the transport arrive, one by one, without data in them."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.reads, self._left = 0, 30
+
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        if not self._greeted:
+            return super().receive_nowait(max_bytes)
+        self.reads += 1
+        self._left -= 1
+        return None
+
+
+async def test_reads_without_data_share_turns_too() -> None:
+    # Each look at this clock takes a whole turn, so that one read does.
+    turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__)
+    channels, most, before = [Records() for _ in range(SESSIONS)], 0, 0
+
+    def look() -> None:
+        nonlocal most, before
+        now = sum(channel.reads for channel in channels)
+        most, before = max(most, now - before), now
+
+    with trio.fail_after(60), instrument(Passes(look)):
+        async with trio.open_nursery() as nursery:
+            for channel in channels:
+                nursery.start_soon(Session(SessionRole.ACCEPTOR, turns=turns).run, channel)
+            while before < 30 * SESSIONS:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert most <= 3
 
 
 @pytest.mark.parametrize("portion", [1, 10 * MAX_FRAMES])
@@ -276,27 +337,35 @@ async def test_other_tasks_run_while_the_streams_of_many_sessions_end(
 
 
 class Chatter(Flood):
-    """A TCP connection from which there is always one more byte, thirty times."""
+    """A TCP connection from which there is always one more byte, thirty times.
 
-    def __init__(self) -> None:
+    Args:
+        pauses: each byte arrives only after the reader has found nothing and waited.
+    """
+
+    def __init__(self, *, pauses: bool) -> None:
         super().__init__(1)
         self._left = 30
+        self._pauses = pauses
+        self._is_pause = False
         self.reads = 0
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        if not self._left:
+        self._is_pause = self._pauses and not self._is_pause
+        if not self._left or self._is_pause:
             return None
         self._left -= 1
         self.reads += 1
         return b"x"
 
 
+@pytest.mark.parametrize("pauses", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
-async def test_what_targets_send_to_one_peer_shares_turns(shared: bool) -> None:
+async def test_what_targets_send_to_one_peer_shares_turns(shared: bool, pauses: bool) -> None:
     """However many streams there are, and although each of them has only a little at a time."""
     # Each look at this clock takes a whole turn, so that one read does.
     turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__) if shared else None
-    ports, most, before = [Chatter() for _ in range(SESSIONS)], 0, 0
+    ports, most, before = [Chatter(pauses=pauses) for _ in range(SESSIONS)], 0, 0
 
     def look() -> None:
         nonlocal most, before
@@ -316,3 +385,43 @@ async def test_what_targets_send_to_one_peer_shares_turns(shared: bool) -> None:
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert most <= 3 if shared else most >= SESSIONS // 2
+
+
+class Blocks(Discarding):
+    """A TCP connection from which these blocks arrive."""
+
+    def __init__(self, *blocks: bytes) -> None:
+        self.blocks = list(blocks)
+
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        return self.blocks.pop(0) if self.blocks else None
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.blocks)
+
+
+async def test_the_time_for_which_a_channel_takes_nothing_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+    now = 0.0
+    turns = CountedTurns(lambda: now)
+    far, near = trio.testing.memory_stream_pair()
+    peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
+    nursery.start_soon(peer.run, far)
+    await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
+    ours = session.open_stream_nowait()
+    (await peer.offers.receive()).accept()
+    await trio.testing.wait_all_tasks_blocked()
+    has_room = trio.Event()
+    near.send_stream.send_all_hook = has_room.wait
+    await ours.send_all(b"this blocks the channel")
+    port = Blocks(bytes(session.core.config.send_queue), b"x")
+    outward = Outward(ours, port, [], lambda cause, reason=Reason.NO_ERROR: None)
+    nursery.start_soon(outward.run)
+    await trio.testing.wait_all_tasks_blocked()
+    assert port.blocks == [b"x"], "the queue is full"
+    now += 100.0
+    waits = turns.waits
+    has_room.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not port.blocks
+    assert turns.waits == waits

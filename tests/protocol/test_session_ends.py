@@ -91,6 +91,23 @@ def test_what_has_arrived_is_acknowledged_before_the_end(established: bool) -> N
         assert theirs.is_delivered
 
 
+def test_an_acceptor_that_ends_before_its_greeting_gives_the_reason_and_acknowledges_nothing() -> None:
+    """Its peer accepts only HELLO or the final GOAWAY as the first frame of a channel."""
+    pair = CorePair.established(RESUMABLE)
+    ours, _ = pair.open()
+    pair.initiator.core.send_data(ours, b"not acknowledged")
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)
+    pair.connect()
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)
+    assert pair.acceptor.core.is_established
+    pair.acceptor.core.close(Reason.GOING_AWAY, "maintenance")
+    pair.write(pair.acceptor)
+    pair.deliver(pair.acceptor)
+    assert pair.initiator.core.ended == SessionOutcome(Reason.GOING_AWAY, "maintenance", by_peer=True)
+
+
 def test_what_broke_the_rules_is_not_acknowledged() -> None:
     pair = CorePair.established()
     pair.open()

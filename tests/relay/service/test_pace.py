@@ -118,6 +118,21 @@ async def test_the_number_of_blocks_is_bounded(
     assert moved["one"] >= moved.total() / 4
 
 
+async def test_what_a_holder_moved_in_earlier_rounds_does_not_count(autojump_clock: trio.testing.MockClock) -> None:
+    """A holder with few sessions may move several blocks without waiting, beside one with very many. What it moved
+    before everything was within the rate again does not make this less later."""
+    pace = Pace()
+    pace.change(10**8)
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            for _ in range(400):
+                nursery.start_soon(pace.wait, 250_000, "many")
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await pace.wait(100_000_000, "one")
+            assert trio.current_time() == began
+
+
 def test_the_pairs_of_a_holder_share_turns_whatever_their_hybrid_connection() -> None:
     paces = Paces(lambda name: None)
     first, second, of_another = paces.of("a", "one"), paces.of("b", "one"), paces.of("a", "another")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
 
@@ -11,14 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.relay.service.pace import PairPace
+from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
 from hybridrelay.streams.turns import PeerTurns, SharedTurns
 from hybridrelay.testing import tcp_pair
 
-from ...fake_channels import Discarding
+from ...fake_channels import CountedTurns, Discarding
 
 PAIRS, READS = 20, 30
 
@@ -44,15 +45,16 @@ class Channel(Discarding):
 
 
 class MostInAPass(trio.abc.Instrument):
-    """Finds by how much a count grows in one pass of the event loop, at most."""
+    """Finds by how much a count grows in one pass of the event loop, at most, and its highest value."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
-        self.total = self.most = 0
+        self.total = self.most = self.highest = 0
 
     def before_io_wait(self, timeout: float) -> None:
         now = self._count()
         self.most, self.total = max(self.most, now - self.total), now
+        self.highest = max(self.highest, now)
 
 
 def turns_of_one_read() -> SharedTurns:
@@ -66,20 +68,75 @@ async def test_a_holder_has_one_turn_in_a_pass(one_holder: bool, data: bytes | N
     shared = turns_of_one_read()
     channels = [Channel(READS, data) for _ in range(PAIRS)]
     instrument = MostInAPass(lambda: sum(channel.reads for channel in channels))
+    ahead = MostInAPass(lambda: max(one.reads for one in channels) - min(one.reads for one in channels))
     async with trio.open_nursery() as nursery:
         for channel in channels:
             pace = PairPace(turns=shared if one_holder else turns_of_one_read())
             nursery.start_soon(partial(pump, channel, Channel(0, None), pace=pace))
         trio.lowlevel.add_instrument(instrument)
+        trio.lowlevel.add_instrument(ahead)
         with trio.fail_after(60):
             while instrument.total < PAIRS * READS:
                 await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(ahead)
         trio.lowlevel.remove_instrument(instrument)
         nursery.cancel_scope.cancel()
+    assert ahead.highest <= 2, "every pair gets as many turns as the others"
     if one_holder:
         assert instrument.most <= 3
     else:
         assert instrument.most >= PAIRS // 2
+
+
+async def test_the_time_that_a_slow_receiver_takes_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+    now = 0.0
+    turns = CountedTurns(lambda: now)
+
+    class Slow(Channel):
+        def send_nowait(self, *buffers: Buffer) -> bool:
+            return False
+
+        async def flush(self) -> None:
+            nonlocal now
+            await trio.lowlevel.checkpoint()
+            now += 100.0
+
+    source = Channel(READS, b"x")
+    nursery.start_soon(partial(pump, source, Slow(0, None), pace=PairPace(turns=turns)))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (source.reads, now) == (READS, READS * 100.0)
+    assert turns.waits == 0
+
+
+async def test_the_time_that_a_slow_socket_takes_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
+    now, total = 0.0, TURN_BYTES // 2
+    turns, moved = CountedTurns(lambda: now), Moved()
+    (far, near), (other, last) = await tcp_pair(), await tcp_pair()
+    last.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    nursery.start_soon(partial(pump, near, last, moved=moved, pace=PairPace(turns=turns)))
+    nursery.start_soon(far.send_all, bytes(total))
+    left = total
+    with trio.fail_after(60):
+        while left:
+            await trio.testing.wait_all_tasks_blocked()
+            now += 100.0
+            left -= len(await other.receive_some(65536))
+    assert now > 500.0
+    assert turns.waits == 0
+    await trio.aclose_forcefully(far)
+    await trio.aclose_forcefully(other)
+
+
+async def test_waiting_for_the_rate_is_no_part_of_a_turn(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    turns, pace = CountedTurns(trio.current_time), Pace()
+    pace.change(100)
+    source = Channel(READS, b"x" * 100)
+    nursery.start_soon(partial(pump, source, Channel(0, None), pace=PairPace(pace, turns=turns)))
+    await trio.sleep(READS + 1)
+    assert source.reads == READS
+    assert turns.waits == 0
 
 
 @pytest.mark.parametrize("one_holder", [True, False])
