@@ -32,7 +32,7 @@ _RESERVED = 64
 
 
 def descriptor_limit() -> int | None:
-    """Return the present limit; None if there is none or it is unknown (Windows)."""
+    """Return the current limit; None if there is none or it is unknown (Windows)."""
     if sys.platform == "win32":
         return None
     import resource

@@ -47,5 +47,5 @@ class Histogram:
         self.total += other.total
 
     def snapshot(self) -> HistogramSnapshot:
-        """Return the present counts."""
+        """Return the current counts."""
         return HistogramSnapshot(self.bounds, tuple(self.counts), self.total)

@@ -25,7 +25,7 @@ class FileWithRelays:
     _format: Callable[[tuple[Endpoint, ...], tuple[str, ...]], str] = attrs.field(repr=False)
 
     def with_relays(self, endpoints: Sequence[Endpoint], pins: tuple[str, ...] | None, *, keep_ports: bool) -> str:
-        """Return the file's new text, with these relays instead of the present ones.
+        """Return the file's new text, with these relays instead of the current ones.
 
         Args:
             endpoints: all relays, in order of preference.

@@ -177,7 +177,7 @@ class Client:
         return self._open_patience
 
     def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
-        """Return the client's present state. Call it in the client's Trio run.
+        """Return the client's current state. Call it in the client's Trio run.
 
         Args:
             max_sessions, max_streams: the most that are listed; the oldest come first.

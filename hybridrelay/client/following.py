@@ -30,7 +30,7 @@ class Follower:
     """Moves sessions that depend on an earlier connection string.
 
     Args:
-        string: the present connection string.
+        string: the current connection string.
         senders: the client's relays.
         sessions: the client's sessions.
         events: the stream to which events are published.
@@ -56,7 +56,7 @@ class Follower:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Count an attempt to open a session with the present connection string, while the block runs."""
+        """Count an attempt to open a session with the current connection string, while the block runs."""
         key = self._string.key
         self._attempts[key] += 1
         try:

@@ -85,7 +85,7 @@ class SessionOpener:
         self._backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
         #: When the last session was opened (on Trio's clock).
         self._opened_at = -math.inf
-        #: How many sessions in a row have not lasted `HELD_SECONDS`. The present one is counted until it has lasted
+        #: How many sessions in a row have not lasted `HELD_SECONDS`. The current one is counted until it has lasted
         #: that long.
         self._ended_early = 0
         #: Why the last attempt failed, and when (on Trio's clock); None if it succeeded.

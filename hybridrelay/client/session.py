@@ -321,7 +321,7 @@ class ClientSession:
     async def move(
         self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
     ) -> HybridRelayError | None:
-        """Move to a new data channel through one of these relays; if that fails, keep the present one.
+        """Move to a new data channel through one of these relays; if that fails, keep the current one.
 
         Moves are made one after the other. A move is complete when the connector has greeted on the new data channel.
 

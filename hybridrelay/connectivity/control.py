@@ -63,7 +63,7 @@ class ControlChannel:
         self.generation = generation
         #: The channel's route, which need not be the one that would be chosen now.
         self.candidate = candidate
-        #: Identifies the relay and its present run, whatever host name was used: the pin of its public key, which TLS
+        #: Identifies the relay and its current run, whatever host name was used: the pin of its public key, which TLS
         #: has proved, and its instance, which the relay only states.
         self.relay = pin, welcome.relay_instance
         #: The pins of the relay's outer certificates, as stated by the relay.

@@ -51,7 +51,7 @@ class EndpointCounters:
                 self.policy_refusals[rule] += 1
 
     def copy(self) -> EndpointCounters:
-        """Return the present counts."""
+        """Return the current counts."""
         copied = EndpointCounters()
         copied.add(self)
         return copied

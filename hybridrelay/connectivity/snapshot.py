@@ -144,7 +144,7 @@ class SessionSnapshot:
     serial: str
     #: The connector's instance, at a client; empty at a connector, which does not know that of the client.
     instance: str
-    #: The relay and the route of the present data channel, or of the last one while there is none.
+    #: The relay and the route of the current data channel, or of the last one while there is none.
     relay: str
     route: RouteSnapshot
     #: The id of its rendezvous, which ``hybridrelay status`` and the log of the relay show.

@@ -194,7 +194,7 @@ class Connector:
             self._policy_read(await self._policy_file.reload())
 
     def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
-        """Return the connector's present state. Call it in the connector's Trio run.
+        """Return the connector's current state. Call it in the connector's Trio run.
 
         Args:
             max_sessions, max_streams: the most that are listed; the oldest come first.

@@ -30,7 +30,7 @@ class Published:
 
     @property
     def has_settled(self) -> bool:
-        """Whether it is registered at one relay or more, and wherever it is registered, with the present key."""
+        """Whether it is registered at one relay or more, and wherever it is registered, with the current key."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)
 

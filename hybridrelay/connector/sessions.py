@@ -187,7 +187,7 @@ class Sessions:
         return decision.reason
 
     def of(self, link: RelayLink) -> list[Served]:
-        """Return the sessions whose present or last data channel goes through one relay."""
+        """Return the sessions whose current or last data channel goes through one relay."""
         return [served for served in self._served.values() if served.link is link]
 
     def check_alive(self) -> None:

@@ -22,7 +22,7 @@ class TargetChecks:
     """Dials each target at most once in `CHECK_SECONDS`, however often results are requested.
 
     Args:
-        targets: returns the hybrid connections and their present targets.
+        targets: returns the hybrid connections and their current targets.
         dial: connects to a target.
     """
 

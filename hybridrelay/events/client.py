@@ -131,14 +131,14 @@ class SessionMoved(_Session):
 
 @attrs.frozen(kw_only=True)
 class SessionNotMoved(_Session):
-    """A session was to move to another data channel, but failed to. Its present data channel stays in use.
+    """A session was to move to another data channel, but failed to. Its current data channel stays in use.
 
     Published only when the cause or the detail has changed, since some moves are attempted again and again.
     """
 
     name: ClassVar = "session.not-moved"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A session could not move to another data channel and keeps the present one"
+    summary: ClassVar = "A session could not move to another data channel and keeps the current one"
 
     #: As in `SessionMoved`.
     cause: str

@@ -50,7 +50,7 @@ class BetterRouteRejected(Event):
 
     name: ClassVar = "route.better-rejected"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A route that looked better does not work; the present one stays in use"
+    summary: ClassVar = "A route that looked better does not work; the current one stays in use"
 
     host: str
     #: The route that stays in use.

@@ -30,7 +30,7 @@ __all__ = [
     "RelayNamedTwice",
     "RelayRejected",
     "RelayStillUnavailable",
-    "RelayTalksTooMuch",
+    "RelayTooManyMessages",
     "RelayUnavailable",
     "RenewalFailed",
 ]
@@ -109,10 +109,10 @@ class ControlChannelLost(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RelayTalksTooMuch(Event):
+class RelayTooManyMessages(Event):
     """A relay has sent so many messages that its control channel was closed."""
 
-    name: ClassVar = "relay.talks-too-much"
+    name: ClassVar = "relay.too-many-messages"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A relay has sent too many messages, and its control channel was closed"
 
@@ -198,7 +198,7 @@ class RenewalFailed(Event):
 
     name: ClassVar = "registration.renewal-failed"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Registrations could not be renewed over their control channel, which is closed"
+    summary: ClassVar = "Registrations could not be renewed, so their control channel is replaced"
 
     host: str
     reason: Reason

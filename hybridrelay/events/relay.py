@@ -14,11 +14,11 @@ __all__ = [
     "ControlChannelDisplaced",
     "ForwardedAddressMalformed",
     "ListenerDeclined",
+    "ListenerDisplaced",
     "ListenerDropped",
     "ListenerLeft",
     "ListenerRefused",
     "ListenerRegistered",
-    "ListenerReplaced",
     "ListenerSilent",
     "ProxyHeaderRefused",
     "RendezvousEnded",
@@ -108,12 +108,12 @@ class ListenerLeft(_Registration):
 
 
 @attrs.frozen(kw_only=True)
-class ListenerReplaced(Event):
+class ListenerDisplaced(Event):
     """A hybrid connection had all the listeners that it may have, and one of them was displaced by another."""
 
-    name: ClassVar = "listener.replaced"
+    name: ClassVar = "listener.displaced"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The hybrid connection has too many listeners, and one was displaced by another"
+    summary: ClassVar = "A hybrid connection has as many listeners as it may have, and one was displaced by another"
 
     connection: str
     #: The instance of the listener that was displaced.
@@ -124,14 +124,14 @@ class ListenerReplaced(Event):
 
 @attrs.frozen(kw_only=True)
 class ControlChannelDisplaced(Event):
-    """A key had all the control channels that it may have, and one of them was closed to make room for another.
+    """A key had all the control channels that it may have, and one of them was displaced by another.
 
-    An idle control channel is closed if there is one, of the holder that has the most.
+    Provisional ones are displaced first.
     """
 
     name: ClassVar = "control.displaced"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A key has too many control channels, and one was closed to make room for another"
+    summary: ClassVar = "A key has as many control channels as it may have, and one was displaced by another"
 
     connection: str
     rule: str

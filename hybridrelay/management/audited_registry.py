@@ -1,4 +1,4 @@
-"""Records what commands do with the store of a relay that is not running, in the audit log of this relay."""
+"""Records in a relay's audit log what commands do with its store while the relay is not running."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _LOCK_FILE = "local.lock"
 
 
 class AuditedRegistry:
-    """Implements `Registry` with another one, and records each change and each display of keys, even a failed one.
+    """Implements `Registry` with another one, and records each change and each display of keys, even if it fails.
 
     The entries have the operations and the statuses that the same calls of the management API would have. They are in
-    separate files, which a relay only reads; so a relay that starts meanwhile cannot lose or repeat one.
+    separate files, which a relay only reads, so that a relay that starts meanwhile cannot lose or repeat one.
 
     Args:
         registry: the store of the relay.
@@ -64,7 +64,7 @@ class AuditedRegistry:
             return self._registry.rule_with_keys(name, rule)
 
     def prepare(self, *, now: float) -> RelayDescription:
-        """See `Registry.prepare`. This is no change by an administrator."""
+        """See `Registry.prepare`. It is not recorded, because it is not a change by an administrator."""
         return self._registry.prepare(now=now)
 
     def import_(self, record: RelayRecord) -> None:
@@ -183,7 +183,7 @@ def _user() -> str:
 
 
 def _status_of(exc: BaseException) -> int:
-    """Return the status with which the management API answers a call that fails so; 0 if it was interrupted."""
+    """Return the status with which the management API answers a call that raises this; 0 if it was interrupted."""
     match exc:
         case NotFound():
             return Problem.NOT_FOUND.status

@@ -1,4 +1,4 @@
-"""Finds the present and expected problems of a relay, and a remedy for each. Pure."""
+"""Finds the current and expected problems of a relay, and a remedy for each. Pure."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class OwnCredentials:
         return Identified(_caller_by_key(credential), credential, verified.expires_at)
 
     async def look_up(self, credential: TokenCredential | KeyCredential) -> Identified | None:
-        """Return the present caller for a credential that was verified earlier; None if it is no longer valid."""
+        """Return the current caller for a credential that was verified earlier; None if it is no longer valid."""
         try:
             if isinstance(credential, TokenCredential):
                 id_ = credential.id

@@ -98,7 +98,7 @@ class Feed:
         self._published = trio.Event()
         #: How often `read` was called.
         self.reads = 0
-        #: How many clients of each caller follow events, or wait for one, at present.
+        #: How many clients of each caller currently follow events, or wait for one.
         self.followers: Counter[Hashable] = Counter()
 
     @contextmanager

@@ -196,7 +196,7 @@ def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Q
         raise problem(
             Problem.FORBIDDEN,
             "disabled, edition and limits are set by an administrator of the relay, and not with a key",
-            remedy="send the present values of disabled, edition and limits, or use a token of the relay",
+            remedy="send the current values of disabled, edition and limits, or use a token of the relay",
         )
 
 

@@ -18,7 +18,7 @@ class AllowedHosts(Collection[str]):
 
     Args:
         names: the names that are always allowed, besides ``localhost``.
-        certified: returns the names in the present certificate. The asterisk of ``*.example.com`` stands for one
+        certified: returns the names in the current certificate. The asterisk of ``*.example.com`` stands for one
             label.
     """
 

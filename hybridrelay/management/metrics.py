@@ -1,4 +1,4 @@
-"""The metrics of a relay for Prometheus, computed for each request from its counters and its present state."""
+"""The metrics of a relay for Prometheus, computed for each request from its counters and its current state."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _AT_A_TIME = 100
 
 
 async def relay_metrics(relay: LiveRelay) -> str:
-    """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may be of different
-    moments."""
+    """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may have been taken at
+    different times."""
     descriptors = await run_in_thread(open_descriptors)
     by_label = await _by_label(relay)
     parts = []
     for part in (*_of_connections(by_label), *_of_counters(relay), *_of_relay(relay.snapshot(), descriptors)):
         parts.append(part)
         await trio.lowlevel.checkpoint()
-    rendezvous = "From the offer of a rendezvous until both of its data channels were there."
+    rendezvous = "The time from the offer to a listener until both data channels were open."
     parts += [
         _histogram("hybridrelay_rendezvous_seconds", rendezvous, relay.rendezvous_times()),
         *_of_usage(relay),
@@ -41,7 +41,7 @@ async def relay_metrics(relay: LiveRelay) -> str:
 
 
 async def _by_label(relay: LiveRelay) -> Mapping[str, ConnectionSnapshot]:
-    """Return the numbers of each hybrid connection; the sums of all that have no label of their own."""
+    """Return the numbers of each hybrid connection, by label. Those without a label of their own are added up."""
     found: dict[str, ConnectionSnapshot] = {}
     for number, name in enumerate(relay.connection_names()):
         if number % _AT_A_TIME == 0:
@@ -74,11 +74,11 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
             yield {"connection": name, "direction": "to_client"}, one.bytes_to_client
             yield {"connection": name, "direction": "to_connector"}, one.bytes_to_connector
 
-    yield counter("hybridrelay_relayed_bytes_total", "Bytes that were handed on, while they flow.", moved())
+    yield counter("hybridrelay_relayed_bytes_total", "Bytes that were passed on, counted while they flow.", moved())
 
 
 def _of_usage(relay: LiveRelay) -> Iterator[str]:
-    """Yield the usage of the present month, and the quotas that are nearly used up."""
+    """Yield the usage of the current month, and the quotas that are nearly used up."""
     usage, quotas = relay.usage(TOTAL), relay.snapshot().quotas
     directions = (("to_client", usage.to_client), ("to_connector", usage.to_connector))
     yield gauge(
@@ -88,7 +88,7 @@ def _of_usage(relay: LiveRelay) -> Iterator[str]:
     )
     yield gauge(
         "hybridrelay_quota_used_ratio",
-        "How much of a quota is used, if it is four fifths or more. The connection is empty for the whole relay.",
+        "The used part of a quota, if at least four fifths are used. For a quota of the relay, connection is empty.",
         [({"connection": one.connection or "", "quota": one.kind}, one.used / one.limit) for one in quotas],
     )
     counters = relay.counters
@@ -97,28 +97,28 @@ def _of_usage(relay: LiveRelay) -> Iterator[str]:
         for key, at in relay.key_uses().items()
         if counters.label(key.connection) == key.connection
     ]
-    yield gauge("hybridrelay_key_last_used_timestamp_seconds", "When a token by this key was last accepted.", uses)
+    yield gauge("hybridrelay_key_last_used_timestamp_seconds", "When a token of this key was last accepted.", uses)
 
 
 def _of_counters(relay: LiveRelay) -> Iterator[str]:
     counters = relay.counters
     for name, text, counted, second in (
-        ("listener_connections", "Registrations that were tried.", counters.listener_connections, "result"),
-        ("sender_connections", "Joins that were tried.", counters.sender_connections, "result"),
-        ("listener_disconnects", "Registrations that ended.", counters.listener_disconnects, "reason"),
-        ("sender_disconnects", "Joined pairs that ended.", counters.sender_disconnects, "reason"),
+        ("listener_connections", "Attempts to register, by result.", counters.listener_connections, "result"),
+        ("sender_connections", "Attempts to join, by result.", counters.sender_connections, "result"),
+        ("listener_disconnects", "Registrations that ended, by reason.", counters.listener_disconnects, "reason"),
+        ("sender_disconnects", "Pairs that ended, by reason.", counters.sender_disconnects, "reason"),
     ):
         samples = [({"connection": first, second: other}, value) for (first, other), value in counted.items()]
         yield counter(f"hybridrelay_{name}_total", text, samples)
     yield counter(
         "hybridrelay_rendezvous_total",
-        "Rendezvous by how they ended: joined, or why not.",
+        "Rendezvous, by result: joined, or why no pair was joined.",
         _labelled("result", counters.rendezvous),
     )
     yield counter(
-        "hybridrelay_slots_evicted_total",
-        "What had to make room for another one of its kind.",
-        _labelled("kind", counters.evicted),
+        "hybridrelay_places_displaced_total",
+        "Control channels and pairs that were closed because others needed their places.",
+        _labelled("kind", counters.displaced),
     )
 
 
@@ -133,11 +133,13 @@ def _of_relay(snapshot: RelaySnapshot, descriptors: int | None) -> Iterator[str]
         "pairs": snapshot.pairs,
     }
     yield gauge(
-        "hybridrelay_slots", "Slots and places that are taken.", [({"kind": k}, v.taken) for k, v in kinds.items()]
+        "hybridrelay_places",
+        "How many places are taken (for unauthenticated connections, slots).",
+        [({"kind": k}, v.taken) for k, v in kinds.items()],
     )
     yield gauge(
-        "hybridrelay_slots_limit",
-        "Slots and places that there are.",
+        "hybridrelay_places_limit",
+        "How many places the relay has in total (for unauthenticated connections, slots).",
         [({"kind": k}, v.total) for k, v in kinds.items()],
     )
     yield gauge(

@@ -90,7 +90,7 @@ async def serve_management(
     Args:
         state_dir: the state directory of the relay.
         info: the properties of the relay that do not change while it runs.
-        relay: the present state of the relay.
+        relay: the current state of the relay.
         stop: set this to stop gracefully: running requests may continue for two seconds.
         tcp: serves the API over TCP as well; None means only on the socket.
         events: the relay's event stream, which the API shows, and to which it publishes its own events; None means

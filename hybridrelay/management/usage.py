@@ -47,7 +47,7 @@ class PeriodUsage(Value, frozen=True):
 
 
 class NamedUsage(Value, frozen=True):
-    """The usage of a hybrid connection in the present period."""
+    """The usage of a hybrid connection in the current period."""
 
     name: str
     usage: PeriodUsage
@@ -62,7 +62,7 @@ class ConnectionUsage(Value, frozen=True):
     usage: PeriodUsage
     #: The limits in force: those of the hybrid connection, of its edition, and the defaults. null means no limit.
     limits: LimitsBody
-    #: The present numbers to which the limits apply.
+    #: The current numbers to which the limits apply.
     listeners: int
     senders: int
     sessions: int

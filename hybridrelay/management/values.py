@@ -281,7 +281,7 @@ class ConnectionValue(Value, frozen=True):
 
     @classmethod
     def of(cls, connection: HybridConnection, live: ConnectionSnapshot, last_use: LastUse) -> ConnectionValue:
-        """Make the value for a hybrid connection, with its present numbers of listeners and senders."""
+        """Make the value for a hybrid connection, with its current numbers of listeners and senders."""
         return cls(
             name=connection.name,
             endpoints=connection.hosts,

@@ -56,7 +56,7 @@ def _of_connections(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Itera
             registered[label, relay.host] += relay.state is RelayState.REGISTERED
     yield gauge(
         "hybridrelay_registered",
-        "Whether the hybrid connection is registered at the relay; at a client, whether there is a control channel.",
+        "Connector: whether it is registered at the relay. Client: whether it has a control channel there.",
         [({"connection": name, "relay": relay}, value) for (name, relay), value in registered.items()],
     )
     yield gauge(
@@ -73,10 +73,10 @@ def _of_sessions(snapshot: EndpointSnapshot) -> Iterator[str]:
         ({"kind": "unacknowledged"}, snapshot.unacknowledged),
         ({"kind": "reserved"}, snapshot.reserved),
     ]
-    yield gauge("hybridrelay_session_bytes", "Memory that sessions use, or have promised to peers.", held)
+    yield gauge("hybridrelay_session_bytes", "Memory that sessions use, or have reserved for their peers.", held)
     yield gauge(
         "hybridrelay_transport",
-        "Whether a channel uses the transport.",
+        "Whether a channel uses the transport now.",
         [({"transport": name}, int(is_used)) for name, is_used in snapshot.transports.items()],
     )
 
@@ -88,12 +88,12 @@ def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role)
         opened[labels.get(name, OTHER), result] += value
     yield counter(
         "hybridrelay_streams_opened_total",
-        "Streams that were requested: success, or the reason why they were not opened.",
+        "Streams that were requested, by result: success, or the reason why they were not opened.",
         [({"connection": name, "result": result}, value) for (name, result), value in opened.items()],
     )
     yield counter(
         "hybridrelay_session_resumes_total",
-        "Sessions that were to be resumed: success, or why they were not.",
+        "Sessions that lost their data channel, by result: success if they resumed, otherwise why they did not.",
         [({"result": result}, value) for result, value in counters.session_resumes.items()],
     )
     if role == "connector":
@@ -103,6 +103,6 @@ def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role)
         )
         yield counter(
             "hybridrelay_policy_refusals_total",
-            "Requests that the policy has refused, by the kind of the rule.",
+            "Requests that the policy has refused, by the kind of rule that refused them.",
             [({"rule": rule}, value) for rule, value in counters.policy_refusals.items()],
         )

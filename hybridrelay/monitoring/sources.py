@@ -24,7 +24,7 @@ class StatusSource(Protocol):
         """``connector``, ``forward``, or ``client`` for a program that opens streams itself."""
 
     def snapshot(self, *, max_sessions: int, max_streams: int) -> EndpointSnapshot:
-        """Return the program's present state, with at most this many sessions and streams."""
+        """Return the program's current state, with at most this many sessions and streams."""
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Return whether the program's targets can be reached; empty if they are not checked."""
@@ -69,7 +69,7 @@ class ClientsSource:
     """One or several clients of a program.
 
     Args:
-        clients: returns the present `Client`s.
+        clients: returns the current `Client`s.
         role: ``forward`` or ``client``.
     """
 

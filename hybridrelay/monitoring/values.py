@@ -103,7 +103,7 @@ class SessionStatus(Value, frozen=True):
     serial: str
     #: The connector's instance; empty at a connector.
     instance: str
-    #: The relay of the present data channel, or of the last one; below, its route.
+    #: The relay of the current data channel, or of the last one; below, its route.
     relay: str
     route: RouteStatus
     #: The id of that data channel's rendezvous at the relay.

@@ -117,7 +117,7 @@ class Session:
 
     @classmethod
     def take_over(cls, core: SessionCore, stream: Stream) -> tuple[Self, MuxStream]:
-        """Continue with a core that `EarlySession` has used until now. Pass its present channel to `run`.
+        """Continue with a core that `EarlySession` has used until now. Pass its current channel to `run`.
 
         Args:
             core: the state machine. Both sides have greeted on its channel; it may have ended since.
@@ -420,7 +420,7 @@ class Session:
             await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
-        """Continue over another channel, whether or not the present one still works. Nothing that was sent is lost.
+        """Continue over another channel, whether or not the current one still works. Nothing that was sent is lost.
 
         The channel belongs to the session from now on, and is closed if the session has ended.
 
@@ -450,7 +450,7 @@ class Session:
             self._channel.check_alive()
 
     def drop_channel(self) -> None:
-        """Give up the present channel, so that the session resumes over another one.
+        """Give up the current channel, so that the session resumes over another one.
 
         Does nothing if the session cannot resume.
         """
@@ -459,12 +459,12 @@ class Session:
 
     @property
     def channel_age(self) -> float:
-        """Seconds since the present channel was opened; 0 if there is none."""
+        """Seconds since the current channel was opened; 0 if there is none."""
         return 0.0 if self._channel is None else trio.current_time() - self._channel.opened_at
 
     @property
     def channel_bytes(self) -> int:
-        """Bytes that the present channel has carried, in both directions together."""
+        """Bytes that the current channel has carried, in both directions together."""
         return 0 if self._channel is None else self._channel.bytes_moved
 
     def attach_refusal(self, hello: Hello) -> Reason | None:

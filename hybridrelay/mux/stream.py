@@ -561,7 +561,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise StreamRefused(text or reason.describe, reason=reason)
 
     def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
-        """Cancel `scope` when the stream is aborted; None removes the present scope."""
+        """Cancel `scope` when the stream is aborted; None removes the current scope."""
         self._cancel_on_abort = scope
         if scope is not None and self._state.is_aborted:
             scope.cancel()

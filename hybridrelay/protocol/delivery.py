@@ -30,7 +30,7 @@ class Outbox:
     written: int = attrs.field(default=0, init=False)
     #: Number of the last frame that the peer has acknowledged.
     acknowledged: int = attrs.field(default=0, init=False)
-    #: How many frames, the last ones, have to be written again on the present channel. The peer cannot have received
+    #: How many frames, the last ones, have to be written again on the current channel. The peer cannot have received
     #: them, so it must not acknowledge them.
     to_write_again: int = attrs.field(default=0, init=False)
     #: The size of the frames that were written and not acknowledged (bytes, with `FRAME_OVERHEAD` for each).

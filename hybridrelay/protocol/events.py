@@ -10,7 +10,7 @@ from .stream import Stream
 
 @attrs.frozen
 class Established:
-    """HELLO has been exchanged on the present channel. `resumed`: whether streams continue from an earlier
+    """HELLO has been exchanged on the current channel. `resumed`: whether streams continue from an earlier
     channel."""
 
     resumed: bool = False

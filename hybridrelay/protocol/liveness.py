@@ -21,7 +21,7 @@ _TIMEOUT_ROUND_TRIPS = 8
 
 @attrs.define
 class Liveness:
-    """The liveness timers of the present channel. `restart` starts them again for another channel."""
+    """The liveness timers of the current channel. `restart` starts them again for another channel."""
 
     interval: float
     timeout: float

@@ -150,7 +150,7 @@ class Reason(enum.IntEnum):
     LISTENER_QUOTA = 0x60
     SENDER_QUOTA = 0x61
     SESSION_QUOTA = 0x62
-    #: The hybrid connection or the relay has used up the bytes of the present period.
+    #: The hybrid connection or the relay has used up the bytes of the current period.
     TRANSFER_QUOTA = 0x63
     QUOTA_REACHED = 0x6F
 

@@ -160,7 +160,7 @@ class SessionCore:
     def attach_refusal(self, hello: frames.Hello) -> Reason | None:
         """Return why the acceptor must not continue the session on the channel on which `hello` came, or None.
 
-        A driver calls this before it takes the session away from its present channel. A stale, repeated or forged
+        A driver calls this before it takes the session away from its current channel. A stale, repeated or forged
         HELLO is answered with a final GOAWAY on its own channel, and does not affect the session.
         """
         if self.peer_hello is None or self.ended is not None or not hello.attach:
@@ -175,7 +175,7 @@ class SessionCore:
     def limit_data(self, max_data: int | None = None) -> None:
         """End the session if the peer begins a DATA frame with a payload of more than `max_data` bytes.
 
-        None restores the usual limit. Applies to the present channel only."""
+        None restores the usual limit. Applies to the current channel only."""
         self._decoder.max_data = self._max_data if max_data is None else min(max_data, self._max_data)
 
     @property

@@ -9,7 +9,7 @@ Three rules:
    another one uses. The rest is borrowed from the elastic part of the budget when the limit is raised, and returned
    as the application reads.
 3. The size of a window doubles when half of it was used up within two round trips, because then the window, and not
-   the path, limits the sender. It does not grow if the budget has not even granted its present size.
+   the path, limits the sender. It does not grow if the budget has not even granted its current size.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class RelayCounters:
         #: By result: ``joined``, or how the rendezvous ended without being joined.
         self.rendezvous: Counter[str] = Counter()
         #: By what was displaced: ``control_channels`` or ``pairs``.
-        self.evicted: Counter[str] = Counter()
+        self.displaced: Counter[str] = Counter()
 
     def label(self, connection: str) -> str:
         """Return the label for a hybrid connection: its name, or `OTHER` beyond the first `MAX_CONNECTIONS`."""
@@ -90,12 +90,12 @@ class RelayCounters:
                     self.sender_disconnects[self._known(name), reason.slug] += 1
                 else:
                     self.rendezvous[outcome.replace(" ", "_")] += 1
-                self.evicted["pairs"] += outcome == "displaced"
+                self.displaced["pairs"] += outcome == "displaced"
             case TokenInvalid(connection=name, right=right) | TokenRefused(connection=name, right=right):
                 counter = self.listener_connections if right == "listen" else self.sender_connections
                 counter[self._known(name), "client_error"] += 1
             case ControlChannelDisplaced():
-                self.evicted["control_channels"] += 1
+                self.displaced["control_channels"] += 1
             case ConnectionDeleted(connection=name):
                 self._forget(name)
 

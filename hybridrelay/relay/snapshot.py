@@ -64,7 +64,7 @@ class _Peer(EndSnapshot):
     software: str
     #: Seconds since 1970.
     since: float
-    #: The number of its present sessions; below, the bytes that were moved for it so far, to clients and to
+    #: The number of its current sessions; below, the bytes that were moved for it so far, to clients and to
     #: connectors.
     sessions: int
     bytes_to_client: int
@@ -117,7 +117,7 @@ class SessionSnapshot:
 
 @attrs.frozen
 class ConnectionSnapshot:
-    """The present numbers of one hybrid connection, and its traffic since the relay started."""
+    """The current numbers of one hybrid connection, and its traffic since the relay started."""
 
     listeners: int = 0
     senders: int = 0
@@ -199,7 +199,7 @@ class RelaySnapshot:
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
     certificates: tuple[CertificateSnapshot, ...] = ()
-    #: The usage of all hybrid connections in the present period.
+    #: The usage of all hybrid connections in the current period.
     usage: Usage = NO_USAGE
     #: Quotas of which four fifths or more are used, at most 100.
     quotas: tuple[QuotaSnapshot, ...] = ()
@@ -259,10 +259,10 @@ class LiveRelay(Protocol):
         """Return how late the relay's event loop was, measured once a second."""
 
     def usage(self, name: str) -> Usage:
-        """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in the present period."""
+        """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in the current period."""
 
     def period(self) -> Period:
-        """Return the present period."""
+        """Return the current period."""
 
     async def past_usage(self, name: str) -> list[PastUsage]:
         """Return the usage of a hybrid connection, or of all of them (`TOTAL`), in earlier periods, the latest first.

@@ -44,7 +44,7 @@ class RecordCounter:
     def __init__(self) -> None:
         #: The beginning of a record's header whose rest has not arrived yet.
         self._header = b""
-        #: How many bytes of the present record have not arrived yet.
+        #: How many bytes of the current record have not arrived yet.
         self._left = 0
         #: How many whole records were passed to OpenSSL.
         self.passed = 0

@@ -1,4 +1,4 @@
-"""Sessions that have been replaced and finish their streams are looked after like the present one."""
+"""Sessions that have been replaced and finish their streams are looked after like the current one."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class FakeSession(Session):
     outcome: SessionOutcome | None = None
 
     def __init__(self) -> None:
-        #: All that it was given, the present one last.
+        #: All that it was given, the current one last.
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()
         #: How often it has greeted on another channel or ended, and how often a test has waited for that.

@@ -48,8 +48,8 @@ async def test_metrics(viewer: Api, api: Api) -> None:
     assert value(moved, connection="orders", direction="to_client") == 7
     assert value(moved, connection="orders", direction="to_connector") == 5
     assert value(found["hybridrelay_listener_connections"], connection=odd, result="success") == 1
-    assert value(found["hybridrelay_slots"], kind="pairs") == 1
-    assert value(found["hybridrelay_slots_limit"], kind="pairs") == 100
+    assert value(found["hybridrelay_places"], kind="pairs") == 1
+    assert value(found["hybridrelay_places_limit"], kind="pairs") == 100
     assert value(found["hybridrelay_certificate_expiry_timestamp_seconds"], certificate="public") == 5e9
     assert value(found["hybridrelay_draining"]) == 0
     assert value(found["hybridrelay_waiting_handshakes"]) == 3

@@ -341,7 +341,7 @@ class ResumedSessionModel(SessionModel):
 
     @rule()
     def attach(self) -> None:
-        """Attach another channel; if the present one still works, this moves the session."""
+        """Attach another channel; if the current one still works, this moves the session."""
         self.pair.connect()
         self.pair.write(self.pair.initiator)
         self.hellos += [f for f in self.pair.initiator.take_wire() if isinstance(f, Hello)]

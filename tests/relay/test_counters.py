@@ -44,7 +44,7 @@ def test_what_is_counted() -> None:
         SenderRefused(connection="db", reason=Reason.RELAY_DRAINING),
         RendezvousJoined(connection="db", activity_id="1"),
         ended("dropped", Reason.ADMINISTRATOR_DROPPED, 1.5),
-        ended("nobody came", Reason.PEER_ABSENT, 0.0),
+        ended("both absent", Reason.PEER_ABSENT, 0.0),
         ended("displaced", Reason.LIMIT, 0.0),
         ControlChannelDisplaced(connection="db", rule="r", peer="a", successor="b"),
     ):
@@ -62,8 +62,8 @@ def test_what_is_counted() -> None:
         (OTHER, "client_error"): 1,
     }
     assert counters.sender_disconnects == {("db", "administrator-dropped"): 1}
-    assert counters.rendezvous == {"joined": 1, "nobody_came": 1, "displaced": 1}
-    assert +counters.evicted == {"pairs": 1, "control_channels": 1}
+    assert counters.rendezvous == {"joined": 1, "both_absent": 1, "displaced": 1}
+    assert +counters.displaced == {"pairs": 1, "control_channels": 1}
 
 
 def test_the_number_of_labels_is_bounded() -> None:

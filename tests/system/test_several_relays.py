@@ -339,7 +339,7 @@ async def test_where_no_other_relay_has_the_listener_a_session_stays(
         async with pair.client(pair.string(published, Role.APPLICATION)) as client:
             async with talking(client) as two_more:
                 first.stop.set()
-                await until(lambda: "keeps the present one" in caplog.text)
+                await until(lambda: "keeps the current one" in caplog.text)
                 await until(lambda: "is being resumed" in caplog.text)
                 with trio.fail_after(20):
                     await first.relay_ended.wait()  # it lets go of its state directory last
@@ -365,7 +365,7 @@ async def test_with_one_relay_a_drain_is_waited_for(
                     await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()
-    assert "keeps the present one" not in caplog.text
+    assert "keeps the current one" not in caplog.text
     assert "moved to another data channel" not in caplog.text
     nursery.cancel_scope.cancel()
 

@@ -30,7 +30,7 @@ _WATCH_SECONDS = 2.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the present state of a relay, connector or forward, once or repeatedly."""
+    """Show the current state of a relay, connector or forward, once or repeatedly."""
     code: int | None = None
     if args.source is None:
         state = partial(_relay_state, address_of(args))

@@ -16,7 +16,7 @@ __all__ = ["keep_connected"]
 
 
 async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
-    """Keep a session open until cancelled: open another one whenever the present one is lost or about to end.
+    """Keep a session open until cancelled: open another one whenever the current one is lost or about to end.
 
     `task_status.started` is called when the first attempt has succeeded or failed.
 

@@ -12,8 +12,8 @@
    that relay may be unable to carry data, and is tried after the others.
 4. No attempt is made while all relays have asked not to be contacted.
 5. A failed attempt ends the session only if `resumption.outcome_of_failure` says that further attempts are pointless.
-6. A session keeps its present data channel until it has moved to the new one. There is one move at a time. If the
-   present channel is lost during the move, the first data channel that opens is used.
+6. A session keeps its current data channel until it has moved to the new one. There is one move at a time. If the
+   current channel is lost during the move, the first data channel that opens is used.
 7. A move has succeeded when the connector has greeted on the new data channel, and has failed otherwise.
 8. A session has exactly one outcome, and exactly one event publishes it, whatever ended the session.
 """

@@ -33,7 +33,7 @@ class Pauses:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._backoff = Backoff(first_seconds=0.5, max_seconds=RESUME_BACKOFF, random=random)
-        #: When the session was given its present data channel.
+        #: When the session was given its current data channel.
         self._given_at = -math.inf
         #: How many data channels in a row were lost within `HELD_SECONDS`.
         self._lost_early = 0

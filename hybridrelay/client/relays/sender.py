@@ -172,7 +172,7 @@ class Sender:
             self._control = None
 
     def retire_control(self) -> None:
-        """Use another control channel from now on; the present one is closed once its requests are answered."""
+        """Use another control channel from now on; the current one is closed once its requests are answered."""
         channel, self._control = self._control, None
         if channel is not None:
             if self._requests[channel]:
@@ -191,12 +191,12 @@ class Sender:
 
     @property
     def falls_back(self) -> bool:
-        """Whether the relay has refused the present connection string, so that an earlier one is in use."""
+        """Whether the relay has refused the current connection string, so that an earlier one is in use."""
         return self._refused is self._string
 
     @property
     def has_accepted_key(self) -> bool:
-        """Whether the relay accepted the present connection string's key when it was last asked."""
+        """Whether the relay accepted the current connection string's key when it was last asked."""
         return self._accepted is not None and _same_key(self._accepted, self._string)
 
     def data_channel_lost(self) -> None:

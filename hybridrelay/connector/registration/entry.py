@@ -25,7 +25,7 @@ class Registration:
     """One hybrid connection at one relay. Only the machine changes it; times are on the machine's clock."""
 
     name: str
-    #: The present connection string, which is registered now or by the next request.
+    #: The current connection string, which is registered now or by the next request.
     string: ConnectionString
     #: The control channel over which it is registered; None if it is not.
     over: int | None = None
@@ -64,7 +64,7 @@ class Registration:
 
     @property
     def earlier(self) -> ConnectionString | None:
-        """The connection string that the relay accepted last; None if it has the same key as the present one."""
+        """The connection string that the relay accepted last; None if it has the same key as the current one."""
         accepted, present = self.accepted, self.string
         same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
         return None if same else accepted

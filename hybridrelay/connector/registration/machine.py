@@ -33,7 +33,7 @@ from ...connectivity.backoff import Backoff
 from ...connectivity.discovery import Candidate
 from ...connectivity.refusals import failure_error
 from ...errors import HybridRelayError, RelayUnreachable
-from ...events.connector import RelayTalksTooMuch, RenewalFailed
+from ...events.connector import RelayTooManyMessages, RenewalFailed
 from ...events.endpoint import RelayDraining
 from ...protocol import control
 from ...protocol.reasons import Reason
@@ -66,7 +66,7 @@ class Machine:
     def __init__(self, host: str, *, random: Callable[[], float]) -> None:
         self.host = host
         self.phase = Phase.IDLE
-        #: The output for the present input.
+        #: The output for the current input.
         self._out: list[Output] = []
         make_backoff = partial(Backoff, random=random)
         self.registrations = Registrations(host, self._out)
@@ -358,7 +358,7 @@ class Machine:
         if channel.admit_notice(now, MAX_NOTICES + len(self.registrations)):
             return channel
         if channel.state is not ChannelState.CLOSING:
-            self._out.append(RelayTalksTooMuch(host=self.host))
+            self._out.append(RelayTooManyMessages(host=self.host))
             if channel.state is ChannelState.TAKING_OVER:
                 self._take_over_failed(channel, _lost(), now)
             else:

@@ -1,6 +1,6 @@
 """The requests that register everything over a control channel: one round after the other, and one request at a time.
 
-Each hybrid connection is requested with its present connection string and, if the relay refuses that, with the one
+Each hybrid connection is requested with its current connection string and, if the relay refuses that, with the one
 that the relay accepted last.
 """
 
@@ -90,7 +90,7 @@ class Rounds:
         self._registrations = registrations
         self._out = out
         self._present: Round | None = None
-        #: Rounds that wait for the present one to end.
+        #: Rounds that wait for the current one to end.
         self._waiting: deque[Round] = deque()
         self._numbers = itertools.count(1)
         #: For each request: its channel, its registration and its key. Kept until `Confirmed`, because the key

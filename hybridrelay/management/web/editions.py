@@ -40,7 +40,7 @@ def edition_choice(editions: EditionList, chosen: str, none: str) -> Element:
 
     Args:
         editions: all editions.
-        chosen: the name of the present edition; empty if there is none.
+        chosen: the name of the current edition; empty if there is none.
         none: the text of the option for no edition.
     """
     options = [h("option", none, value="", selected=not chosen)]

@@ -80,7 +80,7 @@ class _Refusal:
             text = [
                 "Somebody else has changed this since you opened the form, so nothing was saved. ",
                 "What you have entered is below. If you save it now, it replaces the other change. ",
-                h("a", "Show the present state", href=back),
+                h("a", "Show the current state", href=back),
             ]
         elif self.entered.errors:
             text = "Nothing was saved. Correct what is marked below."

@@ -116,7 +116,7 @@ def limit_fields(limits: LimitsBody, *, unset: str, entered: Entered = NOTHING_E
     """Make the inputs of a form. An empty input means that this limit is not set.
 
     Args:
-        limits: the present limits.
+        limits: the current limits.
         unset: the text of the option that leaves open what happens when the bytes of a month are used up.
         entered: the texts that were entered, if the form was refused.
     """

@@ -1,4 +1,4 @@
-"""The page "Dashboard": first the problems, then the present numbers, then the hybrid connections."""
+"""The page "Dashboard": first the problems, then the current numbers, then the hybrid connections."""
 
 from __future__ import annotations
 

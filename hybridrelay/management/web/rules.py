@@ -74,7 +74,7 @@ def _actions(at: str, rule: AuthorizationRule, key: KeyValue, index: int) -> Chi
 
 @attrs.frozen
 class _Affected:
-    """The numbers of present listeners, senders and sessions that a key has authorized."""
+    """The numbers of current listeners, senders and sessions that a key has authorized."""
 
     listeners: int
     senders: int

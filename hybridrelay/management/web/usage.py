@@ -59,7 +59,7 @@ def _earlier(periods: Sequence[PeriodUsage]) -> Child:
 
 
 def connection_usage_section(visit: Visit, found: ConnectionUsage) -> Element:
-    """Make the part that compares the usage of a hybrid connection, at present and in this month, with its limits."""
+    """Make the part that compares the usage of a hybrid connection, now and in this month, with its limits."""
     limits = found.limits
     return section(
         "Usage",

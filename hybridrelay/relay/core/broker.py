@@ -21,9 +21,9 @@ from ...events.base import Event
 from ...events.relay import (
     ControlChannelDisplaced,
     ListenerDeclined,
+    ListenerDisplaced,
     ListenerLeft,
     ListenerRegistered,
-    ListenerReplaced,
     ListenerSilent,
     RendezvousEnded,
     RendezvousJoined,
@@ -68,7 +68,7 @@ __all__ = ["Broker"]
 
 
 _TIMEOUTS = {
-    Outcome.NOBODY_CAME: ("listener", "sender"),
+    Outcome.BOTH_ABSENT: ("listener", "sender"),
     Outcome.LISTENER_ABSENT: ("listener",),
     Outcome.SENDER_ABSENT: ("sender",),
 }
@@ -230,7 +230,7 @@ class Broker(Generic[HandleT]):
         is_new = displaced is None or displaced.instance != listener.instance
         if displaced is not None and is_new:
             self._outputs.append(
-                ListenerReplaced(
+                ListenerDisplaced(
                     connection=listener.connection, instance=displaced.instance, successor=listener.instance
                 )
             )

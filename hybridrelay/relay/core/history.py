@@ -1,7 +1,7 @@
 """Computing the history of a relay: for each hybrid connection and interval, a row of numbers for charts. Pure.
 
-The input consists of samples: for each hybrid connection, the present numbers of listeners, senders and sessions, and
-the present values of counters. The output consists of rows, each with the maxima and the sums for one interval. The
+The input consists of samples: for each hybrid connection, the current numbers of listeners, senders and sessions, and
+the current values of counters. The output consists of rows, each with the maxima and the sums for one interval. The
 rules:
 
 1. A sample is taken just after the end of an interval (`delay_until_sample`), and counts for the interval that has

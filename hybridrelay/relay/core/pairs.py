@@ -1,4 +1,4 @@
-"""The present pairs of data channels: their two ends, and how many bytes were moved between them. Pure.
+"""The current pairs of data channels: their two ends, and how many bytes were moved between them. Pure.
 
 For each block of bytes, the pump only adds to one of two integers of the pair (`Moved`). Sums are computed on
 request, from these integers and from the sums of pairs that have ended.
@@ -175,7 +175,7 @@ class PairTable:
         return connection in self._connections
 
     def parts_of_connection(self, connection: str) -> tuple[Traffic, Sequence[Moved]]:
-        """Return the traffic of a hybrid connection's ended pairs, and the counters of its present pairs.
+        """Return the traffic of a hybrid connection's ended pairs, and the counters of its current pairs.
 
         `of_connection` adds these up. A caller may do that in several steps if there are many pairs, because the
         counters of a pair that ends meanwhile do not change any more.

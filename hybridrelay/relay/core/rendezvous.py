@@ -142,7 +142,7 @@ _KEPT_SECONDS = {
     # is kept again, for the next attempt.
     **dict.fromkeys(
         (
-            Outcome.NOBODY_CAME,
+            Outcome.BOTH_ABSENT,
             Outcome.LISTENER_ABSENT,
             Outcome.SENDER_ABSENT,
             Outcome.LEFT,
@@ -260,7 +260,7 @@ class RendezvousTable:
         return made
 
     def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
-        """End what has to make room for a rendezvous of this sender. Raises the same as `create`."""
+        """End what has the places that a rendezvous of this sender needs. Raises the same as `create`."""
         displaced: list[Ended | Stopping] = []
         freed: set[KeyId] = set()
         # Choose before ending anything, because choosing may raise.
@@ -366,7 +366,7 @@ class RendezvousTable:
         """End a rendezvous for a reason other than expired tickets or revoked keys.
 
         Returns:
-            None if `happened` does not end a rendezvous in its present state, or if there is no such rendezvous,
+            None if `happened` does not end a rendezvous in its current state, or if there is no such rendezvous,
             because it has already ended.
         """
         entry = self._entries.get(rendezvous_id)

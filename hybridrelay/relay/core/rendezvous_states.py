@@ -73,7 +73,7 @@ class Outcome(enum.Enum):
 
     FINISHED = "finished"
     CLOSED = "closed by one side"
-    NOBODY_CAME = "nobody came"
+    BOTH_ABSENT = "both absent"
     LISTENER_ABSENT = "listener absent"
     SENDER_ABSENT = "sender absent"
     LEFT = "left"
@@ -92,7 +92,7 @@ class Outcome(enum.Enum):
 REASONS = {
     Outcome.FINISHED: Reason.NO_ERROR,
     Outcome.CLOSED: Reason.SESSION_LOST,
-    Outcome.NOBODY_CAME: Reason.PEER_ABSENT,
+    Outcome.BOTH_ABSENT: Reason.PEER_ABSENT,
     Outcome.LISTENER_ABSENT: Reason.PEER_ABSENT,
     Outcome.SENDER_ABSENT: Reason.PEER_ABSENT,
     Outcome.LEFT: Reason.PEER_ABSENT,
@@ -129,7 +129,7 @@ TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] =
     (State.LISTENER_WAITS, Side.SENDER): (State.MATCHED, None),
     (State.SENDER_WAITS, Side.LISTENER): (State.MATCHED, None),
     (State.MATCHED, Input.BOTH_READY): (State.JOINED, None),
-    (State.OFFERED, Input.EXPIRES): (State.ENDED, Outcome.NOBODY_CAME),
+    (State.OFFERED, Input.EXPIRES): (State.ENDED, Outcome.BOTH_ABSENT),
     (State.LISTENER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.SENDER_ABSENT),
     (State.SENDER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.LISTENER_ABSENT),
     (State.LISTENER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),

@@ -3,7 +3,7 @@
 The rules:
 
 1. The caller passes in the total that the pairs of a hybrid connection have moved. The difference from the previous
-   total counts for the present period. A total that is lower than the previous one has begun again at zero.
+   total counts for the current period. A total that is lower than the previous one has begun again at zero.
 2. Periods never go back: if the clock is set back to an earlier one, usage continues to count for the later one.
 3. To save usage, the caller takes a batch of the differences since the last one, and puts it back if saving fails. So
    a relay that is killed loses only what it has counted since it last saved, and nothing counts twice.
@@ -28,7 +28,7 @@ class UsageMachine:
 
     def __init__(self, now: float) -> None:
         self.period = Period.at(now)
-        #: The usage of the present period, by hybrid connection.
+        #: The usage of the current period, by hybrid connection.
         self._usage: dict[str, Usage] = {}
         #: The total of each hybrid connection when it was last observed.
         self._seen: dict[str, tuple[int, int]] = {}
@@ -39,11 +39,11 @@ class UsageMachine:
     # --- reading
 
     def of(self, connection: str) -> Usage:
-        """Return the usage of a hybrid connection, or `TOTAL`, in the present period."""
+        """Return the usage of a hybrid connection, or `TOTAL`, in the current period."""
         return self._usage.get(connection, _NOTHING)
 
     def bytes_by_connection(self) -> dict[str, int]:
-        """Return the bytes of the present period in both directions together."""
+        """Return the bytes of the current period in both directions together."""
         return {name: usage.bytes for name, usage in self._usage.items() if name != TOTAL}
 
     def last_use(self, key: KeyId) -> float | None:
@@ -57,7 +57,7 @@ class UsageMachine:
     # --- inputs
 
     def advance(self, now: float) -> bool:
-        """Begin the next period if it is time. Returns whether the clock is before the present period, because it was
+        """Begin the next period if it is time. Returns whether the clock is before the current period, because it was
         set back."""
         period = Period.at(now)
         if period > self.period:

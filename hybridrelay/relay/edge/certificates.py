@@ -146,7 +146,7 @@ class RelayCertificates:
 
     @property
     def outer_pins(self) -> tuple[str, ...]:
-        """Pins of the outer certificates: the present one first, then the previous one, which was presented to
+        """Pins of the outer certificates: the current one first, then the previous one, which was presented to
         connections that began a moment ago."""
         if self._renewal is None:
             return self._made_pins

@@ -377,7 +377,7 @@ class BrokerService:
         return list(self.authorization.connections)
 
     def statistics(self) -> dict[str, int]:
-        """Return the present numbers, by the names in docs/operating.md."""
+        """Return the current numbers, by the names in docs/operating.md."""
         return {
             "listeners": self.listeners.count(),
             "open_rendezvous": self._rendezvous.open,

@@ -46,7 +46,7 @@ _CLOSE_SECONDS: Final = 1.0
 _LONG_SECONDS: Final = 60.0
 #: Outcomes of rendezvous that count as failed joins. A rendezvous that a listener has declined is not counted:
 #: another listener may accept the join, and if none does, the sender is refused, which is counted.
-_FAILED: Final = frozenset({"left", "nobody came", "listener absent", "sender absent"})
+_FAILED: Final = frozenset({"left", "both absent", "listener absent", "sender absent"})
 
 
 _MORE_MEMORY: Final = "free memory, or raise MemoryMax= and TasksMax= of the relay's unit"
@@ -308,7 +308,7 @@ class HistoryService:
     def _write_to_file(
         self, groups: _Groups, now: float | None, existing: Collection[Subject] | None
     ) -> StateFileSetAside | None:
-        """Write rows, to a new file if the present one is damaged. In a thread. Raises ExpendableFileError."""
+        """Write rows, to a new file if the current one is damaged. In a thread. Raises ExpendableFileError."""
         try:
             self._write_once(groups, now, existing)
         except ExpendableFileError as exc:

@@ -1,4 +1,4 @@
-"""The present state of a relay, as values, and the ways in which administrators end parts of it."""
+"""The current state of a relay, as values, and the ways in which administrators end parts of it."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class _Parts:
     running: RunningRelay
 
     def statistics(self) -> dict[str, int]:
-        """Return their present statistics, with the names in docs/operating.md."""
+        """Return their current statistics, with the names in docs/operating.md."""
         return {
             "unauthenticated": len(self.slots),
             "waiting_handshakes": self.scheduler.waiting,
@@ -125,7 +125,7 @@ class Relay:
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         #: The parts of the relay while it runs, otherwise None.
         self._parts: _Parts | None = None
-        #: The present state of the relay, and what an administrator can end.
+        #: The current state of the relay, and what an administrator can end.
         self.live = MaybeRunningRelay()
 
     async def run(

@@ -146,7 +146,7 @@ class PipePool:
         self._closed = False
         #: Until when splicing is suspended, on Trio's clock.
         self._suspended_until = -math.inf
-        #: The number of pipes that are lent at present.
+        #: The number of pipes that are currently lent.
         self.borrowed = 0
 
     @property

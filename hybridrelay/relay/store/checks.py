@@ -134,7 +134,7 @@ def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
     Args:
         name: the hybrid connection.
         rule: the rule as it is in the store.
-        key: the new key; None revokes the present one.
+        key: the new key; None revokes the current one.
     """
     for taken in KeySlot:
         if key is not None and rule.key(taken) == key:

@@ -154,7 +154,7 @@ class ExpendableFile:
                     database.execute(f"PRAGMA user_version = {self.version}")
         if self.max_bytes is not None:
             (page_size,) = database.execute("PRAGMA page_size").fetchone()
-            # SQLite does not set a limit below the present size.
+            # SQLite does not set a limit below the current size.
             database.execute(f"PRAGMA max_page_count = {max(1, self.max_bytes // page_size)}").fetchall()
 
     def _translated(self, exc: sqlite3.Error) -> ExpendableFileError:

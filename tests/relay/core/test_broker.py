@@ -16,9 +16,9 @@ from hybridrelay.events import (
     KeyChanged,
     KeyRevoked,
     ListenerDeclined,
+    ListenerDisplaced,
     ListenerLeft,
     ListenerRegistered,
-    ListenerReplaced,
     ListenerSilent,
     RendezvousEnded,
     RendezvousJoined,
@@ -200,7 +200,7 @@ def test_a_listener_gives_way_to_another_holder() -> None:
     newcomer = attrs.evolve(scene.listener("c"), address="198.51.100.1")
     scene.broker.register(newcomer, scene.now)
     assert scene.broker.take() == [
-        ListenerReplaced(connection=NAME, instance="b", successor="c"),
+        ListenerDisplaced(connection=NAME, instance="b", successor="c"),
         ListenerLeft(connection=NAME, peer="192.0.2.1", instance="b", reason=Reason.LISTENER_QUOTA),
         EndRegistration(newest, Reason.LISTENER_QUOTA),
         ListenerRegistered(connection=NAME, peer="198.51.100.1", instance="c"),

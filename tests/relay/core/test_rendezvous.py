@@ -198,7 +198,7 @@ def test_a_late_ticket_is_refused_even_before_expiry_was_noticed() -> None:
     assert made.expires_at == rendezvous.next_deadline() == 130.0
     assert refused(rendezvous, made.sender_ticket, 130.0)
     assert rendezvous.expire(129.9) == []
-    assert [ended.outcome for ended in rendezvous.expire(130.0)] == [Outcome.NOBODY_CAME]
+    assert [ended.outcome for ended in rendezvous.expire(130.0)] == [Outcome.BOTH_ABSENT]
     assert rendezvous.next_deadline() is None
 
 
@@ -593,7 +593,7 @@ class RendezvousMachine(RuleBasedStateMachine):
     def expire(self) -> None:
         late = [one for one in self.models.values() if one.is_open and one.made.expires_at <= self.now]
         outcomes = {
-            frozenset[Side](): Outcome.NOBODY_CAME,
+            frozenset[Side](): Outcome.BOTH_ABSENT,
             frozenset({Side.LISTENER}): Outcome.SENDER_ABSENT,
             frozenset({Side.SENDER}): Outcome.LISTENER_ABSENT,
         }

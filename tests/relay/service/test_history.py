@@ -125,7 +125,7 @@ async def test_what_happens_is_counted_for_each_hybrid_connection_and_for_all(tm
     moved = made.join("orders")
     moved.to_client, moved.to_connector = 500, 70
     made.ended("orders", "finished", 3.0)
-    for outcome in ("nobody came", "listener absent", "sender absent", "left", "withdrawn", "displaced"):
+    for outcome in ("both absent", "listener absent", "sender absent", "left", "withdrawn", "displaced"):
         made.ended("orders", outcome)
     made.stream.publish(SenderRefused(connection="billing", reason=Reason.NO_LISTENER))
     for right in ("send", "listen"):

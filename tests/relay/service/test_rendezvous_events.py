@@ -156,7 +156,7 @@ ENDS_OF_ONE: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
     "shut down": [_close, _close_and_cancel],
 }
 ENDS_OF_NONE: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
-    "nobody came": [_wait],
+    "both absent": [_wait],
     "revoked": [_revoke_sender, _revoke_listener, _delete],
     "shut down": [_close],
 }
@@ -208,7 +208,7 @@ async def test_one_that_waited(
 
 
 @_each(ENDS_OF_NONE)
-async def test_one_to_which_nobody_came(
+async def test_one_to_which_both_absent(
     scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
