@@ -27,6 +27,8 @@ _COMMANDS = {
     "redis": ["redis-server", "--version"],
 }
 _VERSION = re.compile(r"\d+\.\d+[\w.-]*")
+#: A version after that word. It is preferred, because rathole prints the time of its build first.
+_NAMED_VERSION = re.compile(rf"version:?\s+({_VERSION.pattern})", re.IGNORECASE)
 
 
 def describe_machine() -> dict[str, str]:
@@ -81,8 +83,13 @@ def _ask(command: list[str]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    match = _VERSION.search(done.stdout + done.stderr)
-    return match[0] if match else "unknown"
+    return find_version(done.stdout + done.stderr)
+
+
+def find_version(output: str) -> str:
+    """Return the version in a program's output, or "unknown"."""
+    match = _NAMED_VERSION.search(output) or _VERSION.search(output)
+    return match[match.lastindex or 0] if match else "unknown"
 
 
 def _first(file: Path, pattern: str) -> str | None:

@@ -15,6 +15,7 @@ from .comparison import compare, compare_ratios_of_ours, missing_ratios_of_ours,
 from .model import ResultsError, Run, SkippedCase, read_run
 from .plan import FULL, SHORT, Plan
 from .report.page import write_page
+from .report.peers import peers_table
 from .report.speed import speed_table
 from .report.tables import tables
 from .runner import measure_all
@@ -166,8 +167,9 @@ def _expect_files(args: argparse.Namespace, count: int) -> list[Path]:
 
 
 def _print(result: Run, html: Path | None) -> None:
-    for table in [*tables(result), speed_table(result)]:
-        print(table, end="\n\n")
+    for table in [*tables(result), peers_table(result), speed_table(result)]:
+        if table is not None:
+            print(table, end="\n\n")
     if not result.complete:
         print("This run was interrupted: it is not complete.")
     if html is not None:

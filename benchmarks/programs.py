@@ -41,10 +41,12 @@ def environment() -> dict[str, str]:
     """Return the environment in which the suite's own processes import the same packages and do not buffer output.
 
     Without PYTHONSAFEPATH, ``python -m`` would import a package of the same name from the current directory first,
-    such as the sources of another version.
+    such as the sources of another version. The variables that name a proxy are removed, because some tunnels connect
+    even to this machine through the proxy that they name.
     """
     path = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _die_with_parent() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from ..model import Run
+from .peers import peers_table
 from .speed import speed_table
 from .tables import Table, tables
 
@@ -50,6 +51,8 @@ def _page(run: Run, charts: Mapping[str, tuple[str, bytes] | None]) -> Iterator[
     yield '<p class="note">Figures are medians of all rounds; ± is half their range. Ratios are medians of ratios '
     yield "within a round. CPU is seconds of processor time in one measurement; MiB is peak resident memory.</p>"
     yield _table(speed_table(run))
+    if (peers := peers_table(run)) is not None:
+        yield _table(peers)
     for table in tables(run):
         yield _table(table)
         chart = charts.get(table.title)

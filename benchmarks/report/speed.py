@@ -77,42 +77,46 @@ def _each_way(what: str, limit: float, ours: str, theirs: str) -> tuple[Line, Li
     )
 
 
+def _median(what: str, limit: float, case: str, theirs: str) -> Line:
+    """Return a target for the median of native, which has to be at most `limit` times that of another system."""
+    return Line(what, limit, False, _against(case, "p50_us", "tcp", theirs))
+
+
+def _rate(what: str, limit: float, case: str, theirs: str) -> Line:
+    """Return a target for the rate of native, which has to be at least `limit` times that of another system."""
+    return Line(what, limit, True, _against(case, "per_s", "tcp", theirs))
+
+
 LINES = (
-    *_each_way("native bulk, one stream {}, against the ssh chain", 1.4, "tcp", "ssh"),
+    *_each_way("native bulk, one stream {}, against the ssh chain", 1.9, "tcp", "ssh"),
+    *_each_way("native bulk, one stream {}, against the ssh chain with AES-128", 1.5, "tcp", "ssh-aes128"),
+    *_each_way("native bulk, one stream {}, against wstunnel", 1.1, "tcp", "wstunnel"),
     *_each_way("native bulk, one stream {}, against plaintext haproxy", 0.5, "tcp", "haproxy"),
     *_each_way("ws bulk {}, against native", 0.8, "ws", "tcp"),
-    *_each_way("wss bulk {}, against native", 0.6, "wss", "tcp"),
-    Line("relay's CPU per GB down, against the client's", 0.25, False, _relay_share("bulk/down/1")),
-    Line("relay's CPU per GB up, against the client's", 0.25, False, _relay_share("bulk/up/1")),
+    *_each_way("wss bulk {}, against native", 0.55, "wss", "tcp"),
+    Line("relay's CPU per GB down, against the client's", 0.3, False, _relay_share("bulk/down/1")),
+    Line("relay's CPU per GB up, against the client's", 0.3, False, _relay_share("bulk/up/1")),
+    _median("request-response 64 B, median, against the ssh chain", 1.5, "requests/64/1", "ssh"),
+    _median("request-response 64 B, median, against chisel", 1.2, "requests/64/1", "chisel"),
+    _rate("request-response 64 B, 16 streams, rate, against chisel", 2.0, "requests/64/16", "chisel"),
     Line(
-        "request-response 64 B, median, against the ssh chain",
-        1.5,
+        "the same, CPU per request, against chisel",
+        0.6,
         False,
-        _against("requests/64/1", "p50_us", "tcp", "ssh"),
+        _against("requests/64/16", "cpu_us_per_request", "tcp", "chisel"),
     ),
-    Line(
-        "open a stream, get one byte, median, against the ssh chain",
-        1.0,
-        False,
-        _against("open/1", "p50_us", "tcp", "ssh"),
-    ),
-    Line(
-        "open a stream, get one byte, median, against three plain hops",
-        2.0,
-        False,
-        _against("open/1", "p50_us", "tcp", "haproxy"),
-    ),
-    Line("p99 of chatty streams beside bulk, against alone", 3.0, False, _beside_alone),
-    Line("idle streams, client and connector", 16.0, False, _idle("bytes_per_stream"), "KiB"),
+    _median("open a stream, get one byte, median, against the ssh chain", 1.0, "open/1", "ssh"),
+    _median("open a stream, get one byte, median, against three plain hops", 2.0, "open/1", "haproxy"),
+    _median("open a stream, get one byte, median, against chisel", 1.2, "open/1", "chisel"),
+    _rate("the same, 16 at a time, rate, against chisel", 1.2, "open/16", "chisel"),
+    Line("p99 of chatty streams beside bulk, against alone", 1.5, False, _beside_alone),
+    Line("idle streams, client and connector", 6.0, False, _idle("bytes_per_stream"), "KiB"),
     Line("idle streams, relay", 0.1, False, _idle("relay_bytes_per_stream"), "KiB"),
     Line("one stream down over 60 ms after 3 s, against plain TCP", 0.9, True, _line("down")),
     Line("one stream up over 60 ms after 3 s, against plain TCP", 0.9, True, _line("up")),
-    Line(
-        "pgbench, transactions, against the ssh chain",
-        0.7,
-        True,
-        _against("pgbench/transactions", "per_s", "tcp", "ssh"),
-    ),
+    _rate("pgbench, transactions, against the ssh chain", 0.7, "pgbench/transactions", "ssh"),
+    _rate("pgbench, transactions, against chisel", 1.3, "pgbench/transactions", "chisel"),
+    _rate("pgbench, transactions, against wstunnel", 0.8, "pgbench/transactions", "wstunnel"),
 )
 
 

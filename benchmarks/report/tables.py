@@ -11,7 +11,7 @@ from ..model import Run
 from ..stats import paired_ratio, summarize
 
 #: The baselines of ratios.
-REFERENCES = ("ssh", "haproxy", "direct")
+REFERENCES = ("ssh", "ssh-aes128", "haproxy", "direct")
 _ROLES = ("client", "relay", "connector")
 
 

@@ -59,7 +59,7 @@ def reconnect(plan: Plan) -> Iterator[Case]:
 
 
 def _has_client(system: System) -> bool:
-    return system.name not in {"direct", "rathole"}
+    return system.has_client
 
 
 def _reconnect(stage: Stage, system: System, *, give_up: float) -> Outcome:

@@ -10,13 +10,28 @@ from .base import System as System
 from .ours import NATIVE, WS, WSS
 from .peers import Chisel, Frp, Rathole, Wstunnel
 from .plain import Direct, Haproxy, Splice
-from .ssh import Ssh
+from .ssh import SSH, SSH_AES128
 
 #: The systems in the order of the tables.
 SYSTEMS: dict[str, System] = {
     system.name: system
-    for system in (Direct(), Haproxy(), Splice(), Ssh(), NATIVE, WS, WSS, Chisel(), Frp(), Rathole(), Wstunnel())
+    for system in (
+        Direct(),
+        Haproxy(),
+        Splice(),
+        SSH,
+        SSH_AES128,
+        NATIVE,
+        WS,
+        WSS,
+        Chisel(),
+        Frp(),
+        Rathole(),
+        Wstunnel(),
+    )
 }
+#: The other tunnels, which encrypt as well.
+PEERS = ("ssh", "ssh-aes128", "chisel", "frp", "rathole", "wstunnel")
 OURS = tuple(system.name for system in (NATIVE, WS, WSS))
 
 

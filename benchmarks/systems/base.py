@@ -6,7 +6,7 @@ import abc
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +52,8 @@ class Deployment:
         self.client_started = 0.0
         self.programs: dict[str, list[Program]] = {CLIENT: [], RELAY: [], CONNECTOR: []}
         self._links: list[Program] = []
-        self._client_command: Sequence[str | Path] | None = None
+        #: The client's command and environment.
+        self._client: tuple[Sequence[str | Path], Mapping[str, str] | None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,17 +67,17 @@ class Deployment:
             for program in [*self._links, *(one for programs in self.programs.values() for one in programs)]:
                 stack.callback(program.close)
 
-    def start(self, role: str, command: Sequence[str | Path], *, name: str | None = None) -> Program:
-        """Start a process for `role`."""
-        program = Program(name or role, command, self.folder)
+    def start(self, role: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Program:
+        """Start a process for `role`. `env` is its environment; None for the one that all have."""
+        program = Program(role, command, self.folder, env=env)
         self.programs[role].append(program)
         return program
 
-    def start_client(self, command: Sequence[str | Path]) -> Program:
-        """Start the process to which applications connect. `restart_client` uses the same command."""
-        self._client_command = command
+    def start_client(self, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Program:
+        """Start the process to which applications connect. `restart_client` uses the same command and environment."""
+        self._client = command, env
         self.client_started = time.monotonic()
-        return self.start(CLIENT, command)
+        return self.start(CLIENT, command, env=env)
 
     def restart_client(self) -> None:
         """End the client, and start it again. Does not wait until it serves.
@@ -84,12 +85,13 @@ class Deployment:
         Raises:
             ProgramError: the system has no client process.
         """
-        if self._client_command is None:
+        if self._client is None:
             raise ProgramError("has no client process")
         for running in self.programs[CLIENT]:
             running.close()
         self.programs[CLIENT].clear()
-        self.start_client(self._client_command)
+        command, env = self._client
+        self.start_client(command, env=env)
 
     def across(self, port: int) -> int:
         """Return the port that leads to `port` over the line, or `port` itself if there is no line."""
@@ -159,7 +161,9 @@ class System(abc.ABC):
     remedy: str = ""
     #: Whether the system reconnects by itself after its connections broke.
     reconnects: bool = False
-    #: How many descriptors a process needs for a stream: 1 if streams share a connection on one side.
+    #: Whether applications connect to a process of the system on their side of the relay.
+    has_client: bool = True
+    #: How many descriptors the process that needs most of them needs for a stream: 1 if streams share a connection.
     descriptors_per_stream: int = 1
 
     def missing(self) -> str | None:

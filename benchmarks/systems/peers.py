@@ -1,8 +1,17 @@
-"""Other tunnels that are on PATH. Each adapter starts a server, and a client on each side."""
+"""Other tunnels that are on PATH. Each adapter starts a server, and a client on each side.
+
+All of them authenticate their clients, encrypt, and verify the server, as their documentation recommends. Everything
+else has its default setting; none compresses.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+from ..certificates import BUNDLE_PASSWORD, create_certificates
 from ..ports import HOST, free_port
+from ..programs import environment
 from .base import CONNECTOR, RELAY, Deployment, System, program
 
 
@@ -10,7 +19,8 @@ class Chisel(System):
     """chisel, which is SSH inside WebSocket, and decrypts in the middle."""
 
     name = "chisel"
-    description = "chisel, client to client over a server; decrypts in the middle"
+    description = "chisel (SSH inside WebSocket), client to client over a server; decrypts in the middle"
+    descriptors_per_stream = 2
     needs = ("chisel",)
     remedy = "https://github.com/jpillora/chisel/releases"
     reconnects = True
@@ -19,13 +29,19 @@ class Chisel(System):
         """Start a server, a reverse forward on one side, a forward on the other."""
         port, far, deployment.entry = free_port(), free_port(), free_port()
         chisel = program("chisel")
-        server = deployment.start(RELAY, [chisel, "server", "--host", HOST, "--port", str(port), "--reverse"])
+        users = deployment.folder / "users.json"
+        users.write_text(json.dumps({"bench:benchmark": [""]}))
+        server = deployment.start(
+            RELAY, [chisel, "server", "--host", HOST, "--port", str(port), "--authfile", users, "--reverse"]
+        )
+        fingerprint = server.wait_for_line(r"Fingerprint (\S+)")[1]
         server.wait_for_line("Listening on")
+        client = [chisel, "client", "--auth", "bench:benchmark", "--fingerprint", fingerprint]
         remote = f"R:{HOST}:{far}:{HOST}:{deployment.server.port}"
-        connector = deployment.start(CONNECTOR, [chisel, "client", f"http://{HOST}:{port}", remote])
+        connector = deployment.start(CONNECTOR, [*client, f"http://{HOST}:{port}", remote])
         connector.wait_for_line("Connected")
         local = f"{HOST}:{deployment.entry}:{HOST}:{far}"
-        deployment.start_client([chisel, "client", f"http://{HOST}:{deployment.across(port)}", local])
+        deployment.start_client([*client, f"http://{HOST}:{deployment.across(port)}", local])
 
 
 _FRP_SERVER = """\
@@ -33,12 +49,15 @@ bindAddr = "{host}"
 bindPort = {port}
 auth.token = "benchmark"
 transport.tls.force = true
+transport.tls.certFile = "{certificates.server}"
+transport.tls.keyFile = "{certificates.key}"
 """
 _FRP_CLIENT = """\
 serverAddr = "{host}"
 serverPort = {port}
 auth.token = "benchmark"
 transport.tls.enable = true
+transport.tls.trustedCaFile = "{certificates.authority}"
 """
 _FRP_PROXY = """
 [[proxies]]
@@ -60,10 +79,13 @@ bindPort = {entry}
 
 
 class Frp(System):
-    """frp with a secret TCP proxy and its visitor, and TLS to the server, which decrypts."""
+    """frp with a secret TCP proxy and its visitor, and TLS to the server, which decrypts.
+
+    Streams share one connection on each side, which is frp's default.
+    """
 
     name = "frp"
-    description = "frp, stcp visitor, TLS on; decrypts in the middle"
+    description = "frp, stcp visitor, TLS; decrypts in the middle"
     needs = ("frps", "frpc")
     remedy = "https://github.com/fatedier/frp/releases"
     reconnects = True
@@ -72,7 +94,12 @@ class Frp(System):
         """Write three configurations, and start them."""
         port, deployment.entry = free_port(), free_port()
         near = deployment.across(port)
-        names = {"host": HOST, "target": deployment.server.port, "entry": deployment.entry}
+        names = {
+            "host": HOST,
+            "target": deployment.server.port,
+            "entry": deployment.entry,
+            "certificates": create_certificates(deployment.folder),
+        }
         files = {
             "frps.toml": _FRP_SERVER.format(port=port, **names),
             "proxy.toml": (_FRP_CLIENT + _FRP_PROXY).format(port=port, **names),
@@ -91,6 +118,11 @@ _RATHOLE_SERVER = """\
 [server]
 bind_addr = "{host}:{port}"
 default_token = "benchmark"
+[server.transport]
+type = "tls"
+[server.transport.tls]
+pkcs12 = "{certificates.bundle}"
+pkcs12_password = "{password}"
 [server.services.bench]
 bind_addr = "{host}:{far}"
 """
@@ -98,28 +130,40 @@ _RATHOLE_CLIENT = """\
 [client]
 remote_addr = "{host}:{port}"
 default_token = "benchmark"
+[client.transport]
+type = "tls"
+[client.transport.tls]
+trusted_root = "{certificates.authority}"
+hostname = "{host}"
 [client.services.bench]
 local_addr = "{host}:{target}"
 """
 
 
 class Rathole(System):
-    """rathole over plain TCP, its default. Applications connect to its server without a client: there is one hop
-    less.
+    """rathole over TLS. Applications connect to its server without a client, in plaintext: there is one hop less.
 
     Therefore the line is between the application and the server, and nothing can reconnect across it.
     """
 
     name = "rathole"
-    description = "rathole, plaintext; applications connect to its server: one process less"
+    description = "rathole, TLS; applications connect to its server in plaintext: one process less"
     descriptors_per_stream = 2
     needs = ("rathole",)
-    remedy = "https://github.com/rapiz1/rathole/releases"
+    remedy = "https://github.com/rathole-org/rathole/releases"
+    has_client = False
 
     def start(self, deployment: Deployment) -> None:
         """Write two configurations, and start them."""
         port, far = free_port(), free_port()
-        names = {"host": HOST, "port": port, "far": far, "target": deployment.server.port}
+        names = {
+            "host": HOST,
+            "port": port,
+            "far": far,
+            "target": deployment.server.port,
+            "certificates": create_certificates(deployment.folder),
+            "password": BUNDLE_PASSWORD,
+        }
         server, client = deployment.folder / "server.toml", deployment.folder / "client.toml"
         server.write_text(_RATHOLE_SERVER.format(**names))
         client.write_text(_RATHOLE_CLIENT.format(**names))
@@ -129,10 +173,11 @@ class Rathole(System):
 
 
 class Wstunnel(System):
-    """wstunnel over WebSocket with TLS, whose server decrypts."""
+    """wstunnel over WebSocket with TLS, whose server decrypts. Every stream has a connection of its own."""
 
     name = "wstunnel"
     description = "wstunnel over wss, client to client over a server; decrypts in the middle"
+    descriptors_per_stream = 4
     needs = ("wstunnel",)
     remedy = "https://github.com/erebe/wstunnel/releases"
     reconnects = True
@@ -141,8 +186,14 @@ class Wstunnel(System):
         """Start a server, a reverse tunnel on one side, a tunnel on the other."""
         port, far, deployment.entry = free_port(), free_port(), free_port()
         wstunnel = program("wstunnel")
-        deployment.start(RELAY, [wstunnel, "server", f"wss://{HOST}:{port}"])
+        certificates = create_certificates(deployment.folder)
+        # The path prefix is the secret that authenticates clients.
+        files: list[str | Path] = ["--tls-certificate", certificates.server, "--tls-private-key", certificates.key]
+        restriction = ("--restrict-http-upgrade-path-prefix", "benchmark")
+        deployment.start(RELAY, [wstunnel, "server", *files, *restriction, f"wss://{HOST}:{port}"])
+        client = [wstunnel, "client", "--tls-verify-certificate", "--http-upgrade-path-prefix", "benchmark"]
+        trust = {**environment(), "SSL_CERT_FILE": str(certificates.authority)}
         remote = f"tcp://{HOST}:{far}:{HOST}:{deployment.server.port}"
-        deployment.start(CONNECTOR, [wstunnel, "client", "-R", remote, f"wss://{HOST}:{port}"])
+        deployment.start(CONNECTOR, [*client, "-R", remote, f"wss://{HOST}:{port}"], env=trust)
         local = f"tcp://{HOST}:{deployment.entry}:{HOST}:{far}"
-        deployment.start_client([wstunnel, "client", "-L", local, f"wss://{HOST}:{deployment.across(port)}"])
+        deployment.start_client([*client, "-L", local, f"wss://{HOST}:{deployment.across(port)}"], env=trust)

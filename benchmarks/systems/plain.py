@@ -28,6 +28,7 @@ class Direct(System):
 
     name = "direct"
     description = "no tunnel"
+    has_client = False
 
     def start(self, deployment: Deployment) -> None:
         """Start nothing: applications connect to the server."""

@@ -23,20 +23,32 @@ PermitRootLogin prohibit-password
 AllowTcpForwarding yes
 """
 
+#: The name by which clients know the server's key. A line with a delay has another port than the server.
+_HOST_KEY_ALIAS = "bench"
+
 
 class Ssh(System):
-    """OpenSSH with its default ciphers. It decrypts in the middle: sshd sees the plaintext of both hops."""
+    """OpenSSH. It decrypts in the middle: sshd sees the plaintext of both hops.
 
-    name = "ssh"
-    description = "ssh -L into ssh -R through sshd; decrypts in the middle"
+    Args:
+        name: the name of the system.
+        cipher: the cipher of both hops; None for the one that ssh chooses.
+    """
+
     needs = ("ssh", "sshd", "ssh-keygen")
     remedy = "apt install openssh-server openssh-client"
+
+    def __init__(self, name: str, cipher: str | None = None) -> None:
+        self.name = name
+        self.description = f"ssh -L into ssh -R through sshd, {cipher or 'as it comes'}; decrypts in the middle"
+        self._cipher = cipher
 
     def start(self, deployment: Deployment) -> None:
         """Create keys, and start a separate sshd and two clients."""
         folder = deployment.folder
         for name in ("host", "user"):
             run([program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / name])
+        (folder / "known_hosts").write_text(f"{_HOST_KEY_ALIAS} {(folder / 'host.pub').read_text()}")
         port = free_port()
         config = folder / "sshd_config"
         config.write_text(_SSHD.format(port=port, host=HOST, folder=folder))
@@ -53,15 +65,17 @@ class Ssh(System):
         near = deployment.across(port)
         _wait_until_connected(deployment.start_client(self._client(folder, near, "-L", forward)))
 
-    @staticmethod
-    def _client(folder: Path, port: int, *forward: str) -> list[str | Path]:
+    def _client(self, folder: Path, port: int, *forward: str) -> list[str | Path]:
         options = {
             "BatchMode": "yes",
             "ExitOnForwardFailure": "yes",
-            "StrictHostKeyChecking": "no",
-            "UserKnownHostsFile": os.devnull,
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(folder / "known_hosts"),
+            "HostKeyAlias": _HOST_KEY_ALIAS,
             "IdentitiesOnly": "yes",
         }
+        if self._cipher is not None:
+            options["Ciphers"] = self._cipher
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
         login: list[str | Path] = ["-i", folder / "user", "-p", str(port), f"{getpass.getuser()}@{HOST}"]
         return [program("ssh"), "-F", "none", "-N", "-v", *settings, *forward, *login]
@@ -69,3 +83,9 @@ class Ssh(System):
 
 def _wait_until_connected(ssh: Program) -> None:
     ssh.wait_for_line("Entering interactive session")
+
+
+#: ssh as it comes, which chooses chacha20-poly1305 unless it is configured otherwise.
+SSH = Ssh("ssh")
+#: ssh with the fastest of its ciphers on a processor that has instructions for AES.
+SSH_AES128 = Ssh("ssh-aes128", "aes128-gcm@openssh.com")

@@ -11,10 +11,15 @@ import attrs
 import pytest
 
 from benchmarks.main import main
+from benchmarks.metrics import METRICS
 from benchmarks.model import Run, Sample, SkippedCase, Usage, read_run
+from benchmarks.plan import FULL, SHORT
 from benchmarks.report.page import write_page
+from benchmarks.report.peers import FIGURES, peers_table
 from benchmarks.report.speed import LINES, speed_table
 from benchmarks.report.tables import tables
+from benchmarks.scenarios import choose_cases
+from benchmarks.systems import PEERS, SYSTEMS
 
 from .fabricated import make_run
 
@@ -48,11 +53,40 @@ def test_a_case_in_which_everything_failed() -> None:
 def test_lines_are_reached_or_missed() -> None:
     rows = rows_of(BULK)
     assert rows["native bulk, one stream down, against the ssh chain"] == (
-        ">= 1.4 x", "1.50", "1.50", "1.50", "reached",
+        ">= 1.9 x", "1.50", "1.50", "1.50", "MISSED",
     )  # fmt: skip
+    aes = rows_of(make_run("bulk/down/1", "mb_per_s", {"ssh-aes128": [100], "tcp": [150]}))
+    assert aes["native bulk, one stream down, against the ssh chain with AES-128"][-1] == "reached"
     assert rows["ws bulk down, against native"] == (">= 0.8 x", "0.40", "0.40", "0.40", "MISSED")
     assert rows["ws bulk up, against native"][1] == "not measured"
     assert len(rows) == len(LINES)
+
+
+def test_other_tunnels_are_compared_with_the_unfavourable_rows_first() -> None:
+    slow = make_run("open/1", "p50_us", {"tcp": [3000], "chisel": [1500], "ssh": [42_000]})
+    rate = make_run("open/16", "per_s", {"tcp": [300, 330], "chisel": [400, 660]})
+    fast = make_run("chatty/beside", "p99_us", {"tcp": [9000], "chisel": [90_000]})
+    alone = make_run("cold/start", "ms", {"tcp": [200], "haproxy": [20]})
+    runs = (fast, rate, slow, alone)
+    table = peers_table(attrs.evolve(BULK, samples=tuple(sample for run in runs for sample in run.samples)))
+    assert table is not None
+    assert list(table.header) == ["", "native", "ssh", "chisel"]
+    assert [tuple(row) for row in table.rows] == [
+        ("open and get a byte, median, us", "3,000", "42,000 (14.00)", "1,500 (0.50)"),
+        ("open and get a byte, 16 at a time, 1/s", "315", "-", "530 (0.62)"),
+        ("1,000 chatty streams beside bulk, p99, us", "9,000", "-", "90,000 (10.00)"),
+    ]
+
+
+def test_without_other_tunnels_there_is_no_table_of_them() -> None:
+    assert peers_table(make_run("open/1", "p50_us", {"tcp": [3000], "haproxy": [1500]})) is None
+
+
+def test_the_rows_about_other_tunnels_are_about_cases_of_the_suite() -> None:
+    cases = {case.name for plan in (SHORT, FULL) for case in choose_cases(plan, None)}
+    assert {figure.case for figure in FIGURES} <= cases
+    assert {figure.metric for figure in FIGURES} <= METRICS.keys()
+    assert set(PEERS) < SYSTEMS.keys()
 
 
 def test_the_relays_share_of_the_processor() -> None:
