@@ -26,8 +26,8 @@ examples:
 """
 _AUDIT = """\
 Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
-keys, with its caller, address and status, including calls that were refused (401 and 403). It does not contain
-changes that were made directly in the state directory while no relay was running.
+keys, with its caller, address and status, including calls that were refused (401 and 403). It also has what commands
+with --state did while the relay was not running. Their caller is the user who ran the command ('local uid 1000').
 
 The relay keeps the latest entries, up to 64 MB, in the directory 'audit' of its state directory. With --state, they
 are read from there if the relay is not running.

@@ -107,14 +107,14 @@ def _add_arguments(parser: Parser) -> None:
         "--max-pairs-per-connection",
         metavar="N",
         type=values.count,
-        help="the maximum for one hybrid connection (default: two thirds of --max-pairs if no others are in use, "
+        help="the maximum for one hybrid connection (default: two thirds of --max-pairs if no other pairs exist, "
         "otherwise less)",
     )
     parser.add_argument(
         "--max-pairs-per-key",
         metavar="N",
         type=values.count,
-        help="the maximum for one key with the right Send (default: half of --max-pairs if no others are in use, "
+        help="the maximum for one key with the right Send (default: half of --max-pairs if no other pairs exist, "
         "otherwise less)",
     )
     parser.add_argument(
