@@ -30,7 +30,7 @@ class _Call(Event):
     connection: str = ""
     #: The name of the authorization rule, if the call is about one.
     rule: str = ""
-    #: The id of the token of the management API, if the call is about one.
+    #: The id of the token of the management API, if the call is about one, or has created one.
     token: str = ""
     #: The status of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
     status: int
@@ -51,6 +51,8 @@ class ManagementCalled(_Call):
     #: How the caller was identified, and as whom: ``local uid 1000``.
     caller: str
     role: str
+    #: Whether nothing was changed because everything was already as the call asks. False for calls that were refused.
+    unchanged: bool = False
 
 
 @attrs.frozen(kw_only=True)

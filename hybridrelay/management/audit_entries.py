@@ -66,10 +66,13 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     role: str = ""
     #: The network address of the caller; ``local`` on the Unix socket.
     peer: str
-    #: The hybrid connection, the rule and the id of the token that the call was about; otherwise empty.
+    #: The hybrid connection, the rule, and the id of the token that the call was about or has created; empty if there
+    #: is none.
     connection: str = ""
     rule: str = ""
     token: str = ""
+    #: Whether nothing was changed because everything was already as the call asks.
+    unchanged: bool = False
     #: The status of the response; 0 if there was none, because the client had disconnected or the relay was stopping.
     status: int
     #: The id of the request, which is also in the response and in the log.

@@ -90,6 +90,7 @@ class AuditLog:
             connection=event.connection,
             rule=event.rule,
             token=event.token,
+            unchanged=isinstance(event, ManagementCalled) and event.unchanged,
             status=event.status,
             request_id=event.request_id,
         )

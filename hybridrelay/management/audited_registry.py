@@ -23,6 +23,7 @@ from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReac
 from ..security import KeySlot, ManagementRole, Right, Rule, Secret
 from .audit_entries import DIRECTORY, AuditEntry, Kind, files_of, next_number, remedy_of
 from .audit_files import Line
+from .auditing import Effect
 from .problem_kinds import Problem
 
 __all__ = ["AuditedRegistry"]
@@ -81,24 +82,34 @@ class AuditedRegistry:
         quota: Quota | None = None,
     ) -> None:
         """See `Registry.change`."""
-        with self._recorded("patchHybridConnection", connection=known.name):
-            self._registry.change(known, hosts=hosts, disabled=disabled, quota=quota)
+        wanted = None if hosts is None else tuple(hosts)
+        with self._recorded("patchHybridConnection", connection=known.name) as effect:
+            self._registry.change(known, hosts=wanted, disabled=disabled, quota=quota)
+            before = known.hosts, known.disabled, known.quota
+            effect.is_unchanged = all(
+                value in (None, old) for value, old in zip((wanted, disabled, quota), before, strict=True)
+            )
 
     def change_edition(self, known: Edition, *, connections: int | None, limits: Limits) -> Edition:
         """See `Registry.change_edition`."""
-        with self._recorded("putEdition"):
-            return self._registry.change_edition(known, connections=connections, limits=limits)
+        with self._recorded("putEdition") as effect:
+            changed = self._registry.change_edition(known, connections=connections, limits=limits)
+            effect.is_unchanged = (known.connections, known.limits) == (connections, limits)
+            return changed
 
     def use_edition(self, name: str) -> None:
         """See `Registry.use_edition`."""
-        with self._recorded("putEditionOfRelay"):
+        with self._recorded("putEditionOfRelay") as effect:
+            effect.is_unchanged = self._registry.editions().in_use == name
             self._registry.use_edition(name)
 
     def put_rule(self, known: ConnectionInfo, rule: str, rights: Iterable[Right]) -> RuleInfo:
         """See `Registry.put_rule`."""
-        status = 201 if known.find_rule(rule) is None else 200
-        with self._recorded("putAuthorizationRule", status, connection=known.name, rule=rule):
-            return self._registry.put_rule(known, rule, rights)
+        before, wanted = known.find_rule(rule), frozenset(rights)
+        status = 201 if before is None else 200
+        with self._recorded("putAuthorizationRule", status, connection=known.name, rule=rule) as effect:
+            effect.is_unchanged = before is not None and before.rights == wanted
+            return self._registry.put_rule(known, rule, wanted)
 
     def delete_rule(self, known: ConnectionInfo, rule: str) -> None:
         """See `Registry.delete_rule`."""
@@ -117,15 +128,18 @@ class AuditedRegistry:
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
         """See `Registry.revoke_key`."""
-        with self._recorded("revokeKeys", 204, connection=name, rule=rule):
+        with self._recorded("revokeKeys", 204, connection=name, rule=rule) as effect:
+            effect.is_unchanged = self._registry.connection(name).rule(rule).fingerprint(slot) is None
             self._registry.revoke_key(name, rule, slot, generation=generation)
 
     def create_token(
         self, name: str, role: ManagementRole, *, scope: str, seconds: float, now: float
     ) -> tuple[TokenInfo, Secret]:
         """See `Registry.create_token`."""
-        with self._recorded("createToken", 201):
-            return self._registry.create_token(name, role, scope=scope, seconds=seconds, now=now)
+        with self._recorded("createToken", 201) as effect:
+            token, text = self._registry.create_token(name, role, scope=scope, seconds=seconds, now=now)
+            effect.token = token.id
+            return token, text
 
     def delete_token(self, id_: str) -> None:
         """See `Registry.delete_token`."""
@@ -135,10 +149,15 @@ class AuditedRegistry:
     @contextmanager
     def _recorded(
         self, operation: str, status: int = 200, *, connection: str = "", rule: str = "", token: str = ""
-    ) -> Iterator[None]:
-        """Record an operation at the end of the block, with the status that its exception stands for, if any."""
+    ) -> Iterator[Effect]:
+        """Record an operation at the end of the block, with the status that its exception stands for, if any.
+
+        Yields what the block has to complete: what the operation has done.
+        """
+        effect, is_done = Effect(), False
         try:
-            yield
+            yield effect
+            is_done = True
         except BaseException as exc:
             status = _status_of(exc)
             raise
@@ -152,7 +171,8 @@ class AuditedRegistry:
                 peer="local",
                 connection=connection,
                 rule=rule,
-                token=token,
+                token=token or effect.token,
+                unchanged=effect.is_unchanged and is_done,
                 status=status,
                 request_id=secrets.token_hex(8),
             )

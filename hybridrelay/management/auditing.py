@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
+
 from ..events.management import ManagementCalled, ManagementCallRefused
 from ..http import Request
 from .callers import Caller
 from .peers import Peer
 
-__all__ = ["audit_event"]
+__all__ = ["Effect", "audit_event"]
+
+
+@attrs.define
+class Effect:
+    """What a call has done, for the audit log, which has this in addition to the request and the status."""
+
+    #: Whether it has changed nothing, because everything was already as the call asks.
+    is_unchanged: bool = False
+    #: The id of the token that it has created.
+    token: str = ""
 
 
 def audit_event(
@@ -19,6 +31,7 @@ def audit_event(
     caller: Caller | None,
     status: int,
     request_id: str,
+    effect: Effect,
 ) -> ManagementCalled | ManagementCallRefused:
     """Make the event about a call. `caller` is None if the call was refused before the caller was identified."""
     assert isinstance(request.peer, Peer)
@@ -40,8 +53,9 @@ def audit_event(
         request_id=request_id,
         connection=connection,
         rule=rule,
-        token=token,
+        token=token or effect.token,
         status=status,
         caller=f"{caller.kind} {caller.id}",
         role=caller.role.name.lower(),
+        unchanged=effect.is_unchanged and 200 <= status < 400,
     )

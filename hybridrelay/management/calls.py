@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ConfigurationError
 from ..http import Handler, Reply, Request, RequestError, Response, StreamedResponse
 from ..relay.store.store import NoConnection, QuotaReached
-from .auditing import audit_event
+from .auditing import Effect, audit_event
 from .callers import Caller
 from .gate import Gate
 from .managed import Managed
@@ -49,6 +49,8 @@ class Call:
     must_exist: bool
     #: From If-None-Match: the resource must not exist yet.
     only_create: bool
+    #: Changed by the handler, if there is something to say.
+    effect: Effect
     #: Set by the handler: the version of the resource that the response shows.
     shown_version: int | None = None
     #: Set by the handler: the operation has created the resource (201).
@@ -81,13 +83,13 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
     """Return the handler for the route of an operation. `Request.peer` must be a `Peer`."""
 
     async def handle(request: Request) -> Reply:
-        request_id = new_request_id()
+        request_id, effect = new_request_id(), Effect()
         caller: Caller | None = None
         #: 0 means that there is no response, because the client has disconnected or the relay is stopping.
         status = 0
         try:
             caller, body = await gate.admit_with_body(request)
-            response = await _serve(operation, managed, request, caller, body)
+            response = await _serve(operation, managed, request, caller, body, effect)
             status = response.status
             headers = (*response.headers, (REQUEST_ID, request_id))
             if isinstance(response, StreamedResponse):
@@ -102,7 +104,7 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
         finally:
             if operation.is_audited:
                 params = valid_params(request.params, request.param)
-                managed.events.publish(audit_event(operation.id, params, request, caller, status, request_id))
+                managed.events.publish(audit_event(operation.id, params, request, caller, status, request_id, effect))
 
     return handle
 
@@ -138,7 +140,7 @@ async def perform(
     Raises:
         RequestError: the operation was refused, or has failed.
     """
-    request_id, status = new_request_id(), 0
+    request_id, status, effect = new_request_id(), 0, Effect()
     try:
         known = _authorize(
             operation, caller, {name: partial(check_param, name, value) for name, value in params.items()}
@@ -153,6 +155,7 @@ async def perform(
             version,
             version is not None,
             only_create,
+            effect,
         )
         answer = await _run(operation, call)
         status = _status_of(call, answer)
@@ -166,7 +169,7 @@ async def perform(
     finally:
         if operation.is_audited:
             valid = valid_params(params, params.__getitem__)
-            managed.events.publish(audit_event(operation.id, valid, request, caller, status, request_id))
+            managed.events.publish(audit_event(operation.id, valid, request, caller, status, request_id, effect))
 
 
 def _convert(given: Mapping[str, object], kind: type[StructT], what: str, root: str) -> StructT:
@@ -177,7 +180,7 @@ def _convert(given: Mapping[str, object], kind: type[StructT], what: str, root: 
 
 
 async def _serve(
-    operation: Operation[Call], managed: Managed, request: Request, caller: Caller, body: bytes
+    operation: Operation[Call], managed: Managed, request: Request, caller: Caller, body: bytes, effect: Effect
 ) -> Response | StreamedResponse:
     params = _authorize(operation, caller, {name: partial(param_of, request, name) for name in request.params})
     # The body is checked before the precondition: a malformed body is an error for every version.
@@ -189,6 +192,7 @@ async def _serve(
         None if operation.query is None else parse_query_untrusted(request.query, operation.query),
         _parse_body_untrusted(operation, request, body),
         *_preconditions(operation, request),
+        effect,
     )
     if operation.streams is not None and EVENT_STREAM in (request.headers.get("accept") or ""):
         return operation.streams(call)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import attrs
 import msgspec
 import trio
 
@@ -158,10 +159,13 @@ def _put(
             remedy="leave out authorizationRules, and use the operations for authorization rules",
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
-    _check_may_set(call, store.get(call.name), disabled, quota)
-    return False, store.change(
+    known = store.get(call.name)
+    _check_may_set(call, known, disabled, quota)
+    changed = store.change(
         call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=call.version
     )
+    call.effect.is_unchanged = _is_same(known, changed)
+    return False, changed
 
 
 async def _patch_connection(call: Call) -> ConnectionValue:
@@ -183,11 +187,18 @@ async def _patch_connection(call: Call) -> ConnectionValue:
         limits = known.quota.limits if body.limits is msgspec.UNSET else body.limits.parse_untrusted()
         quota = Quota(edition, limits)
         _check_may_set(call, known, known.disabled if disabled is None else disabled, quota)
-        return store.change(
+        changed = store.change(
             call.name, description=description, hosts=hosts, disabled=disabled, quota=quota, version=version
         )
+        call.effect.is_unchanged = _is_same(known, changed)
+        return changed
 
     return _shown(call, await call.managed.change_store(patch))
+
+
+def _is_same(before: HybridConnection, after: HybridConnection) -> bool:
+    """Return whether a change has set every property to the value that it had before."""
+    return attrs.evolve(after, version=before.version, updated_at=before.updated_at) == before
 
 
 def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Quota) -> None:
@@ -225,6 +236,7 @@ async def _delete_connection(call: Call) -> None:
         except NotFound:
             if call.must_exist:
                 raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed") from None
+            call.effect.is_unchanged = True
 
     await call.managed.change_store(delete)
 
@@ -256,12 +268,15 @@ async def _put_rule(call: Call) -> AuthorizationRule:
     rights = [Right(right) for right in call.body_as(RuleBody).rights]
 
     def put(store: Store) -> tuple[bool, HybridConnection]:
-        is_new = store.get(call.name).rule(call.rule) is None
+        known = store.get(call.name)
+        is_new = known.rule(call.rule) is None
         if call.only_create and not is_new:
             raise problem(Problem.PRECONDITION_FAILED, "there is a rule of this name; nothing was changed")
         if call.must_exist and is_new:
             raise ChangedMeanwhile("there is no such rule; nothing was changed")
-        return is_new, store.put_rule(call.name, call.rule, rights, version=call.version)
+        changed = store.put_rule(call.name, call.rule, rights, version=call.version)
+        call.effect.is_unchanged = _is_same(known, changed)
+        return is_new, changed
 
     call.has_created, connection = await call.managed.change_store(put)
     rule = connection.rule(call.rule)
@@ -275,6 +290,8 @@ async def _delete_rule(call: Call) -> None:
             store.delete_rule(call.name, call.rule, version=call.version)
         elif call.must_exist:
             raise ChangedMeanwhile("there is no such rule; nothing was changed")
+        else:
+            call.effect.is_unchanged = True
 
     await call.managed.change_store(delete)
 
@@ -299,9 +316,13 @@ async def _regenerate_key(call: Call) -> AccessKeys:
 
 async def _revoke_key(call: Call) -> None:
     body = call.body_as(RevokeBody)
-    await call.managed.change_store(
-        lambda store: store.revoke_key(call.name, call.rule, KeySlot(body.slot), generation=body.generation)
-    )
+    slot = KeySlot(body.slot)
+
+    def revoke(store: Store) -> None:
+        call.effect.is_unchanged = store.get(call.name).key_id(call.rule, slot) is None
+        store.revoke_key(call.name, call.rule, slot, generation=body.generation)
+
+    await call.managed.change_store(revoke)
 
 
 def _keys(call: Call, connection: HybridConnection) -> AccessKeys:

@@ -112,7 +112,9 @@ async def _list_sessions(call: Call) -> SessionPage:
 async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> Dropped:
     """End a listener, sender or session. The answer says whether there was one."""
     await call.managed.read_store(lambda store: store.get(call.name))
-    return Dropped(ended=drop(call.name, call.params[key]))
+    has_ended = drop(call.name, call.params[key])
+    call.effect.is_unchanged = not has_ended
+    return Dropped(ended=has_ended)
 
 
 async def _drop_listener(call: Call) -> Dropped:
@@ -134,11 +136,17 @@ async def _get_endpoint(call: Call) -> RelayEndpointValue:
 
 
 async def _drain(call: Call) -> RelayValue:
+    call.effect.is_unchanged = _is_draining(call)
     return await _changed_drain(call, is_done=call.managed.relay.drain())
 
 
 async def _undo_drain(call: Call) -> RelayValue:
+    call.effect.is_unchanged = not _is_draining(call)
     return await _changed_drain(call, is_done=call.managed.relay.undo_drain())
+
+
+def _is_draining(call: Call) -> bool:
+    return call.managed.relay.snapshot().draining_since is not None
 
 
 async def _changed_drain(call: Call, *, is_done: bool) -> RelayValue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import attrs
 import msgspec
 
 from ..relay.quotas import MAX_COUNT, Edition, Editions
@@ -84,7 +85,9 @@ async def _put_edition(call: Call) -> EditionValue:
     limits = body.limits.parse_untrusted()
 
     def change(store: Store) -> Editions:
-        store.change_edition(name, body.connections, limits, version=call.version)
+        known = store.editions().by_name.get(name)
+        changed = store.change_edition(name, body.connections, limits, version=call.version)
+        call.effect.is_unchanged = known is not None and attrs.evolve(changed, version=known.version) == known
         return store.editions()
 
     return _shown(call, await call.managed.change_store(change))
@@ -105,7 +108,12 @@ async def _get_edition_of_relay(call: Call) -> RelayEdition:
 
 async def _put_edition_of_relay(call: Call) -> RelayEdition:
     name = call.body_as(RelayEdition).edition or ""
-    return _of_relay(await call.managed.change_store(lambda store: store.use_edition(name)))
+
+    def use(store: Store) -> Editions:
+        call.effect.is_unchanged = store.editions().in_use == name
+        return store.use_edition(name)
+
+    return _of_relay(await call.managed.change_store(use))
 
 
 def _of_relay(editions: Editions) -> RelayEdition:

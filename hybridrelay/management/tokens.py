@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from ..administration import add_token
 from ..relay.store.store import NotFound, Store
 from ..security import ManagementRole, ManagementToken, Secret
@@ -36,13 +34,16 @@ async def _create_token(call: Call) -> CreatedToken:
 
     token, text = await call.managed.change_store(create)
     call.has_created = True
+    call.effect.token = token.id
     return CreatedToken(value=TokenValue.of(token), token=text.reveal())
 
 
 async def _delete_token(call: Call) -> None:
     def delete(store: Store) -> None:
-        with contextlib.suppress(NotFound):  # it was revoked already
+        try:
             store.delete_token(call.params["token"])
+        except NotFound:  # it was revoked already
+            call.effect.is_unchanged = True
 
     await call.managed.change_store(delete)
 

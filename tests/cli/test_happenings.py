@@ -75,6 +75,9 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
     ):
         assert len(json.loads(run("audit", "--json", *more, *way.options).out)) == count, more
     assert run("audit", "--caller", "nobody", *way.options).out == "no entries match\n"
+    assert run("drain", "--undo", *way.options).code == 0
+    table = run("audit", "--limit", "1", *way.options).out.splitlines()
+    assert table[1].split()[-3:] == ["undoDrainRelay", "200,", "unchanged"]
 
 
 def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, tmp_path: Path) -> None:

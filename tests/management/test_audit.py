@@ -268,6 +268,54 @@ async def test_the_api_shows_its_own_log(audited: Api, nursery: trio.Nursery) ->
         assert (await viewer.call("GET", f"/v1/audit?{query}"))[0].status == 400
 
 
+async def test_what_changes_nothing_is_recorded_as_such(audited: Api, log: AuditLog) -> None:
+    orders = "/v1/hybridConnections/orders"
+    rule = f"{orders}/authorizationRules/r"
+    edition: dict[str, object] = {"connections": 7, "limits": {}}
+    of_relay = "/v1/relay/edition"
+    put: dict[str, object] = {"endpoints": ["relay.example.com"], "description": "x"}
+    patch: dict[str, object] = {"description": "x"}
+    secondary: dict[str, object] = {"slot": "secondary", "generation": 0}
+    _, created = await audited.call("POST", "/v1/tokens", {"name": "ci", "role": "viewer"})
+    token = created["value"]["id"]
+    calls: list[tuple[str, str, dict[str, object] | None, bool]] = [
+        ("PUT", orders, put, False),
+        ("PUT", orders, put, True),
+        ("PATCH", orders, patch, True),
+        ("PATCH", orders, {"description": "y"}, False),
+        ("PUT", rule, {"rights": ["Send"]}, False),
+        ("PUT", rule, {"rights": ["Send"]}, True),
+        ("PUT", rule, {"rights": ["Listen"]}, False),
+        ("POST", f"{rule}/revokeKeys", {"slot": "secondary", "generation": 2}, False),
+        ("POST", f"{rule}/revokeKeys", secondary, True),
+        ("POST", f"{rule}/regenerateKeys", secondary, False),
+        ("POST", f"{rule}/listKeys", None, False),
+        ("DELETE", rule, None, False),
+        ("DELETE", rule, None, True),
+        ("PUT", "/v1/editions/free", edition, False),
+        ("PUT", "/v1/editions/free", edition, True),
+        ("PUT", of_relay, {"edition": "free"}, False),
+        ("PUT", of_relay, {"edition": "free"}, True),
+        ("POST", "/v1/relay/drain", None, False),
+        ("POST", "/v1/relay/drain", None, True),
+        ("DELETE", "/v1/relay/drain", None, False),
+        ("DELETE", "/v1/relay/drain", None, True),
+        ("DELETE", orders, None, False),
+        ("DELETE", orders, None, True),
+        ("DELETE", f"/v1/tokens/{token}", None, False),
+        ("DELETE", f"/v1/tokens/{token}", None, True),
+    ]
+    for method, path, body, unchanged in calls:
+        if path.endswith("revokeKeys") and not unchanged:
+            _, keys = await audited.call("POST", f"{rule}/listKeys")
+            body = {"slot": "secondary", "generation": keys["secondaryGeneration"]}
+        answer, text = await audited.call(method, path, body)
+        assert answer.status < 300, (method, path, text)
+        (entry,) = (await log.read(ALL, 1)).entries
+        assert entry.unchanged is unchanged, (method, path, body)
+    assert [one.token for one in (await log.read(ALL, 100)).entries if one.operation == "createToken"] == [token]
+
+
 async def test_an_audit_log_that_cannot_be_read(audited: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(5, "Input/output error")

@@ -71,14 +71,47 @@ def test_each_change_is_recorded(registry: AuditedRegistry, tmp_path: Path) -> N
         ("revokeKeys", 204, "orders", "application", ""),
         ("putEdition", 200, "", "", ""),
         ("putEditionOfRelay", 200, "", "", ""),
-        ("createToken", 201, "", "", ""),
+        ("createToken", 201, "", "", token.id),
         ("deleteToken", 204, "", "", token.id),
         ("deleteHybridConnection", 204, "orders", "", ""),
     ]
+    assert not any(one.unchanged for one in found)
     assert {one.operation for one in found} <= {row.id for row in OPERATIONS if row.is_audited}
     assert [one.number for one in found] == sorted({one.number for one in found})
     for path in (tmp_path / "state" / "audit").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600 or sys.platform == "win32"
+
+
+def test_a_change_to_what_is_there_already_is_recorded_as_one(registry: AuditedRegistry, tmp_path: Path) -> None:
+    registry.import_(RECORD)
+    attempts: list[tuple[Callable[[], object], Callable[[], object]]] = [
+        (
+            lambda: registry.change(registry.connection("orders"), disabled=True),
+            lambda: registry.change(registry.connection("orders"), disabled=False),
+        ),
+        (
+            lambda: registry.put_rule(registry.connection("orders"), "other", [Right.SEND]),
+            lambda: registry.put_rule(registry.connection("orders"), "other", [Right.LISTEN]),
+        ),
+        (lambda: registry.use_edition("free"), lambda: registry.use_edition("")),
+        (
+            lambda: registry.change_edition(registry.editions().by_name["free"], connections=7, limits=Limits()),
+            lambda: registry.change_edition(registry.editions().by_name["free"], connections=8, limits=Limits()),
+        ),
+        (
+            lambda: registry.revoke_key(
+                "orders",
+                "application",
+                KeySlot.SECONDARY,
+                generation=registry.connection("orders").rule("application").keys[KeySlot.SECONDARY].generation,
+            ),
+            lambda: registry.regenerate_key("orders", "application", KeySlot.SECONDARY, generate_key(), generation=0),
+        ),
+    ]
+    for change, another in attempts:
+        for attempt, unchanged in ((change, False), (change, True), (another, False), (change, False)):
+            attempt()
+            assert entries(tmp_path)[-1].unchanged is unchanged, entries(tmp_path)[-1].operation
 
 
 def test_refused_changes_are_recorded(registry: AuditedRegistry, tmp_path: Path) -> None:
@@ -93,7 +126,7 @@ def test_refused_changes_are_recorded(registry: AuditedRegistry, tmp_path: Path)
     for attempt, error, status in attempts:
         with pytest.raises(error):
             attempt()
-        assert entries(tmp_path)[-1].status == status
+        assert (entries(tmp_path)[-1].status, entries(tmp_path)[-1].unchanged) == (status, False)
 
 
 def test_where_there_is_no_relay_nothing_is_made(tmp_path: Path) -> None:

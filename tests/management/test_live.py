@@ -244,12 +244,14 @@ async def test_an_operator_ends_one(what: str, operation: str, operator: Api, vi
     for wrong in ("x", "A" * 32, "1" * 33, "%2F", "0"):
         assert (await operator.call("DELETE", f"{ORDERS}/{what}/{wrong}"))[0].status == 404
     called = [event for event in api.events if isinstance(event, ManagementCalled)]
-    found = [(event.operation_id, event.connection, event.role, event.status) for event in called[1:5]]
+    found = [
+        (event.operation_id, event.connection, event.role, event.status, event.unchanged) for event in called[1:5]
+    ]
     assert found == [
-        (operation, "orders", "viewer", 403),
-        (operation, "orders", "operator", 200),
-        (operation, "orders", "operator", 200),
-        (operation, "other", "operator", 404),
+        (operation, "orders", "viewer", 403, False),
+        (operation, "orders", "operator", 200, False),
+        (operation, "orders", "operator", 200, True),
+        (operation, "other", "operator", 404, False),
     ]
 
 

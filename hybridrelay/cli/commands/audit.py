@@ -70,6 +70,6 @@ def _row(entry: AuditEntry) -> tuple[str, ...]:
         caller or "unknown",
         entry.peer,
         entry.operation,
-        str(entry.status or "none"),
+        f"{entry.status or 'none'}{', unchanged' if entry.unchanged else ''}",
         fields_text({name: value for name, value in about.items() if value}),
     )

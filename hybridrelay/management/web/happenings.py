@@ -139,7 +139,6 @@ def _earlier(asked: Mapping[str, str], cursor: str | None) -> Child:
 
 
 def _call(entry: AuditEntry) -> list[Child]:
-    is_done = 200 <= entry.status < 400
     about: list[Child] = []
     if entry.connection:
         about.append(h("a", name_of(entry.connection), href=path_of(entry.connection)))
@@ -147,14 +146,20 @@ def _call(entry: AuditEntry) -> list[Child]:
     return [
         moment(entry.time),
         entry.operation,
-        badge("Done", "good")
-        if is_done
-        else badge(f"Refused ({entry.status})" if entry.status else "No response", "warn"),
+        _result(entry),
         name_of(f"{entry.caller} ({entry.role})" if entry.caller else "unknown"),
         entry.peer,
         about,
         h("code", entry.request_id),
     ]
+
+
+def _result(entry: AuditEntry) -> Child:
+    if not entry.status:
+        return badge("No response", "warn")
+    if not 200 <= entry.status < 400:
+        return badge(f"Refused ({entry.status})", "warn")
+    return badge("Nothing changed") if entry.unchanged else badge("Done", "good")
 
 
 EVENT_PAGES: tuple[Page, ...] = (

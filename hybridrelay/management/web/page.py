@@ -10,7 +10,7 @@ import trio
 
 from ...http import Failure, Handler, Reply, Request, RequestError, Response, Route
 from ...security import ManagementRole
-from ..auditing import audit_event
+from ..auditing import Effect, audit_event
 from ..callers import Caller
 from ..gate import Gate
 from ..managed import Managed
@@ -86,7 +86,7 @@ def _handler(page: Page, managed: Managed, gate: Gate) -> Handler:
             if page.method != "GET" and (visit is None or not visit.has_called):
                 caller = None if visit is None else visit.caller
                 params = valid_params(request.params, request.param)
-                managed.events.publish(audit_event(page.id, params, request, caller, status, request_id))
+                managed.events.publish(audit_event(page.id, params, request, caller, status, request_id, Effect()))
 
     return handle
 
@@ -108,7 +108,7 @@ def _public_handler(page: PublicPage, managed: Managed, gate: Gate) -> Handler:
             raise
         finally:
             if page.is_audited:
-                managed.events.publish(audit_event(page.id, {}, request, caller, status, request_id))
+                managed.events.publish(audit_event(page.id, {}, request, caller, status, request_id, Effect()))
 
     return handle
 

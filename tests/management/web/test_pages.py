@@ -626,6 +626,8 @@ async def test_audit(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     admin = browser_of(relay)
     await admin.log_in(relay.token()[1])
     await admin.post(f"{path_of('orders')}/rules/all/keys")
+    assert "Nothing changed" not in page_of(await admin.get("/audit")).text
+    await admin.post("/scale/accept")  # although the relay does not drain
     page = page_of(await admin.get("/audit"))
     for shown in (
         "listKeys",
@@ -633,6 +635,7 @@ async def test_audit(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "(admin)",
         "192.0.2.1",
         "Done",
+        "Nothing changed",
         "logIn",
         f"local uid {os.getuid()}",
         "hybridrelay audit",
