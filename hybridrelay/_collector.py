@@ -14,8 +14,8 @@ _OLDEST = 2
 #: time, plus `_MORE_BLOCKS`.
 _TIMES = 1.5
 _MORE_BLOCKS = 100_000
-#: The same for the pages of memory that the process has, in which memory of libraries is included: a session that
-#: breaks is a cycle of few blocks, but holds 80 KB of OpenSSL's memory.
+#: The same for the resident memory of the process, in pages, which includes the memory of libraries: a session that
+#: has ended may be a cycle of a few small objects that still own 80 KB of OpenSSL's memory.
 _TIMES_PAGES = 1.25
 _MORE_PAGES = 8_192
 
@@ -27,8 +27,8 @@ def short_collections() -> Iterator[None]:
     A full collection examines all objects, and nothing else runs meanwhile: in a relay with 10,000 listeners, this
     takes 0.15 s every two minutes. With this function, the objects that survive one collection are exempted from the
     next (`gc.freeze`). Nearly all objects are freed with their last reference; only cycles need the collector. So
-    that cycles of old objects do not fill the memory, all objects are examined again when the program has grown: by
-    half in blocks, or by a quarter in memory.
+    that cycles of old objects do not fill the memory, all objects are examined again when the program has grown: when
+    the number of its memory blocks has increased by half, or its resident memory by a quarter.
     """
     collections = _Collections()
     gc.callbacks.append(collections.observe)
@@ -40,7 +40,7 @@ def short_collections() -> Iterator[None]:
 
 
 def _resident_pages() -> int:
-    """Return the number of pages of memory that this process has; 0 if it cannot be determined."""
+    """Return the size of this process's resident memory, in pages; 0 if it cannot be determined."""
     try:
         with open("/proc/self/statm", "rb") as file:  # proc(5)
             return int(file.read().split()[1])

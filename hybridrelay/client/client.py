@@ -199,8 +199,8 @@ class Client:
     async def connect(self, *, patience: float | None = None) -> Session:
         """Return the session for new streams, at once if there is one.
 
-        Otherwise a session is opened; all waiting callers share the attempts. A session that has lost its channel
-        gets a moment to resume; after that, another one is opened in parallel for new streams. If there are several
+        Otherwise a session is opened; all waiting callers share the attempts. A session that has lost its channel has
+        three seconds to resume; after that, another one is opened in parallel for new streams. If there are several
         relays, the first that leads to a connector is used. If a remembered route fails, routes are probed again,
         once.
 
@@ -234,7 +234,7 @@ class Client:
         finally:
             self._reports.close()
 
-    # --- background: keeping sessions on the best path
+    # --- background: keeping sessions on the best route
 
     async def watch(self) -> None:
         """Move to better routes, notice sleep and changes of network, renew old data channels, until cancelled."""

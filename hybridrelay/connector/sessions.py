@@ -32,10 +32,11 @@ from .stream_events import Origin
 
 __all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 
-#: How many sessions one identity may have. Several processes may share a connection string; the limit protects tasks
-#: and connections to the target.
+#: How many sessions one identity may have. Several processes may share a connection string, and each needs a session.
+#: The limit bounds the number of tasks.
 MAX_SESSIONS_PER_IDENTITY = 256
-#: How much memory all data channels together may promise to their peers (bytes).
+#: The memory budget: the bytes that all sessions together may use for receive windows, and for data that is being
+#: sent.
 PROCESS_BUDGET = 1 << 30
 #: The pause between two sessions that are moved, so that they do not all resume at the same moment (seconds).
 _MOVE_SPACING_SECONDS = 0.1
@@ -57,7 +58,7 @@ class Served:
     #: The key with which the connector was registered when the relay offered the data channel; if the key is revoked,
     #: the relay closes the channel.
     key: Secret | None = None
-    #: The id of the rendezvous by which its data channel was opened, as the relay says.
+    #: The id of the rendezvous of its data channel, as the relay has stated it.
     rendezvous: str = ""
     #: When it began, on Trio's clock.
     since: float = 0.0
@@ -102,7 +103,7 @@ class ProvenChannel:
     candidate: Candidate
     #: Its entry in `Sessions.opening`, until a session uses the channel.
     opening: OpeningChannel | None = None
-    #: The id of its rendezvous, as the relay says.
+    #: The id of its rendezvous, as the relay has stated it.
     rendezvous: str = ""
 
     @property
@@ -163,7 +164,7 @@ class Sessions:
         return len(self._served)
 
     def set_policy(self, policy: Policy) -> None:
-        """Put a policy into force: sessions of identities that it denies end at once."""
+        """Use another policy from now on. Sessions of identities that it denies end at once."""
         self._policy = policy
         for served in list(self._served.values()):
             peer = served.peer

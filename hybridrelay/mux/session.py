@@ -47,7 +47,7 @@ _FRAMES_PER_END = MAX_FRAMES // PORTION
 
 
 class Session:
-    """A session: many streams over one channel at a time.
+    """A session: many streams, over one channel at a time.
 
     Args:
         role: `SessionRole.INITIATOR` for the side that dialed.
@@ -381,7 +381,7 @@ class Session:
     async def _use_channels(
         self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None, greeting_timeout: float
     ) -> None:
-        """Use one channel after the other until the session ends."""
+        """Use one channel after another until the session ends."""
         while self._next is not None and self.core.ended is None:
             (stream, initial), self._next = self._next, None
             taken_over = self.core.is_established
@@ -488,8 +488,8 @@ class Session:
     # --- the ends of streams
 
     def limit_settling(self, stream: MuxStream) -> None:
-        """Call `MuxStream.stop_waiting` after `SETTLING_SECONDS`, unless `settled` is called or the session ends
-        first. For use by the session's streams."""
+        """Limit how long a closed stream waits for acknowledgements: call `MuxStream.stop_waiting` after
+        `SETTLING_SECONDS`, unless `settled` is called or the session ends first. For use by the session's streams."""
         if self._nursery is None or self.core.ended is not None:
             return
         self._unsettled[stream] = trio.current_time() + SETTLING_SECONDS

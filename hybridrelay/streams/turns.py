@@ -1,4 +1,7 @@
-"""Sharing the event loop among peers: a peer with many streams or sessions gets no more time than a peer with one."""
+"""Sharing the event loop among peers: a peer with many streams or sessions gets no more time than a peer with one.
+
+A *pass* of the event loop is one round in which Trio runs each task that is ready.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ import trio
 
 from .nowait import TURN_BYTES, TURN_SECONDS
 
-__all__ = ["MAX_FRAMES", "PLACES", "PeerTurns", "SharedTurns"]
+__all__ = ["MAX_FRAMES", "QUEUES", "PeerTurns", "SharedTurns"]
 
 #: How many frames are processed before other tasks run. Frames are counted because their cost hardly depends on their
 #: size: this many take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind.
 MAX_FRAMES = 128
-#: How many waiting tasks can share one turn, in the same pass of the event loop.
-PLACES = 16
+#: Tasks that wait for a turn are in this many queues. In each pass of the event loop, the first task of each queue
+#: runs, so up to this many tasks share a turn.
+QUEUES = 16
 #: A frame counts as much as this many bytes.
 _BYTES_PER_FRAME = TURN_BYTES // MAX_FRAMES
 #: A second counts as much as this many bytes.
@@ -27,13 +31,14 @@ _BYTES_PER_SECOND = TURN_BYTES / TURN_SECONDS
 class SharedTurns:
     """The turns of all tasks that work for one peer, such as an application's identity.
 
-    A turn is `MAX_FRAMES` frames, `TURN_BYTES` bytes, or `TURN_SECONDS`, or parts of these that add up to a turn.
-    Time is counted because it depends on more than frames and bytes, such as the number of TLS records. When a turn
-    is over, the tasks that have more to process wait. Each pass of the event loop brings one more turn, however many
-    of them wait. If tasks of several peers wait at the same time, a pass brings each of these peers an equal part of
-    a turn, so that a pass does not take longer with more peers.
+    A turn is an allowance: `MAX_FRAMES` frames use it up, and so do `TURN_BYTES` bytes, or `TURN_SECONDS` of time.
+    Smaller amounts of the three are added up in proportion. Time is counted because it depends on more than frames
+    and bytes, such as the number of TLS records. When the turn is over, the tasks that have more to process wait for
+    the next one. Each pass of the event loop brings one turn, however many tasks wait. If tasks of several peers wait
+    at the same time, a pass brings each of these peers an equal part of a turn, so that a pass does not take longer
+    with more peers.
 
-    Usually, up to `PLACES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
+    Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
     was used up completely, only the task that has waited longest may use the next one. Without this, a peer with 200
     sessions that send expensive frames would have 200 turns in every pass.
 
@@ -50,9 +55,9 @@ class SharedTurns:
         "_is_scarce",
         "_last",
         "_left",
-        "_places",
+        "_numbers",
+        "_queues",
         "_seen",
-        "_tickets",
         "_waiting",
     )
 
@@ -64,16 +69,17 @@ class SharedTurns:
         self._contenders: set[SharedTurns] = set() if contenders is None else contenders
         self._left: float = TURN_BYTES
         self._counted_until = clock()
-        #: A number for each task that waits, the longest-waiting first.
+        #: The number of each task that waits, in the order in which they began to wait.
         self._waiting: dict[int, None] = {}
-        self._tickets = itertools.count()
+        self._numbers = itertools.count()
         #: Whether the previous turn was used up.
         self._is_scarce = False
-        #: Each is acquired by at most one task in each pass of the event loop. They are made when they are needed.
-        self._places: list[trio.Lock] = []
-        #: The index of the place at which a task last had to queue behind another one, because all were occupied.
+        #: The queues, at most `QUEUES`, which are made when they are needed. A lock is a queue: it is acquired by one
+        #: task after the other, and by at most one in each pass of the event loop.
+        self._queues: list[trio.Lock] = []
+        #: The index of the queue that was chosen last, when none was empty.
         self._last = 0
-        #: The places whose tasks have run since the turn was renewed.
+        #: The queues of which a task has run since the turn was renewed.
         self._seen: set[int] = set()
 
     @property
@@ -102,7 +108,8 @@ class SharedTurns:
         """
         now = self._clock()
         left = self._left - frames * _BYTES_PER_FRAME - size - (now - self._counted_until) * _BYTES_PER_SECOND
-        # At most one turn is owed. If more time has passed, the system may have suspended this process.
+        # If a turn is exceeded, later ones are shorter, but only by one turn in total: if much more time has passed,
+        # the system may have suspended this process.
         self._left = max(-TURN_BYTES, left)
         self._counted_until = now
         return left <= 0
@@ -113,42 +120,42 @@ class SharedTurns:
 
     async def next(self) -> None:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
-        place, ticket = self._choose_place(), next(self._tickets)
-        self._waiting[ticket] = None
+        queue, number = self._choose_queue(), next(self._numbers)
+        self._waiting[number] = None
         self._contenders.add(self)
         try:
-            async with self._places[place]:  # acquiring this lock takes at least one pass of the event loop
-                self._renew(place)
-                while self._left <= 0 or (self._is_scarce and ticket != next(iter(self._waiting))):
+            async with self._queues[queue]:  # acquiring this lock takes at least one pass of the event loop
+                self._renew(queue)
+                while self._left <= 0 or (self._is_scarce and number != next(iter(self._waiting))):
                     await trio.lowlevel.checkpoint()
-                    self._renew(place)
+                    self._renew(queue)
         finally:
-            del self._waiting[ticket]
+            del self._waiting[number]
             if not self._waiting:
                 self._contenders.discard(self)
         self._counted_until = self._clock()
 
-    def _choose_place(self) -> int:
-        for index, place in enumerate(self._places):
-            if not place.locked():
+    def _choose_queue(self) -> int:
+        for index, queue in enumerate(self._queues):
+            if not queue.locked():
                 return index
-        if len(self._places) < PLACES:
-            self._places.append(trio.Lock())
-            return len(self._places) - 1
-        self._last = (self._last + 1) % PLACES
+        if len(self._queues) < QUEUES:
+            self._queues.append(trio.Lock())
+            return len(self._queues) - 1
+        self._last = (self._last + 1) % QUEUES
         return self._last
 
-    def _renew(self, place: int) -> None:
-        # A place runs once in each pass. When one runs again, another pass has begun. (If a task has taken a place
-        # that was free, it may be the first to run in the next pass. It is then counted in the turn of the previous
-        # pass.)
-        if place in self._seen or not self._seen:
+    def _renew(self, queue: int) -> None:
+        # One task of each queue runs in each pass. When a task of the same queue runs again, another pass has begun.
+        # (If a task has entered an empty queue, it may be the first to run in the next pass. It is then counted in
+        # the turn of the previous pass.)
+        if queue in self._seen or not self._seen:
             self._seen.clear()
             self._is_scarce = self._left <= 0
             # If the last turn was exceeded, this one is shorter by that much.
             part = TURN_BYTES / len(self._contenders)
             self._left = min(part, self._left + part)
-        self._seen.add(place)
+        self._seen.add(queue)
 
 
 class PeerTurns:

@@ -17,7 +17,7 @@ from hybridrelay.mux._directions import Outward
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
-from hybridrelay.streams.turns import MAX_FRAMES, PLACES, SharedTurns
+from hybridrelay.streams.turns import MAX_FRAMES, QUEUES, SharedTurns
 
 from ..fake_channels import CountedTurns, Discarding
 
@@ -72,7 +72,7 @@ def instrument(passes: Passes) -> Iterator[None]:
 
 async def test_each_pass_brings_one_turn_and_all_that_wait_get_turns() -> None:
     turns, passes, taken = SharedTurns(lambda: 0.0), Passes(), list[tuple[int, int]]()
-    tasks = 3 * PLACES
+    tasks = 3 * QUEUES
 
     async def use(number: int) -> None:
         for _ in range(3):
@@ -95,7 +95,7 @@ async def test_each_pass_brings_one_turn_and_all_that_wait_get_turns() -> None:
 
 async def test_many_small_pieces_share_a_turn() -> None:
     turns, passes = SharedTurns(lambda: 0.0), Passes()
-    tasks = 100 * PLACES
+    tasks = 100 * QUEUES
 
     async def use() -> None:
         await turns.next()
@@ -106,7 +106,7 @@ async def test_many_small_pieces_share_a_turn() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(tasks):
                 nursery.start_soon(use)
-    assert passes.count <= tasks / PLACES + 10
+    assert passes.count <= tasks / QUEUES + 10
 
 
 async def test_a_process_that_was_stopped_during_a_turn_continues_soon() -> None:

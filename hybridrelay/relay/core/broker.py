@@ -196,15 +196,15 @@ class Broker(Generic[HandleT]):
         Raises:
             RendezvousError: a quota is used up.
         """
-        is_present = self._is_present(connection, instance, wanted, now)
-        self.quotas.admit_sender(connection, self.senders[connection], now, is_present=is_present)
+        for_session = self._may_be_for_session(connection, instance, wanted, now)
+        self.quotas.admit_sender(connection, self.senders[connection], now, for_session=for_session)
 
-    def _is_present(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
+    def _may_be_for_session(self, connection: str, instance: str, wanted: str | None, now: float) -> bool:
         """Return whether a join may be for an existing session: to resume or move a session, clients ask for its
         listener."""
         if wanted is None:
             return False
-        return now < self.quotas.lenient_until or self.rendezvous.is_present(connection, instance, now)
+        return now < self.quotas.lenient_until or self.rendezvous.has_pair(connection, instance, now)
 
     # --- listeners
 
@@ -295,8 +295,8 @@ class Broker(Generic[HandleT]):
         join: Join[HandleT] = Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance)
         name = join.connection
         try:
-            is_present = self._is_present(name, instance, wanted, now)
-            self.quotas.admit_session(name, self.rendezvous.count(name), now, is_present=is_present)
+            for_session = self._may_be_for_session(name, instance, wanted, now)
+            self.quotas.admit_session(name, self.rendezvous.count(name), now, for_session=for_session)
         except RendezvousError as exc:
             return self._fail(join, exc.reason, str(exc))
         return self._choose(join, now)

@@ -8,22 +8,24 @@ What has a place, such as a pair, is the *owner* of the place. The rules for key
 2. An operator may set lower limits for each key and each hybrid connection.
 
 When a newcomer reaches such a limit, it may displace the owner of a place of the same key, or of the key that has the
-most places of that hybrid connection. A place is *provisional* at first, and *established* once it has been of use;
+most places of that hybrid connection. A place is *provisional* at first, and *established* once it has proved useful;
 the code that uses `Places` decides when. Holders are compared by network (IPv4 /24, IPv6 /48), and those in one
-network by address. "Fewer" always includes the place that the newcomer would get:
+network by address. Where these rules say that the newcomer's holder has fewer places, the place that the newcomer
+would get is already counted:
 
 3. The newcomer gets the oldest provisional place of the holder that has the most of them: at once if the newcomer's
    holder has fewer, otherwise when the place is `TENURE_SECONDS` old. If the newcomer's own holder has the most, it
    gets one of its own. So a holder that keeps asking displaces itself.
-4. Otherwise, if the newcomer's holder has fewer places than another holder has established ones, the newcomer gets
-   the oldest provisional place, whatever its age; or, if there is none, the newest established place of the holder
-   that has the most. With `spares_established`, either happens only once every `ROTATION_SECONDS`, and only if
-   the newcomer's address has no place at all, or the other holder has more than `FAR_MORE` times as many. Among
-   several holders that meet this condition, lots are drawn, so that asking more often does not help.
+4. Otherwise, the places that the newcomer's holder has, of both kinds, are compared with the established places of
+   the holder that has the most of those. If the newcomer's holder has fewer, the newcomer gets the oldest provisional
+   place, whatever its age; or, if there is none, the newest established place of the other holder. With
+   `spares_established`, either happens only once every `ROTATION_SECONDS`, and only if the newcomer's address has no
+   place at all, or the other holder has more than `FAR_MORE` times as many. If several holders meet this condition,
+   one is drawn at random, so that asking more often does not help.
 5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner gets the oldest provisional
    place; or if there is none, a random established one, except with `spares_established`.
 
-Because "fewer" includes the new place, two holders with about the same number do not keep displacing each other.
+Because the new place is counted, two holders with about the same number do not keep displacing each other.
 
 The owner of an established place may end although its holder still needs the place: if a data channel breaks, its
 session asks for another one. Such a place is *kept* for its holder (`Places.keep`):
@@ -56,7 +58,7 @@ from .lottery import ROTATION_SECONDS, Lottery
 __all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
 
 #: How long a provisional place is safe from newcomers of its own holder, and of holders with as many (seconds). An
-#: honest program shows within this time that its place is of use, unless the path to it is very slow.
+#: honest program proves within this time that its place is useful, unless the path to it is very slow.
 TENURE_SECONDS = 3.0
 
 #: With `spares_established`, a holder that already has places gets an established one of another holder only if that
@@ -68,8 +70,8 @@ FAR_MORE = 2
 OwnerT = TypeVar("OwnerT")
 
 
-class _Whose(enum.Enum):
-    """Whose limit a newcomer meets."""
+class _Limit(enum.Enum):
+    """Which limit a newcomer has reached: that of its key, or that of its hybrid connection."""
 
     KEY = enum.auto()
     CONNECTION = enum.auto()
@@ -101,8 +103,8 @@ class Places(Generic[OwnerT]):
         total: how many places there are, at least 1.
         clock: returns seconds of a monotonic clock.
         randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
-        per_connection: the most that one hybrid connection may hold; None: only rule 1 counts.
-        per_key: the most that one key may hold; None: only rule 1 counts.
+        per_connection: how many places one hybrid connection may have at most; None: only rule 1 applies.
+        per_key: how many places one key may have at most; None: only rule 1 applies.
         spares_established: whether to avoid displacing established places, because that does harm; see rules 4 and 5.
         established_after: the age at which a provisional place becomes established (seconds).
 
@@ -135,8 +137,8 @@ class Places(Generic[OwnerT]):
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
         self._kept: Kept[OwnerT] = Kept()
-        #: Places that change at the time `Place.until`, grouped by `Place.term`, so that each group is in order of
-        #: time.
+        #: Places that end or become provisional at the time `Place.until`. They are grouped by `Place.term`, so that
+        #: each group is in order of time.
         self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
@@ -180,26 +182,26 @@ class Places(Generic[OwnerT]):
                 part in the next draw.
         """
         self._pass_time()
-        whose = self._met_limit(newcomer.key) if self._kept.find(newcomer, name) is None else None
-        if whose is None:
+        reached = self._reached_limit(newcomer.key) if self._kept.find(newcomer, name) is None else None
+        if reached is None:
             return None
         pool = self._find_pool(newcomer.key)
-        if whose is _Whose.CONNECTION:
+        if reached is _Limit.CONNECTION:
             greatest = max(self._connections.get(newcomer.key.connection, {}).values(), key=len, default=None)
             if greatest is not None and self.held(newcomer.key) < len(greatest) - 1:
                 pool = greatest
         displaced = None if pool is None else self._choose(pool, newcomer, name)
         if displaced is None:
-            who = f"the key {newcomer.key.rule!r}" if whose is _Whose.KEY else "this hybrid connection"
+            who = f"the key {newcomer.key.rule!r}" if reached is _Limit.KEY else "this hybrid connection"
             raise RendezvousError(f"{who} has as many {self._what} as the relay has room for", reason=Reason.LIMIT)
         return displaced
 
-    def _met_limit(self, key: KeyId) -> _Whose | None:
+    def _reached_limit(self, key: KeyId) -> _Limit | None:
         free = self.total - self._taken
         if self.held(key) >= min(free, self._per_key):
-            return _Whose.KEY
+            return _Limit.KEY
         if self.held_by_connection(key.connection) >= min(2 * free, self._per_connection):
-            return _Whose.CONNECTION
+            return _Limit.CONNECTION
         return None
 
     def take(self, holder: Holder, owner: OwnerT, name: str = "") -> Place[OwnerT]:
@@ -298,19 +300,19 @@ class Places(Generic[OwnerT]):
         self._make_pool(holder.key).holdings(place).add(place)
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
-        """Make a place established, because it has been of use. Does nothing if it was given back.
+        """Make a place established, because it has proved useful. Does nothing if it was given back.
 
         Args:
             place: the place.
             seconds: after this time it becomes provisional again.
         """
         now = self._clock()
-        if self._turn(place, established=True, now=now):
+        if self._set_state(place, established=True, now=now):
             self._end_at(place, now + seconds, seconds)
 
     def make_provisional(self, place: Place[OwnerT]) -> None:
-        """Make a place provisional, because it is no longer of use. Does nothing if it was given back."""
-        if place.is_established and self._turn(place, established=False, now=self._clock()):
+        """Make a place provisional, because it is no longer useful. Does nothing if it was given back."""
+        if place.is_established and self._set_state(place, established=False, now=self._clock()):
             self._end_at(place, math.inf)
 
     def is_provisional(self, place: Place[OwnerT], seconds: float) -> bool:
@@ -323,7 +325,7 @@ class Places(Generic[OwnerT]):
     def _find_pool(self, key: KeyId) -> _Pool[OwnerT] | None:
         return self._connections.get(key.connection, {}).get(key)
 
-    def _turn(self, place: Place[OwnerT], *, established: bool, now: float) -> bool:
+    def _set_state(self, place: Place[OwnerT], *, established: bool, now: float) -> bool:
         """Make a place established or provisional. Returns False if it was given back."""
         pool = self._find_pool(place.holder.key)
         if pool is None or place not in pool.holdings(place).in_order:
@@ -351,7 +353,7 @@ class Places(Generic[OwnerT]):
                 if place.is_kept:
                     self.leave(place)
                 else:
-                    self._turn(place, established=False, now=place.until)
+                    self._set_state(place, established=False, now=place.until)
                     self._end_at(place, math.inf)
 
     def _establish_old(self, pool: _Pool[OwnerT]) -> None:
@@ -359,7 +361,7 @@ class Places(Generic[OwnerT]):
         if self._established_after < math.inf:
             now = self._clock()
             for place in _while(pool.provisional.in_order, lambda one: one.since + self._established_after <= now):
-                self._turn(place, established=True, now=now)
+                self._set_state(place, established=True, now=now)
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
         """Choose among the places of one key: the newcomer's own key, or another key that has more."""

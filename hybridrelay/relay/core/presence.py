@@ -1,4 +1,4 @@
-"""Counting the rendezvous of each hybrid connection, and knowing which senders' instances have sessions. Pure."""
+"""Counts the rendezvous of each hybrid connection, and knows which instances of clients have pairs. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Presence:
     def __init__(self) -> None:
         """Begin without any rendezvous."""
         self._rendezvous: Counter[str] = Counter()
-        #: The number of joined rendezvous, by hybrid connection and instance.
+        #: The number of pairs (joined rendezvous), by hybrid connection and instance.
         self._joined: Counter[tuple[str, str]] = Counter()
-        #: Instances whose last joined rendezvous has ended, and until when they still count as present, in the order
-        #: of these times.
+        #: Instances whose last pair has ended, and until when they still count as having one, in the order of these
+        #: times.
         self._left: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def begins(self, connection: str) -> None:
@@ -54,7 +54,7 @@ class Presence:
         """Return the hybrid connections that have any rendezvous."""
         return list(self._rendezvous)
 
-    def is_present(self, connection: str, instance: str, now: float) -> bool:
-        """Return whether an instance has a joined rendezvous, or had one within `KEPT_AFTER_BREAK_SECONDS`."""
+    def has_pair(self, connection: str, instance: str, now: float) -> bool:
+        """Return whether an instance has a pair, or had one within the last `KEPT_AFTER_BREAK_SECONDS`."""
         who = connection, instance
         return self._joined[who] > 0 or self._left.get(who, now) > now

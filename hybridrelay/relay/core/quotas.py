@@ -4,8 +4,8 @@ The rules:
 
 1. When a quota is used up, further requests are refused with a reason that says so. Nothing is ended, unless the
    limits have `end_at_limit`: then sessions end when the bytes of the period are used up.
-2. For a running session, a quota of control channels or pairs may be exceeded, up to twice the limit: the session may
-   need a new one when the relay has not noticed yet that the earlier one is dead.
+2. For an existing session, a quota of control channels or pairs may be exceeded, up to twice the limit: the session
+   may need a new one when the relay has not noticed yet that the earlier one is dead.
 3. There is an event when four fifths of a quota are used, and another when all of it is used. Use must fall below
    seven tenths before the quota can cause such an event again. The same event is not repeated within
    `REPEAT_SECONDS`.
@@ -108,7 +108,7 @@ class Quotas:
     Args:
         connections: the hybrid connections, by name.
         editions: the editions, and the one that the relay uses.
-        lenient_until: until this time, every join that names a listener counts as a join for a running session. A
+        lenient_until: until this time, every join that names a listener counts as a join for an existing session. A
             relay that has just started does not know the sessions that are about to resume.
     """
 
@@ -135,7 +135,7 @@ class Quotas:
         self._all_bytes = 0
 
     def take(self) -> list[Event]:
-        """Return the events since the last call."""
+        """Return the events that have occurred since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -143,7 +143,7 @@ class Quotas:
         """Use these limits from now on."""
         self._connections, self._editions = connections, editions
         self.limited = _limited(connections)
-        # Limits may have been removed or raised. What is used has not changed by that.
+        # Limits may have been removed or raised, so compare the same use with the new limits.
         for key, (used, _) in list(self._uses.items()):
             self._note(key, used, self._limit_of(key), now)
         self._published = {one: at for one, at in self._published.items() if now - at < REPEAT_SECONDS}
@@ -180,35 +180,35 @@ class Quotas:
 
     # --- admission
 
-    def admit_sender(self, connection: str, used: int, now: float, *, is_present: bool) -> None:
+    def admit_sender(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
         """Admit another control channel of a client.
 
         Args:
             connection: the hybrid connection.
             used: how many there are already.
             now: the time.
-            is_present: whether a running session needs it.
+            for_session: whether an existing session needs it; see rule 2.
 
         Raises:
             RendezvousError: the quota is used up; `reason` and the text say which.
         """
-        self._admit(connection, QuotaKind.SENDERS, used, now, is_present=is_present)
+        self._admit(connection, QuotaKind.SENDERS, used, now, for_session=for_session)
 
-    def admit_session(self, connection: str, used: int, now: float, *, is_present: bool) -> None:
+    def admit_session(self, connection: str, used: int, now: float, *, for_session: bool) -> None:
         """Admit another pair of data channels; see `admit_sender`."""
         for moved, limit, ends, is_of_relay in self._byte_quotas(connection):
-            if moved >= limit and (ends or not is_present):
+            if moved >= limit and (ends or not for_session):
                 # The refusal must not reveal to users of one hybrid connection how much the others have moved.
                 raise _refusal_for_relay() if is_of_relay else _refusal(QuotaKind.BYTES, moved, limit)
-        self._admit(connection, QuotaKind.SESSIONS, used, now, is_present=is_present)
+        self._admit(connection, QuotaKind.SESSIONS, used, now, for_session=for_session)
 
-    def _admit(self, connection: str, kind: QuotaKind, used: int, now: float, *, is_present: bool) -> None:
+    def _admit(self, connection: str, kind: QuotaKind, used: int, now: float, *, for_session: bool) -> None:
         limit = self._limit(connection, kind)
-        if limit is not None and used >= (2 * limit if is_present else limit):
+        if limit is not None and used >= (2 * limit if for_session else limit):
             self.note(connection, kind, used, now)  # so that the status shows why at once
             raise _refusal(kind, used, limit)
 
-    # --- inside
+    # --- private
 
     def _limit_of(self, key: _Key) -> int | None:
         if key.connection is not _RELAY:
@@ -277,5 +277,5 @@ def _refusal(kind: QuotaKind, used: int, limit: int) -> RendezvousError:
 
 
 def _refusal_for_relay() -> RendezvousError:
-    text = "the edition of the relay has no bytes left for all its hybrid connections together"
+    text = "all hybrid connections together have used up the bytes that the edition of the relay allows this month"
     return RendezvousError(text, reason=_REASONS[QuotaKind.BYTES])

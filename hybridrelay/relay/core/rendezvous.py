@@ -219,9 +219,9 @@ class RendezvousTable:
         """Return the hybrid connections that have any rendezvous."""
         return self._presence.connections
 
-    def is_present(self, connection: str, instance: str, now: float) -> bool:
-        """Return whether a sender's instance has a joined rendezvous, or had one a moment ago."""
-        return self._presence.is_present(connection, instance, now)
+    def has_pair(self, connection: str, instance: str, now: float) -> bool:
+        """Return whether a sender's instance has a pair, or had one in the last seconds; see `Presence.has_pair`."""
+        return self._presence.has_pair(connection, instance, now)
 
     def create(
         self, connection: str, listener_key: KeyId, sender: Holder, now: float, *, instance: str = ""

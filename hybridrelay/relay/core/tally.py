@@ -13,7 +13,8 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 class Tally(Generic[ItemT]):
     """Items in groups, in the order in which they were added.
 
-    Unless it says otherwise, every method takes constant time, because each request of a peer causes calls.
+    Every method takes constant time unless its docstring says otherwise, because methods are called for each request
+    of a peer.
     """
 
     def __init__(self) -> None:

@@ -135,7 +135,7 @@ class _Pump:
         Args:
             source: the stream to read from.
             sink: the stream to write to.
-            count: called with the size of what was moved, after each turn.
+            count: called with the size of what was moved, after each block or burst.
             broke: the outcomes if the source fails, and if the sink fails.
             both: cancelled at an error.
         """

@@ -155,9 +155,7 @@ class PipePool:
         return len(self._idle)
 
     def maybe_borrow(self) -> Pipe | None:
-        """Return an empty pipe, or None if too many are lent, nothing is spliced at the moment, or the system gives
-        no more descriptors.
-        """
+        """Return an empty pipe, or None if too many are lent, splicing is suspended, or no descriptor is free."""
         if self.borrowed >= self._max_borrowed or trio.current_time() < self._suspended_until:
             return None
         try:
@@ -176,7 +174,7 @@ class PipePool:
             self._idle.append(pipe)
 
     def refused(self, error: OSError) -> Spliced:
-        """Handle an error of a splice that does not come from a socket. Returns what the caller has to do."""
+        """Handle an error of `os.splice` that a socket has not caused. Returns what the caller has to do."""
         if error.errno == errno.EINVAL:
             return Spliced.UNSUPPORTED
         if trio.current_time() >= self._suspended_until:
@@ -202,7 +200,7 @@ class PipePool:
 
 
 class _Paused(enum.Enum):
-    """Why `_burst` returned, if the same direction goes on with another burst."""
+    """Why `_burst` returned, if the direction continues with another burst."""
 
     #: The source has no bytes at this moment.
     EMPTY = "empty"
@@ -224,7 +222,7 @@ async def splice(
         source: the socket to read from.
         sink: the socket to write to.
         pipes: lends a pipe.
-        pace: its turns are used. If it has a rate, nothing is spliced.
+        pace: has the turns of the pair. If it also has a limit on the rate, nothing is spliced.
         count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
@@ -295,8 +293,8 @@ async def _burst(
 
 
 async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream, turns: SharedTurns) -> Spliced | None:
-    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait. The time of waiting
-    does not count as a part of the turn.
+    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait. The time of waiting does
+    not count in the turn.
 
     Returns:
         None if all bytes were spliced. Otherwise a buffer was used, because splicing does not work, and this is the

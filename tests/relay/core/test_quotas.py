@@ -29,12 +29,12 @@ def quotas(limits: Limits | None = None, *, edition: str = "", editions: Edition
     return Quotas({"db": connection("db", limits, edition)}, editions or Editions())
 
 
-def refused(kind: QuotaKind, used: int, made: Quotas, *, is_present: bool = False) -> Reason | None:
+def refused(kind: QuotaKind, used: int, made: Quotas, *, for_session: bool = False) -> Reason | None:
     try:
         if kind is QuotaKind.SENDERS:
-            made.admit_sender("db", used, 0.0, is_present=is_present)
+            made.admit_sender("db", used, 0.0, for_session=for_session)
         else:
-            made.admit_session("db", used, 0.0, is_present=is_present)
+            made.admit_session("db", used, 0.0, for_session=for_session)
     except RendezvousError as exc:
         return exc.reason
     return None
@@ -77,7 +77,7 @@ def test_without_a_limit_everything_is_admitted(kind: QuotaKind) -> None:
 def test_a_count_that_is_reached_refuses_what_is_new(kind: QuotaKind, limits: Limits, reason: Reason) -> None:
     made = quotas(limits)
     assert [refused(kind, used, made) for used in (0, 2, 3, 4)] == [None, None, reason, reason]
-    present = [refused(kind, used, made, is_present=True) for used in (3, 5, 6)]
+    present = [refused(kind, used, made, for_session=True) for used in (3, 5, 6)]
     assert present == [None, None, reason], "what a running session needs has room, which is limited, too"
 
 
@@ -106,7 +106,7 @@ def test_bytes_that_are_used_up(whose: str, ends: bool) -> None:
     made.count_bytes({"db": 50 if whose == "relay" else 100}, 100, LATER)
     assert refused(QuotaKind.SESSIONS, 0, made) is Reason.TRANSFER_QUOTA
     assert refused(QuotaKind.SENDERS, 0, made) is None, "only sessions move bytes"
-    assert (refused(QuotaKind.SESSIONS, 0, made, is_present=True) is None) is not ends
+    assert (refused(QuotaKind.SESSIONS, 0, made, for_session=True) is None) is not ends
     assert made.is_overdrawn("db") is ends
     kinds: list[type[Event]] = (
         [QuotaNear, QuotaReached] if whose == "connection" else [RelayQuotaNear, RelayQuotaReached]
@@ -120,7 +120,7 @@ def test_a_refusal_because_of_the_whole_relay_says_nothing_about_others() -> Non
     made = quotas(editions=Editions([Edition(name="small", limits=Limits(bytes_per_period=100))], "small"))
     made.count_bytes({"other": 12345}, 12345, 0.0)
     with pytest.raises(RendezvousError, match="edition of the relay") as caught:
-        made.admit_session("db", 0, 0.0, is_present=False)
+        made.admit_session("db", 0, 0.0, for_session=False)
     assert caught.value.reason is Reason.TRANSFER_QUOTA
     assert not re.search("[0-9]", str(caught.value))
 
