@@ -13,6 +13,7 @@ from .._replace_file import prepared_replacements, remove_leftovers
 from ..errors import HybridRelayError, OutcomeUnknown
 from ..events.plain_log import plainly_logged_events
 from ..events.program import LeftoverRemoved
+from ..relay.store.store import NotFound
 from .new_files import new_files
 
 #: How long a command waits for another one that is changing the same files (seconds).
@@ -59,6 +60,28 @@ class FilesWritten:
 
 def nothing() -> None:
     """Do nothing. This is the default for callback parameters."""
+
+
+@contextlib.contextmanager
+def attempted(change: Callable[[], object]) -> Iterator[None]:
+    """If the block does not find what has to be changed, attempt the change nevertheless.
+
+    The attempt fails, too, but the audit log of the relay has it. Without this, nobody could see that someone has
+    tried to change what does not exist.
+
+    Args:
+        change: calls the method of the registry that makes the change, with what was not found. It must change
+            nothing even if another command creates this at the same moment.
+
+    Raises:
+        NotFound: what the block has raised.
+    """
+    try:
+        yield
+    except NotFound:
+        with contextlib.suppress(HybridRelayError):
+            change()
+        raise
 
 
 def change_with_files(

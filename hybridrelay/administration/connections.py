@@ -18,11 +18,11 @@ from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
 from .authority_content import RIGHTS, rule_of
-from .changes import kept_if_unknown, nothing
+from .changes import attempted, kept_if_unknown, nothing
 from .files_with_keys import read_key
 from .new_files import check_new_files, new_files
 from .provisioning import issue_string, pair_hosts_and_ports, provision
-from .registry import Registry
+from .registry import ConnectionInfo, Registry
 
 _USE_WHAT_IS_THERE = (
     "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
@@ -199,7 +199,8 @@ def disable_connection(
     Raises:
         ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
     """
-    known = registry.connection(name)
+    with attempted(lambda: registry.change(ConnectionInfo.missing(name), disabled=disabled)):
+        known = registry.connection(name)
     before_change()
     registry.change(known, disabled=disabled)
     return known.hosts
@@ -211,7 +212,8 @@ def delete_connection(registry: Registry, name: str, *, before_change: Callable[
     Raises:
         ConfigurationError: there is no such hybrid connection, or it was changed meanwhile. Nothing was changed.
     """
-    known = registry.connection(name)
+    with attempted(lambda: registry.delete(ConnectionInfo.missing(name))):
+        known = registry.connection(name)
     before_change()
     registry.delete(known)
 

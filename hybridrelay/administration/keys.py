@@ -9,11 +9,13 @@ import attrs
 
 from ..errors import ConfigurationError, OutcomeUnknown
 from ..security import KeySlot, Right, Rule, Secret, generate_key, key_fingerprint
-from .changes import IncompleteChange, change_with_files, nothing, only_change_of
+from .changes import IncompleteChange, attempted, change_with_files, nothing, only_change_of
 from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
 from .new_files import check_new_files
 from .registry import Registry
 
+#: No key has this generation, so a change of a key with it changes nothing.
+_NO_GENERATION = 2**53 - 1
 _TRY_AGAIN = "make it possible to write these files, and run the command again"
 
 
@@ -44,8 +46,9 @@ def revoke_key(
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
-    known = registry.connection(name)
-    of_rule = known.rule(rule)
+    with attempted(lambda: registry.revoke_key(name, rule, slot, generation=_NO_GENERATION)):
+        known = registry.connection(name)
+        of_rule = known.rule(rule)
     before_change()
     registry.revoke_key(name, rule, slot, generation=of_rule.keys[slot].generation)
     return RevokedKey(of_rule.fingerprint(slot), known.hosts, of_rule.fingerprint(slot.other) is not None)
@@ -112,8 +115,9 @@ def regenerate_key(
     key = generate_key() if key_file is None else read_key(key_file)
     with only_change_of(update):
         files = [read_file_with_keys(path, rule) for path in update]
-        connection = registry.connection(name)
-        known = connection.rule(rule)
+        with attempted(lambda: registry.regenerate_key(name, rule, slot, key, generation=_NO_GENERATION)):
+            connection = registry.connection(name)
+            known = connection.rule(rule)
         for file in files:
             file.check_owner(name, rule)
         texts = [(file, file.regenerated(known, slot, key)) for file in files]

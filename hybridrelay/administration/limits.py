@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from ..errors import ConfigurationError
-from ..relay.quotas import Edition, Editions, Limits, Quota
+from ..relay.quotas import NO_LIMITS, Edition, Editions, Limits, Quota
 from ..relay.store.checks import check_edition
-from .changes import nothing
-from .registry import Registry
+from .changes import attempted, nothing
+from .registry import ConnectionInfo, Registry
 
 __all__ = ["AppliedLimits", "EditionInUse", "LimitChanges", "change_edition", "change_limits", "use_edition"]
 
@@ -49,7 +49,9 @@ def change_limits(
         ConfigurationError: there is no such hybrid connection or edition, or a limit is out of range. Nothing was
             changed.
     """
-    known = registry.connection(name)
+    asked = Quota(edition or "", _changed(NO_LIMITS, changes))
+    with attempted(lambda: registry.change(ConnectionInfo.missing(name), quota=asked)):
+        known = registry.connection(name)
     quota = Quota(known.quota.edition if edition is None else edition, _changed(known.quota.limits, changes))
     if quota != known.quota:
         before_change()
@@ -108,7 +110,8 @@ def change_edition(
         ConfigurationError: there is no such edition, or a limit is out of range. Nothing was changed.
     """
     editions = registry.editions()
-    check_edition(editions, name)
+    with attempted(lambda: registry.change_edition(Edition(name=name), connections=None, limits=NO_LIMITS)):
+        check_edition(editions, name)
     known = editions.by_name[name]
     limits = _changed(known.limits, changes)
     before_change()

@@ -118,6 +118,11 @@ class ConnectionInfo:
             connection.quota,
         )
 
+    @classmethod
+    def missing(cls, name: str) -> Self:
+        """Make the value for a hybrid connection that does not exist. No hybrid connection ever has its version."""
+        return cls(name, (), (), 0.0, version=0)
+
     def find_rule(self, name: str) -> RuleInfo | None:
         """Return the rule with this name, or None."""
         return next((rule for rule in self.rules if rule.name == name), None)

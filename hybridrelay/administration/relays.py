@@ -9,7 +9,7 @@ import attrs
 
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record
-from .changes import FilesWritten, IncompleteChange, change_with_files, nothing, only_change_of
+from .changes import FilesWritten, IncompleteChange, attempted, change_with_files, nothing, only_change_of
 from .files_with_relays import FileWithRelays, read_file_with_relays
 from .new_files import check_new_files
 from .provisioning import pair_hosts_and_ports
@@ -68,8 +68,9 @@ def change_relays(
         if registry is None:
             written = _change(nothing, before_change, texts, {})
             return ChangedRelays(None, None, written.updated, first, written.incomplete)
-        known = registry.connection(name)
         after = tuple(one.host for one in endpoints)
+        with attempted(lambda: registry.change(ConnectionInfo.missing(name), hosts=after)):
+            known = registry.connection(name)
         written = _change(
             lambda: registry.change(known, hosts=after),
             before_change,

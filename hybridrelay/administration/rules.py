@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from ..security import Right
-from .changes import nothing
-from .registry import Registry, RuleInfo
+from .changes import attempted, nothing
+from .registry import ConnectionInfo, Registry, RuleInfo
 
 __all__ = ["ChangedRule", "delete_rule", "set_rule"]
 
@@ -46,7 +46,8 @@ def set_rule(
         ConfigurationError: there is no such hybrid connection; the rule's name or its rights are not valid; or the
             hybrid connection has 12 rules already. Nothing was changed.
     """
-    known = registry.connection(name)
+    with attempted(lambda: registry.put_rule(ConnectionInfo.missing(name), rule, rights)):
+        known = registry.connection(name)
     before_change()
     after = registry.put_rule(known, rule, rights)
     return ChangedRule(known.find_rule(rule), after, known.hosts)
@@ -63,8 +64,10 @@ def delete_rule(
     Raises:
         ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
-    known = registry.connection(name)
-    before = known.rule(rule)
+    known = ConnectionInfo.missing(name)
+    with attempted(lambda: registry.delete_rule(known, rule)):
+        known = registry.connection(name)
+        before = known.rule(rule)
     before_change()
     registry.delete_rule(known, rule)
     return ChangedRule(before, None, known.hosts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import ConfigurationError
 from ..relay.store.checks import no_token
 from ..security import ManagementRole
-from .changes import nothing
+from .changes import attempted, nothing
 from .new_files import check_new_files, new_files
 from .registry import Registry, TokenInfo
 
@@ -61,9 +61,10 @@ def revoke_token(registry: Registry, which: str, *, before_change: Callable[[], 
     Raises:
         ConfigurationError: there is no such token, or `which` is the name of one token and the id of another.
     """
-    found = [token for token in registry.tokens() if which in (token.name, token.id)]
-    if not found:
-        raise no_token(which)
+    with attempted(lambda: registry.delete_token(which)):
+        found = [token for token in registry.tokens() if which in (token.name, token.id)]
+        if not found:
+            raise no_token(which)
     if len(found) > 1:
         raise ConfigurationError(
             f"{which} is the name of one token and the id of another", remedy="give the id of the one with this name"

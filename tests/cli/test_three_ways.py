@@ -192,6 +192,38 @@ def test_deleted(run: Run, orders: Way) -> None:
     assert (again.code, "there is no hybrid connection 'orders'" in again.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("command", "operation"),
+    [
+        (("connections", "delete", "nothing"), "deleteHybridConnection"),
+        (("connections", "disable", "nothing"), "patchHybridConnection"),
+        (("connections", "endpoints", "nothing", "--endpoint", "b.example"), "patchHybridConnection"),
+        (("connections", "limits", "nothing", "--sessions", "3"), "patchHybridConnection"),
+        (("editions", "set", "nothing", "--sessions", "3"), "putEdition"),
+        (("editions", "use", "nothing"), "putEditionOfRelay"),
+        (("rules", "set", "nothing", "--rule", "r", "--rights", "send"), "putAuthorizationRule"),
+        (("rules", "delete", "nothing", "--rule", "r"), "deleteAuthorizationRule"),
+        (("rules", "delete", "orders", "--rule", "nothing"), "deleteAuthorizationRule"),
+        (("keys", "revoke", "nothing", "--rule", "r", "--key", "primary"), "revokeKeys"),
+        (("keys", "revoke", "orders", "--rule", "nothing", "--key", "primary"), "revokeKeys"),
+        (("keys", "regenerate", "nothing", "--rule", "r", "--key", "primary"), "regenerateKeys"),
+        (("keys", "regenerate", "orders", "--rule", "nothing", "--key", "primary"), "regenerateKeys"),
+        (("tokens", "revoke", "nothing"), "deleteToken"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_attempt_to_change_what_does_not_exist_is_audited(
+    run: Run, orders: Way, command: tuple[str, ...], operation: str
+) -> None:
+    before = stored(orders)
+    done = run(*command, *orders.options)
+    assert (done.code, done.out) == (2, "")
+    assert "nothing" in done.err.replace("nothing was changed", "")
+    statuses = (404,) if orders.name == "store" else (404, 412)
+    assert any(is_audited(orders, operation, status) for status in statuses)
+    assert stored(orders) == before
+
+
 def test_endpoints_keep_the_description(run: Run, orders: Way) -> None:
     with SQLiteStore.open(orders.state) as store:
         from hybridrelay.relay.model import Description

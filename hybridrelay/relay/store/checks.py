@@ -154,7 +154,14 @@ def check_version(known: HybridConnection, version: int | None) -> None:
 
 
 def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generation: int | None) -> None:
-    """Check that a slot has the key that the caller knows; see `Store.regenerate_key`. Raises ChangedMeanwhile."""
+    """Check that a slot has the key that the caller knows; see `Store.regenerate_key`.
+
+    Raises:
+        NotFound: there is no such rule.
+        ChangedMeanwhile: the slot has another key, or none.
+    """
+    if known.rule(rule) is None:
+        raise no_rule(known.name, rule, [one.name for one in known.rules])
     current = known.generations.get((rule, slot), 0)
     if generation is not None and generation != current:
         has = f"has generation {current}" if current else "is revoked"
