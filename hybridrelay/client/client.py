@@ -22,7 +22,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
-from ..connectivity.network import watch_jumps
+from ..connectivity.network import watch_network
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
 from ..errors import StreamRefused
@@ -241,7 +241,7 @@ class Client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upgrades.run, self._senders.all)
             nursery.start_soon(report_left_out)
-            nursery.start_soon(watch_jumps, self._jumped)
+            nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
 
@@ -249,10 +249,10 @@ class Client:
         for session in self._sessions:
             self._nursery.start_soon(session.leave, sender)
 
-    def _jumped(self, what: str) -> None:
+    def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
         for sender in self._senders.all:
-            sender.jumped()
+            sender.network_changed()
         self._sessions.check_alive()
 
     # --- another connection string

@@ -77,7 +77,7 @@ class Follower:
         return session.channel.key != self._string.key or session.channel.sender not in self._senders.all
 
     @property
-    def _has_settled(self) -> bool:
+    def _have_all_moved(self) -> bool:
         """Whether no session and no attempt in progress depends on an earlier connection string."""
         key = self._string.key
         return not any(map(self._is_stale, self._sessions)) and all(one == key for one in self._attempts)
@@ -90,7 +90,7 @@ class Follower:
             while True:
                 self._updated = trio.Event()
                 await self._sessions.move(MoveCause.STRING_CHANGED, self._is_stale, self._senders.in_order)
-                if self._has_settled:
+                if self._have_all_moved:
                     break
                 refused = any(sender.falls_back for sender in self._senders.all)
                 with trio.move_on_after(_REFUSED_SECONDS if refused else backoff.next_wait()):

@@ -130,7 +130,7 @@ class ClientSession:
         """Return whether the session has a data channel now, and it goes through this relay."""
         return self.session.is_attached and self.channel.sender is sender
 
-    def is_worn(self) -> bool:
+    def needs_renewal(self) -> bool:
         """Return whether the session's data channel is so old, or has carried so much, that it has to be replaced."""
         session = self.session
         return session.channel_age > MAX_CHANNEL_SECONDS or session.channel_bytes > MAX_CHANNEL_BYTES

@@ -145,9 +145,9 @@ class Sessions:
         while True:
             await trio.sleep(RENEW_CHECK_SECONDS)
             for one in self:
-                if one.is_worn():
+                if one.needs_renewal():
                     await one.move(
-                        self._senders.in_order(one.channel.sender), MoveCause.RENEWAL, is_needed=one.is_worn
+                        self._senders.in_order(one.channel.sender), MoveCause.RENEWAL, is_needed=one.needs_renewal
                     )
 
     async def aclose(self) -> None:

@@ -74,7 +74,7 @@ def awake_time() -> float:
     return time.monotonic() if _AWAKE is None else time.clock_gettime(_AWAKE)
 
 
-class Jumps:
+class NetworkState:
     """Detects that the computer slept or that its address changed. Clocks and addresses are arguments, for tests."""
 
     def __init__(
@@ -100,10 +100,10 @@ class Jumps:
         return "the network address changed" if moved else None
 
 
-async def watch_jumps(jumped: Callable[[str], None], *, jumps: Jumps | None = None) -> None:
-    """Call `jumped` with a description whenever the computer slept or its address changed, until cancelled."""
-    jumps = jumps or Jumps()
+async def watch_network(changed: Callable[[str], None], *, state: NetworkState | None = None) -> None:
+    """Call `changed` with a description whenever the computer slept or its address changed, until cancelled."""
+    state = state or NetworkState()
     while True:
         await trio.sleep(WATCH_SECONDS)
-        if what := jumps.look():
-            jumped(what)
+        if what := state.look():
+            changed(what)

@@ -16,7 +16,7 @@ from ..abc import Transport
 from ..connectivity.counters import EndpointCounters
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
-from ..connectivity.network import watch_jumps
+from ..connectivity.network import watch_network
 from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
@@ -176,7 +176,7 @@ class Connector:
         with trio.CancelScope() as self._following[published]:
             while True:
                 change = self._key_use  # also notices changes that occur while sessions move
-                if published.has_settled and await self._sessions.follow_key(published):
+                if published.uses_current_key and await self._sessions.follow_key(published):
                     break
                 with trio.move_on_after(_FOLLOW_SECONDS):
                     await change.wait()
@@ -232,7 +232,7 @@ class Connector:
             self._nursery = nursery
             try:
                 nursery.start_soon(report_left_out)
-                nursery.start_soon(watch_jumps, self._jumped)
+                nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
                 if self._policy_file is not None:
                     nursery.start_soon(self._policy_file.watch, self._policy_read, self._policy_failed)
@@ -314,7 +314,7 @@ class Connector:
     def _policy_failed(self, error: ConfigurationError) -> None:
         self._events.publish(PolicyNotReloaded(detail=str(error), remedy=error.remedy or ""))
 
-    def _jumped(self, what: str) -> None:
+    def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
         self._relays.network_changed()
         self._sessions.check_alive()

@@ -29,7 +29,7 @@ class Published:
         self.string, self.target = string, string.require_target()
 
     @property
-    def has_settled(self) -> bool:
+    def uses_current_key(self) -> bool:
         """Whether it is registered at one relay or more, and wherever it is registered, with the current key."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)

@@ -16,7 +16,7 @@ __all__ = ["Effect", "audit_event"]
 
 @attrs.define
 class Effect:
-    """What a call has done, for the audit log, which has this in addition to the request and the status."""
+    """The effect of a call, which the audit log records in addition to the request and the status."""
 
     #: Whether it has changed nothing, because everything was already as the call asks.
     is_unchanged: bool = False

@@ -45,7 +45,7 @@ class Caller:
     scope: Scope = EVERYTHING
 
     @property
-    def holder(self) -> tuple[str, str]:
+    def limit_key(self) -> tuple[str, str]:
         """The key by which limits distinguish callers.
 
         All keys of a hybrid connection count as one caller, because a key with the right Manage is enough to make

@@ -1,4 +1,4 @@
-"""Finds the words that a place in a request may contain. The errors of msgspec do not list them. Pure."""
+"""Finds the words that are possible at a position in a request. The errors of msgspec do not list them. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["words_expected_at"]
 
 
 def words_expected_at(kind: type[msgspec.Struct], place: Sequence[str]) -> tuple[str, ...]:
-    """Return the words that a place in the JSON of a class may contain; none if the place is not an enumeration.
+    """Return the words that are possible at a position in the JSON of a class; none if it is not an enumeration.
 
     Args:
         kind: the class.
-        place: the path to the place: names of members, and indexes in arrays.
+        place: the path to the position: names of members, and indexes in arrays.
     """
     found = inspect.type_info(kind)
     for part in place:

@@ -1,6 +1,6 @@
 """The Prometheus text format, version 0.0.4. Pure.
 
-This page of code is used instead of prometheus-client, so that ``/metrics`` works in every installation and needs no
+This module is used instead of prometheus-client, so that ``/metrics`` works in every installation and needs no
 further import. A test parses the result with that library.
 """
 

@@ -205,7 +205,7 @@ def _followed(call: Call) -> AbstractContextManager[None]:
 
 
 def _caller(call: Call) -> tuple[str, str]:
-    return call.caller.holder
+    return call.caller.limit_key
 
 
 async def _write(call: Call, after: int | None, send: Send) -> None:

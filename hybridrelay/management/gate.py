@@ -129,7 +129,7 @@ class Gate:
             raise _unauthenticated("the request has no credentials")
         peer.on_identified(caller)
         if caller is not peer.caller or peer.address:
-            await self._check_rate(self._calls.take(caller.holder, trio.current_time()), "too many requests")
+            await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
         return caller
 
     async def admit_with_body(self, request: Request) -> tuple[Caller, bytes]:
@@ -267,7 +267,7 @@ class Gate:
             raise problem_of(exc, conditional=False) from exc
         caller = found.caller
         peer.on_identified(caller)
-        await self._check_rate(self._calls.take(caller.holder, trio.current_time()), "too many requests")
+        await self._check_rate(self._calls.take(caller.limit_key, trio.current_time()), "too many requests")
         # Another login of this browser, if there is one, is over: its cookie is replaced.
         self.log_out(request)
         text = secrets.token_urlsafe(32)

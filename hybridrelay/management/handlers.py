@@ -202,7 +202,7 @@ def _is_same(before: HybridConnection, after: HybridConnection) -> bool:
 
 
 def _check_may_set(call: Call, known: HybridConnection, disabled: bool, quota: Quota) -> None:
-    """Check that the holder of a key does not undo what an administrator has set. Raises RequestError."""
+    """Check that a caller with a key does not undo what an administrator has set. Raises RequestError."""
     if call.caller.scope.only is not None and (known.disabled, known.quota) != (disabled, quota):
         raise problem(
             Problem.FORBIDDEN,

@@ -30,9 +30,9 @@ __all__ = [
 LOGIN_SECONDS: Final = 8 * 3600.0
 #: How long a one-time code can be used (seconds).
 CODE_SECONDS: Final = 300.0
-#: How many logins one holder may have, and how many there may be in total. To make room, the oldest login of the same
-#: holder, or of the holder with the most logins, is ended.
-_MAX_OF_HOLDER, _MAX_LOGINS = 16, 1024
+#: How many logins there may be with the same token or with the keys of one hybrid connection, and in total. For
+#: another one, the oldest login of the same token or keys is ended, or of those with the most logins.
+_MAX_LOGINS_EACH, _MAX_LOGINS = 16, 1024
 _MAX_CODES = 64
 
 
@@ -43,8 +43,8 @@ class TokenCredential:
     id: str
 
     @property
-    def holder(self) -> tuple[str, str]:
-        """The key by which the limits of logins distinguish holders."""
+    def limit_key(self) -> tuple[str, str]:
+        """The key by which logins are counted for their limit."""
         return "token", self.id
 
 
@@ -59,9 +59,9 @@ class KeyCredential:
     generation: int
 
     @property
-    def holder(self) -> tuple[str, str]:
-        """See `TokenCredential.holder`. All keys of a hybrid connection count as one holder, because a key with the
-        right Manage is enough to make more keys."""
+    def limit_key(self) -> tuple[str, str]:
+        """See `TokenCredential.limit_key`. All keys of a hybrid connection are counted together, because a key with
+        the right Manage is enough to make more keys."""
         return "sas", self.connection
 
 
@@ -109,17 +109,17 @@ class Logins:
             valid_until: when the credential expires, and the login with it.
         """
         self._remove_expired(now)
-        held = Counter(login.credential.holder for login in self._logins.values())
-        if held[credential.holder] >= _MAX_OF_HOLDER:
-            self._end_oldest_of(credential.holder)
+        held = Counter(login.credential.limit_key for login in self._logins.values())
+        if held[credential.limit_key] >= _MAX_LOGINS_EACH:
+            self._end_oldest_of(credential.limit_key)
         elif len(self._logins) >= _MAX_LOGINS:
             self._end_oldest_of(held.most_common(1)[0][0])
         login = Login(credential, now, min(valid_until, now + LOGIN_SECONDS))
         self._logins[digest] = login
         return login
 
-    def _end_oldest_of(self, holder: tuple[str, str]) -> None:
-        self.end(next(digest for digest, login in self._logins.items() if login.credential.holder == holder))
+    def _end_oldest_of(self, limit_key: tuple[str, str]) -> None:
+        self.end(next(digest for digest, login in self._logins.items() if login.credential.limit_key == limit_key))
 
     def find(self, digest: bytes, now: float) -> Login | None:
         """Return the login of a browser; None if there is none, or it has expired."""

@@ -1,7 +1,7 @@
 """The bodies of requests and responses of the management API. Pure.
 
 JSON is validated against these classes, and ``/openapi.json`` contains their schemas. Names are camelCase in JSON, as
-in the public service.
+in Azure's APIs.
 """
 
 from __future__ import annotations

@@ -473,7 +473,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         The core keeps the state until the peer acknowledges the end, which may take as long as the session."""
         if self._closed and self._settled_callback is None and self._end_callback is None:
             self._data_callback = None
-            self._state.observe_no_more()
+            self._state.stop_observing()
 
     def _end(self, ended_by: Party, reason: Reason, *, was_closed: bool = False) -> None:
         if self._end_callback is None:

@@ -37,7 +37,7 @@ from .reasons import Reason
 MAX_MESSAGE_SIZE = 7 * 1024 + 500
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
-#: Enough for an audience of 260 characters that are all escaped twice. Tokens made by the public SDKs have 150 to 400
+#: Enough for an audience of 260 characters that are all escaped twice. Tokens made by Azure's SDKs have 150 to 400
 #: characters.
 MAX_TOKEN = 4096
 #: How many previous instances one registration may declare dead. More restarts within a session's resume deadline are

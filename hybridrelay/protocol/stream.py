@@ -145,7 +145,7 @@ class Stream:
         """Inform `observer` of events of this stream from now on."""
         self.observer = observer
 
-    def observe_no_more(self) -> None:
+    def stop_observing(self) -> None:
         """Inform no observer of events of this stream from now on."""
         self.observer = _NO_OBSERVER
 

@@ -103,7 +103,7 @@ DEPARTED_PER_CONNECTION = 256
 #: An instance that was registered for this long (seconds) keeps its place among the listeners for `DEPARTED_SECONDS`
 #: after it has left. Short, so that a connector gets a place soon after its start. Not zero, because otherwise an
 #: attacker with a Listen key could fill the list of remembered instances as fast as it can register.
-SETTLED_SECONDS = 5.0
+SENIORITY_SECONDS = 5.0
 
 #: How long a departed instance is remembered. This is longer than a control channel without a peer can stay open, so
 #: that an earlier channel of the instance cannot register again, and longer than any usual resume deadline.

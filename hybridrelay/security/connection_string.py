@@ -1,7 +1,7 @@
 """Connection strings: everything that one side of a hybrid connection needs, in one line.
 
-It has the fields of the public format (``Endpoint``, ``SharedAccessKeyName``, ``SharedAccessKey``, ``EntityPath``)
-and additional ones. A value may contain ``=`` but not ``;``. Field names are case-insensitive.
+They have the fields of Azure Relay's connection strings (``Endpoint``, ``SharedAccessKeyName``, ``SharedAccessKey``,
+``EntityPath``) and additional ones. A value may contain ``=`` but not ``;``. Field names are case-insensitive.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import attrs
 
 from ..protocol.control import MAX_CONNECTION_NAME
 
-#: As in the public service. No URL encoder changes these characters.
+#: As in Azure Relay. No URL encoder changes these characters.
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 #: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
 _MAX_HOST = 253

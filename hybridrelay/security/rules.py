@@ -14,7 +14,7 @@ import attrs
 from ..errors import ConfigurationError
 from .secret import Secret
 
-#: The most rules of a hybrid connection, as in the public service. Limits the cost of verifying a token.
+#: The most rules of a hybrid connection, as in Azure Relay. Limits the cost of verifying a token.
 MAX_RULES_PER_LEVEL = 12
 MAX_RULE_NAME = 256
 MAX_KEY = 256

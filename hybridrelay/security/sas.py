@@ -1,4 +1,4 @@
-"""Shared access signatures: tokens in the published format, so that tokens of the public SDKs are valid here.
+"""Shared access signatures: tokens in the format of Azure Relay, so that tokens made by its SDKs are valid here.
 
 A token proves possession of a rule's key, for everything at and below its audience (a URL), until it expires::
 
@@ -74,7 +74,7 @@ class Authorization:
 
 
 def audience_for(host: str, entity: str = "") -> str:
-    """Return the audience of a hybrid connection, or of the whole relay, as the public SDKs write it.
+    """Return the audience of a hybrid connection, or of the whole relay, as Azure's SDKs write it.
 
     The zone of an IPv6 address is left out, because it has another name at the relay.
     """

@@ -29,20 +29,20 @@ from .test_session import Scene
 async def test_each_is_checked_after_the_machine_slept(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jumped: list[Callable[[str], None]] = []
+    changed: list[Callable[[str], None]] = []
 
-    async def watch_jumps(callback: Callable[[str], None]) -> None:
+    async def watch_network(callback: Callable[[str], None]) -> None:
         await trio.lowlevel.checkpoint()
-        jumped.append(callback)
+        changed.append(callback)
 
-    monkeypatch.setattr(client_module, "watch_jumps", watch_jumps)
+    monkeypatch.setattr(client_module, "watch_network", watch_network)
     client = Client(ClientConfig(connection_string()), nursery)
     present, earlier = Scene(count=1), Scene(count=1)
     for scene in (present, earlier):
         await nursery.start(client._sessions.run, scene.make())
     nursery.start_soon(client.watch)
     await trio.sleep(1)
-    jumped[0]("slept")
+    changed[0]("slept")
     assert present.session.checks == earlier.session.checks == 1
     nursery.cancel_scope.cancel()
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.connectivity import network
-from hybridrelay.connectivity.network import Jumps, local_addresses, network_key
+from hybridrelay.connectivity.network import NetworkState, local_addresses, network_key
 
 
-def _jumps(*addresses: tuple[str, ...] | None) -> Jumps:
+def _state(*addresses: tuple[str, ...] | None) -> NetworkState:
     found = iter(addresses)
-    return Jumps(boot=lambda: 0.0, awake=lambda: 0.0, addresses=lambda: next(found))
+    return NetworkState(boot=lambda: 0.0, awake=lambda: 0.0, addresses=lambda: next(found))
 
 
 HOME = ("192.0.2.7",)
@@ -23,7 +23,7 @@ TRAIN = ("198.51.100.9",)
 
 
 @pytest.mark.parametrize(
-    ("looks", "jumped"),
+    ("looks", "changed"),
     [
         ([HOME, HOME, TRAIN, TRAIN], [False, True, False]),
         ([HOME, None, HOME], [False, False]),
@@ -32,9 +32,9 @@ TRAIN = ("198.51.100.9",)
         ([HOME, (), HOME], [True, True]),
     ],
 )
-def test_a_change_of_address(looks: list[tuple[str, ...] | None], jumped: list[bool]) -> None:
-    jumps = _jumps(*looks)
-    assert [jumps.look() is not None for _ in jumped] == jumped
+def test_a_change_of_address(looks: list[tuple[str, ...] | None], changed: list[bool]) -> None:
+    state = _state(*looks)
+    assert [state.look() is not None for _ in changed] == changed
 
 
 @pytest.mark.parametrize(

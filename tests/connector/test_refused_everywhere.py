@@ -36,11 +36,11 @@ class Scene:
         def link(endpoint: RelayEndpoint, *_: object, **__: object) -> FakeRelay:
             return by_host[endpoint.host]
 
-        async def watch_nothing(jumped: Callable[[str], None]) -> None:
+        async def watch_nothing(changed: Callable[[str], None]) -> None:
             await trio.sleep_forever()
 
         monkeypatch.setattr(connector_module, "RelayLink", link)
-        monkeypatch.setattr(connector_module, "watch_jumps", watch_nothing)
+        monkeypatch.setattr(connector_module, "watch_network", watch_nothing)
         endpoints = tuple(map(Endpoint, hosts))
         strings = [attrs.evolve(published(name).string, endpoints=endpoints) for name in names]
         self._connector = Connector(ConnectorConfig(strings), clock=trio.current_time)

@@ -64,7 +64,7 @@ class _Trial:
 
 
 @attrs.define(eq=False)
-class Find(Generic[AnswerT, ChannelT]):
+class Search(Generic[AnswerT, ChannelT]):
     """One search at one relay. `run` may be called once."""
 
     #: Which listeners were tried so far, and which are avoided.

@@ -26,7 +26,7 @@ from ...protocol.reasons import Reason
 from ...security import ConnectionString, PeerIdentity, Secret
 from ...streams import TLSStream
 from .listeners import ListenerSearch
-from .searching import Find
+from .searching import Search
 
 
 @attrs.frozen
@@ -207,7 +207,7 @@ class Sender:
         if self._control is not None:
             self._control.check_alive()
 
-    def jumped(self) -> None:
+    def network_changed(self) -> None:
         """Check everything, because the machine slept or changed networks and what worked before may not work any
         more."""
         self.link.forget(network_changed=True)
@@ -231,7 +231,7 @@ class Sender:
         if isinstance(to, Peer):
             channel = await self._control_channel()
             return await self._open(channel, *await self._join(channel, to.instance), to.identity)
-        return await Find(to, self._ask_for_any, self._open_to_any, _discard, self._listener_failed).run()
+        return await Search(to, self._ask_for_any, self._open_to_any, _discard, self._listener_failed).run()
 
     async def _ask_for_any(self, avoid: tuple[str, ...]) -> _Joined:
         channel = await self._control_channel()

@@ -309,7 +309,7 @@ async def _confirm_delete(visit: Visit) -> View:
                 h("p", "Rule: ", h("b", name_of(rule))),
                 h("p", h("b", "What ends at once: ")),
                 h("ul", [h("li", one) for one in affected]),
-                h("p", "Connection strings with a key of this rule do not work any more."),
+                h("p", "Connection strings with a key of this rule no longer work."),
                 h(
                     "div",
                     post_form(f"{path_of(name)}/rules/{segment(rule)}/delete", button("Delete", kind="danger")),

@@ -37,7 +37,7 @@ async def settings_sections(visit: Visit, found: ConnectionValue, version: int |
     """Make the parts of a hybrid connection's page in which administrators change it."""
     if not visit.is_admin:
         return None
-    # The holder of a key with the right Manage can neither change limits, nor enable or disable the hybrid
+    # A caller with a key that has the right Manage can neither change limits, nor enable or disable the hybrid
     # connection.
     editions = await visit.get_if_allowed("listEditions", EditionList) if visit.caller.scope.only is None else None
     switch = None if visit.caller.scope.only is not None else _switch(found)

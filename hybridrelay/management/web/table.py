@@ -6,7 +6,7 @@ from .connection import CONNECTION_PAGES
 from .connections import CONNECTIONS_PAGES
 from .create import CREATE_PAGES
 from .editions import EDITION_PAGES
-from .happenings import EVENT_PAGES
+from .events_and_audit import EVENT_PAGES
 from .login import PUBLIC_PAGES
 from .monitor import MONITOR_PAGES
 from .overview import OVERVIEW_PAGES

@@ -64,7 +64,7 @@ class Authorization:
         verified = verify_token(
             token, hosts=known.hosts, entity=connection, right=right, entity_rules=known.rules, now=now
         )
-        if known.disabled:  # only holders of a valid key learn this
+        if known.disabled:  # only peers with a valid key learn this
             raise AuthorizationError(Reason.CONNECTION_DISABLED.describe, reason=Reason.CONNECTION_DISABLED)
         key = known.key_id(verified.rule_name, verified.slot)
         assert key is not None, "a key that verified a token is in its rule"

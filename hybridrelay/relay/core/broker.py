@@ -52,8 +52,8 @@ from .commands import (
     JoinFailed,
     JoinMade,
     JoinStep,
+    RefuseDataChannel,
     StopMoving,
-    TurnAway,
 )
 from .holders import Holder
 from .join import MAX_ASKED, PASSED_ON, Answer, Join
@@ -481,7 +481,7 @@ class Broker(Generic[HandleT]):
             self._outputs.append(StopMoving(ended.rendezvous_id))
             return
         self._outputs += [
-            TurnAway(ended.rendezvous_id, ended.status),
+            RefuseDataChannel(ended.rendezvous_id, ended.status),
             RendezvousEnded(
                 connection=ended.connection,
                 activity_id=ended.rendezvous_id,

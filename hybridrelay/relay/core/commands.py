@@ -19,8 +19,8 @@ __all__ = [
     "JoinFailed",
     "JoinMade",
     "JoinStep",
+    "RefuseDataChannel",
     "StopMoving",
-    "TurnAway",
 ]
 
 
@@ -48,7 +48,7 @@ class EndControlChannel(Generic[HandleT]):
 
 
 @attrs.frozen
-class TurnAway:
+class RefuseDataChannel:
     """Refuse the data channel that is waiting for this rendezvous, if there is one, with this reason."""
 
     rendezvous_id: str
@@ -63,7 +63,7 @@ class StopMoving:
 
 
 Command: TypeAlias = (
-    CheckListener[HandleT] | EndRegistration[HandleT] | EndControlChannel[HandleT] | TurnAway | StopMoving
+    CheckListener[HandleT] | EndRegistration[HandleT] | EndControlChannel[HandleT] | RefuseDataChannel | StopMoving
 )
 
 

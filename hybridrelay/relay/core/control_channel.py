@@ -214,7 +214,7 @@ class ControlChannelCore(Generic[HandleT]):
         Raises:
             RendezvousError: a limit is reached, or the request is not allowed: call `refuse`. Nothing has changed.
         """
-        if self._broker.is_draining and not self._is_of_a_present_session(request):
+        if self._broker.is_draining and not self._may_be_for_session(request):
             raise RendezvousError(Reason.RELAY_DRAINING.describe, reason=Reason.RELAY_DRAINING)
         if isinstance(request, control.Register):
             if not self._owns_instance:
@@ -244,8 +244,8 @@ class ControlChannelCore(Generic[HandleT]):
                 del senders[name]
         self._sends_for = now
 
-    def _is_of_a_present_session(self, request: Request) -> bool:
-        """Return whether a session that exists already may depend on the request."""
+    def _may_be_for_session(self, request: Request) -> bool:
+        """Return whether the request may be for an existing session."""
         if isinstance(request, control.Join):
             return request.listener is not None
         assert self.hello is not None

@@ -10,7 +10,8 @@ The rules:
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
 5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
 6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. There,
-   an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its control channel is interrupted.
+   an instance that was registered for `SENIORITY_SECONDS` keeps its seniority while its control channel is
+   interrupted.
 
 The caller ensures that a peer that registers an instance, or declares it gone, has proved that it has the instance's
 secret. Therefore no other peer can exclude an instance by registering it with a higher generation.
@@ -32,7 +33,7 @@ from ..limits import (
     DEPARTED_SECONDS,
     DROPPED_SECONDS,
     LISTENERS_PER_CONNECTION,
-    SETTLED_SECONDS,
+    SENIORITY_SECONDS,
 )
 from ..model import KeyId
 from .displacement import choose_displaced
@@ -55,7 +56,7 @@ class _Departed:
 
 
 @attrs.frozen
-class _Settled:
+class _Senior:
     #: When it registered first.
     since: float
     #: When this entry is forgotten.
@@ -69,14 +70,14 @@ class _Connection(Generic[HandleT]):
     #: Decides which listener is admitted next if nothing distinguishes them.
     lottery: Lottery
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
-    #: Instances that are no longer registered, those that left first first.
+    #: Instances that are no longer registered, in the order in which they left.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
     #: Since when each registered instance has been registered without interruption.
     registered_since: dict[str, float] = attrs.field(factory=dict)
     #: When each registered instance first registered.
     since: dict[str, float] = attrs.field(factory=dict)
-    #: The same for departed instances that were registered for `SETTLED_SECONDS`.
-    settled: dict[str, _Settled] = attrs.field(factory=dict)
+    #: The same for departed instances that were registered for `SENIORITY_SECONDS`.
+    seniors: dict[str, _Senior] = attrs.field(factory=dict)
 
 
 class ListenerTable(Generic[HandleT]):
@@ -135,8 +136,8 @@ class ListenerTable(Generic[HandleT]):
         earlier = displaced or departed
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
-        settled = known.settled.get(listener.instance)
-        since = known.since.get(listener.instance, now if settled is None else settled.since)
+        senior = known.seniors.get(listener.instance)
+        since = known.since.get(listener.instance, now if senior is None else senior.since)
         limit = self._max_per_connection if limit is None else limit
         if displaced is None and len(known.listeners) >= limit:
             displaced = self._choose_displaced(known, listener, since)
@@ -147,7 +148,7 @@ class ListenerTable(Generic[HandleT]):
             self._depart(known, listener.connection, displaced.instance)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)
-        known.settled.pop(listener.instance, None)
+        known.seniors.pop(listener.instance, None)
         known.since[listener.instance] = since
         known.registered_since.setdefault(listener.instance, now)
         known.listeners[listener.instance] = listener
@@ -293,12 +294,12 @@ class ListenerTable(Generic[HandleT]):
         now = self._clock()
         known.registered_since.pop(instance, None)
         since = known.since.pop(instance, math.inf)
-        if now - since >= SETTLED_SECONDS:
-            known.settled = {name: one for name, one in known.settled.items() if one.until > now}
-            known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
-            if len(known.settled) > max(len(known.listeners), self._max_per_connection):
+        if now - since >= SENIORITY_SECONDS:
+            known.seniors = {name: one for name, one in known.seniors.items() if one.until > now}
+            known.seniors[instance] = _Senior(since, now + DEPARTED_SECONDS)
+            if len(known.seniors) > max(len(known.listeners), self._max_per_connection):
                 # Forget the newest one, so that an attacker with a key cannot push out the others.
-                del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
+                del known.seniors[max(known.seniors, key=lambda name: known.seniors[name].since)]
         self.index.discard(connection, instance)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)
         known.departed.pop(instance, None)

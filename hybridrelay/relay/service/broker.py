@@ -31,8 +31,8 @@ from ..core.commands import (
     EndControlChannel,
     EndRegistration,
     JoinMade,
+    RefuseDataChannel,
     StopMoving,
-    TurnAway,
 )
 from ..core.holders import Holder
 from ..core.join import Answer
@@ -150,7 +150,7 @@ class BrokerService:
                     listener.handle.ended(listener.connection, reason)
                 case EndControlChannel(handle, reason):
                     handle.end(reason)
-                case TurnAway(rendezvous_id, reason):
+                case RefuseDataChannel(rendezvous_id, reason):
                     self._channels.turn_away(rendezvous_id, reason)
                 case StopMoving(rendezvous_id):
                     self._channels.stop_moving(rendezvous_id)

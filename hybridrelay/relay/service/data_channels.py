@@ -87,7 +87,7 @@ class DataChannels(Generic[HandleT]):
         self._carry_out()
 
     def turn_away(self, rendezvous_id: str, reason: Reason) -> None:
-        """See `TurnAway`."""
+        """See `RefuseDataChannel`."""
         if channels := self._channels.pop(rendezvous_id, None):
             channels.status = reason
             channels.over.set()

@@ -48,7 +48,8 @@ class Pace:
         self._changed = trio.Event()
         #: How many directions of each holder are waiting.
         self._waiting: Counter[Hashable] = Counter()
-        #: What holders have moved since one of their directions waited (bytes), if they may move more.
+        #: How many bytes each holder has moved since one of its directions last waited, for the holders that may move
+        #: more without waiting.
         self._moved: dict[Hashable, int] = {}
 
     def change(self, rate: int | None) -> None:
@@ -96,7 +97,7 @@ class Pace:
         return max(rate * _ROUND_SECONDS / holders, least * most) / directions
 
     def _continues(self, size: int, holder: Hashable, rate: int) -> bool:
-        """Return whether a direction goes on without waiting, because its share of a long round is several blocks."""
+        """Return whether a direction may move another block without waiting, as a part of its share of a round."""
         share = self._share_of(holder, rate)
         moved = self._moved.pop(holder, 0) + size
         if share <= rate * _ROUND_SECONDS or moved + READ_BYTES > share:
@@ -107,7 +108,7 @@ class Pace:
 
 @attrs.frozen
 class PairPace:
-    """The limits for one pair of data channels: its rate, and its part of the event loop."""
+    """The limits for one pair of data channels: its rate, and its turns of the event loop."""
 
     #: The limit of its hybrid connection.
     pace: Pace = attrs.field(factory=Pace)

@@ -15,7 +15,7 @@ from hybridrelay.client.relays.searching import (
     MAX_AT_A_TIME,
     NEXT_LISTENER_SECONDS,
     STALLED_SECONDS,
-    Find,
+    Search,
 )
 from hybridrelay.errors import AuthorizationError, HybridRelayError, PeerIdentityError, RendezvousError
 from hybridrelay.protocol.control import MAX_AVOID
@@ -76,7 +76,7 @@ class Relay:
     async def find(self, search: ListenerSearch | None = None) -> str:
         search = search or ListenerSearch(AvoidedListeners())
         on_failure = lambda instance, error: self.failures.append(instance)  # noqa: E731
-        return await Find(search, self.ask, self.open_channel, self.discard, on_failure).run()
+        return await Search(search, self.ask, self.open_channel, self.discard, on_failure).run()
 
 
 async def test_a_listener_that_is_quick_is_the_only_one_asked_for(autojump_clock: trio.testing.MockClock) -> None:

@@ -37,8 +37,8 @@ from hybridrelay.relay.core.commands import (
     EndRegistration,
     JoinFailed,
     JoinMade,
+    RefuseDataChannel,
     StopMoving,
-    TurnAway,
 )
 from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
@@ -253,7 +253,7 @@ def test_listeners_are_asked_one_after_the_other(scene: Scene) -> None:
     assert scene.broker.take() == [
         ListenerSilent(**facts),
         CheckListener(a),
-        TurnAway(first.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
+        RefuseDataChannel(first.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
         ended(first.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
     ]
     third = scene.answer(second, Answer.DECLINED, Reason.LIMIT)
@@ -276,7 +276,7 @@ def test_a_sender_that_does_not_wait_any_longer_leaves_nothing_behind(scene: Sce
     for _ in range(2):
         scene.broker.cancel_join(ask, scene.now)
     assert scene.broker.take() == [
-        TurnAway(ask.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
+        RefuseDataChannel(ask.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
         ended(ask.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
     ]
     assert len(scene.pairs) == 0
@@ -308,7 +308,7 @@ def test_two_data_channels_are_joined_and_end(scene: Scene) -> None:
     scene.now += 7.5
     scene.broker.moving_ended(name, Input.FINISHES, scene.now, bytes_to_client=3, bytes_to_connector=5)
     assert scene.broker.take() == [
-        TurnAway(name, Reason.NO_ERROR),
+        RefuseDataChannel(name, Reason.NO_ERROR),
         ended(name, "finished", Reason.NO_ERROR, to_client=3, to_connector=5, seconds=7.5),
     ]
     assert len(scene.pairs) == 0
@@ -320,7 +320,7 @@ def test_a_data_channel_that_is_gone_before_it_was_joined_ends_the_rendezvous(sc
     scene.broker.ready(arrivals[1 - leaver], scene.now)
     scene.broker.gone(arrivals[leaver], scene.now)
     assert scene.broker.take() == [
-        TurnAway(name, Reason.PEER_ABSENT),
+        RefuseDataChannel(name, Reason.PEER_ABSENT),
         ended(name, "left", Reason.PEER_ABSENT),
     ]
     assert scene.broker.ready(arrivals[leaver], scene.now) is State.ENDED
@@ -339,7 +339,7 @@ def test_a_ticket_that_nobody_uses_expires(scene: Scene) -> None:
     scene.broker.expire(deadline)
     assert scene.broker.take() == [
         RendezvousTimeout(connection=NAME, activity_id=ask.rendezvous_id, absent=("listener",)),
-        TurnAway(ask.rendezvous_id, Reason.PEER_ABSENT),
+        RefuseDataChannel(ask.rendezvous_id, Reason.PEER_ABSENT),
         ended(ask.rendezvous_id, "listener absent", Reason.PEER_ABSENT),
     ]
     assert scene.broker.next_deadline() is None
@@ -352,7 +352,7 @@ def test_what_is_joined_when_the_relay_stops_ends_once(scene: Scene) -> None:
     assert scene.broker.take() == [StopMoving(name)]
     scene.broker.moving_ended(name, Input.CANCELLED, scene.now, bytes_to_client=1, bytes_to_connector=2)
     assert scene.broker.take() == [
-        TurnAway(name, Reason.GOING_AWAY),
+        RefuseDataChannel(name, Reason.GOING_AWAY),
         ended(name, "shut down", Reason.GOING_AWAY, to_client=1, to_connector=2),
     ]
 
@@ -372,7 +372,7 @@ def test_disabling_ends_everything_and_says_so(scene: Scene) -> None:
         ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=disabled),
         EndRegistration(listener, disabled),
         StopMoving(name),
-        TurnAway(asked.rendezvous_id, disabled),
+        RefuseDataChannel(asked.rendezvous_id, disabled),
         ended(asked.rendezvous_id, "disabled", disabled),
     ]
     scene.broker.moving_ended(name, Input.CANCELLED, scene.now, bytes_to_client=1, bytes_to_connector=2)

@@ -21,7 +21,7 @@ from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.authorization import Authorization, Grant
 from hybridrelay.relay.core.broker import Broker
-from hybridrelay.relay.core.commands import AskListener, EndRegistration, JoinMade, StopMoving, TurnAway
+from hybridrelay.relay.core.commands import AskListener, EndRegistration, JoinMade, RefuseDataChannel, StopMoving
 from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
@@ -101,7 +101,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     assert name in self.moving
                     assert name not in self.stopping, "it is commanded once"
                     self.stopping.add(name)
-                case TurnAway(name):
+                case RefuseDataChannel(name):
                     self.channels = [one for one in self.channels if one.arrival.rendezvous_id != name]
                 case EndRegistration(listener):
                     key = (listener.connection, listener.instance)

@@ -17,7 +17,7 @@ from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
-from hybridrelay.relay.limits import DEPARTED_SECONDS, DROPPED_SECONDS, SETTLED_SECONDS
+from hybridrelay.relay.limits import DEPARTED_SECONDS, DROPPED_SECONDS, SENIORITY_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
@@ -217,7 +217,7 @@ def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer
     honest = at("", "honest")
     listeners.register(honest)
     listeners.register(at("", "rogue 1"))
-    now = SETTLED_SECONDS
+    now = SENIORITY_SECONDS
     listeners.register(at("", "rogue 2"))
     listeners.remove(honest)
     now += 1
@@ -240,12 +240,12 @@ def test_a_holder_of_a_key_cannot_have_settled_instances_forgotten() -> None:
     )
     honest = at("", "honest")
     listeners.register(honest)
-    now = SETTLED_SECONDS
+    now = SENIORITY_SECONDS
     listeners.remove(honest)
     for number in range(10):
         rogue = at("", f"rogue {number}")
         listeners.register(rogue)
-        now += SETTLED_SECONDS
+        now += SENIORITY_SECONDS
         listeners.remove(rogue)
     for name in "ab":
         listeners.register(at("", name))
@@ -262,7 +262,7 @@ def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_
     )
     brief = at("", "brief")
     listeners.register(brief)
-    now = SETTLED_SECONDS - 1
+    now = SENIORITY_SECONDS - 1
     listeners.remove(brief)
     listeners.register(at("", "other"))
     with pytest.raises(RendezvousError):
@@ -349,7 +349,7 @@ def test_those_that_gave_way_do_not_take_their_places_back(rogue_addresses: int)
     rogues = [at(f"10.{number % rogue_addresses}.0.1", f"rogue {number}") for number in range(8)]
     for rogue in rogues:
         listeners.register(rogue)
-    now = 2 * SETTLED_SECONDS
+    now = 2 * SENIORITY_SECONDS
     honest = at("192.0.2.1", "honest")
     registered = looks = 0
     for _ in range(600):
@@ -517,7 +517,7 @@ def test_since_when_an_instance_has_been_registered() -> None:
     now = 10.0
     listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
     listeners.register(listener("a"))
-    now += SETTLED_SECONDS
+    now += SENIORITY_SECONDS
     renewed = listener("a", 2)
     listeners.register(renewed)
     assert listeners.since(renewed) == 10.0, "it was registered all the time"
