@@ -19,6 +19,8 @@ from .. import async_output, exits, output
 from ..relay_access import address_of
 from ..running import run_until_stopped
 
+__all__ = ["follow", "run"]
+
 logger = logging.getLogger("hybridrelay.cli")
 
 _PATH = "/v1/events"
@@ -26,6 +28,11 @@ _PATH = "/v1/events"
 _WAIT_SECONDS = 25.0
 #: The pause between attempts while the relay does not answer (seconds).
 _RETRY_SECONDS = 2.0
+#: The shortest time between two requests (seconds). A relay collects events for this long before it answers.
+_BETWEEN_SECONDS = 0.2
+#: The pause after an answer that came at once and brought no further event (seconds), although the request asks the
+#: relay to wait for one: the first pause, and the longest. Each pause is twice as long as the one before.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             last = await _show_latest(client, args)
             is_complete = True
             if args.follow:
-                await _follow(client, last, as_json=args.json)
+                await follow(client, last, as_json=args.json)
         finally:
             with trio.CancelScope(shield=True):
                 await client.aclose()
@@ -69,9 +76,23 @@ async def _show_latest(client: ManagementClient, args: argparse.Namespace) -> in
     return page.last
 
 
-async def _follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
-    is_interrupted = False
+async def follow(client: ManagementClient, last: int, *, as_json: bool) -> None:
+    """Show events as they are published, until standard output is lost.
+
+    If what answers does not wait for events (a reverse proxy, or another program at this address), the pauses between
+    requests grow.
+
+    Args:
+        client: sends the requests.
+        last: the number of the last event that was shown.
+        as_json: whether each event is shown as a line of JSON.
+
+    Raises:
+        ConfigurationError: the relay refuses the requests.
+    """
+    is_interrupted, pause = False, 0.0
     while not output.is_lost():
+        began = trio.current_time()
         query = {"since": last, "limit": PAGE, "wait": _WAIT_SECONDS}
         try:
             page = await client.get(_PATH, EventPage, query=query, seconds=_WAIT_SECONDS)
@@ -86,8 +107,15 @@ async def _follow(client: ManagementClient, last: int, *, as_json: bool) -> None
         is_interrupted = False
         if not page.has_all:
             logger.warning("some events are missing, because the relay has restarted or no longer has them")
+        is_at_once = trio.current_time() - began < _WAIT_SECONDS / 2
+        if is_at_once and not (page.value and page.last > last):
+            pause = min(max(_FIRST_PAUSE_SECONDS, 2 * pause), _LONGEST_PAUSE_SECONDS)
+        else:
+            pause = 0.0
         last = page.last
         await _show(page.value, as_json=as_json)
+        if len(page.value) < PAGE or pause:
+            await trio.sleep_until(began + max(_BETWEEN_SECONDS, pause))
 
 
 async def _show(events: deque[EventValue] | tuple[EventValue, ...], *, as_json: bool) -> None:
