@@ -39,7 +39,7 @@ from .callers import Caller
 from .credentials import Identified, OwnCredentials, Refused
 from .logins import Login, Logins, digest_of
 from .managed import Managed
-from .peers import Peer
+from .peers import CertificateRefusal, Peer
 from .plugins import Authenticator, Credentials
 from .problem_kinds import Problem
 from .problems import problem, problem_of
@@ -64,6 +64,8 @@ _AUTHENTICATOR_SECONDS = 5.0
 _STALE_SECONDS = 0.1
 #: The longest Authorization header that is accepted (characters).
 _MAX_CREDENTIALS = 8192
+_EXPIRED = CertificateRefusal("the client certificate has expired", "use one that is valid")
+_USUAL_REMEDY = "send the header 'Authorization: Bearer TOKEN'; 'hybridrelay tokens create' creates a token"
 _SAFE = frozenset({"GET", "HEAD"})
 _CHALLENGES: Fields = (
     ("WWW-Authenticate", 'Bearer realm="hybridrelay"'),
@@ -119,8 +121,10 @@ class Gate:
         elif (by_cookie_ := await self._by_cookie(request)) is not None:
             caller = by_cookie_
             await _check_site(request, by_cookie=True)
-        elif peer.refusal or peer.caller is not None:
-            await self._refuse(peer, group, peer.refusal or "the client certificate has expired")
+        elif peer.refusal is not None or peer.caller is not None:
+            refusal = peer.refusal or _EXPIRED
+            answer = _unauthenticated(refusal.detail, f"{refusal.remedy}; or {_USUAL_REMEDY}")
+            await self._refuse(peer, group, refusal.detail, answer)
         else:
             await self._check_rate(
                 self._calls.take(("unknown", group), trio.current_time()), "too many requests without credentials"
@@ -310,6 +314,5 @@ async def _check_site(request: Request, *, by_cookie: bool = False) -> None:
         raise problem(Problem.FORBIDDEN, "the request comes from another web site")
 
 
-def _unauthenticated(detail: str) -> RequestError:
-    remedy = "send the header 'Authorization: Bearer TOKEN'; 'hybridrelay tokens create' creates a token"
+def _unauthenticated(detail: str, remedy: str = _USUAL_REMEDY) -> RequestError:
     return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES)

@@ -11,7 +11,18 @@ import attrs
 from ..security import NO_NETWORKS, ManagementRole, Networks
 from .callers import Caller
 
-__all__ = ["Peer", "caller_of_certificate"]
+__all__ = ["CertificateRefusal", "Peer", "caller_of_certificate"]
+
+#: The most of an organizational unit that a message shows (characters).
+_MAX_SHOWN = 64
+
+
+@attrs.frozen
+class CertificateRefusal:
+    """Why a verified client certificate identifies no caller, and what to do."""
+
+    detail: str
+    remedy: str
 
 
 @attrs.frozen
@@ -30,13 +41,15 @@ class Peer:
     caller: Caller | None = None
     #: When `caller` becomes invalid, because the certificate expires (seconds since 1970); None means never.
     expires_at: float | None = None
-    #: Why the client certificate identifies no caller; empty if it does, or if there is none.
-    refusal: str = ""
+    #: Why the client certificate identifies no caller; None if it does, or if there is none.
+    refusal: CertificateRefusal | None = None
     #: Called with the caller of each request once it has been identified; must not raise.
     on_identified: Callable[[Caller], None] = attrs.field(default=lambda caller: None, eq=False, repr=False)
 
 
-def caller_of_certificate(certificate: Mapping[str, Any]) -> tuple[Caller | None, float | None, str]:
+def caller_of_certificate(
+    certificate: Mapping[str, Any],
+) -> tuple[Caller | None, float | None, CertificateRefusal | None]:
     """Return the caller that a verified client certificate identifies.
 
     The role is the organizational unit of its subject, which has to be one of ``viewer``, ``operator`` and ``admin``.
@@ -53,8 +66,16 @@ def caller_of_certificate(certificate: Mapping[str, Any]) -> tuple[Caller | None
     units = [value for name, value in subject if name == "organizationalUnitName"]
     names = [value for name, value in subject if name == "commonName"]
     if len(units) != 1 or units[0] not in roles:
-        return None, None, f"the OU of the client certificate has to be one of {', '.join(roles)}"
+        has = (
+            f"the OU {units[0][:_MAX_SHOWN]!r}, which is not a role"
+            if len(units) == 1
+            else f"{len(units) or 'no'} OUs"
+        )
+        remedy = f"issue a certificate whose subject has one OU, the role: {', '.join(roles)}"
+        return None, None, CertificateRefusal(f"the client certificate has {has}", remedy)
     if len(names) != 1 or not names[0].isprintable():
-        return None, None, "the client certificate has to have one common name"
+        has = "a common name with unprintable characters" if len(names) == 1 else f"{len(names) or 'no'} common names"
+        remedy = "issue a certificate whose subject has one common name, the name of the caller"
+        return None, None, CertificateRefusal(f"the client certificate has {has}", remedy)
     caller = Caller("certificate", f"{names[0]} {certificate.get('serialNumber', '')}".strip(), roles[units[0]])
-    return caller, ssl.cert_time_to_seconds(certificate["notAfter"]), ""
+    return caller, ssl.cert_time_to_seconds(certificate["notAfter"]), None

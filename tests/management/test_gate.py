@@ -17,7 +17,7 @@ from hybridrelay.events import (
 from hybridrelay.http import Failure, RequestError
 from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.management.handlers import OPERATIONS
-from hybridrelay.management.peers import Peer
+from hybridrelay.management.peers import CertificateRefusal, Peer
 from hybridrelay.management.plugins import Credentials
 from hybridrelay.security import (
     ManagementRole,
@@ -359,9 +359,13 @@ async def test_a_client_certificate_ends_when_it_expires(
     api = relay.connect(Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN), expires_at=NOW + 10))
     assert (await api.call("GET", CONNECTIONS))[0].status == 200
     relay.now = NOW + 10
-    assert (await api.call("GET", CONNECTIONS))[0].status == 401
-    named_nobody = relay.connect(Peer("192.0.2.1", refusal="the OU is wrong"))
-    assert (await named_nobody.call("GET", CONNECTIONS))[0].status == 401
+    answer, problem = await api.call("GET", CONNECTIONS)
+    assert (answer.status, problem["detail"]) == (401, "the client certificate has expired")
+    assert problem["remedy"].startswith("use one that is valid; or send the header 'Authorization: Bearer TOKEN'")
+    named_nobody = relay.connect(Peer("192.0.2.1", refusal=CertificateRefusal("the OU is wrong", "correct it")))
+    answer, problem = await named_nobody.call("GET", CONNECTIONS)
+    assert (answer.status, problem["detail"]) == (401, "the OU is wrong")
+    assert problem["remedy"].startswith("correct it; or send the header")
     assert relay.failures() == ["the client certificate has expired", "the OU is wrong"]
 
 

@@ -234,8 +234,12 @@ async def test_client_certificates(state: Path, files: Files) -> None:
         path = f"{CONNECTIONS}/orders"
         assert (await relay.ask(path, token="", context=viewer))[0] == 200
         assert (await relay.ask(path, method="DELETE", token="", context=viewer))[0] == 403
-        for units in ([], ["root"], ["admin", "viewer"]):
-            assert (await relay.ask(path, token="", context=files.context(units=units)))[0] == 401
+        for units, has in (([], "no OUs"), (["root"], "the OU 'root'"), (["admin", "viewer"], "2 OUs")):
+            status, _, body = await relay.ask(path, token="", context=files.context(units=units))
+            problem = json.loads(body)
+            assert status == 401
+            assert has in problem["detail"]
+            assert "viewer, operator, admin" in problem["remedy"]
         assert (await relay.ask(path, token="", context=files.context()))[0] == 401
         assert (await relay.ask(path, context=files.context()))[0] == 200
         with pytest.raises(OSError):
@@ -258,17 +262,23 @@ def test_what_a_certificate_says() -> None:
 
     unit, name = ("organizationalUnitName", "operator"), ("commonName", "ann")
     caller, expires_at, refusal = caller_of_certificate(subject(name, unit))
-    assert (caller, refusal) == (Caller("certificate", "ann 0A", ManagementRole.OPERATOR), "")
+    assert (caller, refusal) == (Caller("certificate", "ann 0A", ManagementRole.OPERATOR), None)
     assert expires_at == 1893456000
-    for parts in (
-        [name],
-        [unit],
-        [name, unit, unit],
-        [name, name, unit],
-        [name, (unit[0], "Admin")],
-        [(name[0], "\n"), unit],
+    roles = "one OU, the role: viewer, operator, admin"
+    for parts, has, remedy in (
+        ([name], "no OUs", roles),
+        ([unit], "no common names", "one common name"),
+        ([name, unit, unit], "2 OUs", roles),
+        ([name, name, unit], "2 common names", "one common name"),
+        ([name, (unit[0], "Admin")], "the OU 'Admin', which is not a role", roles),
+        ([name, (unit[0], "\x1b" * 1000)], f"the OU {chr(27) * 64!r}, which is not a role", roles),
+        ([(name[0], "\n"), unit], "a common name with unprintable characters", "one common name"),
     ):
-        assert caller_of_certificate(subject(*parts))[0] is None
+        caller, expires_at, refusal = caller_of_certificate(subject(*parts))
+        assert (caller, expires_at) == (None, None)
+        assert refusal is not None
+        assert refusal.detail == f"the client certificate has {has}"
+        assert remedy in refusal.remedy
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "relay.example.com"])
