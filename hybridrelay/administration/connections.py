@@ -130,7 +130,7 @@ def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None
     left = [str(path) for path in (files.connector, files.application, files.authority) if path.exists()]
     raise ConfigurationError(
         f"the authority file {files.authority} exists already, but the relay has no hybrid connection {name!r}",
-        remedy=f"if an earlier 'connections create' of {name} was interrupted, its files are of no use: remove "
+        remedy=f"if an earlier 'connections create' of {name} was interrupted, its files are useless: remove "
         f"{', '.join(left)}, and run it again; otherwise name another --authority-file",
     )
 

@@ -133,7 +133,7 @@ def regenerate_key(
         except OutcomeUnknown as exc:
             raise OutcomeUnknown(
                 str(exc),
-                remedy=f"look whether it was made: 'keys list' shows the fingerprint {key_fingerprint(key)} if the "
+                remedy=f"check whether it was made: 'keys list' shows the fingerprint {key_fingerprint(key)} if the "
                 f"relay has the new key. Then write it into the files: {use_command}. Otherwise repeat the command",
             ) from exc
     unchanged = tuple(UnchangedFile(file.path, file.carries(key)) for file, text in texts if text is None)

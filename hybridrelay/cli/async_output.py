@@ -36,7 +36,7 @@ async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
     """Print `output.ready_line`. If it cannot be written, it is logged instead, and the program continues."""
     line = output.ready_line(role, fields)
     if (failure := await _print(line + "\n")) is not None:
-        logger.warning("standard output cannot be written to (%s); it would have said: %s", failure.strerror, line)
+        logger.warning("standard output cannot be written to (%s); the text was: %s", failure.strerror, line)
 
 
 def maybe_say(text: str, *, end: str = "\n") -> None:

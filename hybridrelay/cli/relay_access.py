@@ -101,7 +101,7 @@ def check_alternatives(args: argparse.Namespace, *options: str, required: bool =
     names = [f"--{option.replace('_', '-')}" for option in options]
     given = [name for name, option in zip(names, options, strict=True) if getattr(args, option) is not None]
     if len(given) > 1:
-        raise ConfigurationError(f"{given[0]} and {given[1]} exclude each other", remedy="give one of them")
+        raise ConfigurationError(f"{given[0]} and {given[1]} cannot be used together", remedy="give one of them")
     if required and not given:
         raise ConfigurationError(f"one of {', '.join(names)} is needed", remedy="see --help, which describes them")
 

@@ -24,6 +24,6 @@ def tell_updated(updated: Iterable[Path], incomplete: IncompleteChange | None) -
 def tell_of_missing_pins(relays: int, pins: int) -> None:
     """Print that there are fewer pins than relays."""
     output.say(
-        f"There are {relays} relays and {pins} --relay-pin. Every relay has its own pin, in its ready line.\n"
+        f"There are {relays} relays, but only {pins} --relay-pin. Every relay has its own pin, in its ready line.\n"
         "Client and connector do not trust a relay whose pin is not among those given."
     )

@@ -217,7 +217,7 @@ class ManagementClient:
         except trio.TooSlowError as exc:
             raise ManagementError(
                 f"{self._peer} cannot be reached within {_CONNECT_SECONDS:g} s",
-                remedy="look whether it hangs; check the address, and firewalls that drop packets silently",
+                remedy="check whether it hangs; check the address, and firewalls that drop packets silently",
             ) from exc
         return _Connection(stream, trio.current_time())
 
@@ -227,7 +227,7 @@ def _no_answer(peer: str, what: str, exc: BaseException, *, changes: bool) -> Ma
     if changes:
         return OutcomeUnknown(
             f"{peer} did not answer {what}: {why}. The change may have been made, or not",
-            remedy="look whether it was made, and repeat the command if it was not",
+            remedy="check whether it was made, and repeat the command if it was not",
         )
     return ManagementError(f"{peer} did not answer {what}: {why}", remedy="try again")
 

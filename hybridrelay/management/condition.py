@@ -115,7 +115,7 @@ def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
     command = "hybridrelay editions --help" if quota.connection is None else "hybridrelay connections limits --help"
     return RelayProblem(
         code="quota-reached" if quota.is_reached else "quota-near",
-        detail=f"{used}; what is new is refused" if quota.is_reached else used,
+        detail=f"{used}; further requests are refused" if quota.is_reached else used,
         remedy=f"raise the limit if it is too low: {command}",
         connection=quota.connection,
     )

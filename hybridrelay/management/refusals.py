@@ -13,7 +13,7 @@ from .problem_kinds import Problem
 __all__ = ["refusal_of"]
 
 _OTHER_VERSION = "use the same version of hybridrelay as the relay"
-_LOOK_FIRST = "look whether the change was made, and repeat it if it was not"
+_LOOK_FIRST = "check whether the change was made, and repeat it if it was not"
 
 #: The exceptions, by the type of the problem. Their text and remedy are those of the problem.
 _EXCEPTIONS: Mapping[str, Callable[..., HybridRelayError]] = {

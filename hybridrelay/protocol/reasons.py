@@ -307,7 +307,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.LISTENER_GONE: _Entry(_C.RENDEZVOUS, _D.PASSING, "the connector of this session is gone"),
     Reason.LISTENER_SILENT: _Entry(_C.RENDEZVOUS, _D.PASSING, "a connector is registered but does not answer"),
     Reason.TICKET_UNKNOWN: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket is unknown, used or expired"),
-    Reason.PEER_ABSENT: _Entry(_C.RENDEZVOUS, _D.PASSING, "the other side did not arrive in time"),
+    Reason.PEER_ABSENT: _Entry(_C.RENDEZVOUS, _D.PASSING, "the other side did not open its data channel in time"),
     Reason.LISTENER_CANNOT_DIAL: _Entry(_C.RENDEZVOUS, _D.PASSING, "the connector could not open its data channel"),
     Reason.LISTENER_DECLINED: _Entry(
         _C.RENDEZVOUS, _D.PASSING, "a connector is registered but does not accept the connection"
@@ -337,5 +337,5 @@ _TABLE: Mapping[Reason, _Entry] = {
         _C.QUOTA, _D.PASSING, "the hybrid connection has as many sessions as its quota allows"
     ),
     Reason.TRANSFER_QUOTA: _Entry(_C.QUOTA, _D.PASSING, "the bytes that may be moved in this month are used up"),
-    Reason.QUOTA_REACHED: _Entry(_C.QUOTA, _D.PASSING, "a quota is used up that this version does not know"),
+    Reason.QUOTA_REACHED: _Entry(_C.QUOTA, _D.PASSING, "a quota that this version does not know is used up"),
 }

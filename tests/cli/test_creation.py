@@ -139,7 +139,7 @@ def test_a_pin_that_may_be_missing_is_told(run: Run, tmp_path: Path) -> None:
     code, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO[:4])
 
     assert code == 0
-    assert "2 relays and 1 --relay-pin" in out
+    assert "2 relays, but only 1 --relay-pin" in out
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_pa
     ("more", "says"),
     [
         ((), "one of --state, --relay-file, --management is needed"),
-        (("--relay-file", "r", "--management", "http://127.0.0.1:1"), "exclude each other"),
+        (("--relay-file", "r", "--management", "http://127.0.0.1:1"), "cannot be used together"),
         (("--management", "https://r", "--token-file", "t", "--relay-pin", PIN), "cannot be used with --management"),
         (("--state", "s", "--relay-file", "r"), "not allowed with"),
         (("--state", "s", "--relay-pin", PIN), "--relay-pin cannot be used with --state"),

@@ -69,7 +69,7 @@ def test_without_ports_and_pins_files_keep_what_they_have(run: Run, created: Cre
     result = _endpoints(run, "--endpoint", "b", "--endpoint", "RELAY.example.com", "--update", *_files(created))
 
     assert result.code == 0
-    assert "2 relays and 1 --relay-pin" in result.out
+    assert "2 relays, but only 1 --relay-pin" in result.out
     assert "Ports of b: the defaults." in result.out
     string = load_connection_string(created.application)
     assert [one.ports for one in string.endpoints] == [{}, {"http": 1}]

@@ -89,7 +89,7 @@ def test_a_relay_serves_and_ends_gracefully_all_the_same(tmp_path: Path, redirec
     assert relay.stderr is not None
     try:
         said = ""
-        while "/dev/full" in redirection and "it would have said: ready relay " not in said:
+        while "/dev/full" in redirection and "the text was: ready relay " not in said:
             line = relay.stderr.readline()
             assert line, said
             said += line

@@ -161,7 +161,7 @@ def test_a_certificate_that_is_not_trusted(run: Run, way: Way) -> None:
     wrong = run(*command, "--management-pin", "sha256:" + "A" * 43 + "=")
     assert (wrong.code, f"has the pin {way.pin}" in wrong.err) == (1, True)
     both = run(*command, "--management-pin", way.pin, "--management-ca", way.options[5])
-    assert (both.code, "exclude each other" in both.err) == (2, True)
+    assert (both.code, "cannot be used together" in both.err) == (2, True)
     plain = run("connections", "list", "--management", str(url).replace("https", "http"), *token)
     assert (plain.code, plain.out) == (1, "")
 
@@ -261,7 +261,7 @@ def test_a_relay_that_stops_while_something_is_created(run: Run, tmp_path: Path)
         )  # fmt: skip
     assert (result.code, result.out) == (1, "")
     assert "the change may have been made, or not" in result.err.lower()
-    assert "look whether it was made" in result.err
+    assert "check whether it was made" in result.err
     assert all((tmp_path / name).exists() for name in ("c", "a", "orders.authority"))
 
 
@@ -280,7 +280,7 @@ def test_a_relay_that_stops_while_a_key_is_regenerated(run: Run, created: Create
         )  # fmt: skip
     assert (result.code, result.out) == (1, "")
     fingerprint = key_fingerprint(Secret((tmp_path / "new").read_text().strip()))
-    assert f"look whether it was made: 'keys list' shows the fingerprint {fingerprint}" in result.err
+    assert f"check whether it was made: 'keys list' shows the fingerprint {fingerprint}" in result.err
     assert f"keys use orders --rule application --key primary --management {url}" in result.err
     assert (tmp_path / "new").exists()
     assert created.application.read_bytes() == before

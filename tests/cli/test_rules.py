@@ -27,7 +27,7 @@ def test_rules_are_set_listed_and_deleted(run: Run, created: Created) -> None:
     ]
     changed = run("rules", "set", *where, "--rights", "listen,manage")
     assert "changed rule reporting of orders: Listen, Manage, before: Send" in changed.out
-    assert "SharedAccessKeyName=reporting lose" in changed.out
+    assert "SharedAccessKeyName=reporting no longer have" in changed.out
     found = json.loads(run("rules", "list", "orders", "--state", created.state, "--json").out)
     assert found[2] == {
         "rule": "reporting",

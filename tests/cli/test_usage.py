@@ -113,7 +113,7 @@ def test_a_limit_is_seen_in_the_log_of_those_who_are_refused(deployment: Deploym
     assert "listeners" in shown.stdout
     status = deployment.run("status", *where)
     assert status.returncode == 1
-    assert "1 of 1 listeners of orders are used; what is new is refused" in status.stdout
+    assert "1 of 1 listeners of orders are used; further requests are refused" in status.stdout
 
 
 def test_editions(deployment: Deployment, target: tuple[str, int]) -> None:

@@ -80,7 +80,7 @@ async def test_quotas_that_are_nearly_used_up_are_problems(api: Api, viewer: Api
         (
             "quota-reached",
             None,
-            "10 bytes of the 10 bytes of the relay for this month are used; what is new is refused",
+            "10 bytes of the 10 bytes of the relay for this month are used; further requests are refused",
         ),
         ("quota-near", "orders", "4 of 5 sessions of orders are used"),
     ]

@@ -191,5 +191,5 @@ def test_output_on_a_full_disk(tmp_path: Path) -> None:
         published = deployment.create("orders", ("127.0.0.1", 1))
         command = ["sh", "-c", 'exec "$@" >/dev/full', "sh", *HYBRIDRELAY]
         with Program([*command, "connector", "--connection-string-file", published.connector]) as connector:
-            connector.wait_for_line("it would have said: ready connector", where="err")
+            connector.wait_for_line("the text was: ready connector", where="err")
             assert connector.terminate() == 0

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     strings = load_all(args.files, Role.CONNECTOR)
     events = logged_events()
     if args.check_target and args.status is None:
-        raise ConfigurationError("--check-target needs --status", remedy="say where to serve the status")
+        raise ConfigurationError("--check-target needs --status", remedy="give --status PATH or --status ADDR:PORT")
     config = ConnectorConfig(
         strings,
         mode=args.mode,

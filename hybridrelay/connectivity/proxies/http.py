@@ -39,7 +39,7 @@ ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
 #: The statuses with which a web server that is not a proxy refuses CONNECT.
 _LIKE_A_WEB_SERVER = frozenset({404, 405, 501})
 _NO_PROXY = (
-    "if this is a web server and no proxy, correct the proxy's address; otherwise ask its administrator to allow "
+    "if this is a web server and not a proxy, correct the proxy's address; otherwise ask its administrator to allow "
     "CONNECT to this host and port"
 )
 _LOG_IN = "this network requires a login first: open any page in a browser on this machine"

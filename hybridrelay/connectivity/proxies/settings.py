@@ -143,7 +143,7 @@ class ProxySettings:
         if password is not None:
             if proxy.username is None:
                 raise ConfigurationError(
-                    f"there is a password for the proxy, and no user name in {source}",
+                    f"there is a password for the proxy, but no user name in {source}",
                     remedy="write the name into the URL: http://name@host:port",
                 )
             proxy = _with_password(proxy, password, "the proxy's password")

@@ -27,7 +27,7 @@ _MESSAGES: Mapping[str, str] = {
     "draining": "The relay is draining: it accepts no new registrations and joins.",
     "accepting": "The relay accepts registrations and joins again.",
     "edition-used": "The relay uses this edition from now on.",
-    "limits-changed": "The limits were changed. They are in force within a second.",
+    "limits-changed": "The limits were changed. They take effect within a second.",
     "edition-changed": "The edition was changed.",
     "token-revoked": "The token was revoked.",
 }

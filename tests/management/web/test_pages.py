@@ -373,7 +373,7 @@ async def test_the_remedy_for_a_limit_is_a_form(relay: Relay, browser: Browser, 
     relay.live.numbers = attrs.evolve(relay.live.numbers, quotas=quotas)
     await browser.log_in(relay.token(role=role)[1])
     page = page_of(await browser.get("/"))
-    assert "605 kB of the 600 kB of orders for this month are used; what is new is refused" in page.text
+    assert "605 kB of the 600 kB of orders for this month are used; further requests are refused" in page.text
     assert "1.5 GB of the 2.0 GB of the relay for this month are used" in page.text
     for link in (f"{path_of('orders')}#limits", "/scale#edition"):
         assert (link in page.links) is (role is ManagementRole.ADMIN)
