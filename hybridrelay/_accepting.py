@@ -107,7 +107,7 @@ async def _accept(
             shortage = shortage_of(exc)
             if shortage is None:
                 raise
-            reset = reserve.turn_away(listener)
+            reset = reserve.reset_one(listener)
             report.note(shortage, reset)
             if not reset:
                 await trio.sleep(_PAUSE_SECONDS)
@@ -173,7 +173,7 @@ async def _accept_sockets(
                     if exc.errno not in _ERRORS_OF_ONE_CONNECTION:
                         raise
                     continue
-                reset = reserve.turn_away(listener)
+                reset = reserve.reset_one(listener)
                 report.note(shortage, reset)
                 if not reset:
                     await trio.sleep(_PAUSE_SECONDS)
@@ -207,7 +207,7 @@ class _Reserve:
     def __exit__(self, *exc_info: object) -> None:
         self._give_up()
 
-    def turn_away(self, listener: trio.SocketListener) -> int:
+    def reset_one(self, listener: trio.SocketListener) -> int:
         """Accept and reset one connection although no descriptor is free. Returns 1, or 0 if that failed."""
         if self._descriptor is None:
             self._take()

@@ -227,7 +227,7 @@ class RouteSelection:
             deadline = min(deadline, self._next_start)
         return None if deadline == math.inf else deadline
 
-    # --- inside
+    # --- private
 
     def _apply(self, step: StepId, event: StepEvent, now: float) -> StepState:
         record = self.steps[step]

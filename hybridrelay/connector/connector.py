@@ -20,7 +20,7 @@ from ..connectivity.network import watch_network
 from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
-from ..events.connector import NotPublished, RegistrationMissing, RegistrationPending
+from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
 from ..events.connector_resources import PolicyNotReloaded
 from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
@@ -281,7 +281,7 @@ class Connector:
             name = published.name
             if published.is_refused:
                 error = _why_refused(published)
-                self._events.publish(NotPublished(connection=name, reason=error.reason, detail=str(error)))
+                self._events.publish(RefusedEverywhere(connection=name, reason=error.reason, detail=str(error)))
                 continue
             for one in published.publications:
                 if one.state.is_registered:

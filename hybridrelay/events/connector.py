@@ -15,8 +15,8 @@ __all__ = [
     "DataChannelFailed",
     "EarlierRegistrationKept",
     "InstanceReplaced",
-    "NotPublished",
     "NothingRegistered",
+    "RefusedEverywhere",
     "RegistrationEnded",
     "RegistrationFailed",
     "RegistrationMissing",
@@ -287,12 +287,12 @@ class EarlierRegistrationKept(_FailureWithRemedy):
 
 
 @attrs.frozen(kw_only=True)
-class NotPublished(Event):
+class RefusedEverywhere(Event):
     """At the start, every relay has refused one of several connection strings. The connector serves the others."""
 
-    name: ClassVar = "registration.not-published"
+    name: ClassVar = "registration.refused-everywhere"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A hybrid connection is not published"
+    summary: ClassVar = "Every relay refuses a hybrid connection, so it is not served"
 
     connection: str
     reason: Reason

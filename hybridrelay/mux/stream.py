@@ -595,7 +595,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self.was_lost:  # data that has arrived can still be read, but perhaps nobody will
             self._end(Party.SESSION, self.failure_reason)
 
-    # --- inside
+    # --- private
 
     def _raise_broken(self) -> None:
         reason, text = self._state.reason, self._state.text

@@ -448,7 +448,7 @@ class SessionCore:
         """Return the events that `data_to_send` caused (room in a send queue)."""
         return self._take_events()
 
-    # --- inside
+    # --- private
 
     def _take_events(self) -> list[SessionEvent]:
         if not self._events:

@@ -248,7 +248,7 @@ async def test_a_string_that_no_relay_takes_ends_nobody_else(
     bad = pair.string(pair.publish("bad"), Role.CONNECTOR, relays=(0,), key=generate_key())
     served = await nursery.start(run_connector, ConnectorConfig([bad, good]))
     assert served == (good,)
-    assert "A hybrid connection is not published: connection=bad" in caplog.text
+    assert "Every relay refuses a hybrid connection, so it is not served: connection=bad" in caplog.text
     nursery.cancel_scope.cancel()
 
 

@@ -24,7 +24,7 @@ from .options import (
 _DESCRIPTION = f"""\
 Run the connector, in the private network, where it can reach the target. It connects to the relay and accepts no
 connections itself. For applications that prove their identity, it connects to the target that its own connection
-string names. One process can publish several hybrid connections. Several connectors with the same connection string
+string names. One process can serve several hybrid connections. Several connectors with the same connection string
 are redundant.
 
 {WHERE_FROM}

@@ -82,7 +82,7 @@ class Show:
         ports = ", ".join(f"{name} {bound[0].port}" for name, bound in stage.relay.bound.items())
         rows = [
             ("resource", f"a sample HTTP server 'in the private network', at {stage.target}"),
-            ("connector", f"publishes it as the hybrid connection '{NAME}'; dials out only"),
+            ("connector", f"serves it as the hybrid connection '{NAME}'; dials out only"),
             ("relay", f"joins both sides and cannot read their data; ports {ports}"),
             ("client", "connects next"),
         ]

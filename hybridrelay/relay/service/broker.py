@@ -151,7 +151,7 @@ class BrokerService:
                 case EndControlChannel(handle, reason):
                     handle.end(reason)
                 case RefuseDataChannel(rendezvous_id, reason):
-                    self._channels.turn_away(rendezvous_id, reason)
+                    self._channels.refuse(rendezvous_id, reason)
                 case StopMoving(rendezvous_id):
                     self._channels.stop_moving(rendezvous_id)
                 case event:

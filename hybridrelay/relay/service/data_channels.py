@@ -86,7 +86,7 @@ class DataChannels(Generic[HandleT]):
         self._core.gone(arrival, trio.current_time())
         self._carry_out()
 
-    def turn_away(self, rendezvous_id: str, reason: Reason) -> None:
+    def refuse(self, rendezvous_id: str, reason: Reason) -> None:
         """See `RefuseDataChannel`."""
         if channels := self._channels.pop(rendezvous_id, None):
             channels.status = reason

@@ -407,7 +407,7 @@ class SQLiteStore:
         with self._change() as database:
             set_last_use(database, uses)
 
-    # --- inside
+    # --- private
 
     def _with_reserve(self, change: Callable[[], T]) -> T:
         return _with_reserve(self._reserve, change, self._path, self._events)
