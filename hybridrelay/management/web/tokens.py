@@ -75,8 +75,14 @@ def _is_own(visit: Visit, one: TokenValue) -> bool:
 
 def _form(entered: Entered = NOTHING_ENTERED) -> Element:
     chosen = entered.value("role", "viewer")
+    # A list to choose from would cut off the texts on a narrow screen.
     roles = [
-        h("option", f"{role}: {meaning}", value=role, selected=role == chosen) for role, meaning in _ROLES.items()
+        h(
+            "label",
+            h("input", type="radio", name="role", value=role, checked=role == chosen),
+            f"{role}: {meaning}",
+        )
+        for role, meaning in _ROLES.items()
     ]
     return post_form(
         _PLACE,
@@ -89,12 +95,7 @@ def _form(entered: Entered = NOTHING_ENTERED) -> Element:
             hint="Of the program or person that uses it.",
             error=entered.error("name"),
         ),
-        h(
-            "div",
-            h("label", "Role", for_="field-role"),
-            h("select", roles, id="field-role", name="role"),
-            class_="field",
-        ),
+        h("fieldset", h("legend", "Role"), roles),
         field(
             "Scope",
             "scope",

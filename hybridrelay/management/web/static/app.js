@@ -197,7 +197,10 @@ async function refresh() {
   }
 }
 
-/** Follow events while the page is visible: one stream for each page, because a browser opens few connections. */
+/**
+ * Follow events while the page is visible: one stream for each page, because a browser opens few connections. A stream
+ * that ends without an event is not followed by another one at once: a proxy may end all of them.
+ */
 function follow(url, onEvent) {
   let source = null, last = null, retryAt = 0;
   const open = () => {
@@ -206,16 +209,17 @@ function follow(url, onEvent) {
     const start = new URL(url, location.href);
     if (last !== null) start.searchParams.set("since", last);
     source = new EventSource(start);
-    source.addEventListener("open", () => { retryAt = 0; });
     source.addEventListener("message", (event) => {
+      retryAt = 0;
       last = event.lastEventId || last;
       onEvent();
     });
     // The relay ends each stream after some minutes; it also fails if the relay is away, or the login has ended. Whether
     // the next stream can begin is found out by the next request for newer parts.
-    source.addEventListener("error", () => { close(); onEvent(); });
+    source.addEventListener("error", () => { end(); onEvent(); });
   };
-  const close = () => { source?.close(); source = null; };
+  const end = () => { source?.close(); source = null; };
+  const close = () => { end(); retryAt = 0; };  // because nobody looks at the page
   document.addEventListener("refreshed", open);
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);

@@ -33,6 +33,7 @@ PAGES = (
     "/scale/drain",
     "/events",
     "/audit",
+    "/scale/editions/free",
     "/tokens",
     "/connections/nothing",
 )
@@ -226,6 +227,7 @@ def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, 
             found += axe_violations(viewer, axe, path)
             scroll, width = viewer.page.locator("html").evaluate("html => [html.scrollWidth, html.clientWidth]")
             assert scroll <= width, f"{path} is wider than the screen"
+            assert cut_off(viewer) == [], f"{path} has texts to choose from that are cut off"
         viewer.go("/connections/orders/add-rule")
         viewer.page.get_by_label("Name").fill("a b")
         viewer.page.get_by_role("button", name="Add").click()
@@ -235,6 +237,22 @@ def test_pages_are_accessible_and_fit_on_a_phone(site: Site, chromium: Browser, 
         assert found == []
         assert all(re.search("40[04]", complaint) for complaint in viewer.complaints)
         viewer.complaints.clear()
+
+
+def cut_off(viewer: Viewer) -> list[str]:
+    """The texts of options that are longer than their lists are wide."""
+    found: list[str] = viewer.page.locator("select option").evaluate_all(
+        """options => options.filter(option => {
+            const list = option.closest("select"), copy = list.cloneNode(false);
+            copy.append(option.cloneNode(true));
+            copy.style.cssText = "position: absolute; width: max-content; max-width: none";
+            list.after(copy);
+            const isCutOff = copy.offsetWidth > list.offsetWidth;
+            copy.remove();
+            return isCutOff;
+        }).map(option => option.textContent)"""
+    )
+    return found
 
 
 def test_without_javascript(site: Site, chromium: Browser) -> None:
@@ -280,6 +298,23 @@ def test_a_page_has_one_stream_of_events_while_it_is_visible(viewer: Viewer) -> 
         _hide(viewer, hidden=True)
     with viewer.page.expect_request(lambda request: "/v1/events" in request.url):
         _hide(viewer, hidden=False)
+
+
+def test_a_stream_that_ends_at_once_is_not_opened_again_at_once(viewer: Viewer) -> None:
+    """As with a proxy that does not pass on streams."""
+    page, streams = viewer.page, list[str]()
+
+    def end(route: Route) -> None:
+        streams.append(route.request.url)
+        route.fulfill(status=200, content_type="text/event-stream", body="")
+
+    page.clock.install()
+    page.route("**/v1/events*", end)
+    viewer.go("/events")
+    for _ in range(40):
+        page.clock.run_for(1000)
+        page.evaluate("fetch(location.href, { headers: { Accept: 'application/json' } }).then(found => found.text())")
+    assert 1 <= len(streams) <= 3
 
 
 def _hide(viewer: Viewer, *, hidden: bool) -> None:
