@@ -15,15 +15,15 @@ import attrs
 from ...errors import HybridRelayError
 from ...protocol.control import MAX_AVOID
 
-#: How long a listener that failed is avoided (seconds). This is much longer than it takes to try all listeners that a
-#: hybrid connection can have, so that a failed one is not tried again before the others.
+#: How long a listener that failed is avoided (seconds). This is longer than it takes to try all listeners of a hybrid
+#: connection, so that a failed one is not tried again before the others.
 AVOID_SECONDS = 600.0
-#: How many listeners one attempt to open a session may try: all that a hybrid connection can have at a relay.
+#: How many listeners one attempt to open a session may try. By default, a hybrid connection has at most 25.
 MAX_TRIED = 64
-#: If more listeners failed within this time (seconds) than a hybrid connection can have, then either the relay
-#: invents them, or all of them keep failing. From then on there is a pause before each further one.
+#: If `MAX_TRIED` listeners have failed within this time (seconds), then either the relay invents them, or all of them
+#: keep failing. From then on there is a pause before each further one.
 MANY_FAILED_SECONDS = 60.0
-#: The length of that pause (seconds). At this rate, 64 listeners that fail at once are tried within 16 s.
+#: The length of that pause (seconds). At this rate, `MAX_TRIED` listeners that fail at once are tried within 16 s.
 PAUSE_SECONDS = 0.25
 
 
