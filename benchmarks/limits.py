@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-#: The descriptors for ten thousand streams: two for each, because some programs hold both ends, and some to spare.
+#: The descriptors for ten thousand streams: two for each, because some programs hold both ends, and a connector gives
+#: a single application half of its descriptors. Further ones to spare.
 WANTED = 24_000
 
 

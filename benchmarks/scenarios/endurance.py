@@ -38,7 +38,8 @@ def cold(plan: Plan) -> Iterator[Case]:
 def idle(plan: Plan) -> Iterator[Case]:
     """Open many streams, and leave them idle."""
     descriptors = raise_descriptor_limit() - _DESCRIPTORS_TO_SPARE
-    streams = min(plan.idle_streams, descriptors)
+    # A connector gives a single application half of its descriptors.
+    streams = min(plan.idle_streams, descriptors // 2)
 
     def suits(system: System) -> bool:
         return _has_client(system) and streams * system.descriptors_per_stream <= descriptors

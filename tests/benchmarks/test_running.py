@@ -17,7 +17,7 @@ from benchmarks.plan import SHORT
 from benchmarks.programs import Program, ProgramError
 from benchmarks.progress import Estimate
 from benchmarks.runner import in_turns, measure_all
-from benchmarks.scenarios import SCENARIOS, Case, choose_cases
+from benchmarks.scenarios import SCENARIOS, Case, choose_cases, endurance
 from benchmarks.stage import SERVERS, Outcome, Stage
 from benchmarks.systems import SYSTEMS, Deployment, Server, System, choose
 from benchmarks.systems import base as systems_base
@@ -130,6 +130,19 @@ def test_names_of_cases_are_unique_and_begin_with_their_scenario() -> None:
     assert len(set(names)) == len(names)
     for scenario in SCENARIOS:
         assert any(name.startswith(f"{scenario}/") for name in names)
+
+
+@pytest.mark.parametrize(("limit", "name"), [(24_000, "idle/10000"), (20_000, "idle/9750"), (1024, "idle/262")])
+def test_idle_streams_leave_half_of_the_descriptors_to_others(
+    monkeypatch: pytest.MonkeyPatch, limit: int, name: str
+) -> None:
+    """A connector gives a single application half of its descriptors. It would refuse further streams."""
+    monkeypatch.setattr(endurance, "raise_descriptor_limit", lambda: limit)
+    (case,) = choose_cases(SHORT, ["idle"])
+    assert case.name == name
+    assert case.suits(SYSTEMS["haproxy"])
+    assert not case.suits(SYSTEMS["wstunnel"])
+    assert not case.suits(SYSTEMS["rathole"])
 
 
 def test_the_estimate_learns_from_what_was_done() -> None:
