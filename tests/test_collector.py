@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hybridrelay import _collector
-from hybridrelay._collector import short_collections
+from hybridrelay._collector import no_collections, short_collections
 
 RESIDENT_PAGES = _collector._resident_pages
 
@@ -117,3 +117,16 @@ def test_younger_collections_change_nothing() -> None:
     with short_collections():
         gc.collect(1)
         assert gc.get_freeze_count() == 0
+
+
+def test_no_collection_happens_while_code_is_loaded() -> None:
+    gc.enable()
+    with no_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    with no_collections():
+        pass
+    assert not gc.isenabled()

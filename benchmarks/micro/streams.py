@@ -17,7 +17,7 @@ from hybridrelay.mux import Session, SessionRole, bridge
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream
 from hybridrelay.streams.nowait import NowaitStream, nowait
-from hybridrelay_websocket import WebSocketStream
+from hybridrelay_websocket.stream import WebSocketStream
 
 from .cores import Runner
 

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .._collector import no_collections
 from .parsing import Parser
 
 
@@ -38,7 +39,7 @@ class Command(NamedTuple):
     def load(self) -> Callable[[argparse.Namespace], int]:
         """Import and return the function that runs the command."""
         module, _, function = self.run.partition(":")
-        found: Callable[[argparse.Namespace], int] = getattr(
-            importlib.import_module(f"{__package__}.commands.{module}"), function
-        )
+        with no_collections():
+            loaded = importlib.import_module(f"{__package__}.commands.{module}")
+        found: Callable[[argparse.Namespace], int] = getattr(loaded, function)
         return found

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from hybridrelay.connectivity import Proxy, ProxyAuthenticator, ProxyDial, ProxySettings
-from hybridrelay.connectivity.proxies.http import basic_authentication
+from hybridrelay.connectivity.proxies.authentication import basic_authentication
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import TLSStream, receive_exactly
 

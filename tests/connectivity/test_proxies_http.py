@@ -26,8 +26,9 @@ from hybridrelay.connectivity import (
     ProxyError,
     ProxySettings,
 )
+from hybridrelay.connectivity.proxies.authentication import basic_authentication
 from hybridrelay.connectivity.proxies.head import MAX_HEAD_BYTES
-from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_ROUNDS, basic_authentication
+from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_ROUNDS
 from hybridrelay.security import load_or_create_relay_certificate
 
 from .proxies import Script, ScriptedProxy, echo, make_certificate, read_head, saying, silence, start_connect_proxy

@@ -35,7 +35,7 @@ from hybridrelay.protocol.preamble import (
 )
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ConnectionString, parse_connection_string_untrusted
-from hybridrelay_websocket.handshake import PATH, SUBPROTOCOL
+from hybridrelay_websocket import PATH, SUBPROTOCOL
 
 from ..deployments import PORT_NAMES, Deployment, Program, free_port
 from ..waiting import async_wait_until

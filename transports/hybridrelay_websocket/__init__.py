@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from hybridrelay.abc import Transport
 
-from .handshake import PATH, SUBPROTOCOL
-from .stream import WebSocketStream
+from .names import PATH, SUBPROTOCOL
 from .transport import WebSocketTransport
 
-__all__ = ["PATH", "SUBPROTOCOL", "WebSocketStream", "WebSocketTransport", "transport"]
+__all__ = ["PATH", "SUBPROTOCOL", "WebSocketTransport", "transport"]
 
 #: The object that the entry point names.
 transport: Transport = WebSocketTransport()

@@ -29,7 +29,7 @@ from hybridrelay.http import (
 )
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES
 
-from .handshake import PATH, SUBPROTOCOL
+from .names import PATH, SUBPROTOCOL
 
 __all__ = ["HEALTH_PATH", "LIMITS", "http_service", "serve_http"]
 

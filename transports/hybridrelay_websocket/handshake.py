@@ -15,12 +15,10 @@ import trio_websocket
 
 from hybridrelay.errors import TransportError, UpgradeRefused
 
-__all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client"]
+from .names import PATH, SUBPROTOCOL
 
-#: The only path, so that a reverse proxy needs only one rule. It may have a prefix.
-PATH = "/hybridrelay"
-#: Identifies this transport's conventions, including their version.
-SUBPROTOCOL = "hybridrelay.v1"
+__all__ = ["handshake_as_client"]
+
 #: The longest head of a response that is accepted (bytes): enough for a proxy's cookies and tracing headers, and a
 #: bound on memory. nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024

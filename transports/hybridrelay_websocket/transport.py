@@ -1,4 +1,8 @@
-"""The transport `websocket`: HTTP service, handshake, and stream. On port 443, it runs inside outer TLS."""
+"""The transport `websocket`: HTTP service, handshake, and stream. On port 443, it runs inside outer TLS.
+
+The HTTP server, the handshakes and the codec are imported when they are used: every program loads this module to
+learn which routes there are, but most programs use native TCP, and no client serves HTTP.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,10 @@ from functools import partial
 import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Route, Transport
-from hybridrelay.http import Service, forwarded_for
-from hybridrelay.streams.listening import ForwardedStream, StreamListener
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.streams.sockets import tune_stream
 
-from .front import http_service, serve_http
-from .handshake import PATH, handshake_as_client
-from .stream import WebSocketStream
+from .names import PATH
 
 __all__ = ["HTTP", "HTTPS", "WebSocketTransport"]
 
@@ -29,6 +30,9 @@ class WebSocketTransport(Transport):
 
     async def connect(self, address: Address, dialer: Dialer) -> Connection:
         """Dial and upgrade. See `Transport.connect`."""
+        from .handshake import handshake_as_client
+        from .stream import WebSocketStream
+
         stream = await dialer.tcp(address.host, address.port)
         try:
             tune_stream(stream)
@@ -43,23 +47,10 @@ class WebSocketTransport(Transport):
 
     async def listen(self, binding: Binding) -> Listener:
         """See `Transport.listen`."""
-        return await StreamListener.open(binding, partial(_accept, http_service(binding.path_prefix)))
+        from .accepting import accept
+        from .front import http_service
 
-
-async def _accept(service: Service, stream: trio.abc.Stream) -> ForwardedStream | None:
-    """Serve the HTTP request. See `hybridrelay.streams.listening.StreamHandshake`."""
-    accepted: WebSocketStream | None = None
-    try:
-        upgraded = await serve_http(stream, service)
-        if upgraded is not None:
-            accepted = WebSocketStream(upgraded.stream, client=False, received=upgraded.received)
-    finally:
-        if accepted is None:
-            await trio.aclose_forcefully(stream)
-    if accepted is None:
-        return None
-    assert upgraded is not None
-    return ForwardedStream(accepted, forwarded_for(upgraded.request.headers))
+        return await StreamListener.open(binding, partial(accept, http_service(binding.path_prefix)))
 
 
 def _host_header(address: Address) -> str:

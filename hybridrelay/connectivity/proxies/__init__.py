@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .authentication import ProxyAnswer, ProxyAuthenticator
 from .dial import ProxyDial, resolve_dialer
-from .http import ProxyAnswer, ProxyAuthenticator
 from .settings import Proxy, ProxySettings
 
 __all__ = ["Proxy", "ProxyAnswer", "ProxyAuthenticator", "ProxyDial", "ProxySettings", "resolve_dialer"]

@@ -15,8 +15,8 @@ from ...security.names import check_host
 from ...streams import TLSStream
 from ..addresses import AddressBook, first_answer, resolve
 from ..dialing import DIRECTLY, ProxyError, dial_directly, dial_failure
+from .authentication import ProxyAuthenticator, basic_authentication
 from .failures import proxy_error
-from .http import ProxyAuthenticator, basic_authentication, open_http_tunnel
 from .settings import Proxy, ProxySettings
 from .socks import open_socks_tunnel
 from .tunnel import Tunnel
@@ -147,6 +147,8 @@ class ProxyDial:
         if proxy.is_socks:
             stream, early = await open_socks_tunnel(connect, proxy, host, port), b""
         else:
+            from .http import open_http_tunnel  # imported here because h11 is needed for HTTP proxies only
+
             stream, early = await open_http_tunnel(connect, proxy, host, port, self._authenticator)
         if early or not isinstance(stream, trio.abc.HalfCloseableStream):
             return Tunnel(stream, early)

@@ -1,11 +1,10 @@
-"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for other schemes.
+"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11. `authentication.py` has the authentication.
 
 `head.py` removes headers that h11 must not see, and explains why.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -16,6 +15,7 @@ from ..._version import __version__
 from ...failure import FailureKind
 from ...security.names import bracketed
 from ..dialing import ProxyError
+from .authentication import ProxyAuthenticator, basic_authentication
 from .failures import proxy_error, quote_untrusted
 from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy
@@ -28,14 +28,6 @@ MAX_ROUNDS = 6
 
 _CHUNK_BYTES = 16 * 1024
 
-#: Continues one authentication. Takes the values of the Proxy-Authenticate headers of the last answer (none before
-#: the first request), and returns the value of Proxy-Authorization for the next request. None before the first
-#: request sends no such header; None after challenges gives up. Code that may block (a request to a ticket server)
-#: has to run in `trio.to_thread.run_sync`.
-ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
-#: Begins an authentication: called once for each connection that is dialed through the proxy.
-ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
-
 #: The statuses with which a web server that is not a proxy refuses CONNECT.
 _LIKE_A_WEB_SERVER = frozenset({404, 405, 501})
 _NO_PROXY = (
@@ -43,21 +35,6 @@ _NO_PROXY = (
     "CONNECT to this host and port"
 )
 _LOG_IN = "this network requires a login first: open any page in a browser on this machine"
-
-
-def basic_authentication(proxy: Proxy) -> ProxyAnswer:
-    """The default authenticator: sends user name and password with the first request (RFC 7617)."""
-    sent = False
-
-    async def answer(challenges: Sequence[str]) -> str | None:
-        nonlocal sent
-        if proxy.username is None or sent:
-            return None
-        sent = True
-        password = "" if proxy.password is None else proxy.password.reveal()
-        return "Basic " + base64.b64encode(f"{proxy.username}:{password}".encode()).decode()
-
-    return answer
 
 
 async def open_http_tunnel(
