@@ -20,10 +20,11 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 #: Visible ASCII characters, with spaces and tabs between them: no line breaks, and nothing that a proxy may interpret
 #: differently.
 _VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]*[!-~])?")
-_MAX_VALUE: Final = 8000
+_MAX_VALUE: Final = 7000
 _MAX_HEADERS: Final = 32
-#: The maximum size of all of them together (bytes): a relay accepts heads of 16 KiB, but many proxies only 8 KiB.
-_MAX_TOTAL: Final = 8000
+#: The maximum size of all of them together (bytes). A relay, like many proxies, accepts heads of at most 8 KiB. The
+#: host name, the path prefix and the fields of the handshake take up to 700 bytes of this.
+_MAX_TOTAL: Final = 7168
 #: Fields of the WebSocket handshake or of the connection (RFC 9110 section 7.6.1), which cannot be set.
 _RESERVED: Final = frozenset(
     {

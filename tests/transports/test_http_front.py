@@ -10,6 +10,7 @@ import trio.testing
 
 from hybridrelay.abc import Binding
 from hybridrelay.errors import TransportError
+from hybridrelay.http_options import HttpOptions
 from hybridrelay.streams import sockets
 from hybridrelay.streams.listening import StreamListener
 from hybridrelay.streams.outer_tls import accept_outer_tls, connect_outer_tls
@@ -17,6 +18,7 @@ from hybridrelay.testing import tcp_pair
 from hybridrelay.testing._pairs import outer_context
 from hybridrelay_websocket import PATH, SUBPROTOCOL, front, transport
 from hybridrelay_websocket.frames import encode_data
+from hybridrelay_websocket.handshake import handshake_as_client
 
 #: The longest head of a request that is accepted.
 LONGEST = front.LIMITS.max_head_bytes
@@ -273,3 +275,17 @@ async def test_the_websocket_is_also_served_below_a_path_prefix() -> None:
                 await client.send_all(request(target=target))
                 assert (await client.receive_some()).startswith(b"HTTP/1.1 " + status), (prefix, target)
                 nursery.cancel_scope.cancel()
+
+
+async def test_the_largest_header_fields_that_can_be_set_are_accepted() -> None:
+    host, prefix = ".".join(["h" * 57] * 4) + ":65535", "/p" * 100
+    size = 7168 - 2 * len("X-A: \r\n")
+    options = HttpOptions(prefix, (("X-A", "a" * (size // 2)), ("X-B", "b" * (size // 2))))
+    client, server = await tcp_pair()
+    async with client, server, trio.open_nursery() as nursery:
+        nursery.start_soon(front.serve_http, server, front.http_service(prefix))
+        path = f"{options.path_prefix}{PATH}"
+        assert await handshake_as_client(client, host, path, options.headers) == b""
+    too_many = (*options.headers, ("X-C", "c"))
+    with pytest.raises(ValueError, match="header fields"):
+        HttpOptions(prefix, too_many)

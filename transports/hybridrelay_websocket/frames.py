@@ -50,8 +50,8 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
-#: How many more frames without data than with data one read may contain. A frame costs the same processor time
-#: whatever its size, and while frames without data are decoded, no other task runs.
+#: In one read, the number of frames without data may exceed the number of frames with data by this much. A frame
+#: costs the same processor time whatever its size, and while frames without data are decoded, no other task runs.
 MAX_IDLE_FRAMES = 4096
 #: After how many frames without effect, such as pongs, `FrameDecoder.next_event` returns `Interrupted`.
 IDLE_FRAMES_AT_ONCE = 32
@@ -185,7 +185,8 @@ class FrameDecoder:
     _in_message: bool = attrs.field(default=False, init=False)
     _message_empty: bool = attrs.field(default=True, init=False)
     _end_of_data: bool = attrs.field(default=False, init=False)
-    #: How many more frames without data than with data were decoded since the last `receive_untrusted`.
+    #: The number of frames without data that were decoded since the last `receive_untrusted`, minus the number of
+    #: those with data; at least 0.
     _idle_frames: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
