@@ -119,14 +119,23 @@ def test_younger_collections_change_nothing() -> None:
         assert gc.get_freeze_count() == 0
 
 
-def test_no_collection_happens_while_code_is_loaded() -> None:
+def test_no_collection_happens_while_code_is_loaded_or_examines_it_next() -> None:
     gc.enable()
     with no_collections():
         assert not gc.isenabled()
+        loaded = Node()
     assert gc.isenabled()
+    found = weakref.ref(loaded)
+    del loaded
+    gc.collect()
+    assert found() is not None
+    gc.unfreeze()
+    gc.collect()
+    assert found() is None
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
     with no_collections():
         pass
+    gc.unfreeze()
     assert not gc.isenabled()
