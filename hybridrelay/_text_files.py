@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 from .errors import ConfigurationError
 from .events.plain_log import plainly_logged_events
-from .events.program import FileReadableByOthers
 
 #: Invisible characters that `str.strip` keeps: byte-order mark, zero-width space, joiners, direction marks.
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
@@ -174,4 +173,6 @@ def _line_number(before: str) -> int:
 
 def _warn_if_open(path: str | os.PathLike[str], mode: int) -> None:
     if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        from .events.program import FileReadableByOthers  # imported here, because it is rarely needed
+
         plainly_logged_events().publish(FileReadableByOthers(file=os.fspath(path)))

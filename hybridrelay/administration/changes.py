@@ -12,7 +12,6 @@ from .._file_lock import locked_files
 from .._replace_file import prepared_replacements, remove_leftovers
 from ..errors import HybridRelayError, OutcomeUnknown
 from ..events.plain_log import plainly_logged_events
-from ..events.program import LeftoverRemoved
 from ..relay.store.store import NotFound
 from .new_files import new_files
 
@@ -35,6 +34,8 @@ def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
         with locked_files(paths, seconds=_LOCK_SECONDS):
             for path in paths:
                 for removed in remove_leftovers(path):
+                    from ..events.program import LeftoverRemoved  # imported here, because it is rarely needed
+
                     plainly_logged_events().publish(LeftoverRemoved(file=str(removed)))
             yield
     except TimeoutError as exc:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,8 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
     Raises:
         ConfigurationError: the file cannot be read, or a key or a value in it is not valid; the message says which.
     """
+
+    import tomllib  # imported here, because most programs have no such file
 
     try:
         content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))

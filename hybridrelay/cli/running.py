@@ -19,7 +19,6 @@ from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
 from .._statistics import program_statistics
 from ..events.plain_log import plainly_logged_events
-from ..events.program import ReloadSkipped, StopRequested
 from . import async_output, exits, output
 from .logs import flush_logs, log_python_messages
 from .sd_notify import SystemdNotifier
@@ -82,6 +81,8 @@ class GracefulStop:
 
         async def maybe() -> None:
             if self.event.is_set():
+                from ..events.program import ReloadSkipped  # imported here, because it is rarely needed
+
                 plainly_logged_events().publish(ReloadSkipped(detail="the program is stopping"))
             elif self._status:
                 self.systemd.reloading()
@@ -196,6 +197,8 @@ class _Stopper:
 
     def _stop(self) -> None:
         assert self.received is not None
+        from ..events.program import StopRequested  # imported here, because it is rarely needed
+
         plainly_logged_events().publish(StopRequested(signal=self.received.name))
         if self._graceful is not None:
             self._graceful.systemd.stopping()

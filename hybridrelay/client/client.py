@@ -17,7 +17,6 @@ import trio
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery
 from ..abc import Transport
-from ..connectivity.counters import EndpointCounters
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
@@ -39,6 +38,7 @@ from ..security import (
     update_string,
 )
 from .config import ClientConfig, to_connection_string
+from .counters import ClientCounters
 from .following import Follower
 from .opening import SessionOpener
 from .patience import check_patience
@@ -74,7 +74,7 @@ class Client:
         events: EventStream | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._counters = EndpointCounters()
+        self._counters = ClientCounters()
         #: The events of this client alone; `events` may be shared with other clients.
         self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
         string = config.string

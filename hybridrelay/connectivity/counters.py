@@ -1,4 +1,4 @@
-"""Counts events of a connector or client, for metrics. Pure."""
+"""Counts the events that connectors and clients have in common, for metrics. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections import Counter
 
 from .._histogram import Histogram
 from ..events.base import Event
-from ..events.client import SessionLost
-from ..events.connector_resources import PolicyRefused
 from ..events.endpoint import SessionRefused, SessionResumed
 from ..protocol.reasons import Reason
 
@@ -20,8 +18,11 @@ CONNECT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class EndpointCounters:
-    """Counts the events of one connector or client, as a subscriber. Streams are counted by calls of
-    `stream_opened`."""
+    """Counts the events that connectors and clients have in common, as a subscriber. Streams are counted by calls of
+    `stream_opened`.
+
+    `ConnectorCounters` and `ClientCounters` also count the events of their side.
+    """
 
     def __init__(self) -> None:
         """Begin with all counters at zero."""
@@ -43,12 +44,8 @@ class EndpointCounters:
         match event:
             case SessionResumed():
                 self.session_resumes[SUCCESS] += 1
-            case SessionLost(outcome=outcome):
-                self.session_resumes[outcome] += 1
             case SessionRefused(reason=reason, resumes=True):
                 self.session_resumes[reason.slug] += 1
-            case PolicyRefused(rule=rule):
-                self.policy_refusals[rule] += 1
 
     def copy(self) -> EndpointCounters:
         """Return the current counts."""

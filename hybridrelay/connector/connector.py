@@ -13,7 +13,6 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
-from ..connectivity.counters import EndpointCounters
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
@@ -38,6 +37,7 @@ from ..security import (
 from .audit import AuditLog
 from .channels import DataChannels
 from .config import ConnectorConfig
+from .counters import ConnectorCounters
 from .instance_file import Instances, UnrecordedInstances
 from .policy import PolicyFile, PolicyReading
 from .published import Published
@@ -89,7 +89,7 @@ class Connector:
         self._key_use = trio.Event()
         #: The events of this connector's sessions and streams. They have a stream of their own, because `events` may
         #: be shared with other connectors, and the audit log must not receive an event twice.
-        self._counters = EndpointCounters()
+        self._counters = ConnectorCounters()
         own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._sessions = Sessions(
             policy,

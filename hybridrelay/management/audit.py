@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .audit_entries import AuditEntry, AuditFilter
 from .calls import Call

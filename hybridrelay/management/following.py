@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from ..http import Send, StreamedResponse
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 from ..security import ManagementRole
 from .calls import Call
 from .feed import NumberedEvent

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from ..relay.snapshot import (
-    CertificateSnapshot,
-    ConnectionSnapshot,
-    EndSnapshot,
-    ListenerSnapshot,
-    PlacesSnapshot,
-    SenderSnapshot,
-    SessionSnapshot,
-)
 from .values import Body, Value
+
+if TYPE_CHECKING:  # commands read these values, and only the relay makes them
+    from ..relay.snapshot import (
+        CertificateSnapshot,
+        ConnectionSnapshot,
+        EndSnapshot,
+        ListenerSnapshot,
+        PlacesSnapshot,
+        SenderSnapshot,
+        SessionSnapshot,
+    )
 
 __all__ = [
     "CertificateValue",

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 from .operations import EVENT_STREAM, Operation, Operations, Text
 from .problem_kinds import Problem
 

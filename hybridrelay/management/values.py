@@ -7,12 +7,12 @@ in Azure's APIs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import attrs
 import msgspec
 
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 from ..relay.model import (
     MAX_DESCRIPTION,
     MAX_METADATA,
@@ -22,9 +22,11 @@ from ..relay.model import (
     KeyId,
 )
 from ..relay.quotas import MAX_BYTES, MAX_COUNT, MAX_LISTENERS, MIN_BYTES_PER_SECOND, Limits
-from ..relay.snapshot import ConnectionSnapshot
 from ..security import KeySlot, Right, Rule, key_fingerprint
 from ..security.rules import MAX_KEY, MAX_RULE_NAME, MAX_RULES_PER_LEVEL
+
+if TYPE_CHECKING:  # commands read these values, and only the relay makes them
+    from ..relay.snapshot import ConnectionSnapshot
 
 __all__ = [
     "AccessKeys",

@@ -28,6 +28,7 @@ import attrs
 
 from .._printable import printable
 from .errors import LocalProtocolError, RemoteProtocolError
+from .limits import MAX_CONNECTION_NAME, MAX_TOKEN
 from .preamble import TICKET_SIZE
 from .reasons import Reason
 
@@ -35,11 +36,6 @@ from .reasons import Reason
 #: registration with the longest name, the longest token and the most instances has 7.4 KiB, an ordinary one 700
 #: bytes.
 MAX_MESSAGE_SIZE = 7 * 1024 + 500
-#: The longest name of a hybrid connection, as in the published service.
-MAX_CONNECTION_NAME = 260
-#: Enough for an audience of 260 characters that are all escaped twice. Tokens made by Azure's SDKs have 150 to 400
-#: characters.
-MAX_TOKEN = 4096
 #: How many previous instances one registration may declare dead. More restarts within a session's resume deadline are
 #: not worth remembering.
 MAX_REPLACES = 16

@@ -17,7 +17,7 @@ import string
 
 import attrs
 
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 from .secret import Secret
 
 __all__ = [

@@ -7,7 +7,7 @@ import re
 
 import attrs
 
-from ..protocol.control import MAX_CONNECTION_NAME
+from ..protocol.limits import MAX_CONNECTION_NAME
 
 #: As in Azure Relay. No URL encoder changes these characters.
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")

@@ -17,7 +17,6 @@ from pathlib import Path
 from .._replace_file import create_file_once
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..events.plain_log import plainly_logged_events
-from ..events.program import FileReadableByOthers
 from .identity import BACKDATE_SECONDS
 from .parsing_certificates import parsing_certificate
 from .pem_files import load_authorities, load_chain, read_pem
@@ -54,6 +53,8 @@ def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: 
             _create(path, now)
         else:
             if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                from ..events.program import FileReadableByOthers  # imported here, because it is rarely needed
+
                 plainly_logged_events().publish(FileReadableByOthers(file=str(path)))
             with path.open("rb"):
                 pass

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 import attrs
 
 from ..errors import AuthorizationError
-from ..protocol.control import MAX_TOKEN
+from ..protocol.limits import MAX_TOKEN
 from ..protocol.reasons import Reason
 from .names import bracketed, normal_host, without_zone
 from .rules import MAX_RULE_NAME, KeySlot, Right, Rule

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hybridrelay.client.counters import ClientCounters
 from hybridrelay.connectivity.counters import SUCCESS, EndpointCounters
+from hybridrelay.connector.counters import ConnectorCounters
 from hybridrelay.events import Event, PolicyRefused, SessionEnded, SessionLost, SessionRefused, SessionResumed
 from hybridrelay.protocol.reasons import Reason
 
@@ -20,18 +22,21 @@ DENIED = PolicyRefused(
 
 
 @pytest.mark.parametrize(
-    ("event", "resumes", "refusals"),
+    ("counters", "event", "resumes", "refusals"),
     [
-        (RESUMED, {SUCCESS: 1}, {}),
-        (LOST, {"not-resumed": 1}, {}),
-        (NOT_RESUMED, {"session-unknown": 1}, {}),
-        (REFUSED, {}, {}),
-        (DENIED, {}, {"deny-list-label": 1}),
-        (SessionEnded(connection="db", reason=Reason.NO_ERROR), {}, {}),
+        (ClientCounters(), RESUMED, {SUCCESS: 1}, {}),
+        (ClientCounters(), LOST, {"not-resumed": 1}, {}),
+        (ClientCounters(), SessionEnded(connection="db", reason=Reason.NO_ERROR), {}, {}),
+        (ConnectorCounters(), RESUMED, {SUCCESS: 1}, {}),
+        (ConnectorCounters(), NOT_RESUMED, {"session-unknown": 1}, {}),
+        (ConnectorCounters(), REFUSED, {}, {}),
+        (ConnectorCounters(), DENIED, {}, {"deny-list-label": 1}),
+        (ConnectorCounters(), SessionEnded(connection="db", reason=Reason.NO_ERROR), {}, {}),
     ],
 )
-def test_events_that_are_counted(event: Event, resumes: dict[str, int], refusals: dict[str, int]) -> None:
-    counters = EndpointCounters()
+def test_events_that_are_counted(
+    counters: EndpointCounters, event: Event, resumes: dict[str, int], refusals: dict[str, int]
+) -> None:
     counters(event)
     assert (counters.session_resumes, counters.policy_refusals) == (resumes, refusals)
 
@@ -39,7 +44,7 @@ def test_events_that_are_counted(event: Event, resumes: dict[str, int], refusals
 def test_those_of_several_are_added_up() -> None:
     total = EndpointCounters()
     for name in ("a", "b", "a"):
-        one = EndpointCounters()
+        one = ConnectorCounters()
         one.stream_opened(name)
         one.stream_opened(name, Reason.TARGET_REFUSED)
         one.target_connect.observe(0.002)

@@ -31,8 +31,15 @@ _NOT_FOR_EITHER_SIDE = (
     "h11",
     "msgspec",
     "sqlite3",
+    "tomllib",
     "trio_websocket",
     "wsproto",
+)
+_CLIENT = ("hybridrelay.client", "hybridrelay.events.client")
+_CONNECTOR = (
+    "hybridrelay.connector",
+    "hybridrelay.events.connector",
+    "hybridrelay.events.connector_resources",
 )
 
 
@@ -59,8 +66,8 @@ async def test_connector_and_forward_load_no_servers(deployment: Deployment, nur
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"hello"
     assert forward.terminate() == connector.terminate() == 0
-    assert _loaded(forward.err, (*_NOT_FOR_EITHER_SIDE, "hybridrelay.connector")) == set()
-    assert _loaded(connector.err, (*_NOT_FOR_EITHER_SIDE, "hybridrelay.client")) == set()
+    assert _loaded(forward.err, (*_NOT_FOR_EITHER_SIDE, *_CONNECTOR)) == set()
+    assert _loaded(connector.err, (*_NOT_FOR_EITHER_SIDE, *_CLIENT)) == set()
     nursery.cancel_scope.cancel()
 
 
@@ -82,6 +89,13 @@ def test_commands_for_administrators_load_no_servers(deployment: Deployment) -> 
     )
     assert status.wait() == listed.wait() == 0
     servers = ("hybridrelay.client", "hybridrelay.connector", "hybridrelay.http", "hybridrelay.relay.service")
-    others = ("hybridrelay.events.relay", "hybridrelay.mux", "cryptography", "wsproto")
-    assert _loaded(status.err, (*servers, *others, "hybridrelay.administration", "sqlite3")) == set()
-    assert _loaded(listed.err, (*servers, *others)) == set()
+    others = (
+        "hybridrelay.mux",
+        "hybridrelay.protocol.control",
+        "hybridrelay.relay.snapshot",
+        "cryptography",
+        "wsproto",
+    )
+    events = ("hybridrelay.events.program", "hybridrelay.events.relay")
+    assert _loaded(status.err, (*servers, *others, *events, "hybridrelay.administration", "sqlite3")) == set()
+    assert _loaded(listed.err, (*servers, *others, *events)) == set()

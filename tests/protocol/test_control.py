@@ -43,6 +43,7 @@ from hybridrelay.protocol.control import (
     instance_of,
 )
 from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
+from hybridrelay.protocol.limits import MAX_CONNECTION_NAME, MAX_TOKEN
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER
 
@@ -481,7 +482,7 @@ def test_what_is_no_secret_has_no_instance(secret: str) -> None:
 
 
 def test_the_longest_requests_fit_into_a_message_and_into_what_is_held_for_a_stranger() -> None:
-    name, token = "\U0001f600" * control.MAX_CONNECTION_NAME, "t" * control.MAX_TOKEN
+    name, token = "\U0001f600" * MAX_CONNECTION_NAME, "t" * MAX_TOKEN
     register = control.Register(control.MAX_INTEGER, name, token, ("f" * 64,) * control.MAX_REPLACES)
     join = control.Join(control.MAX_INTEGER, name, token, "f" * 32, ("f" * 32,) * control.MAX_AVOID)
     for message in (register, join):
