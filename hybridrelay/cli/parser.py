@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from .._version import __version__
@@ -99,13 +100,12 @@ class Subparsers(Protocol):
         description: str,
         epilog: str,
         formatter_class: type[argparse.HelpFormatter],
-        parents: list[argparse.ArgumentParser],
         allow_abbrev: bool,
     ) -> Parser: ...
 
 
 def build_parser() -> Parser:
-    """Build the parser of all commands.
+    """Build the parser of all commands. The arguments of a command are added when it is known which one is run.
 
     The parsed arguments have an attribute `run`: the function that runs the command and returns the exit code.
     """
@@ -135,17 +135,19 @@ def _add_commands(parser: Parser, dest: str, commands: tuple[Command, ...]) -> N
 
 
 def _add_command(subparsers: Subparsers, command: Command) -> None:
-    common = argparse.ArgumentParser(add_help=False)
-    _add_common(common, suppress=True)
     parser = subparsers.add_parser(
         command.name,
         help=command.summary,
         description=command.description,
         epilog=command.examples,
         formatter_class=HelpFormatter,
-        parents=[common],
         allow_abbrev=False,
     )
+    parser.add_when_used(partial(_add_arguments, parser, command))
+
+
+def _add_arguments(parser: Parser, command: Command) -> None:
+    _add_common(parser, suppress=True)
     command.add_arguments(parser)
     if command.subcommands:
         _add_commands(parser, "subcommand", command.subcommands)

@@ -8,7 +8,7 @@ import itertools
 import logging
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import exits, output
@@ -37,6 +37,13 @@ class HelpFormatter(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Reports errors like the rest of the program, and does not repeat a secret that was given as an argument."""
 
+    #: Adds the parser's arguments, until it has done so; see `add_when_used`.
+    _add_arguments: Callable[[], None] | None = None
+
+    def add_when_used(self, add_arguments: Callable[[], None]) -> None:
+        """Call `add_arguments` when this parser begins to parse. Most parsers of commands are never used."""
+        self._add_arguments = add_arguments
+
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
             output.say(message, end="")  # argparse would silently ignore errors of writing
@@ -46,6 +53,9 @@ class Parser(argparse.ArgumentParser):
     # The superclass declares overloads of this method; its arguments and results are the same.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments in the command's own parser, so that the error names that command's --help."""
+        if self._add_arguments is not None:
+            self._add_arguments()
+            self._add_arguments = None
         given = list(sys.argv[1:] if args is None else args)
         options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:

@@ -141,3 +141,14 @@ def test_every_command_leads_to_a_function(command: Command) -> None:
 
 def test_services_are_those_that_run_until_they_are_stopped() -> None:
     assert {command.name for command in _commands() if command.is_service} == {"relay", "connector", "forward"}
+
+
+def test_only_the_parser_of_the_given_command_gets_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    def watched(command: Command) -> Command:
+        return command._replace(add_arguments=lambda _parser: used.append(command.name))
+
+    monkeypatch.setattr(parser_module, "COMMANDS", tuple(map(watched, parser_module.COMMANDS)))
+    parser_module.build_parser().parse_args(["status"])
+    assert used == ["status"]
