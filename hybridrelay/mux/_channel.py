@@ -170,15 +170,15 @@ class Channel:
                     await turns.next()
                     is_over = self._take_in(b"")
             if pace is not None:
-                # Other tasks run after every read, so that many control channels together do not delay them.
                 await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
-            elif is_over:
+                is_over = turns.begin()
+            if is_over:
                 await turns.next()
             try:
                 while (received := port.receive_nowait(read_bytes)) is None:
                     turns.use(0, 0)  # there may have been frames or records without data
                     await port.wait_readable()
-                    if turns.begin() and pace is None:  # before reading: what is read has to be used at once
+                    if turns.begin():  # before reading: what is read has to be used at once
                         await turns.next()
                 data = received
             except _BROKEN as exc:

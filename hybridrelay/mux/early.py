@@ -14,6 +14,7 @@ from ..protocol.config import CONTROL_CONFIG, SessionConfig
 from ..protocol.reasons import Reason
 from ..protocol.stream import Stream
 from ..streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES, nowait
+from ..streams.turns import SharedTurns
 from ._channel import CLOSING_TIMEOUT
 from .session import Session
 from .stream import MuxStream
@@ -120,8 +121,11 @@ class EarlySession:
         finally:
             await trio.aclose_forcefully(self._channel)
 
-    def take_over(self) -> tuple[Session, MuxStream]:
+    def take_over(self, turns: SharedTurns | None = None) -> tuple[Session, MuxStream]:
         """Continue with a `Session`, whose `run` serves this channel; the limits for strangers are lifted.
+
+        Args:
+            turns: see `Session`.
 
         Returns:
             The session, and the stream that the peer has opened.
@@ -129,7 +133,7 @@ class EarlySession:
         assert self._stream is not None
         self._core.limit_data(None)
         self._port.limit_held(None)
-        return Session.take_over(self._core, self._stream)
+        return Session.take_over(self._core, self._stream, turns)
 
     async def _write(self) -> None:
         core = self._core

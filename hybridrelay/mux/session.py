@@ -116,17 +116,18 @@ class Session:
         self._on_greeting: Callable[[], None] | None = None
 
     @classmethod
-    def take_over(cls, core: SessionCore, stream: Stream) -> tuple[Self, MuxStream]:
+    def take_over(cls, core: SessionCore, stream: Stream, turns: SharedTurns | None = None) -> tuple[Self, MuxStream]:
         """Continue with a core that `EarlySession` has used until now. Pass its current channel to `run`.
 
         Args:
             core: the state machine. Both sides have greeted on its channel; it may have ended since.
             stream: the one stream that was opened and accepted.
+            turns: see `Session`.
 
         Returns:
             The session, and the stream.
         """
-        session = cls(core.role, core=core)
+        session = cls(core.role, core=core, turns=turns)
         mux_stream = MuxStream(session, stream)
         mux_stream.on_answered()
         return session, mux_stream

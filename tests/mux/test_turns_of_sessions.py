@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import MuxStream, Session, SessionRole
+from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
-from hybridrelay.protocol import Reason, frames
+from hybridrelay.protocol import Reason, SessionConfig, frames
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
 from hybridrelay.streams.turns import MAX_FRAMES, QUEUES, SharedTurns
 
@@ -136,7 +136,9 @@ async def test_a_task_that_is_cancelled_while_it_waits_stops_nobody() -> None:
     assert not turns.is_over
 
 
-async def _most_frames_in_a_pass(turns: SharedTurns | None, portion: int, total: int = FRAMES) -> int:
+async def _most_frames_in_a_pass(
+    turns: SharedTurns | None, portion: int, total: int = FRAMES, config: SessionConfig | None = None
+) -> int:
     """Run sessions that receive many frames. Returns the most that are processed in one pass of the event loop."""
     sessions, ends = [], []
     most = 0
@@ -144,7 +146,7 @@ async def _most_frames_in_a_pass(turns: SharedTurns | None, portion: int, total:
         for _ in range(SESSIONS):
             far, near = trio.testing.memory_stream_pair()
             await far.send_all(HELLO)
-            session = Session(SessionRole.ACCEPTOR, turns=turns)
+            session = Session(SessionRole.ACCEPTOR, config=config, turns=turns)
             nursery.start_soon(session.run, near)
             sessions.append(session)
             ends.append(near.receive_stream)
@@ -176,6 +178,13 @@ async def test_many_sessions_of_one_holder_have_one_turn_in_a_pass() -> None:
         with trio.fail_after(60):
             # The rest of a turn, a portion that exceeds it, and a portion of the next turn.
             assert await _most_frames_in_a_pass(SharedTurns(), portion) <= 3 * MAX_FRAMES
+
+
+async def test_many_control_channels_of_one_key_have_one_turn_in_a_pass() -> None:
+    """Each may send a burst of thousands of frames, although it is slowed down afterwards."""
+    for portion in PORTIONS:
+        with trio.fail_after(60):
+            assert await _most_frames_in_a_pass(SharedTurns(), portion, config=CONTROL_CONFIG) <= 3 * MAX_FRAMES
 
 
 async def test_time_counts_where_frames_are_few() -> None:

@@ -165,6 +165,11 @@ class ControlChannelCore(Generic[HandleT]):
         """The hybrid connections for which the peer has presented valid tokens, sorted."""
         return tuple(sorted({key.connection for key in self._keys}))
 
+    @property
+    def key(self) -> KeyId | None:
+        """The key for which the channel counts, at first that of the first valid token; None before that."""
+        return None if self._place is None else self._place.holder.key
+
     def key_for(self, connection: str) -> KeyId | None:
         """Return the key of the peer's latest valid token for a hybrid connection, or None."""
         keys = [key for key in self._keys if key.connection == connection]

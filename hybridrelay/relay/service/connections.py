@@ -20,6 +20,7 @@ from ...protocol.errors import RemoteProtocolError
 from ...security import NO_NETWORKS, Networks
 from ...streams.listening import remote_of
 from ...streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
+from ...streams.turns import PeerTurns
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.permits import HandshakePermit
 from ..edge.ports import OpenPort
@@ -57,6 +58,8 @@ class ControlPeers:
         self._instance = instance
         self._outer_pins = outer_pins
         self._peers: set[ControlPeer] = set()
+        #: One key may have thousands of control channels, which share turns.
+        self._turns = PeerTurns()
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -94,7 +97,7 @@ class ControlPeers:
         peer = channel.peer
         try:
             async with FlatNursery() as nursery:
-                session, stream = channel.early.take_over()
+                session, stream = channel.early.take_over(self._turns.of(peer.key))
                 nursery.start_soon(session.run, channel.tls)
                 nursery.start_soon(self._forget_when_over, session, peer)
                 peer.attach(session, stream, nursery)

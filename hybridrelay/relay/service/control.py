@@ -146,6 +146,11 @@ class ControlPeer:
         """The peer's name and version, as it has reported them; empty before its hello was received."""
         return "" if self.hello is None else self.hello.software
 
+    @property
+    def key(self) -> KeyId | None:
+        """See `ControlChannelCore.key`."""
+        return self._channel.key
+
     def key_for(self, connection: str) -> KeyId | None:
         """See `ControlChannelCore.key_for`."""
         return self._channel.key_for(connection)
@@ -188,6 +193,8 @@ class ControlPeer:
                 return False
             self._heard.set()
             self._arrived.extend(self._decoder.receive_data_untrusted(data))
+            if self._early is None and self._session.turns is not None:
+                self._session.turns.count(len(self._arrived))  # handling a message costs about as much as a frame
         while self._arrived and self._granted is None:
             message = self._arrived.pop(0)
             if not isinstance(message, control.Unknown):

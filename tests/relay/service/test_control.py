@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, Session, SessionRole
+from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
@@ -29,6 +29,7 @@ from hybridrelay.relay.service.control import CHECK_SECONDS, ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import TLSStream, receive_exactly
+from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import session_pair
 
 from ...leaks import no_garbage_collector
@@ -439,24 +440,79 @@ async def test_a_client_that_proves_its_identity_late_is_heard_of_however_many_o
     nursery.cancel_scope.cancel()
 
 
-async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_the_channel(
-    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
-) -> None:
-    broker = make_broker(registry)
-    peers = ControlPeers(broker, "0" * 32, lambda: ())
+async def _admitted(
+    peers: ControlPeers, nursery: trio.Nursery, *messages: control.Message, address: str = "192.0.2.1"
+) -> tuple[AuthenticatedControlChannel[ControlPeer], MuxStream]:
+    """A control channel whose peer has sent these messages, the last of them with a valid token; and the peer's end
+    of its stream."""
     ours, theirs = trio.testing.memory_stream_pair()
     far_end = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     nursery.start_soon(far_end.run, ours)
     early = EarlySession(theirs)
     stream = far_end.open_stream_nowait()
-    hello = hello_of(SECRET)
-    request = control.Register(1, "db", token_for(rules[0]))
-    await stream.send_all(control.encode_message(hello) + control.encode_message(request))
-    peer = await peers.admit(early, "192.0.2.1")
+    await stream.send_all(b"".join(map(control.encode_message, messages)))
+    peer = await peers.admit(early, address)
     assert peer is not None
+    return AuthenticatedControlChannel(peer, early, cast(TLSStream, theirs)), stream
+
+
+async def test_the_control_channels_of_one_key_share_turns(
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From whatever addresses, and although each has only a few messages at a time."""
+    given: list[SharedTurns | None] = []
+    take_over = EarlySession.take_over
+
+    def observed(self: EarlySession, turns: SharedTurns | None = None) -> tuple[Session, MuxStream]:
+        given.append(turns)
+        return take_over(self, turns)
+
+    monkeypatch.setattr(EarlySession, "take_over", observed)
+    peers = ControlPeers(broker, "0" * 32, lambda: ())
+    for name, address in (("db", "192.0.2.1"), ("db", "198.51.100.1"), ("other", "192.0.2.1")):
+        request = control.Join(1, name, token_for(rules[1], name))
+        channel, _ = await _admitted(peers, nursery, client_hello(), request, address=address)
+        nursery.start_soon(peers.serve, channel)
+        await trio.testing.wait_all_tasks_blocked()
+    first, second, of_another = given
+    assert first is second is not None
+    assert of_another not in (None, first)
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_done_for_a_message_is_a_part_of_the_turn(
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = 0
+
+    class Turns(SharedTurns):
+        def count(self, frames: int) -> None:
+            nonlocal counted
+            counted += frames
+
+    take_over = EarlySession.take_over
+    monkeypatch.setattr(EarlySession, "take_over", lambda self, turns=None: take_over(self, Turns()))
+    peers = ControlPeers(broker, "0" * 32, lambda: ())
+    request = control.Join(1, "db", token_for(rules[1]))
+    channel, stream = await _admitted(peers, nursery, client_hello(), request)
+    nursery.start_soon(peers.serve, channel)
+    await trio.testing.wait_all_tasks_blocked()
+    before = counted
+    await stream.send_all(control.encode_message(control.Join(7, "nothing", "no token")) * 5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert counted == before + 5
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_the_channel(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    broker = make_broker(registry)
+    peers = ControlPeers(broker, "0" * 32, lambda: ())
+    channel, _ = await _admitted(peers, nursery, hello_of(SECRET), control.Register(1, "db", token_for(rules[0])))
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
     update(broker, registry)
     with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
-        await peers.serve(AuthenticatedControlChannel(peer, early, cast(TLSStream, theirs)))
+        await peers.serve(channel)
     assert len(peers) == broker.listeners.count() == 0
     nursery.cancel_scope.cancel()
