@@ -20,6 +20,8 @@ __all__ = [
     "StoreDiskFull",
     "StoreReadable",
     "StoreUnreadable",
+    "WorkerEnded",
+    "WorkerNotStarted",
 ]
 
 
@@ -163,3 +165,33 @@ class StateFileSetAside(_File):
 
     #: The new name of the damaged file.
     copy: str
+
+
+@attrs.frozen(kw_only=True)
+class WorkerEnded(Event):
+    """A worker process of the relay has ended by itself. Its connections were reset, so that sessions resume."""
+
+    name: ClassVar = "relay.worker-ended"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A worker process has ended by itself; it is replaced, and its sessions resume"
+
+    pid: int
+    #: The signal or the exit code.
+    status: str
+    #: How many pairs of data channels it had.
+    pairs: int
+    #: It is replaced after this time (seconds).
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class WorkerNotStarted(Event):
+    """A worker process of the relay could not be started. Until it can, other processes move the bytes."""
+
+    name: ClassVar = "relay.worker-not-started"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A worker process could not be started; other processes move the bytes"
+
+    detail: str
+    #: The next attempt is made after this time (seconds).
+    retry_seconds: float

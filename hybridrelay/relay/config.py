@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import attrs
 from ..abc import Binding
 from ..security import NO_NETWORKS, Networks
 
-__all__ = ["Binding", "RelayConfig", "RelayInfo"]
+__all__ = ["MAX_WORKERS", "Binding", "RelayConfig", "RelayInfo", "default_workers"]
+
+#: More workers than this would be idle on most machines.
+MAX_WORKERS = 8
 
 _at_least_one = attrs.validators.optional(attrs.validators.ge(1))
 
@@ -39,6 +44,9 @@ class RelayConfig:
     #: places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
+    #: How many worker processes move the bytes of pairs of native data channels, at most `MAX_WORKERS`. 0: this
+    #: process moves them. Systems other than Linux have no workers.
+    workers: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.le(MAX_WORKERS)])
     #: Proxies in front of the relay, from which every connection has to begin with a PROXY header (TCP ports only).
     proxy_protocol_from: Networks = NO_NETWORKS
     #: Reverse proxies in front of the WebSocket ports, whose X-Forwarded-For or Forwarded says where a connection
@@ -46,6 +54,13 @@ class RelayConfig:
     trusted_proxies: Networks = NO_NETWORKS
     #: The maximum size of the history file (bytes). 0: there is none, and only the last hour is kept, in memory.
     max_history_bytes: int = attrs.field(default=1 << 30, validator=attrs.validators.ge(0))
+
+
+def default_workers() -> int:
+    """Return how many workers this machine can use: one for each processor core beyond the first."""
+    if sys.platform != "linux":
+        return 0
+    return min(MAX_WORKERS, max(0, len(os.sched_getaffinity(0)) - 1))
 
 
 @attrs.frozen

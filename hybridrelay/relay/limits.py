@@ -117,11 +117,6 @@ DROPPED_SECONDS = 30.0
 #: skipped.
 SMALL_BURST_BYTES = 16 * 1024
 
-#: The capacity that is requested for a pipe. In measurements, the relay used 0.37 seconds of processor time per GB
-#: with the default of 64 KiB, 0.30 with 256 KiB, and 0.24 with 512 KiB or more. Not more than needed, because an
-#: unprivileged user gets only tiny pipes after 64 MiB of capacity in total.
-PIPE_BYTES = 512 * 1024
-
 #: How many empty pipes are kept for reuse. Further ones are closed when they are returned.
 IDLE_PIPES = 32
 
@@ -129,10 +124,6 @@ IDLE_PIPES = 32
 #: more than a moment. Beyond this number, buffers are used instead. Protects the descriptors, of which each pipe
 #: takes two.
 BORROWED_PIPES = 1024
-
-#: How long splicing is suspended after the system has refused it. A system call filter refuses it every time, at the
-#: cost of a call, whereas a shortage of memory passes.
-SPLICE_RETRY_SECONDS = 60.0
 
 #: How long a stream may take to close gracefully after both directions ended, before it is closed by force.
 CLOSE_DEADLINE_SECONDS = 5.0

@@ -6,6 +6,7 @@ import pytest
 
 from hybridrelay.relay import limits
 from hybridrelay.relay.limits import Shares, unauthenticated_slots
+from hybridrelay.relay.worker.splicing import PIPE_BYTES
 from hybridrelay.streams.nowait import TURN_BYTES
 
 
@@ -14,7 +15,7 @@ def test_the_limits_fit_together() -> None:
     assert limits.OPEN_RENDEZVOUS_PER_SENDER_KEY < limits.OPEN_RENDEZVOUS
     assert limits.AUTHENTICATION_DEADLINE_SECONDS < limits.TICKET_LIFETIME_SECONDS
     assert limits.STORE_POLL_SECONDS < 1, "a running relay acts on changes within a second"
-    assert limits.PIPE_BYTES <= TURN_BYTES
+    assert PIPE_BYTES <= TURN_BYTES
 
 
 @pytest.mark.parametrize(

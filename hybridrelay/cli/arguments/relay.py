@@ -118,6 +118,13 @@ def _add_arguments(parser: Parser) -> None:
         "otherwise less)",
     )
     parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=values.count_or_zero,
+        help="the number of processes that move the bytes of native TCP (Linux only; default: one for each processor "
+        "core beyond the first, at most 8; 0: the main process moves them); WebSocket stays in the main process",
+    )
+    parser.add_argument(
         "--proxy-protocol-from",
         metavar="NETWORKS",
         type=values.networks,

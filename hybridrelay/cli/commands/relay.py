@@ -15,6 +15,7 @@ from ...events.program import ReloadSkipped
 from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
+from ...relay.config import default_workers
 from ...security import NO_NETWORKS
 from .. import exits
 from ..arguments import values
@@ -72,6 +73,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs=args.max_pairs,
         max_pairs_per_connection=args.max_pairs_per_connection,
         max_pairs_per_key=args.max_pairs_per_key,
+        workers=default_workers() if args.workers is None else args.workers,
         proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
         trusted_proxies=args.trusted_proxies or NO_NETWORKS,
         max_history_bytes=args.max_history_mib << 20,

@@ -53,6 +53,7 @@ from .listener_handle import ListenerHandle, SenderHandle
 from .pace import Paces, PairPace
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
+from .workers import Workers
 
 __all__ = ["OFFER_SECONDS", "BrokerService"]
 
@@ -75,6 +76,7 @@ class BrokerService:
         pairs: places for pairs of data channels; None means the maximum number.
         control_channels: places for control channels that a key has authorized; None means the maximum number.
         max_pipes: see `PipePool`.
+        workers: worker processes that move bytes; None means that this process moves all of them.
         relay_id: the relay's id; None makes a new one.
         events: the stream to which events are published; None means the log.
         sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None generates them.
@@ -90,6 +92,7 @@ class BrokerService:
         pairs: Places[str] | None = None,
         control_channels: Places[ListenerHandle] | None = None,
         max_pipes: int = BORROWED_PIPES,
+        workers: Workers | None = None,
         relay_id: bytes | None = None,
         events: EventStream | None = None,
         sender_secret: bytes | None = None,
@@ -120,7 +123,8 @@ class BrokerService:
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
         self._paces = Paces(lambda name: self.core.quotas.limits(name).bytes_per_second)
-        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._joined)
+        self._workers = Workers(self.events) if workers is None else workers
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._workers, self._joined)
         #: What hybrid connections use, and when keys were last used.
         self.usage = UsageMachine(clock())
         #: The joined pairs.
@@ -205,6 +209,7 @@ class BrokerService:
         self.usage.keep_keys(change.snapshot, change.ended)
         self.carry_out()
         self._paces.update()
+        self._workers.take_back()
 
     # --- joins
 
@@ -383,6 +388,8 @@ class BrokerService:
             "open_rendezvous": self._rendezvous.open,
             "joined_pairs": self._rendezvous.joined,
             "pipes": self._pipes.borrowed + self._pipes.idle,
+            "workers": self._workers.running,
+            "pairs_of_workers": self._workers.pairs,
         }
 
     def close(self) -> None:

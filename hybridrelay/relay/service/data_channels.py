@@ -16,8 +16,9 @@ from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
 from .pace import PairPace
-from .pump import Moved, PumpOutcome, abort, pump
+from .pump import Moved, PumpOutcome, abort
 from .splice import PipePool
+from .workers import Workers
 
 __all__ = ["STATUS_SECONDS", "Channels", "DataChannels"]
 
@@ -40,17 +41,17 @@ class Channels:
     transports: dict[Side, str] = attrs.field(factory=dict)
     moved: Moved = attrs.field(factory=Moved)
 
-    # The connector's channel is the first argument of `pump`.
+    # The connector's channel is the first argument of `Workers.move`.
 
     @property
     def to_client(self) -> int:
         """Bytes that were passed to the client's data channel so far."""
-        return self.moved.a_to_b
+        return self.moved.total_a_to_b
 
     @property
     def to_connector(self) -> int:
         """Bytes that were passed to the connector's data channel so far."""
-        return self.moved.b_to_a
+        return self.moved.total_b_to_a
 
 
 class DataChannels(Generic[HandleT]):
@@ -60,6 +61,7 @@ class DataChannels(Generic[HandleT]):
         core: the machine that decides.
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
+        workers: moves the bytes, in worker processes if possible.
         joined: called with the id of a rendezvous and its data channels when these are joined. Returns the rate limit
             for them.
     """
@@ -69,11 +71,13 @@ class DataChannels(Generic[HandleT]):
         core: Broker[HandleT],
         carry_out: Callable[[], None],
         pipes: PipePool,
+        workers: Workers,
         joined: Callable[[str, Channels], PairPace],
     ) -> None:
         self._core = core
         self._carry_out = carry_out
         self._pipes = pipes
+        self._workers = workers
         self._joined = joined
         self._channels: dict[str, Channels] = {}
 
@@ -143,7 +147,7 @@ class DataChannels(Generic[HandleT]):
             with moving:
                 if await _announce_join(listener, sender):
                     pumped = True
-                    result = await pump(
+                    result = await self._workers.move(
                         listener,
                         sender,
                         moved=channels.moved,

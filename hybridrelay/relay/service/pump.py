@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 import trio
@@ -24,10 +24,19 @@ from ..limits import CLOSE_DEADLINE_SECONDS
 from .pace import PairPace
 from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
-__all__ = ["Moved", "PumpOutcome", "PumpResult", "abort", "pump"]
+__all__ = ["Moved", "MovedByWorker", "PumpOutcome", "PumpResult", "abort", "pump"]
 
 _Stream: TypeAlias = trio.abc.HalfCloseableStream
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class MovedByWorker(Protocol):
+    """The bytes of a pair that a worker process moves."""
+
+    @property
+    def a_to_b(self) -> int: ...
+    @property
+    def b_to_a(self) -> int: ...
 
 
 @attrs.define(eq=False)
@@ -40,6 +49,22 @@ class Moved:
 
     a_to_b: int = 0
     b_to_a: int = 0
+    #: What a worker has moved in addition, while it has the pair.
+    worker: MovedByWorker | None = None
+
+    @property
+    def total_a_to_b(self) -> int:
+        """All bytes from the first to the second stream."""
+        return self.a_to_b + (0 if self.worker is None else self.worker.a_to_b)
+
+    @property
+    def total_b_to_a(self) -> int:
+        """All bytes from the second to the first stream."""
+        return self.b_to_a + (0 if self.worker is None else self.worker.b_to_a)
+
+    def fold_in(self) -> None:
+        """Add what the worker has moved to the other numbers, because it no longer has the pair."""
+        self.a_to_b, self.b_to_a, self.worker = self.total_a_to_b, self.total_b_to_a, None
 
 
 class PumpOutcome(enum.Enum):
@@ -51,6 +76,8 @@ class PumpOutcome(enum.Enum):
     A_BROKE = "a broke"
     #: The second stream failed; the first was aborted.
     B_BROKE = "b broke"
+    #: The worker process that moved the bytes has ended; both connections were reset.
+    WORKER_ENDED = "worker ended"
 
 
 @attrs.frozen

@@ -49,6 +49,7 @@ from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .usage import UsageService
 from .watcher import StoreWatcher
+from .workers import Workers, open_workers
 
 __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
@@ -121,6 +122,8 @@ class Relay:
             if name not in self._ports:
                 known = ", ".join(self._ports)
                 raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
+        if config.workers and sys.platform != "linux":
+            raise ConfigurationError("only Linux has worker processes", remedy="leave out --workers, or use 0")
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         #: The parts of the relay while it runs, otherwise None.
@@ -141,10 +144,10 @@ class Relay:
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._recorded(relay_id):
-                async with FlatNursery() as nursery:
+                async with open_workers(config.workers, self._events) as workers, FlatNursery() as nursery:
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id)
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers)
                     try:
                         with (
                             reporting(parts),
@@ -176,7 +179,9 @@ class Relay:
         if self._parts is not None:  # None while the relay is ending
             self._parts.changed(change)
 
-    def _assemble(self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes) -> _Parts:
+    def _assemble(
+        self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes, workers: Workers
+    ) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
         shares = Shares.of(descriptors)
@@ -194,6 +199,7 @@ class Relay:
             pairs=pairs,
             control_channels=control_channels,
             max_pipes=shares.pipes,
+            workers=workers,
             relay_id=relay_id,
             events=self._events,
         )

@@ -21,7 +21,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -31,35 +30,14 @@ from ...events.log import logged_events
 from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
 from ...streams.turns import SharedTurns
-from ..limits import (
-    BORROWED_PIPES,
-    IDLE_PIPES,
-    PIPE_BYTES,
-    SMALL_BURST_BYTES,
-    SPLICE_RETRY_SECONDS,
-)
+from ..limits import BORROWED_PIPES, IDLE_PIPES, SMALL_BURST_BYTES
+from ..worker.splicing import HAS_SPLICE, SOCKET_ERRORS, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, open_pipe
 from .pace import PairPace
 
 __all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "can_splice", "splice"]
 
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
-#: Some interpreters on Linux were built without `os.splice`.
-_HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
-#: SPLICE_F_MOVE and SPLICE_F_NONBLOCK.
-_FLAGS = 1 | 2
-#: F_SETPIPE_SZ on Linux, for interpreters that do not define it.
-_SET_PIPE_SIZE = 1031
-#: Errors of a socket, caused by the network, the peer or its state (EBADF: this process has closed it). All other
-#: errors mean that splicing does not work.
-_SOCKET_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EBADF", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET",
-        "ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EPROTO", "ESHUTDOWN", "ETIMEDOUT",
-    )
-    if hasattr(errno, name)
-)  # fmt: skip
 
 
 class StreamBroke(Exception):
@@ -90,27 +68,21 @@ class Pipe:
 
     def __init__(self) -> None:
         """Open a pipe. Raises OSError if the process or the system has no descriptors left."""
-        assert sys.platform == "linux"
-        import fcntl
-
-        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_end, self._write_end = open_pipe()
         self.held = 0
-        # The system refuses this if the user already has much pipe capacity. The pipe works with less, too.
-        with suppress(OSError):
-            fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 
     def fill(self, source_fd: int) -> int:
         """Read as much as fits from a socket. Returns 0 at its end. Raises OSError; BlockingIOError if it has no
         data."""
         assert sys.platform == "linux"
-        taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
+        taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=SPLICE_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, sink_fd: int) -> None:
         """Write as much as fits to a socket. Raises OSError; BlockingIOError if nothing fits."""
         assert sys.platform == "linux"
-        self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
+        self.held -= os.splice(self._read_end, sink_fd, self.held, flags=SPLICE_FLAGS)
 
     def read(self) -> bytes:
         """Read everything, because it cannot be spliced to the sink."""
@@ -210,7 +182,7 @@ class _Paused(enum.Enum):
 
 def can_splice(source: object, sink: object) -> bool:
     """Return whether it makes sense to try to move bytes from `source` to `sink` in the kernel."""
-    return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
+    return HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
 
 
 async def splice(
@@ -275,7 +247,7 @@ async def _burst(
             turns.use(0, 0)
             return _Paused.EMPTY
         except OSError as exc:
-            if exc.errno in _SOCKET_ERRORS:
+            if exc.errno in SOCKET_ERRORS:
                 raise SourceBroke from exc
             return pipes.refused(exc)
         if taken == 0:
@@ -311,7 +283,7 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream, turns: Sh
                 await trio.lowlevel.wait_writable(sink.socket)
                 turns.begin()
             except OSError as exc:
-                if exc.errno in _SOCKET_ERRORS:
+                if exc.errno in SOCKET_ERRORS:
                     raise
                 await sink.send_all(pipe.read())
                 turns.begin()

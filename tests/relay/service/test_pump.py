@@ -241,10 +241,10 @@ async def test_cancelled_after_any_burst_nothing_stays_open(
     class CancelledLater(Moved):
         """Cancels the pump after so many turns."""
 
-        def __setattr__(self, name: str, value: int) -> None:
+        def __setattr__(self, name: str, value: object) -> None:
             nonlocal counted
             super().__setattr__(name, value)
-            counted += value > 0
+            counted += isinstance(value, int) and value > 0
             if counted == bursts:
                 scope.cancel()
 

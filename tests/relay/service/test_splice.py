@@ -14,11 +14,12 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.relay.limits import SPLICE_RETRY_SECONDS
 from hybridrelay.relay.service import splice as splice_module
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
+from hybridrelay.relay.worker import splicing
+from hybridrelay.relay.worker.splicing import SPLICE_RETRY_SECONDS
 from hybridrelay.streams.nowait import TURN_SECONDS
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
@@ -139,16 +140,16 @@ async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) ->
     """It need not have been built with it, on Linux either; the module can be imported, and bytes are copied."""
     for name in [name for name in vars(os) if name.lower().startswith("splice")]:
         monkeypatch.delattr(os, name)
-    loader = importlib.util.spec_from_file_location(
-        "hybridrelay.relay.service.splice_without", splice_module.__file__
-    )
+    loader = importlib.util.spec_from_file_location("hybridrelay.relay.worker.without", splicing.__file__)
     assert loader is not None
     assert loader.loader is not None
     module = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(module)
+    assert not module.HAS_SPLICE
+    monkeypatch.setattr(splice_module, "HAS_SPLICE", module.HAS_SPLICE)
     near, far = await tcp_pair()
     async with near, far:
-        assert not module.can_splice(near, far)
+        assert not can_splice(near, far)
 
 
 async def test_without_pipes_bytes_go_through_a_buffer() -> None:

@@ -39,7 +39,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         yield deployment
 
 
-def start_faulty_relay(deployment: Deployment, *faults: str) -> Program:
+def start_faulty_relay(deployment: Deployment, *faults: str, workers: int = 0) -> Program:
     """A relay in which these system calls fail: `strace`'s ``call:error=NAME``, perhaps with ``:when=``."""
     deployment.ports = {name: free_port() for name in PORT_NAMES}
     ports = ",".join(f"{name}={port}" for name, port in deployment.ports.items())
@@ -50,6 +50,7 @@ def start_faulty_relay(deployment: Deployment, *faults: str) -> Program:
             # -D: the relay is our child, and not strace's.
             "strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={traced}", *injected,
             *HYBRIDRELAY, "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ports,
+            "--workers", str(workers),
         ],
         name="hybridrelay relay",
     )  # fmt: skip
@@ -75,8 +76,9 @@ async def _exchange(port: int) -> bytes:
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, *(pytest.param(fault, marks=pytest.mark.slow) for fault in MORE_FAULTS)])
-async def test_every_byte_arrives(deployment: Deployment, nursery: trio.Nursery, fault: str) -> None:
-    relay = start_faulty_relay(deployment, f"splice:error={fault}")
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_every_byte_arrives(deployment: Deployment, nursery: trio.Nursery, fault: str, workers: int) -> None:
+    relay = start_faulty_relay(deployment, f"splice:error={fault}", workers=workers)
     published = deployment.create("db", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
     forward = await trio.to_thread.run_sync(deployment.start_forward, published)
@@ -89,8 +91,9 @@ async def test_every_byte_arrives(deployment: Deployment, nursery: trio.Nursery,
     nursery.cancel_scope.cancel()
 
 
-async def test_without_pipes(deployment: Deployment, nursery: trio.Nursery) -> None:
-    start_faulty_relay(deployment, "pipe2:error=EPERM")
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_without_pipes(deployment: Deployment, nursery: trio.Nursery, workers: int) -> None:
+    start_faulty_relay(deployment, "pipe2:error=EPERM", workers=workers)
     published = deployment.create("db", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)
     forward = await trio.to_thread.run_sync(deployment.start_forward, published)

@@ -1,0 +1,241 @@
+"""The event loop of a worker.
+
+Every socket is registered once, edge-triggered. What is ready is served in rounds: in each round, every holder of
+pairs with something to do gets one turn, however many pairs it has, and then the kernel is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import resource
+import select
+import socket
+from collections import deque
+
+from .messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
+from .pair import BUFFER_BYTES, Broken, Channel, Direction, Pair, Pipes
+
+__all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
+
+#: A holder's turn is over after this many steps of `Direction.move`, or after this many bytes: about half a
+#: millisecond.
+TURN_STEPS = 64
+TURN_BYTES = 1024 * 1024
+#: How many events and messages are taken in one round.
+_MAX_EVENTS = 256
+_MAX_MESSAGES = 64
+_ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(select, "EPOLLRDHUP") else 0
+
+
+class _Holder:
+    """A holder of pairs, and its directions that have something to do."""
+
+    __slots__ = ("is_queued", "pairs", "ready")
+
+    def __init__(self) -> None:
+        self.ready: deque[tuple[Pair, Direction]] = deque()
+        self.is_queued = False
+        #: How many pairs it has.
+        self.pairs = 0
+
+
+class Worker:
+    """A worker.
+
+    Args:
+        control: the socket to the main process, see `messages`.
+        memory: a descriptor of the shared memory.
+    """
+
+    def __init__(self, control: socket.socket, memory: int) -> None:
+        control.setblocking(False)
+        self._control = control
+        self._map = mmap.mmap(memory, COUNTS_BYTES)
+        self._counts = memoryview(self._map).cast("Q")
+        self._epoll = select.epoll()
+        self._epoll.register(control, select.EPOLLIN)
+        self._pipes = Pipes(max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._pairs: dict[int, Pair] = {}
+        self._holders: dict[int, _Holder] = {}
+        self._holder_of: dict[int, int] = {}
+        #: The pairs by descriptor.
+        self._by_descriptor: dict[int, tuple[Pair, Channel]] = {}
+        #: Holders with something to do.
+        self._ready: deque[_Holder] = deque()
+        #: Messages that did not fit into the socket yet.
+        self._unsent: deque[tuple[Kind, int, int, tuple[socket.socket, ...]]] = deque()
+        self._is_over = False
+
+    def run(self) -> None:
+        """Serve until the main process has closed its end, then reset all connections that are left."""
+        try:
+            while not self._is_over:
+                self.run_round(-1)
+        finally:
+            self.close()
+
+    def run_round(self, timeout: float) -> None:
+        """Run one round. If there is nothing to do, wait for at most `timeout` seconds (-1: without a limit)."""
+        for descriptor, events in self._epoll.poll(0 if self._ready else timeout, _MAX_EVENTS):
+            if descriptor == self._control.fileno():
+                self._talk(events)
+            elif descriptor in self._by_descriptor:  # it may have ended in this round
+                self._note(*self._by_descriptor[descriptor], events)
+        for _ in range(len(self._ready)):
+            self._serve(self._ready.popleft())
+        if self._pipes.error is not None:
+            self._say(Kind.COPIES, 0, self._pipes.error)
+            self._pipes.error = None
+
+    def close(self) -> None:
+        """Reset all connections, and close everything."""
+        for pair in list(self._pairs.values()):
+            self._forget(pair)
+            pair.close(gracefully=False)
+        self._pipes.close()
+        self._epoll.close()
+        self._control.close()
+        self._counts.release()
+        self._map.close()
+
+    # --- the sockets
+
+    def _note(self, pair: Pair, channel: Channel, events: int) -> None:
+        if events & select.EPOLLERR and (end := pair.broken()) is not None:
+            self._end(pair, end)
+            return
+        if events & _ENDING:
+            channel.ends_soon = True
+        if events & (select.EPOLLIN | _ENDING):
+            channel.is_readable = True
+        if events & select.EPOLLOUT:
+            channel.is_writable = True
+        self._queue(pair)
+
+    def _queue(self, pair: Pair) -> None:
+        holder = self._holders[self._holder_of[pair.slot]]
+        for direction in pair.directions:
+            if not direction.is_queued and direction.can_move:
+                direction.is_queued = True
+                holder.ready.append((pair, direction))
+        if holder.ready and not holder.is_queued:
+            holder.is_queued = True
+            self._ready.append(holder)
+
+    def _serve(self, holder: _Holder) -> None:
+        """Give a holder one turn."""
+        holder.is_queued = False
+        steps = size = 0
+        ready = holder.ready
+        while ready and steps < TURN_STEPS and size < TURN_BYTES:
+            pair, direction = ready.popleft()
+            direction.is_queued = False
+            if self._pairs.get(pair.slot) is not pair:
+                continue  # it has ended while the direction waited
+            steps += 1
+            try:
+                size += direction.move(self._buffer, may_read=not pair.is_returning)
+            except Broken as exc:
+                self._end(pair, exc.end)
+                continue
+            if pair.is_finished:
+                self._end(pair, Ended.FINISHED)
+            elif pair.is_returning and pair.can_return:
+                self._return(pair)
+            elif direction.can_move and (not pair.is_returning or direction.has_something_left):
+                direction.is_queued = True
+                ready.append((pair, direction))
+        if ready:
+            holder.is_queued = True
+            self._ready.append(holder)
+
+    # --- the main process
+
+    def _talk(self, events: int) -> None:
+        if events & select.EPOLLOUT:
+            self._send_unsent()
+        for _ in range(_MAX_MESSAGES):
+            try:
+                message = receive(self._control)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError):
+                message = None
+            if message is None:
+                self._is_over = True
+                return
+            self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        if message.kind is Kind.MOVE:
+            self._add(message)
+            return
+        pair = self._pairs.get(message.slot)
+        if pair is None:
+            return  # it has ended at the same moment
+        if message.kind is Kind.ABORT:
+            self._end(pair, Ended.ABORTED)
+        elif message.kind is Kind.RETURN:
+            pair.is_returning = True
+            if pair.can_return:
+                self._return(pair)
+
+    def _add(self, message: Message) -> None:
+        a, b = (socket.socket(fileno=descriptor) for descriptor in message.descriptors)
+        pair = Pair(message.slot, a, b, self._counts, self._pipes)
+        self._pairs[message.slot] = pair
+        self._holder_of[message.slot] = message.value
+        self._holders.setdefault(message.value, _Holder()).pairs += 1
+        wanted = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        try:
+            for channel in (pair.a, pair.b):
+                # The first event says what the socket is ready for already.
+                self._epoll.register(channel.sock, wanted)
+                self._by_descriptor[channel.sock.fileno()] = pair, channel
+        except OSError:
+            self._end(pair, Ended.ABORTED)
+
+    def _end(self, pair: Pair, end: Ended) -> None:
+        self._forget(pair)
+        pair.close(gracefully=end is Ended.FINISHED)
+        self._say(Kind.ENDED, pair.slot, end)
+
+    def _return(self, pair: Pair) -> None:
+        self._forget(pair)
+        for direction in pair.directions:
+            direction.close()
+        self._say(Kind.RETURNED, pair.slot, 0, (pair.a.sock, pair.b.sock))
+
+    def _forget(self, pair: Pair) -> None:
+        del self._pairs[pair.slot]
+        number = self._holder_of.pop(pair.slot)
+        holder = self._holders[number]
+        holder.pairs -= 1
+        if not holder.pairs:
+            del self._holders[number]
+        for channel in (pair.a, pair.b):
+            if self._by_descriptor.pop(channel.sock.fileno(), None) is not None:
+                with contextlib.suppress(OSError):
+                    self._epoll.unregister(channel.sock)
+
+    def _say(self, kind: Kind, slot: int, value: int, sockets: tuple[socket.socket, ...] = ()) -> None:
+        self._unsent.append((kind, slot, value, sockets))
+        if len(self._unsent) == 1:
+            self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        while self._unsent:
+            kind, slot, value, sockets = self._unsent[0]
+            try:
+                send(self._control, kind, slot, value, tuple(sock.fileno() for sock in sockets))
+            except BlockingIOError:
+                break
+            except OSError:
+                self._is_over = True
+                return
+            for sock in sockets:
+                sock.close()
+            self._unsent.popleft()
+        self._epoll.modify(self._control, select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0))

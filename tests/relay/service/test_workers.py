@@ -1,0 +1,370 @@
+"""Pairs that a worker process moves: what the pump promises, and what happens when a worker or a pair ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.events.base import Event
+from hybridrelay.events.relay_resources import WorkerEnded, WorkerNotStarted
+from hybridrelay.events.stream import EventStream
+from hybridrelay.relay.service.pace import Pace, PairPace
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort
+from hybridrelay.relay.service.splice import PipePool
+from hybridrelay.relay.service.workers import Workers, _Worker, open_workers
+from hybridrelay.streams import receive_exactly
+from hybridrelay.testing import tcp_pair
+
+from ...receiving import receive_all
+
+MIB = 1024 * 1024
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="workers need epoll and memfd_create"),
+    pytest.mark.usefixtures("no_descriptor_leaks"),
+]
+
+each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
+
+
+async def until(happened: Callable[[], object]) -> None:
+    with trio.fail_after(30):
+        while not happened():
+            await trio.sleep(0.005)
+
+
+@attrs.define(eq=False)
+class Scene:
+    """Workers, and the events that they have published."""
+
+    workers: Workers
+    events: list[Event]
+    pipes: PipePool
+
+    async def move(self, pair: JoinedPair) -> PumpResult:
+        return await self.workers.move(
+            pair.near_a, pair.near_b, moved=pair.moved, pipes=self.pipes, pace=PairPace(pair.pace)
+        )
+
+    @asynccontextmanager
+    async def pair(self) -> AsyncIterator[JoinedPair]:
+        """A pair that a worker moves. At the end of the block, it has to end."""
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        pair = JoinedPair(near_a, near_b, far_a, far_b)
+        before = self.workers.pairs
+
+        async def run() -> None:
+            with pair.moving:
+                pair.results.append(await self.move(pair))
+
+        with trio.fail_after(60):
+            async with far_a, far_b, trio.open_nursery() as nursery:
+                nursery.start_soon(run)
+                await until(lambda: self.workers.pairs > before)
+                yield pair
+
+
+@attrs.define(eq=False)
+class JoinedPair:
+    near_a: trio.SocketStream
+    near_b: trio.SocketStream
+    far_a: trio.SocketStream
+    far_b: trio.SocketStream
+    pace: Pace = attrs.field(factory=Pace)
+    moved: Moved = attrs.field(factory=Moved)
+    moving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    results: list[PumpResult] = attrs.field(factory=list)
+
+    def in_order(self, a_first: bool) -> tuple[trio.SocketStream, trio.SocketStream]:
+        return (self.far_a, self.far_b) if a_first else (self.far_b, self.far_a)
+
+    @property
+    def total(self) -> tuple[int, int]:
+        return self.moved.total_a_to_b, self.moved.total_b_to_a
+
+
+@asynccontextmanager
+async def scene(count: int = 1) -> AsyncIterator[Scene]:
+    events: list[Event] = []
+    stream = EventStream()
+    stream.subscribe(events.append)
+    with PipePool() as pipes:
+        async with open_workers(count, stream) as workers:
+            await until(lambda: workers.running == count)
+            yield Scene(workers, events, pipes)
+
+
+async def expect_broken(stream: trio.abc.ReceiveStream) -> None:
+    with pytest.raises(trio.BrokenResourceError):
+        await receive_all(stream)
+
+
+async def send_and_end(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def test_carries_everything_both_ways_at_once() -> None:
+    there, back = os.urandom(9 * MIB), os.urandom(7 * MIB + 1)
+    got: dict[str, str] = {}
+
+    async def receive(name: str, stream: trio.abc.ReceiveStream) -> None:
+        got[name] = hashlib.sha256(await receive_all(stream)).hexdigest()
+
+    async with scene() as scene_:
+        async with scene_.pair() as pair, trio.open_nursery() as nursery:
+            nursery.start_soon(send_and_end, pair.far_a, there)
+            nursery.start_soon(send_and_end, pair.far_b, back)
+            nursery.start_soon(receive, "there", pair.far_b)
+            nursery.start_soon(receive, "back", pair.far_a)
+        assert scene_.workers.pairs == 0
+    assert got == {"there": hashlib.sha256(there).hexdigest(), "back": hashlib.sha256(back).hexdigest()}
+    assert pair.results == [PumpResult(len(there), len(back), PumpOutcome.FINISHED)]
+    assert scene_.events == []
+
+
+async def test_bytes_are_counted_while_they_flow() -> None:
+    async with scene() as scene_, scene_.pair() as pair:
+        await pair.far_a.send_all(b"x" * 1000)
+        assert len(await receive_exactly(pair.far_b, 1000)) == 1000
+        await until(lambda: pair.total == (1000, 0))
+        await pair.far_b.send_all(b"x" * 10)
+        assert len(await receive_exactly(pair.far_a, 10)) == 10
+        await until(lambda: pair.total == (1000, 10))
+        pair.moving.cancel()
+    assert pair.total == (1000, 10)
+
+
+@each_end
+async def test_a_reply_still_flows_after_one_side_has_ended(a_first: bool) -> None:
+    async with scene() as scene_, scene_.pair() as pair:
+        asks, answers = pair.in_order(a_first)
+        await send_and_end(asks, b"question")
+        assert await receive_all(answers) == b"question"
+        answer = os.urandom(MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_and_end, answers, answer)
+            assert await receive_all(asks) == answer
+    assert [result.outcome for result in pair.results] == [PumpOutcome.FINISHED]
+
+
+@each_end
+async def test_a_break_of_one_stream_never_looks_like_an_end_to_the_other(a_first: bool) -> None:
+    async with scene() as scene_, scene_.pair() as pair:
+        breaks, other = pair.in_order(a_first)
+        await breaks.send_all(b"half of it")
+        assert await other.receive_some() == b"half of it"
+        await abort(breaks)
+        await expect_broken(other)
+    assert [result.outcome for result in pair.results] == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
+
+
+@each_end
+async def test_a_stream_that_breaks_while_the_other_one_stalls(a_first: bool) -> None:
+    # Nothing can be passed on to the second stream, so that the first one is not read when it breaks.
+    async with scene() as scene_, scene_.pair() as pair:
+        breaks, stalls = pair.in_order(a_first)
+        with trio.move_on_after(0.2):
+            while True:
+                await breaks.send_all(bytes(MIB))
+        await abort(breaks)
+        await until(lambda: pair.results)
+        await expect_broken(stalls)
+    assert [result.outcome for result in pair.results] == [PumpOutcome.A_BROKE if a_first else PumpOutcome.B_BROKE]
+
+
+async def test_a_receiver_that_stalls_stalls_the_sender() -> None:
+    total, sent = 64 * MIB, 0
+
+    async def send(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        for _ in range(total // 8192):
+            await stream.send_all(bytes(8192))
+            sent += 8192
+        await stream.send_eof()
+
+    async with scene() as scene_, scene_.pair() as pair, trio.open_nursery() as nursery:
+        nursery.start_soon(send, pair.far_a)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert 0 < sent < total / 2
+        received = 0
+        async for block in pair.far_b:
+            received += len(block)
+        assert received == total
+        await pair.far_b.aclose()
+    assert pair.results == [PumpResult(total, 0, PumpOutcome.FINISHED)]
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(20 * MIB)], ids=["idle", "a byte", "stalled"])
+async def test_a_pair_that_is_cancelled_is_reset(data: bytes) -> None:
+    async with scene() as scene_, scene_.pair() as pair, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await pair.far_a.send_all(data)
+
+        if len(data) > 1:
+            nursery.start_soon(send)
+        else:
+            await pair.far_a.send_all(data)
+        await until(lambda: not data or pair.total[0])
+        pair.moving.cancel()
+        await until(lambda: not scene_.workers.pairs)
+        if len(data) <= 1:  # otherwise the task that sends has seen it
+            await expect_broken(pair.far_a)
+        await expect_broken(pair.far_b)
+    assert pair.results == []
+    assert 0 <= pair.total[0] <= len(data)
+
+
+async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced() -> None:
+    async with scene() as scene_:
+        async with scene_.pair() as pair:
+            await pair.far_a.send_all(b"x" * 1000)
+            await receive_exactly(pair.far_b, 1000)
+            await until(lambda: pair.total == (1000, 0))
+            (worker,) = scene_.workers._running
+            worker.process.kill()
+            await expect_broken(pair.far_a)
+            await expect_broken(pair.far_b)
+            await until(lambda: pair.results)
+        assert pair.results == [PumpResult(1000, 0, PumpOutcome.WORKER_ENDED)]
+        await until(lambda: scene_.events and scene_.workers.running)
+        (event,) = scene_.events
+        assert isinstance(event, WorkerEnded)
+        assert (event.status, event.pairs) == ("SIGKILL", 1)
+        async with scene_.pair() as another:
+            await another.far_a.send_all(b"x")
+            assert await another.far_b.receive_some() == b"x"
+            another.moving.cancel()
+
+
+async def test_a_worker_that_is_stuck_is_killed_when_a_pair_has_to_end() -> None:
+    async with scene() as scene_, scene_.pair() as pair:
+        (worker,) = scene_.workers._running
+        worker.process.send_signal(signal.SIGSTOP)
+        pair.moving.cancel()
+        await until(lambda: not scene_.workers.pairs)
+        await expect_broken(pair.far_a)
+        await expect_broken(pair.far_b)
+        await until(lambda: scene_.events)
+
+
+async def test_when_the_workers_end_their_pairs_are_reset() -> None:
+    async with scene() as scene_:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        pair = JoinedPair(near_a, near_b, far_a, far_b)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(scene_.move, pair)
+            await until(lambda: scene_.workers.pairs)
+            (worker,) = scene_.workers._running
+            nursery.cancel_scope.cancel()
+    for far in (far_a, far_b):
+        await expect_broken(far)
+        await far.aclose()
+    assert worker.process.returncode == 0
+    assert scene_.events == []
+
+
+@pytest.mark.parametrize("how", ["idle", "half closed", "busy"])
+async def test_a_pair_whose_hybrid_connection_gets_a_limit_is_moved_here(how: str) -> None:
+    first, second = os.urandom(5 * MIB), os.urandom(3 * MIB)
+    async with scene() as scene_, scene_.pair() as pair, trio.open_nursery() as nursery:
+        received = b""
+        if how == "half closed":
+            await send_and_end(pair.far_b, b"the end")
+            assert await receive_all(pair.far_a) == b"the end"
+        if how == "busy":
+            nursery.start_soon(pair.far_a.send_all, first)
+            received = await receive_exactly(pair.far_b, MIB)
+        pair.pace.change(1 << 30)
+        scene_.workers.take_back()
+        scene_.workers.take_back()  # which changes nothing
+        if how == "busy":
+            received += await receive_exactly(pair.far_b, 4 * MIB)
+            assert received == first
+        await until(lambda: not scene_.workers.pairs)
+        nursery.start_soon(send_and_end, pair.far_a, second)
+        assert await receive_all(pair.far_b) == second
+        if how != "half closed":
+            await send_and_end(pair.far_b, b"the end")
+            assert await receive_all(pair.far_a) == b"the end"
+        await until(lambda: pair.results)
+    total = len(second) + (len(first) if how == "busy" else 0)
+    assert pair.results == [PumpResult(total, len(b"the end"), PumpOutcome.FINISHED)]
+
+
+async def test_a_pair_with_a_limit_is_not_passed_to_a_worker() -> None:
+    async with scene() as scene_:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        pair = JoinedPair(near_a, near_b, far_a, far_b)
+        pair.pace.change(1 << 30)
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(scene_.move, pair)
+            await far_a.send_all(b"x")
+            assert await far_b.receive_some() == b"x"
+            assert scene_.workers.pairs == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_pairs_are_divided_among_the_workers_and_slots_are_used_again() -> None:
+    async with scene(2) as scene_:
+        for _ in range(3):
+            async with scene_.pair() as first, scene_.pair() as second:
+                assert [len(worker.pairs) for worker in scene_.workers._running] == [1, 1]
+                for pair in (first, second):
+                    await pair.far_a.send_all(b"x" * 10)
+                    await receive_exactly(pair.far_b, 10)
+                await until(lambda: first.total == second.total == (10, 0))
+                for pair in (first, second):
+                    pair.moving.cancel()
+
+
+async def test_many_pairs_end_at_once() -> None:
+    async with scene() as scene_, trio.open_nursery() as nursery:
+        fars = []
+        for _ in range(300):
+            (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+            fars += [far_a, far_b]
+            nursery.start_soon(scene_.move, JoinedPair(near_a, near_b, far_a, far_b))
+        await until(lambda: scene_.workers.pairs == 300)
+        nursery.cancel_scope.cancel()
+    for far in fars:
+        await expect_broken(far)
+        await far.aclose()
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, fails = _Worker.start, True
+
+    async def sometimes(events: EventStream) -> _Worker:
+        nonlocal fails
+        if fails:
+            fails = False
+            raise OSError(12, os.strerror(12))
+        return await start(events)
+
+    monkeypatch.setattr(_Worker, "start", sometimes)
+    async with scene() as scene_:
+        (event,) = scene_.events
+        assert isinstance(event, WorkerNotStarted)
+        assert event.detail == os.strerror(12)
+
+
+async def test_without_workers_this_process_moves_everything() -> None:
+    async with scene(0) as scene_:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(scene_.move, JoinedPair(near_a, near_b, far_a, far_b)))
+            await far_a.send_all(b"x")
+            assert await far_b.receive_some() == b"x"
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,1 @@
+"""Tests of the processes that move bytes for the relay."""
