@@ -13,6 +13,7 @@ from ..errors import ConfigurationError
 from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
+from ..relay.store.store import NameTaken
 from ..security import AuthorityFile, HostPort, Identity, KeySlot, Role, Rule
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
@@ -169,13 +170,17 @@ def import_connection(
             differs.
     """
     known = registry.find(record.name)
-    if known is None:
-        before_change()
-        registry.import_(record)
-        return True
-    differences = known.differences(record)
-    if not differences:
+    differences = () if known is None else known.differences(record)
+    if known is not None and not differences:
         return False
+    before_change()
+    try:
+        registry.import_(record)  # if the name is taken, this fails, but the audit log has the attempt
+    except NameTaken:
+        if not differences:  # somebody else has created it meanwhile
+            raise
+    else:
+        return True
     if differences == ("endpoint",):
         remedy = "see 'hybridrelay connections endpoints --help', which changes its relays and keeps its keys"
     raise ConfigurationError(

@@ -132,6 +132,7 @@ def test_imported(run: Run, way: Way, tmp_path: Path) -> None:
     assert other.code == 2
     assert "not the same as in" in other.err
     assert "(keys)" in other.err
+    assert is_audited(way, "putHybridConnection", 409 if way.name == "store" else 412)
 
 
 def test_imported_without_a_key(run: Run, orders: Way, tmp_path: Path) -> None:
