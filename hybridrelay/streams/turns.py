@@ -34,9 +34,7 @@ class SharedTurns:
     A turn is an allowance: `MAX_FRAMES` frames use it up, and so do `TURN_BYTES` bytes, or `TURN_SECONDS` of time.
     Smaller amounts of the three are added up in proportion. Time is counted because it depends on more than frames
     and bytes, such as the number of TLS records. When the turn is over, the tasks that have more to process wait for
-    the next one. Each pass of the event loop brings one turn, however many tasks wait. If tasks of several peers wait
-    at the same time, a pass brings each of these peers an equal part of a turn, so that a pass does not take longer
-    with more peers.
+    the next one. Each pass of the event loop brings one turn, however many tasks wait.
 
     Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
     was used up completely, only the task that has waited longest may use the next one. Without this, a peer with 200
@@ -44,13 +42,11 @@ class SharedTurns:
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
-        contenders: the peers that wait for turns in this event loop; see `PeerTurns`. None: this is the only peer.
     """
 
     __slots__ = (
         "__weakref__",
         "_clock",
-        "_contenders",
         "_counted_until",
         "_is_scarce",
         "_last",
@@ -61,12 +57,9 @@ class SharedTurns:
         "_waiting",
     )
 
-    def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, contenders: set[SharedTurns] | None = None
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """Begin with a whole turn."""
         self._clock = clock
-        self._contenders: set[SharedTurns] = set() if contenders is None else contenders
         self._left: float = TURN_BYTES
         self._counted_until = clock()
         #: The number of each task that waits, in the order in which they began to wait.
@@ -122,7 +115,6 @@ class SharedTurns:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
         queue, number = self._choose_queue(), next(self._numbers)
         self._waiting[number] = None
-        self._contenders.add(self)
         try:
             async with self._queues[queue]:  # acquiring this lock takes at least one pass of the event loop
                 self._renew(queue)
@@ -131,8 +123,6 @@ class SharedTurns:
                     self._renew(queue)
         finally:
             del self._waiting[number]
-            if not self._waiting:
-                self._contenders.discard(self)
         self._counted_until = self._clock()
 
     def _choose_queue(self) -> int:
@@ -153,8 +143,7 @@ class SharedTurns:
             self._seen.clear()
             self._is_scarce = self._left <= 0
             # If the last turn was exceeded, this one is shorter by that much.
-            part = TURN_BYTES / len(self._contenders)
-            self._left = min(part, self._left + part)
+            self._left = min(TURN_BYTES, self._left + TURN_BYTES)
         self._seen.add(queue)
 
 
@@ -169,11 +158,10 @@ class PeerTurns:
         """Begin without a peer."""
         self._clock = clock
         self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
-        self._contenders: set[SharedTurns] = set()
 
     def of(self, peer: Hashable) -> SharedTurns:
         """Return the turns of a peer. They are forgotten when nothing uses them any more."""
         turns = self._turns.get(peer)
         if turns is None:
-            turns = self._turns[peer] = SharedTurns(self._clock, self._contenders)
+            turns = self._turns[peer] = SharedTurns(self._clock)
         return turns

@@ -194,7 +194,7 @@ async def splice(
         source: the socket to read from.
         sink: the socket to write to.
         pipes: lends a pipe.
-        pace: has the turns of the pair. If it also has a limit on the rate, nothing is spliced.
+        pace: if it has a rate, nothing is spliced.
         count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
@@ -206,7 +206,9 @@ async def splice(
 
     If cancelled, an unknown number of bytes has been lost: neither stream can be used further.
     """
-    turns = pace.turns
+    # Turns of its own: if pairs of sockets shared turns, a small message would wait for a burst of each other pair of
+    # its holder. Workers divide their time among holders.
+    turns = SharedTurns()
     paused = _Paused.EMPTY
     while True:
         if paused is _Paused.EMPTY:

@@ -15,7 +15,6 @@ import trio
 import trio.testing
 
 from hybridrelay.relay.service import splice as splice_module
-from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
 from hybridrelay.relay.worker import splicing
@@ -32,7 +31,7 @@ pytestmark = [
 DATA = os.urandom(3 * 1024 * 1024)
 
 
-async def through_a_pump(data: bytes, pipes: PipePool, pace: PairPace | None = None) -> tuple[bytes, PumpResult]:
+async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResult]:
     """Send `data` one way through a pump between TCP sockets."""
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
     received = bytearray()
@@ -50,7 +49,7 @@ async def through_a_pump(data: bytes, pipes: PipePool, pace: PairPace | None = N
         async with far_a, far_b, trio.open_nursery() as nursery:
             nursery.start_soon(send)
             nursery.start_soon(receive)
-            result = await pump(near_a, near_b, pipes=pipes, pace=pace)
+            result = await pump(near_a, near_b, pipes=pipes)
     return bytes(received), result
 
 
@@ -170,10 +169,14 @@ async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest
     assert received == DATA
 
 
-async def test_a_long_burst_is_divided_into_turns() -> None:
+async def test_a_long_burst_is_divided_into_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = 0
 
     class Turns(SharedTurns):
+        def __init__(self) -> None:
+            # Each look at this clock takes a whole turn, so that one burst does.
+            super().__init__(itertools.count(0.0, TURN_SECONDS).__next__)
+
         def begin(self) -> bool:
             super().begin()
             return False  # so that only the bursts wait
@@ -183,10 +186,9 @@ async def test_a_long_burst_is_divided_into_turns() -> None:
             waits += 1
             await super().next()
 
-    # Each look at this clock takes a whole turn, so that one burst does.
-    turns = Turns(itertools.count(0.0, TURN_SECONDS).__next__)
+    monkeypatch.setattr(splice_module, "SharedTurns", Turns)
     with PipePool() as pipes:
-        received, _ = await through_a_pump(DATA, pipes, PairPace(turns=turns))
+        received, _ = await through_a_pump(DATA, pipes)
         assert pipes.borrowed == 0
     assert received == DATA
     assert waits > 1

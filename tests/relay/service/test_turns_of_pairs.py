@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +13,8 @@ import trio.testing
 
 from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
-from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
-from hybridrelay.streams.turns import PeerTurns, SharedTurns
+from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
 
 from ...fake_channels import CountedTurns, Discarding
@@ -137,82 +135,3 @@ async def test_waiting_for_the_rate_is_no_part_of_a_turn(
     await trio.sleep(READS + 1)
     assert source.reads == READS
     assert turns.waits == 0
-
-
-@pytest.mark.parametrize("one_holder", [True, False])
-async def test_a_holder_of_spliced_pairs_has_one_turn_in_a_pass(one_holder: bool) -> None:
-    shared = turns_of_one_read()
-    moved = [Moved() for _ in range(PAIRS)]
-    instrument = MostInAPass(lambda: sum(one.a_to_b + one.b_to_a for one in moved))
-    borrowed = MostInAPass(lambda: pipes.borrowed)
-    ends = []
-    with PipePool() as pipes:
-        async with trio.open_nursery() as nursery:
-            for one in moved:
-                (far, near), (other, last) = await tcp_pair(), await tcp_pair()
-                ends += [far, other]
-                pace = PairPace(turns=shared if one_holder else turns_of_one_read())
-                nursery.start_soon(partial(pump, near, last, moved=one, pipes=pipes, pace=pace))
-            await trio.testing.wait_all_tasks_blocked()
-            for end in ends:
-                os.write(end.socket.fileno(), b"x")  # in one pass of the event loop
-            trio.lowlevel.add_instrument(instrument)
-            trio.lowlevel.add_instrument(borrowed)
-            with trio.fail_after(60):
-                while instrument.total < 2 * PAIRS:
-                    await trio.lowlevel.checkpoint()
-            trio.lowlevel.remove_instrument(borrowed)
-            trio.lowlevel.remove_instrument(instrument)
-            nursery.cancel_scope.cancel()
-    for end in ends:
-        await trio.aclose_forcefully(end)
-    assert borrowed.most == 0, "no pipe is borrowed while a direction waits for its turn"
-    if one_holder:
-        assert instrument.most <= 3
-    else:
-        assert instrument.most >= PAIRS // 2
-
-
-async def test_holders_that_wait_at_the_same_time_share_the_turn_of_a_pass() -> None:
-    holders, all_turns = 40, PeerTurns(lambda: 0.0)
-    used = [0] * holders
-
-    async def use(number: int) -> None:
-        turns = all_turns.of(number)
-        while True:
-            await turns.next()
-            while not turns.use(0, TURN_BYTES // 100):
-                used[number] += 1
-            used[number] += 1
-
-    instrument = MostInAPass(lambda: sum(used))
-    async with trio.open_nursery() as nursery:
-        for number in range(holders):
-            all_turns.of(number)
-            nursery.start_soon(use, number)
-        with trio.fail_after(60):
-            while min(used) < 200:  # after all of them have used up the turn with which they begin
-                await trio.lowlevel.checkpoint()
-            begin, used_before = instrument, list(used)
-            trio.lowlevel.add_instrument(begin)
-            begin.total = sum(used)
-            while min(used) < 400:
-                await trio.lowlevel.checkpoint()
-            trio.lowlevel.remove_instrument(begin)
-        nursery.cancel_scope.cancel()
-    assert instrument.most <= 100 + 2 * holders, "a turn, and what each holder has exceeded its part by"
-    grown = [after - before for after, before in zip(used, used_before, strict=True)]
-    assert max(grown) - min(grown) <= 10
-
-
-async def test_a_holder_that_waits_alone_gets_the_whole_turn_of_a_pass() -> None:
-    all_turns = PeerTurns(lambda: 0.0)
-    holders = [all_turns.of(number) for number in range(3)]
-    async with trio.open_nursery() as nursery:
-        for turns in holders:
-            turns.use(0, TURN_BYTES)
-            nursery.start_soon(turns.next)
-    turns.use(0, 2 * TURN_BYTES)
-    await turns.next()
-    assert not turns.use(0, TURN_BYTES - 1)
-    assert turns.use(0, 1)
