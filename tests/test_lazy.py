@@ -12,7 +12,15 @@ from hybridrelay import events
 
 
 @pytest.mark.parametrize(
-    "package", ["hybridrelay", "hybridrelay.relay", "hybridrelay.protocol", "hybridrelay.management"]
+    "package",
+    [
+        "hybridrelay",
+        "hybridrelay.relay",
+        "hybridrelay.protocol",
+        "hybridrelay.management",
+        "hybridrelay.security",
+        "hybridrelay.administration",
+    ],
 )
 def test_every_name_can_be_loaded(package: str) -> None:
     module = importlib.import_module(package)

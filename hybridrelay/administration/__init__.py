@@ -4,45 +4,118 @@ The functions have typed arguments and results, so that the command line and any
 are synchronous, read and write files, and reach a relay through a `Registry`: its store, or its management API. They
 print nothing, and parse no command line. Their errors (`HybridRelayError`) say whether anything was changed, and what
 to do.
+
+Names are loaded when they are first used, so that a program loads only what it needs.
 """
 
-from .changes import FilesWritten as FilesWritten
-from .changes import IncompleteChange as IncompleteChange
-from .connections import CreatedConnection as CreatedConnection
-from .connections import NewFiles as NewFiles
-from .connections import create_connection as create_connection
-from .connections import delete_connection as delete_connection
-from .connections import disable_connection as disable_connection
-from .connections import import_connection as import_connection
-from .connections import issue_connection_string as issue_connection_string
-from .connections import read_relay_record as read_relay_record
-from .files_with_relays import FileWithRelays as FileWithRelays
-from .keys import KeySource as KeySource
-from .keys import RegeneratedKey as RegeneratedKey
-from .keys import RevokedKey as RevokedKey
-from .keys import UsedKey as UsedKey
-from .keys import regenerate_key as regenerate_key
-from .keys import revoke_key as revoke_key
-from .keys import use_key as use_key
-from .limits import AppliedLimits as AppliedLimits
-from .limits import EditionInUse as EditionInUse
-from .limits import change_edition as change_edition
-from .limits import change_limits as change_limits
-from .limits import use_edition as use_edition
-from .registry import ConnectionInfo as ConnectionInfo
-from .registry import KeyInfo as KeyInfo
-from .registry import Registry as Registry
-from .registry import RelayDescription as RelayDescription
-from .registry import RuleInfo as RuleInfo
-from .registry import TokenInfo as TokenInfo
-from .relays import ChangedRelays as ChangedRelays
-from .relays import change_relays as change_relays
-from .rules import ChangedRule as ChangedRule
-from .rules import delete_rule as delete_rule
-from .rules import set_rule as set_rule
-from .store_registry import StoreRegistry as StoreRegistry
-from .store_registry import add_token as add_token
-from .store_registry import describe_relay as describe_relay
-from .targets import change_target as change_target
-from .tokens import create_token as create_token
-from .tokens import revoke_token as revoke_token
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_used
+
+if TYPE_CHECKING:
+    from .changes import FilesWritten as FilesWritten
+    from .changes import IncompleteChange as IncompleteChange
+    from .connections import CreatedConnection as CreatedConnection
+    from .connections import NewFiles as NewFiles
+    from .connections import create_connection as create_connection
+    from .connections import delete_connection as delete_connection
+    from .connections import disable_connection as disable_connection
+    from .connections import import_connection as import_connection
+    from .connections import issue_connection_string as issue_connection_string
+    from .connections import read_relay_record as read_relay_record
+    from .files_with_relays import FileWithRelays as FileWithRelays
+    from .keys import KeySource as KeySource
+    from .keys import RegeneratedKey as RegeneratedKey
+    from .keys import RevokedKey as RevokedKey
+    from .keys import UsedKey as UsedKey
+    from .keys import regenerate_key as regenerate_key
+    from .keys import revoke_key as revoke_key
+    from .keys import use_key as use_key
+    from .limits import AppliedLimits as AppliedLimits
+    from .limits import EditionInUse as EditionInUse
+    from .limits import change_edition as change_edition
+    from .limits import change_limits as change_limits
+    from .limits import use_edition as use_edition
+    from .registry import ConnectionInfo as ConnectionInfo
+    from .registry import KeyInfo as KeyInfo
+    from .registry import Registry as Registry
+    from .registry import RelayDescription as RelayDescription
+    from .registry import RuleInfo as RuleInfo
+    from .registry import TokenInfo as TokenInfo
+    from .relays import ChangedRelays as ChangedRelays
+    from .relays import change_relays as change_relays
+    from .rules import ChangedRule as ChangedRule
+    from .rules import delete_rule as delete_rule
+    from .rules import set_rule as set_rule
+    from .store_registry import StoreRegistry as StoreRegistry
+    from .store_registry import add_token as add_token
+    from .store_registry import describe_relay as describe_relay
+    from .targets import change_target as change_target
+    from .tokens import create_token as create_token
+    from .tokens import revoke_token as revoke_token
+
+_HOMES = {
+    "changes": (
+        "FilesWritten",
+        "IncompleteChange",
+    ),
+    "connections": (
+        "CreatedConnection",
+        "NewFiles",
+        "create_connection",
+        "delete_connection",
+        "disable_connection",
+        "import_connection",
+        "issue_connection_string",
+        "read_relay_record",
+    ),
+    "files_with_relays": ("FileWithRelays",),
+    "keys": (
+        "KeySource",
+        "RegeneratedKey",
+        "RevokedKey",
+        "UsedKey",
+        "regenerate_key",
+        "revoke_key",
+        "use_key",
+    ),
+    "limits": (
+        "AppliedLimits",
+        "EditionInUse",
+        "change_edition",
+        "change_limits",
+        "use_edition",
+    ),
+    "registry": (
+        "ConnectionInfo",
+        "KeyInfo",
+        "Registry",
+        "RelayDescription",
+        "RuleInfo",
+        "TokenInfo",
+    ),
+    "relays": (
+        "ChangedRelays",
+        "change_relays",
+    ),
+    "rules": (
+        "ChangedRule",
+        "delete_rule",
+        "set_rule",
+    ),
+    "store_registry": (
+        "StoreRegistry",
+        "add_token",
+        "describe_relay",
+    ),
+    "targets": ("change_target",),
+    "tokens": (
+        "create_token",
+        "revoke_token",
+    ),
+}
+
+__all__ = [name for names in _HOMES.values() for name in names]
+__getattr__, __dir__ = load_when_used(__name__, _HOMES)

@@ -1,140 +1,204 @@
 """Keys and trust: tokens and rules, end-to-end identities, TLS contexts, connection strings.
 
 Pure where possible: clocks are arguments. ``cryptography`` is imported only by the functions that need it.
+
+Names are loaded when they are first used, so that a program loads only what it needs.
 """
 
 from __future__ import annotations
 
-from .admission import NO_PROOF, AdmissionProof, admission_key_id, make_admission_proof
-from .authority_file import AuthorityFile
-from .connection_string import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
-from .endpoints import (
-    Endpoint,
-    check_hosts,
-    format_port_lists,
-    format_ports,
-    pair_endpoints,
-    parse_port_lists_untrusted,
-    parse_ports_untrusted,
-)
-from .identity import (
-    Authority,
-    Identity,
-    IdentityDetails,
-    IdentityName,
-    Role,
-    check_label,
-    create_authority,
-    expires_soon,
-)
-from .loading import ENVIRONMENT_VARIABLE, load_connection_string
-from .management_tokens import (
-    ManagementRole,
-    ManagementToken,
-    check_scope,
-    check_token_id,
-    check_token_name,
-    generate_management_token,
-    parse_management_token_untrusted,
-)
-from .management_url import ManagementUrl, management_authorization, parse_management_url_untrusted
-from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
-from .networks import NO_NETWORKS, Networks, parse_networks_untrusted
-from .pins import check_pin, spki_pin
-from .relay_tls import (
-    certificate_expires_at,
-    check_relay_pin,
-    control_client_context,
-    control_server_context,
-    load_or_create_relay_certificate,
-    management_client_context,
-    outer_client_context,
-    outer_server_context,
-    relay_identity_error,
-    relay_pin,
-)
-from .rules import KeySlot, Right, Rule, check_key, check_rule_name, check_rules, generate_key, key_fingerprint
-from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
-from .secret import Secret
-from .string_update import StringUpdate, update_string
-from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ENVIRONMENT_VARIABLE",
-    "NO_NETWORKS",
-    "NO_PROOF",
-    "AdmissionProof",
-    "Authority",
-    "AuthorityFile",
-    "Authorization",
-    "ConnectionString",
-    "Endpoint",
-    "HostPort",
-    "Identity",
-    "IdentityDetails",
-    "IdentityName",
-    "KeySlot",
-    "ManagementRole",
-    "ManagementToken",
-    "ManagementUrl",
-    "Networks",
-    "PeerIdentity",
-    "Right",
-    "Role",
-    "Rule",
-    "SasToken",
-    "Secret",
-    "StringUpdate",
-    "admission_key_id",
-    "audience_for",
-    "bracketed",
-    "certificate_expires_at",
-    "check_connection_name",
-    "check_host",
-    "check_hosts",
-    "check_is_connection_string",
-    "check_key",
-    "check_label",
-    "check_peer",
-    "check_pin",
-    "check_relay_pin",
-    "check_rule_name",
-    "check_rules",
-    "check_scope",
-    "check_token_id",
-    "check_token_name",
-    "control_client_context",
-    "control_server_context",
-    "create_authority",
-    "data_client_context",
-    "data_server_context",
-    "expires_soon",
-    "format_port_lists",
-    "format_ports",
-    "generate_key",
-    "generate_management_token",
-    "key_fingerprint",
-    "load_connection_string",
-    "load_or_create_relay_certificate",
-    "make_admission_proof",
-    "make_token",
-    "management_authorization",
-    "management_client_context",
-    "outer_client_context",
-    "outer_server_context",
-    "pair_endpoints",
-    "parse_connection_string_untrusted",
-    "parse_host_port_untrusted",
-    "parse_management_token_untrusted",
-    "parse_management_url_untrusted",
-    "parse_networks_untrusted",
-    "parse_port_lists_untrusted",
-    "parse_ports_untrusted",
-    "parse_token_untrusted",
-    "peer_identity_error",
-    "relay_identity_error",
-    "relay_pin",
-    "spki_pin",
-    "update_string",
-    "verify_token",
-]
+from .._lazy import load_when_used
+
+if TYPE_CHECKING:
+    from .admission import NO_PROOF as NO_PROOF
+    from .admission import AdmissionProof as AdmissionProof
+    from .admission import admission_key_id as admission_key_id
+    from .admission import make_admission_proof as make_admission_proof
+    from .authority_file import AuthorityFile as AuthorityFile
+    from .connection_string import ConnectionString as ConnectionString
+    from .connection_string import check_is_connection_string as check_is_connection_string
+    from .connection_string import parse_connection_string_untrusted as parse_connection_string_untrusted
+    from .endpoints import Endpoint as Endpoint
+    from .endpoints import check_hosts as check_hosts
+    from .endpoints import format_port_lists as format_port_lists
+    from .endpoints import format_ports as format_ports
+    from .endpoints import pair_endpoints as pair_endpoints
+    from .endpoints import parse_port_lists_untrusted as parse_port_lists_untrusted
+    from .endpoints import parse_ports_untrusted as parse_ports_untrusted
+    from .identity import Authority as Authority
+    from .identity import Identity as Identity
+    from .identity import IdentityDetails as IdentityDetails
+    from .identity import IdentityName as IdentityName
+    from .identity import Role as Role
+    from .identity import check_label as check_label
+    from .identity import create_authority as create_authority
+    from .identity import expires_soon as expires_soon
+    from .loading import ENVIRONMENT_VARIABLE as ENVIRONMENT_VARIABLE
+    from .loading import load_connection_string as load_connection_string
+    from .management_tokens import ManagementRole as ManagementRole
+    from .management_tokens import ManagementToken as ManagementToken
+    from .management_tokens import check_scope as check_scope
+    from .management_tokens import check_token_id as check_token_id
+    from .management_tokens import check_token_name as check_token_name
+    from .management_tokens import generate_management_token as generate_management_token
+    from .management_tokens import parse_management_token_untrusted as parse_management_token_untrusted
+    from .management_url import ManagementUrl as ManagementUrl
+    from .management_url import management_authorization as management_authorization
+    from .management_url import parse_management_url_untrusted as parse_management_url_untrusted
+    from .names import HostPort as HostPort
+    from .names import bracketed as bracketed
+    from .names import check_connection_name as check_connection_name
+    from .names import check_host as check_host
+    from .names import parse_host_port_untrusted as parse_host_port_untrusted
+    from .networks import NO_NETWORKS as NO_NETWORKS
+    from .networks import Networks as Networks
+    from .networks import parse_networks_untrusted as parse_networks_untrusted
+    from .pins import check_pin as check_pin
+    from .pins import spki_pin as spki_pin
+    from .relay_tls import certificate_expires_at as certificate_expires_at
+    from .relay_tls import check_relay_pin as check_relay_pin
+    from .relay_tls import control_client_context as control_client_context
+    from .relay_tls import control_server_context as control_server_context
+    from .relay_tls import load_or_create_relay_certificate as load_or_create_relay_certificate
+    from .relay_tls import management_client_context as management_client_context
+    from .relay_tls import outer_client_context as outer_client_context
+    from .relay_tls import outer_server_context as outer_server_context
+    from .relay_tls import relay_identity_error as relay_identity_error
+    from .relay_tls import relay_pin as relay_pin
+    from .rules import KeySlot as KeySlot
+    from .rules import Right as Right
+    from .rules import Rule as Rule
+    from .rules import check_key as check_key
+    from .rules import check_rule_name as check_rule_name
+    from .rules import check_rules as check_rules
+    from .rules import generate_key as generate_key
+    from .rules import key_fingerprint as key_fingerprint
+    from .sas import Authorization as Authorization
+    from .sas import SasToken as SasToken
+    from .sas import audience_for as audience_for
+    from .sas import make_token as make_token
+    from .sas import parse_token_untrusted as parse_token_untrusted
+    from .sas import verify_token as verify_token
+    from .secret import Secret as Secret
+    from .string_update import StringUpdate as StringUpdate
+    from .string_update import update_string as update_string
+    from .tls import PeerIdentity as PeerIdentity
+    from .tls import check_peer as check_peer
+    from .tls import data_client_context as data_client_context
+    from .tls import data_server_context as data_server_context
+    from .tls import peer_identity_error as peer_identity_error
+
+_HOMES = {
+    "admission": (
+        "AdmissionProof",
+        "NO_PROOF",
+        "admission_key_id",
+        "make_admission_proof",
+    ),
+    "authority_file": ("AuthorityFile",),
+    "connection_string": (
+        "ConnectionString",
+        "check_is_connection_string",
+        "parse_connection_string_untrusted",
+    ),
+    "endpoints": (
+        "Endpoint",
+        "check_hosts",
+        "format_port_lists",
+        "format_ports",
+        "pair_endpoints",
+        "parse_port_lists_untrusted",
+        "parse_ports_untrusted",
+    ),
+    "identity": (
+        "Authority",
+        "Identity",
+        "IdentityDetails",
+        "IdentityName",
+        "Role",
+        "check_label",
+        "create_authority",
+        "expires_soon",
+    ),
+    "loading": (
+        "ENVIRONMENT_VARIABLE",
+        "load_connection_string",
+    ),
+    "management_tokens": (
+        "ManagementRole",
+        "ManagementToken",
+        "check_scope",
+        "check_token_id",
+        "check_token_name",
+        "generate_management_token",
+        "parse_management_token_untrusted",
+    ),
+    "management_url": (
+        "ManagementUrl",
+        "management_authorization",
+        "parse_management_url_untrusted",
+    ),
+    "names": (
+        "HostPort",
+        "bracketed",
+        "check_connection_name",
+        "check_host",
+        "parse_host_port_untrusted",
+    ),
+    "networks": (
+        "NO_NETWORKS",
+        "Networks",
+        "parse_networks_untrusted",
+    ),
+    "pins": (
+        "check_pin",
+        "spki_pin",
+    ),
+    "relay_tls": (
+        "certificate_expires_at",
+        "check_relay_pin",
+        "control_client_context",
+        "control_server_context",
+        "load_or_create_relay_certificate",
+        "management_client_context",
+        "outer_client_context",
+        "outer_server_context",
+        "relay_identity_error",
+        "relay_pin",
+    ),
+    "rules": (
+        "KeySlot",
+        "Right",
+        "Rule",
+        "check_key",
+        "check_rule_name",
+        "check_rules",
+        "generate_key",
+        "key_fingerprint",
+    ),
+    "sas": (
+        "Authorization",
+        "SasToken",
+        "audience_for",
+        "make_token",
+        "parse_token_untrusted",
+        "verify_token",
+    ),
+    "secret": ("Secret",),
+    "string_update": (
+        "StringUpdate",
+        "update_string",
+    ),
+    "tls": (
+        "PeerIdentity",
+        "check_peer",
+        "data_client_context",
+        "data_server_context",
+        "peer_identity_error",
+    ),
+}
+
+__all__ = [name for names in _HOMES.values() for name in names]
+__getattr__, __dir__ = load_when_used(__name__, _HOMES)

@@ -97,5 +97,5 @@ def test_commands_for_administrators_load_no_servers(deployment: Deployment) -> 
         "wsproto",
     )
     events = ("hybridrelay.events.program", "hybridrelay.events.relay")
-    assert _loaded(status.err, (*servers, *others, *events, "hybridrelay.administration", "sqlite3")) == set()
+    assert _loaded(status.err, (*servers, *others, *events, "hybridrelay.administration")) == set()
     assert _loaded(listed.err, (*servers, *others, *events)) == set()
