@@ -22,6 +22,8 @@ __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
 #: millisecond.
 TURN_STEPS = 64
 TURN_BYTES = 1024 * 1024
+#: Of this many steps, one is for a direction that was served already, even if others have just become ready.
+_FRESH_FIRST = 4
 #: How many events and messages are taken in one round.
 _MAX_EVENTS = 256
 _MAX_MESSAGES = 64
@@ -31,13 +33,29 @@ _ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(selec
 class _Holder:
     """A holder of pairs, and its directions that have something to do."""
 
-    __slots__ = ("is_queued", "pairs", "ready")
+    __slots__ = ("_steps", "fresh", "is_queued", "pairs", "served")
 
     def __init__(self) -> None:
-        self.ready: deque[tuple[Pair, Direction]] = deque()
+        #: Directions that have just become ready.
+        self.fresh: deque[tuple[Pair, Direction]] = deque()
+        #: Directions that were served already, and have more to do.
+        self.served: deque[tuple[Pair, Direction]] = deque()
         self.is_queued = False
         #: How many pairs it has.
         self.pairs = 0
+        self._steps = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.fresh or self.served)
+
+    def take(self) -> tuple[Pair, Direction]:
+        """Take the next direction. A small message thus does not wait for the bulk data of all other pairs."""
+        self._steps += 1
+        is_turn_of_served = not self._steps % _FRESH_FIRST
+        if self.fresh and not (self.served and is_turn_of_served):
+            return self.fresh.popleft()
+        return self.served.popleft()
 
 
 class Worker:
@@ -119,8 +137,8 @@ class Worker:
         for direction in pair.directions:
             if not direction.is_queued and direction.can_move:
                 direction.is_queued = True
-                holder.ready.append((pair, direction))
-        if holder.ready and not holder.is_queued:
+                holder.fresh.append((pair, direction))
+        if holder.has_work and not holder.is_queued:
             holder.is_queued = True
             self._ready.append(holder)
 
@@ -128,9 +146,8 @@ class Worker:
         """Give a holder one turn."""
         holder.is_queued = False
         steps = size = 0
-        ready = holder.ready
-        while ready and steps < TURN_STEPS and size < TURN_BYTES:
-            pair, direction = ready.popleft()
+        while holder.has_work and steps < TURN_STEPS and size < TURN_BYTES:
+            pair, direction = holder.take()
             direction.is_queued = False
             if self._pairs.get(pair.slot) is not pair:
                 continue  # it has ended while the direction waited
@@ -146,8 +163,8 @@ class Worker:
                 self._return(pair)
             elif direction.can_move and (not pair.is_returning or direction.has_something_left):
                 direction.is_queued = True
-                ready.append((pair, direction))
-        if ready:
+                holder.served.append((pair, direction))
+        if holder.has_work:
             holder.is_queued = True
             self._ready.append(holder)
 

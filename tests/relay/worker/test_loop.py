@@ -311,6 +311,34 @@ def test_a_holder_of_many_pairs_has_one_turn_in_a_round(main: Main) -> None:
         assert [read_some(b) for _, b in pairs] == [b"x"] * len(pairs)
 
 
+def test_a_small_message_does_not_wait_for_the_bulk_data_of_the_same_holder(main: Main) -> None:
+    bulk = [main.add(slot) for slot in range(3 * TURN_STEPS)]
+    a, b = main.add(3 * TURN_STEPS)
+    with closing(a, b, *(sock for pair in bulk for sock in pair)):
+        for far_a, _ in bulk:
+            send_some(far_a, bytes(1 << 20))
+        while not all(main.counts(slot)[0] for slot in range(len(bulk))):
+            main.rounds(1)
+        a.send(b"x")
+        main.rounds(10)  # all the others would take some hundred
+        assert read_some(b) == b"x"
+
+
+def test_many_small_messages_do_not_keep_bulk_data_of_the_same_holder_from_flowing(main: Main) -> None:
+    small = [main.add(slot) for slot in range(2 * TURN_STEPS)]
+    a, b = main.add(2 * TURN_STEPS)
+    with closing(a, b, *(sock for pair in small for sock in pair)):
+        got = 0
+        for _ in range(20):
+            send_some(a, bytes(1 << 20))
+            for far_a, far_b in small:
+                far_a.send(b"x")
+                read_some(far_b)
+            main.worker.run_round(1)
+            got += len(read_some(b) or b"")
+        assert got > 10 * BUFFER_BYTES
+
+
 def test_bulk_is_divided_into_turns(main: Main) -> None:
     a, b = main.add(0)
     with closing(a, b):
