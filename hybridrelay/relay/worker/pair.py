@@ -146,7 +146,7 @@ class Direction:
         self._index = index
         self._pipes = pipes
         self._is_ending = False
-        #: Whether the last read filled the buffer, so that there probably is more.
+        #: Whether bulk data flows, because the last read filled the buffer, or found as much.
         self._is_bulk = False
         #: Whether the kernel cannot splice between these two sockets.
         self._never_splices = False
@@ -238,7 +238,6 @@ class Direction:
             taken = os.splice(self.source.sock.fileno(), pipe[1], PIPE_BYTES, flags=SPLICE_FLAGS)
         except BlockingIOError:
             self.source.is_readable = False
-            self._is_bulk = False
             self.close()
             return 0
         except OSError as exc:
