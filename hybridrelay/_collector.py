@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 __all__ = ["no_collections", "short_collections"]
 
@@ -66,6 +67,29 @@ def _resident_pages() -> int:
         return 0
 
 
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Return the function malloc_trim(3) of glibc, or None: other C libraries do not have it."""
+    try:
+        import ctypes
+
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    return trim
+
+
+def _return_free_memory() -> None:
+    """Return the memory that the C library keeps after it was freed to the system.
+
+    glibc by itself returns only what is at the end of the heap, so that the resident memory hardly falls when objects
+    in its middle are freed. This takes 20 to 30 ms of processor time with 200 MB of free memory.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
 class _Collections:
     def __init__(self) -> None:
         #: The numbers of blocks and pages after all objects were examined.
@@ -76,13 +100,20 @@ class _Collections:
         """Handle the beginning (``start``) or the end (``stop``) of a collection. The collector calls this."""
         if info["generation"] != _OLDEST:
             return
-        blocks, pages = sys.getallocatedblocks(), _resident_pages()
         if phase == "start":
-            has_grown = pages > _TIMES_PAGES * self._pages + _MORE_PAGES
-            self._examines_all = has_grown or blocks > _TIMES * self._blocks + _MORE_BLOCKS
+            blocks = sys.getallocatedblocks()
+            self._examines_all = blocks > _TIMES * self._blocks + _MORE_BLOCKS or self._uses_more_memory()
             if self._examines_all:
                 gc.unfreeze()
         else:
             if self._examines_all:
-                self._blocks, self._pages = blocks, pages
+                _return_free_memory()
+                self._blocks, self._pages = sys.getallocatedblocks(), _resident_pages()
             gc.freeze()
+
+    def _uses_more_memory(self) -> bool:
+        limit = _TIMES_PAGES * self._pages + _MORE_PAGES
+        if _resident_pages() <= limit:
+            return False
+        _return_free_memory()
+        return _resident_pages() > limit

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import platform
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -111,6 +113,75 @@ def test_a_program_that_grows_slowly_examines_everything_in_the_end(of: str, mon
 
 def test_the_memory_of_this_process() -> None:
     assert (RESIDENT_PAGES() > 1000) == sys.platform.startswith("linux")
+
+
+#: Objects own memory of the C library. glibc does not return it by itself, as what is kept is behind it in the heap.
+MEMORY = """
+import gc
+from hybridrelay._collector import short_collections
+
+gc.disable()
+kept = []
+
+class Node:
+    def __init__(self, is_cycle):
+        self.me = self if is_cycle else None
+        self.memory = b"x" * 60_000
+
+def nodes(is_cycle):
+    found = [Node(is_cycle) for _ in range(1_000)]
+    kept.append(b"x" * 60_000)
+    return found
+
+def megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 >> 20
+
+with short_collections():
+    gc.collect()
+    at_first = megabytes()
+"""
+
+
+def _memory(program: str) -> list[int]:
+    """Run a program that continues `MEMORY`, and return the numbers that it prints."""
+    done = subprocess.run([sys.executable, "-c", MEMORY + program], capture_output=True, text=True, check=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
+
+
+@needs_glibc
+def test_the_memory_of_old_cycles_does_not_add_up() -> None:
+    """Memory that has been freed is returned to the system, and is not part of the size that is compared."""
+    sizes = _memory("""
+    for _ in range(10):
+        found = nodes(is_cycle=True)
+        gc.collect()  # the cycles survive, and are exempt
+        found = None
+        gc.collect()
+        print(megabytes() - at_first)
+""")
+    assert max(sizes) < 100, sizes
+
+
+@needs_glibc
+def test_memory_that_has_been_freed_is_no_reason_to_examine_everything() -> None:
+    before, after, frees_old_cycles = _memory("""
+    import weakref
+    old = Node(is_cycle=True)
+    found = weakref.ref(old)
+    gc.collect()
+    old = None
+    others = nodes(is_cycle=False)
+    others = None
+    print(megabytes() - at_first)
+    gc.collect()
+    print(megabytes() - at_first, int(found() is None))
+""")
+    assert before > 50, "glibc keeps the memory"
+    assert (after < 20, frees_old_cycles) == (True, 0)
 
 
 def test_younger_collections_change_nothing() -> None:
