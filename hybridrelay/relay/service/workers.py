@@ -132,10 +132,13 @@ class _Worker:
     @property
     def status(self) -> str:
         """How the process has ended."""
-        code = self.process.returncode
-        if code is not None and code < 0:
+        code = self.process.returncode or 0
+        if code >= 0:
+            return f"exit code {code}"
+        try:
             return signal.Signals(-code).name
-        return f"exit code {code}"
+        except ValueError:  # most real-time signals have no name
+            return f"signal {-code}"
 
     async def aclose(self) -> None:
         """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled."""

@@ -226,14 +226,15 @@ async def test_a_pair_that_is_cancelled_is_reset(data: bytes) -> None:
     assert 0 <= pair.total[0] <= len(data)
 
 
-async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced() -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "SIGKILL"), (40, "signal 40")])
+async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: int, status: str) -> None:
     async with scene() as scene_:
         async with scene_.pair() as pair:
             await pair.far_a.send_all(b"x" * 1000)
             await receive_exactly(pair.far_b, 1000)
             await until(lambda: pair.total == (1000, 0))
             (worker,) = scene_.workers._running
-            worker.process.kill()
+            worker.process.send_signal(number)
             await expect_broken(pair.far_a)
             await expect_broken(pair.far_b)
             await until(lambda: pair.results)
@@ -241,7 +242,7 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced() -> Non
         await until(lambda: scene_.events and scene_.workers.running)
         (event,) = scene_.events
         assert isinstance(event, WorkerEnded)
-        assert (event.status, event.pairs) == ("SIGKILL", 1)
+        assert (event.status, event.pairs) == (status, 1)
         async with scene_.pair() as another:
             await another.far_a.send_all(b"x")
             assert await another.far_b.receive_some() == b"x"
