@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import attrs
@@ -41,7 +41,7 @@ _REPLACE_SECONDS = 0.5
 _MAX_REPLACE_SECONDS = 30.0
 #: A worker that ran for this long was not started in vain (seconds).
 _PROVEN_SECONDS = 10.0
-_OUTCOMES = {
+_OUTCOMES: Mapping[int, PumpOutcome] = {
     Ended.FINISHED: PumpOutcome.FINISHED,
     Ended.A_BROKE: PumpOutcome.A_BROKE,
     Ended.B_BROKE: PumpOutcome.B_BROKE,
@@ -226,24 +226,29 @@ class _Worker:
                 continue
             except (OSError, ValueError):
                 return
-            if message is None:
+            if message is None or not self._handle(message):
                 return
-            self._handle(message)
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: Message) -> bool:
+        """Returns False if the worker does not follow the protocol."""
         if message.kind is Kind.COPIES:
             self._events.publish(
                 SpliceUnavailable(detail=os.strerror(message.value), retry_seconds=SPLICE_RETRY_SECONDS)
             )
-            return
-        pair = self.pairs.pop(message.slot)
+            return True
+        pair = self.pairs.pop(message.slot, None)
+        if pair is None or message.kind not in (Kind.ENDED, Kind.RETURNED):
+            for descriptor in message.descriptors:
+                os.close(descriptor)
+            return False
         if message.kind is Kind.RETURNED:
             a, b = message.descriptors
             pair.returned = _stream(a), _stream(b)
         else:
-            pair.outcome = _OUTCOMES[Ended(message.value)]
+            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
         pair.end()
         self._free.append(message.slot)
+        return True
 
 
 class Workers:

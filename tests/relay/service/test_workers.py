@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,10 +19,12 @@ import trio
 from hybridrelay.events.base import Event
 from hybridrelay.events.relay_resources import WorkerEnded, WorkerNotStarted
 from hybridrelay.events.stream import EventStream
+from hybridrelay.relay.service import workers as workers_module
 from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.workers import Workers, _Worker, open_workers
+from hybridrelay.relay.worker.messages import COUNTS_BYTES, Kind, send
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import tcp_pair
 
@@ -247,6 +251,38 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
             await another.far_a.send_all(b"x")
             assert await another.far_b.receive_some() == b"x"
             another.moving.cancel()
+
+
+@pytest.mark.parametrize("kind", Kind)
+async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(1000)"])
+    start, is_first = _Worker.start, True
+
+    async def first_this_one(events: EventStream) -> _Worker:
+        nonlocal is_first
+        if not is_first:
+            return await start(events)
+        is_first = False
+        return _Worker(process, ours, mmap.mmap(-1, COUNTS_BYTES), events)
+
+    monkeypatch.setattr(_Worker, "start", first_this_one)
+    monkeypatch.setattr(workers_module, "_END_SECONDS", 0.1)
+    with theirs:
+        # There is no such pair. What refuses to splice needs none.
+        descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else ()
+        send(theirs, kind, 5, 1, descriptors)
+        async with scene() as scene_:
+            if kind is Kind.COPIES:
+                await until(lambda: scene_.events)
+                assert process.returncode is None
+            else:
+                await until(lambda: process.returncode is not None)
+                await until(lambda: any(isinstance(event, WorkerEnded) for event in scene_.events))
+                await until(lambda: scene_.workers.running)
 
 
 async def test_a_worker_that_is_stuck_is_killed_when_a_pair_has_to_end() -> None:
