@@ -7,6 +7,7 @@ import urllib.parse
 from ...http import Response
 from ...security import ManagementRole
 from ..values import ConnectionPage, ConnectionValue
+from .forms import version_untrusted
 from .html import Child, h
 from .layout import View, redirect
 from .messages import done
@@ -75,7 +76,7 @@ def _next(page: ConnectionPage, prefix: str) -> Child:
 
 async def _confirm_delete(visit: Visit) -> View:
     name = visit.param("name")
-    found = await visit.get("getHybridConnection", ConnectionValue, name=name)
+    found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     ends = present(found.listener_count, found.sender_count, found.session_count)
     return View(
         title="Delete this hybrid connection?",
@@ -95,7 +96,7 @@ async def _confirm_delete(visit: Visit) -> View:
                 ),
                 h(
                     "div",
-                    post_form(f"{path_of(name)}/delete", button("Delete", kind="danger")),
+                    post_form(f"{path_of(name)}/delete", button("Delete", kind="danger"), version=version or 0),
                     h("a", "Cancel", href=path_of(name), class_="button"),
                     class_="row",
                 ),
@@ -106,7 +107,7 @@ async def _confirm_delete(visit: Visit) -> View:
 
 
 async def _delete(visit: Visit) -> Response:
-    await visit.perform("deleteHybridConnection", name=visit.param("name"))
+    await visit.perform("deleteHybridConnection", version=version_untrusted(visit.form()), name=visit.param("name"))
     return redirect(done("/connections", "connection-deleted"))
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from ...http import RequestError, Response
 from ...relay.limits import LISTENERS_PER_CONNECTION
-from ..problem_kinds import Problem
-from ..problems import problem
 from ..quotas import EditionList, EditionValue
-from .forms import NOTHING_ENTERED, Entered, refused
+from .forms import NOTHING_ENTERED, Entered, refused, version_untrusted
 from .html import Child, Element, h
 from .layout import View, redirect
 from .limits import (
@@ -135,9 +131,7 @@ async def _change(visit: Visit) -> View | Response:
     form, name = visit.form(), visit.param("edition")
     version = form.get("version", "")
     try:
-        if not re.fullmatch(r"[0-9]{1,18}", version):
-            raise problem(Problem.INVALID, "the form has no version")
-        await visit.perform("putEdition", body=parse_edition(form), version=int(version), edition=name)
+        await visit.perform("putEdition", body=parse_edition(form), version=version_untrusted(form), edition=name)
     except RequestError as exc:
         refusal = refused(exc, form, LIMIT_FIELDS)
         found, newest = await visit.get_versioned("getEdition", EditionValue, edition=name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 import attrs
 
 from ...http import Failure, RequestError
 from ..problem_kinds import Problem
+from ..problems import problem
 from .failures import sentence
 from .html import Child, Element, h
 from .layout import View
 
-__all__ = ["NOTHING_ENTERED", "Entered", "refused"]
+__all__ = ["NOTHING_ENTERED", "Entered", "refused", "version_untrusted"]
 
 #: The statuses of refusals after which the same form can be sent again, corrected or later.
 _CAN_BE_SENT_AGAIN = frozenset(
@@ -124,3 +126,17 @@ def refused(
         else:
             errors.setdefault(name, sentence(explained.get(name, str(error.get("detail", "")))))
     return _Refusal(exc.failure, Entered(form, errors), others)
+
+
+def version_untrusted(form: Mapping[str, str]) -> int:
+    """Return the version that the subject of a form had when the form was shown, from its hidden field.
+
+    The change is refused with status 412 if the subject has another version by now.
+
+    Raises:
+        RequestError: 400, the form has no version, or it is malformed.
+    """
+    version = form.get("version", "")
+    if not re.fullmatch(r"[0-9]{1,18}", version):
+        raise problem(Problem.INVALID, "the form has no version")
+    return int(version)

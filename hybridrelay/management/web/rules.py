@@ -12,7 +12,7 @@ from ..live_values import ListenerPage, SenderPage, SessionPage
 from ..problem_kinds import Problem
 from ..problems import problem
 from ..values import AccessKeys, AuthorizationRule, ConnectionValue, KeyValue
-from .forms import NOTHING_ENTERED, Entered, refused
+from .forms import NOTHING_ENTERED, Entered, refused, version_untrusted
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
@@ -296,7 +296,7 @@ async def _add(visit: Visit) -> View | Response:
 
 async def _confirm_delete(visit: Visit) -> View:
     name, rule = visit.param("name"), visit.param("rule")
-    await visit.get("getAuthorizationRule", AuthorizationRule, name=name, rule=rule)
+    _, version = await visit.get_versioned("getAuthorizationRule", AuthorizationRule, name=name, rule=rule)
     affected = [f"{slot} key: {await _affected(visit, name, rule, slot)}" for slot in _SLOTS]
     return View(
         title="Delete this rule?",
@@ -312,7 +312,11 @@ async def _confirm_delete(visit: Visit) -> View:
                 h("p", "Connection strings with a key of this rule no longer work."),
                 h(
                     "div",
-                    post_form(f"{path_of(name)}/rules/{segment(rule)}/delete", button("Delete", kind="danger")),
+                    post_form(
+                        f"{path_of(name)}/rules/{segment(rule)}/delete",
+                        button("Delete", kind="danger"),
+                        version=version or 0,
+                    ),
                     h("a", "Cancel", href=path_of(name), class_="button"),
                     class_="row",
                 ),
@@ -324,7 +328,8 @@ async def _confirm_delete(visit: Visit) -> View:
 
 async def _delete(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("deleteAuthorizationRule", name=name, rule=visit.param("rule"))
+    version = version_untrusted(visit.form())
+    await visit.perform("deleteAuthorizationRule", version=version, name=name, rule=visit.param("rule"))
     return redirect(done(path_of(name), "rule-deleted"))
 
 

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from ...http import RequestError, Response
 from ...relay.limits import LISTENERS_PER_CONNECTION
 from ...security import ManagementRole
-from ..problem_kinds import Problem
-from ..problems import problem
 from ..quotas import EditionList
 from ..values import ConnectionValue
 from .editions import edition_choice
-from .forms import NOTHING_ENTERED, Entered, refused
+from .forms import NOTHING_ENTERED, Entered, refused, version_untrusted
 from .html import Child, Element, h
 from .layout import View, redirect
 from .limits import LIMIT_FIELDS, limit_fields, parse_limits
@@ -40,7 +38,7 @@ async def settings_sections(visit: Visit, found: ConnectionValue, version: int |
     # A caller with a key that has the right Manage can neither change limits, nor enable or disable the hybrid
     # connection.
     editions = await visit.get_if_allowed("listEditions", EditionList) if visit.caller.scope.only is None else None
-    switch = None if visit.caller.scope.only is not None else _switch(found)
+    switch = None if visit.caller.scope.only is not None else _switch(found, str(version or 0))
     return [
         section("Settings", _settings_form(found, str(version or 0)), id_="settings", actions=switch, live=False),
         None
@@ -62,9 +60,9 @@ def _limits_form(
     )
 
 
-def _switch(found: ConnectionValue) -> Element:
+def _switch(found: ConnectionValue, version: str) -> Element:
     if found.disabled:
-        return post_form(f"{path_of(found.name)}/enable", button("Enable"))
+        return post_form(f"{path_of(found.name)}/enable", button("Enable"), version=version)
     return h("a", "Disable", href=f"{path_of(found.name)}/disable", class_="button")
 
 
@@ -107,7 +105,7 @@ async def _change(visit: Visit) -> View | Response:
     changed = {"description": form.get("description", ""), "endpoints": endpoints}
     version = form.get("version", "")
     try:
-        await _patch(visit, name, changed, version)
+        await _patch(visit, name, changed)
     except RequestError as exc:
         refusal = refused(exc, form, ("description", "endpoints"))
         found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
@@ -121,7 +119,7 @@ async def _limit(visit: Visit) -> View | Response:
     version = form.get("version", "")
     try:
         changed = {"edition": form.get("edition") or None, "limits": parse_limits(form)}
-        await _patch(visit, name, changed, version)
+        await _patch(visit, name, changed)
     except RequestError as exc:
         refusal = refused(exc, form, LIMIT_FIELDS)
         found, version = await _present(visit, name, version, is_outdated=refusal.is_outdated)
@@ -130,21 +128,20 @@ async def _limit(visit: Visit) -> View | Response:
     return redirect(done(path_of(name), "limits-changed"))
 
 
-async def _patch(visit: Visit, name: str, changed: Mapping[str, object], version: str) -> None:
-    """Change some of the settings.
+async def _patch(visit: Visit, name: str, changed: Mapping[str, object]) -> None:
+    """Change some of the settings, as a form says.
 
     Raises:
         RequestError: 412 if another administrator has changed the hybrid connection since the form was shown.
     """
-    if not re.fullmatch(r"[0-9]{1,18}", version):
-        raise problem(Problem.INVALID, "the form has no version")
-    await visit.perform("patchHybridConnection", body=changed, version=int(version), name=name)
+    version = version_untrusted(visit.form())
+    await visit.perform("patchHybridConnection", body=changed, version=version, name=name)
 
 
 async def _confirm_disable(visit: Visit) -> View:
     visit.require_token()
     name = visit.param("name")
-    found = await visit.get("getHybridConnection", ConnectionValue, name=name)
+    found, version = await visit.get_versioned("getHybridConnection", ConnectionValue, name=name)
     ends = present(found.listener_count, found.sender_count, found.session_count)
     return View(
         title="Disable this hybrid connection?",
@@ -159,7 +156,7 @@ async def _confirm_disable(visit: Visit) -> View:
                 h("p", "Nothing is deleted. Until it is enabled, the relay refuses its connectors and clients."),
                 h(
                     "div",
-                    post_form(f"{path_of(name)}/disable", button("Disable", kind="danger")),
+                    post_form(f"{path_of(name)}/disable", button("Disable", kind="danger"), version=version or 0),
                     h("a", "Cancel", href=path_of(name), class_="button"),
                     class_="row",
                 ),
@@ -171,13 +168,13 @@ async def _confirm_disable(visit: Visit) -> View:
 
 async def _disable(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("patchHybridConnection", body={"disabled": True}, name=name)
+    await _patch(visit, name, {"disabled": True})
     return redirect(done(path_of(name), "connection-disabled"))
 
 
 async def _enable(visit: Visit) -> Response:
     name = visit.param("name")
-    await visit.perform("patchHybridConnection", body={"disabled": False}, name=name)
+    await _patch(visit, name, {"disabled": False})
     return redirect(done(path_of(name), "connection-enabled"))
 
 

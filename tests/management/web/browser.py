@@ -97,6 +97,11 @@ class Page(HTMLParser):
         """Where forms are sent."""
         return [attributes["action"] or "" for attributes in self.all("form") if attributes.get("method") == "post"]
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """What the inputs of all forms send, by their names."""
+        return {attributes["name"] or "": attributes["value"] or "" for attributes in self.all("input")}
+
 
 def page_of(answer: Answer) -> Page:
     """The page in a response."""

@@ -143,21 +143,16 @@ async def test_pages_with_forms_are_within_the_scope(relay: Relay, browser: Brow
     assert (await browser.get(f"{path_of('orders')}/add-rule")).status == 200
 
 
-def entered_of(page: Page) -> dict[str, str]:
-    """What the fields of a form show."""
-    return {one["name"] or "": one["value"] or "" for one in page.all("input")}
-
-
 async def test_a_refused_form_is_shown_again_with_what_was_entered(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
-    fields = entered_of(page_of(await admin.get(at)))
+    fields = page_of(await admin.get(at)).fields
     limits = {"version": fields["version"], "sessions": "0", "senders": "7", "bytesPerSecond": "0.01"}
     answer = await admin.post(f"{at}/limits", **limits, endAtLimit="true", edition="basic")
     page = page_of(answer)
     assert answer.status == 400
     assert "MB per second: enter at least 0.065536, or leave it empty." in page.text
     assert "Sessions: enter at least 1," in page.text
-    assert entered_of(page).items() >= limits.items()
+    assert page.fields.items() >= limits.items()
     inputs = {one["name"]: one for one in page.all("input")}
     assert {name for name, one in inputs.items() if "aria-invalid" in one} == {"sessions", "bytesPerSecond"}
     assert (inputs["bytesPerSecond"]["aria-describedby"] or "").split()[0] == "error-bytesPerSecond"
@@ -169,11 +164,11 @@ async def test_a_refused_form_is_shown_again_with_what_was_entered(relay: Relay,
     answer = await admin.post("/scale/editions/standard", version="0", connections="-1", sessions="x", listeners="3")
     assert answer.status == 400
     assert "Hybrid connections: enter at least 0," in page_of(answer).text
-    assert entered_of(page_of(answer))["listeners"] == "3"
+    assert page_of(answer).fields["listeners"] == "3"
 
     changed = {"version": fields["version"], "description": "text", "endpoints": "a:1"}
     page = page_of(await admin.post(f"{at}/change", **changed))
-    assert entered_of(page).items() >= changed.items()
+    assert page.fields.items() >= changed.items()
     assert "connection strings carry the ports" in page.text
 
     for sent, said in (
@@ -197,15 +192,15 @@ async def test_a_form_is_outdated(relay: Relay, admin: Browser, form: str) -> No
         "change": {"description": "mine", "endpoints": "a.example.com"},
         "edition": {"connections": "7"},
     }[form]
-    before = entered_of(page_of(await admin.get(at if form == "edition" else path_of("orders"))))
+    before = page_of(await admin.get(at if form == "edition" else path_of("orders"))).fields
     relay.store.change("orders", description=Description("theirs"))
     relay.store.change_edition("basic", 3, NO_LIMITS)
     answer = await admin.post(at, version=before["version"], **sent)
     assert answer.status == 412
     page = page_of(answer)
     assert "Somebody else has changed this" in page.text
-    assert entered_of(page).items() >= sent.items()
-    assert (await admin.post(at, **entered_of(page))).status == 303
+    assert page.fields.items() >= sent.items()
+    assert (await admin.post(at, **page.fields)).status == 303
 
 
 async def test_the_default_number_of_listeners(admin: Browser) -> None:
@@ -226,16 +221,19 @@ async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser
         f"{at}/rules/all/regenerate",
         f"{at}/rules/all/revoke",
         f"{at}/rules/all/keys",
+        f"{at}/rules/all/delete",
         f"{at}/delete",
+        f"{at}/disable",
+        f"{at}/enable",
         "/scale/drain",
         "/scale/accept",
     ):
-        answer = await browser.post(path, slot="primary", generation="1")
+        answer = await browser.post(path, slot="primary", generation="1", version="1")
         assert answer.status == 403, path
         assert "needs the role" in page_of(answer).text
     assert relay.store.get("orders") == before
     assert len(relay.live.held_listeners + relay.live.held_senders + relay.live.held_sessions) == 3
-    assert [status for _, status in calls(relay)] == [403] * 9
+    assert [status for _, status in calls(relay)] == [403] * 12
 
 
 async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browser) -> None:
@@ -281,7 +279,7 @@ async def test_regenerating_a_key(relay: Relay, admin: Browser) -> None:
     page = page_of(await admin.get(f"{at}/regenerate?slot=primary"))
     assert "What ends at once: 1 listener, 0 senders, 1 session." in page.text
     before = relay.store.rule("orders", "all")
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     answer = await admin.post(f"{at}/regenerate", **fields)
     assert (answer.status, answer.headers["location"]) == (303, f"{path_of('orders')}?done=key-regenerated")
     after = relay.store.rule("orders", "all")
@@ -318,11 +316,9 @@ async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
     for fields in ({"rule": "a b", "Send": "1"}, {"rule": "", "Send": "1"}, {"rule": "none"}):
         assert (await admin.post(f"{at}/add-rule", **fields)).status == 400
     assert relay.store.rule("orders", "billing") == rule
-    assert (
-        "primary key: 0 listeners, 0 senders, 0 sessions"
-        in page_of(await admin.get(f"{at}/rules/billing/delete")).text
-    )
-    assert (await admin.post(f"{at}/rules/billing/delete")).status == 303
+    page = page_of(await admin.get(f"{at}/rules/billing/delete"))
+    assert "primary key: 0 listeners, 0 senders, 0 sessions" in page.text
+    assert (await admin.post(f"{at}/rules/billing/delete", **page.fields)).status == 303
     assert relay.store.get("orders").rule("billing") is None
     assert "The rule was deleted" in page_of(await admin.get(f"{at}?done=rule-deleted")).text
 
@@ -330,7 +326,7 @@ async def test_adding_and_deleting_a_rule(relay: Relay, admin: Browser) -> None:
 async def test_revoking_a_key(relay: Relay, admin: Browser) -> None:
     at = f"{path_of('orders')}/rules/all"
     page = page_of(await admin.get(f"{at}/revoke?slot=secondary"))
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     assert (await admin.post(f"{at}/revoke", **fields)).status == 303
     assert relay.store.rule("orders", "all").key(KeySlot.SECONDARY) is None
     page = page_of(await admin.get(path_of("orders")))
@@ -395,7 +391,7 @@ async def test_keys_are_shown_only_on_demand(relay: Relay, admin: Browser) -> No
 async def test_deleting(relay: Relay, admin: Browser) -> None:
     page = page_of(await admin.get(f"{path_of('orders')}/delete"))
     assert "1 listener, 1 sender, 1 session" in page.text
-    answer = await admin.post(f"{path_of('orders')}/delete")
+    answer = await admin.post(f"{path_of('orders')}/delete", **page.fields)
     assert answer.headers["location"] == "/connections?done=connection-deleted"
     assert "orders" not in relay.store.snapshot()
     assert (await admin.get(path_of("orders"))).status == 404
@@ -405,7 +401,7 @@ async def test_settings(relay: Relay, admin: Browser) -> None:
     relay.store.create("described", ["a.example.com"], [], Description("old", {"owner": "Ann"}))
     at = path_of("described")
     page = page_of(await admin.get(at))
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     assert (fields["description"], fields["endpoints"]) == ("old", "a.example.com")
     changed = fields | {"description": "new", "endpoints": "a.example.com, b.example.com"}
     answer = await admin.post(f"{at}/change", **changed)
@@ -419,7 +415,7 @@ async def test_settings(relay: Relay, admin: Browser) -> None:
     for version in ("", "x", "-1"):
         assert (await admin.post(f"{at}/change", **(changed | {"version": version}))).status == 400
     page = page_of(await admin.get(at))
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     answer = await admin.post(f"{at}/change", **(fields | {"endpoints": "a:1"}))
     assert answer.status == 400
     assert "connection strings carry the ports" in page_of(answer).text
@@ -428,7 +424,7 @@ async def test_settings(relay: Relay, admin: Browser) -> None:
 async def test_limits_of_a_hybrid_connection(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     page = page_of(await admin.get(at))
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     form = fields | {
         "edition": "basic",
         "sessions": "50",
@@ -458,7 +454,7 @@ async def test_editions(relay: Relay, admin: Browser) -> None:
     assert "This relay uses no edition" in page.text
     assert "/scale/editions/standard" in page.links
     page = page_of(await admin.get("/scale/editions/standard"))
-    fields = {one["name"] or "": one["value"] or "" for one in page.all("input")}
+    fields = page.fields
     assert (fields["connections"], fields["bytesPerPeriod"]) == ("50", "250")
     answer = await admin.post("/scale/editions/standard", **(fields | {"connections": "60", "bytesPerPeriod": ""}))
     assert answer.headers["location"] == "/scale?done=edition-changed"
@@ -503,12 +499,14 @@ async def test_a_key_with_manage_changes_no_limits(relay: Relay, browser: Browse
 
 async def test_disabling_and_enabling(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
-    assert "1 listener, 1 sender, 1 session" in page_of(await admin.get(f"{at}/disable")).text
-    assert (await admin.post(f"{at}/disable")).headers["location"] == f"{at}?done=connection-disabled"
+    page = page_of(await admin.get(f"{at}/disable"))
+    assert "1 listener, 1 sender, 1 session" in page.text
+    answer = await admin.post(f"{at}/disable", **page.fields)
+    assert answer.headers["location"] == f"{at}?done=connection-disabled"
     assert relay.store.get("orders").disabled
     page = page_of(await admin.get(at))
     assert "Disabled" in page.text
-    assert (await admin.post(f"{at}/enable")).status == 303
+    assert (await admin.post(f"{at}/enable", **page.fields)).status == 303
     assert not relay.store.get("orders").disabled
     assert calls(relay) == [("patchHybridConnection", 200)] * 2
 
