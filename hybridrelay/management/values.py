@@ -197,7 +197,7 @@ class KeyValue(Value, frozen=True):
     slot: Slot
     #: The generation, which changes when the key does; 0 if the key is revoked.
     generation: int
-    #: When a token by this key was last accepted (seconds since 1970); null if never.
+    #: When a token made with this key was last accepted (seconds since 1970); null if never.
     last_used: float | None
     #: The fingerprint, by which people can distinguish keys; null if the key is revoked.
     fingerprint: str | None

@@ -14,8 +14,9 @@ __all__ = ["StreamEnd", "StreamProgress"]
 class StreamProgress:
     """The progress of a stream."""
 
-    #: Bytes that were written to a channel, and below, bytes that were read.
+    #: Bytes that were written to a channel.
     sent: int
+    #: Bytes that were read.
     received: int
     #: Whether one of the directions has ended on this side.
     is_half_closed: bool
@@ -26,7 +27,7 @@ class StreamEnd:
     """How a stream ended, as far as this side can tell."""
 
     #: NOBODY if both directions finished, or if this side closed the stream and it is not known whether the peer has
-    #: received everything. LOCAL if this side closed or reset the stream; PEER and SESSION as for bridges.
+    #: received everything. Otherwise LOCAL if this side closed or reset the stream; PEER and SESSION as for bridges.
     ended_by: Party
     #: `Reason.NO_ERROR` if both directions finished and nothing has failed.
     reason: Reason

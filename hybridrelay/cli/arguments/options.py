@@ -85,8 +85,8 @@ def add_open_patience(parser: argparse.ArgumentParser) -> None:
 def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
     """Add ``--upgrade-interval``."""
     means = (
-        "how long after falling back to a worse route the program first looks for a better one; later intervals are "
-        "longer"
+        "about how long after falling back to a worse route the program first looks for a better one; later "
+        "intervals are longer"
     )
     _add_seconds(parser, "--upgrade-interval", low=0.1, default=_defaults.UPGRADE_INTERVAL, means=means)
 

@@ -193,7 +193,8 @@ class Channels:
     def close_unused(self) -> None:
         """Close the earlier channels over which nothing is registered.
 
-        The relay closes them, too, and repeats offers that were not answered over them over the current channel.
+        The relay closes them, too. If an offer over one of them was not answered, it repeats this offer over the
+        current channel.
         """
         for channel in self:
             if channel.state is ChannelState.EARLIER and not self._registrations.has_any_over(channel.number):

@@ -228,7 +228,7 @@ class Machine:
         self.channels.ended(number)
         self._forget(channel)
         if before is ChannelState.OPENING:
-            return  # an exception ends the connector
+            return  # opening it raised an unexpected exception, which ends the connector
         if before is ChannelState.TAKING_OVER:
             self._take_over_failed(channel, _lost(), now)
             return

@@ -51,7 +51,8 @@ def rules_section(visit: Visit, found: ConnectionValue) -> Element:
         table("Rules and keys", ("Rule", "Rights", "Slot", "Key's fingerprint", "Last used", ""), rows),
         api_line(visit, f"/v1/hybridConnections/{segment(found.name)}/authorizationRules"),
         id_="rules",
-        note="Listen is for connectors, Send for applications, Manage for this API. Both keys of a rule are valid.",
+        note="Listen is for connectors, Send for applications, Manage for the management API. "
+        "Both keys of a rule are valid.",
         actions=h("a", "Add a rule", href=f"{path_of(found.name)}/add-rule", class_="button")
         if visit.is_admin
         else None,

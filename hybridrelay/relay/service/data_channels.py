@@ -62,8 +62,8 @@ class DataChannels(Generic[HandleT]):
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
         workers: moves the bytes, in worker processes if possible.
-        joined: called with the id of a rendezvous and its data channels when these are joined. Returns the rate limit
-            for them.
+        joined: called with the id of a rendezvous and its data channels when these are joined. Returns the limits
+            for them: their rate, and their turns of the event loop.
     """
 
     def __init__(

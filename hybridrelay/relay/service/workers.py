@@ -39,7 +39,7 @@ _END_SECONDS = 2.0
 #: on, up to the maximum.
 _REPLACE_SECONDS = 0.5
 _MAX_REPLACE_SECONDS = 30.0
-#: A worker that ran for this long was not started in vain (seconds).
+#: After a worker that ran for longer than this (seconds), the first of these times applies again.
 _PROVEN_SECONDS = 10.0
 _OUTCOMES: Mapping[int, PumpOutcome] = {
     Ended.FINISHED: PumpOutcome.FINISHED,
@@ -164,7 +164,7 @@ class _Worker:
             return None
         slot = self._free.popleft() if self._free else next(self._next_slot)
         counts = _Counts(self._counters, slot)
-        # All pairs of a holder have the same turns, and they exist while it has pairs.
+        # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
         holder = id(pace.turns)
         # The connections are then also reset if the worker is killed before it has received the sockets.
         reset_on_close(a, True)
@@ -303,7 +303,7 @@ class Workers:
         return await pump(*pair.returned, moved=moved, pipes=pipes, pace=pace)
 
     def take_back(self) -> None:
-        """Have those pairs moved in this process whose hybrid connection has got a rate limit."""
+        """Move in this process, from now on, all pairs whose hybrid connection has a rate limit."""
         for worker in self._running:
             for pair in list(worker.pairs.values()):
                 if pair.pace.rate is not None:
@@ -359,8 +359,8 @@ class Workers:
 
 @asynccontextmanager
 async def open_workers(count: int, events: EventStream) -> AsyncIterator[Workers]:
-    """Run this number of workers during the block, or until the system allows no more. They end after the block, even
-    if it is cancelled, so that `Workers.move` can end its pairs."""
+    """Run this number of workers during the block, or as many as the system allows. They end after the block, even if
+    it is cancelled, so that `Workers.move` can end its pairs."""
     workers = Workers(events)
     if not count:
         yield workers

@@ -50,7 +50,8 @@ class _Holder:
         return bool(self.fresh or self.served)
 
     def take(self) -> tuple[Pair, Direction]:
-        """Take the next direction. A small message thus does not wait for the bulk data of all other pairs."""
+        """Take the next direction, usually one that has just become ready, so that a small message does not wait for
+        the bulk data of all other pairs."""
         self._steps += 1
         is_turn_of_served = not self._steps % _FRESH_FIRST
         if self.fresh and not (self.served and is_turn_of_served):

@@ -4,8 +4,8 @@ The rules are those of `relay.service.pump`: an end of file is passed on after t
 continues; an error resets both connections, so that neither peer can mistake it for an end of file; nothing is read
 before everything that was read earlier has been passed on.
 
-Small messages are received and sent through a buffer. If more than one buffer has arrived, the bytes go through a
-pipe, and stay in the kernel (`os.splice`).
+Small messages are received and sent through a buffer. After a read that has filled the buffer, bytes go through a
+pipe and stay in the kernel (`os.splice`), until a read finds less than the size of the buffer.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Direction:
         index: int,
         pipes: Pipes,
     ) -> None:
-        """See `Pair`. `breaks` are the ends if the source fails, and if the sink fails."""
+        """See `Pair`. `breaks`: how the pair ends if the source fails, and if the sink fails."""
         self.source = source
         self.sink = sink
         #: Whether the end of file was passed on.
@@ -146,7 +146,7 @@ class Direction:
         self._index = index
         self._pipes = pipes
         self._is_ending = False
-        #: Whether bulk data flows, because the last read filled the buffer, or found as much.
+        #: Whether bulk data flows: the last read found at least as many bytes as the buffer holds.
         self._is_bulk = False
         #: Whether the kernel cannot splice between these two sockets.
         self._never_splices = False
