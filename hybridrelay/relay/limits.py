@@ -177,8 +177,8 @@ RELAY_RECORD_BYTES = 64 * 1024
 class Shares:
     """How the descriptors of the process are divided among their uses, so that no use can take all of them.
 
-    At most a quarter is for connections that have not authenticated (`unauthenticated_slots`), and
-    `RESERVED_DESCRIPTORS` are reserved. The attributes are shares of the rest.
+    At most a quarter of all is for connections that have not authenticated (`unauthenticated_slots`), and
+    `RESERVED_DESCRIPTORS` are reserved. The attributes are shares of the *rest*: all but the reserved ones.
     """
 
     #: How many pairs of data channels there may be, with two descriptors each: half of the rest.
