@@ -166,8 +166,10 @@ def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generati
     if generation is not None and generation != current:
         has = f"has generation {current}" if current else "is revoked"
         raise ChangedMeanwhile(
-            f"the {slot} key of rule {rule} of {known.name} {has}; nothing was changed",
-            remedy="read the keys again, and repeat the change if it is still needed",
+            f"the {slot} key of rule {rule} of {known.name} was changed before this request, and {has} now; this "
+            "request has changed nothing",
+            remedy="if you have sent the same change twice, the first one has probably succeeded: look at the key's "
+            "fingerprint before you repeat the change",
         )
 
 

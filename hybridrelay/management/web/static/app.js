@@ -227,6 +227,27 @@ function follow(url, onEvent) {
   open();
 }
 
+/** Submit a form once, also after a double click, until there is a response or an attempt would have failed. */
+const submitted = new Set();
+function allowSubmissions() {
+  for (const form of submitted) form.querySelector("[type=submit]")?.removeAttribute("aria-disabled");
+  submitted.clear();
+}
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method !== "post") return;
+  if (submitted.has(form)) {
+    event.preventDefault();
+    return;
+  }
+  submitted.add(form);
+  // A button with the attribute "disabled" would lose the focus.
+  form.querySelector("[type=submit]")?.setAttribute("aria-disabled", "true");
+  setTimeout(allowSubmissions, TIMEOUT_MS);
+});
+// The browser may show the page again as it was when the form was submitted.
+addEventListener("pageshow", allowSubmissions);
+
 showTimes(document);
 addCopyButtons(document);
 document.getElementById("zone").textContent = ` · Times are in ${format.resolvedOptions().timeZone}`;

@@ -317,6 +317,58 @@ def test_a_stream_that_ends_at_once_is_not_opened_again_at_once(viewer: Viewer) 
     assert 1 <= len(streams) <= 3
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_double_click_on_the_button_that_regenerates_a_key(site: Site, chromium: Browser, *, scripts: bool) -> None:
+    """The key is replaced once. With scripts, the page says so; without them, it says that it may have been."""
+    with viewer_of(site, chromium, java_script_enabled=scripts) as viewer:
+        viewer.log_in()
+        page = viewer.page
+        viewer.go("/connections/orders")
+        fingerprints = page.locator("#rules code").all_inner_texts()
+        viewer.go("/connections/orders/rules/application/regenerate?slot=secondary")
+        sent: list[str] = []
+        page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+        page.get_by_role("button", name="Regenerate the secondary key").dblclick(no_wait_after=True)
+        if scripts:
+            page.get_by_text("The key was replaced.").wait_for()
+            assert len(sent) == 1
+        else:
+            page.get_by_text(re.compile("The key was replaced|first one has probably succeeded")).wait_for()
+            viewer.forget("409")
+        viewer.go("/connections/orders")
+        now = page.locator("#rules code").all_inner_texts()
+        assert sum(one != other for one, other in zip(fingerprints, now, strict=True)) == 1
+
+
+def test_a_form_can_be_submitted_again_if_there_is_no_response(viewer: Viewer) -> None:
+    page, sent = viewer.page, list[str]()
+
+    def stay(route: Route) -> None:
+        sent.append(route.request.url)
+        route.fulfill(status=204)  # the browser goes on showing the page with the form
+
+    page.clock.install()
+    viewer.go("/connections/orders/rules/application/regenerate?slot=secondary")
+    page.route("**/rules/application/regenerate", stay)
+    button = page.get_by_role("button", name="Regenerate the secondary key")
+    for _ in range(2):
+        with page.expect_request("**/rules/application/regenerate"):
+            button.click(no_wait_after=True)
+        button.click(force=True, no_wait_after=True)
+        assert button.get_attribute("aria-disabled") == "true"
+        page.clock.run_for(11_000)
+        assert button.get_attribute("aria-disabled") is None
+    assert len(sent) == 2
+
+
+def test_a_form_can_be_submitted_again_after_going_back(viewer: Viewer) -> None:
+    viewer.go("/connections/orders")
+    for _ in range(2):
+        viewer.page.get_by_role("button", name="Show keys of application").click()
+        viewer.page.get_by_role("heading", name="Keys of the rule application").wait_for()
+        viewer.page.go_back()
+
+
 def _hide(viewer: Viewer, *, hidden: bool) -> None:
     """What happens to a page when another tab is shown in its place."""
     viewer.page.evaluate(
