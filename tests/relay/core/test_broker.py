@@ -293,6 +293,50 @@ def test_a_sender_whose_key_was_revoked_while_a_listener_was_asked(scene: Scene)
     assert scene.answer(ask, Answer.TIMEOUT) == JoinFailed(Reason.KEY_REVOKED)
 
 
+@pytest.mark.parametrize("reason", ["the instance has a pair", "the relay has just started"])
+@pytest.mark.parametrize("kind", [QuotaKind.SENDERS, QuotaKind.SESSIONS, QuotaKind.BYTES])
+def test_only_a_join_that_names_its_listener_may_be_for_an_existing_session(
+    scene: Scene, reason: str, kind: QuotaKind
+) -> None:
+    """To resume or move a session, clients ask for its listener. Other joins get no more than the quota allows."""
+    scene.register("a")
+    instance = "1" * 32
+    if reason == "the instance has a pair":
+        ask = scene.broker.join(scene.grant("sender"), None, "192.0.2.9", instance=instance, now=scene.now)
+        assert isinstance(ask, AskListener)
+        made = scene.answer(ask, Answer.ACCEPTED)
+        assert isinstance(made, JoinMade)
+        for arrival in [scene.broker.use_ticket(ticket, scene.now) for ticket in (ask.ticket, made.ticket)]:
+            scene.broker.ready(arrival, scene.now)
+    else:
+        scene.broker.quotas.lenient_until = scene.now + 50.0
+        assert isinstance(scene.answer(scene.ask(), Answer.ACCEPTED), JoinMade)
+    limits = Limits(senders=1, sessions=1) if kind is not QuotaKind.BYTES else Limits(bytes_per_period=100)
+    scene.store.change(NAME, quota=Quota(limits=limits))
+    scene.update()
+    scene.broker.senders[NAME] = 1
+    scene.broker.quotas.count_bytes({NAME: 100}, 100, scene.now)
+
+    def refusal(wanted: str | None, now: float) -> Reason | None:
+        if kind is not QuotaKind.SENDERS:
+            step = scene.broker.join(scene.grant("sender"), wanted, "192.0.2.9", instance=instance, now=now)
+            return step.reason if isinstance(step, JoinFailed) else None
+        try:
+            scene.broker.admit_sender(NAME, instance, wanted, now)
+        except RendezvousError as exc:
+            return exc.reason
+        return None
+
+    refused = {
+        QuotaKind.SENDERS: Reason.SENDER_QUOTA,
+        QuotaKind.SESSIONS: Reason.SESSION_QUOTA,
+        QuotaKind.BYTES: Reason.TRANSFER_QUOTA,
+    }[kind]
+    assert [refusal(wanted, scene.now) for wanted in (None, "a")] == [refused, None]
+    if reason == "the relay has just started":
+        assert refusal("a", scene.now + 50.0) is refused
+
+
 # --- data channels
 
 
