@@ -90,7 +90,13 @@ class PumpResult:
 
 
 async def pump(
-    a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None, pace: PairPace | None = None
+    a: _Stream,
+    b: _Stream,
+    *,
+    moved: Moved | None = None,
+    pipes: PipePool | None = None,
+    pace: PairPace | None = None,
+    ended: tuple[bool, bool] = (False, False),
 ) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
@@ -105,6 +111,7 @@ async def pump(
         pipes: the pool from which pipes are borrowed. None makes one for this call, which costs nothing before the
             first byte.
         pace: the rate limit; None means no limit.
+        ended: whether the end of file of `a`, and that of `b`, was passed on already.
 
     Raises:
         ExceptionGroup: a stream raised an exception that the contract of streams does not allow. Both were aborted.
@@ -113,7 +120,7 @@ async def pump(
     pump_ = _Pump(moved, PipePool() if pipes is None else pipes, PairPace() if pace is None else pace)
     outcome = None
     try:
-        outcome = await pump_.join(a, b)
+        outcome = await pump_.join(a, b, ended)
     finally:
         if pipes is None:
             pump_.pipes.close()
@@ -133,7 +140,7 @@ class _Pump:
         self._moved = moved
         self._broken: PumpOutcome | None = None
 
-    async def join(self, a: _Stream, b: _Stream) -> PumpOutcome:
+    async def join(self, a: _Stream, b: _Stream, ended: tuple[bool, bool]) -> PumpOutcome:
         moved = self._moved
 
         def count_a_to_b(size: int) -> None:
@@ -145,8 +152,10 @@ class _Pump:
         async with trio.open_nursery() as nursery:
             both = nursery.cancel_scope
             broke = PumpOutcome.A_BROKE, PumpOutcome.B_BROKE
-            nursery.start_soon(self._run, a, b, count_a_to_b, broke, both, name="pump a to b")
-            nursery.start_soon(self._run, b, a, count_b_to_a, broke[::-1], both, name="pump b to a")
+            if not ended[0]:
+                nursery.start_soon(self._run, a, b, count_a_to_b, broke, both, name="pump a to b")
+            if not ended[1]:
+                nursery.start_soon(self._run, b, a, count_b_to_a, broke[::-1], both, name="pump b to a")
         return self._broken or PumpOutcome.FINISHED
 
     async def _run(

@@ -7,248 +7,27 @@ kernel then resets, so that sessions resume. It is replaced.
 
 from __future__ import annotations
 
-import itertools
-import mmap
-import os
-import signal
-import socket
-import subprocess
-import sys
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...events.relay_resources import SpliceUnavailable, WorkerEnded, WorkerNotStarted
+from ...events.relay_resources import WorkerEnded, WorkerNotStarted
 from ...events.stream import EventStream
-from ...streams.sockets import reset_on_close, tune_stream
-from ..worker.messages import COUNTS_BYTES, SLOTS, Counts, Ended, Kind, Message, receive, send
-from ..worker.splicing import SPLICE_RETRY_SECONDS
 from .pace import PairPace
-from .pump import Moved, PumpOutcome, PumpResult, abort, pump
+from .pump import Moved, PumpResult, abort, pump
 from .splice import PipePool, can_splice
+from .worker_process import END_SECONDS, WorkerPair, WorkerProcess
 
 __all__ = ["Workers", "open_workers"]
 
-#: How long a worker may take to end a pair, or to end itself, before it is killed (seconds).
-_END_SECONDS = 2.0
 #: A worker that has ended is replaced after this time (seconds); after twice this time if it ends again soon, and so
 #: on, up to the maximum.
 _REPLACE_SECONDS = 0.5
 _MAX_REPLACE_SECONDS = 30.0
 #: After a worker that ran for longer than this (seconds), the first of these times applies again.
 _PROVEN_SECONDS = 10.0
-_OUTCOMES: Mapping[int, PumpOutcome] = {
-    Ended.FINISHED: PumpOutcome.FINISHED,
-    Ended.A_BROKE: PumpOutcome.A_BROKE,
-    Ended.B_BROKE: PumpOutcome.B_BROKE,
-    Ended.ABORTED: PumpOutcome.WORKER_ENDED,
-}
-
-
-class _Counts:
-    """The bytes of one pair, in the memory that is shared with its worker."""
-
-    def __init__(self, counters: Counts, slot: int) -> None:
-        self._counters = counters
-        self._index = 2 * slot
-        counters[self._index] = counters[self._index + 1] = 0
-
-        self._final: tuple[int, int] | None = None
-
-    @property
-    def a_to_b(self) -> int:
-        return self._counters[self._index] if self._final is None else self._final[0]
-
-    @property
-    def b_to_a(self) -> int:
-        return self._counters[self._index + 1] if self._final is None else self._final[1]
-
-    def keep(self) -> None:
-        """Keep the present numbers, because the memory will be used for another pair."""
-        self._final = self.a_to_b, self.b_to_a
-
-
-@attrs.define(eq=False)
-class _Pair:
-    """A pair that a worker moves."""
-
-    slot: int
-    pace: PairPace
-    counts: _Counts
-    #: Set when the worker no longer has the pair.
-    over: trio.Event = attrs.field(factory=trio.Event)
-    outcome: PumpOutcome = PumpOutcome.WORKER_ENDED
-    #: The sockets that the worker has returned.
-    returned: tuple[trio.SocketStream, trio.SocketStream] | None = None
-    is_returning: bool = False
-
-    def end(self) -> None:
-        """Note that the worker no longer has the pair."""
-        self.counts.keep()
-        self.over.set()
-
-
-class _Worker:
-    """One worker process while it runs."""
-
-    def __init__(self, process: trio.Process, control: socket.socket, memory: mmap.mmap, events: EventStream) -> None:
-        self.process = process
-        self._events = events
-        self.pairs: dict[int, _Pair] = {}
-        self._control = control
-        self._memory = memory
-        self._counters = memoryview(memory).cast("Q")
-        self._free: deque[int] = deque()
-        self._next_slot = itertools.count()
-        #: Messages that did not fit into the socket.
-        self._unsent: deque[tuple[Kind, int]] = deque()
-        self._has_unsent = trio.Event()
-
-    @classmethod
-    async def start(cls, events: EventStream) -> _Worker:
-        """Start a process. Raises OSError."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                memory = _shared_memory()
-                try:
-                    mapped = mmap.mmap(memory, COUNTS_BYTES)
-                    inherited = (theirs.fileno(), memory)
-                    # Without -P, modules would be looked for in the current directory first.
-                    command = [sys.executable, "-P", "-m", "hybridrelay.relay.worker", *map(str, inherited)]
-                    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
-                finally:
-                    os.close(memory)
-            except BaseException:
-                ours.close()
-                raise
-        ours.setblocking(False)
-        return cls(process, ours, mapped, events)
-
-    @property
-    def status(self) -> str:
-        """How the process has ended."""
-        code = self.process.returncode or 0
-        if code >= 0:
-            return f"exit code {code}"
-        try:
-            return signal.Signals(-code).name
-        except ValueError:  # most real-time signals have no name
-            return f"signal {-code}"
-
-    async def aclose(self) -> None:
-        """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled."""
-        with trio.CancelScope(shield=True):
-            trio.lowlevel.notify_closing(self._control)
-            self._control.close()
-            with trio.move_on_after(_END_SECONDS):
-                await self.process.wait()
-            if self.process.returncode is None:
-                self.process.kill()
-                await self.process.wait()
-        for pair in self.pairs.values():
-            pair.end()
-        self.pairs.clear()
-        self._counters.release()
-        self._memory.close()
-
-    # --- pairs
-
-    def take(self, a: trio.SocketStream, b: trio.SocketStream, moved: Moved, pace: PairPace) -> _Pair | None:
-        """Pass the sockets of a pair to the worker. Returns None, and changes nothing, if that is not possible."""
-        if self._unsent or (not self._free and len(self.pairs) >= SLOTS):
-            return None
-        slot = self._free.popleft() if self._free else next(self._next_slot)
-        counts = _Counts(self._counters, slot)
-        # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
-        holder = id(pace.turns)
-        # The connections are then also reset if the worker is killed before it has received the sockets.
-        reset_on_close(a, True)
-        reset_on_close(b, True)
-        try:
-            send(self._control, Kind.MOVE, slot, holder, (a.socket.fileno(), b.socket.fileno()))
-        except OSError:
-            self._free.append(slot)
-            reset_on_close(a, False)
-            reset_on_close(b, False)
-            return None
-        for stream in (a, b):
-            stream.socket.close()  # the worker has a descriptor of its own
-        pair = self.pairs[slot] = _Pair(slot, pace, counts)
-        moved.worker = counts
-        return pair
-
-    def abort(self, pair: _Pair) -> None:
-        """Have the connections of a pair reset."""
-        self._say(Kind.ABORT, pair)
-
-    def ask_back(self, pair: _Pair) -> None:
-        """Ask for the sockets of a pair."""
-        if not pair.is_returning:
-            pair.is_returning = True
-            self._say(Kind.RETURN, pair)
-
-    def _say(self, kind: Kind, pair: _Pair) -> None:
-        if self.pairs.get(pair.slot) is not pair:
-            return
-        self._unsent.append((kind, pair.slot))
-        self._send_unsent()
-
-    def _send_unsent(self) -> None:
-        try:
-            while self._unsent:
-                send(self._control, *self._unsent[0])
-                self._unsent.popleft()
-        except BlockingIOError:
-            self._has_unsent.set()
-        except OSError:
-            self._unsent.clear()  # it has ended, which `receive` notices
-
-    async def send_unsent(self) -> None:
-        """Send messages when there is room for them. Runs until cancelled."""
-        while True:
-            await self._has_unsent.wait()
-            self._has_unsent = trio.Event()
-            await trio.lowlevel.wait_writable(self._control)
-            self._send_unsent()
-
-    async def receive(self) -> None:
-        """Handle what the worker says, until it ends."""
-        while True:
-            await trio.lowlevel.wait_readable(self._control)
-            try:
-                message = receive(self._control)
-            except BlockingIOError:
-                continue
-            except (OSError, ValueError):
-                return
-            if message is None or not self._handle(message):
-                return
-
-    def _handle(self, message: Message) -> bool:
-        """Returns False if the worker does not follow the protocol."""
-        if message.kind is Kind.COPIES:
-            self._events.publish(
-                SpliceUnavailable(detail=os.strerror(message.value), retry_seconds=SPLICE_RETRY_SECONDS)
-            )
-            return True
-        pair = self.pairs.pop(message.slot, None)
-        if pair is None or message.kind not in (Kind.ENDED, Kind.RETURNED):
-            for descriptor in message.descriptors:
-                os.close(descriptor)
-            return False
-        if message.kind is Kind.RETURNED:
-            a, b = message.descriptors
-            pair.returned = _stream(a), _stream(b)
-        else:
-            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
-        pair.end()
-        self._free.append(message.slot)
-        return True
 
 
 class Workers:
@@ -257,7 +36,7 @@ class Workers:
     def __init__(self, events: EventStream) -> None:
         """Begin without a worker."""
         self._events = events
-        self._running: list[_Worker] = []
+        self._running: list[WorkerProcess] = []
 
     @property
     def running(self) -> int:
@@ -300,7 +79,7 @@ class Workers:
             moved.fold_in()
         if pair.returned is None:
             return PumpResult(moved.a_to_b, moved.b_to_a, pair.outcome)
-        return await pump(*pair.returned, moved=moved, pipes=pipes, pace=pace)
+        return await pump(*pair.returned, moved=moved, pipes=pipes, pace=pace, ended=pair.ended)
 
     def take_back(self) -> None:
         """Move in this process, from now on, all pairs whose hybrid connection has a rate limit."""
@@ -319,7 +98,7 @@ class Workers:
                 nursery.start_soon(self._keep_one, await self._start(_REPLACE_SECONDS))
             task_status.started()
 
-    async def _keep_one(self, worker: _Worker | None) -> None:
+    async def _keep_one(self, worker: WorkerProcess | None) -> None:
         """Serve a worker, and replace it when it has ended. None: it could not be started."""
         pause = _REPLACE_SECONDS
         while True:
@@ -335,26 +114,32 @@ class Workers:
             pause = min(2 * pause, _MAX_REPLACE_SECONDS)
             worker = await self._start(pause)
 
-    async def _start(self, retry_seconds: float) -> _Worker | None:
+    async def _start(self, retry_seconds: float) -> WorkerProcess | None:
         try:
-            return await _Worker.start(self._events)
+            return await WorkerProcess.start(self._events)
         except OSError as exc:
             self._events.publish(WorkerNotStarted(detail=exc.strerror or str(exc), retry_seconds=retry_seconds))
             return None
 
-    async def _serve(self, worker: _Worker) -> int:
+    async def _serve(self, worker: WorkerProcess) -> int:
         """Exchange messages with a worker until it ends. Returns how many pairs it had then."""
-        self._running.append(worker)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._use_when_ready, worker)
                 nursery.start_soon(worker.send_unsent)
+                nursery.start_soon(worker.watch)
                 await worker.receive()
                 nursery.cancel_scope.cancel()
         finally:
-            self._running.remove(worker)
+            if worker in self._running:
+                self._running.remove(worker)
             pairs = len(worker.pairs)
             await worker.aclose()
         return pairs
+
+    async def _use_when_ready(self, worker: WorkerProcess) -> None:
+        await worker.ready.wait()
+        self._running.append(worker)
 
 
 @asynccontextmanager
@@ -379,33 +164,14 @@ async def open_workers(count: int, events: EventStream) -> AsyncIterator[Workers
             scope.cancel()
 
 
-async def _abort(worker: _Worker, pair: _Pair) -> None:
+async def _abort(worker: WorkerProcess, pair: WorkerPair) -> None:
     """Reset the connections of a pair, and wait until that has happened. Not cancelled with its caller."""
     with trio.CancelScope(shield=True):
         worker.abort(pair)
-        with trio.move_on_after(_END_SECONDS):
+        with trio.move_on_after(END_SECONDS):
             await pair.over.wait()
         if not pair.over.is_set():
             worker.process.kill()  # it is stuck
             await pair.over.wait()
         if pair.returned is not None:
             await abort(*pair.returned)
-
-
-def _stream(descriptor: int) -> trio.SocketStream:
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
-    tune_stream(stream)
-    reset_on_close(stream, False)
-    return stream
-
-
-def _shared_memory() -> int:
-    """Return a descriptor of memory that can be shared. Raises OSError."""
-    assert sys.platform == "linux"
-    descriptor = os.memfd_create("hybridrelay worker")
-    try:
-        os.ftruncate(descriptor, COUNTS_BYTES)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -7,6 +7,7 @@ pairs with something to do gets one turn, however many pairs it has, and then th
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import resource
 import select
@@ -86,6 +87,7 @@ class Worker:
         #: Messages that did not fit into the socket yet.
         self._unsent: deque[tuple[Kind, int, int, tuple[socket.socket, ...]]] = deque()
         self._is_over = False
+        self._say(Kind.READY, 0, 0)
 
     def run(self) -> None:
         """Serve until the main process has closed its end, then reset all connections that are left."""
@@ -190,6 +192,9 @@ class Worker:
         if message.kind is Kind.MOVE:
             self._add(message)
             return
+        if message.kind is Kind.PING:
+            self._say(Kind.PONG, 0, 0)
+            return
         pair = self._pairs.get(message.slot)
         if pair is None:
             return  # it has ended at the same moment
@@ -201,6 +206,9 @@ class Worker:
                 self._return(pair)
 
     def _add(self, message: Message) -> None:
+        if not message.descriptors:  # this process has no descriptors left
+            self._say(Kind.ENDED, message.slot, Ended.ABORTED)
+            return
         a, b = (socket.socket(fileno=descriptor) for descriptor in message.descriptors)
         pair = Pair(message.slot, a, b, self._counts, self._pipes)
         self._pairs[message.slot] = pair
@@ -224,7 +232,8 @@ class Worker:
         self._forget(pair)
         for direction in pair.directions:
             direction.close()
-        self._say(Kind.RETURNED, pair.slot, 0, (pair.a.sock, pair.b.sock))
+        passed_on = pair.a_to_b.has_ended | pair.b_to_a.has_ended << 1
+        self._say(Kind.RETURNED, pair.slot, passed_on, (pair.a.sock, pair.b.sock))
 
     def _forget(self, pair: Pair) -> None:
         del self._pairs[pair.slot]
@@ -250,9 +259,15 @@ class Worker:
                 send(self._control, kind, slot, value, tuple(sock.fileno() for sock in sockets))
             except BlockingIOError:
                 break
-            except OSError:
-                self._is_over = True
-                return
+            except OSError as exc:
+                if exc.errno != errno.ETOOMANYREFS:
+                    self._is_over = True
+                    return
+                # Too many descriptors of this user are on their way between processes: the connections are reset.
+                self._unsent[0] = Kind.ENDED, slot, Ended.ABORTED, ()
+                for sock in sockets:
+                    sock.close()
+                continue
             for sock in sockets:
                 sock.close()
             self._unsent.popleft()

@@ -56,10 +56,20 @@ class Kind(enum.IntEnum):
 
     #: The pair has ended, and both sockets are closed. The value is one of `Ended`.
     ENDED = 4
-    #: The sockets of the pair are returned, with them.
+    #: The sockets of the pair are returned, with them. The value has bit 0 if the end of file of the first channel
+    #: was passed on, and bit 1 for the second one.
     RETURNED = 5
     #: The system has refused to splice, so everything is copied for a while. The value is the error number.
     COPIES = 6
+    #: The worker has started, and takes pairs.
+    READY = 7
+    #: The answer to `PING`.
+    PONG = 8
+
+    # From the main process:
+
+    #: To be answered by `PONG`, which shows that the worker is not stuck.
+    PING = 9
 
 
 class Ended(enum.IntEnum):
@@ -100,10 +110,12 @@ def send(sock: socket.socket, kind: Kind, slot: int, value: int = 0, descriptors
 def receive(sock: socket.socket) -> Message | None:
     """Receive a message without waiting. Returns None if the other process has ended.
 
+    A message whose descriptors could not be received, because this process has none left, comes without them.
+
     Raises:
         BlockingIOError: there is no message.
-        OSError, ValueError: the other process does not follow the protocol, or this process has no descriptors left.
-            Descriptors that came with the message are closed.
+        OSError, ValueError: the other process does not follow the protocol. Descriptors that came with the message
+            are closed.
     """
     room = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
     data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room)
@@ -118,9 +130,12 @@ def receive(sock: socket.socket) -> Message | None:
         kind = Kind(number)
         if slot >= SLOTS:
             raise ValueError(f"there is no slot {slot}")
-        expected = _DESCRIPTORS if kind in (Kind.MOVE, Kind.RETURNED) else 0
-        if len(descriptors) != expected or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        carries = kind in (Kind.MOVE, Kind.RETURNED)
+        if flags & socket.MSG_TRUNC or (descriptors and not carries):
             raise ValueError(f"{kind.name} with {len(descriptors)} descriptors")
+        if carries and len(descriptors) != _DESCRIPTORS:
+            _close(descriptors)
+            descriptors = array.array("i")
     except (ValueError, struct.error) as exc:
         _close(descriptors)
         raise ValueError(str(exc)) from None

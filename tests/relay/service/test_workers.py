@@ -7,28 +7,33 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
+import hybridrelay
 from hybridrelay.events.base import Event
-from hybridrelay.events.relay_resources import WorkerEnded, WorkerNotStarted
+from hybridrelay.events.relay_resources import SpliceUnavailable, WorkerEnded, WorkerNotStarted
 from hybridrelay.events.stream import EventStream
-from hybridrelay.relay.service import workers as workers_module
+from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import Pace, PairPace
-from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
 from hybridrelay.relay.service.splice import PipePool
-from hybridrelay.relay.service.workers import Workers, _Worker, open_workers
+from hybridrelay.relay.service.worker_process import WorkerProcess
+from hybridrelay.relay.service.workers import Workers, open_workers
 from hybridrelay.relay.worker.messages import COUNTS_BYTES, Kind, send
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
+from ...wrapped_streams import WrappedHalfCloseableStream
 
 MIB = 1024 * 1024
 
@@ -253,36 +258,144 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
             another.moving.cancel()
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(
+    "kind", [Kind.MOVE, Kind.ABORT, Kind.RETURN, Kind.PING, Kind.ENDED, Kind.RETURNED, Kind.COPIES]
+)
 async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(1000)"])
-    start, is_first = _Worker.start, True
+    start, is_first = WorkerProcess.start, True
 
-    async def first_this_one(events: EventStream) -> _Worker:
+    async def first_this_one(events: EventStream) -> WorkerProcess:
         nonlocal is_first
         if not is_first:
             return await start(events)
         is_first = False
-        return _Worker(process, ours, mmap.mmap(-1, COUNTS_BYTES), events)
+        return WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), events)
 
-    monkeypatch.setattr(_Worker, "start", first_this_one)
-    monkeypatch.setattr(workers_module, "_END_SECONDS", 0.1)
+    monkeypatch.setattr(WorkerProcess, "start", first_this_one)
+    monkeypatch.setattr(worker_process, "END_SECONDS", 0.1)
     with theirs:
         # There is no such pair. What refuses to splice needs none.
         descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else ()
         send(theirs, kind, 5, 1, descriptors)
+        if kind is Kind.COPIES:  # this is allowed
+            send(theirs, Kind.ENDED, 5)
         async with scene() as scene_:
-            if kind is Kind.COPIES:
-                await until(lambda: scene_.events)
-                assert process.returncode is None
-            else:
-                await until(lambda: process.returncode is not None)
-                await until(lambda: any(isinstance(event, WorkerEnded) for event in scene_.events))
-                await until(lambda: scene_.workers.running)
+            assert process.returncode is not None
+            events = [type(event) for event in scene_.events]
+            assert events == ([SpliceUnavailable] if kind is Kind.COPIES else []) + [WorkerEnded]
+
+
+async def test_a_worker_gets_no_pair_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_PROGRAM", "import time; time.sleep(0.5)")
+    events: list[Event] = []
+    async with open_workers(1, EventStream(events.append)) as workers:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        pair = JoinedPair(near_a, near_b, far_a, far_b)
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            with PipePool() as pipes:
+                nursery.start_soon(Scene(workers, events, pipes).move, pair)
+                await until(lambda: events)
+                assert (workers.running, workers.pairs) == (0, 0)
+                await far_a.send_all(b"x")
+                assert await far_b.receive_some() == b"x"
+                nursery.cancel_scope.cancel()
+    assert isinstance(events[0], WorkerEnded)
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+async def test_a_worker_that_is_stuck_is_killed(is_ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_PING_SECONDS", 0.1), ("_STUCK_SECONDS", 0.3), ("_START_SECONDS", 0.3)):
+        monkeypatch.setattr(worker_process, name, seconds)
+    if is_ready:
+        async with scene() as scene_, scene_.pair() as pair:
+            (worker,) = scene_.workers._running
+            worker.process.send_signal(signal.SIGSTOP)
+            await expect_broken(pair.far_a)
+            await expect_broken(pair.far_b)
+            await until(lambda: scene_.events)
+            event = scene_.events[0]
+    else:
+        monkeypatch.setattr(worker_process, "_PROGRAM", "import time; time.sleep(1000)")
+        events: list[Event] = []
+        async with open_workers(1, EventStream(events.append)):
+            await until(lambda: events)
+        event = events[0]
+    assert isinstance(event, WorkerEnded)
+    assert event.status == "SIGKILL"
+
+
+async def test_a_worker_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "_PING_SECONDS", 0.001)
+    async with scene() as scene_, scene_.pair() as pair:
+        for _ in range(50):
+            await pair.far_a.send_all(b"x")
+            assert await pair.far_b.receive_some() == b"x"
+            await trio.sleep(0.005)
+        assert scene_.events == []
+        pair.moving.cancel()
+
+
+async def test_a_half_closed_pair_whose_other_end_has_arrived_is_finished_here() -> None:
+    answer = os.urandom(3 * MIB)
+    async with scene() as scene_, scene_.pair() as pair, trio.open_nursery() as nursery:
+        await send_and_end(pair.far_b, b"question")
+        assert await receive_all(pair.far_a) == b"question"
+        nursery.start_soon(send_and_end, pair.far_a, answer)
+        await until(lambda: pair.total[0] > 0)
+        pair.pace.change(1 << 30)
+        scene_.workers.take_back()
+        await trio.sleep(0.1)
+        assert await receive_all(pair.far_b) == answer
+        await until(lambda: pair.results)
+    assert pair.results == [PumpResult(len(answer), len(b"question"), PumpOutcome.FINISHED)]
+
+
+async def test_a_direction_that_has_ended_is_not_ended_again() -> None:
+    class Ended(WrappedHalfCloseableStream):
+        async def send_eof(self) -> None:
+            raise trio.BrokenResourceError
+
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    async with far_a, far_b, trio.open_nursery() as nursery:
+        nursery.start_soon(send_and_end, far_b, b"answer")
+        result = await pump(near_a, Ended(near_b), ended=(True, False))
+        assert await receive_all(far_a) == b"answer"
+    assert result == PumpResult(0, len(b"answer"), PumpOutcome.FINISHED)
+
+
+async def test_without_memfd_create_a_file_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    async with scene() as scene_, scene_.pair() as pair:
+        await pair.far_a.send_all(b"x")
+        assert await pair.far_b.receive_some() == b"x"
+        await until(lambda: pair.total == (1, 0))
+        pair.moving.cancel()
+
+
+def test_a_worker_finds_the_package_where_the_main_process_has_found_it(tmp_path: Path) -> None:
+    """Even if it is not installed."""
+    here = [str(Path(hybridrelay.__file__).parents[1]), *(one for one in sys.path if one.endswith("site-packages"))]
+    program = f"""
+import sys
+sys.path += {here!r}
+import trio
+from hybridrelay.events.stream import EventStream
+from hybridrelay.relay.service.workers import open_workers
+async def main():
+    async with open_workers(1, EventStream(print)) as workers:
+        with trio.fail_after(60):
+            while not workers.running:
+                await trio.sleep(0.01)
+trio.run(main)
+"""
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 async def test_a_worker_that_is_stuck_is_killed_when_a_pair_has_to_end() -> None:
@@ -381,16 +494,16 @@ async def test_many_pairs_end_at_once() -> None:
 
 
 async def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, fails = _Worker.start, True
+    start, fails = WorkerProcess.start, True
 
-    async def sometimes(events: EventStream) -> _Worker:
+    async def sometimes(events: EventStream) -> WorkerProcess:
         nonlocal fails
         if fails:
             fails = False
             raise OSError(12, os.strerror(12))
         return await start(events)
 
-    monkeypatch.setattr(_Worker, "start", sometimes)
+    monkeypatch.setattr(WorkerProcess, "start", sometimes)
     async with scene() as scene_:
         (event,) = scene_.events
         assert isinstance(event, WorkerNotStarted)

@@ -34,6 +34,7 @@ class Main:
         self._memory = os.memfd_create("test")
         os.ftruncate(self._memory, COUNTS_BYTES)
         self.worker = Worker(theirs, self._memory)
+        assert self.told() == Message(Kind.READY, 0)
 
     def close(self) -> None:
         self.control.close()
@@ -389,7 +390,7 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
 
         main.until(drain)
         (message,) = told
-        assert (message.kind, message.slot) == (Kind.RETURNED, 2)
+        assert (message.kind, message.slot, message.value) == (Kind.RETURNED, 2, 0)
         near_a, near_b = (socket.socket(fileno=one) for one in message.descriptors)
         with near_a, near_b:
             near_b.settimeout(5)
@@ -423,7 +424,7 @@ def test_many_answers_that_do_not_fit_into_the_socket_at_once(main: Main) -> Non
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"x", struct.pack("=BIQ", 99, 0, 0), struct.pack("=BIQ", 1, 0, 0), struct.pack("=BIQ", 2, SLOTS, 0)],
+    [b"", b"x", struct.pack("=BIQ", 99, 0, 0), struct.pack("=BIQ", 2, SLOTS, 0)],
 )
 def test_a_worker_whose_main_process_has_gone_or_is_another_program_ends(message: bytes) -> None:
     main = Main()
@@ -462,3 +463,51 @@ def test_pipes_leave_descriptors_for_pairs(main: Main) -> None:
     for ends in lent:
         pipes.give_back(ends, is_empty=True)
     assert len(lent) < 50 or len(pipes._idle) == 32
+
+
+def test_a_returned_pair_says_which_ends_of_file_were_passed_on(main: Main) -> None:
+    for slot, (a_ends, b_ends) in enumerate([(True, False), (False, True)]):
+        a, b = main.add(slot)
+        with closing(a, b):
+            (a if a_ends else b).shutdown(socket.SHUT_WR)
+            main.rounds()
+            send(main.control, Kind.RETURN, slot)
+            message = main.wait_told()
+            assert (message.kind, message.value) == (Kind.RETURNED, a_ends + 2 * b_ends)
+            for descriptor in message.descriptors:
+                os.close(descriptor)
+
+
+def test_ping(main: Main) -> None:
+    send(main.control, Kind.PING, 0)
+    assert main.wait_told() == Message(Kind.PONG, 0)
+
+
+def test_only_a_pair_whose_descriptors_do_not_fit_ends(main: Main) -> None:
+    a, b = main.add(0)
+    with closing(a, b):
+        main.control.send(struct.pack("=BIQ", Kind.MOVE, 1, 1))  # as if the process had no descriptors left
+        assert main.wait_told() == Message(Kind.ENDED, 1, Ended.ABORTED)
+        a.send(b"x")
+        main.rounds()
+        assert read_some(b) == b"x"
+
+
+def test_a_pair_that_cannot_be_returned_at_this_moment_is_reset(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*args: Any) -> None:
+        if args[1] is Kind.RETURNED:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        send(*args)
+
+    monkeypatch.setattr("hybridrelay.relay.worker.loop.send", refuses)
+    a, b = main.add(0)
+    other = main.add(1)
+    with closing(a, b, *other):
+        send(main.control, Kind.RETURN, 0)
+        assert main.wait_told() == Message(Kind.ENDED, 0, Ended.ABORTED)
+        for sock in (a, b):
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        other[0].send(b"x")
+        main.rounds()
+        assert read_some(other[1]) == b"x"

@@ -1,0 +1,312 @@
+"""One worker process, as the main process sees it; see `workers`."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from ...events.relay_resources import SpliceUnavailable
+from ...events.stream import EventStream
+from ...streams.sockets import reset_on_close, tune_stream
+from ..worker.messages import COUNTS_BYTES, SLOTS, Counts, Ended, Kind, Message, receive, send
+from ..worker.splicing import SPLICE_RETRY_SECONDS
+from .pace import PairPace
+from .pump import Moved, PumpOutcome
+
+__all__ = ["END_SECONDS", "WorkerPair", "WorkerProcess"]
+
+#: How long a worker may take to end a pair, or to end itself, before it is killed (seconds).
+END_SECONDS = 2.0
+#: How long a worker may take to start (seconds). Long, for machines that are very busy.
+_START_SECONDS = 60.0
+#: How often a worker has to show that it is not stuck, and how long it may take (seconds).
+_PING_SECONDS = 2.0
+_STUCK_SECONDS = 10.0
+#: What a worker's process runs. It finds this package where the main process has found it.
+_PROGRAM = """
+import sys
+sys.path[:] = sys.argv.pop().splitlines()
+from hybridrelay.relay.worker.__main__ import main
+main()
+"""
+_OUTCOMES: Mapping[int, PumpOutcome] = {
+    Ended.FINISHED: PumpOutcome.FINISHED,
+    Ended.A_BROKE: PumpOutcome.A_BROKE,
+    Ended.B_BROKE: PumpOutcome.B_BROKE,
+    Ended.ABORTED: PumpOutcome.WORKER_ENDED,
+}
+
+
+class _Counts:
+    """The bytes of one pair, in the memory that is shared with its worker."""
+
+    def __init__(self, counters: Counts, slot: int) -> None:
+        self._counters = counters
+        self._index = 2 * slot
+        counters[self._index] = counters[self._index + 1] = 0
+
+        self._final: tuple[int, int] | None = None
+
+    @property
+    def a_to_b(self) -> int:
+        return self._counters[self._index] if self._final is None else self._final[0]
+
+    @property
+    def b_to_a(self) -> int:
+        return self._counters[self._index + 1] if self._final is None else self._final[1]
+
+    def keep(self) -> None:
+        """Keep the present numbers, because the memory will be used for another pair."""
+        self._final = self.a_to_b, self.b_to_a
+
+
+@attrs.define(eq=False)
+class WorkerPair:
+    """A pair that a worker moves."""
+
+    slot: int
+    pace: PairPace
+    counts: _Counts
+    #: Set when the worker no longer has the pair.
+    over: trio.Event = attrs.field(factory=trio.Event)
+    outcome: PumpOutcome = PumpOutcome.WORKER_ENDED
+    #: The sockets that the worker has returned.
+    returned: tuple[trio.SocketStream, trio.SocketStream] | None = None
+    #: Whether the end of file of the first channel was passed on before that, and that of the second one.
+    ended: tuple[bool, bool] = (False, False)
+    is_returning: bool = False
+
+    def end(self) -> None:
+        """Note that the worker no longer has the pair."""
+        self.counts.keep()
+        self.over.set()
+
+
+class WorkerProcess:
+    """One worker process while it runs."""
+
+    def __init__(self, process: trio.Process, control: socket.socket, memory: mmap.mmap, events: EventStream) -> None:
+        self.process = process
+        self._events = events
+        self.pairs: dict[int, WorkerPair] = {}
+        self._control = control
+        self._memory = memory
+        self._counters = memoryview(memory).cast("Q")
+        self._free: deque[int] = deque()
+        self._next_slot = itertools.count()
+        #: Messages that did not fit into the socket.
+        self._unsent: deque[tuple[Kind, int]] = deque()
+        self._has_unsent = trio.Event()
+        #: Set when the worker takes pairs.
+        self.ready = trio.Event()
+        self._answered = trio.Event()
+
+    @classmethod
+    async def start(cls, events: EventStream) -> WorkerProcess:
+        """Start a process. Raises OSError."""
+        if not sys.executable:
+            raise OSError("this program does not know where its Python interpreter is")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                memory = _shared_memory()
+                try:
+                    mapped = mmap.mmap(memory, COUNTS_BYTES)
+                    inherited = (theirs.fileno(), memory)
+                    # Without -P, modules would be looked for in the current directory first.
+                    command = [sys.executable, "-P", "-c", _PROGRAM, *map(str, inherited), _module_path()]
+                    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
+                finally:
+                    os.close(memory)
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        return cls(process, ours, mapped, events)
+
+    @property
+    def status(self) -> str:
+        """How the process has ended."""
+        code = self.process.returncode or 0
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return signal.Signals(-code).name
+        except ValueError:  # most real-time signals have no name
+            return f"signal {-code}"
+
+    async def aclose(self) -> None:
+        """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled."""
+        with trio.CancelScope(shield=True):
+            trio.lowlevel.notify_closing(self._control)
+            self._control.close()
+            with trio.move_on_after(END_SECONDS):
+                await self.process.wait()
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+        for pair in self.pairs.values():
+            pair.end()
+        self.pairs.clear()
+        self._counters.release()
+        self._memory.close()
+
+    # --- pairs
+
+    def take(self, a: trio.SocketStream, b: trio.SocketStream, moved: Moved, pace: PairPace) -> WorkerPair | None:
+        """Pass the sockets of a pair to the worker. Returns None, and changes nothing, if that is not possible."""
+        if self._unsent or (not self._free and len(self.pairs) >= SLOTS):
+            return None
+        slot = self._free.popleft() if self._free else next(self._next_slot)
+        counts = _Counts(self._counters, slot)
+        # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
+        holder = id(pace.turns)
+        # The connections are then also reset if the worker is killed before it has received the sockets.
+        reset_on_close(a, True)
+        reset_on_close(b, True)
+        try:
+            send(self._control, Kind.MOVE, slot, holder, (a.socket.fileno(), b.socket.fileno()))
+        except OSError:
+            self._free.append(slot)
+            reset_on_close(a, False)
+            reset_on_close(b, False)
+            return None
+        for stream in (a, b):
+            stream.socket.close()  # the worker has a descriptor of its own
+        pair = self.pairs[slot] = WorkerPair(slot, pace, counts)
+        moved.worker = counts
+        return pair
+
+    def abort(self, pair: WorkerPair) -> None:
+        """Have the connections of a pair reset."""
+        self._say(Kind.ABORT, pair)
+
+    def ask_back(self, pair: WorkerPair) -> None:
+        """Ask for the sockets of a pair."""
+        if not pair.is_returning:
+            pair.is_returning = True
+            self._say(Kind.RETURN, pair)
+
+    def _say(self, kind: Kind, pair: WorkerPair) -> None:
+        if self.pairs.get(pair.slot) is pair:
+            self._unsent.append((kind, pair.slot))
+            self._send_unsent()
+
+    async def watch(self) -> None:
+        """Kill the process if it does not start, or is stuck. Runs until cancelled, or until it was killed."""
+        with trio.move_on_after(_START_SECONDS):
+            await self.ready.wait()
+        answered = self.ready
+        while await _happens_in_time(answered):
+            await trio.sleep(_PING_SECONDS)
+            answered = self._answered = trio.Event()
+            self._unsent.append((Kind.PING, 0))
+            self._send_unsent()
+            with trio.move_on_after(_STUCK_SECONDS):
+                await answered.wait()
+        self.process.kill()
+
+    def _send_unsent(self) -> None:
+        try:
+            while self._unsent:
+                send(self._control, *self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            self._has_unsent.set()
+        except OSError:
+            self._unsent.clear()  # it has ended, which `receive` notices
+
+    async def send_unsent(self) -> None:
+        """Send messages when there is room for them. Runs until cancelled."""
+        while True:
+            await self._has_unsent.wait()
+            self._has_unsent = trio.Event()
+            await trio.lowlevel.wait_writable(self._control)
+            self._send_unsent()
+
+    async def receive(self) -> None:
+        """Handle what the worker says, until it ends."""
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                message = receive(self._control)
+            except BlockingIOError:
+                continue
+            except (OSError, ValueError):
+                return
+            if message is None or not self._handle(message):
+                return
+
+    def _handle(self, message: Message) -> bool:
+        """Returns False if the worker does not follow the protocol."""
+        if message.kind is Kind.COPIES:
+            self._events.publish(
+                SpliceUnavailable(detail=os.strerror(message.value), retry_seconds=SPLICE_RETRY_SECONDS)
+            )
+            return True
+        if message.kind is Kind.READY:
+            self.ready.set()
+            return True
+        if message.kind is Kind.PONG:
+            self._answered.set()
+            return True
+        pair = self.pairs.pop(message.slot, None)
+        if pair is None or message.kind not in (Kind.ENDED, Kind.RETURNED):
+            for descriptor in message.descriptors:
+                os.close(descriptor)
+            return False
+        if message.kind is Kind.RETURNED:
+            if message.descriptors:  # otherwise this process has none left, and the connections were reset
+                a, b = message.descriptors
+                pair.returned = _stream(a), _stream(b)
+                pair.ended = bool(message.value & 1), bool(message.value & 2)
+        else:
+            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
+        pair.end()
+        self._free.append(message.slot)
+        return True
+
+
+def _stream(descriptor: int) -> trio.SocketStream:
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
+    tune_stream(stream)
+    reset_on_close(stream, False)
+    return stream
+
+
+async def _happens_in_time(event: trio.Event) -> bool:
+    """Return whether an event has happened. If this process was suspended for a moment, the event may be about to."""
+    if not event.is_set():
+        with trio.move_on_after(1.0):
+            await event.wait()
+    return event.is_set()
+
+
+def _module_path() -> str:
+    return "\n".join(map(os.path.abspath, sys.path))
+
+
+def _shared_memory() -> int:
+    """Return a descriptor of memory that can be shared. Raises OSError."""
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("hybridrelay worker")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, COUNTS_BYTES)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
