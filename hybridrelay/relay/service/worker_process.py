@@ -126,7 +126,10 @@ class WorkerProcess:
                     inherited = (theirs.fileno(), memory)
                     # Without -P, modules would be looked for in the current directory first.
                     command = [sys.executable, "-P", "-c", _PROGRAM, *map(str, inherited), _module_path()]
-                    process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, pass_fds=inherited)
+                    # A process group of its own, so that Ctrl-C does not reach it while it starts.
+                    process = await trio.lowlevel.open_process(
+                        command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
+                    )
                 finally:
                     os.close(memory)
             except BaseException:

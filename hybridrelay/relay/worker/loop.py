@@ -138,7 +138,7 @@ class Worker:
     def _queue(self, pair: Pair) -> None:
         holder = self._holders[self._holder_of[pair.slot]]
         for direction in pair.directions:
-            if not direction.is_queued and direction.can_move:
+            if not direction.is_queued and pair.has_work(direction):
                 direction.is_queued = True
                 holder.fresh.append((pair, direction))
         if holder.has_work and not holder.is_queued:
@@ -156,7 +156,7 @@ class Worker:
                 continue  # it has ended while the direction waited
             steps += 1
             try:
-                size += direction.move(self._buffer, may_read=not pair.is_returning)
+                size += direction.move(self._buffer, may_read=pair.may_read(direction))
             except Broken as exc:
                 self._end(pair, exc.end)
                 continue
@@ -164,9 +164,12 @@ class Worker:
                 self._end(pair, Ended.FINISHED)
             elif pair.is_returning and pair.can_return:
                 self._return(pair)
-            elif direction.can_move and (not pair.is_returning or direction.has_something_left):
-                direction.is_queued = True
-                holder.served.append((pair, direction))
+            else:
+                if pair.has_work(direction):
+                    direction.is_queued = True
+                    holder.served.append((pair, direction))
+                if pair.is_returning:  # the other direction may read now
+                    self._queue(pair)
         if holder.has_work:
             holder.is_queued = True
             self._ready.append(holder)
@@ -204,6 +207,8 @@ class Worker:
             pair.is_returning = True
             if pair.can_return:
                 self._return(pair)
+            else:
+                self._queue(pair)
 
     def _add(self, message: Message) -> None:
         if not message.descriptors:  # this process has no descriptors left
@@ -230,8 +235,6 @@ class Worker:
 
     def _return(self, pair: Pair) -> None:
         self._forget(pair)
-        for direction in pair.directions:
-            direction.close()
         passed_on = pair.a_to_b.has_ended | pair.b_to_a.has_ended << 1
         self._say(Kind.RETURNED, pair.slot, passed_on, (pair.a.sock, pair.b.sock))
 

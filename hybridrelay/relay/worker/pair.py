@@ -328,6 +328,19 @@ class Pair:
         """Both directions."""
         return self.a_to_b, self.b_to_a
 
+    def may_read(self, direction: Direction) -> bool:
+        """Return whether a direction may read.
+
+        When the sockets are to be returned, nothing is read, unless the other direction is stuck. Its receiver may be
+        one that does not read before it has sent everything.
+        """
+        other = self.b_to_a if direction is self.a_to_b else self.a_to_b
+        return not self.is_returning or other.has_something_left
+
+    def has_work(self, direction: Direction) -> bool:
+        """Return whether a direction probably has something to do."""
+        return direction.can_move and (direction.has_something_left or self.may_read(direction))
+
     @property
     def is_finished(self) -> bool:
         """Whether both ends of file were passed on."""

@@ -511,3 +511,101 @@ def test_a_pair_that_cannot_be_returned_at_this_moment_is_reset(main: Main, monk
         other[0].send(b"x")
         main.rounds()
         assert read_some(other[1]) == b"x"
+
+
+def test_a_pair_that_is_to_be_returned_does_not_get_stuck(main: Main) -> None:
+    """One side does not read before it has been able to send everything."""
+    a, b = main.add(2)
+    with closing(a, b):
+        while send_some(a, bytes(1 << 20)):
+            main.rounds()
+        send(main.control, Kind.RETURN, 2)
+        main.rounds()
+        data, sent, got = os.urandom(20 << 20), 0, bytearray()
+
+        def passed() -> bool:
+            nonlocal sent
+            sent += send_some(b, data[sent : sent + (1 << 20)])
+            got.extend(read_some(a) or b"")
+            return sent == len(data)
+
+        main.until(passed)
+        assert main.told() is None
+        told: list[Message] = []
+
+        def returned() -> bool:
+            read_some(b)
+            got.extend(read_some(a) or b"")
+            message = main.told()
+            told.extend([] if message is None else [message])
+            return bool(told)
+
+        main.until(returned)
+        assert told[0].kind is Kind.RETURNED
+        near_a, near_b = (socket.socket(fileno=one) for one in told[0].descriptors)
+        with near_a, near_b:
+            a.settimeout(5)
+            while len(got) < main.counts(2)[1]:
+                got.extend(a.recv(1 << 20))
+        assert data.startswith(bytes(got))
+        assert len(got) > 10 << 20
+
+
+@pytest.mark.parametrize("end", [Kind.ABORT, Kind.RETURN])
+def test_no_pipe_is_lost_and_none_with_bytes_in_it_is_used_again(main: Main, end: Kind) -> None:
+    pipes = main.worker._pipes
+    for _ in range(3):
+        a, b = main.add(4)
+        with closing(a, b):
+            while send_some(a, bytes(1 << 20)):
+                main.rounds()
+            assert pipes.borrowed == 1
+            send(main.control, end, 4)
+            if end is Kind.RETURN:
+
+                def drained(b: socket.socket = b) -> bool:
+                    read_some(b)
+                    return main.worker._pairs == {}
+
+                main.until(drained)
+            main.rounds()
+            message = main.told()
+            assert message is not None
+            for descriptor in message.descriptors:
+                os.close(descriptor)
+        assert pipes.borrowed == 0
+        assert len(pipes._idle) == (0 if end is Kind.ABORT else 1)
+
+
+def test_what_is_left_of_one_pair_is_not_overwritten_by_another(main: Main) -> None:
+    first, second = main.add(0, buffers=4096), main.add(1)
+    with closing(*first, *second):
+        sent, got = bytearray(), bytearray()
+        for number in range(200):
+            data = bytes([number]) * 3000
+            sent += data[: send_some(first[0], data)]
+            main.rounds(1)
+            send_some(second[0], b"another" * 1000)
+            main.rounds(1)
+            read_some(second[1])
+        assert any(direction._left for direction in main.worker._pairs[0].directions)
+
+        def arrived() -> bool:
+            got.extend(read_some(first[1]) or b"")
+            return len(got) == len(sent)
+
+        main.until(arrived)
+        assert got == sent
+
+
+def test_a_worker_without_work_waits(main: Main) -> None:
+    stalled, half_closed, returning = main.add(0), main.add(1), main.add(2)
+    with closing(*stalled, *half_closed, *returning, *main.add(3)):
+        for a, _ in (stalled, returning):
+            while send_some(a, bytes(1 << 20)):
+                main.rounds()
+        half_closed[0].shutdown(socket.SHUT_WR)
+        send(main.control, Kind.RETURN, 2)
+        main.rounds(20)
+        assert not main.worker._ready
+        assert not main.worker._epoll.poll(0)
