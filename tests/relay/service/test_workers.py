@@ -7,12 +7,14 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -517,4 +519,45 @@ async def test_without_workers_this_process_moves_everything() -> None:
             nursery.start_soon(partial(scene_.move, JoinedPair(near_a, near_b, far_a, far_b)))
             await far_a.send_all(b"x")
             assert await far_b.receive_some() == b"x"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_pair_that_is_cancelled_while_it_is_returned_is_reset() -> None:
+    async with scene() as scene_:
+        for _ in range(5):
+            async with scene_.pair() as pair:
+                pair.pace.change(1 << 30)
+                scene_.workers.take_back()
+                pair.moving.cancel()
+                await expect_broken(pair.far_a)
+                await expect_broken(pair.far_b)
+            assert pair.results == []
+        assert scene_.workers.pairs == 0
+
+
+async def test_a_pair_that_a_worker_does_not_take_is_moved_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = 1
+
+    def full(sock: socket.socket, kind: Kind, *args: Any) -> None:
+        nonlocal refusals
+        if kind is Kind.MOVE and refusals:
+            refusals -= 1
+            raise BlockingIOError
+        send(sock, kind, *args)
+
+    monkeypatch.setattr("hybridrelay.relay.service.worker_process.send", full)
+    async with scene() as scene_:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(scene_.move, JoinedPair(near_a, near_b, far_a, far_b))
+            await far_a.send_all(b"x")
+            assert await far_b.receive_some() == b"x"
+            assert scene_.workers.pairs == 0
+            for near in (near_a, near_b):
+                resets = near.socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+                assert struct.unpack("ii", resets)[0] == 0, "closing it would reset the connection"
+            async with scene_.pair() as another:
+                (worker,) = scene_.workers._running
+                assert list(worker.pairs) == [0], "the slot was not lost"
+                another.moving.cancel()
             nursery.cancel_scope.cancel()
