@@ -92,7 +92,7 @@ def _own_limiter() -> trio.CapacityLimiter:
 
 @contextmanager
 def thread_errors() -> Iterator[None]:
-    """Translate the errors of Trio's calls that resolve names. Trio starts a thread for these.
+    """Translate the errors of Trio's calls that resolve names or start processes. Trio starts a thread for these.
 
     Raises:
         OutOfThreads: no thread can be started.

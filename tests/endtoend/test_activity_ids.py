@@ -49,9 +49,9 @@ async def test_from_the_rendezvous_to_the_stream_and_back(deployment: Deployment
     (session,) = sessions
     assert [line["activityId"] for line in of(lines(connector), "stream.closed")] == [f"{session}-1", f"{session}-3"]
     audit = [line["fields"] for line in lines(connector) if line["logger"] == "hybridrelay.audit"]
-    assert [(line["event"], line["id"]) for line in audit] == [
-        (kind, f"{session}-{number}") for number in (1, 3) for kind in ("open", "closed")
-    ]
+    for number in (1, 3):  # the first one may still be open when the second one is opened
+        assert [line["event"] for line in audit if line["id"] == f"{session}-{number}"] == ["open", "closed"]
+    assert len(audit) == 4
     at_client = of(lines(client), "stream.closed")
     assert [line["fields"]["stream_id"] for line in at_client] == [f"{session}-1", f"{session}-3"]
     requested = [line["activityId"] for line in of(lines(client), "stream.requested")]

@@ -33,7 +33,7 @@ async def test_tokens_are_made_listed_and_revoked(api: Api) -> None:
     assert api.store.tokens() == ()
     audited = [event for event in api.events if isinstance(event, ManagementCalled)]
     assert [(event.operation_id, event.token, event.status) for event in audited] == [
-        ("createToken", "", 201),
+        ("createToken", token.id, 201),
         ("createToken", "", 409),
         ("deleteToken", token.id, 204),
         ("deleteToken", token.id, 204),

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import attrs
 import trio
 
+from ..._threads import thread_errors
 from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
 from ...streams.sockets import reset_on_close, tune_stream
@@ -127,9 +128,10 @@ class WorkerProcess:
                     # Without -P, modules would be looked for in the current directory first.
                     command = [sys.executable, "-P", "-c", _PROGRAM, *map(str, inherited), _module_path()]
                     # A process group of its own, so that Ctrl-C does not reach it while it starts.
-                    process = await trio.lowlevel.open_process(
-                        command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
-                    )
+                    with thread_errors():
+                        process = await trio.lowlevel.open_process(
+                            command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
+                        )
                 finally:
                     os.close(memory)
             except BaseException:
