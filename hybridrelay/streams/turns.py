@@ -148,20 +148,15 @@ class SharedTurns:
 
 
 class PeerTurns:
-    """The turns of all peers for which an event loop works.
+    """The turns of all peers for which an event loop works."""
 
-    Args:
-        clock: see `SharedTurns`.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self) -> None:
         """Begin without a peer."""
-        self._clock = clock
         self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
 
     def of(self, peer: Hashable) -> SharedTurns:
         """Return the turns of a peer. They are forgotten when nothing uses them any more."""
         turns = self._turns.get(peer)
         if turns is None:
-            turns = self._turns[peer] = SharedTurns(self._clock)
+            turns = self._turns[peer] = SharedTurns()
         return turns

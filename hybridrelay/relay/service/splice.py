@@ -29,7 +29,7 @@ import trio
 from ...events.log import logged_events
 from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
-from ...streams.turns import SharedTurns
+from ...streams.nowait import Turn
 from ..limits import BORROWED_PIPES, IDLE_PIPES, SMALL_BURST_BYTES
 from ..worker.splicing import HAS_SPLICE, SOCKET_ERRORS, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, open_pipe
 from .pace import PairPace
@@ -171,15 +171,6 @@ class PipePool:
         self.close()
 
 
-class _Paused(enum.Enum):
-    """Why `_burst` returned, if the direction continues with another burst."""
-
-    #: The source has no bytes at this moment.
-    EMPTY = "empty"
-    #: The source may have more bytes, but the turn is over.
-    TURN_OVER = "turn over"
-
-
 def can_splice(source: object, sink: object) -> bool:
     """Return whether it makes sense to try to move bytes from `source` to `sink` in the kernel."""
     return HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
@@ -206,31 +197,20 @@ async def splice(
 
     If cancelled, an unknown number of bytes has been lost: neither stream can be used further.
     """
-    # Turns of its own: if pairs of sockets shared turns, a small message would wait for a burst of each other pair of
-    # its holder. Workers divide their time among holders.
-    turns = SharedTurns()
-    paused = _Paused.EMPTY
     while True:
-        if paused is _Paused.EMPTY:
-            try:
-                await trio.lowlevel.wait_readable(source.socket)
-            except (OSError, trio.ClosedResourceError) as exc:
-                raise SourceBroke from exc
-            must_wait = turns.begin()
-        else:
-            must_wait = True
-        if must_wait:
-            await turns.next()
+        try:
+            await trio.lowlevel.wait_readable(source.socket)
+        except (OSError, trio.ClosedResourceError) as exc:
+            raise SourceBroke from exc
         pipe = pipes.maybe_borrow() if pace.rate is None else None
         if pipe is None:
             return Spliced.NO_PIPE
         try:
-            stopped = await _burst(source, sink, pipe, pipes, turns, count)
+            stopped = await _burst(source, sink, pipe, pipes, pace, count)
         finally:
             pipes.give_back(pipe)
-        if isinstance(stopped, Spliced):
+        if stopped is not None:
             return stopped
-        paused = stopped
 
 
 async def _burst(
@@ -238,37 +218,40 @@ async def _burst(
     sink: trio.SocketStream,
     pipe: Pipe,
     pipes: PipePool,
-    turns: SharedTurns,
+    pace: PairPace,
     count: Callable[[int], None],
-) -> Spliced | _Paused:
-    """Move the bytes that the source has at this moment, or as many as belong to one turn."""
+) -> Spliced | None:
+    """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""
+    # Not the turns that the pairs of a holder share: a small message would wait for a burst of each other pair of its
+    # holder. Workers divide their time among holders.
+    turn: Turn | None = None
     while True:
         try:
             taken = pipe.fill(source.socket.fileno())
         except BlockingIOError:
-            turns.use(0, 0)
-            return _Paused.EMPTY
+            return None
         except OSError as exc:
             if exc.errno in SOCKET_ERRORS:
                 raise SourceBroke from exc
             return pipes.refused(exc)
         if taken == 0:
             return Spliced.END
-        turns.use(0, taken)
-        refused = await _empty(pipe, pipes, sink, turns)
-        is_over = turns.use(0, 0)
+        refused = await _empty(pipe, pipes, sink)
         count(taken)
         if refused is not None:
             return refused
         if taken < SMALL_BURST_BYTES:
-            return _Paused.EMPTY
-        if is_over:
-            return _Paused.TURN_OVER
+            return None
+        turn = turn or Turn()
+        if turn.is_over(taken):
+            await trio.lowlevel.checkpoint()
+            turn = None
+            if pace.rate is not None:
+                return None
 
 
-async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream, turns: SharedTurns) -> Spliced | None:
-    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait. The time of waiting does
-    not count in the turn.
+async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:
+    """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait.
 
     Returns:
         None if all bytes were spliced. Otherwise a buffer was used, because splicing does not work, and this is the
@@ -283,12 +266,10 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream, turns: Sh
                 pipe.drain(sink.socket.fileno())
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(sink.socket)
-                turns.begin()
             except OSError as exc:
                 if exc.errno in SOCKET_ERRORS:
                     raise
                 await sink.send_all(pipe.read())
-                turns.begin()
                 return pipes.refused(exc)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise SinkBroke from exc

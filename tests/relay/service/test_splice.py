@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import itertools
 import os
 import sys
 from functools import partial
@@ -19,8 +18,7 @@ from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
 from hybridrelay.relay.worker import splicing
 from hybridrelay.relay.worker.splicing import SPLICE_RETRY_SECONDS
-from hybridrelay.streams.nowait import TURN_SECONDS
-from hybridrelay.streams.turns import SharedTurns
+from hybridrelay.streams.nowait import Turn
 from hybridrelay.testing import tcp_pair
 
 pytestmark = [
@@ -169,29 +167,23 @@ async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest
     assert received == DATA
 
 
-async def test_a_long_burst_is_divided_into_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = 0
+async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
 
-    class Turns(SharedTurns):
+    class Short(Turn):
         def __init__(self) -> None:
-            # Each look at this clock takes a whole turn, so that one burst does.
-            super().__init__(itertools.count(0.0, TURN_SECONDS).__next__)
+            nonlocal turns
+            turns += 1
+            super().__init__()
 
-        def begin(self) -> bool:
-            super().begin()
-            return False  # so that only the bursts wait
+        def is_over(self, moved: int) -> bool:
+            return True
 
-        async def next(self) -> None:
-            nonlocal waits
-            waits += 1
-            await super().next()
-
-    monkeypatch.setattr(splice_module, "SharedTurns", Turns)
+    monkeypatch.setattr(splice_module, "Turn", Short)
     with PipePool() as pipes:
         received, _ = await through_a_pump(DATA, pipes)
-        assert pipes.borrowed == 0
     assert received == DATA
-    assert waits > 1
+    assert turns > 1
 
 
 async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
