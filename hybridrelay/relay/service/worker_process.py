@@ -56,7 +56,6 @@ class _Counts:
         self._counters = counters
         self._index = 2 * slot
         counters[self._index] = counters[self._index + 1] = 0
-
         self._final: tuple[int, int] | None = None
 
     @property
@@ -255,32 +254,31 @@ class WorkerProcess:
 
     def _handle(self, message: Message) -> bool:
         """Returns False if the worker does not follow the protocol."""
-        if message.kind is Kind.COPIES:
-            self._events.publish(
-                SpliceUnavailable(detail=os.strerror(message.value), retry_seconds=SPLICE_RETRY_SECONDS)
-            )
-            return True
-        if message.kind is Kind.READY:
-            self.ready.set()
-            return True
-        if message.kind is Kind.PONG:
-            self._answered.set()
-            return True
-        pair = self.pairs.pop(message.slot, None)
-        if pair is None or message.kind not in (Kind.ENDED, Kind.RETURNED):
-            for descriptor in message.descriptors:
-                os.close(descriptor)
-            return False
-        if message.kind is Kind.RETURNED:
-            if message.descriptors:  # otherwise this process has none left, and the connections were reset
-                a, b = message.descriptors
-                pair.returned = _stream(a), _stream(b)
-                pair.ended = bool(message.value & 1), bool(message.value & 2)
-        else:
-            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
-        pair.end()
-        self._free.append(message.slot)
+        match message.kind:
+            case Kind.READY:
+                self.ready.set()
+            case Kind.PONG:
+                self._answered.set()
+            case Kind.COPIES:
+                detail = os.strerror(message.value)
+                self._events.publish(SpliceUnavailable(detail=detail, retry_seconds=SPLICE_RETRY_SECONDS))
+            case Kind.ENDED | Kind.RETURNED if message.slot in self.pairs:
+                self._pair_ended(self.pairs.pop(message.slot), message)
+            case _:
+                for descriptor in message.descriptors:
+                    os.close(descriptor)
+                return False
         return True
+
+    def _pair_ended(self, pair: WorkerPair, message: Message) -> None:
+        if message.kind is Kind.ENDED:
+            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
+        elif message.descriptors:  # otherwise this process has none left, and the connections were reset
+            a, b = message.descriptors
+            pair.returned = _stream(a), _stream(b)
+            pair.ended = bool(message.value & 1), bool(message.value & 2)
+        pair.end()
+        self._free.append(pair.slot)
 
 
 def _stream(descriptor: int) -> trio.SocketStream:

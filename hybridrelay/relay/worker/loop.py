@@ -24,7 +24,7 @@ __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
 TURN_STEPS = 64
 TURN_BYTES = 1024 * 1024
 #: Of this many steps, one is for a direction that was served already, even if others have just become ready.
-_FRESH_FIRST = 4
+_SERVED_EVERY = 4
 #: How many events and messages are taken in one round.
 _MAX_EVENTS = 256
 _MAX_MESSAGES = 64
@@ -54,7 +54,7 @@ class _Holder:
         """Take the next direction, usually one that has just become ready, so that a small message does not wait for
         the bulk data of all other pairs."""
         self._steps += 1
-        is_turn_of_served = not self._steps % _FRESH_FIRST
+        is_turn_of_served = not self._steps % _SERVED_EVERY
         if self.fresh and not (self.served and is_turn_of_served):
             return self.fresh.popleft()
         return self.served.popleft()

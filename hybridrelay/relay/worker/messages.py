@@ -49,27 +49,25 @@ class Kind(enum.IntEnum):
     MOVE = 1
     #: Reset both connections of this pair. `ENDED` follows.
     ABORT = 2
-    #: Read nothing more, pass on what was read, and return the sockets. `RETURNED` or `ENDED` follows.
+    #: Read nothing more, pass on what was read, and return the sockets. `RETURNED` or `ENDED` follows. A direction
+    #: still reads while the other one is stuck.
     RETURN = 3
+    #: To be answered by `PONG`, which shows that the worker is not stuck.
+    PING = 4
 
     # From the worker:
 
+    #: The worker has started, and takes pairs.
+    READY = 5
+    #: The answer to `PING`.
+    PONG = 6
     #: The pair has ended, and both sockets are closed. The value is one of `Ended`.
-    ENDED = 4
+    ENDED = 7
     #: The sockets of the pair are returned, with them. The value has bit 0 if the end of file of the first channel
     #: was passed on, and bit 1 for the second one.
-    RETURNED = 5
+    RETURNED = 8
     #: The system has refused to splice, so everything is copied for a while. The value is the error number.
-    COPIES = 6
-    #: The worker has started, and takes pairs.
-    READY = 7
-    #: The answer to `PING`.
-    PONG = 8
-
-    # From the main process:
-
-    #: To be answered by `PONG`, which shows that the worker is not stuck.
-    PING = 9
+    COPIES = 9
 
 
 class Ended(enum.IntEnum):

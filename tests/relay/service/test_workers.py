@@ -35,6 +35,7 @@ from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
+from ...waiting import async_wait_until
 from ...wrapped_streams import WrappedHalfCloseableStream
 
 MIB = 1024 * 1024
@@ -48,9 +49,10 @@ each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
 
 
 async def until(happened: Callable[[], object]) -> None:
-    with trio.fail_after(30):
-        while not happened():
-            await trio.sleep(0.005)
+    async def condition() -> bool:
+        return bool(happened())
+
+    await async_wait_until(condition, seconds=30, what="a step of the test")
 
 
 @attrs.define(eq=False)
@@ -332,12 +334,19 @@ async def test_a_worker_that_is_stuck_is_killed(is_ready: bool, monkeypatch: pyt
 
 
 async def test_a_worker_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings = 0
+
+    def counting(sock: socket.socket, kind: Kind, *args: Any) -> None:
+        nonlocal pings
+        pings += kind is Kind.PING
+        send(sock, kind, *args)
+
     monkeypatch.setattr(worker_process, "_PING_SECONDS", 0.001)
+    monkeypatch.setattr("hybridrelay.relay.service.worker_process.send", counting)
     async with scene() as scene_, scene_.pair() as pair:
-        for _ in range(50):
-            await pair.far_a.send_all(b"x")
-            assert await pair.far_b.receive_some() == b"x"
-            await trio.sleep(0.005)
+        await until(lambda: pings >= 20)
+        await pair.far_a.send_all(b"x")
+        assert await pair.far_b.receive_some() == b"x"
         assert scene_.events == []
         pair.moving.cancel()
 
@@ -351,7 +360,6 @@ async def test_a_half_closed_pair_whose_other_end_has_arrived_is_finished_here()
         await until(lambda: pair.total[0] > 0)
         pair.pace.change(1 << 30)
         scene_.workers.take_back()
-        await trio.sleep(0.1)
         assert await receive_all(pair.far_b) == answer
         await until(lambda: pair.results)
     assert pair.results == [PumpResult(len(answer), len(b"question"), PumpOutcome.FINISHED)]

@@ -399,7 +399,7 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
             passed_on = main.counts(2)[0]
             while got < passed_on:
                 got += len(b.recv(1 << 20))
-            assert read_some(near_a, 1), "what was not read yet is read by whoever has the socket now"
+            assert read_some(near_a, 1), "the worker has left in the socket what it has not read"
             near_b.send(b"go on")
             assert b.recv(10) == b"go on"
 
