@@ -21,6 +21,8 @@ from hybridrelay.relay.worker.splicing import SPLICE_RETRY_SECONDS
 from hybridrelay.streams.nowait import Turn
 from hybridrelay.testing import tcp_pair
 
+from ..failing_splice import failing_splice
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="splice is Linux's"),
     pytest.mark.usefixtures("no_descriptor_leaks"),
@@ -49,20 +51,6 @@ async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResul
             nursery.start_soon(receive)
             result = await pump(near_a, near_b, pipes=pipes)
     return bytes(received), result
-
-
-def failing_splice(monkeypatch: pytest.MonkeyPatch, *, call: int, number: int) -> None:
-    """Let the `call`-th splice and all later ones fail."""
-    real, calls = os.splice, 0
-
-    def splice(*args: Any, **kwargs: Any) -> int:
-        nonlocal calls
-        calls += 1
-        if calls >= call:
-            raise OSError(number, os.strerror(number))
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(os, "splice", splice)
 
 
 REFUSALS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EUCLEAN)

@@ -1,1 +1,0 @@
-"""Tests of the processes that move bytes for the relay."""
