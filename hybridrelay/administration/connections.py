@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from .._text_files import read_text
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, HybridRelayError
 from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
@@ -117,7 +117,10 @@ def create_connection(
 
 def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None:
     """Check that there is no such hybrid connection yet, as far as this can be known here."""
-    if registry is not None and registry.find(name) is not None:
+    known = None if registry is None else registry.find(name)
+    if registry is not None and known is not None:
+        with contextlib.suppress(HybridRelayError):
+            registry.refuse_import(known)  # so that the audit log of the relay has the attempt
         raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
     if not files.authority.exists():
         return

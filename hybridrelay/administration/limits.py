@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import attrs
 
@@ -50,7 +51,10 @@ def change_limits(
             changed.
     """
     asked = Quota(edition or "", _changed(NO_LIMITS, changes))
-    with attempted(lambda: registry.change(ConnectionInfo.missing(name), quota=asked)):
+    is_change = bool(changes) or edition is not None
+    with (
+        attempted(lambda: registry.change(ConnectionInfo.missing(name), quota=asked)) if is_change else nullcontext()
+    ):
         known = registry.connection(name)
     quota = Quota(known.quota.edition if edition is None else edition, _changed(known.quota.limits, changes))
     if quota != known.quota:

@@ -237,6 +237,14 @@ class Registry(Protocol):
             NameTaken: there is one with this name.
         """
 
+    def refuse_import(self, known: ConnectionInfo) -> None:
+        """Refuse to add a hybrid connection, because there is one with its name: `known`. Changes nothing, even if
+        that one has been deleted meanwhile. This is for the audit log of the relay.
+
+        Raises:
+            NameTaken: always, if the relay can be reached.
+        """
+
     def change(
         self,
         known: ConnectionInfo,

@@ -10,6 +10,7 @@ from typing import Self
 from ..errors import ConfigurationError
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
+from ..relay.store.checks import name_is_taken
 from ..relay.store.public_ports import load_public_ports
 from ..relay.store.sqlite import SQLiteStore
 from ..relay.store.state_dir import REGISTRY_FILE
@@ -139,6 +140,10 @@ class StoreRegistry:
     def import_(self, record: RelayRecord) -> None:
         """See `Registry.import_`."""
         self._store.import_(record)
+
+    def refuse_import(self, known: ConnectionInfo) -> None:
+        """See `Registry.refuse_import`."""
+        raise name_is_taken(known.name)
 
     def change(
         self,

@@ -61,8 +61,9 @@ class ApiRegistry:
 
     def rule_with_keys(self, name: str, rule: str) -> Rule:
         """See `Registry.rule_with_keys`."""
-        known = self.connection(name).rule(rule)
+        # This comes first, so that the audit log of the relay has it even if there is no such rule.
         keys = self._call("POST", f"{_path(name, rule)}/listKeys", AccessKeys, changes=False)
+        known = self.connection(name).rule(rule)
         try:
             return Rule(rule, known.rights, _secret(keys.primary_key), _secret(keys.secondary_key))
         except ValueError as exc:
@@ -101,6 +102,15 @@ class ApiRegistry:
             if known is None or known.differences(record):
                 raise
         except ChangedMeanwhile as exc:  # If-None-Match was not met
+            raise NameTaken(str(exc), remedy="choose another name") from None
+
+    def refuse_import(self, known: ConnectionInfo) -> None:
+        """See `Registry.refuse_import`."""
+        # No hybrid connection meets both of these conditions.
+        headers = {"If-Match": '"0"', "If-None-Match": "*"}
+        try:
+            self._call("PUT", _path(known.name), ConnectionValue, body={"endpoints": known.hosts}, headers=headers)
+        except ChangedMeanwhile as exc:
             raise NameTaken(str(exc), remedy="choose another name") from None
 
     def change(

@@ -73,6 +73,11 @@ class AuditedRegistry:
         with self._recorded("putHybridConnection", 201, connection=record.name):
             self._registry.import_(record)
 
+    def refuse_import(self, known: ConnectionInfo) -> None:
+        """See `Registry.refuse_import`."""
+        with self._recorded("putHybridConnection", connection=known.name):
+            self._registry.refuse_import(known)
+
     def change(
         self,
         known: ConnectionInfo,

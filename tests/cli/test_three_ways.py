@@ -102,15 +102,17 @@ def test_created(run: Run, way: Way) -> None:
     assert private[0].encode() not in (way.state / "registry.db").read_bytes()
 
 
-def test_a_name_that_is_taken(run: Run, orders: Way) -> None:
-    for name in FILES:
-        (orders.state.parent / name).unlink()
-    before = stored(orders)
+@pytest.mark.parametrize("has_files", [True, False])
+def test_a_name_that_is_taken(run: Run, orders: Way, has_files: bool) -> None:
+    paths = [orders.state.parent / name for name in FILES]
+    for path in () if has_files else paths:
+        path.unlink()
+    before = stored(orders), [path.exists() and path.read_bytes() for path in paths]
     again = create(run, orders)
     assert (again.code, again.out) == (2, "")
     assert "there is a hybrid connection 'orders' already" in again.err
-    assert not any((orders.state.parent / name).exists() for name in FILES)
-    assert stored(orders) == before
+    assert (stored(orders), [path.exists() and path.read_bytes() for path in paths]) == before
+    assert is_audited(orders, "putHybridConnection", 409 if orders.name == "store" else 412)
 
 
 def test_imported(run: Run, way: Way, tmp_path: Path) -> None:
@@ -225,6 +227,12 @@ def test_an_attempt_to_change_what_does_not_exist_is_audited(
     assert stored(orders) == before
 
 
+def test_a_failure_to_show_limits_is_not_recorded_as_a_change(run: Run, orders: Way) -> None:
+    done = run("connections", "limits", "nothing", *orders.options)
+    assert (done.code, "there is no hybrid connection 'nothing'" in done.err) == (2, True)
+    assert not any(is_audited(orders, "patchHybridConnection", status) for status in (404, 412))
+
+
 def test_endpoints_keep_the_description(run: Run, orders: Way) -> None:
     with SQLiteStore.open(orders.state) as store:
         from hybridrelay.relay.model import Description
@@ -251,6 +259,15 @@ def test_issued_with_a_key_of_the_relay(run: Run, orders: Way, tmp_path: Path) -
     string = load_connection_string(out)
     assert (string.key_name, string.key) == ("reporting", key(orders, "reporting"))
     assert is_audited(orders, "listKeys")
+
+
+def test_an_attempt_to_use_the_key_of_a_rule_that_does_not_exist_is_audited(
+    run: Run, orders: Way, tmp_path: Path
+) -> None:
+    out = tmp_path / "key"
+    done = run("keys", "use", "orders", "--rule", "others", "--key", "primary", "--out", out, *orders.options)
+    assert (done.code, "has no rule 'others'" in done.err, out.exists()) == (2, True, False)
+    assert is_audited(orders, "listKeys", 404)
 
 
 def test_rules(run: Run, orders: Way) -> None:

@@ -165,6 +165,17 @@ def test_a_name_that_is_taken(scene: Scene) -> None:
     assert scene.store.list() == before
 
 
+def test_what_is_refused_is_not_added_even_if_the_name_is_free_by_now(scene: Scene) -> None:
+    known = scene.registry.connection("team/orders")
+    for is_free in (False, True):
+        if is_free:
+            scene.store.delete("team/orders")
+        before = scene.store.list()
+        with pytest.raises(NameTaken):
+            scene.registry.refuse_import(known)
+        assert scene.store.list() == before
+
+
 def test_tokens(scene: Scene) -> None:
     registry = scene.registry
     token, text = registry.create_token("ci", ManagementRole.VIEWER, scope="team/", seconds=3600, now=time.time())
