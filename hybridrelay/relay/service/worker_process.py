@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -117,25 +118,21 @@ class WorkerProcess:
         """Start a process. Raises OSError."""
         if not sys.executable:
             raise OSError("this program does not know where its Python interpreter is")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                memory = _shared_memory()
-                try:
-                    mapped = mmap.mmap(memory, COUNTS_BYTES)
-                    inherited = (theirs.fileno(), memory)
-                    # Without -P, modules would be looked for in the current directory first.
-                    command = [sys.executable, "-P", "-c", _PROGRAM, *map(str, inherited), _module_path()]
-                    # A process group of its own, so that Ctrl-C does not reach it while it starts.
-                    with thread_errors():
-                        process = await trio.lowlevel.open_process(
-                            command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
-                        )
-                finally:
-                    os.close(memory)
-            except BaseException:
-                ours.close()
-                raise
+        with contextlib.ExitStack() as always, contextlib.ExitStack() as after_an_error:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            after_an_error.enter_context(ours)
+            always.enter_context(theirs)
+            memory = _shared_memory()
+            always.callback(os.close, memory)
+            mapped = after_an_error.enter_context(mmap.mmap(memory, COUNTS_BYTES))
+            inherited = (theirs.fileno(), memory)
+            command = [sys.executable, "-c", _PROGRAM, *map(str, inherited), _module_path()]
+            # A process group of its own, so that Ctrl-C does not reach it while it starts.
+            with thread_errors():
+                process = await trio.lowlevel.open_process(
+                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
+                )
+            after_an_error.pop_all()
         ours.setblocking(False)
         return cls(process, ours, mapped, events)
 
@@ -153,7 +150,6 @@ class WorkerProcess:
     async def aclose(self) -> None:
         """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled."""
         with trio.CancelScope(shield=True):
-            trio.lowlevel.notify_closing(self._control)
             self._control.close()
             with trio.move_on_after(END_SECONDS):
                 await self.process.wait()

@@ -6,7 +6,6 @@ pairs with something to do gets one turn, however many pairs it has, and then th
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import resource
@@ -75,7 +74,7 @@ class Worker:
         self._counts = memoryview(self._map).cast("Q")
         self._epoll = select.epoll()
         self._epoll.register(control, select.EPOLLIN)
-        self._pipes = Pipes(max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8))
+        self._pipes = Pipes(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._pairs: dict[int, Pair] = {}
         self._holders: dict[int, _Holder] = {}
@@ -112,8 +111,7 @@ class Worker:
 
     def close(self) -> None:
         """Reset all connections, and close everything."""
-        for pair in list(self._pairs.values()):
-            self._forget(pair)
+        for pair in self._pairs.values():
             pair.close(gracefully=False)
         self._pipes.close()
         self._epoll.close()
@@ -156,7 +154,7 @@ class Worker:
                 continue  # it has ended while the direction waited
             steps += 1
             try:
-                size += direction.move(self._buffer, may_read=pair.may_read(direction))
+                size += direction.move(self._buffer)
             except Broken as exc:
                 self._end(pair, exc.end)
                 continue
@@ -168,8 +166,6 @@ class Worker:
                 if pair.has_work(direction):
                     direction.is_queued = True
                     holder.served.append((pair, direction))
-                if pair.is_returning:  # the other direction may read now
-                    self._queue(pair)
         if holder.has_work:
             holder.is_queued = True
             self._ready.append(holder)
@@ -207,8 +203,6 @@ class Worker:
             pair.is_returning = True
             if pair.can_return:
                 self._return(pair)
-            else:
-                self._queue(pair)
 
     def _add(self, message: Message) -> None:
         if not message.descriptors:  # this process has no descriptors left
@@ -247,8 +241,7 @@ class Worker:
             del self._holders[number]
         for channel in (pair.a, pair.b):
             if self._by_descriptor.pop(channel.sock.fileno(), None) is not None:
-                with contextlib.suppress(OSError):
-                    self._epoll.unregister(channel.sock)
+                self._epoll.unregister(channel.sock)
 
     def _say(self, kind: Kind, slot: int, value: int, sockets: tuple[socket.socket, ...] = ()) -> None:
         self._unsent.append((kind, slot, value, sockets))

@@ -123,6 +123,7 @@ def receive(sock: socket.socket) -> Message | None:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
     try:
         if not data:
+            _close(descriptors)
             return None
         number, slot, value = _LAYOUT.unpack(data)
         kind = Kind(number)
@@ -131,7 +132,7 @@ def receive(sock: socket.socket) -> Message | None:
         carries = kind in (Kind.MOVE, Kind.RETURNED)
         if flags & socket.MSG_TRUNC or (descriptors and not carries):
             raise ValueError(f"{kind.name} with {len(descriptors)} descriptors")
-        if carries and len(descriptors) != _DESCRIPTORS:
+        if len(descriptors) != _DESCRIPTORS:
             _close(descriptors)
             descriptors = array.array("i")
     except (ValueError, struct.error) as exc:

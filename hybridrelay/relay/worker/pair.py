@@ -114,7 +114,6 @@ class Direction:
         "_held",
         "_index",
         "_is_bulk",
-        "_is_ending",
         "_left",
         "_never_splices",
         "_pipe",
@@ -145,7 +144,6 @@ class Direction:
         self._counts = counts
         self._index = index
         self._pipes = pipes
-        self._is_ending = False
         #: Whether bulk data flows: the last read found at least as many bytes as the buffer holds.
         self._is_bulk = False
         #: Whether the kernel cannot splice between these two sockets.
@@ -159,7 +157,7 @@ class Direction:
     @property
     def has_something_left(self) -> bool:
         """Whether something was read that has not been passed on."""
-        return bool(self._held or self._left or (self._is_ending and not self.has_ended))
+        return bool(self._held or self._left)
 
     @property
     def can_move(self) -> bool:
@@ -168,23 +166,17 @@ class Direction:
             return False
         return self.sink.is_writable and (self.source.is_readable or self.has_something_left)
 
-    def move(self, buffer: memoryview, *, may_read: bool = True) -> int:
+    def move(self, buffer: memoryview) -> int:
         """Do one step: pass on what is left, or read once and pass that on. Returns the number of bytes.
 
         Args:
             buffer: for what is read; overwritten by the next call.
-            may_read: False only passes on what was read earlier.
 
         Raises:
             Broken: a channel has failed.
         """
         if self._held or self._left:
             return self._pass_on()
-        if self._is_ending:
-            self._end()
-            return 0
-        if not may_read or not self.source.is_readable:
-            return 0
         if self._is_bulk and not self._never_splices:
             moved = self._splice()
             if moved is not None:
@@ -207,7 +199,6 @@ class Direction:
         except OSError as exc:
             raise Broken(self._breaks_at_source) from exc
         if not size:
-            self._is_ending = True
             self._end()
             return 0
         self._is_bulk = size == len(buffer)
@@ -248,7 +239,6 @@ class Direction:
             return None
         if not taken:
             self.close()
-            self._is_ending = True
             self._end()
             return 0
         self._is_bulk = taken >= BUFFER_BYTES

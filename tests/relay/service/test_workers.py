@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -11,10 +12,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import attrs
 import pytest
@@ -28,10 +30,11 @@ from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
 from hybridrelay.relay.service.splice import PipePool
-from hybridrelay.relay.service.worker_process import WorkerProcess
+from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
 from hybridrelay.relay.service.workers import Workers, open_workers
-from hybridrelay.relay.worker.messages import COUNTS_BYTES, Kind, send
+from hybridrelay.relay.worker.messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
 from hybridrelay.streams import receive_exactly
+from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
@@ -294,6 +297,181 @@ async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
             assert events == ([SpliceUnavailable] if kind is Kind.COPIES else []) + [WorkerEnded]
 
 
+@asynccontextmanager
+async def scripted_worker() -> AsyncIterator[tuple[WorkerProcess, socket.socket]]:
+    """A worker whose messages the test sends, and which sends and receives messages during the block."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = await trio.lowlevel.open_process(["sleep", "1000"])
+    for one in (ours, theirs):
+        one.setblocking(False)
+    worker = WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), EventStream())
+    with theirs, trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.receive)
+            nursery.start_soon(worker.send_unsent)
+            yield worker, theirs
+            nursery.cancel_scope.cancel()
+        process.kill()
+        await worker.aclose()
+
+
+@asynccontextmanager
+async def taken(
+    worker: WorkerProcess, pace: PairPace | None = None
+) -> AsyncIterator[tuple[WorkerPair | None, Moved]]:
+    """Offer a pair to a worker. Yields None if it does not take it."""
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    async with far_a, far_b, near_a, near_b:
+        moved = Moved()
+        yield worker.take(near_a, near_b, moved, pace or PairPace()), moved
+
+
+def fill(worker: WorkerProcess) -> None:
+    """Send messages to a worker until the next one would have to wait."""
+    with suppress(BlockingIOError):
+        while True:
+            send(worker._control, Kind.PING, 0)
+
+
+async def heard(theirs: socket.socket) -> Message:
+    """The next message that a scripted worker receives, without descriptors."""
+    await trio.lowlevel.wait_readable(theirs)
+    message = receive(theirs)
+    assert message is not None
+    for descriptor in message.descriptors:
+        os.close(descriptor)
+    return Message(message.kind, message.slot, message.value)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (Ended.FINISHED, PumpOutcome.FINISHED),
+        (Ended.A_BROKE, PumpOutcome.A_BROKE),
+        (Ended.B_BROKE, PumpOutcome.B_BROKE),
+        (Ended.ABORTED, PumpOutcome.WORKER_ENDED),  # by the worker, which has no descriptors left
+        (99, PumpOutcome.WORKER_ENDED),
+        (None, PumpOutcome.WORKER_ENDED),  # returned, but the descriptors could not be received
+    ],
+)
+async def test_how_a_pair_has_ended(end: int | None, outcome: PumpOutcome) -> None:
+    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
+        assert pair is not None
+        assert (await heard(theirs)).kind is Kind.MOVE
+        if end is None:
+            theirs.send(struct.pack("=BIQ", Kind.RETURNED, pair.slot, 3))
+        else:
+            send(theirs, Kind.ENDED, pair.slot, end)
+        await pair.over.wait()
+        assert (pair.outcome, pair.returned) == (outcome, None)
+        assert not worker.pairs
+
+
+async def test_the_pairs_of_a_holder_are_known_as_such() -> None:
+    first, second = SharedTurns(), SharedTurns()
+    async with scripted_worker() as (worker, theirs), AsyncExitStack() as stack:
+        holders = []
+        for turns in (first, second, first):
+            await stack.enter_async_context(taken(worker, PairPace(turns=turns)))
+            holders.append((await heard(theirs)).value)
+        assert holders[0] == holders[2] != holders[1]
+
+
+async def test_a_slot_is_used_again_and_its_counts_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process, "SLOTS", 2)
+    async with scripted_worker() as (worker, theirs), taken(worker) as (first, moved), taken(worker) as (second, _):
+        assert first is not None
+        assert second is not None
+        for pair in (first, second):
+            assert await heard(theirs) == Message(Kind.MOVE, pair.slot, ANY)
+        worker._counters[2 * first.slot] = 7
+        worker._counters[2 * first.slot + 1] = 8
+        async with taken(worker) as (third, _):
+            assert third is None, "there is no slot"
+        send(theirs, Kind.ENDED, first.slot)
+        await first.over.wait()
+        async with taken(worker) as (third, moved_by_third):
+            assert third is not None
+            assert await heard(theirs) == Message(Kind.MOVE, first.slot, ANY)
+            assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (0, 0)
+            worker._counters[2 * first.slot] = 1
+            assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (1, 0)
+            assert (moved.total_a_to_b, moved.total_b_to_a) == (7, 8)
+
+
+async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its_slot() -> None:
+    async with scripted_worker() as (worker, theirs), taken(worker) as (first, _):
+        assert first is not None
+        fill(worker)
+        worker.abort(first)
+        send(theirs, Kind.ENDED, first.slot, Ended.FINISHED)
+        await first.over.wait()
+        async with taken(worker) as (early, _):
+            assert early is None
+        heard_first = [await heard(theirs)]
+        while heard_first[-1].kind is not Kind.ABORT:
+            heard_first.append(await heard(theirs))
+        async with taken(worker) as (second, _):
+            assert second is not None
+            assert second.slot == first.slot
+            assert (await heard(theirs)).kind is Kind.MOVE
+            worker.abort(first)  # which is over
+            worker.abort(second)
+            assert (await heard(theirs)).kind is Kind.ABORT
+            with pytest.raises(BlockingIOError):
+                receive(theirs)
+
+
+async def test_the_sockets_of_a_pair_are_asked_for_once() -> None:
+    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
+        assert pair is not None
+        for _ in range(2):
+            worker.ask_back(pair)
+        worker.abort(pair)
+        kinds = [(await heard(theirs)).kind for _ in range(3)]
+        assert kinds == [Kind.MOVE, Kind.RETURN, Kind.ABORT]
+
+
+async def test_a_worker_that_is_stuck_gets_only_as_many_pairs_as_fit_into_its_socket() -> None:
+    async with scripted_worker() as (worker, _), AsyncExitStack() as stack:
+        fill(worker)
+        pair, moved = await stack.enter_async_context(taken(worker))
+        assert (pair, moved.worker) == (None, None)
+
+
+async def test_what_is_said_to_a_worker_that_has_just_ended_is_lost() -> None:
+    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
+        assert pair is not None
+        theirs.close()
+        worker.ask_back(pair)
+        worker.abort(pair)
+        assert not worker._unsent
+        async with taken(worker) as (another, _):
+            assert another is None
+
+
+async def test_the_signals_of_its_group_do_not_end_a_worker() -> None:
+    async with scene() as scene_, scene_.pair() as pair:
+        (worker,) = scene_.workers._running
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            worker.process.send_signal(number)
+        await pair.far_a.send_all(b"x")
+        assert await pair.far_b.receive_some() == b"x"
+        assert worker.process.poll() is None
+        pair.moving.cancel()
+
+
+async def test_a_worker_has_nothing_of_the_main_process_but_its_memory_and_its_socket() -> None:
+    async with scene() as scene_:
+        (worker,) = scene_.workers._running
+        pid = worker.process.pid
+        opened = {name: os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+        assert opened.pop("0") == "/dev/null"
+        kinds = {path.partition(":")[0] for name, path in opened.items() if name not in "12"}
+        assert kinds == {"/memfd", "anon_inode", "socket"}
+        assert os.getpgid(pid) == pid, "so that Ctrl-C is not for it"
+
+
 async def test_a_worker_gets_no_pair_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_PROGRAM", "import time; time.sleep(0.5)")
     events: list[Event] = []
@@ -309,15 +487,26 @@ async def test_a_worker_gets_no_pair_before_it_is_ready(monkeypatch: pytest.Monk
                 assert await far_b.receive_some() == b"x"
                 nursery.cancel_scope.cancel()
     assert isinstance(events[0], WorkerEnded)
+    assert events[0].status == "exit code 0"
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
 async def test_a_worker_that_is_stuck_is_killed(is_ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = 0
+
+    def counting(sock: socket.socket) -> Message | None:
+        nonlocal answers
+        message = receive(sock)
+        answers += message is not None and message.kind is Kind.PONG
+        return message
+
+    monkeypatch.setattr(worker_process, "receive", counting)
     for name, seconds in (("_PING_SECONDS", 0.1), ("_STUCK_SECONDS", 0.3), ("_START_SECONDS", 0.3)):
         monkeypatch.setattr(worker_process, name, seconds)
     if is_ready:
         async with scene() as scene_, scene_.pair() as pair:
             (worker,) = scene_.workers._running
+            await until(lambda: answers >= 2)
             worker.process.send_signal(signal.SIGSTOP)
             await expect_broken(pair.far_a)
             await expect_broken(pair.far_b)
@@ -403,6 +592,8 @@ async def main():
                 await trio.sleep(0.01)
 trio.run(main)
 """
+    for name in ("signal", "socket", "struct"):  # a worker does not look for modules in the current directory
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this must not run')")
     command = [sys.executable, "-I", "-S", "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -503,21 +694,47 @@ async def test_many_pairs_end_at_once() -> None:
         await far.aclose()
 
 
-async def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, fails = WorkerProcess.start, True
+@pytest.mark.parametrize(
+    ("where", "error", "detail"),
+    [
+        (trio.lowlevel, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), os.strerror(errno.ENOMEM)),
+        (trio.lowlevel, RuntimeError("can't start new thread"), "no thread can be started"),
+        (os, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), os.strerror(errno.ENOSPC)),
+    ],
+    ids=["process", "thread", "memory"],
+)
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    where: Any, error: Exception, detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of it, although the error still has its traceback."""
+    name = "open_process" if where is trio.lowlevel else "ftruncate"
+    works, fails = getattr(where, name), True
 
-    async def sometimes(events: EventStream) -> WorkerProcess:
+    def sometimes(*args: Any, **kwargs: Any) -> Any:
         nonlocal fails
         if fails:
             fails = False
-            raise OSError(12, os.strerror(12))
-        return await start(events)
+            raise error
+        return works(*args, **kwargs)
 
-    monkeypatch.setattr(WorkerProcess, "start", sometimes)
+    monkeypatch.setattr(where, name, sometimes)
     async with scene() as scene_:
         (event,) = scene_.events
         assert isinstance(event, WorkerNotStarted)
-        assert event.detail == os.strerror(12)
+        assert event.detail == detail
+
+
+@pytest.mark.parametrize("executable", ["", None])
+async def test_without_a_known_interpreter_there_are_no_workers(
+    executable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    events: list[Event] = []
+    async with open_workers(1, EventStream(events.append)) as workers:
+        assert workers.running == 0
+    (event,) = events
+    assert isinstance(event, WorkerNotStarted)
+    assert "interpreter" in event.detail
 
 
 async def test_without_workers_this_process_moves_everything() -> None:
@@ -543,14 +760,15 @@ async def test_a_pair_that_is_cancelled_while_it_is_returned_is_reset() -> None:
         assert scene_.workers.pairs == 0
 
 
-async def test_a_pair_that_a_worker_does_not_take_is_moved_here(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EPIPE, errno.ETOOMANYREFS])
+async def test_a_pair_that_a_worker_does_not_take_is_moved_here(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = 1
 
     def full(sock: socket.socket, kind: Kind, *args: Any) -> None:
         nonlocal refusals
         if kind is Kind.MOVE and refusals:
             refusals -= 1
-            raise BlockingIOError
+            raise OSError(number, os.strerror(number))
         send(sock, kind, *args)
 
     monkeypatch.setattr("hybridrelay.relay.service.worker_process.send", full)

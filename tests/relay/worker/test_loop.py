@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import errno
+import itertools
 import os
 import resource
+import select
 import socket
 import struct
 import sys
@@ -16,14 +19,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridrelay.relay.worker.loop import TURN_BYTES, TURN_STEPS, Worker
+from hybridrelay.relay.worker.loop import TURN_BYTES, TURN_STEPS, Worker, _Holder
 from hybridrelay.relay.worker.messages import COUNTS_BYTES, SLOTS, Ended, Kind, Message, receive, send
-from hybridrelay.relay.worker.pair import BUFFER_BYTES
+from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel
 from hybridrelay.relay.worker.splicing import PIPE_BYTES
 
 from ..failing_splice import failing_splice
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need epoll and memfd_create")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="workers need epoll and memfd_create"),
+    pytest.mark.usefixtures("no_descriptor_leaks"),
+]
+
+each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
 
 
 class Main:
@@ -45,12 +53,19 @@ class Main:
 
     def add(self, slot: int, holder: int = 1, *, buffers: int | None = None) -> tuple[socket.socket, socket.socket]:
         """Pass a pair to the worker. Returns the far ends."""
+        fars = self.send_pair(slot, holder, buffers=buffers)
+        self.rounds()
+        return fars
+
+    def send_pair(
+        self, slot: int, holder: int = 1, *, buffers: int | None = None
+    ) -> tuple[socket.socket, socket.socket]:
+        """The same, but the worker has not received it yet."""
         (far_a, near_a), (far_b, near_b) = tcp_pair(buffers), tcp_pair(buffers)
         with near_a, near_b:
             for near in (near_a, near_b):
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             send(self.control, Kind.MOVE, slot, holder, (near_a.fileno(), near_b.fileno()))
-        self.rounds()
         return far_a, far_b
 
     def counts(self, slot: int) -> tuple[int, int]:
@@ -183,8 +198,66 @@ def test_the_last_bytes_and_the_end_arrive_together(main: Main) -> None:
         assert [read_some(sock) for sock in (a, b, a, b)] == [b"last", b"last", b"", b""]
 
 
+def test_what_is_still_on_its_way_arrives_when_a_pair_has_finished(main: Main) -> None:
+    a, b = main.add(0, buffers=65_536)
+    with closing(a, b):
+        b.shutdown(socket.SHUT_WR)
+        sent = 0
+        while sent < 100_000:
+            sent += send_some(a, bytes(10_000))
+            main.rounds()
+        a.shutdown(socket.SHUT_WR)
+        assert main.wait_told() == Message(Kind.ENDED, 0, Ended.FINISHED)
+        b.settimeout(5)
+        assert len(b"".join(iter(lambda: b.recv(1 << 20), b""))) == sent > 65_536
+
+
 SIZES = st.sampled_from([1, 100, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 200_000])
 STEPS = st.lists(st.tuples(st.sampled_from(["a", "b", "read a", "read b", "round"]), SIZES), max_size=60)
+
+
+class Ends:
+    """The far ends of a pair, `a` and `b`: what was sent at each of them, and what has arrived there."""
+
+    def __init__(self, main: Main, slot: int, buffers: int | None) -> None:
+        self._main = main
+        self._far = dict(zip("ab", main.add(slot, buffers=buffers), strict=True))
+        self.sent = {"a": b"", "b": b""}
+        self.got = {"a": b"", "b": b""}
+        self._ended: set[str] = set()
+
+    @property
+    def have_ended(self) -> bool:
+        """Whether both ends of file have arrived."""
+        return len(self._ended) == 2
+
+    def take_steps(self, steps: list[tuple[str, int]]) -> None:
+        for what, size in steps:
+            if what == "round":
+                self._main.worker.run_round(0)
+            elif what in self._far:
+                data = os.urandom(size)
+                self.sent[what] += data[: send_some(self._far[what], data)]
+            else:
+                self._read(what[-1], size)
+
+    def _read(self, name: str, size: int) -> None:
+        data = read_some(self._far[name], size)
+        if data == b"":
+            self._ended.add(name)
+        self.got[name] += data or b""
+
+    def read_all(self) -> None:
+        """Read what is there at present."""
+        for name in self._far:
+            self._read(name, 1 << 20)
+
+    def end(self, name: str) -> None:
+        self._far[name].shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for far in self._far.values():
+            far.close()
 
 
 @pytest.mark.parametrize("splices", [True, False])
@@ -194,47 +267,77 @@ def test_whatever_is_sent_arrives(splices: bool, steps: list[tuple[str, int]], b
     main = Main()
     if not splices:
         main.worker._pipes.suspend(errno.EPERM)
-    a, b = main.add(3, buffers=buffers)
-    far = {"a": a, "b": b}
-    sent = {"a": bytearray(), "b": bytearray()}
-    got = {"a": bytearray(), "b": bytearray()}
-    other = {"a": "b", "b": "a"}
+    ends = Ends(main, 3, buffers)
     try:
-        for what, size in steps:
-            if what == "round":
-                main.worker.run_round(0)
-            elif what in far:
-                data = os.urandom(size)
-                sent[what] += data[: send_some(far[what], data)]
-            else:
-                name = what[-1]
-                got[name] += read_some(far[name], size) or b""
-        ended = set()
-        for name, sock in far.items():
-            sock.shutdown(socket.SHUT_WR)
+        ends.take_steps(steps)
+        for name in "ab":
+            ends.end(name)
 
-            def drained(name: str = name) -> bool:
-                for each, end in far.items():
-                    data = read_some(end)
-                    if data == b"":
-                        ended.add(each)
-                    got[each] += data or b""
-                return other[name] in ended
+        def drained() -> bool:
+            ends.read_all()
+            return ends.have_ended
 
-            main.until(drained)
-        assert {name: bytes(got[other[name]]) for name in far} == {name: bytes(sent[name]) for name in far}
-        assert main.counts(3) == (len(sent["a"]), len(sent["b"]))
+        main.until(drained)
+        assert (ends.got["b"], ends.got["a"]) == (ends.sent["a"], ends.sent["b"])
+        assert main.counts(3) == (len(ends.sent["a"]), len(ends.sent["b"]))
         if not splices:
             assert main.wait_told() == Message(Kind.COPIES, 0, errno.EPERM)
         assert main.wait_told() == Message(Kind.ENDED, 3, Ended.FINISHED)
         assert main.worker._pipes.borrowed == 0
     finally:
-        a.close()
-        b.close()
+        ends.close()
         main.close()
 
 
-@pytest.mark.parametrize("a_first", [True, False])
+@settings(max_examples=40, deadline=None)
+@given(
+    before=STEPS, after=STEPS, ended=st.sampled_from(["", "a", "b"]), buffers=st.sampled_from([None, 4096, 65_536])
+)
+def test_a_pair_is_returned_whatever_was_sent(
+    before: list[tuple[str, int]], after: list[tuple[str, int]], ended: str, buffers: int | None
+) -> None:
+    """What the worker has not passed on is still in the sockets."""
+    main = Main()
+    ends = Ends(main, 3, buffers)
+    told: list[Message] = []
+    try:
+        ends.take_steps(before)
+        for name in ended:
+            ends.end(name)
+        main.rounds(1)
+        send(main.control, Kind.RETURN, 3)
+        ends.take_steps([(what, size) for what, size in after if what != ended])
+
+        def returned() -> bool:
+            ends.read_all()
+            message = main.told()
+            told.extend([] if message is None else [message])
+            return bool(told)
+
+        main.until(returned)
+        (message,) = told
+        assert (message.kind, message.slot) == (Kind.RETURNED, 3)
+        assert main.worker._pipes.borrowed == 0
+        near_a, near_b = (socket.socket(fileno=one) for one in message.descriptors)
+        with near_a, near_b:
+            rest = {}
+            for name, near in (("a", near_a), ("b", near_b)):
+                if name != ended:
+                    ends.end(name)
+                near.settimeout(5)
+                rest[name] = b"".join(iter(lambda near=near: near.recv(1 << 20), b""))  # type: ignore[misc]
+            for near, bit in ((near_a, 2), (near_b, 1)):
+                if not message.value & bit:
+                    near.shutdown(socket.SHUT_WR)
+            main.until(lambda: ends.read_all() or ends.have_ended)  # type: ignore[func-returns-value]
+        assert (ends.got["b"] + rest["a"], ends.got["a"] + rest["b"]) == (ends.sent["a"], ends.sent["b"])
+        assert main.counts(3) == (len(ends.got["b"]), len(ends.got["a"]))
+    finally:
+        ends.close()
+        main.close()
+
+
+@each_end
 @pytest.mark.parametrize("stalls", [True, False])
 def test_an_error_resets_both(main: Main, a_first: bool, stalls: bool) -> None:
     a, b = main.add(5)
@@ -246,6 +349,100 @@ def test_an_error_resets_both(main: Main, a_first: bool, stalls: bool) -> None:
         reset(breaks)
         assert main.wait_told() == Message(Kind.ENDED, 5, Ended.A_BROKE if a_first else Ended.B_BROKE)
         assert ends_by_reset(other)
+
+
+class Kernel:
+    """Changes what the kernel reports about one socket.
+
+    Args:
+        real: reports what has happened.
+        sock: the socket.
+        reports: called with what has happened to it; returns what is reported.
+    """
+
+    def __init__(self, real: select.epoll, sock: socket.socket, reports: Callable[[int], int]) -> None:
+        self._real = real
+        self._sock = sock
+        self._reports = reports
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        return [
+            (descriptor, self._reports(events) if descriptor == self._sock.fileno() else events)
+            for descriptor, events in self._real.poll(timeout, most)
+        ]
+
+
+def change_reports(main: Main, channel: Channel, reports: Callable[[int], int], patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(main.worker, "_epoll", Kernel(main.worker._epoll, channel.sock, reports))
+
+
+@each_end
+@pytest.mark.parametrize("flag", [select.EPOLLRDHUP, select.EPOLLHUP, select.EPOLLERR])
+def test_the_end_arrives_whatever_the_kernel_reports(
+    main: Main, a_first: bool, flag: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = main.add(0)
+    ends, other = (a, b) if a_first else (b, a)
+    with closing(a, b):
+        pair = main.worker._pairs[0]
+        end = select.EPOLLIN | select.EPOLLRDHUP
+        change_reports(
+            main, pair.a if a_first else pair.b, lambda events: flag if events & end else events, monkeypatch
+        )
+        ends.send(b"last")
+        ends.shutdown(socket.SHUT_WR)
+        main.rounds()
+        assert [read_some(other), read_some(other)] == [b"last", b""]
+        assert main.told() is None
+
+
+@each_end
+@pytest.mark.parametrize("is_bulk", [True, False])
+@pytest.mark.parametrize("when", ["it is read", "something is sent to it", "something is left for it"])
+def test_an_error_that_a_call_finds_first(
+    main: Main, a_first: bool, is_bulk: bool, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It occurs when the kernel has just been asked for events."""
+    a, b = main.add(5)
+    breaks, other = (a, b) if a_first else (b, a)
+    with closing(a, b):
+        pair, size = main.worker._pairs[5], 4 * BUFFER_BYTES if is_bulk else 100
+        source, sink = (breaks, other) if when == "it is read" else (other, breaks)
+        source.send(bytes(size))
+        main.rounds()
+        if when == "something is left for it":
+            while send_some(source, bytes(size)):
+                main.rounds()
+        else:
+            read_some(sink)
+
+        def hidden(events: int) -> int:
+            return events & (select.EPOLLIN | select.EPOLLOUT)
+
+        change_reports(main, pair.a if a_first else pair.b, hidden, monkeypatch)
+        reset(breaks)
+        if when == "something is sent to it":
+            source.send(bytes(size))
+        assert main.wait_told() == Message(Kind.ENDED, 5, Ended.A_BROKE if a_first else Ended.B_BROKE)
+        assert ends_by_reset(other)
+
+
+def test_both_break_at_once(main: Main) -> None:
+    pairs = [main.add(slot) for slot in range(3)]
+    a, b = main.add(3)
+    with closing(a, b):
+        for far in [far for pair in pairs for far in pair]:
+            reset(far)
+        main.rounds()
+        told = [main.told() for _ in pairs]
+        assert {(one.kind, one.slot) for one in told if one is not None} == {(Kind.ENDED, slot) for slot in range(3)}
+        assert main.told() is None
+        a.send(b"x")
+        main.rounds()
+        assert read_some(b) == b"x"
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOMEM])
@@ -302,6 +499,48 @@ def test_a_holder_of_many_pairs_has_one_turn_in_a_round(main: Main) -> None:
         assert moved == TURN_STEPS, "there is more, and it is for the next round"
         main.rounds(6)
         assert [read_some(b) for _, b in pairs] == [b"x"] * len(pairs)
+
+
+@given(st.lists(st.sampled_from(["fresh", "served", "take", "take"]), max_size=100))
+def test_the_order_of_the_directions_of_a_holder(steps: list[str]) -> None:
+    """Those of each kind are served in the order in which they began to wait. While there are both kinds, three of
+    four are such as have just become ready."""
+    holder, numbers = _Holder(), itertools.count()
+    waiting: dict[str, list[int]] = {"fresh": [], "served": []}
+    kinds: list[str] = []
+    for step in ["fresh", "served"] * 4 + steps:
+        if step != "take":
+            waiting[step].append(next(numbers))
+            getattr(holder, step).append(waiting[step][-1])
+            continue
+        assert holder.has_work == any(waiting.values())
+        if not holder.has_work:
+            continue
+        has_both = all(waiting.values())
+        taken: object = holder.take()
+        (kind,) = [kind for kind, those in waiting.items() if those[:1] == [taken]]
+        waiting[kind].pop(0)
+        kinds = [*kinds, kind] if has_both else []
+        assert len(kinds) < 4 or sorted(kinds[-4:]) == ["fresh", "fresh", "fresh", "served"]
+
+
+def test_a_holder_is_forgotten_with_its_last_pair(main: Main) -> None:
+    pairs = [main.add(slot, holder=slot // 2) for slot in range(6)]
+    with closing(*(sock for pair in pairs for sock in pair)):
+        for slot in (0, 2, 3):
+            send(main.control, Kind.ABORT, slot)
+        main.rounds()
+        assert len(main.worker._holders) == 2
+        pairs[1][0].send(b"x")
+        main.rounds()
+        assert read_some(pairs[1][1]) == b"x"
+        for slot in (1, 4, 5):
+            send(main.control, Kind.RETURN, slot)
+        main.rounds()
+        assert not main.worker._holders
+        while (message := main.told()) is not None:
+            for descriptor in message.descriptors:
+                os.close(descriptor)
 
 
 def test_a_small_message_does_not_wait_for_the_bulk_data_of_the_same_holder(main: Main) -> None:
@@ -362,6 +601,27 @@ def test_abort_and_slots_that_are_unknown(main: Main) -> None:
         assert main.counts(9) == (0, 0)
 
 
+def test_a_slot_that_is_used_again_while_a_direction_of_the_earlier_pair_waits(main: Main) -> None:
+    slots = range(2 * TURN_STEPS)
+    pairs = [main.add(slot) for slot in slots]
+    with closing(*(sock for pair in pairs for sock in pair)):
+        for a, _ in pairs:
+            a.send(b"x")
+        main.rounds(1)
+        waiting = [slot for slot in slots if not main.counts(slot)[0]]
+        assert waiting, "one turn is not enough for all"
+        for slot in waiting:
+            send(main.control, Kind.ABORT, slot)
+        far_a, far_b = main.send_pair(waiting[-1])
+        with closing(far_a, far_b):
+            main.rounds()
+            assert [main.told() for _ in waiting] == [Message(Kind.ENDED, slot, Ended.ABORTED) for slot in waiting]
+            far_a.send(b"x")
+            main.rounds()
+            assert read_some(far_b) == b"x"
+            assert main.told() is None
+
+
 def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
     a, b = main.add(2)
     with closing(a, b):
@@ -394,6 +654,7 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
             assert read_some(near_a, 1), "the worker has left in the socket what it has not read"
             near_b.send(b"go on")
             assert b.recv(10) == b"go on"
+            assert not main.worker._epoll.poll(0), "what happens to them is no longer for the worker"
 
 
 def test_many_answers_that_do_not_fit_into_the_socket_at_once(main: Main) -> None:
@@ -404,19 +665,27 @@ def test_many_answers_that_do_not_fit_into_the_socket_at_once(main: Main) -> Non
             for slot in slots[first : first + 100]:
                 send(main.control, Kind.ABORT, slot)
             main.rounds()
-        ended = set()
+        ended: list[int] = []
 
         def listen() -> bool:
             if (message := main.told()) is not None:
-                ended.add(message.slot)
+                ended.append(message.slot)
             return len(ended) == len(slots)
 
         main.until(listen, rounds=5000)
+        assert ended == list(slots)
 
 
 @pytest.mark.parametrize(
     "message",
-    [b"", b"x", struct.pack("=BIQ", 99, 0, 0), struct.pack("=BIQ", 2, SLOTS, 0)],
+    [
+        b"",
+        b"x",
+        struct.pack("=BIQ", 99, 0, 0),
+        struct.pack("=BIQ", Kind.ABORT, SLOTS, 0),
+        struct.pack("=BIQ", Kind.ABORT, 0, 0) + b"x",
+        struct.pack("=BIQ", Kind.PING, 0, 0),
+    ],
 )
 def test_a_worker_whose_main_process_has_gone_or_is_another_program_ends(message: bytes) -> None:
     main = Main()
@@ -424,13 +693,14 @@ def test_a_worker_whose_main_process_has_gone_or_is_another_program_ends(message
     with closing(a, b):
         if message:
             main.control.send(message)
-        else:
+        main.rounds()
+        if message[:1] in (b"", bytes([Kind.PING])):  # PING leaves an answer that nobody receives
             main.control.close()
         main.worker.run()  # returns
         for sock in (a, b):
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
-    main.control.close()
+    main.close()
 
 
 def test_descriptors_of_a_message_that_is_not_expected_are_closed() -> None:
@@ -445,16 +715,50 @@ def test_descriptors_of_a_message_that_is_not_expected_are_closed() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_pipes_leave_descriptors_for_pairs(main: Main) -> None:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def test_a_message_that_comes_without_a_part_of_its_descriptors() -> None:
+    first, second = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with first, second:
+        second.setblocking(False)
+        before = len(os.listdir("/proc/self/fd"))
+        send(first, Kind.MOVE, 1, 2, (0,))
+        assert receive(second) == Message(Kind.MOVE, 1, 2)
+        rights = array.array("i", [0, 1])
+        first.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        assert receive(second) is None
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_worker_that_cannot_send_ends(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    a, b = main.add(0)
+    with closing(a, b):
+        monkeypatch.setattr("hybridrelay.relay.worker.loop.send", fails)
+        send(main.control, Kind.PING, 0)
+        main.worker.run()  # returns
+        for sock in (a, b):
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+
+def test_pipes_leave_descriptors_for_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 400
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    main = Main()
     pipes = main.worker._pipes
     lent: list[tuple[int, int]] = []
-    while (ends := pipes.borrow()) is not None and len(lent) < 50:
+    before = len(os.listdir("/proc/self/fd"))
+    while (ends := pipes.borrow()) is not None:
         lent.append(ends)
-    assert len(lent) <= soft // 8
+    assert len(lent) == limit // 8
     for ends in lent:
         pipes.give_back(ends, is_empty=True)
-    assert len(lent) < 50 or len(pipes._idle) == 32
+    assert len(os.listdir("/proc/self/fd")) - before == 2 * 32, "some are kept"
+    again = pipes.borrow()
+    assert again in lent
+    pipes.give_back(again, is_empty=True)
+    main.close()
 
 
 def test_a_returned_pair_says_which_ends_of_file_were_passed_on(main: Main) -> None:
@@ -473,6 +777,30 @@ def test_a_returned_pair_says_which_ends_of_file_were_passed_on(main: Main) -> N
 def test_ping(main: Main) -> None:
     send(main.control, Kind.PING, 0)
     assert main.wait_told() == Message(Kind.PONG, 0)
+
+
+@each_end
+def test_a_pair_that_the_kernel_does_not_watch_ends(
+    main: Main, a_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = 0 if a_first else 1
+
+    class Full(Kernel):
+        def register(self, *args: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._real.register(*args)
+
+    a, b = main.add(0)
+    monkeypatch.setattr(main.worker, "_epoll", Full(main.worker._epoll, a, int))
+    with closing(a, b, *main.add(1)):
+        assert main.told() == Message(Kind.ENDED, 1, Ended.ABORTED)
+        a.send(b"x")
+        main.rounds()
+        assert read_some(b) == b"x"
+        assert main.told() is None
 
 
 def test_only_a_pair_whose_descriptors_do_not_fit_ends(main: Main) -> None:
