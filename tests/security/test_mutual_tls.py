@@ -113,7 +113,7 @@ FUTURE = {"now": NOW + 4 * DAY}
         (STRANGER, CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_WRONG_AUTHORITY),
         (STRANGER, CONNECTOR, {"client_trusts": THEIRS}, Role.CONNECTOR, Reason.IDENTITY_WRONG_AUTHORITY),
         (APPLICATION, IMPOSTOR, {}, Role.CONNECTOR, Reason.IDENTITY_WRONG_AUTHORITY),
-        # A stolen application string poses as the connector, and the reverse.
+        # Somebody with an application's connection string poses as the connector, and the reverse.
         (APPLICATION, APPLICATION, {}, Role.CONNECTOR, Reason.IDENTITY_WRONG_ROLE),
         (CONNECTOR, CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_WRONG_ROLE),
         (OURS.issue(Role.APPLICATION, "x", **EXPIRED), CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_EXPIRED),
@@ -156,7 +156,7 @@ async def test_another_hybrid_connection_under_the_same_authority() -> None:
 
 
 async def test_an_identity_issues_nothing() -> None:
-    # The holder of a connector string signs an application identity with the key it has.
+    # Somebody with a connector's connection string signs an application's identity with the key in it.
     forger = Authority("orders/sql", CONNECTOR.certificate, CONNECTOR.private_key)
     forged = forger.issue(Role.APPLICATION, "forged", now=NOW)
     for trusts in (OURS, forger):
