@@ -352,7 +352,7 @@ class ClientSession:
             return move.error
 
     async def leave(self, sender: Sender) -> None:
-        """One relay is about to stop: move to another relay, if one leads to the same connector."""
+        """One relay is draining or about to stop: move to another relay, if one leads to the same connector."""
         await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
         backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
         while self.goes_through(sender):

@@ -77,7 +77,14 @@ class SessionNotOpened(Event):
 
 @attrs.frozen(kw_only=True)
 class ConnectorPassedOver(Event):
-    """A connector did not open its data channel, or does not accept this client. Another connector may."""
+    """A connector cannot be used for a new session. The client asks a relay for another one, and avoids this one for
+    up to ten minutes.
+
+    These are the causes: the connector did not open its data channel; the data channel was lost, or the end-to-end
+    handshake took too long; one of the two sides does not accept the identity of the other; or the connector sent no
+    HELLO, or refused the session. ``reason`` and ``detail`` say which. If the client asks for no other connector,
+    `SessionNotOpened` is published instead.
+    """
 
     name: ClassVar = "connector.passed-over"
     level: ClassVar = Level.WARNING
@@ -231,7 +238,7 @@ class ForwardPortClosed(Event):
 
     name: ClassVar = "forward.port-closed"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "The relay refuses the connection string, and its port is closed"
+    summary: ClassVar = "Every relay refuses a connection string, and the local port for it is closed"
 
     connection: str
     reason: Reason

@@ -122,7 +122,7 @@ class SessionEnded(_Session):
 
 @attrs.frozen(kw_only=True)
 class StreamOpened(_Stream):
-    """A stream was opened. The connector publishes this before it connects to the target."""
+    """The client has opened a stream. Published by the connector only, before it connects to the target."""
 
     name: ClassVar = "stream.opened"
     level: ClassVar = Level.DEBUG
@@ -136,7 +136,10 @@ class StreamOpened(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamNotConnected(_Stream):
-    """A stream has ended before it was connected to the target: it was refused or abandoned, or its session ended."""
+    """A stream has ended before it was connected to the target: it was refused or abandoned, or its session ended.
+
+    Published by the connector only.
+    """
 
     name: ClassVar = "stream.not-connected"
     operation: ClassVar = "ListenerRejectedConnection"
@@ -150,7 +153,11 @@ class StreamNotConnected(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamClosed(_Stream):
-    """A stream has ended. For every stream, exactly one event of this class or `StreamNotConnected` is published."""
+    """A stream has ended.
+
+    For every stream, a connector publishes exactly one event of this class or `StreamNotConnected`. A client
+    publishes exactly one event of this class, `StreamFailed` or `StreamNotOpened`.
+    """
 
     name: ClassVar = "stream.closed"
     level: ClassVar = Level.DEBUG
@@ -171,7 +178,7 @@ class StreamClosed(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamStillOpen(_Stream):
-    """A stream is still open. Published once a day for each."""
+    """A stream is still open. Published by the connector only, once a day for each."""
 
     name: ClassVar = "stream.still-open"
     level: ClassVar = Level.DEBUG
@@ -199,11 +206,12 @@ class BetterRouteFound(Event):
 
 @attrs.frozen(kw_only=True)
 class RelayDraining(Event):
-    """A relay has announced that it accepts no new registrations and joins: it is drained, or about to restart."""
+    """A relay has announced that it accepts no new registrations and joins: an administrator drains it, or it is
+    about to stop."""
 
     name: ClassVar = "relay.draining"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A relay accepts no new registrations and joins, because it is drained or about to restart"
+    summary: ClassVar = "A relay accepts no new registrations and joins, because it is draining or about to stop"
 
     host: str
     #: A connector reconnects no sooner than this after the end of the control channel. A client uses another relay

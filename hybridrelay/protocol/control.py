@@ -380,7 +380,10 @@ class Ended:
 
 @attrs.frozen
 class Draining:
-    """The relay is about to restart and asks its peers to come back after this time."""
+    """The relay accepts no new registrations and joins, because an administrator drains it or it is about to stop.
+
+    It asks its peers to come back after this time.
+    """
 
     #: At most `MAX_RETRY_AFTER_SECONDS`; a longer time is read as that.
     retry_after_seconds: float = attrs.field(converter=_retry_after, validator=_seconds)

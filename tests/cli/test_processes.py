@@ -297,7 +297,7 @@ async def test_a_forward_ends_with_its_last_key(deployment: Deployment, nursery:
     rule = ("--rule", "application", "--key", "primary", "--state", deployment.state)
     assert deployment.run("keys", "revoke", "orders", *rule).returncode == 0
     forward.program.wait_for_line(
-        "error .* its port is closed: connection=orders .*key was revoked or regenerated", where="err"
+        "error .* the local port for it is closed: connection=orders .*key was revoked or regenerated", where="err"
     )
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream("127.0.0.1", forward.ports[0])

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     def use(number: int, string: ConnectionString) -> StringUpdate:
         if number not in clients:
-            raise ConfigurationError("its port is closed", remedy="restart to open it again")
+            raise ConfigurationError("its local port is closed", remedy="restart to open it again")
         return clients[number].update(string)
 
     def source() -> StatusSource:

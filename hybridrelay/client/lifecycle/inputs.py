@@ -15,7 +15,7 @@ class MoveCause(enum.Enum):
     """Why a session is to move to another data channel."""
 
     BETTER_ROUTE = "better-route"
-    #: The relay is about to stop.
+    #: The relay is draining, or about to stop.
     RELAY_DRAINING = "relay-draining"
     #: The data channel is old, or has carried much.
     RENEWAL = "renewal"
@@ -56,7 +56,7 @@ class AttemptFailed:
 
     attempt: int
     error: HybridRelayError
-    #: Whether every relay was tried, including those that are about to stop.
+    #: Whether every relay was tried, including those that are draining or about to stop.
     tried_every_relay: bool = True
 
 

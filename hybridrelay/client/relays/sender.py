@@ -85,7 +85,7 @@ class Sender:
         end_to_end: the end-to-end TLS of the data channels.
         nursery: runs the control channel.
         clock: returns seconds since 1970.
-        on_draining: called when the relay has said that it is about to stop.
+        on_draining: called when the relay has announced that it is draining, or about to stop.
         events: the stream to which events are published.
     """
 
@@ -136,7 +136,7 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """Whether the relay has announced that it stops, and is not expected back yet."""
+        """Whether the relay has announced that it is draining or about to stop, and may not be contacted yet."""
         return trio.current_time() < self.away_until
 
     def note(self, failure: HybridRelayError) -> None:
@@ -218,8 +218,8 @@ class Sender:
         """Join, and open the data channel with the ticket. A route that fails is forgotten.
 
         Args:
-            to: the only acceptable peer; or a search for any listener, which tries others in parallel with one that
-                is silent, and instead of one that fails.
+            to: the only acceptable peer; or a search that accepts any listener. If one is silent, the search tries
+                others in parallel; if one fails, the search tries another in its place.
 
         Raises:
             HybridRelayError: see `Client.connect`.

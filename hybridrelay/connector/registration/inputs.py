@@ -146,7 +146,7 @@ class EndedByRelay:
 
 @attrs.frozen
 class RestartAnnounced:
-    """The relay is about to restart, or to stop."""
+    """The relay has announced that it is draining, or about to stop."""
 
     channel: int
     #: How long to wait before the next attempt, counted from the end of the control channel (seconds).
