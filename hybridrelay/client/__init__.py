@@ -1,4 +1,4 @@
-"""The client: a library call, or local ports that look like the on-premises host."""
+"""The client: a library call, or local ports that look like the target."""
 
 from .client import Client as Client
 from .client import open_client as open_client

@@ -6,8 +6,9 @@ from ..command import Command
 from ..parsing import Parser
 
 _DESCRIPTION = """\
-See how it works: a relay, a sample on-premises HTTP server, a connector and a client in one process, on free ports of
-this machine. It needs no configuration, no root and no network, takes about ten seconds, and leaves no files.
+See how it works: a relay, a connector, a client, and a sample HTTP server as the target, in one process, on free
+ports of this machine. It needs no configuration, no root and no network, takes about ten seconds, and leaves no
+files.
 
 It shows which routes the prober finds, makes real requests over native TCP and over WebSocket, and measures both.
 """

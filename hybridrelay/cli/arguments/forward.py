@@ -35,8 +35,8 @@ cannot help (a wrong key, a target that refuses), it is reset at once.
 
 If the connection string names several relays, the first one that works is used. When that relay is lost or about to
 stop, open connections continue over another one.
-If the key of a connection string was revoked at all of its relays, its port is closed. When the last port is closed,
-the command ends (exit code 1).
+If the key of a connection string was revoked at all of its relays, the local port for this connection string is
+closed. When the last port is closed, the command ends (exit code 1).
 
 The ready line names the ports that were opened.
 

@@ -170,20 +170,24 @@ that runs with its own option --management; 'tokens create' creates the token. F
 _WHICH_RUNNING_RELAY = """\
 Use --state on the relay's machine. Use --management on any machine, for a relay that runs with its own option
 --management; 'tokens create' creates the token. For example:
-  --management https://relay.example.com:9180 --token-file viewer.token"""
+  --management https://relay.example.com:9180 --token-file {role}.token"""
 
 
-def add_relay(parser: argparse.ArgumentParser, *, has_to_run: bool = False) -> argparse._ActionsContainer:
+def add_relay(
+    parser: argparse.ArgumentParser, *, has_to_run: bool = False, role: str = "viewer"
+) -> argparse._ActionsContainer:
     """Add ``--state`` and ``--management``, exactly one of which is required, and further options for the latter.
 
     Args:
         parser: the command's parser.
         has_to_run: whether the command works only while the relay is running.
+        role: the lowest role of a token for such a command, which names the token file in the example.
 
     Returns:
         The group of options of which exactly one is required, to which the caller may add others.
     """
-    group = parser.add_argument_group("the relay", _WHICH_RUNNING_RELAY if has_to_run else _WHICH_RELAY)
+    text = _WHICH_RUNNING_RELAY.format(role=role) if has_to_run else _WHICH_RELAY
+    group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"

@@ -81,7 +81,7 @@ def _add_drop_arguments(parser: Parser) -> None:
     parser.add_argument("what", choices=("listener", "sender", "session"), help="what to end")
     add_name(parser)
     parser.add_argument("id", metavar="ID", help="the instance of the listener, or the id of the sender or session")
-    add_relay(parser, has_to_run=True)
+    add_relay(parser, has_to_run=True, role="operator")
 
 
 def _add_status_arguments(parser: Parser) -> None:
@@ -99,7 +99,7 @@ def _add_status_arguments(parser: Parser) -> None:
 
 
 def _add_drain_arguments(parser: Parser) -> None:
-    add_relay(parser, has_to_run=True)
+    add_relay(parser, has_to_run=True, role="operator")
     parser.add_argument("--undo", action="store_true", help="accept registrations and joins again")
 
 

@@ -32,7 +32,7 @@ def _add_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "usage",
-    "show this month's usage",
+    "show how many bytes were moved this month, and the limits",
     _DESCRIPTION,
     _EXAMPLES,
     _add_arguments,

@@ -1,4 +1,4 @@
-"""The sample on-premises resource: a small HTTP server that knows nothing about relays."""
+"""The sample target: a small HTTP server that knows nothing about relays."""
 
 from __future__ import annotations
 

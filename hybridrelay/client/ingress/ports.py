@@ -1,4 +1,4 @@
-"""Local ports that look like the on-premises host: every TCP connection becomes one stream."""
+"""Local ports that look like the target: every TCP connection becomes one stream."""
 
 from __future__ import annotations
 
