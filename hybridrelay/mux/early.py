@@ -89,7 +89,7 @@ class EarlySession:
                 or self._reads > MAX_EARLY_READS
                 or core.frames_received > MAX_EARLY_FRAMES
             ):
-                self._dispatch(core.close(Reason.LIMIT, "too much before a valid token"))
+                self._dispatch(core.close(Reason.LIMIT, "too much was sent before a valid token"))
             await self._write()
 
     async def send_whole(self, data: bytes) -> None:

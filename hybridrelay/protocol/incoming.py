@@ -83,7 +83,9 @@ class Incoming:
     def _on_open(self, frame: frames.Open) -> None:
         table = self._table
         if table.is_own(frame.stream) or frame.stream <= table.last_peer_id:
-            raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
+            raise RemoteProtocolError(
+                f"OPEN for stream {frame.stream}, whose id is not one of the peer's, or not greater than its last one"
+            )
         if table.peer_count >= self._config.max_streams + self._config.max_refused_streams:
             raise RemoteProtocolError("too many streams")
         sending = self._output.outbox.sending

@@ -265,7 +265,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._refusals += 1
         self._was_refused = self._was_refused or isinstance(request, control.Register)
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
-            raise RemoteProtocolError("too many requests without a right", reason=error.reason)
+            raise RemoteProtocolError("too many requests were refused before a valid token", reason=error.reason)
         self._broker.note(self._refusal(request, error))
         return Say(control.Failed(request.id, error.reason, str(error)))
 
