@@ -110,7 +110,9 @@ MACHINES = (
     Machine(
         "Quota",
         "hybridrelay.relay.core.quotas",
-        "How much of a limit of a hybrid connection, or of the relay, is used. NEAR and REACHED publish an event.",
+        "How much of a limit of a hybrid connection, or of the relay, is used. The inputs say how much is used now: "
+        "*little* is less than seven tenths, *much* is four fifths or more, and *all* is the whole limit. NEAR and "
+        "REACHED publish an event.",
         quotas.TRANSITIONS,
         (quotas.Level.FREE,),
     ),

@@ -34,11 +34,12 @@ class SharedTurns:
     A turn is an allowance: `MAX_FRAMES` frames use it up, and so do `TURN_BYTES` bytes, or `TURN_SECONDS` of time.
     Smaller amounts of the three are added up in proportion. Time is counted because it depends on more than frames
     and bytes, such as the number of TLS records. When the turn is over, the tasks that have more to process wait for
-    the next one. Each pass of the event loop brings one turn, however many tasks wait.
+    the next one. Each pass of the event loop brings one turn, however many tasks wait. If each task had a turn of its
+    own instead, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
 
     Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
-    was used up completely, only the task that has waited longest may use the next one. Without this, a peer with 200
-    sessions that send expensive frames would have 200 turns in every pass.
+    was used up completely, only the task that has waited longest may use the next one, so that the tasks get
+    turns in the order in which they began to wait.
 
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.

@@ -57,8 +57,9 @@ from .lottery import ROTATION_SECONDS, Lottery
 
 __all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
 
-#: How long a provisional place is safe from newcomers of its own holder, and of holders with as many (seconds). An
-#: honest program proves within this time that its place is useful, unless the path to it is very slow.
+#: How long a provisional place is safe from newcomers of its own holder, and from those of holders that have the same
+#: number of provisional places (seconds). An honest program proves within this time that its place is useful, unless
+#: the path to it is very slow.
 TENURE_SECONDS = 3.0
 
 #: With `spares_established`, a holder that already has places gets an established one of another holder only if that

@@ -222,8 +222,9 @@ async def _burst(
     count: Callable[[int], None],
 ) -> Spliced | None:
     """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""
-    # Not the turns that the pairs of a holder share: a small message would wait for a burst of each other pair of its
-    # holder. Workers divide their time among holders.
+    # Each burst has a turn of its own. If the pairs of a holder shared a turn here, as they do in `pump`, a small
+    # message would have to wait until every other pair of its holder has moved a burst. Workers share their time
+    # among holders without this effect (`relay.worker.loop`).
     turn: Turn | None = None
     while True:
         try:

@@ -84,7 +84,8 @@ class WorkerPair:
     outcome: PumpOutcome = PumpOutcome.WORKER_ENDED
     #: The sockets that the worker has returned.
     returned: tuple[trio.SocketStream, trio.SocketStream] | None = None
-    #: Whether the end of file of the first channel was passed on before that, and that of the second one.
+    #: Whether the worker had passed on the end of file of the first channel, and that of the second one, when it
+    #: returned the sockets.
     ended: tuple[bool, bool] = (False, False)
     is_returning: bool = False
 
@@ -285,7 +286,8 @@ def _stream(descriptor: int) -> trio.SocketStream:
 
 
 async def _happens_in_time(event: trio.Event) -> bool:
-    """Return whether an event has happened. If this process was suspended for a moment, the event may be about to."""
+    """Return whether an event has happened. If this process was suspended for a moment, the event may be
+    about to happen, so this waits for another second."""
     if not event.is_set():
         with trio.move_on_after(1.0):
             await event.wait()

@@ -5,5 +5,5 @@ the relay uses more than one core, and so that bulk data does not delay what the
 worker's event loop, `pair` moves the bytes of one pair, and `messages` is the protocol between the two processes. The
 other side of it is `relay.service.workers`.
 
-A worker imports neither Trio nor any other part of this package.
+A worker imports neither Trio nor any other part of hybridrelay.
 """

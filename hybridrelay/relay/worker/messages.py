@@ -44,13 +44,13 @@ class Kind(enum.IntEnum):
 
     # From the main process:
 
-    #: Move the bytes of this pair; with its two sockets, whose connections are reset when they are closed
-    #: (SO_LINGER). The value identifies the holder of the pair.
+    #: Move the bytes of this pair. The message carries its two sockets, which are set so that closing them resets
+    #: their connections (SO_LINGER). The value identifies the holder of the pair.
     MOVE = 1
     #: Reset both connections of this pair. `ENDED` follows.
     ABORT = 2
-    #: Read nothing more, pass on what was read, and return the sockets. `RETURNED` or `ENDED` follows. A direction
-    #: still reads while the other one is stuck.
+    #: Pass on what was read, and return the sockets. `RETURNED` or `ENDED` follows. Until then, a direction reads
+    #: only while the other one is stuck; see `Pair.may_read`.
     RETURN = 3
     #: To be answered by `PONG`, which shows that the worker is not stuck.
     PING = 4
@@ -63,8 +63,8 @@ class Kind(enum.IntEnum):
     PONG = 6
     #: The pair has ended, and both sockets are closed. The value is one of `Ended`.
     ENDED = 7
-    #: The sockets of the pair are returned, with them. The value has bit 0 if the end of file of the first channel
-    #: was passed on, and bit 1 for the second one.
+    #: The worker returns the pair. The message carries its two sockets. Bit 0 of the value is set if the end of file
+    #: of the first channel was passed on, and bit 1 if that of the second channel was.
     RETURNED = 8
     #: The system has refused to splice, so everything is copied for a while. The value is the error number.
     COPIES = 9

@@ -14,7 +14,7 @@ HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
 #: SPLICE_F_MOVE and SPLICE_F_NONBLOCK.
 SPLICE_FLAGS = 1 | 2
 #: The capacity that is requested for a pipe. In measurements, the relay used 0.37 seconds of processor time per GB
-#: with the default of 64 KiB, 0.30 with 256 KiB, and 0.24 with 512 KiB or more. Not more than needed, because an
+#: with the default of 64 KiB, 0.30 with 256 KiB, and 0.24 with 512 KiB or more. It is not greater, because an
 #: unprivileged user gets only tiny pipes after 64 MiB of capacity in total.
 PIPE_BYTES = 512 * 1024
 #: How long splicing is suspended after the system has refused it. A system call filter refuses it every time, at the

@@ -373,7 +373,7 @@ class Executor:
             assert isinstance(self.ends[0], events.SessionNotOpened) is not machine.was_opened
             assert (self.failed is not None) is (machine.outcome is Outcome.NOT_OPENED)
         else:
-            # Something is always going on, or can happen: nothing waits for ever for nobody.
+            # Something is in progress, or has a deadline: the machine never waits without end.
             waits = self.attempts or self.has_channel or self.closing is not None
             assert waits or machine.deadline is not None
             assert machine.deadline is None or math.isfinite(machine.deadline)

@@ -214,8 +214,8 @@ function follow(url, onEvent) {
       last = event.lastEventId || last;
       onEvent();
     });
-    // The relay ends each stream after some minutes; it also fails if the relay is away, or the login has ended. Whether
-    // the next stream can begin is found out by the next request for newer parts.
+    // The relay ends each stream after some minutes; it also fails if the relay is unavailable, or the login has
+    // ended. The next request for newer parts shows whether another stream can begin.
     source.addEventListener("error", () => { end(); onEvent(); });
   };
   const end = () => { source?.close(); source = null; };

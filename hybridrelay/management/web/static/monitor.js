@@ -152,7 +152,7 @@ async function load() {
     for (const chart of charts) show(chart, false);
     page.classList.remove("stale");
   } catch {
-    // What is drawn stays, in grey. If the relay is away, the page's banner says so.
+    // What is drawn stays, in grey. If the relay is unavailable, the page's banner says so.
     loadedAt = before;
     page.classList.add("stale");
   }
