@@ -221,7 +221,7 @@ class Direction:
     def _splice(self) -> int | None:
         """Move what fits into a pipe. Returns None if that is not possible."""
         assert sys.platform == "linux"
-        pipe = self._pipe or self._pipes.borrow()
+        pipe = self._pipes.borrow()
         if pipe is None:
             return None
         self._pipe = pipe

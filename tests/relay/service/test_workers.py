@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -34,6 +35,7 @@ from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
 from hybridrelay.relay.service.workers import Workers, open_workers
 from hybridrelay.relay.worker.messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
 from hybridrelay.streams import receive_exactly
+from hybridrelay.streams.sockets import NOTSENT_LOWAT
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
 
@@ -266,10 +268,10 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.MOVE, Kind.ABORT, Kind.RETURN, Kind.PING, Kind.ENDED, Kind.RETURNED, Kind.COPIES]
+    "kind", [Kind.MOVE, Kind.ABORT, Kind.RETURN, Kind.PING, Kind.ENDED, Kind.RETURNED, Kind.COPIES, None]
 )
 async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
-    kind: Kind, monkeypatch: pytest.MonkeyPatch
+    kind: Kind | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -288,7 +290,10 @@ async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
     with theirs:
         # There is no such pair. What refuses to splice needs none.
         descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else ()
-        send(theirs, kind, 5, 1, descriptors)
+        if kind is None:
+            theirs.send(b"what is this?")
+        else:
+            send(theirs, kind, 5, 1, descriptors)
         if kind is Kind.COPIES:  # this is allowed
             send(theirs, Kind.ENDED, 5)
         async with scene() as scene_:
@@ -404,6 +409,7 @@ async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its
         assert first is not None
         fill(worker)
         worker.abort(first)
+        await trio.testing.wait_all_tasks_blocked()
         send(theirs, Kind.ENDED, first.slot, Ended.FINISHED)
         await first.over.wait()
         async with taken(worker) as (early, _):
@@ -418,8 +424,66 @@ async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its
             worker.abort(first)  # which is over
             worker.abort(second)
             assert (await heard(theirs)).kind is Kind.ABORT
+            await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(BlockingIOError):
                 receive(theirs)
+
+
+async def test_a_direction_that_a_worker_has_ended_is_not_ended_here() -> None:
+    """A socket that has both sent and received an end of file cannot be ended again."""
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    pair = JoinedPair(near_a, near_b, far_a, far_b)
+    workers = Workers(EventStream())
+    async with far_a, far_b, scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
+        workers._running.append(worker)
+        with PipePool() as pipes:
+
+            async def move() -> None:
+                pair.results.append(await Scene(workers, [], pipes).move(pair))
+
+            nursery.start_soon(move)
+            await trio.lowlevel.wait_readable(theirs)
+            message = receive(theirs)
+            assert message is not None
+            with socket.socket(fileno=message.descriptors[0]) as a, socket.socket(fileno=message.descriptors[1]):
+                await far_b.send_eof()
+                a.shutdown(socket.SHUT_WR)
+                await far_a.send_eof()
+                assert await far_a.receive_some() == b""
+                await trio.lowlevel.wait_readable(a)
+                send(theirs, Kind.RETURNED, message.slot, 2, message.descriptors)
+            assert await far_b.receive_some() == b""
+            await until(lambda: pair.results)
+    assert pair.results == [PumpResult(0, 0, PumpOutcome.FINISHED)]
+
+
+def resets_on_close(sock: socket.socket | trio.socket.SocketType) -> bool:
+    """Whether closing it resets the connection."""
+    on, seconds = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+    return bool(on) and not seconds
+
+
+async def test_sockets_that_were_returned_are_ready_for_use_here() -> None:
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    async with far_a, far_b, scripted_worker() as (worker, theirs):
+        pair = worker.take(near_a, near_b, Moved(), PairPace())
+        assert pair is not None
+        await trio.lowlevel.wait_readable(theirs)
+        message = receive(theirs)
+        assert message is not None
+        send(theirs, Kind.RETURNED, pair.slot, 2, message.descriptors)
+        for descriptor in message.descriptors:
+            with socket.socket(fileno=descriptor) as sock:
+                assert resets_on_close(sock), "also if the worker is killed before it has them"
+        await pair.over.wait()
+        assert pair.returned is not None
+        assert pair.ended == (False, True)
+        for stream, far in zip(pair.returned, (far_a, far_b), strict=True):
+            assert not resets_on_close(stream.socket)
+            assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == NOTSENT_LOWAT
+            await far.send_all(b"x")
+            async with stream:
+                assert await stream.receive_some() == b"x"
 
 
 async def test_the_sockets_of_a_pair_are_asked_for_once() -> None:
@@ -437,6 +501,146 @@ async def test_a_worker_that_is_stuck_gets_only_as_many_pairs_as_fit_into_its_so
         fill(worker)
         pair, moved = await stack.enter_async_context(taken(worker))
         assert (pair, moved.worker) == (None, None)
+
+
+async def test_a_worker_that_has_nothing_to_say_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the system has reported that there is a message."""
+    is_first = True
+
+    def nothing_at_first(sock: socket.socket) -> Message | None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            raise BlockingIOError
+        return receive(sock)
+
+    monkeypatch.setattr(worker_process, "receive", nothing_at_first)
+    async with scripted_worker() as (worker, theirs):
+        send(theirs, Kind.READY, 0)
+        await worker.ready.wait()
+    assert not is_first
+
+
+async def test_a_worker_whose_answer_comes_late_because_everything_was_suspended_is_left_alone(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
+        send(theirs, Kind.READY, 0)
+        nursery.start_soon(worker.watch)
+        for _ in range(2):
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(worker_process._PING_SECONDS)
+            assert await heard(theirs) == Message(Kind.PING, 0)
+            mock_clock.jump(worker_process._STUCK_SECONDS + 1)
+            await trio.testing.wait_all_tasks_blocked()
+            send(theirs, Kind.PONG, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert worker.process.poll() is None
+        mock_clock.jump(worker_process._PING_SECONDS)
+        assert await heard(theirs) == Message(Kind.PING, 0)
+        mock_clock.jump(worker_process._STUCK_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(2.0)
+        assert await worker.process.wait() == -signal.SIGKILL
+
+
+class Ending:
+    """A worker that ends after some time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.pairs: dict[int, WorkerPair] = {}
+        self.ready = trio.Event()
+        self.status = "exit code 1"
+        self.process = self
+        self.pid = 1
+        self._seconds = seconds
+
+    async def receive(self) -> None:
+        self.ready.set()
+        await trio.sleep(self._seconds)
+
+    async def send_unsent(self) -> None:
+        await trio.sleep_forever()
+
+    watch = send_unsent
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_when_workers_that_end_are_replaced(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After half a second, then after twice the time, up to 30 seconds, and from the beginning after one that has run
+    for longer than ten seconds. None: it cannot be started."""
+    lives = [0.0, 5.0, None, None, 0.0, 0.0, 0.0, 0.0, 10.5, 0.0, 1e9]
+    pauses = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 0.5, 1.0]
+    starts: list[float] = []
+    events: list[tuple[type[Event], float]] = []
+
+    async def start(_: EventStream) -> Ending:
+        seconds = lives[len(starts)]
+        starts.append(trio.current_time())
+        if seconds is None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return Ending(seconds)
+
+    def note(event: Event) -> None:
+        assert isinstance(event, (WorkerEnded, WorkerNotStarted))
+        events.append((type(event), event.retry_seconds))
+
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    async with open_workers(1, EventStream(note)) as workers:
+        await trio.sleep(1000)
+        assert workers.running == 1
+    kinds = [WorkerNotStarted if life is None else WorkerEnded for life in lives[:-1]]
+    assert events == list(zip(kinds, pauses, strict=True))
+    ran = [life or 0.0 for life in lives]
+    assert [after - before for before, after in pairwise(starts)] == pytest.approx(
+        [life + pause for life, pause in zip(ran, pauses, strict=False)]
+    )
+
+
+class UsedTurns(SharedTurns):
+    """Notes that they were used."""
+
+    is_used = False
+
+    def use(self, frames: int, size: int) -> bool:
+        self.is_used = True
+        return super().use(frames, size)
+
+
+@pytest.mark.parametrize("why", ["there is no worker", "it has a limit", "it was returned", "it is not a socket"])
+async def test_a_pair_that_is_moved_here_uses_the_pipes_and_the_turns_of_this_process(why: str) -> None:
+    turns = UsedTurns()
+    async with scene(0 if why == "there is no worker" else 1) as scene_, trio.open_nursery() as nursery:
+        (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+        pace, moved = Pace(), Moved()
+        if why == "it has a limit":
+            pace.change(1 << 30)
+        pace_was_set = why in ("it has a limit", "it was returned")
+        pair_pace = PairPace(pace, turns=turns)
+        first = WrappedHalfCloseableStream(near_a) if why == "it is not a socket" else near_a
+        move = partial(scene_.workers.move, first, near_b, moved=moved, pipes=scene_.pipes, pace=pair_pace)
+        nursery.start_soon(move)
+        async with far_a, far_b:
+            if why == "it was returned":
+                await until(lambda: scene_.workers.pairs)
+                pace.change(1 << 30)
+                scene_.workers.take_back()
+                await until(lambda: not scene_.workers.pairs)
+            if why != "there is no worker":  # the bytes are copied
+                nursery.start_soon(far_a.send_all, bytes(MIB))
+                await receive_exactly(far_b, MIB)
+                assert turns.is_used
+                pace.change(None)
+            if why != "it is not a socket":
+                nursery.start_soon(far_a.send_all, bytes(MIB))
+                await receive_exactly(far_b, MIB)
+                await until(lambda: scene_.pipes.idle + scene_.pipes.borrowed)
+            await until(lambda: moved.total_a_to_b == MIB * (2 if pace_was_set else 1))
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_is_said_to_a_worker_that_has_just_ended_is_lost() -> None:
@@ -780,8 +984,7 @@ async def test_a_pair_that_a_worker_does_not_take_is_moved_here(number: int, mon
             assert await far_b.receive_some() == b"x"
             assert scene_.workers.pairs == 0
             for near in (near_a, near_b):
-                resets = near.socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
-                assert struct.unpack("ii", resets)[0] == 0, "closing it would reset the connection"
+                assert not resets_on_close(near.socket)
             async with scene_.pair() as another:
                 (worker,) = scene_.workers._running
                 assert list(worker.pairs) == [0], "the slot was not lost"

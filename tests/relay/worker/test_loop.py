@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import errno
 import itertools
+import math
 import os
 import resource
 import select
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.relay.worker.loop import TURN_BYTES, TURN_STEPS, Worker, _Holder
 from hybridrelay.relay.worker.messages import COUNTS_BYTES, SLOTS, Ended, Kind, Message, receive, send
-from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel
+from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel, Pipes
 from hybridrelay.relay.worker.splicing import PIPE_BYTES
 
 from ..failing_splice import failing_splice
@@ -262,23 +263,31 @@ class Ends:
 
 @pytest.mark.parametrize("splices", [True, False])
 @settings(max_examples=40, deadline=None)
-@given(steps=STEPS, buffers=st.sampled_from([None, 4096, 65_536]))
-def test_whatever_is_sent_arrives(splices: bool, steps: list[tuple[str, int]], buffers: int | None) -> None:
+@given(steps=STEPS, buffers=st.sampled_from([None, 4096, 65_536]), ends_at_once=st.booleans())
+def test_whatever_is_sent_arrives(
+    splices: bool, steps: list[tuple[str, int]], buffers: int | None, ends_at_once: bool
+) -> None:
     main = Main()
     if not splices:
         main.worker._pipes.suspend(errno.EPERM)
     ends = Ends(main, 3, buffers)
     try:
         ends.take_steps(steps)
+
+        def arrived() -> bool:
+            ends.read_all()
+            return (ends.got["b"], ends.got["a"]) == (ends.sent["a"], ends.sent["b"])
+
+        def ended() -> bool:
+            return arrived() and ends.have_ended
+
+        if not ends_at_once:
+            main.until(arrived)
+            main.rounds()
+            assert not main.worker._ready, "there is nothing to do"
         for name in "ab":
             ends.end(name)
-
-        def drained() -> bool:
-            ends.read_all()
-            return ends.have_ended
-
-        main.until(drained)
-        assert (ends.got["b"], ends.got["a"]) == (ends.sent["a"], ends.sent["b"])
+        main.until(ended)
         assert main.counts(3) == (len(ends.sent["a"]), len(ends.sent["b"]))
         if not splices:
             assert main.wait_told() == Message(Kind.COPIES, 0, errno.EPERM)
@@ -401,9 +410,16 @@ def test_the_end_arrives_whatever_the_kernel_reports(
 
 @each_end
 @pytest.mark.parametrize("is_bulk", [True, False])
-@pytest.mark.parametrize("when", ["it is read", "something is sent to it", "something is left for it"])
+@pytest.mark.parametrize(
+    ("when", "reported"),
+    [
+        ("it is read", select.EPOLLIN),
+        ("something is sent to it", 0),
+        ("something is left for it", select.EPOLLOUT),
+    ],
+)
 def test_an_error_that_a_call_finds_first(
-    main: Main, a_first: bool, is_bulk: bool, when: str, monkeypatch: pytest.MonkeyPatch
+    main: Main, a_first: bool, is_bulk: bool, when: str, reported: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It occurs when the kernel has just been asked for events."""
     a, b = main.add(5)
@@ -418,11 +434,8 @@ def test_an_error_that_a_call_finds_first(
                 main.rounds()
         else:
             read_some(sink)
-
-        def hidden(events: int) -> int:
-            return events & (select.EPOLLIN | select.EPOLLOUT)
-
-        change_reports(main, pair.a if a_first else pair.b, hidden, monkeypatch)
+        broken = pair.a if a_first else pair.b
+        change_reports(main, broken, lambda events: events & reported, monkeypatch)
         reset(breaks)
         if when == "something is sent to it":
             source.send(bytes(size))
@@ -728,6 +741,42 @@ def test_a_message_that_comes_without_a_part_of_its_descriptors() -> None:
         assert len(os.listdir("/proc/self/fd")) == before
 
 
+@given(st.lists(st.sampled_from(["borrow", "give back", "give back full", "refuse", "wait 1", "wait 60"])))
+def test_pipes_that_are_lent(steps: list[str]) -> None:
+    """At most a certain number at a time, and none for a minute after the system has refused to splice."""
+    most, now, until = 2, 0.0, -math.inf
+    lent: list[tuple[int, int]] = []
+    idle: list[tuple[int, int]] = []
+    before = len(os.listdir("/proc/self/fd"))
+    pipes = Pipes(most, lambda: now)
+    for number, step in enumerate(steps):
+        if step == "borrow":
+            ends = pipes.borrow()
+            assert (ends is None) == (len(lent) == most or now < until)
+            if ends is not None:
+                assert ends not in lent
+                assert not idle or ends == idle.pop(), "those that exist are used first"
+                lent.append(ends)
+        elif step.startswith("give") and lent:
+            is_empty = step == "give back"
+            idle += lent[-1:] if is_empty else []
+            pipes.give_back(lent.pop(), is_empty=is_empty)
+        elif step == "refuse":
+            pipes.suspend(number)
+            # A pipe that was lent before is refused, too. That says nothing new.
+            assert pipes.error == (number if now >= until else None)
+            pipes.error, until = None, max(until, now + 60) if now >= until else until
+        elif step.startswith("wait"):
+            now += float(step.split()[1])
+        assert pipes.borrowed == len(lent)
+        assert len(os.listdir("/proc/self/fd")) - before == 2 * len(lent) + 2 * len(idle)
+    for ends in lent:
+        pipes.give_back(ends, is_empty=True)
+    for _ in range(2):
+        pipes.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_worker_that_cannot_send_ends(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -895,6 +944,25 @@ def test_no_pipe_is_lost_and_none_with_bytes_in_it_is_used_again(main: Main, end
                 os.close(descriptor)
         assert pipes.borrowed == 0
         assert len(pipes._idle) == (0 if end is Kind.ABORT else 1)
+
+
+def test_a_direction_that_has_ended_holds_no_pipe(main: Main) -> None:
+    a, b = main.add(0)
+    with closing(a, b):
+        sent = sum(send_some(a, bytes(BUFFER_BYTES)) for _ in range(8))
+        a.shutdown(socket.SHUT_WR)
+        got = 0
+
+        def ended() -> bool:
+            nonlocal got
+            data = read_some(b)
+            got += len(data or b"")
+            return data == b""
+
+        main.until(ended)
+        assert got == sent
+        assert main.worker._pipes.borrowed == 0
+        assert len(main.worker._pipes._idle) == 1, "it was used"
 
 
 def test_what_is_left_of_one_pair_is_not_overwritten_by_another(main: Main) -> None:
