@@ -34,6 +34,7 @@ def test_a_turn_is_over_after_frames_or_bytes() -> None:
         assert not turns.use(frame_count - 1 if frame_count else 0, size - 1 if size else 0)
         assert turns.use(1 if frame_count else 0, 1 if size else 0)
         assert turns.is_over
+        assert turns.begin()
 
 
 def test_a_turn_is_over_after_a_time_in_which_the_peers_sessions_run() -> None:

@@ -8,16 +8,14 @@ import mmap
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import ANY
 
 import attrs
 import pytest
@@ -33,13 +31,13 @@ from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
 from hybridrelay.relay.service.workers import Workers, open_workers
-from hybridrelay.relay.worker.messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
+from hybridrelay.relay.worker.messages import COUNTS_BYTES, Kind, Message, receive, send
 from hybridrelay.streams import receive_exactly
-from hybridrelay.streams.sockets import NOTSENT_LOWAT
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
+from ...resets import resets_on_close
 from ...waiting import async_wait_until
 from ...wrapped_streams import WrappedHalfCloseableStream
 
@@ -302,248 +300,6 @@ async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
             assert events == ([SpliceUnavailable] if kind is Kind.COPIES else []) + [WorkerEnded]
 
 
-@asynccontextmanager
-async def scripted_worker() -> AsyncIterator[tuple[WorkerProcess, socket.socket]]:
-    """A worker whose messages the test sends, and which sends and receives messages during the block."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = await trio.lowlevel.open_process(["sleep", "1000"])
-    for one in (ours, theirs):
-        one.setblocking(False)
-    worker = WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), EventStream())
-    with theirs, trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.receive)
-            nursery.start_soon(worker.send_unsent)
-            yield worker, theirs
-            nursery.cancel_scope.cancel()
-        process.kill()
-        await worker.aclose()
-
-
-@asynccontextmanager
-async def taken(
-    worker: WorkerProcess, pace: PairPace | None = None
-) -> AsyncIterator[tuple[WorkerPair | None, Moved]]:
-    """Offer a pair to a worker. Yields None if it does not take it."""
-    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
-    async with far_a, far_b, near_a, near_b:
-        moved = Moved()
-        yield worker.take(near_a, near_b, moved, pace or PairPace()), moved
-
-
-def fill(worker: WorkerProcess) -> None:
-    """Send messages to a worker until the next one would have to wait."""
-    with suppress(BlockingIOError):
-        while True:
-            send(worker._control, Kind.PING, 0)
-
-
-async def heard(theirs: socket.socket) -> Message:
-    """The next message that a scripted worker receives, without descriptors."""
-    await trio.lowlevel.wait_readable(theirs)
-    message = receive(theirs)
-    assert message is not None
-    for descriptor in message.descriptors:
-        os.close(descriptor)
-    return Message(message.kind, message.slot, message.value)
-
-
-@pytest.mark.parametrize(
-    ("end", "outcome"),
-    [
-        (Ended.FINISHED, PumpOutcome.FINISHED),
-        (Ended.A_BROKE, PumpOutcome.A_BROKE),
-        (Ended.B_BROKE, PumpOutcome.B_BROKE),
-        (Ended.ABORTED, PumpOutcome.WORKER_ENDED),  # by the worker, which has no descriptors left
-        (99, PumpOutcome.WORKER_ENDED),
-        (None, PumpOutcome.WORKER_ENDED),  # returned, but the descriptors could not be received
-    ],
-)
-async def test_how_a_pair_has_ended(end: int | None, outcome: PumpOutcome) -> None:
-    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
-        assert pair is not None
-        assert (await heard(theirs)).kind is Kind.MOVE
-        if end is None:
-            theirs.send(struct.pack("=BIQ", Kind.RETURNED, pair.slot, 3))
-        else:
-            send(theirs, Kind.ENDED, pair.slot, end)
-        await pair.over.wait()
-        assert (pair.outcome, pair.returned) == (outcome, None)
-        assert not worker.pairs
-
-
-async def test_the_pairs_of_a_holder_are_known_as_such() -> None:
-    first, second = SharedTurns(), SharedTurns()
-    async with scripted_worker() as (worker, theirs), AsyncExitStack() as stack:
-        holders = []
-        for turns in (first, second, first):
-            await stack.enter_async_context(taken(worker, PairPace(turns=turns)))
-            holders.append((await heard(theirs)).value)
-        assert holders[0] == holders[2] != holders[1]
-
-
-async def test_a_slot_is_used_again_and_its_counts_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "SLOTS", 2)
-    async with scripted_worker() as (worker, theirs), taken(worker) as (first, moved), taken(worker) as (second, _):
-        assert first is not None
-        assert second is not None
-        for pair in (first, second):
-            assert await heard(theirs) == Message(Kind.MOVE, pair.slot, ANY)
-        worker._counters[2 * first.slot] = 7
-        worker._counters[2 * first.slot + 1] = 8
-        async with taken(worker) as (third, _):
-            assert third is None, "there is no slot"
-        send(theirs, Kind.ENDED, first.slot)
-        await first.over.wait()
-        async with taken(worker) as (third, moved_by_third):
-            assert third is not None
-            assert await heard(theirs) == Message(Kind.MOVE, first.slot, ANY)
-            assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (0, 0)
-            worker._counters[2 * first.slot] = 1
-            assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (1, 0)
-            assert (moved.total_a_to_b, moved.total_b_to_a) == (7, 8)
-
-
-async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its_slot() -> None:
-    async with scripted_worker() as (worker, theirs), taken(worker) as (first, _):
-        assert first is not None
-        fill(worker)
-        worker.abort(first)
-        await trio.testing.wait_all_tasks_blocked()
-        send(theirs, Kind.ENDED, first.slot, Ended.FINISHED)
-        await first.over.wait()
-        async with taken(worker) as (early, _):
-            assert early is None
-        heard_first = [await heard(theirs)]
-        while heard_first[-1].kind is not Kind.ABORT:
-            heard_first.append(await heard(theirs))
-        async with taken(worker) as (second, _):
-            assert second is not None
-            assert second.slot == first.slot
-            assert (await heard(theirs)).kind is Kind.MOVE
-            worker.abort(first)  # which is over
-            worker.abort(second)
-            assert (await heard(theirs)).kind is Kind.ABORT
-            await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(BlockingIOError):
-                receive(theirs)
-
-
-async def test_a_direction_that_a_worker_has_ended_is_not_ended_here() -> None:
-    """A socket that has both sent and received an end of file cannot be ended again."""
-    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
-    pair = JoinedPair(near_a, near_b, far_a, far_b)
-    workers = Workers(EventStream())
-    async with far_a, far_b, scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
-        workers._running.append(worker)
-        with PipePool() as pipes:
-
-            async def move() -> None:
-                pair.results.append(await Scene(workers, [], pipes).move(pair))
-
-            nursery.start_soon(move)
-            await trio.lowlevel.wait_readable(theirs)
-            message = receive(theirs)
-            assert message is not None
-            with socket.socket(fileno=message.descriptors[0]) as a, socket.socket(fileno=message.descriptors[1]):
-                await far_b.send_eof()
-                a.shutdown(socket.SHUT_WR)
-                await far_a.send_eof()
-                assert await far_a.receive_some() == b""
-                await trio.lowlevel.wait_readable(a)
-                send(theirs, Kind.RETURNED, message.slot, 2, message.descriptors)
-            assert await far_b.receive_some() == b""
-            await until(lambda: pair.results)
-    assert pair.results == [PumpResult(0, 0, PumpOutcome.FINISHED)]
-
-
-def resets_on_close(sock: socket.socket | trio.socket.SocketType) -> bool:
-    """Whether closing it resets the connection."""
-    on, seconds = struct.unpack("ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
-    return bool(on) and not seconds
-
-
-async def test_sockets_that_were_returned_are_ready_for_use_here() -> None:
-    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
-    async with far_a, far_b, scripted_worker() as (worker, theirs):
-        pair = worker.take(near_a, near_b, Moved(), PairPace())
-        assert pair is not None
-        await trio.lowlevel.wait_readable(theirs)
-        message = receive(theirs)
-        assert message is not None
-        send(theirs, Kind.RETURNED, pair.slot, 2, message.descriptors)
-        for descriptor in message.descriptors:
-            with socket.socket(fileno=descriptor) as sock:
-                assert resets_on_close(sock), "also if the worker is killed before it has them"
-        await pair.over.wait()
-        assert pair.returned is not None
-        assert pair.ended == (False, True)
-        for stream, far in zip(pair.returned, (far_a, far_b), strict=True):
-            assert not resets_on_close(stream.socket)
-            assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == NOTSENT_LOWAT
-            await far.send_all(b"x")
-            async with stream:
-                assert await stream.receive_some() == b"x"
-
-
-async def test_the_sockets_of_a_pair_are_asked_for_once() -> None:
-    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
-        assert pair is not None
-        for _ in range(2):
-            worker.ask_back(pair)
-        worker.abort(pair)
-        kinds = [(await heard(theirs)).kind for _ in range(3)]
-        assert kinds == [Kind.MOVE, Kind.RETURN, Kind.ABORT]
-
-
-async def test_a_worker_that_is_stuck_gets_only_as_many_pairs_as_fit_into_its_socket() -> None:
-    async with scripted_worker() as (worker, _), AsyncExitStack() as stack:
-        fill(worker)
-        pair, moved = await stack.enter_async_context(taken(worker))
-        assert (pair, moved.worker) == (None, None)
-
-
-async def test_a_worker_that_has_nothing_to_say_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although the system has reported that there is a message."""
-    is_first = True
-
-    def nothing_at_first(sock: socket.socket) -> Message | None:
-        nonlocal is_first
-        if is_first:
-            is_first = False
-            raise BlockingIOError
-        return receive(sock)
-
-    monkeypatch.setattr(worker_process, "receive", nothing_at_first)
-    async with scripted_worker() as (worker, theirs):
-        send(theirs, Kind.READY, 0)
-        await worker.ready.wait()
-    assert not is_first
-
-
-async def test_a_worker_whose_answer_comes_late_because_everything_was_suspended_is_left_alone(
-    mock_clock: trio.testing.MockClock,
-) -> None:
-    async with scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
-        send(theirs, Kind.READY, 0)
-        nursery.start_soon(worker.watch)
-        for _ in range(2):
-            await trio.testing.wait_all_tasks_blocked()
-            mock_clock.jump(worker_process._PING_SECONDS)
-            assert await heard(theirs) == Message(Kind.PING, 0)
-            mock_clock.jump(worker_process._STUCK_SECONDS + 1)
-            await trio.testing.wait_all_tasks_blocked()
-            send(theirs, Kind.PONG, 0)
-        await trio.testing.wait_all_tasks_blocked()
-        assert worker.process.poll() is None
-        mock_clock.jump(worker_process._PING_SECONDS)
-        assert await heard(theirs) == Message(Kind.PING, 0)
-        mock_clock.jump(worker_process._STUCK_SECONDS)
-        await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(2.0)
-        assert await worker.process.wait() == -signal.SIGKILL
-
-
 class Ending:
     """A worker that ends after some time."""
 
@@ -641,17 +397,6 @@ async def test_a_pair_that_is_moved_here_uses_the_pipes_and_the_turns_of_this_pr
                 await until(lambda: scene_.pipes.idle + scene_.pipes.borrowed)
             await until(lambda: moved.total_a_to_b == MIB * (2 if pace_was_set else 1))
             nursery.cancel_scope.cancel()
-
-
-async def test_what_is_said_to_a_worker_that_has_just_ended_is_lost() -> None:
-    async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
-        assert pair is not None
-        theirs.close()
-        worker.ask_back(pair)
-        worker.abort(pair)
-        assert not worker._unsent
-        async with taken(worker) as (another, _):
-            assert another is None
 
 
 async def test_the_signals_of_its_group_do_not_end_a_worker() -> None:

@@ -118,7 +118,7 @@ def tcp_pair(buffers: int | None = None) -> tuple[socket.socket, socket.socket]:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if buffers is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
-        sock.setblocking(False)
+    far.setblocking(False)
     return far, near
 
 
