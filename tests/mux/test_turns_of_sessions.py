@@ -50,6 +50,16 @@ def test_a_turn_is_over_after_a_time_in_which_the_peers_sessions_run() -> None:
     assert turns.begin()
 
 
+def test_time_counts_once() -> None:
+    now = 0.0
+    turns = SharedTurns(lambda: now)
+    for _ in range(3):
+        now += TURN_SECONDS / 4
+        assert not turns.use(0, 0)
+    now += TURN_SECONDS / 4
+    assert turns.use(0, 0)
+
+
 class Passes(trio.abc.Instrument):
     """Counts the passes of the event loop, and calls a function after each."""
 

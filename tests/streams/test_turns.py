@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
 from hybridrelay.streams.nowait import TURN_BYTES
-from hybridrelay.streams.turns import SharedTurns
+from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
 
 
 async def test_a_task_that_begins_comes_after_those_that_wait() -> None:
@@ -25,12 +26,37 @@ async def test_a_task_that_begins_comes_after_those_that_wait() -> None:
     assert must_wait == [True, False], "while another task waits, and when none does"
 
 
-async def test_a_turn_that_was_exceeded_makes_the_next_one_shorter() -> None:
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_turn_that_was_exceeded_makes_the_next_one_shorter(counts: bool) -> None:
     turns = SharedTurns(lambda: 0.0)
-    turns.use(0, TURN_BYTES + TURN_BYTES // 4)
+    if counts:
+        turns.count(MAX_FRAMES + MAX_FRAMES // 4)
+    else:
+        turns.use(0, TURN_BYTES + TURN_BYTES // 4)
     await turns.next()
     assert not turns.use(0, TURN_BYTES // 2)
     assert turns.use(0, TURN_BYTES // 4)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_a_turn_that_was_exceeded_by_far_takes_only_one_other_turn(counts: bool) -> None:
+    turns, passes = SharedTurns(lambda: 0.0), 0
+
+    class Passes(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            nonlocal passes
+            passes += 1
+
+    if counts:
+        turns.count(100 * MAX_FRAMES)
+    else:
+        turns.use(0, 100 * TURN_BYTES)
+    trio.lowlevel.add_instrument(instrument := Passes())
+    await turns.next()
+    trio.lowlevel.remove_instrument(instrument)
+    assert passes <= 3
+    assert not turns.use(0, TURN_BYTES - 1)
+    assert turns.use(0, 1)
 
 
 async def test_the_time_that_other_tasks_take_before_a_turn_is_no_part_of_it() -> None:

@@ -110,9 +110,10 @@ class Worker:
             self._pipes.error = None
 
     def close(self) -> None:
-        """Reset all connections, and close everything."""
+        """Reset all connections, and close everything. Idempotent."""
         for pair in self._pairs.values():
             pair.close(gracefully=False)
+        self._pairs.clear()
         self._pipes.close()
         self._epoll.close()
         self._control.close()
@@ -136,7 +137,7 @@ class Worker:
     def _queue(self, pair: Pair) -> None:
         holder = self._holders[self._holder_of[pair.slot]]
         for direction in pair.directions:
-            if not direction.is_queued and pair.has_work(direction):
+            if not direction.is_queued and direction.can_move:
                 direction.is_queued = True
                 holder.fresh.append((pair, direction))
         if holder.has_work and not holder.is_queued:
@@ -163,7 +164,7 @@ class Worker:
             elif pair.is_returning and pair.can_return:
                 self._return(pair)
             else:
-                if pair.has_work(direction):
+                if direction.can_move:
                     direction.is_queued = True
                     holder.served.append((pair, direction))
         if holder.has_work:

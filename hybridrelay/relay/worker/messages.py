@@ -49,8 +49,8 @@ class Kind(enum.IntEnum):
     MOVE = 1
     #: Reset both connections of this pair. `ENDED` follows.
     ABORT = 2
-    #: Pass on what was read, and return the sockets. `RETURNED` or `ENDED` follows. Until then, a direction reads
-    #: only while the other one is stuck; see `Pair.may_read`.
+    #: Return the sockets as soon as everything that was read has been passed on. `RETURNED` or `ENDED` follows. Until
+    #: then, both directions continue: a receiver may be one that does not read before it has sent everything.
     RETURN = 3
     #: To be answered by `PONG`, which shows that the worker is not stuck.
     PING = 4

@@ -10,7 +10,6 @@ pipe and stay in the kernel (`os.splice`), until a read finds less than the size
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -318,19 +317,6 @@ class Pair:
         """Both directions."""
         return self.a_to_b, self.b_to_a
 
-    def may_read(self, direction: Direction) -> bool:
-        """Return whether a direction may read.
-
-        When the sockets are to be returned, nothing is read, unless the other direction is stuck. Its receiver may be
-        one that does not read before it has sent everything.
-        """
-        other = self.b_to_a if direction is self.a_to_b else self.a_to_b
-        return not self.is_returning or other.has_something_left
-
-    def has_work(self, direction: Direction) -> bool:
-        """Return whether a direction probably has something to do."""
-        return direction.can_move and (direction.has_something_left or self.may_read(direction))
-
     @property
     def is_finished(self) -> bool:
         """Whether both ends of file were passed on."""
@@ -353,11 +339,5 @@ class Pair:
         for direction in self.directions:
             direction.close()
         for channel in (self.a, self.b):
-            _set_linger(channel.sock, not gracefully)
-            with contextlib.suppress(OSError):
-                channel.sock.close()
-
-
-def _set_linger(sock: socket.socket, resets: bool) -> None:
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+            channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", not gracefully, 0))
+            channel.sock.close()
