@@ -33,8 +33,8 @@ def test_a_turn_is_over_after_frames_or_bytes() -> None:
         assert not turns.is_over
         assert not turns.use(frame_count - 1 if frame_count else 0, size - 1 if size else 0)
         assert turns.use(1 if frame_count else 0, 1 if size else 0)
-        assert turns.is_over
         assert turns.begin()
+        assert turns.is_over
 
 
 def test_a_turn_is_over_after_a_time_in_which_the_peers_sessions_run() -> None:
@@ -105,11 +105,12 @@ async def test_each_pass_brings_one_turn_and_all_that_wait_get_turns() -> None:
 
 
 async def test_many_small_pieces_share_a_turn() -> None:
-    turns, passes = SharedTurns(lambda: 0.0), Passes()
+    turns, passes, ran = SharedTurns(lambda: 0.0), Passes(), Counter[int]()
     tasks = 100 * QUEUES
 
     async def use() -> None:
         await turns.next()
+        ran[passes.count] += 1
         turns.count(1)
 
     turns.count(MAX_FRAMES)
@@ -118,6 +119,16 @@ async def test_many_small_pieces_share_a_turn() -> None:
             for _ in range(tasks):
                 nursery.start_soon(use)
     assert passes.count <= tasks / QUEUES + 10
+    assert max(ran.values()) == QUEUES
+
+
+async def test_a_task_that_is_alone_has_a_turn_in_each_pass() -> None:
+    turns, passes = SharedTurns(lambda: 0.0), Passes()
+    with instrument(passes):
+        for _ in range(20):
+            turns.count(MAX_FRAMES)
+            await turns.next()
+    assert passes.count <= 22
 
 
 async def test_a_process_that_was_stopped_during_a_turn_continues_soon() -> None:

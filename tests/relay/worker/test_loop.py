@@ -441,6 +441,24 @@ def test_an_error_that_a_call_finds_first(
             source.send(bytes(size))
         assert main.wait_told() == Message(Kind.ENDED, 5, Ended.A_BROKE if a_first else Ended.B_BROKE)
         assert ends_by_reset(other)
+        main.rounds()
+        assert main.told() is None
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["from", "to"])
+@pytest.mark.parametrize(
+    "number", [errno.EPIPE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN]
+)
+def test_an_error_of_a_socket_does_not_mean_that_the_system_does_not_splice(
+    main: Main, call: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_splice(monkeypatch, call=call, number=number)
+    a, b = main.add(0)
+    with closing(a, b):
+        a.send(bytes(8 * BUFFER_BYTES))
+        assert main.wait_told() == Message(Kind.ENDED, 0, Ended.A_BROKE if call == 1 else Ended.B_BROKE)
+        main.rounds()
+        assert main.told() is None
 
 
 def test_both_break_at_once(main: Main) -> None:
