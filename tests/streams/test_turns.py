@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.streams.nowait import TURN_BYTES
-from hybridrelay.streams.turns import MAX_FRAMES, SharedTurns
+from hybridrelay.streams.turns import MAX_FRAMES, PeerTurns, SharedTurns
 
 
 async def test_a_task_that_begins_comes_after_those_that_wait() -> None:
@@ -57,6 +60,24 @@ async def test_a_turn_that_was_exceeded_by_far_takes_only_one_other_turn(counts:
     assert passes <= 3
     assert not turns.use(0, TURN_BYTES - 1)
     assert turns.use(0, 1)
+
+
+async def test_turns_that_nobody_has_used_do_not_add_up() -> None:
+    turns = SharedTurns(lambda: 0.0)
+    for _ in range(5):
+        await turns.next()
+    assert turns.use(0, TURN_BYTES)
+
+
+def test_the_turns_of_a_peer_are_those_of_all_its_tasks_and_are_forgotten_with_the_last_one() -> None:
+    peers = PeerTurns()
+    turns = peers.of("a")
+    assert peers.of("a") is turns
+    assert peers.of("b") is not turns
+    gone = weakref.ref(turns)
+    del turns
+    gc.collect()
+    assert gone() is None
 
 
 async def test_the_time_that_other_tasks_take_before_a_turn_is_no_part_of_it() -> None:

@@ -11,7 +11,6 @@ is killed.
 from __future__ import annotations
 
 import array
-import contextlib
 import enum
 import os
 import socket
@@ -143,5 +142,4 @@ def receive(sock: socket.socket) -> Message | None:
 
 def _close(descriptors: array.array[int]) -> None:
     for one in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(one)
+        os.close(one)

@@ -265,7 +265,7 @@ class Direction:
         try:
             sent = os.splice(self._pipe[0], self.sink.sock.fileno(), self._held, flags=SPLICE_FLAGS)
         except OSError as exc:
-            if exc.errno is None or exc.errno == errno.EAGAIN or exc.errno in SOCKET_ERRORS:
+            if exc.errno == errno.EAGAIN or exc.errno in SOCKET_ERRORS:
                 raise
             self._cannot_splice(exc)
             self._left = os.read(self._pipe[0], self._held)

@@ -555,6 +555,25 @@ def test_the_order_of_the_directions_of_a_holder(steps: list[str]) -> None:
         assert len(kinds) < 4 or sorted(kinds[-4:]) == ["fresh", "fresh", "fresh", "served"]
 
 
+def test_a_worker_with_work_does_not_wait(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    class Waiting(Kernel):
+        def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+            waits.append(timeout)
+            return self._real.poll(0, most)
+
+    pairs = [main.add(slot) for slot in range(3 * TURN_STEPS)]
+    with closing(*(sock for pair in pairs for sock in pair)):
+        monkeypatch.setattr(main.worker, "_epoll", Waiting(main.worker._epoll, main.control, int))
+        for a, _ in pairs:
+            a.send(b"x")
+        for _ in range(4):
+            main.worker.run_round(-1)
+        assert waits == [-1, 0, 0, -1]
+        assert [read_some(b) for _, b in pairs] == [b"x"] * len(pairs)
+
+
 def test_a_holder_is_forgotten_with_its_last_pair(main: Main) -> None:
     pairs = [main.add(slot, holder=slot // 2) for slot in range(6)]
     with closing(*(sock for pair in pairs for sock in pair)):
