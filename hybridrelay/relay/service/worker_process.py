@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -28,13 +29,16 @@ from .pump import Moved, PumpOutcome
 
 __all__ = ["END_SECONDS", "WorkerPair", "WorkerProcess"]
 
-#: How long a worker may take to end a pair, or to end itself, before it is killed (seconds).
+#: A worker that is to end a pair, and says nothing for this time, is killed; so is one that takes longer to end
+#: itself (seconds).
 END_SECONDS = 2.0
 #: How long a worker may take to start (seconds). Long, for machines that are very busy.
 _START_SECONDS = 60.0
-#: How often a worker has to show that it is not stuck, and how long it may take (seconds).
+#: How often a worker has to show that it is not stuck, and for how long it may say nothing then (seconds).
 _PING_SECONDS = 2.0
 _STUCK_SECONDS = 10.0
+#: How many of its messages are handled at once, at most.
+_MAX_MESSAGES = 256
 #: What a worker's process runs. It finds this package where the main process has found it.
 _PROGRAM = """
 import sys
@@ -113,6 +117,8 @@ class WorkerProcess:
         #: Set when the worker takes pairs.
         self.ready = trio.Event()
         self._answered = trio.Event()
+        #: How many messages of the worker were handled.
+        self._heard = 0
 
     @classmethod
     async def start(cls, events: EventStream) -> WorkerProcess:
@@ -206,17 +212,40 @@ class WorkerProcess:
 
     async def watch(self) -> None:
         """Kill the process if it does not start, or is stuck. Runs until cancelled, or until it was killed."""
-        with trio.move_on_after(_START_SECONDS):
-            await self.ready.wait()
-        answered = self.ready
-        while await _happens_in_time(answered):
+        answered, seconds = self.ready, _START_SECONDS
+        while await self.answers(answered, seconds):
             await trio.sleep(_PING_SECONDS)
-            answered = self._answered = trio.Event()
+            answered, seconds = trio.Event(), _STUCK_SECONDS
+            self._answered = answered
             self._unsent.append((Kind.PING, 0))
             self._send_unsent()
-            with trio.move_on_after(_STUCK_SECONDS):
-                await answered.wait()
         self.process.kill()
+
+    async def answers(self, answer: trio.Event, seconds: float) -> bool:
+        """Wait for an answer of the worker. Returns False if it has said nothing at all for this time.
+
+        It is not stuck if it answers other messages first, such as when very many pairs end, or if this process has
+        not read yet what it has said. The time has two halves, and a worker that is stuck says nothing in both. If
+        both processes were suspended, the first half has passed when they continue, and the worker can answer in the
+        second one.
+        """
+        is_silent = False
+        while not answer.is_set():
+            heard = self._heard
+            with trio.move_on_after(seconds / 2):
+                await answer.wait()
+            was_silent, is_silent = is_silent, self._heard == heard and not self._has_unread()
+            if was_silent and is_silent:
+                break
+        return answer.is_set()
+
+    def _has_unread(self) -> bool:
+        """Return whether there is something to receive: messages, or the end of the worker."""
+        if self._control.fileno() < 0:
+            return True  # it ends
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _send_unsent(self) -> None:
         try:
@@ -240,14 +269,16 @@ class WorkerProcess:
         """Handle what the worker says, until it ends."""
         while True:
             await trio.lowlevel.wait_readable(self._control)
-            try:
-                message = receive(self._control)
-            except BlockingIOError:
-                continue
-            except (OSError, ValueError):
-                return
-            if message is None or not self._handle(message):
-                return
+            for _ in range(_MAX_MESSAGES):
+                try:
+                    message = receive(self._control)
+                except BlockingIOError:
+                    break
+                except (OSError, ValueError):
+                    return
+                if message is None or not self._handle(message):
+                    return
+                self._heard += 1
 
     def _handle(self, message: Message) -> bool:
         """Returns False if the worker does not follow the protocol."""
@@ -283,15 +314,6 @@ def _stream(descriptor: int) -> trio.SocketStream:
     tune_stream(stream)
     reset_on_close(stream, False)
     return stream
-
-
-async def _happens_in_time(event: trio.Event) -> bool:
-    """Return whether an event has happened. If this process was suspended for a moment, the event may be
-    about to happen, so this waits for another second."""
-    if not event.is_set():
-        with trio.move_on_after(1.0):
-            await event.wait()
-    return event.is_set()
 
 
 def _module_path() -> str:

@@ -168,9 +168,7 @@ async def _abort(worker: WorkerProcess, pair: WorkerPair) -> None:
     """Reset the connections of a pair, and wait until that has happened. Not cancelled with its caller."""
     with trio.CancelScope(shield=True):
         worker.abort(pair)
-        with trio.move_on_after(END_SECONDS):
-            await pair.over.wait()
-        if not pair.over.is_set():
+        if not await worker.answers(pair.over, END_SECONDS):
             worker.process.kill()  # it is stuck
             await pair.over.wait()
         if pair.returned is not None:

@@ -1,7 +1,7 @@
 """The event loop of a worker.
 
-Every socket is registered once, edge-triggered. What is ready is served in rounds: in each round, every holder of
-pairs with something to do gets one turn, however many pairs it has, and then the kernel is asked again.
+Every socket is registered once, edge-triggered. Holders of pairs with something to do are served in rotation: each
+gets one turn, however many pairs it has. After each round of a limited number of turns, the kernel is asked again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ TURN_STEPS = 64
 TURN_BYTES = 1024 * 1024
 #: Of this many steps, one is for a direction that was served already, even if others have just become ready.
 _SERVED_EVERY = 4
-#: How many events and messages are taken in one round.
+#: How many events and messages are taken in one round, and how many holders get a turn, at most.
 _MAX_EVENTS = 256
 _MAX_MESSAGES = 64
+_MAX_TURNS = 64
 _ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(select, "EPOLLRDHUP") else 0
 
 
@@ -103,7 +104,7 @@ class Worker:
                 self._talk(events)
             elif descriptor in self._by_descriptor:  # it may have ended in this round
                 self._note(*self._by_descriptor[descriptor], events)
-        for _ in range(len(self._ready)):
+        for _ in range(min(len(self._ready), _MAX_TURNS)):
             self._serve(self._ready.popleft())
         if self._pipes.error is not None:
             self._say(Kind.COPIES, 0, self._pipes.error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.events.base import Event
 from hybridrelay.events.stream import EventStream
 from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import PairPace
@@ -37,16 +39,20 @@ pytestmark = [
 
 
 @asynccontextmanager
-async def scripted_worker() -> AsyncIterator[tuple[WorkerProcess, socket.socket]]:
-    """A worker whose messages the test sends, and which sends and receives messages during the block."""
+async def scripted_worker(
+    *, events: EventStream | None = None, listens: bool = True
+) -> AsyncIterator[tuple[WorkerProcess, socket.socket]]:
+    """A worker whose messages the test sends, and to which messages are sent during the block. If not `listens`, this
+    process does not read what it says."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = await trio.lowlevel.open_process(["sleep", "1000"])
     for one in (ours, theirs):
         one.setblocking(False)
-    worker = WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), EventStream())
+    worker = WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), events or EventStream())
     with theirs, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.receive)
+            if listens:
+                nursery.start_soon(worker.receive)
             nursery.start_soon(worker.send_unsent)
             yield worker, theirs
             nursery.cancel_scope.cancel()
@@ -268,8 +274,95 @@ async def test_a_worker_whose_answer_comes_late_because_everything_was_suspended
         assert await heard(theirs) == Message(Kind.PING, 0)
         mock_clock.jump(worker_process._STUCK_SECONDS)
         await trio.testing.wait_all_tasks_blocked()
-        mock_clock.jump(2.0)
+        mock_clock.jump(worker_process._STUCK_SECONDS / 2)
         assert await worker.process.wait() == -signal.SIGKILL
+
+
+class Waiting:
+    """A task that waits for an answer for ten seconds, and its result."""
+
+    def __init__(self, worker: WorkerProcess, clock: trio.testing.MockClock) -> None:
+        self._worker, self._clock = worker, clock
+        self.answer = trio.Event()
+        self.results: list[bool] = []
+
+    async def run(self) -> None:
+        self.results.append(await self._worker.answers(self.answer, 10.0))
+
+    async def result_after(self, seconds: float) -> list[bool]:
+        """The result, if there is one, when so many seconds have passed at once."""
+        await trio.testing.wait_all_tasks_blocked()
+        self._clock.jump(seconds)
+        await trio.testing.wait_all_tasks_blocked()
+        return self.results
+
+
+async def test_a_worker_that_says_nothing_is_stuck(mock_clock: trio.testing.MockClock) -> None:
+    async with scripted_worker() as (worker, _), trio.open_nursery() as nursery:
+        waiting = Waiting(worker, mock_clock)
+        nursery.start_soon(waiting.run)
+        # If both processes were suspended, the worker gets another moment.
+        assert await waiting.result_after(10) == []
+        assert await waiting.result_after(6) == [False]
+
+
+async def test_a_worker_that_says_something_else_is_not_stuck(mock_clock: trio.testing.MockClock) -> None:
+    async with scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
+        waiting = Waiting(worker, mock_clock)
+        nursery.start_soon(waiting.run)
+        for _ in range(5):
+            assert await waiting.result_after(6) == []
+            send(theirs, Kind.PONG, 0)
+        waiting.answer.set()
+        assert await waiting.result_after(0) == [True]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_a_worker_is_not_stuck_because_this_process_does_not_read(
+    has_ended: bool, mock_clock: trio.testing.MockClock
+) -> None:
+    async with scripted_worker(listens=False) as (worker, theirs), trio.open_nursery() as nursery:
+        waiting = Waiting(worker, mock_clock)
+        nursery.start_soon(waiting.run)
+        if has_ended:
+            theirs.close()
+        else:
+            send(theirs, Kind.PONG, 0)
+        for _ in range(5):
+            assert await waiting.result_after(6) == []
+        waiting.answer.set()
+        assert await waiting.result_after(0) == [True]
+
+
+async def test_a_worker_that_is_being_closed_is_not_stuck(mock_clock: trio.testing.MockClock) -> None:
+    async with scripted_worker(listens=False) as (worker, _), trio.open_nursery() as nursery:
+        waiting = Waiting(worker, mock_clock)
+        nursery.start_soon(waiting.run)
+        worker.process.kill()
+        await worker.aclose()
+        for _ in range(5):
+            assert await waiting.result_after(6) == []
+        waiting.answer.set()
+        assert await waiting.result_after(0) == [True]
+
+
+async def test_much_that_a_worker_has_said_is_handled_at_once_but_other_tasks_get_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = 40
+    monkeypatch.setattr(worker_process, "_MAX_MESSAGES", number)
+    heard: list[Event] = []
+    events = EventStream(heard.append)
+    async with scripted_worker(events=events, listens=False) as (worker, theirs), trio.open_nursery() as nursery:
+        for _ in range(3 * number):
+            send(theirs, Kind.COPIES, 0, errno.EPERM)
+        nursery.start_soon(worker.receive)
+        while not heard:
+            await trio.lowlevel.checkpoint()
+        assert number <= len(heard) <= 2 * number
+        while len(heard) < 3 * number:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_said_to_a_worker_that_has_just_ended_is_lost() -> None:

@@ -489,6 +489,45 @@ async def test_a_worker_that_answers_is_left_alone(monkeypatch: pytest.MonkeyPat
         pair.moving.cancel()
 
 
+@pytest.fixture
+def slow_clock() -> trio.testing.MockClock:
+    """A clock that runs slowly, so that deadlines pass only when the test lets them pass."""
+    return trio.testing.MockClock(rate=0.05)
+
+
+async def test_many_pairs_end_at_once_although_this_process_is_slow(
+    slow_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other tasks of this process need so long that it handles one message of its worker in a minute."""
+    number = 50
+    ends = 0
+
+    def slowly(sock: socket.socket) -> Message | None:
+        nonlocal ends
+        message = receive(sock)
+        if message is not None and message.kind is Kind.ENDED:
+            ends += 1
+            slow_clock.jump(60)
+        return message
+
+    monkeypatch.setattr(worker_process, "receive", slowly)
+    monkeypatch.setattr(worker_process, "_MAX_MESSAGES", 1)
+    async with scene() as scene_:
+        fars = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(number):
+                (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+                fars += [far_a, far_b]
+                nursery.start_soon(scene_.move, JoinedPair(near_a, near_b, far_a, far_b))
+            await until(lambda: scene_.workers.pairs == number)
+            nursery.cancel_scope.cancel()
+        assert ends == number, "the worker itself has ended them"
+        assert scene_.events == []
+        for far in fars:
+            await expect_broken(far)
+            await far.aclose()
+
+
 async def test_a_half_closed_pair_whose_other_end_has_arrived_is_finished_here() -> None:
     answer = os.urandom(3 * MIB)
     async with scene() as scene_, scene_.pair() as pair, trio.open_nursery() as nursery:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridrelay.relay.worker.loop import TURN_BYTES, TURN_STEPS, Worker, _Holder
+from hybridrelay.relay.worker.loop import _MAX_TURNS, TURN_BYTES, TURN_STEPS, Worker, _Holder
 from hybridrelay.relay.worker.messages import COUNTS_BYTES, SLOTS, Ended, Kind, Message, receive, send
 from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel, Pipes
 from hybridrelay.relay.worker.splicing import PIPE_BYTES
@@ -530,6 +530,21 @@ def test_a_holder_of_many_pairs_has_one_turn_in_a_round(main: Main) -> None:
         assert moved == TURN_STEPS, "there is more, and it is for the next round"
         main.rounds(6)
         assert [read_some(b) for _, b in pairs] == [b"x"] * len(pairs)
+
+
+def test_very_many_holders_have_their_turns_in_several_rounds(main: Main) -> None:
+    """The main process does not wait for all of them."""
+    number = 3 * _MAX_TURNS
+    pairs = [main.add(slot, holder=slot) for slot in range(number)]
+    with closing(*(sock for pair in pairs for sock in pair)):
+        main.rounds(6)
+        for a, _ in pairs:
+            a.send(b"x")
+        moved: list[int] = []
+        while len(moved) < 3:
+            main.worker.run_round(1)
+            moved.append(sum(main.counts(slot)[0] for slot in range(number)))
+        assert moved == [_MAX_TURNS, 2 * _MAX_TURNS, number], "one after the other"
 
 
 @given(st.lists(st.sampled_from(["fresh", "served", "take", "take"]), max_size=100))
