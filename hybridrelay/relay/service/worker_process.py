@@ -37,6 +37,8 @@ _START_SECONDS = 60.0
 #: How often a worker has to show that it is not stuck, and for how long it may say nothing then (seconds).
 _PING_SECONDS = 2.0
 _STUCK_SECONDS = 10.0
+#: How long a worker may take to return the sockets of a pair, which it can do only if both receivers read (seconds).
+_RETURN_SECONDS = 5.0
 #: How many of its messages are handled at once, at most.
 _MAX_MESSAGES = 256
 #: What a worker's process runs. It finds this package where the main process has found it.
@@ -91,6 +93,8 @@ class WorkerPair:
     #: Whether the worker had passed on the end of file of the first channel, and that of the second one, when it
     #: returned the sockets.
     ended: tuple[bool, bool] = (False, False)
+    #: Has a deadline after the sockets were asked for.
+    waiting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_returning: bool = False
 
     def end(self) -> None:
@@ -200,9 +204,10 @@ class WorkerProcess:
         self._say(Kind.ABORT, pair)
 
     def ask_back(self, pair: WorkerPair) -> None:
-        """Ask for the sockets of a pair."""
+        """Ask for the sockets of a pair. If they do not come in time, `WorkerPair.waiting` is cancelled."""
         if not pair.is_returning:
             pair.is_returning = True
+            pair.waiting.deadline = trio.current_time() + _RETURN_SECONDS
             self._say(Kind.RETURN, pair)
 
     def _say(self, kind: Kind, pair: WorkerPair) -> None:

@@ -60,7 +60,8 @@ class Workers:
         """Do what `pump` does, in a worker if there is one, both streams are sockets, and the pair has no rate limit.
 
         If the pair gets a rate limit later, it is moved back to this process, because the limit has to be shared with
-        all other pairs; see `take_back`.
+        all other pairs; see `take_back`. If that takes too long, because a receiver does not read, both connections
+        are reset, so that the session resumes.
         """
         worker = min(self._running, key=lambda one: len(one.pairs), default=None)
         pair = None
@@ -71,7 +72,10 @@ class Workers:
         if worker is None or pair is None:
             return await pump(a, b, moved=moved, pipes=pipes, pace=pace)
         try:
-            await pair.over.wait()
+            with pair.waiting:
+                await pair.over.wait()
+            if not pair.over.is_set():
+                await _end(worker, pair)
         except BaseException:
             await _abort(worker, pair)
             raise
@@ -167,9 +171,15 @@ async def open_workers(count: int, events: EventStream) -> AsyncIterator[Workers
 async def _abort(worker: WorkerProcess, pair: WorkerPair) -> None:
     """Reset the connections of a pair, and wait until that has happened. Not cancelled with its caller."""
     with trio.CancelScope(shield=True):
-        worker.abort(pair)
-        if not await worker.answers(pair.over, END_SECONDS):
-            worker.process.kill()  # it is stuck
-            await pair.over.wait()
+        await _end(worker, pair)
         if pair.returned is not None:
             await abort(*pair.returned)
+
+
+async def _end(worker: WorkerProcess, pair: WorkerPair) -> None:
+    """Have a worker reset the connections of a pair, and wait until it no longer has the pair, which it may have
+    returned before."""
+    worker.abort(pair)
+    if not await worker.answers(pair.over, END_SECONDS):
+        worker.process.kill()  # it is stuck
+        await pair.over.wait()

@@ -10,8 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -122,6 +122,11 @@ async def scene(count: int = 1) -> AsyncIterator[Scene]:
 async def expect_broken(stream: trio.abc.ReceiveStream) -> None:
     with pytest.raises(trio.BrokenResourceError):
         await receive_all(stream)
+
+
+async def expect_broken_by(act: Callable[[trio.SocketStream], Awaitable[object]], stream: trio.SocketStream) -> None:
+    with pytest.raises(trio.BrokenResourceError):
+        await act(stream)
 
 
 async def send_and_end(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:
@@ -640,6 +645,56 @@ async def test_a_pair_whose_hybrid_connection_gets_a_limit_is_moved_here(how: st
         await until(lambda: pair.results)
     total = len(second) + (len(first) if how == "busy" else 0)
     assert pair.results == [PumpResult(total, len(b"the end"), PumpOutcome.FINISHED)]
+
+
+@each_end
+async def test_a_pair_with_a_limit_that_cannot_be_moved_here_is_reset(
+    a_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One receiver does not read, so the worker would have the pair without end."""
+    monkeypatch.setattr(worker_process, "_RETURN_SECONDS", 0.5)
+
+    async def send(stream: trio.SocketStream) -> None:
+        while True:
+            await stream.send_all(bytes(MIB))
+
+    async def receive(stream: trio.SocketStream) -> None:
+        # An error of a socket is reported once, here to the task that sends.
+        with suppress(trio.BrokenResourceError):
+            await receive_all(stream)
+
+    async with scene() as scene_, scene_.pair() as pair:
+        stalls, reads = pair.in_order(a_first)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_broken_by, send, reads)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            nursery.start_soon(expect_broken_by, send, stalls)
+            nursery.start_soon(receive, reads)
+            await until(lambda: pair.total[not a_first] > 20 * MIB)
+            pair.pace.change(1 << 16)
+            scene_.workers.take_back()
+        await until(lambda: pair.results)
+        assert [result.outcome for result in pair.results] == [PumpOutcome.WORKER_ENDED]
+        assert scene_.events == [], "the worker goes on"
+        assert pair.total == (pair.results[0].bytes_a_to_b, pair.results[0].bytes_b_to_a)
+        async with scene_.pair() as another:
+            await another.far_a.send_all(b"x")
+            assert await another.far_b.receive_some() == b"x"
+            another.moving.cancel()
+
+
+async def test_a_pair_that_is_returned_when_its_time_is_over_is_moved_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has returned it before it has heard that it is too late."""
+    monkeypatch.setattr(worker_process, "_RETURN_SECONDS", 0.0)
+    async with scene() as scene_, scene_.pair() as pair:
+        pair.pace.change(1 << 30)
+        scene_.workers.take_back()
+        await send_and_end(pair.far_a, b"question")
+        assert await receive_all(pair.far_b) == b"question"
+        await send_and_end(pair.far_b, b"answer")
+        assert await receive_all(pair.far_a) == b"answer"
+        await until(lambda: pair.results)
+    assert pair.results == [PumpResult(8, 6, PumpOutcome.FINISHED)]
 
 
 async def test_a_pair_with_a_limit_is_not_passed_to_a_worker() -> None:
