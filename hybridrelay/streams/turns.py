@@ -41,14 +41,21 @@ class SharedTurns:
     was used up completely, only the task that has waited longest may use the next one, so that the tasks get
     turns in the order in which they began to wait.
 
+    Peers may form a group, such as the addresses from which one key is used. What they process then also counts in a
+    turn of the group. When that is over, one task of each peer at a time waits for the next one. Thus a group gets no
+    more time than one peer, and its peers share this time equally, however many tasks each of them has.
+
     Args:
         clock: returns seconds. Not Trio's clock, which stands still in some tests.
+        group: the turns of the group; None: the peer belongs to no group.
     """
 
     __slots__ = (
         "__weakref__",
         "_clock",
         "_counted_until",
+        "_group",
+        "_has_asked",
         "_is_scarce",
         "_last",
         "_left",
@@ -58,9 +65,12 @@ class SharedTurns:
         "_waiting",
     )
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, group: SharedTurns | None = None) -> None:
         """Begin with a whole turn."""
         self._clock = clock
+        self._group = group
+        #: While a task waits for a turn of the group. It is set when the task has got it.
+        self._has_asked: trio.Event | None = None
         self._left: float = TURN_BYTES
         self._counted_until = clock()
         #: The number of each task that waits, in the order in which they began to wait.
@@ -79,7 +89,7 @@ class SharedTurns:
     @property
     def is_over(self) -> bool:
         """Whether the turn is over. A task that has processed something then has to call `next` before it goes on."""
-        return self._left <= 0
+        return self._left <= 0 or (self._group is not None and self._group.is_over)
 
     # `begin` and `use` are called for every message.
 
@@ -87,7 +97,8 @@ class SharedTurns:
         """Start to count time, because a task runs again after it has waited. Returns whether it has to call `next`
         before it processes anything: the turn is over, or others wait for a turn."""
         self._counted_until = self._clock()
-        return self._left <= 0 or bool(self._waiting)
+        has_to_wait = self._group is not None and self._group.begin()
+        return has_to_wait or self._left <= 0 or bool(self._waiting)
 
     def use(self, frames: int, size: int) -> bool:
         """Count what a task has processed since it called `begin`, `use` or `next`, and the time since then. A task
@@ -106,11 +117,14 @@ class SharedTurns:
         # the system may have suspended this process.
         self._left = max(-TURN_BYTES, left)
         self._counted_until = now
-        return left <= 0
+        is_over_for_all = self._group is not None and self._group.use(frames, size)
+        return is_over_for_all or left <= 0
 
     def count(self, frames: int) -> None:
         """Count work that costs as much as this many frames, in any task."""
         self._left = max(self._left - frames * _BYTES_PER_FRAME, -TURN_BYTES)
+        if self._group is not None:
+            self._group.count(frames)
 
     async def next(self) -> None:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
@@ -122,9 +136,25 @@ class SharedTurns:
                 while self._left <= 0 or (self._is_scarce and number != next(iter(self._waiting))):
                     await trio.lowlevel.checkpoint()
                     self._renew(queue)
+                if self._group is not None:
+                    await self._next_of_group(self._group)
         finally:
             del self._waiting[number]
         self._counted_until = self._clock()
+
+    async def _next_of_group(self, group: SharedTurns) -> None:
+        """Wait for a turn of the group, unless its present one is not over and nobody waits."""
+        while group.begin():
+            if self._has_asked is not None:
+                await self._has_asked.wait()
+                continue
+            self._has_asked = trio.Event()
+            try:
+                await group.next()
+                return
+            finally:
+                self._has_asked.set()
+                self._has_asked = None
 
     def _choose_queue(self) -> int:
         for index, queue in enumerate(self._queues):
@@ -154,10 +184,19 @@ class PeerTurns:
     def __init__(self) -> None:
         """Begin without a peer."""
         self._turns: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
+        self._groups: WeakValueDictionary[Hashable, SharedTurns] = WeakValueDictionary()
 
-    def of(self, peer: Hashable) -> SharedTurns:
-        """Return the turns of a peer. They are forgotten when nothing uses them any more."""
+    def of(self, peer: Hashable, group: Hashable = None) -> SharedTurns:
+        """Return the turns of a peer. They are forgotten when nothing uses them any more.
+
+        Args:
+            peer: the peer.
+            group: the group to which it always belongs; None: it belongs to none.
+        """
         turns = self._turns.get(peer)
         if turns is None:
-            turns = self._turns[peer] = SharedTurns()
+            shared = None if group is None else self._groups.get(group)
+            if shared is None and group is not None:
+                shared = self._groups[group] = SharedTurns()
+            turns = self._turns[peer] = SharedTurns(group=shared)
         return turns

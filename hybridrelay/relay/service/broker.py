@@ -296,7 +296,7 @@ class BrokerService:
                 channels,
             )
         )
-        return self._paces.of(listener.key.connection, Holder(sender.key, sender.address))
+        return self._paces.of(listener.key.connection, Holder(sender.key, sender.address), sender.key)
 
     # --- requests of administrators
 

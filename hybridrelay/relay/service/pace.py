@@ -141,13 +141,19 @@ class Paces:
         #: The turns of holders that have pairs.
         self._turns = PeerTurns()
 
-    def of(self, connection: str, holder: Hashable) -> PairPace:
-        """Return the limit for a pair of a hybrid connection. `holder` is the holder of its sender's key."""
+    def of(self, connection: str, holder: Hashable, key: Hashable = None) -> PairPace:
+        """Return the limits for a pair of a hybrid connection.
+
+        Args:
+            connection: the hybrid connection.
+            holder: the holder of the sender's key.
+            key: this key. All of its holders together have one turn in a pass of the event loop.
+        """
         pace = self._paces.get(connection)
         if pace is None:
             pace = self._paces[connection] = Pace()
             pace.change(self._rate_of(connection))
-        return PairPace(pace, holder, self._turns.of(holder))
+        return PairPace(pace, holder, self._turns.of(holder, key))
 
     def update(self) -> None:
         """Apply rates that may have changed."""

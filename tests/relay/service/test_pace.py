@@ -11,7 +11,7 @@ import trio.testing
 
 from hybridrelay.relay.service.pace import Pace, Paces, PairPace
 from hybridrelay.relay.service.pump import Moved, pump
-from hybridrelay.streams.nowait import READ_BYTES
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES
 
 from ...stream_pairs import sockets
 
@@ -138,6 +138,17 @@ def test_the_pairs_of_a_holder_share_turns_whatever_their_hybrid_connection() ->
     first, second, of_another = paces.of("a", "one"), paces.of("b", "one"), paces.of("a", "another")
     assert first.turns is second.turns
     assert first.turns is not of_another.turns
+
+
+def test_the_holders_of_a_key_share_its_turn_and_no_other_key_does() -> None:
+    paces = Paces(lambda name: None)
+    first, second = paces.of("a", "key 1 at one address", "key 1"), paces.of("b", "key 1 at another", "key 1")
+    of_another = paces.of("a", "key 2", "key 2")
+    assert first.turns is not second.turns
+    assert first.turns.use(0, TURN_BYTES)
+    assert second.turns.begin(), "it has to wait for the next turn"
+    assert second.turns.is_over
+    assert not of_another.turns.begin()
 
 
 async def test_another_rate_is_in_force_at_once(autojump_clock: trio.testing.MockClock) -> None:

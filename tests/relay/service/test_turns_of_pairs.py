@@ -86,6 +86,68 @@ async def test_a_holder_has_one_turn_in_a_pass(one_holder: bool, data: bytes | N
         assert instrument.most >= PAIRS // 2
 
 
+def holders_of_a_key(number: int, key: SharedTurns | None = None) -> list[SharedTurns]:
+    key = key or turns_of_one_read()
+    return [SharedTurns(lambda: 0.0, group=key) for _ in range(number)]
+
+
+@pytest.mark.parametrize("data", [None, b"x"], ids=["nothing", "one byte"])
+async def test_all_holders_of_a_key_have_one_turn_in_a_pass(data: bytes | None) -> None:
+    channels = [Channel(READS, data) for _ in range(PAIRS)]
+    instrument = MostInAPass(lambda: sum(channel.reads for channel in channels))
+    ahead = MostInAPass(lambda: max(one.reads for one in channels) - min(one.reads for one in channels))
+    async with trio.open_nursery() as nursery:
+        for channel, turns in zip(channels, holders_of_a_key(PAIRS), strict=True):
+            nursery.start_soon(partial(pump, channel, Channel(0, None), pace=PairPace(turns=turns)))
+        trio.lowlevel.add_instrument(instrument)
+        trio.lowlevel.add_instrument(ahead)
+        with trio.fail_after(60):
+            while instrument.total < PAIRS * READS:
+                await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(ahead)
+        trio.lowlevel.remove_instrument(instrument)
+        nursery.cancel_scope.cancel()
+    assert instrument.most <= 3
+    assert ahead.highest <= 3, "every holder gets as many turns as the others"
+
+
+async def test_a_holder_of_many_pairs_does_not_take_the_turns_of_another_one_with_the_same_key() -> None:
+    one, many = holders_of_a_key(2)
+    channel, channels = Channel(READS, b"x"), [Channel(READS, b"x") for _ in range(PAIRS)]
+    async with trio.open_nursery() as nursery:
+        for source, turns in [*((source, many) for source in channels), (channel, one)]:
+            nursery.start_soon(partial(pump, source, Channel(0, None), pace=PairPace(turns=turns)))
+        with trio.fail_after(60):
+            while channel.reads < READS:
+                await trio.lowlevel.checkpoint()
+        assert sum(source.reads for source in channels) <= 2 * READS + PAIRS
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_turn_of_the_key_lets_the_next_one_wait() -> None:
+    key = SharedTurns(lambda: 0.0)
+    (turns,) = holders_of_a_key(1, key)
+    turns.use(0, 2 * TURN_BYTES)
+    got: list[int] = []
+
+    async def wait(number: int, scope: trio.CancelScope) -> None:
+        with scope:
+            await turns.next()
+            got.append(number)
+
+    scopes = [trio.CancelScope() for _ in range(3)]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number, scope in enumerate(scopes):
+                nursery.start_soon(wait, number, scope)
+            await trio.lowlevel.checkpoint()
+            scopes[0].cancel()
+            await trio.lowlevel.checkpoint()
+            scopes[1].cancel()
+    assert 2 in got
+    assert not turns.begin()
+
+
 async def test_the_time_that_a_slow_receiver_takes_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
     now = 0.0
     turns = CountedTurns(lambda: now)
