@@ -996,6 +996,23 @@ def test_no_pipe_is_lost_and_none_with_bytes_in_it_is_used_again(main: Main, end
         assert len(pipes._idle) == (0 if end is Kind.ABORT else 1)
 
 
+def test_what_is_left_is_passed_on_although_nothing_more_arrives(main: Main) -> None:
+    a, b = main.add(0, buffers=4096)
+    with closing(a, b):
+        pair, sent, got = main.worker._pairs[0], 0, 0
+        while not pair.a_to_b.has_something_left:
+            sent += send_some(a, bytes(3000))
+            main.rounds(1)
+        assert not pair.a.is_readable
+
+        def arrived() -> bool:
+            nonlocal got
+            got += len(read_some(b) or b"")
+            return got == sent
+
+        main.until(arrived)
+
+
 def test_a_direction_that_has_ended_holds_no_pipe(main: Main) -> None:
     a, b = main.add(0)
     with closing(a, b):
