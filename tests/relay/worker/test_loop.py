@@ -717,6 +717,8 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
             assert read_some(near_a, 1), "the worker has left in the socket what it has not read"
             near_b.send(b"go on")
             assert b.recv(10) == b"go on"
+            b.send(b"an answer")
+            assert select.select([near_b], [], [], 5)[0]
             assert not main.worker._epoll.poll(0), "what happens to them is no longer for the worker"
 
 
