@@ -75,8 +75,9 @@ class Main:
         return there, back
 
     def rounds(self, number: int = 4) -> None:
+        """Run some rounds. On a busy machine, what was sent to a socket may reach it a moment later."""
         for _ in range(number):
-            self.worker.run_round(0)
+            self.worker.run_round(0.002)
 
     def until(self, happened: Callable[[], object], *, rounds: int = 2000) -> None:
         for _ in range(rounds):
