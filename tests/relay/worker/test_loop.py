@@ -431,7 +431,7 @@ def test_an_error_that_a_call_finds_first(
         source.send(bytes(size))
         main.rounds()
         if when == "something is left for it":
-            while send_some(source, bytes(size)):
+            while send_some(source, bytes(10_000)):
                 main.rounds()
         else:
             read_some(sink)
