@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -51,6 +52,7 @@ from ..store.relay_id import new_relay_id
 from .data_channels import Channels, DataChannels
 from .listener_handle import ListenerHandle, SenderHandle
 from .pace import Paces, PairPace
+from .patience import in_time
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 from .workers import Workers
@@ -264,23 +266,17 @@ class BrokerService:
             self.core.establish(ask.rendezvous_id)
 
         listener = ask.listener
-        with trio.move_on_after(OFFER_SECONDS):
-            try:
-                answer = await listener.handle.offer(
-                    listener.connection,
-                    ask.ticket,
-                    TICKET_LIFETIME_SECONDS,
-                    withdraw,
-                    proved,
-                    ask.sender,
-                    ask.rendezvous_id,
-                )
-            except trio.BrokenResourceError:
-                return Answer.LOST, Reason.LISTENER_SILENT
-            if isinstance(answer, control.Accept):
-                return Answer.ACCEPTED, Reason.NO_ERROR
-            return Answer.DECLINED, answer.reason
-        return Answer.TIMEOUT, Reason.LISTENER_SILENT
+        offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
+        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id)
+        try:
+            answer = await in_time(asks, OFFER_SECONDS)
+        except trio.BrokenResourceError:
+            return Answer.LOST, Reason.LISTENER_SILENT
+        if answer is None:
+            return Answer.TIMEOUT, Reason.LISTENER_SILENT
+        if isinstance(answer, control.Accept):
+            return Answer.ACCEPTED, Reason.NO_ERROR
+        return Answer.DECLINED, answer.reason
 
     def _joined(self, rendezvous_id: str, channels: Channels) -> PairPace:
         """Note that the data channels of a rendezvous are joined. Returns the rate limit for them."""

@@ -32,6 +32,7 @@ from ..limits import REVOKED_CHANNEL_SECONDS
 from ..model import KeyId
 from .broker import BrokerService
 from .listener_handle import ListenerHandle
+from .patience import happens
 
 __all__ = ["CHECK_SECONDS", "ControlPeer"]
 
@@ -104,6 +105,8 @@ class ControlPeer:
         #: The reason, if the channel has to be ended as soon as it is attached; otherwise None.
         self._must_end: Reason | None = None
         self._heard = trio.Event()
+        #: Whether nothing was received since the last offer to it.
+        self._is_silent = False
         self._checking = False
 
     @property
@@ -191,6 +194,7 @@ class ControlPeer:
             if not data:
                 self._decoder.receive_eof_untrusted()
                 return False
+            self._is_silent = False
             self._heard.set()
             self._arrived.extend(self._decoder.receive_data_untrusted(data))
             if self._early is None and self._session.turns is not None:
@@ -296,6 +300,7 @@ class ControlPeer:
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
         self._answers[id_] = answer_in, _Offer(withdraw, proved)
+        self._is_silent = True
         try:
             await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender, rendezvous))
             try:
@@ -322,15 +327,14 @@ class ControlPeer:
             self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
-        """Drop the peer unless it sends something within `CHECK_SECONDS`."""
-        if self._checking or self._session.outcome is not None:
+        """Drop the peer unless it has sent something since the last offer, or does so within `CHECK_SECONDS`."""
+        if self._checking or not self._is_silent or self._session.outcome is not None:
             return
         self._checking = True
         self._heard = trio.Event()
 
         async def watch() -> None:
-            with trio.move_on_after(CHECK_SECONDS):
-                await self._heard.wait()
+            if await happens(self._heard, CHECK_SECONDS):
                 self._checking = False
                 return
             self._broker.events.publish(ListenerDropped(peer=self.address, instance=self.instance))

@@ -26,6 +26,7 @@ from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.connections import ControlPeers
 from hybridrelay.relay.service.control import CHECK_SECONDS, ControlPeer
+from hybridrelay.relay.service.patience import STEPS
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import TLSStream, receive_exactly
@@ -280,6 +281,49 @@ async def test_a_listener_that_stays_silent_is_dropped(
         assert listeners["silent"].session.outcome is not None
         assert listeners["speaking"].session.outcome is None
         nursery.cancel_scope.cancel()
+
+
+def has_ended(session: Session) -> bool:
+    return session.outcome is not None
+
+
+async def test_a_listener_is_not_dropped_if_it_has_answered_when_it_is_to_be_checked(
+    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        connector, client = await _connector(broker, nursery), await _client(broker, nursery)
+        assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+        await client.say(control.Join(1, "db", token_for(rules[1])))
+        offer = await connector.hear()
+        assert isinstance(offer, control.Offer)
+        await connector.say(control.Accept(offer.id))
+        assert isinstance(await client.hear(), control.Joined)
+        connector.peer.check_alive()  # a join that gave up at this very moment
+        await trio.sleep(3 * CHECK_SECONDS)
+        assert not has_ended(connector.session)
+        await client.say(control.Join(2, "db", token_for(rules[1])))
+        assert isinstance(await connector.hear(), control.Offer)
+        assert isinstance(await client.hear(), control.Failed)
+        await trio.sleep(3 * CHECK_SECONDS)
+        assert has_ended(connector.session), "it has not answered this one"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_whose_answer_is_read_late_is_still_asked(
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    """Each pass of the relay's event loop takes longer than a listener has time to answer."""
+    connector, client = await _connector(broker, nursery), await _client(broker, nursery)
+    assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    await client.say(control.Join(1, "db", token_for(rules[1])))
+    offer = await connector.hear()
+    assert isinstance(offer, control.Offer)
+    for _ in range(STEPS // 2):
+        mock_clock.jump(2 * OFFER_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+    await connector.say(control.Accept(offer.id))
+    assert isinstance(await client.hear(), control.Joined)
+    nursery.cancel_scope.cancel()
 
 
 async def test_only_so_many_acceptances_may_be_taken_back(
