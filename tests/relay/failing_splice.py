@@ -1,8 +1,10 @@
-"""A system that refuses to splice."""
+"""A system that refuses to splice, and a splice that finds that a connection has ended."""
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,3 +26,30 @@ def failing_splice(monkeypatch: pytest.MonkeyPatch, *, call: int, number: int) -
 
     monkeypatch.setattr(os, "splice", splice)
     return lambda: calls
+
+
+def splice_that_finds_an_end(
+    monkeypatch: pytest.MonkeyPatch, *, call: int, end: Callable[[], object], number: int
+) -> None:
+    """At the `call`-th splice, call `end`, which ends the connection of the socket, and fail with this error. It is
+    reported only here. The kernel does this after an ICMP message."""
+    assert sys.platform == "linux"
+    real, calls = os.splice, 0
+
+    def splice(source: int, sink: int, *args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            end()
+            sock = socket.socket(fileno=os.dup(source if call % 2 else sink))
+            with sock:
+                while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    pass
+            raise OSError(number, os.strerror(number))
+        return real(source, sink, *args, **kwargs)
+
+    monkeypatch.setattr(os, "splice", splice)
+
+
+#: What ICMP messages stand for, and a system that refuses to splice might say, too.
+ICMP_ERRORS = (errno.EACCES, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP)

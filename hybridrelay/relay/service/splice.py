@@ -31,7 +31,7 @@ from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
 from ...streams.nowait import Turn
 from ..limits import BORROWED_PIPES, IDLE_PIPES, SMALL_BURST_BYTES
-from ..worker.splicing import HAS_SPLICE, SOCKET_ERRORS, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, open_pipe
+from ..worker.splicing import HAS_SPLICE, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, is_of_socket, open_pipe
 from .pace import PairPace
 
 __all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "can_splice", "splice"]
@@ -232,7 +232,7 @@ async def _burst(
         except BlockingIOError:
             return None
         except OSError as exc:
-            if exc.errno in SOCKET_ERRORS:
+            if is_of_socket(exc, source.socket):
                 raise SourceBroke from exc
             return pipes.refused(exc)
         if taken == 0:
@@ -268,7 +268,7 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Splice
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(sink.socket)
             except OSError as exc:
-                if exc.errno in SOCKET_ERRORS:
+                if is_of_socket(exc, sink.socket):
                     raise
                 await sink.send_all(pipe.read())
                 return pipes.refused(exc)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 
 from .messages import Counts, Ended
-from .splicing import HAS_SPLICE, PIPE_BYTES, SOCKET_ERRORS, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, open_pipe
+from .splicing import HAS_SPLICE, PIPE_BYTES, SPLICE_FLAGS, SPLICE_RETRY_SECONDS, is_of_socket, open_pipe
 
 __all__ = ["BUFFER_BYTES", "Broken", "Channel", "Direction", "Pair", "Pipes"]
 
@@ -232,7 +232,7 @@ class Direction:
             return 0
         except OSError as exc:
             self.close()
-            if exc.errno in SOCKET_ERRORS:
+            if is_of_socket(exc, self.source.sock):
                 raise Broken(self._breaks_at_source) from exc
             self._cannot_splice(exc)
             return None
@@ -265,7 +265,7 @@ class Direction:
         try:
             sent = os.splice(self._pipe[0], self.sink.sock.fileno(), self._held, flags=SPLICE_FLAGS)
         except OSError as exc:
-            if exc.errno == errno.EAGAIN or exc.errno in SOCKET_ERRORS:
+            if exc.errno == errno.EAGAIN or is_of_socket(exc, self.sink.sock):
                 raise
             self._cannot_splice(exc)
             self._left = os.read(self._pipe[0], self._held)

@@ -6,8 +6,9 @@ import contextlib
 import errno
 import os
 import sys
+from typing import Any, Protocol
 
-__all__ = ["HAS_SPLICE", "PIPE_BYTES", "SOCKET_ERRORS", "SPLICE_FLAGS", "SPLICE_RETRY_SECONDS", "open_pipe"]
+__all__ = ["HAS_SPLICE", "PIPE_BYTES", "SPLICE_FLAGS", "SPLICE_RETRY_SECONDS", "is_of_socket", "open_pipe"]
 
 #: Some interpreters on Linux were built without `os.splice`.
 HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
@@ -22,8 +23,8 @@ PIPE_BYTES = 512 * 1024
 SPLICE_RETRY_SECONDS = 60.0
 #: F_SETPIPE_SZ on Linux, for interpreters that do not define it.
 _SET_PIPE_SIZE = 1031
-#: Errors of a socket, caused by the network, the peer or its state (EBADF: this process has closed it). All other
-#: errors mean that splicing does not work.
+#: Errors of a socket, caused by the network, the peer or its state (EBADF: this process has closed it). See
+#: `is_of_socket`.
 SOCKET_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -32,6 +33,25 @@ SOCKET_ERRORS = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
+#: Other errors with which a connection may end because nothing is acknowledged: an ICMP message has said why.
+_ICMP_ERRORS = frozenset((errno.EACCES, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
+
+
+class _Socket(Protocol):
+    def getpeername(self) -> Any: ...
+
+
+def is_of_socket(error: OSError, sock: _Socket) -> bool:
+    """Return whether an error of `os.splice` is one of this socket. Otherwise, splicing does not work.
+
+    Some numbers may mean both. If it is the socket, its connection is over.
+    """
+    if error.errno in _ICMP_ERRORS:
+        try:
+            sock.getpeername()
+        except OSError:
+            return True
+    return error.errno in SOCKET_ERRORS
 
 
 def open_pipe() -> tuple[int, int]:

@@ -13,15 +13,18 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.events.base import Event
+from hybridrelay.events.stream import EventStream
 from hybridrelay.relay.service import splice as splice_module
 from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.service.splice import PipePool, can_splice
 from hybridrelay.relay.worker import splicing
 from hybridrelay.relay.worker.splicing import SPLICE_RETRY_SECONDS
 from hybridrelay.streams.nowait import Turn
+from hybridrelay.streams.sockets import reset_on_close
 from hybridrelay.testing import tcp_pair
 
-from ..failing_splice import failing_splice
+from ..failing_splice import ICMP_ERRORS, failing_splice, splice_that_finds_an_end
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="splice is Linux's"),
@@ -119,6 +122,30 @@ async def test_the_stream_whose_splice_fails_is_the_broken_one(
         assert result.outcome is outcome
         with pytest.raises(trio.BrokenResourceError):
             await far_b.receive_some()
+
+
+@pytest.mark.parametrize("number", ICMP_ERRORS, ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize(("call", "outcome"), [(1, PumpOutcome.A_BROKE), (2, PumpOutcome.B_BROKE)])
+async def test_a_connection_that_ends_for_an_unusual_reason_never_looks_like_an_end_of_file(
+    call: int, number: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    breaks, other = (far_a, far_b) if call == 1 else (far_b, far_a)
+
+    def end() -> None:
+        reset_on_close(breaks, True)
+        breaks.socket.close()
+
+    splice_that_finds_an_end(monkeypatch, call=call, end=end, number=number)
+    events: list[Event] = []
+    async with far_a, far_b:
+        await far_a.send_all(b"something")
+        with PipePool(events=EventStream(events.append)) as pipes:
+            result = await pump(near_a, near_b, pipes=pipes)
+        assert result.outcome is outcome
+        with pytest.raises(trio.BrokenResourceError):
+            await other.receive_some()
+    assert not events, "it is not the system that refuses to splice"
 
 
 async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from hybridrelay.relay.worker.messages import COUNTS_BYTES, SLOTS, Ended, Kind, 
 from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel, Pipes
 from hybridrelay.relay.worker.splicing import PIPE_BYTES
 
-from ..failing_splice import failing_splice
+from ..failing_splice import ICMP_ERRORS, failing_splice, splice_that_finds_an_end
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers need epoll and memfd_create"),
@@ -462,6 +462,22 @@ def test_an_error_of_a_socket_does_not_mean_that_the_system_does_not_splice(
         assert main.told() is None
 
 
+@pytest.mark.parametrize("number", ICMP_ERRORS)
+@pytest.mark.parametrize("call", [1, 2], ids=["from", "to"])
+def test_a_connection_that_ends_for_an_unusual_reason_never_looks_like_an_end_of_file(
+    main: Main, call: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = main.add(0)
+    breaks, other = (a, b) if call == 1 else (b, a)
+    splice_that_finds_an_end(monkeypatch, call=call, end=lambda: reset(breaks), number=number)
+    with closing(a, b):
+        a.send(bytes(8 * BUFFER_BYTES))
+        assert main.wait_told() == Message(Kind.ENDED, 0, Ended.A_BROKE if call == 1 else Ended.B_BROKE)
+        assert ends_by_reset(other)
+        main.rounds()
+        assert main.told() is None, "it is not the system that refuses to splice"
+
+
 def test_both_break_at_once(main: Main) -> None:
     pairs = [main.add(slot) for slot in range(3)]
     a, b = main.add(3)
@@ -477,7 +493,7 @@ def test_both_break_at_once(main: Main) -> None:
         assert read_some(b) == b"x"
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOMEM])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOMEM, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("call", range(1, 7))
 def test_where_the_kernel_refuses_to_splice_nothing_is_lost(
     main: Main, call: int, number: int, monkeypatch: pytest.MonkeyPatch
