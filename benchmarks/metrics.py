@@ -26,7 +26,7 @@ METRICS = {
     "p99_us": Metric("99th percentile", "us", False),
     "per_s": Metric("rate", "1/s", True),
     "ms": Metric("time", "ms", False, 1),
-    "pause_ms": Metric("pause of a stream that survived", "ms", False, 1),
+    "pause_ms": Metric("longest pause of a stream that survived", "ms", False, 1),
     "bytes_per_stream": Metric("client and connector, each", "bytes/stream", False),
     "relay_bytes_per_stream": Metric("relay", "bytes/stream", False),
     "streams": Metric("streams opened", "", True),

@@ -45,6 +45,8 @@ class Plan:
     redis_requests: int = 4000
     #: A system that has not reconnected within this time has failed.
     reconnect_seconds: float = 15.0
+    #: How many streams exchange data while the relay is restarted.
+    restart_streams: int = 50
 
     def as_parameters(self) -> Mapping[str, Any]:
         """Return the parameters in the form in which they are stored with the results."""

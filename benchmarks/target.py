@@ -47,6 +47,10 @@ class Target:
         """Read once into the shared buffer. Return the number of bytes; 0 at the end of file."""
         return sock.recv_into(self._buffer)
 
+    def received(self, size: int) -> bytes:
+        """Return what the last call of `receive` has read."""
+        return bytes(self._buffer[:size])
+
     def watch(self, sock: socket.socket, events: int, connection: Connection) -> None:
         """Change the events to wait for."""
         self._selector.modify(sock, events, connection)
@@ -60,7 +64,7 @@ class Target:
 class Connection:
     """One connection."""
 
-    __slots__ = ("_clogged", "_header", "_mode", "_owed", "_received", "_size", "_sock", "_target")
+    __slots__ = ("_clogged", "_header", "_mode", "_owed", "_received", "_size", "_sock", "_target", "_unsent")
 
     def __init__(self, target: Target, sock: socket.socket) -> None:
         self._target = target
@@ -71,6 +75,8 @@ class Connection:
         #: In mode ANSWER, the bytes of an incomplete request, and the bytes of answers that have not been sent yet.
         self._received = 0
         self._owed = 0
+        #: In mode ECHO, what has not been sent back yet.
+        self._unsent = b""
         self._clogged = False
 
     def handle(self, events: int) -> None:
@@ -98,6 +104,8 @@ class Connection:
             if count:
                 self._owed += count * self._size
                 self._answer()
+        elif self._mode == wire.Mode.ECHO:
+            self._echo(self._target.received(size))
         elif self._mode == wire.Mode.COUNT:
             self._sock.send(wire.COUNT.pack(self._target.sunk) * size)
         else:
@@ -118,8 +126,16 @@ class Connection:
     def _write(self) -> None:
         if self._mode == wire.Mode.ANSWER:
             self._answer()
+        elif self._mode == wire.Mode.ECHO:
+            self._echo(b"")
         else:
             self._sock.send(_ZEROS)
+
+    def _echo(self, data: bytes) -> None:
+        self._unsent += data
+        with contextlib.suppress(BlockingIOError):
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        self._note_clogged(bool(self._unsent))
 
     def _answer(self) -> None:
         try:
@@ -127,8 +143,11 @@ class Connection:
                 self._owed -= self._sock.send(_ZEROS[: self._owed])
         except BlockingIOError:
             pass
-        if bool(self._owed) != self._clogged:
-            self._clogged = bool(self._owed)
+        self._note_clogged(bool(self._owed))
+
+    def _note_clogged(self, is_clogged: bool) -> None:
+        if is_clogged != self._clogged:
+            self._clogged = is_clogged
             self._target.watch(self._sock, _READ | _WRITE if self._clogged else _READ, self)
 
 

@@ -28,6 +28,8 @@ class Mode(enum.IntEnum):
     ANSWER = 4
     #: Answer every byte with the number of bytes that all sinks have read so far.
     COUNT = 5
+    #: Send back what arrives, for clients that wait for it before they send more.
+    ECHO = 6
 
 
 def header(mode: Mode, size: int = 0) -> bytes:

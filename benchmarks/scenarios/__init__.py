@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ..plan import Plan
 from .base import Case as Case
 from .databases import pgbench, redis
-from .endurance import cold, idle, reconnect
+from .endurance import cold, idle, reconnect, restart
 from .lines import line
 from .streams import bulk, chatty, opens, requests
 
@@ -21,6 +21,7 @@ SCENARIOS: dict[str, Callable[[Plan], Iterator[Case]]] = {
     "line": line,
     "cold": cold,
     "reconnect": reconnect,
+    "restart": restart,
     "idle": idle,
 }
 

@@ -52,6 +52,8 @@ class Deployment:
         self.client_started = 0.0
         self.programs: dict[str, list[Program]] = {CLIENT: [], RELAY: [], CONNECTOR: []}
         self._links: list[Program] = []
+        #: The relay's command, if it can be started again.
+        self._relay: Sequence[str | Path] | None = None
         #: The client's command and environment.
         self._client: tuple[Sequence[str | Path], Mapping[str, str] | None] | None = None
 
@@ -92,6 +94,23 @@ class Deployment:
         self.programs[CLIENT].clear()
         command, env = self._client
         self.start_client(command, env=env)
+
+    def start_relay(self, command: Sequence[str | Path]) -> Program:
+        """Start the relay. `kill_relay` and `start_relay_again` use the same command."""
+        self._relay = command
+        return self.start(RELAY, command)
+
+    def kill_relay(self) -> None:
+        """Kill the main process of the relay, and none of the processes that it has started."""
+        (running,) = self.programs[RELAY]
+        running.process.kill()
+        running.process.wait()
+        self.programs[RELAY].clear()
+
+    def start_relay_again(self) -> Program:
+        """Start the relay that was killed. Does not wait until it serves."""
+        assert self._relay is not None
+        return self.start(RELAY, self._relay)
 
     def across(self, port: int) -> int:
         """Return the port that leads to `port` over the line, or `port` itself if there is no line."""
@@ -161,6 +180,8 @@ class System(abc.ABC):
     remedy: str = ""
     #: Whether the system reconnects by itself after its connections broke.
     reconnects: bool = False
+    #: Whether streams survive a restart of the relay (`Deployment.start_relay`).
+    outlives_relay: bool = False
     #: Whether applications connect to a process of the system on their side of the relay.
     has_client: bool = True
     #: How many descriptors the process that needs most of them needs for a stream: 1 if streams share a connection.

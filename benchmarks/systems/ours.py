@@ -12,7 +12,7 @@ from hybridrelay import parse_connection_string_untrusted
 
 from ..ports import HOST, free_port
 from ..programs import run
-from .base import CONNECTOR, RELAY, Deployment, System
+from .base import CONNECTOR, Deployment, System
 
 _COMMAND = (sys.executable, "-m", "hybridrelay")
 _PORTS = ("probe", "control", "data", "http", "https")
@@ -23,6 +23,7 @@ class HybridRelay(System):
     chosen."""
 
     reconnects = True
+    outlives_relay = True
 
     def __init__(self, name: str, description: str, mode: str, ports: tuple[str, ...]) -> None:
         self.name = name
@@ -36,7 +37,7 @@ class HybridRelay(System):
         ports = {name: free_port() if name in self._opened else None for name in _PORTS}
         text = ",".join(f"{name}={port or 'off'}" for name, port in ports.items())
         state = folder / "state"
-        relay = deployment.start(RELAY, [*_COMMAND, "relay", "--state", state, "--host", HOST, "--ports", text])
+        relay = deployment.start_relay([*_COMMAND, "relay", "--state", state, "--host", HOST, "--ports", text])
         relay.wait_for_line("^ready")
         connector, application = folder / "connector", folder / "application"
         run([

@@ -23,6 +23,8 @@ __all__ = [
     "ProxyHeaderRefused",
     "RendezvousEnded",
     "RendezvousJoined",
+    "RendezvousKept",
+    "RendezvousTakenOver",
     "RendezvousTimeout",
     "SenderDropped",
     "SenderJoining",
@@ -230,6 +232,29 @@ class RendezvousJoined(_Rendezvous):
 
 
 @attrs.frozen(kw_only=True)
+class RendezvousKept(_Rendezvous):
+    """The relay stops, and a worker keeps moving the bytes of the two data channels, for the next relay.
+
+    That relay publishes `RendezvousTakenOver`, and `RendezvousEnded`. If there is none in time, the worker resets the
+    data channels.
+    """
+
+    name: ClassVar = "rendezvous.kept"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "The relay stops, and a worker keeps two data channels for the next one"
+
+
+@attrs.frozen(kw_only=True)
+class RendezvousTakenOver(_Rendezvous):
+    """The relay has taken over two data channels that were joined by a previous one, which has stopped or was
+    killed."""
+
+    name: ClassVar = "rendezvous.taken-over"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "Two joined data channels of the previous relay were taken over"
+
+
+@attrs.frozen(kw_only=True)
 class RendezvousTimeout(_Rendezvous):
     """One side, or both, did not open its data channel in time. `RendezvousEnded` follows."""
 
@@ -244,7 +269,8 @@ class RendezvousTimeout(_Rendezvous):
 
 @attrs.frozen(kw_only=True)
 class RendezvousEnded(_Rendezvous):
-    """A rendezvous has ended. For every rendezvous, exactly one such event is published, whatever the cause."""
+    """A rendezvous has ended. For every rendezvous, exactly one such event is published, whatever the cause: by this
+    relay, or by the one that has taken it over."""
 
     name: ClassVar = "rendezvous.ended"
     operation: ClassVar = "SenderConnectionClosed"

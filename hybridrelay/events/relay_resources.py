@@ -22,6 +22,10 @@ __all__ = [
     "StoreUnreadable",
     "WorkerEnded",
     "WorkerNotStarted",
+    "WorkerNotTakenOver",
+    "WorkerTakenOver",
+    "WorkersKeep",
+    "WorkersNotKept",
 ]
 
 
@@ -195,3 +199,55 @@ class WorkerNotStarted(Event):
     detail: str
     #: The next attempt is made after this time (seconds).
     retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class WorkersKeep(Event):
+    """The relay has stopped, and its workers keep the pairs that they have for the next relay."""
+
+    name: ClassVar = "relay.workers-keep-pairs"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The relay has stopped; its workers keep their sessions for the next one, for a limited time"
+
+    #: How many pairs of data channels they have.
+    pairs: int
+    #: After this time without a relay, they reset the connections and end (seconds).
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class WorkerTakenOver(Event):
+    """The relay has taken over a worker of the previous one, which has stopped or was killed, and its pairs."""
+
+    name: ClassVar = "relay.worker-taken-over"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A worker process of the previous relay was taken over with its sessions"
+
+    pid: int
+    #: How many pairs of data channels it had.
+    pairs: int
+
+
+@attrs.frozen(kw_only=True)
+class WorkerNotTakenOver(Event):
+    """A worker of the previous relay cannot be taken over. It is ended, so that its sessions resume."""
+
+    name: ClassVar = "relay.worker-not-taken-over"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = (
+        "A worker process of the previous relay cannot be taken over, and is ended; its sessions resume"
+    )
+
+    pid: int
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class WorkersNotKept(Event):
+    """The relay cannot listen for workers, so pairs end with the main process."""
+
+    name: ClassVar = "relay.workers-not-kept"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Sessions end with this relay, because its workers could not reach the next one"
+
+    detail: str

@@ -12,6 +12,7 @@ from ..events.relay import (
     ListenerRegistered,
     RendezvousEnded,
     RendezvousJoined,
+    RendezvousTakenOver,
     SenderRefused,
     TokenInvalid,
     TokenRefused,
@@ -85,6 +86,8 @@ class RelayCounters:
             case RendezvousJoined(connection=name):
                 self.sender_connections[self.label(name), "success"] += 1
                 self.rendezvous["joined"] += 1
+            case RendezvousTakenOver(connection=name):
+                self.label(name)
             case RendezvousEnded(connection=name, reason=reason, outcome=outcome, seconds=seconds):
                 if seconds > 0:
                     self.sender_disconnects[self._known(name), reason.slug] += 1

@@ -68,11 +68,11 @@ def is_worker(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def talking(tmp_path: Path) -> AsyncIterator[tuple[Scene, Talker]]:
+async def talking(tmp_path: Path, *arguments: str) -> AsyncIterator[tuple[Scene, Talker]]:
     """An application talks during the block, and for a moment after it. All that it has sent has to come back."""
     async with trio.open_nursery() as targets:
         with Deployment(tmp_path) as deployment:
-            deployment.start_relay("--workers", str(WORKERS))
+            deployment.start_relay("--workers", str(WORKERS), *arguments)
             published = deployment.create("db", await serve(targets, echo))
             deployment.start_connector(published, arguments=["--mode", "tcp"])
             scene = Scene(deployment, deployment.start_forward(published))
@@ -130,8 +130,8 @@ async def test_the_status_counts_what_workers_move(tmp_path: Path) -> None:
         await async_wait_until(shown, seconds=RESUME_SECONDS, what="the bytes are counted while they flow")
 
 
-async def test_workers_end_with_the_relay(tmp_path: Path) -> None:
-    async with talking(tmp_path) as (scene, talker):
+async def test_workers_that_keep_nothing_end_with_the_relay(tmp_path: Path) -> None:
+    async with talking(tmp_path, "--keep-pairs", "0") as (scene, talker):
         for end in (Program.kill, Program.terminate):
             workers = scene.workers()
             await trio.to_thread.run_sync(end, scene.relay)
@@ -142,7 +142,7 @@ async def test_workers_end_with_the_relay(tmp_path: Path) -> None:
             await async_wait_until(none_is_left, seconds=RESUME_SECONDS, what="the workers end")
             ended = scene.deployment.programs.pop(0)
             ended.close()
-            await trio.to_thread.run_sync(scene.deployment.start_relay)
+            await trio.to_thread.run_sync(scene.deployment.start_relay, "--keep-pairs", "0")
             scene.deployment.programs.insert(0, scene.deployment.programs.pop())
             await goes_on(talker)
             await scene.until_workers_have(1)

@@ -125,6 +125,15 @@ def _add_arguments(parser: Parser) -> None:
         "core beyond the first, at most 8; 0: the main process moves them); WebSocket stays in the main process",
     )
     parser.add_argument(
+        "--keep-pairs",
+        metavar="SECONDS",
+        type=values.seconds(0, 3600),
+        default=60.0,
+        help="how long these processes keep their sessions after the main process has stopped or was killed, for the "
+        "next relay with the same --state; a second signal ends them at once (default: %(default)g; 0: sessions end "
+        "with the main process)",
+    )
+    parser.add_argument(
         "--proxy-protocol-from",
         metavar="NETWORKS",
         type=values.networks,

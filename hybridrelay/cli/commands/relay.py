@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 
-    run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
+    reloads = partial(args.reload_requests.serve, stop.unless_stopping(reload))
+    run_until_stopped(main, stop=stop, on_abort=relay.kill_workers, reloads=reloads)
     return exits.OK
 
 
@@ -74,6 +75,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs_per_connection=args.max_pairs_per_connection,
         max_pairs_per_key=args.max_pairs_per_key,
         workers=default_workers() if args.workers is None else args.workers,
+        keep_pairs=args.keep_pairs,
         proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
         trusted_proxies=args.trusted_proxies or NO_NETWORKS,
         max_history_bytes=args.max_history_mib << 20,

@@ -70,6 +70,12 @@ class Authorization:
         assert key is not None, "a key that verified a token is in its rule"
         return Grant(known, key, verified.expires_at)
 
+    def has_right(self, key: KeyId, right: Right) -> bool:
+        """Return whether a key that is still valid gives this right."""
+        known = self.connections.get(key.connection)
+        rule = None if known is None else known.rule(key.rule)
+        return rule is not None and rule.allows(right)
+
     def why_revoked(self, key: KeyId) -> Reason | None:
         """Return why this key, which was valid once, gives no right any more; None if it still does."""
         known = self.connections.get(key.connection)

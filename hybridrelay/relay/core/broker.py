@@ -27,6 +27,8 @@ from ...events.relay import (
     ListenerSilent,
     RendezvousEnded,
     RendezvousJoined,
+    RendezvousKept,
+    RendezvousTakenOver,
     RendezvousTimeout,
     SenderJoining,
     SenderRefused,
@@ -41,6 +43,7 @@ from ...events.relay_changes import (
     KeyRevoked,
 )
 from ...protocol.reasons import Reason
+from ...security import Right
 from ..model import StoreChange
 from .authorization import Authorization, Grant
 from .commands import (
@@ -59,6 +62,7 @@ from .holders import Holder
 from .join import MAX_ASKED, PASSED_ON, Answer, Join
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
+from .pair_note import PairNote
 from .places import Place, Places
 from .quotas import QuotaKind, Quotas
 from .rendezvous import Arrival, Ended, RendezvousTable, Stopping
@@ -441,7 +445,7 @@ class Broker(Generic[HandleT]):
 
         Args:
             rendezvous_id: the rendezvous, which was joined.
-            how: `Input.FINISHES`, `BREAKS` or `CANCELLED`.
+            how: `Input.FINISHES`, `BREAKS`, `CANCELLED` or `KEPT`.
             now: the time.
             bytes_to_client: how many bytes were written to the client's channel.
             bytes_to_connector: how many bytes were written to the connector's channel.
@@ -449,6 +453,32 @@ class Broker(Generic[HandleT]):
         ended = self.rendezvous.end(rendezvous_id, how, now)
         assert ended is not None, "a joined rendezvous ends when its bytes are no longer moved"
         self._ended(ended, bytes_to_client, bytes_to_connector)
+
+    def take_over(self, note: PairNote, joined_at: float, now: float, *, is_established: bool) -> None:
+        """Take over a pair of a previous relay. The shell has to be ready to stop it, because it ends at once if it
+        would not be allowed now.
+
+        Args:
+            note: what the previous relay has noted about it. Its id must not be known (`RendezvousTable.knows`).
+            joined_at: when it was joined.
+            now: the time.
+            is_established: whether its place is established.
+        """
+        has_room = self.rendezvous.take_over(note, joined_at, is_established=is_established)
+        self._outputs.append(RendezvousTakenOver(connection=note.connection, activity_id=note.id))
+        why_not = self._why_not(note) or (None if has_room else Input.DISPLACED)
+        if why_not is not None:
+            self._end(note.id, why_not, now)
+
+    def _why_not(self, note: PairNote) -> Input | None:
+        """Return why the keys of a pair, or a quota, do not allow it any more; None if they do."""
+        for key, right in ((note.listener.key, Right.LISTEN), (note.sender.key, Right.SEND)):
+            reason = self.authorization.why_revoked(key)
+            if reason is Reason.CONNECTION_DISABLED:
+                return Input.DISABLED
+            if reason is not None or not self.authorization.has_right(key, right):
+                return Input.REVOKED
+        return Input.OVERDRAWN if self.quotas.is_overdrawn(note.connection) else None
 
     def next_deadline(self) -> float | None:
         """Return when `expire` has to be called next; None if there is nothing to wait for."""
@@ -480,8 +510,11 @@ class Broker(Generic[HandleT]):
         if isinstance(ended, Stopping):
             self._outputs.append(StopMoving(ended.rendezvous_id))
             return
-        self._outputs += [
-            RefuseDataChannel(ended.rendezvous_id, ended.status),
+        self._outputs.append(RefuseDataChannel(ended.rendezvous_id, ended.status))
+        if ended.outcome is Outcome.KEPT:
+            self._outputs.append(RendezvousKept(connection=ended.connection, activity_id=ended.rendezvous_id))
+            return
+        self._outputs.append(
             RendezvousEnded(
                 connection=ended.connection,
                 activity_id=ended.rendezvous_id,
@@ -490,5 +523,5 @@ class Broker(Generic[HandleT]):
                 bytes_to_client=bytes_to_client,
                 bytes_to_connector=bytes_to_connector,
                 seconds=ended.seconds,
-            ),
-        ]
+            )
+        )

@@ -135,6 +135,11 @@ class PairTable:
         for account in accounts:
             account.joined[pair.id] = pair
 
+    def taken_over(self, pair: Pair, settled: Traffic) -> None:
+        """Add a pair of a previous relay. `settled` is what that relay has counted for the hybrid connection."""
+        self.joined(pair)
+        self._connections[pair.connection].ended += Traffic(-settled.to_client, -settled.to_connector)
+
     def ended(self, pair_id: str) -> None:
         """Note that no more bytes are moved for a pair. Does nothing if the pair is not known."""
         known = self._by_id.pop(pair_id, None)

@@ -205,6 +205,19 @@ class Places(Generic[OwnerT]):
             return _Limit.CONNECTION
         return None
 
+    def has_room(self, newcomer: Holder) -> bool:
+        """Return whether the fixed limits leave room for a place that its holder had at a previous relay.
+
+        Rule 1 is not applied, because the places are not taken in the order in which they were taken there.
+        """
+        self._pass_time()
+        key = newcomer.key
+        return (
+            self._taken < self.total
+            and self.held(key) < self._per_key
+            and self.held_by_connection(key.connection) < self._per_connection
+        )
+
     def take(self, holder: Holder, owner: OwnerT, name: str = "") -> Place[OwnerT]:
         """Take a place, until `leave` or `keep`. Call `choose_displaced` first, which ensures that there is one.
 

@@ -21,6 +21,7 @@ The rules:
    channel has presented its ticket, it may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
    the relay has stopped moving bytes between them, so that its last event contains the final number of bytes.
+6. A joined rendezvous may outlive the relay (`Outcome.KEPT`): the next relay takes it over with the same id.
 
 The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
 clock.
@@ -43,6 +44,7 @@ from ...protocol.reasons import Reason
 from ..limits import KEPT_AFTER_BREAK_SECONDS, KEPT_AFTER_END_SECONDS, TICKET_LIFETIME_SECONDS
 from ..model import KeyId
 from .holders import Holder
+from .pair_note import PairNote
 from .places import Place, Places
 from .presence import Presence
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, Input, Outcome, Side, State
@@ -119,7 +121,8 @@ class _Entry:
     tickets: dict[Side, bytes] = attrs.field(repr=False)
     #: See rule 3.
     place: Place[str]
-    open_place: Place[str]
+    #: None if it was taken over.
+    open_place: Place[str] | None
     state: State = State.OFFERED
     #: The sides whose data channel is ready.
     ready: set[Side] = attrs.field(factory=set)
@@ -161,6 +164,7 @@ class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use`, `ready` and `establish` are for requests and reports of peers.
+    - `take_over` is for pairs of a previous relay.
     - `expire`, `end`, `revoke`, `end_connections` and `end_all` are for everything else that happens; they return
       what ends because of it.
     - `next_deadline`, `open` and `joined` change nothing.
@@ -339,12 +343,44 @@ class RendezvousTable:
         entry.ready.add(arrival.side)
         if len(entry.ready) == len(Side):
             self._apply(entry, Input.BOTH_READY)
-            entry.joined_at = now
-            self._presence.joined(entry.connection, entry.instance)
-            if entry.instance:
-                program = entry.keys[Side.SENDER], entry.instance
-                self._of_instance.setdefault(program, {})[entry] = None
+            self._joined(entry, now)
         return entry.state
+
+    def _joined(self, entry: _Entry, now: float) -> None:
+        entry.joined_at = now
+        self._presence.joined(entry.connection, entry.instance)
+        if entry.instance:
+            program = entry.keys[Side.SENDER], entry.instance
+            self._of_instance.setdefault(program, {})[entry] = None
+
+    def knows(self, rendezvous_id: str) -> bool:
+        """Return whether there is a rendezvous with this id that has not ended."""
+        return rendezvous_id in self._entries
+
+    def take_over(self, note: PairNote, joined_at: float, *, is_established: bool) -> bool:
+        """Enter a rendezvous that a previous relay has joined, and whose id is not known.
+
+        Args:
+            note: what the previous relay has noted about it.
+            joined_at: when it was joined, on the clock of this table.
+            is_established: whether its place is established.
+
+        Returns:
+            Whether there is room for it. It is entered in any case, and the caller ends it if there is none.
+        """
+        assert note.id not in self._entries
+        keys = {Side.LISTENER: note.listener.key, Side.SENDER: note.sender.key}
+        sender = Holder(note.sender.key, note.sender.address)
+        has_room = self._places.has_room(sender)
+        place = self._places.take(sender, note.id, note.sender.instance)
+        if is_established:
+            self._places.establish(place)
+        entry = _Entry(note.id, note.connection, note.sender.instance, keys, joined_at, {}, place, None)
+        entry.state, entry.ready = State.JOINED, set(Side)
+        self._entries[note.id] = entry
+        self._presence.begins(note.connection)
+        self._joined(entry, joined_at)
+        return has_room
 
     def establish(self, rendezvous_id: str) -> None:
         """Note that the sender has proved its identity, as reported by the listener. Ignored if the channels are not
@@ -427,7 +463,8 @@ class RendezvousTable:
         entry.outcome = outcome or entry.outcome
         if before in OPEN and entry.state not in OPEN:
             del self._open[entry.id]
-            self._open_places.leave(entry.open_place)
+            if entry.open_place is not None:
+                self._open_places.leave(entry.open_place)
         if before is State.JOINED:
             self._forget_joined(entry)
         if entry.state is State.ENDED:

@@ -60,6 +60,8 @@ class Input(enum.Enum):
     BREAKS = "breaks"
     #: The task that served one of the two joined channels was cancelled.
     CANCELLED = "cancelled"
+    #: The relay ends, and a worker keeps the pair for the next one.
+    KEPT = "kept"
     #: Its place is needed for another rendezvous.
     DISPLACED = "displaced"
     #: An administrator has ended it.
@@ -85,6 +87,8 @@ class Outcome(enum.Enum):
     DISPLACED = "displaced"
     DROPPED = "dropped"
     SHUT_DOWN = "shut down"
+    #: Not an end: the next relay goes on with it.
+    KEPT = "kept"
 
 
 #: Why a rendezvous ended. This is also the status for a side that waits, except in one case; see
@@ -104,6 +108,7 @@ REASONS = {
     Outcome.DISPLACED: Reason.LIMIT,
     Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
+    Outcome.KEPT: Reason.GOING_AWAY,
 }
 
 #: States in which at least one ticket has not been used.
@@ -120,7 +125,12 @@ _FORCES = {
     Input.SHUTDOWN: Outcome.SHUT_DOWN,
 }
 #: Inputs that say that the relay no longer moves bytes.
-_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
+_STOPS = {
+    Input.FINISHES: Outcome.FINISHED,
+    Input.BREAKS: Outcome.CLOSED,
+    Input.CANCELLED: Outcome.CANCELLED,
+    Input.KEPT: Outcome.KEPT,
+}
 
 #: The next state and, where it decides how the rendezvous ends, the outcome.
 TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] = {

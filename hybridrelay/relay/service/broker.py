@@ -1,6 +1,7 @@
 """The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `serve_channel` wait. Call `carry_out` after each input.
+Only `authorize`, `join` and `serve_channel` wait. Call `carry_out` after each input. The module is long because every
+input of the machine has its method here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from ..._histogram import Histogram
 from ...errors import AuthorizationError
 from ...events.base import Event
 from ...events.log import logged_events
-from ...events.relay import ListenerLeft, ListenerRegistered, RendezvousEnded, RendezvousJoined, SenderDropped
+from ...events.relay import (
+    ListenerLeft,
+    ListenerRegistered,
+    RendezvousEnded,
+    RendezvousJoined,
+    RendezvousKept,
+    SenderDropped,
+)
 from ...events.relay_changes import ConnectionDeleted, DrainEnded, DrainStarted
 from ...events.stream import EventStream
 from ...protocol import control
@@ -38,23 +46,27 @@ from ..core.commands import (
 from ..core.holders import Holder
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
-from ..core.pairs import Pair, PairEnd, PairTable
+from ..core.pair_note import PairNote
+from ..core.pairs import Pair, PairEnd, PairTable, Traffic
 from ..core.places import Places
 from ..core.quotas import Quotas
 from ..core.rendezvous import Arrival, RendezvousTable
 from ..core.rendezvous_states import Side
 from ..core.sorted_index import SortedIndex
 from ..core.usage import UsageMachine
-from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
+from ..limits import BORROWED_PIPES, ESTABLISHED_AFTER_SECONDS, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
 from ..quotas import NO_EDITIONS, Editions
 from ..store.relay_id import new_relay_id
+from .carried import Carried
 from .data_channels import Channels, DataChannels
 from .listener_handle import ListenerHandle, SenderHandle
 from .pace import Paces, PairPace
 from .patience import in_time
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
+from .pump import Moved
 from .splice import PipePool
+from .worker_process import WorkerProcess
 from .workers import Workers
 
 __all__ = ["OFFER_SECONDS", "BrokerService"]
@@ -75,6 +87,7 @@ class BrokerService:
         editions: the editions, and which one the relay uses.
         refresh: checks whether the store has changed; does not raise.
         clock: returns seconds since 1970.
+        monotonic: returns seconds of a monotonic clock that is the same for all processes of the machine.
         pairs: places for pairs of data channels; None means the maximum number.
         control_channels: places for control channels that a key has authorized; None means the maximum number.
         max_pipes: see `PipePool`.
@@ -91,6 +104,7 @@ class BrokerService:
         editions: Editions = NO_EDITIONS,
         refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         pairs: Places[str] | None = None,
         control_channels: Places[ListenerHandle] | None = None,
         max_pipes: int = BORROWED_PIPES,
@@ -102,6 +116,7 @@ class BrokerService:
         self.events = logged_events() if events is None else events
         self._refresh = refresh
         self._clock = clock
+        self._monotonic = monotonic
         shares = Shares.of(None)
         self.authorization = Authorization(connections)
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
@@ -166,7 +181,7 @@ class BrokerService:
 
     def _note(self, event: Event) -> None:
         match event:
-            case RendezvousEnded(activity_id=ended):
+            case RendezvousEnded(activity_id=ended) | RendezvousKept(activity_id=ended):
                 self._ends.pop(ended, None)
                 self.pairs.ended(ended)
             case RendezvousJoined(connection=name):
@@ -264,6 +279,7 @@ class BrokerService:
 
         def proved() -> None:
             self.core.establish(ask.rendezvous_id)
+            self._channels.establish(ask.rendezvous_id)
 
         listener = ask.listener
         offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
@@ -282,17 +298,56 @@ class BrokerService:
         """Note that the data channels of a rendezvous are joined. Returns the rate limit for them."""
         listener, sender, made_at = self._ends.pop(rendezvous_id)
         self.rendezvous_times.observe(trio.current_time() - made_at)
-        self.pairs.joined(
-            Pair(
-                rendezvous_id,
-                listener.key.connection,
-                attrs.evolve(listener, transport=channels.transports[Side.LISTENER]),
-                attrs.evolve(sender, transport=channels.transports[Side.SENDER]),
-                trio.current_time(),
-                channels,
-            )
+        listener = attrs.evolve(listener, transport=channels.transports[Side.LISTENER])
+        sender = attrs.evolve(sender, transport=channels.transports[Side.SENDER])
+        channels.carried = Carried(PairNote(rendezvous_id, listener, sender, self._monotonic()))
+        name = listener.key.connection
+        self.pairs.joined(Pair(rendezvous_id, name, listener, sender, trio.current_time(), channels))
+        return self._paces.of(name, Holder(sender.key, sender.address), sender.key)
+
+    # --- pairs of a previous relay
+
+    def knows(self, rendezvous_id: str) -> bool:
+        """Return whether there is a rendezvous with this id that has not ended."""
+        return self._rendezvous.knows(rendezvous_id)
+
+    def take_over(
+        self, worker: WorkerProcess, slot: int, note: PairNote, settled: Traffic, *, is_established: bool
+    ) -> Callable[[], Awaitable[None]]:
+        """Take over a pair that a worker has moved for a previous relay.
+
+        Args:
+            worker: the worker.
+            slot: the pair.
+            note: what the previous relay has noted about it. Its id must not be known (`knows`).
+            settled: how much the previous relay has counted of what the worker has moved.
+            is_established: whether its place is established.
+
+        Returns:
+            The task that has to be started. It runs until the end of the pair, which ends at once if it would not be
+            allowed now.
+        """
+        age = max(0.0, self._monotonic() - note.joined_at)
+        is_established = is_established or age >= ESTABLISHED_AFTER_SECONDS
+        carried = Carried(note, is_established)
+        key = note.sender.key
+        pace = self._paces.of(note.connection, Holder(key, note.sender.address), key)
+        pair = worker.has(slot, pace, carried)
+        # The connector's channel is the first one.
+        channels = Channels(moved=Moved(note.to_client, note.to_connector, pair.counts))
+        self._channels.take_over(channels, carried)
+        since = trio.current_time() - age
+        before = Traffic(note.to_client, note.to_connector)
+        self.pairs.taken_over(
+            Pair(note.id, note.connection, note.listener, note.sender, since, channels), before + settled
         )
-        return self._paces.of(listener.key.connection, Holder(sender.key, sender.address), sender.key)
+        if note.connection not in self.authorization.connections:
+            # It was deleted, and this relay has no event for it.
+            self.pairs.forget(note.connection)
+            self._paces.forget(note.connection)
+        self.core.take_over(note, since, trio.current_time(), is_established=is_established)
+        self.carry_out()
+        return partial(self._channels.go_on, channels, worker, pair)
 
     # --- requests of administrators
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic
 
 import attrs
@@ -15,9 +16,11 @@ from ..core.broker import Broker
 from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
+from .carried import Carried
 from .pace import PairPace
-from .pump import Moved, PumpOutcome, abort
+from .pump import Moved, PumpOutcome, PumpResult, abort
 from .splice import PipePool
+from .worker_process import WorkerPair, WorkerProcess
 from .workers import Workers
 
 __all__ = ["STATUS_SECONDS", "Channels", "DataChannels"]
@@ -40,6 +43,8 @@ class Channels:
     #: The names of their transports.
     transports: dict[Side, str] = attrs.field(factory=dict)
     moved: Moved = attrs.field(factory=Moved)
+    #: What the next main process has to know about them, once they are joined.
+    carried: Carried | None = None
 
     # The connector's channel is the first argument of `Workers.move`.
 
@@ -62,8 +67,8 @@ class DataChannels(Generic[HandleT]):
         carry_out: carries out what `core` has decided; called after each input.
         pipes: pipes for moving bytes in the kernel.
         workers: moves the bytes, in worker processes if possible.
-        joined: called with the id of a rendezvous and its data channels when these are joined. Returns the limits
-            for them: their rate, and their turns of the event loop.
+        joined: called with the id of a rendezvous and its data channels when these are joined. Sets
+            `Channels.carried`, and returns the limits for them: their rate, and their turns of the event loop.
     """
 
     def __init__(
@@ -89,6 +94,12 @@ class DataChannels(Generic[HandleT]):
         """Note that a data channel will not be passed to `serve`. Does nothing if it was."""
         self._core.gone(arrival, trio.current_time())
         self._carry_out()
+
+    def establish(self, rendezvous_id: str) -> None:
+        """Note that the place of a pair is established. Does nothing if it is not joined."""
+        channels = self._channels.get(rendezvous_id)
+        if channels is not None and channels.carried is not None:
+            channels.carried.establish()
 
     def refuse(self, rendezvous_id: str, reason: Reason) -> None:
         """See `RefuseDataChannel`."""
@@ -137,43 +148,79 @@ class DataChannels(Generic[HandleT]):
         # If the two were joined, the stream is closed already, and this does nothing.
         await _send_status(stream, channels.status)
 
+    def take_over(self, channels: Channels, carried: Carried) -> None:
+        """Enter the data channels of a pair that a worker has moved for a previous relay. Call `go_on` next."""
+        channels.carried = carried
+        channels.moving = trio.CancelScope()
+        self._channels[carried.note.id] = channels
+
+    async def go_on(self, channels: Channels, worker: WorkerProcess, pair: WorkerPair) -> None:
+        """Serve such a pair until its end."""
+        assert channels.carried is not None
+        assert channels.moving is not None
+        with self._reporting_end(channels.carried.note.id, channels) as end, channels.moving:
+            end.note(
+                await self._workers.go_on(
+                    worker, pair, moved=channels.moved, pipes=self._pipes, carried=channels.carried
+                )
+            )
+
     async def _move(self, arrival: Arrival, channels: Channels, moving: trio.CancelScope, pace: PairPace) -> None:
         """Notify both sides that they are joined, and move bytes between them until the pair ends."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
-        #: Unless replaced below: cancelled, by the caller or by `moving`.
-        how = Input.CANCELLED
-        pumped = False
-        try:
-            with moving:
-                if await _announce_join(listener, sender):
-                    pumped = True
-                    result = await self._workers.move(
-                        listener,
-                        sender,
-                        moved=channels.moved,
-                        pipes=self._pipes,
-                        pace=pace,
-                    )
-                    how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
-                else:
-                    how = Input.BREAKS
-        except BaseException as exc:
-            if not all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc)):
-                how = Input.BREAKS
-            raise
-        finally:
+        with self._reporting_end(arrival.rendezvous_id, channels) as end:
+            pumped = False
             try:
+                with moving:
+                    if await _announce_join(listener, sender):
+                        pumped = True
+                        result = await self._workers.move(
+                            listener,
+                            sender,
+                            moved=channels.moved,
+                            pipes=self._pipes,
+                            pace=pace,
+                            carried=channels.carried,
+                        )
+                        end.note(result)
+                    else:
+                        end.how = Input.BREAKS
+            finally:
                 if not pumped:
                     await abort(listener, sender)
-            finally:
-                self._core.moving_ended(
-                    arrival.rendezvous_id,
-                    how,
-                    trio.current_time(),
-                    bytes_to_client=channels.to_client,
-                    bytes_to_connector=channels.to_connector,
-                )
-                self._carry_out()
+
+    @contextmanager
+    def _reporting_end(self, rendezvous_id: str, channels: Channels) -> Iterator[_End]:
+        """Report to the machine, after the block, that the bytes of a pair are no longer moved."""
+        end = _End()
+        try:
+            yield end
+        except BaseException as exc:
+            if not all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc)):
+                end.how = Input.BREAKS
+            raise
+        finally:
+            self._core.moving_ended(
+                rendezvous_id,
+                end.how,
+                trio.current_time(),
+                bytes_to_client=channels.to_client,
+                bytes_to_connector=channels.to_connector,
+            )
+            self._carry_out()
+
+
+@attrs.define(eq=False)
+class _End:
+    """How a pair has ended. Unless it is noted: cancelled, by the caller or by `Channels.moving`."""
+
+    how: Input = Input.CANCELLED
+
+    def note(self, result: PumpResult) -> None:
+        self.how = _HOW.get(result.outcome, Input.BREAKS)
+
+
+_HOW = {PumpOutcome.FINISHED: Input.FINISHES, PumpOutcome.KEPT: Input.KEPT}
 
 
 async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:

@@ -78,6 +78,8 @@ class PumpOutcome(enum.Enum):
     B_BROKE = "b broke"
     #: The worker process that moved the bytes has ended; both connections were reset.
     WORKER_ENDED = "worker ended"
+    #: This relay ends, and the worker keeps the pair for the next one.
+    KEPT = "kept"
 
 
 @attrs.frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,9 +48,10 @@ from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
+from .takeover import Takeover, listen_for_workers, was_listened
 from .usage import UsageService
 from .watcher import StoreWatcher
-from .workers import Workers, open_workers
+from .workers import Keeping, Workers, open_workers
 
 __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
@@ -128,6 +130,7 @@ class Relay:
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         #: The parts of the relay while it runs, otherwise None.
         self._parts: _Parts | None = None
+        self._workers: Workers | None = None
         #: The current state of the relay, and what an administrator can end.
         self.live = MaybeRunningRelay()
 
@@ -143,8 +146,15 @@ class Relay:
         ):
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
-            with self._recorded(relay_id):
-                async with open_workers(config.workers, self._events) as workers, FlatNursery() as nursery:
+            with self._recorded(relay_id), self._listening_for_workers() as listener:
+                keeping = Keeping(config.keep_pairs, config.state_dir) if listener is not None else Keeping()
+                async with (
+                    open_workers(
+                        config.workers, self._events, keeping=keeping, takes_over=listener is not None
+                    ) as workers,
+                    FlatNursery() as nursery,
+                ):
+                    self._workers = workers
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
                     parts = self._parts = self._assemble(watcher, certificates, relay_id, workers)
@@ -155,7 +165,7 @@ class Relay:
                             self._events.subscribed(parts.running.history),
                         ):
                             async with Ports(self._transports, self._events) as ports:
-                                await self._serve(nursery, parts, ports, stop, task_status)
+                                await self._serve(nursery, parts, ports, stop, listener, task_status)
                     finally:
                         self._parts = self.live.running = None
                         parts.broker.close()
@@ -174,6 +184,21 @@ class Relay:
                 yield
         finally:
             self._directory.remove_relay(relay_id)
+
+    @contextmanager
+    def _listening_for_workers(self) -> Iterator[socket.socket | None]:
+        """Listen for workers of the previous main process during the block, if there may be some."""
+        if sys.platform != "linux" or not (self._config.keep_pairs or was_listened(self._config.state_dir)):
+            yield None
+            return
+        with listen_for_workers(self._config.state_dir, self._events) as listener:
+            yield listener
+
+    def kill_workers(self) -> None:
+        """Kill the workers of a relay that runs or is stopping, whose connections are then reset. For programs that
+        end at once, without ending `run`. Never waits."""
+        if self._workers is not None:
+            self._workers.kill()
 
     def _changed(self, change: StoreChange) -> None:
         if self._parts is not None:  # None while the relay is ending
@@ -245,6 +270,7 @@ class Relay:
         parts: _Parts,
         ports: Ports,
         stop: trio.Event | None,
+        workers_listener: socket.socket | None,
         task_status: trio.TaskStatus[RelayInfo],
     ) -> None:
         """Open all ports, and serve until `stop` is set. Connections are served by tasks in `nursery`."""
@@ -263,6 +289,11 @@ class Relay:
         await parts.running.usage.load()
         nursery.start_soon(parts.running.usage.run)
         nursery.start_soon(parts.running.history.run)
+        taking_over = trio.CancelScope()
+        if workers_listener is not None:
+            assert self._workers is not None
+            takeover = Takeover(workers_listener, parts.broker, self._workers, self._events)
+            nursery.start_soon(takeover.run, nursery, taking_over)
         # The tasks that accept connections end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))
@@ -276,6 +307,9 @@ class Relay:
             self._events.publish(ProgramStopping(role="relay", open=len(parts.peers)))
             await parts.peers.drain(RETRY_AFTER_SECONDS, DRAIN_SECONDS)
             accepting.cancel_scope.cancel()
+        taking_over.cancel()
+        if self._workers is not None:
+            await self._workers.keep_pairs()
         nursery.cancel_scope.cancel()
 
     def _public_ports(self, bound: Mapping[str, tuple[Binding, ...]]) -> dict[str, int | None]:
@@ -338,7 +372,7 @@ async def run_relay(
         transports: the transports by name; None means those that are installed.
         events: the stream to which events are published; None means the log.
         stop: set it to stop the relay gracefully: peers are told when to reconnect, and open connections may continue
-            for one second.
+            for one second. With `RelayConfig.keep_pairs`, workers then keep their pairs for the next relay.
 
     Raises:
         StateError: the state directory is unusable, belongs to another user, is used by another relay, or was written

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import mmap
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
 
 import attrs
 import trio
@@ -22,12 +22,14 @@ from ..._threads import thread_errors
 from ...events.relay_resources import SpliceUnavailable
 from ...events.stream import EventStream
 from ...streams.sockets import reset_on_close, tune_stream
-from ..worker.messages import COUNTS_BYTES, SLOTS, Counts, Ended, Kind, Message, receive, send
+from ..worker.messages import SLOTS, Ended, Kind, Message, receive, send
 from ..worker.splicing import SPLICE_RETRY_SECONDS
+from .carried import Carried
 from .pace import PairPace
 from .pump import Moved, PumpOutcome
+from .worker_memory import PairCounts, WorkerMemory, is_sealed
 
-__all__ = ["END_SECONDS", "WorkerPair", "WorkerProcess"]
+__all__ = ["END_SECONDS", "Process", "WorkerPair", "WorkerProcess"]
 
 #: A worker that is to end a pair, and says nothing for this time, is killed; so is one that takes longer to end
 #: itself (seconds).
@@ -56,26 +58,15 @@ _OUTCOMES: Mapping[int, PumpOutcome] = {
 }
 
 
-class _Counts:
-    """The bytes of one pair, in the memory that is shared with its worker."""
-
-    def __init__(self, counters: Counts, slot: int) -> None:
-        self._counters = counters
-        self._index = 2 * slot
-        counters[self._index] = counters[self._index + 1] = 0
-        self._final: tuple[int, int] | None = None
+class Process(Protocol):
+    """The process of a worker."""
 
     @property
-    def a_to_b(self) -> int:
-        return self._counters[self._index] if self._final is None else self._final[0]
-
+    def pid(self) -> int: ...
     @property
-    def b_to_a(self) -> int:
-        return self._counters[self._index + 1] if self._final is None else self._final[1]
-
-    def keep(self) -> None:
-        """Keep the present numbers, because the memory will be used for another pair."""
-        self._final = self.a_to_b, self.b_to_a
+    def returncode(self) -> int | None: ...
+    def kill(self) -> None: ...
+    async def wait(self) -> int: ...
 
 
 @attrs.define(eq=False)
@@ -84,7 +75,9 @@ class WorkerPair:
 
     slot: int
     pace: PairPace
-    counts: _Counts
+    counts: PairCounts
+    #: What the worker carries to the next main process with it; None: nothing.
+    carried: Carried | None = None
     #: Set when the worker no longer has the pair.
     over: trio.Event = attrs.field(factory=trio.Event)
     outcome: PumpOutcome = PumpOutcome.WORKER_ENDED
@@ -98,21 +91,29 @@ class WorkerPair:
     is_returning: bool = False
 
     def end(self) -> None:
-        """Note that the worker no longer has the pair."""
+        """Note that the worker no longer has the pair, or that this process no longer has the worker."""
         self.counts.keep()
+        if self.carried is not None:
+            self.carried.forget_worker()
         self.over.set()
 
 
 class WorkerProcess:
-    """One worker process while it runs."""
+    """One worker process while it runs.
 
-    def __init__(self, process: trio.Process, control: socket.socket, memory: mmap.mmap, events: EventStream) -> None:
+    Args:
+        process: the process, which this process has started, or taken over.
+        control: the socket to it.
+        memory: the memory that is shared with it.
+        events: the stream to which events are published.
+    """
+
+    def __init__(self, process: Process, control: socket.socket, memory: WorkerMemory, events: EventStream) -> None:
         self.process = process
         self._events = events
         self.pairs: dict[int, WorkerPair] = {}
         self._control = control
-        self._memory = memory
-        self._counters = memoryview(memory).cast("Q")
+        self.memory = memory
         self._free: deque[int] = deque()
         self._next_slot = itertools.count()
         #: Messages that did not fit into the socket.
@@ -123,33 +124,50 @@ class WorkerProcess:
         self._answered = trio.Event()
         #: How many messages of the worker were handled.
         self._heard = 0
+        #: Set when it has no pairs any more.
+        self.has_no_pairs = trio.Event()
+        #: Whether it is to keep its pairs for the next main process, and whether it does.
+        self.is_released = False
+        self.keeps_pairs = False
+        #: How many.
+        self.kept = 0
 
     @classmethod
-    async def start(cls, events: EventStream) -> WorkerProcess:
-        """Start a process. Raises OSError."""
+    async def start(cls, events: EventStream, *, folder: Path | None = None, keep: float = 0.0) -> WorkerProcess:
+        """Start a process. Raises OSError.
+
+        Args:
+            events: the stream to which events are published.
+            folder: where the worker looks for the next main process.
+            keep: how long it keeps its pairs without a main process (seconds).
+        """
         if not sys.executable:
             raise OSError("this program does not know where its Python interpreter is")
         with contextlib.ExitStack() as always, contextlib.ExitStack() as after_an_error:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             after_an_error.enter_context(ours)
             always.enter_context(theirs)
-            memory = _shared_memory()
-            always.callback(os.close, memory)
-            mapped = after_an_error.enter_context(mmap.mmap(memory, COUNTS_BYTES))
-            inherited = (theirs.fileno(), memory)
-            command = [sys.executable, "-c", _PROGRAM, *map(str, inherited), _module_path()]
+            descriptor = WorkerMemory.allocate()
+            always.callback(os.close, descriptor)
+            memory = after_an_error.enter_context(contextlib.closing(WorkerMemory(descriptor)))
+            if not is_sealed(descriptor):
+                keep = 0.0  # the next main process would not use the memory
+            inherited = (theirs.fileno(), descriptor)
+            command = [sys.executable, "-c", _PROGRAM, *map(str, (*inherited, keep)), _module_path()]
             # A process group of its own, so that Ctrl-C does not reach it while it starts.
             with thread_errors():
                 process = await trio.lowlevel.open_process(
-                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0
+                    command, stdin=subprocess.DEVNULL, pass_fds=inherited, process_group=0, cwd=folder
                 )
             after_an_error.pop_all()
         ours.setblocking(False)
-        return cls(process, ours, mapped, events)
+        return cls(process, ours, memory, events)
 
     @property
     def status(self) -> str:
         """How the process has ended."""
+        if not isinstance(self.process, trio.Process):
+            return "unknown"  # only the process that has started it knows
         code = self.process.returncode or 0
         if code >= 0:
             return f"exit code {code}"
@@ -159,28 +177,63 @@ class WorkerProcess:
             return f"signal {-code}"
 
     async def aclose(self) -> None:
-        """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled."""
+        """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled.
+
+        If it keeps its pairs, they are over for this process only.
+        """
         with trio.CancelScope(shield=True):
+            if not self.keeps_pairs:
+                self._end()
             self._control.close()
-            with trio.move_on_after(END_SECONDS):
-                await self.process.wait()
-            if self.process.returncode is None:
-                self.process.kill()
-                await self.process.wait()
+            if not self.keeps_pairs:
+                with trio.move_on_after(END_SECONDS):
+                    await self.process.wait()
+                if self.process.returncode is None:
+                    self.process.kill()
+                    await self.process.wait()
         for pair in self.pairs.values():
+            if self.keeps_pairs:
+                pair.counts.keep()
+                self.memory.settle(pair.slot, pair.counts)
+                pair.outcome = PumpOutcome.KEPT
             pair.end()
         self.pairs.clear()
-        self._counters.release()
-        self._memory.close()
+        self.memory.close()
+
+    def _end(self) -> None:
+        """Request that the process ends."""
+        try:
+            send(self._control, Kind.END, 0)
+        except BlockingIOError:
+            self.process.kill()  # it is stuck
+        except OSError:
+            pass  # it has ended, or is about to
+
+    def release(self) -> None:
+        """Request that the worker keeps its pairs for the next main process. `receive` then returns soon."""
+        if self._unsent or not self.ready.is_set():
+            return
+        self.is_released = True
+        with contextlib.suppress(OSError):  # it has ended, which `receive` notices
+            self._control.shutdown(socket.SHUT_WR)
 
     # --- pairs
 
-    def take(self, a: trio.SocketStream, b: trio.SocketStream, moved: Moved, pace: PairPace) -> WorkerPair | None:
-        """Pass the sockets of a pair to the worker. Returns None, and changes nothing, if that is not possible."""
-        if self._unsent or (not self._free and len(self.pairs) >= SLOTS):
+    def take(
+        self, a: trio.SocketStream, b: trio.SocketStream, moved: Moved, pace: PairPace, carried: Carried | None = None
+    ) -> WorkerPair | None:
+        """Pass the sockets of a pair to the worker. Returns None, and changes nothing, if that is not possible.
+
+        Args:
+            a, b: the streams.
+            moved: counts the bytes.
+            pace: the limits of the pair.
+            carried: what the next main process has to know about it. None: it will not be taken over.
+        """
+        if self._unsent or self.is_released or (not self._free and len(self.pairs) >= SLOTS):
             return None
         slot = self._free.popleft() if self._free else next(self._next_slot)
-        counts = _Counts(self._counters, slot)
+        counts = self.memory.begin(slot) if carried is None else carried.write(self.memory, slot, moved)
         # All pairs of a holder have the same `SharedTurns` object, which exists while the holder has pairs.
         holder = id(pace.turns)
         # The connections are then also reset if the worker is killed before it has received the sockets.
@@ -190,24 +243,40 @@ class WorkerProcess:
             send(self._control, Kind.MOVE, slot, holder, (a.socket.fileno(), b.socket.fileno()))
         except OSError:
             self._free.append(slot)
+            if carried is not None:
+                carried.forget_worker()
             reset_on_close(a, False)
             reset_on_close(b, False)
             return None
         for stream in (a, b):
             stream.socket.close()  # the worker has a descriptor of its own
-        pair = self.pairs[slot] = WorkerPair(slot, pace, counts)
+        pair = self.pairs[slot] = WorkerPair(slot, pace, counts, carried)
         moved.worker = counts
         return pair
+
+    def has(self, slot: int, pace: PairPace, carried: Carried) -> WorkerPair:
+        """Note that the worker, which was taken over, has a pair."""
+        carried.is_written(self.memory, slot)
+        pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), carried)
+        return pair
+
+    def taken_over(self) -> None:
+        """Tell the worker that it was taken over. `send_unsent` has to run."""
+        self.ready.set()
+        if not self.pairs:
+            self.has_no_pairs.set()
+        self._unsent.append((Kind.TAKEN, 0))
+        self._send_unsent()
 
     def abort(self, pair: WorkerPair) -> None:
         """Have the connections of a pair reset."""
         self._say(Kind.ABORT, pair)
 
-    def ask_back(self, pair: WorkerPair) -> None:
-        """Ask for the sockets of a pair. If they do not come in time, `WorkerPair.waiting` is cancelled."""
+    def ask_back(self, pair: WorkerPair, seconds: float = _RETURN_SECONDS) -> None:
+        """Ask for the sockets of a pair. If they do not come in this time, `WorkerPair.waiting` is cancelled."""
+        pair.waiting.deadline = min(pair.waiting.deadline, trio.current_time() + seconds)
         if not pair.is_returning:
             pair.is_returning = True
-            pair.waiting.deadline = trio.current_time() + _RETURN_SECONDS
             self._say(Kind.RETURN, pair)
 
     def _say(self, kind: Kind, pair: WorkerPair) -> None:
@@ -286,12 +355,15 @@ class WorkerProcess:
                 self._heard += 1
 
     def _handle(self, message: Message) -> bool:
-        """Returns False if the worker does not follow the protocol."""
+        """Returns False after the last message, or if the worker does not follow the protocol."""
         match message.kind:
             case Kind.READY:
                 self.ready.set()
             case Kind.PONG:
                 self._answered.set()
+            case Kind.KEPT if self.is_released:
+                self.keeps_pairs = True
+                return False
             case Kind.COPIES:
                 detail = os.strerror(message.value)
                 self._events.publish(SpliceUnavailable(detail=detail, retry_seconds=SPLICE_RETRY_SECONDS))
@@ -312,6 +384,8 @@ class WorkerProcess:
             pair.ended = bool(message.value & 1), bool(message.value & 2)
         pair.end()
         self._free.append(pair.slot)
+        if not self.pairs:
+            self.has_no_pairs.set()
 
 
 def _stream(descriptor: int) -> trio.SocketStream:
@@ -323,18 +397,3 @@ def _stream(descriptor: int) -> trio.SocketStream:
 
 def _module_path() -> str:
     return "\n".join(map(os.path.abspath, sys.path))
-
-
-def _shared_memory() -> int:
-    """Return a descriptor of memory that can be shared. Raises OSError."""
-    if sys.platform == "linux" and hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("hybridrelay worker")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        os.ftruncate(descriptor, COUNTS_BYTES)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor

@@ -1,4 +1,5 @@
-"""The worker's process: ``python -P -m hybridrelay.relay.worker CONTROL MEMORY``, with the two descriptors."""
+"""The worker's process: ``python -P -m hybridrelay.relay.worker CONTROL MEMORY KEEP``, with the two descriptors, and
+for how long it keeps its pairs without a main process (seconds)."""
 
 from __future__ import annotations
 
@@ -10,13 +11,15 @@ from .loop import Worker
 
 
 def main() -> None:
-    """Run a worker until the main process ends it by closing its end of the socket."""
-    # A signal to the whole group, such as Ctrl-C, or one of a service manager, is for the main process, which first
-    # lets connections finish.
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+    """Run a worker until the main process ends it, or has ended and no other one takes the pairs over."""
+    control, memory, keep = sys.argv[1:]
+    # A signal to the whole group, such as Ctrl-C, is for the main process, which first lets connections finish.
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    control, memory = map(int, sys.argv[1:])
-    Worker(socket.socket(fileno=control), memory).run()
+    worker = Worker(socket.socket(fileno=int(control)), int(memory), keep=float(keep))
+    # Who sends SIGTERM to the workers, too, wants them to end with the main process.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: worker.leave())
+    worker.run()
 
 
 if __name__ == "__main__":

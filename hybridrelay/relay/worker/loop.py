@@ -6,14 +6,17 @@ gets one turn, however many pairs it has. After each round of a limited number o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
+import os
 import resource
 import select
 import socket
 from collections import deque
 
-from .messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
+from .alone import Alone
+from .messages import COUNTS_BYTES, SETTLED, Ended, Kind, Message, receive, send
 from .pair import BUFFER_BYTES, Broken, Channel, Direction, Pair, Pipes
 
 __all__ = ["TURN_BYTES", "TURN_STEPS", "Worker"]
@@ -28,6 +31,8 @@ _SERVED_EVERY = 4
 _MAX_EVENTS = 256
 _MAX_MESSAGES = 64
 _MAX_TURNS = 64
+#: How long a worker whose main process no longer sends may take for its last messages to it (seconds).
+_LAST_MESSAGES_SECONDS = 1.0
 _ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(select, "EPOLLRDHUP") else 0
 
 
@@ -66,11 +71,17 @@ class Worker:
     Args:
         control: the socket to the main process, see `messages`.
         memory: a descriptor of the shared memory.
+        keep: how long to keep the pairs without a main process (seconds).
     """
 
-    def __init__(self, control: socket.socket, memory: int) -> None:
+    def __init__(self, control: socket.socket, memory: int, *, keep: float = 0.0) -> None:
         control.setblocking(False)
         self._control = control
+        self._memory = memory
+        self._keep = keep
+        self._is_leaving = False
+        #: While there is no main process.
+        self._alone: Alone | None = None
         self._map = mmap.mmap(memory, COUNTS_BYTES)
         self._counts = memoryview(self._map).cast("Q")
         self._epoll = select.epoll()
@@ -90,15 +101,23 @@ class Worker:
         self._say(Kind.READY, 0, 0)
 
     def run(self) -> None:
-        """Serve until the main process has closed its end, then reset all connections that are left."""
+        """Serve until the main process ends this worker, or has ended itself and nobody takes the pairs over. Then
+        reset all connections that are left."""
         try:
             while not self._is_over:
                 self.run_round(-1)
         finally:
             self.close()
 
+    def leave(self) -> None:
+        """End when the main process ends, without keeping pairs. May be called by a signal handler."""
+        self._is_leaving = True
+
     def run_round(self, timeout: float) -> None:
         """Run one round. If there is nothing to do, wait for at most `timeout` seconds (-1: without a limit)."""
+        if self._alone is not None:
+            due = self._alone.timeout
+            timeout = due if timeout < 0 else min(timeout, due)
         for descriptor, events in self._epoll.poll(0 if self._ready else timeout, _MAX_EVENTS):
             if descriptor == self._control.fileno():
                 self._talk(events)
@@ -106,6 +125,8 @@ class Worker:
                 self._note(*self._by_descriptor[descriptor], events)
         for _ in range(min(len(self._ready), _MAX_TURNS)):
             self._serve(self._ready.popleft())
+        if self._alone is not None:
+            self._look_for_main_process(self._alone)
         if self._pipes.error is not None:
             self._say(Kind.COPIES, 0, self._pipes.error)
             self._pipes.error = None
@@ -116,6 +137,8 @@ class Worker:
             pair.close(gracefully=False)
         self._pairs.clear()
         self._pipes.close()
+        if self._alone is not None:
+            self._alone.close()
         self._epoll.close()
         self._control.close()
         self._counts.release()
@@ -177,15 +200,22 @@ class Worker:
     def _talk(self, events: int) -> None:
         if events & select.EPOLLOUT:
             self._send_unsent()
+        has_failed = False
         for _ in range(_MAX_MESSAGES):
             try:
                 message = receive(self._control)
             except BlockingIOError:
                 return
-            except (OSError, ValueError):
+            except ValueError:
+                self._is_over = True  # it is another program
+                return
+            except OSError:
+                if not has_failed:  # the main process has ended, but there may be messages that it has sent before
+                    has_failed = True
+                    continue
                 message = None
             if message is None:
-                self._is_over = True
+                self._lost()
                 return
             self._handle(message)
 
@@ -195,6 +225,9 @@ class Worker:
             return
         if message.kind is Kind.PING:
             self._say(Kind.PONG, 0, 0)
+            return
+        if message.kind is Kind.END:
+            self._is_over = True
             return
         pair = self._pairs.get(message.slot)
         if pair is None:
@@ -245,7 +278,51 @@ class Worker:
             if self._by_descriptor.pop(channel.sock.fileno(), None) is not None:
                 self._epoll.unregister(channel.sock)
 
+    def _lost(self) -> None:
+        """Go on without a main process, because it has ended, or stopped sending. If that is not wanted, end."""
+        self._control.settimeout(_LAST_MESSAGES_SECONDS)
+        self._send_unsent()
+        if self._is_leaving or not self._keep or not self._pairs:
+            for pair in list(self._pairs.values()):
+                self._end(pair, Ended.ABORTED)
+            self._is_over = True
+            return
+        # The main process has not heard of these. Pairs that could not be returned are reset.
+        unheard = {slot: value if kind is Kind.ENDED else Ended.ABORTED
+                   for kind, slot, value, _ in self._unsent if kind in (Kind.ENDED, Kind.RETURNED)}  # fmt: skip
+        for _, _, _, sockets in self._unsent:
+            for sock in sockets:
+                sock.close()
+        self._unsent.clear()
+        holders = {**self._holder_of, **dict.fromkeys(unheard, 0)}
+        for slot in holders:
+            for index in (2 * slot, 2 * slot + 1):
+                self._counts[SETTLED + index] = self._counts[index]
+        self._say(Kind.KEPT, 0, 0)
+        self._unsent.clear()
+        self._epoll.unregister(self._control)
+        self._control.close()
+        self._alone = Alone(holders, self._memory, self._epoll, self._keep)
+        for slot, end in unheard.items():
+            self._alone.note_end(slot, end)
+        for pair in self._pairs.values():
+            pair.is_returning = False
+        _leave_output()
+
+    def _look_for_main_process(self, alone: Alone) -> None:
+        control = alone.step()
+        if alone.is_over or self._is_leaving:
+            self._is_over = True
+        elif control is not None:
+            self._control, self._alone = control, None
+            for slot, end in alone.ended.items():
+                self._say(Kind.ENDED, slot, end)
+
     def _say(self, kind: Kind, slot: int, value: int, sockets: tuple[socket.socket, ...] = ()) -> None:
+        if self._alone is not None:
+            if kind is Kind.ENDED:
+                self._alone.note_end(slot, value)
+            return
         self._unsent.append((kind, slot, value, sockets))
         if len(self._unsent) == 1:
             self._send_unsent()
@@ -257,6 +334,8 @@ class Worker:
                 send(self._control, kind, slot, value, tuple(sock.fileno() for sock in sockets))
             except BlockingIOError:
                 break
+            except (ConnectionError, TimeoutError):
+                return  # the main process has ended, which `_talk` notices, or does not read its last messages
             except OSError as exc:
                 if exc.errno != errno.ETOOMANYREFS:
                     self._is_over = True
@@ -270,3 +349,12 @@ class Worker:
                 sock.close()
             self._unsent.popleft()
         self._epoll.modify(self._control, select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0))
+
+
+def _leave_output() -> None:
+    """Close the output of the main process, so that whoever reads it learns that the main process has ended."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)

@@ -1,11 +1,16 @@
 """The messages between the relay's main process and a worker, over a Unix socket that keeps message boundaries.
 
-Every message has the same size, and some carry two descriptors (SCM_RIGHTS): the sockets of the first and of the
-second data channel of a pair.
+Every message has the same size, and some carry descriptors (SCM_RIGHTS): the sockets of the first and of the second
+data channel of a pair, or the memory.
 
 A pair is identified by its *slot*, which the main process chooses. The worker counts the bytes of a pair in memory
-that it shares with the main process, at the slot's position, so the counts are exact at any time, even if the worker
-is killed.
+that it shares with the main process, at the slot's position, so the counts are exact at any time, even if one of the
+two processes is killed.
+
+A worker whose main process has ended (`alone`) connects to the next one. It says `HELLO`, and the main process
+answers with `HELLO`. If both have the same `VERSION`, the worker lists its pairs (`HAS`), and says `READY`. From
+`TAKEN` on, it is as if the main process had started the worker. Between different versions, nothing but `HELLO` is
+understood: the worker ends, and its sessions resume.
 """
 
 from __future__ import annotations
@@ -18,17 +23,45 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["COUNTS_BYTES", "MESSAGE_BYTES", "SLOTS", "Counts", "Ended", "Kind", "Message", "receive", "send"]
+__all__ = [
+    "COUNTS_BYTES",
+    "MEMORY_BYTES",
+    "MESSAGE_BYTES",
+    "NOTE_BYTES",
+    "SETTLED",
+    "SLOTS",
+    "SOCKET_NAME",
+    "VERSION",
+    "Counts",
+    "Ended",
+    "Kind",
+    "Message",
+    "receive",
+    "send",
+]
 
+#: The version of the messages, of the memory, and of the notes in it. It has to be increased with every change to one
+#: of them (`relay.core.pair_note` has the content of the notes). What `HELLO` looks like must never change.
+VERSION = 1
+#: The socket in the state directory on which a main process waits for workers that have lost theirs.
+SOCKET_NAME = "workers.sock"
 #: How many pairs a worker can have at the same time.
 SLOTS = 32_768
-#: The size of the shared memory: for each slot, two counts of eight bytes in the byte order of the machine: how many
-#: bytes were passed from the first channel to the second one, and in the other direction.
-COUNTS_BYTES = SLOTS * 2 * 8
+#: The index at which the second half of the counts begins.
+SETTLED = SLOTS * 2
+#: The first part of the shared memory: for each slot, two counts of eight bytes in the byte order of the machine: how
+#: many bytes were passed from the first channel to the second one, and in the other direction. From the index
+#: `SETTLED` on, there are two more for each slot: how much of that the main process has counted that has ended. When
+#: it ends, the worker writes them, and then the main process itself, if it can.
+COUNTS_BYTES = (SETTLED + SLOTS * 2) * 8
+#: The second part: for each slot, a note in which the main process has written what its successor has to know about
+#: the pair. Workers do not read it.
+NOTE_BYTES = 1536
+MEMORY_BYTES = COUNTS_BYTES + SLOTS * NOTE_BYTES
 
 _LAYOUT = struct.Struct("=BIQ")
 MESSAGE_BYTES = _LAYOUT.size
-_DESCRIPTORS = 2
+_MAX_DESCRIPTORS = 2
 
 
 class Counts(Protocol):
@@ -53,6 +86,10 @@ class Kind(enum.IntEnum):
     RETURN = 3
     #: To be answered by `PONG`, which shows that the worker is not stuck.
     PING = 4
+    #: Reset the connections of all pairs, and end.
+    END = 10
+    #: From now on, this is the worker's main process.
+    TAKEN = 11
 
     # From the worker:
 
@@ -67,6 +104,20 @@ class Kind(enum.IntEnum):
     RETURNED = 8
     #: The system has refused to splice, so everything is copied for a while. The value is the error number.
     COPIES = 9
+    #: The last message to a main process that has stopped sending: the worker keeps its pairs for the next one.
+    KEPT = 12
+    #: The worker has this pair, which the previous main process has given to it. The value is that of `MOVE`.
+    HAS = 13
+
+    # From both:
+
+    #: The first message between a worker and a main process that has not started it. The value is `VERSION`; the
+    #: worker sends the descriptor of its memory with it.
+    HELLO = 14
+
+
+#: How many descriptors each kind of message carries. A `HELLO` of the main process has none.
+_CARRIES = {Kind.MOVE: 2, Kind.RETURNED: 2, Kind.HELLO: 1}
 
 
 class Ended(enum.IntEnum):
@@ -114,7 +165,7 @@ def receive(sock: socket.socket) -> Message | None:
         OSError, ValueError: the other process does not follow the protocol. Descriptors that came with the message
             are closed.
     """
-    room = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
+    room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
     data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room)
     descriptors = array.array("i")
     for level, what, content in ancillary:
@@ -128,10 +179,10 @@ def receive(sock: socket.socket) -> Message | None:
         kind = Kind(number)
         if slot >= SLOTS:
             raise ValueError(f"there is no slot {slot}")
-        carries = kind in (Kind.MOVE, Kind.RETURNED)
+        carries = _CARRIES.get(kind, 0)
         if flags & socket.MSG_TRUNC or (descriptors and not carries):
             raise ValueError(f"{kind.name} with {len(descriptors)} descriptors")
-        if len(descriptors) != _DESCRIPTORS:
+        if len(descriptors) != carries:
             _close(descriptors)
             descriptors = array.array("i")
     except (ValueError, struct.error) as exc:

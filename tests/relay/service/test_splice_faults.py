@@ -50,7 +50,7 @@ def start_faulty_relay(deployment: Deployment, *faults: str, workers: int = 0) -
             # -D: the relay is our child, and not strace's.
             "strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={traced}", *injected,
             *HYBRIDRELAY, "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ports,
-            "--workers", str(workers),
+            "--workers", str(workers), "--keep-pairs", "0",
         ],
         name="hybridrelay relay",
     )  # fmt: skip

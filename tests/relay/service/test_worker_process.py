@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import signal
 import socket
@@ -23,9 +22,10 @@ from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
 from hybridrelay.relay.service.splice import PipePool
+from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
 from hybridrelay.relay.service.workers import Workers
-from hybridrelay.relay.worker.messages import COUNTS_BYTES, Ended, Kind, Message, receive, send
+from hybridrelay.relay.worker.messages import Ended, Kind, Message, receive, send
 from hybridrelay.streams.sockets import NOTSENT_LOWAT
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
@@ -48,7 +48,9 @@ async def scripted_worker(
     process = await trio.lowlevel.open_process(["sleep", "1000"])
     for one in (ours, theirs):
         one.setblocking(False)
-    worker = WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), events or EventStream())
+    descriptor = WorkerMemory.allocate()
+    worker = WorkerProcess(process, ours, WorkerMemory(descriptor), events or EventStream())
+    os.close(descriptor)
     with theirs, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             if listens:
@@ -129,8 +131,8 @@ async def test_a_slot_is_used_again_and_its_counts_begin_anew(monkeypatch: pytes
         assert second is not None
         for pair in (first, second):
             assert await heard(theirs) == Message(Kind.MOVE, pair.slot, ANY)
-        worker._counters[2 * first.slot] = 7
-        worker._counters[2 * first.slot + 1] = 8
+        worker.memory._counters[2 * first.slot] = 7
+        worker.memory._counters[2 * first.slot + 1] = 8
         async with taken(worker) as (third, _):
             assert third is None, "there is no slot"
         send(theirs, Kind.ENDED, first.slot)
@@ -139,7 +141,7 @@ async def test_a_slot_is_used_again_and_its_counts_begin_anew(monkeypatch: pytes
             assert third is not None
             assert await heard(theirs) == Message(Kind.MOVE, first.slot, ANY)
             assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (0, 0)
-            worker._counters[2 * first.slot] = 1
+            worker.memory._counters[2 * first.slot] = 1
             assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (1, 0)
             assert (moved.total_a_to_b, moved.total_b_to_a) == (7, 8)
 
@@ -269,7 +271,7 @@ async def test_a_worker_whose_answer_comes_late_because_everything_was_suspended
             await trio.testing.wait_all_tasks_blocked()
             send(theirs, Kind.PONG, 0)
         await trio.testing.wait_all_tasks_blocked()
-        assert worker.process.poll() is None
+        assert worker.process.returncode is None
         mock_clock.jump(worker_process._PING_SECONDS)
         assert await heard(theirs) == Message(Kind.PING, 0)
         mock_clock.jump(worker_process._STUCK_SECONDS)

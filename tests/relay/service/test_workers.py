@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import signal
 import socket
@@ -29,9 +28,10 @@ from hybridrelay.relay.service import worker_process
 from hybridrelay.relay.service.pace import Pace, PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
 from hybridrelay.relay.service.splice import PipePool
+from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
 from hybridrelay.relay.service.workers import Workers, open_workers
-from hybridrelay.relay.worker.messages import COUNTS_BYTES, Kind, Message, receive, send
+from hybridrelay.relay.worker.messages import Kind, Message, receive, send
 from hybridrelay.streams import receive_exactly
 from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import tcp_pair
@@ -255,7 +255,7 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
             await receive_exactly(pair.far_b, 1000)
             await until(lambda: pair.total == (1000, 0))
             (worker,) = scene_.workers._running
-            worker.process.send_signal(number)
+            os.kill(worker.process.pid, number)
             await expect_broken(pair.far_a)
             await expect_broken(pair.far_b)
             await until(lambda: pair.results)
@@ -271,7 +271,20 @@ async def test_a_worker_that_is_killed_resets_its_pairs_and_is_replaced(number: 
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.MOVE, Kind.ABORT, Kind.RETURN, Kind.PING, Kind.ENDED, Kind.RETURNED, Kind.COPIES, None]
+    "kind",
+    [
+        Kind.MOVE,
+        Kind.ABORT,
+        Kind.RETURN,
+        Kind.PING,
+        Kind.ENDED,
+        Kind.RETURNED,
+        Kind.COPIES,
+        Kind.KEPT,
+        Kind.HAS,
+        Kind.HELLO,
+        None,
+    ],
 )
 async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
     kind: Kind | None, monkeypatch: pytest.MonkeyPatch
@@ -281,18 +294,22 @@ async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
     process = await trio.lowlevel.open_process([sys.executable, "-c", "import time; time.sleep(1000)"])
     start, is_first = WorkerProcess.start, True
 
-    async def first_this_one(events: EventStream) -> WorkerProcess:
+    async def first_this_one(events: EventStream, **options: Any) -> WorkerProcess:
         nonlocal is_first
         if not is_first:
-            return await start(events)
+            return await start(events, **options)
         is_first = False
-        return WorkerProcess(process, ours, mmap.mmap(-1, COUNTS_BYTES), events)
+        memory = WorkerMemory.allocate()
+        try:
+            return WorkerProcess(process, ours, WorkerMemory(memory), events)
+        finally:
+            os.close(memory)
 
     monkeypatch.setattr(WorkerProcess, "start", first_this_one)
     monkeypatch.setattr(worker_process, "END_SECONDS", 0.1)
     with theirs:
         # There is no such pair. What refuses to splice needs none.
-        descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else ()
+        descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else (0,) if kind is Kind.HELLO else ()
         if kind is None:
             theirs.send(b"what is this?")
         else:
@@ -312,6 +329,7 @@ class Ending:
         self.pairs: dict[int, WorkerPair] = {}
         self.ready = trio.Event()
         self.status = "exit code 1"
+        self.is_released = self.keeps_pairs = False
         self.process = self
         self.pid = 1
         self._seconds = seconds
@@ -339,7 +357,7 @@ async def test_when_workers_that_end_are_replaced(
     starts: list[float] = []
     events: list[tuple[type[Event], float]] = []
 
-    async def start(_: EventStream) -> Ending:
+    async def start(_: EventStream, **__: Any) -> Ending:
         seconds = lives[len(starts)]
         starts.append(trio.current_time())
         if seconds is None:
@@ -408,10 +426,10 @@ async def test_the_signals_of_its_group_do_not_end_a_worker() -> None:
     async with scene() as scene_, scene_.pair() as pair:
         (worker,) = scene_.workers._running
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-            worker.process.send_signal(number)
+            os.kill(worker.process.pid, number)
         await pair.far_a.send_all(b"x")
         assert await pair.far_b.receive_some() == b"x"
-        assert worker.process.poll() is None
+        assert worker.process.returncode is None
         pair.moving.cancel()
 
 
@@ -461,7 +479,7 @@ async def test_a_worker_that_is_stuck_is_killed(is_ready: bool, monkeypatch: pyt
         async with scene() as scene_, scene_.pair() as pair:
             (worker,) = scene_.workers._running
             await until(lambda: answers >= 2)
-            worker.process.send_signal(signal.SIGSTOP)
+            os.kill(worker.process.pid, signal.SIGSTOP)
             await expect_broken(pair.far_a)
             await expect_broken(pair.far_b)
             await until(lambda: scene_.events)
@@ -595,7 +613,7 @@ trio.run(main)
 async def test_a_worker_that_is_stuck_is_killed_when_a_pair_has_to_end() -> None:
     async with scene() as scene_, scene_.pair() as pair:
         (worker,) = scene_.workers._running
-        worker.process.send_signal(signal.SIGSTOP)
+        os.kill(worker.process.pid, signal.SIGSTOP)
         pair.moving.cancel()
         await until(lambda: not scene_.workers.pairs)
         await expect_broken(pair.far_a)

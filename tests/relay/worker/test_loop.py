@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridrelay.relay.worker.loop import _MAX_TURNS, TURN_BYTES, TURN_STEPS, Worker, _Holder
-from hybridrelay.relay.worker.messages import COUNTS_BYTES, SLOTS, Ended, Kind, Message, receive, send
+from hybridrelay.relay.worker.messages import MEMORY_BYTES, SLOTS, Ended, Kind, Message, receive, send
 from hybridrelay.relay.worker.pair import BUFFER_BYTES, Channel, Pipes
 from hybridrelay.relay.worker.splicing import PIPE_BYTES
 
@@ -38,13 +38,13 @@ each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
 class Main:
     """What the main process does, and a worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: float = 0.0) -> None:
         assert sys.platform == "linux"
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)
         self._memory = os.memfd_create("test")
-        os.ftruncate(self._memory, COUNTS_BYTES)
-        self.worker = Worker(theirs, self._memory)
+        os.ftruncate(self._memory, MEMORY_BYTES)
+        self.worker = Worker(theirs, self._memory, keep=keep)
         assert self.told() == Message(Kind.READY, 0)
 
     def close(self) -> None:

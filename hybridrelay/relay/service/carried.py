@@ -1,0 +1,44 @@
+"""What a worker carries, with a pair, from one main process of the relay to the next."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..core.pair_note import PairNote
+from .pump import Moved
+from .worker_memory import PairCounts, WorkerMemory
+
+__all__ = ["Carried"]
+
+
+@attrs.define(eq=False)
+class Carried:
+    """What the next main process has to know about a pair."""
+
+    note: PairNote
+    #: Whether the place of the pair is established.
+    is_established: bool = False
+    #: Where it is written; None while no worker has the pair.
+    _written: tuple[WorkerMemory, int] | None = attrs.field(default=None, init=False)
+
+    def write(self, memory: WorkerMemory, slot: int, moved: Moved) -> PairCounts:
+        """Write it into the memory of a worker that gets the pair. `moved` is what was moved before."""
+        # The connector's channel is the first one.
+        note = attrs.evolve(self.note, to_client=moved.total_a_to_b, to_connector=moved.total_b_to_a)
+        self._written = memory, slot
+        return memory.begin(slot, note.encode(), is_established=self.is_established)
+
+    def is_written(self, memory: WorkerMemory, slot: int) -> None:
+        """Note that the memory of a worker contains it already."""
+        self._written = memory, slot
+
+    def establish(self) -> None:
+        """Note that the place of the pair is established."""
+        self.is_established = True
+        if self._written is not None:
+            memory, slot = self._written
+            memory.establish(slot)
+
+    def forget_worker(self) -> None:
+        """Note that no worker has the pair any more."""
+        self._written = None
