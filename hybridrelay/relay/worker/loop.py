@@ -33,7 +33,10 @@ _MAX_MESSAGES = 64
 _MAX_TURNS = 64
 #: How long a worker whose main process no longer sends may take for its last messages to it (seconds).
 _LAST_MESSAGES_SECONDS = 1.0
-_ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR if hasattr(select, "EPOLLRDHUP") else 0
+#: What is reported once, and may be preceded by bytes, after which a read stops: an end, an error, or urgent data.
+_SHORTENS_READS = (
+    select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI if hasattr(select, "EPOLLRDHUP") else 0
+)
 
 
 class _Holder:
@@ -150,9 +153,9 @@ class Worker:
         if events & select.EPOLLERR and (end := pair.broken()) is not None:
             self._end(pair, end)
             return
-        if events & _ENDING:
-            channel.ends_soon = True
-        if events & (select.EPOLLIN | _ENDING):
+        if events & _SHORTENS_READS:
+            channel.reads_may_be_short = True
+        if events & (select.EPOLLIN | _SHORTENS_READS):
             channel.is_readable = True
         if events & select.EPOLLOUT:
             channel.is_writable = True
@@ -248,7 +251,7 @@ class Worker:
         self._pairs[message.slot] = pair
         self._holder_of[message.slot] = message.value
         self._holders.setdefault(message.value, _Holder()).pairs += 1
-        wanted = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        wanted = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
         try:
             for channel in (pair.a, pair.b):
                 # The first event says what the socket is ready for already.

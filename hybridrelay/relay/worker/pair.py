@@ -94,13 +94,14 @@ class Pipes:
 class Channel:
     """One of the two sockets of a pair, and what the kernel last said about it (edge-triggered)."""
 
-    __slots__ = ("ends_soon", "is_readable", "is_writable", "sock")
+    __slots__ = ("is_readable", "is_writable", "reads_may_be_short", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.is_readable = self.is_writable = False
-        #: The end of file or an error has arrived, although there may be bytes before it.
-        self.ends_soon = False
+        #: Whether there may be more to read after a read that has not filled the buffer: the end of file, an error or
+        #: urgent data has arrived, and a read stops there.
+        self.reads_may_be_short = False
 
 
 class Direction:
@@ -201,9 +202,9 @@ class Direction:
             self._end()
             return 0
         self._is_bulk = size == len(buffer)
-        # Nothing is left to read, unless something has arrived since: the kernel then reports it. But it reports the
-        # end only once.
-        if not self._is_bulk and not source.ends_soon:
+        # Nothing is left to read, unless something has arrived since: the kernel then reports it. But it reports an
+        # end or urgent data only once.
+        if not self._is_bulk and not source.reads_may_be_short:
             source.is_readable = False
         try:
             sent = self.sink.sock.send(buffer[:size])

@@ -200,6 +200,26 @@ def test_the_last_bytes_and_the_end_arrive_together(main: Main) -> None:
         assert [read_some(sock) for sock in (a, b, a, b)] == [b"last", b"last", b"", b""]
 
 
+@pytest.mark.parametrize("order", ["early", "late"])
+def test_what_follows_urgent_data_does_not_wait_for_more(main: Main, order: str) -> None:
+    """A read stops at urgent data, although there is more to read. Urgent data itself is not passed on."""
+    a, b = main.add(0)
+    with closing(a, b):
+        a.send(b"x" * 100)
+        if order == "late":
+            main.rounds()
+        a.send(b"!", socket.MSG_OOB)
+        a.send(b"y" * 100)
+        got = bytearray()
+
+        def arrived() -> bool:
+            got.extend(read_some(b) or b"")
+            return len(got) == 200
+
+        main.until(arrived)
+        assert got == b"x" * 100 + b"y" * 100
+
+
 def test_what_is_still_on_its_way_arrives_when_a_pair_has_finished(main: Main) -> None:
     a, b = main.add(0, buffers=65_536)
     with closing(a, b):
