@@ -64,7 +64,8 @@ async def test_a_session_that_has_resumed_has_the_same_id_and_another_rendezvous
 ) -> None:
     published = deployment.create("orders", await serve(nursery, echo))
     connector = deployment.start_connector(published, arguments=["--log-json"])
-    forward = deployment.start_forward(published, arguments=["--log-json"])
+    # Over native TCP, a worker would keep the pair.
+    forward = deployment.start_forward(published, mode="websocket", arguments=["--log-json"])
     first = (await forward.program.logs('"event": "session.opened"')).string
     deployment.programs[0].terminate()
     deployment.start_relay()
