@@ -33,6 +33,12 @@ QUICK = tuple(
     f"tests/{part}"
     for part in ("client", "connectivity", "connector", "http", "mux", "protocol", "relay", "security", "streams")
 )  # fmt: skip
+#: The tests of what the reactor serves, and of what uses it.
+SERVED = tuple(
+    f"tests/{part}" for part in ("endtoend", "client", "connectivity", "connector", "mux", "streams")
+)  # fmt: skip
+#: Makes tasks wait for sockets, as on systems without epoll.
+TASKS_WAIT = {"HYBRIDRELAY_POLLING": "tasks"}
 
 
 def interpreters() -> dict[int, str]:
@@ -156,15 +162,23 @@ def schema(session: nox.Session) -> None:
 
 @nox.session(name="other-python", python=PYTHONS[OTHER] if OTHER else None)
 def other_python(session: nox.Session) -> None:
-    """A quick part of the tests on the newest other Python of this machine, from 3.11 to 3.14."""
+    """A quick part of the tests on the newest other Python of this machine, from 3.11 to 3.14, and without epoll."""
     if OTHER is None:
         session.skip("this machine has only one Python between 3.11 and 3.14")
     install_wheel(session)
     group(session, "test")
-    # Fewer examples: those of the session `tests` are the same.
-    session.run(
-        "pytest", "-m", "not slow", *WORKERS, *(session.posargs or QUICK), env={"HYPOTHESIS_PROFILE": "quick"}
-    )
+    # Fewer examples: those of the session `tests` are the same. Without epoll, because that session uses it.
+    env = {"HYPOTHESIS_PROFILE": "quick"} | TASKS_WAIT
+    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or QUICK), env=env)
+
+
+@nox.session(name="without-epoll")
+def without_epoll(session: nox.Session) -> None:
+    """The tests that use sockets, with tasks that wait for them, as on systems without epoll."""
+    install_wheel(session)
+    group(session, "test")
+    use_long_paths(session)
+    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or SERVED), env=TASKS_WAIT)
 
 
 @nox.session(python=list(PYTHONS.values()))

@@ -1,7 +1,7 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
-This module contains what an application calls. The work is done in `opening.py` (waiting for a session),
-`sessions.py` (the sessions that have not ended), and `relays/` (the relays).
+This module is long because it contains, and documents, everything that an application calls. The work is done in
+`opening.py` (waiting for a session), `sessions.py` (the sessions that have not ended), and `relays/` (the relays).
 """
 
 from __future__ import annotations
@@ -339,6 +339,15 @@ class Client:
         # The session has ended in the meantime. Nothing was sent on the stream, so another session may open it.
         opened = await self._opener.get(deadline)
         return await _open_stream(opened.session, wait_opened)
+
+    def request_stream_nowait(self) -> MuxStream | None:
+        """Like `request_stream` without `wait_opened`, but return None if that has to wait for a session.
+
+        Raises:
+            StreamRefused: the session refuses the stream; see `may_try_again`.
+        """
+        opened = self._opener.open
+        return None if opened is None else opened.session.open_stream_nowait()
 
     def stream_id_of(self, stream: MuxStream) -> str:
         """Return the id of a stream of this client in the connector's events."""

@@ -12,11 +12,12 @@ from .._unexpected_failure import unexpected_failure
 from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
 from ..events.stream import EventStream
-from ..mux import Bridged, BridgeProgress, Offer, bridge
+from ..mux import Bridged, BridgeProgress, Bridges, Offer
 from ..protocol.reasons import Reason
 from .outcome import NotConnected, outcome_of
 from .policy import Action, Policy, Resource
-from .shares import Shares
+from .published import Published
+from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
 from .targets import TargetError, open_target
 
@@ -62,14 +63,25 @@ class StreamService:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(self, offer: Offer, origin: Origin) -> None:
-        """Serve a stream that an application requests, until it ends. An error does not affect other streams."""
+    async def serve(self, offer: Offer, origin: Origin, bridges: Bridges) -> None:
+        """Connect a stream that an application requests to the target, and return. An error does not affect other
+        streams.
+
+        Publishes one event at the beginning and exactly one at the end of the stream. The second one may be published
+        later: when the client has acknowledged everything or the session ends, and after 5 seconds at the latest.
+
+        Args:
+            offer: the request.
+            origin: where it comes from, for events.
+            bridges: the bridges of the session. When they are cut off, the stream ends.
+        """
         served = ServedStream(self, offer, origin, self._events_of(origin, offer.stream_id))
         self._open[served] = None
-        try:
-            await served.run()
-        finally:
-            del self._open[served]
+        await served.connect(bridges)
+
+    def ended(self, served: ServedStream) -> None:
+        """Note that a stream has ended."""
+        del self._open[served]
 
     def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
@@ -96,6 +108,8 @@ class StreamService:
 class ServedStream:
     """One stream, from the application's request to its one outcome."""
 
+    __slots__ = ("_offer", "_progress", "_service", "_target", "about", "origin")
+
     def __init__(self, service: StreamService, offer: Offer, origin: Origin, about: StreamEvents) -> None:
         self._service = service
         self._offer = offer
@@ -111,52 +125,47 @@ class ServedStream:
         """The progress of the bridge; None while the target is not connected."""
         return None if self._progress is None else self._progress.so_far()
 
-    async def run(self) -> None:
-        """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end.
-
-        The second one may be published after this has returned: when the client has acknowledged everything or the
-        session ends, and after 5 seconds at the latest.
-        """
-        offer, origin = self._offer, self.origin
+    async def connect(self, bridges: Bridges) -> None:
+        """Connect the stream to the target, and start the bridge between them. See `StreamService.serve`."""
         self.about.opened()
         # If none of the handlers below runs, this was cancelled. GOING_AWAY tells the client that the stream was not
         # processed, so that another session may open it.
-        failure = Reason.GOING_AWAY
-        outcome: NotConnected | None = NotConnected(failure)
+        outcome = NotConnected(Reason.GOING_AWAY)
         try:
-            outcome = await self._serve()
+            reached = await self._reach_target()
+            if isinstance(reached, trio.SocketStream):
+                self._start(reached, bridges)
+            else:
+                outcome = reached
         except Exception as exc:  # noqa: BLE001
             # A bug in this program, or no memory. It is logged, and must not affect other streams.
-            name = origin.published.name
-            self._service.events.publish(unexpected_failure("stream", exc, name))
-            failure = Reason.INTERNAL_ERROR
-            outcome = NotConnected(failure)
+            self._report_bug(exc)
+            outcome = NotConnected(Reason.INTERNAL_ERROR)
         finally:
-            progress = self._progress
-            if progress is not None:
-                ended_at = self._service.clock()
-                progress.when_settled(
-                    lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=failure), ended_at)
-                )
-            elif outcome is not None:
-                offer.refuse(outcome.reason, outcome.client_text)  # without effect if the stream was withdrawn
-                self._service.counters.stream_opened(origin.published.name, outcome.reason)
-                self.about.ended(outcome)
+            if self._progress is None:
+                self._not_connected(outcome)
 
-    async def _serve(self) -> NotConnected | None:
-        """Serve the stream until it is refused, or has ended on both sides. Returns None if it has reached the
-        target."""
+    def _report_bug(self, bug: Exception) -> None:
+        self._service.events.publish(unexpected_failure("stream", bug, self.origin.published.name))
+
+    def _not_connected(self, outcome: NotConnected) -> None:
+        self._offer.refuse(outcome.reason, outcome.client_text)  # without effect if the stream was withdrawn
+        self._service.counters.stream_opened(self.origin.published.name, outcome.reason)
+        self._service.ended(self)
+        self.about.ended(outcome)
+
+    async def _reach_target(self) -> trio.SocketStream | NotConnected:
+        """Connect to the target, if that is allowed. A connection has its share of descriptors and ports, until
+        `_give_back`."""
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:
             self._service.counters.policy_refusals[decision.kind] += 1
             return NotConnected(decision.reason)
-        owner = (published, peer.serial)
-        shares = self._service.shares
         with contextlib.ExitStack() as taken:
-            for share in (shares.descriptors, shares.ports(self._target)):
-                if not share.take(owner):
-                    why = share.why_refused(owner)
+            for share in self._shares:
+                if not share.take(self._owner):
+                    why = share.why_refused(self._owner)
                     self._service.events.publish(
                         ShareUsedUp(
                             connection=published.name,
@@ -167,14 +176,41 @@ class ServedStream:
                         )
                     )
                     return NotConnected(Reason.LIMIT, why, why)
-                taken.callback(share.give_back, owner)
+                taken.callback(share.give_back, self._owner)
             target = await self._connect()
-            if isinstance(target, NotConnected):
-                return target
-            self._progress = BridgeProgress()
-            self._service.counters.stream_opened(published.name)
-            await bridge(self._offer.accept(), target, progress=self._progress)
-        return None
+            if isinstance(target, trio.SocketStream):
+                taken.pop_all()
+            return target
+
+    @property
+    def _owner(self) -> tuple[Published, str]:
+        return self.origin.published, self.origin.peer.serial
+
+    @property
+    def _shares(self) -> tuple[Share, ...]:
+        shares = self._service.shares
+        return shares.descriptors, shares.ports(self._target)
+
+    def _start(self, target: trio.SocketStream, bridges: Bridges) -> None:
+        self._progress = BridgeProgress()
+        self._service.counters.stream_opened(self.origin.published.name)
+        bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
+
+    def _over(self, bug: Exception | None) -> None:
+        """The bridge has ended, and has closed the connection to the target."""
+        for share in self._shares:
+            share.give_back(self._owner)
+        # GOING_AWAY: if the bridge was cut off, this connector stops.
+        cut_off_because = Reason.GOING_AWAY
+        if bug is not None:
+            self._report_bug(bug)
+            cut_off_because = Reason.INTERNAL_ERROR
+        self._service.ended(self)
+        progress, ended_at = self._progress, self._service.clock()
+        assert progress is not None
+        progress.when_settled(
+            lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=cut_off_because), ended_at)
+        )
 
     async def _connect(self) -> trio.SocketStream | NotConnected:
         """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""

@@ -19,7 +19,7 @@ from ..events.connector_resources import PolicyRefused
 from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, SessionResumed
 from ..events.program import ProgramStopping
 from ..events.stream import EventStream
-from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_session
+from ..mux import Account, Budget, Session, SessionConfig, SessionRole, open_bridges, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
@@ -379,8 +379,9 @@ class Sessions:
                         rendezvous=channel.rendezvous,
                     )
                 )
-                async for offer in session.offers:
-                    nursery.start_soon(self.streams.serve, offer, served.origin)
+                async with open_bridges() as bridges, FlatNursery() as opening:
+                    async for offer in session.offers:
+                        opening.start_soon(self.streams.serve, offer, served.origin, bridges)
             await session.wait_ended()
         finally:
             if is_open:

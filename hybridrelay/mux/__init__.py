@@ -11,8 +11,10 @@ from ..protocol.config import DIALED_CONTROL_CONFIG as DIALED_CONTROL_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.sending import Account as Account
 from ..protocol.windows import Budget as Budget
-from .bridge import BridgeProgress as BridgeProgress
-from .bridge import bridge as bridge
+from .bridges import BridgeProgress as BridgeProgress
+from .bridges import Bridges as Bridges
+from .bridges import bridge as bridge
+from .bridges import open_bridges as open_bridges
 from .bridging import Bridged as Bridged
 from .bridging import Party as Party
 from .early import EarlySession as EarlySession

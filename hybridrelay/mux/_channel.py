@@ -1,14 +1,13 @@
-"""The tasks of one channel: a reader, a writer and a timer.
+"""One channel of a session: the reactor reads and writes it, and a task watches the time.
 
-The reader waits for no other task: it passes what it reads to the core, whose memory is bounded by the receive
-windows that it has granted. The timer is separate from reader and writer, so that a dead channel is also detected
-while the writer is blocked.
+The reader waits for nothing: it passes what it reads to the core, whose memory is bounded by the receive windows that
+it has granted. The timer is a task, so that a dead channel is also detected while a write is blocked.
 
-The task that causes output writes as much of it as the channel accepts without blocking: for a small message, this
-saves a pass through the scheduler. The writer task writes the rest, and all later output waits for that. A write is
-therefore never interrupted, and if a sender is cancelled, only whole frames have been queued. Output that follows
-shortly after another write is also left to the writer task, because one write with several messages takes less
-processor time in all three processes.
+Output that is caused by handlers of the reactor is collected, and written when all handlers that are due have been
+called: one write with several messages takes less processor time in all three processes. Output that is caused by
+another task is written at once, as much as the channel accepts without blocking, unless it follows shortly after
+another write. A write is never interrupted: if the channel does not accept all of it, all later output waits for the
+rest. So if a sender is cancelled, only whole frames have been queued.
 """
 
 from __future__ import annotations
@@ -22,25 +21,28 @@ from ..protocol.events import SessionEvent
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, nowait
+from ..streams.reactor import Handler, Next, Reactor, Registration
 from ..streams.turns import MAX_FRAMES, SharedTurns
-from ._waiter import Waiter
+from ..streams.waiter import Waiter
 from .pace import Pace
 
 #: How long sending a final GOAWAY may take, and after that closing the channel (seconds).
 CLOSING_TIMEOUT = 2.0
 #: How long sending GOAWAY may take when the session is cancelled (seconds).
 _GOODBYE_TIMEOUT = 0.5
+#: How long to read from a channel to which nothing can be written any more (seconds).
+_LAST_READ_SECONDS = 0.5
 #: The size of one write (bytes): large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
-#: Output that follows a write within this time (seconds) is left to the writer task, which writes everything that is
+#: Output that follows a write within this time (seconds) is written a little later, together with everything that is
 #: queued by then. About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class Channel:
+class Channel(Handler):
     """One channel of a session, from attachment to loss.
 
     Args:
@@ -48,7 +50,8 @@ class Channel:
         stream: the channel, which `serve` closes at its end.
         initial: bytes that were already received from `stream`.
         dispatch: called with the core's events.
-        turns: shared by all sessions with the same peer. None: this session has turns of its own.
+        turns: shared by all sessions with the same peer.
+        reactor: reads and writes the channel. It has to run as long as `serve`.
     """
 
     def __init__(
@@ -57,70 +60,88 @@ class Channel:
         stream: trio.abc.Stream,
         initial: bytes,
         dispatch: Callable[[list[SessionEvent]], None],
-        turns: SharedTurns | None = None,
+        turns: SharedTurns,
+        reactor: Reactor,
     ) -> None:
         self._core = core
         self._stream = stream
         self._port = nowait(stream)
-        self._initial = initial
+        self._initial: Buffer = initial
         self._dispatch = dispatch
-        self._turns = turns or SharedTurns()
+        #: The turns in which reading and writing are counted.
+        self.turns = turns
+        self._reactor = reactor
+        self._registration: Registration | None = None
         #: When the channel was opened, on Trio's clock, and how many bytes it has carried since, in both directions.
         self.opened_at = trio.current_time()
         self.bytes_moved = 0
         #: The exception with which the stream was lost, or None.
         self.error: BaseException | None = None
+        #: The exception that a bug has caused in the reactor.
+        self._bug: Exception | None = None
         self._lost = False
-        self._writer = Waiter()
+        #: Whether the reactor serves the channel no longer, so nothing may be written except a last frame.
+        self._is_unregistered = False
+        self._read_bytes = READ_BYTES
+        #: Limits the rate of a control channel.
+        self._pace: Pace | None = None
+        if core.config.is_control:
+            self._read_bytes, self._pace = SMALL_READ_BYTES, Pace(trio.current_time())
         self._timer = Waiter()
         self._timer_until = -math.inf
         self._greeted = trio.Event()
-        self._read_all = trio.Event()
+        #: Set when nothing more can be read, when the session has ended, and when everything was written after that.
+        self._read_all, self._ended, self._written = trio.Event(), trio.Event(), trio.Event()
         #: Whether a write has begun and has not been completed.
         self._writing = False
         #: How many bytes of that write the underlying stream has buffered; counted as memory for sending.
         self._held = 0
         self._wrote_at = -math.inf
-        #: Whether the core is processing what was read; its answers are written together afterwards.
-        self._corked = False
-        self._write_scope = trio.CancelScope()
+        #: Whether the reactor is going to call `write`.
+        self._writes_later = False
         #: When to give up a write; infinite until the session has ended.
         self._write_deadline = math.inf
         self._tasks = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
 
     async def serve(self, greeting_timeout: float) -> None:
         """Run until the session has ended, or the channel is lost or replaced; then close the stream."""
         try:
             with self._tasks:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read)
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._tick)
+                async with trio.open_nursery() as self._nursery:
+                    self._registration = self._reactor.register(self._port, self, self.turns)
+                    self._registration.mark_readable()  # there may be `_initial`, or data in the layers of the stream
+                    if self._writing:
+                        self._registration.flush()
+                    self.output()
+                    self._nursery.start_soon(self._tick)
                     with trio.move_on_after(greeting_timeout):
                         await self._greeted.wait()
                     if not self._greeted.is_set():
                         self.lose("no HELLO in time", reason=Reason.PEER_SILENT)
+                    await self._run_to_end()
+            if self._bug is not None:
+                raise self._bug
         except BaseException:
+            await self._unregister()
             if not self._lost and self._core.ended is None:
                 await self._say_goodbye()
             raise
         finally:
+            await self._unregister()
             await self._close()
 
     # --- called by the session, at any time
 
     def output(self) -> None:
-        """Write what the core has to write. The writer task checks again before it waits, so no wake-up is lost."""
-        core, writing = self._core, self._writing
-        if self._corked or writing or not core.has_output:
+        """Write what the core has to write, at once or together with what follows."""
+        if self._writing or self._writes_later or self._is_unregistered or not self._core.has_output:
             return
         now = trio.current_time()
-        if core.ended is not None or now - self._wrote_at < _TOGETHER_SECONDS:
-            self._writer.wake()
+        if self._reactor.is_running or now - self._wrote_at < _TOGETHER_SECONDS:
+            self._write_later()
         else:
-            self._write_nowait(now)
-            if self._writing or core.has_output:
-                self._writer.wake()
+            self._write_once(now)
 
     def check_alive(self) -> None:
         """Send a ping at once."""
@@ -139,87 +160,124 @@ class Channel:
         # No final GOAWAY is sent to a peer that has become silent.
         patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
         self._write_deadline = trio.current_time() + patience
-        self._write_scope.deadline = self._write_deadline
+        self._ended.set()
         self.output()
 
     def lose(self, text: str, *, reason: Reason = Reason.SESSION_LOST, error: BaseException | None = None) -> None:
         """Stop using the channel: it is broken, the peer is silent, or another channel replaces it."""
         if self._lost:
             return
-        self._lost = True
+        self._lost = self._is_unregistered = True
         self.error = error
+        if self._registration is not None:
+            self._registration.close()
         if self._core.ended is None:
             self._dispatch(self._core.channel_lost(trio.current_time(), text, reason=reason))
         self._tasks.cancel()
 
-    # --- the tasks
+    # --- called by the reactor
 
-    async def _read(self) -> None:
-        core, port = self._core, self._port
-        read_bytes, pace = READ_BYTES, None
-        if core.config.is_control:
-            read_bytes, pace = SMALL_READ_BYTES, Pace(trio.current_time())
-        data: Buffer = self._initial
-        turns = self._turns
-        turns.begin()
-        while True:
-            before, is_over = core.frames_received, False
-            if data and core.ended is None:  # data after the end was sent before the peer received our GOAWAY
-                is_over = self._take_in(data)
-                while core.has_input:
-                    await turns.next()
-                    is_over = self._take_in(b"")
-            if pace is not None:
-                await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
-                is_over = turns.begin()
-            if is_over:
-                await turns.next()
+    def on_readable(self) -> Next:
+        """Read once, and pass what was read to the core. See `Handler.on_readable`."""
+        core = self._core
+        if core.has_input and core.ended is None:
+            self._take_in(b"")
+            return Next.AGAIN
+        if self._initial:
+            data, self._initial = self._initial, b""
+        else:
             try:
-                while (received := port.receive_nowait(read_bytes)) is None:
-                    turns.use(0, 0)  # there may have been frames or records without data
-                    await port.wait_readable()
-                    if turns.begin():  # before reading: what is read has to be used at once
-                        await turns.next()
-                data = received
+                received = self._port.receive_nowait(self._read_bytes)
             except _BROKEN as exc:
-                self._read_all.set()
-                self._end_of_input(f"the channel was lost: {exc}", exc)
-                return
-            if not data:
-                self._read_all.set()
-                self._end_of_input("the channel was lost", None)
-                return
+                return self._end_of_input(f"the channel was lost: {exc}", exc)
+            if received is None:
+                return Next.AGAIN if self._port.has_more else Next.WAIT
+            if not received:
+                return self._end_of_input("the channel was lost", None)
+            data = received
+        if core.ended is not None:  # data after the end was sent before the peer received our GOAWAY
+            return Next.AGAIN if self._port.has_more else Next.WAIT
+        before, size = core.frames_received, len(data)
+        self._take_in(data)
+        if self._pace is not None:
+            pause = self._pace.take(core.frames_received - before, size, trio.current_time())
+            if pause and self._nursery is not None:
+                self._nursery.start_soon(self._resume_after, pause)
+                return Next.PAUSE
+        return Next.AGAIN if core.has_input or self._port.has_more else Next.WAIT
 
-    def _take_in(self, data: Buffer) -> bool:
-        """Pass what was received to the core. Returns whether the turn is over."""
+    def on_flushed(self, error: BaseException | None) -> None:
+        """See `Handler.on_flushed`."""
+        if error is not None:
+            self._stop_writing(error)
+            return
+        self._writing = False
+        self._hold(0)
+        self._write_later()
+
+    def on_broken(self) -> None:
+        """See `Handler.on_broken`."""
+        if not self._read_all.is_set():
+            self._end_of_input("the channel was lost: the connection broke", None)
+
+    def on_failed(self, error: Exception) -> None:
+        """See `Handler.on_failed`."""
+        self._bug = error
+        self._tasks.cancel()
+
+    def write(self) -> None:
+        """Write once. See `Writer.write`."""
+        self._writes_later = False
+        if not (self._writing or self._is_unregistered):
+            try:
+                self._write_once(trio.current_time())
+            except Exception as exc:  # noqa: BLE001 - a bug, which `serve` raises
+                self.on_failed(exc)
+
+    # --- reading
+
+    def _take_in(self, data: Buffer) -> None:
+        """Pass what was received to the core."""
         core = self._core
         before = core.frames_received
         self.bytes_moved += len(data)
-        self._corked = True
-        try:
-            self._dispatch(core.receive_data(data, trio.current_time(), max_frames=MAX_FRAMES))
-        finally:
-            self._corked = False
+        self._dispatch(core.receive_data(data, trio.current_time(), max_frames=MAX_FRAMES))
         deadline = core.next_deadline()
         if deadline is not None and deadline < self._timer_until:
             self._timer.wake()
         self.output()
-        return self._turns.use(core.frames_received - before, len(data))
+        self.turns.count(core.frames_received - before, len(data))
 
-    def _end_of_input(self, text: str, error: BaseException | None) -> None:
-        # After the end of the session, the writer decides when the channel is closed.
+    def _end_of_input(self, text: str, error: BaseException | None) -> Next:
+        self._read_all.set()
+        # After the end of the session, `_run_to_end` decides when the channel is closed.
         if self._core.ended is None:
             self.lose(text, error=error)
+        return Next.PAUSE
 
-    def _write_nowait(self, now: float) -> bool:
-        """Make one write. Returns False if there is nothing to write. If the channel does not accept everything at
-        once, the writer task completes the write, and `_writing` is set until then."""
+    async def _resume_after(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        if self._registration is not None:
+            self._registration.resume()
+
+    # --- writing
+
+    def _write_later(self) -> None:
+        if not self._writes_later:
+            self._writes_later = True
+            self._reactor.write_later(self)
+
+    def _write_once(self, now: float) -> None:
+        """Make one write. If the channel does not accept everything at once, `on_flushed` continues; until then,
+        `_writing` is set."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
         if happened := core.pending_events():
             self._dispatch(happened)
         if not buffers:
-            return False
+            if core.ended is not None:
+                self._written.set()
+            return
         self._wrote_at = now
         self._writing = True
         size = sum(map(len, buffers))
@@ -227,49 +285,54 @@ class Channel:
         try:
             self._writing = not self._port.send_nowait(*buffers)
         except _BROKEN as exc:
-            self.lose(f"the channel was lost: {exc}", error=exc)
+            self._stop_writing(exc)
+            return
         if self._writing:
             self._hold(size)
-        return True
+            if self._registration is not None:
+                self._registration.flush()
+        elif core.has_output or core.ended is not None:
+            self._write_later()
+
+    def _stop_writing(self, error: BaseException) -> None:
+        """Write nothing more, because that has failed. What has arrived may still say why the peer has closed the
+        channel, so the channel is lost when everything was read."""
+        self._writing = True  # nothing may follow
+        self._written.set()
+        if self._nursery is None:
+            self.lose(f"the channel was lost: {error}", error=error)
+        else:
+            self._nursery.start_soon(self._lose_soon, error)
+
+    async def _lose_soon(self, error: BaseException) -> None:
+        with trio.move_on_after(_LAST_READ_SECONDS):
+            await self._read_all.wait()
+        if self._core.ended is None:
+            self.lose(f"the channel was lost: {error}", error=error)
 
     def _hold(self, size: int) -> None:
         """Count the bytes that the underlying stream holds, because the channel has not accepted them yet."""
         self._core.sending.take(size - self._held)
         self._held = size
 
-    async def _write(self) -> None:
-        core = self._core
-        while True:
-            if self._writing:
-                await self._finish_write()
-            elif self._write_nowait(trio.current_time()):
-                if not self._writing:
-                    await trio.lowlevel.checkpoint()
-            elif core.ended is not None:
-                if not core.ended.by_peer:
-                    # The peer closes first, so that its side of the channel also ends gracefully.
-                    with trio.move_on_after(CLOSING_TIMEOUT):
-                        await self._read_all.wait()
-                self._tasks.cancel()
-                return
-            else:
-                await self._writer.wait()
-            if self._lost:
-                return
+    # --- the tasks
 
-    async def _finish_write(self) -> None:
-        """Wait until the channel has taken the rest of a write."""
-        error: BaseException | None = None
-        try:
-            with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:
-                await self._port.flush()
-                self._writing = False
-                self._hold(0)
-        except _BROKEN as exc:
-            error = exc
-        if self._writing:
-            # The channel is broken, or was blocked when the session ended: nothing may follow an incomplete write.
-            self.lose(f"the channel was lost: {error}", error=error)
+    async def _run_to_end(self) -> None:
+        """Wait for the end of the session, and for everything that it still writes."""
+        await self._ended.wait()
+        self._write_later()
+        with trio.move_on_at(self._write_deadline):
+            await self._written.wait()
+        ended = self._core.ended
+        assert ended is not None
+        if not self._written.is_set():
+            # Nothing may follow an incomplete write.
+            self.lose("the channel did not accept the end of the session in time")
+        elif not ended.by_peer:
+            # The peer closes first, so that its side of the channel also ends gracefully.
+            with trio.move_on_after(CLOSING_TIMEOUT):
+                await self._read_all.wait()
+        self._tasks.cancel()
 
     async def _tick(self) -> None:
         core = self._core
@@ -287,6 +350,12 @@ class Channel:
             self.output()
 
     # --- the end
+
+    async def _unregister(self) -> None:
+        self._is_unregistered = True
+        if self._registration is not None:
+            self._registration.close()
+            await self._registration.wait_closed()
 
     async def _say_goodbye(self) -> None:
         """Complete a write that has begun and send GOAWAY, because the session was cancelled."""

@@ -1,18 +1,19 @@
 """The two directions of a bridge: they move bytes, and report what ends them to the machine in `bridging.py`.
 
-Both are on the hot path: if nothing blocks, a message passes through each of them without a task switch.
+Both are called by the reactor, and wait for nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
-from ..streams.nowait import READ_BYTES, Buffer, NowaitStream
-from ..streams.turns import SharedTurns
+from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, SocketPort
+from ..streams.reactor import Next
 from .bridging import Input
 from .stream import MuxStream
 
@@ -62,55 +63,61 @@ class Outward:
         report: called with what happens.
     """
 
+    __slots__ = ("_again", "_drops", "_needs_room", "_port", "_report", "_stream", "early", "has_ended")
+
     def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:
         self.early = early
+        #: What still has to be sent again, the last piece first.
+        self._again = early[::-1]
         self._stream = stream
         self._port = port
         self._report = report
-        self._turns = stream.turns or SharedTurns()
         #: Whether the peer has stopped reading: what the TCP connection sends is read and dropped.
         self._drops = False
+        #: Whether the stream's queue is full.
+        self._needs_room = False
+        #: Whether the TCP connection has ended its direction.
+        self.has_ended = False
 
-    async def run(self) -> None:
-        """Move everything, including the end of file."""
+    def move(self) -> Next:
+        """Read once, and queue what was read. Returns when to do so again.
+
+        Raises:
+            Broke: one side has failed.
+        """
+        if self._again:
+            return self._send_again()
+        port = self._port
         try:
-            if not await self._send_again():
-                await self._move()
-        except Broke as exc:
-            self._report(exc.cause, exc.reason)
+            data = port.receive_nowait(min(READ_BYTES, self._stream.send_share))
+        except _STREAM_ERRORS as exc:
+            raise _local_broke() from exc
+        if data is None:
+            return Next.AGAIN if port.has_more else Next.WAIT
+        size = len(data)
+        if not size:
+            self._end(data)
+            return Next.PAUSE
+        has_room = self._send(data)
+        self._stream.turns.count(0, size)
+        if not has_room:
+            return self._wait_for_room()
+        return Next.AGAIN if port.has_more else Next.WAIT
 
-    async def _move(self) -> None:
-        port, turns = self._port, self._turns
-        if turns.begin():
-            await turns.next()
-        most = self._most_to_read()
-        while True:
-            try:
-                while (data := port.receive_nowait(most)) is None:
-                    await port.wait_readable()
-                    if turns.begin():
-                        await turns.next()
-                    most = self._most_to_read()
-            except _STREAM_ERRORS as exc:
-                raise _local_broke() from exc
-            size = len(data)
-            if not size:
-                await self._send_end()
-                return
-            has_room = self._send(data)
-            is_over = turns.use(0, size)
-            if not has_room:
-                await self._make_room()
-                is_over = turns.begin()
-            elif not is_over:
-                continue
-            if is_over:
-                await turns.next()
-            most = self._most_to_read()
+    def continue_with_room(self) -> bool:
+        """Return whether `move` should be called again, which has waited for room in the stream's queue.
 
-    def _most_to_read(self) -> int:
-        """Return how much to read before other tasks run again. Meanwhile, no other task can use up the memory."""
-        return min(READ_BYTES, self._stream.send_share)
+        Raises:
+            Broke: the stream has failed.
+        """
+        if not self._needs_room:
+            return False
+        try:
+            self._needs_room = not self._stream.has_room()
+        except _STREAM_ERRORS as exc:
+            self._needs_room = False
+            self._not_taken(exc)
+        return not self._needs_room
 
     def _send(self, data: Buffer) -> bool:
         """Queue `data`. Returns False if the stream's queue is full now."""
@@ -126,44 +133,37 @@ class Outward:
             self._not_taken(exc)
             return True
 
-    async def _make_room(self) -> None:
-        try:
-            await self._stream.flush()
-        except _STREAM_ERRORS as exc:
-            self._not_taken(exc)
+    def _wait_for_room(self) -> Next:
+        self._needs_room = True
+        return Next.AGAIN if self.continue_with_room() else Next.PAUSE
 
-    async def _send_end(self) -> None:
+    def _end(self, data: Buffer) -> None:
+        """Pass on the end of file."""
+        self.has_ended = True
         if self._drops:
             return
-        if not self._stream.was_accepted:
-            self.early.append(b"")
-        await self._pass_on_end()
-
-    async def _pass_on_end(self) -> None:
+        if not (self._stream.was_accepted or self.early[-1:] == [b""]):
+            self.early.append(bytes(data))
         try:
-            await self._stream.send_eof()
+            self._stream.send_eof_nowait()
         except _STREAM_ERRORS as exc:
             self._not_taken(exc)
         else:
             self._report(Input.LOCAL_ENDED)
 
-    async def _send_again(self) -> bool:
-        """Send again what was sent on an earlier, refused stream. Returns True if that includes the end of file."""
-        early = self.early  # replaced when the peer accepts the stream
-        for data in early:
-            if self._drops:
-                break
-            if not data:
-                await self._pass_on_end()
-                continue
+    def _send_again(self) -> Next:
+        """Send a piece of what was sent on an earlier, refused stream."""
+        data = self._again.pop()
+        if not data:
+            self._end(data)
+            return Next.PAUSE
+        if not self._drops:
             try:
-                has_room = self._stream.send_nowait(data)
+                if not self._stream.send_nowait(data):
+                    return self._wait_for_room()
             except _STREAM_ERRORS as exc:
                 self._not_taken(exc)
-                break
-            if not has_room:
-                await self._make_room()
-        return early[-1:] == [b""]
+        return Next.AGAIN
 
     def _not_taken(self, error: BaseException) -> None:
         """Handle a stream that accepts nothing more, because the peer has stopped reading or because it was reset."""
@@ -182,87 +182,62 @@ class Inward:
 
     Args:
         stream: the stream.
-        local: the TCP connection.
-        port: the same connection, with methods that do not wait.
+        port: the TCP connection.
         report: called with what happens.
+        flush: called when the connection does not accept everything; `unblock` has to be called when it has.
     """
 
-    def __init__(self, stream: MuxStream, local: trio.SocketStream, port: NowaitStream, report: Report) -> None:
+    __slots__ = ("_flush", "_is_blocked", "_port", "_received", "_report", "_stream", "has_ended")
+
+    def __init__(self, stream: MuxStream, port: SocketPort, report: Report, flush: Callable[[], None]) -> None:
         self._stream = stream
-        self._local = local
         self._port = port
         self._report = report
+        self._flush = flush
         self._received = 0
-        #: Whether `run` is waiting for the stream, so `deliver_nowait` may do its work.
-        self._waits = False
         #: Whether the TCP connection has not accepted everything that was written to it.
         self._is_blocked = False
+        #: Whether the end of file was passed on.
+        self.has_ended = False
 
     @property
     def received(self) -> int:
         """The number of bytes that the TCP connection has accepted."""
         return max(0, self._received - self._port.unsent_bytes)
 
-    async def run(self) -> None:
-        """Move everything, and the end of file. The stream must have been accepted."""
-        try:
-            self._stream.set_data_callback(self.deliver_nowait)
-            while not self._deliver():
-                await (self._unblock() if self._is_blocked else self._wait())
-            await self._pass_on_end()
-        except Broke as exc:
-            self._report(exc.cause, exc.reason)
+    def deliver(self) -> None:
+        """Move as much of what has arrived as the TCP connection accepts, and the end of file.
 
-    def deliver_nowait(self) -> bool:
-        """Do the work of `run` while `run` waits, in the task that has received data. Returns False to wake `run`."""
-        if not self._waits:
-            return True  # `run` is awake, and checks again before it waits
-        try:
-            at_end = self._deliver()
-        except Broke as exc:
-            # Report the error at once: a TCP connection reports an error only once, and `Outward` would then read end
-            # of file.
-            self._report(exc.cause, exc.reason)
-            return False
-        return not at_end and not self._is_blocked
-
-    def _deliver(self) -> bool:
-        """Move as much of what has arrived as the TCP connection accepts. Returns True at the end of the stream."""
-        while not self._is_blocked:
+        Raises:
+            Broke: one side has failed.
+        """
+        while not (self._is_blocked or self.has_ended):
             try:
                 pieces = self._stream.receive_pieces_nowait()
             except _STREAM_ERRORS as exc:
                 raise stream_broke(self._stream, _reason_of(exc)) from exc
             if pieces is None:
-                return False
-            if not pieces:
-                return True
+                return
             try:
+                if not pieces:
+                    self._port.send_eof_nowait()
+                    self.has_ended = True
+                    self._report(Input.PEER_ENDED)
+                    return
                 self._is_blocked = not self._port.send_nowait(*pieces)
             except _STREAM_ERRORS as exc:
                 raise _local_broke() from exc
+            if self._is_blocked:
+                self._flush()
             self._received += sum(map(len, pieces))
-        return False
 
-    async def _wait(self) -> None:
-        self._waits = True
-        try:
-            await self._stream.wait_readable()
-        except _STREAM_ERRORS as exc:
-            raise stream_broke(self._stream, _reason_of(exc)) from exc
-        finally:
-            self._waits = False
+    def unblock(self, error: BaseException | None) -> None:
+        """Continue, because the TCP connection has accepted everything, or has failed.
 
-    async def _unblock(self) -> None:
-        try:
-            await self._port.flush()
-        except _STREAM_ERRORS as exc:
-            raise _local_broke() from exc
+        Raises:
+            Broke: as for `deliver`.
+        """
+        if error is not None:
+            raise _local_broke() from error
         self._is_blocked = False
-
-    async def _pass_on_end(self) -> None:
-        try:
-            await self._local.send_eof()
-        except _STREAM_ERRORS as exc:
-            raise _local_broke() from exc
-        self._report(Input.PEER_ENDED)
+        self.deliver()

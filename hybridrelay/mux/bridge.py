@@ -1,32 +1,34 @@
-"""Joining a stream of a session with a TCP connection on this machine: the application's, or the target's.
+"""A bridge between one stream of a session and a TCP connection on this machine: the application's, or the target's.
 
-The task that reads the channel writes to the TCP connection itself, as much as the connection accepts without
-blocking. In the same way, the task that reads the TCP connection writes to the channel. A small message thus wakes
-one task in each process instead of three.
+No task moves the bytes: the reactor, which serves all sockets, reads the TCP connection. What arrives on the stream
+is written to the connection by the code that has read it from the channel.
 
 A bridge may begin before the peer has accepted the stream: the first bytes of the application follow OPEN
 immediately, which saves a round trip. They are kept until the peer has answered, so that another stream can carry
 them if the peer did not process this one.
 
-This module contains the life cycle of a bridge. `bridging.py` decides how a bridge ends, and `_directions.py` moves
-the bytes.
+`bridging.py` decides how a bridge ends, and `_directions.py` moves the bytes. `bridges.py` runs bridges: it opens
+another stream if the first one was refused, closes both sides, and reports the outcome.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 
 import trio
 
 from ..errors import StreamRefused
 from ..protocol.reasons import Reason
-from ..streams.nowait import nowait
-from ..streams.sockets import abort_stream, reset_on_close
-from ._directions import Inward, Outward, stream_broke
-from .bridging import Bridged, BridgeMachine, Command, Input
+from ..streams.nowait import SocketPort
+from ..streams.reactor import Handler, Next, Reactor, Registration
+from ._directions import Broke, Inward, Outward, stream_broke
+from .bridging import Bridged, BridgeMachine, Command, Incoming, Input
 from .stream import MuxStream
 
-__all__ = ["BridgeProgress", "bridge"]
+__all__ = ["Bridge"]
+
+_logger = logging.getLogger(__name__)
 
 #: How long the last bytes of a peer that has stopped reading may take to be delivered to the TCP connection
 #: (seconds).
@@ -36,85 +38,197 @@ _LAST_BYTES_SECONDS = 30.0
 _OPENING_SECONDS = 30.0
 
 
-class BridgeProgress:
-    """Shows the progress of `bridge` to its caller while it runs, and after it has ended or was cancelled."""
-
-    def __init__(self) -> None:
-        self._bridge: _Bridge | None = None
-
-    def when_settled(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, as soon as `so_far` is the final outcome. For use after `bridge` has returned or
-        raised.
-
-        If either side broke, that is at once. Otherwise it is when the peer has acknowledged everything, or the
-        stream or its session has ended, or after 5 seconds. `callback` must neither wait nor raise.
-        """
-        if self._bridge is None:
-            callback()
-        else:
-            self._bridge.when_settled(callback)
-
-    def so_far(self) -> Bridged:
-        """Return the progress of the bridge, or how it ended."""
-        return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
-
-    @property
-    def stream(self) -> MuxStream | None:
-        """The stream that the bridge uses, or used last; None before it has begun."""
-        return None if self._bridge is None else self._bridge.stream
-
-    def follow(self, bridge: _Bridge) -> None:
-        """Show the progress of this bridge from now on."""
-        self._bridge = bridge
-
-
-class _Bridge:
+class Bridge(Handler):
     """A bridge over one stream.
 
     Args:
         stream: the stream.
         local: the TCP connection.
         early: data that was sent on an earlier, refused stream and has to be sent again.
+        over: called once, when nothing is moved any more. It may close both sides.
     """
 
-    def __init__(self, stream: MuxStream, local: trio.SocketStream, early: list[bytes]) -> None:
-        port = nowait(local)
+    __slots__ = (
+        "_directions",
+        "_over",
+        "_port",
+        "_reactor",
+        "_received",
+        "_registration",
+        "_settled_callback",
+        "bug",
+        "is_over",
+        "machine",
+        "refusal",
+        "stream",
+    )
+
+    def __init__(
+        self, stream: MuxStream, local: trio.SocketStream, early: list[bytes], over: Callable[[], None]
+    ) -> None:
+        self._port = port = SocketPort(local)
+        self._over = over
         self.stream = stream
         self.machine = BridgeMachine()
         #: The two directions, which move the bytes; None when both sides are closed.
         self._directions: tuple[Outward, Inward] | None = (
             Outward(stream, port, early, self.report),
-            Inward(stream, local, port, self.report),
+            Inward(stream, port, self.report, self._flush),
         )
         #: How many bytes the TCP connection had accepted when it was closed.
         self._received = 0
         #: Why the stream was not accepted.
         self.refusal: StreamRefused | None = None
-        #: Both directions, while they run.
-        self._both = trio.CancelScope()
+        #: An exception that a bug has caused.
+        self.bug: Exception | None = None
+        self._reactor: Reactor | None = None
+        self._registration: Registration | None = None
+        #: Whether nothing is moved any more.
+        self.is_over = False
         self._settled_callback: Callable[[], None] | None = None
 
-    async def run(self) -> None:
-        """Run both directions until both have ended, or the machine stops them."""
-        assert self._directions is not None, "a bridge runs once"
-        outward, inward = self._directions
-        async with trio.open_nursery() as nursery:
-            self._both = nursery.cancel_scope
-            nursery.start_soon(self._run_inward, outward, inward)
-            await outward.run()
+    def start(self, reactor: Reactor) -> None:
+        """Begin to move bytes in both directions. The reactor has to run until `over` is called."""
+        stream = self.stream
+        self._reactor = reactor
+        self._registration = reactor.register(self._port, self, stream.turns)
+        stream.set_watcher(self)
+        self._registration.mark_readable()
+        if not stream.was_accepted:
+            reactor.timeouts(_OPENING_SECONDS).add(self._give_up_opening)
+        self.on_changed()
+
+    def stop(self) -> None:
+        """Move nothing any more, and call `over`. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self.stream.set_watcher(None)
+        if self._registration is not None:
+            self._registration.close()
+        if self._reactor is not None:
+            self._reactor.timeouts(_OPENING_SECONDS).remove(self._give_up_opening)
+            self._reactor.timeouts(_LAST_BYTES_SECONDS).remove(self.stop)
+            self._reactor = None
+        self._over()
+
+    async def wait_unregistered(self) -> None:
+        """Wait until no task of the reactor uses the TCP connection any more, after `over` was called."""
+        if self._registration is not None:
+            await self._registration.wait_closed()
 
     def report(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None:
         """Pass an input to the machine, and execute its command."""
         command = self.machine.apply(cause, reason)
         if command is Command.STOP:
-            self._both.cancel()
-        elif command is Command.LIMIT:
-            self._both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
+            self.stop()
+        elif command is Command.LIMIT and self._reactor is not None:
+            self._reactor.timeouts(_LAST_BYTES_SECONDS).add(self.stop)
         if cause is Input.LOCAL_ENDED:
             self.stream.set_settled_callback(self._stream_settled)
 
+    def _flush(self) -> None:
+        if self._registration is not None:
+            self._registration.flush()
+
+    # --- called by the reactor
+
+    def on_readable(self) -> Next:
+        """Move bytes outward. See `Handler.on_readable`."""
+        try:
+            return self._outward.move()
+        except Broke as exc:
+            self.report(exc.cause, exc.reason)
+        finally:
+            self._stop_if_both_ended()
+        return Next.PAUSE
+
+    def on_flushed(self, error: BaseException | None) -> None:
+        """Move more bytes inward. See `Handler.on_flushed`."""
+        self._move_inward(lambda: self._inward.unblock(error))
+
+    def on_broken(self) -> None:
+        """End the bridge. See `Handler.on_broken`."""
+        self.report(Input.LOCAL_BROKE, Reason.TARGET_RESET)
+
+    def on_failed(self, error: Exception) -> None:
+        """See `Handler.on_failed`."""
+        if self.is_over:
+            # Raised by what was called at the end, so there is nobody left to whom it could be reported.
+            _logger.error("what is called at the end of a bridge has raised an exception", exc_info=error)
+        self.bug = error
+        self.stop()
+
+    # --- called by the stream
+
+    def on_data(self) -> None:
+        """See `StreamWatcher.on_data`."""
+        if self.machine.incoming is not Incoming.AWAITING:
+            self._move_inward(self._inward.deliver)
+
+    def on_room(self) -> None:
+        """See `StreamWatcher.on_room`."""
+        try:
+            if self._outward.continue_with_room() and self._registration is not None:
+                self._registration.resume()
+        except Broke as exc:
+            self.report(exc.cause, exc.reason)
+        except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
+            self.on_failed(exc)
+
+    def on_changed(self) -> None:
+        """See `StreamWatcher.on_changed`."""
+        stream = self.stream
+        if self.machine.incoming is not Incoming.AWAITING:
+            if stream.was_aborted:  # at once, even if the TCP connection accepts nothing now
+                broke = stream_broke(stream, stream.failure_reason)
+                self.report(broke.cause, broke.reason)
+        elif stream.was_accepted:
+            self._outward.early = []
+            if self._reactor is not None:
+                self._reactor.timeouts(_OPENING_SECONDS).remove(self._give_up_opening)
+            self.report(Input.ACCEPTED)
+            self.on_data()
+        elif stream.was_aborted:
+            self._refused(stream.refusal())
+
+    def _give_up_opening(self) -> None:
+        self._refused(StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT))
+
+    def _refused(self, refusal: StreamRefused) -> None:
+        self.refusal = refusal
+        self.report(Input.STREAM_LOST if self.stream.was_lost else Input.REFUSED, refusal.reason)
+
+    # --- moving
+
+    @property
+    def _outward(self) -> Outward:
+        assert self._directions is not None, "both sides are open"
+        return self._directions[0]
+
+    @property
+    def _inward(self) -> Inward:
+        assert self._directions is not None, "both sides are open"
+        return self._directions[1]
+
+    def _move_inward(self, move: Callable[[], None]) -> None:
+        try:
+            move()
+        except Broke as exc:
+            # A TCP connection reports an error only once; `Outward` would then read end of file.
+            self.report(exc.cause, exc.reason)
+        except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
+            self.on_failed(exc)
+        self._stop_if_both_ended()
+
+    def _stop_if_both_ended(self) -> None:
+        if self._directions is not None and self._outward.has_ended and self._inward.has_ended:
+            self.stop()
+
+    # --- the outcome
+
     def when_settled(self, callback: Callable[[], None]) -> None:
-        """See `BridgeProgress.when_settled`."""
+        """See `bridges.BridgeProgress.when_settled`."""
         if self.machine.is_settled:
             callback()
         else:
@@ -128,7 +242,7 @@ class _Bridge:
         if stream.is_delivered:
             self.report(Input.DELIVERED)
         elif not stream.was_accepted:
-            pass  # `_wait_accepted` reports the refusal
+            pass  # `on_changed` reports the refusal
         elif stream.reset_reason is not Reason.NO_ERROR or stream.was_lost:
             self.report(stream_broke(stream, stream.failure_reason).cause, stream.failure_reason)
         elif not stream.is_settled:
@@ -149,17 +263,19 @@ class _Bridge:
         """Drop both sides, which are closed, and keep only what the outcome needs."""
         if self._directions is not None:
             self._received, self._directions = self._directions[1].received, None
+        self._registration = None
 
     @property
     def early(self) -> list[bytes]:
         """The data that was sent before the peer accepted the stream; b"" means the end of file."""
         return [] if self._directions is None else self._directions[0].early
 
-    @property
     def may_be_sent_again(self) -> bool:
-        """Whether the stream was refused before the peer processed anything that was sent on it."""
+        """Return whether the stream was refused before the peer processed anything that was sent on it."""
         if self.refusal is None:
             return False
+        if self._port.has_failed():
+            self.report(Input.LOCAL_BROKE, Reason.TARGET_RESET)
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.early))
 
     def cut_off(self) -> Reason:
@@ -171,77 +287,3 @@ class _Bridge:
             else:
                 self.report(stream_broke(self.stream, reset_reason).cause, reset_reason)
         return self.machine.reason
-
-    async def _run_inward(self, outward: Outward, inward: Inward) -> None:
-        if self.stream.was_accepted or await self._wait_accepted():
-            outward.early = []  # a new list, since `outward` may still be sending the old one again
-            self.report(Input.ACCEPTED)
-            await inward.run()
-
-    async def _wait_accepted(self) -> bool:
-        """Wait for the answer to OPEN. Returns False if it is a refusal, or does not arrive in time."""
-        refusal = StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT)
-        try:
-            with trio.move_on_after(_OPENING_SECONDS):
-                await self.stream.wait_opened()
-        except StreamRefused as exc:
-            refusal = exc
-        if self.stream.was_accepted:
-            return True
-        self.refusal = refusal
-        self.report(Input.STREAM_LOST if self.stream.was_lost else Input.REFUSED, refusal.reason)
-        return False
-
-
-async def bridge(
-    stream: MuxStream,
-    local: trio.SocketStream,
-    *,
-    reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
-    progress: BridgeProgress | None = None,
-) -> None:
-    """Move bytes between a stream and a TCP connection until both directions have ended, or one side breaks.
-
-    End of file is passed on separately in each direction. If one side breaks, both are reset (the stream with a
-    reason), so that neither seems to have ended normally. If the peer only stops reading, what it had sent is still
-    delivered. If cancelled, both are reset. In every case, both are closed.
-
-    Args:
-        stream: the stream. The peer need not have accepted it yet; data is then sent right after OPEN.
-        local: the TCP connection.
-        reopen: called at most once, if the peer refuses the stream and has not processed what was sent. Returns
-            another stream for the same bytes, or raises `StreamRefused`.
-        progress: shows the progress at any time, even after cancellation.
-
-    Returns when both are closed. Data that is queued on the stream may still be on its way then.
-    `progress.when_settled` reports the final outcome.
-    """
-    reset_on_close(local, True)
-    progress = progress or BridgeProgress()
-    joined = _Bridge(stream, local, [])
-    progress.follow(joined)
-    finished = False
-    try:
-        await joined.run()
-        if reopen is not None and joined.refusal is not None and joined.may_be_sent_again:
-            try:
-                joined = _Bridge(await reopen(joined.refusal), local, joined.early)
-            except StreamRefused as exc:
-                joined.refusal = exc
-            else:
-                progress.follow(joined)
-                await joined.run()
-        finished = joined.machine.has_finished
-    finally:
-        try:
-            if finished:
-                try:
-                    await joined.stream.aclose()
-                finally:
-                    reset_on_close(local, False)
-                    await trio.aclose_forcefully(local)  # nothing is discarded: both ends of file were passed on
-            else:
-                joined.stream.reset(joined.cut_off())
-                await abort_stream(local)
-        finally:
-            joined.let_go()

@@ -27,6 +27,7 @@ from ..protocol.reasons import Reason
 from ..protocol.sending import Account
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
+from ..streams.reactor import Reactor, using_reactor
 from ..streams.turns import MAX_FRAMES, SharedTurns
 from ._channel import Channel
 from ._offers import OfferQueue
@@ -72,8 +73,9 @@ class Session:
         core: SessionCore | None = None,
     ) -> None:
         self._refused = refused
-        #: Shared by all sessions with the same peer, if there are such turns.
-        self.turns = turns
+        #: The turns of this session, or of all sessions with the same peer.
+        self.turns = SharedTurns() if turns is None else turns
+        self._shares_turns = turns is not None
         initiator = role is SessionRole.INITIATOR
         self.core = core or SessionCore(
             role,
@@ -356,9 +358,9 @@ class Session:
         self._task_status = task_status
         self._next = (channel, initial)
         try:
-            async with FlatNursery() as self._nursery:
+            async with using_reactor() as reactor, FlatNursery() as self._nursery:
                 try:
-                    await self._use_channels(reconnect, greeting_timeout)
+                    await self._use_channels(reactor, reconnect, greeting_timeout)
                 finally:
                     self._channel = None
                     self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
@@ -380,7 +382,10 @@ class Session:
         return outcome
 
     async def _use_channels(
-        self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None, greeting_timeout: float
+        self,
+        reactor: Reactor,
+        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None,
+        greeting_timeout: float,
     ) -> None:
         """Use one channel after another until the session ends."""
         while self._next is not None and self.core.ended is None:
@@ -388,7 +393,7 @@ class Session:
             taken_over = self.core.is_established
             if not taken_over:
                 self.core.channel_opened(trio.current_time())
-            self._channel = Channel(self.core, stream, initial, self._dispatch, self.turns)
+            self._channel = Channel(self.core, stream, initial, self._dispatch, self.turns, reactor)
             if taken_over:
                 self._dispatch([events.Established(False)])
             await self._channel.serve(greeting_timeout)
@@ -551,16 +556,16 @@ class Session:
         self._count_end()
 
     def _count_end(self) -> None:
-        if self.turns is not None:
+        if self._shares_turns:
             self.turns.count(_FRAMES_PER_END)
 
     @property
     def _is_turn_over(self) -> bool:
-        return self.turns is not None and self.turns.is_over
+        return self._shares_turns and self.turns.is_over
 
     async def _wait_for_turn(self) -> None:
         """If the turn that sessions with the same peer share is over, wait for the next one."""
-        if self.turns is not None and self.turns.is_over:
+        if self._is_turn_over:
             await self.turns.next()
 
     def _dispatch(self, happened: list[events.SessionEvent]) -> None:

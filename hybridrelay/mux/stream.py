@@ -24,9 +24,10 @@ from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ..streams.turns import SharedTurns
-from ._waiter import Waiter
+from ..streams.waiter import Waiter
 from .bridging import Party
 from .stream_end import StreamEnd, StreamProgress
+from .watcher import StreamWatcher
 
 #: How much all streams of a session together may queue ahead of the writer (bytes). Each stream has an equal share,
 #: but at most `SessionConfig.send_queue` and at least `BASE_WINDOW`. Limits the memory that a peer can use up by
@@ -42,8 +43,8 @@ class SessionPort(Protocol):
         """The state machine to which the stream belongs; it does not change while the stream exists."""
 
     @property
-    def turns(self) -> SharedTurns | None:
-        """The turns that the tasks of all sessions with the same peer share, if there are such turns."""
+    def turns(self) -> SharedTurns:
+        """The turns of the session, or of all sessions with the same peer."""
 
     def output(self) -> None:
         """Write as much of the core's output as the channel accepts now. Called after each change of the core.
@@ -76,6 +77,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     with`` block of the stream, the stream is reset, so that the peer does not consider the data complete.
     """
 
+    __slots__ = (
+        "_answer", "_cancel_on_abort", "_closed", "_core", "_end_callback", "_output", "_receive_conflict",
+        "_received_eof", "_receiver", "_send_conflict", "_sender", "_sent_eof", "_session", "_settled_callback",
+        "_state", "_unsettled_end", "_watcher", "metadata", "was_accepted",
+    )  # fmt: skip
+
     def __init__(self, session: SessionPort, state: Stream) -> None:
         self._core = session.core
         self._session = session
@@ -99,15 +106,15 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._cancel_on_abort: trio.CancelScope | None = None
         #: Whether the stream was accepted, by the peer or by us. It may have ended since.
         self.was_accepted = False
-        #: Handles received data in place of the task that waits for it; see `set_data_callback`.
-        self._data_callback: Callable[[], bool] | None = None
+        #: Is informed in place of a task that waits; see `set_watcher`.
+        self._watcher: StreamWatcher | None = None
 
     def __repr__(self) -> str:
         states = self._state.states
         return f"<MuxStream {self._state.id} {states.sending.name}/{states.receiving.name}>"
 
     @property
-    def turns(self) -> SharedTurns | None:
+    def turns(self) -> SharedTurns:
         """See `SessionPort.turns`."""
         return self._session.turns
 
@@ -125,6 +132,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def reset_reason(self) -> Reason:
         """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` if it was not aborted."""
         return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
+
+    @property
+    def was_aborted(self) -> bool:
+        """Whether the stream was refused or reset, or lost with its session."""
+        return self._state.is_aborted
 
     @property
     def was_lost(self) -> bool:
@@ -208,10 +220,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._output()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Queue all of `buffers`, and send what the channel accepts at once.
-
-        Returns:
-            False if the queue is full: call `flush` before sending more.
+        """Queue all of `buffers`. Returns False if the queue is full: call `flush` before sending more.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as for `send_all`.
@@ -258,13 +267,36 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
             await checkpoint_if_cancelled()
-            if self._state.states.sending not in (Sending.FINISHING, Sending.FINISHED):
-                self._check_can_send()
-                self._core.send_fin(self._state)
-                self._output()
-            self._sent_eof = True
-            self._end_if_finished()
+            self._send_eof()
             await cancel_shielded_checkpoint()
+
+    def send_eof_nowait(self) -> None:
+        """Like `send_eof`, but without a checkpoint."""
+        if self._send_conflict.held:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
+        self._send_eof()
+
+    def _send_eof(self) -> None:
+        if self._state.states.sending not in (Sending.FINISHING, Sending.FINISHED):
+            self._check_can_send()
+            self._core.send_fin(self._state)
+            self._output()
+        self._sent_eof = True
+        self._end_if_finished()
+
+    def has_room(self) -> bool:
+        """Return whether the send queue has room. If not, the watcher (`set_watcher`) is informed when it has.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as for `send_all`.
+        """
+        self._check_can_send()
+        if self._state.queued_bytes < self._queue_limit:
+            return True
+        self._state.ask_for_room()
+        return False
 
     async def _wait_for_room(self) -> None:
         self._state.ask_for_room()
@@ -366,14 +398,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             else:
                 await self._receiver.wait()
 
-    def set_data_callback(self, callback: Callable[[], bool]) -> None:
-        """Call `callback` in the task that reads the channel whenever something arrives.
-
-        For a small message, this saves a pass through the scheduler. The callback must neither wait nor raise. If it
-        returns False, because it has not handled everything, or if the stream ends, the task in `wait_readable` is
-        woken.
-        """
-        self._data_callback = callback
+    def set_watcher(self, watcher: StreamWatcher | None) -> None:
+        """Inform `watcher` of what happens to the stream from now on, or nobody. What has happened before is not
+        reported."""
+        self._watcher = watcher
 
     # --- ending
 
@@ -383,10 +411,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
         Never blocks or fails, even if cancelled. Use `reset` instead if the data is incomplete.
         """
-        self._close()
+        self.close_nowait()
         await checkpoint()
 
-    def _close(self) -> None:
+    def close_nowait(self) -> None:
+        """Like `aclose`, but without a checkpoint."""
         if self._closed:
             return
         self._closed = True
@@ -469,10 +498,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._settle()
 
     def _let_go(self) -> None:
-        """Stop observing the state in the core, if nothing more has to be reported, so that this object can be freed.
-        The core keeps the state until the peer acknowledges the end, which may take as long as the session."""
+        """Let this object be freed if nothing is to be reported; the core keeps the state until the peer has
+        acknowledged the end."""
         if self._closed and self._settled_callback is None and self._end_callback is None:
-            self._data_callback = None
+            self._watcher = None
             self._state.stop_observing()
 
     def _end(self, ended_by: Party, reason: Reason, *, was_closed: bool = False) -> None:
@@ -557,8 +586,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         """
         await self._answer.wait()
         if self._state.is_aborted:
-            reason, text = self._state.reason, self._state.text
-            raise StreamRefused(text or reason.describe, reason=reason)
+            raise self.refusal()
+
+    def refusal(self) -> StreamRefused:
+        """Return the error that says why the stream was aborted before it was accepted."""
+        reason, text = self._state.reason, self._state.text
+        return StreamRefused(text or reason.describe, reason=reason)
 
     def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
         """Cancel `scope` when the stream is aborted; None removes the current scope."""
@@ -575,13 +608,16 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def on_readable(self) -> None:
         """Note that data or the end of file arrived."""
-        if self._data_callback is None or not self._data_callback():
-            self._receiver.wake()
+        if self._watcher is not None:
+            self._watcher.on_data()
+        self._receiver.wake()
         self._end_if_finished()
 
     def on_writable(self) -> None:
         """Note that the send queue has room, or that the peer stopped reading."""
         self._sender.wake()
+        if self._watcher is not None:
+            self._watcher.on_room()
 
     def on_aborted(self) -> None:
         """Note that the stream was refused or reset, or lost with its session."""
@@ -594,8 +630,6 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._settle()
         if self.was_lost:  # data that has arrived can still be read, but perhaps nobody will
             self._end(Party.SESSION, self.failure_reason)
-
-    # --- private
 
     def _raise_broken(self) -> None:
         reason, text = self._state.reason, self._state.text
@@ -611,3 +645,5 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._answer.set()
         if self._cancel_on_abort is not None and self._state.is_aborted:
             self._cancel_on_abort.cancel()
+        if self._watcher is not None:
+            self._watcher.on_changed()

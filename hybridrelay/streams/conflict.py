@@ -10,6 +10,8 @@ import trio
 class ConflictDetector:
     """A context manager that raises `trio.BusyResourceError` if another task is inside. It never waits."""
 
+    __slots__ = ("_held", "_message")
+
     def __init__(self, message: str) -> None:
         self._message = message
         self._held = False

@@ -16,6 +16,7 @@ Rules for users of a `NowaitStream`:
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ __all__ = [
     "SMALL_READ_BYTES",
     "Buffer",
     "NowaitStream",
+    "SocketPort",
     "Turn",
     "UnitTooLong",
     "nowait",
@@ -71,6 +73,8 @@ class UnitTooLong(trio.BrokenResourceError):
 class NowaitStream(ABC):
     """A stream that can send and receive without waiting, with two methods to wait until that is possible again."""
 
+    __slots__ = ()
+
     @abstractmethod
     def send_nowait(self, *buffers: Buffer) -> bool:
         """Take all of `buffers`, in order. The caller may reuse them at once.
@@ -106,6 +110,28 @@ class NowaitStream(ABC):
         sending.
         """
 
+    def flush_nowait(self) -> bool:
+        """Pass on as much of what is buffered as is possible without waiting. Only for streams with a `port`.
+
+        Returns:
+            Whether nothing is buffered any more.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
+        """
+        raise NotImplementedError
+
+    @property
+    def port(self) -> SocketPort | None:
+        """The socket below, if this stream can send and receive whenever that socket can; None otherwise."""
+        return None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive_nowait` may have a result now. If False, a stream that has a `port` has nothing until its
+        socket becomes readable again; for other streams, False only means that this is not known."""
+        return False
+
     @abstractmethod
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         """Return what has arrived, up to `max_bytes` (at least 1). b"" means end of file, None that nothing has
@@ -134,7 +160,7 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
     if isinstance(stream, NowaitStream):
         return stream
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        return _Socket(stream)
+        return SocketPort(stream)
     return _Waiting(stream)
 
 
@@ -176,21 +202,57 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
+_NOTHING = memoryview(b"")
 
 
-class _Socket(NowaitStream):
-    """A socket, used through its descriptor."""
+class SocketPort(NowaitStream):
+    """A socket, used through its descriptor.
 
-    __slots__ = ("_drained", "_held", "_since_wait", "_socket")
+    Args:
+        stream: the socket, as a Trio stream.
+    """
+
+    __slots__ = ("_drained", "_has_more", "_held", "_hung_up", "_since_wait", "_socket")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
-        self._held = memoryview(b"")
+        self._held = _NOTHING
         #: Whether the last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
+        #: See `has_more`.
+        self._has_more = True
+        #: Whether the peer has ended its direction or sent urgent data, or the connection has failed. The end, or the
+        #: bytes behind the urgent data, may then be all that is left, so a read that does not fill its buffer has to
+        #: be followed by another one.
+        self._hung_up = False
         #: Bytes that were received since the last wait. If a socket always has more data, this stream sometimes
         #: reports that it has none, so that other tasks run. A reader that gets nothing out of thousands of empty
         #: frames could not ensure this itself.
+        self._since_wait = 0
+
+    @property
+    def port(self) -> SocketPort:
+        """This socket."""
+        return self
+
+    @property
+    def has_more(self) -> bool:
+        """See `NowaitStream.has_more`."""
+        return self._has_more
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 if the socket was closed."""
+        return self._socket.fileno()
+
+    def on_readable(self, *, hung_up: bool) -> None:
+        """Note that the socket has become readable, as `wait_readable` does.
+
+        Args:
+            hung_up: whether the peer has ended its direction or sent urgent data, or the connection has failed.
+        """
+        self._hung_up = self._hung_up or hung_up
+        self._drained = False
+        self._has_more = True
         self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
@@ -211,6 +273,12 @@ class _Socket(NowaitStream):
     def unsent_bytes(self) -> int:
         return len(self._held)
 
+    def flush_nowait(self) -> bool:
+        if self._held:
+            self._held = self._held[self._write(self._held) :] or _NOTHING
+            # An empty slice of the view would keep the whole buffer in memory.
+        return not self._held
+
     async def flush(self) -> None:
         while self._held:
             self._check_open()
@@ -218,11 +286,11 @@ class _Socket(NowaitStream):
                 await trio.lowlevel.wait_writable(self._socket)
             except OSError as exc:
                 raise trio.BrokenResourceError("the connection broke") from exc
-            self._held = self._held[self._write(self._held) :]
-        self._held = memoryview(b"")  # an empty slice of the old view would keep the whole buffer in memory
+            self.flush_nowait()
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         if self._drained or self._since_wait >= TURN_BYTES:
+            self._has_more = not self._drained
             self._drained = False
             self._since_wait = 0
             return None
@@ -232,16 +300,36 @@ class _Socket(NowaitStream):
         try:
             count = os.readv(self._socket.fileno(), (view,))
         except BlockingIOError:
+            self._has_more = False
             return None
         except OSError as exc:
             raise self._failure() from exc
-        self._drained = 0 < count < len(view)
+        self._drained = 0 < count < len(view) and not self._hung_up
+        self._has_more = not self._drained
         self._since_wait += count
         return view[:count]
 
+    def has_failed(self) -> bool:
+        """Return whether the connection has failed, for instance because the peer has reset it. The system reports
+        this once, here or when something is sent or received."""
+        try:
+            return bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        except OSError:
+            return True
+
+    def send_eof_nowait(self) -> None:
+        """End the sending direction. Everything must have been passed on (`flush_nowait`).
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_eof`.
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            raise self._failure() from exc
+
     async def wait_readable(self) -> None:
-        self._drained = False
-        self._since_wait = 0
+        self.on_readable(hung_up=False)
         self._check_open()
         try:
             await trio.lowlevel.wait_readable(self._socket)
@@ -292,6 +380,10 @@ class _Waiting(NowaitStream):
             await self._stream.send_all(self._held)
             self._torn = False
             self._held = b""
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._ahead)
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         data = self._ahead

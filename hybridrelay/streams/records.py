@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import ssl
 
-__all__ = ["RecordCounter", "RecordFeeder"]
+__all__ = ["RECORD_BYTES", "RecordCounter", "RecordFeeder", "read_record"]
 
+#: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
+RECORD_BYTES = 16 * 1024
 _RECORD_HEADER = 5
 #: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
 _RECORD_TYPES = range(20, 24)
@@ -185,3 +187,16 @@ def _whole_record(data: bytearray) -> int:
         return len(data)
     end = _RECORD_HEADER + length
     return end if len(data) >= end else 0
+
+
+def read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
+    """Decrypt one record with application data. Only one, because data beyond the request would have to be kept.
+
+    Returns its length, or 0 at the peer's close_notify. Raises SSLWantReadError if there is no such record yet.
+    """
+    while incoming.pending or feeder.feed():
+        try:
+            return tls.read(RECORD_BYTES, view[:RECORD_BYTES])  # type: ignore[return-value]
+        except ssl.SSLWantReadError:
+            continue  # OpenSSL has read everything, and needs the next piece
+    raise ssl.SSLWantReadError

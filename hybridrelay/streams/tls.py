@@ -35,14 +35,22 @@ import trio
 from ..errors import TLSHandshakeError
 from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
-from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, UnitTooLong, nowait
-from .records import RecordCounter, RecordFeeder
+from .nowait import (
+    HELD_FOR_STRANGER,
+    READ_BYTES,
+    SMALL_READ_BYTES,
+    Buffer,
+    NowaitStream,
+    SocketPort,
+    Turn,
+    UnitTooLong,
+    nowait,
+)
+from .records import RECORD_BYTES, RecordCounter, RecordFeeder, read_record
 
 #: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
 #: and less cost a third of the throughput.
 _CHUNK_BYTES = 256 * 1024
-#: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
-_RECORD_BYTES = 16 * 1024
 #: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
 #: peer that floods us with key updates and does not read could use up our memory.
 _MAX_OWED_BYTES = 64 * 1024
@@ -65,7 +73,7 @@ _TOO_LONG = "the peer sent a longer TLS record, or more records, than it may bef
 
 
 #: The last position in the buffer at which a record can begin; see `_Scratch`.
-_LAST_RECORD = READ_BYTES + _RECORD_BYTES
+_LAST_RECORD = READ_BYTES + RECORD_BYTES
 
 
 class _State(enum.Enum):
@@ -80,7 +88,7 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         # Room for one read of the transport, and for a record that was incomplete before.
-        self.view = memoryview(bytearray(_LAST_RECORD + _RECORD_BYTES))
+        self.view = memoryview(bytearray(_LAST_RECORD + RECORD_BYTES))
 
 
 _scratch = _Scratch()
@@ -278,6 +286,34 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._feeder.limit = max_bytes
         if max_bytes is None:
             self._port.limit_held(None)
+
+    @property
+    def port(self) -> SocketPort | None:
+        """The socket below; see `NowaitStream.port`."""
+        return self._port.port
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive_nowait` may have a result now; see `NowaitStream.has_more`."""
+        return bool(
+            self._undecrypted
+            or self._decrypted
+            or self._later
+            or self._receive_ended
+            or self._receive_error is not None
+            or self._port.has_more
+        )
+
+    def flush_nowait(self) -> bool:
+        """Send as much as possible of what `send_nowait` has buffered. See `NowaitStream.flush_nowait`."""
+        if self._sending.held:
+            raise trio.BusyResourceError("another task is sending on this TLS stream")
+        self._check_sendable()
+        try:
+            return self._port.flush_nowait()
+        except BaseException:
+            self._send_broken = self._record_torn = True
+            raise
 
     async def flush(self) -> None:
         """Wait until everything that `send_nowait` has buffered is sent. See `NowaitStream.flush`."""
@@ -559,13 +595,13 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         assert tls is not None, "the handshake is complete"
         try:
             if feeder is not None:
-                count = _read_record(tls, incoming, feeder, view)
+                count = read_record(tls, incoming, feeder, view)
                 self._receive_ended = count == 0
                 reads = 1
             else:
                 # OpenSSL reads records from the buffer one by one, so an empty buffer means that nothing is left.
                 while incoming.pending and count <= _LAST_RECORD:
-                    size = tls.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
+                    size = tls.read(RECORD_BYTES, view[count : count + RECORD_BYTES])
                     if not size:
                         self._receive_ended = True
                         break
@@ -603,19 +639,6 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
             self._check_ready()
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
-
-
-def _read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
-    """Decrypt one record with application data. Only one, because data beyond the request would have to be kept.
-
-    Returns its length, or 0 at the peer's close_notify. Raises SSLWantReadError if there is no such record yet.
-    """
-    while incoming.pending or feeder.feed():
-        try:
-            return tls.read(_RECORD_BYTES, view[:_RECORD_BYTES])  # type: ignore[return-value]
-        except ssl.SSLWantReadError:
-            continue  # OpenSSL has read everything, and needs the next piece
-    raise ssl.SSLWantReadError
 
 
 def _describe(exc: ssl.SSLError) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from weakref import WeakValueDictionary
 
 import trio
@@ -120,11 +120,19 @@ class SharedTurns:
         is_over_for_all = self._group is not None and self._group.use(frames, size)
         return is_over_for_all or left <= 0
 
-    def count(self, frames: int) -> None:
-        """Count work that costs as much as this many frames, in any task."""
-        self._left = max(self._left - frames * _BYTES_PER_FRAME, -TURN_BYTES)
+    def count(self, frames: int, size: int = 0) -> None:
+        """Count work that costs as much as this many frames of `size` bytes, in any task. The time is not counted."""
+        self._left = max(self._left - frames * _BYTES_PER_FRAME - size, -TURN_BYTES)
         if self._group is not None:
-            self._group.count(frames)
+            self._group.count(frames, size)
+
+    @staticmethod
+    def renew(peers: Iterable[SharedTurns]) -> None:
+        """Begin the next turn of each of these peers, and of their groups, in another pass of the event loop. If the
+        last turn was exceeded, this one is shorter by that much."""
+        everybody = {*peers}
+        for turns in everybody | {peer._group for peer in everybody if peer._group is not None}:
+            turns._left = min(TURN_BYTES, turns._left + TURN_BYTES)
 
     async def next(self) -> None:
         """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""

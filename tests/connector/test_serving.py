@@ -20,7 +20,7 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import Event, EventStream, StreamClosed, StreamOpened, StreamStillOpen
-from hybridrelay.mux import MuxStream, Session
+from hybridrelay.mux import MuxStream, Session, open_bridges
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream
@@ -65,10 +65,10 @@ class Scene:
 
     async def serve(self) -> None:
         with self.scope:
-            async with trio.open_nursery() as nursery:
+            async with open_bridges() as bridges, trio.open_nursery() as nursery:
                 async for offer in self.server.offers:
                     origin = Origin(self.published, PEER, "5e55", "tcp at relay.example")
-                    nursery.start_soon(self.service.serve, offer, origin)
+                    nursery.start_soon(self.service.serve, offer, origin, bridges)
         self.over.set()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -30,7 +31,8 @@ from hybridrelay.events import (
     StreamOpened,
     TargetOutOfResources,
 )
-from hybridrelay.mux import DATA_CONFIG, BridgeProgress, MuxStream, Session, SessionRole, bridge
+from hybridrelay.mux import DATA_CONFIG, MuxStream, Session, SessionRole
+from hybridrelay.mux._directions import Outward
 from hybridrelay.protocol.config import BASE_WINDOW, SessionConfig
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -153,20 +155,12 @@ async def _connector_is_cancelled(scene: Scene) -> None:
 
 
 async def _bug_while_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = trio.Event()
-
-    async def bug() -> None:
-        await found.wait()
+    def move(_: Outward) -> NoReturn:
         raise RuntimeError("a bug")
 
-    async def bridge_with_a_bug(stream: MuxStream, target: trio.SocketStream, *, progress: BridgeProgress) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bug)
-            await bridge(stream, target, progress=progress)
-
-    monkeypatch.setattr(serving, "bridge", bridge_with_a_bug)
-    await scene.connect()
-    found.set()
+    _, server = await scene.connect()
+    monkeypatch.setattr(Outward, "move", move)
+    await server.send_all(b"more")
 
 
 # --- what ends one before

@@ -128,33 +128,6 @@ async def test_a_target_that_reads_no_more_holds_nothing_for_ever(
     nursery.cancel_scope.cancel()
 
 
-async def test_cancelled_at_its_very_end_both_are_closed() -> None:
-    local, target = _sockets()
-    async with trio.open_nursery() as nursery:
-        client, server = await session_pair(nursery)
-        stream = client.open_stream_nowait()
-        theirs = (await server.offers.receive()).accept()
-        async with trio.open_nursery() as bridging:
-
-            async def join() -> None:
-                with trio.CancelScope() as scope:
-                    close = theirs.aclose
-
-                    async def cancelled_close() -> None:
-                        scope.cancel()
-                        await close()
-
-                    theirs.aclose = cancelled_close  # type: ignore[method-assign]
-                    await bridge(theirs, local)
-
-            bridging.start_soon(join)
-            await stream.send_eof()
-            await target.send_eof()
-        assert local.socket.fileno() == -1
-        await target.aclose()
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("attempt", range(20))  # which task runs first is for trio to choose
 async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: int, nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)

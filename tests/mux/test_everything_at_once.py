@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -68,14 +70,15 @@ class Link:
     """The channel between the sessions, which is cut from time to time and replaced."""
 
     nursery: trio.Nursery
-    channel: trio.SocketStream | None = None
+    #: Both ends of the current channel.
+    channel: tuple[trio.SocketStream, trio.SocketStream] | None = None
     server: Session | None = None
     cuts: int = 0
 
     async def connect(self) -> TLSStream:
         with trio.CancelScope(shield=True):
             near, far = await tcp_pair()
-        self.channel = near
+        self.channel = near, far
         ours, theirs = TLSStream(near, CLIENT), TLSStream(far, SERVER, server_side=True)
         self.nursery.start_soon(self._accept, theirs)
         try:
@@ -111,8 +114,10 @@ class Link:
     async def cut(self) -> None:
         if self.channel is not None:
             self.cuts += 1
-            # The reader of the other end sees a reset, this one a socket that was closed under its hands.
-            await abort_stream(self.channel)
+            # As if something on the path had ended the connection, towards both ends.
+            for end in self.channel:
+                with suppress(OSError):
+                    end.socket.shutdown(socket.SHUT_RDWR)
 
 
 async def pause(rng: random.Random) -> None:

@@ -16,10 +16,11 @@ from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
 from hybridrelay.mux.session import PORTION, SETTLING_SECONDS
 from hybridrelay.protocol import Reason, SessionConfig, frames
-from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, Buffer, NowaitStream
+from hybridrelay.streams.reactor import Handler, Next, Reactor, using_reactor
 from hybridrelay.streams.turns import MAX_FRAMES, QUEUES, SharedTurns
 
-from ..fake_channels import CountedTurns, Discarding
+from ..fake_channels import Discarding
 
 SESSIONS, FRAMES = 20, 1500
 HELLO = frames.Hello(b"session id 16 by", b"s" * 32, 0).encode()
@@ -390,12 +391,42 @@ class Chatter(Flood):
         return b"x"
 
 
+class Mover(Handler):
+    """Moves what arrives on a TCP connection into a stream."""
+
+    def __init__(self, stream: MuxStream, port: NowaitStream) -> None:
+        self._outward = Outward(stream, port, [], lambda cause, reason=Reason.NO_ERROR: None)
+
+    def serve(self, reactor: Reactor, stream: MuxStream, port: NowaitStream) -> None:
+        self._registration = reactor.register(port, self, stream.turns)
+        self._registration.mark_readable()
+
+    def on_data(self) -> None: ...
+
+    def on_changed(self) -> None: ...
+
+    def on_room(self) -> None:
+        if self._outward.continue_with_room():
+            self._registration.resume()
+
+    def on_readable(self) -> Next:
+        return self._outward.move()
+
+    def on_flushed(self, error: BaseException | None) -> None:
+        raise NotImplementedError
+
+    def on_broken(self) -> None:
+        raise NotImplementedError
+
+    def on_failed(self, error: Exception) -> None:
+        raise error
+
+
 @pytest.mark.parametrize("pauses", [True, False])
-@pytest.mark.parametrize("shared", [True, False])
-async def test_what_targets_send_to_one_peer_shares_turns(shared: bool, pauses: bool) -> None:
+async def test_what_targets_send_to_one_peer_shares_turns(pauses: bool) -> None:
     """However many streams there are, and although each of them has only a little at a time."""
     # Each look at this clock takes a whole turn, so that one read does.
-    turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__) if shared else None
+    turns = SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__)
     ports, most, before = [Chatter(pauses=pauses) for _ in range(SESSIONS)], 0, 0
 
     def look() -> None:
@@ -403,19 +434,19 @@ async def test_what_targets_send_to_one_peer_shares_turns(shared: bool, pauses: 
         now = sum(port.reads for port in ports)
         most, before = max(most, now - before), now
 
-    async with trio.open_nursery() as nursery:
+    async with using_reactor() as reactor, trio.open_nursery() as nursery:
         far, near = trio.testing.memory_stream_pair()
         peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
         nursery.start_soon(peer.run, far)
         await nursery.start(partial(session.run, near, reconnect=trio.sleep_forever))
         with trio.fail_after(60), instrument(Passes(look)):
             for port in ports:
-                outward = Outward(session.open_stream_nowait(), port, [], lambda cause, reason=Reason.NO_ERROR: None)
-                nursery.start_soon(outward.run)
+                stream = session.open_stream_nowait()
+                Mover(stream, port).serve(reactor, stream, port)
             while before < 30 * SESSIONS:
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert most <= 3 if shared else most >= SESSIONS // 2
+    assert most <= 3
 
 
 class Blocks(Discarding):
@@ -434,7 +465,7 @@ class Blocks(Discarding):
 
 async def test_the_time_for_which_a_channel_takes_nothing_is_no_part_of_a_turn(nursery: trio.Nursery) -> None:
     now = 0.0
-    turns = CountedTurns(lambda: now)
+    turns = SharedTurns(lambda: now)
     far, near = trio.testing.memory_stream_pair()
     peer, session = Session(SessionRole.ACCEPTOR), Session(SessionRole.INITIATOR, turns=turns)
     nursery.start_soon(peer.run, far)
@@ -446,13 +477,15 @@ async def test_the_time_for_which_a_channel_takes_nothing_is_no_part_of_a_turn(n
     near.send_stream.send_all_hook = has_room.wait
     await ours.send_all(b"this blocks the channel")
     port = Blocks(bytes(session.core.config.send_queue), b"x")
-    outward = Outward(ours, port, [], lambda cause, reason=Reason.NO_ERROR: None)
-    nursery.start_soon(outward.run)
-    await trio.testing.wait_all_tasks_blocked()
-    assert port.blocks == [b"x"], "the queue is full"
-    now += 100.0
-    waits = turns.waits
-    has_room.set()
-    await trio.testing.wait_all_tasks_blocked()
+    mover = Mover(ours, port)
+    async with using_reactor() as reactor:
+        ours.set_watcher(mover)
+        mover.serve(reactor, ours, port)
+        await trio.testing.wait_all_tasks_blocked()
+        assert port.blocks == [b"x"], "the queue is full"
+        now += 100.0
+        has_room.set()
+        await trio.testing.wait_all_tasks_blocked()
     assert not port.blocks
-    assert turns.waits == waits
+    assert not turns.is_over
+    nursery.cancel_scope.cancel()

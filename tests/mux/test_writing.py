@@ -1,8 +1,9 @@
-"""Which task writes to a channel: the one that causes output, as much as the channel takes; then the writer task."""
+"""When output is written to a channel: at once, or with what follows; and who is informed of what happens."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -133,7 +134,9 @@ async def test_answers_to_one_read_leave_together(autojump_clock: trio.testing.M
     await pair.theirs.send_all(bytes(200_000))
     await settle()
     pair.channel.take_writes()
-    pair.ours.set_data_callback(lambda: pair.ours.receive_nowait() is not None and pair.ours.send_nowait(b"thanks"))
+    pair.ours.set_watcher(
+        Watcher(lambda: pair.ours.receive_nowait() is not None and pair.ours.send_nowait(b"thanks"))
+    )
     await pair.theirs.send_all(bytes(10_000))
     await trio.testing.wait_all_tasks_blocked()
     (write,) = pair.channel.take_writes()
@@ -196,47 +199,79 @@ async def test_nor_is_it_while_more_is_to_be_sent(autojump_clock: trio.testing.M
     assert pair.client.outcome is not None
 
 
-# --- which task handles what arrives
+# --- who is informed of what happens
 
 
-async def test_a_data_callback_takes_in_place_of_the_task_that_waits(
-    autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
+class Watcher:
+    """Does something with what arrives, and notes the rest."""
+
+    def __init__(self, on_data: Callable[[], object]) -> None:
+        self._on_data = on_data
+        self.noted: list[str] = []
+
+    def on_data(self) -> None:
+        self._on_data()
+
+    def on_room(self) -> None:
+        self.noted.append("room")
+
+    def on_changed(self) -> None:
+        self.noted.append("changed")
+
+
+async def test_a_watcher_takes_what_arrives_as_soon_as_it_arrives(
+    autojump_clock: trio.testing.MockClock, pair: Pair
 ) -> None:
     taken: list[bytes] = []
-    woken = trio.Event()
 
-    def take() -> bool:
+    def take() -> None:
         data = pair.ours.receive_nowait()
-        if not data:
-            return False
+        assert data is not None
         taken.append(bytes(data))
-        return True
 
-    async def wait() -> None:
-        await pair.ours.wait_readable()
-        woken.set()
-
-    pair.ours.set_data_callback(take)
-    nursery.start_soon(wait)
+    watcher = Watcher(take)
+    pair.ours.set_watcher(watcher)
     await pair.theirs.send_all(b"one")
     await settle()
-    assert taken == [b"one"]
-    assert not woken.is_set()
     await pair.theirs.send_eof()
     await settle()
-    assert woken.is_set(), "the end wakes the task that waits"
+    assert taken == [b"one", b""]
+    assert watcher.noted == []
 
 
-async def test_the_task_that_waits_is_woken_by_a_reset_whatever_the_callback_says(
-    autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
+async def test_a_watcher_is_informed_of_room_and_of_a_reset(
+    autojump_clock: trio.testing.MockClock, pair: Pair
 ) -> None:
-    pair.ours.set_data_callback(lambda: True)
-    nursery.start_soon(pair.ours.wait_readable)
-    await trio.testing.wait_all_tasks_blocked()
+    watcher = Watcher(lambda: None)
+    pair.ours.set_watcher(watcher)
+    pair.channel.room = 0
+    while pair.ours.send_nowait(bytes(10_000)):
+        pass
+    assert not pair.ours.has_room()
+    pair.channel.room = math.inf
+    pair.channel.opened.set()
+    await settle()
+    assert watcher.noted == ["room"]
+    assert pair.ours.has_room()
     pair.theirs.reset()
     await settle()
+    assert watcher.noted[-1] == "changed"
     with pytest.raises(trio.BrokenResourceError):
         pair.ours.receive_nowait()
+    with pytest.raises(trio.BrokenResourceError):
+        pair.ours.has_room()
+
+
+async def test_nobody_is_informed_after_the_watcher_has_been_removed(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
+    watcher = Watcher(pytest.fail)
+    pair.ours.set_watcher(watcher)
+    pair.ours.set_watcher(None)
+    await pair.theirs.send_all(b"one")
+    pair.theirs.reset()
+    await settle()
+    assert watcher.noted == []
 
 
 @pytest.mark.parametrize("in_time", [True, False])

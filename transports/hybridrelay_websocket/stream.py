@@ -197,6 +197,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise trio.BusyResourceError("another task is receiving on this WebSocket stream")
         return self._receive(max_bytes)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive_nowait` may have a result now. See `NowaitStream.has_more`."""
+        return self._paused_until is None and (self._has_result or self._port.has_more)
+
+    @property
+    def _has_result(self) -> bool:
+        """Whether something is left of what has arrived: payload, frames, or the end or loss of the connection."""
+        return bool(self._kept or self._undecoded or self._eof_received or self._lost is not None)
+
     async def wait_readable(self) -> None:
         """Wait until something arrives, possibly less than a frame."""
         with self._receiving:
@@ -310,7 +320,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             await trio.sleep_until(self._paused_until)
             self._paused_until = None
             return
-        if self._kept or self._undecoded:
+        if self._has_result:
             await trio.lowlevel.checkpoint()
             return
         try:
@@ -374,6 +384,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 event = self._decoder.next_event(MAX_PIECE)
             except FrameError as exc:
                 if pieces:
+                    self._undecoded = True
                     break  # return what came before; the decoder raises the error again
                 self._close_code = PROTOCOL_ERROR
                 raise self._broken(f"the peer violated the WebSocket protocol: {exc}", receiving=True) from exc
@@ -391,6 +402,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     self._eof_received = True
                 case Close(code):
                     if pieces:
+                        self._undecoded = True
                         break
                     raise self._broken(f"the peer closed without an end of data (code {code})", receiving=True)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import trio
 
 from ..._nursery import FlatNursery
@@ -10,9 +12,9 @@ from ...connectivity.endpoint import format_address
 from ...errors import HybridRelayError, StreamRefused
 from ...events.client import StreamFailed, StreamRequested
 from ...events.endpoint import StreamClosed
-from ...mux import BridgeProgress, MuxStream, bridge
+from ...mux import BridgeProgress, Bridges, MuxStream
 from ...protocol.reasons import Reason
-from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
+from ...streams.sockets import abort_socket, reset_on_close, tune_socket, wait_reset
 from ..client import Client
 from ..outcome import Disconnected, Ending, outcome_of
 
@@ -28,28 +30,56 @@ class Connections:
 
     Args:
         client: opens the streams. Events are published to its event stream.
+        bridges: the bridges between streams and connections. When they are cut off, the connections are reset.
+        nursery: runs tasks for connections that have to wait for a session.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, bridges: Bridges, nursery: trio.Nursery) -> None:
         self._client = client
+        self._bridges = bridges
+        self._nursery = nursery
+        #: How many connections were cut off while they waited for a session.
+        self._waiting_cut_off = 0
 
-    async def serve(self, local: trio.SocketStream) -> None:
-        """Serve one connection until it ends. An error ends this connection only, and is not raised.
+    @property
+    def cut_off(self) -> int:
+        """How many connections were cut off, because the nursery or the bridges were cancelled."""
+        return self._waiting_cut_off + self._bridges.cut_off_count
 
-        Publishes one event at the beginning and exactly one at the end. The second one may be published after this
-        has returned: when the connector has acknowledged everything or the session ends, and after 5 seconds at the
-        latest. If the target or the tunnel fails, the connection is reset; the application never sees an end of file
-        that the target did not send. If cancelled, the connection is reset, too.
+    def serve(self, local: trio.SocketStream) -> None:
+        """Serve one connection until it ends. An error ends this connection only, and is not raised. Does not wait.
+
+        Publishes one event at the beginning and exactly one at the end. The second one may be published after the
+        connection was closed: when the connector has acknowledged everything or the session ends, and after 5 seconds
+        at the latest. If the target or the tunnel fails, the connection is reset; the application never sees an end
+        of file that the target did not send. If the nursery or the bridges are cancelled, it is reset, too.
         """
-        served = _Connection(self._client, local)
-        await served.run()
+        served = _Connection(self._client, self._bridges, local)
+        if not served.begin():
+            self._nursery.start_soon(self._wait, served)
+
+    def take(self, accepted: socket.socket, _address: object) -> None:
+        """Serve a connection that was accepted; for `accept_sockets`."""
+        accepted.setblocking(False)
+        self.serve(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+
+    async def _wait(self, served: _Connection) -> None:
+        is_cut_off = True
+        try:
+            await served.wait()
+            is_cut_off = False
+        finally:
+            self._waiting_cut_off += is_cut_off
 
 
 class _Connection:
     """One connection of an application."""
 
-    def __init__(self, client: Client, local: trio.SocketStream) -> None:
+    __slots__ = ("_bridges", "_client", "_local", "_progress", "_request")
+
+    def __init__(self, client: Client, bridges: Bridges, local: trio.SocketStream) -> None:
         self._client = client
+        self._bridges = bridges
         self._local = local
         self._request = client.requests.begin(self._address)
         #: The bytes that the bridge has moved so far; None while there is no stream.
@@ -59,56 +89,118 @@ class _Connection:
         """Return the address of the application."""
         return format_address(*self._local.socket.getpeername()[:2])
 
-    async def run(self) -> None:
+    def begin(self) -> bool:
+        """Open a stream at once, if there is a session. Returns False if `wait` has to be called. Does not raise."""
         self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
-        refusal: StreamRefused | None = None
-        # The outcome if the forward stops, and this task is cancelled, before there is a stream.
-        ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
+        tune_socket(self._local.socket, user_timeout=False)
+        reset_on_close(self._local, True)
         try:
-            if not await self._forward():
-                reset = Ending.RESET_BY_APPLICATION
-                ended = Disconnected("broken", reset, reset, Reason.CANCELLED)
+            stream = self._client.request_stream_nowait()
         except StreamRefused as exc:
-            refusal = exc
+            if self._client.may_try_again(exc):
+                return False
+            self._refused(exc)
         except Exception as exc:  # noqa: BLE001
-            # A bug. It must not affect other connections, and has to be logged.
-            name = self._client.connection
-            self._client.events.publish(unexpected_failure("stream", exc, name))
-            refusal = StreamRefused("internal error", reason=Reason.INTERNAL_ERROR)
-            await abort_stream(self._local)
-        finally:
-            try:
-                if self._progress is None:  # otherwise the bridge has closed it
-                    await abort_stream(self._local)
-            finally:
-                seconds = trio.current_time() - self._request.began
-                if self._progress is None:
-                    self._publish_end(ended, refusal, seconds)
-                else:
-                    self._progress.when_settled(lambda: self._publish_end(ended, refusal, seconds))
+            self._failed(exc)
+        else:
+            if stream is None:
+                return False
+            self._bridge(stream)
+        return True
 
-    def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None, seconds: float) -> None:
-        name = self._client.connection
-        sent, received, stream_id = 0, 0, ""
-        if self._progress is not None:
-            stream_id = "" if self._progress.stream is None else self._client.stream_id_of(self._progress.stream)
-            bridged = self._progress.so_far()
-            ended, sent, received = outcome_of(bridged), bridged.sent, bridged.received
+    async def wait(self) -> None:
+        """Wait for a session, and open a stream."""
+        try:
+            stream = await self._open_stream_unless_reset()
+        except StreamRefused as exc:
+            self._refused(exc)
+        except Exception as exc:  # noqa: BLE001
+            self._failed(exc)
+        except BaseException:  # cancelled: the forward stops
+            self._lost(Ending.LOST)
+            raise
+        else:
+            if stream is None:
+                self._lost(Ending.RESET_BY_APPLICATION)
+            else:
+                self._bridge(stream)
+
+    def _bridge(self, stream: MuxStream) -> None:
+        self._request.stream = stream
+        self._progress = BridgeProgress()
+        self._bridges.start(stream, self._local, reopen=self._reopen, progress=self._progress, over=self._over)
+
+    async def _reopen(self, refusal: StreamRefused) -> MuxStream:
+        if not self._client.may_try_again(refusal):
+            raise refusal
+        return await self._open_stream()
+
+    # --- the end; exactly one of these is called
+
+    def _refused(self, refusal: StreamRefused) -> None:
+        """There is no stream."""
+        abort_socket(self._local)
+        self._publish_failure(refusal, self._seconds)
+
+    def _failed(self, bug: Exception) -> None:
+        """There is no stream, because of a bug. It must not affect other connections, and has to be logged."""
+        self._report_bug(bug)
+        self._refused(StreamRefused("internal error", reason=Reason.INTERNAL_ERROR))
+
+    def _lost(self, ending: Ending) -> None:
+        """The wait for a stream has ended without a result: the application has reset its connection, or the forward
+        stops."""
+        abort_socket(self._local)
+        self._publish_end(Disconnected("broken", ending, ending, Reason.CANCELLED), 0, 0, self._seconds)
+
+    def _over(self, bug: Exception | None) -> None:
+        """The bridge has ended, and has closed the connection."""
+        progress, seconds = self._progress, self._seconds
+        assert progress is not None
+        if bug is not None:
+            self._report_bug(bug)
+            self._publish_failure(StreamRefused("internal error", reason=Reason.INTERNAL_ERROR), seconds)
+            return
+
+        def settled() -> None:
+            bridged = progress.so_far()
             if bridged.refusal is not None:
-                refusal = StreamRefused(bridged.refusal, reason=bridged.reason)
-        self._client.requests.end(self._request, ended.reason if refusal is None else refusal.reason)
-        if refusal is not None:
-            event: StreamFailed | StreamClosed = StreamFailed(
-                connection=name,
+                self._publish_failure(StreamRefused(bridged.refusal, reason=bridged.reason), seconds)
+            else:
+                self._publish_end(outcome_of(bridged), bridged.sent, bridged.received, seconds)
+
+        progress.when_settled(settled)
+
+    @property
+    def _seconds(self) -> float:
+        return trio.current_time() - self._request.began
+
+    @property
+    def _stream_id(self) -> str:
+        stream = None if self._progress is None else self._progress.stream
+        return "" if stream is None else self._client.stream_id_of(stream)
+
+    def _report_bug(self, bug: Exception) -> None:
+        self._client.events.publish(unexpected_failure("stream", bug, self._client.connection))
+
+    def _publish_failure(self, refusal: StreamRefused, seconds: float) -> None:
+        self._client.requests.end(self._request, refusal.reason)
+        self._client.events.publish(
+            StreamFailed(
+                connection=self._client.connection,
                 activity_id=self._request.id,
                 reason=refusal.reason,
                 detail=str(refusal),
                 seconds=seconds,
-                stream_id=stream_id,
+                stream_id=self._stream_id,
             )
-        else:
-            event = StreamClosed(
-                connection=name,
+        )
+
+    def _publish_end(self, ended: Disconnected, sent: int, received: int, seconds: float) -> None:
+        self._client.requests.end(self._request, ended.reason)
+        self._client.events.publish(
+            StreamClosed(
+                connection=self._client.connection,
                 activity_id=self._request.id,
                 outcome=ended.kind,
                 reason=ended.reason,
@@ -117,27 +209,11 @@ class _Connection:
                 bytes_to_target=sent,
                 bytes_to_client=received,
                 seconds=seconds,
-                stream_id=stream_id,
+                stream_id=self._stream_id,
             )
-        self._client.events.publish(event)
+        )
 
-    async def _forward(self) -> bool:
-        """Open a stream and bridge it. Returns False if the application reset its connection before there was a
-        session."""
-        tune_socket(self._local.socket, user_timeout=False)
-        reset_on_close(self._local, True)
-        stream = await self._open_stream_unless_reset()
-        if stream is None:
-            return False
-
-        async def reopen(refusal: StreamRefused) -> MuxStream:
-            if not self._client.may_try_again(refusal):
-                raise refusal
-            return await self._open_stream()
-
-        self._progress = BridgeProgress()
-        await bridge(stream, self._local, reopen=reopen, progress=self._progress)
-        return True
+    # --- waiting for a session
 
     async def _open_stream_unless_reset(self) -> MuxStream | None:
         """Like `_open_stream`, but None if the application resets its connection during the wait for a session."""
@@ -163,8 +239,7 @@ class _Connection:
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
-                stream = self._request.stream = await self._client.request_stream(wait_opened=False)
-                return stream
+                return await self._client.request_stream(wait_opened=False)
         except StreamRefused:
             raise
         except trio.TooSlowError as exc:

@@ -7,13 +7,14 @@ from functools import partial
 
 import trio
 
-from ..._accepting import serve_listeners
+from ..._accepting import accept_sockets
 from ..._check_type import check_type
 from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
 from ...events.client import ConnectionsCutOff, ForwardOpenToOthers
+from ...mux import open_bridges
 from ...security import bracketed
 from ...security.names import is_loopback
 from ..client import Client
@@ -56,17 +57,6 @@ async def run_forward(
     """
     check_type(client, Client, "async with open_client(...) as client")
     listeners: list[trio.SocketListener] = []
-    served = Connections(client)
-    cut_off = 0
-
-    async def serve(local: trio.SocketStream) -> None:
-        nonlocal cut_off
-        try:
-            await served.serve(local)
-        except trio.Cancelled:
-            cut_off += 1
-            raise
-
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:
@@ -75,23 +65,20 @@ async def run_forward(
             await nursery.start(keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
             client.listening = tuple(format_address(*address) for address in bound)
-            addresses = ", ".join(client.listening)
-            async with trio.open_nursery() as connections:
-                async with trio.open_nursery() as accepting:
-                    accept = partial(
-                        serve_listeners,
-                        serve,
-                        listeners,
-                        handler_nursery=connections,
-                        events=client.events,
-                        what=f"{client.connection} at {addresses}",
-                    )
-                    await accepting.start(accept)
-                    task_status.started(bound)
-                    await wait_stop(stop)
-                    client.listening = ()
-                    accepting.cancel_scope.cancel()
-                connections.cancel_scope.deadline = trio.current_time() + grace
+            what = f"{client.connection} at {', '.join(client.listening)}"
+            served: Connections | None = None
+            with trio.CancelScope() as scope:
+                async with open_bridges() as bridges, trio.open_nursery() as waiting:
+                    served = Connections(client, bridges, waiting)
+                    async with trio.open_nursery() as accepting:
+                        accept = partial(accept_sockets, served.take, listeners, events=client.events, what=what)
+                        await accepting.start(accept)
+                        task_status.started(bound)
+                        await wait_stop(stop)
+                        client.listening = ()
+                        accepting.cancel_scope.cancel()
+                    scope.deadline = trio.current_time() + grace
+            cut_off = 0 if served is None else served.cut_off
             if cut_off:
                 client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
             nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from hybridrelay.client import Client
 from hybridrelay.client.ingress.connections import Connections
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import EndpointCounters
-from hybridrelay.errors import RelayUnreachable
+from hybridrelay.errors import RelayUnreachable, StreamRefused
 from hybridrelay.events import (
     Event,
     EventStream,
@@ -23,7 +23,7 @@ from hybridrelay.events import (
     StreamFailed,
     StreamRequested,
 )
-from hybridrelay.mux import MuxStream, Session
+from hybridrelay.mux import MuxStream, Session, open_bridges
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
@@ -64,6 +64,13 @@ class FakeClient(Client):
             raise self.error
         return self.session.open_stream_nowait()
 
+    def request_stream_nowait(self) -> MuxStream | None:
+        if not self.ready.is_set() or isinstance(self.error, RelayUnreachable):
+            return None
+        if self.error is not None:
+            raise self.error
+        return self.session.open_stream_nowait()
+
     def stream_id_of(self, stream: MuxStream) -> str:
         return f"5e55-{stream.stream_id}"
 
@@ -80,7 +87,8 @@ class Scene:
 
     async def serve(self, local: trio.SocketStream) -> None:
         with self.scope:
-            await Connections(self.client).serve(local)
+            async with open_bridges() as bridges, trio.open_nursery() as nursery:
+                Connections(self.client, bridges, nursery).serve(local)
         self.over.set()
 
     async def target(self) -> MuxStream:
@@ -212,6 +220,37 @@ async def test_one_that_its_application_resets_before_there_is_a_session(scene: 
     end = await scene.end()
     assert isinstance(end, StreamClosed)
     assert (end.to_target, end.bytes_to_target) == ("reset-by-application", 0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_comes_while_there_is_a_session_needs_no_task(nursery: trio.Nursery) -> None:
+    here, there = await session_pair(nursery)
+    for error in (None, KeyError("a bug"), StreamRefused("too many streams", reason=Reason.LIMIT)):
+        application, local = await tcp_pair()
+        scene = Scene(FakeClient(here), there, application)
+        scene.client.error = error
+        async with application, open_bridges() as bridges, trio.open_nursery() as waiting:
+            Connections(scene.client, bridges, waiting).serve(local)
+            assert not waiting.child_tasks
+            if error is None:
+                (await scene.target()).reset(Reason.TARGET_RESET)
+        scene.over.set()
+        end = await scene.end()
+        assert isinstance(end, StreamClosed if error is None else StreamFailed)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_ends_at_this_moment_is_replaced_by_another_one(nursery: trio.Nursery) -> None:
+    here, there = await session_pair(nursery)
+    application, local = await tcp_pair()
+    scene = Scene(FakeClient(here), there, application)
+    scene.client.error = StreamRefused("going away", reason=Reason.GOING_AWAY)
+    async with application, open_bridges() as bridges, trio.open_nursery() as waiting:
+        Connections(scene.client, bridges, waiting).serve(local)
+        scene.client.error = None
+        (await scene.target()).reset(Reason.TARGET_RESET)
+    scene.over.set()
+    assert isinstance(await scene.end(), StreamClosed)
     nursery.cancel_scope.cancel()
 
 

@@ -47,6 +47,9 @@ class FakeClient(Client):
         await trio.lowlevel.checkpoint()
         raise RelayUnreachable("down")
 
+    def request_stream_nowait(self) -> MuxStream | None:
+        return None
+
     async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         self.is_waiting.set()
         await trio.sleep_forever()

@@ -1,0 +1,254 @@
+"""Running bridges, without a task for each; see `bridge.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from .._nursery import FlatNursery
+from ..errors import StreamRefused
+from ..protocol.reasons import Reason
+from ..streams.reactor import Reactor, using_reactor
+from ..streams.sockets import reset_on_close
+from .bridge import Bridge
+from .bridging import Bridged
+from .stream import MuxStream
+
+__all__ = ["BridgeProgress", "Bridges", "bridge", "open_bridges"]
+
+#: Returns another stream for the same bytes, or raises `StreamRefused`.
+Reopen = Callable[[StreamRefused], Awaitable[MuxStream]]
+
+
+class BridgeProgress:
+    """Shows the progress of a bridge while it runs, and after it has ended or was cut off."""
+
+    __slots__ = ("_bridge",)
+
+    def __init__(self) -> None:
+        self._bridge: Bridge | None = None
+
+    def when_settled(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, as soon as `so_far` is the final outcome. For use when the bridge has
+        ended.
+
+        If either side broke, that is at once. Otherwise it is when the peer has acknowledged everything, or the
+        stream or its session has ended, or after 5 seconds. `callback` must neither wait nor raise.
+        """
+        if self._bridge is None:
+            callback()
+        else:
+            self._bridge.when_settled(callback)
+
+    def so_far(self) -> Bridged:
+        """Return the progress of the bridge, or how it ended."""
+        return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
+
+    @property
+    def stream(self) -> MuxStream | None:
+        """The stream that the bridge uses, or used last; None before it has begun."""
+        return None if self._bridge is None else self._bridge.stream
+
+    def follow(self, bridge: Bridge) -> None:
+        """Show the progress of this bridge from now on."""
+        self._bridge = bridge
+
+
+class Bridges:
+    """The bridges of one scope; made by `open_bridges`."""
+
+    def __init__(self, reactor: Reactor, nursery: trio.Nursery) -> None:
+        self._reactor = reactor
+        self._nursery = nursery
+        #: The bridges that have not ended, in the order in which they began.
+        self._running: dict[_Running, None] = {}
+        #: Set while there are none.
+        self._empty = trio.Event()
+        #: How many were cut off.
+        self.cut_off_count = 0
+
+    def __len__(self) -> int:
+        """Return how many have not ended."""
+        return len(self._running)
+
+    def start(
+        self,
+        stream: MuxStream,
+        local: trio.SocketStream,
+        *,
+        reopen: Reopen | None = None,
+        progress: BridgeProgress | None = None,
+        over: Callable[[Exception | None], None] = lambda _error: None,
+    ) -> None:
+        """Move bytes between a stream and a TCP connection until both directions have ended, or one side breaks.
+
+        End of file is passed on separately in each direction. If one side breaks, both are reset (the stream with a
+        reason), so that neither seems to have ended normally. If the peer only stops reading, what it had sent is
+        still delivered. If the bridge is cut off at the end of the scope, both are reset. In every case, both are
+        closed. Does not wait.
+
+        Args:
+            stream: the stream. The peer need not have accepted it yet; data is then sent right after OPEN.
+            local: the TCP connection.
+            reopen: called at most once, if the peer refuses the stream and has not processed what was sent. Returns
+                another stream for the same bytes, or raises `StreamRefused`.
+            progress: shows the progress at any time, even after the end.
+            over: called once, when both are closed; with an exception if a bug has ended the bridge. Data that is
+                queued on the stream may still be on its way then; `progress.when_settled` reports the final outcome.
+                Must neither wait nor raise.
+        """
+        running = _Running(self, local, reopen, progress or BridgeProgress(), over)
+        self._running[running] = None
+        running.begin(stream, [])
+
+    def cut_off(self) -> None:
+        """Reset all that have not ended."""
+        self.cut_off_count += len(self._running)
+        for running in list(self._running):
+            running.cut_off()
+
+    async def wait_empty(self) -> None:
+        """Wait until all have ended."""
+        while self._running:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    # --- for the bridges
+
+    def begin(self, joined: Bridge) -> None:
+        """Begin to move bytes."""
+        joined.start(self._reactor)
+
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a task in the scope."""
+        self._nursery.start_soon(function)
+
+    def ended(self, running: _Running) -> None:
+        """Note that a bridge has ended."""
+        del self._running[running]
+        if not self._running:
+            self._empty.set()
+
+
+class _Running:
+    """A bridge that has not ended: over a first stream, or over a second one."""
+
+    __slots__ = ("_bridge", "_bridges", "_is_closed", "_local", "_over", "_progress", "_reopen")
+
+    def __init__(
+        self,
+        bridges: Bridges,
+        local: trio.SocketStream,
+        reopen: Reopen | None,
+        progress: BridgeProgress,
+        over: Callable[[Exception | None], None],
+    ) -> None:
+        self._bridges = bridges
+        self._local = local
+        self._reopen = reopen
+        self._progress = progress
+        self._over = over
+        self._bridge: Bridge | None = None
+        self._is_closed = False
+
+    def begin(self, stream: MuxStream, early: list[bytes]) -> None:
+        """Use this stream, and send on it what was sent on a refused one."""
+        reset_on_close(self._local, True)
+        self._bridge = joined = Bridge(stream, self._local, early, self._stopped)
+        self._progress.follow(joined)
+        self._bridges.begin(joined)
+
+    def cut_off(self) -> None:
+        """Reset both sides now."""
+        self._reopen = None
+        if self._bridge is not None and not self._bridge.is_over:
+            self._bridge.stop()
+        else:
+            self._close()
+
+    def _stopped(self) -> None:
+        joined = self._bridge
+        assert joined is not None
+        reopen = self._reopen is not None and joined.bug is None and joined.refusal is not None
+        if reopen and joined.may_be_sent_again():
+            self._bridges.start_soon(self._open_again)
+        else:
+            self._close()
+
+    async def _open_again(self) -> None:
+        joined, reopen = self._bridge, self._reopen
+        if joined is None or reopen is None or joined.refusal is None:
+            return  # cut off meanwhile
+        self._reopen = None
+        try:
+            await joined.wait_unregistered()
+            stream = await reopen(joined.refusal)
+            if self._is_closed:
+                stream.reset(Reason.CANCELLED)
+            else:
+                self.begin(stream, joined.early)
+        except StreamRefused as exc:
+            joined.refusal = exc
+            self._close()
+        except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
+            joined.bug = exc
+            self._close()
+        except BaseException:  # cancelled
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        joined, local = self._bridge, self._local
+        assert joined is not None
+        try:
+            if joined.machine.has_finished and joined.bug is None:
+                joined.stream.close_nowait()
+                reset_on_close(local, False)  # nothing is discarded: both ends of file were passed on
+            else:
+                joined.stream.reset(joined.cut_off())
+        finally:
+            local.socket.close()
+            joined.let_go()
+            self._bridges.ended(self)
+            self._over(joined.bug)
+
+
+@asynccontextmanager
+async def open_bridges() -> AsyncIterator[Bridges]:
+    """``async with open_bridges() as bridges``: a scope for bridges, like a nursery for tasks.
+
+    The end of the block waits until all bridges have ended. If the block raises or is cancelled, those that have not
+    are cut off: both sides are reset.
+    """
+    async with using_reactor() as reactor, FlatNursery() as nursery:
+        bridges = Bridges(reactor, nursery)
+        try:
+            yield bridges
+            await bridges.wait_empty()
+        finally:
+            bridges.cut_off()
+
+
+async def bridge(
+    stream: MuxStream,
+    local: trio.SocketStream,
+    *,
+    reopen: Reopen | None = None,
+    progress: BridgeProgress | None = None,
+) -> None:
+    """Run one bridge until it has ended; see `Bridges.start`. If cancelled, both sides are reset."""
+    failure: Exception | None = None
+
+    def over(error: Exception | None) -> None:
+        nonlocal failure
+        failure = error
+
+    async with open_bridges() as bridges:
+        bridges.start(stream, local, reopen=reopen, progress=progress, over=over)
+    if failure is not None:
+        raise failure

@@ -1,0 +1,55 @@
+"""Calling many objects back after the same time: one task for all of them, and no search to add or remove one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+__all__ = ["Timeouts"]
+
+
+class Timeouts:
+    """Callbacks that are each called once, `seconds` after they were added, unless they are removed before.
+
+    Args:
+        nursery: runs the task, which exists while there are callbacks.
+        seconds: the time after which a callback is called.
+    """
+
+    def __init__(self, nursery: trio.Nursery, seconds: float) -> None:
+        self._nursery = nursery
+        self._seconds = seconds
+        #: When each is to be called, on Trio's clock: earlier ones come first, since all wait for the same time.
+        self._pending: dict[Callable[[], None], float] = {}
+        self._is_running = False
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after `seconds`, and not at the time for which it was added before, if it was. It must
+        neither wait nor raise."""
+        self._pending.pop(callback, None)  # added at the end, because the others are called earlier
+        self._pending[callback] = trio.current_time() + self._seconds
+        if not self._is_running:
+            self._is_running = True
+            self._nursery.start_soon(self._run)
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        """Do not call `callback`. Has no effect if it was called already, or never added."""
+        self._pending.pop(callback, None)
+
+    async def _run(self) -> None:
+        try:
+            while self._pending:
+                await trio.sleep_until(next(iter(self._pending.values())))
+                now = trio.current_time()
+                while self._pending:
+                    callback, when = next(iter(self._pending.items()))
+                    if when > now:
+                        break
+                    del self._pending[callback]
+                    callback()
+        finally:
+            self._is_running = False

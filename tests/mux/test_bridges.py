@@ -1,0 +1,238 @@
+"""Scopes of bridges: they end when all their bridges have ended, and reset those that are left when cancelled."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.errors import StreamRefused
+from hybridrelay.mux import BridgeProgress, Bridges, MuxStream, Session, open_bridges
+from hybridrelay.mux._directions import Outward
+from hybridrelay.protocol import Reason
+from hybridrelay.streams.sockets import abort_stream
+from hybridrelay.testing import session_pair, tcp_pair
+
+from ..receiving import receive_all
+
+
+@attrs.define
+class Scene:
+    """Two sessions, and the connections of applications at one of them."""
+
+    client: Session
+    server: Session
+    #: How each bridge has ended, in this order: its number, and a bug.
+    over: list[tuple[int, Exception | None]] = attrs.field(factory=list)
+    progress: list[BridgeProgress] = attrs.field(factory=list)
+    applications: list[trio.SocketStream] = attrs.field(factory=list)
+
+    async def bridge(self, bridges: Bridges) -> tuple[trio.SocketStream, MuxStream]:
+        """Start a bridge. Returns the application's end, and the stream at the other end of the session."""
+        application, local = await tcp_pair()
+        self.applications.append(application)
+        number = len(self.progress)
+        self.progress.append(BridgeProgress())
+
+        def over(bug: Exception | None) -> None:
+            self.over.append((number, bug))
+
+        bridges.start(self.client.open_stream_nowait(), local, progress=self.progress[-1], over=over)
+        return application, (await self.server.offers.receive()).accept()
+
+
+@pytest.fixture
+async def scene(nursery: trio.Nursery) -> AsyncIterator[Scene]:
+    made = Scene(*await session_pair(nursery))
+    yield made
+    for application in made.applications:
+        await trio.aclose_forcefully(application)
+    nursery.cancel_scope.cancel()
+
+
+async def _is_reset(application: trio.SocketStream, stream: MuxStream) -> bool:
+    with pytest.raises(trio.BrokenResourceError):
+        await application.receive_some(1)
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some(1)
+    return True
+
+
+async def test_a_bridge_needs_no_task(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        tasks_before = trio.lowlevel.current_statistics().tasks_living
+        async with open_bridges() as bridges:
+            ends = [await scene.bridge(bridges) for _ in range(5)]
+            assert len(bridges) == 5
+            await trio.testing.wait_all_tasks_blocked()
+            living = trio.lowlevel.current_statistics().tasks_living
+            for application, stream in ends:
+                await application.send_all(b"question")
+                assert await stream.receive_some() == b"question"
+                await application.send_eof()
+                await stream.send_eof()
+                assert await receive_all(application) == b""
+            assert trio.lowlevel.current_statistics().tasks_living <= living <= tasks_before + 1  # the time limits
+        assert len(bridges) == 0
+        nursery.cancel_scope.cancel()
+    assert scene.over == [(number, None) for number in range(5)]
+
+
+async def test_the_end_of_the_scope_waits_for_all(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        ended = trio.Event()
+        ends: list[tuple[trio.SocketStream, MuxStream]] = []
+
+        async def run() -> None:
+            async with open_bridges() as bridges:
+                ends.extend([await scene.bridge(bridges), await scene.bridge(bridges)])
+            ended.set()
+
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        for application, stream in ends:
+            assert not ended.is_set()
+            await application.send_eof()
+            await stream.send_eof()
+            assert await receive_all(application) == b""
+        await ended.wait()
+    assert scene.over == [(0, None), (1, None)]
+    assert all(progress.so_far().received_all for progress in scene.progress)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "an exception"])
+async def test_a_scope_that_is_cut_short_resets_those_that_are_left(scene: Scene, how: str) -> None:
+    made: list[Bridges] = []
+    ends: list[tuple[trio.SocketStream, MuxStream]] = []
+
+    async def run(scope: trio.CancelScope) -> None:
+        async with open_bridges() as bridges:
+            made.append(bridges)
+            one, other = await scene.bridge(bridges), await scene.bridge(bridges)
+            ends.append(other)
+            await one[0].send_eof()
+            await one[1].send_eof()
+            assert await receive_all(one[0]) == b""
+            await other[0].send_all(b"x")
+            assert await other[1].receive_some() == b"x"
+            if how == "an exception":
+                raise KeyError
+            scope.cancel()
+            await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        if how == "an exception":
+            with pytest.raises(KeyError):
+                await run(scope)
+        else:
+            await run(scope)
+    assert scope.cancelled_caught == (how == "cancelled")
+    assert made[0].cut_off_count == 1
+    assert [number for number, _ in scene.over] == [0, 1]
+    assert scene.progress[0].so_far().reason is Reason.NO_ERROR
+    assert scene.progress[1].so_far().reason is Reason.CANCELLED
+    assert await _is_reset(*ends[0])
+
+
+async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_bridges() as bridges:
+        application, stream = await scene.bridge(bridges)
+        survivor, its_stream = await scene.bridge(bridges)
+        await trio.testing.wait_all_tasks_blocked()
+
+        def move(_: Outward) -> NoReturn:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as context:
+            context.setattr(Outward, "move", move)
+            await application.send_all(b"x")
+            assert await _is_reset(application, stream)
+        await survivor.send_all(b"y")
+        assert await its_stream.receive_some() == b"y"
+        await survivor.send_eof()
+        await its_stream.send_eof()
+    (number, bug), survived = scene.over
+    assert (number, survived) == (0, (1, None))
+    assert isinstance(bug, RuntimeError)
+
+
+@pytest.mark.parametrize("how", ["reset", "lost"])
+async def test_an_end_of_the_stream_is_noticed_while_the_connection_accepts_nothing(scene: Scene, how: str) -> None:
+    async with open_bridges() as bridges:
+        _, stream = await scene.bridge(bridges)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, bytes(50_000_000))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not scene.over
+            nursery.cancel_scope.cancel()
+        if how == "reset":
+            stream.reset(Reason.TARGET_RESET)
+        else:
+            scene.server.close()
+        await bridges.wait_empty()
+    assert scene.over == [(0, None)]
+    reason = scene.progress[0].so_far().reason
+    assert reason is (Reason.TARGET_RESET if how == "reset" else Reason.SESSION_LOST)
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="only an epoll set reports it")
+async def test_a_reset_of_the_connection_is_noticed_while_the_stream_accepts_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HYBRIDRELAY_POLLING", raising=False)
+    async with open_bridges() as bridges:
+        application, stream = await scene.bridge(bridges)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(application.send_all, bytes(50_000_000))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not scene.over
+            nursery.cancel_scope.cancel()
+        await abort_stream(application)
+        await bridges.wait_empty()
+    assert scene.over == [(0, None)]
+    with pytest.raises(trio.BrokenResourceError):
+        await receive_all(stream)
+
+
+@pytest.mark.parametrize("succeeds", [True, False, None])
+async def test_a_bridge_that_is_cut_off_while_another_stream_is_opened(scene: Scene, succeeds: bool | None) -> None:
+    """Whether that succeeds at the same moment, fails, or is still waited for."""
+    application, local = await tcp_pair()
+    scene.applications.append(application)
+    asked, answer = trio.Event(), trio.Event()
+    opened: list[MuxStream] = []
+
+    async def reopen(refusal: StreamRefused) -> MuxStream:
+        asked.set()
+        with trio.CancelScope(shield=succeeds is not None):
+            await answer.wait()
+        if not succeeds:
+            raise refusal
+        opened.append(scene.client.open_stream_nowait())
+        return opened[-1]
+
+    def over(bug: Exception | None) -> None:
+        scene.over.append((0, bug))
+
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            async with open_bridges() as bridges:
+                bridges.start(scene.client.open_stream_nowait(), local, reopen=reopen, over=over)
+                await bridges.wait_empty()
+
+        nursery.start_soon(run)
+        (await scene.server.offers.receive()).refuse(Reason.GOING_AWAY)
+        await asked.wait()
+        nursery.cancel_scope.cancel()
+        answer.set()
+    assert scene.over == [(0, None)]
+    assert local.socket.fileno() == -1
+    assert all(stream.reset_reason is Reason.CANCELLED for stream in opened)
+    with pytest.raises(trio.BrokenResourceError):
+        await application.receive_some(1)
