@@ -146,6 +146,9 @@ async def test_flushing_a_socket_without_waiting() -> None:
     while some := await far.receive_some():
         received += some
     assert received == data
+    await far.send_all(b"answer")
+    await arrived(near)
+    assert port.receive_nowait() == b"answer"
     await close_all(near, far)
 
 
