@@ -913,6 +913,39 @@ async def test_a_handler_that_is_due_for_several_reasons_is_called_once(form: st
         await stop(*readers)
 
 
+async def test_nothing_runs_when_everything_has_been_read(form: str) -> None:
+    near, far = await tcp_pair()
+    async with using_reactor() as reactor:
+        reader = Reader(SocketPort(near))
+        reader.serve(reactor)
+        await far.send_all(b"x")
+        await until(lambda: reader.received)
+        with trio.fail_after(60):
+            await trio.testing.wait_all_tasks_blocked()
+        await stop(reader)
+    await close_all(near, far)
+
+
+async def test_handlers_do_not_call_each_other(form: str) -> None:
+    """A handler may do something that has handlers called, for instance in a task that waits."""
+    async with using_reactor() as reactor:
+        first, second = (Reader(Discarded()) for _ in range(2))
+        seen: list[int] = []
+
+        def work() -> Next:
+            reactor.run_handlers()
+            seen.append(second.calls)
+            return Next.PAUSE
+
+        first.instead = work
+        for reader in (first, second):
+            reader.serve(reactor)
+            reader.registration.mark_readable()
+        await until(lambda: second.calls)
+        assert seen == [0]
+        await stop(first, second)
+
+
 @pytest.mark.parametrize("what", ["handler", "writer"])
 async def test_other_tasks_run_although_no_turn_is_over(form: str, what: str) -> None:
     near, far = await tcp_pair()
