@@ -155,9 +155,10 @@ class Bridge(Handler):
         """See `Handler.on_failed`."""
         if self.is_over:
             # Raised by what was called at the end, so there is nobody left to whom it could be reported.
-            _logger.error("what is called at the end of a bridge has raised an exception", exc_info=error)
-        self.bug = error
-        self.stop()
+            _logger.error("what is called at the end of a bridge has failed", exc_info=error)
+        else:
+            self.bug = error
+            self.stop()
 
     # --- called by the stream
 

@@ -203,19 +203,23 @@ class _Running:
         if self._is_closed:
             return
         self._is_closed = True
-        joined, local = self._bridge, self._local
+        joined = self._bridge
         assert joined is not None
         try:
-            if joined.machine.has_finished and joined.bug is None:
-                joined.stream.close_nowait()
-                reset_on_close(local, False)  # nothing is discarded: both ends of file were passed on
-            else:
-                joined.stream.reset(joined.cut_off())
-        finally:
-            local.socket.close()
-            joined.let_go()
-            self._bridges.ended(self)
-            self._over(joined.bug)
+            self._close_stream(joined)
+        except Exception as exc:  # noqa: BLE001 - a bug or no memory; it must not affect other bridges
+            joined.bug = joined.bug or exc
+        self._local.socket.close()  # with a reset, unless `_close_stream` has reached its end
+        joined.let_go()
+        self._bridges.ended(self)
+        self._over(joined.bug)
+
+    def _close_stream(self, joined: Bridge) -> None:
+        if joined.machine.has_finished and joined.bug is None:
+            joined.stream.close_nowait()
+            reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
+        else:
+            joined.stream.reset(joined.cut_off())
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import os
 import select
 from abc import ABC, abstractmethod
@@ -209,7 +210,10 @@ class Registration:
         self.close()
         if not self._has_failed:
             self._has_failed = True
-            self.handler.on_failed(error)
+            try:
+                self.handler.on_failed(error)
+            except Exception:  # above all, if memory has run out; the other handlers have to be called
+                _logger.exception("a handler that has failed could not be ended")
 
     def _wait_readable(self) -> None:
         """Wait for the stream to become readable. The epoll set reports that by itself."""
@@ -515,6 +519,8 @@ if hasattr(select, "epoll"):
     #: although more has arrived.
     _HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
     _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+
+_logger = logging.getLogger(__name__)
 
 _current: trio.lowlevel.RunVar[Reactor | None] = trio.lowlevel.RunVar("reactor", None)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import trio
 
 __all__ = ["Timeouts"]
+
+_logger = logging.getLogger(__name__)
 
 
 class Timeouts:
@@ -50,6 +53,9 @@ class Timeouts:
                     if when > now:
                         break
                     del self._pending[callback]
-                    callback()
+                    try:
+                        callback()
+                    except Exception:  # above all, if memory has run out; the other callbacks have to be called
+                        _logger.exception("a callback at the end of its time has failed")
         finally:
             self._is_running = False

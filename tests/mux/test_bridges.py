@@ -161,6 +161,34 @@ async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.Monk
     assert isinstance(bug, RuntimeError)
 
 
+async def test_a_bridge_that_cannot_even_be_ended_affects_no_other_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For instance, because there is no memory."""
+
+    def no_memory(*_: object) -> NoReturn:
+        raise MemoryError
+
+    async with open_bridges() as bridges:
+        application, stream = await scene.bridge(bridges)
+        survivor, its_stream = await scene.bridge(bridges)
+        await trio.testing.wait_all_tasks_blocked()
+        with monkeypatch.context() as context:
+            context.setattr(MuxStream, "reset", no_memory)
+            context.setattr(Outward, "move", no_memory)
+            await application.send_all(b"x")
+            with pytest.raises(trio.BrokenResourceError):
+                await application.receive_some(1)
+        await survivor.send_all(b"y")
+        assert await its_stream.receive_some() == b"y"
+        await survivor.send_eof()
+        await its_stream.send_eof()
+    (number, bug), survived = scene.over
+    assert (number, survived) == (0, (1, None))
+    assert isinstance(bug, MemoryError)
+    await stream.aclose()
+
+
 @pytest.mark.parametrize("how", ["reset", "lost"])
 async def test_an_end_of_the_stream_is_noticed_while_the_connection_accepts_nothing(scene: Scene, how: str) -> None:
     async with open_bridges() as bridges:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import trio
 import trio.testing
 
@@ -168,3 +169,19 @@ async def test_it_ends_with_its_nursery(autojump_clock: trio.testing.MockClock) 
         nursery.cancel_scope.cancel()
     await trio.sleep(100)
     assert log.entries == []
+
+
+async def test_a_callback_that_fails_does_not_keep_others_from_being_called(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[str] = []
+
+    def fail() -> None:
+        raise MemoryError
+
+    timeouts = Timeouts(nursery, 3.0)
+    timeouts.add(fail)
+    timeouts.add(lambda: called.append("other"))
+    await trio.sleep(4.0)
+    assert called == ["other"]
+    assert "MemoryError" in caplog.text
