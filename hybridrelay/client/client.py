@@ -341,13 +341,16 @@ class Client:
         return await _open_stream(opened.session, wait_opened)
 
     def request_stream_nowait(self) -> MuxStream | None:
-        """Like `request_stream` without `wait_opened`, but return None if that has to wait for a session.
+        """Like `request_stream` without `wait_opened`, but return None if that has to wait: for a session, or because
+        very many streams wait for an answer.
 
         Raises:
             StreamRefused: the session refuses the stream; see `may_try_again`.
         """
         opened = self._opener.open
-        return None if opened is None else opened.session.open_stream_nowait()
+        if opened is None or not opened.session.unanswered.may_open_now:
+            return None
+        return opened.session.open_stream_nowait()
 
     def stream_id_of(self, stream: MuxStream) -> str:
         """Return the id of a stream of this client in the connector's events."""
@@ -366,6 +369,7 @@ class Client:
 
 
 async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
+    await session.unanswered.wait_to_open()
     return await session.open_stream() if wait_opened else session.open_stream_nowait()
 
 

@@ -31,6 +31,7 @@ from ..streams.reactor import Reactor, using_reactor
 from ..streams.turns import MAX_FRAMES, SharedTurns
 from ._channel import Channel
 from ._offers import OfferQueue
+from ._unanswered import UnansweredStreams
 from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
@@ -110,6 +111,8 @@ class Session:
         #: Closed streams that wait for an acknowledgement, and the time at which each stops waiting (on Trio's
         #: clock), which increases.
         self._unsettled: dict[MuxStream, float] = {}
+        #: Limits how many streams of this side wait for an answer.
+        self.unanswered = UnansweredStreams()
         #: The scope of `_stop_waiting`, while it runs.
         self._waiting_for_acknowledgements: trio.CancelScope | None = None
         self._first_error: BaseException | None = None
@@ -253,10 +256,19 @@ class Session:
         except LocalProtocolError as exc:
             raise StreamRefused(str(exc), reason=exc.reason) from exc
         if not self.core.accepts_streams:
-            self._leaving.set()  # that was the last stream that the session can open
+            self._set_leaving()  # that was the last stream that the session can open
         stream = MuxStream(self, core)
+        self.unanswered.opened(core.id)
         self.output()
         return stream
+
+    def answered(self, stream_id: int) -> None:
+        """Note that a stream was accepted or refused, or has ended before that. For use by the session's streams."""
+        self.unanswered.answered(stream_id)
+
+    def _set_leaving(self) -> None:
+        self._leaving.set()
+        self.unanswered.stop_waiting()
 
     async def open_stream(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
         """Open a stream and wait until the peer has accepted it. If cancelled, the stream is reset.
@@ -277,7 +289,7 @@ class Session:
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
         """Open and accept no further streams, and tell the peer. Open streams continue."""
         self.core.drain(reason, text)
-        self._leaving.set()
+        self._set_leaving()
         self.output()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> None:
@@ -601,13 +613,13 @@ class Session:
                         self._task_status.started()
                 case events.SessionOutcome(reason=reason):
                     self._attached.set()
-                    self._leaving.set()
+                    self._set_leaving()
                     self._offers.close()
                     self._waiting.cancel()
                     if self._channel is not None:
                         self._channel.ended(reason)
                 case events.GoingAway():
-                    self._leaving.set()
+                    self._set_leaving()
         if not self._empty.is_set() and not self._is_delivering():
             self._empty.set()
 

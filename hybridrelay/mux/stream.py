@@ -26,7 +26,7 @@ from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ..streams.turns import SharedTurns
 from ..streams.waiter import Waiter
 from .bridging import Party
-from .stream_end import StreamEnd, StreamProgress
+from .stream_end import LocalEnd, StreamEnd, StreamProgress
 from .watcher import StreamWatcher
 
 #: How much all streams of a session together may queue ahead of the writer (bytes). Each stream has an equal share,
@@ -50,23 +50,14 @@ class SessionPort(Protocol):
         """Write as much of the core's output as the channel accepts now. Called after each change of the core.
         Neither waits nor raises."""
 
+    def answered(self, stream_id: int) -> None:
+        """Note that a stream was answered, or has ended before that. May be called repeatedly."""
+
     def limit_settling(self, stream: MuxStream) -> None:
         """Call `stop_waiting` of the stream after some seconds, unless `settled` is called first."""
 
     def settled(self, stream: MuxStream) -> None:
         """Note that the stream does not wait any more."""
-
-
-@attrs.frozen
-class _Ended:
-    """How a stream has ended on this side."""
-
-    ended_by: Party
-    reason: Reason
-    was_closed: bool
-    received_all: bool
-    #: When it ended, on Trio's clock.
-    ended_at: float
 
 
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
@@ -96,7 +87,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._sent_eof = self._received_eof = False
         self._end_callback: Callable[[StreamEnd], None] | None = None
         #: How the stream has ended on this side, while it is not known whether the peer has received everything.
-        self._unsettled_end: _Ended | None = None
+        self._unsettled_end: LocalEnd | None = None
         self._settled_callback: Callable[[], None] | None = None
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
@@ -508,7 +499,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self._end_callback is None:
             return
         received_all = self._received_eof or self._state.at_eof
-        end = _Ended(ended_by, reason, was_closed, received_all, trio.current_time())
+        end = LocalEnd(ended_by, reason, was_closed, received_all, trio.current_time())
         if not (was_closed or ended_by is Party.NOBODY):
             self._report_end(end)
         elif self.is_settled:
@@ -518,7 +509,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._state.ask_for_delivery()
             self._session.limit_settling(self)
 
-    def _report_end(self, end: _Ended) -> None:
+    def _report_end(self, end: LocalEnd) -> None:
         callback, self._end_callback = self._end_callback, None
         self._unsettled_end = None
         if callback is None:
@@ -564,7 +555,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._report_end(self._settled(self._unsettled_end))
         self._let_go()
 
-    def _settled(self, end: _Ended) -> _Ended:
+    def _settled(self, end: LocalEnd) -> LocalEnd:
         """Complete the end of a stream: it is known now whether everything was delivered, or the wait is over."""
         state = self._state
         if state.is_delivered:
@@ -643,6 +634,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._receiver.wake()
         if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
             self._answer.set()
+            self._session.answered(self._state.id)
         if self._cancel_on_abort is not None and self._state.is_aborted:
             self._cancel_on_abort.cancel()
         if self._watcher is not None:

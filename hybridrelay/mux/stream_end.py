@@ -7,7 +7,7 @@ import attrs
 from ..protocol.reasons import Reason
 from .bridging import Party
 
-__all__ = ["StreamEnd", "StreamProgress"]
+__all__ = ["LocalEnd", "StreamEnd", "StreamProgress"]
 
 
 @attrs.frozen
@@ -49,3 +49,15 @@ class StreamEnd:
     was_closed: bool = False
     #: When the stream ended on this side, on Trio's clock. The peer may acknowledge the end later.
     ended_at: float = attrs.field(default=0.0, eq=False)
+
+
+@attrs.frozen
+class LocalEnd:
+    """How a stream has ended on this side."""
+
+    ended_by: Party
+    reason: Reason
+    was_closed: bool
+    received_all: bool
+    #: When it ended, on Trio's clock.
+    ended_at: float
