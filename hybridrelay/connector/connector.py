@@ -54,7 +54,7 @@ _FOLLOW_SECONDS = 1.0
 
 
 class Connector:
-    """Publishes hybrid connections until cancelled. `run_connector` is simpler, but cannot change connection strings.
+    """Serves hybrid connections until cancelled. `run_connector` is simpler, but cannot change connection strings.
 
     `Relays` keeps everything registered, with one `Registrar` for each relay. `DataChannels` opens the data channels
     that the relays offer, and `Sessions` runs the sessions on them, through any relay.
@@ -335,7 +335,8 @@ async def run_connector(
     grace: float = 0.0,
     task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Publish hybrid connections, each at every relay of its connection string, until cancelled or stopped.
+    """Serve hybrid connections until cancelled or stopped. Each is registered at every relay in its connection
+    string.
 
     `task_status.started` is called when each hybrid connection is registered at one relay or more. Its argument is
     the connection strings that are served: a string that every relay refuses is left out, if there are others. A

@@ -36,7 +36,7 @@ __all__ = [
     "state_folder",
 ]
 
-#: How many connectors that publish the same hybrid connections, for one user on one machine, get a default instance
+#: How many connectors that serve the same hybrid connections, for one user on one machine, get a default instance
 #: file.
 MAX_BESIDE: Final = 16
 #: How long instances before the last one are kept (seconds). No session waits that long for its connector.
@@ -230,12 +230,12 @@ def default_instance_file(
 ) -> InstanceFile | None:
     """Return the instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
 
-    There is a file for each set of hybrid connections, and another one for each further connector that publishes the
+    There is a file for each set of hybrid connections, and another one for each further connector that serves the
     same set at the same time.
 
     Args:
         folder: the directory for the file; it is created if it is missing.
-        published: the host of a relay and the name of a hybrid connection, for each pair that is published.
+        published: the relay's host and the hybrid connection's name, for each registration that the connector makes.
         events: the stream to which events are published; None means one that writes them to the log.
     """
     events = logged_events() if events is None else events

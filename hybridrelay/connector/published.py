@@ -1,4 +1,4 @@
-"""The hybrid connections that a connector publishes, and the relays at which it does so."""
+"""The hybrid connections that a connector serves, and the relays at which it registers them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .unproven import Unproven
 
 
 class Published:
-    """One hybrid connection that this connector publishes at every relay of its connection string."""
+    """One hybrid connection that this connector registers at every relay of its connection string."""
 
     def __init__(self, string: ConnectionString) -> None:
         self.string = string

@@ -1,4 +1,4 @@
-"""The relays of a connector, and what it publishes at each of them."""
+"""The relays of a connector, and the hybrid connections that it registers at each of them."""
 
 from __future__ import annotations
 

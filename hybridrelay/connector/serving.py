@@ -64,8 +64,8 @@ class StreamService:
         return len(self._open)
 
     async def serve(self, offer: Offer, origin: Origin, bridges: Bridges) -> None:
-        """Connect a stream that an application requests to the target, and return. An error does not affect other
-        streams.
+        """Connect to the target for a stream that an application requests, start the bridge between the two, and
+        return. An error does not affect other streams.
 
         Publishes one event at the beginning and exactly one at the end of the stream. The second one may be published
         later: when the client has acknowledged everything or the session ends, and after 5 seconds at the latest.
@@ -126,7 +126,7 @@ class ServedStream:
         return None if self._progress is None else self._progress.so_far()
 
     async def connect(self, bridges: Bridges) -> None:
-        """Connect the stream to the target, and start the bridge between them. See `StreamService.serve`."""
+        """Connect to the target, and start the bridge. See `StreamService.serve`."""
         self.about.opened()
         # If none of the handlers below runs, this was cancelled. GOING_AWAY tells the client that the stream was not
         # processed, so that another session may open it.

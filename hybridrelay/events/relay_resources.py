@@ -244,10 +244,12 @@ class WorkerNotTakenOver(Event):
 
 @attrs.frozen(kw_only=True)
 class WorkersNotKept(Event):
-    """The relay cannot listen for workers, so pairs end with the main process."""
+    """The relay cannot listen for workers, so pairs end with the main process, and their sessions have to resume."""
 
     name: ClassVar = "relay.workers-not-kept"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Sessions end with this relay, because its workers could not reach the next one"
+    summary: ClassVar = (
+        "Sessions are interrupted when this relay ends, because its workers could not reach the next one"
+    )
 
     detail: str

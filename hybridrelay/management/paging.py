@@ -178,7 +178,7 @@ async def read_rows(client: ManagementClient, path: str, kind: type[RowT]) -> Ro
 
     Raises:
         EndlessList: the list does not end.
-        ManagementError: an entry has another form; and see `ManagementClient.call`.
+        ManagementError: an entry is malformed; and see `ManagementClient.call`.
     """
     pages: list[bytes] = []
     for page in await read_pages(client, path, _RawPage):

@@ -80,7 +80,7 @@ class Channel(Handler):
         #: The exception that a bug has caused in the reactor.
         self._bug: Exception | None = None
         self._lost = False
-        #: Whether the reactor serves the channel no longer, so nothing may be written except a last frame.
+        #: Whether the reactor no longer serves the channel, so that nothing may be written except a last frame.
         self._is_unregistered = False
         self._read_bytes = READ_BYTES
         #: Limits the rate of a control channel.
@@ -295,8 +295,8 @@ class Channel(Handler):
             self._write_later()
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Write nothing more, because that has failed. What has arrived may still say why the peer has closed the
-        channel, so the channel is lost when everything was read."""
+        """Write nothing more, because a write has failed. What has arrived may still say why the peer has closed the
+        channel, so the channel is given up only when everything was read, or after `_LAST_READ_SECONDS`."""
         self._writing = True  # nothing may follow
         self._written.set()
         if self._nursery is None:

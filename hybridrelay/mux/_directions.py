@@ -105,7 +105,8 @@ class Outward:
         return Next.AGAIN if port.has_more else Next.WAIT
 
     def continue_with_room(self) -> bool:
-        """Return whether `move` should be called again, which has waited for room in the stream's queue.
+        """Return whether there is room in the stream's queue after `move` has stopped for lack of it, so that `move`
+        should be called again.
 
         Raises:
             Broke: the stream has failed.

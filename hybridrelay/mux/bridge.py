@@ -1,7 +1,7 @@
 """A bridge between one stream of a session and a TCP connection on this machine: the application's, or the target's.
 
-No task moves the bytes: the reactor, which serves all sockets, reads the TCP connection. What arrives on the stream
-is written to the connection by the code that has read it from the channel.
+A bridge has no task of its own: the reactor reads the TCP connection, as it does for all sockets. What arrives on the
+stream is written to the connection by the code that has read it from the channel.
 
 A bridge may begin before the peer has accepted the stream: the first bytes of the application follow OPEN
 immediately, which saves a round trip. They are kept until the peer has answered, so that another stream can carry
@@ -45,7 +45,7 @@ class Bridge(Handler):
         stream: the stream.
         local: the TCP connection.
         early: data that was sent on an earlier, refused stream and has to be sent again.
-        over: called once, when nothing is moved any more. It may close both sides.
+        over: called once, when the bridge has stopped moving bytes. It may close both sides.
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class Bridge(Handler):
         self.bug: Exception | None = None
         self._reactor: Reactor | None = None
         self._registration: Registration | None = None
-        #: Whether nothing is moved any more.
+        #: Whether the bridge has stopped moving bytes.
         self.is_over = False
         self._settled_callback: Callable[[], None] | None = None
 
@@ -99,7 +99,7 @@ class Bridge(Handler):
         self.on_changed()
 
     def stop(self) -> None:
-        """Move nothing any more, and call `over`. Idempotent."""
+        """Stop moving bytes, and call `over`. Idempotent."""
         if self.is_over:
             return
         self.is_over = True
@@ -113,7 +113,7 @@ class Bridge(Handler):
         self._over()
 
     async def wait_unregistered(self) -> None:
-        """Wait until no task of the reactor uses the TCP connection any more, after `over` was called."""
+        """Wait until the reactor no longer uses the TCP connection. For use after `over` was called."""
         if self._registration is not None:
             await self._registration.wait_closed()
 
@@ -155,7 +155,7 @@ class Bridge(Handler):
         """See `Handler.on_failed`."""
         if self.is_over:
             # Raised by what was called at the end, so there is nobody left to whom it could be reported.
-            _logger.error("what is called at the end of a bridge has failed", exc_info=error)
+            _logger.error("a callback at the end of a bridge has failed", exc_info=error)
         else:
             self.bug = error
             self.stop()
@@ -216,7 +216,8 @@ class Bridge(Handler):
         try:
             move()
         except Broke as exc:
-            # A TCP connection reports an error only once; `Outward` would then read end of file.
+            # The error has to end the bridge here, because a TCP connection reports an error only once: `Outward`
+            # would read end of file next.
             self.report(exc.cause, exc.reason)
         except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
             self.on_failed(exc)

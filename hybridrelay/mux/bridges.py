@@ -31,11 +31,11 @@ class BridgeProgress:
         self._bridge: Bridge | None = None
 
     def when_settled(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, as soon as `so_far` is the final outcome. For use when the bridge has
-        ended.
+        """Call `callback` once, as soon as `so_far` is the final outcome. For use when the bridge has ended.
 
-        If either side broke, that is at once. Otherwise it is when the peer has acknowledged everything, or the
-        stream or its session has ended, or after 5 seconds. `callback` must neither wait nor raise.
+        If either side broke, it is called at once. Otherwise it is called when the peer has acknowledged everything,
+        or when the stream or its session has ended, and after 5 seconds at the latest. It must neither wait nor
+        raise.
         """
         if self._bridge is None:
             callback()
@@ -209,7 +209,7 @@ class _Running:
             self._close_stream(joined)
         except Exception as exc:  # noqa: BLE001 - a bug or no memory; it must not affect other bridges
             joined.bug = joined.bug or exc
-        self._local.socket.close()  # with a reset, unless `_close_stream` has reached its end
+        self._local.socket.close()  # with a reset, unless `_close_stream` has prevented it
         joined.let_go()
         self._bridges.ended(self)
         self._over(joined.bug)

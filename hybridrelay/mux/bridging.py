@@ -47,7 +47,7 @@ class Input(enum.Enum):
     STREAM_RESET = enum.auto()
     #: The stream was lost with its session.
     STREAM_LOST = enum.auto()
-    #: The task that runs the bridge was cancelled.
+    #: The bridge was cut off, because its scope was cancelled or left with an exception.
     CANCELLED = enum.auto()
 
     __hash__ = object.__hash__  # as in `protocol/states.py`
@@ -95,7 +95,7 @@ class Party(enum.Enum):
     PEER = enum.auto()
     #: The stream was lost with its session.
     SESSION = enum.auto()
-    #: `bridge` was cancelled.
+    #: The caller, because the scope of the bridge was cancelled or left with an exception.
     CALLER = enum.auto()
 
 

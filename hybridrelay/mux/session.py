@@ -1,4 +1,4 @@
-"""The Trio shell of a session. A session outlives its channels; `_channel.py` has the tasks of one channel.
+"""The Trio shell of a session. A session outlives its channels; `_channel.py` serves one channel.
 
 This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
 methods, most of which only pass a call on to the core.

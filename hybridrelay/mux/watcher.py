@@ -1,4 +1,4 @@
-"""What a stream informs of everything that happens to it."""
+"""The interface of an object that a stream informs of everything that happens to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class StreamWatcher(Protocol):
         """Note that data or the end of file has arrived."""
 
     def on_room(self) -> None:
-        """Note that the send queue has room, as `has_room` had requested, or that the peer has stopped reading."""
+        """Note that the send queue has room again after `has_room` returned False, or that the peer has stopped
+        reading."""
 
     def on_changed(self) -> None:
         """Note that the stream was accepted, or that it was refused, reset or lost."""

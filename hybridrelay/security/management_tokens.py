@@ -37,7 +37,7 @@ __all__ = [
 
 #: The beginning of every token, so that tools that search for leaked secrets can recognize it.
 TOKEN_PREFIX = "hrm_"  # noqa: S105
-#: How long a token is valid by default; below, at most (seconds).
+#: How long a token is valid: by default, and at most (seconds).
 DEFAULT_TOKEN_SECONDS = 30 * 86_400
 MAX_TOKEN_SECONDS = 365 * 86_400
 

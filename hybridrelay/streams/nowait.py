@@ -6,8 +6,8 @@ awaits only when they would block.
 
 Rules for users of a `NowaitStream`:
 
-1. Each direction belongs to one task at a time, and to one kind of call: after `send_nowait` has returned False, call
-   `flush` before anything else is sent.
+1. Each direction is used by only one task or handler at a time. After `send_nowait` has returned False, nothing else
+   may be sent until `flush` has returned, or `flush_nowait` has returned True.
 2. `send_nowait` and `receive_nowait` are not checkpoints, so a loop over them has to yield regularly; see `Turn`.
 3. The result of `receive_nowait` may be a view of memory that the next call of any stream in this thread overwrites.
    Use it or copy it before that.

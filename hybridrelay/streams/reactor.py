@@ -1,9 +1,10 @@
-"""One task that serves all sockets of the data plane: the reactor.
+"""The reactor: one task that serves the sockets of all sessions and bridges.
 
-A Trio task for each socket and direction costs a system call, a pass through the scheduler and a cold start of its
-frames for each message. The reactor registers each socket once, edge-triggered, in an epoll set. One task waits for
-that set, and then calls the handlers of all sockets that are ready. What they write to the channels of sessions is
-collected, and written once per channel when all of them have been called.
+If each direction of each socket had a Trio task, every message would cost a system call and a pass through the
+scheduler, and the task would run with cold processor caches. The reactor registers each socket once, edge-triggered,
+in an epoll set. One task waits for that set, and then calls the handlers of all sockets that are ready. What they
+write to the channels of sessions is collected, and written once per channel when all handlers that are due have been
+called.
 
 Rules:
 
@@ -76,8 +77,8 @@ class Handler(ABC):
 
     @abstractmethod
     def on_failed(self, error: Exception) -> None:
-        """Note that one of the methods above has raised an exception, or that the stream has raised one that streams
-        do not raise. The handler is not called again. Must not raise."""
+        """Note that one of the methods above has raised an exception, or that the stream has raised one that
+        `NowaitStream` does not document. The handler is not called again. Must not raise."""
 
 
 class Writer(Protocol):
@@ -129,7 +130,7 @@ class Registration:
         self._has_failed = False
 
     def resume(self) -> None:
-        """Call the handler again, which has paused. Has no effect if it has not."""
+        """Call the handler again after it has paused. Has no effect if it is not paused."""
         if self._is_paused:
             self._is_paused = False
             self._queue_if_ready()
@@ -140,8 +141,12 @@ class Registration:
         self._is_flushing = True
 
     def close(self) -> None:
-        """Do not call the handler any more. The stream can be closed, or used in another way, when `wait_closed` has
-        returned; not before, because nothing reports to the epoll set that a socket was closed. Idempotent."""
+        """Do not call the handler any more. Idempotent.
+
+        Call this before the stream is closed, because nothing tells the reactor that a socket was closed. A Trio
+        socket may be closed at once after this. Any other stream may be closed only when `wait_closed` has returned,
+        and the same holds if a stream is to be used in another way.
+        """
         self._is_closed = True
 
     async def wait_closed(self) -> None:
@@ -216,7 +221,8 @@ class Registration:
                 _logger.exception("a handler that has failed could not be ended")
 
     def _wait_readable(self) -> None:
-        """Wait for the stream to become readable. The epoll set reports that by itself."""
+        """Begin to wait for the stream to become readable, without blocking. There is nothing to do for a socket in
+        the epoll set, which reports this by itself."""
 
 
 class _Polled(Registration):
@@ -404,7 +410,8 @@ class Reactor:
             turns: the turns of the peer for which the handler works.
         """
         if self._epoll_set is not None and stream.port is not None:
-            # If the limit of the system is reached, or the socket was closed, tasks wait for it, which report that.
+            # If the system's limit is reached, tasks wait for the socket instead. If the socket was closed, these
+            # tasks find out.
             with contextlib.suppress(OSError, ValueError):
                 return _Polled(self, stream, handler, turns, self._epoll_set)
         assert self._nursery is not None, "the reactor runs"
@@ -477,7 +484,7 @@ class Reactor:
             await self._started.wait()
 
     def leave(self) -> None:
-        """Count a user less. The reactor ends with its last user."""
+        """Count one user less. The reactor ends when its last user leaves."""
         self._users -= 1
         if not self._users:
             if _current.get(None) is self:
@@ -515,8 +522,8 @@ class Reactor:
 
 
 if hasattr(select, "epoll"):
-    #: What is reported if a connection ends or fails, and if the peer has sent urgent data: a read then stops there,
-    #: although more has arrived.
+    #: What is reported if a connection ends or fails, and if the peer has sent urgent data. (A read stops at urgent
+    #: data even if more has arrived after it.)
     _HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
     _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 

@@ -1,4 +1,5 @@
-"""Calling many objects back after the same time: one task for all of them, and no search to add or remove one."""
+"""Callbacks that are all called after the same time. They share one task, and adding or removing one takes constant
+time."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Timeouts:
         return len(self._pending)
 
     def add(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after `seconds`, and not at the time for which it was added before, if it was. It must
-        neither wait nor raise."""
+        """Call `callback` once, `seconds` from now. If it was already added, the earlier time no longer applies. It
+        must neither wait nor raise."""
         self._pending.pop(callback, None)  # added at the end, because the others are called earlier
         self._pending[callback] = trio.current_time() + self._seconds
         if not self._is_running:
@@ -56,6 +57,6 @@ class Timeouts:
                     try:
                         callback()
                     except Exception:  # above all, if memory has run out; the other callbacks have to be called
-                        _logger.exception("a callback at the end of its time has failed")
+                        _logger.exception("a timeout callback has failed")
         finally:
             self._is_running = False

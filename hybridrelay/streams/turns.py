@@ -37,6 +37,9 @@ class SharedTurns:
     the next one. Each pass of the event loop brings one turn, however many tasks wait. If each task had a turn of its
     own instead, a peer with 200 sessions that send expensive frames would have 200 turns in every pass.
 
+    The handlers of the reactor use these turns, too. They do not wait with `next`: when the turn of their peer is
+    over, the reactor stops calling them, and it begins another turn (`renew`) in the next pass.
+
     Usually, up to `QUEUES` of the tasks that have waited longest share a turn. But if the turn of the previous pass
     was used up completely, only the task that has waited longest may use the next one, so that the tasks get
     turns in the order in which they began to wait.

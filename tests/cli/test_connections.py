@@ -147,4 +147,5 @@ def test_importing_what_is_no_relay_file(run: Run, tmp_path: Path, text: str) ->
     result = run("connections", "import", tmp_path / "r", "--state", tmp_path / "state")
 
     assert (result.code, result.out) == (2, "")
-    assert "the relay record is not" in result.err
+    assert "is not" in result.err
+    assert "relay file" in result.err

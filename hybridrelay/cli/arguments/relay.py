@@ -129,9 +129,9 @@ def _add_arguments(parser: Parser) -> None:
         metavar="SECONDS",
         type=values.seconds(0, 3600),
         default=60.0,
-        help="how long these processes keep their sessions after the main process has stopped or was killed, for the "
-        "next relay with the same --state; a second signal ends them at once (default: %(default)g; 0: sessions end "
-        "with the main process)",
+        help="how long the processes of --workers keep their sessions for the next relay with the same --state, "
+        "after the main process has stopped or was killed; a second signal resets their connections at once "
+        "(default: %(default)g; 0: connections are reset when the main process ends, and sessions resume later)",
     )
     parser.add_argument(
         "--proxy-protocol-from",

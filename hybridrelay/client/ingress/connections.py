@@ -47,7 +47,7 @@ class Connections:
         return self._waiting_cut_off + self._bridges.cut_off_count
 
     def serve(self, local: trio.SocketStream) -> None:
-        """Serve one connection until it ends. An error ends this connection only, and is not raised. Does not wait.
+        """Begin to serve one connection, and return at once. An error ends this connection only, and is not raised.
 
         Publishes one event at the beginning and exactly one at the end. The second one may be published after the
         connection was closed: when the connector has acknowledged everything or the session ends, and after 5 seconds

@@ -22,7 +22,7 @@ __all__ = ["PairNote"]
 #: replaced, so that a note always fits. Only administrators see them.
 _MAX_NAME = 48
 _MAX_RULE = 256
-#: More than one pair moves. The sum for many pairs has to fit into 64 bits.
+#: More bytes than any pair moves. The sum for many pairs has to fit into 64 bits.
 _MAX_BYTES = 1 << 56
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 #: The sender's instance may be unknown.
@@ -69,7 +69,7 @@ class PairNote:
         """Read a note.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: `data` is not a note.
         """
         try:
             values = json.loads(data)
@@ -87,7 +87,7 @@ class PairNote:
                 _number(to_connector, _MAX_BYTES),
             )
         except (TypeError, RecursionError) as exc:
-            raise ValueError("it has another form") from exc
+            raise ValueError("it is malformed") from exc
 
 
 _END_VALUES = 6
@@ -117,13 +117,13 @@ def _decode_end(
 
 def _text(value: object, limit: int = _MAX_NAME) -> str:
     if not isinstance(value, str) or len(value) > limit or not value.isprintable():
-        raise ValueError("a text is too long, or none")
+        raise ValueError("a text is malformed or too long")
     return value
 
 
 def _matching(pattern: re.Pattern[str], value: object) -> str:
     if not isinstance(value, str) or pattern.fullmatch(value) is None:
-        raise ValueError("an id has another form")
+        raise ValueError("an id is malformed")
     return value
 
 

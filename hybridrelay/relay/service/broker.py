@@ -333,7 +333,7 @@ class BrokerService:
         key = note.sender.key
         pace = self._paces.of(note.connection, Holder(key, note.sender.address), key)
         pair = worker.has(slot, pace, carried)
-        # The connector's channel is the first one.
+        # The connector's channel is the first one, so the first number is that of the bytes to the client.
         channels = Channels(moved=Moved(note.to_client, note.to_connector, pair.counts))
         self._channels.take_over(channels, carried)
         since = trio.current_time() - age

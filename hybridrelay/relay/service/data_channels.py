@@ -155,7 +155,7 @@ class DataChannels(Generic[HandleT]):
         self._channels[carried.note.id] = channels
 
     async def go_on(self, channels: Channels, worker: WorkerProcess, pair: WorkerPair) -> None:
-        """Serve such a pair until its end."""
+        """Serve a pair that was passed to `take_over`, until its end."""
         assert channels.carried is not None
         assert channels.moving is not None
         with self._reporting_end(channels.carried.note.id, channels) as end, channels.moving:

@@ -195,8 +195,8 @@ class Relay:
             yield listener
 
     def kill_workers(self) -> None:
-        """Kill the workers of a relay that runs or is stopping, whose connections are then reset. For programs that
-        end at once, without ending `run`. Never waits."""
+        """Kill the workers of a relay that is running or stopping. The kernel then resets their connections. For
+        programs that end at once, without ending `run`. Never waits."""
         if self._workers is not None:
             self._workers.kill()
 

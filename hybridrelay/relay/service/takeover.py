@@ -97,6 +97,7 @@ class _Pair:
 
     slot: int
     note: PairNote
+    #: How many of its bytes the previous main process has counted.
     settled: Traffic
     is_established: bool
 
@@ -109,7 +110,7 @@ class _Attempt:
     process: AdoptedProcess
     #: Whether it has said something that only a worker says.
     is_worker: bool = False
-    #: Whether others have the process now.
+    #: Whether a `WorkerProcess` owns the process now.
     is_taken: bool = False
 
     def kill(self) -> None:
@@ -166,7 +167,7 @@ class Takeover:
             async with self._limiter:
                 pid, user = peer_of(control)
                 if user != os.geteuid():
-                    return  # root
+                    return  # a process of root, which is not a worker of this relay
                 try:
                     process = AdoptedProcess(pid)
                 except OSError as exc:
@@ -228,7 +229,7 @@ class Takeover:
             if not message.descriptors:
                 raise ValueError("its memory is missing")
             if not is_sealed(message.descriptors[0]):
-                raise ValueError("its memory may get smaller")
+                raise ValueError("its memory is not sealed against shrinking")
             return WorkerMemory(message.descriptors[0])
         finally:
             for descriptor in message.descriptors:
@@ -260,12 +261,12 @@ class Takeover:
             data, is_established = memory.note(slot)
             note = PairNote.decode(data)
             if note.id in known or self._broker.knows(note.id):
-                raise ValueError(f"it has a pair that is known: {note.id}")
+                raise ValueError(f"the pair {note.id} is already known to this relay, or is listed twice")
             known.add(note.id)
             settled, counts = memory.settled(slot), memory.counts(slot)
             if settled[0] > counts.a_to_b or settled[1] > counts.b_to_a:
-                raise ValueError("its counts are not possible")
-            # The connector's channel is the first one.
+                raise ValueError("its counts are impossible")
+            # The connector's channel is the first one, so the first count is that of the bytes to the client.
             pairs.append(_Pair(slot, note, Traffic(*settled), is_established))
         return pairs
 

@@ -23,8 +23,8 @@ __all__ = ["MAX_NOTE", "PairCounts", "WorkerMemory", "is_sealed"]
 #: The beginning of a note: whether the place of the pair is established, and the length of the rest.
 _NOTE = struct.Struct("=?H")
 MAX_NOTE = NOTE_BYTES - _NOTE.size
-#: More than one pair moves: 281 TB in one direction. A larger number is nonsense, and not counted, so that the sum of
-#: all pairs of a worker stays below 64 bits.
+#: More bytes than any pair moves in one direction (281 TB). A larger number cannot be right and is not counted, so
+#: that the sum of all pairs of a worker fits into 64 bits.
 _MAX_BYTES = (1 << 48) - 1
 
 
@@ -33,12 +33,12 @@ class WorkerMemory:
 
     Raises:
         OSError: the memory cannot be mapped.
-        ValueError: it has another size.
+        ValueError: it does not have the right size.
     """
 
     def __init__(self, descriptor: int) -> None:
         if os.fstat(descriptor).st_size != MEMORY_BYTES:
-            raise ValueError("the memory has another size")
+            raise ValueError("the memory does not have the right size")
         self._map = mmap.mmap(descriptor, MEMORY_BYTES)
         self._counters = memoryview(self._map)[:COUNTS_BYTES].cast("Q")
 

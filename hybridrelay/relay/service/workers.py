@@ -5,7 +5,8 @@ moved from memory that it shares with the worker. A worker that ends by itself e
 kernel then resets, so that sessions resume. It is replaced.
 
 When this process stops, workers may keep their pairs for the next one (`Workers.keep_pairs`). That process takes the
-workers over (`takeover`), moves their pairs to workers of its own, which run the program as it is now, and ends them.
+workers over (`takeover`) and moves their pairs to workers of its own, which run the current version of the program.
+Then it ends the old workers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _REPLACE_SECONDS = 0.5
 _MAX_REPLACE_SECONDS = 30.0
 #: After a worker that ran for longer than this (seconds), the first of these times applies again.
 _PROVEN_SECONDS = 10.0
-#: How many pairs are moved from a worker that was taken over at a time. Each needs two descriptors here for a moment.
+#: How many pairs of a worker that was taken over are moved at the same time. Each needs two descriptors here for a
+#: moment.
 _MOVED_AT_A_TIME = 32
 #: How long a pair may take to be moved before others are asked for, too (seconds). It takes longer if a receiver does
 #: not read.
@@ -65,9 +67,11 @@ class Workers:
         self._running: list[WorkerProcess] = []
         #: Those, and others that are starting, or were taken over.
         self._served: set[WorkerProcess] = set()
+        #: Set, and then replaced, whenever a worker is removed from `_served`.
         self._served_less = trio.Event()
         #: How many workers there should be.
         self._count = 0
+        #: Set when the first worker that this process has started takes pairs.
         self._first_runs = trio.Event()
         #: For the tasks that serve workers that were taken over.
         self._nursery: trio.Nursery | None = None
@@ -147,7 +151,8 @@ class Workers:
         return PumpResult(moved.a_to_b, moved.b_to_a, pair.outcome)
 
     def take_back(self) -> None:
-        """Move in this process, from now on, all pairs whose hybrid connection has a rate limit."""
+        """Request all pairs whose hybrid connection has a rate limit from their workers, so that this process moves
+        their bytes from then on."""
         for worker in self._served:
             for pair in list(worker.pairs.values()):
                 if pair.pace.rate is not None:
@@ -156,9 +161,10 @@ class Workers:
     # --- the end
 
     async def keep_pairs(self) -> None:
-        """Have workers keep their pairs for the next main process, because this one stops. Takes a moment.
+        """Have workers keep their pairs for the next main process, because this one stops.
 
-        From then on, no worker takes a pair.
+        Returns when the workers have answered, and after `END_SECONDS` at the latest. From then on, no worker takes a
+        pair.
         """
         if not self._keeping.seconds:
             return
@@ -265,9 +271,10 @@ class Workers:
             self._first_runs.set()
 
     async def _move_home(self, worker: WorkerProcess) -> None:
-        """Have a worker that was taken over return its pairs, which then get to another one, or to this process.
+        """Have a worker that was taken over return its pairs, which another worker or this process then moves.
 
-        A pair of which one side does not read stays where it is until it does, unless it has a rate limit.
+        If one side of a pair does not read, the pair stays with the old worker until that side reads, unless the pair
+        has a rate limit.
         """
         for pair in list(worker.pairs.values()):
             if pair.pace.rate is not None:

@@ -44,7 +44,7 @@ _SHRUNK_AT_A_TIME: Final = 50_000
 _FUTURE_SECONDS: Final = 86400
 #: How long reading may take (seconds).
 _READ_SECONDS: Final = 5.0
-#: SQLite checks after this many of its steps whether the time is over.
+#: After this many of its steps, SQLite checks whether this time has passed.
 _STEPS: Final = 10_000
 
 _SCHEMA: Final = (

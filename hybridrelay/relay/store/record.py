@@ -58,7 +58,7 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
     if len(text) > RELAY_RECORD_BYTES:
         _fail("is too long")
     if isinstance(text, bytes):
-        text = decode_text(text, source="the relay record", limit=RELAY_RECORD_BYTES)
+        text = decode_text(text, source="the relay file", limit=RELAY_RECORD_BYTES)
     try:
         content = json.loads(strip_blanks(text), object_pairs_hook=_object)
     except (ValueError, RecursionError):
@@ -74,10 +74,10 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
             remedy="remove it from this machine, and name the file that was written as --relay-file",
         )
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        _fail("is not one")
+        raise ConfigurationError("this is not a relay file", remedy="name the file that was written as --relay-file")
     if content.get("version") != _VERSION:
         raise ConfigurationError(
-            "the relay record has an unknown format version",
+            "the relay file has an unknown format version",
             remedy="use the version of hybridrelay that wrote it, or a newer one",
         )
     _only(content, _FIELDS, "")
@@ -147,6 +147,4 @@ def _maybe_key(content: dict[str, Any], key: str, where: str) -> Secret | None:
 
 
 def _fail(problem: str) -> NoReturn:
-    raise ConfigurationError(
-        f"the relay record {problem}", remedy="write it again with: connections create"
-    ) from None
+    raise ConfigurationError(f"the relay file {problem}", remedy="write it again with: connections create") from None

@@ -1,5 +1,5 @@
-"""The worker's process: ``python -P -m hybridrelay.relay.worker CONTROL MEMORY KEEP``, with the two descriptors, and
-for how long it keeps its pairs without a main process (seconds)."""
+"""The worker's process. Its arguments are CONTROL, MEMORY and KEEP: two descriptors, and for how long it keeps its
+pairs without a main process (seconds)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     worker = Worker(socket.socket(fileno=int(control)), int(memory), keep=float(keep))
-    # Who sends SIGTERM to the workers, too, wants them to end with the main process.
+    # Whoever sends SIGTERM to the workers as well wants them to end with the main process.
     signal.signal(signal.SIGTERM, lambda _number, _frame: worker.leave())
     worker.run()
 

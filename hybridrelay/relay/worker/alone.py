@@ -1,8 +1,8 @@
 """What a worker does while it has no main process, besides moving bytes.
 
-The main process may have been killed, or stopped for an upgrade. The worker keeps its pairs for the next one, for a
-limited time, because nobody can end them meanwhile, for example when a key is revoked. It connects to the socket on
-which the next main process waits for it, in the current directory, which is the relay's state directory. `messages`
+The main process may have been killed, or stopped for an upgrade. The worker keeps its pairs for the next one. It does
+so only for a limited time, because meanwhile nobody can end these pairs, for example when a key is revoked. The next
+main process waits for it on a socket in the current directory, which is the relay's state directory. `messages`
 describes what they say to each other.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["Alone"]
 #: How long to wait between two attempts to connect (seconds): first, and at most.
 _FIRST_PAUSE = 0.05
 _MAX_PAUSE = 0.5
-#: How long a worker without pairs waits for a main process, which it still has to tell how they have ended (seconds).
+#: How long a worker whose pairs have all ended waits for the next main process, to report how they ended (seconds).
 _REPORT_SECONDS = 5.0
 
 
@@ -31,7 +31,7 @@ class Alone:
     """A worker without a main process, from the end of one to `TAKEN` of the next.
 
     Args:
-        holders: the pairs: the number of the holder, by slot.
+        holders: the number of the holder of each pair, by slot.
         memory: the descriptor of the memory.
         epoll: the worker's. It wakes the worker when the next main process says something.
         seconds: how long to wait for it.
@@ -77,7 +77,7 @@ class Alone:
             self._deadline = min(self._deadline, self._clock() + _REPORT_SECONDS)
 
     def step(self) -> socket.socket | None:
-        """Do what is due, without waiting. Returns the socket to the next main process once this has taken over."""
+        """Do what is due, without waiting. Returns the socket to the next main process once it has taken over."""
         if self._clock() >= self._deadline:
             self.is_over = True
         elif self._control is None:
@@ -124,7 +124,8 @@ class Alone:
         self._control = None
 
     def _talk(self, control: socket.socket) -> socket.socket | None:
-        """Raises BlockingIOError, OSError and ValueError like `receive`."""
+        """Handle one message of the next main process. Raises BlockingIOError, OSError and ValueError like
+        `receive`."""
         self._send_unsent(control)
         message = receive(control)
         if message is None:

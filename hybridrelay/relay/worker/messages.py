@@ -51,8 +51,9 @@ SLOTS = 32_768
 SETTLED = SLOTS * 2
 #: The first part of the shared memory: for each slot, two counts of eight bytes in the byte order of the machine: how
 #: many bytes were passed from the first channel to the second one, and in the other direction. From the index
-#: `SETTLED` on, there are two more for each slot: how much of that the main process has counted that has ended. When
-#: it ends, the worker writes them, and then the main process itself, if it can.
+#: `SETTLED` on, there are two more for each slot: how many of these bytes the previous main process had counted for
+#: usage and quotas before it ended. The worker writes them when it notices that its main process has ended. A main
+#: process that is not killed then replaces them with exact numbers.
 COUNTS_BYTES = (SETTLED + SLOTS * 2) * 8
 #: The second part: for each slot, a note in which the main process has written what its successor has to know about
 #: the pair. Workers do not read it.
@@ -82,7 +83,8 @@ class Kind(enum.IntEnum):
     #: Reset both connections of this pair. `ENDED` follows.
     ABORT = 2
     #: Return the sockets as soon as everything that was read has been passed on. `RETURNED` or `ENDED` follows. Until
-    #: then, both directions continue: a receiver may be one that does not read before it has sent everything.
+    #: then, both directions continue, because a receiver may begin to read only when everything that it sends has
+    #: been read.
     RETURN = 3
     #: To be answered by `PONG`, which shows that the worker is not stuck.
     PING = 4
