@@ -19,7 +19,7 @@ def check_type(value: object, kind: type[T], how: str) -> T:
         how: an expression that returns such a value, for the message.
 
     Raises:
-        TypeError: it has another type. The message does not contain the value, which may be a secret.
+        TypeError: it has the wrong type. The message does not contain the value, which may be a secret.
     """
     if not isinstance(value, kind):
         raise TypeError(f"expected a {kind.__name__}, not {type(value).__name__}: {how}")

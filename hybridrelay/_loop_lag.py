@@ -8,7 +8,7 @@ from ._histogram import Histogram
 
 __all__ = ["LoopLag"]
 
-#: How often the lag is measured (seconds); below, the upper bounds of the buckets.
+#: How often the lag is measured (seconds), followed by the upper bounds of the buckets.
 LAG_SECONDS = 1.0
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 

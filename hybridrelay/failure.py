@@ -135,7 +135,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "check the Endpoint and its ports in the connection string; a proxy may be answering instead of the relay",
     ),
     FailureKind.VERSION_MISMATCH: (
-        "the relay speaks another version",
+        "the relay speaks a different version of the protocol",
         "upgrade hybridrelay on the side that is older",
     ),
     FailureKind.WRONG_IDENTITY: (

@@ -94,7 +94,7 @@ class Registrar:
         self._is_handling = False
         self._sessions = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
-        #: Runs the control channels; below, the nursery of data channels.
+        #: The nursery of control channels, followed by that of data channels.
         self._nursery: trio.Nursery | None = None
         self._data_nursery: trio.Nursery | None = None
         #: Set when the machine's deadline has changed.

@@ -34,7 +34,7 @@ class TargetChecks:
         self._targets = targets
         self._dial = dial
         self._lock = trio.Lock()
-        #: When each target was dialed last (on Trio's clock); below, the result.
+        #: When each target was dialed last (on Trio's clock), followed by the result.
         self._dialed: dict[HostPort, float] = {}
         self._failures: dict[HostPort, TargetError | None] = {}
 

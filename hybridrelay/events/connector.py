@@ -263,8 +263,8 @@ class RegistrationWithdrawn(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationReplaced(Event):
-    """A relay has another address or other pins in the changed connection string, and has registered the hybrid
-    connection again; the earlier registration has ended."""
+    """A relay has a different address or different pins in the changed connection string, and has registered the
+    hybrid connection again; the earlier registration has ended."""
 
     name: ClassVar = "registration.replaced"
     level: ClassVar = Level.DEBUG

@@ -235,8 +235,8 @@ class RendezvousJoined(_Rendezvous):
 class RendezvousKept(_Rendezvous):
     """The relay stops, and a worker keeps moving the bytes of the two data channels, for the next relay.
 
-    That relay publishes `RendezvousTakenOver`, and `RendezvousEnded`. If there is none in time, the worker resets the
-    data channels.
+    The next relay publishes `RendezvousTakenOver`, and `RendezvousEnded`. If no relay starts in time, the worker
+    resets the data channels.
     """
 
     name: ClassVar = "rendezvous.kept"

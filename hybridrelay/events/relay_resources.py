@@ -160,8 +160,8 @@ class StateFileWritten(Event):
 
 @attrs.frozen(kw_only=True)
 class StateFileSetAside(_File):
-    """A file that the relay can do without was damaged, or had another format version. It was renamed, and a new one
-    made."""
+    """A file that the relay can do without was damaged, or had a different format version. It was renamed, and a new
+    one made."""
 
     name: ClassVar = "state-file.set-aside"
     level: ClassVar = Level.WARNING

@@ -148,7 +148,7 @@ class Exchange:
     def _resolve(self) -> Match[Handler] | Allowed | Failure:
         hosts, authority = self._service.hosts, self._head.authority
         if hosts is not None and (authority is None or authority.host not in hosts):
-            return Failure(421, "this server has another name")
+            return Failure(421, "this server has a different name")
         return self._service.router.resolve(self._head.method, self._head.target)
 
     async def run(self) -> Request | None:

@@ -150,7 +150,7 @@ class ManagementClient:
             request: the method and the path of the request, for errors.
 
         Raises:
-            ManagementError: the data is not JSON, or has another type.
+            ManagementError: the data is not JSON, or has the wrong type.
         """
         try:
             return msgspec.json.decode(data, type=kind)

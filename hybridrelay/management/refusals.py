@@ -66,7 +66,7 @@ def refusal_of(
         )
     if problem.type == Problem.NO_OPERATION.type:
         return ConfigurationError(
-            f"the relay does not know {method} {path.partition('?')[0]}: it has another version",
+            f"the relay does not know {method} {path.partition('?')[0]}: it runs a different version",
             remedy=_OTHER_VERSION,
         )
     text, remedy = problem.detail, problem.remedy

@@ -98,12 +98,12 @@ class SessionStatus(Value, frozen=True):
     id: str
     connection: str
     state: SessionState
-    #: The label of the other side's identity; below, its serial.
+    #: The label of the other side's identity, followed by its serial.
     label: str
     serial: str
     #: The connector's instance; empty at a connector.
     instance: str
-    #: The relay of the current data channel, or of the last one; below, its route.
+    #: The relay of the current data channel, or of the last one, followed by its route.
     relay: str
     route: RouteStatus
     #: The id of that data channel's rendezvous at the relay.
@@ -165,7 +165,7 @@ class StatusValue(Value, frozen=True):
     #: The most important first; empty if there are none.
     problems: tuple[ProblemStatus, ...]
     hybrid_connections: tuple[ConnectionStatus, ...]
-    #: The oldest sessions; below, how many there are in total.
+    #: The oldest sessions, followed by how many there are in total.
     sessions: tuple[SessionStatus, ...]
     session_count: int
     streams: tuple[StreamStatus, ...]

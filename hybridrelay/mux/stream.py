@@ -390,8 +390,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await self._receiver.wait()
 
     def set_watcher(self, watcher: StreamWatcher | None) -> None:
-        """Inform `watcher` of what happens to the stream from now on, or nobody. What has happened before is not
-        reported."""
+        """From now on, inform `watcher` of what happens to the stream; None: inform nobody. What has happened before
+        is not reported."""
         self._watcher = watcher
 
     # --- ending

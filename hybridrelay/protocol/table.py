@@ -28,10 +28,10 @@ class StreamTable:
 
     def __init__(self, role: SessionRole, outbox: Outbox) -> None:
         self.streams: dict[int, Stream] = {}
-        #: The id of the next stream that we open; below, of the last one that the peer opened.
+        #: The id of the next stream that we open, followed by that of the last one that the peer opened.
         self.next_id = 1 if role is SessionRole.INITIATOR else 2
         self.last_peer_id = 0
-        #: How many of our streams count; below, how many of the peer's.
+        #: How many of our streams count, followed by how many of the peer's.
         self.own_count = 0
         self.peer_count = 0
         #: How many streams of the peer we have not answered.

@@ -40,8 +40,8 @@ class RelayConfig:
     #: The maximum number of pairs of data channels that are joined or about to be joined, at most 32,768. None means
     #: about one for every four descriptors.
     max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
-    #: The maximum for one hybrid connection; below, for one key of senders. None means no fixed limit: when most
-    #: places are taken, they are shared (`core/places.py`).
+    #: The maximum for one hybrid connection, followed by that for one key of senders. None means no fixed limit:
+    #: when most places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
     #: How many worker processes move the bytes of pairs of native data channels, at most `MAX_WORKERS`. 0: this

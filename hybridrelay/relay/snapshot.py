@@ -64,8 +64,8 @@ class _Peer(EndSnapshot):
     software: str
     #: Seconds since 1970.
     since: float
-    #: The number of its current sessions; below, the bytes that were moved for it so far, to clients and to
-    #: connectors.
+    #: The number of its current sessions, followed by the bytes that were moved for it so far, to clients and
+    #: to connectors.
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int

@@ -76,7 +76,7 @@ class Authorization:
 def audience_for(host: str, entity: str = "") -> str:
     """Return the audience of a hybrid connection, or of the whole relay, as Azure's SDKs write it.
 
-    The zone of an IPv6 address is left out, because it has another name at the relay.
+    The zone of an IPv6 address is left out, because it has a different name at the relay.
     """
     return f"http://{bracketed(without_zone(host).lower())}/{entity}"
 

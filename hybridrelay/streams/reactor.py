@@ -418,7 +418,7 @@ class Reactor:
         return _Watched(self, stream, handler, turns, self._nursery)
 
     def timeouts(self, seconds: float) -> Timeouts:
-        """Return the callbacks that are called after this time. Call this with few different times."""
+        """Return the `Timeouts` for this duration (seconds). Each duration has a task, so there should be few."""
         timeouts = self._timeouts.get(seconds)
         if timeouts is None:
             assert self._nursery is not None, "the reactor runs"

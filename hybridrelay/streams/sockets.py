@@ -36,7 +36,7 @@ USER_TIMEOUT = 90
 #: How often a connection that stays readable is checked for a reset (seconds); see `wait_reset`.
 _RESET_CHECK_SECONDS = 0.25
 
-# macOS has another name for this option. Both are in seconds.
+# macOS has a different name for this option. Both are in seconds.
 _KEEPIDLE_NAMES = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
 
 

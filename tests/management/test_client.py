@@ -195,7 +195,7 @@ def test_a_token_that_is_not_accepted() -> None:
 def test_an_operation_that_the_relay_does_not_have() -> None:
     body = json.dumps({"type": "urn:hybridrelay:problem:no-operation", "detail": "x"}).encode()
     exc = refusal_of("PATCH", "/v1/x?y=1", 404, {}, body, changes=True)
-    assert "does not know PATCH /v1/x: it has another version" in str(exc)
+    assert "does not know PATCH /v1/x: it runs a different version" in str(exc)
 
 
 def test_answers_of_something_else() -> None:

@@ -176,7 +176,8 @@ class FrameDecoder:
     _input: Buffer = attrs.field(default=b"", init=False, repr=False)
     #: How much of `_input` has been decoded.
     _position: int = attrs.field(default=0, init=False)
-    #: How many bytes of the current data frame are missing; below, whether it is the last frame of its message.
+    #: How many bytes of the current data frame are missing, followed by whether it is the last frame of its
+    #: message.
     _frame_left: int = attrs.field(default=0, init=False)
     _frame_fin: bool = attrs.field(default=False, init=False)
     #: The masking key, rotated so that it begins at the next byte; empty if frames are not masked.

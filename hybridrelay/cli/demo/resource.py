@@ -26,7 +26,7 @@ async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
     (listener,) = await open_listeners("127.0.0.1", 0, events=events)
     task_status.started(listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        await serve_listeners(_serve, [listener], handler_nursery=nursery, events=events, what="the sample resource")
+        await serve_listeners(_serve, [listener], handler_nursery=nursery, events=events, what="the sample target")
 
 
 async def _serve(stream: trio.SocketStream) -> None:

@@ -81,7 +81,7 @@ class Show:
         await async_output.say("All three roles in one process, on free ports of this machine:")
         ports = ", ".join(f"{name} {bound[0].port}" for name, bound in stage.relay.bound.items())
         rows = [
-            ("resource", f"a sample HTTP server 'in the private network', at {stage.target}"),
+            ("target", f"a sample HTTP server 'in the private network', at {stage.target}"),
             ("connector", f"serves it as the hybrid connection '{NAME}'; dials out only"),
             ("relay", f"joins both sides and cannot read their data; ports {ports}"),
             ("client", "connects next"),

@@ -1,4 +1,4 @@
-"""The roles that the demo uses: relay, resource and connector, on free ports of this machine."""
+"""The roles that the demo uses: relay, target and connector, on free ports of this machine."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def refused(
 def version_untrusted(form: Mapping[str, str]) -> int:
     """Return the version that the subject of a form had when the form was shown, from its hidden field.
 
-    The change is refused with status 412 if the subject has another version by now.
+    The change is refused with status 412 if the subject has a different version by now.
 
     Raises:
         RequestError: 400, the form has no version, or it is malformed.

@@ -41,8 +41,9 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
     # The peer has presented another valid token before the channel ended.
     (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
-    # A token was still being verified when the channel was lost; below: `lost` may be called again.
+    # A token was still being verified when the channel was lost.
     (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
+    # `lost` may be called again.
     (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
     (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,
 }

@@ -54,9 +54,10 @@ class Lottery:
         self._delay = delay
         self._kept_seconds = kept_seconds
         self._salt = self._new_salt()
-        #: The smallest hashes so far, and below, the name of their applicant, which wins the next draw unless one
-        #: with smaller hashes follows.
+        #: The smallest hashes so far.
         self._smallest: tuple[bytes, bytes] | None = None
+        #: The name of the applicant with these hashes, which wins the next draw unless one with smaller hashes
+        #: follows.
         self._leads = ""
         #: When the next draw is due; infinite until an applicant was refused.
         self._draws_at = math.inf

@@ -103,8 +103,8 @@ class _PartyQueue:
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
     #: The same for connections that have already had a handshake. They are served before the others.
     again: dict[Handshake, None] = attrs.field(factory=dict)
-    #: The number of the party's current entry in a heap; below, the priority and position of that entry. Entries with
-    #: other numbers are out of date.
+    #: The number of the party's current entry in a heap, followed by the priority and position of that entry.
+    #: Entries with other numbers are out of date.
     entry: int = -1
     queued: tuple[_Priority, float] | None = None
 

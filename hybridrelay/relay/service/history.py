@@ -92,8 +92,8 @@ class HistoryService:
         #: The content of the store at the last sample.
         self._seen: Mapping[str, HybridConnection] | None = None
         self._subjects: list[Subject] = []
-        #: The hybrid connections in `_seen`, if it has changed since the file (below: the tables in memory) was last
-        #: written.
+        #: The hybrid connections in `_seen`, if it has changed since the file was last written. The second attribute
+        #: is the same for the tables in memory.
         self._existing_for_file: frozenset[Subject] | None = None
         self._existing_for_recent: frozenset[Subject] | None = None
         self._recent: HistoryTables | None = None

@@ -158,7 +158,7 @@ def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generati
 
     Raises:
         NotFound: there is no such rule.
-        ChangedMeanwhile: the slot has another key, or none.
+        ChangedMeanwhile: the slot has a different key, or none.
     """
     if known.rule(rule) is None:
         raise no_rule(known.name, rule, [one.name for one in known.rules])

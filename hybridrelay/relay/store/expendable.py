@@ -70,7 +70,7 @@ class ExpendableFile:
     what: str
     #: The statements that create its tables.
     schema: Sequence[str]
-    #: The version of the schema, to be changed with it. A file with another version is set aside.
+    #: The version of the schema, to be changed with it. A file with a different version is set aside.
     version: int
     #: The maximum size (bytes); None: no limit. Changes that need more fail with `ExpendableFileError.is_full`.
     max_bytes: int | None = None

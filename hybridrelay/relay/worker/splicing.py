@@ -44,7 +44,7 @@ class _Socket(Protocol):
 def is_of_socket(error: OSError, sock: _Socket) -> bool:
     """Return whether an error of `os.splice` is one of this socket. Otherwise, splicing does not work.
 
-    Some numbers may mean both. If it is the socket, its connection is over.
+    Some error numbers can mean either. They are an error of the socket if it is no longer connected.
     """
     if error.errno in _ICMP_ERRORS:
         try:
