@@ -101,5 +101,6 @@ async def test_a_storm_after_a_restart(
         talker.stop()
     held = await settled(partial(of_program, relay))
     names = ("peers", "control_sessions", "joined_pairs", "unauthenticated")
-    assert [held.get(name, 0) for name in names] == [2, 2, 1, 0], held
+    # A worker may have kept the data channel; then the client needs no control channel.
+    assert [held.get(name, 0) for name in names] in ([2, 2, 1, 0], [1, 1, 1, 0]), held
     nursery.cancel_scope.cancel()
