@@ -24,6 +24,9 @@ SETTLING_SECONDS = 30
 #: 12 KiB for each of its streams, is found.
 MEMORY_NOISE_BYTES = 6 << 20
 
+#: Tasks that end by themselves some seconds after they had something to do: one for each session, or time limit.
+_TRANSIENT = ("hybridrelay.mux.session.Session._stop_waiting", "hybridrelay.streams.timeouts.Timeouts._run")
+
 
 @contextmanager
 def no_garbage_collector() -> Iterator[None]:
@@ -43,7 +46,9 @@ def holdings(found: Mapping[str, Any]) -> Holdings:
         found: statistics as in JSON.
     """
     held = dict(found)
-    held.update({f"task {name}": number for name, number in held.pop("tasks_by_name").items()})
+    tasks = held.pop("tasks_by_name")
+    held["tasks"] -= sum(tasks.pop(name, 0) for name in _TRANSIENT)
+    held.update({f"task {name}": number for name, number in tasks.items()})
     del held["resident_bytes"]
     held["descriptors"] -= 2 * held.pop("pipes", 0)  # kept for reuse
     return {name: number for name, number in held.items() if number}
