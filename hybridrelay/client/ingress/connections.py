@@ -133,7 +133,8 @@ class _Connection:
     async def _reopen(self, refusal: StreamRefused) -> MuxStream:
         if not self._client.may_try_again(refusal):
             raise refusal
-        return await self._open_stream()
+        stream = self._request.stream = await self._open_stream()
+        return stream
 
     # --- the end; exactly one of these is called
 

@@ -12,7 +12,7 @@ import trio.testing
 from hybridrelay.client import Client
 from hybridrelay.client.ingress.connections import Connections
 from hybridrelay.client.requests import StreamRequests
-from hybridrelay.connectivity.counters import EndpointCounters
+from hybridrelay.connectivity.counters import SUCCESS, EndpointCounters
 from hybridrelay.errors import RelayUnreachable, StreamRefused
 from hybridrelay.events import (
     Event,
@@ -153,6 +153,16 @@ async def test_one_that_the_target_refuses(scene: Scene, nursery: trio.Nursery) 
     assert isinstance(end, StreamFailed)
     assert end.reason is Reason.TARGET_REFUSED
     assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_another_stream_carries_counts_as_opened(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    (await scene.connector.offers.receive()).refuse(Reason.GOING_AWAY)
+    (await scene.target()).reset(Reason.TARGET_RESET)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert scene.client.counters.streams_opened == {("db", SUCCESS): 1}
     nursery.cancel_scope.cancel()
 
 
