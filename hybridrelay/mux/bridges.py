@@ -64,7 +64,7 @@ class Bridges:
         self._nursery = nursery
         #: The bridges that have not ended, in the order in which they began.
         self._running: dict[_Running, None] = {}
-        #: Set while there are none.
+        #: Set when the last one has ended; replaced by `wait_empty`.
         self._empty = trio.Event()
         #: How many were cut off.
         self.cut_off_count = 0

@@ -17,7 +17,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     worker = Worker(socket.socket(fileno=int(control)), int(memory), keep=float(keep))
-    # Whoever sends SIGTERM to the workers as well wants them to end with the main process.
+    # A service manager that sends SIGTERM to the workers as well wants them to end with the main process.
     signal.signal(signal.SIGTERM, lambda _number, _frame: worker.leave())
     worker.run()
 

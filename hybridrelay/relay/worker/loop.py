@@ -355,8 +355,8 @@ class Worker:
 
 
 def _leave_output() -> None:
-    """Close the standard output and error that were inherited from the main process, so that whoever reads them
-    learns that it has ended."""
+    """Close the standard output and error that were inherited from the main process. A program that reads them then
+    gets the end of file, because the main process has ended."""
     with contextlib.suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):
