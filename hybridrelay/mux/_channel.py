@@ -181,8 +181,7 @@ class Channel(Handler):
         """Read once, and pass what was read to the core. See `Handler.on_readable`."""
         core = self._core
         if core.has_input and core.ended is None:
-            self._take_in(b"")
-            return Next.AGAIN
+            return self._take_in(b"")
         if self._initial:
             data, self._initial = self._initial, b""
         else:
@@ -197,14 +196,7 @@ class Channel(Handler):
             data = received
         if core.ended is not None:  # data after the end was sent before the peer received our GOAWAY
             return Next.AGAIN if self._port.has_more else Next.WAIT
-        before, size = core.frames_received, len(data)
-        self._take_in(data)
-        if self._pace is not None:
-            pause = self._pace.take(core.frames_received - before, size, trio.current_time())
-            if pause and self._nursery is not None:
-                self._nursery.start_soon(self._resume_after, pause)
-                return Next.PAUSE
-        return Next.AGAIN if core.has_input or self._port.has_more else Next.WAIT
+        return self._take_in(data)
 
     def on_flushed(self, error: BaseException | None) -> None:
         """See `Handler.on_flushed`."""
@@ -236,17 +228,24 @@ class Channel(Handler):
 
     # --- reading
 
-    def _take_in(self, data: Buffer) -> None:
-        """Pass what was received to the core."""
+    def _take_in(self, data: Buffer) -> Next:
+        """Pass what was received to the core. Returns when to continue."""
         core = self._core
-        before = core.frames_received
-        self.bytes_moved += len(data)
+        before, size = core.frames_received, len(data)
+        self.bytes_moved += size
         self._dispatch(core.receive_data(data, trio.current_time(), max_frames=MAX_FRAMES))
         deadline = core.next_deadline()
         if deadline is not None and deadline < self._timer_until:
             self._timer.wake()
         self.output()
-        self.turns.count(core.frames_received - before, len(data))
+        frames = core.frames_received - before
+        self.turns.count(frames, size)
+        if self._pace is not None:
+            pause = self._pace.take(frames, size, trio.current_time())
+            if pause and self._nursery is not None:
+                self._nursery.start_soon(self._resume_after, pause)
+                return Next.PAUSE
+        return Next.AGAIN if core.has_input or self._port.has_more else Next.WAIT
 
     def _end_of_input(self, text: str, error: BaseException | None) -> Next:
         self._read_all.set()
