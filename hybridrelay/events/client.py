@@ -279,7 +279,8 @@ class StreamRequested(Event):
 class StreamFailed(Event):
     """The connection of an application was reset, because no stream could be opened for it.
 
-    For every `StreamRequested`, exactly one event of this class or `StreamClosed` is published, whatever the cause.
+    For every `StreamRequested` of a forward, exactly one event of this class or `StreamClosed` is published, whatever
+    the cause.
     """
 
     name: ClassVar = "stream.failed"
@@ -290,6 +291,7 @@ class StreamFailed(Event):
     activity_id: str
     reason: Reason
     detail: str = ""
+    #: The time since the stream was requested (seconds).
     seconds: float
     #: As in `StreamClosed`.
     stream_id: str = ""

@@ -148,6 +148,7 @@ class StreamNotConnected(_Stream):
 
     reason: Reason
     detail: str = ""
+    #: The time since the client opened the stream (seconds).
     seconds: float = 0.0
 
 

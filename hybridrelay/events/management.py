@@ -66,7 +66,8 @@ class ManagementCallRefused(_Call):
 
 @attrs.frozen(kw_only=True)
 class ManagementAuthenticationFailed(Event):
-    """A request had credentials that are not valid. It was answered with 401."""
+    """A request had credentials that are not valid (the answer is 401), or was signed with a key that does not give
+    the right Manage (403)."""
 
     name: ClassVar = "management.authentication-failed"
     level: ClassVar = Level.WARNING

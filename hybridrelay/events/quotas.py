@@ -13,7 +13,8 @@ __all__ = ["QuotaNear", "QuotaReached", "RelayQuotaNear", "RelayQuotaReached", "
 
 @attrs.frozen(kw_only=True)
 class _Quota(Event):
-    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; of the relay's edition ``bytes`` or
+    #: ``hybrid connections``.
     quota: str
     used: int
     limit: int

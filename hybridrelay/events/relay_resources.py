@@ -137,7 +137,7 @@ class StoreDiskFull(_File):
 class StateFileNotWritten(_File):
     """A file that the relay can do without, such as its history, cannot be written. The relay continues without it.
 
-    It is tried again every minute. What is to be written is kept meanwhile, up to a limit.
+    Writing is tried again, at least once a minute. What is to be written is kept meanwhile, up to a limit.
     """
 
     name: ClassVar = "state-file.not-written"
@@ -177,14 +177,14 @@ class WorkerEnded(Event):
 
     name: ClassVar = "relay.worker-ended"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A worker process has ended by itself; it is replaced, and its sessions resume"
+    summary: ClassVar = "A worker process has ended by itself, and its sessions resume"
 
     pid: int
     #: The signal or the exit code.
     status: str
     #: How many pairs of data channels it had.
     pairs: int
-    #: It is replaced after this time (seconds).
+    #: It is replaced after this time (seconds); 0 if it was taken over from a previous relay, and is not replaced.
     retry_seconds: float
 
 

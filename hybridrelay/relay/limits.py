@@ -142,8 +142,8 @@ CONTROL_CHANNELS_PER_KEY = 8192
 #: is among the first to be displaced. A client opens another one when it needs it.
 IDLE_CLIENT_SECONDS = 60.0
 
-#: How long a control channel may stay open over which nothing is registered because the relay has refused it. This is
-#: longer than a connector waits between two attempts.
+#: How long a control channel may stay open if the relay has refused a registration over it, and nothing else is
+#: registered over it. This is longer than a connector waits between two attempts.
 REFUSED_CHANNEL_SECONDS = 60.0
 
 #: The place of a pair of data channels becomes established at this age, even if the listener has not reported that
@@ -169,7 +169,7 @@ REVOKED_CHANNEL_SECONDS = 5.0
 #: second. A check reads shared memory and takes tens of microseconds.
 STORE_POLL_SECONDS = 0.25
 
-#: The maximum size of a relay record. A rule takes about 600 bytes, and there are at most twelve.
+#: The maximum size of a relay file. A rule takes about 600 bytes, and there are at most twelve.
 RELAY_RECORD_BYTES = 64 * 1024
 
 

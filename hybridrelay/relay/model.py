@@ -15,8 +15,9 @@ from .quotas import NO_EDITIONS, NO_QUOTA, Editions, Quota
 
 __all__ = ["NO_DESCRIPTION", "Description", "HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
 
-#: The limits of a hybrid connection's description (characters).
+#: The maximum length of a hybrid connection's description (characters).
 MAX_DESCRIPTION = 1024
+#: The maximum number of its entries of metadata, and the maximum length of a name and a value (characters).
 MAX_METADATA = 32
 MAX_METADATA_NAME = 64
 MAX_METADATA_VALUE = 256

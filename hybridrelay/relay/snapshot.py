@@ -170,7 +170,7 @@ class QuotaSnapshot:
 
     #: The hybrid connection; None for a quota of the relay as a whole.
     connection: str | None
-    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``.
+    #: ``listeners``, ``senders``, ``sessions`` or ``bytes``; of the relay ``bytes`` or ``hybrid connections``.
     kind: str
     used: int
     limit: int
@@ -183,7 +183,7 @@ class QuotaSnapshot:
 
 @attrs.frozen
 class RelaySnapshot:
-    """Numbers about the whole relay. Taking them always takes the same time."""
+    """Numbers about the whole relay. Making a snapshot takes constant time."""
 
     listeners: int = 0
     senders: int = 0

@@ -22,7 +22,7 @@ __all__ = ["PORT", "connect_stdio"]
 
 #: The name of the relay's local port for this.
 PORT = "stdio"
-#: How long the relay may take to end after standard input has ended (seconds).
+#: How long the relay may take to end the connection after standard input has ended (seconds).
 _END_SECONDS = 5.0
 
 

@@ -84,7 +84,9 @@ def _add_use_arguments(parser: Parser) -> None:
         "--state", metavar="DIR", type=values.path, help="take the key from the relay on this machine"
     )
     add_management(source, parser)
-    source.add_argument("--authority-file", metavar="F", type=values.path, help="take the key from this file")
+    source.add_argument(
+        "--authority-file", metavar="F", type=values.path, help="take the key from this authority file"
+    )
     source.add_argument(
         "--key-file", metavar="F", type=values.path, help="use the key in this file; --key is then not needed"
     )

@@ -66,7 +66,7 @@ COMMAND = Command(
     "tokens",
     "create, list or revoke tokens for the management API",
     _DESCRIPTION,
-    "each subcommand has its own --help:\n  hybridrelay tokens create --help\n",
+    "each command has its own --help:\n  hybridrelay tokens create --help\n",
     subcommands=(
         Command("create", "create a token", _CREATE, _CREATE_EXAMPLE, _add_create_arguments, run="tokens:run_create"),
         Command(

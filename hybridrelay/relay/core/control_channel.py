@@ -352,8 +352,8 @@ class ControlChannelCore(Generic[HandleT]):
         return Close(Reason.LIMIT, gracefully=True)
 
     def check_keys(self) -> list[Say | Close]:
-        """End what keys had authorized that are no longer valid, and after the last key, the channel. Call this when
-        the store has changed."""
+        """End everything that was authorized by keys that are no longer valid. If none is valid any more, end the
+        channel. Call this when the store has changed."""
         why_revoked = self._broker.authorization.why_revoked
         gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
         self._keys -= gone.keys()

@@ -69,8 +69,8 @@ class Holdings(Generic[OwnerT]):
     def greatest(
         self, newcomer: Holder, own: tuple[int, int], *, times: int = 1
     ) -> tuple[Tally[Place[OwnerT]], str] | None:
-        """Find the holder that has the most places, if it has more than `times` as many as the newcomer's holder
-        would have.
+        """Find the holder that has the most places, if it has more than `times` times as many as the newcomer's
+        holder would have.
 
         Networks are compared first, and then the addresses of the newcomer's network.
 
@@ -80,7 +80,7 @@ class Holdings(Generic[OwnerT]):
             times: the factor for the comparison.
 
         Returns:
-            The group of its places, or None.
+            A tally, and the name of the group in it that has this holder's places; or None.
         """
         network, address = own
         if self._by_network.most > times * (network + 1):

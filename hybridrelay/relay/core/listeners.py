@@ -10,8 +10,8 @@ The rules:
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
 5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
 6. When all places of a hybrid connection are taken, a newcomer may displace a listener: see `displacement.py`. There,
-   an instance that was registered for `SENIORITY_SECONDS` keeps its seniority while its control channel is
-   interrupted.
+   an instance that was registered for `SENIORITY_SECONDS` keeps the time of its first registration while its control
+   channel is interrupted.
 
 The caller ensures that a peer that registers an instance, or declares it gone, has proved that it has the instance's
 secret. Therefore no other peer can exclude an instance by registering it with a higher generation.
@@ -84,7 +84,7 @@ class ListenerTable(Generic[HandleT]):
     """All listeners of a relay. There are two kinds of methods:
 
     - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended.
-    - `choose`, `find`, `why_not`, `since`, `of`, `all` and `count` only read it.
+    - `choose`, `find`, `is_remembered`, `why_not`, `since`, `of`, `all` and `count` only read it.
     """
 
     def __init__(

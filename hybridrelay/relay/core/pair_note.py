@@ -18,8 +18,8 @@ from .pairs import PairEnd
 
 __all__ = ["PairNote"]
 
-#: An address, or the name of a transport, is cut off if it is longer, and other characters than those of ASCII are
-#: replaced, so that a note always fits. Only administrators see them.
+#: An address, or the name of a transport, is cut off if it is longer than this, and each character that is not
+#: printable ASCII is replaced, so that a note always fits. These texts are only shown to administrators.
 _MAX_NAME = 48
 _MAX_RULE = 256
 #: More bytes than any pair moves. The sum for many pairs has to fit into 64 bits.

@@ -391,7 +391,7 @@ class Places(Generic[OwnerT]):
         """Apply rules 3 and 4."""
         is_own = self._find_pool(newcomer.key) is pool
         provisional, established = pool.provisional, pool.established
-        # A holder of another key has none of these places.
+        # A holder of another key has none of these places, and the new place is not one of them either: -1 + 1 is 0.
         own = provisional.count(newcomer) if is_own else (-1, -1)
         if (found := provisional.greatest(newcomer, own)) is not None:
             tally, group = found

@@ -9,19 +9,21 @@ The rules:
    it need not be compared in constant time.
 3. A rendezvous is *open* from its creation until both tickets have been used. While it is open, it has one of the
    places for open rendezvous, and until it ends, it also has one of the places for pairs of data channels. Both count
-   for its sender's key. The place of a pair is *established* when the listener reports that the sender has proved its
-   identity. Until then, a rendezvous may be displaced by one of another holder of the key (`places.py`). When a pair
-   with an established place ends without the relay having ended it, the place is kept for a while for the next
-   rendezvous of the same key from the same instance or address, so that the session can be resumed. The relay may not
-   know yet that a pair has ended, because its data channel broke silently. So when an instance is refused a
-   rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks again
-   after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place is used
-   for the new one. An instance does not get more places in this way.
-4. The two data channels may become ready in an order other than that in which their tickets were used: after a
+   for its sender's key.
+4. The place of a pair is *established* when the listener reports that the sender has proved its identity. A
+   rendezvous may be displaced by another one of its hybrid connection; those with established places are displaced
+   last (`places.py` has the rules). When a pair with an established place ends without the relay having ended it, the
+   place is kept for a while for the next rendezvous of the same key from the same instance or address, so that the
+   session can be resumed.
+5. The relay may not know yet that a pair has ended, because its data channel broke silently. So when an instance is
+   refused a rendezvous, the relay notes how much the senders of the instance's pairs have sent. If the instance asks
+   again after `SILENT_SECONDS`, and one of the senders has sent nothing meanwhile, its pair is ended, and the place
+   is used for the new one. An instance does not get more places in this way.
+6. The two data channels may become ready in an order other than that in which their tickets were used: after a
    channel has presented its ticket, it may still have to wait for its handshake.
-5. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
+7. Every rendezvous ends in exactly one `Outcome`, whatever the cause. One whose channels are joined ends only when
    the relay has stopped moving bytes between them, so that its last event contains the final number of bytes.
-6. A joined rendezvous may outlive the relay (`Outcome.KEPT`): the next relay takes it over with the same id.
+8. A joined rendezvous may outlive the relay (`Outcome.KEPT`): the next relay takes it over with the same id.
 
 The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of a monotonic
 clock.
@@ -119,7 +121,7 @@ class _Entry:
     expires_at: float
     #: Hashes of the tickets that have not been used yet.
     tickets: dict[Side, bytes] = attrs.field(repr=False)
-    #: See rule 3.
+    #: See rules 3 and 4.
     place: Place[str]
     #: None if it was taken over.
     open_place: Place[str] | None
@@ -127,8 +129,8 @@ class _Entry:
     #: The sides whose data channel is ready.
     ready: set[Side] = attrs.field(factory=set)
     joined_at: float | None = None
-    #: When the instance was last refused another rendezvous: how many bytes the sender had sent by then, and since
-    #: when it has sent nothing more.
+    #: Set when the instance is refused another rendezvous: how many bytes the sender has sent, and when this number
+    #: was first seen. See rule 5.
     heard: tuple[int, float] | None = None
     #: Whether its place has been given to another rendezvous of the same instance.
     has_given_place: bool = False
@@ -136,7 +138,7 @@ class _Entry:
     outcome: Outcome | None = None
 
 
-#: How long an established place is kept for its holder after each outcome (seconds); see rule 3. After other outcomes
+#: How long an established place is kept for its holder after each outcome (seconds); see rule 4. After other outcomes
 #: it is not kept.
 _KEPT_SECONDS = {
     Outcome.CLOSED: KEPT_AFTER_BREAK_SECONDS,
@@ -290,7 +292,7 @@ class RendezvousTable:
         return displaced
 
     def _find_silent(self, key: KeyId, instance: str, now: float) -> _Entry | None:
-        """Find a pair of this instance whose sender has sent nothing for `SILENT_SECONDS`; see rule 3."""
+        """Find a pair of this instance whose sender has sent nothing for `SILENT_SECONDS`; see rule 5."""
         for entry in itertools.islice(self._of_instance.get((key, instance), ()), _MAX_LOOKED_AT):
             sent = self._bytes_from_sender(entry.id)
             if entry.heard is None or entry.heard[0] != sent:

@@ -111,7 +111,7 @@ class HandshakePermit:
         self._handshake.key_id = key_id
 
     def move(self, address: str) -> None:
-        """Count further handshakes for another address, from which the connection comes, as stated by a proxy."""
+        """Count further handshakes for `address`, from which the connection comes according to a trusted proxy."""
         self._handshake.group = address_group(address)
 
     def authenticated(self) -> None:

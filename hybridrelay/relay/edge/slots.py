@@ -164,7 +164,7 @@ class Slots:
         self._join_group(slot)
 
     def move(self, slot: Slot, address: str) -> None:
-        """Count a connection for another address, from which it comes, as stated by a trusted proxy.
+        """Count a connection for `address`, from which it comes according to a trusted proxy.
 
         Does nothing if the slot was released already.
         """

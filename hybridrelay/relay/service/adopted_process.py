@@ -18,8 +18,9 @@ class AdoptedProcess:
     """A process that is not a child of this one. Implements `worker_process.Process`. Only for Linux.
 
     Args:
-        pid: its id. It may have ended already, and the id may belong to another process: so use `kill` only after it
-            has said something over a socket that it has opened before, which shows that it was alive.
+        pid: its id. The process may have ended already, and the id may belong to another one by now. So call `kill`
+            only if the process is known to have been alive after this object was made: because it has answered a
+            message, or because its end of a socket is still open.
 
     Raises:
         OSError: the system does not permit this, or there is no such process.

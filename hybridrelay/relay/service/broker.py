@@ -1,7 +1,7 @@
 """The shell of the broker: carries out what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `serve_channel` wait. Call `carry_out` after each input. The module is long because every
-input of the machine has its method here.
+Only `authorize`, `join`, `serve_channel` and `expire` wait. Call `carry_out` after each input. The module is long
+because every input of the machine has its method here.
 """
 
 from __future__ import annotations
@@ -318,9 +318,9 @@ class BrokerService:
 
         Args:
             worker: the worker.
-            slot: the pair.
+            slot: the slot of the pair.
             note: what the previous relay has noted about it. Its id must not be known (`knows`).
-            settled: how much the previous relay has counted of what the worker has moved.
+            settled: how many of the bytes that the worker has moved the previous relay has counted.
             is_established: whether its place is established.
 
         Returns:
@@ -332,7 +332,7 @@ class BrokerService:
         carried = Carried(note, is_established)
         key = note.sender.key
         pace = self._paces.of(note.connection, Holder(key, note.sender.address), key)
-        pair = worker.has(slot, pace, carried)
+        pair = worker.add_existing(slot, pace, carried)
         # The connector's channel is the first one, so the first number is that of the bytes to the client.
         channels = Channels(moved=Moved(note.to_client, note.to_connector, pair.counts))
         self._channels.take_over(channels, carried)

@@ -28,7 +28,7 @@ class Carried:
         self._written = memory, slot
         return memory.begin(slot, note.encode(), is_established=self.is_established)
 
-    def is_written(self, memory: WorkerMemory, slot: int) -> None:
+    def note_written(self, memory: WorkerMemory, slot: int) -> None:
         """Note that the memory of a worker contains it already."""
         self._written = memory, slot
 

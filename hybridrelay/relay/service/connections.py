@@ -117,7 +117,8 @@ class ControlPeers:
             peer.lost()
 
     async def drain(self, retry_after: float, seconds: float) -> None:
-        """Notify all peers that the relay is about to stop, and give open connections `seconds` to move elsewhere."""
+        """Notify all peers that the relay is about to stop, and wait for `seconds`, so that sessions can move
+        elsewhere."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
                 for peer in self:

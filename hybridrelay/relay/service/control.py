@@ -376,8 +376,7 @@ class ControlPeer:
         self._broker.carry_out()
 
     def check_keys(self) -> None:
-        """End what keys had authorized that are no longer valid, and after the last key, the channel. Call this when
-        the store has changed."""
+        """See `ControlChannelCore.check_keys`."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
         self._update_senders()

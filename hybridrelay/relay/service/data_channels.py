@@ -212,7 +212,7 @@ class DataChannels(Generic[HandleT]):
 
 @attrs.define(eq=False)
 class _End:
-    """How a pair has ended. Unless it is noted: cancelled, by the caller or by `Channels.moving`."""
+    """How a pair has ended. If nothing is noted, it was cancelled, by the caller or through `Channels.moving`."""
 
     how: Input = Input.CANCELLED
 

@@ -76,7 +76,7 @@ class PumpOutcome(enum.Enum):
     A_BROKE = "a broke"
     #: The second stream failed; the first was aborted.
     B_BROKE = "b broke"
-    #: The worker process that moved the bytes has ended; both connections were reset.
+    #: The worker process that moved the bytes has ended, or could not serve the pair; both connections were reset.
     WORKER_ENDED = "worker ended"
     #: This relay ends, and the worker keeps the pair for the next one.
     KEPT = "kept"
@@ -243,8 +243,7 @@ async def _copy(
 
 
 async def abort(*streams: trio.abc.AsyncResource) -> None:
-    """Close streams so that nobody can mistake it for an end of file: sockets are reset, others are closed
-    forcefully.
+    """Close streams in such a way that no peer sees an end of file: sockets are reset, others are closed forcefully.
 
     Never blocks, and closes all of them even if cancelled. Closing twice is harmless.
     """

@@ -221,7 +221,8 @@ async def _burst(
     pace: PairPace,
     count: Callable[[int], None],
 ) -> Spliced | None:
-    """Move the bytes that the source has at this moment. Returns None when it has no more for now, or gets a rate."""
+    """Move the bytes that the source has at this moment. Returns None when it has no more for now, or when the
+    pair gets a rate limit."""
     # Each burst has a turn of its own. If the pairs of a holder shared a turn here, as they do in `pump`, a small
     # message would have to wait until every other pair of its holder has moved a burst. Workers share their time
     # among holders without this effect (`relay.worker.loop`).
@@ -255,8 +256,8 @@ async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Splice
     """Move everything in the pipe to the sink. This is a checkpoint only if it has to wait.
 
     Returns:
-        None if all bytes were spliced. Otherwise a buffer was used, because splicing does not work, and this is the
-        result of `splice`.
+        None if all bytes were spliced. Otherwise splicing does not work, and they were sent through a buffer: the
+        value is then what `splice` returns.
 
     Raises:
         SinkBroke: writing failed.

@@ -31,7 +31,7 @@ from .worker_memory import WorkerMemory, is_sealed
 from .worker_process import WorkerProcess
 from .workers import Workers
 
-__all__ = ["Takeover", "listen_for_workers", "was_listened"]
+__all__ = ["Takeover", "has_left_socket", "listen_for_workers"]
 
 #: How many workers may wait to be accepted, and how many may list their pairs at the same time.
 _BACKLOG = 64
@@ -44,8 +44,8 @@ _AT_A_TIME = 50
 _PAUSE_SECONDS = 0.1
 
 
-def was_listened(folder: Path) -> bool:
-    """Return whether a previous main process has listened, and was killed, so that there may be workers."""
+def has_left_socket(folder: Path) -> bool:
+    """Return whether a previous main process was killed while it listened, so that there may be workers."""
     return (folder / SOCKET_NAME).exists()
 
 

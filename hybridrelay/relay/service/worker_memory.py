@@ -29,7 +29,7 @@ _MAX_BYTES = (1 << 48) - 1
 
 
 class WorkerMemory:
-    """The memory of one worker. `descriptor` is what it was made with, and is not closed.
+    """The memory of one worker. `descriptor` is a descriptor of it (see `allocate`), which is not closed.
 
     Raises:
         OSError: the memory cannot be mapped.
@@ -90,7 +90,8 @@ class WorkerMemory:
         return PairCounts(self._counters, slot)
 
     def settled(self, slot: int) -> tuple[int, int]:
-        """Return how much of a pair's counts the previous main process has counted."""
+        """Return how many bytes of a pair the previous main process has counted for usage and quotas: from the first
+        to the second channel, and in the other direction."""
         return self._counters[SETTLED + 2 * slot], self._counters[SETTLED + 2 * slot + 1]
 
     def settle(self, slot: int, counts: PairCounts) -> None:

@@ -86,7 +86,7 @@ class WorkerPair:
     #: Whether the worker had passed on the end of file of the first channel, and that of the second one, when it
     #: returned the sockets.
     ended: tuple[bool, bool] = (False, False)
-    #: Has a deadline after the sockets were asked for.
+    #: Cancelled if the sockets were asked for and did not come in time (`WorkerProcess.ask_back`).
     waiting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_returning: bool = False
 
@@ -129,7 +129,7 @@ class WorkerProcess:
         #: Whether it is to keep its pairs for the next main process, and whether it does.
         self.is_released = False
         self.keeps_pairs = False
-        #: How many.
+        #: How many pairs it keeps.
         self.kept = 0
 
     @classmethod
@@ -177,9 +177,9 @@ class WorkerProcess:
             return f"signal {-code}"
 
     async def aclose(self) -> None:
-        """End the process, which resets the connections that it has. Its pairs are over then. Not cancelled.
+        """End the process, which resets the connections that it has. Its pairs are over then.
 
-        If it keeps its pairs, they are over for this process only.
+        If it keeps its pairs, it does not end, and they are over for this process only. This cannot be cancelled.
         """
         with trio.CancelScope(shield=True):
             if not self.keeps_pairs:
@@ -210,7 +210,10 @@ class WorkerProcess:
             pass  # it has ended, or is about to
 
     def release(self) -> None:
-        """Request that the worker keeps its pairs for the next main process. `receive` then returns soon."""
+        """Request that the worker keeps its pairs for the next main process. `receive` then returns soon.
+
+        Does nothing if the worker has not started yet, or does not read its messages. It is then ended as usual.
+        """
         if self._unsent or not self.ready.is_set():
             return
         self.is_released = True
@@ -254,9 +257,9 @@ class WorkerProcess:
         moved.worker = counts
         return pair
 
-    def has(self, slot: int, pace: PairPace, carried: Carried) -> WorkerPair:
-        """Note that the worker, which was taken over, has a pair."""
-        carried.is_written(self.memory, slot)
+    def add_existing(self, slot: int, pace: PairPace, carried: Carried) -> WorkerPair:
+        """Note that the worker, which was taken over, has a pair already."""
+        carried.note_written(self.memory, slot)
         pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), carried)
         return pair
 

@@ -225,7 +225,7 @@ class Workers:
 
     def take_over(self, worker: WorkerProcess) -> None:
         """Serve a worker that the previous main process has started, until its pairs have ended or were moved to
-        other processes. Call this after `WorkerProcess.has` for all of its pairs."""
+        other processes. Call this after `WorkerProcess.add_existing` for all of its pairs."""
         assert self._nursery is not None
         self._served.add(worker)
         worker.taken_over()

@@ -233,7 +233,8 @@ class HistoryTables:
         return [number for (number,) in self._database.execute(select, (after, limit))]
 
     def _delete_oldest(self, resolution: int, connection: int) -> int:
-        """Delete the older part of the rows of a hybrid connection. Returns how many rows were deleted."""
+        """Delete the rows of a hybrid connection in the oldest eighth of the time that its rows span. Returns how
+        many rows were deleted."""
         oldest, newest = self._database.execute(
             "SELECT min(time), max(time) FROM history WHERE resolution = ? AND connection = ?",
             (resolution, connection),

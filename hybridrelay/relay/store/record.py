@@ -49,11 +49,11 @@ def dump_relay_record(record: RelayRecord) -> str:
 
 
 def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
-    """Parse the text of a relay record.
+    """Parse the content of a relay file.
 
     Raises:
-        ConfigurationError: it is not a relay record, is damaged, or was written by a newer version. The message names
-            the part, but not its value.
+        ConfigurationError: this is not a relay file, or it is damaged, or was written by a newer version. The message
+            names the part, but not its value.
     """
     if len(text) > RELAY_RECORD_BYTES:
         _fail("is too long")

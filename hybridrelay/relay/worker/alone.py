@@ -66,7 +66,7 @@ class Alone:
 
     @property
     def timeout(self) -> float:
-        """After how many seconds `step` has something to do, whatever happens."""
+        """After how many seconds `step` has to be called again, even if the next main process says nothing."""
         due = self._deadline if self._control is not None else min(self._deadline, self._next_attempt)
         return max(0.0, min(due - self._clock(), _MAX_PAUSE))
 

@@ -83,7 +83,7 @@ class Worker:
         self._memory = memory
         self._keep = keep
         self._is_leaving = False
-        #: While there is no main process.
+        #: Set while there is no main process, otherwise None.
         self._alone: Alone | None = None
         self._map = mmap.mmap(memory, COUNTS_BYTES)
         self._counts = memoryview(self._map).cast("Q")

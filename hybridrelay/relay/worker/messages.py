@@ -131,7 +131,8 @@ class Ended(enum.IntEnum):
     A_BROKE = 1
     #: The second channel has failed; the first one was reset.
     B_BROKE = 2
-    #: The main process has requested it.
+    #: The main process has requested it, or has ended; or the worker cannot serve the pair or return it, because the
+    #: system has no more descriptors for it. Both connections were reset.
     ABORTED = 3
 
 

@@ -39,10 +39,10 @@ class Broken(Exception):
 
 
 class Pipes:
-    """Lends empty pipes, at most `most` at a time.
+    """Lends empty pipes.
 
     Args:
-        most: see above.
+        most: how many may be lent at a time.
         clock: returns seconds.
     """
 

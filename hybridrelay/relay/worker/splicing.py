@@ -33,7 +33,8 @@ SOCKET_ERRORS = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
-#: Other errors with which a connection may end because nothing is acknowledged: an ICMP message has said why.
+#: Other errors with which a connection may end: what was sent is no longer acknowledged, and an ICMP message has
+#: given the cause (`icmp_err_convert` in Linux).
 _ICMP_ERRORS = frozenset((errno.EACCES, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP))
 
 

@@ -35,7 +35,7 @@ from hybridrelay.relay.service.carried import Carried
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
 from hybridrelay.relay.service.splice import PipePool
-from hybridrelay.relay.service.takeover import Takeover, listen_for_workers, was_listened
+from hybridrelay.relay.service.takeover import Takeover, has_left_socket, listen_for_workers
 from hybridrelay.relay.service.workers import Keeping, Workers, open_workers
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.worker.messages import SOCKET_NAME
@@ -483,14 +483,14 @@ def test_the_path_of_the_socket_may_be_long(tmp_path: Path) -> None:
         assert listener is not None
         assert (folder / SOCKET_NAME).is_socket()
         assert (folder / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
-    assert not was_listened(folder)
+    assert not has_left_socket(folder)
 
 
 def test_a_socket_that_a_killed_relay_has_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as context, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
         context.chdir(tmp_path)  # the whole path may be too long
         left.bind(SOCKET_NAME)
-    assert was_listened(tmp_path)
+    assert has_left_socket(tmp_path)
     with listen_for_workers(tmp_path, EventStream()) as listener:
         assert listener is not None
 
