@@ -12,9 +12,9 @@ from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..errors import ConfigurationError
 from ..mux import DATA_CONFIG
+from ..policy import Policy, PolicyFile
 from ..security import ConnectionString, check_is_connection_string
 from .instance_file import InstanceFile
-from .policy import Policy, PolicyFile
 
 __all__ = ["ConnectorConfig"]
 

@@ -25,6 +25,7 @@ from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
+from ..policy import PolicyFile, PolicyReading
 from ..protocol import control
 from ..security import (
     ConnectionString,
@@ -39,7 +40,6 @@ from .channels import DataChannels
 from .config import ConnectorConfig
 from .counters import ConnectorCounters
 from .instance_file import Instances, UnrecordedInstances
-from .policy import PolicyFile, PolicyReading
 from .published import Published
 from .registrar import Registrar
 from .relays import Relays

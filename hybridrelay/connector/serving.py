@@ -13,9 +13,9 @@ from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
 from ..events.stream import EventStream
 from ..mux import Bridged, BridgeProgress, Bridges, Offer
+from ..policy import Action, Policy, Resource
 from ..protocol.reasons import Reason
 from .outcome import NotConnected, outcome_of
-from .policy import Action, Policy, Resource
 from .published import Published
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents

@@ -20,11 +20,11 @@ from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, Sessi
 from ..events.program import ProgramStopping
 from ..events.stream import EventStream
 from ..mux import Account, Budget, Session, SessionConfig, SessionRole, open_bridges, refuse_session
+from ..policy import Action, Policy, Resource
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
 from ..streams.turns import PeerTurns
-from .policy import Action, Policy, Resource
 from .published import Published
 from .serving import StreamService
 from .shares import Shares

@@ -14,7 +14,6 @@ from hybridrelay.connectivity.instance import OwnInstance, new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.connector.channels import DataChannels
 from hybridrelay.connector.instance_file import UnrecordedInstances
-from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.sessions import Served, Sessions
@@ -22,6 +21,7 @@ from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.events import Event, EventStream, LogSubscriber, logged_events
 from hybridrelay.mux import DATA_CONFIG, Session, SessionRole
+from hybridrelay.policy import Policy
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (

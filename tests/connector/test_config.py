@@ -10,9 +10,9 @@ import attrs
 import pytest
 
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
-from hybridrelay.connector.policy import Policy
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream
+from hybridrelay.policy import Policy
 
 from .fakes import published
 

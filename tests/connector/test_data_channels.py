@@ -19,7 +19,6 @@ from hybridrelay.connector.channels import (
     UNPROVEN_SECONDS,
     DataChannels,
 )
-from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registration import Registration
 from hybridrelay.connector.sessions import (
@@ -34,6 +33,7 @@ from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
 from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionConfig, SessionRole
+from hybridrelay.policy import Policy
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE

@@ -21,7 +21,6 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.connector import channels
 from hybridrelay.connector.instance_file import UnrecordedInstances
-from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration import Registration
@@ -30,6 +29,7 @@ from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.events import DataChannelDeclined, DataChannelFailed, Event, EventStream, Level, logged_events
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session, SessionRole
+from hybridrelay.policy import Policy
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason

@@ -14,13 +14,13 @@ from hybridrelay import events
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
-from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.serving import REPEAT_SECONDS, StreamService
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import Event, EventStream, StreamClosed, StreamOpened, StreamStillOpen
 from hybridrelay.mux import MuxStream, Session, open_bridges
+from hybridrelay.policy import Policy
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream

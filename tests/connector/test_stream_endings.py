@@ -17,7 +17,6 @@ import trio.testing
 from hybridrelay.connector import serving, sessions
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.channels import DataChannels
-from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.sessions import ProvenChannel, Sessions
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.targets import TargetError
@@ -33,6 +32,7 @@ from hybridrelay.events import (
 )
 from hybridrelay.mux import DATA_CONFIG, MuxStream, Session, SessionRole
 from hybridrelay.mux._directions import Outward
+from hybridrelay.policy import Policy
 from hybridrelay.protocol.config import BASE_WINDOW, SessionConfig
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from hybridrelay.client import run_forward
-from hybridrelay.connector.policy import PolicyFile
 from hybridrelay.errors import AuthorizationError, PeerIdentityError
+from hybridrelay.policy import PolicyFile
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import KeySlot, Role, create_authority

@@ -11,8 +11,8 @@ import unicodedata
 
 import attrs
 
-from ...protocol.reasons import Reason
-from ...security import HostPort, PeerIdentity
+from ..protocol.reasons import Reason
+from ..security import HostPort, PeerIdentity
 
 __all__ = ["Action", "Decision", "Policy", "Resource"]
 

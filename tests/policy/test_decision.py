@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.connector.policy import Action, Decision, Policy, Resource
+from hybridrelay.policy import Action, Decision, Policy, Resource
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 

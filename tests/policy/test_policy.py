@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.connector import Policy, PolicyFile
-from hybridrelay.connector.policy import Action, PolicyReading, Resource
-from hybridrelay.connector.policy.deny_list import MAX_SHOWN, DenyList, parse_deny_list
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import PolicyLoaded, PolicyUnclear, event_text
+from hybridrelay.policy import Action, Policy, PolicyFile, PolicyReading, Resource
+from hybridrelay.policy.deny_list import MAX_SHOWN, DenyList, parse_deny_list
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 
@@ -190,7 +189,7 @@ def test_the_docs_show_what_the_log_shows() -> None:
     readings = PolicyReading(Path("deny-list.txt"), before), PolicyReading(Path("deny-list.txt"), now, before)
     lines = [f"{event.name}: {event_text(event)}" for reading in readings for event in reading.events()]
 
-    assert "\n".join(lines) in (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+    assert "\n".join(lines) in (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
 
 
 def test_a_line_that_may_be_a_mistake_is_an_event_of_its_own() -> None:
@@ -204,7 +203,7 @@ def test_a_line_that_may_be_a_mistake_is_an_event_of_its_own() -> None:
 async def test_every_different_error_is_reported_and_the_recovery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
     path, aside = tmp_path / "file", tmp_path / "aside"
     path.write_text("application\n")
     file = PolicyFile(path)
@@ -237,7 +236,7 @@ async def test_another_file_of_the_same_time_and_size_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one from an archive or a package."""
-    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
     path, other = tmp_path / "file", tmp_path / "other"
     for one, text in ((path, "application\n"), (other, "reporting12\n")):
         one.write_text(text)
@@ -264,7 +263,7 @@ def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None
 async def test_a_change_that_means_nothing_keeps_the_last_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
@@ -289,7 +288,7 @@ async def test_a_change_that_means_nothing_keeps_the_last_policy(
 async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.policy.file.POLL_SECONDS", 0.01)
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from ..._text_files import numbered_lines, strip_blanks, strip_value
-from ...errors import ConfigurationError
-from ...security import check_label
-from ...security.identity import format_serial
+from .._text_files import numbered_lines, strip_blanks, strip_value
+from ..errors import ConfigurationError
+from ..security import check_label
+from ..security.identity import format_serial
 
 #: How many entries one event shows, and how many warnings are reported individually.
 MAX_SHOWN = 20

@@ -9,11 +9,11 @@ from pathlib import Path
 import attrs
 import trio
 
-from ..._file_thread import FileThread
-from ..._text_files import read_text
-from ...errors import ConfigurationError
-from ...events.base import Event
-from ...events.connector_resources import PolicyLoaded, PolicyUnclear
+from .._file_thread import FileThread
+from .._text_files import read_text
+from ..errors import ConfigurationError
+from ..events.base import Event
+from ..events.connector_resources import PolicyLoaded, PolicyUnclear
 from .decision import Policy
 from .deny_list import DenyList, parse_deny_list, shorten
 

@@ -1,4 +1,4 @@
-"""What the connector allows clients to do in its private network. All such decisions are made by `Policy.decide`."""
+"""What is allowed in the private network. All such decisions are made by `Policy.decide`."""
 
 from .decision import Action as Action
 from .decision import Decision as Decision
