@@ -55,9 +55,10 @@ def outcome_of(bridged: Bridged) -> Disconnected:
     """Return how a bridge between an application's connection and its stream ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
-    side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
-    programs do. It is *unconfirmed* if nothing has failed, and the connector has not acknowledged in time that
-    everything has arrived. Everything else is *broken*.
+    other one did not, in one of two ways that many programs use: the side that had received everything reset its
+    connection instead of ending its own direction, or the side that had sent everything stopped reading. It is
+    *unconfirmed* if nothing has failed, and the connector has not acknowledged in time that everything has arrived.
+    Everything else is *broken*.
     """
     broke = _BROKEN_BY[bridged.ended_by]
     to_target = Ending.FINISHED if bridged.sent_all else broke

@@ -30,7 +30,8 @@ class Ending(enum.StrEnum):
 
 @attrs.frozen
 class NotConnected:
-    """The stream never reached the target: it was refused or cancelled, or the connector stopped."""
+    """The target never accepted a connection for the stream: the stream was refused or cancelled, or the
+    connector stopped."""
 
     reason: Reason
     #: Further details, which are only for logs in the private network.
@@ -41,7 +42,7 @@ class NotConnected:
 
 @attrs.frozen
 class Disconnected:
-    """The stream reached the target, and has ended."""
+    """The stream was connected to the target, and has ended."""
 
     #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``.
     kind: str
@@ -60,9 +61,10 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
     """Return how a bridge between an application's stream and its target ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
-    side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
-    programs do. It is *unconfirmed* if both directions finished, and the client has not acknowledged in time that
-    everything has arrived. Everything else is *broken*.
+    other one did not, in one of two ways that many programs use: the side that had received everything reset its
+    connection instead of ending its own direction, or the application had sent everything and stopped reading. It is
+    *unconfirmed* if nothing has failed, and the client has not acknowledged in time that everything has arrived.
+    Everything else is *broken*.
 
     Args:
         bridged: the result of the bridge.

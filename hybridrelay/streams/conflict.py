@@ -1,4 +1,4 @@
-"""Detecting two tasks that call a stream operation at the same time, which allows only one."""
+"""Detecting that a task calls an operation of a stream while another task is in it, which is not allowed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     """Receive exactly `count` bytes; what follows stays in `stream`.
 
     Raises:
-        trio.BrokenResourceError: the stream ended first, even if before the first byte.
+        trio.BrokenResourceError: the stream is broken, or ended before all bytes had arrived, perhaps before the
+        first.
 
     If cancelled, the bytes received so far are lost, so the stream can no longer be used.
     """

@@ -45,7 +45,7 @@ class StreamListener(Listener):
         acceptors: accept the streams. They are closed with this listener.
         handshake: see `StreamHandshake`. None means that the transport has no handshake and adds nothing to the
             bytes. The relay then reads the preamble before it starts a task for the connection.
-        path: the path of the Unix socket, if there is one. It is removed with this listener.
+        file: the file of the Unix socket, if there is one. It is removed with this listener.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class StreamListener(Listener):
         return self.incoming(stream, remote_of(stream))
 
     async def accept_stream(self) -> trio.SocketStream:
-        """Wait for the next stream, without a handshake. Errors and cancellation are as for `accept`."""
+        """Wait for the next stream, without a handshake. Errors and cancellation are as for `Listener.accept`."""
         if len(self.acceptors) == 1:
             return await self.acceptors[0].accept()
         while not self._accepted:

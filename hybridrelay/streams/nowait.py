@@ -226,8 +226,8 @@ class SocketPort(NowaitStream):
         #: be followed by another one.
         self._hung_up = False
         #: Bytes that were received since the last wait. If a socket always has more data, this stream sometimes
-        #: reports that it has none, so that other tasks run. A reader that gets nothing out of thousands of empty
-        #: frames could not ensure this itself.
+        #: reports that it has none, so that other tasks run. The layers above could not ensure this: they read again
+        #: until they have something to return, and thousands of empty frames give them nothing.
         self._since_wait = 0
 
     @property

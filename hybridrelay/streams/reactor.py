@@ -12,9 +12,10 @@ Rules:
    Handlers are grouped by the peer for which they work; each peer has one turn (`SharedTurns`) in each pass of the
    event loop, however many handlers it has.
 2. A handler never waits. If it raises, that is reported to its `on_failed`, and it is not called again.
-3. A stream without a socket of its own (a WebSocket connection, a pipe, a stream of a test) has the same handler. Two
-   tasks wait for it in place of the epoll set. The same is done for sockets where there is no epoll, and if the
-   environment variable ``HYBRIDRELAY_POLLING`` is ``tasks``.
+3. For a stream without a socket of its own (a WebSocket connection, a pipe, a stream of a test), tasks wait in place
+   of the epoll set: one until something arrives, and another one while something is buffered. They call the same
+   handlers. The same is done for sockets where there is no epoll, and if the environment variable
+   ``HYBRIDRELAY_POLLING`` is ``tasks``.
 
 The reactor of a Trio run exists while somebody uses it; see `using_reactor`.
 
@@ -45,7 +46,7 @@ __all__ = ["Handler", "Next", "Reactor", "Registration", "Writer", "using_reacto
 
 
 class Next(enum.Enum):
-    """What a handler does next, after it has been called."""
+    """When to call a handler's `on_readable` again. Each call returns this."""
 
     #: It has nothing to read. Call it when its stream becomes readable.
     WAIT = enum.auto()
@@ -62,7 +63,8 @@ class Handler(ABC):
 
     @abstractmethod
     def on_readable(self) -> Next:
-        """Read something from the stream, and pass it on. Counts it with `SharedTurns.count`."""
+        """Read something from the stream, pass it on, and count it with `SharedTurns.count`. Returns when to call
+        this again."""
 
     @abstractmethod
     def on_flushed(self, error: BaseException | None) -> None:
@@ -119,7 +121,8 @@ class Registration:
         #: Whether the stream may have something to read.
         self._is_readable = False
         self._is_paused = False
-        #: Whether the handler waits for `on_flushed`, and whether the socket has become writable since.
+        #: Whether the handler waits for `on_flushed`, and whether the socket has become writable since the last
+        #: attempt to write what is buffered.
         self._is_flushing = self._can_flush = False
         #: Whether the connection has failed.
         self._is_broken = False
@@ -137,15 +140,15 @@ class Registration:
 
     def flush(self) -> None:
         """Call the handler's `on_flushed` when the stream has passed on what it has buffered. For use after
-        `send_nowait` has returned False; until then, nothing else may be sent."""
+        `send_nowait` has returned False. Nothing else may be sent until `on_flushed` is called."""
         self._is_flushing = True
 
     def close(self) -> None:
         """Do not call the handler any more. Idempotent.
 
         Call this before the stream is closed, because nothing tells the reactor that a socket was closed. A Trio
-        socket may be closed at once after this. Any other stream may be closed only when `wait_closed` has returned,
-        and the same holds if a stream is to be used in another way.
+        socket may be closed at once after this. Any other stream may be closed only when `wait_closed` has returned.
+        No stream may be used in another way before that.
         """
         self._is_closed = True
 
@@ -255,7 +258,7 @@ class _Watched(Registration):
         self._nursery = nursery
         self._watch_scope = trio.CancelScope()
         self._flush_scope = trio.CancelScope()
-        #: Wakes the task that receives when the handler has read everything.
+        #: Wakes the task that waits for the stream, once the handler has read everything.
         self._wanted = Waiter()
         self._tasks = 1
         self._ended = trio.Event()

@@ -61,8 +61,12 @@ class RecordCounter:
         return empty > _MAX_EMPTY and empty > _MAX_EMPTY + self.with_data // _DATA_PER_EMPTY
 
     def begin(self, data: bytes | bytearray, left: int) -> None:
-        """Continue after a `RecordFeeder`, whose last `data` is the remaining `left` bytes of a counted record, and
-        then others."""
+        """Continue where a `RecordFeeder` has stopped.
+
+        Args:
+            data: the bytes that the feeder held.
+            left: how many of them, at the beginning, belong to a record that the feeder has already counted.
+        """
         self.passed -= left > 0
         self._left = left
         while data:
@@ -166,7 +170,8 @@ class RecordFeeder:
         return True
 
     def feed_all(self) -> None:
-        """Pass everything to OpenSSL, complete or not. After this, further data goes directly to the counter."""
+        """Pass everything to OpenSSL, complete or not. After this, the caller passes data to OpenSSL itself, and has
+        it counted by `RecordCounter.count_untrusted`."""
         self._counter.begin(self._partial, self._feeding)
         self._incoming.write(self._partial)
         self._partial = bytearray()
@@ -190,7 +195,8 @@ def _whole_record(data: bytearray) -> int:
 
 
 def read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
-    """Decrypt one record with application data. Only one, because data beyond the request would have to be kept.
+    """Decrypt one record with application data. Only one, because the caller would have to keep what it did not
+    request.
 
     Returns its length, or 0 at the peer's close_notify. Raises SSLWantReadError if there is no such record yet.
     """

@@ -118,8 +118,8 @@ async def close_forcefully(*resources: trio.abc.AsyncResource) -> None:
 async def wait_reset(stream: trio.SocketStream) -> None:
     """Wait until the peer resets a connection. Reads nothing, and nothing else may read or write meanwhile.
 
-    End of file is not a reset, because the peer may still wait for data. A peer that closes its socket looks the same
-    on the wire, so this is not detected.
+    End of file is not a reset, because the peer may still wait for data. A peer that closes its socket also sends
+    only an end of file, so this is not detected.
 
     If cancelled, the connection is unchanged.
     """

@@ -4,7 +4,7 @@ Theory of operation: an `ssl.SSLObject` converts bytes between two memory buffer
 calls of the transport wait, so no lock is needed around OpenSSL. Rules:
 
 1. `TLSStream.receive_some` never writes to the transport, because a reader must not wait for a peer that does not
-   read. Answers that OpenSSL produces while reading (to key updates, alerts) are sent with the next send, or at
+   read. What OpenSSL produces while reading (answers to key updates, and alerts) is sent with the next send, or at
    close.
 2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record, and was half as
    fast in measurements.
@@ -54,10 +54,10 @@ _CHUNK_BYTES = 256 * 1024
 #: How many bytes of answers reading may leave to be sent. Honest peers cause a few dozen bytes. Without this limit, a
 #: peer that floods us with key updates and does not read could use up our memory.
 _MAX_OWED_BYTES = 64 * 1024
-#: How much a client may send between its ClientHello and the end of the handshake (bytes), if the server requests its
-#: certificates. Ours have 700 bytes.
+#: How much a client may send between its ClientHello and the end of the handshake (bytes), if the server requests a
+#: certificate. Those of our clients have 700 bytes.
 _MAX_CLIENT_FLIGHT = 16 * 1024
-#: The same if the server requests no certificates. Clients send two records of less than 100 bytes.
+#: The same if the server requests no certificate. Clients send two records of less than 100 bytes.
 _MAX_SHORT_FLIGHT = 1024
 #: How much a server may send until the handshake is complete (bytes). OpenSSL accepts certificate chains of 100 KiB.
 _MAX_SERVER_FLIGHT = 128 * 1024
@@ -208,8 +208,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         server refuses it, the first `receive_some` raises.
 
         Raises:
-            TLSHandshakeError: the handshake failed, and an alert was sent if that was possible; `__cause__` is the
-                `ssl.SSLError` or the transport's error, or None if the peer ended the connection.
+            TLSHandshakeError: the handshake failed, and an alert was sent if that was possible. `__cause__` is the
+                exception of OpenSSL, of the transport or of the `ClientHelloReader`; None if the peer ended the
+                connection or sent too much.
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
 
@@ -389,8 +390,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def aclose(self) -> None:
         """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the transport.
 
-        This takes at most one second. The side that closes first waits, because a closed socket would answer the
-        other side's close_notify with a reset.
+        This takes at most one second, and in addition the time in which the transport closes. The side that closes
+        first waits, because a closed socket would answer the other side's close_notify with a reset.
 
         Tasks that are blocked in this stream get `trio.ClosedResourceError`. If cancelled, the stream is closed, too.
         """

@@ -72,7 +72,7 @@ class SharedTurns:
         """Begin with a whole turn."""
         self._clock = clock
         self._group = group
-        #: While a task waits for a turn of the group. It is set when the task has got it.
+        #: Exists while a task waits for a turn of the group, and is set when that task has got it.
         self._has_asked: trio.Event | None = None
         self._left: float = TURN_BYTES
         self._counted_until = clock()
@@ -138,7 +138,8 @@ class SharedTurns:
             turns._left = min(TURN_BYTES, turns._left + TURN_BYTES)
 
     async def next(self) -> None:
-        """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first."""
+        """Wait for another turn. Other tasks run meanwhile, and those that have waited longer come first. If
+        cancelled, the task no longer waits."""
         queue, number = self._choose_queue(), next(self._numbers)
         self._waiting[number] = None
         try:

@@ -72,8 +72,8 @@ async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFil
         # the second call; meanwhile, the private directory protects the file.
         os.fchmod(sock.fileno(), 0o600)
         with short_path(path) as name:
-            # Not Trio's bind, which needs a thread, and there may be none left. On a local file system, this does not
-            # block.
+            # Trio's bind would need a thread, and perhaps no thread can be started. On a local file system, this call
+            # does not block.
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
                 binding.bind(name)
             await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Lets one task sleep until another wakes it. Reusable, and costs a few hundred nanoseconds."""
+"""Lets one task sleep until other code wakes it. Reusable, and costs a few hundred nanoseconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Waiter:
 
     async def wait(self) -> None:
         """Sleep until `wake` is called. Always a checkpoint; can be cancelled."""
-        assert self._task is None, "the stream's conflict detection lets only one task wait"
+        assert self._task is None, "only one task waits at a time"
         self._task = trio.lowlevel.current_task()
 
         def abort(_: RaiseCancelT) -> Abort:
