@@ -43,7 +43,8 @@ class ClientConfig:
         ConnectionStringError: the text is malformed; `part` names the field.
         ConfigurationError: it is a connector's connection string.
         TypeError: `string` is neither text nor a `ConnectionString`.
-        ValueError: a number of seconds is negative or not a number.
+        ValueError: a number of seconds is out of range: `upgrade_interval` has to be greater than 0, and the others
+            must not be negative.
     """
 
     #: An application's connection string, as text or parsed.
@@ -66,5 +67,6 @@ class ClientConfig:
     upgrade_interval: float = attrs.field(
         default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
     )
-    #: Memory that the sessions may promise to their peers. None: one GiB, shared by all clients of the process.
+    #: The memory that the sessions may use for receive windows and for data that is being sent. None: one GiB, shared
+    #: by all clients of the process.
     budget: Budget | None = attrs.field(default=None, kw_only=True)

@@ -28,7 +28,7 @@ def may_pass(error: HybridRelayError) -> bool:
 
 
 def check_patience(seconds: float) -> float:
-    """Returns `seconds` if it is a valid duration.
+    """Return `seconds` if it is a valid duration.
 
     Raises:
         ValueError: it is negative or not a number.

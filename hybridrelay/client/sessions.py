@@ -108,7 +108,7 @@ class Sessions:
             del self._live[opened]
 
     async def finish(self, replaced: ClientSession) -> None:
-        """Close a session that has been replaced once its last stream has ended."""
+        """Wait until the last stream of a session that has been replaced has ended, and close that session."""
         await replaced.session.aclose(grace=math.inf)
 
     def check_alive(self) -> None:

@@ -1,13 +1,13 @@
 """One channel of a session: the reactor reads and writes it, and a task watches the time.
 
-The reader waits for nothing: it passes what it reads to the core, whose memory is bounded by the receive windows that
-it has granted. The timer is a task, so that a dead channel is also detected while a write is blocked.
+Reading waits for nothing: what was read is passed to the core, whose memory is bounded by the receive windows that it
+has granted. A task watches the time, so that a dead channel is also detected while a write is blocked.
 
 Output that is caused by handlers of the reactor is collected, and written when all handlers that are due have been
-called: one write with several messages takes less processor time in all three processes. Output that is caused by
-another task is written at once, as much as the channel accepts without blocking, unless it follows shortly after
-another write. A write is never interrupted: if the channel does not accept all of it, all later output waits for the
-rest. So if a sender is cancelled, only whole frames have been queued.
+called: one write with several messages takes less processor time, here, at the relay, and at the peer. Output that is
+caused by another task is written at once, as much as the channel accepts without blocking, unless it follows shortly
+after another write. A write is never interrupted: if the channel does not accept all of it, all later output waits
+for the rest. So if a task that sends is cancelled, only whole frames have been queued.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Channel(Handler):
         self._pace: Pace | None = None
         if core.config.is_control:
             self._read_bytes, self._pace = SMALL_READ_BYTES, Pace(trio.current_time())
+        #: Wakes `_tick` before its time.
         self._timer = Waiter()
+        #: When `_tick` wakes by itself, on Trio's clock; minus infinity unless it sleeps.
         self._timer_until = -math.inf
         self._greeted = trio.Event()
         #: Set when nothing more can be read, when the session has ended, and when everything was written after that.
@@ -96,6 +98,7 @@ class Channel(Handler):
         self._writing = False
         #: How many bytes of that write the underlying stream has buffered; counted as memory for sending.
         self._held = 0
+        #: When the last write began, on Trio's clock.
         self._wrote_at = -math.inf
         #: Whether the reactor is going to call `write`.
         self._writes_later = False
@@ -105,7 +108,13 @@ class Channel(Handler):
         self._nursery: trio.Nursery | None = None
 
     async def serve(self, greeting_timeout: float) -> None:
-        """Run until the session has ended, or the channel is lost or replaced; then close the stream."""
+        """Run until the session has ended, or the channel is lost or replaced; then close the stream.
+
+        Args:
+            greeting_timeout: the deadline for the peer's HELLO (seconds).
+
+        If cancelled, the session ends, and the peer is informed if that is possible within `_GOODBYE_TIMEOUT`.
+        """
         try:
             with self._tasks:
                 async with trio.open_nursery() as self._nursery:
@@ -334,6 +343,7 @@ class Channel(Handler):
         self._tasks.cancel()
 
     async def _tick(self) -> None:
+        """Tell the core when its deadlines are reached: pings, acknowledgements, and the silence of the peer."""
         core = self._core
         while core.ended is None:
             deadline = core.next_deadline()

@@ -1,6 +1,6 @@
 """The two directions of a bridge: they move bytes, and report what ends them to the machine in `bridging.py`.
 
-Both are called by the reactor, and wait for nothing.
+Their methods never wait.
 """
 
 from __future__ import annotations

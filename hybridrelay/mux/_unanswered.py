@@ -29,7 +29,8 @@ class UnansweredStreams:
         return self._is_over or (not self._waiting and len(self._ids) + self._woken < self._limit)
 
     async def wait_to_open(self) -> None:
-        """Wait until another stream may be opened, after those for which others wait. Always a checkpoint.
+        """Wait until the caller may open another stream. Tasks that have waited longer come first. Always a
+        checkpoint.
 
         The caller has to open the stream before its next checkpoint. If cancelled, nothing changes.
         """
@@ -49,7 +50,7 @@ class UnansweredStreams:
         self._wake(self._limit - len(self._ids) - self._woken)
 
     def stop_waiting(self) -> None:
-        """Let all tasks go on, now and later, because the session opens no more streams, and says so itself."""
+        """Let all tasks go on, now and later: the session opens no more streams, and raises an error that says so."""
         self._is_over = True
         self._wake(len(self._waiting))
 

@@ -117,9 +117,9 @@ class Bridges:
 
     # --- for the bridges
 
-    def begin(self, joined: Bridge) -> None:
+    def begin(self, bridge: Bridge) -> None:
         """Begin to move bytes."""
-        joined.start(self._reactor)
+        bridge.start(self._reactor)
 
     def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a task in the scope."""
@@ -156,9 +156,9 @@ class _Running:
     def begin(self, stream: MuxStream, early: list[bytes]) -> None:
         """Use this stream, and send on it what was sent on a refused one."""
         reset_on_close(self._local, True)
-        self._bridge = joined = Bridge(stream, self._local, early, self._stopped)
-        self._progress.follow(joined)
-        self._bridges.begin(joined)
+        self._bridge = bridge = Bridge(stream, self._local, early, self._stopped)
+        self._progress.follow(bridge)
+        self._bridges.begin(bridge)
 
     def cut_off(self) -> None:
         """Reset both sides now."""
@@ -169,31 +169,31 @@ class _Running:
             self._close()
 
     def _stopped(self) -> None:
-        joined = self._bridge
-        assert joined is not None
-        reopen = self._reopen is not None and joined.bug is None and joined.refusal is not None
-        if reopen and joined.may_be_sent_again():
+        bridge = self._bridge
+        assert bridge is not None
+        reopen = self._reopen is not None and bridge.bug is None and bridge.refusal is not None
+        if reopen and bridge.may_be_sent_again():
             self._bridges.start_soon(self._open_again)
         else:
             self._close()
 
     async def _open_again(self) -> None:
-        joined, reopen = self._bridge, self._reopen
-        if joined is None or reopen is None or joined.refusal is None:
+        bridge, reopen = self._bridge, self._reopen
+        if bridge is None or reopen is None or bridge.refusal is None:
             return  # cut off meanwhile
         self._reopen = None
         try:
-            await joined.wait_unregistered()
-            stream = await reopen(joined.refusal)
+            await bridge.wait_unregistered()
+            stream = await reopen(bridge.refusal)
             if self._is_closed:
                 stream.reset(Reason.CANCELLED)
             else:
-                self.begin(stream, joined.early)
+                self.begin(stream, bridge.early)
         except StreamRefused as exc:
-            joined.refusal = exc
+            bridge.refusal = exc
             self._close()
         except Exception as exc:  # noqa: BLE001 - a bug, which `over` reports
-            joined.bug = exc
+            bridge.bug = exc
             self._close()
         except BaseException:  # cancelled
             self._close()
@@ -203,23 +203,23 @@ class _Running:
         if self._is_closed:
             return
         self._is_closed = True
-        joined = self._bridge
-        assert joined is not None
+        bridge = self._bridge
+        assert bridge is not None
         try:
-            self._close_stream(joined)
+            self._close_stream(bridge)
         except Exception as exc:  # noqa: BLE001 - a bug or no memory; it must not affect other bridges
-            joined.bug = joined.bug or exc
+            bridge.bug = bridge.bug or exc
         self._local.socket.close()  # with a reset, unless `_close_stream` has prevented it
-        joined.let_go()
+        bridge.let_go()
         self._bridges.ended(self)
-        self._over(joined.bug)
+        self._over(bridge.bug)
 
-    def _close_stream(self, joined: Bridge) -> None:
-        if joined.machine.has_finished and joined.bug is None:
-            joined.stream.close_nowait()
+    def _close_stream(self, bridge: Bridge) -> None:
+        if bridge.machine.has_finished and bridge.bug is None:
+            bridge.stream.close_nowait()
             reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
         else:
-            joined.stream.reset(joined.cut_off())
+            bridge.stream.reset(bridge.cut_off())
 
 
 @asynccontextmanager

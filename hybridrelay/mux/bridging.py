@@ -6,8 +6,8 @@ TCP connection into the stream, *incoming* from the stream into the TCP connecti
 
 1. End of file is passed on separately in each direction. When both directions have ended, the bridge has finished,
    and both sides are closed. What is queued on the stream is still sent. The outcome is known when the peer has
-   acknowledged everything, or can no longer do so. If it has not done so for some seconds, the outcome is that this
-   is not known.
+   acknowledged everything, or can no longer do so. If neither happens within some seconds, the outcome says that it
+   is not known whether everything has arrived.
 2. If one side breaks, the bridge ends at once. The first reason is its outcome, with one exception: a break replaces
    the reason that the peer has stopped reading.
 3. If the peer only stops reading, what the TCP connection sends is dropped, and what the peer had sent is still
@@ -86,7 +86,7 @@ class Incoming(enum.Enum):
 
 
 class Party(enum.Enum):
-    """The party that ended a bridge before both directions had ended."""
+    """The party that ended a bridge, or a stream, before both directions had ended."""
 
     NOBODY = enum.auto()
     #: The TCP connection on this machine.

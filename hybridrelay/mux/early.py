@@ -1,8 +1,8 @@
 """A session whose peer has not authenticated yet: one stream, no tasks, and little memory.
 
-A `Session` runs four tasks for each channel. An `EarlySession` runs none: the task that waits for the peer's next
-message reads the channel, passes what arrives to the core, and writes the answers. `take_over` continues with a
-`Session` that has the same core, channel and stream; nothing is lost.
+A `Session` runs tasks for each channel, and registers it with the reactor. An `EarlySession` does neither: the task
+that waits for the peer's next message reads the channel, passes what arrives to the core, and writes the answers.
+`take_over` continues with a `Session` that has the same core, channel and stream; nothing is lost.
 """
 
 from __future__ import annotations

@@ -87,7 +87,8 @@ class Session:
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )
         self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
-        #: Set while there is a channel on which the peer has greeted (sent HELLO), and at the end of the session.
+        #: Set when the peer has greeted (sent HELLO) on a channel, and at the end of the session. If that channel was
+        #: lost, `wait_open` replaces it by a new event.
         self._attached = trio.Event()
         #: The number of channels on which the peer has greeted.
         self.greetings = 0
@@ -103,6 +104,8 @@ class Session:
         #: The highest epoch of the channels that were passed to `replace_channel`. The core knows only the epochs of
         #: channels that were used.
         self._epoch_given = -1
+        #: The scope in which `_wait_for_channel` waits. It is cancelled when there is another channel, or the session
+        #: has ended.
         self._waiting = trio.CancelScope()
         #: Runs `_report_later` and `_stop_waiting`; None unless the session runs.
         self._nursery: trio.Nursery | None = None
@@ -115,6 +118,7 @@ class Session:
         self.unanswered = UnansweredStreams()
         #: The scope of `_stop_waiting`, while it runs.
         self._waiting_for_acknowledgements: trio.CancelScope | None = None
+        #: The first exception with which a channel was lost.
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
@@ -534,7 +538,7 @@ class Session:
         self._waiting_for_acknowledgements = None
 
     def _defer(self, happened: list[events.SessionEvent]) -> list[events.SessionEvent]:
-        """Pass ends of streams to `_report_later`, except the first `PORTION`. Returns the other events.
+        """Pass ends of streams to `_report_later`, except the first `PORTION`. Returns all events that are left.
 
         All ends are passed on if earlier ones still wait there, or if the turn that sessions with the same peer share
         is over. The peer can make many streams end at once, by ending many sessions or by acknowledging thousands of

@@ -29,9 +29,9 @@ from .bridging import Party
 from .stream_end import LocalEnd, StreamEnd, StreamProgress
 from .watcher import StreamWatcher
 
-#: How much all streams of a session together may queue ahead of the writer (bytes). Each stream has an equal share,
-#: but at most `SessionConfig.send_queue` and at least `BASE_WINDOW`. Limits the memory that a peer can use up by
-#: opening thousands of streams, requesting a lot of data on each, and reading nothing.
+#: How much all streams of a session together may queue until it is written to the channel (bytes). Each stream has an
+#: equal share, but at most `SessionConfig.send_queue` and at least `BASE_WINDOW`. Limits the memory that a peer can
+#: use up by opening thousands of streams, requesting a lot of data on each, and reading nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
@@ -168,12 +168,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data` for sending. Returns when all of it is queued. At most 128 KiB wait ahead of the channel.
+        """Queue `data` for sending. Returns when all of it is queued. The queue holds at most 128 KiB.
 
         If cancelled, a part of the data may have been queued; the session and its other streams are not affected.
 
         Raises:
-            trio.BrokenResourceError: the stream was reset, or the peer stopped reading.
+            trio.BrokenResourceError: the stream was reset or lost with its session, or the peer stopped reading.
             trio.ClosedResourceError: we closed the stream, or ended this direction.
             trio.BusyResourceError: another task is sending.
         """
@@ -250,7 +250,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         """End the sending direction: after what was queued, the peer reads end of file. Idempotent.
 
         Raises:
-            trio.BrokenResourceError: the stream was reset, or the peer stopped reading.
+            trio.BrokenResourceError: the stream was reset or lost with its session, or the peer stopped reading.
             trio.ClosedResourceError: we closed the stream.
             trio.BusyResourceError: another task is sending.
         """

@@ -55,8 +55,8 @@ class Senders:
             self._preferred = self.all[0]
 
     def in_order(self, first: Sender | None = None) -> list[Sender]:
-        """Return the relays in the order in which to try them: `first` precedes the others unless its relay
-        drains."""
+        """Return the relays in the order in which to try them. `first` comes first, unless it has announced that it
+        drains or stops."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS
 
         def key(sender: Sender) -> tuple[bool, bool, bool, bool]:
@@ -80,8 +80,8 @@ class Senders:
             home: the session's own relay, through which its last data channel went; None for a new session.
 
         Raises:
-            HybridRelayError: all failed; the message names each with its reason. Its reason is only
-                `Reason.LISTENER_GONE` if `home` answered so, or if every relay of the client did.
+            HybridRelayError: all failed; the message names each with its reason. The error's own reason is
+                `Reason.LISTENER_GONE` only if `home` has given this reason, or if every relay of the client has.
 
         If cancelled, no data channel stays open.
         """
