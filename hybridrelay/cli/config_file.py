@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._printable import printable
-from .._text_files import read_text
+from .._toml_files import read_toml
 from ..errors import ConfigurationError
 from .arguments import values
 from .logs import set_up_logs
@@ -45,26 +45,20 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
         path: the file.
 
     Raises:
-        ConfigurationError: the file cannot be read, or a key or a value in it is not valid; the message says which.
+        ConfigurationError: the file cannot be read, or a key or a value in it is not valid; the message says
+            which, and in which line.
     """
 
-    import tomllib  # imported here, because most programs have no such file
-
-    try:
-        content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"{path} is not TOML: {exc}") from None
-    except (ValueError, RecursionError):
-        raise ConfigurationError(f"{path} has a number with too many digits, or is nested too deeply") from None
+    file = read_toml(path, what="the configuration file", limit=_MAX_FILE)
     known = _known_options(args.parser)
-    for key, value in content.items():
+    for key, value in file.content.items():
         action = known.get(key)
         if action is None:
-            raise _unknown(path, key, known)
+            raise _unknown(file.at(key), key, known)
         try:
             converted = _convert(action, value, path.parent)
         except (ValueError, argparse.ArgumentTypeError) as exc:
-            raise ConfigurationError(f"{path}: {key}: {exc}") from None
+            raise ConfigurationError(f"{file.at(key)}: {key}: {exc}") from None
         if not _is_given(args, action):
             setattr(args, action.dest, converted)
 
@@ -124,7 +118,7 @@ def _as_text(action: argparse.Action, value: Any) -> str:
     raise ValueError("expected a number" if action.metavar in ("SECONDS", "N") else "expected a text in quotes")
 
 
-def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
+def _unknown(where: str, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
     close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"the known keys are: {', '.join(known)}"
-    return ConfigurationError(f"{path}: unknown key {printable(key[:40])!r}", remedy=remedy)
+    return ConfigurationError(f"{where}: unknown key {printable(key[:40])!r}", remedy=remedy)

@@ -126,6 +126,13 @@ def test_what_is_wrong_in_it(tmp_path: Path, text: str, says: str, remedy: str |
     assert remedy is None or remedy in (caught.value.remedy or "")
 
 
+def test_the_line_of_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"relay\.toml: line 3: max-pairs: expected a number"):
+        _config(tmp_path, "# comment\nstate = 's'\nmax-pairs = 'many'\n")
+    with pytest.raises(ConfigurationError, match=r"relay\.toml: line 2: unknown key 'prots'"):
+        _config(tmp_path, "state = 's'\n[prots]\nprobe = 1\n")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     args = build_parser().parse_args(["relay"])
     with pytest.raises(ConfigurationError, match="cannot read the configuration file"):
