@@ -92,10 +92,8 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 def _contains(content: Any, place: Place) -> bool:
     for key in place:
-        if isinstance(content, dict) and key in content:
-            content = content[key]
-        elif isinstance(content, list) and isinstance(key, int) and key < len(content):
-            content = content[key]
-        else:
+        is_there = key < len(content) if isinstance(content, list) and isinstance(key, int) else False
+        if not is_there and not (isinstance(content, dict) and key in content):
             return False
+        content = content[key]
     return True

@@ -75,7 +75,8 @@ def test_a_message_names_the_nearest_thing_that_has_a_line(tmp_path: Path) -> No
 )
 def test_every_key_is_found_in_its_line(blocks: list[list[str]]) -> None:
     """Whatever stands between the keys, also what looks like them."""
-    lines, places = [], {}
+    lines: list[str] = []
+    places: dict[tuple[str | int, ...], int] = {}
     for number, block in enumerate(blocks):
         lines.append("[[connection]]")
         places["connection", number] = sum(line.count("\n") + 1 for line in lines)

@@ -1,7 +1,12 @@
-"""The connector: registers as a listener at its relays, and connects authenticated applications to the target."""
+"""The connector: registers as a listener at its relays, and connects authenticated applications to the target.
+
+This module is long because it contains, and documents, everything that a program that embeds a connector calls.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -54,7 +59,7 @@ _FOLLOW_SECONDS = 1.0
 
 
 class Connector:
-    """Serves hybrid connections until cancelled. `run_connector` is simpler, but cannot change connection strings.
+    """Serves hybrid connections until cancelled. `run_connector` is simpler, but cannot change what is published.
 
     `Relays` keeps everything registered, with one `Registrar` for each relay. `DataChannels` opens the data channels
     that the relays offer, and `Sessions` runs the sessions on them, through any relay.
@@ -130,13 +135,62 @@ class Connector:
 
         if self._policy_file is not None:
             self._publish_reading(self._policy_file.reading)
-        self._published = [Published(string) for string in config.strings]
-        for published in self._published:
-            identity, _ = published.string.require_identity()
-            if expires_soon(identity, now=clock()):
-                events.publish(IdentityExpiresSoon(connection=published.name))
-            self._relays.publish(published, self._relays.find_links(published, published.string))
-        self._target_checks = TargetChecks(lambda: [(one.name, one.target) for one in self._published])
+        #: What is published, by the number that `publish` has returned.
+        self._published: dict[int, Published] = {}
+        self._numbers = itertools.count()
+        for string in config.strings:
+            self.publish(string)
+        self._target_checks = TargetChecks(lambda: [(one.name, one.target) for one in self._published.values()])
+
+    def publish(self, string: ConnectionString, *, instead_of: int | None = None) -> int:
+        """Publish another hybrid connection. If the connector runs, it registers it at once, and events report it.
+
+        Args:
+            string: a connector's connection string.
+            instead_of: the number of a hybrid connection that is withdrawn at the same time, such as the same one
+                with another identity. Its open streams continue without a limit, until they end.
+
+        Returns:
+            The number of the hybrid connection, for `update` and `withdraw`. Those in `ConnectorConfig.strings` have
+            numbers from 0, in their order.
+
+        Raises:
+            ConfigurationError: the string cannot be used, or another one is for the same hybrid connection at the
+                same relay. Nothing was changed.
+        """
+        check_is_connection_string(string)
+        published = Published(string)
+        replaced = None if instead_of is None else self._published[instead_of]
+        links = self._relays.find_links(published, string, instead_of=replaced)
+        # From here on nothing can fail.
+        if instead_of is not None:
+            self.withdraw(instead_of, grace=math.inf)
+        identity, _ = string.require_identity()
+        if expires_soon(identity, now=self._clock()):
+            self._events.publish(IdentityExpiresSoon(connection=published.name))
+        self._relays.publish(published, links)
+        number = next(self._numbers)
+        self._published[number] = published
+        return number
+
+    def withdraw(self, number: int, *, grace: float = 0.0) -> None:
+        """Publish a hybrid connection no longer. Other hybrid connections are not affected.
+
+        Its registrations end at once. Clients are informed, and open no further streams here. Its sessions end when
+        their streams have ended, in the background. A session whose data channel is lost in this time cannot resume,
+        if no other connector serves the hybrid connection.
+
+        Args:
+            number: the number of the hybrid connection.
+            grace: how long its open streams may continue (seconds). After that, they are reset.
+        """
+        published = self._published.pop(number)
+        published.is_withdrawn = True
+        if published in self._following:
+            self._following.pop(published).cancel()
+        self._relays.withdraw(published)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._sessions.drain, grace, published)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string in place of one that is published. Open streams continue.
@@ -147,7 +201,7 @@ class Connector:
         streams that are opened from now on. If a relay refuses the new key, the earlier one stays in use there.
 
         Args:
-            number: the index in `ConnectorConfig.strings` of the string that is replaced.
+            number: the number of the hybrid connection: for a string in `ConnectorConfig.strings`, its index.
             string: a connection string for the same hybrid connection.
 
         Returns:
@@ -202,7 +256,7 @@ class Connector:
         It takes time in proportion to the number of streams.
         """
         return connector_snapshot(
-            self._published,
+            tuple(self._published.values()),
             self._relays,
             self._sessions,
             self._counters,
@@ -240,7 +294,7 @@ class Connector:
                 nursery.start_soon(self._relays.run)
                 await self._settled.wait()
                 self._publish_missing()
-                task_status.started(tuple(one.string for one in self._published if not one.is_refused))
+                task_status.started(tuple(one.string for one in self._published.values() if not one.is_refused))
                 await wait_stop(stop)
                 await self._drain(grace)
                 nursery.cancel_scope.cancel()
@@ -255,15 +309,16 @@ class Connector:
     def _registration_changed(self) -> None:
         """Note that a hybrid connection was registered, refused or lost at one of the relays."""
         self._key_use_changed()
-        if all(published.is_refused for published in self._published):
+        everything = self._published.values()
+        if everything and all(published.is_refused for published in everything):
             now = trio.current_time()
-            states = [one.state for published in self._published for one in published.publications]
+            states = [one.state for published in everything for one in published.publications]
             outdated = [state for state in states if state.may_be_outdated(now)]
             if not outdated:
                 self._over.set()
             elif all(state.asks_again_in(now) for state in outdated):  # unless a relay is being asked again already
                 self._relays.check_refusals()
-        elif all(published.is_registered or published.is_refused for published in self._published):
+        elif all(published.is_registered or published.is_refused for published in everything):
             self._settled.set()
 
     async def _end_when_over(self) -> None:
@@ -273,11 +328,11 @@ class Connector:
             HybridRelayError: every relay refuses every string.
         """
         await self._over.wait()
-        raise _why_refused(self._published[0])
+        raise _why_refused(next(iter(self._published.values())))
 
     def _publish_missing(self) -> None:
         """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
-        for published in self._published:
+        for published in self._published.values():
             name = published.name
             if published.is_refused:
                 error = _why_refused(published)

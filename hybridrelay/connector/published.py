@@ -23,6 +23,8 @@ class Published:
         #: Publications at relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
+        #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
+        self.is_withdrawn = False
 
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""

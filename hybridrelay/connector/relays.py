@@ -77,12 +77,15 @@ class Relays:
 
     # --- what is published, and where
 
-    def find_links(self, published: Published, string: ConnectionString) -> Links:
+    def find_links(
+        self, published: Published, string: ConnectionString, *, instead_of: Published | None = None
+    ) -> Links:
         """Return links to the relays that a connection string names: existing and new ones. Changes nothing.
 
         Args:
             published: the hybrid connection of this string.
             string: the connection string.
+            instead_of: a hybrid connection that is withdrawn before this one is published.
 
         Raises:
             ConfigurationError: no relay can be used, or another connection string is for the same hybrid connection
@@ -96,7 +99,7 @@ class Relays:
             return found[key]
 
         usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
-        others = [one for one in self._published if one is not published and one.name == published.name]
+        others = [one for one in self._published if one not in (published, instead_of) and one.name == published.name]
         taken = {publication.link.host for one in others for publication in one.publications}
         for link in found.values():
             if link.host in taken:
@@ -126,6 +129,25 @@ class Relays:
             publication.is_kept = False
         for registrar in self._registrars.values():
             registrar.check_replacement()
+
+    def withdraw(self, published: Published) -> None:
+        """End its registrations at all relays. Its sessions continue."""
+        self._published.remove(published)
+        ending = [*published.publications, *published.retiring]
+        published.publications.clear()
+        published.retiring.clear()
+        for publication in ending:
+            self._unpublish(publication)
+        self._registration_changed()  # ends the tasks that wait for something to replace a registration
+
+    def _unpublish(self, publication: Publication) -> None:
+        """End one registration. With the last one at a relay, its registrar and its link end, too."""
+        link = publication.link
+        registrar = self._registrars[link]
+        registrar.unpublish(publication)
+        if registrar.is_stopping and self._registrars.get(link) is registrar:
+            del self._registrars[link]
+            self._links = {key: other for key, other in self._links.items() if other is not link}
 
     def snapshots(self, published: Published) -> tuple[RelaySnapshot, ...]:
         """Return the state of a hybrid connection at each of its relays, including those that it is about to
@@ -169,11 +191,7 @@ class Relays:
         else:
             return
         published.retiring.remove(publication)
-        registrar = self._registrars[link]
-        registrar.unpublish(publication)
-        if registrar.is_stopping and self._registrars.get(link) is registrar:
-            del self._registrars[link]
-            self._links = {key: other for key, other in self._links.items() if other is not link}
+        self._unpublish(publication)
         kind = RegistrationReplaced if successors else RegistrationWithdrawn
         self._events.publish(kind(connection=published.name, host=link.host))
 

@@ -167,8 +167,7 @@ class Sessions:
         """Use another policy from now on. Sessions of identities that it denies end at once."""
         self._policy = policy
         for served in list(self._served.values()):
-            peer = served.peer
-            if reason := self.denied(served.published, peer):
+            if reason := self.denied(served.published, served.peer):
                 served.session.close(reason)
 
     def denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
@@ -227,17 +226,21 @@ class Sessions:
             one.published is published and one.key != key for one in self.opening
         )
 
-    async def drain(self, grace: float) -> None:
-        """Let open streams finish for up to `grace` seconds, and end all sessions."""
-        self._events.publish(ProgramStopping(role="connector", open=len(self._served)))
+    async def drain(self, grace: float, published: Published | None = None) -> None:
+        """Let open streams finish for up to `grace` seconds, and end all sessions, or those of `published`."""
+        ending = [one for one in self._served.values() if published is None or one.published is published]
+        if published is None:
+            self._events.publish(ProgramStopping(role="connector", open=len(ending)))
         async with trio.open_nursery() as nursery:
-            for served in self._served.values():
+            for served in ending:
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """Check the policy again, which may have changed before HELLO arrived, and the limit of sessions."""
         if reason := self.denied(published, peer):
             return reason
+        if published.is_withdrawn and not hello.attach:
+            return Reason.GOING_AWAY
         if hello.attach or self.count_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
             return None
         self.publish_refusal(published, peer, Reason.LIMIT, "it has too many sessions")

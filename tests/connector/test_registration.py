@@ -242,6 +242,18 @@ def test_what_is_withdrawn_before_its_request_is_not_registered() -> None:
     assert kinds(granted) == ["RegistrationSucceeded", "ReportChange"]
 
 
+def test_what_is_withdrawn_while_the_relay_answers_does_not_stay_there() -> None:
+    made = machine("one", "two")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Unpublish("one"), 0.0)
+    granted = made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    assert granted[:2] == [
+        commands.WithdrawRegistration(1, 2, "one"),
+        commands.RequestRegistration(1, 3, "two", TWO),
+    ]
+
+
 def test_a_relay_that_cannot_be_reached_does_not_hide_why_it_has_refused() -> None:
     """`status` shows the refusal, which an administrator has to resolve, and the relay is not asked again earlier."""
     made = machine("one", "two")

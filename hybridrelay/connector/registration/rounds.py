@@ -126,8 +126,7 @@ class Rounds:
         while present.pending:
             registration = present.pending.popleft()
             # The hybrid connection may have been withdrawn in the meantime.
-            is_published = self._registrations.get(registration.name) is registration
-            if is_published and present.concerns(registration, now):
+            if self._registrations.get(registration.name) is registration and present.concerns(registration, now):
                 self._ask(present, registration, registration.string)
                 return None
         self._present = None
@@ -163,6 +162,10 @@ class Rounds:
             return
         present, request = answered
         channel, registration = present.channel, request.registration
+        if registration.name not in self._registrations:  # withdrawn while the relay answered
+            withdrawal = self.next_number()
+            self._out.append(commands.WithdrawRegistration(channel.number, withdrawal, registration.name))
+            return
         if (rejection := present.rejection) is not None:  # the earlier string is still valid
             present.rejection = None
             present.temporary = present.temporary or rejection
