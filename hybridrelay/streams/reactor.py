@@ -443,14 +443,20 @@ class Reactor:
         if not self._is_running:
             self._work.wake()
 
-    def run_handlers(self) -> None:
+    def run_handlers(self, epoll_set: _EpollSet | None = None) -> None:
         """Call the handlers that are due, as long as the turns of their peers allow it. The rest is done after other
-        tasks have run. For use by tasks that have waited for a stream."""
+        tasks have run. For use by tasks that have waited for a stream.
+
+        Args:
+            epoll_set: the set that is ready; the handlers of the sockets that it reports become due first.
+        """
         if self._is_running:
             return
         self._is_running = True
         turn = Turn()
         try:
+            if epoll_set is not None:
+                epoll_set.collect()
             while self._run_round() and not turn.is_over(0):
                 pass
         finally:
@@ -510,8 +516,7 @@ class Reactor:
         fd = epoll_set.fileno()
         while True:
             await trio.lowlevel.wait_readable(fd)
-            epoll_set.collect()
-            self.run_handlers()
+            self.run_handlers(epoll_set)
 
     async def _keep_working(self) -> None:
         """Call the handlers that are due but were not called at once."""

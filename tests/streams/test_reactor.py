@@ -926,6 +926,34 @@ async def test_nothing_runs_when_everything_has_been_read(form: str) -> None:
     await close_all(near, far)
 
 
+class _Scheduled(trio.abc.Instrument):
+    """Counts how often a task other than this one is scheduled."""
+
+    def __init__(self) -> None:
+        self._own = trio.lowlevel.current_task()
+        self.count = 0
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self.count += task is not self._own
+
+
+async def test_one_task_runs_once_for_what_the_epoll_set_reports(epoll: None) -> None:
+    near, far = await tcp_pair()
+    async with using_reactor() as reactor:
+        reader = Reader(SocketPort(near))
+        reader.serve(reactor)
+        await trio.testing.wait_all_tasks_blocked()
+        for size in range(1, 5):
+            scheduled = _Scheduled()
+            trio.lowlevel.add_instrument(scheduled)
+            os.write(far.socket.fileno(), b"x")
+            await until(lambda size=size: reader.has_received(size))  # type: ignore[misc]
+            trio.lowlevel.remove_instrument(scheduled)
+            assert scheduled.count == 1
+        await stop(reader)
+    await close_all(near, far)
+
+
 async def test_handlers_do_not_call_each_other(form: str) -> None:
     """A handler may do something that has handlers called, for instance in a task that waits."""
     async with using_reactor() as reactor:
