@@ -114,7 +114,10 @@ class DataChannels:
             except BaseException:
                 await trio.aclose_forcefully(tls)
                 raise
-            await self.greet(ProvenChannel(published, tls, peer, link, candidate, opening, offer.rendezvous))
+            proven = ProvenChannel(
+                published, tls, peer, link, candidate, opening, offer.rendezvous, offer.client_address
+            )
+            await self.greet(proven)
         except HybridRelayError as exc:
             self._publish_failure(publication, offer, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):

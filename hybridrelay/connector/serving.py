@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from .._unexpected_failure import unexpected_failure
+from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
 from ..events.stream import EventStream
@@ -193,6 +194,7 @@ class ServedStream:
 
     def _start(self, target: trio.SocketStream, bridges: Bridges) -> None:
         self._progress = BridgeProgress()
+        self.about.address = _peer_address(target)
         self._service.counters.stream_opened(self.origin.published.name)
         bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
 
@@ -237,3 +239,12 @@ class ServedStream:
             self.about.still_open(
                 bytes_to_target=so_far.received, bytes_to_client=so_far.sent, at_most_every=REPEAT_SECONDS
             )
+
+
+def _peer_address(target: trio.SocketStream) -> str:
+    """Return the address that a connection leads to; empty if the connection has ended already."""
+    try:
+        name = target.socket.getpeername()
+    except OSError:
+        return ""
+    return format_address(*name[:2]) if isinstance(name, tuple) else str(name)

@@ -62,6 +62,8 @@ class Served:
     rendezvous: str = ""
     #: When it began, on Trio's clock.
     since: float = 0.0
+    #: The client's address, as the relay has stated it for the current data channel.
+    client_address: str = ""
 
     @property
     def activity_id(self) -> str:
@@ -72,7 +74,7 @@ class Served:
     def origin(self) -> Origin:
         """The origin of a stream that is opened now, for its events."""
         route = f"{self.candidate.route.name} at {self.link.host}"
-        return Origin(self.published, self.peer, self.activity_id, route)
+        return Origin(self.published, self.peer, self.activity_id, route, self.client_address)
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Return whether the session belongs to this identity. Serials are unique only within one authority."""
@@ -105,6 +107,8 @@ class ProvenChannel:
     opening: OpeningChannel | None = None
     #: The id of its rendezvous, as the relay has stated it.
     rendezvous: str = ""
+    #: The client's address, as the relay has stated it.
+    client_address: str = ""
 
     @property
     def route(self) -> str:
@@ -298,11 +302,14 @@ class Sessions:
                 connection=published.name,
                 activity_id=served.activity_id,
                 label=peer.label,
+                serial=peer.serial,
                 route=channel.route,
+                client_address=channel.client_address,
                 rendezvous=channel.rendezvous,
             )
         )
         served.link, served.candidate, served.rendezvous = channel.link, channel.candidate, channel.rendezvous
+        served.client_address = channel.client_address
         served.key = self._finish_opening(channel.opening)
         await served.session.replace_channel(channel.stream, initial)
 
@@ -351,6 +358,7 @@ class Sessions:
             key,
             channel.rendezvous,
             trio.current_time(),
+            channel.client_address,
         )
         try:
             await self._serve_offers(served, channel, initial)
@@ -379,6 +387,7 @@ class Sessions:
                         label=peer.label,
                         serial=peer.serial,
                         route=channel.route,
+                        client_address=channel.client_address,
                         rendezvous=channel.rendezvous,
                     )
                 )
@@ -394,6 +403,7 @@ class Sessions:
                         connection=published.name,
                         activity_id=served.activity_id,
                         label=peer.label,
+                        serial=peer.serial,
                         reason=Reason.GOING_AWAY if outcome is None else outcome.reason,
                         detail="" if outcome is None else outcome.text,
                     )

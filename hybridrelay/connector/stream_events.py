@@ -26,6 +26,8 @@ class Origin:
     session: str
     #: The current route of the session's data channel, for example ``tcp at relay.example.com``.
     route: str
+    #: The address of the client, as the relay of this route has stated it.
+    client_address: str = ""
 
 
 class StreamEvents:
@@ -43,6 +45,8 @@ class StreamEvents:
         #: The stream's id in all its events, here and at the client.
         self.activity_id = stream_activity_id(origin.session, stream)
         self.target: HostPort = origin.published.target  # a copy, since a reload may change it
+        #: The address that was connected to; empty before.
+        self.address = ""
         self._events = events
         self._origin = origin
         self._stream = stream
@@ -62,6 +66,7 @@ class StreamEvents:
                 session=origin.session,
                 stream=self._stream,
                 route=origin.route,
+                client_address=origin.client_address,
             )
         )
 
@@ -73,7 +78,8 @@ class StreamEvents:
             ended_at: when it ended, on `clock`; None means now.
         """
         seconds = round((self._clock() if ended_at is None else ended_at) - self.began, 3)
-        name, peer = self._origin.published.name, self._origin.peer
+        origin = self._origin
+        name, peer = origin.published.name, origin.peer
         event: StreamNotConnected | StreamClosed
         if isinstance(outcome, NotConnected):
             event = StreamNotConnected(
@@ -82,6 +88,8 @@ class StreamEvents:
                 label=peer.label,
                 serial=peer.serial,
                 target=str(self.target),
+                route=origin.route,
+                client_address=origin.client_address,
                 reason=outcome.reason,
                 detail=outcome.detail,
                 seconds=seconds,
@@ -93,6 +101,9 @@ class StreamEvents:
                 label=peer.label,
                 serial=peer.serial,
                 target=str(self.target),
+                route=origin.route,
+                client_address=origin.client_address,
+                address=self.address,
                 outcome=outcome.kind,
                 reason=outcome.reason,
                 to_target=str(outcome.to_target),
@@ -117,6 +128,9 @@ class StreamEvents:
                 label=self._origin.peer.label,
                 serial=self._origin.peer.serial,
                 target=str(self.target),
+                route=self._origin.route,
+                client_address=self._origin.client_address,
+                address=self.address,
                 bytes_to_target=bytes_to_target,
                 bytes_to_client=bytes_to_client,
                 seconds=round(now - self.began, 3),

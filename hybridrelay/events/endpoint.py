@@ -38,8 +38,9 @@ __all__ = [
 class _Session(Event):
     connection: str
     activity_id: str = ""
-    #: The label of the other side's identity, from its certificate, like ``serial`` in some of the events.
+    #: The label and serial of the other side's identity, from its certificate. A client knows only the label.
     label: str = ""
+    serial: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +50,11 @@ class _Stream(Event):
     label: str = ""
     serial: str = ""
     target: str = ""
+    #: The relay and the route of the session's data channel when the stream was requested: ``tcp at
+    #: relay.example.com``. At the connector only, like ``client_address``: the address of the client as this relay
+    #: knows it (for IPv6: its /64).
+    route: str = ""
+    client_address: str = ""
 
 
 # --- sessions
@@ -62,9 +68,10 @@ class SessionOpened(_Session):
     level: ClassVar = Level.INFO
     summary: ClassVar = "A session was opened"
 
-    serial: str = ""
     #: The route of the session's data channel: ``tcp at relay.example.com``.
     route: str
+    #: At the connector: the address of the client, as the relay knows it (for IPv6: its /64).
+    client_address: str = ""
     #: The id of the rendezvous by which the data channel was opened: ``activity_id`` in the relay's events.
     rendezvous: str = ""
 
@@ -96,6 +103,7 @@ class SessionResumed(_Session):
     summary: ClassVar = "A session has resumed"
 
     route: str
+    client_address: str = ""
     rendezvous: str = ""
 
 
@@ -131,7 +139,6 @@ class StreamOpened(_Stream):
     #: The id of the session, and the stream's number in it.
     session: str
     stream: int
-    route: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -167,6 +174,8 @@ class StreamClosed(_Stream):
     #: ``closed``, ``closed-with-reset``, ``unconfirmed`` or ``broken``: see docs/operating.md.
     outcome: str
     reason: Reason
+    #: The address that the connector connected to, which its target's name led to; at the connector only.
+    address: str = ""
     #: How each direction ended.
     to_target: str
     to_client: str
@@ -185,6 +194,7 @@ class StreamStillOpen(_Stream):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream has been open for a long time"
 
+    address: str = ""
     bytes_to_target: int
     bytes_to_client: int
     seconds: float

@@ -51,6 +51,7 @@ MAX_PIN = 128
 MAX_TYPE = 64
 #: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
 MAX_SENDER = 64
+MAX_CLIENT_ADDRESS = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
 #: The longest time for which a relay may ask its peers to stay away (seconds). A longer time is read as this one: a
@@ -340,6 +341,8 @@ class Offer:
     sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
     #: As in `Joined`.
     rendezvous: str = attrs.field(default="", validator=_rendezvous)
+    #: The address of the client, as the relay knows it, for the connector's audit log. Empty if not known.
+    client_address: str = attrs.field(default="", validator=_text(MAX_CLIENT_ADDRESS, empty=True))
 
 
 @attrs.frozen

@@ -18,7 +18,14 @@ from hybridrelay.connector.serving import REPEAT_SECONDS, StreamService
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
-from hybridrelay.events import Event, EventStream, StreamClosed, StreamOpened, StreamStillOpen
+from hybridrelay.events import (
+    Event,
+    EventStream,
+    StreamClosed,
+    StreamNotConnected,
+    StreamOpened,
+    StreamStillOpen,
+)
 from hybridrelay.mux import MuxStream, Session, open_bridges
 from hybridrelay.policy import Policy
 from hybridrelay.protocol.reasons import Reason
@@ -39,6 +46,7 @@ class Scene:
         self.server = server
         self.published = published("orders", target=target)
         self.policy = policy
+        self.origin = Origin(self.published, PEER, "5e55", "tcp at relay.example", "192.0.2.7")
         self.events: list[Event] = []
         stream = EventStream(AuditLog(), self.events.append)
         self.now = 1000.0
@@ -67,8 +75,7 @@ class Scene:
         with self.scope:
             async with open_bridges() as bridges, trio.open_nursery() as nursery:
                 async for offer in self.server.offers:
-                    origin = Origin(self.published, PEER, "5e55", "tcp at relay.example")
-                    nursery.start_soon(self.service.serve, offer, origin, bridges)
+                    nursery.start_soon(self.service.serve, offer, self.origin, bridges)
         self.over.set()
 
 
@@ -175,6 +182,24 @@ async def test_one_outcome_with_all_that_was_moved_whatever_ended_it(
         await eventually(lambda: len(lines()) > 1)
     await trio.testing.wait_all_tasks_blocked()
     assert lines() == [OPEN, (*outcome, 5, 7)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_all_events_of_a_stream_say_where_it_comes_from_and_the_last_what_was_dialed(
+    nursery: trio.Nursery, target: Target
+) -> None:
+    port = target.address.port
+    scene = await Scene.start(nursery, HostPort("localhost", port))
+    stream = await scene.client.open_stream()
+    async with await target.accept() as server:
+        await _finish(scene, stream, server)
+        await eventually(lambda: isinstance(scene.events[-1], StreamClosed))
+    refused = scene.client.open_stream_nowait()
+    scene.service.refused(7, Reason.LIMIT, scene.origin)
+    about = [one for one in scene.events if isinstance(one, StreamOpened | StreamClosed | StreamNotConnected)]
+    assert {(one.route, one.client_address) for one in about} == {("tcp at relay.example", "192.0.2.7")}
+    assert [one.address for one in about if isinstance(one, StreamClosed)] == [f"127.0.0.1:{port}"]
+    refused.reset(Reason.CANCELLED)
     nursery.cancel_scope.cancel()
 
 

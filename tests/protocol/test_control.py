@@ -122,10 +122,11 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "lifetime_seconds": 30,
             "sender": "",
             "rendezvous": "",
+            "client_address": "",
         },
     ),
     (
-        Offer(7, "sql", TICKET, 30, "0f", "4" * 32),
+        Offer(7, "sql", TICKET, 30, "0f", "4" * 32, "192.0.2.7"),
         {
             "type": "offer",
             "id": 7,
@@ -134,6 +135,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
             "lifetime_seconds": 30,
             "sender": "0f",
             "rendezvous": "4" * 32,
+            "client_address": "192.0.2.7",
         },
     ),
     (Accept(0), {"type": "accept", "id": 0}),
@@ -289,6 +291,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
     *[("offer", "sender", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
+    *[("offer", "client_address", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
     *[("offer", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[
         (name, "id", value)
@@ -343,6 +346,7 @@ def test_every_field_without_a_default_is_needed(fields: dict[str, object]) -> N
         "outer_pins",
         "sender",
         "rendezvous",
+        "client_address",
     }:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):

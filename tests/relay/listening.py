@@ -26,6 +26,7 @@ class FakeListener:
         self.ticket = b""
         self.sender = ""
         self.rendezvous = ""
+        self.client_address = ""
         #: Says that the sender of the last offer has proved its identity.
         self.prove: Callable[[], None] = lambda: None
 
@@ -38,8 +39,10 @@ class FakeListener:
         proved: Callable[[], None],
         sender: str = "",
         rendezvous: str = "",
+        client_address: str = "",
     ) -> Answer:
         self.offers += 1
+        self.client_address = client_address
         self.ticket, self.sender, self.rendezvous, self.prove = ticket, sender, rendezvous, proved
         if self.answer is None:
             await trio.sleep_forever()

@@ -30,7 +30,7 @@ class AuditLog:
             return
         match event:
             case StreamOpened():
-                self._write(event, "open", session=event.session, stream=event.stream, route=event.route)
+                self._write(event, "open", session=event.session, stream=event.stream)
             case StreamNotConnected():
                 detail = {"detail": event.detail} if event.detail else {}
                 self._write(event, "refused", reason=event.reason.slug, **_amounts(event), **detail)
@@ -41,10 +41,11 @@ class AuditLog:
                     reason=event.reason.slug,
                     to_target=event.to_target,
                     to_client=event.to_client,
+                    **_known(address=event.address),
                     **_amounts(event),
                 )
             case StreamStillOpen():
-                self._write(event, "still-open", **_amounts(event))
+                self._write(event, "still-open", **_known(address=event.address), **_amounts(event))
 
     def _write(self, event: _StreamEvent, kind: str, **more: str | float) -> None:
         fields: dict[str, str | float] = {
@@ -54,6 +55,7 @@ class AuditLog:
             "label": event.label,
             "serial": event.serial,
             "target": event.target,
+            **_known(route=event.route, client_address=event.client_address),
             **more,
         }
         # Labels are always printable; quoting keeps one with a space from looking like two fields.
@@ -61,6 +63,10 @@ class AuditLog:
             f"{key}={value!r}" if isinstance(value, str) else f"{key}={value}" for key, value in fields.items()
         )
         logger.info("%s", line, extra={"fields": fields})
+
+
+def _known(**fields: str) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value}
 
 
 def _amounts(event: StreamNotConnected | StreamClosed | StreamStillOpen) -> dict[str, float]:

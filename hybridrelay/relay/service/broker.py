@@ -283,7 +283,7 @@ class BrokerService:
 
         listener = ask.listener
         offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
-        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id)
+        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id, client_address=ask.join.sender.address)
         try:
             answer = await in_time(asks, OFFER_SECONDS)
         except trio.BrokenResourceError:

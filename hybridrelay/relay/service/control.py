@@ -11,6 +11,7 @@ from functools import partial
 import attrs
 import trio
 
+from ..._printable import printable
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
 from ...events.relay import ListenerDropped
@@ -295,6 +296,7 @@ class ControlPeer:
         proved: Callable[[], None],
         sender: str = "",
         rendezvous: str = "",
+        client_address: str = "",
     ) -> control.Accept | control.Failed:
         """Offer a rendezvous to the listener; see `ListenerHandle`."""
         id_ = next(self._ids)
@@ -302,7 +304,17 @@ class ControlPeer:
         self._answers[id_] = answer_in, _Offer(withdraw, proved)
         self._is_silent = True
         try:
-            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender, rendezvous))
+            await self.send(
+                control.Offer(
+                    id_,
+                    connection,
+                    ticket,
+                    lifetime_seconds,
+                    sender,
+                    rendezvous,
+                    printable(client_address)[: control.MAX_CLIENT_ADDRESS],
+                )
+            )
             try:
                 return await answer_out.receive()
             except trio.EndOfChannel:

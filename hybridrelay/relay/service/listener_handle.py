@@ -24,6 +24,7 @@ class ListenerHandle(Protocol):
         proved: Callable[[], None],
         sender: str = "",
         rendezvous: str = "",
+        client_address: str = "",
     ) -> control.Accept | control.Failed:
         """Offer a rendezvous to the listener, and return its answer. The caller sets the deadline.
 
@@ -35,6 +36,7 @@ class ListenerHandle(Protocol):
             proved: called if the listener accepts, and later reports that the sender has proved its identity.
             sender: see `control.Offer.sender`.
             rendezvous: the id of the rendezvous.
+            client_address: the address of the sender, for the listener's audit log.
 
         Raises:
             trio.BrokenResourceError: the listener's control channel has ended.

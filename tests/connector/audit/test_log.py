@@ -119,7 +119,7 @@ def test_the_text_has_all_fields(caplog: pytest.LogCaptureFixture) -> None:
 
     assert caplog.text.endswith(
         "event='open' id='ab-17' connection='orders' label='web shop' serial='0A' target='db:5432' "
-        "session='ab' stream=17 route='tcp at relay.example'\n"
+        "route='tcp at relay.example' session='ab' stream=17\n"
     )
 
 

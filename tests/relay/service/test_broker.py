@@ -199,6 +199,7 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
     for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
         await broker.join(grant, None, address)
         names.append(handle.sender)
+        assert handle.client_address == address
         await broker.join(grant, None, address)
         assert handle.sender == names[-1]
     assert len(set(names)) == 3
