@@ -15,13 +15,13 @@ from hybridrelay.security import Right, Rule
 
 @pytest.fixture
 def no_descriptor_leaks() -> Iterator[None]:
-    """Fails where the test leaves descriptors open."""
+    """Fails if the test leaves descriptors open."""
     if sys.platform != "linux":
         yield
         return
     before = _descriptors()
     yield
-    # What somebody else's garbage closed meanwhile is no concern of this test.
+    # Fewer are no error: garbage of an earlier test may have been collected meanwhile, which closes its descriptors.
     assert _descriptors().items() <= before.items()
 
 

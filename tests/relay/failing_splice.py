@@ -51,5 +51,5 @@ def splice_that_finds_an_end(
     monkeypatch.setattr(os, "splice", splice)
 
 
-#: What ICMP messages stand for, and a system that refuses to splice might say, too.
+#: Errors that an ICMP message causes, and that a system that refuses to splice may return as well.
 ICMP_ERRORS = (errno.EACCES, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP)

@@ -16,18 +16,18 @@ class FakeListener:
     """Implements `ListenerHandle`.
 
     Args:
-        answer: to each offer: the answer, or what gives it. None never answers.
+        answer: the answer to each offer, or a function that returns it. None: it never answers.
     """
 
     def __init__(self, answer: Answer | Callable[[], Awaitable[Answer]] | None) -> None:
         self.answer = answer
         self.offers = 0
-        #: Of the last offer.
+        #: Values of the last offer.
         self.ticket = b""
         self.sender = ""
         self.rendezvous = ""
         self.client_address = ""
-        #: Says that the sender of the last offer has proved its identity.
+        #: Reports that the sender of the last offer has proved its identity.
         self.prove: Callable[[], None] = lambda: None
 
     async def offer(

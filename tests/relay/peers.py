@@ -1,4 +1,4 @@
-"""The far end of a control channel, with the relay's own end behind it: says what a test wants."""
+"""A peer on a control channel that sends what a test wants, connected to the real relay's end of the channel."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def make_broker(
 
 
 def update(broker: BrokerService, registry: SQLiteStore) -> None:
-    """Let a broker know what is in the registry now."""
+    """Inform a broker of what is in the registry now."""
     broker.update(StoreChange.between(broker.authorization.connections, registry.snapshot()))
 
 
 def token_for(rule: Rule, connection: str = "db", slot: KeySlot = KeySlot.PRIMARY) -> str:
-    """A token that is good for a minute."""
+    """Return a token that is valid for a minute."""
     return make_token(audience_for(HOST, connection), rule.name, key_of(rule, slot), expires_at=time.time() + 60)
 
 
 class FarEnd:
-    """A connector or a client that says what it is told to. Made by `connect`."""
+    """A connector or client that sends what the test tells it to. Made by `connect`."""
 
     def __init__(self, session: Session, stream: MuxStream, peer: ControlPeer) -> None:
         self.session = session
         self.peer = peer
-        #: Why the relay hung up, once it has.
+        #: Why the relay has closed the channel; None while it has not.
         self.error: RemoteProtocolError | None = None
         self._stream = stream
         self._decoder = control.ControlDecoder()
@@ -97,7 +97,7 @@ class FarEnd:
         await self._stream.send_all(b"".join(map(control.encode_message, messages)))
 
     async def hear(self) -> control.Message | control.Unknown:
-        """The next message. Raises `trio.BrokenResourceError` where the relay has hung up."""
+        """Return the next message. Raises `trio.BrokenResourceError` if the relay has closed the channel."""
         with trio.fail_after(PATIENCE_SECONDS):
             while not self._heard:
                 data = await self._stream.receive_some()
@@ -107,7 +107,7 @@ class FarEnd:
         return self._heard.pop(0)
 
     async def ask(self, message: control.Message) -> control.Message | control.Unknown:
-        """Say something, and hear what comes next."""
+        """Send a message, and return the next one that arrives."""
         await self.say(message)
         return await self.hear()
 
@@ -115,11 +115,11 @@ class FarEnd:
 def hello_of(
     secret: str, *, generation: int = 1, instance: str | None = None, shown: str | None = ""
 ) -> control.Hello:
-    """What a connector says first; `shown` is another secret than its own, or None for none."""
+    """Return a connector's hello. `shown`: a secret to present instead of its own; None: it presents none."""
     instance = control.instance_of(secret) if instance is None else instance
     return control.Hello(control.PeerRole.CONNECTOR, instance, generation, "test", secret if shown == "" else shown)
 
 
 def client_hello() -> control.Hello:
-    """What a client says first."""
+    """Return a client's hello."""
     return control.Hello(control.PeerRole.CLIENT, "c" * 32, 1, "test")

@@ -26,13 +26,13 @@ def key(connection: str, rule: str = "sender", generation: int = 1) -> KeyId:
 
 
 KEY = key("db")
-#: Two networks, and a neighbour of the first address.
+#: Holders in two networks; the neighbour is in that of the first one.
 ROGUE, NEIGHBOUR, HONEST = (Holder(KEY, address) for address in ("192.0.2.1", "192.0.2.2", "198.51.100.7"))
 
 
 @attrs.define
 class Scene:
-    """Places of which the key may have a few."""
+    """Places, of which each key may have a few, and a clock."""
 
     now: float = 0.0
     places: Places[str] = attrs.field(init=False)
@@ -51,7 +51,7 @@ class Scene:
         return scene
 
     def enter(self, holder: Holder, owner: str, *, established: bool = False) -> str | None:
-        """Take a place; the owner of the one that made room, or None."""
+        """Take a place. Returns the owner of the place that was displaced for it, or None."""
         displaced = self.places.choose_displaced(holder, owner)
         if displaced is not None:
             self.places.leave(displaced)

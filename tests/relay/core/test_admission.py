@@ -1,4 +1,4 @@
-"""Which proofs a relay takes, and that the index follows the registry."""
+"""Which proofs a relay accepts, and that the index follows the registry."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_keys_that_share_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_wrong_proof_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An HMAC only where the key is known and the time is right."""
+    """One HMAC, and only if the key is known and the time is recent."""
     signed: list[Secret] = []
     is_made_with = AdmissionProof.is_made_with
 

@@ -193,7 +193,7 @@ def test_a_successor_ends_the_registration_of_an_instance_that_is_dead(scene: Sc
     ]
 
 
-def test_a_listener_gives_way_to_another_holder() -> None:
+def test_a_listener_is_displaced_by_one_of_another_holder() -> None:
     scene = Scene.make(listeners=2)
     scene.register("a")
     newest = scene.register("b")
@@ -348,7 +348,7 @@ def test_two_data_channels_are_joined_and_end(scene: Scene) -> None:
     assert scene.broker.take() == [RendezvousJoined(connection=NAME, activity_id=name)]
     for arrival in (listener, sender):
         scene.broker.gone(arrival, scene.now)
-    assert scene.broker.take() == [], "from now on, the end of the moving is the end"
+    assert scene.broker.take() == [], "once it is joined, only the end of the moving ends it"
     scene.now += 7.5
     scene.broker.moving_ended(name, Input.FINISHES, scene.now, bytes_to_client=3, bytes_to_connector=5)
     assert scene.broker.take() == [
@@ -389,7 +389,7 @@ def test_a_ticket_that_nobody_uses_expires(scene: Scene) -> None:
     assert scene.broker.next_deadline() is None
 
 
-def test_what_is_joined_when_the_relay_stops_ends_once(scene: Scene) -> None:
+def test_a_joined_rendezvous_ends_once_when_the_relay_stops(scene: Scene) -> None:
     name = scene.joined()
     for _ in range(2):
         scene.broker.shut_down(scene.now)
@@ -421,7 +421,7 @@ def test_disabling_ends_everything_and_says_so(scene: Scene) -> None:
     ]
     scene.broker.moving_ended(name, Input.CANCELLED, scene.now, bytes_to_client=1, bytes_to_connector=2)
     assert scene.broker.take()[-1] == ended(name, "disabled", disabled, to_client=1, to_connector=2)
-    assert scene.answer(asked, Answer.LOST) == JoinFailed(disabled), "it cannot be asked for again"
+    assert scene.answer(asked, Answer.LOST) == JoinFailed(disabled), "no other listener is asked"
     scene.broker.take()
 
     scene.store.change(NAME, disabled=False)

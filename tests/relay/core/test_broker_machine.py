@@ -44,7 +44,7 @@ LIFETIME = 10.0
 
 @attrs.define(eq=False)
 class Channel:
-    """A data channel that has shown its ticket."""
+    """A data channel that has presented its ticket."""
 
     arrival: Arrival
     is_ready: bool = False
@@ -111,7 +111,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     name = output.activity_id
                     self.ends[name] += 1
                     assert output.outcome in {one.value for one in Outcome}
-                    assert name not in self.moving, "what is moved has not ended"
+                    assert name not in self.moving, "it does not end while its bytes are moved"
                 case RendezvousJoined():
                     assert self.ends[output.activity_id] == 0
                 case ListenerRegistered():
@@ -180,7 +180,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert isinstance(step, JoinMade) == (answer is Answer.ACCEPTED)
         self.step(step)
         assert answer is Answer.ACCEPTED or self.ends[ask.rendezvous_id] == 1
-        if data.draw(st.booleans()):  # it said, right after it had accepted, that it cannot come
+        if data.draw(st.booleans()):  # the listener has accepted, and then reports that it cannot dial
             self.broker.withdraw(ask.rendezvous_id, self.now)
             self.carry_out()
 
@@ -258,7 +258,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert not self.ends or max(self.ends.values()) == 1
         assert self.ends.keys() <= self.made.keys()
         running = len(self.made) - len(self.ends)
-        # What is stopped because it made room has no place any more.
+        # A pair that is being stopped because it was displaced has no place any more.
         assert running - len(self.stopping) <= len(self.pairs) - self.pairs.kept <= running
         assert self.table.open + self.table.joined == running
 

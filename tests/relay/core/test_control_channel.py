@@ -388,7 +388,7 @@ def test_a_holder_with_fewer_control_channels_gets_one_from_the_holder_with_most
     assert caught.value.reason is Reason.LIMIT
 
 
-def test_idle_clients_make_room_first(scene: Scene) -> None:
+def test_idle_clients_are_displaced_first(scene: Scene) -> None:
     crowd = Crowd.of(scene)
     crowd.client("busy", PEER, joined=True)
     crowd.client("idle", PEER)
@@ -396,7 +396,7 @@ def test_idle_clients_make_room_first(scene: Scene) -> None:
     crowd.client("honest", "198.51.100.7", joined=True)
     crowd.now += TENURE_SECONDS
     assert crowd.ended() == ["idle"]
-    # A join is of use for a while only.
+    # A join establishes the place of its control channel only for a while.
     crowd.now = IDLE_CLIENT_SECONDS + TENURE_SECONDS
     crowd.client("another", "198.51.100.7")
     assert crowd.ended() == ["busy"]
@@ -452,7 +452,7 @@ def test_a_listener_says_that_a_sender_has_proved_its_identity(scene: Scene) -> 
     assert scene.channel.receive(control.Proved(7)) == SenderProved(7)
 
 
-def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scene) -> None:
+def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Scene) -> None:
     channel, broker, grant = scene.channel, scene.broker, scene.grant("listener", expires_at=77.0)
     channel.receive(CONNECTOR)
     scene.request(REGISTER, grant)

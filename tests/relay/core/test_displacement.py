@@ -15,10 +15,11 @@ from hybridrelay.security import KeySlot
 class Case:
     #: The holders of the places, in the order in which they registered: a key and an address.
     held: str
-    #: The holder that wants one, and before how many of the others it had registered first.
+    #: The holder that needs a place.
     newcomer: str
+    #: How many of the others registered later than the newcomer's instance did at first.
     before: int
-    #: The number of the place in `held` that is given up; None: none.
+    #: The position in `held` of the listener that is displaced; None: the newcomer is refused.
     expected: int | None
     is_drawn: bool = False
 
@@ -40,7 +41,7 @@ def _listener(instance: str, holder: str) -> Listener[None]:
     [
         Case(
             "a1 b1 a2 a3 b2 b3", "c1", 0, 5, is_drawn=False
-        ),  # one that has fewer than any: the newest of the others
+        ),  # a holder without a place displaces the newest listener
         Case("a1 a2 a3 b1", "b1", 0, 2),  # by key
         Case("a1 a1 a1 a2", "a3", 0, 2),  # by network, within a key
         Case("a1 a1 b1 b1", "a1", 4, 1),  # an instance that returns displaces a newer one of its own

@@ -1,4 +1,4 @@
-"""What becomes of samples."""
+"""Which rows result from samples."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_a_join_ends_once() -> None:
     assert ends <= set(TRANSITIONS.values())
 
 
-def test_no_reason_that_a_listener_gives_is_final_to_a_sender() -> None:
+def test_no_reason_that_a_listener_gives_is_permanent_for_a_sender() -> None:
     assert not any(reason.is_permanent for reason in PASSED_ON.values())
 
 

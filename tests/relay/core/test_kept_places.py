@@ -21,7 +21,7 @@ def crowded(honest: Holder = HONEST, *, limit: int = 6) -> tuple[Scene, list[Pla
         scene.places.establish(place)
     for number in range(limit - 2):
         scene.enter(ROGUE, f"{number}", established=True)
-    # The time at which an established place may give way has been used by another holder just now.
+    # An established place may be displaced only once in `ROTATION_SECONDS`, and this newcomer has just done so.
     scene.enter(Holder(KEY, "203.0.113.1"), "third", established=True)
     return scene, held
 
@@ -112,7 +112,7 @@ def test_what_was_never_established_is_not_kept() -> None:
     assert len(scene.places) == scene.places.kept == 0
 
 
-def test_what_has_settled_by_itself_is_kept() -> None:
+def test_a_place_that_was_established_by_its_age_is_kept() -> None:
     scene = Scene.make(2, spares_established=True, established_after=90.0)
     place = scene.places.take(HONEST, "old")
     scene.now = 90.0
@@ -138,7 +138,7 @@ def test_a_holder_gets_no_more_by_keeping() -> None:
     assert (len(scene.places), scene.places.kept) == (6, 0)
 
 
-def test_a_kept_place_counts_for_its_holder_and_gives_way_first() -> None:
+def test_a_kept_place_counts_for_its_holder_and_is_displaced_first() -> None:
     scene = Scene.make(8, spares_established=True)
     held = [scene.places.take(ROGUE, f"{number}") for number in range(8)]
     for place in held:

@@ -1,4 +1,4 @@
-"""Registration of listeners: takeover, choice, memory of the departed; and a machine against a model."""
+"""Registering, choosing and displacing listeners, and remembering those that have left. Also compared with a model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_same_instance_takes_its_own_place_at_once(generation: int) -> None:
     assert listeners.register(second) is first
 
     assert listeners.of("sql") == (second,)
-    assert not listeners.remove(first), "the dead self takes nobody with it"
+    assert not listeners.remove(first), "the end of the earlier registration does not end the new one"
     assert listeners.find("sql", "a") is second
     assert listeners.remove(second)
     assert listeners.find("sql", "a") is None
@@ -100,7 +100,7 @@ def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender
     assert first["192.0.2.1"] < 40
 
 
-def test_gone_and_absent_are_told_apart() -> None:
+def test_gone_and_absent_instances_are_distinguished() -> None:
     listeners = table()
     assert listeners.why_not("sql") is Reason.NO_LISTENER
     assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
@@ -113,7 +113,7 @@ def test_gone_and_absent_are_told_apart() -> None:
     assert listeners.declare_gone("sql", "a") is None
     assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
 
-    # It was not so dead after all.
+    # The instance was not dead, and registers again.
     back = listener("a", 5)
     listeners.register(back)
     assert listeners.declare_gone("sql", "a") is back
@@ -191,7 +191,7 @@ def test_a_holder_that_has_fewer_displaces_the_newest_of_the_one_that_has_most()
     assert displaced in rogues
     assert listeners.find("sql", displaced.instance) is None
     assert listeners.find("sql", "honest 1") is first
-    # With two of four each, nobody gives way to the other any more.
+    # With two of four each, neither holder displaces the other any more.
     with pytest.raises(RendezvousError):
         listeners.register(at("10.0.0.9", "rogue 5"))
     listeners.register(second)
@@ -202,14 +202,14 @@ def test_a_holder_that_has_fewer_displaces_the_newest_of_the_one_that_has_most()
     assert {one.instance for one in listeners.of("sql")} >= {"honest 1", "honest 2"}
 
 
-def test_holders_with_another_key_are_told_apart() -> None:
+def test_another_key_at_the_same_address_is_another_holder() -> None:
     listeners = table(max_per_connection=3)
     for number in range(3):
         listeners.register(at("", f"rogue {number}"))
     assert listeners.register(at("", "honest", key=OTHER_KEY)) is not None
 
 
-def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer() -> None:
+def test_an_instance_that_was_registered_for_long_enough_gets_its_place_back_from_a_newer_one() -> None:
     now = 0.0
     listeners: ListenerTable[str] = ListenerTable(
         randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=3
@@ -233,7 +233,7 @@ def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer
     assert listeners.find("sql", "honest") is not None
 
 
-def test_a_holder_of_a_key_cannot_have_settled_instances_forgotten() -> None:
+def test_nobody_with_a_key_can_cause_senior_instances_to_be_forgotten() -> None:
     now = 0.0
     listeners: ListenerTable[str] = ListenerTable(
         randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=2
@@ -285,7 +285,7 @@ def test_many_addresses_of_one_key_or_network_are_one_holder(addresses: list[str
         assert listeners.register(at("2001:db8:2:1::/64", "another network")) is not None
 
 
-def test_nobody_is_kept_out_for_ever_where_nothing_tells_listeners_apart() -> None:
+def test_a_listener_that_nothing_distinguishes_from_the_others_is_admitted_after_a_while() -> None:
     now = 0.0
     listeners: ListenerTable[str] = ListenerTable(
         randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=4
@@ -340,8 +340,8 @@ def test_another_address_of_a_network_that_has_its_share_displaces_nobody_elsewh
 
 
 @pytest.mark.parametrize("rogue_addresses", [1, 8])
-def test_those_that_gave_way_do_not_take_their_places_back(rogue_addresses: int) -> None:
-    """They were settled, and ask again and again."""
+def test_listeners_that_were_displaced_do_not_take_their_places_back(rogue_addresses: int) -> None:
+    """They were registered for long enough to be remembered, and ask again and again."""
     now = 0.0
     listeners: ListenerTable[str] = ListenerTable(
         randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
@@ -390,7 +390,7 @@ def test_handles_do_not_print() -> None:
 
 
 class ListenerMachine(RuleBasedStateMachine):
-    """Against a model with one flat history: what happened last to each instance."""
+    """Compares the table with a model that knows only what happened last to each instance."""
 
     INSTANCES = "abcd"
     LIMIT = 3

@@ -89,13 +89,13 @@ def test_the_place_is_kept_for_the_winner_for_a_while() -> None:
     others = [one for one in applicants if one != won]
     for one in applicants:
         draws.ask(*one, 0.0)
-    for step in range(100):  # the winner is not there
+    for step in range(100):  # the winner does not ask
         now = ROTATION_SECONDS + step * (KEPT_SECONDS - 0.1) / 100
         assert not any(draws.ask(*one, now) for one in others)
     assert draws.ask(*won, ROTATION_SECONDS + KEPT_SECONDS - 0.1)
 
 
-def test_a_winner_that_does_not_come_keeps_nobody_out() -> None:
+def test_a_winner_that_does_not_ask_again_loses_its_place() -> None:
     draws = lottery()
     applicants = [("net", name) for name in "abc"]
     for one in applicants:

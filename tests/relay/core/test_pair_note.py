@@ -88,7 +88,7 @@ def test_a_wrong_value_is_refused_or_is_another_note(note: PairNote, position: i
 
 
 @pytest.mark.parametrize("data", [b"[" * 1500, b"{}", b"[]", b"7", b'"' + b"x" * 17 + b'"'])
-def test_another_form_is_refused(data: bytes) -> None:
+def test_json_of_another_kind_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         PairNote.decode(data)
 

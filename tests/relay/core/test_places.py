@@ -20,7 +20,7 @@ from ..places import HONEST, KEY, NEIGHBOUR, ROGUE, Scene, filled, key, make_pla
 
 
 def take_all(places: Places[str], *keys: KeyId) -> int:
-    """As many as there are to be had without displacing others, in turn; how many."""
+    """Take places for these keys in turn, until each would have to displace one. Returns how many were taken."""
     before = len(places)
     going_on = list(keys)
     while going_on:
@@ -91,7 +91,7 @@ def test_limits_that_would_let_nobody_in(limits: tuple[int, int | None, int | No
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3), st.booleans())))
-def test_the_books_agree(total: int, steps: list[tuple[str, int, bool]]) -> None:
+def test_places_are_admitted_and_counted_as_the_rules_say(total: int, steps: list[tuple[str, int, bool]]) -> None:
     places = make_places("places", total)
     held: list[Place[str]] = []
     for connection, generation, give_back in steps:
@@ -158,7 +158,7 @@ def test_a_holder_that_asks_without_end_displaces_itself() -> None:
     assert "honest" not in gone
 
 
-def test_a_place_has_time_to_show_its_use_where_nothing_tells_holders_apart() -> None:
+def test_a_young_place_is_not_displaced_by_a_newcomer_of_its_own_holder() -> None:
     scene = filled(ROGUE, 3)
     scene.now = TENURE_SECONDS - 0.1
     assert scene.is_refused(ROGUE)
@@ -179,13 +179,13 @@ def test_many_addresses_of_one_network_are_no_more_than_one() -> None:
 
 
 @pytest.mark.parametrize("spares", [True, False])
-def test_what_is_established_stays_while_something_provisional_can_go(spares: bool) -> None:
+def test_established_places_stay_while_there_are_provisional_ones(spares: bool) -> None:
     scene = Scene.make(6, spares_established=spares)
     for number in range(5):
         scene.enter(HONEST, f"established {number}", established=True)
     scene.enter(ROGUE, "rogue")
     for number in range(10):
-        # The holder that has five of them gets the place of the one that has shown no use.
+        # The holder of the five established places displaces a provisional one.
         scene.now += TENURE_SECONDS
         assert str(scene.enter(HONEST, f"honest {number}")) in ("rogue", f"honest {number - 1}")
     for number in range(10):
@@ -212,7 +212,7 @@ def test_idle_places_do_not_count_as_none_where_established_ones_are_shared() ->
     assert scene.is_refused(ROGUE)
 
 
-def test_spared_places_give_way_to_a_holder_without_any_and_seldom() -> None:
+def test_spared_places_are_displaced_rarely_and_by_a_holder_without_any() -> None:
     scene = Scene.make(4, spares_established=True)
     for number in range(4):
         scene.enter(ROGUE, f"{number}", established=True)
@@ -227,7 +227,7 @@ def test_spared_places_give_way_to_a_holder_without_any_and_seldom() -> None:
 
 
 @pytest.mark.parametrize("honest", [HONEST, NEIGHBOUR])
-def test_spared_places_of_a_holder_that_has_far_more_give_way_seldom(honest: Holder) -> None:
+def test_spared_places_of_a_holder_that_has_far_more_are_displaced_rarely(honest: Holder) -> None:
     scene = Scene.make(30, spares_established=True)
     for number in range(2):
         scene.enter(honest, f"honest {number}", established=True)
@@ -354,7 +354,7 @@ def test_spared_places_of_one_holder_are_not_drawn() -> None:
         assert scene.is_refused(HONEST)
 
 
-def test_nobody_is_kept_out_where_nothing_tells_holders_apart() -> None:
+def test_a_program_that_nothing_distinguishes_from_others_gets_a_place_after_a_while() -> None:
     scene = Scene.make(3)
     for number in range(3):
         scene.enter(ROGUE, f"{number}", established=True)
@@ -371,7 +371,7 @@ def test_nobody_is_kept_out_where_nothing_tells_holders_apart() -> None:
     pytest.fail("it was never drawn")
 
 
-def test_use_for_a_while() -> None:
+def test_a_place_that_is_established_for_a_limited_time() -> None:
     scene = Scene.make(2)
     places = [scene.places.take(ROGUE, f"{number}") for number in range(2)]
     for place in places:
@@ -391,7 +391,7 @@ def test_use_for_a_while() -> None:
     assert len(scene.places) == 1
 
 
-def test_a_place_that_has_lost_its_use() -> None:
+def test_a_place_that_is_made_provisional_again() -> None:
     scene = Scene.make(1)
     place = scene.places.take(ROGUE, "old")
     scene.places.establish(place)
@@ -400,14 +400,14 @@ def test_a_place_that_has_lost_its_use() -> None:
     scene.places.make_provisional(place)
     scene.now += TENURE_SECONDS
     assert scene.enter(HONEST, "honest") == "old"
-    # It is over: nothing that is said about it has an effect.
+    # It was given back, so these calls have no effect.
     scene.places.establish(place)
     scene.places.make_provisional(place)
     scene.places.leave(place)
     assert len(scene.places) == 1
 
 
-def test_places_that_settle_by_themselves() -> None:
+def test_places_that_are_established_by_their_age() -> None:
     scene = Scene.make(2, spares_established=True, established_after=90.0)
     scene.enter(ROGUE, "old")
     scene.now = 80.0
@@ -418,7 +418,7 @@ def test_places_that_settle_by_themselves() -> None:
         scene.now += TENURE_SECONDS
 
 
-def test_another_key_of_the_hybrid_connection_that_has_more_gives_way() -> None:
+def test_another_key_of_the_hybrid_connection_that_has_more_loses_places() -> None:
     now = 0.0
     places: Places[str] = make_places("places", 100, clock=lambda: now, per_connection=4)
     for number in range(4):
@@ -463,7 +463,7 @@ class SharingMachine(RuleBasedStateMachine):
         self.lent: dict[Place[str], float] = {}
         #: Addresses that were refused: they may be drawn later.
         self.waiting: set[str] = set()
-        #: When an established place gave way, and when any place did.
+        #: When an established place was last displaced, and when any place was.
         self.gave_way_at = self.displaced_at = -1e9
 
     def counts(self, holder: Holder) -> tuple[int, int]:
@@ -513,13 +513,14 @@ class SharingMachine(RuleBasedStateMachine):
 
     @rule(address=st.sampled_from(ADDRESSES))
     def fill(self, address: str) -> None:
-        """A holder takes and establishes as many as it can have without anything giving way."""
+        """A holder takes and establishes places as long as nothing has to be displaced."""
         while len(self.held) + len(self.kept) < self.LIMIT:
             self.enter(address, "a")
             self.establish(len(self.held) - 1)
 
     def nobody_has_far_more(self, newcomer: Holder) -> None:
-        """So nobody is refused, except for a moment, beside a holder that has far more, unless others wait too."""
+        """Check that a newcomer was refused for a reason: no holder has far more places than its own, or a place was
+        displaced a moment ago, or others are waiting, too."""
         provisional = [one for one in self.held if not one.is_established]
         mine = sum(one.holder.network == newcomer.network for one in provisional)
         for other in provisional:

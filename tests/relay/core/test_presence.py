@@ -1,4 +1,4 @@
-"""How many rendezvous there are, and whose sessions run."""
+"""How many rendezvous there are, and which instances have pairs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hybridrelay.relay.core.presence import Presence
 from hybridrelay.relay.limits import KEPT_AFTER_BREAK_SECONDS
 
 
-def test_what_is_counted_and_who_has_pair() -> None:
+def test_what_is_counted_and_who_has_a_pair() -> None:
     presence = Presence()
     for _ in range(2):
         presence.begins("db")
@@ -25,7 +25,7 @@ def test_what_is_counted_and_who_has_pair() -> None:
     assert not presence.has_pair("db", "a", 10.0 + KEPT_AFTER_BREAK_SECONDS)
 
 
-def test_one_that_comes_back_is_present_for_as_long_as_it_runs() -> None:
+def test_an_instance_that_joins_again_has_a_pair_until_that_one_ends() -> None:
     presence = Presence()
     for at in (0.0, 1000.0):
         presence.begins("db")

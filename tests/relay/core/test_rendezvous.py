@@ -1,4 +1,4 @@
-"""Tickets, states and limits of rendezvous: a table of transitions, and a machine against a naive model."""
+"""Tickets, states and limits of rendezvous: the table of transitions, and a comparison with a naive model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
 def apply(
     to: RendezvousTable, made: Rendezvous, event: Side | Input, *, before: State = State.MATCHED
 ) -> Arrival | Ended | Stopping | State | None:
-    """Let `event` happen by the method that it belongs to; None where it is refused or does nothing."""
+    """Cause `event` by calling the method for it. Returns None if it is refused or has no effect."""
     if isinstance(event, Side):
         ticket = made.listener_ticket if event is Side.LISTENER else made.sender_ticket
         try:
@@ -244,8 +244,8 @@ def test_a_revoked_key_ends_what_it_authorized_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("side", Side)
-def test_a_side_that_waits_hears_of_its_own_key_only(side: Side) -> None:
-    """A revoked key is final to a sender. That the listener's was revoked is no reason for it to end."""
+def test_a_side_that_waits_learns_only_that_its_own_key_was_revoked(side: Side) -> None:
+    """A sender ends when its key is revoked. It must not end because the listener's key was revoked."""
     key, other = (LISTENER, SENDER_KEY) if side is Side.LISTENER else (SENDER_KEY, LISTENER)
     for revoked, status in [
         ({other}, Reason.PEER_ABSENT),
@@ -301,7 +301,7 @@ def join_both(rendezvous: RendezvousTable, made: Rendezvous) -> None:
         rendezvous.ready(Arrival(made.id, "sql", side), 0.0)
 
 
-def test_open_rendezvous_of_one_holder_make_room_for_another_one() -> None:
+def test_open_rendezvous_of_one_holder_are_displaced_by_another_one() -> None:
     places = make_places("data channels", 100)
     rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=4))
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(4)]
@@ -311,12 +311,12 @@ def test_open_rendezvous_of_one_holder_make_room_for_another_one() -> None:
     assert (ended.rendezvous_id, ended.outcome, ended.status) == (made[0].id, Outcome.DISPLACED, Reason.LIMIT)
     assert refused(rendezvous, made[0].sender_ticket)
     assert (rendezvous.open, len(places)) == (4, 4)
-    # One that was joined is not open, and makes no room there.
+    # One whose tickets were used is not open, so there is a place again.
     use_both(rendezvous, made[1])
     assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced == ()
 
 
-def test_a_side_that_waits_hears_that_its_rendezvous_made_room() -> None:
+def test_a_side_that_waits_learns_that_its_rendezvous_was_displaced() -> None:
     rendezvous = table(open_places=make_places("open", 1000, per_key=2))
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
     rendezvous.ready(rendezvous.use(made[0].sender_ticket, 0.0), 0.0)
@@ -325,7 +325,7 @@ def test_a_side_that_waits_hears_that_its_rendezvous_made_room() -> None:
     assert ended.status == Reason.LIMIT
 
 
-def test_pairs_that_proved_nothing_make_room_and_those_that_did_stay() -> None:
+def test_pairs_whose_sender_has_proved_nothing_are_displaced_and_others_stay() -> None:
     places = make_places("data channels", 100, per_key=3, spares_established=True)
     rendezvous = table(places=places)
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(3)]
@@ -436,7 +436,7 @@ def test_a_session_of_a_program_whose_address_has_changed_gets_the_place_of_its_
     assert (len(places), places.kept) == (1, 0)
 
 
-def test_a_kept_place_makes_room() -> None:
+def test_a_kept_place_is_displaced() -> None:
     now = 0.0
     places = make_places("data channels", 100, clock=lambda: now, per_key=4, spares_established=True)
     rendezvous = table(places=places)
@@ -456,7 +456,7 @@ def test_no_place_is_kept_for_a_key_that_was_revoked() -> None:
     assert (places.kept, places.held(OTHER_KEY)) == (1, 1)
 
 
-def test_one_place_is_made_where_both_limits_are_met() -> None:
+def test_one_rendezvous_is_displaced_if_both_limits_are_reached() -> None:
     places = make_places("data channels", 100, per_key=3)
     rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=3))
     for _ in range(3):
@@ -465,7 +465,7 @@ def test_one_place_is_made_where_both_limits_are_met() -> None:
     assert (rendezvous.open, len(places)) == (3, 3)
 
 
-def test_nothing_ends_where_one_of_the_limits_leaves_no_room() -> None:
+def test_nothing_ends_if_one_of_the_limits_leaves_no_place() -> None:
     places = make_places("data channels", 100, per_key=2)
     rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=2))
     joined = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0)
@@ -476,7 +476,7 @@ def test_nothing_ends_where_one_of_the_limits_leaves_no_room() -> None:
     assert (rendezvous.open, rendezvous.joined) == (1, 1)
 
 
-def test_a_pair_that_is_being_stopped_makes_room() -> None:
+def test_a_pair_that_is_being_stopped_is_displaced() -> None:
     places = make_places("data channels", 100, per_key=2)
     rendezvous = table(places=places)
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
@@ -505,7 +505,7 @@ def test_tickets_are_large_different_and_do_not_print() -> None:
 
 
 class RendezvousMachine(RuleBasedStateMachine):
-    """Against a model that looks at every rendezvous ever made and keeps no books."""
+    """Compares the table with a model that examines every rendezvous ever made, and has no indexes."""
 
     LIFETIME = 10.0
     MAX_OPEN = 6  # of two keys
@@ -552,7 +552,7 @@ class RendezvousMachine(RuleBasedStateMachine):
     def create(self, sender: Holder) -> str | None:
         opened = [model for model in self.models.values() if model.is_open]
         of_key = [model for model in opened if model.made.sender_key == sender.key]
-        if len(of_key) >= self.MAX_PER_KEY:  # its clock stands still, so that none has to make room
+        if len(of_key) >= self.MAX_PER_KEY:  # the clock of the places stands still, so none is displaced
             with pytest.raises(RendezvousError) as caught:
                 self.table.create("sql", LISTENER, sender, self.now)
             assert caught.value.reason is Reason.LIMIT
@@ -636,7 +636,7 @@ class RendezvousMachine(RuleBasedStateMachine):
             assert isinstance(ended[one.made.id], Stopping) == one.stopping
 
     @invariant()
-    def books_agree(self) -> None:
+    def counts_agree(self) -> None:
         running = [model for model in self.models.values() if model.is_running]
         opened = [model for model in running if model.is_open]
         assert self.table.open == len(opened) <= self.MAX_OPEN

@@ -38,7 +38,7 @@ def test_what_was_found_does_not_change(directory: Directory) -> None:
     assert found == {A1}
 
 
-def test_a_relay_takes_its_entries_along(directory: Directory) -> None:
+def test_the_entries_of_a_relay_that_has_stopped_are_removed(directory: Directory) -> None:
     for entry in (A1, A2, B1, OTHER):
         directory.add(entry)
     directory.remove_relay(ONE)

@@ -1,4 +1,4 @@
-"""A certificate that is renewed while the relay runs: taken whole, or not at all."""
+"""A certificate that is renewed while the relay runs: used completely, or not at all."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def test_a_relay_notices_by_itself(
     await async_wait_until(is_in_force, seconds=20, what="the renewed certificate")
     caplog.clear()
     _another_key(archive)
-    await async_wait_until(is_refused, seconds=20, what="a word about the wrong key")
+    await async_wait_until(is_refused, seconds=20, what="the event about the wrong key")
     assert await is_in_force()
     nursery.cancel_scope.cancel()
 

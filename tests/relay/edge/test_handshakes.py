@@ -170,7 +170,7 @@ def test_peers_that_authenticate_use_nothing_up() -> None:
 
 
 def test_the_handshake_of_a_probe_stops_counting_when_its_peer_authenticates_afterwards() -> None:
-    """The prober's look at the port authenticates nobody, and each client has one before its control channel."""
+    """The prober's check of the port does not authenticate, and precedes the control channel of each client."""
     scene = make_scene(total=100, each=2)
     for _ in range(50):
         probe = scene.want(HONEST)
@@ -205,7 +205,7 @@ def test_a_known_address_comes_before_others_while_both_limits_have_room() -> No
     assert scene.groups() == [HONEST, OTHER]
 
 
-def test_a_connection_that_authenticates_twice_is_counted_off_once() -> None:
+def test_the_handshakes_of_a_connection_that_authenticates_twice_are_subtracted_once() -> None:
     scene = make_scene(total=100, each=8)
     for _ in range(8):
         scene.want(HONEST)

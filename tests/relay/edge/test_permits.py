@@ -1,4 +1,4 @@
-"""Permission for handshakes, with Trio: one in each pass of the event loop, and a wait that can be given up."""
+"""Permission for handshakes, with Trio: one in each pass of the event loop, and waiting that can be cancelled."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ async def test_other_tasks_run_between_two_handshakes(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_permit_that_was_granted_is_good_at_once(
+async def test_a_permit_that_was_granted_before_lets_the_first_handshake_begin_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """For the first handshake; the second one waits, and the first one is not counted again."""
+    """The second handshake waits, and the first one is not counted again."""
     scheduler = await start_scheduler(nursery, RateLimit(1, 1.0))
     granted = HandshakePermit(scheduler, Handshake("192.0.2.1", lambda: None), is_granted=True)
     began = trio.current_time()

@@ -1,4 +1,4 @@
-"""Which connection gives way when the slots for unauthenticated connections are full."""
+"""Which connection is displaced when all slots for unauthenticated connections are taken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_one_address_may_take_all_that_is_free() -> None:
     assert len(recorder.slots) == 4
 
 
-def test_the_oldest_of_the_largest_address_above_its_share_gives_way() -> None:
+def test_the_oldest_of_the_address_that_has_the_most_is_displaced_if_that_is_above_its_share() -> None:
     recorder = Recorder(6, 2)
     recorder.take("old honest", "10.0.0.1")
     for name in ("flood 1", "flood 2", "flood 3", "flood 4"):
@@ -45,7 +45,7 @@ def test_the_oldest_of_the_largest_address_above_its_share_gives_way() -> None:
     assert recorder.evicted == ["flood 1", "flood 2"]
 
 
-def test_the_oldest_of_all_gives_way_where_no_address_is_above_its_share() -> None:
+def test_the_oldest_of_all_is_displaced_if_no_address_is_above_its_share() -> None:
     recorder = Recorder(4, 2)
     for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.2"), ("d", "10.0.0.3")):
         recorder.take(name, address)
@@ -172,7 +172,7 @@ def test_impossible_numbers_are_refused(total: int, per_address: int) -> None:
         Slots(total, per_address)
 
 
-async def test_the_connection_that_gives_way_is_cancelled_and_no_other() -> None:
+async def test_the_connection_that_is_displaced_is_cancelled_and_no_other() -> None:
     slots = Slots(1, 1)
     evicted, other = trio.CancelScope(), trio.CancelScope()
 

@@ -38,7 +38,7 @@ def registry(tmp_path: Path, rules: tuple[Rule, ...]) -> Iterator[SQLiteStore]:
         yield registry
 
 
-async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
+async def test_a_join_ends_when_its_key_is_revoked_meanwhile(
     registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
     broker = make_broker(registry)
@@ -83,7 +83,7 @@ class Registering:
         self.sessions: list[Session] = []
 
     async def register(self, nursery: trio.Nursery, *tokens: str) -> list[control.Message | control.Unknown]:
-        """One of them; the answers."""
+        """Register one of them. Returns the answers."""
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         self.sessions.append(relay_side)
         stream = session.open_stream_nowait()
@@ -104,7 +104,7 @@ class Registering:
         return answers[1:]
 
 
-async def test_a_key_opens_so_many_control_channels_and_no_more(
+async def test_the_control_channels_of_a_key_are_limited(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     broker = make_broker(registry, control_channels=make_places("control channels", 10, per_key=2))
@@ -151,7 +151,7 @@ async def test_a_revoked_key_holds_no_control_channels(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoked(
+async def test_revoking_the_key_of_a_registration_whose_control_channel_has_ended_does_no_harm(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """Its control channel is over, and so is the nursery in which a message would have been sent to its peer."""
@@ -165,8 +165,8 @@ async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoke
     assert not broker.listeners.find("db", control.instance_of("0" * 64))
 
 
-async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
-    """And not of a reset, which would make it doubt its route to the relay."""
+async def test_a_listener_learns_that_the_sender_has_left(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
+    """It gets a status and not a reset, after which it would assume that its own route to the relay is broken."""
     broker = make_broker(registry)
     listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
@@ -186,7 +186,7 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, 
     assert await listener_far.receive_some() == b""
 
 
-async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them(
+async def test_a_listener_can_distinguish_senders_and_learns_nothing_else_about_them(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = make_broker(registry)
@@ -206,10 +206,10 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
     assert all(len(name) == 16 and "192.0" not in name for name in names)
 
 
-async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
+async def test_a_connector_cannot_compute_the_names_of_senders(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
+    """It knows the names of keys, and can guess addresses. But the names also depend on a secret of the relay."""
     names = set()
     for secret in (b"1" * 32, b"2" * 32, None, None):
         broker = make_broker(registry, sender_secret=secret)
@@ -252,7 +252,7 @@ async def test_data_channels_come_in_any_order_after_their_tickets_were_used(
         assert await far_ends[1].receive_some() == b"x"
         nursery.cancel_scope.cancel()
     for arrival in arrivals:
-        broker.abandon(arrival)  # after all, which changes nothing
+        broker.abandon(arrival)  # they are joined, so this has no effect
     assert broker.statistics()["joined_pairs"] == 0
 
 
@@ -271,7 +271,7 @@ async def test_a_data_channel_that_never_comes_ends_the_rendezvous(
     assert broker.statistics()["joined_pairs"] == broker.statistics()["open_rendezvous"] == 0
 
 
-async def test_a_data_channel_that_comes_after_the_end_is_turned_away(
+async def test_a_data_channel_that_arrives_after_the_end_is_refused(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = make_broker(registry)
@@ -311,7 +311,7 @@ async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_succe
 async def test_a_listener_that_only_leaves_is_passed_over(
     registry: SQLiteStore, rules: tuple[Rule, ...], wanted: str | None
 ) -> None:
-    """The registration is renewed meanwhile, over the same control channel: there is nobody else to be asked."""
+    """Its registration is renewed meanwhile, but over the same control channel, so it is not asked again."""
     broker = make_broker(registry)
     listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
@@ -363,7 +363,7 @@ async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
-async def test_a_pair_gives_its_place_to_its_program_if_nothing_comes_from_it(
+async def test_a_pair_gives_its_place_to_its_program_if_the_client_sends_nothing(
     registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock, is_silent: bool
 ) -> None:
     pairs = make_places("pairs", 100, clock=trio.current_time, per_key=1, spares_established=True)

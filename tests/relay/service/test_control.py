@@ -1,4 +1,4 @@
-"""The relay's end of a control channel: what one peer may ask for, and for how long it may have it."""
+"""The relay's end of a control channel: what a peer may request, and when what it has got ends."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _client(broker: BrokerService, nursery: trio.Nursery) -> FarEnd:
     return far_end
 
 
-async def test_joins_under_way_are_limited(
+async def test_concurrent_joins_are_limited(
     broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -105,7 +105,7 @@ async def test_registrations_of_one_control_channel_are_limited(
     assert isinstance(refused, control.Failed)
     assert refused.reason is Reason.LIMIT
     assert broker.listeners.count() == 2
-    # To renew one is no other one, and one that has ended makes room.
+    # A renewal is not another registration, and one that has ended does not count any more.
     answer = await connector.ask(control.Register(3, NAMES[0], token_for(rules[0], NAMES[0])))
     assert isinstance(answer, control.Registered)
     await connector.say(control.Unregister(4, NAMES[1]))
@@ -114,7 +114,7 @@ async def test_registrations_of_one_control_channel_are_limited(
     nursery.cancel_scope.cancel()
 
 
-def test_the_limits_are_not_larger_than_they_are_said_to_be() -> None:
+def test_the_limits_have_the_documented_values() -> None:
     assert (MAX_JOINS, MAX_REGISTRATIONS, REFUSALS_BEFORE_AUTHORIZED) == (32, 1024, 8)
 
 
@@ -149,7 +149,7 @@ async def test_a_registration_that_was_renewed_lasts_longer(
     nursery.cancel_scope.cancel()
 
 
-async def test_refusals_before_a_right_was_shown_are_limited(
+async def test_refusals_before_a_valid_token_are_limited(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     stranger = await _client(broker, nursery)
@@ -163,7 +163,7 @@ async def test_refusals_before_a_right_was_shown_are_limited(
 
 
 @pytest.mark.parametrize("rule", [0, 1])
-async def test_each_right_is_good_for_what_it_is(
+async def test_a_key_with_one_right_does_not_give_the_other(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, rule: int
 ) -> None:
     """The listener's key does not join, and the sender's does not register."""
@@ -229,7 +229,7 @@ async def test_hello_comes_first(broker: BrokerService, nursery: trio.Nursery) -
     nursery.cancel_scope.cancel()
 
 
-async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
+async def test_a_control_channel_has_one_place_however_many_keys_it_uses(
     registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     places = make_places("control channels", 4)
@@ -255,7 +255,7 @@ async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
     nursery.cancel_scope.cancel()
 
 
-async def test_the_key_of_the_second_slot_is_as_good(
+async def test_the_secondary_key_is_as_valid_as_the_primary_one(
     broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     grant = await broker.authorize("db", token_for(rules[0], slot=KeySlot.SECONDARY), Right.LISTEN)
@@ -326,7 +326,7 @@ async def test_a_listener_whose_answer_is_read_late_is_still_asked(
     nursery.cancel_scope.cancel()
 
 
-async def test_only_so_many_acceptances_may_be_taken_back(
+async def test_a_listener_can_withdraw_only_its_latest_acceptances(
     broker: BrokerService, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
@@ -342,7 +342,7 @@ async def test_only_so_many_acceptances_may_be_taken_back(
         assert isinstance(await client.hear(), control.Joined)
     assert broker.statistics()["open_rendezvous"] == 3
     for offer_id, left in zip(offers, (3, 2, 1), strict=True):
-        # Twice: the second time there is nothing to be taken back.
+        # Twice: the second time, there is nothing left to withdraw.
         for _ in range(2):
             await listener.say(control.Failed(offer_id, Reason.LISTENER_CANNOT_DIAL))
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -420,7 +420,7 @@ async def test_one_whose_place_is_needed_before_it_is_attached_ends_at_once(
 async def test_a_listener_says_which_client_has_proved_its_identity(
     registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
-    """*proved* belongs to the offer that it names, and counts once it was accepted and its two sides have met."""
+    """*proved* refers to the offer that it names. It counts only after that was accepted and its pair was joined."""
     pairs = make_places("data channels", 10)
     broker = make_broker(registry, pairs=pairs)
     connector = await _connector(broker, nursery)
@@ -451,10 +451,10 @@ async def test_a_listener_says_which_client_has_proved_its_identity(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_client_that_proves_its_identity_late_is_heard_of_however_many_others_were_faster(
+async def test_a_late_proof_of_an_identity_counts_however_many_others_came_first(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    """A limited number of offers is remembered, and only those of whose clients nothing is known yet."""
+    """Offers whose clients have proved their identity are not remembered any longer, so they do not push out others."""
     monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
     pairs = make_places("data channels", 10)
     broker = make_broker(registry, pairs=pairs)

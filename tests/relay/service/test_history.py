@@ -145,7 +145,7 @@ async def test_what_happens_is_counted_for_each_hybrid_connection_and_for_all(tm
 
 @pytest.fixture
 def no_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that jumps does so while worker threads run, too, so nothing may have a deadline meanwhile."""
+    """Autojump clocks also jump while worker threads run, so no deadline may expire meanwhile."""
     for name in ("_FINISH_SECONDS", "_CLOSE_SECONDS", "_LONG_SECONDS"):
         monkeypatch.setattr(f"hybridrelay.relay.service.history.{name}", math.inf)
 

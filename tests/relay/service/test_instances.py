@@ -42,12 +42,12 @@ async def test_a_stolen_instance_without_its_secret_is_refused(
     assert isinstance(await owner.hear(), control.Welcome)
     assert isinstance(await owner.hear(), control.Registered)
     registered = broker.listeners.find("db", INSTANCE)
-    # With a secret that belongs to another instance: it is not even heard.
+    # With the secret of another instance: the relay closes the channel.
     thief = await FarEnd.connect(broker, nursery, hello_of(FOREIGN, generation=HUGE, instance=INSTANCE), register)
     with pytest.raises(trio.BrokenResourceError):
         await thief.hear()
     assert "does not belong" in str(thief.error)
-    # Without any.
+    # Without a secret.
     thief = await FarEnd.connect(broker, nursery, hello_of(SECRET, generation=HUGE, shown=None), register)
     assert isinstance(await thief.hear(), control.Welcome)
     refused = await thief.hear()
@@ -61,7 +61,7 @@ async def test_a_stolen_instance_without_its_secret_is_refused(
     nursery.cancel_scope.cancel()
 
 
-async def test_only_who_knows_the_secret_declares_an_instance_dead(
+async def test_only_a_peer_that_knows_the_secret_can_declare_an_instance_dead(
     broker: BrokerService, rules: tuple[Rule, ...], register: control.Register, nursery: trio.Nursery
 ) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET), register)
@@ -69,7 +69,7 @@ async def test_only_who_knows_the_secret_declares_an_instance_dead(
     assert isinstance(await owner.hear(), control.Registered)
     stranger = await FarEnd.connect(broker, nursery, hello_of(FOREIGN))
     assert isinstance(await stranger.hear(), control.Welcome)
-    # Whatever is guessed instead of the secret is another instance.
+    # A wrong secret belongs to another instance.
     guess = control.Register(2, "db", token_for(rules[0]), (INSTANCE * 2,))
     assert isinstance(await stranger.ask(guess), control.Registered)
     assert broker.listeners.find("db", INSTANCE) is not None

@@ -1,4 +1,4 @@
-"""What a relay says about itself costs what is said, however much it holds."""
+"""The cost of reading a relay's state depends on how much is read, and not on how much there is."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ..listening import willing
 
 
 def calls_of(function: Callable[[], object]) -> int:
-    """How many functions were called, those of the interpreter among them."""
+    """Return how many functions were called, including built-in ones."""
     calls = 0
 
     def count(frame: FrameType, event: str, argument: object) -> None:
@@ -116,7 +116,7 @@ class Sender:
 
 @attrs.define
 class Counted:
-    """Bytes of one pair, whose sums are counted as calls."""
+    """The bytes of one pair. Counts how often they are read."""
 
     sums: int = 0
 

@@ -25,7 +25,7 @@ async def test_without_a_rate_nothing_waits(autojump_clock: trio.testing.MockClo
     assert trio.current_time() == 0.0
 
 
-async def test_all_who_share_it_together_have_the_rate(autojump_clock: trio.testing.MockClock) -> None:
+async def test_all_pairs_that_share_a_limit_have_the_rate_together(autojump_clock: trio.testing.MockClock) -> None:
     pace = Pace()
     pace.change(RATE)
 
@@ -40,7 +40,9 @@ async def test_all_who_share_it_together_have_the_rate(autojump_clock: trio.test
     await trio.sleep(100)
     began = trio.current_time()
     await move()
-    assert trio.current_time() - began == pytest.approx(1.0, abs=0.1), "what was not used is not saved up"
+    assert trio.current_time() - began == pytest.approx(1.0, abs=0.1), (
+        "bytes that were not moved in an idle time do not count later"
+    )
 
 
 async def bulk(pair: PairPace, moved: Counter[object]) -> None:
@@ -119,8 +121,8 @@ async def test_the_number_of_blocks_is_bounded(
 
 
 async def test_what_a_holder_moved_in_earlier_rounds_does_not_count(autojump_clock: trio.testing.MockClock) -> None:
-    """A holder with few sessions may move several blocks without waiting, beside one with very many. What it moved
-    before everything was within the rate again does not make this less later."""
+    """A holder with few sessions may move several blocks without waiting, beside one with very many. What it has
+    moved in earlier rounds does not reduce this."""
     pace = Pace()
     pace.change(10**8)
     for _ in range(3):
