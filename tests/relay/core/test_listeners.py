@@ -1,4 +1,4 @@
-"""Registering, choosing and displacing listeners, and remembering those that have left. Also compared with a model."""
+"""Registering, choosing and displacing listeners, and remembering those that have left; also against a model."""
 
 from __future__ import annotations
 

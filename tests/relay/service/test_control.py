@@ -454,7 +454,7 @@ async def test_a_listener_says_which_client_has_proved_its_identity(
 async def test_a_late_proof_of_an_identity_counts_however_many_others_came_first(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    """Offers whose clients have proved their identity are not remembered any longer, so they do not push out others."""
+    """Offers whose clients have proved their identity are forgotten, so they do not push out others."""
     monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
     pairs = make_places("data channels", 10)
     broker = make_broker(registry, pairs=pairs)

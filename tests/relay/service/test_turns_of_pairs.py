@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -43,7 +43,7 @@ class Channel(Discarding):
 
 
 class MostInAPass(trio.abc.Instrument):
-    """Finds by how much a count grows in one pass of the event loop, at most, and its highest value."""
+    """Records the greatest increase of a count in one pass of the event loop, and its highest value."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -56,34 +56,44 @@ class MostInAPass(trio.abc.Instrument):
 
 
 def turns_of_one_read() -> SharedTurns:
-    """Turns that are over after each read, because each look at their clock takes a whole turn."""
+    """Turns that are over after each read, because their clock advances by a whole turn whenever it is read."""
     return SharedTurns(itertools.count(0.0, TURN_SECONDS).__next__)
+
+
+async def reads_in_a_pass(data: bytes | None, turns: Sequence[SharedTurns]) -> tuple[int, int]:
+    """Pump a pair with each of these turns until everything was read from all of them.
+
+    Returns:
+        The greatest number of reads in one pass of the event loop, and by how many reads one pair was ahead of
+        another one, at most.
+    """
+    channels = [Channel(READS, data) for _ in turns]
+    reads = MostInAPass(lambda: sum(channel.reads for channel in channels))
+    ahead = MostInAPass(lambda: max(one.reads for one in channels) - min(one.reads for one in channels))
+    async with trio.open_nursery() as nursery:
+        for channel, of_pair in zip(channels, turns, strict=True):
+            nursery.start_soon(partial(pump, channel, Channel(0, None), pace=PairPace(turns=of_pair)))
+        trio.lowlevel.add_instrument(reads)
+        trio.lowlevel.add_instrument(ahead)
+        with trio.fail_after(60):
+            while reads.total < len(channels) * READS:
+                await trio.lowlevel.checkpoint()
+        trio.lowlevel.remove_instrument(ahead)
+        trio.lowlevel.remove_instrument(reads)
+        nursery.cancel_scope.cancel()
+    return reads.most, ahead.highest
 
 
 @pytest.mark.parametrize("data", [None, b"x"], ids=["nothing", "one byte"])
 @pytest.mark.parametrize("one_holder", [True, False])
 async def test_a_holder_has_one_turn_in_a_pass(one_holder: bool, data: bytes | None) -> None:
-    shared = turns_of_one_read()
-    channels = [Channel(READS, data) for _ in range(PAIRS)]
-    instrument = MostInAPass(lambda: sum(channel.reads for channel in channels))
-    ahead = MostInAPass(lambda: max(one.reads for one in channels) - min(one.reads for one in channels))
-    async with trio.open_nursery() as nursery:
-        for channel in channels:
-            pace = PairPace(turns=shared if one_holder else turns_of_one_read())
-            nursery.start_soon(partial(pump, channel, Channel(0, None), pace=pace))
-        trio.lowlevel.add_instrument(instrument)
-        trio.lowlevel.add_instrument(ahead)
-        with trio.fail_after(60):
-            while instrument.total < PAIRS * READS:
-                await trio.lowlevel.checkpoint()
-        trio.lowlevel.remove_instrument(ahead)
-        trio.lowlevel.remove_instrument(instrument)
-        nursery.cancel_scope.cancel()
-    assert ahead.highest <= 2, "every pair gets as many turns as the others"
+    turns = [turns_of_one_read()] * PAIRS if one_holder else [turns_of_one_read() for _ in range(PAIRS)]
+    most, ahead = await reads_in_a_pass(data, turns)
+    assert ahead <= 2, "every pair gets as many turns as the others"
     if one_holder:
-        assert instrument.most <= 3
+        assert most <= 3
     else:
-        assert instrument.most >= PAIRS // 2
+        assert most >= PAIRS // 2
 
 
 def holders_of_a_key(number: int, key: SharedTurns | None = None) -> list[SharedTurns]:
@@ -93,22 +103,9 @@ def holders_of_a_key(number: int, key: SharedTurns | None = None) -> list[Shared
 
 @pytest.mark.parametrize("data", [None, b"x"], ids=["nothing", "one byte"])
 async def test_all_holders_of_a_key_have_one_turn_in_a_pass(data: bytes | None) -> None:
-    channels = [Channel(READS, data) for _ in range(PAIRS)]
-    instrument = MostInAPass(lambda: sum(channel.reads for channel in channels))
-    ahead = MostInAPass(lambda: max(one.reads for one in channels) - min(one.reads for one in channels))
-    async with trio.open_nursery() as nursery:
-        for channel, turns in zip(channels, holders_of_a_key(PAIRS), strict=True):
-            nursery.start_soon(partial(pump, channel, Channel(0, None), pace=PairPace(turns=turns)))
-        trio.lowlevel.add_instrument(instrument)
-        trio.lowlevel.add_instrument(ahead)
-        with trio.fail_after(60):
-            while instrument.total < PAIRS * READS:
-                await trio.lowlevel.checkpoint()
-        trio.lowlevel.remove_instrument(ahead)
-        trio.lowlevel.remove_instrument(instrument)
-        nursery.cancel_scope.cancel()
-    assert instrument.most <= 3
-    assert ahead.highest <= 3, "every holder gets as many turns as the others"
+    most, ahead = await reads_in_a_pass(data, holders_of_a_key(PAIRS))
+    assert most <= 3
+    assert ahead <= 3, "every holder gets as many turns as the others"
 
 
 async def test_a_holder_of_many_pairs_does_not_take_the_turns_of_another_one_with_the_same_key() -> None:

@@ -59,11 +59,17 @@ class Scene:
         self.main.rounds()
 
     def accept(self) -> Next:
-        """Have the worker connect, and say HELLO."""
+        """Let the worker connect and send `HELLO`."""
         self.rounds(1.0)
         control, _ = self.listener.accept()
         control.setblocking(False)
         return Next(self, control)
+
+    def accept_with_list(self) -> tuple[Next, list[Message]]:
+        """Let the worker connect and list its pairs. Returns the next main process, and the list."""
+        successor = self.accept()
+        successor.hear_hello()
+        return successor, successor.hear_list()
 
     @property
     def is_over(self) -> bool:
@@ -194,7 +200,7 @@ def test_a_worker_that_is_alone_ends_at_a_signal(scene: Scene) -> None:
         assert scene.is_over
 
 
-def test_what_is_left_when_nobody_comes_in_time_is_reset(scene: Scene) -> None:
+def test_pairs_are_reset_if_no_main_process_takes_over_in_time(scene: Scene) -> None:
     with pair(scene) as (a, b):
         scene.lose_main()
         scene.rounds(59.9)
@@ -206,13 +212,11 @@ def test_what_is_left_when_nobody_comes_in_time_is_reset(scene: Scene) -> None:
         assert ends_by_reset(b)
 
 
-def test_an_attach_that_does_not_succeed_does_not_extend_the_time(scene: Scene) -> None:
+def test_a_takeover_that_fails_does_not_extend_the_time(scene: Scene) -> None:
     with pair(scene) as (a, b):
         scene.lose_main()
         for _ in range(3):
-            successor = scene.accept()
-            successor.hear_hello()
-            successor.hear_list()
+            successor, _ = scene.accept_with_list()
             scene.rounds(15.0)
             successor.control.close()
             talk(scene, a, b)
@@ -231,9 +235,8 @@ def test_a_main_process_that_ends_while_it_takes_over_is_followed_by_another(sce
         if steps >= 2:
             first.hear_list()
         first.control.close()
-        second = scene.accept()
-        second.hear_hello()
-        assert second.hear_list() == [Message(Kind.HAS, 7, 3), Message(Kind.READY, 0)]
+        second, listed = scene.accept_with_list()
+        assert listed == [Message(Kind.HAS, 7, 3), Message(Kind.READY, 0)]
         second.say(Kind.TAKEN)
         talk(scene, a, b)
         second.control.close()
@@ -243,9 +246,7 @@ def test_a_second_main_process_that_ends_is_followed_by_a_third(scene: Scene) ->
     with pair(scene) as (a, b):
         scene.lose_main()
         for _ in range(3):
-            successor = scene.accept()
-            successor.hear_hello()
-            successor.hear_list()
+            successor, _ = scene.accept_with_list()
             talk(scene, a, b)
             successor.say(Kind.TAKEN)
             scene.rounds(40.0)
@@ -283,7 +284,7 @@ def test_a_worker_whose_pairs_have_all_ended_waits_only_a_moment_to_report_it(sc
 
 
 @pytest.mark.parametrize("other", [(Kind.HELLO, VERSION + 1), (Kind.END, 0)])
-def test_a_main_process_that_does_not_want_it_ends_it(scene: Scene, other: tuple[Kind, int]) -> None:
+def test_a_main_process_that_does_not_take_it_over_ends_the_worker(scene: Scene, other: tuple[Kind, int]) -> None:
     kind, value = other
     with pair(scene) as (a, b):
         scene.lose_main()
@@ -297,7 +298,7 @@ def test_a_main_process_that_does_not_want_it_ends_it(scene: Scene, other: tuple
 
 
 @pytest.mark.parametrize("data", [b"x", struct.pack("=BIQ", Kind.PING, 0, 0), struct.pack("=BIQ", 99, 0, 0)])
-def test_another_program_at_the_socket_is_left(scene: Scene, data: bytes) -> None:
+def test_the_worker_disconnects_from_another_program_at_the_socket(scene: Scene, data: bytes) -> None:
     with pair(scene) as (a, b):
         scene.lose_main()
         other = scene.accept()

@@ -1,4 +1,4 @@
-"""A worker in this process, round by round: bytes, ends, errors, fairness, and what the main process says."""
+"""A worker in this process, round by round: bytes, ends, errors, fairness, and the main process's messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
 
 
 class Main:
-    """What the main process does, and a worker."""
+    """A worker in this process, and the main process's end of its socket."""
 
     def __init__(self, *, keep: float = 0.0) -> None:
         assert sys.platform == "linux"
@@ -61,7 +61,7 @@ class Main:
     def send_pair(
         self, slot: int, holder: int = 1, *, buffers: int | None = None
     ) -> tuple[socket.socket, socket.socket]:
-        """The same, but the worker has not received it yet."""
+        """Send a pair to the worker, which has not received it yet. Returns the far ends."""
         (far_a, near_a), (far_b, near_b) = tcp_pair(buffers), tcp_pair(buffers)
         with near_a, near_b:
             for near in (near_a, near_b):
@@ -92,16 +92,35 @@ class Main:
         except BlockingIOError:
             return None
 
-    def wait_told(self) -> Message:
+    def wait_told(self, meanwhile: Callable[[], object] = lambda: None) -> Message:
+        """Run rounds until the worker has sent a message, and return it. `meanwhile` is called before each round."""
         told: list[Message] = []
 
         def listen() -> bool:
+            meanwhile()
             message = self.told()
             told.extend([] if message is None else [message])
             return bool(told)
 
         self.until(listen)
         return told[0]
+
+    def wait_received(self, sock: socket.socket, size: int) -> bytes:
+        """Run rounds until this many bytes have arrived at a far end, and return them."""
+        got = bytearray()
+
+        def arrived() -> bool:
+            got.extend(read_some(sock) or b"")
+            return len(got) >= size
+
+        self.until(arrived)
+        return bytes(got)
+
+    def check_moves(self, a: socket.socket, b: socket.socket) -> None:
+        """Check that the worker moves the bytes of a pair with these far ends."""
+        a.send(b"x")
+        self.rounds()
+        assert read_some(b) == b"x"
 
 
 def tcp_pair(buffers: int | None = None) -> tuple[socket.socket, socket.socket]:
@@ -210,14 +229,7 @@ def test_what_follows_urgent_data_does_not_wait_for_more(main: Main, order: str)
             main.rounds()
         a.send(b"!", socket.MSG_OOB)
         a.send(b"y" * 100)
-        got = bytearray()
-
-        def arrived() -> bool:
-            got.extend(read_some(b) or b"")
-            return len(got) == 200
-
-        main.until(arrived)
-        assert got == b"x" * 100 + b"y" * 100
+        assert main.wait_received(b, 200) == b"x" * 100 + b"y" * 100
 
 
 def test_what_is_still_on_its_way_arrives_when_a_pair_has_finished(main: Main) -> None:
@@ -508,9 +520,7 @@ def test_both_break_at_once(main: Main) -> None:
         told = [main.told() for _ in pairs]
         assert {(one.kind, one.slot) for one in told if one is not None} == {(Kind.ENDED, slot) for slot in range(3)}
         assert main.told() is None
-        a.send(b"x")
-        main.rounds()
-        assert read_some(b) == b"x"
+        main.check_moves(a, b)
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOMEM, errno.EOPNOTSUPP])
@@ -545,13 +555,7 @@ def test_without_descriptors_for_pipes_bytes_are_copied(main: Main, monkeypatch:
     a, b = main.add(1)
     with closing(a, b):
         sent = a.send(bytes(200_000))
-        got = bytearray()
-
-        def arrived() -> bool:
-            got.extend(read_some(b) or b"")
-            return len(got) == sent
-
-        main.until(arrived)
+        assert len(main.wait_received(b, sent)) == sent
     assert main.worker._pipes.borrowed == 0
 
 
@@ -564,13 +568,13 @@ def test_a_holder_of_many_pairs_has_one_turn_in_a_round(main: Main) -> None:
         main.worker.run_round(1)
         assert read_some(victim[1]) == b"x"
         moved = sum(main.counts(slot)[0] for slot in range(len(pairs)))
-        assert moved == TURN_STEPS, "there is more, and it is for the next round"
+        assert moved == TURN_STEPS, "the rest has to wait for the next round"
         main.rounds(6)
         assert [read_some(b) for _, b in pairs] == [b"x"] * len(pairs)
 
 
 def test_very_many_holders_have_their_turns_in_several_rounds(main: Main) -> None:
-    """The main process does not wait for all of them."""
+    """So messages of the main process do not have to wait until all holders were served."""
     number = 3 * _MAX_TURNS
     pairs = [main.add(slot, holder=slot) for slot in range(number)]
     with closing(*(sock for pair in pairs for sock in pair)):
@@ -586,8 +590,8 @@ def test_very_many_holders_have_their_turns_in_several_rounds(main: Main) -> Non
 
 @given(st.lists(st.sampled_from(["fresh", "served", "take", "take"]), max_size=100))
 def test_the_order_of_the_directions_of_a_holder(steps: list[str]) -> None:
-    """Those of each kind are served in the order in which they began to wait. While there are both kinds, three of
-    four are such as have just become ready."""
+    """Directions of each kind are served in the order in which they began to wait. While there are both kinds, three
+    of four are directions that have just become ready."""
     holder, numbers = _Holder(), itertools.count()
     waiting: dict[str, list[int]] = {"fresh": [], "served": []}
     kinds: list[str] = []
@@ -633,9 +637,7 @@ def test_a_holder_is_forgotten_with_its_last_pair(main: Main) -> None:
             send(main.control, Kind.ABORT, slot)
         main.rounds()
         assert len(main.worker._holders) == 2
-        pairs[1][0].send(b"x")
-        main.rounds()
-        assert read_some(pairs[1][1]) == b"x"
+        main.check_moves(*pairs[1])
         for slot in (1, 4, 5):
             send(main.control, Kind.RETURN, slot)
         main.rounds()
@@ -654,7 +656,7 @@ def test_a_small_message_does_not_wait_for_the_bulk_data_of_the_same_holder(main
         while not all(main.counts(slot)[0] for slot in range(len(bulk))):
             main.rounds(1)
         a.send(b"x")
-        main.rounds(10)  # all the others would take some hundred
+        main.rounds(10)  # serving all other pairs first would take some hundred
         assert read_some(b) == b"x"
 
 
@@ -691,7 +693,7 @@ def test_abort_and_slots_that_are_unknown(main: Main) -> None:
     a, b = main.add(9)
     with closing(a, b):
         for kind in (Kind.ABORT, Kind.RETURN):
-            send(main.control, kind, 8)  # it has ended at the same moment
+            send(main.control, kind, 8)  # as if the pair had ended at the same moment
         send(main.control, Kind.ABORT, 9)
         main.rounds()
         assert main.told() == Message(Kind.ENDED, 9, Ended.ABORTED)
@@ -716,9 +718,7 @@ def test_a_slot_that_is_used_again_while_a_direction_of_the_earlier_pair_waits(m
         with closing(far_a, far_b):
             main.rounds()
             assert main.told() == Message(Kind.ENDED, slot, Ended.ABORTED)
-            far_a.send(b"x")
-            main.rounds()
-            assert read_some(far_b) == b"x"
+            main.check_moves(far_a, far_b)
             assert main.told() is None
 
 
@@ -731,17 +731,12 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
         main.rounds()
         assert main.told() is None, "something was read that does not fit into the other socket"
         got = 0
-        told: list[Message] = []
 
-        def drain() -> bool:
+        def drain() -> None:
             nonlocal got
             got += len(read_some(b) or b"")
-            message = main.told()
-            told.extend([] if message is None else [message])
-            return bool(told)
 
-        main.until(drain)
-        (message,) = told
+        message = main.wait_told(drain)
         assert (message.kind, message.slot, message.value) == (Kind.RETURNED, 2, 0)
         near_a, near_b = (socket.socket(fileno=one) for one in message.descriptors)
         with near_a, near_b:
@@ -756,7 +751,7 @@ def test_sockets_are_returned_when_nothing_is_left(main: Main) -> None:
             assert b.recv(10) == b"go on"
             b.send(b"an answer")
             assert select.select([near_b], [], [], 5)[0]
-            assert not main.worker._epoll.poll(0), "what happens to them is no longer for the worker"
+            assert not main.worker._epoll.poll(0), "the worker no longer watches the sockets"
 
 
 def test_many_answers_that_do_not_fit_into_the_socket_at_once(main: Main) -> None:
@@ -852,7 +847,7 @@ def test_pipes_that_are_lent(steps: list[str]) -> None:
             pipes.give_back(lent.pop(), is_empty=is_empty)
         elif step == "refuse":
             pipes.suspend(number)
-            # A pipe that was lent before is refused, too. That says nothing new.
+            # A pipe that was lent before may be refused, too, which is not reported again.
             assert pipes.error == (number if now >= until else None)
             pipes.error, until = None, max(until, now + 60) if now >= until else until
         elif step.startswith("wait"):
@@ -935,9 +930,7 @@ def test_a_pair_that_the_kernel_does_not_watch_ends(
     monkeypatch.setattr(main.worker, "_epoll", Full(main.worker._epoll, a, int))
     with closing(a, b, *main.add(1)):
         assert main.told() == Message(Kind.ENDED, 1, Ended.ABORTED)
-        a.send(b"x")
-        main.rounds()
-        assert read_some(b) == b"x"
+        main.check_moves(a, b)
         assert main.told() is None
 
 
@@ -946,9 +939,7 @@ def test_only_a_pair_whose_descriptors_do_not_fit_ends(main: Main) -> None:
     with closing(a, b):
         main.control.send(struct.pack("=BIQ", Kind.MOVE, 1, 1))  # as if the process had no descriptors left
         assert main.wait_told() == Message(Kind.ENDED, 1, Ended.ABORTED)
-        a.send(b"x")
-        main.rounds()
-        assert read_some(b) == b"x"
+        main.check_moves(a, b)
 
 
 def test_a_pair_that_cannot_be_returned_at_this_moment_is_reset(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -966,9 +957,7 @@ def test_a_pair_that_cannot_be_returned_at_this_moment_is_reset(main: Main, monk
         for sock in (a, b):
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
-        other[0].send(b"x")
-        main.rounds()
-        assert read_some(other[1]) == b"x"
+        main.check_moves(*other)
 
 
 def test_a_pair_that_is_to_be_returned_does_not_get_stuck(main: Main) -> None:
@@ -989,18 +978,14 @@ def test_a_pair_that_is_to_be_returned_does_not_get_stuck(main: Main) -> None:
 
         main.until(passed)
         assert main.told() is None
-        told: list[Message] = []
 
-        def returned() -> bool:
+        def read_both() -> None:
             read_some(b)
             got.extend(read_some(a) or b"")
-            message = main.told()
-            told.extend([] if message is None else [message])
-            return bool(told)
 
-        main.until(returned)
-        assert told[0].kind is Kind.RETURNED
-        near_a, near_b = (socket.socket(fileno=one) for one in told[0].descriptors)
+        returned = main.wait_told(read_both)
+        assert returned.kind is Kind.RETURNED
+        near_a, near_b = (socket.socket(fileno=one) for one in returned.descriptors)
         with near_a, near_b:
             a.settimeout(5)
             while len(got) < main.counts(2)[1]:
@@ -1038,18 +1023,12 @@ def test_no_pipe_is_lost_and_none_with_bytes_in_it_is_used_again(main: Main, end
 def test_what_is_left_is_passed_on_although_nothing_more_arrives(main: Main) -> None:
     a, b = main.add(0, buffers=4096)
     with closing(a, b):
-        pair, sent, got = main.worker._pairs[0], 0, 0
+        pair, sent = main.worker._pairs[0], 0
         while not pair.a_to_b.has_something_left:
             sent += send_some(a, bytes(3000))
             main.rounds(1)
         assert not pair.a.is_readable
-
-        def arrived() -> bool:
-            nonlocal got
-            got += len(read_some(b) or b"")
-            return got == sent
-
-        main.until(arrived)
+        assert len(main.wait_received(b, sent)) == sent
 
 
 def test_a_direction_that_has_ended_holds_no_pipe(main: Main) -> None:
@@ -1074,7 +1053,7 @@ def test_a_direction_that_has_ended_holds_no_pipe(main: Main) -> None:
 def test_what_is_left_of_one_pair_is_not_overwritten_by_another(main: Main) -> None:
     first, second = main.add(0, buffers=4096), main.add(1)
     with closing(*first, *second):
-        sent, got = bytearray(), bytearray()
+        sent = bytearray()
         for number in range(200):
             data = bytes([number]) * 3000
             sent += data[: send_some(first[0], data)]
@@ -1083,13 +1062,7 @@ def test_what_is_left_of_one_pair_is_not_overwritten_by_another(main: Main) -> N
             main.rounds(1)
             read_some(second[1])
         assert any(direction._left for direction in main.worker._pairs[0].directions)
-
-        def arrived() -> bool:
-            got.extend(read_some(first[1]) or b"")
-            return len(got) == len(sent)
-
-        main.until(arrived)
-        assert got == sent
+        assert main.wait_received(first[1], len(sent)) == sent
 
 
 def test_a_worker_without_work_waits(main: Main) -> None:
