@@ -1,4 +1,7 @@
-"""What is allowed in the private network. All such decisions are made by `Policy.decide`."""
+"""What is allowed in the private network. All such decisions are made by `Policy.decide`.
+
+`decision.py`, `document.py`, `schema.py`, `toml_files.py` and `values.py` are pure.
+"""
 
 from .decision import Action as Action
 from .decision import Decision as Decision

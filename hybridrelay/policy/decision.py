@@ -2,38 +2,70 @@
 
 The subject is the identity that an application has proved on its data channel. What the application states about
 itself has no effect.
+
+Rules:
+
+1. A policy consists of the contents of several files. Something is allowed only if every file allows it. So another
+   file can only restrict.
+2. Within a file, a denial wins over everything that allows.
+3. A list of what is allowed allows nothing else. A file without such a list does not restrict this.
+4. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
+   it is known, before it has any effect.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import unicodedata
+from collections.abc import Iterator
+from typing import Any
 
 import attrs
 
 from ..protocol.reasons import Reason
 from ..security import HostPort, PeerIdentity
+from .document import EntryList, Restrictions
+from .schema import KEYS
+from .values import DAYS, address_of
 
-__all__ = ["Action", "Decision", "Policy", "Resource"]
+__all__ = ["ALLOWED", "Action", "Decision", "Policy", "Resource"]
 
 
 class Action(enum.Enum):
-    """What an application requests."""
+    """What is requested."""
 
+    #: Create a hybrid connection, or register it at its relays.
+    PUBLISH = "publish"
     #: Begin a session, or resume one over another data channel.
     OPEN_SESSION = "open-session"
-    #: Open a stream, so that the connector connects to the target.
+    #: Open a stream, so that the connector connects to the target; or keep it open.
     OPEN_STREAM = "open-stream"
+    #: Use a hybrid connection from the application's side, and open a local port for it.
+    FORWARD = "forward"
 
 
 @attrs.frozen
 class Resource:
-    """The hybrid connection to which a request applies."""
+    """The hybrid connection to which a request applies, and the circumstances of the request."""
 
     #: The name of the hybrid connection.
     connection: str
-    #: The address of the target.
-    target: HostPort
+    #: The address of the target, as it is configured; for `Action.FORWARD`, the local address and port. None: not
+    #: known yet.
+    target: HostPort | None
+    #: The IP address that is to be connected to; empty if the target's name has not been resolved.
+    address: str = attrs.field(default="", kw_only=True)
+    #: The hosts of the relays that may be used, and all pins by which they are recognized.
+    relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    pins: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    #: The SHA-256 of the authority's certificate, in hexadecimal; empty if there is no authority yet.
+    authority: str = attrs.field(default="", kw_only=True)
+    #: How many other streams are open: all, and those of the same label.
+    streams: int = attrs.field(default=0, kw_only=True)
+    streams_of_label: int = attrs.field(default=0, kw_only=True)
+    #: The local time; None: the hours do not matter.
+    at: dt.datetime | None = attrs.field(default=None, kw_only=True)
 
 
 @attrs.frozen
@@ -42,9 +74,9 @@ class Decision:
 
     #: Why the request is not allowed; None if it is.
     reason: Reason | None = None
-    #: The rule that denies the request, as text for administrators; empty if it is allowed.
+    #: The rule that denies the request, with file and line, as text for administrators; empty if it is allowed.
     rule: str = ""
-    #: The kind of that rule: ``deny-list-label`` or ``deny-list-serial``.
+    #: The kind of that rule: the slug of a key of the policy, or ``deny-list-label`` or ``deny-list-serial``.
     kind: str = ""
 
 
@@ -53,25 +85,145 @@ ALLOWED = Decision()
 
 @attrs.frozen
 class Policy:
-    """The rules that are in force: a deny list."""
+    """The rules that are in force."""
 
-    #: Labels and serials (upper case hexadecimal) of identities that are denied.
+    #: Labels and serials (upper case hexadecimal) of identities that are denied, for programs that have no file.
     denied: frozenset[str] = frozenset()
+    #: The contents of the files.
+    files: tuple[Restrictions, ...] = ()
 
-    def decide(self, subject: PeerIdentity, action: Action, resource: Resource) -> Decision:
+    def and_also(self, other: Policy) -> Policy:
+        """Return the policy that allows only what both allow."""
+        return Policy(self.denied | other.denied, self.files + other.files)
+
+    @property
+    def depends_on_time(self) -> bool:
+        """Whether the same request may be decided differently at another time."""
+        return any(file.allowed_hours is not None for file in self.files)
+
+    def decide(self, subject: PeerIdentity | None, action: Action, resource: Resource) -> Decision:
         """Decide about one request. The same arguments always give the same decision.
 
         Args:
-            subject: the identity that the application has proved.
-            action: what it requests; the deny list applies to every action.
-            resource: the hybrid connection and target; the deny list applies to all of them.
+            subject: the identity that the application has proved; None if the request is not an application's.
+            action: what is requested.
+            resource: what it applies to.
         """
-        names = {
-            subject.label: "label",
-            unicodedata.normalize("NFC", subject.label): "label",
-            subject.serial.upper(): "serial",
-        }
-        for name, kind in names.items():
-            if name in self.denied:
-                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
+        if subject is not None:
+            for name, kind in _names(subject).items():
+                if name in self.denied:
+                    return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
+        for file in self.files:
+            for denial in _denials(file, subject, action, resource):
+                return denial
         return ALLOWED
+
+
+def _names(subject: PeerIdentity) -> dict[str, str]:
+    """Return the names by which an identity may be denied, and what each of them is."""
+    return {
+        subject.label: "label",
+        unicodedata.normalize("NFC", subject.label): "label",
+        subject.serial.upper(): "serial",
+    }
+
+
+def _denials(
+    file: Restrictions, subject: PeerIdentity | None, action: Action, resource: Resource
+) -> Iterator[Decision]:
+    """Yield what one file denies about a request."""
+    if (allow := file.allow_hybrid_connections) is not None and not allow.value:
+        yield _denial("AllowHybridConnections", f"AllowHybridConnections = false ({allow.place})")
+    if subject is not None:
+        yield from _denied_identity(file, subject)
+    yield from _unknown_relays(file, resource)
+    authorities, authority = file.allowed_authorities, resource.authority
+    if authorities is not None and authority and all(entry.value != authority for entry in authorities.entries):
+        yield _missing("AllowedAuthorities", authorities, f"sha256:{authority}")
+    if action is Action.FORWARD:
+        yield from _other_port(file, resource)
+    else:
+        yield from _denied_target(file, resource)
+    if action in (Action.OPEN_SESSION, Action.OPEN_STREAM):
+        yield from _other_hours(file, resource)
+    if action is Action.OPEN_STREAM:
+        yield from _too_many(file, resource)
+
+
+def _denied_identity(file: Restrictions, subject: PeerIdentity) -> Iterator[Decision]:
+    if file.denied_identities is None:
+        return
+    for name, kind in _names(subject).items():
+        for entry in file.denied_identities.entries:
+            if name in entry.value:
+                if file.is_deny_list:
+                    rule = f"deny list: {kind} {name} ({entry.place})"
+                    yield Decision(Reason.IDENTITY_DENIED, rule, f"deny-list-{kind}")
+                else:
+                    rule = f"DeniedIdentities: {kind} {name} ({entry.place})"
+                    yield Decision(Reason.IDENTITY_DENIED, rule, "denied-identities")
+
+
+def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+    allowed = file.allowed_relays
+    if allowed is None:
+        return
+    # A host that is not allowed may still be the name of a relay that is recognized by an allowed pin. The connection
+    # string has one list of pins for all its relays, so all of them must be allowed.
+    pins = {entry.value.pin for entry in allowed.entries if entry.value.pin}
+    if resource.pins and pins.issuperset(resource.pins):
+        return
+    for host in resource.relays:
+        if not any(entry.value.permits_host(host) for entry in allowed.entries):
+            yield _missing("AllowedRelays", allowed, host)
+
+
+def _denied_target(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+    target = resource.target
+    if target is None:
+        return
+    address = address_of(resource.address or target.host)
+    for entry in () if file.denied_targets is None else file.denied_targets.entries:
+        if entry.value.is_about(target, address):
+            yield _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {_shown(resource)}')
+    allowed = file.allowed_targets
+    if allowed is not None and not any(entry.value.permits(target, address) for entry in allowed.entries):
+        yield _missing("AllowedTargets", allowed, _shown(resource))
+
+
+def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+    allowed, local = file.allowed_forward_addresses, resource.target
+    if allowed is None or local is None:
+        return
+    if not any(entry.value.permits_listening(local) for entry in allowed.entries):
+        yield _missing("AllowedForwardAddresses", allowed, str(local))
+
+
+def _other_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+    hours, at = file.allowed_hours, resource.at
+    if hours is not None and at is not None and not any(entry.value.include(at) for entry in hours.entries):
+        yield _missing("AllowedHours", hours, f"{DAYS[at.weekday()]} {at:%H:%M}")
+
+
+def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:
+    for name, limit, count in (
+        ("MaxStreams", file.max_streams, resource.streams),
+        ("MaxStreamsPerLabel", file.max_streams_per_label, resource.streams_of_label),
+    ):
+        if limit is not None and count >= limit.value:
+            yield _denial(name, f"{name} = {limit.value} ({limit.place}); {count} are open")
+
+
+def _shown(resource: Resource) -> str:
+    """Return the target, with the address that its name resolves to, if that is known."""
+    assert resource.target is not None
+    resolved = resource.address and resource.address != resource.target.host
+    return f"{resource.target} at {resource.address}" if resolved else str(resource.target)
+
+
+def _denial(key: str, rule: str) -> Decision:
+    return Decision(Reason.DENIED_BY_POLICY, rule, KEYS[key].slug)
+
+
+def _missing(key: str, allowed: EntryList[Any], what: str) -> Decision:
+    return _denial(key, f"{key} ({allowed.place}) does not allow {what}")

@@ -41,6 +41,8 @@ class DenyList:
     names: frozenset[str] = frozenset()
     #: The entries as shown to people: a label unchanged, a serial as ``serial 3F...``.
     entries: frozenset[str] = frozenset()
+    #: The number of each line, what it says, and the labels and serials that it denies.
+    lines: tuple[tuple[int, str, frozenset[str]], ...] = ()
     #: Sentences about lines that may not mean what was intended.
     warnings: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ def parse_deny_list(text: str) -> DenyList:
         ConfigurationError: a line is neither a label nor a serial; the message has its number. The line is not
             skipped, because that might admit an identity.
     """
-    names: set[str] = set()
+    lines: list[tuple[int, str, frozenset[str]]] = []
     entries: set[str] = set()
     warnings: list[str] = []
     for number, line in numbered_lines(text):
@@ -84,11 +86,12 @@ def parse_deny_list(text: str) -> DenyList:
                     f"line {number} looks like an incomplete serial, which denies no identity: copy the whole serial "
                     "from the audit log"
                 )
-        names.update(unicodedata.normalize("NFC", one) for one in (*readings, *parts) if _is_label(one))
-        names.update(filter(None, map(_serial, (*readings, *parts))))
+        names = {unicodedata.normalize("NFC", one) for one in (*readings, *parts) if _is_label(one)}
+        lines.append((number, line, frozenset(names.union(filter(None, map(_serial, (*readings, *parts)))))))
     if len(warnings) > MAX_SHOWN:
         warnings[MAX_SHOWN:] = [f"{len(warnings) - MAX_SHOWN} further warnings"]
-    return DenyList(frozenset(names), frozenset(entries), tuple(warnings))
+    every_name = frozenset[str]().union(*(names for _, _, names in lines))
+    return DenyList(every_name, frozenset(entries), tuple(lines), tuple(warnings))
 
 
 def shorten(entries: Iterable[str]) -> tuple[str, ...]:

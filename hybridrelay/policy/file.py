@@ -16,6 +16,7 @@ from ..events.base import Event
 from ..events.connector_resources import PolicyLoaded, PolicyUnclear
 from .decision import Policy
 from .deny_list import DenyList, parse_deny_list, shorten
+from .document import Entry, EntryList, Place, Restrictions
 
 __all__ = ["PolicyFile", "PolicyReading"]
 
@@ -37,7 +38,12 @@ class PolicyReading:
     @property
     def policy(self) -> Policy:
         """The policy that is in force from now on."""
-        return Policy(self.deny_list.names)
+        file = str(self.path)
+        identities = EntryList(
+            Place(file),
+            tuple(Entry(names, text, Place(file, line)) for line, text, names in self.deny_list.lines),
+        )
+        return Policy(files=(Restrictions(file=file, is_deny_list=True, denied_identities=identities),))
 
     def events(self) -> list[Event]:
         """The events about this reading: first the changes, then one event for each line that may be a mistake."""

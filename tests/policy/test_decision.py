@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-import pytest
+import datetime as dt
+from pathlib import Path
+from typing import Any
 
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy import Action, Decision, Policy, Resource
+from hybridrelay.policy.directory import PolicyDirectory
+from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 
-RESOURCE = Resource("orders", HostPort("db", 5432))
+DENIED = Reason.DENIED_BY_POLICY
+PINS = tuple(f"sha256:{letter * 43}=" for letter in "AE")
+RESOURCE = Resource(
+    "orders",
+    HostPort("db.corp.example", 5432),
+    relays=("relay.example.com",),
+    pins=PINS[:1],
+    authority="ab" * 32,
+    at=dt.datetime(2026, 3, 4, 12, 0),  # noqa: DTZ001 - local time; a Wednesday
+)
 SHOP = PeerIdentity("orders", Role.APPLICATION, "shop", "0a", 4e9)
+STREAM = Action.OPEN_STREAM
+
+
+def policy(*texts: str) -> Policy:
+    return Policy(files=tuple(parse_policy_file(f"{number}.toml", text) for number, text in enumerate(texts)))
 
 
 @pytest.mark.parametrize("action", Action)
@@ -29,3 +53,312 @@ def test_the_deny_list_applies_to_everything_and_is_named(action: Action, entry:
 
     assert decision.reason is (Reason.IDENTITY_DENIED if rule else None)
     assert decision.rule == rule
+
+
+#: A file, what is different from `RESOURCE`, the actions that are denied, the kind of the rule, and its text.
+P, S, O, F = Action.PUBLISH, Action.OPEN_SESSION, Action.OPEN_STREAM, Action.FORWARD  # noqa: E741
+ALL = {P, S, O, F}
+DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
+    ("\nAllowHybridConnections = false", {}, ALL, "allow-hybrid-connections", "= false (0.toml:2)"),
+    ("AllowHybridConnections = true", {}, set(), "", ""),
+    (
+        "AllowedTargets = [\n'other:1']",
+        {},
+        {P, S, O},
+        "allowed-targets",
+        "AllowedTargets (0.toml:1) does not allow db.corp.example:5432",
+    ),
+    ("AllowedTargets = []", {}, {P, S, O}, "allowed-targets", "AllowedTargets (0.toml:1) does not allow db.corp"),
+    ("AllowedTargets = ['*.corp.example:5432']", {}, set(), "", ""),
+    ("AllowedTargets = ['10.0.0.0/8:*']", {}, set(), "", ""),
+    (
+        "AllowedTargets = ['10.0.0.0/8:*']",
+        {"address": "11.0.0.1"},
+        {P, S, O},
+        "allowed-targets",
+        "does not allow db.corp.example:5432 at 11.0.0.1",
+    ),
+    (
+        "AllowedTargets = ['*:*']\nDeniedTargets = ['a:1',\n'*:5432']",
+        {},
+        {P, S, O},
+        "denied-targets",
+        'DeniedTargets "*:5432" (0.toml:3) denies db.corp.example:5432',
+    ),
+    (
+        "DeniedTargets = ['127.0.0.0/8:*']",
+        {"address": "127.0.0.1"},
+        {P, S, O},
+        "denied-targets",
+        "denies db.corp.example:5432 at 127.0.0.1",
+    ),
+    ("DeniedTargets = ['127.0.0.0/8:*']", {}, set(), "", ""),
+    ("DeniedTargets = ['*:*']", {"target": None}, {Action.PUBLISH} - {P}, "", ""),
+    ("AllowedRelays = ['relay.example.com']", {}, set(), "", ""),
+    (
+        "AllowedRelays = ['other']",
+        {},
+        ALL,
+        "allowed-relays",
+        "AllowedRelays (0.toml:1) does not allow relay.example.com",
+    ),
+    (
+        "AllowedRelays = ['relay.example.com']",
+        {"relays": ("relay.example.com", "b")},
+        ALL,
+        "allowed-relays",
+        "does not allow b",
+    ),
+    (f"AllowedRelays = ['{PINS[0]}']", {}, set(), "", ""),
+    (f"AllowedRelays = ['{PINS[0]}']", {"pins": PINS}, ALL, "allowed-relays", "does not allow relay.example.com"),
+    (f"AllowedRelays = ['{PINS[0]}']", {"pins": ()}, ALL, "allowed-relays", "does not allow relay.example.com"),
+    (f"AllowedAuthorities = ['{'AB' * 32}']", {}, set(), "", ""),
+    (f"AllowedAuthorities = ['{'AC' * 32}']", {}, ALL, "allowed-authorities", f"does not allow sha256:{'ab' * 32}"),
+    ("DeniedIdentities = ['x',\n'shop']", {}, ALL, "denied-identities", "DeniedIdentities: label shop (0.toml:2)"),
+    ("DeniedIdentities = ['0a']", {}, ALL, "denied-identities", "DeniedIdentities: serial 0A (0.toml:1)"),
+    ("MaxStreams = 3", {"streams": 2}, set(), "", ""),
+    ("MaxStreams = 3", {"streams": 3}, {O}, "max-streams", "MaxStreams = 3 (0.toml:1); 3 are open"),
+    ("MaxStreams = 0", {}, {O}, "max-streams", "MaxStreams = 0 (0.toml:1); 0 are open"),
+    ("MaxStreamsPerLabel = 1", {"streams": 9}, set(), "", ""),
+    (
+        "MaxStreamsPerLabel = 1",
+        {"streams_of_label": 1},
+        {O},
+        "max-streams-per-label",
+        "MaxStreamsPerLabel = 1 (0.toml:1); 1 are open",
+    ),
+    ("AllowedHours = ['Wed 11:00-13:00']", {}, set(), "", ""),
+    (
+        "AllowedHours = ['Wed 13:00-14:00', 'Thu 11:00-13:00']",
+        {},
+        {S, O},
+        "allowed-hours",
+        "AllowedHours (0.toml:1) does not allow Wed 12:00",
+    ),
+    (
+        "AllowedForwardAddresses = ['127.0.0.1:*']",
+        {"target": HostPort("0.0.0.0", 5432)},
+        {F},
+        "allowed-forward-addresses",
+        "AllowedForwardAddresses (0.toml:1) does not allow 0.0.0.0:5432",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "changes", "actions", "kind", "rule"), DENIALS)
+def test_what_is_denied_and_by_which_rule(
+    text: str, changes: dict[str, Any], actions: set[Action], kind: str, rule: str
+) -> None:
+    resource = attrs.evolve(RESOURCE, **changes)
+
+    for action in Action:
+        decision = policy(text).decide(SHOP, action, resource)
+        assert (decision.reason is not None) is (action in actions), action
+        if action in actions:
+            assert decision.reason is (Reason.IDENTITY_DENIED if kind == "denied-identities" else DENIED)
+            assert decision.kind == kind
+            assert rule in decision.rule
+
+
+def test_every_file_has_to_allow_it() -> None:
+    both = policy("AllowedTargets = ['*.corp.example:*']", "\nAllowedTargets = ['*:5432']")
+
+    assert both.decide(SHOP, STREAM, RESOURCE).reason is None
+    other_port = attrs.evolve(RESOURCE, target=HostPort("db.corp.example", 22))
+    assert both.decide(SHOP, STREAM, other_port).rule == (
+        "AllowedTargets (1.toml:2) does not allow db.corp.example:22"
+    )
+    other_host = attrs.evolve(RESOURCE, target=HostPort("db.example", 5432))
+    assert both.decide(SHOP, STREAM, other_host).rule == "AllowedTargets (0.toml:1) does not allow db.example:5432"
+
+
+def test_a_request_that_is_not_an_applications_has_no_identity() -> None:
+    assert policy("DeniedIdentities = ['shop']").decide(None, Action.PUBLISH, RESOURCE).reason is None
+    assert policy("DeniedTargets = ['*:*']").decide(None, Action.PUBLISH, RESOURCE).reason is DENIED
+
+
+# --- another file can only restrict
+
+_HOSTS = st.sampled_from(
+    ["db.corp.example", "*.corp.example", "*", "10.0.0.0/8", "10.1.2.3", "0.0.0.0/0", "[::/0]", "[::1]", "localhost"]
+)
+_TARGETS = st.builds("{}:{}".format, _HOSTS, st.sampled_from(["*", "22", "1-1024", "5432"]))
+
+
+def _listed(name: str, elements: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(elements, max_size=3).map(lambda found: f"{name} = {found}\n")
+
+
+_STATEMENTS = [
+    st.sampled_from(["AllowHybridConnections = true\n", "AllowHybridConnections = false\n"]),
+    _listed("AllowedTargets", _TARGETS),
+    _listed("DeniedTargets", _TARGETS),
+    _listed("AllowedRelays", st.sampled_from(["relay.example.com", "*.example.com", "b", *PINS])),
+    _listed("AllowedAuthorities", st.sampled_from(["ab" * 32, "cd" * 32])),
+    _listed("DeniedIdentities", st.sampled_from(["shop", "0A", "billing"])),
+    st.integers(0, 3).map("MaxStreams = {}\n".format),
+    st.integers(0, 3).map("MaxStreamsPerLabel = {}\n".format),
+    _listed("AllowedHours", st.sampled_from(["Mon-Fri 08:00-18:00", "daily 00:00-24:00", "Sun 01:00-02:00"])),
+    _listed("AllowedForwardAddresses", _TARGETS),
+]
+FILES = st.tuples(*(st.one_of(st.just(""), one) for one in _STATEMENTS)).map("".join)
+RESOURCES = st.builds(
+    Resource,
+    st.just("orders"),
+    st.builds(
+        HostPort,
+        st.sampled_from(["db.corp.example", "corp.example", "10.1.2.3", "localhost", "::1", "0.0.0.0"]),
+        st.sampled_from([22, 5432, 65535]),
+    ),
+    address=st.sampled_from(["", "10.1.2.3", "127.0.0.1", "::1", "::ffff:10.1.2.3", "192.0.2.1"]),
+    relays=st.sampled_from([("relay.example.com",), ("relay.example.com", "b"), ()]),
+    pins=st.sampled_from([PINS, PINS[:1], ()]),
+    authority=st.sampled_from(["ab" * 32, "cd" * 32, ""]),
+    streams=st.integers(0, 4),
+    streams_of_label=st.integers(0, 4),
+    at=st.none() | st.datetimes(dt.datetime(2026, 3, 2), dt.datetime(2026, 3, 9)),  # noqa: DTZ001
+)
+
+
+@given(st.lists(FILES, max_size=3), FILES, st.integers(0, 3), st.sampled_from(Action), RESOURCES)
+def test_another_file_never_widens(
+    texts: list[str], more: str, position: int, action: Action, resource: Resource
+) -> None:
+    before, after = policy(*texts), policy(*texts[:position], more, *texts[position:])
+
+    if before.decide(SHOP, action, resource).reason is not None:
+        assert after.decide(SHOP, action, resource).reason is not None
+    if policy(more).decide(SHOP, action, resource).reason is not None:
+        assert after.decide(SHOP, action, resource).reason is not None
+
+
+@given(st.lists(FILES, max_size=3), st.sampled_from(Action), RESOURCES)
+def test_the_order_of_files_does_not_matter(texts: list[str], action: Action, resource: Resource) -> None:
+    forward, backward = policy(*texts), policy(*reversed(texts))
+
+    assert (forward.decide(SHOP, action, resource).reason is None) is (
+        backward.decide(SHOP, action, resource).reason is None
+    )
+
+
+@given(FILES, FILES, st.sampled_from(Action), RESOURCES)
+def test_together_they_allow_what_both_allow(one: str, other: str, action: Action, resource: Resource) -> None:
+    allowed = [found.decide(SHOP, action, resource).reason is None for found in (policy(one), policy(other))]
+
+    assert (policy(one, other).decide(SHOP, action, resource).reason is None) is all(allowed)
+    assert (policy(one).and_also(policy(other)).decide(SHOP, action, resource).reason is None) is all(allowed)
+
+
+@given(FILES, RESOURCES)
+def test_what_a_stream_may_do_its_session_and_its_connection_may_do(text: str, resource: Resource) -> None:
+    """Otherwise an open stream would be closed by a decision about something that it depends on."""
+    one = policy(text)
+
+    if one.decide(SHOP, Action.OPEN_STREAM, resource).reason is None:
+        assert one.decide(SHOP, Action.OPEN_SESSION, resource).reason is None
+        assert one.decide(None, Action.PUBLISH, resource).reason is None
+
+
+# --- hostile files
+
+#: What the machine's administrator has written.
+BASE = """\
+AllowedTargets = ["db.corp.example:5432", "10.1.0.0/16:443"]
+DeniedTargets = ["*:22", "127.0.0.0/8:*"]
+AllowedRelays = ["relay.example.com"]
+DeniedIdentities = ["intruder"]
+MaxStreams = 5
+AllowedHours = ["Mon-Fri 08:00-18:00"]
+"""
+HOSTILE = [
+    b"",
+    b"\n",
+    b"AllowHybridConnections = true\n",
+    b"AllowedTargets = ['*:*']\n",
+    b"AllowedTargets = ['*:1-65535', '0.0.0.0/0:*', '[::/0]:*']\n",
+    b"AllowedTargets = []\n",
+    b"DeniedTargets = []\n",
+    b"DeniedTargets = ['!*:22']\n",
+    b"DeniedTargets = ['-*:22']\n",
+    b"AllowedRelays = ['*']\n",
+    b"AllowedAuthorities = []\n",
+    b"DeniedIdentities = []\n",
+    b"DeniedIdentities = ['!intruder']\n",
+    b"DeniedIdentities = ['']\n",
+    b"MaxStreams = 1000000\n",
+    b"MaxStreams = 1000001\n",
+    b"MaxStreams = -1\n",
+    b"MaxStreams = 9999999999999999999999\n",
+    b"MaxStreams = inf\n",
+    b"MaxStreams = nan\n",
+    b"MaxStreams = 0x7fffffff\n",
+    b"MaxStreams = true\n",
+    b"AllowedHours = ['daily 00:00-24:00']\n",
+    b"AllowedHours = ['Mon-Sun 00:00-24:00']\n",
+    b"AllowedHours = ['Mon 99:99-99:99']\n",
+    b"AllowedForwardAddresses = ['*:*']\n",
+    b"AllowedTargets = ['10.1.0.0/0:*']\n",
+    b"AllowedTargets = ['\\u0000:*']\n",
+    b"AllowedTargets = ['*\n",
+    b"AllowedTargets = [['*:*']]\n",
+    b"AllowedTargets = {'*:*' = true}\n",
+    b"AllowedTargets = '*:*'\n",
+    b"AllowedTargets = ['*:*']\nAllowedTargets = ['*:*']\n",
+    b"allowedTargets = ['*:*']\n",
+    b"Allowed\xc2\xa0Targets = ['*:*']\n",
+    b"Allow\xd0\xb5dTargets = ['*:*']\n",
+    b"[policy]\nAllowedTargets = ['*:*']\n",
+    b"[[AllowedTargets]]\n",
+    b"AllowedTargets.append = ['*:*']\n",
+    b"__class__ = 'x'\n",
+    b"file = '00.toml'\n",
+    b"is_deny_list = true\n",
+    b"allowed_targets = ['*:*']\n",
+    b"Override = true\nAllowedTargets = ['*:*']\n",
+    b"include = '/tmp/other.toml'\n",
+    b"\xff\xfe\x00A\n",
+    b"\xef\xbb\xbfAllowedTargets = ['*:*']\r\n",
+    b"\x00\n",
+    b"# \xff\n",
+    b"AllowedTargets = [" + b"'*:*'," * 10_001 + b"]\n",
+    b"AllowedTargets = " + b"[" * 2000 + b"]" * 2000 + b"\n",
+    b"AllowedTargets = ['" + b"*" * 100_000 + b"']\n",
+    b"#" * ((1 << 20) + 1),
+    b"---\nAllowedTargets: ['*:*']\n",
+    b'{"AllowedTargets": ["*:*"]}\n',
+]
+#: What the administrator's file denies.
+REQUESTS = [
+    (action, attrs.evolve(RESOURCE, **changes), subject)
+    for action in (P, S, O)
+    for changes in (
+        {"target": HostPort("db.corp.example", 22)},
+        {"target": HostPort("other.example", 5432)},
+        {"target": HostPort("10.1.2.3", 22)},
+        {"target": HostPort("127.0.0.1", 443)},
+        {"target": HostPort("0.0.0.0", 443)},
+        {"address": "127.0.0.1"},
+        {"relays": ("other.example",)},
+    )
+    for subject in (SHOP, None)
+] + [
+    (O, attrs.evolve(RESOURCE, streams=5), SHOP),
+    (O, attrs.evolve(RESOURCE, at=dt.datetime(2026, 3, 8, 12)), SHOP),  # noqa: DTZ001
+    (S, RESOURCE, attrs.evolve(SHOP, label="intruder")),
+]
+
+
+@pytest.mark.parametrize("name", ["00.toml", "20.toml"], ids=["before", "after"])
+@pytest.mark.parametrize("content", HOSTILE, ids=lambda content: ascii(content[:30]))
+def test_no_hostile_file_widens_anything(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / "10.toml").write_text(BASE)
+    (tmp_path / name).write_bytes(content)
+
+    assert len(HOSTILE) >= 50
+    try:
+        found = Policy(files=PolicyDirectory(tmp_path).read())
+    except ConfigurationError:
+        return  # nothing is in force: a connector does not start, or keeps the last valid policy
+    for action, resource, subject in REQUESTS:
+        assert policy(BASE).decide(subject, action, resource).reason is not None
+        assert found.decide(subject, action, resource).reason is not None, resource

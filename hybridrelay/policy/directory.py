@@ -1,0 +1,131 @@
+"""Reading the policy files in a directory. Synchronous.
+
+Files are read in the order of their names. Only names that end in ``.toml`` and do not begin with a dot are read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from .._text_files import read_text
+from ..errors import ConfigurationError
+from .document import Restrictions
+from .toml_files import parse_policy_file
+
+__all__ = ["MAX_FILES", "PolicyDirectory", "Stamp"]
+
+#: The most files in one directory, and the largest file (bytes).
+MAX_FILES = 1000
+MAX_FILE_BYTES = 1 << 20
+
+#: What changes when a file or directory changes. Empty: there is no directory.
+Stamp: TypeAlias = tuple[tuple[object, ...], ...]
+
+
+@attrs.frozen
+class PolicyDirectory:
+    """A directory with policy files.
+
+    Args:
+        path: the directory.
+        owner: the user who must own it, and everything in it and above it, so that nobody else can change it (root
+            may own it, too). None: it is not checked.
+        is_optional: whether there may be no such directory.
+    """
+
+    path: Path
+    owner: int | None = None
+    is_optional: bool = False
+
+    def stamp(self) -> Stamp:
+        """Return a value that changes when the directory or a file in it changes.
+
+        Raises:
+            ConfigurationError: the directory cannot be listed.
+        """
+        if (names := self._names()) is None:
+            return ()
+        return (_stamp_of(self.path), *(_stamp_of(self.path / name) for name in names))
+
+    def read(self) -> tuple[Restrictions, ...]:
+        """Read all files, in the order of their names.
+
+        Raises:
+            ConfigurationError: the directory or a file cannot be read, somebody other than the owner could change it,
+                or it is not valid. Nothing is skipped.
+        """
+        if (names := self._names()) is None:
+            return ()
+        self._check_owner(self.path)
+        return tuple(self._read(self.path / name) for name in names)
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return the names of other files in the directory, which are not read."""
+        names = self._names()
+        return () if names is None else tuple(sorted(set(os.listdir(self.path)).difference(names)))
+
+    def _names(self) -> list[str] | None:
+        try:
+            names = sorted(name for name in os.listdir(self.path) if name.endswith(".toml") and name[0] != ".")
+        except OSError as exc:
+            if self.is_optional and isinstance(exc, FileNotFoundError):
+                return None
+            raise ConfigurationError(
+                f"cannot read the policy in {self.path}: {exc.strerror}",
+                remedy="let this user list the directory and read the files in it",
+            ) from exc
+        if len(names) > MAX_FILES:
+            raise ConfigurationError(f"{self.path} has more than {MAX_FILES} policy files")
+        return names
+
+    def _read(self, path: Path) -> Restrictions:
+        self._check_owner(path)
+        text = read_text(path, what="the policy file", limit=MAX_FILE_BYTES, regular=True)
+        return parse_policy_file(str(path), text)
+
+    def _check_owner(self, path: Path) -> None:
+        if self.owner is None:
+            return
+        try:
+            resolved = path.resolve(strict=True)
+            for one in (resolved, *resolved.parents):
+                _check_owner(one, os.stat(one), self.owner, is_named=one == resolved)
+        except (OSError, RuntimeError) as exc:  # a circle of links is a RuntimeError
+            reason = exc.strerror if isinstance(exc, OSError) else "a circle of symbolic links"
+            raise ConfigurationError(f"cannot read the policy file {path}: {reason}") from exc
+
+
+def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bool) -> None:
+    """Check that nobody but root and `owner` can change a file or directory, or replace what is in it.
+
+    Args:
+        path: the file or directory.
+        status: its status.
+        owner: a user id.
+        is_named: whether it is part of the policy. Otherwise it is a directory above it. In such a directory, the
+            sticky bit prevents that others replace what they do not own.
+    """
+    if status.st_uid not in (0, owner):
+        raise ConfigurationError(
+            f"the policy is not used, because {path} belongs to another user than root",
+            remedy=f"check what it contains, then run: chown root {path}",
+        )
+    is_safe = not is_named and status.st_mode & stat.S_ISVTX
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_safe:
+        raise ConfigurationError(
+            f"the policy is not used, because users other than root can write {path}",
+            remedy=f"check what it contains, then run: chmod go-w {path}",
+        )
+
+
+def _stamp_of(path: Path) -> tuple[object, ...]:
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        return str(path), exc.errno
+    return str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_mode

@@ -1,0 +1,196 @@
+"""What one file, or one other source, of a policy states. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+import attrs
+
+from .._printable import printable
+from ..errors import ConfigurationError
+from .deny_list import parse_deny_list
+from .schema import KEYS, Kind
+from .values import (
+    Hours,
+    RelayPattern,
+    TargetPattern,
+    parse_authority,
+    parse_hours,
+    parse_relay,
+    parse_target,
+)
+
+__all__ = ["MAX_ENTRIES", "Entry", "EntryList", "Place", "Restrictions", "Setting", "make_restrictions"]
+
+T = TypeVar("T")
+
+#: The most entries of one list. It limits what a decision costs.
+MAX_ENTRIES = 10_000
+#: The highest number of streams that a key can state: more than a process can have.
+_MAX_COUNT = 1_000_000
+
+
+@attrs.frozen
+class Place:
+    """Where a rule is written."""
+
+    #: The file, or the registry key.
+    file: str
+    #: The line in a file, or None if the source has no lines.
+    line: int | None = None
+    #: The place in a source without lines: ``AllowedTargets, item 2``.
+    item: str = ""
+
+    def __str__(self) -> str:
+        if self.line is not None:
+            return f"{self.file}:{self.line}"
+        return f"{self.file}: {self.item}" if self.item else self.file
+
+
+@attrs.frozen
+class Setting:
+    """A key and its value, as a source states it."""
+
+    key: str
+    value: object
+    place: Place
+    #: The place of each element, if the value is a list.
+    items: Sequence[Place] = ()
+
+
+@attrs.frozen
+class Entry(Generic[T]):
+    """A value, with the text and the place where it is written."""
+
+    value: T
+    text: str
+    place: Place
+
+
+@attrs.frozen
+class EntryList(Generic[T]):
+    """The value of a key that is a list. An empty list of what is allowed allows nothing."""
+
+    place: Place
+    entries: tuple[Entry[T], ...]
+
+
+@attrs.frozen(kw_only=True)
+class Restrictions:
+    """The content of one source. A field is None if the source does not have the key."""
+
+    file: str
+    #: Whether it is a deny list, which has nothing but `denied_identities`.
+    is_deny_list: bool = False
+    allow_hybrid_connections: Entry[bool] | None = None
+    allowed_targets: EntryList[TargetPattern] | None = None
+    denied_targets: EntryList[TargetPattern] | None = None
+    allowed_relays: EntryList[RelayPattern] | None = None
+    allowed_authorities: EntryList[str] | None = None
+    #: For each entry, all labels and serials that it may mean.
+    denied_identities: EntryList[frozenset[str]] | None = None
+    max_streams: Entry[int] | None = None
+    max_streams_per_label: Entry[int] | None = None
+    allowed_hours: EntryList[Hours] | None = None
+    allowed_forward_addresses: EntryList[TargetPattern] | None = None
+
+    def stated(self) -> list[tuple[str, str, Place]]:
+        """Return everything that the source states: key, value and place. A list has a line for each entry."""
+        found: list[tuple[str, str, Place]] = []
+        for name in KEYS:
+            value = getattr(self, field_of(name))
+            if isinstance(value, Entry):
+                found.append((name, value.text, value.place))
+            elif isinstance(value, EntryList):
+                found += [(name, entry.text, entry.place) for entry in value.entries]
+                if not value.entries:
+                    found.append((name, "(an empty list)", value.place))
+        return found
+
+
+def field_of(key: str) -> str:
+    """Return the name of the field of `Restrictions` for a key."""
+    return KEYS[key].slug.replace("-", "_")
+
+
+def _parse_identity(text: str) -> frozenset[str]:
+    found = parse_deny_list(text)
+    if not found.entries or "\n" in text:
+        raise ValueError("expected a label or a serial, as the audit log shows it")
+    return found.names
+
+
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    "AllowedTargets": parse_target,
+    "DeniedTargets": parse_target,
+    "AllowedRelays": parse_relay,
+    "AllowedAuthorities": parse_authority,
+    "DeniedIdentities": _parse_identity,
+    "AllowedHours": parse_hours,
+    "AllowedForwardAddresses": parse_target,
+}
+
+
+def make_restrictions(file: str, settings: Iterable[Setting]) -> Restrictions:
+    """Check what a source states.
+
+    Args:
+        file: the name of the source, for messages.
+        settings: its keys and values.
+
+    Raises:
+        ConfigurationError: a key is unknown, or a value is not valid. The message begins with the place. Nothing is
+            skipped, because that might allow what was meant to be denied.
+    """
+    fields: dict[str, object] = {}
+    for setting in settings:
+        key = KEYS.get(setting.key)
+        if key is None:
+            raise _unknown(setting)
+        fields[field_of(key.name)] = _convert(key.kind, setting)
+    # The type of each field follows from the table of keys, which a test checks.
+    return Restrictions(file=file, **fields)  # type: ignore[arg-type]
+
+
+def _convert(kind: Kind, setting: Setting) -> Entry[bool] | Entry[int] | EntryList[object]:
+    value, place = setting.value, setting.place
+    match kind:
+        case Kind.FLAG:
+            if not isinstance(value, bool):
+                raise _wrong(place, f"{setting.key}: expected true or false")
+            return Entry(value, str(value).lower(), place)
+        case Kind.COUNT:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_COUNT:
+                raise _wrong(place, f"{setting.key}: expected a number from 0 to {_MAX_COUNT}")
+            return Entry(value, str(value), place)
+        case Kind.LIST:
+            if not isinstance(value, list | tuple):
+                raise _wrong(place, f"{setting.key}: expected a list of texts")
+            if len(value) > MAX_ENTRIES:
+                raise _wrong(place, f"{setting.key}: more than {MAX_ENTRIES} entries")
+            places = setting.items or [place] * len(value)
+            return EntryList(place, tuple(map(_element, [setting.key] * len(value), value, places)))
+
+
+def _element(key: str, value: object, place: Place) -> Entry[object]:
+    if not isinstance(value, str):
+        raise _wrong(place, f"{key}: expected a text in quotes")
+    try:
+        return Entry(_PARSERS[key](value), value, place)
+    except (ValueError, ConfigurationError) as exc:
+        raise _wrong(place, f"{key}: {printable(value[:100])!r}: {exc}") from None
+
+
+def _wrong(place: Place, message: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{place}: {message}", remedy="see docs/policy.md, or: hybridrelay policy template toml"
+    )
+
+
+def _unknown(setting: Setting) -> ConfigurationError:
+    close = difflib.get_close_matches(setting.key.lower(), [name.lower() for name in KEYS], n=1)
+    known = next((name for name in KEYS if close and name.lower() == close[0]), None)
+    remedy = f"did you mean {known}?" if known else f"the known keys are: {', '.join(KEYS)}"
+    return ConfigurationError(f"{setting.place}: unknown key {printable(setting.key[:60])!r}", remedy=remedy)

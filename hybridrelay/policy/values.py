@@ -1,0 +1,298 @@
+"""The values that a policy can contain: targets, relays, authorities and hours. Pure.
+
+Every parser accepts only what has one meaning. A pattern that could never match anything is refused, because a denial
+that has no effect would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import attrs
+
+from ..security import HostPort, check_pin
+from ..security.names import bracketed, check_host, ip_address, normal_host, parse_port_untrusted
+
+__all__ = [
+    "DAYS",
+    "Address",
+    "HostPattern",
+    "Hours",
+    "RelayPattern",
+    "TargetPattern",
+    "address_of",
+    "parse_authority",
+    "parse_hours",
+    "parse_relay",
+    "parse_target",
+]
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_AUTHORITY = re.compile(r"[0-9a-f]{64}")
+#: As they are written, Monday first.
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_HOURS = re.compile(
+    r"(?P<first>[A-Za-z]+)(?:-(?P<last>[A-Za-z]+))? +"
+    r"(?P<begin>[0-9]{2}:[0-9]{2})-(?P<end>[0-9]{2}:[0-9]{2})"
+)
+_MINUTES_OF_A_DAY = 24 * 60
+#: A connection to the unspecified address goes to this machine itself.
+_LOOPBACK: Mapping[int, Address] = {4: ipaddress.IPv4Address("127.0.0.1"), 6: ipaddress.IPv6Address("::1")}
+
+
+def address_of(host: str) -> Address | None:
+    """Return `host` as an IP address, to which the system would connect; None if it is a name.
+
+    An IPv4-mapped IPv6 address is the IPv4 address. Zones are left out.
+    """
+    return ip_address(host)
+
+
+def _meanings(address: Address) -> tuple[Address, ...]:
+    """Return the address, and the address to which the system connects instead, if that is another one."""
+    return (address, _LOOPBACK[address.version]) if address.is_unspecified else (address,)
+
+
+@attrs.frozen
+class HostPattern:
+    """Which hosts an entry of a policy is about. Exactly one of the fields is set, or none of them for every host."""
+
+    #: A name, in the form of `normal_host`.
+    name: str = ""
+    #: The end of names, with the dot: ``.corp.example``.
+    suffix: str = ""
+    network: _Network | None = None
+
+    def is_about(self, host: str, address: Address | None) -> bool:
+        """Return whether the pattern is about a host, for a denial.
+
+        Args:
+            host: the name or address as it is configured.
+            address: the address that it stands for; None if it is a name that has not been resolved.
+        """
+        if self.network is not None:
+            return address is not None and any(one in self.network for one in _meanings(address))
+        return self._fits_name(host)
+
+    def permits(self, host: str, address: Address | None) -> bool:
+        """Return whether the pattern allows a host, as far as this is known before its name is resolved."""
+        if self.network is not None:
+            return address is None or _meanings(address)[-1] in self.network
+        return self._fits_name(host)
+
+    def permits_listening(self, host: str) -> bool:
+        """Return whether the pattern allows to listen at a local address. The unspecified address means all of
+        them."""
+        if self.network is None:
+            return self._fits_name(host)
+        address = ip_address(host)
+        if address is None or address not in self.network:
+            return False
+        return self.network.prefixlen == 0 or not address.is_unspecified
+
+    def _fits_name(self, host: str) -> bool:
+        name = normal_host(host)
+        if self.name:
+            return name == self.name
+        return not self.suffix or (name.endswith(self.suffix) and ip_address(host) is None)
+
+
+@attrs.frozen
+class TargetPattern:
+    """An entry such as ``db.corp.example:5432``, ``*.corp.example:*`` or ``10.1.0.0/16:8000-8999``."""
+
+    text: str
+    host: HostPattern
+    first_port: int
+    last_port: int
+
+    def is_about(self, target: HostPort, address: Address | None) -> bool:
+        """See `HostPattern.is_about`."""
+        return self._has_port(target) and self.host.is_about(target.host, address)
+
+    def permits(self, target: HostPort, address: Address | None) -> bool:
+        """See `HostPattern.permits`."""
+        return self._has_port(target) and self.host.permits(target.host, address)
+
+    def permits_listening(self, local: HostPort) -> bool:
+        """See `HostPattern.permits_listening`."""
+        return self._has_port(local) and self.host.permits_listening(local.host)
+
+    def _has_port(self, target: HostPort) -> bool:
+        return self.first_port <= target.port <= self.last_port
+
+
+@attrs.frozen
+class RelayPattern:
+    """An entry such as ``relay.example.com``, ``*.example.com``, or a pin."""
+
+    text: str
+    #: None if the entry is a pin.
+    host: HostPattern | None
+    pin: str = ""
+
+    def permits_host(self, host: str) -> bool:
+        """Return whether the entry allows the host of a relay. A pin allows none."""
+        if self.host is None:
+            return False
+        address = address_of(host)
+        # The name of a relay is not resolved for this, so only its address itself can be in a network.
+        return self.host.permits(host, address) and (self.host.network is None or address is not None)
+
+
+@attrs.frozen
+class Hours:
+    """An entry such as ``Mon-Fri 08:00-18:00``."""
+
+    text: str
+    #: Monday is 0.
+    days: frozenset[int]
+    #: Minutes since midnight; `end` no longer belongs to it.
+    begin: int
+    end: int
+
+    def include(self, moment: dt.datetime) -> bool:
+        """Return whether a moment is within these hours."""
+        return moment.weekday() in self.days and self.begin <= moment.hour * 60 + moment.minute < self.end
+
+
+# --- parsing
+
+
+def parse_target(text: str) -> TargetPattern:
+    """Parse ``host:port``, where the host may be a pattern, and the port a range or ``*``.
+
+    Raises:
+        ValueError: it is not valid; the message says what is expected.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or "://" in text:
+        raise ValueError("expected host:port, such as db.corp.example:5432 or 10.0.0.0/8:*")
+    first, last = _parse_ports(port)
+    return TargetPattern(text, _parse_host_pattern(host), first, last)
+
+
+def parse_relay(text: str) -> RelayPattern:
+    """Parse the host of a relay, ``*.domain``, or a pin (``sha256:...``).
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    if text.startswith("sha256:"):
+        return RelayPattern(text, None, check_pin(text))
+    if "://" in text:
+        raise ValueError("expected the host name, address or pin of a relay, without a scheme")
+    host = bracketed(text) if text.count(":") > 1 and not text.startswith("[") else text
+    if ":" in host and not host.startswith("["):
+        raise ValueError("expected the host name of a relay without a port, or a pin (sha256:...)")
+    return RelayPattern(text, _parse_host_pattern(host))
+
+
+def parse_authority(text: str) -> str:
+    """Parse the SHA-256 of an authority's certificate: 64 hexadecimal digits, with colons between them or not, and
+    ``sha256:`` before them or not.
+
+    Returns:
+        The digits in lower case.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    digits = text.lower().removeprefix("sha256:").replace(":", "")
+    if not _AUTHORITY.fullmatch(digits):
+        raise ValueError("expected the SHA-256 of an authority's certificate: 64 hexadecimal digits")
+    return digits
+
+
+def parse_hours(text: str) -> Hours:
+    """Parse days and hours: ``Mon-Fri 08:00-18:00``, ``Sat 09:00-12:30``, ``daily 06:00-24:00``.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise ValueError('expected days and hours, such as "Mon-Fri 08:00-18:00" or "daily 06:00-22:00"')
+    begin, end = _minutes(found["begin"]), _minutes(found["end"])
+    if begin >= end:
+        raise ValueError("the hours end before they begin; for hours beyond midnight, write two entries")
+    return Hours(text, _days(found["first"], found["last"]), begin, end)
+
+
+def _parse_ports(text: str) -> tuple[int, int]:
+    if text == "*":
+        return 1, 65535
+    first, dash, last = text.partition("-")
+    try:
+        ports = parse_port_untrusted(first), parse_port_untrusted(last if dash else first)
+    except ValueError:
+        raise ValueError("a port is a number from 1 to 65535, a range such as 8000-8999, or *") from None
+    if ports[0] > ports[1]:
+        raise ValueError("the range of ports ends before it begins")
+    return ports
+
+
+def _parse_host_pattern(text: str) -> HostPattern:
+    if text == "*":
+        return HostPattern()
+    if text.startswith("["):
+        if not text.endswith("]") or ":" not in text:
+            raise ValueError("brackets are for IPv6 addresses and networks: [2001:db8::/32]:443")
+        return HostPattern(network=_parse_network(text[1:-1]))
+    if ":" in text:
+        raise ValueError("write an IPv6 address or network in brackets: [2001:db8::/32]:443")
+    if "/" in text:
+        return HostPattern(network=_parse_network(text))
+    if text.startswith("*."):
+        name = normal_host(check_host(text[2:]))
+        if ip_address(name) is not None:
+            raise ValueError("write a network as address/length: 10.1.0.0/16")
+        return HostPattern(suffix=f".{name}")
+    if "*" in text:
+        raise ValueError("a wildcard is * for every host, or *.domain for all names below a domain")
+    check_host(text)
+    return (
+        HostPattern(name=normal_host(text)) if ip_address(text) is None else HostPattern(network=_parse_network(text))
+    )
+
+
+def _parse_network(text: str) -> _Network:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as exc:
+        raise ValueError(f"not a valid address or network ({exc})") from None
+    if isinstance(network, ipaddress.IPv6Network):
+        if getattr(network.network_address, "scope_id", None) is not None:
+            raise ValueError("leave out the zone of an IPv6 address: it applies to every zone")
+        if network.network_address.ipv4_mapped is not None and network.prefixlen > 0:
+            raise ValueError("write an IPv4-mapped address as the IPv4 address that it means")
+    return network
+
+
+def _minutes(text: str) -> int:
+    hour, minute = int(text[:2]), int(text[3:])
+    total = hour * 60 + minute
+    if minute > 59 or total > _MINUTES_OF_A_DAY:
+        raise ValueError("a time is from 00:00 to 24:00")
+    return total
+
+
+def _days(first: str, last: str | None) -> frozenset[int]:
+    if first.lower() == "daily" and last is None:
+        return frozenset(range(7))
+    begin = _day(first)
+    end = begin if last is None else _day(last)
+    return frozenset((begin + offset) % 7 for offset in range((end - begin) % 7 + 1))
+
+
+def _day(text: str) -> int:
+    try:
+        return DAYS.index(text.capitalize())
+    except ValueError:
+        raise ValueError(f"a day is one of {', '.join(DAYS)}, or 'daily' for all of them") from None
