@@ -37,10 +37,11 @@ class ConnectorConfig:
     Raises:
         ConfigurationError: there is no connection string.
         TypeError: `strings` is not a list of `ConnectionString`.
-        ValueError: a number of seconds is negative.
+        ValueError: a number of seconds is out of range: `upgrade_interval` has to be greater than 0, and
+            `resume_deadline` must not be negative.
     """
 
-    #: One connector's connection string for each hybrid connection to be published. Strings that name the same relay
+    #: One connector's connection string for each hybrid connection to be served. Strings that name the same relay
     #: share a control channel.
     strings: tuple[ConnectionString, ...] = attrs.field(converter=_to_strings)
     #: ``auto``, or the name of the only transport allowed.

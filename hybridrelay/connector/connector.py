@@ -193,7 +193,7 @@ class Connector:
             self._nursery.start_soon(self._sessions.drain, grace, published)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
-        """Use a changed connection string in place of one that is published. Open streams continue.
+        """Use a changed connection string in place of an earlier one. Open streams continue.
 
         The connector registers at once with another key, at other relays, or with other pins. Sessions whose data
         channel depends on the earlier key resume over another one, which is a short pause; an event (`KeyInUse`) says

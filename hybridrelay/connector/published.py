@@ -19,8 +19,9 @@ class Published:
         self.name = string.entity_path
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
+        #: One entry for each relay that the connection string names.
         self.publications: list[Publication] = []
-        #: Publications at relays that the connection string no longer names. They stay until another registration
+        #: Entries for relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
         #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
@@ -54,7 +55,7 @@ class Published:
 
 @attrs.define(eq=False)
 class Publication:
-    """A hybrid connection that is published at one relay."""
+    """A hybrid connection at one relay, at which it is registered or is to be registered."""
 
     published: Published
     link: RelayLink

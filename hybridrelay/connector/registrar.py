@@ -49,7 +49,7 @@ class _Running:
 
 @attrs.define(eq=False)
 class _RouteQuestion:
-    """A question to the machine: should a better route be used? `error` is its answer."""
+    """A question to the machine: should a better route be used? `answer` is valid once `answered` is set."""
 
     answered: trio.Event = attrs.field(factory=trio.Event)
     answer: commands.AnswerRoute = attrs.field(factory=commands.AnswerRoute)
@@ -81,7 +81,7 @@ class Registrar:
     ) -> None:
         self.link = link
         self._data_channels = channels
-        self._served = sessions
+        self._sessions = sessions
         self._instances = instances
         self._replaces = tuple(instance.secret for instance in instances.dead)
         self._clock = clock
@@ -92,7 +92,7 @@ class Registrar:
         #: Inputs that arrived while another one was being handled.
         self._inputs: deque[inputs.Input] = deque()
         self._is_handling = False
-        self._sessions = inputs.SessionHealth.NONE
+        self._health = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
         #: The nursery of control channels, followed by that of data channels.
         self._nursery: trio.Nursery | None = None
@@ -102,21 +102,21 @@ class Registrar:
         #: The question of the last `inputs.MoveToRoute`.
         self._question = _RouteQuestion()
 
-    # --- what is published
+    # --- what is to be registered
 
     def publish(self, published: Published) -> None:
-        """Register this hybrid connection, too."""
+        """Register a hybrid connection, too."""
         self._feed(inputs.Publish(published.name, published.string))
         publication = Publication(published, self.link, self._machine.registrations[published.name])
         self._publications[published.name] = publication
         published.publications.append(publication)
 
     def find(self, name: str) -> Publication | None:
-        """Return the publication of this hybrid connection at this relay, or None."""
+        """Return what is known of this hybrid connection at this relay; None if it is not to be registered here."""
         return self._publications.get(name)
 
     def unpublish(self, publication: Publication) -> None:
-        """Stop registering this publication. With the last one, the registrar stops. Sessions continue."""
+        """Stop registering a hybrid connection. After the last one, the registrar stops. Sessions continue."""
         name = publication.published.name
         if self._publications.get(name) is publication:
             del self._publications[name]
@@ -133,7 +133,7 @@ class Registrar:
         self._feed(inputs.ReplacementExpected(is_expected))
 
     def snapshot(self, publication: Publication) -> RelaySnapshot:
-        """Return the state of one of the publications at this relay."""
+        """Return the state of one of the hybrid connections at this relay."""
         state = publication.state
         channel = None if state.over is None else self._channel(state.over)
         failure = state.last_failure
@@ -230,12 +230,12 @@ class Registrar:
                 self._execute(output)
 
     def _look_at_sessions(self) -> None:
-        open_ones = [served.session.is_open for served in self._served.of(self.link)]
+        open_ones = [served.session.is_open for served in self._sessions.of(self.link)]
         sessions = inputs.SessionHealth.NONE
         if open_ones:
             sessions = inputs.SessionHealth.CONNECTED if all(open_ones) else inputs.SessionHealth.INTERRUPTED
-        if sessions is not self._sessions:
-            self._sessions = sessions
+        if sessions is not self._health:
+            self._health = sessions
             self._handle(inputs.SessionsChanged(sessions))
 
     def _execute(self, command: commands.Command) -> None:
@@ -270,7 +270,7 @@ class Registrar:
                 self.link.forget(network_changed=network_changed)
             case commands.MoveSessions(route):
                 assert self._nursery is not None
-                self._nursery.start_soon(self._served.move, self.link, route)
+                self._nursery.start_soon(self._sessions.move, self.link, route)
             case commands.AnswerRoute():
                 self._question.answer = command
                 self._question.answered.set()
@@ -372,7 +372,7 @@ class Registrar:
 
     def _worst_route(self) -> Candidate | None:
         """Return the worst of the routes that are in use now."""
-        routes = [served.candidate for served in self._served.of(self.link) if served.session.is_open]
+        routes = [served.candidate for served in self._sessions.of(self.link) if served.session.is_open]
         if self._machine.route is not None:
             routes.append(self._machine.route)
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
@@ -391,7 +391,7 @@ class Registrar:
         if question.answer.error is not None:
             raise question.answer.error
         if question.answer.move_sessions:
-            await self._served.move(self.link, better)
+            await self._sessions.move(self.link, better)
 
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:

@@ -75,7 +75,7 @@ class Relays:
         """Wait until a hybrid connection is registered, refused or lost at a relay."""
         await self._change.wait()
 
-    # --- what is published, and where
+    # --- what is registered, and where
 
     def find_links(
         self, published: Published, string: ConnectionString, *, instead_of: Published | None = None
@@ -107,7 +107,8 @@ class Relays:
         return found
 
     def publish(self, published: Published, links: Links) -> None:
-        """Register it at the relays of these links. Registrations at other relays end once they are replaced."""
+        """Register a hybrid connection at the relays of these links. Its registrations at other relays end once they
+        are replaced."""
         if published not in self._published:
             self._published.append(published)
         for publication in list(published.publications):
@@ -167,7 +168,7 @@ class Relays:
             self._nursery.start_soon(self._registrars[link].run, self._nursery)
 
     def update(self, published: Published) -> None:
-        """Register it again at every relay, because its connection string has changed."""
+        """Register a hybrid connection again at every relay, because its connection string has changed."""
         for publication in published.publications:
             self._registrars[publication.link].update(published)
 

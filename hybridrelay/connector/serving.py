@@ -156,8 +156,8 @@ class ServedStream:
         self.about.ended(outcome)
 
     async def _reach_target(self) -> trio.SocketStream | NotConnected:
-        """Connect to the target, if that is allowed. A connection has its share of descriptors and ports, until
-        `_give_back`."""
+        """Connect to the target, if that is allowed. A connection counts in the application's shares of descriptors
+        and ports until `_over`."""
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:

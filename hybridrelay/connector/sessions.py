@@ -117,7 +117,7 @@ class ProvenChannel:
 
     @property
     def owner(self) -> tuple[Published, str]:
-        """The key by which shares and limits distinguish identities."""
+        """What distinguishes the identity from others, for shares and limits."""
         return self.published, self.peer.serial
 
 

@@ -34,8 +34,9 @@ class TargetChecks:
         self._targets = targets
         self._dial = dial
         self._lock = trio.Lock()
-        #: When each target was dialed last (on Trio's clock), followed by the result.
+        #: When each target was dialed last, on Trio's clock.
         self._dialed: dict[HostPort, float] = {}
+        #: Why dialing a target failed; None if it succeeded. A target is missing while there is no result.
         self._failures: dict[HostPort, TargetError | None] = {}
 
     async def results(self) -> tuple[TargetCheck, ...]:

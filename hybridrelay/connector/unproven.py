@@ -54,7 +54,10 @@ def choose_displaced(present: list[Newcomer], sender: str, now: float) -> Newcom
 
 
 class Unproven:
-    """The set of channels whose peers have not proved an identity yet."""
+    """The set of channels whose peers have not proved an identity yet.
+
+    `channels.py` uses it with the same rules for the channels of one identity that wait for HELLO.
+    """
 
     def __init__(self) -> None:
         self._present: list[Newcomer] = []

@@ -124,7 +124,7 @@ async def handshake_as_client(
     async def ask(nursery: trio.Nursery) -> None:
         connection = await trio_websocket.wrap_client_stream(
             nursery,
-            _HeadStream(stream, read_head),  # type: ignore[arg-type]  # any stream works, as its server side shows
+            _HeadStream(stream, read_head),  # type: ignore[arg-type]  # works with any stream; the annotation is narrower
             host,
             path,
             subprotocols=[SUBPROTOCOL],

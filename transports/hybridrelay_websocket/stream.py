@@ -1,9 +1,9 @@
 """A byte stream over a connection after the WebSocket handshake.
 
-Every frame is written completely, and a task that has to wait for this holds a lock. By contract, only one user sends
-at a time (otherwise `trio.BusyResourceError` is raised). The only other writer answers pings. The reader never
-writes, so that a peer that does not read cannot block it: it records the pong that has to be sent, and a short-lived
-task sends it. The module is long because sending, receiving and closing share the state of one class.
+Nothing is written between the bytes of a frame: a task that waits until a frame is written holds a lock. By contract,
+only one user sends at a time (otherwise `trio.BusyResourceError` is raised). The only other writer answers pings. The
+reader never writes, so that a peer that does not read cannot block it: it records the pong that has to be sent, and a
+short-lived task sends it. The module is long because sending, receiving and closing share the state of one class.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Publish:
 
 @attrs.frozen
 class Unpublish:
-    """Stop registering this hybrid connection. The machine stops with the last one."""
+    """Stop registering this hybrid connection. When the last one is removed, the machine stops."""
 
     name: str
 
@@ -120,8 +120,8 @@ class SameRelay:
 
 @attrs.frozen
 class Confirmed:
-    """Marks where a positive answer arrived among the relay's other messages: its key authorizes the offers after
-    it."""
+    """Marks where a positive answer arrived among the relay's other messages: the key of its request authorizes the
+    offers that follow."""
 
     channel: int
     request: int

@@ -16,7 +16,7 @@ The listener is thus registered at every moment. The rules:
 1. Every control channel is served until it ends, whether it is the current one or not: offers arrive over all of
    them.
 2. Only one channel registers at a time. The current one renews the registrations, and an earlier one renews those
-   that the relay did not let it take over.
+   that the relay did not let the current one take over.
 3. The end of a channel or of a registration counts as a loss only if nothing has replaced it.
 4. A successor that fails changes nothing, unless it has already taken over a registration. The current channel cannot
    take that back, since the relay accepts no lower generation, so it is closed, too, and another one is opened as
@@ -178,7 +178,7 @@ class Machine:
                 channel.due = None
                 self._rounds.add(channel, RoundPurpose.RENEW)
 
-    # --- what is published
+    # --- what is to be registered
 
     def _unpublish(self, name: str) -> None:
         registration = self.registrations.remove(name)

@@ -29,7 +29,7 @@ MAX_GRANT = 3600.0
 
 
 class Registrations(Mapping[str, Registration]):
-    """The hybrid connections by name, in the order in which they were published.
+    """The hybrid connections by name, in the order in which they were added.
 
     Args:
         host: the relay, for events.
@@ -71,7 +71,7 @@ class Registrations(Mapping[str, Registration]):
         """Return whether at least one is registered over this control channel."""
         return any(one.over == channel for one in self.values())
 
-    # --- what is published
+    # --- what is to be registered
 
     def add(self, name: str, string: ConnectionString) -> None:
         """Add a hybrid connection that is to be registered."""
@@ -179,7 +179,7 @@ class Registrations(Mapping[str, Registration]):
 
     def same_relay(self, one: Registration, host: str, now: float) -> None:
         """Note that it is already registered at this relay under another host name. Two registrations would keep
-        displacing each other."""
+        replacing each other."""
         error = ConfigurationError(
             f"{one.name}: {self._host} is the same relay as {host}",
             reason=Reason.SUPERSEDED,
