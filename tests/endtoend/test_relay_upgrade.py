@@ -137,6 +137,21 @@ async def test_data_goes_on_while_the_relay_is_away(tmp_path: Path) -> None:
     assert moved > sum(talker.received for talker in talkers)
 
 
+@pytest.mark.parametrize("end", [Program.kill, Program.terminate])
+async def test_the_next_relay_need_not_keep_pairs_itself(tmp_path: Path, end: Callable[[Program], object]) -> None:
+    async with upgrading(tmp_path) as scene:
+        await scene.end(end)
+        await scene.flows()
+        await scene.start("--keep-pairs", "0")
+        await scene.taken_over()
+        await scene.flows()
+        scene.assert_nothing_was_lost()
+        workers = scene.workers()
+        await scene.end(end)
+        await none_is_left(workers)
+        await scene.start()
+
+
 @pytest.mark.parametrize("when", ["while it is away", "when it is back"])
 async def test_a_revoked_key_ends_a_session_that_was_taken_over(tmp_path: Path, when: str) -> None:
     revoke = ("keys", "revoke", "db", "--rule", "application", "--key", "primary")

@@ -48,7 +48,7 @@ from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
-from .takeover import Takeover, has_left_socket, listen_for_workers
+from .takeover import Takeover, listen_for_workers
 from .usage import UsageService
 from .watcher import StoreWatcher
 from .workers import Keeping, Workers, open_workers
@@ -187,8 +187,9 @@ class Relay:
 
     @contextmanager
     def _listening_for_workers(self) -> Iterator[socket.socket | None]:
-        """Listen for workers of the previous main process during the block, if there may be some."""
-        if sys.platform != "linux" or not (self._config.keep_pairs or has_left_socket(self._config.state_dir)):
+        """Listen for workers of the previous main process during the block, even if those of this one keep nothing:
+        only a main process that has taken pairs over can end them."""
+        if sys.platform != "linux":
             yield None
             return
         with listen_for_workers(self._config.state_dir, self._events) as listener:

@@ -15,6 +15,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -27,11 +28,12 @@ from ..core.pairs import Traffic
 from ..worker.messages import SLOTS, SOCKET_NAME, VERSION, Kind, Message, receive, send
 from .adopted_process import AdoptedProcess, peer_of
 from .broker import BrokerService
+from .patience import in_time
 from .worker_memory import WorkerMemory, is_sealed
 from .worker_process import WorkerProcess
 from .workers import Workers
 
-__all__ = ["Takeover", "has_left_socket", "listen_for_workers"]
+__all__ = ["Takeover", "listen_for_workers"]
 
 #: How many workers may wait to be accepted, and how many may list their pairs at the same time.
 _BACKLOG = 64
@@ -42,11 +44,6 @@ _LIST_SECONDS = 10.0
 _AT_A_TIME = 50
 #: How long to wait if this process has no descriptors left (seconds).
 _PAUSE_SECONDS = 0.1
-
-
-def has_left_socket(folder: Path) -> bool:
-    """Return whether a previous main process was killed while it listened, so that there may be workers."""
-    return (folder / SOCKET_NAME).exists()
 
 
 @contextmanager
@@ -108,10 +105,19 @@ class _Attempt:
 
     control: socket.socket
     process: AdoptedProcess
+    #: The memory that it has sent.
+    memory: WorkerMemory | None = None
     #: Whether it has said something that only a worker says.
     is_worker: bool = False
-    #: Whether a `WorkerProcess` owns the process now.
+    #: Whether a `WorkerProcess` owns the process and its memory now.
     is_taken: bool = False
+
+    def close(self) -> None:
+        """Close everything but `control`, unless it was taken."""
+        if not self.is_taken:
+            self.process.close()
+            if self.memory is not None:
+                self.memory.close()
 
     def kill(self) -> None:
         """Kill it. Its connections are reset then."""
@@ -178,14 +184,12 @@ class Takeover:
                     await self._try_to_attach(attempt, nursery)
                 except ConnectionError:
                     pass  # it has ended, or is another program
-                except (OSError, ValueError, trio.TooSlowError) as exc:
+                except (OSError, ValueError) as exc:
                     if attempt.is_worker:
-                        detail = str(exc) or "it does not answer"
-                        self._events.publish(WorkerNotTakenOver(pid=pid, detail=detail))
+                        self._events.publish(WorkerNotTakenOver(pid=pid, detail=str(exc)))
                         attempt.kill()
                 finally:
-                    if not attempt.is_taken:
-                        process.close()
+                    attempt.close()
 
     def _cannot_adopt(self, control: socket.socket, pid: int, error: OSError) -> None:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESRCH):
@@ -195,26 +199,21 @@ class Takeover:
             send(control, Kind.END, 0)
 
     async def _try_to_attach(self, attempt: _Attempt, nursery: trio.Nursery) -> None:
-        control = attempt.control
-        with trio.fail_after(_LIST_SECONDS):
-            memory = await self._greet(attempt)
-            try:
-                slots = await self._list(control)
-                await self._taking.acquire()
-            except BaseException:
-                memory.close()
-                raise
-        try:
-            try:
-                pairs = await self._check(memory, slots)
-                worker = WorkerProcess(attempt.process, control.dup(), memory, self._events)
-            except BaseException:
-                memory.close()
-                raise
+        # How long this process then needs for the pairs of other workers says nothing about this one.
+        slots = await in_time(partial(self._introduce, attempt), _LIST_SECONDS)
+        if slots is None:
+            raise TimeoutError("it does not answer")
+        async with self._taking:
+            assert attempt.memory is not None
+            pairs = await self._check(attempt.memory, slots)
+            worker = WorkerProcess(attempt.process, attempt.control.dup(), attempt.memory, self._events)
             attempt.is_taken = True
             await self._take_over(worker, pairs, nursery)
-        finally:
-            self._taking.release()
+
+    async def _introduce(self, attempt: _Attempt) -> list[int]:
+        """Receive the memory, and the slots of the pairs. Raises what `_receive` raises."""
+        attempt.memory = await self._greet(attempt)
+        return await self._list(attempt.control)
 
     async def _greet(self, attempt: _Attempt) -> WorkerMemory:
         """Exchange `HELLO`. Raises what `_receive` raises."""

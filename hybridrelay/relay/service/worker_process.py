@@ -121,7 +121,7 @@ class WorkerProcess:
         self._free: deque[int] = deque()
         self._next_slot = itertools.count()
         #: Messages that did not fit into the socket.
-        self._unsent: deque[tuple[Kind, int]] = deque()
+        self._unsent: deque[tuple[Kind, int, int]] = deque()
         self._has_unsent = trio.Event()
         #: Set when the worker takes pairs.
         self.ready = trio.Event()
@@ -267,12 +267,16 @@ class WorkerProcess:
         pair = self.pairs[slot] = WorkerPair(slot, pace, self.memory.counts(slot), carried)
         return pair
 
-    def taken_over(self) -> None:
-        """Tell the worker that it was taken over. `send_unsent` has to run."""
+    def taken_over(self, keep: float) -> None:
+        """Tell the worker that it was taken over. `send_unsent` has to run.
+
+        Args:
+            keep: how long it keeps its pairs without this main process (seconds).
+        """
         self.ready.set()
         if not self.pairs:
             self.has_no_pairs.set()
-        self._unsent.append((Kind.TAKEN, 0))
+        self._unsent.append((Kind.TAKEN, 0, round(keep * 1000)))
         self._send_unsent()
 
     def abort(self, pair: WorkerPair) -> None:
@@ -288,7 +292,7 @@ class WorkerProcess:
 
     def _say(self, kind: Kind, pair: WorkerPair) -> None:
         if self.pairs.get(pair.slot) is pair:
-            self._unsent.append((kind, pair.slot))
+            self._unsent.append((kind, pair.slot, 0))
             self._send_unsent()
 
     async def watch(self) -> None:
@@ -298,7 +302,7 @@ class WorkerProcess:
             await trio.sleep(_PING_SECONDS)
             answered, seconds = trio.Event(), _STUCK_SECONDS
             self._answered = answered
-            self._unsent.append((Kind.PING, 0))
+            self._unsent.append((Kind.PING, 0, 0))
             self._send_unsent()
         self.process.kill()
 

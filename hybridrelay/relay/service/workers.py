@@ -228,7 +228,7 @@ class Workers:
         other processes. Call this after `WorkerProcess.add_existing` for all of its pairs."""
         assert self._nursery is not None
         self._served.add(worker)
-        worker.taken_over()
+        worker.taken_over(self._keeping.seconds)
         if self._is_stopping:
             worker.release()
         self._nursery.start_soon(self._serve_taken_over, worker)

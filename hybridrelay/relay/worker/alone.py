@@ -9,6 +9,7 @@ describes what they say to each other.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -25,6 +26,9 @@ _FIRST_PAUSE = 0.05
 _MAX_PAUSE = 0.5
 #: How long a worker whose pairs have all ended waits for the next main process, to report how they ended (seconds).
 _REPORT_SECONDS = 5.0
+#: How long a main process that has answered `HELLO` may need until `TAKEN`, because it takes over the pairs of other
+#: workers first (seconds).
+_TAKING_SECONDS = 60.0
 
 
 class Alone:
@@ -55,10 +59,14 @@ class Alone:
         self._clock = clock
         self._path = path
         self._deadline = clock() + seconds
+        #: When it ends at the earliest, because a main process has answered; -inf if none has.
+        self._not_before = -math.inf
         self._next_attempt = clock()
         self._pause = _FIRST_PAUSE
         self._control: socket.socket | None = None
         self._unsent: deque[tuple[Kind, int, int, tuple[int, ...]]] = deque()
+        #: How long to keep the pairs once the next main process has ended, too (seconds); known after `TAKEN`.
+        self.keep_next = 0.0
         #: How pairs have ended, by slot, for the next main process.
         self.ended: dict[int, int] = {}
         #: Whether the worker has to end: it is too late, or the next main process does not want its pairs.
@@ -67,8 +75,12 @@ class Alone:
     @property
     def timeout(self) -> float:
         """After how many seconds `step` has to be called again, even if the next main process says nothing."""
-        due = self._deadline if self._control is not None else min(self._deadline, self._next_attempt)
+        due = self._ends_at if self._control is not None else min(self._ends_at, self._next_attempt)
         return max(0.0, min(due - self._clock(), _MAX_PAUSE))
+
+    @property
+    def _ends_at(self) -> float:
+        return max(self._deadline, self._not_before)
 
     def note_end(self, slot: int, end: int) -> None:
         """Note that a pair has ended."""
@@ -78,7 +90,7 @@ class Alone:
 
     def step(self) -> socket.socket | None:
         """Do what is due, without waiting. Returns the socket to the next main process once it has taken over."""
-        if self._clock() >= self._deadline:
+        if self._clock() >= self._ends_at:
             self.is_over = True
         elif self._control is None:
             if self._clock() >= self._next_attempt:
@@ -122,6 +134,7 @@ class Alone:
             self._epoll.unregister(self._control)
         self._control.close()
         self._control = None
+        self._not_before = -math.inf
 
     def _talk(self, control: socket.socket) -> socket.socket | None:
         """Handle one message of the next main process. Raises BlockingIOError, OSError and ValueError like
@@ -134,11 +147,13 @@ class Alone:
             case Kind.HELLO:
                 if message.value != VERSION:
                     self.is_over = True
+                self._not_before = self._clock() + _TAKING_SECONDS
                 self._unsent += [(Kind.HAS, slot, holder, ()) for slot, holder in self._holders.items()]
                 self._unsent.append((Kind.READY, 0, 0, ()))
                 self._send_unsent(control)
             case Kind.TAKEN:
                 self._control = None
+                self.keep_next = message.value / 1000
                 return control
             case Kind.END:
                 self.is_over = True

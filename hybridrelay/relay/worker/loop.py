@@ -317,7 +317,7 @@ class Worker:
         if alone.is_over or self._is_leaving:
             self._is_over = True
         elif control is not None:
-            self._control, self._alone = control, None
+            self._control, self._keep, self._alone = control, alone.keep_next, None
             for slot, end in alone.ended.items():
                 self._say(Kind.ENDED, slot, end)
 

@@ -90,7 +90,8 @@ class Kind(enum.IntEnum):
     PING = 4
     #: Reset the connections of all pairs, and end.
     END = 10
-    #: From now on, this is the worker's main process.
+    #: From now on, this is the worker's main process. The value says how long the worker is to keep its pairs without
+    #: this one (milliseconds).
     TAKEN = 11
 
     # From the worker:

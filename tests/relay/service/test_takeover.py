@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -11,10 +12,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.events.base import Event
 from hybridrelay.events.relay import RendezvousEnded, RendezvousKept, RendezvousTakenOver
@@ -30,15 +33,17 @@ from hybridrelay.relay.core.pair_note import PairNote
 from hybridrelay.relay.core.pairs import Pair, PairEnd
 from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.quotas import Limits, Quota
+from hybridrelay.relay.service.adopted_process import AdoptedProcess
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.carried import Carried
 from hybridrelay.relay.service.pace import PairPace
 from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult
 from hybridrelay.relay.service.splice import PipePool
-from hybridrelay.relay.service.takeover import Takeover, has_left_socket, listen_for_workers
+from hybridrelay.relay.service.takeover import _LIST_SECONDS, Takeover, _Attempt, listen_for_workers
+from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.workers import Keeping, Workers, open_workers
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.relay.worker.messages import SOCKET_NAME
+from hybridrelay.relay.worker.messages import SOCKET_NAME, VERSION, Kind, send
 from hybridrelay.security import KeySlot, Rule
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import tcp_pair
@@ -453,6 +458,25 @@ async def test_a_broken_worker_is_ended_and_harms_nobody(
         assert next_.ends() == []
 
 
+async def test_a_worker_is_not_blamed_for_the_time_that_others_take(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setblocking(False)
+    memory = WorkerMemory.allocate()
+    send(far, Kind.HELLO, 0, VERSION, (memory,))
+    send(far, Kind.READY, 0)
+    os.close(memory)
+    nobody: Any = None  # nothing is taken over
+    takeover = Takeover(near, nobody, nobody, EventStream())
+    attempt = _Attempt(near, AdoptedProcess(os.getpid()))
+    with near, far, contextlib.closing(attempt):
+        async with trio.open_nursery() as nursery:
+            async with takeover._taking:  # as while the pairs of another worker are taken over
+                nursery.start_soon(takeover._try_to_attach, attempt, nursery)
+                await trio.sleep(10 * _LIST_SECONDS)
+                assert takeover._taking.statistics().tasks_waiting == 1
+                nursery.cancel_scope.cancel()
+
+
 async def test_a_pair_that_the_relay_has_already_is_not_taken_over(tmp_path: Path, store: SQLiteStore) -> None:
     pair = await JoinedPair.make(store)
     async with kept(tmp_path, pair), successor(tmp_path, store) as next_:
@@ -483,14 +507,14 @@ def test_the_path_of_the_socket_may_be_long(tmp_path: Path) -> None:
         assert listener is not None
         assert (folder / SOCKET_NAME).is_socket()
         assert (folder / SOCKET_NAME).stat().st_mode & 0o777 == 0o600
-    assert not has_left_socket(folder)
+    assert not (folder / SOCKET_NAME).exists()
 
 
 def test_a_socket_that_a_killed_relay_has_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as context, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
         context.chdir(tmp_path)  # the whole path may be too long
         left.bind(SOCKET_NAME)
-    assert has_left_socket(tmp_path)
+    assert (tmp_path / SOCKET_NAME).is_socket()
     with listen_for_workers(tmp_path, EventStream()) as listener:
         assert listener is not None
 

@@ -158,7 +158,7 @@ def test_pairs_go_on_and_the_next_main_process_gets_them_with_their_counts(scene
         successor.hear_hello()
         assert successor.hear_list() == [Message(Kind.HAS, 7, 3), Message(Kind.READY, 0)]
         talk(scene, a, b)
-        successor.say(Kind.TAKEN)
+        successor.say(Kind.TAKEN, value=60_000)
         talk(scene, a, b)
         assert scene.main.counts(7) == (23, 23)
 
@@ -237,7 +237,7 @@ def test_a_main_process_that_ends_while_it_takes_over_is_followed_by_another(sce
         first.control.close()
         second, listed = scene.accept_with_list()
         assert listed == [Message(Kind.HAS, 7, 3), Message(Kind.READY, 0)]
-        second.say(Kind.TAKEN)
+        second.say(Kind.TAKEN, value=60_000)
         talk(scene, a, b)
         second.control.close()
 
@@ -248,12 +248,64 @@ def test_a_second_main_process_that_ends_is_followed_by_a_third(scene: Scene) ->
         for _ in range(3):
             successor, _ = scene.accept_with_list()
             talk(scene, a, b)
-            successor.say(Kind.TAKEN)
+            successor.say(Kind.TAKEN, value=60_000)
             scene.rounds(40.0)
             successor.control.close()
             scene.rounds()
         assert not scene.is_over
         assert scene.main.counts(7 + SETTLED // 2) == (12, 12)
+
+
+@pytest.mark.parametrize("keep", [0, 5_000, 120_000])
+def test_how_long_pairs_are_kept_is_decided_by_the_main_process_that_has_ended_last(scene: Scene, keep: int) -> None:
+    with pair(scene) as (a, b):
+        scene.lose_main()
+        successor, _ = scene.accept_with_list()
+        successor.say(Kind.TAKEN, value=keep)
+        talk(scene, a, b)
+        successor.control.close()
+        scene.rounds()
+        if keep:
+            scene.rounds(keep / 1000 - 0.1)
+            assert not scene.is_over
+            talk(scene, a, b)
+            scene.rounds(0.1)
+        assert scene.is_over
+
+
+def test_a_main_process_that_has_answered_may_need_longer_than_pairs_are_kept_without_one(scene: Scene) -> None:
+    with pair(scene) as (a, b):
+        scene.lose_main()
+        scene.rounds(50.0)
+        successor, _ = scene.accept_with_list()
+        scene.rounds(alone._TAKING_SECONDS - 0.1)
+        assert not scene.is_over
+        talk(scene, a, b)
+        successor.say(Kind.TAKEN, value=60_000)
+        scene.rounds(alone._TAKING_SECONDS)
+        assert not scene.is_over
+        successor.control.close()
+
+
+def test_a_main_process_that_has_answered_and_ended_gains_no_time(scene: Scene) -> None:
+    with pair(scene):
+        scene.lose_main()
+        scene.rounds(50.0)
+        successor, _ = scene.accept_with_list()
+        scene.rounds(10.0)
+        assert not scene.is_over
+        successor.control.close()
+        scene.rounds()
+        assert scene.is_over
+
+
+def test_a_main_process_that_has_answered_does_not_have_forever(scene: Scene) -> None:
+    with pair(scene):
+        scene.lose_main()
+        successor, _ = scene.accept_with_list()
+        scene.rounds(alone._TAKING_SECONDS + 0.1)
+        assert scene.is_over
+        successor.control.close()
 
 
 def test_the_next_main_process_learns_how_pairs_have_ended_meanwhile(scene: Scene) -> None:
@@ -267,7 +319,7 @@ def test_the_next_main_process_learns_how_pairs_have_ended_meanwhile(scene: Scen
         successor.hear_hello()
         listed = successor.hear_list()
         assert [one.slot for one in listed] == [1, 2, 4, 0]
-        successor.say(Kind.TAKEN)
+        successor.say(Kind.TAKEN, value=60_000)
         ends = {message.slot: message.value for _ in range(2) if (message := successor.hear()) is not None}
         assert ends == {2: Ended.A_BROKE, 4: Ended.FINISHED}
         successor.control.close()
