@@ -19,3 +19,5 @@ GRACE: Final = 5.0
 PROXY_PASSWORD_VARIABLE: Final = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
 #: The environment variable with the name of the file with a token of the management API.
 MANAGEMENT_TOKEN_FILE_VARIABLE: Final = "HYBRIDRELAY_MANAGEMENT_TOKEN_FILE"  # noqa: S105
+#: The environment variable with the code of a claim.
+CLAIM_CODE_VARIABLE: Final = "HYBRIDRELAY_CLAIM_CODE"

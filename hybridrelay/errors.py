@@ -47,6 +47,10 @@ class ConnectionStringError(ConfigurationError):
         self.part = part
 
 
+class ClaimError(ConfigurationError):
+    """A claim code is malformed, or what a claim contains cannot be used. The message contains neither."""
+
+
 class StateError(ConfigurationError):
     """The relay's state directory is unusable: not writable, owned by another user, or from a newer version."""
 

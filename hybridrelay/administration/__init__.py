@@ -17,6 +17,9 @@ from .._lazy import load_when_used
 if TYPE_CHECKING:
     from .changes import FilesWritten as FilesWritten
     from .changes import IncompleteChange as IncompleteChange
+    from .claims import CreatedClaim as CreatedClaim
+    from .claims import create_claim as create_claim
+    from .claims import revoke_claim as revoke_claim
     from .connections import CreatedConnection as CreatedConnection
     from .connections import NewFiles as NewFiles
     from .connections import create_connection as create_connection
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from .connections import disable_connection as disable_connection
     from .connections import import_connection as import_connection
     from .connections import issue_connection_string as issue_connection_string
+    from .connections import make_connection_string as make_connection_string
     from .connections import read_relay_record as read_relay_record
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .keys import KeySource as KeySource
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from .limits import change_edition as change_edition
     from .limits import change_limits as change_limits
     from .limits import use_edition as use_edition
+    from .registry import ClaimInfo as ClaimInfo
     from .registry import ConnectionInfo as ConnectionInfo
     from .registry import KeyInfo as KeyInfo
     from .registry import Registry as Registry
@@ -61,6 +66,11 @@ _HOMES = {
         "FilesWritten",
         "IncompleteChange",
     ),
+    "claims": (
+        "CreatedClaim",
+        "create_claim",
+        "revoke_claim",
+    ),
     "connections": (
         "CreatedConnection",
         "NewFiles",
@@ -69,6 +79,7 @@ _HOMES = {
         "disable_connection",
         "import_connection",
         "issue_connection_string",
+        "make_connection_string",
         "read_relay_record",
     ),
     "files_with_relays": ("FileWithRelays",),
@@ -89,6 +100,7 @@ _HOMES = {
         "use_edition",
     ),
     "registry": (
+        "ClaimInfo",
         "ConnectionInfo",
         "KeyInfo",
         "Registry",

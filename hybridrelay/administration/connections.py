@@ -14,7 +14,7 @@ from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
 from ..relay.store.store import NameTaken
-from ..security import AuthorityFile, HostPort, Identity, KeySlot, Role, Rule
+from ..security import AuthorityFile, ConnectionString, HostPort, Identity, KeySlot, Role, Rule
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
@@ -284,6 +284,39 @@ def issue_connection_string(
         OSError: `out` cannot be written; the error names it.
     """
     check_new_files([out])
+    string = make_connection_string(
+        name,
+        role,
+        label,
+        authority_path=authority_path,
+        rule=rule,
+        slot=slot,
+        registry=registry,
+        key_file=key_file,
+        valid_years=valid_years,
+        now=now,
+    )
+    with new_files({out: string.format() + "\n"}):
+        pass
+    identity, _ = string.require_identity()
+    return identity
+
+
+def make_connection_string(
+    name: str,
+    role: Role,
+    label: str,
+    *,
+    authority_path: Path,
+    rule: str | None = None,
+    slot: KeySlot = KeySlot.PRIMARY,
+    registry: Registry | None = None,
+    key_file: Path | None = None,
+    valid_years: float = DEFAULT_VALID_YEARS,
+    now: float,
+) -> ConnectionString:
+    """Make another connection string, with a new identity, in memory. Arguments and errors are those of
+    `issue_connection_string`."""
     authority_file = read_authority_file(authority_path, name)
     with naming(authority_path):
         usual = rule_of(authority_file, role)
@@ -299,11 +332,7 @@ def issue_connection_string(
             remedy="take the key from the relay with --state or --management, or from a file with --key-file",
         )
     with naming(authority_path):
-        string = issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
-    with new_files({out: string.format() + "\n"}):
-        pass
-    identity, _ = string.require_identity()
-    return identity
+        return issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
 
 
 def _check_right(rule: Rule, role: Role) -> None:

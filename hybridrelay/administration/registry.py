@@ -3,7 +3,7 @@
 The use cases of this package call a `Registry`, of which there are two implementations. `StoreRegistry` uses a
 relay's store directly. `hybridrelay.management.ApiRegistry` sends requests to a running relay, on this machine or
 elsewhere. Values contain no keys, except where a method says so. Instead they contain fingerprints, so that a caller
-who may not see keys can read everything else.
+who may not see keys can read everything else. The module is long because every operation is described here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Protocol, Self
 
 import attrs
 
+from ..relay.claims import Claim, ClaimState
 from ..relay.model import HybridConnection, RelayRecord
 from ..relay.quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..relay.store.checks import no_rule
 from ..security import (
+    ClaimKeys,
     KeySlot,
     ManagementRole,
     ManagementToken,
@@ -26,7 +28,7 @@ from ..security import (
     key_fingerprint,
 )
 
-__all__ = ["ConnectionInfo", "KeyInfo", "Registry", "RelayDescription", "RuleInfo", "TokenInfo"]
+__all__ = ["ClaimInfo", "ConnectionInfo", "KeyInfo", "Registry", "RelayDescription", "RuleInfo", "TokenInfo"]
 
 
 _NONE: Mapping[tuple[str, KeySlot], int] = {}
@@ -173,6 +175,42 @@ class TokenInfo:
         )
 
 
+@attrs.frozen
+class ClaimInfo:
+    """Information about a claim, without its content. Times are seconds since 1970."""
+
+    id: str
+    state: ClaimState
+    note: str
+    created_at: float
+    expires_at: float
+    #: When it was taken, and from which address.
+    taken_at: float | None
+    taken_by: str
+    revoked_at: float | None
+    #: How often it was asked for with the right code after it had been taken; when, and from where, last.
+    taken_again: int
+    taken_again_at: float | None
+    taken_again_by: str
+
+    @classmethod
+    def of(cls, claim: Claim, now: float) -> Self:
+        """Make the value for a claim of a store, as it is at `now`."""
+        return cls(
+            claim.mailbox,
+            claim.state(now),
+            claim.note,
+            claim.created_at,
+            claim.expires_at,
+            claim.taken_at,
+            claim.taken_by,
+            claim.revoked_at,
+            claim.taken_again,
+            claim.taken_again_at,
+            claim.taken_again_by,
+        )
+
+
 class Registry(Protocol):
     """Hybrid connections, their rules and keys, and the tokens of one relay.
 
@@ -220,6 +258,13 @@ class Registry(Protocol):
     def limits_in_force(self, name: str) -> Limits:
         """Return the limits in force for a hybrid connection. A limit that is not set directly is that of its
         edition, or else the default."""
+
+    def claims(self, name: str) -> tuple[ClaimInfo, ...]:
+        """Return the claims of a hybrid connection, including ended ones, the latest first.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
+        """
 
     # --- changing
 
@@ -331,3 +376,28 @@ class Registry(Protocol):
 
     def delete_token(self, id_: str) -> None:
         """Delete the token with this id. The next request that uses it is refused."""
+
+    def add_claim(
+        self, name: str, keys: ClaimKeys, sealed: bytes, *, seconds: float, note: str, now: float
+    ) -> ClaimInfo:
+        """Add a claim to a hybrid connection. The relay gets the id, the digest of the proof and the sealed content.
+
+        Args:
+            name: the hybrid connection.
+            keys: what is derived from the secret of the claim's code.
+            sealed: the content.
+            seconds: for how long the claim can be taken.
+            note: a text by which people recognize it.
+            now: seconds since 1970. A relay uses its own clock.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
+            ConfigurationError: an argument is not valid, or too many claims are open.
+        """
+
+    def revoke_claim(self, name: str, id_: str) -> None:
+        """Revoke a claim. Does nothing if it is not open any longer.
+
+        Raises:
+            NotFound: the hybrid connection has no claim with this id.
+        """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ..errors import ConfigurationError
+from ..relay.claims import Claim
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.checks import name_is_taken
@@ -16,6 +18,7 @@ from ..relay.store.sqlite import SQLiteStore
 from ..relay.store.state_dir import REGISTRY_FILE
 from ..relay.store.store import Store
 from ..security import (
+    ClaimKeys,
     KeySlot,
     ManagementRole,
     ManagementToken,
@@ -26,7 +29,7 @@ from ..security import (
     load_or_create_relay_certificate,
     relay_pin,
 )
-from .registry import ConnectionInfo, RelayDescription, RuleInfo, TokenInfo
+from .registry import ClaimInfo, ConnectionInfo, RelayDescription, RuleInfo, TokenInfo
 
 __all__ = ["StoreRegistry", "add_token", "describe_relay"]
 
@@ -128,6 +131,10 @@ class StoreRegistry:
         """See `Registry.limits_in_force`."""
         return self._store.editions().limits(self._store.get(name).quota)
 
+    def claims(self, name: str) -> tuple[ClaimInfo, ...]:
+        """See `Registry.claims`."""
+        return tuple(ClaimInfo.of(claim, time.time()) for claim in self._store.claims(name))
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -194,3 +201,18 @@ class StoreRegistry:
     def delete_token(self, id_: str) -> None:
         """See `Registry.delete_token`."""
         self._store.delete_token(id_)
+
+    def add_claim(
+        self, name: str, keys: ClaimKeys, sealed: bytes, *, seconds: float, note: str, now: float
+    ) -> ClaimInfo:
+        """See `Registry.add_claim`."""
+        try:
+            claim = Claim(keys.mailbox, name, keys.proof_digest, sealed, now, now + seconds, note)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from None
+        self._store.add_claim(claim)
+        return ClaimInfo.of(claim, now)
+
+    def revoke_claim(self, name: str, id_: str) -> None:
+        """See `Registry.revoke_claim`."""
+        self._store.revoke_claim(name, id_)

@@ -12,6 +12,7 @@ from .._version import __version__
 from . import exits
 from .arguments import (
     bench,
+    claims,
     connections,
     connector,
     demo,
@@ -76,6 +77,7 @@ COMMANDS: tuple[Command, ...] = (
     events_and_audit.EVENTS,
     events_and_audit.AUDIT,
     connections.COMMAND,
+    claims.COMMAND,
     rules.COMMAND,
     keys.COMMAND,
     limits.COMMAND,

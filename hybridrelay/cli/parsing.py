@@ -83,6 +83,11 @@ class Parser(argparse.ArgumentParser):
             # Arguments are visible to every user of the machine, and the error may be written to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
             message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
+        elif any(argument.lower().startswith("hrc1.") for argument in sys.argv):
+            message = "the code of a claim was given as an argument: give it in a file, on standard input or in "
+            message += (
+                "HYBRIDRELAY_CLAIM_CODE; others may have seen it, so have the claim revoked, and a new one made"
+            )
         remedy = f"{self.prog} --help"
         if logs_are_json():
             logger.error("%s", message, extra={"fields": {"remedy": remedy}})

@@ -38,8 +38,10 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class _Request:
     """A request that waits for its answer."""
 
-    message: control.Register | control.Join
-    answer: control.Registered | control.Joined | control.Failed | None = None
+    message: control.Register | control.Join | control.Take
+    answer: control.Registered | control.Joined | control.Taken | control.Failed | None = None
+    #: The parts of a claim's content that have arrived so far.
+    parts: list[str] = attrs.field(factory=list[str])
     #: Set when the answer has arrived, or can no longer arrive.
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -116,20 +118,30 @@ class ControlChannel:
 
         If cancelled, a later answer is ignored.
         """
-        answer = await self._request(message)
-        assert not isinstance(answer, control.Joined), "checked when it was delivered"
+        answer = await self._request(_Request(message))
+        assert isinstance(answer, control.Registered | control.Failed), "checked when it was delivered"
         return answer
 
     async def join(self, message: control.Join) -> control.Joined | control.Failed:
         """Ask to join, and wait for the answer. Errors and cancellation are as for `register`."""
-        answer = await self._request(message)
-        assert not isinstance(answer, control.Registered), "checked when it was delivered"
+        answer = await self._request(_Request(message))
+        assert isinstance(answer, control.Joined | control.Failed), "checked when it was delivered"
         return answer
 
+    async def take(self, message: control.Take) -> bytes | control.Failed:
+        """Take a claim, and return its sealed content. Errors and cancellation are as for `register`.
+
+        If an error is raised or it is cancelled, the relay may have deleted the content already.
+        """
+        request = _Request(message)
+        answer = await self._request(request)
+        return answer if isinstance(answer, control.Failed) else bytes.fromhex("".join(request.parts))
+
     async def _request(
-        self, message: control.Register | control.Join
-    ) -> control.Registered | control.Joined | control.Failed:
-        request = self._requests[message.id] = _Request(message)
+        self, request: _Request
+    ) -> control.Registered | control.Joined | control.Taken | control.Failed:
+        message = request.message
+        self._requests[message.id] = request
         try:
             with trio.move_on_after(REQUEST_SECONDS):
                 await self.send(message)
@@ -170,10 +182,23 @@ class ControlChannel:
                     request.over.set()
                     if isinstance(message, control.Registered):
                         self._pass_on(message)
+            case control.Taken(id=id_):
+                if (request := self._requests.get(id_)) is not None:
+                    self._take_part(request, message)
             case control.Offer() | control.Ended() | control.Draining():
                 self._pass_on(message)
             case _:
                 pass  # a message of a newer relay, or one that has no meaning in this direction
+
+    def _take_part(self, request: _Request, part: control.Taken) -> None:
+        if not isinstance(request.message, control.Take) or request.answer is not None:
+            raise RemoteProtocolError("the relay delivers a claim that was not asked for")
+        if part.number != len(request.parts):
+            raise RemoteProtocolError("a part of a claim is missing")
+        request.parts.append(part.sealed)
+        if part.number + 1 == part.count:
+            request.answer = part
+            request.over.set()
 
     def _pass_on(self, message: control.Message) -> None:
         try:
@@ -183,10 +208,17 @@ class ControlChannel:
 
 
 def _is_answer(
-    message: control.Registered | control.Joined | control.Failed, request: control.Register | control.Join
+    message: control.Registered | control.Joined | control.Failed,
+    request: control.Register | control.Join | control.Take,
 ) -> bool:
     """Return whether the message can be the answer to this request. `control.Failed` can answer any request."""
-    return not isinstance(message, control.Joined if isinstance(request, control.Register) else control.Registered)
+    match message:
+        case control.Registered():
+            return isinstance(request, control.Register)
+        case control.Joined():
+            return isinstance(request, control.Join)
+        case control.Failed():
+            return True
 
 
 def _lost() -> RelayUnreachable:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .base import Event as Event
     from .base import Level as Level
     from .catalogue import all_events as all_events
+    from .claims import *  # noqa: F403
     from .client import *  # noqa: F403
     from .connectivity import *  # noqa: F403
     from .connector import *  # noqa: F403
@@ -46,6 +47,7 @@ _HOMES = {
 }
 #: All public names of these modules are names of the package.
 _OPEN = (
+    "claims",
     "client",
     "connectivity",
     "connector",

@@ -8,6 +8,7 @@ from types import ModuleType
 import attrs
 
 from . import (
+    claims,
     client,
     connectivity,
     connector,
@@ -31,6 +32,7 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay: quotas", quotas),
     ("Events of the relay's store and resources", relay_resources),
     ("Events of the management API", management),
+    ("Events of claims", claims),
     ("Events of the connector", connector),
     ("Events of the connector's policy, files and resources", connector_resources),
     ("Events of the client", client),

@@ -32,6 +32,8 @@ class _Call(Event):
     rule: str = ""
     #: The id of the token of the management API, if the call is about one, or has created one.
     token: str = ""
+    #: The id of the claim, if the call is about one, or has created one.
+    claim: str = ""
     #: The status of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
     status: int
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from ..administration import ConnectionInfo, KeyInfo, RelayDescription, RuleInfo, TokenInfo
+from ..administration import ClaimInfo, ConnectionInfo, KeyInfo, RelayDescription, RuleInfo, TokenInfo
 from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
+from ..relay.claims import ClaimState
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
-from ..security import KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
+from ..security import ClaimKeys, KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
+from .claim_values import ClaimPage, ClaimValue
 from .live_values import RelayEndpointValue
 from .paging import read_pages
 from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
@@ -85,6 +88,10 @@ class ApiRegistry:
         from .usage import ConnectionUsage  # imported late: `usage` imports the operations of the API
 
         return self._get(f"{_path(name)}/usage", ConnectionUsage).limits.parse_untrusted()
+
+    def claims(self, name: str) -> tuple[ClaimInfo, ...]:
+        """See `Registry.claims`."""
+        return tuple(map(_claim, self._get(f"{_path(name)}/claims", ClaimPage).value))
 
     # --- changing
 
@@ -216,6 +223,34 @@ class ApiRegistry:
         """See `Registry.delete_token`."""
         self._call("DELETE", f"{_TOKENS}/{quote(id_, safe='')}", msgspec.Raw)
 
+    def add_claim(
+        self, name: str, keys: ClaimKeys, sealed: bytes, *, seconds: float, note: str, now: float
+    ) -> ClaimInfo:
+        """See `Registry.add_claim`."""
+        body = {
+            "id": keys.mailbox,
+            "proofDigest": keys.proof_digest,
+            "sealed": base64.b64encode(sealed).decode("ascii"),
+            "expiresInSeconds": round(seconds),
+            "note": note,
+        }
+        try:
+            return _claim(self._call("POST", f"{_path(name)}/claims", ClaimValue, body=body))
+        except OutcomeUnknown:
+            found = [one for one in self._look_for_claims(name) if one.id == keys.mailbox]
+            if not found:
+                raise
+            return found[0]
+
+    def revoke_claim(self, name: str, id_: str) -> None:
+        """See `Registry.revoke_claim`."""
+        try:
+            self._call("DELETE", f"{_path(name)}/claims/{quote(id_, safe='')}", msgspec.Raw)
+        except OutcomeUnknown:
+            found = [one for one in self._look_for_claims(name) if one.id == id_]
+            if not found or found[0].state is ClaimState.OPEN:
+                raise
+
     # --- requests
 
     def _get(self, path: str, kind: type[T], query: Mapping[str, str | float | None] | None = None) -> T:
@@ -241,6 +276,13 @@ class ApiRegistry:
             return self.connection(name)
         except HybridRelayError:
             return None
+
+    def _look_for_claims(self, name: str) -> tuple[ClaimInfo, ...]:
+        """Return the claims after a change whose outcome is unknown; none if they cannot be read."""
+        try:
+            return self.claims(name)
+        except HybridRelayError:
+            return ()
 
     def _look_for_key(self, name: str, rule: str, slot: KeySlot) -> str | None:
         known = self._look(name)
@@ -268,6 +310,14 @@ def _connection(value: ConnectionValue) -> ConnectionInfo:
         value.disabled,
         Quota(value.edition or "", value.limits.parse_untrusted()),
     )
+
+
+def _claim(value: ClaimValue) -> ClaimInfo:
+    try:
+        state = ClaimState(value.state)
+    except ValueError:
+        raise _unexpected("the state of a claim") from None
+    return ClaimInfo(**{**msgspec.structs.asdict(value), "state": state})
 
 
 def _rule(value: AuthorizationRule) -> RuleInfo:

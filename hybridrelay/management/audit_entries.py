@@ -53,7 +53,10 @@ class Kind(enum.Enum):
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A call that changes something or shows keys, including one that was refused."""
+    """A call that changes something or shows keys, or an attempt to take a claim; including those that were refused.
+
+    An attempt to take a claim has the operation ``takeClaim``, and the caller ``claim``.
+    """
 
     #: Increases with every entry, even if the clock steps back.
     number: int
@@ -66,11 +69,12 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     role: str = ""
     #: The network address of the caller; ``local`` on the Unix socket.
     peer: str
-    #: The hybrid connection, the rule, and the id of the token that the call was about or has created; empty if there
-    #: is none.
+    #: The hybrid connection, the rule, and the ids of the token and the claim that the call was about or has created;
+    #: empty if there is none.
     connection: str = ""
     rule: str = ""
     token: str = ""
+    claim: str = ""
     #: Whether nothing was changed because everything was already as the call asks.
     unchanged: bool = False
     #: The status of the response; 0 if there was none, because the client had disconnected or the relay was stopping.

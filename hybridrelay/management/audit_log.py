@@ -17,6 +17,7 @@ import trio
 
 from .._threads import run_in_thread
 from ..events.base import Event
+from ..events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
 from ..events.management import ManagementCalled, ManagementCallRefused
 from ..events.relay_resources import StateFileNotWritten, StateFileWritten
 from ..events.stream import EventStream
@@ -33,6 +34,8 @@ from .audit_entries import (
     remedy_of,
 )
 from .audit_files import Line
+from .problem_kinds import Problem
+from .request_ids import new_request_id
 
 __all__ = ["AuditLog"]
 
@@ -76,7 +79,10 @@ class AuditLog:
         self._reading = trio.CapacityLimiter(1)
 
     def __call__(self, event: Event) -> None:
-        """Record an event, if it is about a call of the API."""
+        """Record an event, if it is about a call of the API, or about a claim."""
+        if isinstance(event, ClaimTaken | ClaimTakenAgain | ClaimRefused):
+            self._record(*_attempt_to_take(event, self._clock()))
+            return
         if not isinstance(event, ManagementCalled | ManagementCallRefused):
             return
         kind = Kind.CALLS if isinstance(event, ManagementCalled) else Kind.REFUSED
@@ -90,10 +96,14 @@ class AuditLog:
             connection=event.connection,
             rule=event.rule,
             token=event.token,
+            claim=event.claim,
             unchanged=isinstance(event, ManagementCalled) and event.unchanged,
             status=event.status,
             request_id=event.request_id,
         )
+        self._record(kind, entry)
+
+    def _record(self, kind: Kind, entry: AuditEntry) -> None:
         self._waiting.append(_Waiting(kind, entry))
         self._published.set()
 
@@ -176,3 +186,28 @@ class AuditLog:
                 # After a failure, some of them may be in the files already.
                 last = files.last_number()
                 files.append(line for line in lines if line.number > last)
+
+
+def _attempt_to_take(event: ClaimTaken | ClaimTakenAgain | ClaimRefused, now: float) -> tuple[Kind, AuditEntry]:
+    """Return the entry about an attempt to take a claim, and where it belongs. Strangers have no valid code."""
+    match event:
+        case ClaimTaken():
+            kind, status = Kind.CALLS, 200
+        case ClaimTakenAgain():
+            kind, status = Kind.CALLS, Problem.CHANGED.status
+        case ClaimRefused(claim=""):
+            kind, status = Kind.REFUSED, Problem.NOT_FOUND.status
+        case ClaimRefused():
+            kind, status = Kind.CALLS, Problem.FORBIDDEN.status
+    entry = AuditEntry(
+        number=0,  # until it is written
+        time=round(now, 3),
+        operation="takeClaim",
+        caller="" if kind is Kind.REFUSED else "claim",
+        peer=event.peer,
+        connection=event.connection,
+        claim=event.claim,
+        status=status,
+        request_id=new_request_id(),
+    )
+    return kind, entry

@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 
 from .._file_lock import locked_files
-from ..administration import ConnectionInfo, Registry, RelayDescription, RuleInfo, TokenInfo
+from ..administration import ClaimInfo, ConnectionInfo, Registry, RelayDescription, RuleInfo, TokenInfo
 from ..errors import ConfigurationError, StateError
 from ..events.plain_log import plainly_logged_events
 from ..events.relay_resources import StateFileNotWritten
+from ..relay.claims import ClaimState
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached
-from ..security import KeySlot, ManagementRole, Right, Rule, Secret
+from ..security import ClaimKeys, KeySlot, ManagementRole, Right, Rule, Secret
 from .audit_entries import DIRECTORY, AuditEntry, Kind, files_of, next_number, remedy_of
 from .audit_files import Line
 from .auditing import Effect
@@ -58,6 +59,7 @@ class AuditedRegistry:
         self.tokens: Callable[[], tuple[TokenInfo, ...]] = registry.tokens
         self.editions: Callable[[], Editions] = registry.editions
         self.limits_in_force: Callable[[str], Limits] = registry.limits_in_force
+        self.claims: Callable[[str], tuple[ClaimInfo, ...]] = registry.claims
 
     def rule_with_keys(self, name: str, rule: str) -> Rule:
         """See `Registry.rule_with_keys`."""
@@ -151,6 +153,23 @@ class AuditedRegistry:
         with self._recorded("deleteToken", 204, token=id_):
             self._registry.delete_token(id_)
 
+    def add_claim(
+        self, name: str, keys: ClaimKeys, sealed: bytes, *, seconds: float, note: str, now: float
+    ) -> ClaimInfo:
+        """See `Registry.add_claim`."""
+        with self._recorded("createClaim", 201, connection=name) as effect:
+            effect.claim = keys.mailbox
+            return self._registry.add_claim(name, keys, sealed, seconds=seconds, note=note, now=now)
+
+    def revoke_claim(self, name: str, id_: str) -> None:
+        """See `Registry.revoke_claim`."""
+        with self._recorded("revokeClaim", 204, connection=name) as effect:
+            effect.claim = id_
+            effect.is_unchanged = all(
+                claim.id != id_ or claim.state is not ClaimState.OPEN for claim in self._registry.claims(name)
+            )
+            self._registry.revoke_claim(name, id_)
+
     @contextmanager
     def _recorded(
         self, operation: str, status: int = 200, *, connection: str = "", rule: str = "", token: str = ""
@@ -177,6 +196,7 @@ class AuditedRegistry:
                 connection=connection,
                 rule=rule,
                 token=token or effect.token,
+                claim=effect.claim,
                 unchanged=effect.is_unchanged and is_done,
                 status=status,
                 request_id=secrets.token_hex(8),

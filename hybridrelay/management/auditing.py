@@ -22,6 +22,8 @@ class Effect:
     is_unchanged: bool = False
     #: The id of the token that it has created.
     token: str = ""
+    #: The id of the claim that it has created.
+    claim: str = ""
 
 
 def audit_event(
@@ -36,7 +38,7 @@ def audit_event(
     """Make the event about a call. `caller` is None if the call was refused before the caller was identified."""
     assert isinstance(request.peer, Peer)
     peer = request.peer.address or "local"
-    connection, rule, token = (params.get(name, "") for name in ("name", "rule", "token"))
+    connection, rule, token, claim = (params.get(name, "") for name in ("name", "rule", "token", "claim"))
     if caller is None:
         return ManagementCallRefused(
             operation_id=operation_id,
@@ -45,6 +47,7 @@ def audit_event(
             connection=connection,
             rule=rule,
             token=token,
+            claim=claim,
             status=status,
         )
     return ManagementCalled(
@@ -54,6 +57,7 @@ def audit_event(
         connection=connection,
         rule=rule,
         token=token or effect.token,
+        claim=claim or effect.claim,
         status=status,
         caller=f"{caller.kind} {caller.id}",
         role=caller.role.name.lower(),

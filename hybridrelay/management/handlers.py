@@ -20,6 +20,7 @@ from ..security.names import parse_host_untrusted
 from .audit import AUDIT_ROWS
 from .callers import Scope
 from .calls import Call
+from .claims import CLAIM_OPERATIONS
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .following import EVENT_ROWS
 from .health import HEALTH_ROWS
@@ -475,6 +476,7 @@ OPERATIONS: Operations[Call] = Operations(
             handler=_revoke_key,
             body=RevokeBody,
         ),
+        *CLAIM_OPERATIONS,
         *EDITION_ROWS,
         *LIVE_ROWS,
         *HEALTH_ROWS,

@@ -69,6 +69,11 @@ _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
         "example": "0123456789abcdef",
     },
+    "claim": {
+        "description": "The id of a claim.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "example": "0123456789abcdef0123456789abcdef",
+    },
     "session": {
         "description": "The id of a session, from the list of sessions; activity_id in events.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},

@@ -52,6 +52,12 @@ MAX_TYPE = 64
 #: The length of a sender's name, which the relay assigns. A relay writes 16 characters.
 MAX_SENDER = 64
 MAX_CLIENT_ADDRESS = 64
+#: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
+CLAIM_MAILBOX_SIZE = 16
+CLAIM_PROOF_SIZE = 32
+CLAIM_PART_SIZE = 3 * 1024
+#: The largest number of messages in which the content of a claim is delivered.
+MAX_CLAIM_PARTS = 8
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
 #: The longest time for which a relay may ask its peers to stay away (seconds). A longer time is read as this one: a
@@ -68,6 +74,8 @@ _INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 #: The id of a rendezvous: 32 lower-case hexadecimal digits.
 _RENDEZVOUS = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
+
+_PART = re.compile(r"([0-9a-f]{2})+\Z", re.ASCII)
 
 #: See the module's docstring.
 Instance: TypeAlias = str
@@ -91,6 +99,8 @@ class PeerRole(enum.StrEnum):
 
     CONNECTOR = "connector"
     CLIENT = "client"
+    #: Takes a claim, and needs no right.
+    TAKER = "taker"
 
 
 # --- fields: validators for both sides, decoders from JSON for the peer
@@ -199,6 +209,25 @@ def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) ->
         raise TypeError(f"{attribute.name} is not bytes")
     if len(value) != TICKET_SIZE:
         raise ValueError(f"{attribute.name} has not {TICKET_SIZE} bytes")
+
+
+def _hex(bytes_: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    pattern = re.compile(rf"[0-9a-f]{{{2 * bytes_}}}\Z", re.ASCII)
+
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"{attribute.name} is not a string")
+        if not pattern.match(value):
+            raise ValueError(f"{attribute.name} is not {bytes_} bytes in hexadecimal")
+
+    return validate
+
+
+def _part(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is not a string")
+    if not 0 < len(value) <= 2 * CLAIM_PART_SIZE or not _PART.match(value):
+        raise ValueError(f"{attribute.name} is not 1 to {CLAIM_PART_SIZE} bytes in hexadecimal")
 
 
 _connection = _text(MAX_CONNECTION_NAME)
@@ -364,6 +393,33 @@ class Proved:
 
 
 @attrs.frozen
+class Take:
+    """A taker asks for the content of a claim. Answered by `Taken`, once for each part, or by `Failed`.
+
+    One is allowed on each control channel.
+    """
+
+    id: int = attrs.field(validator=_integer)
+    mailbox: str = attrs.field(validator=_hex(CLAIM_MAILBOX_SIZE))
+    proof: str = attrs.field(validator=_hex(CLAIM_PROOF_SIZE), repr=False)
+
+
+@attrs.frozen
+class Taken:
+    """A part of the content of a claim, which the relay has deleted. The parts arrive in order."""
+
+    id: int = attrs.field(validator=_integer)
+    #: The number of this part, from 0, and how many there are.
+    number: int = attrs.field(validator=_integer)
+    count: int = attrs.field(validator=_integer)
+    sealed: str = attrs.field(validator=_part, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.number < self.count <= MAX_CLAIM_PARTS:
+            raise ValueError("number or count is out of range")
+
+
+@attrs.frozen
 class Failed:
     """The answer to any request that fails."""
 
@@ -410,6 +466,8 @@ Message: TypeAlias = (
     | Offer
     | Accept
     | Proved
+    | Take
+    | Taken
     | Failed
     | Ended
     | Draining
@@ -418,8 +476,8 @@ Message: TypeAlias = (
 _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
-        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Failed, Ended,
-        Draining,
+        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Take, Taken,
+        Failed, Ended, Draining,
     )
 }  # fmt: skip
 _TYPES = {cls: name for name, cls in _CLASSES.items()}

@@ -111,6 +111,12 @@ class Reason(enum.IntEnum):
     KEY_REVOKED = 0x37
     #: An administrator has disabled the hybrid connection. Not permanent, so that peers return when it is enabled.
     CONNECTION_DISABLED = 0x38
+    #: The relay has no claim with this id, or the proof is wrong.
+    CLAIM_UNKNOWN = 0x39
+    #: The content of the claim was delivered before: this, or the earlier taker, should not have had the code.
+    CLAIM_TAKEN = 0x3A
+    CLAIM_EXPIRED = 0x3B
+    CLAIM_REVOKED = 0x3C
     NOT_AUTHORIZED = 0x3F
 
     # --- rendezvous
@@ -297,6 +303,10 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.CONNECTION_DISABLED: _Entry(
         _C.AUTHORIZATION, _D.PASSING, "an administrator of the relay has disabled the hybrid connection"
     ),
+    Reason.CLAIM_UNKNOWN: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the relay has no such claim"),
+    Reason.CLAIM_TAKEN: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim was taken before"),
+    Reason.CLAIM_EXPIRED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim has expired"),
+    Reason.CLAIM_REVOKED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim was revoked"),
     Reason.NOT_AUTHORIZED: _Entry(
         _C.AUTHORIZATION, _D.PASSING, "the relay does not authorize this for a reason that this version does not know"
     ),

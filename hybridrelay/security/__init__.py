@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from .admission import admission_key_id as admission_key_id
     from .admission import make_admission_proof as make_admission_proof
     from .authority_file import AuthorityFile as AuthorityFile
+    from .claim_code import ClaimCode as ClaimCode
+    from .claim_code import parse_claim_code_untrusted as parse_claim_code_untrusted
+    from .claim_seal import MAX_SEALED as MAX_SEALED
+    from .claim_seal import ClaimKeys as ClaimKeys
+    from .claim_seal import open_claim_untrusted as open_claim_untrusted
+    from .claim_seal import seal_claim as seal_claim
     from .connection_string import ConnectionString as ConnectionString
     from .connection_string import check_is_connection_string as check_is_connection_string
     from .connection_string import parse_connection_string_untrusted as parse_connection_string_untrusted
@@ -98,6 +104,16 @@ _HOMES = {
         "make_admission_proof",
     ),
     "authority_file": ("AuthorityFile",),
+    "claim_code": (
+        "ClaimCode",
+        "parse_claim_code_untrusted",
+    ),
+    "claim_seal": (
+        "ClaimKeys",
+        "MAX_SEALED",
+        "open_claim_untrusted",
+        "seal_claim",
+    ),
     "connection_string": (
         "ConnectionString",
         "check_is_connection_string",

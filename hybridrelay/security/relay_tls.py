@@ -20,7 +20,7 @@ from ..events.plain_log import plainly_logged_events
 from .identity import BACKDATE_SECONDS
 from .parsing_certificates import parsing_certificate
 from .pem_files import load_authorities, load_chain, read_pem
-from .pins import check_pin, spki_pin
+from .pins import is_short_pin, pin_matches, spki_pin
 
 #: RFC 5280, 4.1.2.5: "no well-defined expiration date". Pins verify only the certificate's key.
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
@@ -163,11 +163,15 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
         actual = spki_pin(tls.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
         raise RelayIdentityError("the relay's certificate is not a usable one") from exc
-    if actual not in {check_pin(pin) for pin in pins}:
+    if not any(pin_matches(pin, actual) for pin in pins):
         raise RelayIdentityError(
-            f"the relay's public key is {actual}; the connection string expects {' or '.join(pins)}",
+            f"the relay's public key is {actual}; the {_source(pins)} expects {' or '.join(pins)}",
             remedy=_PIN_REMEDY,
         )
+
+
+def _source(pins: Collection[str]) -> str:
+    return "claim code" if any(map(is_short_pin, pins)) else "connection string"
 
 
 def relay_identity_error(exc: TLSHandshakeError, host: str) -> RelayIdentityError | None:

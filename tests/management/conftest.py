@@ -34,6 +34,7 @@ _PARAMETERS = {
     "instance": "1" * 32,
     "sender": "3" * 16,
     "session": "4" * 32,
+    "claim": "5" * 32,
     "token": "a" * 8,
 }
 

@@ -10,13 +10,24 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.administration import Registry, StoreRegistry
+from hybridrelay.administration import Registry, StoreRegistry, create_claim, revoke_claim
 from hybridrelay.errors import ConfigurationError, ManagementError
 from hybridrelay.management import ApiRegistry, LocalAddress, ManagementClient, blocking_client
 from hybridrelay.relay import RelayRecord, SQLiteStore
+from hybridrelay.relay.claims import ClaimState
 from hybridrelay.relay.quotas import Limits, Quota
 from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound
-from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, key_fingerprint
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    KeySlot,
+    ManagementRole,
+    Right,
+    Rule,
+    Secret,
+    generate_key,
+    key_fingerprint,
+)
 
 from ..cli.served_relay import served
 
@@ -206,3 +217,22 @@ def test_a_relay_that_has_stopped_since_the_request_before(tmp_path: Path) -> No
             registry.delete(known)
     with StoreRegistry(state_dir=state) as local:
         assert local.connections() == before
+
+
+def test_a_claim_is_made_and_revoked(scene: Scene) -> None:
+    name = scene.registry.connections()[0].name
+    string = ConnectionString(
+        endpoints=(Endpoint("a.example.com"), Endpoint("b.example.com")),
+        key_name="x",
+        key=Secret("k"),
+        entity_path=name,
+    )
+    with pytest.raises(ConfigurationError, match="names several relays"):
+        create_claim(scene.registry, name, string, seconds=60, now=time.time())
+    made = create_claim(scene.registry, name, string, host="b.example.com", seconds=60, note="n", now=time.time())
+    (listed,) = scene.registry.claims(name)
+    assert (listed, listed.state, listed.note) == (made.info, ClaimState.OPEN, "n")
+    assert made.endpoint.host == "b.example.com"
+    revoke_claim(scene.registry, name, listed.id[:6])
+    (listed,) = scene.registry.claims(name)
+    assert listed.state is ClaimState.REVOKED

@@ -36,6 +36,8 @@ from hybridrelay.protocol.control import (
     Proved,
     Register,
     Registered,
+    Take,
+    Taken,
     Unknown,
     Unregister,
     Welcome,
@@ -140,6 +142,18 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
     ),
     (Accept(0), {"type": "accept", "id": 0}),
     (Proved(5), {"type": "proved", "id": 5}),
+    (
+        Hello(PeerRole.TAKER, TWO, 1, ""),
+        {"type": "hello", "role": "taker", "instance": TWO, "generation": 1, "software": "", "secret": None},
+    ),
+    (
+        Take(1, "ab" * 16, "cd" * 32),
+        {"type": "take", "id": 1, "mailbox": "ab" * 16, "proof": "cd" * 32},
+    ),
+    (
+        Taken(1, 0, 2, "00ff"),
+        {"type": "taken", "id": 1, "number": 0, "count": 2, "sealed": "00ff"},
+    ),
     (
         Failed(6, Reason.NO_LISTENER, "ask again"),
         {"type": "failed", "id": 6, "reason": "no-listener", "detail": "ask again"},

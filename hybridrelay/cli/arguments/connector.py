@@ -9,6 +9,7 @@ from .options import (
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
+    add_claim_file,
     add_config,
     add_exec_command,
     add_files,
@@ -51,6 +52,9 @@ examples:
     hybridrelay connector --connection-string-file orders.connector \\
         --status 127.0.0.1:9351
     hybridrelay status --from 127.0.0.1:9351
+  at the first start, with the code of a claim instead of a file:
+    hybridrelay connector --claim-file code \\
+        --connection-string-file /var/lib/hybridrelay/orders.connector
   with a configuration file, whose keys are the options' names; the command
   line takes precedence, and paths are relative to the file:
     hybridrelay connector --config connector.toml
@@ -69,6 +73,7 @@ sessions of the identities in it are closed:
 
 def _add_arguments(parser: Parser) -> None:
     add_files(parser, means="connectors' connection strings")
+    add_claim_file(parser)
     parser.add_argument(
         "--deny-list",
         metavar="FILE",

@@ -9,6 +9,7 @@ from .options import (
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
+    add_claim_file,
     add_config,
     add_exec_command,
     add_files,
@@ -53,6 +54,9 @@ examples:
     hybridrelay forward \\
         --connection-string-file orders.application --listen 127.0.0.1:5432 \\
         --connection-string-file shop.application --listen [::1]:3306
+  at the first start, with the code of a claim instead of a file:
+    hybridrelay forward --claim-file code \\
+        --connection-string-file orders.application --listen 127.0.0.1:5432
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
@@ -68,6 +72,7 @@ forward.toml:
 
 def _add_arguments(parser: Parser) -> None:
     add_files(parser, means="applications' connection strings")
+    add_claim_file(parser)
     parser.add_argument(
         "--listen",
         metavar="ADDR:PORT",

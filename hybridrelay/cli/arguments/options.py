@@ -50,6 +50,18 @@ def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
     )
 
 
+def add_claim_file(parser: argparse.ArgumentParser) -> None:
+    """Add ``--claim-file``."""
+    parser.add_argument(
+        "--claim-file",
+        metavar="F",
+        type=values.path_or_stdin,
+        help="a file with the code of a claim (see 'hybridrelay claims --help'); - for standard input; if the file "
+        "of --connection-string-file does not exist yet, the claim is taken, and its connection string is written "
+        "there; otherwise this option is ignored",
+    )
+
+
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Add ``--status``."""
     parser.add_argument(

@@ -161,6 +161,24 @@ def age(text: str) -> float:
 
 
 @_argument
+def claim_lifetime(text: str) -> float:
+    """Parse for how long a claim can be taken. Returns seconds."""
+    match = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
+    seconds = 0 if match is None else int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]]
+    if not 0 < seconds <= 7 * 86_400:
+        raise ValueError("expected a time such as 30m, 12h or 7d: at most 7d")
+    return float(seconds)
+
+
+@_argument
+def note(text: str) -> str:
+    """Check the note of a claim."""
+    if len(text) > 128 or not text.isprintable():
+        raise ValueError("a note has at most 128 printable characters")
+    return text
+
+
+@_argument
 def rights(text: str) -> frozenset[Right]:
     """Parse rights of a rule, separated by commas, in upper or lower case."""
     from ...security import Right

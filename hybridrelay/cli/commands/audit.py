@@ -63,7 +63,7 @@ def _read_files(args: argparse.Namespace, since: float | None) -> list[AuditEntr
 
 
 def _row(entry: AuditEntry) -> tuple[str, ...]:
-    about = {"connection": entry.connection, "rule": entry.rule, "token": entry.token}
+    about = {"connection": entry.connection, "rule": entry.rule, "token": entry.token, "claim": entry.claim}
     caller = entry.caller if entry.caller.isprintable() else repr(entry.caller)
     return (
         utc_text(entry.time),

@@ -54,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
     use_config_file(args)
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
+    if args.claim_file is not None:
+        from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
+
+        take_at_first_start(args)
     strings = load_all(args.files, Role.CONNECTOR)
     events = logged_events()
     if args.check_target and args.status is None:

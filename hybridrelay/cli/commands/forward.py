@@ -38,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     use_config_file(args)
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
+    if args.claim_file is not None:
+        from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
+
+        take_at_first_start(args)
     strings = load_all(args.files, Role.APPLICATION)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
     if len(listen) != len(strings):

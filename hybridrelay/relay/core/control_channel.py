@@ -1,5 +1,7 @@
 """The relay's side of one control channel: which messages are allowed, and what the channel has registered. Pure.
 
+It is one class, and long, because every input of the machine is one of its methods.
+
 The shell (`service/control.py`) passes in each message and carries out what is returned. The channel proceeds through
 the states in `control_channel_states.py`. `MAY_SEND` has the messages that a peer may send, by its role.
 """
@@ -37,6 +39,7 @@ __all__ = [
     "Say",
     "SenderProved",
     "StartJoin",
+    "TakeClaim",
 ]
 
 #: The maximum number of concurrent joins of one control channel. A client needs one.
@@ -59,6 +62,7 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
         control.Proved,
     ),
     control.PeerRole.CLIENT: (control.Join,),
+    control.PeerRole.TAKER: (control.Take,),
 }
 
 
@@ -104,6 +108,13 @@ class SenderProved:
 
 
 @attrs.frozen
+class TakeClaim:
+    """Answer a request for the content of a claim, which needs no token."""
+
+    request: control.Take
+
+
+@attrs.frozen
 class Close:
     """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
@@ -111,7 +122,7 @@ class Close:
     gracefully: bool
 
 
-Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | Close
+Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | Close
 
 
 @attrs.frozen
@@ -156,6 +167,7 @@ class ControlChannelCore(Generic[HandleT]):
         #: The channel's place, from the first grant until the channel is lost.
         self._place: Place[HandleT] | None = None
         self._refusals = 0
+        self._has_asked_for_claim = False
         #: Whether a registration was refused.
         self._was_refused = False
         self._joins = 0
@@ -201,6 +213,11 @@ class ControlChannelCore(Generic[HandleT]):
                 return OfferAnswered(id_, message)
             case control.Proved(id=id_):
                 return SenderProved(id_)
+            case control.Take():
+                if self._has_asked_for_claim:  # so that each guess costs a TLS handshake, whose rate is limited
+                    raise RemoteProtocolError("only one claim can be taken on a control channel")
+                self._has_asked_for_claim = True
+                return TakeClaim(message)
         return None
 
     def _greet(self, message: control.Message) -> Say:

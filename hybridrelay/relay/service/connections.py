@@ -28,6 +28,7 @@ from ..edge.slots import Slot
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
+from .claims import Claims
 from .control import ControlPeer
 
 __all__ = ["ConnectionService", "ControlPeers"]
@@ -51,12 +52,20 @@ class ControlPeers:
         broker: the relay's broker.
         instance: see `control.Welcome.instance`.
         outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
+        claims: answers takers; None means that there are no claims.
     """
 
-    def __init__(self, broker: BrokerService, instance: str, outer_pins: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        broker: BrokerService,
+        instance: str,
+        outer_pins: Callable[[], tuple[str, ...]],
+        claims: Claims | None = None,
+    ) -> None:
         self._broker = broker
         self._instance = instance
         self._outer_pins = outer_pins
+        self._claims = claims
         self._peers: set[ControlPeer] = set()
         #: One key may have thousands of control channels, which share turns.
         self._turns = PeerTurns()
@@ -81,6 +90,7 @@ class ControlPeers:
             outer_pins=self._outer_pins(),
             address=address,
             transport=transport,
+            claims=self._claims,
         )
         try:
             while await peer.serve_some():

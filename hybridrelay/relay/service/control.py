@@ -31,10 +31,12 @@ from ..core.control_channel import (
     Say,
     SenderProved,
     StartJoin,
+    TakeClaim,
 )
 from ..limits import REVOKED_CHANNEL_SECONDS
 from ..model import KeyId
 from .broker import BrokerService
+from .claims import Claims, NoClaims
 from .listener_handle import ListenerHandle
 from .patience import happens
 
@@ -68,6 +70,7 @@ class ControlPeer:
         outer_pins: see `control.Welcome`.
         address: the peer's address group (`address_group`), by which connectors distinguish senders.
         transport: the name of the transport.
+        claims: answers takers; None means that there are no claims.
     """
 
     def __init__(
@@ -75,12 +78,14 @@ class ControlPeer:
         broker: BrokerService,
         early: EarlySession | None = None,
         *,
+        claims: Claims | None = None,
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
         transport: str = "",
     ) -> None:
         self._broker = broker
+        self._claims = NoClaims() if claims is None else claims
         self._early = early
         welcome = control.Welcome(relay_instance, f"hybridrelay/{__version__}", outer_pins)
         self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(
@@ -233,6 +238,9 @@ class ControlPeer:
                 await self._authorize(output)
             case StartJoin(request, grant):
                 self._nursery.start_soon(self._join, request, grant)
+            case TakeClaim(request):
+                for message in await self._claims.take(request, self.address):
+                    await self.send(message)
             case OfferAnswered(id_, answer):
                 self._answered(id_, answer)
             case SenderProved(id_):

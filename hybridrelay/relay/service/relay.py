@@ -44,6 +44,7 @@ from ..store.relay_id import load_or_create_relay_id
 from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
+from .claims import ClaimService
 from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
@@ -72,6 +73,7 @@ class _Parts:
     scheduler: HandshakeScheduler
     connections: ConnectionService
     running: RunningRelay
+    claims: ClaimService
 
     def statistics(self) -> dict[str, int]:
         """Return their current statistics, with the names in docs/operating.md."""
@@ -143,7 +145,9 @@ class Relay:
         with (
             occupy_state_directory(config.state_dir),
             SQLiteStore.open(config.state_dir, events=self._events) as store,
+            SQLiteStore.open(config.state_dir, events=self._events) as store_of_claims,
         ):
+            claims = ClaimService(store_of_claims, self._events)
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._recorded(relay_id), self._listening_for_workers() as listener:
@@ -157,7 +161,7 @@ class Relay:
                     self._workers = workers
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers)
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, claims)
                     try:
                         with (
                             reporting(parts),
@@ -206,7 +210,12 @@ class Relay:
             self._parts.changed(change)
 
     def _assemble(
-        self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes, workers: Workers
+        self,
+        watcher: StoreWatcher,
+        certificates: RelayCertificates,
+        relay_id: bytes,
+        workers: Workers,
+        claims: ClaimService,
     ) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
@@ -229,7 +238,7 @@ class Relay:
             relay_id=relay_id,
             events=self._events,
         )
-        peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins)
+        peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims)
         authenticator = Authenticator(
             certificates=certificates,
             slots=slots,
@@ -253,7 +262,7 @@ class Relay:
         running = self.live.running = RunningRelay(
             broker, peers, certificates, pairs, control_channels, slots, scheduler, history, usage, clock=self._clock
         )
-        return _Parts(certificates, broker, peers, slots, scheduler, connections, running)
+        return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
@@ -282,6 +291,7 @@ class Relay:
         nursery.start_soon(report_left_out)
         nursery.start_soon(self.live.lag.measure)
         nursery.start_soon(parts.running.announce_drains)
+        nursery.start_soon(parts.claims.run)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)

@@ -6,6 +6,12 @@ from collections.abc import Iterable
 
 from ...errors import ConfigurationError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
+from ..claims import (
+    MAX_LIFETIME_SECONDS,
+    MAX_OPEN_CLAIMS,
+    MAX_OPEN_CLAIMS_PER_CONNECTION,
+    Claim,
+)
 from ..model import HybridConnection, RelayRecord
 from ..quotas import Edition, Editions, Limits
 from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NoConnection, NotFound, QuotaReached
@@ -14,11 +20,13 @@ __all__ = [
     "changed_edition",
     "check_edition",
     "check_generation",
+    "check_new_claim",
     "check_new_connection",
     "check_new_key",
     "check_new_token",
     "check_version",
     "name_is_taken",
+    "no_claim",
     "no_connection",
     "no_rule",
     "no_token",
@@ -114,6 +122,34 @@ def no_rule(connection: str, rule: str, known: Iterable[str]) -> NotFound:
 def no_token(id_: str) -> NotFound:
     """Return the error for an unknown id of a token."""
     return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
+
+
+def no_claim(name: str) -> NotFound:
+    """Return the error for an unknown claim of a hybrid connection."""
+    return NotFound(f"{name} has no such claim", remedy="list them: hybridrelay claims list NAME")
+
+
+def check_new_claim(claim: Claim, *, is_taken: bool, open_: int, open_of_connection: int, now: float) -> None:
+    """Check whether a claim may be added. Raises NameTaken, ConfigurationError.
+
+    Args:
+        claim: the claim.
+        is_taken: whether there is one with its id.
+        open_: how many claims are open.
+        open_of_connection: how many of these are of the same hybrid connection.
+        now: seconds since 1970.
+    """
+    if is_taken:
+        raise NameTaken("there is a claim with this id already", remedy="create a new one")
+    # A second more, because the clock may have advanced since the times were computed.
+    if claim.sealed is None or not 0 < claim.expires_at - now <= MAX_LIFETIME_SECONDS + 1:
+        raise ConfigurationError(f"a claim is open for at most {MAX_LIFETIME_SECONDS / 86_400:g} days")
+    if open_ >= MAX_OPEN_CLAIMS or open_of_connection >= MAX_OPEN_CLAIMS_PER_CONNECTION:
+        raise ConfigurationError(
+            f"at most {MAX_OPEN_CLAIMS} claims can be open at a relay, and {MAX_OPEN_CLAIMS_PER_CONNECTION} of them "
+            "for one hybrid connection",
+            remedy="revoke those that are not needed: hybridrelay claims list NAME, claims revoke NAME ID",
+        )
 
 
 def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) -> None:

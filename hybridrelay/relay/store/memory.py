@@ -12,17 +12,20 @@ import attrs
 
 from ...errors import StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
+from ..claims import Claim, ClaimState, Take, decide_take, to_forget
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
 from .checks import (
     changed_edition,
     check_edition,
     check_generation,
+    check_new_claim,
     check_new_connection,
     check_new_key,
     check_new_token,
     check_version,
     name_is_taken,
+    no_claim,
     no_connection,
     no_rule,
     no_token,
@@ -51,6 +54,7 @@ class MemoryStore:
         self._connections: Mapping[str, HybridConnection] = MappingProxyType({})
         self._tokens: dict[str, ManagementToken] = {}
         self._editions = Editions(PRESETS)
+        self._claims: dict[str, Claim] = {}
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -113,6 +117,12 @@ class MemoryStore:
         """See `Store.editions`."""
         self._read()
         return self._editions
+
+    def claims(self, name: str) -> tuple[Claim, ...]:
+        """See `Store.claims`."""
+        self.get(name)
+        found = [claim for claim in self._claims.values() if claim.connection == name]
+        return tuple(sorted(found, key=lambda claim: (-claim.created_at, claim.mailbox)))
 
     # --- changing
 
@@ -210,6 +220,7 @@ class MemoryStore:
     def delete(self, name: str, *, version: int | None = None) -> None:
         """See `Store.delete`."""
         self._get(name, version)
+        self._claims = {mailbox: one for mailbox, one in self._claims.items() if one.connection != name}
         self._replace({key: one for key, one in self._connections.items() if key != name})
 
     def regenerate_key(
@@ -250,6 +261,53 @@ class MemoryStore:
             if token is not None:
                 self._tokens[id_] = attrs.evolve(token, last_used_at=max(at, token.last_used_at or 0))
                 self._changes += 1
+
+    def add_claim(self, claim: Claim) -> None:
+        """See `Store.add_claim`."""
+        self.get(claim.connection)
+        now = self._clock()
+        open_ = [one for one in self._claims.values() if one.state(now) is ClaimState.OPEN]
+        ours = sum(one.connection == claim.connection for one in open_)
+        is_taken = claim.mailbox in self._claims
+        check_new_claim(claim, is_taken=is_taken, open_=len(open_), open_of_connection=ours, now=now)
+        self._set_claim(claim)
+        self._forget_claims(claim.connection, now)
+
+    def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+        """See `Store.take_claim`."""
+        claim = self._claims.get(mailbox)
+        disabled = claim is not None and self.get(claim.connection).disabled
+        take = decide_take(claim, proof, taker, self._clock(), disabled=disabled)
+        if take.changed is not None:
+            self._set_claim(take.changed)
+        return take
+
+    def revoke_claim(self, name: str, mailbox: str) -> bool:
+        """See `Store.revoke_claim`."""
+        claim, now = self._claims.get(mailbox), self._clock()
+        if claim is None or claim.connection != name:
+            raise no_claim(name)
+        if claim.state(now) is not ClaimState.OPEN:
+            return False
+        self._set_claim(claim.revoked(now))
+        return True
+
+    def sweep_claims(self) -> None:
+        """See `Store.sweep_claims`."""
+        now = self._clock()
+        for claim in tuple(self._claims.values()):
+            if claim.sealed is not None and claim.state(now) is not ClaimState.OPEN:
+                self._set_claim(claim.without_content())
+            self._forget_claims(claim.connection, now)
+
+    def _forget_claims(self, name: str, now: float) -> None:
+        for claim in to_forget(self.claims(name), now):
+            del self._claims[claim.mailbox]
+            self._changes += 1
+
+    def _set_claim(self, claim: Claim) -> None:
+        self._claims[claim.mailbox] = claim
+        self._changes += 1
 
     def _get(self, name: str, version: int | None) -> HybridConnection:
         known = self.get(name)

@@ -28,7 +28,7 @@ __all__ = [
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -49,6 +49,18 @@ _PRESETS: Final = tuple(
     f"('{edition.name}', {edition.connections}, '{dump_limits(edition.limits)}')"
     for edition in PRESETS
 )
+
+#: Claims: mailbox is the id, proof_digest SHA-256 of the proof, both in hexadecimal. sealed: NULL after the claim has
+#: ended.
+_CLAIMS: Final = """
+    CREATE TABLE claims (
+        mailbox TEXT PRIMARY KEY, connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE,
+        proof_digest TEXT NOT NULL, sealed BLOB, created_at REAL NOT NULL, expires_at REAL NOT NULL,
+        note TEXT NOT NULL, taken_at REAL, taken_by TEXT NOT NULL, revoked_at REAL,
+        taken_again INTEGER NOT NULL, taken_again_at REAL, taken_again_by TEXT NOT NULL
+    )
+    """
+_CLAIMS_BY_CONNECTION: Final = "CREATE INDEX claims_by_connection ON claims (connection)"
 
 #: hosts: all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata and
 #: limits: JSON. version: the value of ``changes`` in ``meta``, which counts the changes of the whole registry, when
@@ -80,6 +92,8 @@ SCHEMA: Final[Sequence[str]] = (
     _TOKENS,
     _EDITIONS,
     *_PRESETS,
+    _CLAIMS,
+    _CLAIMS_BY_CONNECTION,
 )
 
 #: By schema version: the statements that convert it to the next version.
@@ -101,6 +115,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
         _EDITIONS,
         *_PRESETS,
     ),
+    6: (_CLAIMS, _CLAIMS_BY_CONNECTION),
 }
 
 

@@ -32,17 +32,20 @@ from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
+from ..claims import Claim, ClaimState, Take, decide_take, to_forget
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from .checks import (
     changed_edition,
     check_edition,
     check_generation,
+    check_new_claim,
     check_new_connection,
     check_new_key,
     check_new_token,
     check_version,
     name_is_taken,
+    no_claim,
     no_connection,
     no_rule,
     no_token,
@@ -51,6 +54,7 @@ from .checks import (
     with_rule,
     without_rule,
 )
+from .claim_rows import delete_claims, insert_claim, read_claim, read_claims, update_claim
 from .edition_rows import read_editions, set_edition, set_edition_in_use
 from .reserve import Reserve, is_disk_full
 from .rows import (
@@ -241,6 +245,12 @@ class SQLiteStore:
         with self._reading():
             return read_editions(self._database)
 
+    def claims(self, name: str) -> tuple[Claim, ...]:
+        """See `Store.claims`."""
+        self.get(name)
+        with self._reading():
+            return tuple(read_claims(self._database, name))
+
     # --- changing
 
     def create(
@@ -406,6 +416,74 @@ class SQLiteStore:
         """See `Store.set_last_use_of_tokens`."""
         with self._change() as database:
             set_last_use(database, uses)
+
+    def add_claim(self, claim: Claim) -> None:
+        """See `Store.add_claim`."""
+        now = self._clock()
+        with self._change() as database:
+            if not database.execute("SELECT 1 FROM connections WHERE name = ?", (claim.connection,)).fetchone():
+                raise self._unknown_connection(claim.connection)
+            is_open = "SELECT count(*) FROM claims WHERE sealed IS NOT NULL AND expires_at > ?"
+            (open_,) = database.execute(is_open, (now,)).fetchone()
+            (ours,) = database.execute(f"{is_open} AND connection = ?", (now, claim.connection)).fetchone()
+            is_taken = read_claim(database, claim.mailbox) is not None
+            check_new_claim(claim, is_taken=is_taken, open_=open_, open_of_connection=ours, now=now)
+            insert_claim(database, claim)
+            self._forget_claims(database, claim.connection, now)
+
+    def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+        """See `Store.take_claim`. Reading comes first, so that a wrong guess costs one lookup, and locks nothing."""
+        with self._reading():
+            take = self._decide_take(mailbox, proof, taker)
+        return take if take.changed is None else self._with_reserve(lambda: self._take_claim(mailbox, proof, taker))
+
+    def _take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+        with self._change() as database:
+            # Again, because another taker may have come meanwhile, at this process or another one.
+            take = self._decide_take(mailbox, proof, taker)
+            if take.changed is not None:
+                update_claim(database, take.changed)
+        return take
+
+    def _decide_take(self, mailbox: str, proof: bytes, taker: str) -> Take:
+        claim, disabled = read_claim(self._database, mailbox) or (None, False)
+        return decide_take(claim, proof, taker, self._clock(), disabled=disabled)
+
+    def revoke_claim(self, name: str, mailbox: str) -> bool:
+        """See `Store.revoke_claim`. Works on a full disk, too."""
+        return self._with_reserve(lambda: self._revoke_claim(name, mailbox))
+
+    def _revoke_claim(self, name: str, mailbox: str) -> bool:
+        now = self._clock()
+        with self._change() as database:
+            claim, _ = read_claim(database, mailbox) or (None, False)
+            if claim is None or claim.connection != name:
+                raise no_claim(name)
+            if claim.state(now) is not ClaimState.OPEN:
+                return False
+            update_claim(database, claim.revoked(now))
+        return True
+
+    def sweep_claims(self) -> None:
+        """See `Store.sweep_claims`. Changes the file only if there is something to delete."""
+        now = self._clock()
+        with self._reading():
+            names = [name for (name,) in self._database.execute("SELECT DISTINCT connection FROM claims")]
+            due = [name for name in names if self._claims_to_sweep(name, now)]
+        for name in due:
+            with self._change() as database:
+                for claim in read_claims(database, name):
+                    if claim.sealed is not None and claim.state(now) is not ClaimState.OPEN:
+                        update_claim(database, claim.without_content())
+                self._forget_claims(database, name, now)
+
+    def _claims_to_sweep(self, name: str, now: float) -> bool:
+        claims = tuple(read_claims(self._database, name))
+        has_content = any(one.sealed is not None and one.state(now) is not ClaimState.OPEN for one in claims)
+        return has_content or bool(to_forget(claims, now))
+
+    def _forget_claims(self, database: sqlite3.Connection, name: str, now: float) -> None:
+        delete_claims(database, to_forget(read_claims(database, name), now))
 
     # --- private
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ...errors import ConfigurationError, StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret
+from ..claims import Claim, Take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 
@@ -113,6 +114,13 @@ class Store(Protocol):
 
     def editions(self) -> Editions:
         """Return all editions, sorted by the number of hybrid connections that they allow."""
+
+    def claims(self, name: str) -> tuple[Claim, ...]:
+        """Return the claims of a hybrid connection, including ended ones, the latest first.
+
+        Raises:
+            NotFound: there is no hybrid connection with this name.
+        """
 
     # --- changing: each call is atomic. `version` is the version that the caller has read
     # (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
@@ -272,3 +280,37 @@ class Store(Protocol):
 
     def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
         """Save when tokens were last used: seconds since 1970, by id. Unknown ids are ignored."""
+
+    def add_claim(self, claim: Claim) -> None:
+        """Add a claim, which must be open.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
+            NameTaken: there is a claim with this id.
+            ConfigurationError: it is open for too long, or too many are open already.
+        """
+
+    def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+        """Decide about an attempt to take a claim, and make the change that follows (`decide_take`).
+
+        When this returns the content, the claim is already stored as taken, and the content deleted: nobody gets it
+        again, even after a crash.
+
+        Args:
+            mailbox: the id of the claim.
+            proof: the 32 bytes that the taker has shown.
+            taker: the address of the taker.
+        """
+
+    def revoke_claim(self, name: str, mailbox: str) -> bool:
+        """Revoke an open claim. Its content is deleted.
+
+        Returns:
+            Whether it was open.
+
+        Raises:
+            NotFound: the hybrid connection has no such claim.
+        """
+
+    def sweep_claims(self) -> None:
+        """Delete the content of claims that have expired, and forget those that ended long ago."""

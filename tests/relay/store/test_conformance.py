@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from hybridrelay.errors import ConfigurationError, StateError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.claims import Claim
 from hybridrelay.relay.model import Description, RelayRecord, diff
 from hybridrelay.relay.quotas import NO_QUOTA, Edition, Limits, Quota
 from hybridrelay.relay.store.memory import MemoryStore
@@ -501,3 +505,122 @@ def test_every_change_of_a_limit_is_noticed(store: Store, rules: Rules) -> None:
         change()
         versions.append(store.data_version())
     assert len(set(versions)) == len(versions)
+
+
+# --- claims
+
+PROOF = bytes(range(32))
+
+
+def new_claim(number: int = 1, connection: str = "sql", *, seconds: float = 3600.0) -> Claim:
+    digest = hashlib.sha256(PROOF).hexdigest()
+    return Claim(f"{number:032x}", connection, digest, b"sealed", 1234.5, 1234.5 + seconds, f"note {number}")
+
+
+def test_a_claim_is_delivered_once(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    before = store.get("sql")
+    store.add_claim(new_claim())
+    assert store.claims("sql") == (new_claim(),)
+
+    assert store.take_claim("0" * 32, PROOF, "192.0.2.1").reason is Reason.CLAIM_UNKNOWN
+    assert store.take_claim(new_claim().mailbox, bytes(32), "192.0.2.1").reason is Reason.CLAIM_UNKNOWN
+    assert store.claims("sql") == (new_claim(),)
+
+    take = store.take_claim(new_claim().mailbox, PROOF, "192.0.2.1")
+    assert (take.reason, take.sealed) == (Reason.NO_ERROR, b"sealed")
+    (left,) = store.claims("sql")
+    assert left == attrs.evolve(new_claim(), sealed=None, taken_at=1234.5, taken_by="192.0.2.1")
+
+    again = store.take_claim(new_claim().mailbox, PROOF, "192.0.2.2")
+    assert (again.reason, again.sealed) == (Reason.CLAIM_TAKEN, None)
+    (left,) = store.claims("sql")
+    assert (left.taken_again, left.taken_again_at, left.taken_again_by) == (1, 1234.5, "192.0.2.2")
+    assert store.get("sql") == before  # nothing of the hybrid connection has changed
+
+
+def test_a_disabled_connection_keeps_its_claims(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules, disabled=True)
+    store.add_claim(new_claim())
+    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CONNECTION_DISABLED
+    store.change("sql", disabled=False)
+    assert store.take_claim(new_claim().mailbox, PROOF, "x").sealed == b"sealed"
+
+
+def test_a_claim_is_revoked(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    store.create("other", ["relay.example.com"], rules)
+    store.add_claim(new_claim())
+    for name, mailbox in (("sql", "f" * 32), ("other", new_claim().mailbox)):
+        with pytest.raises(NotFound, match="has no such claim"):
+            store.revoke_claim(name, mailbox)
+    assert store.revoke_claim("sql", new_claim().mailbox)
+    assert not store.revoke_claim("sql", new_claim().mailbox)
+    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_REVOKED
+    (left,) = store.claims("sql")
+    assert (left.sealed, left.revoked_at) == (None, 1234.5)
+
+
+def test_claims_that_cannot_be_added(store: Store, rules: Rules) -> None:
+    with pytest.raises(NotFound):
+        store.claims("sql")
+    with pytest.raises(NotFound):
+        store.add_claim(new_claim())
+    store.create("sql", ["relay.example.com"], rules)
+    store.add_claim(new_claim())
+    with pytest.raises(NameTaken):
+        store.add_claim(new_claim())
+    for seconds in (0.0, -5.0, 7 * 86_400 + 2.0):
+        with pytest.raises(ConfigurationError, match="at most 7 days"):
+            store.add_claim(new_claim(2, seconds=seconds))
+    assert store.claims("sql") == (new_claim(),)
+
+
+def test_claims_go_with_their_connection(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    store.add_claim(new_claim())
+    store.delete("sql")
+    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_UNKNOWN
+    store.create("sql", ["relay.example.com"], rules)
+    assert store.claims("sql") == ()
+
+
+def test_too_many_claims(store: Store, rules: Rules) -> None:
+    for name in "abcdef":
+        store.create(name, ["relay.example.com"], rules)
+    for number in range(200):
+        store.add_claim(new_claim(number, "a"))
+    with pytest.raises(ConfigurationError, match="200 of them"):
+        store.add_claim(new_claim(5000, "a"))
+    for number in range(200, 1000):
+        store.add_claim(new_claim(number, "abcde"[number // 200]))
+    with pytest.raises(ConfigurationError, match="at most 1000 claims"):
+        store.add_claim(new_claim(5000, "f"))
+    store.revoke_claim("b", new_claim(200).mailbox)
+    store.add_claim(new_claim(5000, "f"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+def test_expired_claims_lose_their_content_and_are_forgotten(kind: str, rules: Rules, tmp_path: Path) -> None:
+    now = [1234.5]
+    store: Store
+    if kind == "sqlite":
+        store = SQLiteStore.open(tmp_path / "state", clock=lambda: now[0])
+    else:
+        store = MemoryStore(lambda: now[0])
+    store.create("sql", ["relay.example.com"], rules)
+    store.add_claim(new_claim())
+    version = store.data_version()
+    store.sweep_claims()
+    assert (store.claims("sql"), store.data_version()) == ((new_claim(),), version)
+    now[0] += 3601
+    store.sweep_claims()
+    assert store.claims("sql") == (new_claim().without_content(),)
+    version = store.data_version()
+    store.sweep_claims()
+    assert store.data_version() == version
+    assert store.take_claim(new_claim().mailbox, PROOF, "x").reason is Reason.CLAIM_EXPIRED
+    now[0] += 31 * 86_400
+    store.sweep_claims()
+    assert store.claims("sql") == ()
+    store.close()

@@ -1,0 +1,119 @@
+"""Creating and revoking claims, with which connection strings reach their machines.
+
+The connection string is sealed here. The relay gets the id of the claim, a digest of the proof and the sealed
+content, and never the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..relay.store.checks import no_claim
+from ..security import ClaimCode, ClaimKeys, ConnectionString, Endpoint, Secret, seal_claim
+from .changes import attempted, nothing
+from .registry import ClaimInfo, Registry
+
+__all__ = ["CreatedClaim", "create_claim", "revoke_claim"]
+
+#: The fewest characters of an id that `revoke_claim` accepts.
+MIN_ID_PREFIX = 6
+
+
+@attrs.frozen
+class CreatedClaim:
+    """What `create_claim` has done."""
+
+    info: ClaimInfo
+    #: The text of the code, which is stored nowhere.
+    code: Secret
+    #: The relay that keeps the claim.
+    endpoint: Endpoint
+
+
+def create_claim(
+    registry: Registry,
+    name: str,
+    string: ConnectionString,
+    *,
+    host: str | None = None,
+    seconds: float,
+    note: str = "",
+    now: float,
+    before_change: Callable[[], None] = nothing,
+) -> CreatedClaim:
+    """Seal a connection string, and leave it at a relay for the machine that is to have it.
+
+    Args:
+        registry: the registry of the relay.
+        name: the hybrid connection.
+        string: its connection string.
+        host: the relay's host name, which must be one of those in the connection string; None means the only one.
+        seconds: for how long the claim can be taken.
+        note: a text by which people recognize the claim. The relay sees it.
+        now: seconds since 1970.
+        before_change: called before the claim is added; see `change_with_files`.
+
+    Raises:
+        ConfigurationError: the connection string is of another hybrid connection, or `host` does not fit; the relay
+            refuses the claim.
+        OutcomeUnknown: the relay did not answer. Revoke the claim, if it is listed, and create another one.
+    """
+    if string.entity_path != name:
+        raise ConfigurationError(f"the connection string is of {string.entity_path}, not of {name}")
+    endpoint = _endpoint(string, host)
+    relay = registry.relay()
+    if relay.pin is None and string.relay_pins:
+        raise ConfigurationError(
+            "the key of the relay is not known here yet",
+            remedy="start the relay once with this state directory, and try again",
+        )
+    code = ClaimCode.generate(endpoint, relay.pin if string.relay_pins else None)
+    keys = ClaimKeys.of(code)
+    sealed = seal_claim(keys, string)
+    before_change()
+    info = registry.add_claim(name, keys, sealed, seconds=seconds, note=note, now=now)
+    return CreatedClaim(info, code.format(), endpoint)
+
+
+def _endpoint(string: ConnectionString, host: str | None) -> Endpoint:
+    found = [one for one in string.endpoints if host in (None, one.host)]
+    if len(found) == 1:
+        return found[0]
+    hosts = ", ".join(one.host for one in string.endpoints)
+    if found:
+        raise ConfigurationError(
+            f"the connection string names several relays: {hosts}",
+            remedy="name the one to which --state or --management leads: --endpoint HOST",
+        )
+    raise ConfigurationError(f"the connection string does not name the relay {host}", remedy=f"it names {hosts}")
+
+
+def revoke_claim(
+    registry: Registry, name: str, which: str, *, before_change: Callable[[], None] = nothing
+) -> ClaimInfo:
+    """Revoke a claim that was not taken.
+
+    Args:
+        registry: the registry of the relay.
+        name: the hybrid connection.
+        which: the id of the claim, or at least its first six characters.
+        before_change: see `create_claim`.
+
+    Returns:
+        The claim as it was before.
+
+    Raises:
+        ConfigurationError: there is no such claim, or several have ids that begin with `which`; or it was taken.
+    """
+    with attempted(lambda: registry.revoke_claim(name, which)):
+        found = [one for one in registry.claims(name) if one.id.startswith(which)]
+        if not found or len(which) < MIN_ID_PREFIX:
+            raise no_claim(name)
+    if len(found) > 1:
+        raise ConfigurationError(f"{len(found)} claims have ids that begin with {which}", remedy="give the whole id")
+    before_change()
+    registry.revoke_claim(name, found[0].id)
+    return found[0]

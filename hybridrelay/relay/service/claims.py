@@ -1,0 +1,106 @@
+"""Delivers the contents of claims to those who show the proof, and deletes what has expired."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from typing import Protocol
+
+import trio
+
+from ..._threads import run_in_thread
+from ...errors import StateError
+from ...events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
+from ...events.stream import EventStream
+from ...protocol import control
+from ...protocol.control import CLAIM_PART_SIZE
+from ...protocol.reasons import Reason
+from ..claims import Take
+from ..store.store import Store
+
+__all__ = ["ClaimService", "Claims", "NoClaims"]
+
+#: How often expired claims are looked for (seconds).
+_SWEEP_SECONDS = 60.0
+
+
+class Claims(Protocol):
+    """What a control channel needs to answer a taker."""
+
+    async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
+        """Take a claim for a peer, whose address is given. Returns the messages to send to it."""
+
+
+class NoClaims:
+    """A relay without claims."""
+
+    async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
+        """See `Claims.take`."""
+        return [control.Failed(request.id, Reason.CLAIM_UNKNOWN)]
+
+
+class ClaimService:
+    """Implements `Claims` with a store. Nothing else may use this `Store`.
+
+    Args:
+        store: the store.
+        events: the stream to which events are published.
+    """
+
+    def __init__(self, store: Store, events: EventStream) -> None:
+        self._store = store
+        self._events = events
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
+        """See `Claims.take`.
+
+        The change is stored before this returns the content. If the taker does not receive it, it is lost: the
+        administrator then creates another claim. If this is cancelled, it first waits for the store.
+        """
+        proof = bytes.fromhex(request.proof)
+        try:
+            take = await run_in_thread(self._store.take_claim, request.mailbox, proof, peer, limiter=self._limiter)
+        except StateError:  # which is an event of the watcher already, as the registry cannot be used
+            return [control.Failed(request.id, Reason.BUSY, "the relay cannot use its registry now; nothing changed")]
+        self._publish(take, peer)
+        if take.sealed is None:
+            return [control.Failed(request.id, take.reason, _detail(take))]
+        content = take.sealed.hex()
+        parts = [
+            content[begin : begin + 2 * CLAIM_PART_SIZE] for begin in range(0, len(content), 2 * CLAIM_PART_SIZE)
+        ]
+        return [control.Taken(request.id, number, len(parts), part) for number, part in enumerate(parts)]
+
+    def _publish(self, take: Take, peer: str) -> None:
+        claim = take.claim
+        connection, id_ = ("", "") if claim is None else (claim.connection, claim.mailbox)
+        if take.reason is Reason.NO_ERROR:
+            self._events.publish(ClaimTaken(connection=connection, claim=id_, peer=peer))
+        elif take.reason is Reason.CLAIM_TAKEN and claim is not None:
+            self._events.publish(
+                ClaimTakenAgain(
+                    connection=connection,
+                    claim=id_,
+                    peer=peer,
+                    taken_at=claim.taken_at or 0.0,
+                    taken_by=claim.taken_by,
+                )
+            )
+        else:
+            self._events.publish(ClaimRefused(connection=connection, claim=id_, peer=peer, reason=take.reason))
+
+    async def run(self) -> None:
+        """Delete the contents of claims that have expired, until cancelled."""
+        while True:
+            with contextlib.suppress(StateError):  # claims that have expired are not delivered meanwhile
+                await run_in_thread(self._store.sweep_claims, limiter=self._limiter)
+            await trio.sleep(_SWEEP_SECONDS)
+
+
+def _detail(take: Take) -> str:
+    """Return what a taker is told besides the reason. Only those with the right proof get here with a claim."""
+    if take.claim is None or take.claim.taken_at is None:
+        return ""
+    at = dt.datetime.fromtimestamp(int(take.claim.taken_at), dt.UTC)
+    return f"at {at:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,124 @@
+"""Claims over the management API, by whom they can be seen and made, and what the audit log has of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.events import EventStream, ManagementCalled
+from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
+from hybridrelay.management.audit_entries import AuditFilter
+from hybridrelay.management.audit_log import AuditLog
+from hybridrelay.management.callers import Caller, Scope
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ManagementRole
+
+from .conftest import CONNECTIONS, Api, serve_api
+
+PROOF = bytes(range(32))
+ID = "ab" * 16
+BODY = {
+    "id": ID,
+    "proofDigest": hashlib.sha256(PROOF).hexdigest(),
+    "sealed": base64.b64encode(b"sealed").decode(),
+    "expiresInSeconds": 3600,
+    "note": "Ann",
+}
+CLAIMS = f"{CONNECTIONS}/orders/claims"
+
+
+@pytest.fixture
+async def timed(api: Api, nursery: trio.Nursery) -> Api:
+    """The API of a relay whose store has the same clock."""
+    api.managed = attrs.evolve(api.managed, clock=lambda: 1234.5)
+    return await serve_api(api, Caller("test", "admin", ManagementRole.ADMIN), nursery)
+
+
+async def create_connection(api: Api) -> None:
+    assert (await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]}))[0].status == 201
+
+
+async def test_claims_are_made_listed_and_revoked(timed: Api) -> None:
+    api = timed
+    assert (await api.call("GET", CLAIMS))[0].status == 404
+    assert (await api.call("POST", CLAIMS, BODY))[0].status == 404
+    await create_connection(api)
+    answer, made = await api.call("POST", CLAIMS, BODY)
+    assert (answer.status, made["id"], made["state"], made["note"]) == (201, ID, "open", "Ann")
+    assert made["expiresAt"] - made["createdAt"] == 3600
+    assert (await api.call("POST", CLAIMS, BODY))[0].status == 409
+    answer, listed = await api.call("GET", CLAIMS)
+    assert (answer.status, listed["value"]) == (200, [made])
+    for secret in (BODY["sealed"], BODY["proofDigest"]):
+        assert str(secret) not in str(listed)
+    assert (await api.call("DELETE", f"{CLAIMS}/{'cd' * 16}"))[0].status == 404
+    for _ in range(2):
+        assert (await api.call("DELETE", f"{CLAIMS}/{ID}"))[0].status == 204
+    (claim,) = api.store.claims("orders")
+    assert claim.sealed is None
+    audited = [event for event in api.events if isinstance(event, ManagementCalled) and event.claim]
+    assert [(event.operation_id, event.claim, event.status, event.unchanged) for event in audited] == [
+        ("createClaim", ID, 404, False),
+        ("createClaim", ID, 201, False),
+        ("createClaim", ID, 409, False),
+        ("revokeClaim", "cd" * 16, 404, False),
+        ("revokeClaim", ID, 204, False),
+        ("revokeClaim", ID, 204, True),
+    ]
+    assert str(BODY["sealed"]) not in repr(api.events)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "AB" * 16},
+        {"id": "ab"},
+        {"proofDigest": "x" * 64},
+        {"sealed": ""},
+        {"sealed": "ab"},
+        {"sealed": "ab=="[::-1]},
+        {"sealed": "A" * 30000},
+        {"expiresInSeconds": 59},
+        {"expiresInSeconds": 7 * 86_400 + 1},
+        {"note": "x" * 129},
+        {"note": "a\nb"},
+        {"code": "no"},
+    ],
+)
+async def test_claims_that_cannot_be(timed: Api, wrong: dict[str, object]) -> None:
+    api = timed
+    await create_connection(api)
+    assert (await api.call("POST", CLAIMS, {**BODY, **wrong}))[0].status == 400
+    assert api.store.claims("orders") == ()
+
+
+async def test_a_viewer_sees_claims_and_makes_none(timed: Api, nursery: trio.Nursery) -> None:
+    api = timed
+    await create_connection(api)
+    viewer = await serve_api(api, Caller("token", "x", ManagementRole.VIEWER), nursery)
+    assert (await viewer.call("GET", CLAIMS))[0].status == 200
+    assert (await viewer.call("POST", CLAIMS, BODY))[0].status == 403
+    other = await serve_api(api, Caller("sas", "x", ManagementRole.ADMIN, Scope(only="other")), nursery)
+    assert (await other.call("POST", CLAIMS, BODY))[0].status in (403, 404)
+    owner = await serve_api(api, Caller("sas", "x", ManagementRole.ADMIN, Scope(only="orders")), nursery)
+    assert (await owner.call("POST", CLAIMS, BODY))[0].status == 201
+
+
+async def test_the_audit_log_has_every_attempt_to_take_one(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path, clock=lambda: 1000.0, events=EventStream())
+    log(ClaimTaken(connection="orders", claim=ID, peer="192.0.2.1"))
+    log(ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=5.0, taken_by="192.0.2.1"))
+    log(ClaimRefused(connection="orders", claim=ID, peer="192.0.2.3", reason=Reason.CLAIM_EXPIRED))
+    log(ClaimRefused(peer="192.0.2.4", reason=Reason.CLAIM_UNKNOWN))
+    page = await log.read(AuditFilter(operation="takeClaim"), 10)
+    assert [(one.status, one.caller, one.claim, one.peer) for one in reversed(page.entries)] == [
+        (200, "claim", ID, "192.0.2.1"),
+        (409, "claim", ID, "192.0.2.2"),
+        (403, "claim", ID, "192.0.2.3"),
+        (404, "", "", "192.0.2.4"),
+    ]

@@ -1,0 +1,112 @@
+"""What is decided about a claim: who gets its content, what a further taker is told, and what is forgotten."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.claims import (
+    KEPT_SECONDS,
+    MAX_CLAIMS_PER_CONNECTION,
+    Claim,
+    ClaimState,
+    decide_take,
+    to_forget,
+)
+
+PROOF = bytes(range(32))
+CLAIM = Claim("ab" * 16, "orders", hashlib.sha256(PROOF).hexdigest(), b"sealed", 100.0, 200.0)
+
+
+def test_the_first_taker_gets_the_content_and_nothing_is_left() -> None:
+    take = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0)
+    assert (take.reason, take.sealed) == (Reason.NO_ERROR, b"sealed")
+    assert take.changed == attrs.evolve(CLAIM, sealed=None, taken_at=150.0, taken_by="192.0.2.1")
+
+
+def test_a_second_taker_is_told_so_and_counted() -> None:
+    taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0).changed
+    again = decide_take(taken, PROOF, "198.51.100.7", 160.0)
+    assert (again.reason, again.sealed) == (Reason.CLAIM_TAKEN, None)
+    assert again.claim is taken
+    assert again.changed is not None
+    assert (again.changed.taken_at, again.changed.taken_by) == (150.0, "192.0.2.1")
+    seen = again.changed.taken_again, again.changed.taken_again_at, again.changed.taken_again_by
+    assert seen == (1, 160.0, "198.51.100.7")
+    # Also after the time at which it would have expired: it was taken, and this is what matters.
+    late = decide_take(again.changed, PROOF, "198.51.100.7", 1e6)
+    assert late.reason is Reason.CLAIM_TAKEN
+    assert late.changed is not None
+    assert late.changed.taken_again == 2
+
+
+@pytest.mark.parametrize(
+    ("claim", "now", "disabled", "reason"),
+    [
+        (CLAIM, 200.0, False, Reason.CLAIM_EXPIRED),
+        (CLAIM.revoked(120.0), 150.0, False, Reason.CLAIM_REVOKED),
+        (CLAIM.revoked(120.0), 250.0, False, Reason.CLAIM_REVOKED),
+        (CLAIM, 150.0, True, Reason.CONNECTION_DISABLED),
+        (None, 150.0, False, Reason.CLAIM_UNKNOWN),
+    ],
+)
+def test_refusals_change_nothing(claim: Claim | None, now: float, disabled: bool, reason: Reason) -> None:
+    take = decide_take(claim, PROOF, "192.0.2.1", now, disabled=disabled)
+    assert (take.reason, take.sealed, take.changed) == (reason, None, None)
+
+
+@given(
+    st.binary(max_size=64).filter(lambda data: data != PROOF),
+    st.sampled_from([None, CLAIM, CLAIM.revoked(1.0), attrs.evolve(CLAIM, taken_at=3.0), CLAIM.without_content()]),
+    st.floats(0, 1e6),
+    st.booleans(),
+)
+def test_a_wrong_proof_learns_nothing(proof: bytes, claim: Claim | None, now: float, disabled: bool) -> None:
+    assert decide_take(claim, proof, "x", now, disabled=disabled) == decide_take(None, proof, "y", 0.0)
+
+
+def test_states() -> None:
+    assert CLAIM.state(199.0) is ClaimState.OPEN
+    assert CLAIM.state(200.0) is ClaimState.EXPIRED
+    assert CLAIM.ended_at(199.0) is None
+    assert CLAIM.ended_at(201.0) == 200.0
+    assert CLAIM.revoked(150.0).ended_at(151.0) == 150.0
+    assert attrs.evolve(CLAIM, taken_at=160.0).ended_at(151.0) == 160.0
+
+
+def test_what_ended_long_ago_is_forgotten_and_what_is_open_never() -> None:
+    assert to_forget([CLAIM], 199.0) == []
+    assert to_forget([CLAIM], 200.0 + KEPT_SECONDS) == []
+    assert to_forget([CLAIM], 201.0 + KEPT_SECONDS) == [CLAIM]
+    opened = [attrs.evolve(CLAIM, mailbox=f"{n:032x}", expires_at=1e9) for n in range(MAX_CLAIMS_PER_CONNECTION)]
+    ended = [attrs.evolve(CLAIM, mailbox=f"{n:032x}", taken_at=100.0 + n) for n in range(5000, 5003)]
+    assert to_forget(opened, 300.0) == []
+    assert to_forget([*opened[:-1], *ended], 6000.0) == ended[:2]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mailbox": "AB" * 16},
+        {"mailbox": "ab"},
+        {"proof_digest": "0" * 63},
+        {"sealed": b""},
+        {"sealed": bytes(16 * 1024 + 1)},
+        {"note": "x" * 129},
+        {"note": "two\nlines"},
+    ],
+)
+def test_impossible_claims_do_not_exist(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        attrs.evolve(CLAIM, **wrong)
+
+
+def test_the_content_is_not_shown() -> None:
+    assert "sealed" not in repr(CLAIM)
+    assert CLAIM.proof_digest not in repr(CLAIM)

@@ -1,0 +1,124 @@
+"""What is derived from the secret of a claim, and what can be opened with it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+
+import attrs
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.errors import ClaimError
+from hybridrelay.security import (
+    MAX_SEALED,
+    ClaimCode,
+    ClaimKeys,
+    ConnectionString,
+    Endpoint,
+    Identity,
+    Secret,
+    open_claim_untrusted,
+    parse_claim_code_untrusted,
+    seal_claim,
+)
+
+from .test_claim_code import CODE, PIN
+
+KEYS = ClaimKeys.of(parse_claim_code_untrusted(CODE))
+STRING = ConnectionString(
+    endpoints=(Endpoint("relay.example.com"),), key_name="application", key=Secret("k" * 44), entity_path="orders"
+)
+
+
+def hkdf(secret: bytes, info: bytes, size: int) -> bytes:
+    """RFC 5869 with SHA-256, for outputs of one block."""
+    extracted = hmac.digest(b"hybridrelay claim v1", secret, "sha256")
+    return hmac.digest(extracted, info + b"\x01", "sha256")[:size]
+
+
+def test_the_derivation_is_hkdf() -> None:
+    secret = bytes(range(100, 120))
+    assert KEYS.mailbox == hkdf(secret, b"mailbox", 16).hex() == "b62f5c1e50a55e1ac3d57d8620941940"
+    proof = hkdf(secret, b"proof", 32)
+    assert KEYS.proof.reveal() == proof.hex()
+    assert KEYS.proof_digest == hashlib.sha256(proof).hexdigest()
+    assert KEYS.proof_digest == "415c33e4f1ee62ea3f1e74189f706c24e90ebc515777b59fc05cc1d5baa5f180"
+    assert KEYS._seal == hkdf(secret, b"seal", 32)
+
+
+def test_nothing_of_it_is_shown() -> None:
+    shown = repr(KEYS)
+    assert KEYS.proof.reveal() not in shown
+    assert repr(KEYS._seal) not in shown
+
+
+def test_what_is_sealed_can_be_opened() -> None:
+    sealed = seal_claim(KEYS, STRING)
+    assert open_claim_untrusted(KEYS, sealed) == STRING
+    assert STRING.key.reveal().encode() not in sealed
+    # Anyone who follows the description can open it.
+    key = hkdf(bytes(range(100, 120)), b"seal", 32)
+    content = ChaCha20Poly1305(key).decrypt(bytes(12), sealed, KEYS.mailbox.encode())
+    assert json.loads(content) == {"version": 1, "connectionString": STRING.format()}
+
+
+def test_the_size_does_not_tell_the_content() -> None:
+    other = attrs.evolve(STRING, entity_path="o")
+    assert len(seal_claim(KEYS, STRING)) == len(seal_claim(KEYS, other)) == 1024 + 16
+
+
+def test_a_long_string_is_refused() -> None:
+    with pytest.raises(ClaimError, match="too long for a claim"):
+        seal_claim(KEYS, attrs.evolve(STRING, identity=Identity(bytes(MAX_SEALED), Secret("k")), authority=b"a"))
+
+
+@pytest.mark.parametrize("size", [0, 16, MAX_SEALED + 1])
+def test_impossible_sizes_are_refused(size: int) -> None:
+    with pytest.raises(ClaimError, match="not the content of a claim"):
+        open_claim_untrusted(KEYS, bytes(size))
+
+
+def test_the_contents_of_two_claims_cannot_be_exchanged() -> None:
+    other = ClaimKeys.of(ClaimCode.generate(Endpoint("relay"), PIN))
+    with pytest.raises(ClaimError, match="not sealed for this claim"):
+        open_claim_untrusted(other, seal_claim(KEYS, STRING))
+    moved = attrs.evolve(KEYS, mailbox=other.mailbox)
+    with pytest.raises(ClaimError, match="not sealed for this claim"):
+        open_claim_untrusted(moved, seal_claim(KEYS, STRING))
+
+
+@given(st.integers(0, 1039), st.integers(1, 255))
+def test_no_byte_can_be_changed(position: int, change: int) -> None:
+    sealed = bytearray(seal_claim(KEYS, STRING))
+    sealed[position] ^= change
+    with pytest.raises(ClaimError):
+        open_claim_untrusted(KEYS, bytes(sealed))
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_raise_this_error(data: bytes) -> None:
+    with pytest.raises(ClaimError):
+        open_claim_untrusted(KEYS, data)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff", "damaged"),
+        (b"[" * 2000, "damaged"),
+        (b"[]", "another version"),
+        (b'{"version": 2}', "another version"),
+        (b'{"version": 1}', "not a connection string"),
+        (b'{"version": 1, "connectionString": 5}', "not a connection string"),
+        (b'{"version": 1, "connectionString": "SharedAccessKey=geheim"}', "cannot be used"),
+    ],
+)
+def test_a_content_of_another_kind_is_refused(content: bytes, says: str) -> None:
+    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.mailbox.encode())
+    with pytest.raises(ClaimError, match=says) as caught:
+        open_claim_untrusted(KEYS, sealed)
+    assert "geheim" not in str(caught.value)
