@@ -1,4 +1,4 @@
-"""What is counted of the events of a relay, and that the number of labels is bounded."""
+"""The counters of events: what is counted, and that the number of labels is limited."""
 
 from __future__ import annotations
 

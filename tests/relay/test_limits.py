@@ -26,7 +26,7 @@ def test_slots_leave_most_descriptors_to_others(descriptors: int | None, slots: 
 
 
 @pytest.mark.parametrize("descriptors", [64, 256, 600, 1024, 4096, 65_536, 1 << 20])
-def test_all_that_can_be_taken_leaves_some_descriptors(descriptors: int) -> None:
+def test_all_places_together_leave_some_descriptors(descriptors: int) -> None:
     shares = Shares.of(descriptors)
     taken = unauthenticated_slots(descriptors) + 2 * shares.pairs + shares.control_channels + 2 * shares.pipes
     assert taken <= descriptors - min(32, descriptors // 4), "the ports, the registry and the log need some as well"
@@ -34,7 +34,7 @@ def test_all_that_can_be_taken_leaves_some_descriptors(descriptors: int) -> None
 
 
 @pytest.mark.parametrize("descriptors", [None, -1])
-def test_where_no_limit_is_known_there_are_limits_still(descriptors: int | None) -> None:
+def test_there_are_limits_even_if_the_system_reports_none(descriptors: int | None) -> None:
     shares = Shares.of(descriptors)
     assert (shares.pairs, shares.pipes) == (limits.JOINED_PAIRS, limits.BORROWED_PIPES)
     assert shares.control_channels >= limits.CONTROL_CHANNELS_PER_KEY

@@ -25,7 +25,7 @@ END = bytes(4)
 
 @attrs.frozen
 class Stdio:
-    """The far ends of the descriptors, and the stream at the relay."""
+    """The other ends of the two descriptors, and the stream of the relay."""
 
     into: trio.SocketStream
     out: trio.SocketStream
@@ -104,7 +104,7 @@ async def test_only_the_owner_may_connect_and_a_long_path_is_no_problem(tmp_path
         assert stat.S_IMODE(local_socket(state, PORT).stat().st_mode) == 0o600
         await stdio.into.send_all(b"\0\0\0\x01x")
         assert await stdio.relay.receive_some() == b"x"
-    assert not local_socket(state, PORT).exists(), "the listener takes the file away"
+    assert not local_socket(state, PORT).exists(), "the listener removes its file"
 
 
 async def test_a_socket_that_was_left_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -25,8 +26,8 @@ KEY = KeyId("sql", "listener", KeySlot.PRIMARY, 1)
 OTHER_KEY = KeyId("sql", "listener", KeySlot.SECONDARY, 2)
 
 
-def table(**limits: int) -> ListenerTable[str]:
-    return ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: 0.0, **limits)
+def table(clock: Callable[[], float] = lambda: 0.0, **limits: int) -> ListenerTable[str]:
+    return ListenerTable(randbelow=random.Random(3).randrange, clock=clock, **limits)
 
 
 def listener(instance: str = "a", generation: int = 1, key: KeyId = KEY, connection: str = "sql") -> Listener[str]:
@@ -152,7 +153,7 @@ def test_the_memory_of_the_departed_is_bounded_for_each_connection() -> None:
 
 def test_the_departed_are_forgotten_after_a_while() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    listeners = table(lambda: now)
     current = listener(generation=9)
     listeners.register(current)
     listeners.declare_gone("sql", "a")
@@ -211,9 +212,7 @@ def test_another_key_at_the_same_address_is_another_holder() -> None:
 
 def test_an_instance_that_was_registered_for_long_enough_gets_its_place_back_from_a_newer_one() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=3
-    )
+    listeners = table(lambda: now, max_per_connection=3)
     honest = at("", "honest")
     listeners.register(honest)
     listeners.register(at("", "rogue 1"))
@@ -235,9 +234,7 @@ def test_an_instance_that_was_registered_for_long_enough_gets_its_place_back_fro
 
 def test_nobody_with_a_key_can_cause_senior_instances_to_be_forgotten() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=2
-    )
+    listeners = table(lambda: now, max_per_connection=2)
     honest = at("", "honest")
     listeners.register(honest)
     now = SENIORITY_SECONDS
@@ -257,9 +254,7 @@ def test_nobody_with_a_key_can_cause_senior_instances_to_be_forgotten() -> None:
 
 def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_to() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=1
-    )
+    listeners = table(lambda: now, max_per_connection=1)
     brief = at("", "brief")
     listeners.register(brief)
     now = SENIORITY_SECONDS - 1
@@ -287,9 +282,7 @@ def test_many_addresses_of_one_key_or_network_are_one_holder(addresses: list[str
 
 def test_a_listener_that_nothing_distinguishes_from_the_others_is_admitted_after_a_while() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=4
-    )
+    listeners = table(lambda: now, max_per_connection=4)
     for number in range(4):
         listeners.register(at(f"10.{number}.0.1", f"rogue {number}"))
     honest = at("192.0.2.1", "honest")
@@ -311,9 +304,7 @@ def test_a_listener_that_nothing_distinguishes_from_the_others_is_admitted_after
 def test_who_asks_often_does_not_win_every_place() -> None:
     """Rogues in more networks than there are places ask without a pause, and a connector now and then."""
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
-    )
+    listeners = table(lambda: now, max_per_connection=8)
     rogues = [at(f"10.{number}.0.1", f"rogue {number}") for number in range(10)]
     honest = at("192.0.2.1", "honest")
     for step in range(1200):
@@ -343,9 +334,7 @@ def test_another_address_of_a_network_that_has_its_share_displaces_nobody_elsewh
 def test_listeners_that_were_displaced_do_not_take_their_places_back(rogue_addresses: int) -> None:
     """They were registered for long enough to be remembered, and ask again and again."""
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(
-        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
-    )
+    listeners = table(lambda: now, max_per_connection=8)
     rogues = [at(f"10.{number % rogue_addresses}.0.1", f"rogue {number}") for number in range(8)]
     for rogue in rogues:
         listeners.register(rogue)
@@ -492,7 +481,7 @@ TestListenerMachine.settings = settings(max_examples=60, stateful_step_count=40,
 
 def test_an_instance_that_was_dropped_may_register_again_after_a_while() -> None:
     now = 0.0
-    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    listeners = table(lambda: now)
     assert listeners.drop("sql", "a") is None
     first, other = listener("a"), listener("b")
     listeners.register(first)
@@ -515,7 +504,7 @@ def test_an_instance_that_was_dropped_may_register_again_after_a_while() -> None
 
 def test_since_when_an_instance_has_been_registered() -> None:
     now = 10.0
-    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    listeners = table(lambda: now)
     listeners.register(listener("a"))
     now += SENIORITY_SECONDS
     renewed = listener("a", 2)

@@ -20,6 +20,17 @@ def winner(of: Lottery, applicants: Sequence[tuple[str, str]], now: float) -> tu
     return one
 
 
+def before_a_draw() -> tuple[Lottery, tuple[str, str], list[tuple[str, str]]]:
+    """A lottery for which three applicants have asked; the one that will win, and the two others."""
+    applicants = [("net", name) for name in "abc"]
+    rehearsal, draws = lottery(), lottery()
+    for one in applicants:
+        rehearsal.ask(*one, 0.0)
+        draws.ask(*one, 0.0)
+    won = winner(rehearsal, applicants, ROTATION_SECONDS)
+    return draws, won, [one for one in applicants if one != won]
+
+
 def test_the_first_draw_comes_some_time_after_the_first_refusal() -> None:
     draws = lottery()
     assert not draws.ask("net", "a", 100.0)
@@ -80,15 +91,7 @@ def test_members_of_one_group_have_the_same_chance() -> None:
 
 
 def test_the_place_is_kept_for_the_winner_for_a_while() -> None:
-    draws = lottery()
-    applicants = [("net", name) for name in "abc"]
-    for one in applicants:
-        draws.ask(*one, 0.0)
-    won = winner(draws, applicants, ROTATION_SECONDS)
-    draws = lottery()
-    others = [one for one in applicants if one != won]
-    for one in applicants:
-        draws.ask(*one, 0.0)
+    draws, won, others = before_a_draw()
     for step in range(100):  # the winner does not ask
         now = ROTATION_SECONDS + step * (KEPT_SECONDS - 0.1) / 100
         assert not any(draws.ask(*one, now) for one in others)
@@ -96,15 +99,7 @@ def test_the_place_is_kept_for_the_winner_for_a_while() -> None:
 
 
 def test_a_winner_that_does_not_ask_again_loses_its_place() -> None:
-    draws = lottery()
-    applicants = [("net", name) for name in "abc"]
-    for one in applicants:
-        draws.ask(*one, 0.0)
-    won = winner(draws, applicants, ROTATION_SECONDS)
-    draws = lottery()
-    others = [one for one in applicants if one != won]
-    for one in applicants:
-        draws.ask(*one, 0.0)
+    draws, _, others = before_a_draw()
     assert not any(draws.ask(*one, ROTATION_SECONDS) for one in others)
     assert winner(draws, others, ROTATION_SECONDS + KEPT_SECONDS) in others
 

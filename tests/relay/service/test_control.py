@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -179,45 +179,32 @@ async def test_a_key_with_one_right_does_not_give_the_other(
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("connect", "message"),
     [
-        control.Join(1, "db", "token"),
-        control.Welcome("0" * 32, "test"),
-        control.Draining(1.0),
-        control.Registered(1, 1.0),
-        control.Ended("db", Reason.KEY_REVOKED),
-        hello_of(SECRET, generation=2),
+        (_connector, control.Join(1, "db", "token")),
+        (_connector, control.Welcome("0" * 32, "test")),
+        (_connector, control.Draining(1.0)),
+        (_connector, control.Registered(1, 1.0)),
+        (_connector, control.Ended("db", Reason.KEY_REVOKED)),
+        (_connector, hello_of(SECRET, generation=2)),
+        (_client, control.Register(1, "db", "token")),
+        (_client, control.Unregister(1, "db")),
+        (_client, control.Accept(1)),
+        (_client, control.Failed(1, Reason.LIMIT)),
+        (_client, client_hello()),
     ],
-    ids=lambda message: type(message).__name__,
+    ids=lambda value: value.__name__.strip("_") if callable(value) else type(value).__name__,
 )
-async def test_a_connector_says_nothing_else(
-    broker: BrokerService, nursery: trio.Nursery, message: control.Message
+async def test_a_message_that_a_connector_or_a_client_may_not_send_breaks_its_control_channel(
+    broker: BrokerService,
+    nursery: trio.Nursery,
+    connect: Callable[[BrokerService, trio.Nursery], Awaitable[FarEnd]],
+    message: control.Message,
 ) -> None:
-    connector = await _connector(broker, nursery)
+    peer = await connect(broker, nursery)
     with pytest.raises(trio.BrokenResourceError):
-        await connector.ask(message)
-    assert "may not send" in str(connector.error)
-    nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        control.Register(1, "db", "token"),
-        control.Unregister(1, "db"),
-        control.Accept(1),
-        control.Failed(1, Reason.LIMIT),
-        client_hello(),
-    ],
-    ids=lambda message: type(message).__name__,
-)
-async def test_a_client_says_nothing_else(
-    broker: BrokerService, nursery: trio.Nursery, message: control.Message
-) -> None:
-    client = await _client(broker, nursery)
-    with pytest.raises(trio.BrokenResourceError):
-        await client.ask(message)
-    assert "may not send" in str(client.error)
+        await peer.ask(message)
+    assert "may not send" in str(peer.error)
     nursery.cancel_scope.cancel()
 
 

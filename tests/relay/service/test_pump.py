@@ -35,7 +35,7 @@ sockets_only = pytest.mark.parametrize("kind", ["spliced", "buffered"])
 
 @attrs.frozen
 class Pairs:
-    """What the pump joins (`near`), and what its users hold (`far`)."""
+    """The streams that the pump joins (`near`), and those of the peers (`far`)."""
 
     near_a: trio.abc.HalfCloseableStream
     near_b: trio.abc.HalfCloseableStream
@@ -87,7 +87,7 @@ async def digest_of_all(stream: trio.abc.ReceiveStream) -> tuple[int, str]:
 
 
 async def expect_broken(stream: trio.abc.ReceiveStream) -> None:
-    """Whatever came before, it does not end like a file."""
+    """Read to the end, which has to be an error and not an end of file."""
     with pytest.raises(trio.BrokenResourceError):
         await receive_all(stream)
 
@@ -297,7 +297,7 @@ async def test_cancelled_while_the_receiver_stalls(kind: str, monkeypatch: pytes
                     pumping.start_soon(lambda: pump(four.near_a, four.near_b, pipes=pipes))
                     await wait_all_tasks_blocked(0.05)
                     scope.cancel()
-            # The pipe had bytes in it: it must not come back to anybody.
+            # The pipe had bytes in it, so it must not be lent again.
             assert (pipes.borrowed, pipes.idle) == (0, 0)
             await expect_broken(four.far_b)
 
@@ -310,7 +310,7 @@ async def test_an_idle_pair_holds_no_pipe(monkeypatch: pytest.MonkeyPatch) -> No
                 assert await receiver.receive_some() == b"ping"
                 await wait_all_tasks_blocked()
                 assert pipes.borrowed == 0
-            # The two directions took turns.
+            # Each direction has returned the pipe before the other one needed it.
             assert pipes.idle == 1
             await four.far_a.aclose()
             await four.far_b.aclose()
@@ -346,7 +346,7 @@ async def test_a_stream_that_breaks_just_when_the_end_is_passed_on(
         await expect_broken(asks)
 
 
-async def test_a_farewell_that_hangs_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
+async def test_closing_that_hangs_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
     class Hanging(WrappedHalfCloseableStream):
         closed = False
 

@@ -1,4 +1,4 @@
-"""What a client hears of a listener's refusal: only what the relay decides, and nothing that ends it for good."""
+"""Which reason a client receives when a listener refuses: never a permanent one, and no text of the listener."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _register(broker: BrokerService, rules: tuple[Rule, ...], *handles: Fa
 
 
 @pytest.mark.parametrize("reason", Reason)
-async def test_nothing_that_a_listener_says_is_final(
+async def test_no_reason_that_a_listener_gives_is_permanent(
     broker: BrokerService, rules: tuple[Rule, ...], reason: Reason
 ) -> None:
     await _register(broker, rules, FakeListener(control.Failed(1, reason, "fetch the current key")))
@@ -68,7 +68,7 @@ async def test_others_are_asked_when_one_refuses(broker: BrokerService, rules: t
     assert any(one.offers for one in refusing)
 
 
-async def test_a_peer_that_waits_does_not_hear_that_the_other_key_was_revoked(
+async def test_a_waiting_peer_is_not_told_that_the_key_of_the_other_was_revoked(
     broker: BrokerService, registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     await _register(broker, rules, FakeListener(control.Accept(1)))
@@ -101,8 +101,8 @@ async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
     assert willing.offers == 2
 
 
-async def test_a_pair_that_makes_room_for_another_holder(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
-    """The pair that has proved nothing is aborted; the one that has goes on."""
+async def test_a_pair_that_is_displaced_by_another_holder(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
+    """A pair whose client has not proved its identity is aborted; one whose client has is kept."""
     pairs = make_places("data channels", 100, per_key=3, spares_established=True)
     broker = make_broker(registry, pairs=pairs)
     listener = FakeListener(control.Accept(1))
@@ -124,7 +124,7 @@ async def test_a_pair_that_makes_room_for_another_holder(registry: SQLiteStore, 
         newcomer = await broker.join(send, None, "198.51.100.7")
         assert isinstance(newcomer, control.Joined)
         for stream in far[1]:
-            assert await stream.receive_some() == b""  # an abort looks like that in memory
+            assert await stream.receive_some() == b""  # how a memory stream reports an abort
         for pair in (far[0], far[2]):
             await pair[0].send_all(b"data")
             assert await receive_exactly(pair[1], 4) == b"data"

@@ -30,7 +30,7 @@ TO_CLIENT, TO_CONNECTOR = b"a" * 1000, b"b" * 300
 
 @attrs.define
 class Scene:
-    """One hybrid connection with a listener, and what may happen to a rendezvous of it."""
+    """One hybrid connection with a listener, and what can happen to its rendezvous."""
 
     registry: SQLiteStore
     rules: tuple[Rule, ...]
@@ -38,8 +38,9 @@ class Scene:
     listener: FakeListener
     events: list[Event]
     joined: control.Joined | control.Failed | None = None
-    #: Of the data channels that are served, and their far ends.
+    #: One for each data channel that is served; cancelling it cancels `serve_channel`.
     scopes: list[trio.CancelScope] = attrs.field(factory=list)
+    #: The peer's end of each of these data channels.
     far: list[trio.abc.HalfCloseableStream] = attrs.field(factory=list)
 
     def ends(self) -> list[tuple[str, int, int]]:
@@ -70,7 +71,7 @@ class Scene:
         await trio.testing.wait_all_tasks_blocked()
 
     async def come_both(self, nursery: trio.Nursery) -> None:
-        """The sender first; some bytes are moved in both directions."""
+        """Connect the sender, then the listener, and move some bytes in both directions."""
         assert isinstance(self.joined, control.Joined)
         await self.come(nursery, self.joined.ticket)
         await self.come(nursery, self.listener.ticket)
@@ -132,7 +133,7 @@ async def _cancel_last(scene: Scene) -> None:
 
 
 async def _close_and_cancel(scene: Scene) -> None:
-    """As at the end of the relay."""
+    """What happens when the relay ends."""
     scene.broker.close()
     for scope in scene.scopes:
         scope.cancel()
@@ -192,7 +193,7 @@ async def test_a_joined_pair(
 
 
 @_each(ENDS_OF_ONE)
-async def test_one_that_waited(
+async def test_a_rendezvous_for_which_only_the_sender_has_arrived(
     scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -208,7 +209,7 @@ async def test_one_that_waited(
 
 
 @_each(ENDS_OF_NONE)
-async def test_one_to_which_both_absent(
+async def test_a_rendezvous_for_which_nobody_has_arrived(
     scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -220,7 +221,7 @@ async def test_one_to_which_both_absent(
     assert scene.is_empty()
 
 
-async def test_one_that_a_listener_declined(scene: Scene) -> None:
+async def test_a_rendezvous_that_the_listener_has_declined(scene: Scene) -> None:
     scene.listener.answer = control.Failed(1, Reason.LIMIT)
     async with trio.open_nursery() as nursery:
         await _prepare(scene, nursery)
@@ -229,10 +230,10 @@ async def test_one_that_a_listener_declined(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("steps", range(16))
-async def test_a_cancelled_leg_leaves_the_closing_to_the_task_that_moves_the_bytes(scene: Scene, steps: int) -> None:
-    """Closed at once, its socket would be waited for by that task, at whatever step it is.
+async def test_a_cancelled_data_channel_is_closed_by_the_task_that_moves_the_bytes(scene: Scene, steps: int) -> None:
+    """Whichever step the task that moves the bytes has reached, it does not wait for a socket that is closed.
 
-    The task of the cancelled leg ends only after that, because its caller closes the socket then.
+    The cancelled task therefore ends only when that one has closed both, because its caller then closes the socket.
     """
     scope = trio.CancelScope()
     far: list[trio.socket.SocketType] = []

@@ -1,4 +1,4 @@
-"""The kernel's way: pipes are lent and come back empty, and where it does not work bytes go through a buffer."""
+"""Bytes that the kernel moves: each pipe is returned empty, and where `splice` fails, bytes go through a buffer."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ REFUSALS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENO
 async def test_where_the_kernel_refuses_nothing_is_lost(
     call: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Odd calls fill the pipe and even ones empty it, roughly: both are refused at one time or another.
+    # Mostly, odd calls fill the pipe and even ones empty it, so that each kind of call is refused once.
     failing_splice(monkeypatch, call=call, number=number)
     with PipePool() as pipes:
         received, result = await through_a_pump(DATA, pipes)
@@ -73,7 +73,7 @@ async def test_where_the_kernel_refuses_nothing_is_lost(
     assert result == PumpResult(len(DATA), 0, PumpOutcome.FINISHED)
 
 
-async def test_a_system_that_refuses_is_asked_again_after_a_while(
+async def test_splice_is_tried_again_some_time_after_it_has_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
 ) -> None:
     real, calls, works = os.splice, 0, False
@@ -99,7 +99,7 @@ async def test_a_system_that_refuses_is_asked_again_after_a_while(
             for _ in range(5):
                 await far_a.send_all(b"more")
                 assert await far_b.receive_some() == b"more"
-            assert calls > 5, "the same pair goes on in the kernel"
+            assert calls > 5, "the kernel moves the bytes of the same pair again"
             nursery.cancel_scope.cancel()
     assert caplog.text.count("splice fails: detail='Operation not permitted'") == 1
 
@@ -145,11 +145,11 @@ async def test_a_connection_that_ends_for_an_unusual_reason_never_looks_like_an_
         assert result.outcome is outcome
         with pytest.raises(trio.BrokenResourceError):
             await other.receive_some()
-    assert not events, "it is not the system that refuses to splice"
+    assert not events, "an error of the connection is not reported as a failure of splice"
 
 
 async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It need not have been built with it, on Linux either; the module can be imported, and bytes are copied."""
+    """Even for Linux, Python may have been built without `splice`: the module can be imported and copies bytes."""
     for name in [name for name in vars(os) if name.lower().startswith("splice")]:
         monkeypatch.delattr(os, name)
     loader = importlib.util.spec_from_file_location("hybridrelay.relay.worker.without", splicing.__file__)
@@ -201,7 +201,7 @@ async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
     assert turns > 1
 
 
-async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
+async def test_a_pipe_with_bytes_in_it_is_not_lent_again() -> None:
     with PipePool() as pipes:
         pipe = pipes.maybe_borrow()
         assert pipe is not None
@@ -210,7 +210,7 @@ async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
         assert (pipes.borrowed, pipes.idle) == (0, 0)
 
 
-async def test_the_pool_is_bounded_both_ways() -> None:
+async def test_both_borrowed_and_idle_pipes_are_limited() -> None:
     with PipePool(max_idle=1, max_borrowed=2) as pipes:
         lent = [pipes.maybe_borrow() for _ in range(3)]
         assert lent[2] is None
@@ -222,7 +222,7 @@ async def test_the_pool_is_bounded_both_ways() -> None:
         pipes.give_back(next(pipe for pipe in lent if pipe))
 
 
-async def test_a_closed_pool_closes_what_comes_back() -> None:
+async def test_a_closed_pool_closes_pipes_that_are_given_back() -> None:
     pipes = PipePool()
     pipe = pipes.maybe_borrow()
     assert pipe is not None

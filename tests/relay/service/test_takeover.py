@@ -1,4 +1,4 @@
-"""A relay takes over the workers of the previous one: pairs go on, or end at once with the right outcome."""
+"""A relay takes over the workers of the previous one: pairs are kept, or end at once with the right outcome."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def key_of(store: SQLiteStore, rule: str) -> KeyId:
 
 @attrs.define(eq=False)
 class JoinedPair:
-    """A pair, and its far ends."""
+    """A pair, and the streams of its peers."""
 
     note: PairNote
     connector: trio.SocketStream
@@ -101,7 +101,7 @@ class JoinedPair:
         return cls(note, connector, client, (near_a, near_b), Carried(note))
 
     async def run(self, workers: Workers) -> None:
-        """What the first relay does."""
+        """Move the bytes of the pair, as the first relay does."""
         with PipePool() as pipes:
             self.results.append(
                 await workers.move(*self.near, moved=self.moved, pipes=pipes, pace=PairPace(), carried=self.carried)
@@ -125,8 +125,7 @@ class JoinedPair:
 
 @asynccontextmanager
 async def kept(folder: Path, *pairs: JoinedPair, seconds: float = 60.0) -> AsyncIterator[Workers]:
-    """Pairs that the worker of a first relay keeps. The relay has ended; at the end of the block, the worker has to
-    end."""
+    """Yield after the end of a first relay whose worker keeps these pairs. With the block, the worker has to end."""
     events: list[Event] = []
     with trio.fail_after(40):
         async with (
@@ -204,10 +203,10 @@ async def successor(
             broker.close()
 
 
-async def test_a_pair_goes_on_and_its_account_is_right(tmp_path: Path, store: SQLiteStore) -> None:
+async def test_a_pair_is_kept_and_its_bytes_are_counted_once(tmp_path: Path, store: SQLiteStore) -> None:
     pair = await JoinedPair.make(store)
     async with kept(tmp_path, pair) as first:
-        await pair.talk(b"x" * 50, b"y" * 5)  # nobody but the worker is there
+        await pair.talk(b"x" * 50, b"y" * 5)  # while no relay runs, only the worker
         async with successor(tmp_path, store) as next_:
             await until(lambda: next_.count(WorkerTakenOver))
             assert next_.broker.statistics()["joined_pairs"] == 1
@@ -363,7 +362,7 @@ async def test_a_pair_that_ended_meanwhile_is_reported_by_the_next_relay(tmp_pat
             await pairs[1].talk(b"x", b"y")
 
 
-async def test_without_a_next_relay_the_worker_resets_its_pairs(tmp_path: Path, store: SQLiteStore) -> None:
+async def test_if_no_other_relay_is_started_the_worker_resets_its_pairs(tmp_path: Path, store: SQLiteStore) -> None:
     pair = await JoinedPair.make(store)
     async with kept(tmp_path, pair, seconds=0.5):
         await pair.expect_reset()
@@ -439,7 +438,7 @@ async def program(folder: Path, what: str, note: PairNote) -> AsyncIterator[trio
 
 
 @pytest.mark.parametrize("case", BROKEN)
-async def test_a_broken_worker_is_ended_and_harms_nobody(
+async def test_a_broken_worker_is_ended_and_nothing_else_is_affected(
     tmp_path: Path, store: SQLiteStore, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hybridrelay.relay.service.takeover._LIST_SECONDS", 1.0 if case == "silence" else 60.0)

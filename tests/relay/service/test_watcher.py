@@ -19,7 +19,7 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, ManagementRole, Rule, generate_management_token
 
 Rules = tuple[Rule, ...]
-#: Seconds. Short, because these tests wait for real looks at a real file.
+#: Seconds. Short, because the tests wait in real time until the file has been checked.
 INTERVAL = 0.01
 
 
@@ -106,7 +106,7 @@ async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) 
             nursery.cancel_scope.cancel()
 
 
-async def test_what_only_looks_like_a_change_is_none(
+async def test_a_new_version_with_the_same_content_is_no_change(
     registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.create("sql", ["relay.example.com"], rules)
@@ -120,7 +120,7 @@ async def test_what_only_looks_like_a_change_is_none(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
+async def test_a_store_that_cannot_be_read_is_logged_once_and_watched_further(
     registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
@@ -145,7 +145,7 @@ async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
     assert "on fire" in caplog.text
 
 
-async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_looked_at(
+async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_checked(
     registry: SQLiteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[Event] = []
@@ -168,7 +168,7 @@ async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_look
     assert events == [StoreUnreadable(detail="the disk is on fire"), StoreReadable()]
 
 
-async def test_a_first_look_that_fails_is_the_callers(registry: SQLiteStore) -> None:
+async def test_a_store_that_cannot_be_read_at_first_is_an_error(registry: SQLiteStore) -> None:
     registry.close()
     with pytest.raises(StateError):
         await StoreWatcher(registry).run(lambda change: None)

@@ -1,4 +1,4 @@
-"""What the main process says to a worker, and what it does with the answers: the test says what the worker would."""
+"""What the main process sends to a worker, and how it handles messages, which the tests send in place of a worker."""
 
 from __future__ import annotations
 
@@ -40,10 +40,9 @@ pytestmark = [
 
 @asynccontextmanager
 async def scripted_worker(
-    *, events: EventStream | None = None, listens: bool = True
+    *, events: EventStream | None = None, reads: bool = True
 ) -> AsyncIterator[tuple[WorkerProcess, socket.socket]]:
-    """A worker whose messages the test sends, and to which messages are sent during the block. If not `listens`, this
-    process does not read what it says."""
+    """A worker whose messages the test sends. Unless `reads`, the main process does not read them."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = await trio.lowlevel.open_process(["sleep", "1000"])
     for one in (ours, theirs):
@@ -53,7 +52,7 @@ async def scripted_worker(
     os.close(descriptor)
     with theirs, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            if listens:
+            if reads:
                 nursery.start_soon(worker.receive)
             nursery.start_soon(worker.send_unsent)
             yield worker, theirs
@@ -80,8 +79,8 @@ def fill(worker: WorkerProcess) -> None:
             send(worker._control, Kind.PING, 0)
 
 
-async def heard(theirs: socket.socket) -> Message:
-    """The next message that a scripted worker receives, without descriptors."""
+async def next_message(theirs: socket.socket) -> Message:
+    """The next message that a scripted worker receives. Its descriptors are closed."""
     await trio.lowlevel.wait_readable(theirs)
     message = receive(theirs)
     assert message is not None
@@ -104,7 +103,7 @@ async def heard(theirs: socket.socket) -> Message:
 async def test_how_a_pair_has_ended(end: int | None, outcome: PumpOutcome) -> None:
     async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
         assert pair is not None
-        assert (await heard(theirs)).kind is Kind.MOVE
+        assert (await next_message(theirs)).kind is Kind.MOVE
         if end is None:
             theirs.send(struct.pack("=BIQ", Kind.RETURNED, pair.slot, 3))
         else:
@@ -114,13 +113,13 @@ async def test_how_a_pair_has_ended(end: int | None, outcome: PumpOutcome) -> No
         assert not worker.pairs
 
 
-async def test_the_pairs_of_a_holder_are_known_as_such() -> None:
+async def test_a_worker_is_told_which_pairs_have_the_same_holder() -> None:
     first, second = SharedTurns(), SharedTurns()
     async with scripted_worker() as (worker, theirs), AsyncExitStack() as stack:
         holders = []
         for turns in (first, second, first):
             await stack.enter_async_context(taken(worker, PairPace(turns=turns)))
-            holders.append((await heard(theirs)).value)
+            holders.append((await next_message(theirs)).value)
         assert holders[0] == holders[2] != holders[1]
 
 
@@ -130,16 +129,16 @@ async def test_a_slot_is_used_again_and_its_counts_begin_anew(monkeypatch: pytes
         assert first is not None
         assert second is not None
         for pair in (first, second):
-            assert await heard(theirs) == Message(Kind.MOVE, pair.slot, ANY)
+            assert await next_message(theirs) == Message(Kind.MOVE, pair.slot, ANY)
         worker.memory._counters[2 * first.slot] = 7
         worker.memory._counters[2 * first.slot + 1] = 8
         async with taken(worker) as (third, _):
-            assert third is None, "there is no slot"
+            assert third is None, "there is no free slot"
         send(theirs, Kind.ENDED, first.slot)
         await first.over.wait()
         async with taken(worker) as (third, moved_by_third):
             assert third is not None
-            assert await heard(theirs) == Message(Kind.MOVE, first.slot, ANY)
+            assert await next_message(theirs) == Message(Kind.MOVE, first.slot, ANY)
             assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (0, 0)
             worker.memory._counters[2 * first.slot] = 1
             assert (moved_by_third.total_a_to_b, moved_by_third.total_b_to_a) == (1, 0)
@@ -156,16 +155,16 @@ async def test_a_message_about_an_earlier_pair_never_reaches_the_next_one_in_its
         await first.over.wait()
         async with taken(worker) as (early, _):
             assert early is None
-        heard_first = [await heard(theirs)]
-        while heard_first[-1].kind is not Kind.ABORT:
-            heard_first.append(await heard(theirs))
+        first_messages = [await next_message(theirs)]
+        while first_messages[-1].kind is not Kind.ABORT:
+            first_messages.append(await next_message(theirs))
         async with taken(worker) as (second, _):
             assert second is not None
             assert second.slot == first.slot
-            assert (await heard(theirs)).kind is Kind.MOVE
+            assert (await next_message(theirs)).kind is Kind.MOVE
             worker.abort(first)  # which is over
             worker.abort(second)
-            assert (await heard(theirs)).kind is Kind.ABORT
+            assert (await next_message(theirs)).kind is Kind.ABORT
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(BlockingIOError):
                 receive(theirs)
@@ -222,13 +221,13 @@ async def test_sockets_that_were_returned_are_ready_for_use_here() -> None:
                 assert await stream.receive_some() == b"x"
 
 
-async def test_the_sockets_of_a_pair_are_asked_for_once() -> None:
+async def test_the_sockets_of_a_pair_are_requested_once() -> None:
     async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
         assert pair is not None
         for _ in range(2):
             worker.ask_back(pair)
         worker.abort(pair)
-        kinds = [(await heard(theirs)).kind for _ in range(3)]
+        kinds = [(await next_message(theirs)).kind for _ in range(3)]
         assert kinds == [Kind.MOVE, Kind.RETURN, Kind.ABORT]
 
 
@@ -239,8 +238,8 @@ async def test_a_worker_that_is_stuck_gets_only_as_many_pairs_as_fit_into_its_so
         assert (pair, moved.worker) == (None, None)
 
 
-async def test_a_worker_that_has_nothing_to_say_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although the system has reported that there is a message."""
+async def test_a_worker_that_has_sent_nothing_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if the system has reported that there is a message."""
     is_first = True
 
     def nothing_at_first(sock: socket.socket) -> Message | None:
@@ -266,14 +265,14 @@ async def test_a_worker_whose_answer_comes_late_because_everything_was_suspended
         for _ in range(2):
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(worker_process._PING_SECONDS)
-            assert await heard(theirs) == Message(Kind.PING, 0)
+            assert await next_message(theirs) == Message(Kind.PING, 0)
             mock_clock.jump(worker_process._STUCK_SECONDS + 1)
             await trio.testing.wait_all_tasks_blocked()
             send(theirs, Kind.PONG, 0)
         await trio.testing.wait_all_tasks_blocked()
         assert worker.process.returncode is None
         mock_clock.jump(worker_process._PING_SECONDS)
-        assert await heard(theirs) == Message(Kind.PING, 0)
+        assert await next_message(theirs) == Message(Kind.PING, 0)
         mock_clock.jump(worker_process._STUCK_SECONDS)
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(worker_process._STUCK_SECONDS / 2)
@@ -292,14 +291,14 @@ class Waiting:
         self.results.append(await self._worker.answers(self.answer, 10.0))
 
     async def result_after(self, seconds: float) -> list[bool]:
-        """The result, if there is one, when so many seconds have passed at once."""
+        """Let the clock jump by so many seconds. Returns the result, if there is one by then."""
         await trio.testing.wait_all_tasks_blocked()
         self._clock.jump(seconds)
         await trio.testing.wait_all_tasks_blocked()
         return self.results
 
 
-async def test_a_worker_that_says_nothing_is_stuck(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_worker_that_sends_nothing_is_stuck(mock_clock: trio.testing.MockClock) -> None:
     async with scripted_worker() as (worker, _), trio.open_nursery() as nursery:
         waiting = Waiting(worker, mock_clock)
         nursery.start_soon(waiting.run)
@@ -308,7 +307,7 @@ async def test_a_worker_that_says_nothing_is_stuck(mock_clock: trio.testing.Mock
         assert await waiting.result_after(6) == [False]
 
 
-async def test_a_worker_that_says_something_else_is_not_stuck(mock_clock: trio.testing.MockClock) -> None:
+async def test_a_worker_that_sends_another_message_is_not_stuck(mock_clock: trio.testing.MockClock) -> None:
     async with scripted_worker() as (worker, theirs), trio.open_nursery() as nursery:
         waiting = Waiting(worker, mock_clock)
         nursery.start_soon(waiting.run)
@@ -323,7 +322,7 @@ async def test_a_worker_that_says_something_else_is_not_stuck(mock_clock: trio.t
 async def test_a_worker_is_not_stuck_because_this_process_does_not_read(
     has_ended: bool, mock_clock: trio.testing.MockClock
 ) -> None:
-    async with scripted_worker(listens=False) as (worker, theirs), trio.open_nursery() as nursery:
+    async with scripted_worker(reads=False) as (worker, theirs), trio.open_nursery() as nursery:
         waiting = Waiting(worker, mock_clock)
         nursery.start_soon(waiting.run)
         if has_ended:
@@ -337,7 +336,7 @@ async def test_a_worker_is_not_stuck_because_this_process_does_not_read(
 
 
 async def test_a_worker_that_is_being_closed_is_not_stuck(mock_clock: trio.testing.MockClock) -> None:
-    async with scripted_worker(listens=False) as (worker, _), trio.open_nursery() as nursery:
+    async with scripted_worker(reads=False) as (worker, _), trio.open_nursery() as nursery:
         waiting = Waiting(worker, mock_clock)
         nursery.start_soon(waiting.run)
         worker.process.kill()
@@ -348,26 +347,26 @@ async def test_a_worker_that_is_being_closed_is_not_stuck(mock_clock: trio.testi
         assert await waiting.result_after(0) == [True]
 
 
-async def test_much_that_a_worker_has_said_is_handled_at_once_but_other_tasks_get_their_turns(
+async def test_many_messages_of_a_worker_are_handled_at_once_but_other_tasks_get_their_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     number = 40
     monkeypatch.setattr(worker_process, "_MAX_MESSAGES", number)
-    heard: list[Event] = []
-    events = EventStream(heard.append)
-    async with scripted_worker(events=events, listens=False) as (worker, theirs), trio.open_nursery() as nursery:
+    received: list[Event] = []
+    events = EventStream(received.append)
+    async with scripted_worker(events=events, reads=False) as (worker, theirs), trio.open_nursery() as nursery:
         for _ in range(3 * number):
             send(theirs, Kind.COPIES, 0, errno.EPERM)
         nursery.start_soon(worker.receive)
-        while not heard:
+        while not received:
             await trio.lowlevel.checkpoint()
-        assert number <= len(heard) <= 2 * number
-        while len(heard) < 3 * number:
+        assert number <= len(received) <= 2 * number
+        while len(received) < 3 * number:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_said_to_a_worker_that_has_just_ended_is_lost() -> None:
+async def test_messages_to_a_worker_that_has_just_ended_are_lost() -> None:
     async with scripted_worker() as (worker, theirs), taken(worker) as (pair, _):
         assert pair is not None
         theirs.close()

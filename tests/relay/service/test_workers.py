@@ -1,4 +1,4 @@
-"""Pairs that a worker process moves: what the pump promises, and what happens when a worker or a pair ends."""
+"""Pairs that a worker process moves: they behave as in the pump, and what happens when a worker or a pair ends."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ async def test_a_worker_that_does_not_follow_the_protocol_is_ended(
     monkeypatch.setattr(WorkerProcess, "start", first_this_one)
     monkeypatch.setattr(worker_process, "END_SECONDS", 0.1)
     with theirs:
-        # There is no such pair. What refuses to splice needs none.
+        # There is no such pair. The report that splice fails needs none.
         descriptors = (0, 1) if kind in (Kind.MOVE, Kind.RETURNED) else (0,) if kind is Kind.HELLO else ()
         if kind is None:
             theirs.send(b"what is this?")
@@ -350,8 +350,8 @@ class Ending:
 async def test_when_workers_that_end_are_replaced(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After half a second, then after twice the time, up to 30 seconds, and from the beginning after one that has run
-    for longer than ten seconds. None: it cannot be started."""
+    """After half a second, then after twice the previous pause, at most 30 seconds. After a worker that has run for
+    longer than ten seconds, the pause is half a second again. In `lives`, None means that it cannot be started."""
     lives = [0.0, 5.0, None, None, 0.0, 0.0, 0.0, 0.0, 10.5, 0.0, 1e9]
     pauses = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 0.5, 1.0]
     starts: list[float] = []
@@ -381,7 +381,7 @@ async def test_when_workers_that_end_are_replaced(
 
 
 class UsedTurns(SharedTurns):
-    """Notes that they were used."""
+    """Turns that note whether they were used."""
 
     is_used = False
 
@@ -441,7 +441,7 @@ async def test_a_worker_has_nothing_of_the_main_process_but_its_memory_and_its_s
         assert opened.pop("0") == "/dev/null"
         kinds = {path.partition(":")[0] for name, path in opened.items() if name not in "12"}
         assert kinds == {"/memfd", "anon_inode", "socket"}
-        assert os.getpgid(pid) == pid, "so that Ctrl-C is not for it"
+        assert os.getpgid(pid) == pid, "so that Ctrl-C sends no signal to it"
 
 
 async def test_a_worker_gets_no_pair_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,7 +521,7 @@ def slow_clock() -> trio.testing.MockClock:
 async def test_many_pairs_end_at_once_although_this_process_is_slow(
     slow_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other tasks of this process need so long that it handles one message of its worker in a minute."""
+    """Other tasks of this process take so long that it handles one message of its worker a minute."""
     number = 50
     ends = 0
 
@@ -544,7 +544,7 @@ async def test_many_pairs_end_at_once_although_this_process_is_slow(
                 nursery.start_soon(scene_.move, JoinedPair(near_a, near_b, far_a, far_b))
             await until(lambda: scene_.workers.pairs == number)
             nursery.cancel_scope.cancel()
-        assert ends == number, "the worker itself has ended them"
+        assert ends == number, "the worker itself has ended the pairs"
         assert scene_.events == []
         for far in fars:
             await expect_broken(far)
@@ -669,7 +669,7 @@ async def test_a_pair_whose_hybrid_connection_gets_a_limit_is_moved_here(how: st
 async def test_a_pair_with_a_limit_that_cannot_be_moved_here_is_reset(
     a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One receiver does not read, so the worker would have the pair without end."""
+    """One receiver does not read, so the worker would keep the pair forever."""
     monkeypatch.setattr(worker_process, "_RETURN_SECONDS", 0.5)
 
     async def send(stream: trio.SocketStream) -> None:
@@ -693,7 +693,7 @@ async def test_a_pair_with_a_limit_that_cannot_be_moved_here_is_reset(
             scene_.workers.take_back()
         await until(lambda: pair.results)
         assert [result.outcome for result in pair.results] == [PumpOutcome.WORKER_ENDED]
-        assert scene_.events == [], "the worker goes on"
+        assert scene_.events == [], "the worker has not ended"
         assert pair.total == (pair.results[0].bytes_a_to_b, pair.results[0].bytes_b_to_a)
         async with scene_.pair() as another:
             await another.far_a.send_all(b"x")
@@ -701,8 +701,8 @@ async def test_a_pair_with_a_limit_that_cannot_be_moved_here_is_reset(
             another.moving.cancel()
 
 
-async def test_a_pair_that_is_returned_when_its_time_is_over_is_moved_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker has returned it before it has heard that it is too late."""
+async def test_a_pair_that_is_returned_too_late_is_moved_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has returned it before it received the message that it is too late."""
     monkeypatch.setattr(worker_process, "_RETURN_SECONDS", 0.0)
     async with scene() as scene_, scene_.pair() as pair:
         pair.pace.change(1 << 30)
@@ -767,7 +767,7 @@ async def test_many_pairs_end_at_once() -> None:
 async def test_a_worker_that_cannot_be_started_is_tried_again(
     where: Any, error: Exception, detail: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left of it, although the error still has its traceback."""
+    """Its sockets and its memory are released at once, although the traceback of the error refers to them."""
     name = "open_process" if where is trio.lowlevel else "ftruncate"
     works, fails = getattr(where, name), True
 

@@ -112,7 +112,7 @@ def test_the_version_is_different_after_every_change_and_only_then(store: Store,
     assert len(set(versions)) == len(changes) + 1
 
 
-def test_a_key_is_put_in_once(store: Store, rules: Rules) -> None:
+def test_a_key_that_the_rule_already_has_is_refused(store: Store, rules: Rules) -> None:
     before = store.create("sql", ["relay.example.com"], rules)
     sender = store.rule("sql", "sender")
     for slot in KeySlot:
@@ -388,7 +388,7 @@ def test_only_the_key_that_the_caller_knows_is_replaced_or_revoked(store: Store,
     store.regenerate_key("sql", "sender", PRIMARY, generation=0)
 
 
-def test_errors_can_be_told_apart(store: Store, rules: Rules) -> None:
+def test_each_kind_of_error_has_its_class(store: Store, rules: Rules) -> None:
     store.create("sql", ["a"], rules)
     with pytest.raises(NameTaken):
         store.create("sql", ["a"], rules)
@@ -420,7 +420,7 @@ def test_tokens_are_added_found_and_deleted(store: Store) -> None:
     with pytest.raises(NameTaken):
         store.add_token(generate_management_token("first", ManagementRole.VIEWER, now=0.0)[0])
     store.set_last_use_of_tokens({second.id: 9.5, "a" * 8: 1.0})
-    store.set_last_use_of_tokens({second.id: 8.5})  # of another process that is late
+    store.set_last_use_of_tokens({second.id: 8.5})  # an earlier use, which another process writes later
     found = store.token(second.id)
     assert found is not None
     assert found.last_used_at == 9.5

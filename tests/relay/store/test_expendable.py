@@ -167,7 +167,7 @@ def test_something_else_in_its_place(tmp_path: Path) -> None:
     assert not caught.value.is_damaged
 
 
-def test_a_shortage_of_descriptors_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_shortage_of_descriptors(tmp_path: Path) -> None:
     file = _file(tmp_path)
     _write(file)
     with few_descriptors(1), pytest.raises(ExpendableFileError, match="file descriptors") as caught:

@@ -58,7 +58,7 @@ def test_a_minute_that_is_written_in_parts_adds_up(tables: HistoryTables) -> Non
     assert read(tables, DAY, ORDERS) == [(NOW, Row(2, 3, 0, MAX_VALUE))]
 
 
-def test_the_time_begins_and_ends_where_it_was_asked_for(tables: HistoryTables) -> None:
+def test_only_rows_of_the_requested_time_are_read(tables: HistoryTables) -> None:
     tables.write([(NOW + 60 * minute, {ORDERS: Row(joins=1)}) for minute in range(5)], None)
     found = read(tables, 60, ORDERS, begin=NOW + 60, end=NOW + 180)
     assert [time for time, _ in found] == [NOW + 60, NOW + 120]
@@ -89,7 +89,7 @@ def test_what_was_deleted_is_deleted_and_the_total_stays(tables: HistoryTables) 
         assert read(tables, resolution, TOTAL) == [(NOW, Row(joins=2))]
 
 
-def test_what_is_old_is_deleted_the_finest_first(tables: HistoryTables) -> None:
+def test_old_rows_are_deleted_those_of_short_intervals_first(tables: HistoryTables) -> None:
     tables.write([(NOW, {ORDERS: Row(joins=1), TOTAL: Row(joins=1)})], None)
     for days, kept in ((2, (60, 300, 3600)), (4, (300, 3600)), (15, (3600,)), (399, (3600,)), (402, ())):
         tables.write([], NOW + days * DAY)
@@ -103,7 +103,7 @@ def test_rows_of_a_clock_that_was_far_ahead_are_deleted(tables: HistoryTables) -
     assert [time for time, _ in read(tables, 60, ORDERS)] == [NOW]
 
 
-def test_all_hybrid_connections_have_their_turn(tables: HistoryTables) -> None:
+def test_old_rows_of_all_hybrid_connections_are_deleted_in_several_steps(tables: HistoryTables) -> None:
     many = [Subject(f"db{number}", 1.0) for number in range(600)]
     tables.write([(NOW, dict.fromkeys(many, Row(joins=1)))], None)
     for _ in range(3):
@@ -139,7 +139,7 @@ def test_the_file_stays_within_its_limit_and_keeps_the_coarsest_rows_longest(tmp
     assert lengths[3600] == [minutes // 60] * 8
     assert min(lengths[60]) > 0  # the latest are there
     assert max(lengths[60]) < minutes // 2
-    assert max(lengths[60]) < 3 * min(lengths[60])  # and no hybrid connection pays for the others
+    assert max(lengths[60]) < 3 * min(lengths[60])  # each hybrid connection has lost about as many rows as the others
 
 
 def test_reading_that_takes_too_long_is_given_up(tables: HistoryTables, monkeypatch: pytest.MonkeyPatch) -> None:

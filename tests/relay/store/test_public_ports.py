@@ -1,4 +1,4 @@
-"""The file that names the relay's ports: written where it changes, and no condition for serving."""
+"""The file that names the relay's ports: written only when they change; the relay serves also without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay record: what is written is read back, and anything else is refused without repeating it."""
+"""The relay record: what is written can be read; anything else is refused, and the error does not quote it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_it_can_be_imported_once(registry: SQLiteStore) -> None:
         registry.import_(RECORD)
 
 
-def test_several_hosts_travel_as_a_list_and_one_as_before() -> None:
+def test_several_hosts_are_a_list_and_one_is_a_string() -> None:
     several = attrs.evolve(RECORD, hosts=["a.example.com", "2001:db8::1"])
     text = dump_relay_record(several)
     assert json.loads(text)["endpoint"] == ["a.example.com", "2001:db8::1"]
@@ -102,7 +102,7 @@ def with_rule(**fields: Any) -> str:
         (with_rule(name="two"), "same name"),
     ],
 )
-def test_what_is_wrong_is_named_and_never_repeated(text: str | bytes, says: str) -> None:
+def test_the_error_names_the_field_and_never_quotes_it(text: str | bytes, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says) as caught:
         parse_relay_record_untrusted(text)
     shown = f"{caught.value!r} {caught.value} {caught.value.remedy} {caught.value.__cause__}"
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_named_and_never_repeated(text: str | bytes, says: str)
 
 
 @given(st.data())
-def test_damage_raises_nothing_else(data: st.DataObject) -> None:
+def test_damage_raises_only_a_configuration_error(data: st.DataObject) -> None:
     text = dump_relay_record(RECORD)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))

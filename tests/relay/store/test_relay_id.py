@@ -1,4 +1,4 @@
-"""The id of a relay: random, kept in the state directory, never the one that no relay has."""
+"""The id of a relay: random, kept in the state directory, and never the one that stands for no relay."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_is_never_zero() -> None:
 
 
 @pytest.mark.parametrize("newline", ["", "\n", "\r\n"])
-def test_it_is_read_as_people_leave_it(tmp_path: Path, newline: str) -> None:
+def test_it_is_read_with_or_without_a_newline(tmp_path: Path, newline: str) -> None:
     (tmp_path / RELAY_ID_FILE).write_bytes(f"01abCDef{newline}".encode())
     assert load_or_create_relay_id(tmp_path) == bytes.fromhex("01abcdef")
 
@@ -54,7 +54,9 @@ def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / RELAY_ID_FILE).stat().st_mode) == 0o600
 
 
-def test_a_relay_serves_also_where_it_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_relay_whose_id_cannot_be_written_has_one_until_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     missing = tmp_path / "not there"
     with caplog.at_level(logging.ERROR):
         made = load_or_create_relay_id(missing)

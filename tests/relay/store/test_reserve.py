@@ -73,7 +73,7 @@ def test_what_could_not_be_taken_back_is_tried_again(tmp_path: Path, monkeypatch
     kept.restore_released()
     assert _size(tmp_path) == RESERVE_BYTES
     (tmp_path / RESERVE_FILE).unlink()
-    kept.restore_released()  # complete before: not its business any more
+    kept.restore_released()  # nothing has been released since the file was complete
     assert not (tmp_path / RESERVE_FILE).exists()
 
 
@@ -81,7 +81,9 @@ def _fail_as_full(descriptor: int, data: bytes) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_space_is_released_before_the_name_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_space_is_released_even_if_the_name_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = Reserve(tmp_path)
     kept.restore()
 
@@ -156,7 +158,9 @@ def test_a_change_that_finds_no_space_is_tried_again_without_the_reserve(
         assert _size(tmp_path) == RESERVE_BYTES
 
 
-def test_without_a_reserve_the_error_is_told(tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reserve_a_change_is_not_tried_again(
+    tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         tries = []

@@ -1,4 +1,4 @@
-"""The registry: what commands do to it, what it keeps, and how it refuses."""
+"""The registry: how commands change it, what the file keeps, and which files are refused."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_deleting_keeps_nothing(tmp_path: Path, rules: Rules) -> None:
             assert key.reveal().encode() not in on_disk
 
 
-def test_the_version_tells_every_change_apart(tmp_path: Path, rules: Rules) -> None:
+def test_every_change_has_another_version(tmp_path: Path, rules: Rules) -> None:
     with SQLiteStore.open(tmp_path / "state") as ours, SQLiteStore.open(tmp_path / "state") as others:
         versions = [ours.data_version()]
         assert ours.data_version() == versions[0]
@@ -273,7 +273,7 @@ def test_a_locked_registry_is_not_called_damaged_and_can_be_read(
         registry.delete("sql")
 
 
-def test_a_change_that_waits_in_vain_for_a_reader_can_be_tried_again(
+def test_a_change_that_has_waited_too_long_for_a_reader_can_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without shared memory, and so without a write-ahead log, a change cannot be committed beside a reader."""
@@ -422,8 +422,8 @@ def test_where_it_cannot_be_found_out_the_log_is_used(tmp_path: Path, monkeypatc
     assert _journal_mode(tmp_path / "state") == "wal"
 
 
-def test_two_that_one_process_opens_see_what_other_processes_change(tmp_path: Path, rules: Rules) -> None:
-    """SQLite's locks belong to the process: opening and closing the file beside it would drop them."""
+def test_two_stores_of_one_process_see_what_other_processes_change(tmp_path: Path, rules: Rules) -> None:
+    """SQLite's locks belong to the process: if it opened the file once more, closing that would release them."""
     program = (
         "import sys; from pathlib import Path; from hybridrelay.relay.store.sqlite import SQLiteStore\n"
         "with SQLiteStore.open(Path(sys.argv[1])) as store: store.create(sys.argv[2], ['relay'], [])"

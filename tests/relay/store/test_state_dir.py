@@ -1,4 +1,4 @@
-"""One owner, closed to everybody else, and a remedy in every refusal."""
+"""The state directory: it has one owner, nobody else can access it, and every error has a remedy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refusal(path: Path, *, create: bool = True) -> str:
     return str(caught.value)
 
 
-def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
+def test_it_is_created_for_its_owner_only(tmp_path: Path) -> None:
     state = tmp_path / "deep" / "state"
     old = os.umask(0)
     try:
@@ -47,7 +47,7 @@ def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-def test_one_that_is_ours_is_closed_again(tmp_path: Path) -> None:
+def test_the_modes_of_our_own_files_are_corrected(tmp_path: Path) -> None:
     SQLiteStore.open(tmp_path).close()
     tmp_path.chmod(0o755)
     (tmp_path / REGISTRY_FILE).chmod(0o644)
@@ -56,7 +56,7 @@ def test_one_that_is_ours_is_closed_again(tmp_path: Path) -> None:
     assert (mode(tmp_path), mode(tmp_path / REGISTRY_FILE)) == (0o700, 0o600)
 
 
-def test_somebody_elses_files_are_not_locked_away(tmp_path: Path) -> None:
+def test_the_mode_of_a_directory_with_other_files_is_not_changed(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "holiday.jpg").touch()
     assert "open to others" in refusal(tmp_path)
@@ -103,7 +103,7 @@ def test_another_owner_is_refused_root_included(known: bool, tmp_path: Path, mon
 
 
 def test_one_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Root may write everywhere, so the system call is told what to answer.
+    # Root can write everywhere, so the answer of the system call is replaced.
     monkeypatch.setattr(os, "access", lambda path, wanted: False)
     assert "not writable" in refusal(tmp_path)
 
