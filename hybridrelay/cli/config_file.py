@@ -1,18 +1,20 @@
 """Configuration files: TOML, with a command's options as keys and the options' values.
 
-The keys are taken from the command's parser, so that a new option of a command is also a key in its file.
+The keys are taken from the command's parser, so that a new option of a command is also a key in its file. The file of
+a connector or forward may have a table ``[[connection]]`` for each hybrid connection. The keys of these tables are
+taken from a parser, too (`add_connection_tables`).
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .._printable import printable
-from .._toml_files import read_toml
+from .._toml_files import TomlFile, read_toml
 from ..errors import ConfigurationError
 from .arguments import values
 from .logs import set_up_logs
@@ -35,7 +37,7 @@ def use_config_file(args: argparse.Namespace) -> None:
         set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
 
 
-def apply_config_file(args: argparse.Namespace, path: Path) -> None:
+def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = False) -> None:
     """Take options that were not given on the command line from a file.
 
     Relative paths in the file are relative to the file.
@@ -43,24 +45,76 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
     Args:
         args: the parsed arguments of a command with `add_config`.
         path: the file.
+        regular: whether the file has to be a regular file, and not a pipe.
 
     Raises:
         ConfigurationError: the file cannot be read, or a key or a value in it is not valid; the message says
             which, and in which line.
     """
 
-    file = read_toml(path, what="the configuration file", limit=_MAX_FILE)
+    file = read_toml(path, what="the configuration file", limit=_MAX_FILE, regular=regular)
+    content = dict(file.content)
+    tables = content.pop("connection", None) if "connection_keys" in args else None
     known = _known_options(args.parser)
-    for key, value in file.content.items():
-        action = known.get(key)
-        if action is None:
-            raise _unknown(file.at(key), key, known)
-        try:
-            converted = _convert(action, value, path.parent)
-        except (ValueError, argparse.ArgumentTypeError) as exc:
-            raise ConfigurationError(f"{file.at(key)}: {key}: {exc}") from None
+    for key, (action, converted) in _convert_all(content, known, file, (), path.parent).items():
+        if tables and action.dest == "files":
+            raise ConfigurationError(
+                f"{file.at(key)}: {key}: the file also has tables [[connection]]",
+                remedy="write a table for each connection string, or none at all",
+            )
         if not _is_given(args, action):
             setattr(args, action.dest, converted)
+    if tables is not None:
+        args.connections = list(_read_tables(args, tables, file, path.parent))
+
+
+def _read_tables(args: argparse.Namespace, tables: Any, file: TomlFile, folder: Path) -> Iterator[argparse.Namespace]:
+    """Yield the content of each table ``[[connection]]``, with its place in the file as `where`."""
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        raise ConfigurationError(f"{file.at('connection')}: write [[connection]], in two pairs of brackets")
+    known = _known_options(args.connection_keys)
+    for number, table in enumerate(tables):
+        found = args.connection_keys.parse_args([])
+        found.where = file.at("connection", number)
+        for action, converted in _convert_all(table, known, file, ("connection", number), folder).values():
+            setattr(found, action.dest, converted)
+        if (found.file is None) == (found.credential is None):
+            raise ConfigurationError(
+                f"{found.where}: a connection needs either file or credential",
+                remedy='name the file with its connection string: file = "orders.connector"',
+            )
+        yield found
+
+
+def _convert_all(
+    content: Mapping[str, Any],
+    known: Mapping[str, argparse.Action],
+    file: TomlFile,
+    place: tuple[str | int, ...],
+    folder: Path,
+) -> dict[str, tuple[argparse.Action, Any]]:
+    """Convert the values of a table.
+
+    Args:
+        content: the table.
+        known: the options by their names.
+        file: the file, for messages.
+        place: where the table is in the file.
+        folder: relative paths are relative to this.
+
+    Returns:
+        For each key, its option and its value as argparse would have produced it.
+    """
+    found = {}
+    for key, value in content.items():
+        action = known.get(key)
+        if action is None:
+            raise _unknown(file.at(*place, key), key, known)
+        try:
+            found[key] = action, _convert(action, value, folder)
+        except (ValueError, argparse.ArgumentTypeError) as exc:
+            raise ConfigurationError(f"{file.at(*place, key)}: {key}: {exc}") from None
+    return found
 
 
 def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

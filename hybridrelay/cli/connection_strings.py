@@ -1,18 +1,13 @@
-"""Reads the connection strings of a command, when it starts and again at SIGHUP."""
+"""Reads the connection strings of a command, when it starts and again while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-from .._file_thread import FileThread
 from ..connectivity.data import EndToEnd
 from ..errors import ConfigurationError
-from ..events.plain_log import plainly_logged_events
-from ..events.program import ConnectionStringReloaded, ReloadSkipped, RestartNeeded
-from ..security import ConnectionString, Role, StringUpdate, load_connection_string
+from ..security import ConnectionString, Role, load_connection_string
 from ..security.loading import describe_source, naming
-from .reloading import publish_not_reloaded
 
 
 def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:
@@ -31,34 +26,13 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
     return [_load(file, role) for file in files or (None,)]
 
 
-async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, ConnectionString], StringUpdate]) -> None:
-    """Read the files again and use each one that is valid. For each file, an event reports the result.
+def load_again(file: str, role: Role) -> ConnectionString:
+    """Read a connection string again while the program runs. This may take long if the file system does not answer.
 
-    If cancelled, the connection strings that were applied stay applied.
-
-    Args:
-        files: as for `load_all`. Standard input and the environment cannot be read again.
-        role: the side that the connection strings have to be for.
-        use: applies a connection string; gets its index among the files and the string. Raises `ConfigurationError`
-            if it cannot be applied.
+    Raises:
+        ConfigurationError: see `load_all`; or this is not a regular file.
     """
-    events = plainly_logged_events()
-    for number, file in enumerate(files or (None,)):
-        if file is None or file == "-":
-            detail = f"{describe_source(file)} cannot be read again: a change needs a restart"
-            events.publish(ReloadSkipped(detail=detail))
-            continue
-        try:
-            string = await FileThread(file).run(partial(_load, file, role, regular=True))
-            with naming(file):
-                update = use(number, string)
-        except ConfigurationError as exc:
-            publish_not_reloaded(exc)
-        else:
-            if update.taken_up or not update.needs_restart:
-                events.publish(ConnectionStringReloaded(file=file, changed=update.taken_up))
-            if update.needs_restart:
-                events.publish(RestartNeeded(file=file, changed=update.needs_restart))
+    return _load(file, role, regular=True)
 
 
 def _load(file: str | None, role: Role | None, *, regular: bool = False) -> ConnectionString:

@@ -13,6 +13,7 @@ __all__ = [
     "CertificateNotRenewed",
     "CertificateRenewed",
     "CertificateUnchanged",
+    "ConfigurationReloaded",
     "ConnectionStringReloaded",
     "FileReadableByOthers",
     "InternalError",
@@ -138,8 +139,25 @@ class ConnectionStringReloaded(Event):
 
 
 @attrs.frozen(kw_only=True)
+class ConfigurationReloaded(Event):
+    """A configuration file was read again, and the program serves what is in it now."""
+
+    name: ClassVar = "configuration.reloaded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The configuration file was reloaded"
+
+    file: str
+    #: The names of the hybrid connections that are served in addition, no longer, or with other settings.
+    started: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    #: How many hybrid connections were not touched.
+    unchanged: int
+
+
+@attrs.frozen(kw_only=True)
 class RestartNeeded(Event):
-    """A part of a connection string has changed that a running program cannot change."""
+    """Something has changed in a configuration file that a running program cannot change."""
 
     name: ClassVar = "restart.needed"
     level: ClassVar = Level.WARNING

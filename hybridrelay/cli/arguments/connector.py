@@ -11,6 +11,7 @@ from .options import (
     WHERE_FROM,
     add_claim_file,
     add_config,
+    add_connection_tables,
     add_exec_command,
     add_files,
     add_grace,
@@ -38,7 +39,7 @@ ready when each hybrid connection is registered at one relay or more; the log sa
 a connection string for a permanent reason, the connector continues without that registration as long as something
 else is registered; the ready line names the hybrid connections that are served.
 
-{RELOADS.format(what="the connection strings (key, relays, pins, target) and the deny list")}
+{RELOADS.format(what="the connection strings, the hybrid connections in --config, and the deny list")}
 
 {WHAT_IT_DOES}
 """
@@ -55,14 +56,18 @@ examples:
   at the first start, with the code of a claim instead of a file:
     hybridrelay connector --claim-file code \\
         --connection-string-file /var/lib/hybridrelay/orders.connector
-  with a configuration file, whose keys are the options' names; the command
-  line takes precedence, and paths are relative to the file:
+  with a configuration file, whose keys are the options' names, and which has a
+  table for each hybrid connection; the command line takes precedence, and
+  paths are relative to the file:
     hybridrelay connector --config connector.toml
 
-connector.toml:
-  connection-string-file = ["orders.connector", "billing.connector"]
+connector.toml; when it changes, the program changes over without a restart:
   deny-list = "deny-list.txt"
   grace = 10
+  [[connection]]
+  file = "orders.connector"
+  [[connection]]
+  file = "billing.connector"
 
 deny-list.txt, the deny list; it is read again whenever it changes, and open
 sessions of the identities in it are closed:
@@ -104,6 +109,7 @@ def _add_arguments(parser: Parser) -> None:
         "that ends at once",
     )
     add_config(parser)
+    add_connection_tables(parser, lambda _: None)
 
 
 COMMAND = Command(

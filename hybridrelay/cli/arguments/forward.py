@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from ..command import Command
 from ..parsing import Parser
 from . import values
@@ -11,6 +13,7 @@ from .options import (
     WHERE_FROM,
     add_claim_file,
     add_config,
+    add_connection_tables,
     add_exec_command,
     add_files,
     add_grace,
@@ -41,7 +44,7 @@ closed. When the last port is closed, the command ends (exit code 1).
 
 The ready line names the ports that were opened.
 
-{RELOADS.format(what="the connection strings (key, relays, pins)")}
+{RELOADS.format(what="the connection strings, and the hybrid connections in --config")}
 
 {WHAT_IT_DOES}
 """
@@ -60,26 +63,27 @@ examples:
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
-  with a configuration file, whose keys are the options' names; the command
-  line takes precedence, and paths are relative to the file:
+  with a configuration file, whose keys are the options' names, and which has a
+  table for each hybrid connection; the command line takes precedence, and
+  paths are relative to the file:
     hybridrelay forward --config forward.toml
 
-forward.toml:
-  connection-string-file = ["orders.application", "shop.application"]
-  listen = ["127.0.0.1:5432", "[::1]:3306"]
+forward.toml; when it changes, the program changes over without a restart:
+  [[connection]]
+  file = "orders.application"
+  listen = "127.0.0.1:5432"
+  [[connection]]
+  file = "shop.application"
+  listen = ["127.0.0.1:3306", "[::1]:3306"]
 """
 
 
 def _add_arguments(parser: Parser) -> None:
     add_files(parser, means="applications' connection strings")
     add_claim_file(parser)
-    parser.add_argument(
-        "--listen",
-        metavar="ADDR:PORT",
-        type=values.listen_address,
-        action="append",
-        default=[],
-        help="a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port (default: 127.0.0.1:0)",
+    _add_listen(
+        parser,
+        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port (default: 127.0.0.1:0)",
     )
     add_mode(parser)
     add_exec_command(parser)
@@ -91,6 +95,13 @@ def _add_arguments(parser: Parser) -> None:
     add_upgrade_interval(parser)
     add_status(parser)
     add_config(parser)
+    add_connection_tables(parser, _add_listen)
+
+
+def _add_listen(parser: argparse.ArgumentParser, text: str = "") -> None:
+    parser.add_argument(
+        "--listen", metavar="ADDR:PORT", type=values.listen_address, action="append", default=[], help=text
+    )
 
 
 COMMAND = Command(

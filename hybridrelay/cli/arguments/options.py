@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from ... import _defaults
+from ..parsing import Parser
 from . import values
 
 #: A part of the help of commands that run until they are stopped.
@@ -15,9 +17,9 @@ its sessions, streams, tasks and descriptors, and its memory use."""
 
 #: A part of the help of commands that reload at SIGHUP; `what` names what they reload.
 RELOADS = """\
-At SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open connections are not affected. The log
-says what was reloaded. If a file cannot be used, the program keeps what it read before. SIGHUP never ends
-the program."""
+When a file has changed, and at SIGHUP (kill -HUP PID; not on Windows), the program reloads {what}. Open connections
+are not affected. The log says what was reloaded. If a file cannot be used, the program keeps what it read before.
+SIGHUP never ends the program."""
 
 #: A part of the help of commands that use connection strings.
 WHERE_FROM = """\
@@ -117,6 +119,22 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``. The command has to call `use_config_file` before it uses its options."""
     parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
     parser.set_defaults(parser=parser)
+
+
+def add_connection_tables(
+    parser: argparse.ArgumentParser, add_keys: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Let the file of ``--config`` have tables ``[[connection]]``, one for each hybrid connection.
+
+    Args:
+        parser: the parser of a command with `add_config`.
+        add_keys: adds further keys of such a table, as options.
+    """
+    keys = Parser(add_help=False)
+    keys.add_argument("--file", metavar="F", type=values.path_or_stdin)
+    keys.add_argument("--credential", metavar="NAME", type=values.credential)
+    add_keys(keys)
+    parser.set_defaults(connections=[], connection_keys=keys)
 
 
 def add_proxy(parser: argparse.ArgumentParser) -> None:

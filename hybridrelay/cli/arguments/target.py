@@ -10,8 +10,8 @@ _TARGET = """\
 Change the target of a hybrid connection: the host and port that the connector connects to. Only the connector's
 connection strings and the authority file contain it, so neither the relay nor the applications have to be changed.
 
-Name the files with --update, then send SIGHUP to the connector: new connections go to the new target, and open ones
-are not affected.
+Name the files with --update. A connector that runs with these files uses the new target within seconds: new
+connections go there, and open ones are not affected.
 """
 _TARGET_EXAMPLE = """\
 example:

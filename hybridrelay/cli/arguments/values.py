@@ -75,6 +75,14 @@ def target(text: str) -> HostPort:
 
 
 @_argument
+def credential(text: str) -> str:
+    """Check the name of a credential of systemd (``LoadCredential=``)."""
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        raise ValueError("expected the name of a credential, which is a file name without a directory")
+    return text
+
+
+@_argument
 def connection_name(text: str) -> str:
     """Check the name of a hybrid connection."""
     from ...security import check_connection_name

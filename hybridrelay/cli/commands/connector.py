@@ -24,11 +24,13 @@ from ...events.log import logged_events
 from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
-from ..config_file import use_config_file
-from ..connection_strings import load_all, reload_each
 from ..proxies import make_commands, make_dialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
+from ..serving.configuration import Configuration
+from ..serving.connector import ConnectorService
+from ..serving.plan import make_plan
+from ..serving.reloads import Reloads
 from ..status_served import status_served
 
 if TYPE_CHECKING:
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 
 
 def _instance_file(
-    named: Path | None, strings: Sequence[ConnectionString], events: EventStream
+    named: Path | None, config: Path | None, strings: Sequence[ConnectionString], events: EventStream
 ) -> InstanceFile | None:
+    """Return the instance file, if there is one. With a configuration file, what is published may change while the
+    program runs, so that the default file belongs to the configuration file."""
     if named is not None:
         return None if named.name == "none" else InstanceFile(named, events=events)
     try:
@@ -46,19 +50,23 @@ def _instance_file(
         home = None
     folder = state_folder(os.environ, home)
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
+    if config is not None:
+        published = [("", str(config.absolute()))]
     return None if folder is None else default_instance_file(folder, published, events=events)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the connector until a signal stops it."""
-    use_config_file(args)
+    configuration = Configuration(args, Role.CONNECTOR)
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
     if args.claim_file is not None:
         from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
         take_at_first_start(args)
-    strings = load_all(args.files, Role.CONNECTOR)
+    wanted = configuration.load()
+    make_plan({}, wanted)  # refuses what cannot be served together
+    strings = [one.string for one in wanted if one.string is not None]
     events = logged_events()
     if args.check_target and args.status is None:
         raise ConfigurationError("--check-target needs --status", remedy="give --status PATH or --status ADDR:PORT")
@@ -69,13 +77,15 @@ def run(args: argparse.Namespace) -> int:
         policy=Policy() if args.deny_list is None else PolicyFile(args.deny_list),
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
-        instance_file=_instance_file(args.instance_file, strings, events),
+        instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
     )
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)
 
+    reloads = Reloads(configuration, ConnectorService(connector, wanted, grace=args.grace), stop)
+
     async def reload() -> None:
-        await reload_each(args.files, Role.CONNECTOR, connector.update)
+        await reloads.reload()
         try:
             await connector.reload_policy()
         except ConfigurationError as exc:
@@ -87,10 +97,16 @@ def run(args: argparse.Namespace) -> int:
         return ConnectorSource(connector, check_targets=args.check_target)
 
     async def main() -> None:
-        async with commands, status_served(args.status, source, stop=stop.event, events=events):
+        async with (
+            commands,
+            status_served(args.status, source, stop=stop.event, events=events),
+            FlatNursery() as watching,
+        ):
+            watching.start_soon(reloads.watch)
             async with FlatNursery() as nursery:
                 served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
                 await stop.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
+            watching.cancel_scope.cancel()
 
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK

@@ -16,5 +16,5 @@ def run_target(args: argparse.Namespace) -> int:
         raise ConfigurationError("there is no file to change", remedy="name the files with --update")
     done = change_target(args.name, args.target, args.update, before_change=args.signals.hold)
     tell_updated(done.updated, done.incomplete)
-    output.say("Send SIGHUP to the connectors that use these files.")
+    output.say("Connectors that run with these files use it within seconds.")
     return exits.OK

@@ -14,6 +14,7 @@ from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
 from ...events.client import ConnectionsCutOff, ForwardOpenToOthers
+from ...events.stream import EventStream
 from ...mux import open_bridges
 from ...security import bracketed
 from ...security.names import is_loopback
@@ -21,7 +22,7 @@ from ..client import Client
 from .connections import Connections
 from .readiness import keep_connected
 
-__all__ = ["run_forward"]
+__all__ = ["PortService", "open_port", "run_forward"]
 
 
 async def run_forward(
@@ -60,45 +61,98 @@ async def run_forward(
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:
-                listeners += await _listen(client, host, port)
-            _report_open_to_others(client, listeners)
+                listeners += await open_port(host, port, events=client.events)
+            service = PortService(client, listeners)
             await nursery.start(keep_connected, client)
-            bound = [listener.socket.getsockname()[:2] for listener in listeners]
-            client.listening = tuple(format_address(*address) for address in bound)
-            what = f"{client.connection} at {', '.join(client.listening)}"
-            served: Connections | None = None
-            with trio.CancelScope() as scope:
-                async with open_bridges() as bridges, trio.open_nursery() as waiting:
-                    served = Connections(client, bridges, waiting)
-                    async with trio.open_nursery() as accepting:
-                        accept = partial(accept_sockets, served.take, listeners, events=client.events, what=what)
-                        await accepting.start(accept)
-                        task_status.started(bound)
-                        await wait_stop(stop)
-                        client.listening = ()
-                        accepting.cancel_scope.cancel()
-                    scope.deadline = trio.current_time() + grace
-            cut_off = 0 if served is None else served.cut_off
-            if cut_off:
-                client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
+            async with trio.open_nursery() as serving:
+                await serving.start(service.run)
+                task_status.started(service.bound)
+                await wait_stop(stop)
+                service.stop(grace)
             nursery.cancel_scope.cancel()
         finally:
-            client.listening = ()
             for listener in listeners:
                 listener.socket.close()
 
 
-def _report_open_to_others(client: Client, listeners: Sequence[trio.SocketListener]) -> None:
-    bound = [listener.socket.getsockname()[:2] for listener in listeners]
-    addresses = tuple(format_address(host, port) for host, port in bound if not is_loopback(host))
-    if addresses:
-        client.events.publish(ForwardOpenToOthers(connection=client.connection, addresses=addresses))
+async def open_port(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
+    """Listen on a local address, for `PortService`. The caller closes the listeners.
 
+    Args:
+        host: a name or an address.
+        port: 0 means any free port.
+        events: the stream to which events are published.
 
-async def _listen(client: Client, host: str, port: int) -> list[trio.SocketListener]:
+    Raises:
+        ConfigurationError: the address cannot be bound.
+    """
     try:
-        return await open_listeners(host, port, events=client.events)
+        return await open_listeners(host, port, events=events)
     except OSError as exc:
         otherwise = "or choose another --listen address; port 0 means any free port"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
         raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
+
+
+class PortService:
+    """Forwards every connection to some listeners through a client. Publishes an event if other machines can connect.
+
+    Args:
+        client: opens the streams. `Client.listening` has the addresses while connections are accepted.
+        listeners: from `open_port`. The caller closes them after `run` has returned, or passes them to another
+            `PortService` after `has_stopped` is set.
+    """
+
+    def __init__(self, client: Client, listeners: Sequence[trio.SocketListener]) -> None:
+        self._client = client
+        self._listeners = listeners
+        #: The bound addresses.
+        self.bound: list[tuple[str, int]] = [listener.socket.getsockname()[:2] for listener in listeners]
+        #: Set when no more connections are accepted.
+        self.has_stopped = trio.Event()
+        self._stop = trio.Event()
+        self._scope = trio.CancelScope()
+        self._report_open_to_others()
+
+    def stop(self, grace: float) -> None:
+        """Accept no more connections. Those that are open have up to `grace` seconds to finish, and are then reset.
+
+        A second call can only shorten this time.
+        """
+        self._stop.set()
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + grace)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until stopped. If cancelled, all connections are reset."""
+        client, addresses = self._client, tuple(format_address(*address) for address in self.bound)
+        served: Connections | None = None
+        client.listening = (*client.listening, *addresses)
+        try:
+            with self._scope:
+                async with open_bridges() as bridges, trio.open_nursery() as waiting:
+                    served = Connections(client, bridges, waiting)
+                    async with trio.open_nursery() as accepting:
+                        what = f"{client.connection} at {', '.join(addresses)}"
+                        accept = partial(
+                            accept_sockets, served.take, self._listeners, events=client.events, what=what
+                        )
+                        await accepting.start(accept)
+                        task_status.started()
+                        await self._stop.wait()
+                        self._forget(addresses)
+                        accepting.cancel_scope.cancel()
+                    self.has_stopped.set()
+        finally:
+            self._forget(addresses)
+            self.has_stopped.set()
+        cut_off = 0 if served is None else served.cut_off
+        if cut_off:
+            client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
+
+    def _forget(self, addresses: Sequence[str]) -> None:
+        self._client.listening = tuple(one for one in self._client.listening if one not in addresses)
+
+    def _report_open_to_others(self) -> None:
+        addresses = tuple(format_address(host, port) for host, port in self.bound if not is_loopback(host))
+        if addresses:
+            self._client.events.publish(ForwardOpenToOthers(connection=self._client.connection, addresses=addresses))

@@ -22,6 +22,7 @@ class FakeClient(Client):
         self.published: list[Event] = []
         self.requests = StreamRequests(lambda: self.connection, EndpointCounters())
         self.is_waiting = trio.Event()
+        self.listening = ()
 
     @property
     def connection(self) -> str:

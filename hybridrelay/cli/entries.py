@@ -1,0 +1,107 @@
+"""What a connector or forward is configured to serve: one entry for each hybrid connection.
+
+Entries come from the options, or from the tables ``[[connection]]`` of a configuration file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from ..errors import ConfigurationError
+
+__all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of"]
+
+#: A local address.
+Listen: TypeAlias = tuple[str, int]
+#: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
+Key: TypeAlias = tuple[str, int]
+
+#: The default of ``--listen``: any free port.
+ANYWHERE: Listen = ("127.0.0.1", 0)
+
+
+@attrs.frozen
+class Entry:
+    """One hybrid connection that is to be served."""
+
+    #: The file with its connection string, - for standard input, or None for the environment variable.
+    file: str | None
+    key: Key
+    #: The local addresses of a forward.
+    listen: tuple[Listen, ...] = ()
+    #: Where the entry is in the configuration file, for messages: ``connector.toml: line 3``. Empty if it comes from
+    #: the options.
+    where: str = attrs.field(default="", eq=False)
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if there is one that can be read again."""
+        return None if self.file in (None, "-") else Path(str(self.file))
+
+    def error(self, error: ConfigurationError) -> ConfigurationError:
+        """Return an error about this entry, which says where the entry is."""
+        return ConfigurationError(f"{self.where}: {error}", remedy=error.remedy) if self.where else error
+
+
+def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> tuple[Entry, ...]:
+    """Return the entries that a connector or forward is to serve, in their order; at least one.
+
+    Args:
+        args: the options, after `use_config_file`.
+        environ: the environment, which has the directory of systemd's credentials.
+
+    Raises:
+        ConfigurationError: the options do not fit together. The message says where.
+    """
+    counts: Counter[str] = Counter()
+
+    def key_of(file: str | None) -> Key:
+        name = file or ""
+        counts[name] += 1
+        return name, counts[name] - 1
+
+    listens = "listen" in args
+    if args.connections:
+        if args.files:
+            raise ConfigurationError(
+                f"{args.config} has tables [[connection]], and there is --connection-string-file",
+                remedy="name all connection strings in the file, or all on the command line",
+            )
+        if listens and args.listen:
+            raise ConfigurationError(
+                f"{args.config} has tables [[connection]], which --listen does not apply to",
+                remedy="write listen in the tables",
+            )
+        return tuple(_of_table(table, key_of, environ, listens=listens) for table in args.connections)
+    files: Sequence[str | None] = args.files or [None]
+    listen: Sequence[Listen] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
+    if listens and len(listen) != len(files):
+        raise ConfigurationError(
+            f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
+            remedy="give one --listen for each --connection-string-file, or none at all",
+        )
+    return tuple(
+        Entry(file, key_of(file), listen=(listen[number],) if listens else ()) for number, file in enumerate(files)
+    )
+
+
+def _of_table(
+    table: argparse.Namespace, key_of: Callable[[str | None], Key], environ: Mapping[str, str], *, listens: bool
+) -> Entry:
+    file = table.file
+    if file is None:
+        folder = environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise ConfigurationError(
+                f"{table.where}: there are no credentials (CREDENTIALS_DIRECTORY is not set)",
+                remedy=f"in the service's unit: LoadCredential={table.credential}:/path/of/the/file; or use file",
+            )
+        file = str(Path(folder) / table.credential)
+    return Entry(file, key_of(file), tuple(table.listen or [ANYWHERE]) if listens else (), table.where)

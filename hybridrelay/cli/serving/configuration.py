@@ -1,0 +1,163 @@
+"""Reading what a program is to serve, at its start and again while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..._file_thread import FileThread
+from ...errors import ConfigurationError
+from ...events.plain_log import plainly_logged_events
+from ...events.program import ReloadSkipped
+from ...security import Role
+from ...security.loading import describe_source
+from ..config_file import apply_config_file, use_config_file
+from ..connection_strings import load_again, load_all
+from ..entries import Entry, Key, entries_of
+from ..reloading import publish_not_reloaded
+from .plan import Running, Wanted
+from .watching import FileWatch
+
+__all__ = ["Configuration", "Reading"]
+
+#: The options that say what is served, which can be changed while the program runs.
+_SERVED = frozenset({"files", "listen", "connections"})
+
+
+@attrs.frozen
+class Reading:
+    """What is to be served from now on."""
+
+    wanted: tuple[Wanted, ...]
+    #: The keys in the configuration file that have changed, and take effect only after a restart.
+    needs_restart: tuple[str, ...] = ()
+
+
+class Configuration:
+    """The options of a connector or forward, its configuration file, and its connection strings.
+
+    Args:
+        args: the options. Those in the configuration file are added to them.
+        role: the side that the connection strings have to be for.
+
+    Raises:
+        ConfigurationError: a file or an option cannot be used. The message says where.
+    """
+
+    def __init__(self, args: argparse.Namespace, role: Role) -> None:
+        self._given = copy.copy(args)
+        self._args = args
+        self._role = role
+        #: The configuration file.
+        self.file: Path | None = args.config
+        self._threads: dict[str, FileThread] = {}
+        self._entries: tuple[Entry, ...] = ()
+        #: Watches the configuration file and the connection strings.
+        self.watch = FileWatch(self._paths)
+        self.watch.note(self._paths())
+        use_config_file(args)
+        self._entries = entries_of(args)
+        self.watch.note(self._paths())
+
+    def _paths(self) -> Iterable[Path]:
+        """Return the files that are watched."""
+        if self.file is not None:
+            yield self.file
+        for entry in self._entries:
+            if entry.path is not None:
+                yield entry.path
+
+    def load(self) -> tuple[Wanted, ...]:
+        """Read all connection strings at the start of the program.
+
+        Raises:
+            ConfigurationError: one of them cannot be used.
+        """
+        files = [entry.file for entry in self._entries]
+        if files.count("-") > 1:
+            raise ConfigurationError(
+                "standard input (-) holds one connection string", remedy="use files for the others"
+            )
+        found = []
+        for entry in self._entries:
+            try:
+                (string,) = load_all([] if entry.file is None else [entry.file], self._role)
+            except ConfigurationError as exc:
+                if entry.where:
+                    exc.args = (f"{entry.where}: {exc}",)
+                raise
+            found.append(Wanted(entry, string))
+        return tuple(found)
+
+    async def read_again(self, running: Mapping[Key, Running], *, says_all: bool) -> Reading:
+        """Read the configuration file and the connection strings again.
+
+        A connection string that cannot be used is reported, if it is served: the earlier one stays in use.
+
+        Args:
+            running: what is served now.
+            says_all: whether to report also what cannot be read again, because somebody has asked.
+
+        Raises:
+            ConfigurationError: the configuration file cannot be used, or the connection string of a new entry in it.
+                The message says where. Nothing has changed.
+        """
+        entries = self._entries
+        needs_restart: tuple[str, ...] = ()
+        if self.file is not None:
+            entries, needs_restart = await self._thread(str(self.file)).run(self._read_config)
+        wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
+        self._entries = entries
+        return Reading(tuple(wanted), needs_restart)
+
+    def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+        assert self.file is not None
+        args = copy.copy(self._given)
+        apply_config_file(args, self.file, regular=True)
+        entries = entries_of(args)
+        self.watch.note(entry.path for entry in entries if entry.path is not None)
+        return entries, tuple(_differences(self._args, args))
+
+    async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], says_all: bool) -> Wanted | None:
+        """Read the connection string of an entry; None if there is nothing to serve."""
+        now = running.get(entry.key)
+        if entry.path is None:
+            if now is None and self.file is not None:
+                remedy = "name the files with the connection strings, in tables [[connection]]"
+                if entry.file is None:
+                    raise ConfigurationError(f"{self.file} names no connection string", remedy=remedy)
+                text = "standard input can be read only when the program starts"
+                raise entry.error(ConfigurationError(text, remedy=remedy))
+            if says_all:
+                detail = f"{describe_source(entry.file)} cannot be read again: a change needs a restart"
+                plainly_logged_events().publish(ReloadSkipped(detail=detail))
+            return None if now is None else Wanted(entry, None)
+        try:
+            string = await self._thread(str(entry.path)).run(load_again, str(entry.path), self._role)
+        except ConfigurationError as exc:
+            if now is None and entry.where:
+                raise entry.error(exc) from exc
+            publish_not_reloaded(exc)
+            return None if now is None else Wanted(entry, None)
+        return Wanted(entry, string)
+
+    def _thread(self, file: str) -> FileThread:
+        return self._threads.setdefault(file, FileThread(file))
+
+
+def _differences(before: argparse.Namespace, after: argparse.Namespace) -> Sequence[str]:
+    names = {
+        action.dest: name[2:]
+        for action in before.parser._actions
+        for name in action.option_strings
+        if name.startswith("--")
+    }
+    return [
+        name
+        for dest, name in names.items()
+        if dest not in _SERVED and getattr(before, dest, None) != getattr(after, dest, None)
+    ]

@@ -1,0 +1,72 @@
+"""What a connector serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from ...connector import Connector
+from ...errors import ConfigurationError
+from ..entries import Entry, Key
+from ..reloading import publish_not_reloaded
+from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
+
+__all__ = ["ConnectorService"]
+
+
+class ConnectorService:
+    """The hybrid connections of a connector. See `Service`.
+
+    Args:
+        connector: publishes `wanted`, in this order.
+        wanted: the configuration with which it starts.
+        grace: how long open streams of a hybrid connection that is no longer configured may continue (seconds).
+    """
+
+    def __init__(self, connector: Connector, wanted: Sequence[Wanted], *, grace: float) -> None:
+        self._connector = connector
+        self._grace = grace
+        self._running: dict[Key, Running] = {}
+        self._numbers: dict[Key, int] = {}
+        for number, one in enumerate(wanted):
+            assert one.string is not None
+            self._running[one.entry.key] = Running(one.entry, one.string)
+            self._numbers[one.entry.key] = number
+
+    @property
+    def running(self) -> Mapping[Key, Running]:
+        """See `Service.running`."""
+        return self._running
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        """See `Service.apply`."""
+        await trio.lowlevel.checkpoint()
+        return [step for step in plan.steps if self._take(step)]
+
+    def _take(self, step: Step) -> bool:
+        """Take one step. Returns whether it succeeded; if not, the failure was reported."""
+        entry: Entry | None = None
+        try:
+            match step:
+                case Stop(key):
+                    self._connector.withdraw(self._numbers.pop(key), grace=self._grace)
+                    del self._running[key]
+                case Start(entry, string):
+                    self._numbers[entry.key] = self._connector.publish(string)
+                    self._running[entry.key] = Running(entry, string)
+                case Replace(entry, string):
+                    number = self._connector.publish(string, instead_of=self._numbers[entry.key])
+                    self._numbers[entry.key], self._running[entry.key] = number, Running(entry, string)
+                case Update(key, update):
+                    entry = self._running[key].entry
+                    self._connector.update(self._numbers[key], update.string)
+                    self._running[key] = Running(entry, update.string)
+                case Change(entry):
+                    self._running[entry.key] = Running(entry, self._running[entry.key].string)
+        except ConfigurationError as exc:
+            assert entry is not None
+            error = ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)
+            publish_not_reloaded(entry.error(error))
+            return False
+        return True

@@ -1,0 +1,352 @@
+"""What a forward serves: a client for each hybrid connection, and its local ports.
+
+A port belongs to one client at a time, and can be handed over to another one. Its listeners stay open meanwhile, so
+that no application finds the port closed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ..._nursery import FlatNursery
+from ...client import Client, ClientConfig, PortService, keep_connected, open_client, open_port
+from ...errors import AuthorizationError, ConfigurationError, HybridRelayError
+from ...events.client import ForwardPortClosed
+from ...events.stream import EventStream
+from ...security import ConnectionString
+from ...security.loading import naming
+from ..entries import Entry, Key, Listen
+from ..reloading import publish_not_reloaded
+from ..running import GracefulStop
+from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
+
+__all__ = ["ForwardService"]
+
+#: A local address of an entry, and how many of its earlier addresses are the same (127.0.0.1:0).
+_Place: TypeAlias = tuple[Listen, int]
+#: Ports that no client has, by the entry for which they were opened (None: any), and their place.
+_Spare: TypeAlias = dict[tuple[Key | None, _Place], "_Port"]
+
+
+@attrs.define(eq=False)
+class _Port:
+    """A local address, and what accepts connections there."""
+
+    listeners: Sequence[trio.SocketListener]
+    service: PortService | None = None
+
+    async def release(self, grace: float) -> None:
+        """Accept no more connections for the present client. The listeners stay open, for another one."""
+        service, self.service = self.service, None
+        if service is not None:
+            service.stop(grace)
+            await service.has_stopped.wait()
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.socket.close()
+
+
+@attrs.define(eq=False)
+class _Served:
+    """A hybrid connection with its client."""
+
+    entry: Entry
+    string: ConnectionString
+    ports: dict[_Place, _Port] = attrs.field(factory=dict)
+    client: Client | None = None
+    #: Whether the first attempt to connect is over, and connections are accepted.
+    has_started: bool = False
+    _stop: trio.Event = attrs.field(factory=trio.Event)
+    _grace: float = math.inf
+    _nursery: trio.Nursery | None = None
+    _services: list[PortService] = attrs.field(factory=list)
+
+    def end(self, grace: float) -> None:
+        """Accept no more connections. Open ones may continue for `grace` seconds; a second call can only shorten
+        this."""
+        self._grace = min(self._grace, grace)
+        self._stop.set()
+        for service in self._services:
+            service.stop(self._grace)
+
+    async def run(self, config: ClientConfig, events: EventStream, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until `end` is called, or relays refuse the connection string.
+
+        Raises:
+            HybridRelayError: see `keep_connected`.
+        """
+        async with open_client(config, events=events) as self.client, FlatNursery() as connecting:
+            try:
+                await connecting.start(keep_connected, self.client)
+                async with FlatNursery() as self._nursery:
+                    for port in list(self.ports.values()):
+                        await self._serve(port)
+                    self.has_started = True
+                    task_status.started()
+                    await self._stop.wait()
+                connecting.cancel_scope.cancel()
+            finally:
+                self._nursery = None
+        self.client = None
+
+    async def add(self, place: _Place, port: _Port) -> None:
+        """Accept connections at one more port."""
+        self.ports[place] = port
+        await self._serve(port)
+
+    async def _serve(self, port: _Port) -> None:
+        assert self.client is not None
+        if self._nursery is not None:  # otherwise, it has ended by itself
+            port.service = PortService(self.client, port.listeners)
+            self._services.append(port.service)
+            await self._nursery.start(port.service.run)
+            if self._stop.is_set():
+                port.service.stop(self._grace)
+
+    def close_ports(self) -> None:
+        for port in self.ports.values():
+            port.close()
+        self.ports.clear()
+
+
+class ForwardService:
+    """The hybrid connections of a forward. See `Service`.
+
+    Args:
+        make_config: makes the configuration of a client.
+        events: the stream to which events are published.
+        stop: the program's stop.
+    """
+
+    def __init__(
+        self, make_config: Callable[[ConnectionString], ClientConfig], events: EventStream, stop: GracefulStop
+    ) -> None:
+        self._make_config = make_config
+        self._events = events
+        self._stop = stop
+        self._served: dict[Key, _Served] = {}
+        #: Those that were stopped or replaced, and may still have open connections.
+        self._ending: set[_Served] = set()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def running(self) -> Mapping[Key, Running]:
+        """See `Service.running`."""
+        return {key: Running(served.entry, served.string) for key, served in self._served.items()}
+
+    @property
+    def clients(self) -> Iterable[Client]:
+        """All clients that are open."""
+        return [one.client for one in (*self._served.values(), *self._ending) if one.client is not None]
+
+    @property
+    def bound(self) -> list[tuple[str, str]]:
+        """The names of the hybrid connections, and the local addresses of each."""
+        return [
+            (one.string.entity_path, "" if one.client is None else ",".join(one.client.listening))
+            for one in self._served.values()
+        ]
+
+    async def run(
+        self, wanted: Sequence[Wanted], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until the program stops, or nothing is served any more.
+
+        `task_status.started` is called when everything in `wanted` is served.
+
+        Raises:
+            ConfigurationError: a local address cannot be used.
+            HybridRelayError: at the start, a relay refuses a connection string, or is not the expected one; or later,
+                relays refuse the last one that is served.
+        """
+        async with FlatNursery() as self._nursery:
+            try:
+                for one in wanted:
+                    assert one.string is not None
+                    self._served[one.entry.key] = served = _Served(one.entry, one.string)
+                    for place in _places(one.entry):
+                        served.ports[place] = await self._open(place)
+                async with FlatNursery() as starting:
+                    for served in list(self._served.values()):
+                        starting.start_soon(self._nursery.start, self._run, served)
+                task_status.started()
+                await self._stop.event.wait()
+                for served in (*self._served.values(), *self._ending):
+                    served.end(self._stop.grace)
+            except BaseException:
+                for served in self._served.values():
+                    served.close_ports()
+                raise
+
+    async def _open(self, place: _Place) -> _Port:
+        return _Port(await open_port(*place[0], events=self._events))
+
+    async def _run(self, served: _Served, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve one hybrid connection until it ends."""
+        try:
+            await served.run(self._make_config(served.string), self._events, task_status=task_status)
+        except AuthorizationError as exc:
+            # The others continue; at the start, or if this is the last one, the program ends.
+            is_last = all(one is served for one in self._served.values())
+            if not served.has_started or (is_last and self._served):
+                raise
+            if served not in self._ending:
+                name, remedy = served.string.entity_path, exc.remedy or ""
+                self._events.publish(
+                    ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=remedy)
+                )
+        finally:
+            served.close_ports()
+            self._ending.discard(served)
+            if self._served.get(served.entry.key) is served:
+                del self._served[served.entry.key]
+
+    # --- changing over
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        """See `Service.apply`."""
+        wanted = {
+            step.entry.key: _places(step.entry) for step in plan.steps if isinstance(step, Start | Replace | Change)
+        }
+        stopping = {step.key for step in plan.steps if isinstance(step, Stop)}
+        spare = await self._open_missing(plan, wanted, stopping)
+        for key in stopping:
+            await self._end(self._served.pop(key), self._stop.grace, spare)
+        for step in plan.steps:
+            if isinstance(step, Replace | Change):
+                await self._give_up(self._served[step.entry.key], wanted[step.entry.key], spare)
+        done: list[Step] = [step for step in plan.steps if isinstance(step, Stop)]
+
+        async def take(step: Step) -> None:
+            if await self._take(step, spare):
+                done.append(step)
+
+        async with trio.open_nursery() as taking:
+            for step in plan.steps:
+                taking.start_soon(take, step)
+        for port in spare.values():
+            port.close()
+        return done
+
+    async def _open_missing(
+        self, plan: Plan, wanted: Mapping[Key, Sequence[_Place]], stopping: Collection[Key]
+    ) -> _Spare:
+        """Open the ports that no client has.
+
+        Raises:
+            ConfigurationError: one of them cannot be opened. None is open.
+        """
+        kept = {key: () if key in stopping else tuple(served.ports) for key, served in self._served.items()}
+        free = {
+            place
+            for key, served in self._served.items()
+            for place in served.ports
+            if key in stopping or (key in wanted and place not in wanted[key])
+        }
+        opened: _Spare = {}
+        try:
+            for step in plan.steps:
+                if not isinstance(step, Start | Replace | Change):
+                    continue
+                for place in wanted[step.entry.key]:
+                    if place not in kept.get(step.entry.key, ()) and (place not in free or place[0][1] == 0):
+                        try:
+                            opened[step.entry.key, place] = await self._open(place)
+                        except ConfigurationError as exc:
+                            raise step.entry.error(exc) from exc
+        except BaseException:
+            for port in opened.values():
+                port.close()
+            raise
+        return opened
+
+    async def _give_up(self, served: _Served, keeps: Collection[_Place], spare: _Spare) -> None:
+        """Take away the ports that an entry no longer has. Their open connections continue."""
+        for place in [place for place in served.ports if place not in keeps]:
+            port = served.ports.pop(place)
+            await port.release(math.inf)
+            spare[None, place] = port
+
+    async def _end(self, served: _Served, grace: float, spare: _Spare | None = None) -> None:
+        """End a hybrid connection. Its ports become spare ones."""
+        self._ending.add(served)
+        if spare is not None:
+            await self._give_up(served, (), spare)
+        served.end(grace)
+
+    async def _take(self, step: Step, spare: _Spare) -> bool:
+        """Take one step. Returns whether it succeeded; if not, the failure was reported."""
+        try:
+            match step:
+                case Start(entry, string):
+                    served = _Served(entry, string)
+                    served.ports.update(_ports_for(entry, served, spare))
+                    self._served[entry.key] = served
+                    await self._start(served)
+                case Replace(entry, string):
+                    earlier, served = self._served[entry.key], _Served(entry, string)
+                    self._ending.add(served)  # so that it ends if the program stops meanwhile
+                    await self._start(served)
+                    self._ending.discard(served)
+                    self._served[entry.key] = served
+                    for place, port in list(earlier.ports.items()):
+                        del earlier.ports[place]
+                        await port.release(math.inf)
+                        await served.add(place, port)
+                    await self._end(earlier, math.inf)
+                    await self._add(served, entry, spare)
+                case Change(entry):
+                    served = self._served[entry.key]
+                    served.entry = entry
+                    await self._add(served, entry, spare)
+                case Update(key, update):
+                    served = self._served[key]
+                    assert served.client is not None
+                    with naming(key[0]):
+                        served.client.update(update.string)
+                    served.string = update.string
+                case Stop():
+                    return False  # has been taken
+        except HybridRelayError as exc:
+            if isinstance(step, Start | Replace):
+                named = ConfigurationError(f"{step.entry.file}: {exc}", remedy=exc.remedy)
+                publish_not_reloaded(step.entry.error(named))
+            else:
+                publish_not_reloaded(exc)
+            return False
+        return True
+
+    async def _start(self, served: _Served) -> None:
+        assert self._nursery is not None
+        await self._nursery.start(self._run, served)
+
+    async def _add(self, served: _Served, entry: Entry, spare: _Spare) -> None:
+        """Accept connections at the ports that an entry has in addition."""
+        for place, port in _ports_for(entry, served, spare).items():
+            await served.add(place, port)
+
+
+def _places(entry: Entry) -> tuple[_Place, ...]:
+    seen: Counter[Listen] = Counter()
+    places = []
+    for address in entry.listen:
+        places.append((address, seen[address]))
+        seen[address] += 1
+    return tuple(places)
+
+
+def _ports_for(entry: Entry, served: _Served, spare: _Spare) -> dict[_Place, _Port]:
+    """Take the ports that an entry has in addition from the spare ones."""
+    found = {}
+    for place in _places(entry):
+        if place not in served.ports:
+            own: tuple[Key | None, _Place] = entry.key, place
+            found[place] = spare.pop(own if own in spare else (None, place))
+    return found

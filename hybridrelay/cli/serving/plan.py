@@ -1,0 +1,164 @@
+"""Deciding how a running program changes over to another configuration. Pure.
+
+The rules:
+
+1. What is new starts. What is gone stops: it accepts nothing new, and its open connections have the grace period.
+2. What is unchanged is not touched.
+3. A connection string of the same hybrid connection, with the same identity, is used in place (`Update`).
+4. With another identity, it replaces the earlier one (`Replace`): open connections continue for as long as they like.
+5. A string for another hybrid connection is like a new entry, and the earlier one is gone.
+6. An entry whose connection string cannot be read now keeps the earlier one.
+7. Everything that stops comes before everything that starts, because both may need the same name or address.
+8. If two entries cannot be served together, there is no plan, and nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import attrs
+
+from ...connectivity import format_address
+from ...errors import ConfigurationError
+from ...security import ConnectionString, StringUpdate, update_string
+from ..entries import Entry, Key, Listen
+
+__all__ = ["Change", "Plan", "Replace", "Running", "Start", "Step", "Stop", "Update", "Wanted", "make_plan"]
+
+
+@attrs.frozen
+class Running:
+    """A hybrid connection that is served now."""
+
+    entry: Entry
+    string: ConnectionString
+
+
+@attrs.frozen
+class Wanted:
+    """An entry of the new configuration."""
+
+    entry: Entry
+    #: Its connection string. None if the file cannot be used now; this is allowed only for an entry that is served.
+    string: ConnectionString | None
+
+
+@attrs.frozen
+class Start:
+    """Serve this, too."""
+
+    entry: Entry
+    string: ConnectionString
+
+
+@attrs.frozen
+class Stop:
+    """Serve this no longer."""
+
+    key: Key
+
+
+@attrs.frozen
+class Replace:
+    """Serve the same hybrid connection with another identity."""
+
+    entry: Entry
+    string: ConnectionString
+
+
+@attrs.frozen
+class Update:
+    """Use a changed connection string in place."""
+
+    key: Key
+    update: StringUpdate
+
+
+@attrs.frozen
+class Change:
+    """Use the changed settings of an entry in place."""
+
+    entry: Entry
+
+
+Step: TypeAlias = Start | Stop | Replace | Update | Change
+#: The order in which the steps are taken.
+_ORDER = (Stop, Replace, Change, Update, Start)
+
+
+@attrs.frozen
+class Plan:
+    """What is to be done, in this order."""
+
+    steps: tuple[Step, ...]
+    #: What is not touched.
+    unchanged: tuple[Key, ...]
+
+
+def make_plan(running: Mapping[Key, Running], wanted: Sequence[Wanted]) -> Plan:
+    """Decide how to change over to another configuration.
+
+    Args:
+        running: what is served now, by the keys of the entries.
+        wanted: the new configuration. Each key occurs once.
+
+    Raises:
+        ConfigurationError: two entries cannot be served together. The message says where they are.
+    """
+    _check_together([(one.entry, one.string or running[one.entry.key].string) for one in wanted])
+    keys = {one.entry.key for one in wanted}
+    steps: list[Step] = [Stop(key) for key in running if key not in keys]
+    unchanged = []
+    for one in wanted:
+        found = list(_steps_for(running.get(one.entry.key), one))
+        steps += found
+        if not found:
+            unchanged.append(one.entry.key)
+    return Plan(tuple(sorted(steps, key=lambda step: _ORDER.index(type(step)))), tuple(unchanged))
+
+
+def _steps_for(now: Running | None, wanted: Wanted) -> Iterable[Step]:
+    entry, string = wanted.entry, wanted.string
+    if now is None:
+        assert string is not None
+        yield Start(entry, string)
+        return
+    if string is not None and (string.entity_path, string.role) != (now.string.entity_path, now.string.role):
+        yield Stop(entry.key)
+        yield Start(entry, string)
+        return
+    if string is not None:
+        update = update_string(now.string, string)
+        if update.needs_restart:
+            yield Replace(entry, string)
+            return
+        if update.taken_up:
+            yield Update(entry.key, update)
+    if entry != now.entry:
+        yield Change(entry)
+
+
+def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
+    """Check that no two entries are for the same hybrid connection at the same relay, if they are a connector's, or
+    have the same local address.
+
+    Raises:
+        ConfigurationError: see `make_plan`.
+    """
+    published: dict[tuple[str, str], Entry] = {}
+    listening: dict[Listen, Entry] = {}
+    for entry, string in wanted:
+        for host in string.hosts if string.target is not None else ():
+            other = published.setdefault((string.entity_path, host), entry)
+            if other is not entry:
+                files = f"{other.file} and {entry.file}"
+                text = f"two connection strings are for {string.entity_path} at {host}: {files}"
+                raise entry.error(ConfigurationError(text, remedy="leave one of them out"))
+        for address in entry.listen:
+            if address[1] == 0:
+                continue
+            if address in listening:
+                text = f"{format_address(*address)} is already a local address of {listening[address].file}"
+                raise entry.error(ConfigurationError(text, remedy="choose another port"))
+            listening[address] = entry

@@ -1,0 +1,114 @@
+"""Changing over to another configuration while a connector or forward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from ...errors import ConfigurationError
+from ...events.plain_log import plainly_logged_events
+from ...events.program import ConfigurationReloaded, ConnectionStringReloaded, RestartNeeded
+from ..entries import Key
+from ..reloading import publish_not_reloaded
+from ..running import GracefulStop
+from .configuration import Configuration
+from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, make_plan
+
+__all__ = ["Reloads", "Service"]
+
+
+class Service(Protocol):
+    """A program that serves hybrid connections."""
+
+    @property
+    def running(self) -> Mapping[Key, Running]:
+        """What is served now."""
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        """Change over.
+
+        Returns:
+            The steps that were taken. Others have failed, and were reported.
+
+        Raises:
+            ConfigurationError: something cannot be served. Nothing was changed.
+        """
+
+
+class Reloads:
+    """Reads everything again when asked, and when a file has changed.
+
+    Args:
+        configuration: reads the files.
+        service: what serves.
+        stop: the program's stop, after which nothing changes.
+    """
+
+    def __init__(self, configuration: Configuration, service: Service, stop: GracefulStop) -> None:
+        self._configuration = configuration
+        self._service = service
+        self._stop = stop
+        self._lock = trio.Lock()
+
+    async def reload(self, *, says_all: bool = True) -> None:
+        """Read everything again, and change over.
+
+        Args:
+            says_all: whether to report also what has not changed, because somebody has asked.
+        """
+        async with self._lock:
+            before = dict(self._service.running)
+            try:
+                reading = await self._configuration.read_again(before, says_all=says_all)
+                plan = make_plan(before, reading.wanted)
+                if self._stop.event.is_set():
+                    return
+                done = await self._service.apply(plan)
+            except ConfigurationError as exc:
+                publish_not_reloaded(exc)
+                return
+            read = {one.entry.key for one in reading.wanted if one.string is not None}
+            unchanged = [key for key in plan.unchanged if key in read]
+            self._report(before, done, plan, unchanged if says_all else [])
+            if reading.needs_restart:
+                event = RestartNeeded(file=str(self._configuration.file), changed=reading.needs_restart)
+                plainly_logged_events().publish(event)
+
+    async def watch(self) -> None:
+        """Change over whenever a file has changed, until cancelled."""
+        await self._configuration.watch.run(partial(self.reload, says_all=False))
+
+    def _report(
+        self, before: Mapping[Key, Running], done: Sequence[Step], plan: Plan, unchanged: Sequence[Key]
+    ) -> None:
+        events = plainly_logged_events()
+        started, stopped, changed = [], [], []
+        for step in done:
+            match step:
+                case Start(_, string):
+                    started.append(string.entity_path)
+                case Stop(key):
+                    stopped.append(before[key].string.entity_path)
+                case Replace(entry, string):
+                    changed.append(string.entity_path)
+                    events.publish(ConnectionStringReloaded(file=str(entry.file), changed=("identity",)))
+                case Update(key, update):
+                    changed.append(before[key].string.entity_path)
+                    events.publish(ConnectionStringReloaded(file=key[0], changed=update.taken_up))
+                case Change(entry):
+                    changed.append(before[entry.key].string.entity_path)
+        for key in unchanged:
+            events.publish(ConnectionStringReloaded(file=key[0]))
+        if self._configuration.file is not None and (done or unchanged):
+            events.publish(
+                ConfigurationReloaded(
+                    file=str(self._configuration.file),
+                    started=tuple(started),
+                    stopped=tuple(stopped),
+                    changed=tuple(dict.fromkeys(changed)),
+                    unchanged=len(plan.unchanged),
+                )
+            )

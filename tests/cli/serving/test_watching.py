@@ -1,0 +1,99 @@
+"""When a file counts as changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.cli.serving.watching import Changes, FileWatch, Stamp, stamp_of
+
+A = Path("a")
+
+
+@pytest.mark.parametrize(
+    ("noted", "looks", "changed_at"),
+    [
+        (1, [1, 1, 1], []),
+        (1, [2, 2, 2], [1]),
+        # It is being written.
+        (1, [2, 3, 4, 4, 4], [3]),
+        # It changes, and is soon as it was.
+        (1, [2, 1, 1], []),
+        (1, [2, 2, 1, 1], [1, 3]),
+        # It changes between the time when it was noted and the first look.
+        (1, [2, 2], [1]),
+        # It was not noted before: from the first look on.
+        (None, [2, 2, 3, 3], [3]),
+    ],
+)
+def test_changes(noted: int | None, looks: list[int], changed_at: list[int]) -> None:
+    changes = Changes()
+    if noted is not None:
+        changes.note({A: (noted,)})
+    assert [index for index, look in enumerate(looks) if changes.look({A: (look,)})] == changed_at
+
+
+@given(st.lists(st.integers(0, 3), min_size=1))
+def test_what_stays_is_noticed_once(looks: list[int]) -> None:
+    """Whatever a file goes through, the last content that stays is reported, and reported once."""
+    changes, seen = Changes(), (0,)
+    changes.note({A: (0,)})
+    for look in [*looks, looks[-1], looks[-1]]:
+        if changes.look({A: (look,)}):
+            assert seen != (look,)
+            seen = (look,)
+    assert seen == (looks[-1],)
+    assert not changes.look({A: seen})
+
+
+def test_a_file_that_is_no_longer_watched_is_forgotten() -> None:
+    changes = Changes()
+    changes.note({A: (1,)})
+    changes.look({})
+    assert [changes.look({A: (2,)}), changes.look({A: (2,)})] == [frozenset(), frozenset()]
+
+
+def test_stamps(tmp_path: Path) -> None:
+    """Of a file, and of one that a link in a directory above leads to, as in Kubernetes."""
+    for number in (1, 2):
+        (tmp_path / f"..{number}").mkdir()
+        (tmp_path / f"..{number}" / "string").write_text("same size")
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "string").symlink_to("..data/string")
+    stamps: list[Stamp] = [stamp_of(tmp_path / "string")]
+    (tmp_path / "..new").symlink_to("..2")
+    os.replace(tmp_path / "..new", tmp_path / "..data")
+    stamps.append(stamp_of(tmp_path / "string"))
+    (tmp_path / "string").unlink()
+    stamps.append(stamp_of(tmp_path / "string"))
+    assert len(set(stamps)) == 3
+    assert len(stamps[2]) == 1
+    # What can be read only once is never read again.
+    os.mkfifo(tmp_path / "pipe")
+    assert stamp_of(tmp_path / "pipe") == ()
+
+
+async def test_a_watch(tmp_path: Path, nursery: trio.Nursery) -> None:
+    file = tmp_path / "file"
+    file.write_text("1")
+    watch, heard = FileWatch(lambda: [file]), []
+    told, tell = trio.open_memory_channel[None](10)
+
+    async def changed() -> None:
+        heard.append(file.read_text())
+        await told.send(None)
+
+    watch.note([file])
+    file.write_text("22")
+    nursery.start_soon(watch.run, changed)
+    with trio.fail_after(60):
+        await tell.receive()
+        file.write_text("333")
+        await tell.receive()
+    assert heard == ["22", "333"]
+    nursery.cancel_scope.cancel()
