@@ -1,4 +1,4 @@
-"""A stream joined with a TCP connection: the last bytes of one side still reach the other."""
+"""A bridge between a stream and a TCP connection: the last bytes of one side still reach the other."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def carry(source: Session, sink: Session) -> None:
 
 
 async def _bridged(nursery: trio.Nursery, ended: list[Bridged]) -> tuple[MuxStream, trio.SocketStream]:
-    """A stream, and the target to which its other end is joined."""
+    """A stream, and the target to which a bridge connects its other end."""
     client, server = await session_pair(nursery)
     stream = client.open_stream_nowait()
     theirs = (await server.offers.receive()).accept()
@@ -325,7 +325,7 @@ async def test_a_refusal_is_passed_on_with_its_words(application: Application, n
     assert application.ended == [Bridged(0, 0, Reason.TARGET_REFUSED, "nobody listens there", ended_by=Party.PEER)]
 
 
-async def test_an_answer_is_not_waited_for_for_ever(
+async def test_the_wait_for_an_answer_ends(
     autojump_clock: trio.testing.MockClock, application: Application, nursery: trio.Nursery
 ) -> None:
     application.refuse_again = StreamRefused("gave up", reason=Reason.TARGET_TIMEOUT)

@@ -1,9 +1,11 @@
-"""Scopes of bridges: they end when all their bridges have ended, and reset those that are left when cancelled."""
+"""Scopes of bridges: a scope ends when all its bridges have ended. If it is cancelled, those that are left are
+reset."""
 
 from __future__ import annotations
 
 import select
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import attrs
@@ -148,26 +150,32 @@ async def test_a_scope_that_is_cut_short_resets_those_that_are_left(scene: Scene
     assert await _is_reset(*ends[0])
 
 
-async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+@asynccontextmanager
+async def one_of_two(scene: Scene, bug: type[Exception]) -> AsyncIterator[tuple[trio.SocketStream, MuxStream]]:
+    """Yield both ends of a bridge, which this bug ends in the block, and check that another bridge goes on."""
     async with open_bridges() as bridges:
-        application, stream = await scene.bridge(bridges)
+        ends = await scene.bridge(bridges)
         survivor, its_stream = await scene.bridge(bridges)
         await trio.testing.wait_all_tasks_blocked()
-
-        def move(_: Outward) -> NoReturn:
-            raise RuntimeError("a bug")
-
-        with monkeypatch.context() as context:
-            context.setattr(Outward, "move", move)
-            await application.send_all(b"x")
-            assert await _is_reset(application, stream)
+        yield ends
         await survivor.send_all(b"y")
         assert await its_stream.receive_some() == b"y"
         await survivor.send_eof()
         await its_stream.send_eof()
-    (number, bug), survived = scene.over
+    (number, error), survived = scene.over
     assert (number, survived) == (0, (1, None))
-    assert isinstance(bug, RuntimeError)
+    assert isinstance(error, bug)
+
+
+async def test_a_bug_ends_one_bridge_only(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def move(_: Outward) -> NoReturn:
+        raise RuntimeError("a bug")
+
+    async with one_of_two(scene, RuntimeError) as (application, stream):
+        with monkeypatch.context() as context:
+            context.setattr(Outward, "move", move)
+            await application.send_all(b"x")
+            assert await _is_reset(application, stream)
 
 
 async def test_a_bridge_that_cannot_even_be_ended_affects_no_other_one(
@@ -178,23 +186,13 @@ async def test_a_bridge_that_cannot_even_be_ended_affects_no_other_one(
     def no_memory(*_: object) -> NoReturn:
         raise MemoryError
 
-    async with open_bridges() as bridges:
-        application, stream = await scene.bridge(bridges)
-        survivor, its_stream = await scene.bridge(bridges)
-        await trio.testing.wait_all_tasks_blocked()
+    async with one_of_two(scene, MemoryError) as (application, stream):
         with monkeypatch.context() as context:
             context.setattr(MuxStream, "reset", no_memory)
             context.setattr(Outward, "move", no_memory)
             await application.send_all(b"x")
             with pytest.raises(trio.BrokenResourceError):
                 await application.receive_some(1)
-        await survivor.send_all(b"y")
-        assert await its_stream.receive_some() == b"y"
-        await survivor.send_eof()
-        await its_stream.send_eof()
-    (number, bug), survived = scene.over
-    assert (number, survived) == (0, (1, None))
-    assert isinstance(bug, MemoryError)
     await stream.aclose()
 
 

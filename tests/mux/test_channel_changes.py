@@ -67,7 +67,7 @@ async def test_a_channel_that_comes_while_the_session_ends_is_closed(
     assert await far.receive_some() == b""
 
 
-async def test_cancelled_with_another_channel_at_hand_the_session_has_ended() -> None:
+async def test_a_session_that_is_cancelled_with_another_channel_at_hand_has_ended() -> None:
     near, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         client, _ = await _started(nursery)
@@ -144,7 +144,7 @@ async def test_a_stale_attach_does_not_take_the_place_of_one_that_is_under_way(n
     nursery.cancel_scope.cancel()
 
 
-async def test_two_may_wait_for_the_streams_of_a_session_to_finish(
+async def test_two_tasks_may_wait_for_the_streams_of_a_session_to_finish(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     client, server = await _started(nursery)

@@ -33,10 +33,10 @@ async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Strea
 
 
 async def _early(sent: bytes) -> tuple[trio.abc.HalfCloseableStream, trio.abc.Stream, EarlySession]:
-    """A session that a bare channel has opened: that channel, the acceptor's end, and what has received `x` there.
+    """Open a session by writing frames. Returns both ends of its channel, and the session, which has received `x`.
 
     Args:
-        sent: what comes right behind that.
+        sent: the bytes that follow `x` in the same write.
     """
     ours, theirs = trio.testing.memory_stream_pair()
     early = EarlySession(theirs)

@@ -52,7 +52,7 @@ class Way:
     sent: int = 0
     ended: bool = False
     received: int = 0
-    #: It came to its end of file.
+    #: Whether its receiver has read everything, and the end of file.
     complete: bool = False
 
 
@@ -61,7 +61,8 @@ class User:
     """The application, or the target."""
 
     stream: trio.SocketStream
-    #: Sending has failed. The kernel tells of a reset only once; what is received then looks like an end of file.
+    #: Whether sending has failed. The kernel reports a reset only once; what is received after that looks like an end
+    #: of file.
     was_told: bool = False
 
 

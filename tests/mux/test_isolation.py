@@ -54,7 +54,7 @@ async def test_memory_that_a_sender_may_cause_is_bounded_by_the_window(nursery: 
     nursery.cancel_scope.cancel()
 
 
-async def test_many_offers_that_nobody_accepts_do_not_stop_the_reader(nursery: trio.Nursery) -> None:
+async def test_many_offers_that_nobody_accepts_do_not_stop_other_streams(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
     ours, theirs = await open_stream(client, server)
     for _ in range(500):
@@ -73,7 +73,7 @@ async def test_offers_beyond_the_backlog_are_refused_with_the_reason(nursery: tr
     nursery.cancel_scope.cancel()
 
 
-async def test_a_dead_peer_is_noticed_though_the_writer_is_stuck(
+async def test_a_dead_peer_is_noticed_although_a_write_is_blocked(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     closed = trio.Event()
@@ -127,7 +127,7 @@ def _add_valve(stream: trio.testing.MemorySendStream, closed: trio.Event) -> Non
 
 
 def _valved_pair(closed: trio.Event) -> Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]:
-    """Makes channels that drop everything once `closed` is set, like a middlebox that has forgotten a connection."""
+    """Return a function that makes channels. Once `closed` is set, they deliver nothing, and every write blocks."""
 
     def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         left, right = trio.testing.memory_stream_pair()

@@ -1,4 +1,4 @@
-"""One holder of many sessions gets as much of the event loop as a holder of one."""
+"""A peer with many sessions gets no more of the event loop than a peer with one."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ async def _most_frames_in_a_pass(
     return most
 
 
-async def test_many_sessions_of_one_holder_have_one_turn_in_a_pass() -> None:
+async def test_many_sessions_of_one_peer_have_one_turn_in_a_pass() -> None:
     for portion in PORTIONS:
         with trio.fail_after(60):
             # The rest of a turn, a portion that exceeds it, and a portion of the next turn.
@@ -218,7 +218,7 @@ async def test_time_counts_where_frames_are_few() -> None:
         assert await _most_frames_in_a_pass(None, 1, 50) > SESSIONS // 2
 
 
-async def test_sessions_of_different_holders_have_turns_of_their_own() -> None:
+async def test_sessions_of_different_peers_have_turns_of_their_own() -> None:
     for portion in PORTIONS:
         with trio.fail_after(60):
             assert await _most_frames_in_a_pass(None, portion) > SESSIONS // 2 * MAX_FRAMES

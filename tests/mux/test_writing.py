@@ -143,7 +143,7 @@ async def test_answers_to_one_read_leave_together(autojump_clock: trio.testing.M
     assert set(write) == {frames.Window, frames.Data, frames.Ack}
 
 
-async def test_what_the_channel_does_not_take_waits_for_the_writer_and_all_else_behind_it(
+async def test_what_the_channel_does_not_accept_is_held_and_everything_else_waits_for_it(
     autojump_clock: trio.testing.MockClock, pair: Pair
 ) -> None:
     pair.channel.room = 0
@@ -179,7 +179,7 @@ async def test_a_cancelled_sender_tears_no_frame(
     assert received == bytes(len(received))
 
 
-async def test_a_channel_that_breaks_while_an_application_sends_is_not_its_exception(
+async def test_the_send_at_which_the_channel_breaks_raises_nothing_but_the_next_one_does(
     autojump_clock: trio.testing.MockClock, pair: Pair
 ) -> None:
     pair.channel.broken = True
@@ -192,7 +192,9 @@ async def test_a_channel_that_breaks_while_an_application_sends_is_not_its_excep
         pair.ours.send_nowait(b"y")
 
 
-async def test_nor_is_it_while_more_is_to_be_sent(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+async def test_a_long_send_during_which_the_channel_breaks_raises(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
     pair.channel.broken = True
     with pytest.raises(trio.BrokenResourceError):
         await pair.ours.send_all(bytes(1_000_000))
@@ -275,7 +277,7 @@ async def test_nobody_is_informed_after_the_watcher_has_been_removed(
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
+async def test_a_session_that_is_cancelled_within_a_write_tells_the_peer_after_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, in_time: bool
 ) -> None:
     channel = Channel()
@@ -311,7 +313,9 @@ async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
 
 
 @pytest.mark.parametrize("maker", MAKERS_OVER_SOCKETS, ids=names)
-async def test_cancelled_in_the_middle_of_much_the_last_word_is_goodbye(maker: Maker, nursery: trio.Nursery) -> None:
+async def test_a_session_that_is_cancelled_during_a_long_write_sends_goaway_last(
+    maker: Maker, nursery: trio.Nursery
+) -> None:
     """With every kind of channel: a TLS record or a WebSocket frame that is half written is finished first."""
     channel, far = await maker(nursery)
     port = nowait(far)
@@ -387,7 +391,7 @@ async def test_a_flood_of_small_frames_lets_others_run(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_HANDLERS, frames.Ack, on_ack)
         channel.frames = frames.Ack(0).encode() * 10_000
-        server.check_alive()  # something for the reader to wake up for
+        server.check_alive()  # so that the channel becomes readable
         with trio.fail_after(60):
             await count_turns()
     assert turns >= 10_000 // 512

@@ -66,7 +66,7 @@ def test_records_do_not_matter(cuts: list[int]) -> None:
     ],
     ids=["HTTP", "SSL 2", "alert", "ServerHello", "version", "empty record", "long record"],
 )
-def test_what_is_no_client_hello_is_left_to_openssl_at_once(data: bytes) -> None:
+def test_what_is_not_a_client_hello_is_left_to_openssl_at_once(data: bytes) -> None:
     assert ClientHelloReader().receive_untrusted(data) is True
 
 
@@ -102,7 +102,7 @@ def test_garbage_raises_nothing_else_and_is_bounded(pieces: list[bytes]) -> None
     [b"G", b"\x16\x02", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x40\x01"],
     ids=["type", "version", "empty", "long"],
 )
-def test_what_can_be_no_client_hello_is_passed_on_as_soon_as_that_shows(said: bytes) -> None:
+def test_what_cannot_be_a_client_hello_is_passed_on_with_the_first_wrong_byte(said: bytes) -> None:
     reader = ClientHelloReader()
     if len(said) > 1:
         assert not reader.receive_untrusted(said[:-1])

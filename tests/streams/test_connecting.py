@@ -95,7 +95,7 @@ async def test_the_one_that_is_used_ends_as_its_owner_decides(
     assert how_it_ended(target) == ending
 
 
-async def test_of_several_addresses_each_failure_is_told() -> None:
+async def test_the_failure_at_each_of_several_addresses_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         refusing = other.getsockname()[1]
     trio.socket.set_custom_hostname_resolver(FixedResolver("127.0.0.1", "127.0.0.2"))
@@ -113,6 +113,6 @@ def test_a_second_family_comes_second() -> None:
 
 
 @pytest.mark.parametrize("host", ["", "a" * 64 + ".example", "a..b", "\ud800"])
-async def test_what_is_no_host_name_is_not_found(host: str) -> None:
+async def test_what_is_not_a_host_name_is_not_found(host: str) -> None:
     with pytest.raises(socket.gaierror):
         await open_tcp(host, 1)

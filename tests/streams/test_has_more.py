@@ -1,4 +1,4 @@
-"""What `NowaitStream.has_more` says: what a stream that has it denied would never return by itself."""
+"""`NowaitStream.has_more`: if it were False by mistake, what a stream still holds would never be read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def move(far: trio.SocketStream, near: trio.SocketStream, port: SocketPort
 
 
 def more(stream: NowaitStream) -> bool:
-    """Return what it says now."""
+    """Return `has_more`. If a test asserted the attribute itself, mypy would assume that it does not change."""
     return stream.has_more
 
 

@@ -20,7 +20,7 @@ from hybridrelay_websocket.stream import MAX_PIECES, WebSocketStream
 
 from ..stream_pairs import MAKERS, MAKERS_OVER_SOCKETS, Maker, Pair, names, tls, websocket
 
-#: A ping, from a server: as many as may come at once fill a read.
+#: A ping from a server. It is so long that a read that is full of them does not exceed `MAX_IDLE_FRAMES`.
 PING_FRAME = b"\x89\x3e" + bytes(62)
 
 
@@ -108,7 +108,7 @@ async def test_both_ways_at_once(pair: Pair) -> None:
     left, right = map(nowait, pair)
 
     def ending(stream: trio.abc.Stream) -> Callable[[], Awaitable[None]]:
-        # TLS has no half-close: there, closing says the end.
+        # TLS has no half-close: only closing signals the end.
         return stream.send_eof if isinstance(stream, trio.abc.HalfCloseableStream) else stream.aclose
 
     async with trio.open_nursery() as nursery:
@@ -173,7 +173,7 @@ async def clog(stream: NowaitStream) -> bytes:
             return bytes(sent)
 
 
-posix = pytest.mark.skipif(sys.platform == "win32", reason="sockets are no descriptors there")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="sockets are used through their descriptors")
 
 
 @posix
@@ -367,7 +367,7 @@ async def test_a_websocket_stream_takes_nothing_before_a_flush_either() -> None:
 async def test_a_peer_that_takes_nothing_is_left_within_a_second(
     how: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """TLS runs over WebSocket here: the WebSocket stream below does not wait once more for its own close."""
+    """TLS over WebSocket: when TLS has waited for a second, the WebSocket stream below does not wait again."""
     below = websocket(trio.testing.memory_stream_pair())
     ours, theirs = await tls(below)
     clogged, _ = trio.testing.lockstep_stream_pair()
@@ -387,7 +387,7 @@ async def test_a_peer_that_takes_nothing_is_left_within_a_second(
 
 
 @posix
-async def test_who_comes_to_wait_for_a_socket_that_was_closed_is_told() -> None:
+async def test_waiting_for_a_socket_that_was_closed_raises() -> None:
     ours, theirs = await tcp_pair()
     async with theirs:
         stream = nowait(ours)
@@ -418,13 +418,13 @@ async def test_a_send_that_was_cut_off_is_the_last_one() -> None:
         await stream.flush()
 
 
-async def test_what_can_do_it_itself_is_used_as_it_is() -> None:
+async def test_a_stream_with_non_blocking_calls_is_used_as_it_is() -> None:
     ours, _ = trio.testing.memory_stream_pair()
     stream = WebSocketStream(ours, client=True)
     assert nowait(stream) is stream
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sockets are used without waiting elsewhere only")
+@posix
 async def test_a_socket_says_what_it_could_not_send() -> None:
     near, far = socket.socketpair()
     with far:

@@ -13,7 +13,7 @@ from hybridrelay.testing import tcp_pair
 from hybridrelay.testing._pairs import outer_context
 
 
-async def test_carries_bytes_under_a_certificate_of_nobody_known() -> None:
+async def test_carries_bytes_with_a_certificate_of_an_unknown_issuer() -> None:
     near, far = await tcp_pair()
     accepted = []
 

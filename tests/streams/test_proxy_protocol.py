@@ -106,7 +106,7 @@ def test_a_header_may_arrive_one_byte_at_a_time(header: bytes, address: str | No
 
 
 @pytest.mark.parametrize("data", INVALID)
-def test_what_is_no_header_is_refused(data: bytes) -> None:
+def test_what_is_not_a_header_is_refused(data: bytes) -> None:
     with pytest.raises(ProxyHeaderError) as caught:
         parse_proxy_header_untrusted(data)
     assert "192.0.2" not in str(caught.value)

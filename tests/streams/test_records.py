@@ -65,7 +65,7 @@ def test_a_large_record_is_given_in_small_pieces() -> None:
     assert max(pieces) == 1024
 
 
-def test_what_can_be_no_record_is_left_to_openssl() -> None:
+def test_what_cannot_be_a_record_is_left_to_openssl() -> None:
     incoming = ssl.MemoryBIO()
     feeder = RecordFeeder(incoming, None, RecordCounter())
     feeder.add_untrusted(b"GET / HTTP/1.1\r\n")

@@ -1,4 +1,4 @@
-"""Socket options are set where the platform has them, and their absence is no error."""
+"""Socket options are set where the platform has them, and connections are reset."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_platforms_that_lack_options(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-async def test_what_is_no_live_tcp_socket_is_left_alone() -> None:
+async def test_other_sockets_and_streams_cause_no_error() -> None:
     for sock in socket.socketpair():
         with sock:
             sockets.tune_socket(sock)

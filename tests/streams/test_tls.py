@@ -43,7 +43,7 @@ async def lockstep_pair() -> Pair:
 
 
 class Throttled(WrappedStream):
-    """A transport that hands over one byte at a time, and counts."""
+    """A transport that returns a limited number of bytes at a time, and counts calls."""
 
     def __init__(self, inner: trio.abc.Stream, max_bytes: int | None = 1) -> None:
         super().__init__(inner)
@@ -256,7 +256,7 @@ async def test_closing_is_not_held_up_by_a_clogged_transport(autojump_clock: tri
     assert trio.current_time() - began == pytest.approx(1)
 
 
-async def test_who_closes_first_waits_for_the_other(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_side_that_closes_first_waits_for_the_other(autojump_clock: trio.testing.MockClock) -> None:
     """Otherwise the other side's close_notify would reach a closed socket, and be answered with a reset."""
     (client, server), left, _ = await throttled_pair(None)
     closed = trio.Event()
@@ -278,7 +278,7 @@ async def test_who_closes_first_waits_for_the_other(autojump_clock: trio.testing
         await left.receive_some()
 
 
-async def test_who_closes_first_waits_for_a_second_at_most(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_side_that_closes_first_waits_for_a_second_at_most(autojump_clock: trio.testing.MockClock) -> None:
     client, server = await memory_pair()
     began = trio.current_time()
     await client.aclose()

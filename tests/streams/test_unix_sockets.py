@@ -12,7 +12,7 @@ import trio
 
 from hybridrelay.streams.unix_sockets import connect_unix_socket, listen_unix_socket, short_path
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
 
 
 async def test_the_file_is_removed_once(tmp_path: Path) -> None:
