@@ -281,14 +281,16 @@ class Workers:
                 worker.ask_back(pair)
         if self._count:
             await self._first_runs.wait()
-        asked: deque[WorkerPair] = deque()
+        #: Pairs, and until when others wait for them.
+        asked: deque[tuple[WorkerPair, float]] = deque()
         for pair in list(worker.pairs.values()):
             if not pair.over.is_set():
                 worker.ask_back(pair, math.inf)
-                asked.append(pair)
+                asked.append((pair, trio.current_time() + _MOVE_SECONDS))
             if len(asked) >= _MOVED_AT_A_TIME:
-                with trio.move_on_after(_MOVE_SECONDS):
-                    await asked.popleft().over.wait()
+                first, until = asked.popleft()
+                with trio.move_on_at(until):
+                    await first.over.wait()
 
     def _publish_end(self, worker: WorkerProcess, pairs: int, retry_seconds: float) -> None:
         self._events.publish(

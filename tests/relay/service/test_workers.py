@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 import hybridrelay
 from hybridrelay.events.base import Event
@@ -30,7 +31,7 @@ from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.relay.service.worker_memory import WorkerMemory
 from hybridrelay.relay.service.worker_process import WorkerPair, WorkerProcess
-from hybridrelay.relay.service.workers import Workers, open_workers
+from hybridrelay.relay.service.workers import _MOVE_SECONDS, _MOVED_AT_A_TIME, Workers, open_workers
 from hybridrelay.relay.worker.messages import Kind, Message, receive, send
 from hybridrelay.streams import receive_exactly
 from hybridrelay.streams.turns import SharedTurns
@@ -847,3 +848,26 @@ async def test_a_pair_that_a_worker_does_not_take_is_moved_here(number: int, mon
                 assert list(worker.pairs) == [0], "the slot was not lost"
                 another.moving.cancel()
             nursery.cancel_scope.cancel()
+
+
+async def test_pairs_that_do_not_return_delay_the_others_only_for_a_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As many as are asked for at the same time are waited for together, and not one after the other."""
+
+    class Stuck:
+        """A worker that was taken over and returns nothing."""
+
+        def __init__(self, count: int) -> None:
+            nothing: Any = None
+            self.pairs = {slot: WorkerPair(slot, PairPace(), nothing) for slot in range(count)}
+            self.asked_at: list[float] = []
+
+        def ask_back(self, _pair: WorkerPair, _seconds: float) -> None:
+            self.asked_at.append(trio.current_time())
+
+    worker: Any = Stuck(10 * _MOVED_AT_A_TIME)
+    began = trio.current_time()
+    await Workers(EventStream())._move_home(worker)
+    assert len(worker.asked_at) == len(worker.pairs)
+    assert worker.asked_at[-1] - began <= 10 * _MOVE_SECONDS
