@@ -26,7 +26,8 @@ from .provisioning import issue_string, pair_hosts_and_ports, provision
 from .registry import ConnectionInfo, Registry
 
 _USE_WHAT_IS_THERE = (
-    "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
+    "choose another name, or work with the existing hybrid connection: see the --help of 'connections issue', "
+    "'endpoints' and 'target'"
 )
 
 
@@ -67,7 +68,7 @@ def create_connection(
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedConnection:
-    """Create a hybrid connection, write its files, and add it to the relay's registry if that can be reached.
+    """Create a hybrid connection, write its files, and add it to the relay's registry, if `registry` is given.
 
     Identities are created here; the relay gets only the name, the endpoints, and the rules with their keys.
 
@@ -116,7 +117,7 @@ def create_connection(
 
 
 def _check_is_new(name: str, registry: Registry | None, files: NewFiles) -> None:
-    """Check that there is no such hybrid connection yet, as far as this can be known here."""
+    """Check that there is no such hybrid connection yet: in the registry, if there is one, and in the files."""
     known = None if registry is None else registry.find(name)
     if registry is not None and known is not None:
         with contextlib.suppress(HybridRelayError):
@@ -268,10 +269,10 @@ def issue_connection_string(
         out: the file to be written, which must not exist.
         rule: the rule whose key the connection string contains. None means the rule that the authority file has for
             `role`; for another rule, `registry` or `key_file` is needed.
-        slot: which of the rule's two keys the connection string contains. Ignored if there is a `key_file`.
+        slot: which of the rule's two keys the connection string contains. Ignored if the key comes from `key_file`.
         registry: the relay's registry, from which the key is taken.
-        key_file: a file that contains nothing but the key. Without `registry` and `key_file`, the key is taken from
-            the authority file.
+        key_file: a file that contains nothing but the key. Ignored if there is a `registry`. Without both, the key is
+            taken from the authority file.
         valid_years: how long the identity is valid.
         now: seconds since 1970.
 

@@ -1,4 +1,4 @@
-"""Changing the target of a hybrid connection, which is only in files."""
+"""Changing the target of a hybrid connection. Only files contain it, so no relay takes part."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ def change_target(
         files: the files to be changed; at least one.
         before_change: see `change_with_files`.
 
+    Returns:
+        Which files were updated; and the error, if not all of them could be.
+
     Raises:
-        ConfigurationError: a file is for another hybrid connection, or has no target. Nothing was changed.
+        ConfigurationError: a file cannot be read, is for another hybrid connection, or has no target. Nothing was
+            changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
     with only_change_of(files):
@@ -34,7 +38,7 @@ def change_target(
             nothing,
             before_change=before_change,
             replace={path: _with_target(path, name, target) for path in files},
-            what="the other files are unchanged",
+            what="the other files have the new target",
             remedy="make it possible to write these files, and run the command again",
         )
 

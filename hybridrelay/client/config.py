@@ -41,7 +41,7 @@ class ClientConfig:
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
-        ConfigurationError: it is a connector's connection string.
+        ConfigurationError: `string` is a connector's connection string.
         TypeError: `string` is neither text nor a `ConnectionString`.
         ValueError: a number of seconds is out of range: `upgrade_interval` has to be greater than 0, and the others
             must not be negative.
@@ -49,7 +49,8 @@ class ClientConfig:
 
     #: An application's connection string, as text or parsed.
     string: ConnectionString = attrs.field(converter=to_connection_string, validator=_check_application)
-    #: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
+    #: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``). An unknown name is an error when
+    #: the client is opened.
     mode: str = attrs.field(default=AUTO, kw_only=True)
     #: Opens connections to the relays. None: connections go through the proxy that the environment names
     #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.

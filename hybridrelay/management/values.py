@@ -89,7 +89,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False)
 
 
 class LimitsBody(Body, frozen=True):
-    """The limits of a hybrid connection at this relay. If one is null, that of its edition applies, if any."""
+    """The limits of a hybrid connection at this relay, or those of an edition. If one of a hybrid connection is null,
+    that of its edition applies, if any."""
 
     #: Connectors that are registered. The default is 25 if neither this nor the edition sets a limit.
     listeners: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTENERS)] | None = None
@@ -115,7 +116,8 @@ class LimitsBody(Body, frozen=True):
 
 
 class NewRule(Body, frozen=True):
-    """An authorization rule of a new hybrid connection. If neither key is given, two keys are generated."""
+    """An authorization rule of a new hybrid connection. If neither key is given, two keys are generated. If only one
+    is given, the other slot is empty."""
 
     name: RuleName
     rights: Rights
@@ -175,12 +177,14 @@ class RevokeBody(Body, frozen=True):
     """The key to revoke."""
 
     slot: Slot
+    #: The generation of the key to revoke. Because of this, a key that has replaced it is not revoked.
     generation: Generation
 
 
 class PageQuery(Body, frozen=True):
     """The query for a page of a list."""
 
+    #: How many entries the page has at most.
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
     #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
@@ -283,7 +287,7 @@ class ConnectionValue(Value, frozen=True):
 
     @classmethod
     def of(cls, connection: HybridConnection, live: ConnectionSnapshot, last_use: LastUse) -> ConnectionValue:
-        """Make the value for a hybrid connection, with its current numbers of listeners and senders."""
+        """Make the value for a hybrid connection, with the numbers that `live` has."""
         return cls(
             name=connection.name,
             endpoints=connection.hosts,

@@ -1,4 +1,4 @@
-"""A bridge between one stream of a session and a TCP connection on this machine: the application's, or the target's.
+"""A bridge between one stream of a session and a TCP connection of this machine: with the application or the target.
 
 A bridge has no task of its own: the reactor reads the TCP connection, as it does for all sockets. What arrives on the
 stream is written to the connection by the code that has read it from the channel.
@@ -238,8 +238,8 @@ class Bridge(Handler):
             self.stream.limit_settling()
 
     def _stream_settled(self) -> None:
-        """Report the end of an outgoing direction after its end of file: everything was delivered, or was not
-        acknowledged in time."""
+        """Report how the outgoing direction has ended after its end of file: everything was delivered, the stream
+        broke, the peer has stopped reading, or it has not acknowledged everything in time."""
         stream = self.stream
         if stream.is_delivered:
             self.report(Input.DELIVERED)
@@ -273,7 +273,10 @@ class Bridge(Handler):
         return [] if self._directions is None else self._directions[0].early
 
     def may_be_sent_again(self) -> bool:
-        """Return whether the stream was refused before the peer processed anything that was sent on it."""
+        """Return whether the data of a refused stream may be sent on another one.
+
+        If so, the peer has not processed any of it, and the TCP connection has not failed.
+        """
         if self.refusal is None:
             return False
         if self._port.has_failed():

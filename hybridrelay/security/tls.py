@@ -36,7 +36,9 @@ def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
         authority: the certificate (DER) of the authority that issued the application's identity.
 
     Raises:
-        ConfigurationError: identity or authority are damaged, or do not belong together.
+        ConfigurationError: the authority or the identity is damaged, or the identity's certificate and private key do
+            not belong together.
+        OSError: the private key cannot be passed to `ssl`; see `private_file`.
     """
     context = _data_context(ssl.PROTOCOL_TLS_SERVER, identity, authority)
     context.num_tickets = 0  # a resumed TLS session would not show the peer's certificate again
@@ -44,8 +46,8 @@ def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
 
 
 def data_client_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
-    """Make the client's context for data channels; like `data_server_context`, with an identity of role
-    application."""
+    """Make the client's context for data channels. Arguments and errors are those of `data_server_context`, except
+    that the identity has the role application, and that the authority issued the connector's identity."""
     return _data_context(ssl.PROTOCOL_TLS_CLIENT, identity, authority)
 
 
@@ -61,11 +63,11 @@ class PeerIdentity:
     serial: str
     #: Seconds since 1970.
     not_after: float
-    #: SHA-256 of the whole certificate; empty if the certificate was not available.
+    #: SHA-256 of the whole certificate; empty if only its fields were available.
     certificate_hash: bytes = attrs.field(default=b"", eq=False, repr=False)
 
     def is_same_certificate(self, other: PeerIdentity) -> bool:
-        """Return whether both have presented exactly the same certificate. A renewed certificate differs."""
+        """Return whether both are known to have presented exactly the same certificate. A renewed one differs."""
         return bool(self.certificate_hash) and self.certificate_hash == other.certificate_hash
 
 
@@ -89,8 +91,9 @@ def check_peer(
         expected_role: the role that the peer must have.
 
     Raises:
-        PeerIdentityError: it does not. `reason` is IDENTITY_WRONG_CONNECTION, IDENTITY_WRONG_ROLE, or TLS_FAILED if
-            there is no verified certificate, or not one of an identity.
+        PeerIdentityError: the identity is for another hybrid connection (`reason` is IDENTITY_WRONG_CONNECTION) or
+            has another role (IDENTITY_WRONG_ROLE); or there is no verified certificate, or it is not that of an
+            identity (TLS_FAILED).
     """
     certificate = peer if isinstance(peer, Mapping) else peer.getpeercert()
     if not certificate:
@@ -197,7 +200,7 @@ _REASON_BY_ALERT = {
     "UNKNOWN_CA": Reason.IDENTITY_WRONG_AUTHORITY,
     "DECRYPT_ERROR": Reason.IDENTITY_WRONG_AUTHORITY,  # signature failure
     "CERTIFICATE_EXPIRED": Reason.IDENTITY_EXPIRED,
-    "BAD_CERTIFICATE": Reason.IDENTITY_EXPIRED,  # not yet valid; our own checks detect a damaged one before
+    "BAD_CERTIFICATE": Reason.IDENTITY_EXPIRED,  # not yet valid; we do not present a damaged one
     "UNSUPPORTED_CERTIFICATE": Reason.IDENTITY_WRONG_ROLE,
 }
 
@@ -229,6 +232,9 @@ def private_file(content: bytes) -> Iterator[str]:
 
     The file is in memory if the system is Linux and supports this; otherwise it is in a temporary directory. It is
     removed when the block ends.
+
+    Raises:
+        OSError: there is no file descriptor left, or the file cannot be written.
     """
     with contextlib.ExitStack() as stack:
         yield _file_in_memory(content, stack) or _file_on_disk(content, stack)

@@ -27,7 +27,8 @@ __all__ = ["EDITION_PAGES", "edition_choice", "editions_section"]
 _API = "/v1/editions"
 _EMPTY = (
     f"An empty field means no limit, except for listeners, of which a hybrid connection may have "
-    f"{LISTENERS_PER_CONNECTION} by default. If a limit is exceeded already, nothing is ended because of it."
+    f"{LISTENERS_PER_CONNECTION} by default. "
+    "If more is used than a new limit allows, nothing ends, except sessions if the edition says so below."
 )
 
 
@@ -82,8 +83,8 @@ def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
             h("p", "This relay uses ", h("b", in_use or "no edition"), "."),
             h(
                 "p",
-                "It limits how many hybrid connections the relay has, and how many bytes it moves for all of them "
-                "together in a month.",
+                "The edition of a relay limits how many hybrid connections it has, and how many bytes it moves for "
+                "all of them together in a month.",
                 class_="note",
             ),
             use if visit.is_admin else None,
@@ -96,7 +97,7 @@ def editions_section(visit: Visit, editions: EditionList) -> list[Child]:
             table("Editions", columns, rows, numeric=range(1, 7)),
             api_line(visit, _API),
             id_="editions",
-            note="Named sets of limits, which the relay can use, or a hybrid connection.",
+            note="Named sets of limits. The relay can use one of them, and so can each hybrid connection.",
         ),
     ]
 
@@ -106,7 +107,7 @@ def _form(found: EditionValue, version: str, entered: Entered = NOTHING_ENTERED)
         f"/scale/editions/{segment(found.name)}",
         h("p", _EMPTY),
         connections_field(found.connections, entered),
-        limit_fields(found.limits, unset="As each hybrid connection says", entered=entered),
+        limit_fields(found.limits, unset="Default: refuse new sessions", entered=entered),
         button("Save", kind="primary"),
         version=version,
     )

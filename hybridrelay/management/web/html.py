@@ -23,12 +23,14 @@ Tree: TypeAlias = "str | list[str | dict[str, str] | list[Tree]]"
 
 _TAG = re.compile(r"[a-z][a-z0-9]*")
 _ATTRIBUTE = re.compile(r"(?!on|style$|srcdoc$)[a-z][a-z-]*")
-#: Attributes whose value is a URL. It has to begin with a single slash, or with ? or #, so that it leads to this
+#: Attributes whose value is a URL. It has to begin with a single slash, ? or #, or be empty, so that it leads to this
 #: server.
 _URLS = frozenset({"action", "formaction", "href", "src"})
 _OWN_URL = re.compile(r"/(?![/\\]).*|[?#].*|", re.DOTALL)
-_EMPTY = frozenset({"br", "hr", "img", "input", "link", "meta"})
-#: Control characters, which HTML does not allow, except for white space.
+#: The elements that HTML calls void: they have neither content nor an end tag.
+_VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
+#: The characters that HTML does not allow: controls other than white space, surrogates, and noncharacters. They are
+#: replaced with U+FFFD.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
@@ -37,7 +39,8 @@ class Element:
     """An element, made with `h`.
 
     Raises:
-        ValueError: a page may not have this tag, or one of the attributes.
+        ValueError: a page may not have this tag or one of the attributes, the element may not have children, or a URL
+            leads to another server.
     """
 
     tag: str
@@ -46,7 +49,7 @@ class Element:
 
     def __attrs_post_init__(self) -> None:
         _check_tag(self.tag)
-        if self.children and (self.tag in _EMPTY or self.tag == "script"):
+        if self.children and (self.tag in _VOID or self.tag == "script"):
             raise ValueError(f"the element {self.tag} has no children here")
         for name, value in self.attributes:
             _check_attribute(name)
@@ -80,6 +83,9 @@ def h(tag: str, /, *children: Child, **attributes: str | int | bool | None) -> E
         children: the content, in order.
         attributes: the attributes. In a name, an underscore stands for a hyphen, and one at the end is dropped
             (``class_``). With the value True, an attribute has no value; with False or None, it is omitted.
+
+    Raises:
+        ValueError: see `Element`.
     """
     pairs = []
     for name, value in attributes.items():
@@ -121,7 +127,7 @@ def _write(node: Element | str, pieces: list[str]) -> None:
     for name, value in node.attributes:
         pieces.append(f' {name}="{html.escape(_CONTROL.sub(chr(0xFFFD), value))}"' if value else f" {name}")
     pieces.append(">")
-    if node.tag in _EMPTY:
+    if node.tag in _VOID:
         return
     for child in node.children:
         _write(child, pieces)

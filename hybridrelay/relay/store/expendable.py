@@ -27,7 +27,7 @@ from ..._descriptors import is_descriptor_shortage, missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import StateError
 from .schema import set_journal_mode, transaction
-from .state_dir import can_share_memory, private_file
+from .state_dir import can_share_memory, ensure_private_file
 
 __all__ = ["SET_ASIDE_SUFFIX", "ExpendableFile", "ExpendableFileError"]
 
@@ -82,7 +82,7 @@ class ExpendableFile:
             ExpendableFileError: it cannot be used.
         """
         with self.errors():
-            private_file(self.path, create=True)
+            ensure_private_file(self.path, create=True)
             database = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )

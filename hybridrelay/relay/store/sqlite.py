@@ -68,7 +68,7 @@ from .rows import (
     set_quota,
 )
 from .schema import check_schema_version, make_schema, migrate, set_journal_mode, transaction
-from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
+from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
 from .store import StoreBusy
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 
@@ -156,7 +156,7 @@ class SQLiteStore:
     ) -> Self:
         path = state_dir / REGISTRY_FILE
         try:
-            private_file(path, create=create)
+            ensure_private_file(path, create=create)
         except FileNotFoundError:
             raise StateError(
                 f"there is no registry in {state_dir}",

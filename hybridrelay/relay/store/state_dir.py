@@ -21,10 +21,10 @@ __all__ = [
     "MANAGEMENT_SOCKET",
     "REGISTRY_FILE",
     "can_share_memory",
+    "ensure_private_file",
     "local_socket",
     "occupy_state_directory",
     "prepare_state_directory",
-    "private_file",
 ]
 
 #: The registry, inside the state directory.
@@ -141,7 +141,7 @@ def can_share_memory(path: Path) -> bool:
     return True
 
 
-def private_file(path: Path, *, create: bool) -> None:
+def ensure_private_file(path: Path, *, create: bool) -> None:
     """Make sure that a file of the state directory exists and has mode 0600. `create`: whether to create it.
 
     Raises:

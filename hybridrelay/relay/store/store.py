@@ -182,7 +182,8 @@ class Store(Protocol):
     def change_edition(
         self, name: str, connections: int | None, limits: Limits, *, version: int | None = None
     ) -> Edition:
-        """Replace the limits of an edition. What already exceeds the new limits stays, but nothing is added.
+        """Replace the limits of an edition. What already exceeds the new limits stays, but nothing is added; only
+        `Limits.end_at_limit` ends sessions whose bytes are used up.
 
         Raises:
             NotFound: there is none with this name.
