@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from .connections import issue_connection_string as issue_connection_string
     from .connections import make_connection_string as make_connection_string
     from .connections import read_relay_record as read_relay_record
+    from .declared import Application as Application
+    from .declared import Change as Change
+    from .declared import Declared as Declared
+    from .declared import find_state as find_state
+    from .declared import is_deletion as is_deletion
+    from .declared import make_change as make_change
+    from .declared import plan_changes as plan_changes
+    from .declared import write_connector_config as write_connector_config
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .keys import KeySource as KeySource
     from .keys import RegeneratedKey as RegeneratedKey
@@ -81,6 +89,16 @@ _HOMES = {
         "issue_connection_string",
         "make_connection_string",
         "read_relay_record",
+    ),
+    "declared": (
+        "Application",
+        "Change",
+        "Declared",
+        "find_state",
+        "is_deletion",
+        "make_change",
+        "plan_changes",
+        "write_connector_config",
     ),
     "files_with_relays": ("FileWithRelays",),
     "keys": (

@@ -72,18 +72,39 @@ def _read_tables(args: argparse.Namespace, tables: Any, file: TomlFile, folder: 
     """Yield the content of each table ``[[connection]]``, with its place in the file as `where`."""
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise ConfigurationError(f"{file.at('connection')}: write [[connection]], in two pairs of brackets")
-    known = _known_options(args.connection_keys)
     for number, table in enumerate(tables):
-        found = args.connection_keys.parse_args([])
+        found = read_table(args.connection_keys, table, file, ("connection", number), folder)
         found.where = file.at("connection", number)
-        for action, converted in _convert_all(table, known, file, ("connection", number), folder).values():
-            setattr(found, action.dest, converted)
         if (found.file is None) == (found.credential is None):
             raise ConfigurationError(
                 f"{found.where}: a connection needs either file or credential",
                 remedy='name the file with its connection string: file = "orders.connector"',
             )
         yield found
+
+
+def read_table(
+    keys: argparse.ArgumentParser,
+    table: Mapping[str, Any],
+    file: TomlFile,
+    place: tuple[str | int, ...],
+    folder: Path = Path(),
+) -> argparse.Namespace:
+    """Read a table of a file.
+
+    Args:
+        keys: the keys, as options.
+        table: the table.
+        file, place: the file, and where the table is in it, for messages.
+        folder: relative paths are relative to this.
+
+    Raises:
+        ConfigurationError: a key or a value is not valid; the message says which, and in which line.
+    """
+    found = keys.parse_args([])
+    for action, converted in _convert_all(table, _known_options(keys), file, place, folder).values():
+        setattr(found, action.dest, converted)
+    return found
 
 
 def _convert_all(

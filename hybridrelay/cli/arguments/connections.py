@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
+from .applying import APPLY
 from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
@@ -111,6 +112,7 @@ COMMAND = Command(
     "each command has its own --help:\n  hybridrelay connections create --help\n",
     subcommands=(
         CREATE,
+        APPLY,
         Command(
             "import",
             "import a hybrid connection at the relay",

@@ -1,0 +1,440 @@
+"""Bringing hybrid connections into the state that a file declares: for twenty databases at once, and repeatedly.
+
+`plan_changes` decides what to do, and is pure. `find_state` reads what there is, and `make_change` makes one change.
+The files of the hybrid connections are in one directory; what has an authority file there is managed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+import attrs
+
+from .._replace_file import create_file, replace_file
+from ..errors import ConfigurationError
+from ..security import AuthorityFile, HostPort, Right, Role
+from .authority_content import relays_of, target_of
+from .changes import nothing
+from .connections import (
+    NewFiles,
+    create_connection,
+    delete_connection,
+    import_connection,
+    issue_connection_string,
+    read_authority_file,
+    read_relay_record,
+)
+from .registry import ConnectionInfo, Registry
+from .relays import change_relays
+from .rules import delete_rule, set_rule
+from .targets import change_target
+
+__all__ = [
+    "Application",
+    "Change",
+    "Declared",
+    "Files",
+    "Found",
+    "find_state",
+    "is_deletion",
+    "make_change",
+    "plan_changes",
+    "write_connector_config",
+]
+
+#: The rules that every hybrid connection has.
+_USUAL_RULES = frozenset(role.value for role in Role)
+
+
+@attrs.frozen
+class Application:
+    """A further application of a hybrid connection, with a connection string of its own."""
+
+    #: The label of its identity.
+    label: str
+    #: The rule whose key it uses; None means the usual one of applications.
+    rule: str | None = None
+
+
+@attrs.frozen
+class Declared:
+    """A hybrid connection as the file declares it."""
+
+    name: str
+    target: HostPort
+    #: The hosts of its relays, in order of preference.
+    hosts: tuple[str, ...]
+    applications: tuple[Application, ...] = ()
+    #: Where it is in the file, for messages.
+    where: str = attrs.field(default="", eq=False)
+
+
+@attrs.frozen
+class Found:
+    """What there is of a hybrid connection."""
+
+    #: What the relay has; None if it does not have it.
+    info: ConnectionInfo | None = None
+    #: Its authority file; None if there is none in the directory.
+    authority: AuthorityFile | None = None
+    #: Whether the directory has a file for further relays to import.
+    has_relay_file: bool = False
+    #: The labels of the further applications that have a connection string in the directory.
+    labels: frozenset[str] = frozenset()
+
+
+# --- changes
+
+
+@attrs.frozen
+class Create:
+    """Create a hybrid connection."""
+
+    declared: Declared
+
+    def __str__(self) -> str:
+        return f"create {self.declared.name}: target {self.declared.target}, relays {', '.join(self.declared.hosts)}"
+
+
+@attrs.frozen
+class Import:
+    """Import a hybrid connection at a further relay."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"import {self.name} at this relay"
+
+
+@attrs.frozen
+class ChangeTarget:
+    """Change the target."""
+
+    name: str
+    before: HostPort
+    after: HostPort
+
+    def __str__(self) -> str:
+        return f"change the target of {self.name} from {self.before} to {self.after}"
+
+
+@attrs.frozen
+class ChangeRelays:
+    """Change which relays serve it."""
+
+    name: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"change the relays of {self.name} from {', '.join(self.before)} to {', '.join(self.after)}"
+
+
+@attrs.frozen
+class AddRule:
+    """Add a rule with the right Send."""
+
+    name: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"add rule {self.rule} to {self.name}"
+
+
+@attrs.frozen
+class Issue:
+    """Issue a connection string for a further application."""
+
+    name: str
+    application: Application
+
+    def __str__(self) -> str:
+        return f"issue a connection string of {self.name} with the label {self.application.label}"
+
+
+@attrs.frozen
+class DeleteRule:
+    """Delete a rule that is not declared. What uses its keys ends."""
+
+    name: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"delete rule {self.rule} of {self.name}"
+
+
+@attrs.frozen
+class Delete:
+    """Delete a hybrid connection that is not declared. Everything that uses it ends."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"delete {self.name}"
+
+
+Change: TypeAlias = Create | Import | ChangeTarget | ChangeRelays | AddRule | Issue | DeleteRule | Delete
+
+
+def is_deletion(change: Change) -> bool:
+    """Return whether a change deletes something, which it does only if the administrator says so."""
+    return isinstance(change, Delete | DeleteRule)
+
+
+def plan_changes(declared: Sequence[Declared], found: Mapping[str, Found]) -> tuple[Change, ...]:
+    """Decide what to do. Pure.
+
+    Args:
+        declared: the hybrid connections in the file.
+        found: what there is, by name: of everything that is declared, and of everything that is managed by the
+            directory.
+
+    Returns:
+        The changes in the order in which to make them. Deletions come last; the caller decides whether to make them.
+
+    Raises:
+        ConfigurationError: two have the same name, or there is something that was not made with this directory. The
+            message says where it is declared.
+    """
+    changes: list[Change] = []
+    deletions: list[Change] = []
+    names: set[str] = set()
+    for one in declared:
+        if one.name in names:
+            raise ConfigurationError(f"{one.where}: {one.name} is declared twice", remedy="leave one of them out")
+        names.add(one.name)
+        changes += _changes_of(one, found[one.name])
+        deletions += _undeclared_rules(one, found[one.name])
+    deletions += [Delete(name) for name, one in found.items() if name not in names and one.info is not None]
+    return (*changes, *deletions)
+
+
+def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
+    if found.authority is None:
+        if found.info is not None:
+            raise ConfigurationError(
+                f"{one.where}: the relay has a hybrid connection {one.name}, whose authority file is not in the "
+                "directory",
+                remedy=f"put its files there, named as for a new one ({Files.base_of(one.name)}.authority ...), or "
+                "choose another name",
+            )
+        yield Create(one)
+    else:
+        if found.info is None:
+            if not found.has_relay_file:
+                raise ConfigurationError(
+                    f"{one.where}: there is an authority file for {one.name}, but the relay has no such hybrid "
+                    "connection, and there is no relay file to import",
+                    remedy="if an earlier run was interrupted, or the hybrid connection was deleted, move its files "
+                    "away, and run the command again",
+                )
+            yield Import(one.name)
+        if (target := target_of(found.authority)) != one.target:
+            yield ChangeTarget(one.name, target, one.target)
+        endpoints, _ = relays_of(found.authority)
+        before = tuple(endpoint.host for endpoint in endpoints)
+        if before != one.hosts or (found.info is not None and found.info.hosts != one.hosts):
+            yield ChangeRelays(one.name, before, one.hosts)
+    added: set[str] = set()
+    for application in one.applications:
+        rule = application.rule
+        known = None if rule is None or found.info is None else found.info.find_rule(rule)
+        if rule is not None and rule not in _USUAL_RULES and rule not in added and known is None:
+            added.add(rule)
+            yield AddRule(one.name, rule)
+        if application.label not in found.labels:
+            yield Issue(one.name, application)
+
+
+def _undeclared_rules(one: Declared, found: Found) -> Iterable[Change]:
+    if found.info is None:
+        return
+    declared = _USUAL_RULES | {application.rule for application in one.applications}
+    for rule in found.info.rules:
+        if rule.name not in declared:
+            yield DeleteRule(one.name, rule.name)
+
+
+# --- the directory
+
+
+@attrs.frozen
+class Files:
+    """The files of one hybrid connection in a directory."""
+
+    directory: Path
+    name: str
+
+    @staticmethod
+    def base_of(name: str) -> str:
+        """Return the beginning of the names of its files."""
+        return quote(name, safe="")
+
+    def _path(self, suffix: str) -> Path:
+        return self.directory / f"{self.base_of(self.name)}{suffix}"
+
+    @property
+    def authority(self) -> Path:
+        """The authority file."""
+        return self._path(".authority")
+
+    @property
+    def connector(self) -> Path:
+        """The connection string of the connector."""
+        return self._path(".connector")
+
+    @property
+    def relay(self) -> Path:
+        """The file for further relays to import."""
+        return self._path(".relay")
+
+    def application(self, label: str | None = None) -> Path:
+        """Return the connection string of the first application, or of the one with this label."""
+        # No name has an @, so that no other hybrid connection has a file of this name.
+        return self._path(".application" if label is None else f"@{quote(label, safe='')}.application")
+
+    def strings(self) -> tuple[Path, ...]:
+        """Return its connection strings that are in the directory."""
+        others = sorted(self.directory.glob(f"{self.base_of(self.name)}@*.application"))
+        return tuple(path for path in (self.connector, self.application(), *others) if path.exists())
+
+
+def find_state(declared: Sequence[Declared], directory: Path, registry: Registry) -> dict[str, Found]:
+    """Read what there is of every hybrid connection that is declared, or has an authority file in the directory.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or is not what its name says.
+        HybridRelayError: the relay does not answer.
+    """
+    by_name = {one.name: one for one in registry.connections()}
+    applications = {one.name: one.applications for one in declared}
+    managed = {name for name in by_name if Files(directory, name).authority.exists()}
+    found = {}
+    for name in dict.fromkeys((*applications, *sorted(managed))):
+        files = Files(directory, name)
+        found[name] = Found(
+            by_name.get(name),
+            read_authority_file(files.authority, name) if files.authority.exists() else None,
+            files.relay.exists(),
+            frozenset(one.label for one in applications.get(name, ()) if files.application(one.label).exists()),
+        )
+    return found
+
+
+def make_change(
+    change: Change,
+    directory: Path,
+    registry: Registry,
+    *,
+    pins: Sequence[str] = (),
+    ports: Sequence[Mapping[str, int | None]] = (),
+    now: float,
+    before_change: Callable[[], None] = nothing,
+) -> None:
+    """Make one change.
+
+    Args:
+        change: from `plan_changes`.
+        directory: where the files are.
+        registry: the relay's registry.
+        pins: the pins of the relays, if there are several.
+        ports: the ports of the relays that differ from the defaults; see `create_connection`.
+        now: seconds since 1970.
+        before_change: see `change_with_files`.
+
+    Raises:
+        HybridRelayError: it cannot be made. Nothing of it was changed.
+        OSError: a file cannot be written; the error names it.
+    """
+    files = Files(directory, change.declared.name if isinstance(change, Create) else change.name)
+    match change:
+        case Create(declared):
+            several = len(declared.hosts) > 1
+            create_connection(
+                declared.name,
+                target=declared.target,
+                hosts=declared.hosts,
+                files=NewFiles(
+                    files.connector, files.application(), files.authority, files.relay if several else None
+                ),
+                registry=None if several else registry,
+                pins=pins,
+                ports=ports,
+                now=now,
+                before_change=before_change,
+            )
+            if several:
+                _import(files, registry, before_change)
+        case Import():
+            _import(files, registry, before_change)
+        case ChangeTarget(name, _, after):
+            update = [files.authority, *([files.connector] if files.connector.exists() else [])]
+            _complete(change_target(name, after, update, before_change=before_change).incomplete)
+        case ChangeRelays(name, _, after):
+            done = change_relays(
+                name,
+                after,
+                registry=registry,
+                relay_file=None if files.relay.exists() else files.relay,
+                update=[*files.strings(), files.authority],
+                pins=tuple(pins) or None,
+                ports=ports or None,
+                before_change=before_change,
+            )
+            _complete(done.incomplete)
+        case AddRule(name, rule):
+            set_rule(registry, name, rule, [Right.SEND], before_change=before_change)
+        case Issue(name, application):
+            issue_connection_string(
+                name,
+                Role.APPLICATION,
+                application.label,
+                authority_path=files.authority,
+                out=files.application(application.label),
+                rule=application.rule,
+                registry=registry,
+                now=now,
+            )
+        case DeleteRule(name, rule):
+            delete_rule(registry, name, rule, before_change=before_change)
+        case Delete(name):
+            delete_connection(registry, name, before_change=before_change)
+
+
+def _complete(incomplete: Exception | None) -> None:
+    if incomplete is not None:
+        raise incomplete
+
+
+def _import(files: Files, registry: Registry, before_change: Callable[[], None]) -> None:
+    import_connection(
+        registry,
+        read_relay_record(files.relay),
+        source=str(files.relay),
+        remedy="choose another name, or delete the one at the relay",
+        before_change=before_change,
+    )
+
+
+def write_connector_config(names: Collection[str], directory: Path) -> Path | None:
+    """Write ``connector.toml`` with a table for each hybrid connection, for ``connector --config``.
+
+    Returns:
+        The file; None if it already has this content.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = directory / "connector.toml"
+    tables = [f'[[connection]]\nfile = "{Files(directory, name).connector.name}"\n' for name in names]
+    text = "# Written by 'hybridrelay connections apply', which replaces it.\n\n" + "\n".join(tables)
+    if not path.exists():
+        create_file(path, text.encode())
+        return path
+    if path.read_text(encoding="utf-8") == text:
+        return None
+    replace_file(path, text)
+    return path

@@ -1,0 +1,104 @@
+"""The arguments of ``hybridrelay connections apply``."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_relay
+
+_APPLY = """\
+Bring the hybrid connections of a relay into the state that a file declares: for many databases at once, and as often
+as you like. What is missing is created, and what differs is changed. What is already as declared is not touched, and
+keys and identities stay the same.
+
+The files of each hybrid connection are in the directory --out: NAME.connector, NAME.application, NAME.authority, and
+NAME@LABEL.application for each further application. Keep this directory: without the authority file, a hybrid
+connection cannot be changed. connector.toml, for 'connector --config', is written there as well.
+
+What is no longer declared (a hybrid connection whose authority file is in the directory, or a rule of one) is only
+named. With --delete, it is deleted at the relay. Its files stay.
+"""
+_APPLY_EXAMPLES = """\
+examples:
+  first see what would be done:
+    hybridrelay connections apply databases.toml --out databases \\
+        --state /var/lib/hybridrelay --dry-run
+  on the administrator's machine:
+    hybridrelay connections apply databases.toml --out databases \\
+        --management https://relay.example.com:9180 --token-file admin.token
+
+databases.toml:
+  endpoint = "relay.example.com"
+
+  [[connection]]
+  name = "orders"
+  target = "db1.internal:5432"
+
+  [[connection]]
+  name = "billing"
+  target = "db2.internal:5432"
+  # further applications: each has a label, and optionally a rule of its own
+  [[connection.application]]
+  label = "reporting"
+  rule = "reporting"
+
+with several relays, run the command for each of them:
+  endpoint = ["a.example.com", "b.example.com"]
+  relay-pin = ["sha256:...", "sha256:..."]
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE.toml", type=values.path, help="declares the hybrid connections")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=values.path,
+        required=True,
+        help="the directory of the files of the hybrid connections; it is created if it is missing",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be changed")
+    parser.add_argument("--delete", action="store_true", help="also delete what is no longer declared")
+    add_relay(parser)
+    parser.set_defaults(keys=_keys(), connection_keys=_connection_keys(), application_keys=_application_keys())
+
+
+def _keys() -> argparse.ArgumentParser:
+    """Return the keys of the file, as options. The values are parsed in the same way."""
+    parser = Parser(add_help=False)
+    _add_endpoints(parser)
+    parser.add_argument("--relay-pin", metavar="PIN", type=values.pin, action="append", default=[])
+    parser.add_argument("--public-ports", metavar="PORTS", type=values.public_ports, action="append", default=[])
+    return parser
+
+
+def _connection_keys() -> argparse.ArgumentParser:
+    parser = Parser(add_help=False)
+    parser.add_argument("--name", type=values.connection_name)
+    parser.add_argument("--target", type=values.target)
+    _add_endpoints(parser)
+    return parser
+
+
+def _application_keys() -> argparse.ArgumentParser:
+    parser = Parser(add_help=False)
+    parser.add_argument("--label", type=values.label)
+    parser.add_argument("--rule", type=values.rule_name)
+    return parser
+
+
+def _add_endpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", dest="endpoints", type=values.endpoint, action="append", default=[])
+
+
+APPLY = Command(
+    "apply",
+    "create and change many hybrid connections, as a file declares them",
+    _APPLY,
+    _APPLY_EXAMPLES,
+    _add_arguments,
+    run="applying:run_apply",
+)

@@ -1,0 +1,114 @@
+"""``hybridrelay connections apply``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..._toml_files import TomlFile, read_toml
+from ...administration import (
+    Application,
+    Declared,
+    find_state,
+    is_deletion,
+    make_change,
+    plan_changes,
+    write_connector_config,
+)
+from ...errors import ConfigurationError
+from .. import exits, output
+from ..config_file import read_table
+from ..relay_access import open_registry
+
+_MAX_FILE = 1 << 20
+
+
+def run_apply(args: argparse.Namespace) -> int:
+    """Bring hybrid connections into the declared state."""
+    file = read_toml(args.file, what="the file with the declarations", limit=_MAX_FILE)
+    content = dict(file.content)
+    tables = content.pop("connection", [])
+    general = read_table(args.keys, content, file, ())
+    declared = list(_read_connections(args, tables, general, file))
+    pins, ports = general.relay_pin, general.public_ports
+    if not args.dry_run:
+        args.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open_registry(args, create=not args.dry_run) as registry:
+        changes = plan_changes(declared, find_state(declared, args.out, registry))
+        left = [change for change in changes if is_deletion(change) and not args.delete]
+        to_make = [change for change in changes if change not in left]
+        for number, change in enumerate(to_make):
+            if args.dry_run:
+                output.say(f"would {change}")
+                continue
+            try:
+                make_change(
+                    change, args.out, registry, pins=pins, ports=ports, now=time.time(),
+                    before_change=args.signals.hold,
+                )  # fmt: skip
+            except ConfigurationError as exc:
+                raise ConfigurationError(
+                    f"cannot {change}: {exc}" + (f" ({number} changes were made before)" if number else ""),
+                    remedy=exc.remedy or "correct this, and run the command again",
+                ) from exc
+            output.say(f"done: {change}")
+    for change in left:
+        output.say(f"not done without --delete: {change}")
+    if not args.dry_run:
+        _write_config(declared, args.out)
+    if not to_make:
+        output.say(f"{len(declared)} hybrid connections are as declared: nothing was changed")
+    return exits.OK
+
+
+def _write_config(declared: list[Declared], directory: Path) -> None:
+    written = write_connector_config([one.name for one in declared], directory)
+    if written is not None:
+        output.say(f"wrote {written}: copy it to the connector with the .connector files, for 'connector --config'")
+
+
+def _read_connections(
+    args: argparse.Namespace, tables: Any, general: argparse.Namespace, file: TomlFile
+) -> Iterator[Declared]:
+    for number, table in _tables(tables, file, ("connection",)):
+        place = ("connection", number)
+        where = file.at(*place)
+        keys = dict(table)
+        applications = keys.pop("application", [])
+        found = read_table(args.connection_keys, keys, file, place)
+        endpoints = found.endpoints or general.endpoints
+        for key, value in (("name", found.name), ("target", found.target), ("endpoint", endpoints or None)):
+            if value is None:
+                raise ConfigurationError(f"{where}: {key} is missing")
+        yield Declared(
+            found.name,
+            found.target,
+            tuple(endpoints),
+            tuple(_read_applications(args, applications, file, (*place, "application"))),
+            where,
+        )
+
+
+def _read_applications(
+    args: argparse.Namespace, tables: Any, file: TomlFile, place: tuple[str | int, ...]
+) -> Iterator[Application]:
+    labels: set[str] = set()
+    for number, table in _tables(tables, file, place):
+        where = file.at(*place, number)
+        found = read_table(args.application_keys, table, file, (*place, number))
+        if found.label is None:
+            raise ConfigurationError(f"{where}: label is missing")
+        if found.label in labels:
+            raise ConfigurationError(f"{where}: the label {found.label} occurs twice")
+        labels.add(found.label)
+        yield Application(found.label, found.rule)
+
+
+def _tables(tables: Any, file: TomlFile, place: tuple[str | int, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        name = ".".join(part for part in place if isinstance(part, str))
+        raise ConfigurationError(f"{file.at(*place)}: write [[{name}]], in two pairs of brackets")
+    yield from enumerate(tables)

@@ -1,0 +1,191 @@
+"""``hybridrelay connections apply``: many hybrid connections from one file, again and again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.relay import SQLiteStore
+from hybridrelay.security import HostPort, Right, load_connection_string
+
+from .conftest import Result, Run
+
+DATABASES = 20
+
+
+def declaration(*names: str, port: int = 5432, more: str = "", endpoint: str = '"relay.example"') -> str:
+    tables = (
+        f'[[connection]]\nname = "{name}"\ntarget = "{name.split("/")[-1]}.internal:{port}"\n' for name in names
+    )
+    return f"endpoint = {endpoint}\n" + "".join(tables) + more
+
+
+REPORTING = '[[connection.application]]\nlabel = "reporting"\nrule = "reporting"\n'
+
+
+@attrs.frozen
+class Scene:
+    run: Run
+    folder: Path
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def apply(self, text: str, *options: str, state: str = "state", out: str = "out") -> Result:
+        path = self.folder / "databases.toml"
+        path.write_text(text)
+        return self.run(
+            "connections", "apply", path, "--out", self.folder / out, "--state", self.folder / state, *options
+        )
+
+    def names(self, state: str = "state") -> list[str]:
+        with SQLiteStore.open(self.folder / state) as registry:
+            return sorted(one.name for one in registry.list())
+
+    def everything(self) -> dict[str, str]:
+        """The content of every file, and of what the relay has."""
+        files = [path for path in self.out.glob("*") if path.is_file()]
+        found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        with SQLiteStore.open(self.folder / "state") as registry:
+            return {**found, **{one.name: f"{one.hosts} {one.rules}" for one in registry.list()}}
+
+
+@pytest.fixture
+def scene(run: Run, tmp_path: Path) -> Scene:
+    """A relay's state directory with nothing in it yet."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    scene = Scene(run, tmp_path)
+    assert scene.apply(declaration("first"), out="elsewhere").code == 0
+    return scene
+
+
+def test_twenty_databases(scene: Scene) -> None:
+    """Created at once; a second time, nothing happens; then one gets another target and one an application."""
+    names = [f"eu/db{number}" for number in range(DATABASES)]
+    would = scene.apply(declaration(*names), "--dry-run")
+    assert would.out.count("would create eu/db") == DATABASES
+    assert not scene.out.exists()
+    assert scene.names() == ["first"]
+    done = scene.apply(declaration(*names))
+    assert (done.code, done.err) == (0, "")
+    assert set(scene.names()) == {"first", *names}
+    strings = [load_connection_string(scene.out / f"eu%2Fdb{number}.connector") for number in range(DATABASES)]
+    assert [one.entity_path for one in strings] == names
+    assert strings[3].target == HostPort("db3.internal", 5432)
+    assert (scene.out / "connector.toml").read_text().count("[[connection]]") == DATABASES
+    before = scene.everything()
+    again = scene.apply(declaration(*names))
+    assert "20 hybrid connections are as declared: nothing was changed" in again.out
+    assert scene.everything() == before
+    changed = declaration(*names[:-1]) + declaration(names[-1], port=6000, more=REPORTING).partition("\n")[2]
+    done = scene.apply(changed)
+    assert done.out.splitlines() == [
+        "done: change the target of eu/db19 from db19.internal:5432 to db19.internal:6000",
+        "done: add rule reporting to eu/db19",
+        "done: issue a connection string of eu/db19 with the label reporting",
+    ]
+    reporting = load_connection_string(scene.out / "eu%2Fdb19@reporting.application")
+    assert reporting.key_name == "reporting"
+    with SQLiteStore.open(scene.folder / "state") as registry:
+        rule = registry.rule("eu/db19", "reporting")
+    assert rule.rights == {Right.SEND}
+    assert rule.primary == reporting.key
+    after = scene.everything()
+    assert {name for name in after if after[name] != before.get(name)} == {
+        "eu%2Fdb19.connector",
+        "eu%2Fdb19.authority",
+        "eu%2Fdb19@reporting.application",
+        "eu/db19",
+    }
+
+
+def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
+    """And what this directory has not made is not touched in any case."""
+    scene.apply(declaration("a", "b", more=REPORTING))
+    result = scene.apply(declaration("b"))
+    assert result.out.splitlines() == [
+        "not done without --delete: delete rule reporting of b",
+        "not done without --delete: delete a",
+        "wrote {}: copy it to the connector with the .connector files, for 'connector --config'".format(
+            scene.out / "connector.toml"
+        ),
+        "1 hybrid connections are as declared: nothing was changed",
+    ]
+    assert scene.names() == ["a", "b", "first"]
+    result = scene.apply(declaration("b"), "--delete", "--dry-run")
+    assert result.out.splitlines() == ["would delete rule reporting of b", "would delete a"]
+    assert scene.names() == ["a", "b", "first"]
+    result = scene.apply(declaration("b"), "--delete")
+    assert result.code == 0
+    assert scene.names() == ["b", "first"]
+    with SQLiteStore.open(scene.folder / "state") as registry:
+        assert {rule.name for rule in registry.get("b").rules} == {"connector", "application"}
+    assert "1 hybrid connections are as declared" in scene.apply(declaration("b"), "--delete").out
+
+
+def test_two_relays(scene: Scene) -> None:
+    """The command is run for each; then a third relay takes the place of the second."""
+    pin = f"sha256:{'A' * 43}="
+    pins = f'relay-pin = ["{pin}"]\n'
+    two = pins + declaration("a", endpoint='["one.example", "two.example"]')
+    assert scene.apply(two).code == 0
+    (scene.folder / "second").mkdir(mode=0o700)
+    assert "import a at this relay" in scene.apply(two, state="second").out
+    assert scene.names("second") == ["a"]
+    for state in ("state", "second"):
+        assert "nothing was changed" in scene.apply(two, state=state).out
+    string = load_connection_string(scene.out / "a.application")
+    assert (string.hosts, string.relay_pins) == (("one.example", "two.example"), (pin,))
+    three = two.replace("two.example", "three.example")
+    result = scene.apply(three)
+    assert "done: change the relays of a from one.example, two.example to one.example, three.example" in result.out
+    for name in ("a.application", "a.connector"):
+        assert load_connection_string(scene.out / name).hosts == ("one.example", "three.example")
+    assert "nothing was changed" in scene.apply(three).out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("endpoint = 'r'\n[[connection]]\nname = 'a'\n", "databases.toml: line 2: target is missing"),
+        ("[[connection]]\nname = 'a'\ntarget = 'b:1'\n", "line 1: endpoint is missing"),
+        ("endpoint = 'r'\n[[connection]]\nnmae = 'a'\n", "line 3: unknown key 'nmae'"),
+        ("endpoint = 'r'\n[connection]\nname = 'a'\n", r"line 2: write [[connection]], in two pairs of brackets"),
+        (declaration("a", "b", "a"), "line 8: a is declared twice"),
+        (declaration("a", more="[[connection.application]]\nrule = 'x'\n"), "line 5: label is missing"),
+        (declaration("a", more=REPORTING + REPORTING), "line 8: the label reporting occurs twice"),
+        (declaration("a", port=70000), "line 4: target: "),
+        (
+            declaration("new", "first"),
+            "line 5: the relay has a hybrid connection first, whose authority file is not in",
+        ),
+    ],
+)
+def test_a_mistake_changes_nothing(scene: Scene, text: str, says: str) -> None:
+    result = scene.apply(text)
+    assert result.code == 2
+    assert says in result.err
+    assert scene.names() == ["first"]
+
+
+def test_what_was_left_by_an_interrupted_run(scene: Scene) -> None:
+    """Files without a hybrid connection: an error says what to do with them, and the others are not affected."""
+    scene.apply(declaration("a", "b"))
+    with SQLiteStore.open(scene.folder / "state") as registry:
+        registry.delete("a")
+    result = scene.apply(declaration("a", "b"))
+    assert "line 2: there is an authority file for a, but the relay has no such hybrid connection" in result.err
+    for path in scene.out.glob("a.*"):
+        path.rename(scene.folder / path.name)
+    assert scene.apply(declaration("a", "b")).out.splitlines()[0].startswith("done: create a")
+
+
+def test_names_that_look_like_labels(scene: Scene) -> None:
+    """The files of `a.reporting` are not those of an application of `a`."""
+    scene.apply(declaration("a.reporting", "a", more=REPORTING))
+    for file, name in (("a.reporting.application", "a.reporting"), ("a@reporting.application", "a")):
+        assert load_connection_string(scene.out / file).entity_path == name
