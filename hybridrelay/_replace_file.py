@@ -128,10 +128,10 @@ def remove_leftovers(path: Path) -> list[Path]:
     pattern = re.compile(re.escape(_fresh_prefix(target)) + "[0-9a-f]{8}")
     removed = []
     with contextlib.suppress(OSError):
-        for beside in target.parent.iterdir():
-            if pattern.fullmatch(beside.name):
-                beside.unlink()
-                removed.append(beside)
+        for sibling in target.parent.iterdir():
+            if pattern.fullmatch(sibling.name):
+                sibling.unlink()
+                removed.append(sibling)
     return removed
 
 
@@ -172,12 +172,12 @@ def create_file_once(path: Path, data: bytes) -> bool:
         OSError: it cannot be written. It names the file, of which nothing is left.
     """
     target = Path(os.path.realpath(path))
-    beside = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")
+    temporary = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")
     with naming(path):
         try:
-            create_file(beside, data)
+            create_file(temporary, data)
             try:
-                os.link(beside, target)
+                os.link(temporary, target)
             except FileExistsError:
                 return False
             except OSError as exc:
@@ -188,7 +188,7 @@ def create_file_once(path: Path, data: bytes) -> bool:
                 except FileExistsError:
                     return False
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         sync_directory(target.parent)
     return True
 

@@ -20,6 +20,9 @@ class Limits:
 
     Each read and each write has a deadline. A head and a body also have a deadline for the whole, because a client
     that sends one byte at a time meets the deadline of every single read.
+
+    Raises:
+        ValueError: a limit is too low, or `max_target_bytes` is more than `max_head_bytes`.
     """
 
     #: The maximum length of the request line, most of which is the target (status 414 if exceeded). RFC 9112 section

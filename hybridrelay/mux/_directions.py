@@ -23,13 +23,13 @@ _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Report(Protocol):
-    """The function that is called with each input for the machine, except `Input.ACCEPTED` and `Input.REFUSED`."""
+    """The function to which the directions report inputs for the machine, except for those that `Broke` contains."""
 
     def __call__(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None: ...
 
 
 class Broke(Exception):
-    """One side of the bridge failed."""
+    """One side of the bridge failed. `cause` is the input for the machine, which the bridge reports."""
 
     def __init__(self, cause: Input, reason: Reason) -> None:
         super().__init__(reason.describe)
@@ -58,8 +58,8 @@ class Outward:
     Args:
         stream: the stream.
         port: the TCP connection.
-        early: data that was sent on an earlier stream, which the peer refused, and that has to be sent again; b""
-            means the end of file. Data that is sent on this stream before the peer accepts it is appended.
+        early: the pieces of data that were sent on an earlier, refused stream and have to be sent again; b"" means
+            the end of file. What is sent on this stream before the peer accepts it is appended.
         report: called with what happens.
     """
 

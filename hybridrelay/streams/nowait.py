@@ -360,6 +360,7 @@ class _Waiting(NowaitStream):
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._held = b""
+        #: Whether a send has begun and has not finished. It is unknown how much was sent, so nothing more can be.
         self._torn = False
         #: What `wait_readable` has received for `receive_nowait`, b"" at the end of file; None if there is nothing.
         self._ahead: Buffer | None = None

@@ -20,7 +20,7 @@ If the hybrid connection has several relays, disable it at each of them.
 """
 _ENABLE = """\
 Enable a hybrid connection that was disabled. Connectors and clients that are still running work again within a few
-seconds.
+seconds. If it was disabled at several relays, enable it at each of them.
 """
 
 

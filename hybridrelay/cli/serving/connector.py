@@ -19,7 +19,7 @@ class ConnectorService:
     """The hybrid connections of a connector. See `Service`.
 
     Args:
-        connector: publishes `wanted`, in this order.
+        connector: publishes `wanted` in this order, and so has numbered them from 0.
         wanted: the configuration with which it starts.
         grace: how long open streams of a hybrid connection that is no longer configured may continue (seconds).
     """

@@ -21,10 +21,11 @@ from .settings import Proxy, ProxySettings
 from .socks import open_socks_tunnel
 from .tunnel import Tunnel
 
-#: The deadline if the caller sets none (seconds): for reaching the proxy, its authentication, and its connection to
-#: the relay.
+#: How long a call may take at most (seconds), even if the caller has a later deadline or none. It includes reaching the
+#: proxy, its authentication, and its connection to the relay.
 MAX_SECONDS = 30.0
-#: The fraction of the caller's time that a proxy gets, so that time is left to raise an error that names the proxy.
+#: The fraction of this time, or of the caller's if that is shorter, that a proxy gets. The rest is left to raise an
+#: error that names the proxy before the caller's deadline.
 _SHARE = 0.95
 #: If one of the proxy's addresses has not answered after this time (seconds), the next one is tried in parallel. A
 #: proxy needs some time for its own connection to the relay.
@@ -71,8 +72,8 @@ class ProxyDial:
             ProxyError: the proxy cannot be reached, does not answer, or refuses; `failure` says which.
             OSError: as `dial_directly`, if no proxy is used.
 
-        If the caller has a deadline, this raises its own error shortly before it. Without a deadline, `MAX_SECONDS`
-        is the limit. If cancelled, nothing stays open.
+        A proxy that takes too long is an error shortly before the caller's deadline, and after `MAX_SECONDS` at the
+        latest. If cancelled, nothing stays open.
         """
         proxy = self.settings.proxy_for(host, port)
         if proxy is None:
