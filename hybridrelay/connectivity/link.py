@@ -145,7 +145,8 @@ class RelayLink:
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
-        #: The route that worked in each network. Back in that network, it is used again without probing.
+        #: The route that worked in each network. When this machine returns to a network, its route is used without
+        #: probing.
         self._worked: dict[tuple[object, ...], Candidate] = {}
         #: The network in which a route was chosen last.
         self._network: tuple[object, ...] = ()
@@ -217,8 +218,11 @@ class RelayLink:
             self.endpoint = self._prober.endpoint = self.endpoint.with_key(key)
 
     def forget(self, *, network_changed: bool = False) -> None:
-        """Forget the route, because it failed: the next use probes again. With `network_changed`, the route is still
-        remembered for the earlier network."""
+        """Forget the route, because it failed; the next `choose` probes again.
+
+        With `network_changed`, it did not fail, but this machine may be in another network. The route is still
+        remembered for the earlier network, and `choose` probes only in a network that has none.
+        """
         if self._candidate is not None and not network_changed:
             self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}
         self._candidate = None
@@ -287,6 +291,7 @@ class RelayLink:
             candidate: the route. None means the result of `choose`; if that route fails, it is forgotten.
 
         Raises:
+            NoRouteWorks: see `choose`.
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
 
         Every step has a deadline. If cancelled, nothing stays open.

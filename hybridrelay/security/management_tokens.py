@@ -83,7 +83,7 @@ class ManagementToken:
     last_used_at: float | None = None
 
     def matches(self, text: str) -> bool:
-        """Return whether `text` is this token. Takes the same time for any text."""
+        """Return whether `text` is this token. The time does not depend on where it differs."""
         return hmac.compare_digest(_digest(text), self.digest)
 
 
@@ -105,7 +105,7 @@ def generate_management_token(
     check_token_name(name)
     check_scope(scope)
     if not 1 <= seconds <= MAX_TOKEN_SECONDS:
-        raise ValueError(f"a token is valid for at most {MAX_TOKEN_SECONDS // 86_400} days")
+        raise ValueError(f"a token is valid for at least 1 second and at most {MAX_TOKEN_SECONDS // 86_400} days")
     id_ = _random(_ID_LENGTH)
     text = f"{TOKEN_PREFIX}{id_}_{_random(_SECRET_LENGTH)}"
     return ManagementToken(id_, name, role, scope, _digest(text), now, now + seconds), Secret(text)

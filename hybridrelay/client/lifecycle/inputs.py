@@ -89,7 +89,7 @@ class MoveWanted:
 
 @attrs.frozen
 class MoveWithdrawn:
-    """No caller is waiting for the move."""
+    """No caller is waiting for the move any more."""
 
 
 @attrs.frozen
@@ -98,6 +98,7 @@ class SessionOver:
 
     reason: Reason
     text: str = ""
+    #: Whether the connector has ended it, as opposed to this side or the deadline.
     by_connector: bool = False
 
 
@@ -110,8 +111,8 @@ class Cancelled:
 class Due:
     """The machine's `deadline` has been reached."""
 
-    #: If all relays have announced that they stop: when the first of them may be contacted again. A time in the past
-    #: if one of them may be contacted now.
+    #: If all relays have announced that they stop: when the first of them may be contacted again, by the clock of the
+    #: machine's `deadline`. A time in the past if one of them may be contacted now.
     relays_away_until: float = float("-inf")
 
 

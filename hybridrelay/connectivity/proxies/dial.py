@@ -21,8 +21,8 @@ from .settings import Proxy, ProxySettings
 from .socks import open_socks_tunnel
 from .tunnel import Tunnel
 
-#: How long a call may take at most (seconds), even if the caller has a later deadline or none. It includes reaching the
-#: proxy, its authentication, and its connection to the relay.
+#: How long a call may take at most (seconds), even if the caller has a later deadline or none. It includes reaching
+#: the proxy, its authentication, and its connection to the relay.
 MAX_SECONDS = 30.0
 #: The fraction of this time, or of the caller's if that is shorter, that a proxy gets. The rest is left to raise an
 #: error that names the proxy before the caller's deadline.

@@ -35,8 +35,7 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 class Commands:
     """The command lines that create a hybrid connection and use it, quoted for a shell."""
 
-    #: Creates it with the management API, which adds it to the relay. None: the page was not loaded from an address
-    #: that other machines can use.
+    #: Creates it with the management API, which adds it to the relay. None: see `_management_url`.
     create_at_relay: str | None
     #: Creates it without the management API, and writes a file for the relay.
     create: str
@@ -174,7 +173,7 @@ async def _name_problems(visit: Visit, name: str) -> list[str]:
 
 
 async def _full(visit: Visit) -> Child:
-    """Say that the relay's edition allows no further hybrid connection."""
+    """Make the message that the relay's edition allows no further hybrid connection. None if it allows one."""
     usage = await visit.get_if_allowed("getUsage", RelayUsage, query={"limit": 1})
     if usage is None or usage.connections.allowed is None or usage.connections.used < usage.connections.allowed:
         return None
@@ -190,7 +189,11 @@ async def _full(visit: Visit) -> Child:
 
 
 def _management_url(visit: Visit) -> str | None:
-    """Return the URL at which commands can use the management API; None if it is not served over TCP."""
+    """Return the URL of this page's server, at which commands can use the management API.
+
+    None if they cannot, because the page was loaded through the Unix socket, or without TLS from an address that is
+    not loopback.
+    """
     authority = visit.request.authority
     if visit.is_local or authority is None:
         return None
@@ -214,7 +217,7 @@ async def _steps(visit: Visit, name: str, target: str, endpoint: str) -> Child:
         state=visit.state_argument,
     )
     port_note = (
-        "--public-ports has the ports on which the relay listens. If others are reachable from outside, write those. "
+        "--public-ports names the ports on which the relay listens. If it is reached at other ports, name those. "
         if ports
         else ""
     )
