@@ -285,6 +285,8 @@ class ApiRegistry:
             return ()
 
     def _look_for_key(self, name: str, rule: str, slot: KeySlot) -> str | None:
+        """Return the fingerprint of a key after a change whose outcome is unknown: None if the key is revoked, and ""
+        if this is not known."""
         known = self._look(name)
         found = None if known is None else known.find_rule(rule)
         return "" if found is None else found.fingerprint(slot)

@@ -36,10 +36,11 @@ EVERYTHING = Scope()
 class Caller:
     """The one identity of a request. Everything that is decided about a request is decided from it."""
 
-    #: How the caller was identified: ``local`` is a user of the relay's machine, by the socket's credentials; `token`
-    #: is a token of this API.
+    #: How the caller was identified: ``local`` (the user at the other end of the Unix socket), ``token`` (a token of
+    #: this API), ``sas`` (a token made with a key that has the right Manage), ``certificate`` (a client certificate),
+    #: or the name of an authenticator that is a plug-in.
     kind: str
-    #: For the audit log: ``uid 1000``.
+    #: Who it is, for the audit log: for example ``uid 1000``, or the name and the id of a token.
     id: str
     role: ManagementRole
     scope: Scope = EVERYTHING

@@ -43,7 +43,7 @@ class Reloads:
 
     Args:
         configuration: reads the files.
-        service: what serves.
+        service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
     """
 
