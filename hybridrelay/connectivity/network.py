@@ -1,4 +1,4 @@
-"""Identifying the network that this computer is in, and detecting that it changed or that the computer slept."""
+"""Identifying the network that this machine is in, and detecting that it changed or that the machine slept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 #: How often clocks and addresses are compared (seconds). It costs a few system calls.
 WATCH_SECONDS = 2.0
-#: If the boot-time clock has advanced this much more than the monotonic one, the computer slept (seconds).
+#: If the boot-time clock has advanced this much more than the monotonic one, the machine slept (seconds).
 SLEEP_SECONDS = 5.0
 
 #: Documentation addresses (RFC 5737, RFC 3849): connecting a datagram socket to one sends nothing, and shows which
@@ -23,7 +23,7 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def local_addresses() -> tuple[str, ...] | None:
-    """Return the local addresses that this computer uses for the Internet; empty without a network. Sends nothing.
+    """Return the local addresses that this machine uses for the Internet; empty without a network. Sends nothing.
 
     None if they cannot be determined, because this process has no descriptor or no memory left.
     """
@@ -65,17 +65,17 @@ _AWAKE: int | None = getattr(time, "CLOCK_UPTIME_RAW", _MONOTONIC)
 
 
 def boot_time() -> float:
-    """Seconds on a clock that also runs while the computer sleeps; only differences have a meaning."""
+    """Seconds on a clock that also runs while the machine sleeps; only differences have a meaning."""
     return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
 
 
 def awake_time() -> float:
-    """Seconds on a clock that stops while the computer sleeps, if the system has one (Windows does not)."""
+    """Seconds on a clock that stops while the machine sleeps, if the system has one (Windows does not)."""
     return time.monotonic() if _AWAKE is None else time.clock_gettime(_AWAKE)
 
 
 class NetworkState:
-    """Detects that the computer slept or that its address changed. Clocks and addresses are arguments, for tests."""
+    """Detects that the machine slept or that its address changed. Clocks and addresses are arguments, for tests."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class NetworkState:
 
 
 async def watch_network(changed: Callable[[str], None], *, state: NetworkState | None = None) -> None:
-    """Call `changed` with a description whenever the computer slept or its address changed, until cancelled."""
+    """Call `changed` with a description whenever the machine slept or its address changed, until cancelled."""
     state = state or NetworkState()
     while True:
         await trio.sleep(WATCH_SECONDS)

@@ -168,7 +168,7 @@ class Registrar:
         self._feed(inputs.Stop())
 
     def network_changed(self) -> None:
-        """Note that this computer slept, or changed networks."""
+        """Note that this machine slept, or changed networks."""
         self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:

@@ -214,7 +214,7 @@ class Relays:
             registrar.check_refusals()
 
     def network_changed(self) -> None:
-        """Note that this computer slept, or changed networks."""
+        """Note that this machine slept, or changed networks."""
         for registrar in self._registrars.values():
             registrar.network_changed()
 

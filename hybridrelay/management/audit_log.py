@@ -39,8 +39,8 @@ from .request_ids import new_request_id
 
 __all__ = ["AuditLog"]
 
-#: The most entries that may wait to be written. If there are more, because the disk is full, the oldest are lost here;
-#: the log of the relay has them.
+#: The most entries that may wait to be written. If there are more, because the disk is full, the oldest are lost
+#: here, but are in the log of the relay.
 _MAX_WAITING = 10_000
 #: How long to wait before a failed write is tried again (seconds).
 _RETRY_SECONDS = 60.0

@@ -466,7 +466,7 @@ class Session:
     def check_alive(self) -> None:
         """Send a ping at once. If the peer does not answer, the channel is given up within seconds.
 
-        Call it when the computer has slept, or its network has changed.
+        Call it when the machine has slept, or its network has changed.
         """
         if self._channel is not None:
             self._channel.check_alive()

@@ -62,6 +62,7 @@ def load_chain(
 
     Raises:
         ConfigurationError: a file cannot be used, or the key does not belong to the certificate.
+        OSError: the key cannot be passed to `ssl`; see `private_file`.
     """
     certificate = read_pem(certificate_file, what="the certificate file")
     if not _CERTIFICATE.search(certificate):

@@ -162,7 +162,7 @@ class MoveToRoute:
 
 @attrs.frozen
 class RoutesUncertain:
-    """The known routes may be outdated, because this computer slept or is in another network."""
+    """The known routes may be outdated, because this machine slept or is in another network."""
 
 
 @attrs.frozen

@@ -18,6 +18,7 @@ from .visit import Visit
 
 __all__ = ["MONITOR_PAGES"]
 
+#: How many names of hybrid connections the field can suggest.
 _LISTED = 200
 
 

@@ -153,7 +153,10 @@ async def _confirm_disable(visit: Visit) -> View:
                 "section",
                 h("p", "Name: ", h("b", name_of(name))),
                 h("p", h("b", "What ends at once: "), ends, "."),
-                h("p", "Nothing is deleted. Until it is enabled, the relay refuses its connectors and clients."),
+                h(
+                    "p",
+                    "Nothing is deleted. Until it is enabled again, the relay refuses its connectors and clients.",
+                ),
                 h(
                     "div",
                     post_form(f"{path_of(name)}/disable", button("Disable", kind="danger"), version=version or 0),
