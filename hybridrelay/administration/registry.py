@@ -141,7 +141,7 @@ class ConnectionInfo:
         return found
 
     def differences(self, record: RelayRecord) -> tuple[str, ...]:
-        """Return what is different in a record with the same name: ``endpoint``, ``rules`` or ``keys``."""
+        """Return what is different in a record with the same name: ``endpoint``, and ``rules`` or else ``keys``."""
         ours = {rule.name: rule for rule in self.rules}
         theirs = {rule.name: RuleInfo.of(rule) for rule in record.rules}
         if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
@@ -217,7 +217,7 @@ class Registry(Protocol):
     All methods block until they are done. They raise `StateError` if a store cannot be used, and `ManagementError` if
     a relay cannot be reached. If a relay does not answer a request for a change, they raise `OutcomeUnknown`. Every
     other exception means that nothing was changed. `known` is a hybrid connection as it was read before: if it has
-    been changed since, `ChangedMeanwhile` is raised.
+    been changed since, `ChangedMeanwhile` is raised, and `NotFound` if it was deleted.
     """
 
     # --- reading

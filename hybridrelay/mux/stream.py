@@ -168,7 +168,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue `data` for sending. Returns when all of it is queued. The queue holds at most 128 KiB.
+        """Queue `data` for sending. Returns when all of it is queued.
+
+        By default, the queue holds at most 128 KiB, and less if the session has thousands of streams.
 
         If cancelled, a part of the data may have been queued; the session and its other streams are not affected.
 

@@ -93,8 +93,9 @@ class UseKey:
 
 @attrs.frozen
 class ForgetRoute:
-    """Forget the route, because it failed, so that routes are probed before the next control channel is opened."""
+    """Forget the route, so that routes are probed before the next control channel is opened."""
 
+    #: Whether the reason is that the network may have changed, and not that the route failed; see `RelayLink.forget`.
     network_changed: bool = False
 
 
