@@ -92,9 +92,9 @@ class Connector:
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
         #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
-        #: The events of this connector's sessions and streams. They have a stream of their own, because `events` may
-        #: be shared with other connectors, and the audit log must not receive an event twice.
         self._counters = ConnectorCounters()
+        # The events of this connector's sessions and streams have a stream of their own, because `events` may be
+        # shared with other connectors, and the audit log must not receive an event twice.
         own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._sessions = Sessions(
             policy,

@@ -33,9 +33,9 @@ all of them in a calendar month (UTC). A hybrid connection can also have an edit
 NAME --edition'). By default, no edition is in use.
 """
 _USE = """\
-Choose the edition that the relay uses, or 'none'. If the relay already has more than the edition allows, nothing is
-deleted and no session ends. But no hybrid connection can be added, and no session can begin once the bytes of the
-month are used up.
+Choose the edition that the relay uses, or 'none'. If the relay already has more hybrid connections than the edition
+allows, none is deleted, but none can be added. Once the bytes of the month are used up, no session can begin. Open
+sessions continue, unless the edition has --end-at-limit yes.
 """
 _SET = """\
 Change the limits of an edition. Limits that are not given stay as they are. 'none' removes a limit.
@@ -48,8 +48,12 @@ def _add_limits(parser: Parser) -> None:
         ("--listeners", values.count_or_none, "connectors that are registered"),
         ("--senders", values.count_or_none, "control channels of clients"),
         ("--sessions", values.count_or_none, "pairs of data channels"),
-        ("--bytes-per-period", values.size_or_none, "in both directions together, in a calendar month (UTC)"),
-        ("--bytes-per-second", values.size_or_none, "in both directions together; at least 65536"),
+        (
+            "--bytes-per-period",
+            values.size_or_none,
+            "such as 200GB: in both directions together, in a calendar month (UTC)",
+        ),
+        ("--bytes-per-second", values.size_or_none, "such as 5MB: in both directions together; at least 65536"),
     ):
         parser.add_argument(option, metavar="N|none", type=type_, help=what)
     parser.add_argument(
