@@ -36,6 +36,8 @@ class Entry:
     key: Key
     #: The local addresses of a forward.
     listen: tuple[Listen, ...] = ()
+    #: Whether a connector's connections to the target begin with a PROXY header.
+    proxy_protocol: bool = False
     #: Where the entry is in the configuration file, for messages: ``connector.toml: line 3``. Empty if it comes from
     #: the options.
     where: str = attrs.field(default="", eq=False)
@@ -79,7 +81,7 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 f"{args.config} has tables [[connection]], which --listen does not apply to",
                 remedy="write listen in the tables",
             )
-        return tuple(_of_table(table, key_of, environ, listens=listens) for table in args.connections)
+        return tuple(_of_table(table, args, key_of, environ, listens=listens) for table in args.connections)
     files: Sequence[str | None] = args.files or [None]
     listen: Sequence[Listen] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
     if listens and len(listen) != len(files):
@@ -87,13 +89,20 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
             f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
             remedy="give one --listen for each --connection-string-file, or none at all",
         )
+    proxy_protocol = not listens and args.proxy_protocol
     return tuple(
-        Entry(file, key_of(file), listen=(listen[number],) if listens else ()) for number, file in enumerate(files)
+        Entry(file, key_of(file), (listen[number],) if listens else (), proxy_protocol)
+        for number, file in enumerate(files)
     )
 
 
 def _of_table(
-    table: argparse.Namespace, key_of: Callable[[str | None], Key], environ: Mapping[str, str], *, listens: bool
+    table: argparse.Namespace,
+    args: argparse.Namespace,
+    key_of: Callable[[str | None], Key],
+    environ: Mapping[str, str],
+    *,
+    listens: bool,
 ) -> Entry:
     file = table.file
     if file is None:
@@ -104,4 +113,8 @@ def _of_table(
                 remedy=f"in the service's unit: LoadCredential={table.credential}:/path/of/the/file; or use file",
             )
         file = str(Path(folder) / table.credential)
-    return Entry(file, key_of(file), tuple(table.listen or [ANYWHERE]) if listens else (), table.where)
+    if listens:
+        return Entry(file, key_of(file), tuple(table.listen or [ANYWHERE]), where=table.where)
+    # What a table does not say is as in the rest of the file, or in the options.
+    general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
+    return Entry(file, key_of(file), proxy_protocol=general, where=table.where)

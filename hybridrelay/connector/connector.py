@@ -173,6 +173,14 @@ class Connector:
         self._published[number] = published
         return number
 
+    def use_proxy_protocol(self, number: int, on: bool) -> None:
+        """Set whether connections to the target that are opened from now on begin with a PROXY header (version 2).
+
+        The header has the address of the client, as the relay has stated it, and the label of its identity. The
+        target has to expect it. Without this call, there is none.
+        """
+        self._published[number].sends_proxy_header = on
+
     def withdraw(self, number: int, *, grace: float = 0.0) -> None:
         """Publish a hybrid connection no longer. Other hybrid connections are not affected.
 

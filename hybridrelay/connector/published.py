@@ -26,6 +26,8 @@ class Published:
         self.retiring: list[Publication] = []
         #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
         self.is_withdrawn = False
+        #: Whether connections to the target begin with a PROXY header.
+        self.sends_proxy_header = False
 
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""

@@ -16,7 +16,9 @@ from ..events.stream import EventStream
 from ..mux import Bridged, BridgeProgress, Bridges, Offer
 from ..policy import Action, Policy, Resource
 from ..protocol.reasons import Reason
+from ..streams.sockets import abort_socket
 from .outcome import NotConnected, outcome_of
+from .proxy_header import proxy_header
 from .published import Published
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
@@ -221,6 +223,8 @@ class ServedStream:
                 self._offer.cancel_when_withdrawn(scope)
                 began = self._service.clock()
                 connected = await open_target(self._target)
+                if self.origin.published.sends_proxy_header:
+                    await self._send_proxy_header(connected)
                 self._service.counters.target_connect.observe(self._service.clock() - began)
                 return connected
         except TargetError as exc:
@@ -231,6 +235,22 @@ class ServedStream:
                 )
             return NotConnected(exc.reason, str(exc.__cause__ or exc), str(exc))
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
+
+    async def _send_proxy_header(self, connected: trio.SocketStream) -> None:
+        """Send the PROXY header. If that fails or is cancelled, the connection is reset.
+
+        Raises:
+            TargetError: the target has ended the connection.
+        """
+        try:
+            target = connected.socket.getpeername()
+            await connected.send_all(proxy_header(self.origin, self.about.activity_id, target))
+        except (OSError, trio.BrokenResourceError) as exc:
+            abort_socket(connected)
+            raise TargetError("the target ended the connection", Reason.TARGET_REFUSED) from exc
+        except BaseException:
+            abort_socket(connected)
+            raise
 
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""

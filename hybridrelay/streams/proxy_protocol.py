@@ -1,7 +1,7 @@
 """The header of the PROXY protocol, in which a proxy in front of a server states where a connection comes from.
 
 Versions 1 and 2 of https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The header is the first data on a
-connection. Only `receive_proxy_header` does I/O.
+connection. Both versions are read, and version 2 is written. Only `receive_proxy_header` does I/O.
 
 A header can state any address, so accept it only from trusted proxies. Require it from them, because a connection
 without a header would count as the proxy's own.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_PROXY_HEADER",
     "ProxyHeader",
     "ProxyHeaderError",
+    "format_proxy_header",
     "parse_proxy_header_untrusted",
     "receive_proxy_header",
 ]
@@ -40,6 +42,8 @@ _UNSPEC, _INET, _INET6, _UNIX = range(4)
 _STREAM = 1
 #: The length of the address block of each family: two addresses and two ports, or two paths.
 _ADDRESSES: Final = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
+#: An IPv6 address that begins with this has an IPv4 address in its last four bytes.
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 _PORT: Final = re.compile(rb"0|[1-9][0-9]{0,4}")
 
 
@@ -97,6 +101,34 @@ async def receive_proxy_header(stream: trio.abc.ReceiveStream) -> str | None:
             raise trio.BrokenResourceError("the connection ended before its PROXY header was complete")
         data += more
     return found.address
+
+
+def format_proxy_header(
+    source: tuple[str, int] | None, destination: tuple[str, int] | None, fields: Mapping[int, bytes]
+) -> bytes:
+    """Return a header of version 2 for a TCP connection.
+
+    Args:
+        source: the address and port that the connection comes from; None if they are not known.
+        destination: the address and port that it is for; None if they are not known. Zones of IPv6 addresses are left
+            out. If the two are of different families, both are written as IPv6 addresses.
+        fields: additional fields (TLVs) by their types. All together have less than 1 KiB.
+
+    Raises:
+        ValueError: an address is not an IP address.
+    """
+    tail = b"".join(bytes([kind]) + len(value).to_bytes(2) + value for kind, value in fields.items())
+    family, addresses = _UNSPEC, b""
+    if source is not None and destination is not None:
+        ends = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (source, destination)]
+        if all(end.version == 4 for end in ends):
+            family, packed = _INET, [end.packed for end in ends]
+        else:
+            family, packed = _INET6, [end.packed if end.version == 6 else _MAPPED + end.packed for end in ends]
+        addresses = b"".join(packed) + b"".join(port.to_bytes(2) for _, port in (source, destination))
+    protocol = _UNSPEC if family == _UNSPEC else _STREAM
+    head = bytes([2 << 4 | _PROXY, family << 4 | protocol]) + (len(addresses) + len(tail)).to_bytes(2)
+    return _SIGNATURE + head + addresses + tail
 
 
 def _parse_v1(data: bytes) -> ProxyHeader | int:

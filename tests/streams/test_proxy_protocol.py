@@ -14,6 +14,7 @@ from hybridrelay.streams.proxy_protocol import (
     MAX_PROXY_HEADER,
     ProxyHeader,
     ProxyHeaderError,
+    format_proxy_header,
     parse_proxy_header_untrusted,
     receive_proxy_header,
 )
@@ -161,3 +162,37 @@ async def test_a_connection_that_ends_within_the_header_is_lost() -> None:
         await ours.aclose()
         with pytest.raises(trio.BrokenResourceError, match="ended"):
             await receive_proxy_header(theirs)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "header"),
+    [
+        (("192.0.2.7", 4711), ("198.51.100.1", 443), v2(1, 0x11, V4 + TLVS)),
+        (("2001:db8::7", 4711), ("2001:db8::1", 443), v2(1, 0x21, V6 + TLVS)),
+        (("2001:db8::7%eth0", 4711), ("2001:db8::1", 443), v2(1, 0x21, V6 + TLVS)),
+        (("192.0.2.7", 4711), ("2001:db8::1", 443), v2(1, 0x21, addresses("::ffff:192.0.2.7", "2001:db8::1") + TLVS)),
+        (None, ("198.51.100.1", 443), v2(1, 0, TLVS)),
+        (("192.0.2.7", 4711), None, v2(1, 0, TLVS)),
+    ],
+)
+def test_what_is_written(source: tuple[str, int] | None, destination: tuple[str, int] | None, header: bytes) -> None:
+    assert format_proxy_header(source, destination, {4: b"abc", 0x20: bytes(5)}) == header
+
+
+@given(
+    st.ip_addresses(),
+    st.ip_addresses(),
+    st.integers(0, 65535),
+    st.dictionaries(st.integers(0, 255), st.binary(max_size=50), max_size=5),
+)
+def test_what_is_written_can_be_read(
+    source: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    destination: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    port: int,
+    fields: dict[int, bytes],
+) -> None:
+    header = format_proxy_header((str(source), port), (str(destination), port), fields)
+    read = parse_proxy_header_untrusted(header + b"the first data")
+    assert isinstance(read, ProxyHeader)
+    assert read.size == len(header)
+    assert read.address == str(getattr(source, "ipv4_mapped", None) or source)

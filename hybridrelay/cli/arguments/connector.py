@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from ..command import Command
 from ..parsing import Parser
 from . import values
@@ -85,6 +87,12 @@ def _add_arguments(parser: Parser) -> None:
         type=values.path,
         help="a deny list: labels or serials of identities that are refused",
     )
+    _add_proxy_protocol(
+        parser,
+        "begin each connection to a target with a PROXY header (version 2), which has the client's address as the "
+        "relay knows it, and the label of its identity; the target has to expect it; in --config, a [[connection]] "
+        "may have this key",
+    )
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)
@@ -109,7 +117,11 @@ def _add_arguments(parser: Parser) -> None:
         "that ends at once",
     )
     add_config(parser)
-    add_connection_tables(parser, lambda _: None)
+    add_connection_tables(parser, lambda keys: _add_proxy_protocol(keys, "", default=None))
+
+
+def _add_proxy_protocol(parser: argparse.ArgumentParser, means: str, *, default: bool | None = False) -> None:
+    parser.add_argument("--proxy-protocol", action="store_true", default=default, help=means)
 
 
 COMMAND = Command(

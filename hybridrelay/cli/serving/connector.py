@@ -33,6 +33,7 @@ class ConnectorService:
             assert one.string is not None
             self._running[one.entry.key] = Running(one.entry, one.string)
             self._numbers[one.entry.key] = number
+            connector.use_proxy_protocol(number, one.entry.proxy_protocol)
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -64,6 +65,8 @@ class ConnectorService:
                     self._running[key] = Running(entry, update.string)
                 case Change(entry):
                     self._running[entry.key] = Running(entry, self._running[entry.key].string)
+            if entry is not None:
+                self._connector.use_proxy_protocol(self._numbers[entry.key], entry.proxy_protocol)
         except ConfigurationError as exc:
             assert entry is not None
             error = ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)

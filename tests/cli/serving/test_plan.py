@@ -43,7 +43,7 @@ def string(
 
 
 def entry(file: str, *listen: Listen, where: str = "") -> Entry:
-    return Entry(file, (file, 0), listen, where)
+    return Entry(file, (file, 0), listen, where=where)
 
 
 ONE, TWO = Wanted(entry("1"), string("one")), Wanted(entry("2"), string("two"))
@@ -84,6 +84,11 @@ def start(wanted: Wanted) -> Start:
             [Wanted(entry("1", ANYWHERE), string("one", Role.APPLICATION))],
             [Wanted(entry("1", ("127.0.0.1", 5432)), None)],
             [Change(entry("1", ("127.0.0.1", 5432)))],
+        ),
+        (
+            [ONE],
+            [attrs.evolve(ONE, entry=attrs.evolve(ONE.entry, proxy_protocol=True))],
+            [Change(attrs.evolve(ONE.entry, proxy_protocol=True))],
         ),
         # The place in the file is no setting.
         ([ONE], [attrs.evolve(ONE, entry=entry("1", where="connector.toml: line 9"))], []),
