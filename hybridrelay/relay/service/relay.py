@@ -167,6 +167,7 @@ class Relay:
                             reporting(parts),
                             self._events.subscribed(self.live.counters),
                             self._events.subscribed(parts.running.history),
+                            self._events.subscribed(parts.running.usage),
                         ):
                             async with Ports(self._transports, self._events) as ports:
                                 await self._serve(nursery, parts, ports, stop, listener, task_status)

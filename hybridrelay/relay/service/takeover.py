@@ -184,9 +184,9 @@ class Takeover:
                     await self._try_to_attach(attempt, nursery)
                 except ConnectionError:
                     pass  # it has ended, or is another program
-                except (OSError, ValueError) as exc:
+                except (OSError, ValueError, MemoryError) as exc:
                     if attempt.is_worker:
-                        self._events.publish(WorkerNotTakenOver(pid=pid, detail=str(exc)))
+                        self._events.publish(WorkerNotTakenOver(pid=pid, detail=str(exc) or type(exc).__name__))
                         attempt.kill()
                 finally:
                     attempt.close()

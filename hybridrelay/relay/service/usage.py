@@ -14,8 +14,9 @@ import trio
 
 from ..._threads import OutOfThreads, run_in_spare_thread, run_in_thread
 from ...errors import StateError
+from ...events.base import Event
 from ...events.quotas import UsageClockBehind
-from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten
+from ...events.relay_resources import StateFileNotWritten, StateFileSetAside, StateFileWritten, WorkerTakenOver
 from ...events.stream import EventStream
 from ..core.usage import UsageMachine
 from ..model import HybridConnection
@@ -32,6 +33,8 @@ __all__ = ["SAMPLE_SECONDS", "SAVE_SECONDS", "UsageService"]
 SAMPLE_SECONDS: Final = 5.0
 #: How often usage is saved (seconds). A relay that is killed loses no more than this.
 SAVE_SECONDS: Final = 10.0
+#: How long to wait for the pairs of a worker that was taken over, and for other workers (seconds).
+_TAKING_SECONDS: Final = 0.5
 #: How long reading the file at the start, and the last write, may take (seconds).
 _FILE_SECONDS: Final = 5.0
 #: How many hybrid connections, and how many pairs of one of them, are examined before other tasks may run: about half
@@ -62,6 +65,8 @@ class UsageService:
         self._limiter = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._is_loaded = False
+        #: Set when a worker was taken over.
+        self._taken_over = trio.Event()
         #: The last batch that the thread has begun to write.
         self._writing: Batch | None = None
         self._is_behind = False
@@ -81,14 +86,25 @@ class UsageService:
             await self._save()
         await self._sample()
 
+    def __call__(self, event: Event) -> None:
+        """Count and save soon what a worker has moved without a main process: otherwise this would be lost if this
+        process were killed soon, too."""
+        if isinstance(event, WorkerTakenOver):
+            self._taken_over.set()
+
     async def run(self) -> None:
         """Count and save until cancelled, or until `finish` is called."""
         with self._scope:
             saved_at = trio.current_time()
             while True:
-                await trio.sleep(SAMPLE_SECONDS)
+                with trio.move_on_after(SAMPLE_SECONDS):
+                    await self._taken_over.wait()
+                has_taken_over = self._taken_over.is_set()
+                if has_taken_over:
+                    await trio.sleep(_TAKING_SECONDS)
+                    self._taken_over = trio.Event()
                 await self._sample()
-                if trio.current_time() - saved_at >= SAVE_SECONDS:
+                if has_taken_over or trio.current_time() - saved_at >= SAVE_SECONDS:
                     saved_at = trio.current_time()
                     await self._save()
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +47,8 @@ _STUCK_SECONDS = 10.0
 _RETURN_SECONDS = 5.0
 #: How many of its messages are handled at once, at most.
 _MAX_MESSAGES = 256
+#: The largest error number of Linux.
+_MAX_ERRNO = 4095
 #: What a worker's process runs. It finds this package where the main process has found it.
 _PROGRAM = """
 import sys
@@ -357,16 +359,20 @@ class WorkerProcess:
             for _ in range(_MAX_MESSAGES):
                 try:
                     message = receive(self._control)
+                    if message is None or not self._handle(message):
+                        return
                 except BlockingIOError:
                     break
-                except (OSError, ValueError):
-                    return
-                if message is None or not self._handle(message):
+                except (OSError, ValueError, MemoryError):
                     return
                 self._heard += 1
 
     def _handle(self, message: Message) -> bool:
-        """Returns False after the last message, or if the worker does not follow the protocol."""
+        """Returns False after the last message, or if the worker does not follow the protocol.
+
+        Raises OSError, ValueError and MemoryError if a message has no sensible content, or cannot be handled. The
+        worker is then ended, too.
+        """
         match message.kind:
             case Kind.READY:
                 self.ready.set()
@@ -376,7 +382,7 @@ class WorkerProcess:
                 self.keeps_pairs = True
                 return False
             case Kind.COPIES:
-                detail = os.strerror(message.value)
+                detail = os.strerror(min(message.value, _MAX_ERRNO))
                 self._events.publish(SpliceUnavailable(detail=detail, retry_seconds=SPLICE_RETRY_SECONDS))
             case Kind.ENDED | Kind.RETURNED if message.slot in self.pairs:
                 self._pair_ended(self.pairs.pop(message.slot), message)
@@ -387,23 +393,42 @@ class WorkerProcess:
         return True
 
     def _pair_ended(self, pair: WorkerPair, message: Message) -> None:
-        if message.kind is Kind.ENDED:
-            pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
-        elif message.descriptors:  # otherwise this process has none left, and the connections were reset
-            a, b = message.descriptors
-            pair.returned = _stream(a), _stream(b)
-            pair.ended = bool(message.value & 1), bool(message.value & 2)
-        pair.end()
-        self._free.append(pair.slot)
-        if not self.pairs:
-            self.has_no_pairs.set()
+        try:
+            if message.kind is Kind.ENDED:
+                pair.outcome = _OUTCOMES.get(message.value, PumpOutcome.WORKER_ENDED)
+            elif message.descriptors:  # otherwise this process has none left, and the connections were reset
+                pair.returned = _streams(message.descriptors)
+                pair.ended = bool(message.value & 1), bool(message.value & 2)
+        finally:  # whatever the worker has sent, it no longer has the pair
+            pair.end()
+            self._free.append(pair.slot)
+            if not self.pairs:
+                self.has_no_pairs.set()
 
 
-def _stream(descriptor: int) -> trio.SocketStream:
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)))
-    tune_stream(stream)
-    reset_on_close(stream, False)
-    return stream
+def _streams(descriptors: Sequence[int]) -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return streams for two sockets that a worker has returned.
+
+    Raises:
+        OSError, ValueError, MemoryError: they are not connected TCP sockets, or memory has run out. Both are closed.
+    """
+    with contextlib.ExitStack() as after_an_error:
+        for descriptor in descriptors:
+            after_an_error.callback(os.close, descriptor)
+        sockets = []
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            after_an_error.callback(sock.detach)  # otherwise the socket, too, would close the descriptor
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type is not socket.SOCK_STREAM:
+                raise ValueError(f"a socket of the family {sock.family!s} and the type {sock.type!s}")
+            sock.setblocking(False)
+            sockets.append(sock)
+        a, b = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in sockets)
+        after_an_error.pop_all()
+    for stream in (a, b):
+        tune_stream(stream)
+        reset_on_close(stream, False)
+    return a, b
 
 
 def _module_path() -> str:

@@ -113,6 +113,37 @@ async def test_how_a_pair_has_ended(end: int | None, outcome: PumpOutcome) -> No
         assert not worker.pairs
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM, "pipe"], ids=str)
+@pytest.mark.parametrize("good", [0, 1])
+async def test_a_worker_that_returns_something_else_than_the_sockets_is_ended(
+    kind: socket.SocketKind | str, good: int
+) -> None:
+    near, far = await tcp_pair()
+    others = (
+        os.pipe() if isinstance(kind, str) else tuple(s.detach() for s in socket.socketpair(socket.AF_UNIX, kind))
+    )
+    given = [near.socket.fileno(), *others][1 - good :][:2]
+    async with near, far, scripted_worker(reads=False) as (worker, theirs), taken(worker) as (pair, _):
+        assert pair is not None
+        send(theirs, Kind.RETURNED, pair.slot, 0, (given[0], given[1]))
+        await worker.receive()  # returns, so the worker is ended
+        assert pair.over.is_set()
+        assert (pair.outcome, pair.returned) == (PumpOutcome.WORKER_ENDED, None)
+        assert not worker.pairs
+    for descriptor in others:
+        os.close(descriptor)
+
+
+async def test_an_error_number_that_does_not_exist() -> None:
+    events: list[Event] = []
+    async with scripted_worker(events=EventStream(events.append)) as (worker, theirs), taken(worker) as (pair, _):
+        assert pair is not None
+        send(theirs, Kind.COPIES, 0, (1 << 64) - 1)
+        send(theirs, Kind.ENDED, pair.slot, Ended.FINISHED)
+        await pair.over.wait()
+        assert len(events) == 1
+
+
 async def test_a_worker_is_told_which_pairs_have_the_same_holder() -> None:
     first, second = SharedTurns(), SharedTurns()
     async with scripted_worker() as (worker, theirs), AsyncExitStack() as stack:
