@@ -62,6 +62,12 @@ if TYPE_CHECKING:
     from .rules import ChangedRule as ChangedRule
     from .rules import delete_rule as delete_rule
     from .rules import set_rule as set_rule
+    from .services import ServiceRole as ServiceRole
+    from .services import ServiceSettings as ServiceSettings
+    from .services import example_config as example_config
+    from .services import launchd_plist as launchd_plist
+    from .services import systemd_unit as systemd_unit
+    from .services import windows_text as windows_text
     from .store_registry import StoreRegistry as StoreRegistry
     from .store_registry import add_token as add_token
     from .store_registry import describe_relay as describe_relay
@@ -134,6 +140,14 @@ _HOMES = {
         "ChangedRule",
         "delete_rule",
         "set_rule",
+    ),
+    "services": (
+        "ServiceRole",
+        "ServiceSettings",
+        "example_config",
+        "launchd_plist",
+        "systemd_unit",
+        "windows_text",
     ),
     "store_registry": (
         "StoreRegistry",

@@ -24,6 +24,7 @@ from .arguments import (
     relay,
     relay_stdio,
     rules,
+    service,
     status,
     tokens,
     usage,
@@ -86,6 +87,7 @@ COMMANDS: tuple[Command, ...] = (
     connector.COMMAND,
     forward.COMMAND,
     probe.COMMAND,
+    service.COMMAND,
     relay_stdio.COMMAND,
     bench.COMMAND,
 )

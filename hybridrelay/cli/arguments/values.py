@@ -75,6 +75,14 @@ def target(text: str) -> HostPort:
 
 
 @_argument
+def user_name(text: str) -> str:
+    """Check the name of a user of the system, as useradd accepts it."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):
+        raise ValueError("expected the name of a user: a-z 0-9 _ -, at most 32 characters")
+    return text
+
+
+@_argument
 def credential(text: str) -> str:
     """Check the name of a credential of systemd (``LoadCredential=``)."""
     if text in ("", ".", "..") or "/" in text or "\0" in text:

@@ -1,0 +1,203 @@
+"""Running relay, connector or forward as a service of the operating system: the text that each system needs. Pure."""
+
+from __future__ import annotations
+
+import enum
+import plistlib
+from pathlib import PurePosixPath
+from typing import Final
+
+import attrs
+
+__all__ = ["ServiceRole", "ServiceSettings", "example_config", "launchd_plist", "systemd_unit", "windows_text"]
+
+#: The most seconds for which a program may stop after its grace period.
+_STOP_SECONDS: Final = 90
+
+
+class ServiceRole(enum.StrEnum):
+    """The programs that can be services."""
+
+    RELAY = "relay"
+    CONNECTOR = "connector"
+    FORWARD = "forward"
+
+
+@attrs.frozen
+class ServiceSettings:
+    """What is different from one machine to another."""
+
+    role: ServiceRole
+    #: The path of the program ``hybridrelay``.
+    program: str
+    #: The user under whose name it runs.
+    user: str = "hybridrelay"
+
+    @property
+    def config_directory(self) -> PurePosixPath:
+        """The directory of the configuration file, which belongs to root."""
+        return PurePosixPath("/etc/hybridrelay")
+
+    @property
+    def name(self) -> str:
+        """The name of the service."""
+        return f"hybridrelay-{self.role}"
+
+    @property
+    def config(self) -> PurePosixPath:
+        """The configuration file."""
+        return self.config_directory / f"{self.role}.toml"
+
+    @property
+    def strings(self) -> PurePosixPath:
+        """The directory of the connection strings, which belongs to the user, so that changed keys can be written."""
+        return self.config_directory / "strings"
+
+    @property
+    def state(self) -> PurePosixPath:
+        """The directory of the state, which belongs to the user."""
+        return PurePosixPath("/var/lib") / ("hybridrelay" if self.role is ServiceRole.RELAY else self.name)
+
+
+_COMMON: Final = """\
+LimitNOFILE=1048576
+Restart=always
+RestartSec=2
+RestartPreventExitStatus=2
+WatchdogSec=60
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+RemoveIPC=yes
+UMask=0077
+KeyringMode=private
+"""
+#: A relay listens on ports below 1024. Its workers outlive the main process, so that sessions survive a restart.
+_RELAY: Final = """\
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+KillMode=process
+ProcSubset=pid
+"""
+#: A connector waits as long as necessary until it is registered.
+_OTHERS: Final = """\
+CapabilityBoundingSet=
+PrivateUsers=yes
+TimeoutStartSec=infinity
+ReadWritePaths=-{strings}
+"""
+
+
+def systemd_unit(settings: ServiceSettings) -> str:
+    """Return the unit of systemd. `systemd-analyze security` rates its exposure at less than 2.0 (of 10)."""
+    own = _RELAY if settings.role is ServiceRole.RELAY else _OTHERS.format(strings=settings.strings)
+    return f"""\
+[Unit]
+Description=hybridrelay {settings.role}
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=notify
+ExecStart={settings.program} {settings.role} --config {settings.config}
+ExecReload=/bin/kill -HUP $MAINPID
+User={settings.user}
+Group={settings.user}
+StateDirectory={settings.state.name}
+StateDirectoryMode=0700
+{own}{_COMMON}
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def launchd_plist(settings: ServiceSettings) -> str:
+    """Return the property list of launchd (macOS), for ``/Library/LaunchDaemons``."""
+    content = {
+        "Label": f"org.{settings.name.replace('-', '.')}",
+        "ProgramArguments": [settings.program, str(settings.role), "--config", str(settings.config)],
+        "UserName": settings.user,
+        "GroupName": settings.user,
+        "RunAtLoad": True,
+        # Exit code 2: a file cannot be used, so that a restart does not help. launchd has no such condition; it waits
+        # between two starts.
+        "KeepAlive": True,
+        "ThrottleInterval": 10,
+        "ExitTimeOut": _STOP_SECONDS,
+        "EnvironmentVariables": {"STATE_DIRECTORY": str(settings.state)},
+        "StandardErrorPath": f"/var/log/{settings.name}.log",
+        "SoftResourceLimits": {"NumberOfFiles": 65536},
+        "HardResourceLimits": {"NumberOfFiles": 65536},
+        "Umask": 0o077,
+    }
+    return plistlib.dumps(content).decode()
+
+
+def windows_text(settings: ServiceSettings) -> str:
+    """Return the commands that make a service of Windows, as text for an administrator.
+
+    Windows starts services only through a program that speaks its service protocol, which hybridrelay does not do.
+    The text uses WinSW, which is such a program. A relay does not run on Windows.
+
+    Raises:
+        ValueError: the role is not possible on Windows.
+    """
+    if settings.role is ServiceRole.RELAY:
+        raise ValueError("a relay does not run on Windows")
+    folder = r"%ProgramData%\hybridrelay"
+    return f"""\
+<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs a program as a
+     service. Copy WinSW-x64.exe to "{folder}\\{settings.name}.exe" and this file to "{folder}\\{settings.name}.xml".
+     Only administrators and the service may read that directory. Then run, as an administrator:
+       "{folder}\\{settings.name}.exe" install
+       "{folder}\\{settings.name}.exe" start
+     and to remove the service: the same with stop, and uninstall. -->
+<service>
+  <id>{settings.name}</id>
+  <name>hybridrelay {settings.role}</name>
+  <description>hybridrelay {settings.role}</description>
+  <executable>hybridrelay.exe</executable>
+  <arguments>{settings.role} --config "{folder}\\{settings.role}.toml"</arguments>
+  <serviceaccount>
+    <username>NT AUTHORITY\\LocalService</username>
+  </serviceaccount>
+  <startmode>Automatic</startmode>
+  <delayedAutoStart>true</delayedAutoStart>
+  <depend>Dnscache</depend>
+  <onfailure action="restart" delay="5 sec"/>
+  <stoptimeout>{_STOP_SECONDS} sec</stoptimeout>
+  <log mode="roll"/>
+</service>
+"""
+
+
+def example_config(settings: ServiceSettings) -> str:
+    """Return a configuration file to begin with. That of a relay is complete; the others need a connection."""
+    if settings.role is ServiceRole.RELAY:
+        return f'# Options of hybridrelay relay; see hybridrelay relay --help.\nstate = "{settings.state}"\n'
+    listen = '# listen = "127.0.0.1:5432"\n' if settings.role is ServiceRole.FORWARD else ""
+    side = "application" if settings.role is ServiceRole.FORWARD else "connector"
+    return (
+        f"# Options of hybridrelay {settings.role}, and a table for each hybrid connection.\n"
+        "# A changed file takes effect without a restart.\n"
+        f'# [[connection]]\n# file = "strings/orders.{side}"\n{listen}'
+    )

@@ -1,0 +1,192 @@
+"""``hybridrelay service``: print, install, uninstall."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+from ..._replace_file import create_file, replace_file
+from ...administration import ServiceRole, ServiceSettings, example_config, launchd_plist, systemd_unit, windows_text
+from ...errors import ConfigurationError, HybridRelayError
+from .. import exits, output
+
+_UNITS = PurePosixPath("/etc/systemd/system")
+_DAEMONS = PurePosixPath("/Library/LaunchDaemons")
+#: How long a command of the system may take (seconds). Stopping a service takes as long as its grace period.
+_SECONDS = 180
+#: A mode by which everybody can read a file that only root can change.
+_PUBLIC = 0o644
+
+
+def run_print(args: argparse.Namespace) -> int:
+    """Print the file of a service."""
+    output.say(_text(args, _settings(args)), end="")
+    return exits.OK
+
+
+def run_install(args: argparse.Namespace) -> int:
+    """Install a service."""
+    settings = _settings(args)
+    root = _check_root(args)
+    owner = None if args.root is not None else _make_user(settings.user, _system(args))
+    _make_directory(root, settings.config_directory, 0o750, owner, of_root=True)
+    _make_directory(root, settings.strings, 0o700, owner)
+    if _system(args) == "launchd":
+        _make_directory(root, settings.state, 0o700, owner)
+    config = _below(root, settings.config)
+    if not config.exists():
+        _write(config, example_config(settings), _PUBLIC)
+        output.say(f"wrote {config}")
+    file = _below(root, _file(args, settings))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write(file, _text(args, settings), _PUBLIC)
+    output.say(f"wrote {file}")
+    if args.root is None:
+        if _system(args) == "systemd":
+            _run("systemctl", "daemon-reload")
+            _run("systemctl", "enable", settings.name)
+        output.say(f"{settings.name} starts with this machine.")
+    _tell_next(args, settings)
+    return exits.OK
+
+
+def run_uninstall(args: argparse.Namespace) -> int:
+    """Stop a service, and remove its file."""
+    settings = ServiceSettings(ServiceRole(args.role), "")
+    root = _check_root(args)
+    file = _below(root, _file(args, settings))
+    if not file.exists():
+        raise ConfigurationError(f"there is no {file}", remedy="it is not installed, or under another name")
+    if args.root is None:
+        if _system(args) == "systemd":
+            _run("systemctl", "disable", "--now", settings.name)
+        else:
+            _run("launchctl", "bootout", f"system/{file.stem}")
+    file.unlink()
+    if args.root is None and _system(args) == "systemd":
+        _run("systemctl", "daemon-reload")
+    output.say(f"removed {file}")
+    output.say(f"{settings.config_directory}, {settings.state} and the user were not removed.")
+    return exits.OK
+
+
+def _system(args: argparse.Namespace) -> str:
+    here = {"linux": "systemd", "darwin": "launchd", "win32": "windows"}
+    return str(args.system or here.get(sys.platform, "systemd"))
+
+
+def _settings(args: argparse.Namespace) -> ServiceSettings:
+    program = Path(sys.argv[0]) if args.program is None else args.program
+    found = shutil.which(program) or str(program)
+    path = os.path.abspath(found)
+    if any(character.isspace() or character in "%$\\\"';" for character in path) and _system(args) == "systemd":
+        raise ConfigurationError(
+            f"the path of the program has a blank or a special character: {path}",
+            remedy="install hybridrelay elsewhere, for example in /opt/hybridrelay, or name another with --program",
+        )
+    return ServiceSettings(ServiceRole(args.role), path, args.user)
+
+
+def _text(args: argparse.Namespace, settings: ServiceSettings) -> str:
+    match _system(args):
+        case "launchd":
+            return launchd_plist(settings)
+        case "windows":
+            try:
+                return windows_text(settings)
+            except ValueError as exc:
+                raise ConfigurationError(str(exc), remedy="run the relay on Linux") from None
+    return systemd_unit(settings)
+
+
+def _file(args: argparse.Namespace, settings: ServiceSettings) -> PurePosixPath:
+    if _system(args) == "launchd":
+        return _DAEMONS / f"org.{settings.name.replace('-', '.')}.plist"
+    return _UNITS / f"{settings.name}.service"
+
+
+def _check_root(args: argparse.Namespace) -> Path:
+    """Return the directory below which files are written."""
+    if _system(args) == "windows":
+        raise ConfigurationError(
+            "services of Windows are not installed by this command",
+            remedy=f"hybridrelay service print {args.role} --for windows says what to do",
+        )
+    if args.root is not None:
+        return Path(args.root)
+    if os.name != "posix" or os.geteuid() != 0:
+        raise ConfigurationError("only root can install and remove services", remedy="run it with sudo")
+    return Path("/")
+
+
+def _below(root: Path, path: PurePosixPath) -> Path:
+    return root / path.relative_to("/")
+
+
+def _make_user(name: str, system: str) -> str:
+    """Create the user if it is missing. Returns its name."""
+    import pwd  # imported here, because Windows does not have it
+
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam(name)
+        return name
+    if system != "systemd":
+        raise ConfigurationError(f"there is no user {name}", remedy="create it in the system settings, or use --user")
+    _run(
+        "useradd", "--system", "--user-group", "--home-dir", "/var/lib/hybridrelay", "--shell", "/usr/sbin/nologin",
+        name,
+    )  # fmt: skip
+    output.say(f"created the user {name}")
+    return name
+
+
+def _make_directory(root: Path, path: PurePosixPath, mode: int, owner: str | None, *, of_root: bool = False) -> None:
+    """Make a directory, if it is missing, that belongs to the service's user, or to root and that user's group."""
+    directory = _below(root, path)
+    if directory.exists():
+        return
+    directory.mkdir(parents=True)
+    directory.chmod(mode)
+    if owner is not None:
+        shutil.chown(directory, "root" if of_root else owner, owner)
+    output.say(f"made {directory}")
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    if path.exists():
+        replace_file(path, text)
+    else:
+        create_file(path, text.encode())
+    path.chmod(mode)
+
+
+def _run(*command: str) -> None:
+    program = shutil.which(command[0], path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    if program is None:
+        raise HybridRelayError(f"there is no program {command[0]} on this machine")
+    try:
+        done = subprocess.run([program, *command[1:]], check=False, capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise HybridRelayError(f"{' '.join(command)} did not end within {_SECONDS} s") from None
+    if done.returncode != 0:
+        raise HybridRelayError(
+            f"{' '.join(command)} has failed: {done.stderr.strip() or done.stdout.strip()}",
+            remedy="correct this, and run the command again",
+        )
+
+
+def _tell_next(args: argparse.Namespace, settings: ServiceSettings) -> None:
+    if settings.role is not ServiceRole.RELAY:
+        output.say(
+            f"Next: copy the connection strings to {settings.strings} (owner {settings.user}, mode 0600), and name "
+            f"them in {settings.config}."
+        )
+    if _system(args) == "systemd":
+        output.say(f"Then: systemctl start {settings.name}")
+    else:
+        output.say(f"Then: launchctl bootstrap system {_file(args, settings)}")
