@@ -34,7 +34,7 @@ Role: TypeAlias = Literal["connector", "forward", "client"]
 class StatusQuery(Body, frozen=True):
     """The query of the status."""
 
-    #: How many sessions, and how many streams, are listed at most. The oldest are.
+    #: How many sessions, and how many streams, are listed at most. If there are more, the oldest are listed.
     limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_LISTED)] = 100
 
 

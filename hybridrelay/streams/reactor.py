@@ -148,7 +148,7 @@ class Registration:
 
         Call this before the stream is closed, because nothing tells the reactor that a socket was closed. A Trio
         socket may be closed at once after this. Any other stream may be closed only when `wait_closed` has returned.
-        No stream may be used in another way before that.
+        Until it has, no stream, and no socket either, may be used in any other way.
         """
         self._is_closed = True
 

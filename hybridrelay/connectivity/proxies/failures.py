@@ -25,6 +25,6 @@ def proxy_error(kind: FailureKind, proxy: Proxy, happened: str, *, remedy: str |
 
 
 def quote_untrusted(sent: bytes) -> str:
-    """Text that a proxy sent, shortened and made printable."""
+    """Return text that a proxy has sent, shortened and made printable."""
     text = sent.decode("ascii", "replace")[:_MAX_QUOTE]
     return printable(text).strip()
