@@ -22,7 +22,7 @@ _OF_RELAY = "/v1/relay/edition"
 
 
 class EditionBody(Body, frozen=True):
-    """The desired limits of an edition. A limit that is omitted does not exist."""
+    """The desired limits of an edition. If one is omitted, the edition does not limit this."""
 
     #: How many hybrid connections a relay of this edition may have.
     connections: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)] | None = None

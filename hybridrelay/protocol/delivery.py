@@ -40,6 +40,7 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
+        """Whether no further frame may be written until the peer has acknowledged some."""
         kept = self.kept_bytes  # `max_bytes` is greater than `SESSION_SHARE`
         return kept >= SESSION_SHARE and (kept >= self.max_bytes or self.sending.available <= 0)
 
@@ -111,6 +112,7 @@ class Outbox:
         return [buffers for _, _, buffers in self._kept]
 
     def clear(self) -> None:
+        """Drop all frames, because the session is over."""
         self.sending.release(sum(memory for _, memory, _ in self._kept))
         self._kept.clear()
         self.kept_bytes = self.to_write_again = 0
@@ -120,7 +122,9 @@ class Outbox:
 class Inbox:
     """The peer's counted frames: how many arrived, and when to acknowledge them."""
 
+    #: How many frames have arrived.
     received: int = attrs.field(default=0, init=False)
+    #: The count in the last ACK or HELLO that was written, and the bytes that have arrived since then.
     _stated: int = attrs.field(default=0, init=False)
     _bytes: int = attrs.field(default=0, init=False)
     #: When the acknowledgement becomes due; None if there is nothing to acknowledge, or if it is already due.
@@ -129,6 +133,7 @@ class Inbox:
     due: bool = attrs.field(default=False, init=False)
 
     def receive(self, size: int, now: float) -> None:
+        """Count a frame of `size` bytes."""
         self.received += 1
         self._bytes += size
         if self.received - self._stated >= ACK_AFTER_FRAMES or self._bytes >= ACK_AFTER_BYTES:
@@ -144,6 +149,7 @@ class Inbox:
 
     @property
     def owes(self) -> bool:
+        """Whether a frame has arrived that was not acknowledged."""
         return self.received != self._stated
 
     def state(self) -> int:
