@@ -190,7 +190,7 @@ def _as_text(action: argparse.Action, value: Any) -> str:
         return f"{value:f}" if isinstance(value, float) else str(value)
     if action.metavar == "N" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError("expected a number" if action.metavar in ("SECONDS", "N") else "expected a text in quotes")
+    raise ValueError("expected a number" if action.metavar in ("SECONDS", "N") else "expected a string in quotes")
 
 
 def _unknown(where: str, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:

@@ -143,7 +143,7 @@ class Connector:
         self._target_checks = TargetChecks(lambda: [(one.name, one.target) for one in self._published.values()])
 
     def publish(self, string: ConnectionString, *, instead_of: int | None = None) -> int:
-        """Publish another hybrid connection. If the connector runs, it registers it at once, and events report it.
+        """Publish another hybrid connection. A running connector registers it at once, and events report the result.
 
         Args:
             string: a connector's connection string.
@@ -182,7 +182,7 @@ class Connector:
         self._published[number].sends_proxy_header = on
 
     def withdraw(self, number: int, *, grace: float = 0.0) -> None:
-        """Publish a hybrid connection no longer. Other hybrid connections are not affected.
+        """Stop publishing a hybrid connection. Other hybrid connections are not affected.
 
         Its registrations end at once. Clients are informed, and open no further streams here. Its sessions end when
         their streams have ended, in the background. A session whose data channel is lost in this time cannot resume,

@@ -132,7 +132,7 @@ class Relays:
             registrar.check_replacement()
 
     def withdraw(self, published: Published) -> None:
-        """End its registrations at all relays. Its sessions continue."""
+        """End the registrations of a hybrid connection at all relays. Its sessions continue."""
         self._published.remove(published)
         ending = [*published.publications, *published.retiring]
         published.publications.clear()

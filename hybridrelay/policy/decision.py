@@ -8,7 +8,8 @@ Rules:
 1. A policy consists of the contents of several files. Something is allowed only if every file allows it. So another
    file can only restrict.
 2. Within a file, a denial wins over everything that allows.
-3. A list of what is allowed allows nothing else. A file without such a list does not restrict this.
+3. A list of what is allowed denies everything of its kind that is not in it. Without the list, a file does not
+   restrict that kind.
 4. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
    it is known, before it has any effect.
 """

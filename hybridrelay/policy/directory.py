@@ -112,7 +112,7 @@ def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bo
     """
     if status.st_uid not in (0, owner):
         raise ConfigurationError(
-            f"the policy is not used, because {path} belongs to another user than root",
+            f"the policy is not used, because {path} does not belong to root",
             remedy=f"check what it contains, then run: chown root {path}",
         )
     is_safe = not is_named and status.st_mode & stat.S_ISVTX

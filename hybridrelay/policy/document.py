@@ -167,7 +167,7 @@ def _convert(kind: Kind, setting: Setting) -> Entry[bool] | Entry[int] | EntryLi
             return Entry(value, str(value), place)
         case Kind.LIST:
             if not isinstance(value, list | tuple):
-                raise _wrong(place, f"{setting.key}: expected a list of texts")
+                raise _wrong(place, f"{setting.key}: expected a list of strings")
             if len(value) > MAX_ENTRIES:
                 raise _wrong(place, f"{setting.key}: more than {MAX_ENTRIES} entries")
             places = setting.items or [place] * len(value)
@@ -176,7 +176,7 @@ def _convert(kind: Kind, setting: Setting) -> Entry[bool] | Entry[int] | EntryLi
 
 def _element(key: str, value: object, place: Place) -> Entry[object]:
     if not isinstance(value, str):
-        raise _wrong(place, f"{key}: expected a text in quotes")
+        raise _wrong(place, f"{key}: expected a string in quotes")
     try:
         return Entry(_PARSERS[key](value), value, place)
     except (ValueError, ConfigurationError) as exc:

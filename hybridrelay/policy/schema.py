@@ -18,7 +18,7 @@ class Kind(enum.Enum):
     FLAG = "flag"
     #: A number from 0. In the registry, a REG_DWORD.
     COUNT = "count"
-    #: A list of texts. In the registry, a subkey with a REG_SZ value for each.
+    #: A list of strings. In the registry, a subkey with a REG_SZ value for each.
     LIST = "list"
 
 
@@ -101,7 +101,7 @@ _ALL = (
         "MaxStreams",
         Kind.COUNT,
         "max-streams",
-        "Most streams",
+        "Maximum number of streams",
         "How many streams each connector may have open at the same time.",
         "1000",
     ),
@@ -109,7 +109,7 @@ _ALL = (
         "MaxStreamsPerLabel",
         Kind.COUNT,
         "max-streams-per-label",
-        "Most streams of each label",
+        "Maximum number of streams of each label",
         "How many streams all applications with the same label may have open at the same time at each connector.",
         "100",
     ),

@@ -32,6 +32,7 @@ class _Statement:
     """The lines of a key and of the elements of its list."""
 
     line: int
+    #: Whether the statement is ``KEY = value``: not a table, and without a dot in the key.
     is_simple: bool = True
     elements: list[int] = attrs.field(factory=list[int])
 

@@ -55,7 +55,7 @@ def address_of(host: str) -> Address | None:
 
 
 def _meanings(address: Address) -> tuple[Address, ...]:
-    """Return the address, and the address to which the system connects instead, if that is another one."""
+    """Return the address, and the address to which the system connects instead, if that is a different one."""
     return (address, _LOOPBACK[address.version]) if address.is_unspecified else (address,)
 
 
@@ -87,8 +87,8 @@ class HostPattern:
         return self._fits_name(host)
 
     def permits_listening(self, host: str) -> bool:
-        """Return whether the pattern allows to listen at a local address. The unspecified address means all of
-        them."""
+        """Return whether the pattern allows listening at a local address. The unspecified address stands for all
+        local addresses."""
         if self.network is None:
             return self._fits_name(host)
         address = ip_address(host)
@@ -153,7 +153,7 @@ class Hours:
     text: str
     #: Monday is 0.
     days: frozenset[int]
-    #: Minutes since midnight; `end` no longer belongs to it.
+    #: Minutes since midnight. The hours include `begin`, and not `end`.
     begin: int
     end: int
 

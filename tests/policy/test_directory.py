@@ -81,7 +81,7 @@ def test_it_may_not_belong_to_another_user(directory: Path, which: str) -> None:
     else:
         owner, path = OWNER + 1, directory
 
-    with pytest.raises(ConfigurationError, match=f"because {path} belongs to another user than root"):
+    with pytest.raises(ConfigurationError, match=f"because {path} does not belong to root"):
         PolicyDirectory(directory, owner=owner).read()
 
 
