@@ -88,8 +88,8 @@ async def connect(
 ) -> trio.abc.HalfCloseableStream:
     """Connect to the route's port for `purpose`. Only what the transport itself needs is sent.
 
-    A transport cannot exceed the deadline, which is the time for dialing plus the transport's time. With a proxy,
-    dialing gets `PROXY_SECONDS` more, and the transport's time includes the route's `Route.extra_seconds`.
+    A transport cannot exceed the deadline, which is the time for dialing plus the transport's time. The transport's
+    time includes the route's `Route.extra_seconds`. With a proxy, dialing gets `PROXY_SECONDS` more.
 
     Args:
         endpoint: the relay.
@@ -196,8 +196,8 @@ async def echo(stream: trio.abc.HalfCloseableStream, data: bytes, *, seconds: fl
     """Send the data of a probe, and check that the same data is returned.
 
     Raises:
-        StepFailed: at `Step.ECHO`: the connection ended or broke, nothing was returned within `seconds`, or other
-            data was.
+        StepFailed: at `Step.ECHO`: the connection ended or broke, nothing was returned within `seconds`, or different
+            data was returned.
 
     The caller closes the stream.
     """

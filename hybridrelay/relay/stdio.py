@@ -47,7 +47,7 @@ async def connect_stdio(state_dir: Path, *, stdin: int = 0, stdout: int = 1) -> 
     except OSError as exc:
         raise StateError(
             f"no connection to the relay at {path}: {exc.strerror or exc}",
-            remedy="check that the relay runs on this state directory, and that this is its user",
+            remedy="check that a relay uses this state directory, and that this user runs it",
         ) from exc
     # Duplicates, so that closing them here does not close the descriptors of the process. FdStream makes both
     # non-blocking meanwhile.

@@ -88,7 +88,7 @@ def test_the_example_of_every_key_is_valid_and_has_the_type_of_its_field(key: Ke
         ("AllowHybridConnections = 'false'\n", "f:1: AllowHybridConnections: expected true or false"),
         ("AllowHybridConnections = 0\n", "f:1: AllowHybridConnections: expected true or false"),
         ("DeniedTargets = '*:22'\n", "f:1: DeniedTargets: expected a list"),
-        ("DeniedTargets = [\n'*:22',\n22]\n", "f:1: DeniedTargets: expected a text"),
+        ("DeniedTargets = [\n'*:22',\n22]\n", "f:1: DeniedTargets: expected a string"),
         ("DeniedTargets = [\n'*:22',\n'10.0.0.1/8:22']\n", "f:3: DeniedTargets: '10.0.0.1/8:22': not a valid"),
         ("DeniedTargets = ['\\u0007:22']\n", "f:1: DeniedTargets"),
         ("DeniedIdentities = ['# billing']\n", "f:1: DeniedIdentities: '# billing': expected a label"),

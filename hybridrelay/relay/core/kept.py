@@ -14,7 +14,7 @@ __all__ = ["Kept"]
 OwnerT = TypeVar("OwnerT")
 
 #: What entitles a newcomer to a kept place: its key and address, or its key and name.
-_Claim: TypeAlias = Holder | tuple[KeyId, str]
+_Entitlement: TypeAlias = Holder | tuple[KeyId, str]
 
 
 class Kept(Generic[OwnerT]):
@@ -23,7 +23,7 @@ class Kept(Generic[OwnerT]):
     def __init__(self) -> None:
         # Dictionaries are used as ordered sets.
         self._places: dict[Place[OwnerT], None] = {}
-        self._by_claim: dict[_Claim, dict[Place[OwnerT], None]] = {}
+        self._by_entitlement: dict[_Entitlement, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -32,8 +32,8 @@ class Kept(Generic[OwnerT]):
         """Keep a place. It must not be kept already."""
         place.is_kept = True
         self._places[place] = None
-        for claim in _claims(place.holder, place.name):
-            self._by_claim.setdefault(claim, {})[place] = None
+        for entitlement in _entitlements(place.holder, place.name):
+            self._by_entitlement.setdefault(entitlement, {})[place] = None
 
     def discard(self, place: Place[OwnerT]) -> None:
         """Stop keeping a place. Does nothing if it is not kept."""
@@ -41,21 +41,21 @@ class Kept(Generic[OwnerT]):
             return
         place.is_kept = False
         del self._places[place]
-        for claim in _claims(place.holder, place.name):
-            of_claim = self._by_claim[claim]
-            del of_claim[place]
-            if not of_claim:
-                del self._by_claim[claim]
+        for entitlement in _entitlements(place.holder, place.name):
+            places = self._by_entitlement[entitlement]
+            del places[place]
+            if not places:
+                del self._by_entitlement[entitlement]
 
     def find(self, newcomer: Holder, name: str) -> Place[OwnerT] | None:
         """Find the place for a newcomer: the oldest with the same key and name, or else the oldest of its holder."""
-        for claim in _claims(newcomer, name):
-            if places := self._by_claim.get(claim):
+        for entitlement in _entitlements(newcomer, name):
+            if places := self._by_entitlement.get(entitlement):
                 return next(iter(places))
         return None
 
 
-def _claims(holder: Holder, name: str) -> Iterator[_Claim]:
+def _entitlements(holder: Holder, name: str) -> Iterator[_Entitlement]:
     if name:
         yield holder.key, name
     yield holder

@@ -21,8 +21,8 @@ from collections.abc import Callable
 
 __all__ = ["KEPT_SECONDS", "ROTATION_SECONDS", "Lottery"]
 
-#: How often a place changes its owner by lot (seconds). The displaced program may be an honest one; its sessions
-#: continue, and it takes part in the next draws.
+#: The shortest time after which a place changes its owner by lot again (seconds). The displaced program may be an
+#: honest one; its sessions continue, and it takes part in the next draws.
 ROTATION_SECONDS = 10.0
 #: How long a place is kept for the winner (seconds). Connectors and clients wait for at most 30 s between two
 #: attempts, plus the time that an attempt takes.
@@ -35,7 +35,7 @@ class Lottery:
     """See the module.
 
     Args:
-        randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+        randbelow: returns a random number from 0 to one less than its argument, such as `secrets.randbelow`.
         period: see rule 2.
         delay: see rule 2. With 0, a single applicant wins at once, unless it has to wait for `period`.
         kept_seconds: see rule 3.

@@ -67,8 +67,9 @@ class Authenticator(Generic[PeerT]):
             authenticated.
         scheduler: gives permission for handshakes.
         requests: reads preambles.
-        admit: receives the token of a control channel's peer; gets the session, the address group and the transport.
-            Returns None if the peer has left without a valid token. If it raises or returns None, it has cleaned up.
+        admit: called with the session of a control channel, the address group of its peer, and the name of the
+            transport; receives the peer's token. Returns None if the peer has left without a valid token. If it
+            raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: the stream to which events are published.
         trusted_proxies: the reverse proxies whose statements about where a connection comes from are trusted.
