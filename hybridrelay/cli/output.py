@@ -32,6 +32,7 @@ class _State:
 
     #: The first error of a write, other than that the reader has closed the pipe; None if there was none.
     failure: OSError | None = None
+    #: Whether all further output is discarded.
     is_lost = False
 
 

@@ -59,4 +59,4 @@ def test_creating_it_again_points_there(run: Run, created: Created, tmp_path: Pa
     )  # fmt: skip
 
     assert result.code == 2
-    assert "'connections issue', 'endpoints' or 'target'" in result.err
+    assert "'connections issue', 'endpoints' and 'target'" in result.err
