@@ -1,7 +1,10 @@
 """Bringing hybrid connections into the state that a file declares: for twenty databases at once, and repeatedly.
 
 `plan_changes` decides what to do, and is pure. `find_state` reads what there is, and `make_change` makes one change.
-The files of the hybrid connections are in one directory; what has an authority file there is managed by it.
+The files of the hybrid connections are in one directory. A hybrid connection that has an authority file there is
+managed by the declaration.
+
+This module is long because every kind of change is a class, and is planned and made here.
 """
 
 from __future__ import annotations
