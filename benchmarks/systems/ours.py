@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -25,8 +25,17 @@ class HybridRelay(System):
     reconnects = True
     outlives_relay = True
 
-    def __init__(self, name: str, description: str, mode: str, ports: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        mode: str,
+        ports: tuple[str, ...],
+        *,
+        connector_options: Sequence[str] = (),
+    ) -> None:
         self.name = name
+        self._connector_options = connector_options
         self.description = description
         self._mode = mode
         self._opened = ports
@@ -48,7 +57,9 @@ class HybridRelay(System):
         ])  # fmt: skip
         strings = "--connection-string-file"
         mode = ("--mode", self._mode)
-        started = deployment.start(CONNECTOR, [*_COMMAND, "connector", strings, connector, *mode])
+        started = deployment.start(
+            CONNECTOR, [*_COMMAND, "connector", strings, connector, *mode, *self._connector_options]
+        )
         started.wait_for_line("^ready")
         if deployment.line is not None:
             _lead_across(application, deployment, ports)

@@ -8,6 +8,8 @@ OK = 0
 FAILED = 1
 #: Unusable input, such as arguments, files or a state directory. argparse uses the same code.
 USAGE = 2
+#: What was to be verified is not authentic: audit files were changed.
+NOT_AUTHENTIC = 4
 #: A bug. This is EX_SOFTWARE in sysexits.h.
 BUG = 70
 #: Added to the number of the signal that ended a command before its work was done, as in shells (130 for Ctrl-C).

@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from .._version import __version__
 from . import exits
 from .arguments import (
+    audit_commands,
     bench,
     claims,
     connections,
     connector,
     demo,
-    events_and_audit,
+    events,
     forward,
     keys,
     limits,
@@ -63,7 +64,8 @@ set it up (each command has its own --help):
         --listen 127.0.0.1:5432
 
 exit codes:
-  0 success, or stopped on request; 1 failure; 2 unusable input; 70 a bug;
+  0 success, or stopped on request; 1 failure; 2 unusable input; 4 audit files
+  were changed; 70 a bug;
   128+N ended by signal N (130: Ctrl-C); see docs/operating.md
 """
 
@@ -75,8 +77,8 @@ COMMANDS: tuple[Command, ...] = (
     status.STATUS,
     status.DROP,
     status.DRAIN,
-    events_and_audit.EVENTS,
-    events_and_audit.AUDIT,
+    events.COMMAND,
+    audit_commands.COMMAND,
     connections.COMMAND,
     claims.COMMAND,
     rules.COMMAND,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import attrs
 
 from ..abc import Dialer
+from ..audit import AuditTrail
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..errors import ConfigurationError
@@ -64,3 +65,6 @@ class ConnectorConfig:
     #: Stores the secrets of the connector's instances, so that after a crash clients reset their streams as soon as
     #: the connector is back. With None, they are reset only after the resume deadline.
     instance_file: InstanceFile | None = attrs.field(default=None, kw_only=True)
+    #: The audit log, which has to have the record of a stream before the target is dialed. It has to be open
+    #: (`AuditTrail.opened`) for the events that are passed to `run_connector`.
+    audit: AuditTrail | None = attrs.field(default=None, kw_only=True)

@@ -103,6 +103,7 @@ class Connector:
             lost=self._data_channel_lost,
             changed=self._key_use_changed,
             counters=self._counters,
+            recorded=None if config.audit is None else config.audit.recorded,
         )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
 from .._unexpected_failure import unexpected_failure
+from ..audit import NotRecordedError
 from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
@@ -40,6 +41,8 @@ class StreamService:
         shares: limits how many connections to targets each application may have.
         events: the stream to which events are published.
         counters: counts the streams that are opened, and those that are not.
+        recorded: waits until the events so far are in the audit log, before the target is dialed. It raises
+            `NotRecordedError` if they cannot be. None: nothing is waited for.
         clock: returns seconds on a monotonic clock.
     """
 
@@ -50,12 +53,14 @@ class StreamService:
         events: EventStream,
         counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
+        recorded: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.policy = policy
         self.shares = shares
         self.clock = clock
         self.events = events
         self.counters = counters
+        self.recorded = recorded
         #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
 
@@ -221,12 +226,16 @@ class ServedStream:
         try:
             with trio.CancelScope() as scope:
                 self._offer.cancel_when_withdrawn(scope)
+                if self._service.recorded is not None:
+                    await self._service.recorded()
                 began = self._service.clock()
                 connected = await open_target(self._target)
                 if self.origin.published.sends_proxy_header:
                     await self._send_proxy_header(connected)
                 self._service.counters.target_connect.observe(self._service.clock() - began)
                 return connected
+        except NotRecordedError as exc:
+            return NotConnected(Reason.AUDIT_UNAVAILABLE, str(exc))
         except TargetError as exc:
             if exc.remedy is not None:
                 name, target = self.origin.published.name, str(self._target)

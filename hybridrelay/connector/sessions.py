@@ -6,7 +6,7 @@ documented here, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from functools import partial
 from typing import NoReturn
 from weakref import WeakValueDictionary
@@ -135,6 +135,7 @@ class Sessions:
         lost: called when a session has lost its data channel, with the relay through which it went.
         changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
+        recorded: see `StreamService`.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Sessions:
         lost: Callable[[RelayLink], None],
         changed: Callable[[], None],
         counters: EndpointCounters | None = None,
+        recorded: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._lost = lost
         self._changed = changed
@@ -155,7 +157,7 @@ class Sessions:
         self._shares = Shares()
         self._events = events
         counters = EndpointCounters() if counters is None else counters
-        self.streams = StreamService(lambda: self._policy, self._shares, events, counters)
+        self.streams = StreamService(lambda: self._policy, self._shares, events, counters, recorded=recorded)
         #: The memory and the turns that the sessions of one identity share, while it has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         self._turns = PeerTurns()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .._lazy import load_when_used
 
 if TYPE_CHECKING:
+    from .audit import *  # noqa: F403
     from .base import Event as Event
     from .base import Level as Level
     from .catalogue import all_events as all_events
@@ -47,6 +48,7 @@ _HOMES = {
 }
 #: All public names of these modules are names of the package.
 _OPEN = (
+    "audit",
     "claims",
     "client",
     "connectivity",

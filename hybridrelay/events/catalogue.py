@@ -8,6 +8,7 @@ from types import ModuleType
 import attrs
 
 from . import (
+    audit,
     claims,
     client,
     connectivity,
@@ -38,6 +39,7 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the client", client),
     ("Events of connector and client", endpoint),
     ("Events of connectivity", connectivity),
+    ("Events of the audit log", audit),
     ("Events of all programs", program),
 )
 

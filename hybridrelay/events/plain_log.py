@@ -9,16 +9,25 @@ from __future__ import annotations
 import enum
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import attrs
 
 from ..protocol.reasons import Reason
 from .base import Event
-from .stream import EventStream
+from .stream import EventStream, Subscriber
 
-__all__ = ["LOGGER", "PlainLogSubscriber", "event_fields", "event_text", "fields_text", "plainly_logged_events"]
+__all__ = [
+    "LOGGER",
+    "PlainLogSubscriber",
+    "also_subscribed",
+    "event_fields",
+    "event_text",
+    "fields_text",
+    "plainly_logged_events",
+]
 
 #: The name of the logger for events.
 LOGGER = "hybridrelay.events"
@@ -57,9 +66,24 @@ class PlainLogSubscriber:
         return True
 
 
+#: The other subscribers of `plainly_logged_events`.
+_others: list[Subscriber] = []
+
+
 def plainly_logged_events() -> EventStream:
-    """Make a stream to which only `PlainLogSubscriber` subscribes."""
-    return EventStream(PlainLogSubscriber())
+    """Make a stream to which `PlainLogSubscriber` subscribes, and those of `also_subscribed`."""
+    return EventStream(PlainLogSubscriber(), *_others)
+
+
+@contextmanager
+def also_subscribed(subscriber: Subscriber) -> Iterator[None]:
+    """Call `subscriber` with the events of all streams that `plainly_logged_events` makes during the block, in any
+    thread."""
+    _others.append(subscriber)
+    try:
+        yield
+    finally:
+        _others.remove(subscriber)
 
 
 def event_fields(event: Event) -> Mapping[str, FieldValue]:

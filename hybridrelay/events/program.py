@@ -22,6 +22,7 @@ __all__ = [
     "OutOfMemory",
     "ProgramReady",
     "ProgramStarted",
+    "ProgramStopped",
     "ProgramStopping",
     "ReloadFailed",
     "ReloadSkipped",
@@ -41,7 +42,7 @@ class ProgramStarted(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "The program has started"
 
-    #: ``relay``; connector and client publish no such event.
+    #: ``relay``; or ``connector`` or ``forward``, if the program has audit files or other audit sinks.
     role: str
     #: The version of hybridrelay.
     version: str
@@ -85,6 +86,19 @@ class ProgramStopping(Event):
     role: str
     #: Control channels (relay) or sessions (connector) that are open; their peers are notified.
     open: int
+
+
+@attrs.frozen(kw_only=True)
+class ProgramStopped(Event):
+    """A program ends; this is the last event in its audit log. Published if it has audit files or other audit
+    sinks."""
+
+    name: ClassVar = "program.stopped"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "The program has stopped"
+
+    #: ``relay``, ``connector`` or ``forward``.
+    role: str
 
 
 @attrs.frozen(kw_only=True)

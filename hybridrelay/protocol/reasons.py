@@ -72,6 +72,8 @@ class Reason(enum.IntEnum):
     KIND_NOT_OFFERED = 0x0B
     #: OPEN has critical metadata of a type that the acceptor does not know.
     METADATA_NOT_UNDERSTOOD = 0x0C
+    #: The connector cannot write its audit log, and is configured to open no stream without it.
+    AUDIT_UNAVAILABLE = 0x0D
     STREAM_FAILED = 0x0F
 
     # --- a session
@@ -257,6 +259,9 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.KIND_NOT_OFFERED: _Entry(_C.STREAM, _D.ANSWER, "the other side does not offer streams of this kind"),
     Reason.METADATA_NOT_UNDERSTOOD: _Entry(
         _C.STREAM, _D.ANSWER, "the other side does not understand the metadata of the stream"
+    ),
+    Reason.AUDIT_UNAVAILABLE: _Entry(
+        _C.STREAM, _D.ANSWER, "the connector cannot write its audit log, without which it opens no stream"
     ),
     Reason.STREAM_FAILED: _Entry(
         _C.STREAM, _D.ANSWER, "the stream failed for a reason that this version does not know"

@@ -7,6 +7,7 @@ import argparse
 from ..command import Command
 from ..parsing import Parser
 from . import values
+from .audit_options import add_audit
 from .options import (
     RELOADS,
     WHAT_IT_DOES,
@@ -34,7 +35,8 @@ are redundant.
 {WHERE_FROM}
 
 The log (standard error) records every stream: its application, its target, the number of bytes, and how it ended
-(logger hybridrelay.audit). A relay that cannot be reached is retried indefinitely.
+(logger hybridrelay.audit). --audit-dir and --audit-to write the audit log to other places, too (docs/audit.md). A
+relay that cannot be reached is retried indefinitely.
 
 If a connection string names several relays, the connector registers at all of them, under the same instance id. It is
 ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a relay refuses
@@ -51,6 +53,11 @@ examples:
   two, with a deny list:
     hybridrelay connector --deny-list deny-list.txt \\
         --connection-string-file orders.connector billing.connector
+  with an audit log in tamper-evident files and at a syslog server; without
+  the files, no stream is opened:
+    hybridrelay connector --connection-string-file orders.connector \\
+        --audit-dir /var/lib/hybridrelay/audit --audit-required file \\
+        --audit-to syslog+tls://logs.example.com
   with its status, and metrics for Prometheus, on a loopback port:
     hybridrelay connector --connection-string-file orders.connector \\
         --status 127.0.0.1:9351
@@ -109,6 +116,7 @@ def _add_arguments(parser: Parser) -> None:
         "$XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; 'none' switches it off)",
     )
     add_upgrade_interval(parser)
+    add_audit(parser, may_require=True)
     add_status(parser)
     parser.add_argument(
         "--check-target",

@@ -7,6 +7,7 @@ import argparse
 from ..command import Command
 from ..parsing import Parser
 from . import values
+from .audit_options import add_audit
 from .options import (
     RELOADS,
     WHAT_IT_DOES,
@@ -93,6 +94,7 @@ def _add_arguments(parser: Parser) -> None:
     add_resume_deadline(parser)
     add_open_patience(parser)
     add_upgrade_interval(parser)
+    add_audit(parser)
     add_status(parser)
     add_config(parser)
     add_connection_tables(parser, _add_listen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
+from .audit_options import add_audit
 from .options import RELOADS, WHAT_IT_DOES, MergePorts, add_config
 
 _DESCRIPTION = f"""\
@@ -197,6 +198,7 @@ def _add_arguments(parser: Parser) -> None:
         action="append",
         help="a name by which callers reach the management API, besides those in its certificate; may be repeated",
     )
+    add_audit(parser)
     add_config(parser)
 
 

@@ -24,6 +24,7 @@ from ...events.log import logged_events
 from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
+from ..auditing import audited, make_audit
 from ..proxies import make_commands, make_dialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     events = logged_events()
     if args.check_target and args.status is None:
         raise ConfigurationError("--check-target needs --status", remedy="give --status PATH or --status ADDR:PORT")
+    audit = make_audit(args)
     config = ConnectorConfig(
         strings,
         mode=args.mode,
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
+        audit=audit,
     )
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def main() -> None:
         async with (
+            audited(audit, "connector", events),
             commands,
             status_served(args.status, source, stop=stop.event, events=events),
             FlatNursery() as watching,

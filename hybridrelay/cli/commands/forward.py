@@ -11,6 +11,7 @@ from ...client import ClientConfig
 from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
+from ..auditing import audited, make_audit
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
 from ..serving.configuration import Configuration
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     make_plan({}, wanted)  # refuses what cannot be served together
     stop = GracefulStop(args.grace)
     events = logged_events()
+    audit = make_audit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
         return ClientConfig(
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def main() -> None:
         async with (
+            audited(audit, "forward", events),
             commands,
             status_served(args.status, source, stop=stop.event, events=events),
             FlatNursery() as watching,

@@ -19,6 +19,7 @@ from ...relay.config import default_workers
 from ...security import NO_NETWORKS
 from .. import exits
 from ..arguments import values
+from ..auditing import audited, make_audit
 from ..config_file import use_config_file
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     events = logged_events()
     relay = Relay(make_config(args), events=events)
     tcp = make_management(args, events)
+    audit = make_audit(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def reload() -> None:
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
                 publish_not_reloaded(exc)
 
     async def main() -> None:
-        async with FlatNursery() as nursery:
+        async with audited(audit, "relay", events), FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
             manage = partial(serve_management, args.state, info, relay.live, stop=stop.event, tcp=tcp, events=events)
             await nursery.start(manage)

@@ -125,7 +125,7 @@ async def _audit(visit: Visit) -> View:
                 api_line(visit, f"/v1/audit?{urllib.parse.urlencode(query)}"),
                 id_="audit",
                 note="Calls that change something or show keys, including refused ones, the latest first. The relay "
-                "keeps them in files, which the command hybridrelay audit shows, too.",
+                "keeps them in files, which the command hybridrelay audit calls shows, too.",
             ),
         ),
     )

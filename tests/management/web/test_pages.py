@@ -639,7 +639,7 @@ async def test_audit(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "Nothing changed",
         "logIn",
         f"local uid {os.getuid()}",
-        "hybridrelay audit",
+        "hybridrelay audit calls",
     ):
         assert shown in page.text
     assert path_of("orders") in page.links

@@ -1,4 +1,4 @@
-"""``hybridrelay audit``."""
+"""``hybridrelay audit calls``."""
 
 from __future__ import annotations
 

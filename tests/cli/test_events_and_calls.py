@@ -1,4 +1,4 @@
-"""``hybridrelay events`` and ``hybridrelay audit``."""
+"""``hybridrelay events`` and ``hybridrelay audit calls``."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
     expected = [("putHybridConnection", 201), ("putAuthorizationRule", 201), ("putAuthorizationRule", 200)]
     expected += [("deleteAuthorizationRule", 403)] if way.name == "https" else []
     expected += [("deleteAuthorizationRule", 204)]
-    shown = run("audit", "--json", *way.options)
+    shown = run("audit", "calls", "--json", *way.options)
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
     assert [(one["operation"], one["status"]) for one in found] == expected
     assert found[0]["caller"].startswith("local ")
     assert {one["caller"].split()[0] for one in found[1:]} == {kind}
-    table = run("audit", "--limit", "1", *way.options).out.splitlines()
+    table = run("audit", "calls", "--limit", "1", *way.options).out.splitlines()
     assert len(table) == 2
     assert table[1].split()[-4:] == ["deleteAuthorizationRule", "204", "connection=orders", "rule=r"]
     for more, count in (
@@ -73,10 +73,10 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
         (("--caller", "nobody"), 0),
         (("--since", "1h"), len(expected)),
     ):
-        assert len(json.loads(run("audit", "--json", *more, *way.options).out)) == count, more
-    assert run("audit", "--caller", "nobody", *way.options).out == "no entries match\n"
+        assert len(json.loads(run("audit", "calls", "--json", *more, *way.options).out)) == count, more
+    assert run("audit", "calls", "--caller", "nobody", *way.options).out == "no entries match\n"
     assert run("drain", "--undo", *way.options).code == 0
-    table = run("audit", "--limit", "1", *way.options).out.splitlines()
+    table = run("audit", "calls", "--limit", "1", *way.options).out.splitlines()
     assert table[1].split()[-3:] == ["undoDrainRelay", "200,", "unchanged"]
 
 
@@ -84,9 +84,9 @@ def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, 
     with served(created.state, over_tcp=False) as way:
         for number in range(5):
             assert run("rules", "set", "orders", "--rule", f"r{number}", "--rights", "send", *way.options).code == 0
-    found = json.loads(run("audit", "--json", "--limit", "3", "--state", created.state).out)
+    found = json.loads(run("audit", "calls", "--json", "--limit", "3", "--state", created.state).out)
     assert [one["rule"] for one in found] == ["r2", "r3", "r4"]
-    nowhere = run("audit", "--state", tmp_path / "nowhere")
+    nowhere = run("audit", "calls", "--state", tmp_path / "nowhere")
     assert (nowhere.code, "does not exist" in nowhere.err) == (2, True)
 
 
@@ -113,5 +113,5 @@ def test_events_are_followed_over_a_restart(tmp_path: Path) -> None:
         following.wait_for_line("management.called: .*operation_id=deleteToken")
         following.process.send_signal(signal.SIGINT)
         assert following.wait() == 0
-        stopped = deployment.run("audit", "--json", "--state", deployment.state)
+        stopped = deployment.run("audit", "calls", "--json", "--state", deployment.state)
         assert [one["operation"] for one in json.loads(stopped.stdout)] == ["createToken", "deleteToken"]

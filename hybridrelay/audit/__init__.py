@@ -1,0 +1,12 @@
+"""The audit log: what is recorded of a program, where it goes, and how it is checked.
+
+- `record.py` decides which events are recorded. `trail.py` passes their records to `writer.py`, which writes them to
+  a sink (`sinks/`) in a thread.
+- `chain.py`, `keys.py` and `verification.py` are the format of tamper-evident files. `directory.py` writes these
+  files with the operations in `disk.py`.
+
+docs/audit.md describes the audit log.
+"""
+
+from .trail import AuditTrail as AuditTrail
+from .writer import NotRecordedError as NotRecordedError

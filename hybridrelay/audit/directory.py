@@ -1,0 +1,568 @@
+"""The audit directory: a chain of lines in files, which survives that the program is killed at any moment.
+
+The newest file is the one that is appended to. When it is large or a day old, it ends with a line that names the next
+file and the public key of that file. The steps of this change, in this order:
+
+1. ``next.key`` is written: the private key of the next file.
+2. The last line of the file is appended, signed with the present key.
+3. The next file is written, with its first line.
+4. ``signing.key``, the present private key, is overwritten, and ``next.key`` takes its place.
+
+`AuditDirectory.open` continues after any of them. It also removes a line that was not written completely. What was
+never reported as written may be missing afterwards, and nothing else.
+
+All methods block, and are called by one thread at a time. After an `OSError`, the same call can be made again. The
+module is long because writing, changing files and continuing after a crash are one state machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+import msgspec
+
+from .._version import __version__
+from ..errors import ConfigurationError
+from .chain import MAX_LINE, Chain, FieldValue, Position, file_name, file_number, hash_of, time_text
+from .disk import PART, AppendedFile, Disk
+from .keys import SigningKey, VerifyingKey
+from .record import Record
+
+__all__ = ["DAY_SECONDS", "AuditDirectory", "Opened"]
+
+DAY_SECONDS: Final = 86_400.0
+#: A file is at most about so large (bytes).
+MAX_BYTES: Final = 64 << 20
+#: The default of how long files are kept (days).
+KEEP_DAYS: Final = 400.0
+#: After so many lines at most, there is a checkpoint.
+CHECKPOINT_LINES: Final = 256
+#: After lines, there is a checkpoint within this time (seconds).
+CHECKPOINT_SECONDS: Final = 60.0
+#: Without lines, there is a checkpoint after this time (seconds): an hour in which nothing happens is then distinct
+#: from one that was removed.
+IDLE_SECONDS: Final = 3600.0
+#: How often to look for files that are older than they are kept (seconds).
+DELETION_SECONDS: Final = 600.0
+
+_SIGNING, _NEXT = "signing.key", "next.key"
+#: How much is read at once from the end of a file.
+_BLOCK = 64 * 1024
+
+
+@attrs.frozen
+class Opened:
+    """In which state a directory was found."""
+
+    #: The key of the newest file.
+    key: VerifyingKey
+    #: Whether the log begins now.
+    is_new: bool
+    #: The number of bytes of an incomplete line that were removed.
+    removed_bytes: int
+    #: The number of the first line that the program had not signed when it ended; None if it had signed all.
+    unsigned_from: int | None
+
+
+@attrs.define
+class _State:
+    """The newest file."""
+
+    chain: Chain
+    #: The id of the log.
+    log: str
+    file: AppendedFile
+    name: str
+    size: int
+    #: The day on which it was begun, in days since 1970.
+    day: int
+    #: Lines since the last checkpoint, and when that was.
+    unsigned: int
+    signed_at: float
+
+
+class AuditDirectory:
+    """Appends lines to the files of an audit directory.
+
+    Args:
+        disk: the directory.
+        clock: seconds since 1970.
+        max_bytes: the size at which a file ends.
+        keep_days: how long files are kept after their end.
+        new_key: makes a key.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        clock: Callable[[], float],
+        max_bytes: int = MAX_BYTES,
+        keep_days: float = KEEP_DAYS,
+        new_key: Callable[[], SigningKey] = SigningKey.generate,
+    ) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._keep_seconds = keep_days * DAY_SECONDS
+        self._new_key = new_key
+        self._state: _State | None = None
+        #: The newest file and its size, up to where everything in it was reported as written; None at the start.
+        self._good: tuple[str, int] | None = None
+        #: The last line that a signature covers, and that is on the disk; None if this object has signed nothing.
+        self.signed: Position | None = None
+        #: When to look for old files again, on `clock`.
+        self._deletion_due = 0.0
+
+    @property
+    def position(self) -> Position:
+        """The last line that is on the disk. Only while the directory is open."""
+        assert self._state is not None
+        return self._state.chain.position
+
+    @property
+    def log(self) -> str:
+        """The id of the log. Only while the directory is open."""
+        assert self._state is not None
+        return self._state.log
+
+    @property
+    def key(self) -> VerifyingKey:
+        """The key of the newest file. Only while the directory is open."""
+        assert self._state is not None
+        return self._state.chain.key.public
+
+    # --- opening
+
+    def open(self) -> Opened:
+        """Find the end of the log, or begin it. Whatever an abrupt end has left is put in order.
+
+        Raises:
+            ConfigurationError: another program uses the directory, or something was removed from it or changed in it.
+            OSError: a file cannot be read or written.
+        """
+        self._drop()
+        self._disk.make_directory()
+        if not self._disk.lock():
+            raise ConfigurationError(
+                f"the audit directory {self._disk.directory} is in use by another program",
+                remedy="give each program a directory of its own",
+            )
+        self._forget_unfinished()
+        plain = self._plain_files()
+        if not plain:
+            return self._begin()
+        state, removed, unsigned = self._continue(plain)
+        self._state = state
+        is_new = state.chain.position.seq == 1  # the program was killed when it had just begun the log
+        try:
+            opened = Opened(state.chain.key.public, is_new, removed, None if is_new else unsigned)
+            if self._good is None and not is_new:
+                fields: dict[str, FieldValue] = {"software": f"hybridrelay {__version__}"}
+                if removed:
+                    fields["removed_bytes"] = removed
+                if unsigned is not None:
+                    fields["unsigned_from"] = unsigned
+                self._write([state.chain.record(self._now(), "log.resumed", fields)])
+        except BaseException:
+            self._drop()
+            raise
+        self._good = state.name, state.size
+        return opened
+
+    def _forget_unfinished(self) -> None:
+        """Remove what this object had begun to write before an error, and had not reported as written."""
+        if self._good is None:
+            return
+        name, size = self._good
+        plain = self._plain_files()
+        if plain and plain[-1] == name and self._disk.size(name) > size:
+            self._cut(name, size)
+
+    def _plain_files(self) -> list[str]:
+        return [name for name in self._disk.names() if file_number(name) is not None and not name.endswith(".gz")]
+
+    def _begin(self) -> Opened:
+        """Begin the log, or continue to begin it."""
+        names = self._disk.names()
+        if any(file_number(name) is not None for name in names) or _SIGNING in names:
+            raise self._damaged("the newest file is missing")
+        key = self._read_key(_NEXT)
+        if key is None:
+            key = self._new_key()
+            self._write_next(key)
+        self._state = self._begin_file(Chain(key), secrets.token_hex(8))
+        self._promote()
+        self._good = self._state.name, self._state.size
+        return Opened(key.public, True, 0, None)
+
+    def _continue(self, plain: list[str]) -> tuple[_State, int, int | None]:
+        """Return the state of the newest file, how many bytes were cut off, and the first line that is not signed."""
+        name = plain[-1]
+        size = self._disk.size(name)
+        end = self._end_of_lines(name, size)
+        if end == 0:  # the program was killed before it had written the first line
+            self._disk.remove(name)
+            self._disk.sync_names()
+            if len(plain) == 1:
+                return self._begun_again(), 0, None
+            return self._continue(plain[:-1])
+        if end < size:
+            self._cut(name, end)
+        last, unsigned = self._last_lines(name, end)
+        first = self._line(self._disk.first_line(name, MAX_LINE), name)
+        try:
+            key = VerifyingKey.parse(str(first.get("key")))
+        except ValueError:
+            raise self._damaged(f"the first line of {name} is not one of an audit file") from None
+        signing = self._settle_key(key)
+        log = str(first.get("log"))
+        position = Position(int(last["seq"]), last["hash"])
+        chain = Chain(signing, position)
+        if last["event"] == "log.continued":
+            return self._finish_change(chain, log, str(last.get("new_key"))), size - end, None
+        if self._disk_has(_NEXT):  # it was never used
+            self._erase(_NEXT)
+        file = self._disk.append_to(name)
+        state = _State(chain, log, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock())
+        return state, size - end, position.seq - unsigned + 1 if unsigned else None
+
+    def _begun_again(self) -> _State:
+        self._begin()
+        assert self._state is not None
+        return self._state
+
+    def _settle_key(self, wanted: VerifyingKey) -> SigningKey:
+        """Return the private key of the newest file. If the change to it was not finished, finish it."""
+        following = self._read_key(_NEXT)
+        if following is not None and following.public == wanted:
+            self._promote()
+            return following
+        present = self._read_key(_SIGNING)
+        if present is None or present.public != wanted:
+            raise self._damaged(f"{_SIGNING} is missing or is another key than that of the newest file")
+        return present
+
+    def _finish_change(self, chain: Chain, log: str, new_key: str) -> _State:
+        """Begin the next file, after the last line of the one before it was written."""
+        following = self._read_key(_NEXT)
+        if following is None or str(following.public) != new_key:
+            raise self._damaged(f"{_NEXT} is missing or is another key than the one for the next file")
+        state = self._begin_file(Chain(following, chain.position), log)
+        self._state = state
+        self._promote()
+        return state
+
+    def _damaged(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"the audit directory {self._disk.directory} is damaged: {what}",
+            remedy="find out who has changed it; to continue, move its files to another directory, as evidence, and "
+            "start with an empty one",
+        )
+
+    # --- reading the end of the newest file
+
+    def _end_of_lines(self, name: str, size: int) -> int:
+        """Return the size of a file without a last line that is not complete."""
+        while size > 0:
+            start = max(0, size - _BLOCK)
+            found = self._disk.read(name, start, size - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            size = start
+        return 0
+
+    def _last_lines(self, name: str, end: int) -> tuple[dict[str, str], int]:
+        """Return the last line, with its hash, and how many lines are not covered by a signature."""
+        data = b""
+        start = end
+        while True:
+            at = max(0, start - _BLOCK)
+            data, start = self._disk.read(name, at, start - at) + data, at
+            lines = data.split(b"\n")[:-1] if start == 0 else data.split(b"\n")[1:-1]
+            unsigned = 0
+            for line in reversed(lines):
+                content = self._line(line, name)
+                if content["event"] in ("log.checkpoint", "log.continued"):
+                    break
+                unsigned += 1
+            else:
+                if start > 0 and len(data) < CHECKPOINT_LINES * MAX_LINE:
+                    continue
+            if not lines:
+                raise self._damaged(f"the last line of {name} is too long")
+            last = self._line(lines[-1], name)
+            return {**last, "hash": hash_of(lines[-1] + b"\n")}, unsigned
+
+    def _line(self, line: bytes, name: str) -> dict[str, str]:
+        try:
+            content = msgspec.json.decode(line)
+            if isinstance(content, dict) and isinstance(content.get("seq"), int) and "event" in content:
+                return content
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        raise self._damaged(f"a line of {name} is not one of an audit file")
+
+    # --- keys
+
+    def _disk_has(self, name: str) -> bool:
+        return name in self._disk.names()
+
+    def _read_key(self, name: str) -> SigningKey | None:
+        """Return a key; None if it does not exist, or was not written or overwritten completely."""
+        if not self._disk_has(name):
+            return None
+        try:
+            return SigningKey.from_file(self._disk.read(name, 0, 1024))
+        except ValueError:
+            return None
+
+    def _write_next(self, key: SigningKey) -> None:
+        if self._disk_has(_NEXT):
+            self._erase(_NEXT)
+        self._disk.create(_NEXT, key.to_file())
+
+    def _erase(self, name: str) -> None:
+        self._disk.overwrite(name)
+        self._disk.remove(name)
+        self._disk.sync_names()
+
+    def _promote(self) -> None:
+        """Overwrite the present key. The next one takes its place."""
+        if self._disk_has(_SIGNING):
+            self._disk.overwrite(_SIGNING)
+        self._disk.rename(_NEXT, _SIGNING)
+        self._disk.sync_names()
+
+    # --- writing
+
+    def append(self, records: Sequence[Record]) -> Position:
+        """Append records, and wait until they are on the disk. Begins another file first, if it is time.
+
+        Returns:
+            The last line.
+
+        Raises:
+            ConfigurationError: see `open`, which is called after an error.
+            OSError: none of the records counts as written.
+        """
+        state = self._ready()
+        lines: list[bytes] = []
+        signed = self.signed
+        try:
+            for record in records:
+                lines.append(state.chain.record(time_text(record.at), record.event, record.fields))
+                if state.unsigned + len(lines) >= CHECKPOINT_LINES:
+                    signed = state.chain.position
+                    lines.append(state.chain.checkpoint(self._now()))
+                    self._write(lines, signed=True, sync=False)
+                    lines = []
+            self._write(lines)
+        except BaseException:
+            self._drop()
+            raise
+        self._good, self.signed = (state.name, state.size), signed
+        return state.chain.position
+
+    def tick(self) -> Position | None:
+        """Do what is due without records: a checkpoint, another file, deleting old files. Call it every few seconds.
+
+        Returns:
+            The last line if there is a new checkpoint before it, otherwise None.
+
+        Raises:
+            ConfigurationError, OSError: see `append`.
+        """
+        state = self._ready()
+        self._delete_old()
+        since = self._clock() - state.signed_at
+        if since >= (CHECKPOINT_SECONDS if state.unsigned else IDLE_SECONDS) or since < 0:
+            return self.checkpoint()
+        return None
+
+    def checkpoint(self) -> Position:
+        """Sign all lines so far.
+
+        Raises:
+            ConfigurationError, OSError: see `append`.
+        """
+        state = self._ready()
+        signed = state.chain.position
+        try:
+            self._write([state.chain.checkpoint(self._now())], signed=True)
+        except BaseException:
+            self._drop()
+            raise
+        self._good, self.signed = (state.name, state.size), signed
+        return state.chain.position
+
+    def close(self) -> None:
+        """Write that the log ends, sign it, and let other programs use the directory. Does nothing if it is not open.
+
+        Raises:
+            OSError: it could not be signed. The directory is closed nevertheless.
+        """
+        try:
+            if self._state is not None:
+                state = self._state
+                line = state.chain.record(self._now(), "log.closed", {})
+                self._write([line, state.chain.checkpoint(self._now())], signed=True)
+        finally:
+            self._drop()
+            self._good = None
+            self._disk.unlock()
+
+    def _ready(self) -> _State:
+        """Return the newest file: after an error, find out what is on the disk; if it is time, begin another one."""
+        if self._state is None:
+            self.open()
+        state = self._state
+        assert state is not None
+        if state.size >= self._max_bytes or state.day != int(self._clock() // DAY_SECONDS):
+            try:
+                state = self._change_file(state)
+            except BaseException:
+                self._drop()
+                raise
+            self._good = state.name, state.size
+        return state
+
+    def _change_file(self, state: _State) -> _State:
+        key = self._new_key()
+        self._write_next(key)
+        signed = state.chain.position
+        self._write([state.chain.continued(self._now(), key.public)], signed=True)
+        state.file.close()
+        self._state = None
+        self._state = self._begin_file(Chain(key, state.chain.position), state.log)
+        self._promote()
+        self.signed = signed
+        return self._state
+
+    def _begin_file(self, chain: Chain, log: str) -> _State:
+        name = file_name(chain.position.seq + 1)
+        now = self._clock()
+        line = chain.opened(time_text(now), f"hybridrelay {__version__}", log)
+        file = self._disk.append_to(name)
+        try:
+            file.write(line)
+            file.sync()
+            self._disk.sync_names()
+        except BaseException:
+            file.close()
+            raise
+        return _State(chain, log, file, name, len(line), int(now // DAY_SECONDS), 1, now)
+
+    def _write(self, lines: Sequence[bytes], *, signed: bool = False, sync: bool = True) -> None:
+        state = self._state
+        assert state is not None
+        data = b"".join(lines)
+        if data:
+            state.file.write(data)
+            state.size += len(data)
+        if sync:
+            state.file.sync()
+        if signed:
+            state.unsigned, state.signed_at = 0, self._clock()
+        else:
+            state.unsigned += len(lines)
+
+    def _cut(self, name: str, size: int) -> None:
+        file = self._disk.append_to(name)
+        try:
+            file.truncate(size)
+            file.sync()
+        finally:
+            file.close()
+
+    def _drop(self) -> None:
+        """Forget what is known of the newest file."""
+        if self._state is not None:
+            with contextlib.suppress(OSError):
+                self._state.file.close()
+            self._state = None
+
+    def _now(self) -> str:
+        return time_text(self._clock())
+
+    # --- files that have ended
+
+    def _delete_old(self) -> None:
+        """Delete files that ended long ago, after a line that says so."""
+        now = self._clock()
+        if self._deletion_due - DELETION_SECONDS <= now < self._deletion_due:
+            return
+        self._deletion_due = now + DELETION_SECONDS
+        names = self._ended_files()
+        state = self._state
+        assert state is not None
+        for name, following in itertools.pairwise([*names, state.name]):
+            first = self._line(self._disk.first_line(following, MAX_LINE), following)
+            if _seconds_of(str(first.get("at"))) > now - self._keep_seconds:
+                return
+            fields: dict[str, FieldValue] = {
+                "file": file_name(file_number(name) or 0),
+                "first": file_number(name) or 0,
+                "last": int(first["seq"]) - 1,
+                "head": str(first.get("prev")),
+            }
+            try:
+                record = state.chain.record(self._now(), "log.deleted", fields)
+                self._write([record, state.chain.checkpoint(self._now())], signed=True)
+                self._good = state.name, state.size
+                self._disk.remove(name)
+            except BaseException:
+                self._drop()
+                raise
+
+    def _ended_files(self) -> list[str]:
+        """Return the names of all files but the newest, the oldest first, each once."""
+        found: dict[int, str] = {}
+        for name in self._disk.names():
+            number = file_number(name)
+            if number is not None:
+                found[number] = name
+        return [found[number] for number in sorted(found)][:-1]
+
+    def compress_next(self) -> bool:
+        """Compress one file that has ended. May run in another thread at the same time as the other methods.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            OSError: it cannot be compressed. It stays as it is.
+        """
+        names = self._disk.names()
+        for name in names:
+            if name.endswith(PART):
+                self._disk.remove(name)
+        plain = self._plain_files()
+        if not plain or not self._disk.first_line(plain[-1], MAX_LINE).endswith(b"\n"):
+            return False  # `open` may still remove the newest file, and continue the one before it
+        for name in plain[:-1]:
+            if f"{name}.gz" not in names:
+                self._disk.compress(name)
+                self._disk.rename(f"{name}.gz{PART}", f"{name}.gz")
+                self._disk.sync_names()
+            self._disk.remove(name)
+            return True
+        return False
+
+
+def _day_of(at: str) -> int:
+    return int(_seconds_of(at) // DAY_SECONDS)
+
+
+def _seconds_of(at: str) -> float:
+    """Return a time of a line, in seconds since 1970; 0 if it is none."""
+    try:
+        return dt.datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,184 @@
+"""Reading the files of an audit directory: to check them, and to find records in them. Blocks."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import attrs
+import msgspec
+
+from ..errors import ConfigurationError
+from .chain import MAX_LINE, file_name, file_number
+from .keys import VerifyingKey
+from .verification import BadLine, Verdict, Verifier
+
+__all__ = ["RecordFilter", "newest_key", "parse_keys", "parse_witness", "read_records", "verify_directory"]
+
+#: Finds the id of the log, and the number and the hash of a line, in what another sink has kept of a checkpoint. The
+#: format does not matter.
+_WITNESS = re.compile(
+    r"\blog\W{1,4}([0-9a-f]{16})\b.{0,20}?"
+    r"\blast\W{1,4}([0-9]{1,18})\b.{0,80}?"
+    r"\bhead\W{1,4}([0-9a-f]{64})\b"
+)
+
+
+@attrs.frozen
+class RecordFilter:
+    """Which records are wanted; empty values match everything."""
+
+    #: Not older than this, as in the field ``at``.
+    since: str = ""
+    label: str = ""
+    #: The host, or host and port, of the target.
+    target: str = ""
+    connection: str = ""
+    #: The event's name, or its first word.
+    event: str = ""
+
+    def matches(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a record is wanted."""
+        event, target = str(record.get("event")), str(record.get("target", ""))
+        return (
+            str(record.get("at")) >= self.since
+            and self.label in ("", record.get("label"))
+            and self.connection in ("", record.get("connection"))
+            and self.event in ("", event, event.partition(".")[0])
+            and self.target in ("", target, target.rpartition(":")[0].strip("[]"))
+        )
+
+
+def verify_directory(
+    directory: Path, pinned: Collection[VerifyingKey] = (), witnessed: Mapping[tuple[str, int], str] | None = None
+) -> Verdict:
+    """Check all files of a directory.
+
+    Args:
+        directory: the directory, also while a program writes to it, or a copy.
+        pinned, witnessed: see `Verifier`.
+
+    Raises:
+        BadLine: a line is wrong.
+        ConfigurationError: the directory cannot be read, or has no audit files.
+    """
+    verifier = Verifier(pinned, witnessed or {})
+    for name in _files(directory):
+        verifier.begin_file(name)
+        line_number = 0
+        try:
+            for line in _lines(directory, name):
+                line_number += 1
+                verifier.feed(line)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise BadLine(name, line_number + 1, "the compressed file is damaged") from None
+    return verifier.finish()
+
+
+def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, Any]]:
+    """Yield the records that match, the oldest first, without checking signatures. Lines that are not JSON are
+    skipped.
+
+    Raises:
+        ConfigurationError: the directory cannot be read, or has no audit files.
+    """
+    for name in _files(directory):
+        try:
+            for line in _lines(directory, name):
+                try:
+                    record = msgspec.json.decode(line)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                    continue
+                if isinstance(record, dict) and wanted.matches(record):
+                    yield record
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            continue
+
+
+def newest_key(directory: Path) -> VerifyingKey:
+    """Return the public key that the newest file names.
+
+    Raises:
+        ConfigurationError: the directory cannot be read, or has no audit files.
+    """
+    for line in _lines(directory, _files(directory)[-1]):
+        try:
+            content = msgspec.json.decode(line)
+            if isinstance(content, dict):
+                return VerifyingKey.parse(str(content.get("key")))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+            pass
+        break
+    raise ConfigurationError(f"the newest file in {directory} names no key", remedy="hybridrelay audit verify DIR")
+
+
+def parse_keys(text: str) -> list[VerifyingKey]:
+    """Return the public keys in a text: one in each line, with comments after ``#``.
+
+    Raises:
+        ValueError: a line is no key, or there is none.
+    """
+    lines = [line.partition("#")[0].strip() for line in text.split("\n")]
+    keys = [VerifyingKey.parse(line) for line in lines if line]
+    if not keys:
+        raise ValueError("it contains no key")
+    return keys
+
+
+def parse_witness(text: str) -> dict[tuple[str, int], str]:
+    """Return the hashes of lines, by the id of the log and their numbers, in a text in which another sink has kept
+    checkpoints: an export of the journal, the log of a syslog server, lines of JSON.
+
+    Raises:
+        ValueError: there is none, or the text contradicts itself.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for line in text.split("\n"):
+        for log, number, head in _WITNESS.findall(line):
+            if found.setdefault((log, int(number)), head) != head:
+                raise ValueError(f"it has two different hashes of record {number}")
+    if not found:
+        raise ValueError("it contains no checkpoint: no line has log, last and head of an event audit.checkpoint")
+    return found
+
+
+def _files(directory: Path) -> list[str]:
+    """Return the names of the files, without the ending ``.gz``, in their order."""
+    try:
+        numbers = {number for path in directory.iterdir() if (number := file_number(path.name)) is not None}
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot read the audit directory {directory}: {exc.strerror}",
+            remedy="name the directory of --audit-dir, and run the command as the user who owns it",
+        ) from exc
+    if not numbers:
+        raise ConfigurationError(
+            f"there are no audit files in {directory}", remedy="name the directory of --audit-dir"
+        )
+    return [file_name(number) for number in sorted(numbers)]
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return cast(BinaryIO, gzip.open(path.with_name(f"{path.name}.gz")))
+
+
+def _lines(directory: Path, name: str) -> Iterator[bytes]:
+    """Yield the lines of a file, or the beginning of a line that is too long."""
+    path = directory / name
+    try:
+        with _open(path) as file:
+            while line := file.readline(MAX_LINE + 1):
+                yield line
+                if len(line) > MAX_LINE:
+                    return
+    except (EOFError, gzip.BadGzipFile):
+        raise
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {exc.filename or path}: {exc.strerror or exc}") from exc

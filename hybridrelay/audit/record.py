@@ -1,0 +1,72 @@
+"""Records: the events that belong into the audit log, as values that all sinks understand. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from ..events.base import Event
+from ..events.plain_log import event_fields, event_text
+from .chain import FieldValue
+
+__all__ = ["AUDITED_SUBJECTS", "Record", "record_of"]
+
+#: The first words of the names of all events that are recorded. What strangers can cause at a relay is not among
+#: them, because they could fill the disk: ``token`` and ``sender``, for example, are in the log.
+AUDITED_SUBJECTS: Final = frozenset(
+    {
+        # connector and client
+        "stream",
+        "session",
+        "registration",
+        "instance",
+        "policy",
+        "identity",
+        "claim",
+        "connection-string",
+        "restart",
+        "reload",
+        # relay
+        "listener",
+        "rendezvous",
+        "drain",
+        "management",
+        "certificate",
+        # all
+        "key",
+        "connection",
+        "program",
+        "audit",
+    }
+)
+#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them.
+_LEFT_OUT = frozenset({"management.authentication-failed", "management.call-refused", "session.not-resumed-yet"})
+
+
+@attrs.frozen
+class Record:
+    """One event, for the audit log."""
+
+    #: Seconds since 1970.
+    at: float
+    #: The event's name.
+    event: str
+    fields: Mapping[str, FieldValue] = attrs.field(factory=dict)
+    #: The event's severity, as in the standard library's `logging`.
+    level: int = 20
+    #: One line for people, with all fields.
+    text: str = ""
+
+
+def record_of(event: Event, at: float) -> Record | None:
+    """Return the record of an event; None if it does not belong into the audit log.
+
+    Args:
+        event: the event.
+        at: the time, in seconds since 1970.
+    """
+    if event.name.partition(".")[0] not in AUDITED_SUBJECTS or event.name in _LEFT_OUT:
+        return None
+    return Record(at, event.name, event_fields(event), int(event.level), event_text(event))

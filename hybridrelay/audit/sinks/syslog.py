@@ -1,0 +1,185 @@
+"""The sink of syslog servers: RFC 5424, over UDP (RFC 5426), TCP (RFC 6587, octet counting) or TLS (RFC 5425)."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from ...errors import ConfigurationError
+from ...events.base import Event
+from ..chain import FieldValue, time_text
+from ..record import Record
+from .priority import priority_of
+from .sink import SinkKind
+
+__all__ = ["SYSLOG_PORTS", "SyslogSink", "SyslogTransport", "syslog_message"]
+
+SyslogTransport: TypeAlias = Literal["udp", "tcp", "tls"]
+
+#: The port of each transport.
+SYSLOG_PORTS: dict[SyslogTransport, int] = {"udp": 514, "tcp": 601, "tls": 6514}
+#: The facility "log audit".
+_FACILITY = 13
+#: The id of the structured data. 32473 is the enterprise number for examples (RFC 5612), since the project has none.
+_DATA_ID = "hybridrelay@32473"
+#: How long connecting and sending may take (seconds).
+_SECONDS = 5.0
+#: The longest message over UDP (bytes). Longer ones lose the end of their text.
+_MAX_DATAGRAM = 2048
+
+
+def syslog_message(record: Record, *, host: str, process: int) -> bytes:
+    """Return a record as a message of RFC 5424: all fields are in its structured data, and its text is for people.
+
+    Args:
+        record: the record.
+        host: this machine's name.
+        process: the program's process id.
+    """
+    priority = _FACILITY * 8 + priority_of(record.level)
+    data = "".join(f' {_name(name, 32)}="{_value(value)}"' for name, value in record.fields.items())
+    header = (
+        f"<{priority}>1 {time_text(record.at)} {_name(host, 255)} hybridrelay {process} {_name(record.event, 32)}"
+    )
+    # The text begins with the byte-order mark, which says that it is UTF-8.
+    return f"{header} [{_DATA_ID}{data}] \ufeff{record.text or record.event}".encode("utf-8", "backslashreplace")
+
+
+def _name(text: str, limit: int) -> str:
+    """Return a text as a name: printable ASCII without spaces, quotes and so on."""
+    return re.sub(r'[^!-~]|[="\]]', "_", text)[:limit] or "-"
+
+
+def _value(value: FieldValue) -> str:
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    return re.sub(r'(["\\\]])', r"\\\1", text)
+
+
+class SyslogSink:
+    """Sends records to a syslog server.
+
+    TCP and TLS have no acknowledgements: what the server had not read when the connection broke may be lost. UDP
+    loses messages without notice.
+
+    Args:
+        transport: how.
+        host: the server's name or address. With TLS, its certificate has to be for this name.
+        port: the server's port.
+        ca_file: certificates of the authorities that may have issued the server's certificate, for TLS; None means
+            those of the system.
+        own_name: the name of this machine in the messages.
+    """
+
+    kind = SinkKind.SYSLOG
+    tick_seconds = None
+
+    def __init__(
+        self,
+        transport: SyslogTransport,
+        host: str,
+        port: int,
+        *,
+        ca_file: str | None = None,
+        own_name: str | None = None,
+    ) -> None:
+        self.transport = transport
+        self.name = f"syslog+{transport}://{f'[{host}]' if ':' in host else host}:{port}"
+        self._host = host
+        self._port = port
+        self._ca_file = ca_file
+        self._own_name = own_name or socket.gethostname()
+        self._socket: socket.socket | None = None
+
+    def open(self) -> Sequence[Event]:
+        """See `Sink.open`."""
+        if self._ca_file is not None:
+            self._context()
+        return ()
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._ca_file)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"cannot use the certificates in {self._ca_file}: {exc.strerror or exc}",
+                remedy="name a PEM file with the certificate of the authority of the syslog server",
+            ) from exc
+
+    def write(self, records: Sequence[Record]) -> Sequence[Event]:
+        """See `Sink.write`."""
+        messages = [syslog_message(record, host=self._own_name, process=os.getpid()) for record in records]
+        try:
+            if self.transport == "udp":
+                self._send_datagrams(messages)
+            else:
+                self._send_stream(b"".join(b"%d %s" % (len(message), message) for message in messages))
+        except (OSError, ValueError) as exc:
+            self.close()
+            if isinstance(exc, OSError):
+                raise
+            raise OSError(0, str(exc)) from exc  # a name that is invalid in DNS
+        return ()
+
+    def _send_datagrams(self, messages: Sequence[bytes]) -> None:
+        if self._socket is None:
+            family, kind, number, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
+            self._socket = socket.socket(family, kind, number)
+            self._socket.settimeout(_SECONDS)
+            self._socket.connect(address)
+        for message in messages:
+            self._socket.send(_cut(message, _MAX_DATAGRAM))
+
+    def _send_stream(self, data: bytes) -> None:
+        if self._socket is not None and _has_ended(self._socket):
+            self.close()
+        if self._socket is None:
+            self._socket = self._connect()
+        self._socket.sendall(data)
+
+    def _connect(self) -> socket.socket:
+        sock = socket.create_connection((self._host, self._port), timeout=_SECONDS)
+        try:
+            if self.transport == "tls":
+                sock = self._context().wrap_socket(sock, server_hostname=self._host)
+            sock.settimeout(_SECONDS)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def tick(self) -> Sequence[Event]:
+        """See `Sink.tick`."""
+        return ()
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _cut(message: bytes, limit: int) -> bytes:
+    return message if len(message) <= limit else message[:limit].decode("utf-8", "ignore").encode()
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Return whether the server has closed the connection. Servers send nothing, except what TLS needs."""
+    while True:
+        readable = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        if not readable and not select.select([sock], [], [], 0)[0]:
+            return False
+        sock.setblocking(False)
+        try:
+            if not sock.recv(4096):
+                return True
+        except (ssl.SSLWantReadError, BlockingIOError):
+            return False
+        except OSError:
+            return True
+        finally:
+            sock.settimeout(_SECONDS)

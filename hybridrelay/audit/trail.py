@@ -1,0 +1,158 @@
+"""The audit log of a program: a subscriber of its events, which passes records to all sinks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from .._nursery import FlatNursery
+from .._threads import run_in_thread
+from ..errors import ConfigurationError
+from ..events.audit import AuditFileNotCompressed
+from ..events.base import Event
+from ..events.plain_log import also_subscribed
+from ..events.stream import EventStream, Subscriber
+from .record import record_of
+from .sinks.files import FileSink
+from .sinks.sink import Sink, SinkKind
+from .writer import NotRecordedError, SinkWriter
+
+__all__ = ["AuditTrail"]
+
+#: How long the program waits at its end until everything is written (seconds).
+_FINISH_SECONDS = 5.0
+#: How often to look for files that can be compressed (seconds).
+_COMPRESS_SECONDS = 30.0
+
+
+class AuditTrail:
+    """The audit log of a program: its sinks.
+
+    Args:
+        sinks: any number.
+        required: the kinds of sinks without which no stream may be opened; see `recorded`.
+        clock: seconds since 1970.
+
+    Raises:
+        ConfigurationError: there is no sink of a required kind.
+    """
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        *,
+        required: Collection[SinkKind] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        missing = set(required) - {sink.kind for sink in sinks}
+        if missing:
+            raise ConfigurationError(
+                f"the audit log is required in {' and '.join(sorted(missing))}, and is not written there",
+                remedy="add --audit-dir for file, --audit-to for the others",
+            )
+        self._sinks = tuple(sinks)
+        self._required = frozenset(required)
+        self._clock = clock
+        #: Those of the sinks; empty unless the audit log is open.
+        self._writers: tuple[SinkWriter, ...] = ()
+
+    def __call__(self, event: Event) -> None:
+        """Record an event, if it belongs into the audit log. Never waits."""
+        record = record_of(event, self._clock())
+        if record is not None:
+            for writer in self._writers:
+                writer.put(record)
+
+    def _from_any_thread(self) -> Subscriber:
+        """Return a subscriber that any thread may call."""
+        token = trio.lowlevel.current_trio_token()
+
+        def record(event: Event) -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self, event)
+
+        return record
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What cannot be written at the moment, as sentences."""
+        return tuple(f"{one.sink.name}: {one.problem}" for one in self._writers if one.problem is not None)
+
+    async def recorded(self) -> None:
+        """Wait until everything that was published so far is in all required sinks, and on the disk if there are
+        files.
+
+        Streams that wait at the same time wait for the disk together.
+
+        Raises:
+            NotRecordedError: a required sink cannot be written. Its text names the sink. Other sinks that cannot be
+                written are not waited for.
+        """
+        if not self._writers:
+            raise NotRecordedError("the audit log is not open")
+        for writer in self._writers:
+            if not (writer.is_required or writer.sink.kind is SinkKind.FILE):
+                continue
+            try:
+                await writer.written()
+            except NotRecordedError as exc:
+                if writer.is_required:
+                    raise NotRecordedError(f"{writer.sink.name}: {exc}") from exc
+
+    @asynccontextmanager
+    async def opened(self, events: EventStream) -> AsyncIterator[None]:
+        """Record the events of a stream during the block. At its end, everything is written, and the sinks are
+        closed.
+
+        Args:
+            events: the stream, on which problems of sinks are published as well. What this process publishes only in
+                its log (`plainly_logged_events`), such as a reload, is recorded, too.
+
+        Raises:
+            ConfigurationError, OSError: a sink cannot be used.
+        """
+        writers = [
+            SinkWriter(one, is_required=one.kind in self._required, events=events, clock=self._clock)
+            for one in self._sinks
+        ]
+        async with FlatNursery() as nursery:
+            self._writers = tuple(writers)
+            try:
+                with events.subscribed(self), also_subscribed(self._from_any_thread()):
+                    for writer in writers:
+                        await nursery.start(writer.run)
+                        if isinstance(writer.sink, FileSink):
+                            nursery.start_soon(_compress, writer.sink, events)
+                    try:
+                        yield
+                    finally:
+                        await self._finish()
+            finally:
+                self._writers = ()
+            nursery.cancel_scope.cancel()
+
+    async def _finish(self) -> None:
+        """Write everything that is queued, and close all sinks. Takes `_FINISH_SECONDS` at most."""
+        with trio.move_on_after(_FINISH_SECONDS, shield=True):
+            async with FlatNursery() as nursery:
+                for writer in self._writers:
+                    nursery.start_soon(writer.finish)
+
+
+async def _compress(sink: FileSink, events: EventStream) -> None:
+    """Compress files that have ended, until cancelled."""
+    limiter = trio.CapacityLimiter(1)
+    failed = False
+    while True:
+        try:
+            while await run_in_thread(sink.directory.compress_next, limiter=limiter, abandon_on_cancel=True):
+                failed = False
+        except OSError as exc:
+            if not failed:
+                events.publish(AuditFileNotCompressed(directory=sink.name, detail=exc.strerror or str(exc)))
+            failed = True
+        await trio.sleep(_COMPRESS_SECONDS)

@@ -1,0 +1,365 @@
+"""Checking audit files: that no line was changed, removed, inserted or moved, and who has signed them.
+
+`Verifier` gets the lines of all files in their order, and finds the first line that is wrong. It does no I/O.
+docs/audit.md says what can be found out, and what cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+import attrs
+import msgspec
+
+from .chain import (
+    FORMAT,
+    MAX_LINE,
+    START,
+    Position,
+    checkpoint_message,
+    continued_message,
+    file_name,
+    file_number,
+    hash_of,
+)
+from .keys import VerifyingKey
+
+__all__ = ["BadLine", "FileReport", "Verdict", "Verifier"]
+
+
+class BadLine(Exception):
+    """The first line that is wrong.
+
+    Attributes:
+        file: its file.
+        line: its number in the file, from 1.
+        problem: what is wrong, as a sentence.
+    """
+
+    def __init__(self, file: str, line: int, problem: str) -> None:
+        super().__init__(f"{file}, line {line}: {problem}")
+        self.file = file
+        self.line = line
+        self.problem = problem
+
+
+@attrs.frozen
+class FileReport:
+    """One file that was checked."""
+
+    name: str
+    #: The numbers of its first and last line.
+    first: int
+    last: int
+    key: VerifyingKey
+
+
+@attrs.frozen
+class Verdict:
+    """What is known of files in which no line is wrong."""
+
+    files: tuple[FileReport, ...]
+    #: The id of the log.
+    log: str
+    #: The last line.
+    end: Position
+    #: The time of the first and of the last line; empty if there is none.
+    begun_at: str
+    ended_at: str
+    #: The number of the last line that a signature covers. Later lines could have been changed or removed unnoticed.
+    signed_up_to: int
+    #: Whether one of the keys that the caller trusts has signed. Otherwise the files may have been replaced as a
+    #: whole.
+    is_pinned: bool
+    #: The number of lines at the beginning that were deleted because they were old, as a signed line says.
+    deleted: int
+    #: What an auditor should know although no line is wrong, as sentences.
+    notes: tuple[str, ...]
+
+
+@attrs.define
+class _File:
+    name: str
+    key: VerifyingKey
+    first: int
+    lines: int = 0
+
+
+@attrs.define
+class Verifier:
+    """Checks lines one after the other. After a `BadLine`, it must not be used any more.
+
+    Args:
+        pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
+        witnessed: the hashes of lines that were noted down elsewhere, by the id of the log and their numbers. If
+            there are any, some have to be of this log.
+    """
+
+    pinned: Collection[VerifyingKey] = ()
+    witnessed: Mapping[tuple[str, int], str] = attrs.field(factory=dict)
+    _files: list[FileReport] = attrs.field(factory=list, init=False)
+    _file: _File | None = attrs.field(default=None, init=False)
+    _name: str = attrs.field(default="", init=False)
+    #: The number of the current line in its file.
+    _line: int = attrs.field(default=0, init=False)
+    _end: Position = attrs.field(default=START, init=False)
+    #: The line before the first one that exists; None before any line was read.
+    _begin: Position | None = attrs.field(default=None, init=False)
+    _signed_up_to: int = attrs.field(default=0, init=False)
+    #: The last line of a file: the names of the next file and of its key; None while the file continues.
+    _continued: tuple[str, str] | None = attrs.field(default=None, init=False)
+    #: The ends of files that were deleted because they were old.
+    _deleted: set[Position] = attrs.field(factory=set, init=False)
+    #: The id of the log; empty before the first line.
+    _log: str = attrs.field(default="", init=False)
+    _begun_at: str = attrs.field(default="", init=False)
+    _ended_at: str = attrs.field(default="", init=False)
+    _is_torn: bool = attrs.field(default=False, init=False)
+    _is_witnessed_up_to: int = attrs.field(default=0, init=False)
+    _notes: list[str] = attrs.field(factory=list, init=False)
+
+    def begin_file(self, name: str) -> None:
+        """Continue with the next file.
+
+        Args:
+            name: its name without the ending ``.gz``.
+
+        Raises:
+            BadLine: it does not follow the one before it.
+        """
+        before = self._file
+        if before is not None:
+            if self._is_torn:
+                raise BadLine(before.name, self._line, "the line is not complete, although another file follows")
+            if self._continued is None:
+                raise BadLine(
+                    before.name,
+                    max(1, self._line),
+                    "the end of the file is missing: it does not say that another file continues it",
+                )
+            if self._continued[0] != name:
+                raise BadLine(before.name, self._line, f"the next file has to be {self._continued[0]}, not {name}")
+            self._files.append(FileReport(before.name, before.first, self._end.seq, before.key))
+        self._name, self._line, self._file = name, 0, None
+
+    def feed(self, line: bytes) -> None:
+        """Check the next line of the current file.
+
+        Args:
+            line: the line with its line end. Only the last line of a file may lack it.
+
+        Raises:
+            BadLine: this line is wrong, or the one before it.
+        """
+        self._line += 1
+        if self._is_torn:
+            self._fail("there is a line after one that is not complete")
+        if not line.endswith(b"\n"):
+            if self._file is None:
+                self._fail("the first line of the file is not complete")
+            self._is_torn = True
+            return
+        if len(line) > MAX_LINE:
+            self._fail("the line is too long, so this program has not written it")
+        content = self._parse(line)
+        if self._file is None:
+            self._first_line(content)
+        elif self._continued is not None:
+            self._fail("there is a line after the end of the file")
+        self._check_place(content)
+        self._end = Position(content["seq"], hash_of(line))
+        self._check_witness()
+        self._begun_at = self._begun_at or content["at"]
+        self._ended_at = content["at"]
+        match content["event"]:
+            case "log.checkpoint":
+                self._check_checkpoint(content)
+            case "log.continued":
+                self._check_continued(content)
+            case "log.deleted":
+                self._note_deleted(content)
+            case "log.resumed":
+                self._note_resumed(content)
+            case "audit.records-lost":
+                self._note_lost(content)
+
+    def finish(self) -> Verdict:
+        """Return what is known when all lines of all files have been checked.
+
+        Raises:
+            BadLine: lines are missing at the beginning, no trusted key has signed, or what was noted down elsewhere
+                is not there.
+        """
+        if self._file is None:
+            raise BadLine(self._name or "the directory", 1, "there is no line")
+        self._files.append(FileReport(self._file.name, self._file.first, self._end.seq, self._file.key))
+        first = self._files[0]
+        begin = self._begin
+        assert begin is not None
+        if begin != START and begin not in self._deleted:
+            raise BadLine(
+                first.name,
+                1,
+                f"the lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
+            )
+        is_pinned = any(file.key in self.pinned for file in self._files)
+        if self.pinned and not is_pinned:
+            raise BadLine(
+                first.name,
+                1,
+                "none of the given keys has signed any of these files: they are not the files that were expected, or "
+                "the files of that key were removed",
+            )
+        of_this_log = [seq for log, seq in self.witnessed if log == self._log]
+        if self.witnessed and not of_this_log:
+            raise BadLine(first.name, 1, "nothing that was noted down elsewhere is about this log: it is another one")
+        late = [seq for seq in of_this_log if seq > self._end.seq]
+        if late:
+            raise BadLine(
+                self._file.name,
+                self._line,
+                f"the log ends with record {self._end.seq}, but record {max(late)} was noted down elsewhere: the end "
+                "was cut off, or an old state was put back",
+            )
+        if self._is_torn:
+            self._notes.append(
+                f"the last line of {self._file.name} is not complete: the program writes it now, or was killed while "
+                "it did"
+            )
+        if self.witnessed:
+            self._notes.append(f"what was noted down elsewhere agrees up to record {self._is_witnessed_up_to}")
+        return Verdict(
+            tuple(self._files),
+            self._log,
+            self._end,
+            self._begun_at,
+            self._ended_at,
+            self._signed_up_to,
+            is_pinned,
+            begin.seq,
+            tuple(self._notes),
+        )
+
+    # --- the parts of a line
+
+    def _fail(self, problem: str, line: int | None = None) -> NoReturn:
+        raise BadLine(self._name, self._line if line is None else line, problem)
+
+    def _parse(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            content = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self._fail("it is not JSON")
+        if not isinstance(content, dict):
+            self._fail("it is not a JSON object")
+        for name, type_ in (("seq", int), ("prev", str), ("at", str), ("event", str)):
+            if type(content.get(name)) is not type_:
+                self._fail(f"it has no {name}")
+        return content
+
+    def _first_line(self, content: Mapping[str, Any]) -> None:
+        seq = content["seq"]
+        if content["event"] != "log.opened":
+            self._fail("the first line of the file is missing")
+        if content.get("format") != FORMAT:
+            self._fail("the file has a format that this version does not know")
+        if file_number(self._name) != seq or self._name != file_name(seq):
+            self._fail(f"the file was renamed: its first line has the number {seq}")
+        try:
+            key = VerifyingKey.parse(str(content.get("key")))
+        except ValueError:
+            self._fail("it names no key")
+        if self._continued is not None and str(key) != self._continued[1]:
+            self._fail("it names another key than the last line of the file before it")
+        if self._begin is None:
+            if seq < 1 or (seq == 1 and content["prev"] != START.head):
+                self._fail("it is not the beginning of a log")
+            self._begin = self._end = Position(seq - 1, content["prev"])
+        log = content.get("log")
+        if not isinstance(log, str) or not log or (self._log and log != self._log):
+            self._fail("it has not the id of the log that the files before it have")
+        self._log = log
+        self._continued = None
+        self._file = _File(self._name, key, seq)
+
+    def _check_place(self, content: Mapping[str, Any]) -> None:
+        """Check that a line follows the one before it."""
+        seq, prev = content["seq"], content["prev"]
+        if seq != self._end.seq + 1:
+            self._fail(
+                f"lines were removed, inserted or moved: it has the number {seq} instead of {self._end.seq + 1}"
+            )
+        if prev != self._end.head:
+            if self._line == 1:
+                self._fail("it does not continue the file before it, one of which was changed or replaced")
+            self._fail(
+                "it does not have the hash that the next line states: one of the two was changed", self._line - 1
+            )
+
+    def _check_covers(self, content: Mapping[str, Any]) -> str:
+        """Check what a signature covers, and return its time."""
+        covers = content.get("covers")
+        if (
+            not isinstance(covers, dict)
+            or covers.get("seq") != content["seq"] - 1
+            or covers.get("head") != content["prev"]
+            or not isinstance(covers.get("at"), str)
+        ):
+            self._fail("its signature is for other lines than those before it")
+        at: str = covers["at"]
+        return at
+
+    def _check_checkpoint(self, content: Mapping[str, Any]) -> None:
+        at = self._check_covers(content)
+        self._check_signature(content, checkpoint_message(content["seq"] - 1, content["prev"], at))
+
+    def _check_continued(self, content: Mapping[str, Any]) -> None:
+        at = self._check_covers(content)
+        next_file, new_key = str(content.get("next")), str(content.get("new_key"))
+        message = continued_message(content["seq"] - 1, content["prev"], at, next_file, new_key)
+        self._check_signature(content, message)
+        self._continued = next_file, new_key
+
+    def _check_signature(self, content: Mapping[str, Any], message: bytes) -> None:
+        assert self._file is not None
+        if not self._file.key.verifies(str(content.get("sig")), message):
+            self._fail(
+                "it is not signed with the key of this file: it is forged, or lines after record "
+                f"{self._signed_up_to} were changed"
+            )
+        self._signed_up_to = content["seq"] - 1
+
+    def _check_witness(self) -> None:
+        expected = self.witnessed.get((self._log, self._end.seq))
+        if expected is None:
+            return
+        if expected != self._end.head:
+            self._fail(f"record {self._end.seq} differs from what was noted down elsewhere")
+        self._is_witnessed_up_to = max(self._is_witnessed_up_to, self._end.seq)
+
+    # --- lines about the log itself
+
+    def _note_deleted(self, content: Mapping[str, Any]) -> None:
+        last, head = content.get("last"), content.get("head")
+        if isinstance(last, int) and isinstance(head, str):
+            self._deleted.add(Position(last, head))
+
+    def _note_resumed(self, content: Mapping[str, Any]) -> None:
+        unsigned = content.get("unsigned_from")
+        removed = content.get("removed_bytes")
+        if isinstance(unsigned, int):
+            self._notes.append(
+                f"before record {content['seq']}, the program ended without signing: the records from {unsigned} on "
+                f"were signed only when it had started again, at {content['at']}"
+            )
+        if isinstance(removed, int) and removed > 0:
+            self._notes.append(
+                f"before record {content['seq']}, an incomplete line of {removed} bytes was removed: the program was "
+                "killed while it wrote it"
+            )
+
+    def _note_lost(self, content: Mapping[str, Any]) -> None:
+        self._notes.append(
+            f"record {content['seq']} says that {content.get('records')} records could not be written and are missing"
+        )

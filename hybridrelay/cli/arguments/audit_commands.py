@@ -1,0 +1,218 @@
+"""The arguments of ``hybridrelay audit``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_relay
+
+_DESCRIPTION = """\
+There are two audit logs.
+
+Connector, client and relay write what happens into tamper-evident files (--audit-dir): every stream, session and
+registration, changes of policy and keys. 'verify' checks these files, 'show' and 'export' read them. The commands
+need no running program, and work with copies of the directory.
+
+The relay also records every call of its management API that changes something or shows keys: 'calls' shows these.
+"""
+_CALLS = """\
+Show the audit log of a relay's management API, the oldest entry first: every call that changes something or shows
+keys, with its caller, address and status, including calls that were refused (401 and 403). It also has what commands
+with --state did while the relay was not running. Their caller is the user who ran the command ('local uid 1000').
+
+The relay keeps the latest entries, up to 64 MB, in the directory 'audit' of its state directory. With --state, they
+are read from there if the relay is not running.
+"""
+_CALLS_EXAMPLES = """\
+examples:
+  hybridrelay audit calls --state /var/lib/hybridrelay
+  who has changed keys of orders in the last week:
+    hybridrelay audit calls --connection orders --operation regenerateKeys \\
+        --since 7d --state /var/lib/hybridrelay
+  what the token ci was used for:
+    hybridrelay audit calls --caller 'token ci' --state /var/lib/hybridrelay
+"""
+_VERIFY = """\
+Check the files of an audit directory: that no record was changed, removed, inserted or moved, and that each file is
+signed with the key that the file before it has named. If something is wrong, the command names the first line that
+is, and ends with exit code 4.
+
+The hashes and signatures prove that nothing was changed since it was signed. To find out whether all files were
+replaced by others, give the public key of the log (--key), which 'hybridrelay audit key DIR' shows when the log is
+new. To find out whether the end was cut off, give what another sink has kept of the checkpoints (--witness): an
+export of the journal, the log of a syslog server, or any other text with lines of the event audit.checkpoint.
+"""
+_VERIFY_EXAMPLES = """\
+examples:
+  when the connector runs for the first time; keep the file elsewhere:
+    hybridrelay audit key /var/lib/hybridrelay/audit > audit.pub
+  later:
+    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub
+  together with the journal, if the connector has --audit-to journal:
+    journalctl -t hybridrelay-audit -g 'was signed' -o cat > heads
+    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub \\
+        --witness heads
+"""
+_KEY = """\
+Show the public key of the newest file of an audit directory. It proves later that the directory has the log that it
+has now, and what follows. Keep it where whoever can change the directory cannot change it.
+"""
+_SHOW = """\
+Show records of an audit directory, the oldest first. They are not checked: use 'hybridrelay audit verify' for that.
+"""
+_SHOW_EXAMPLES = """\
+examples:
+  what the application billing has reached in the last day:
+    hybridrelay audit show /var/lib/hybridrelay/audit --label billing --since 24h
+  who was refused:
+    hybridrelay audit show /var/lib/hybridrelay/audit --event stream.not-connected
+"""
+_EXPORT = """\
+Write records of an audit directory to standard output, one in each line, for other systems: as they are (jsonl), as
+events of the Open Cybersecurity Schema Framework (ocsf), or in the Common Event Format (cef). They are not checked:
+use 'hybridrelay audit verify' for that.
+"""
+_EXPORT_EXAMPLES = """\
+examples:
+  hybridrelay audit export /var/lib/hybridrelay/audit --format ocsf > events.jsonl
+  hybridrelay audit export /var/lib/hybridrelay/audit --format cef --since 7d
+"""
+
+
+def _add_calls_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=values.count,
+        default=50,
+        help="show at most this many of the latest entries (default: 50)",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        type=values.age,
+        help="only entries that are not older than this, such as 30m, 12h or 7d",
+    )
+    parser.add_argument(
+        "--caller", metavar="C", default="", help="only callers that begin with this, such as 'local' or 'token ci'"
+    )
+    parser.add_argument("--operation", metavar="ID", default="", help="only this operation, such as regenerateKeys")
+    parser.add_argument(
+        "--connection", metavar="NAME", type=values.connection_name, help="only this hybrid connection"
+    )
+    add_relay(parser)
+
+
+def _add_directory(parser: Parser) -> None:
+    parser.add_argument("directory", metavar="DIR", type=values.path, help="the directory of --audit-dir, or a copy")
+
+
+def _add_verify_arguments(parser: Parser) -> None:
+    _add_directory(parser)
+    parser.add_argument(
+        "--key",
+        metavar="F",
+        type=values.path,
+        action="append",
+        default=[],
+        help="a file with public keys, one in each line, of which one has to have signed; may be repeated",
+    )
+    parser.add_argument(
+        "--witness",
+        metavar="F",
+        type=values.path,
+        action="append",
+        default=[],
+        help="a text file in which another sink has kept events audit.checkpoint; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _add_filter(parser: Parser) -> None:
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        type=values.age,
+        help="only records that are not older than this, such as 30m, 12h or 7d",
+    )
+    parser.add_argument("--label", metavar="L", default="", help="only identities with this label")
+    parser.add_argument("--target", metavar="T", default="", help="only this target: a host, or host:port")
+    parser.add_argument(
+        "--connection", metavar="NAME", type=values.connection_name, help="only this hybrid connection"
+    )
+    parser.add_argument(
+        "--event", metavar="E", default="", help="only this event, such as stream.closed, or its first word: stream"
+    )
+
+
+def _add_show_arguments(parser: Parser) -> None:
+    _add_directory(parser)
+    _add_filter(parser)
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=values.count,
+        default=50,
+        help="show at most this many of the latest records (default: 50)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each record, for programs")
+
+
+def _add_export_arguments(parser: Parser) -> None:
+    _add_directory(parser)
+    parser.add_argument(
+        "--format", metavar="F", choices=["jsonl", "ocsf", "cef"], required=True, help="jsonl, ocsf or cef"
+    )
+    _add_filter(parser)
+
+
+COMMAND = Command(
+    "audit",
+    "check and show audit logs: what was reached, and who has administered a relay",
+    _DESCRIPTION,
+    "each command has its own --help:\n  hybridrelay audit verify --help\n",
+    subcommands=(
+        Command(
+            "verify",
+            "check tamper-evident audit files",
+            _VERIFY,
+            _VERIFY_EXAMPLES,
+            _add_verify_arguments,
+            run="audit_files:run_verify",
+        ),
+        Command(
+            "key",
+            "show the public key of audit files",
+            _KEY,
+            "example:\n  hybridrelay audit key /var/lib/hybridrelay/audit > audit.pub\n",
+            _add_directory,
+            run="audit_files:run_key",
+        ),
+        Command(
+            "show",
+            "show records of audit files",
+            _SHOW,
+            _SHOW_EXAMPLES,
+            _add_show_arguments,
+            run="audit_files:run_show",
+        ),
+        Command(
+            "export",
+            "write records of audit files in other formats",
+            _EXPORT,
+            _EXPORT_EXAMPLES,
+            _add_export_arguments,
+            run="audit_files:run_export",
+        ),
+        Command(
+            "calls",
+            "show who has administered a relay: the audit log of its management API",
+            _CALLS,
+            _CALLS_EXAMPLES,
+            _add_calls_arguments,
+            run="audit_calls:run",
+        ),
+    ),
+)

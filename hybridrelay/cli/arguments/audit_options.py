@@ -1,0 +1,89 @@
+"""The options that say where a program writes its audit log."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Final, Literal, NamedTuple
+
+from . import values
+
+__all__ = ["AuditTarget", "add_audit"]
+
+_SYSLOG: Final = re.compile(r"syslog\+(udp|tcp|tls)://(.+)")
+#: The port of each transport of syslog.
+_PORTS: Final = {"udp": 514, "tcp": 601, "tls": 6514}
+_FORM: Final = "expected journal, stderr, eventlog, or syslog+tls://HOST[:PORT] (also syslog+tcp, syslog+udp)"
+
+
+class AuditTarget(NamedTuple):
+    """A value of ``--audit-to``."""
+
+    kind: Literal["journal", "stderr", "eventlog", "syslog"]
+    #: Of syslog: ``udp``, ``tcp`` or ``tls``, and the server.
+    transport: str = ""
+    host: str = ""
+    port: int = 0
+
+
+def audit_target(text: str) -> AuditTarget:
+    """Parse a value of ``--audit-to``."""
+    match text:
+        case "journal" | "stderr" | "eventlog":
+            return AuditTarget(text)
+    found = _SYSLOG.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(_FORM)
+    transport, server = found.groups()
+    host, port = _server(server.removesuffix("/"), _PORTS[transport])
+    return AuditTarget("syslog", transport, host, port)
+
+
+def _server(text: str, default: int) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^\[\]:/@?#\s]+))(?::([0-9]{1,5}))?", text)
+    if found is None or (found[3] is not None and not 0 < int(found[3]) < 65536):
+        raise argparse.ArgumentTypeError(f"{_FORM}: {text!r} is not a host name or address with an optional port")
+    return found[1] or found[2], default if found[3] is None else int(found[3])
+
+
+def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> None:
+    """Add ``--audit-dir`` and ``--audit-to``; and with `may_require`, ``--audit-required``."""
+    parser.add_argument(
+        "--audit-dir",
+        metavar="DIR",
+        type=values.path,
+        help="write the audit log to tamper-evident files in this directory, which belongs to this program alone; "
+        "'hybridrelay audit verify DIR' checks them",
+    )
+    parser.add_argument(
+        "--audit-keep",
+        metavar="N",
+        type=values.count,
+        default=400,
+        help="delete files of --audit-dir N days after their end (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--audit-to",
+        metavar="SINK",
+        type=audit_target,
+        action="append",
+        default=[],
+        help="write the audit log to this sink: journal (of systemd), syslog+tls://HOST[:PORT], syslog+tcp://... or "
+        "syslog+udp://... (RFC 5424), eventlog (Windows), or stderr (a JSON object in each line); may be repeated",
+    )
+    parser.add_argument(
+        "--audit-syslog-ca",
+        metavar="F",
+        type=values.path,
+        help="a PEM file with the authority of the certificates of syslog+tls servers (default: those of the system)",
+    )
+    if may_require:
+        parser.add_argument(
+            "--audit-required",
+            metavar="KIND",
+            choices=["file", "journal", "syslog", "eventlog"],
+            action="append",
+            default=[],
+            help="refuse new streams while the audit log cannot be written there: file (--audit-dir), journal, "
+            "syslog (tcp or tls) or eventlog; may be repeated",
+        )

@@ -1,0 +1,163 @@
+"""``hybridrelay audit verify``, ``key``, ``show`` and ``export``: the tamper-evident files of an audit log."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..._text_files import read_text
+from ...audit.chain import time_text
+from ...audit.export import to_cef, to_ocsf
+from ...audit.reading import RecordFilter, newest_key, parse_keys, parse_witness, read_records, verify_directory
+from ...audit.verification import BadLine, Verdict
+from ...errors import ConfigurationError
+from ...events.plain_log import fields_text
+from .. import exits, output
+
+T = TypeVar("T")
+
+#: The largest file with keys, and with what other sinks have kept (bytes).
+_MAX_KEYS, _MAX_WITNESS = 64 * 1024, 256 << 20
+#: Fields that a table has in columns of their own, or not at all.
+_COLUMNS = ("seq", "prev", "at", "event", "connection", "label", "target")
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Check audit files."""
+    pinned = _parsed(args.key, parse_keys, "the file with public keys", _MAX_KEYS)
+    witnessed: dict[tuple[str, int], str] = {}
+    for one in _parsed(args.witness, lambda text: [parse_witness(text)], "the witness", _MAX_WITNESS):
+        for which, head in one.items():
+            if witnessed.setdefault(which, head) != head:
+                raise ConfigurationError(f"the files of --witness have two different hashes of record {which[1]}")
+    try:
+        verdict = verify_directory(args.directory, pinned, witnessed)
+    except BadLine as bad:
+        if args.json:
+            output.say_json({"ok": False, "file": bad.file, "line": bad.line, "problem": bad.problem})
+        else:
+            output.say(f"NOT OK: {args.directory / bad.file}, line {bad.line}: {bad.problem}")
+        return exits.NOT_AUTHENTIC
+    if args.json:
+        output.say_json({"ok": True, **_verdict_json(verdict)})
+    else:
+        _say_verdict(verdict, has_keys=bool(pinned))
+    return exits.OK
+
+
+def run_key(args: argparse.Namespace) -> int:
+    """Show the public key of the newest file."""
+    output.say(str(newest_key(args.directory)))
+    return exits.OK
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Show records."""
+    found: Iterable[dict[str, Any]] = deque(read_records(args.directory, _filter(args)), maxlen=args.limit)
+    if args.json:
+        for record in found:
+            output.say(_json(record))
+    elif not found:
+        output.say("no records match")
+    else:
+        header = ("RECORD", "TIME", "EVENT", "CONNECTION", "LABEL", "TARGET", "ABOUT")
+        output.say(output.table(header, map(_row, found), right=frozenset({0})))
+    return exits.OK
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write records in a format of other systems."""
+    convert: dict[str, Callable[[dict[str, Any]], str]] = {
+        "jsonl": _json,
+        "ocsf": lambda record: _json(to_ocsf(record)),
+        "cef": to_cef,
+    }
+    for record in read_records(args.directory, _filter(args)):
+        output.say(convert[args.format](record))
+        if output.is_lost():
+            break
+    return exits.OK
+
+
+def _parsed(paths: Iterable[Path], parse: Callable[[str], list[T]], what: str, limit: int) -> list[T]:
+    found: list[T] = []
+    for path in paths:
+        try:
+            found += parse(read_text(path, what=what, limit=limit))
+        except ValueError as exc:
+            raise ConfigurationError(f"{path} cannot be used: {exc}") from None
+    return found
+
+
+def _filter(args: argparse.Namespace) -> RecordFilter:
+    return RecordFilter(
+        since="" if args.since is None else time_text(time.time() - args.since),
+        label=args.label,
+        target=args.target,
+        connection=args.connection or "",
+        event=args.event,
+    )
+
+
+def _say_verdict(verdict: Verdict, *, has_keys: bool) -> None:
+    # The line with the last signature is not counted.
+    unsigned = verdict.end.seq - verdict.signed_up_to - (1 if verdict.signed_up_to else 0)
+    output.say(
+        f"OK: records {verdict.files[0].first} to {verdict.end.seq} in {len(verdict.files)} "
+        f"file{'' if len(verdict.files) == 1 else 's'}, from {verdict.begun_at} to {verdict.ended_at}"
+    )
+    output.say(
+        f"signed up to record {verdict.signed_up_to}" + (f"; {unsigned} later ones are not yet" if unsigned else "")
+    )
+    output.say(f"last record: {verdict.end.seq}, hash {verdict.end.head}")
+    if verdict.deleted:
+        output.say(f"records 1 to {verdict.deleted} were deleted because they were old, as a signed record says")
+    if not has_keys:
+        output.say("whose files these are was not checked: give the public key with --key")
+    for note in verdict.notes:
+        output.say(f"note: {note}")
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, object]:
+    return {
+        "files": [
+            {"name": file.name, "first": file.first, "last": file.last, "key": str(file.key)}
+            for file in verdict.files
+        ],
+        "log": verdict.log,
+        "last": verdict.end.seq,
+        "head": verdict.end.head,
+        "begunAt": verdict.begun_at,
+        "endedAt": verdict.ended_at,
+        "signedUpTo": verdict.signed_up_to,
+        "isPinned": verdict.is_pinned,
+        "deleted": verdict.deleted,
+        "notes": list(verdict.notes),
+    }
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(record).decode()
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    about = {name: _plain(value) for name, value in record.items() if name not in _COLUMNS}
+    columns = (str(record.get(name, "")) for name in ("seq", "at", "event", "connection", "label", "target"))
+    return tuple(itertools.chain(map(_shown, columns), [fields_text(about)]))
+
+
+def _plain(value: object) -> str | int | float | bool | list[str]:
+    if isinstance(value, list):
+        return [str(one) for one in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else repr(text)

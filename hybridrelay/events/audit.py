@@ -1,0 +1,123 @@
+"""Events of the audit log itself: where it goes, and whether it can be written."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from .base import Event, Level
+
+__all__ = [
+    "AuditCheckpoint",
+    "AuditFileNotCompressed",
+    "AuditFilesOpened",
+    "AuditFilesRecovered",
+    "AuditRecordsLost",
+    "AuditSinkFailed",
+    "AuditSinkRestored",
+]
+
+
+@attrs.frozen(kw_only=True)
+class AuditFilesOpened(Event):
+    """The audit directory was opened, or was begun."""
+
+    name: ClassVar = "audit.files-opened"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The audit log is written to tamper-evident files"
+
+    directory: str
+    #: The public key of the newest file. The first one of a log is the one to keep for ``audit verify --key``.
+    key: str
+    #: Whether the log begins now.
+    is_new: bool
+
+
+@attrs.frozen(kw_only=True)
+class AuditFilesRecovered(Event):
+    """The program had ended abruptly, and its audit files were put in order."""
+
+    name: ClassVar = "audit.files-recovered"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = (
+        "The last run ended abruptly: the audit files were put in order, and no whole record was removed"
+    )
+
+    directory: str
+    #: The bytes of an incomplete line that were removed.
+    removed_bytes: int
+    #: The number of the first record that had not been signed; 0 if all had been.
+    unsigned_from: int
+
+
+@attrs.frozen(kw_only=True)
+class AuditCheckpoint(Event):
+    """A part of the audit files was signed. Other sinks get this event, so that they can show later whether the end
+    of the files was cut off (``audit verify --witness``).
+    """
+
+    name: ClassVar = "audit.checkpoint"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A part of the audit log was signed"
+
+    directory: str
+    #: The id of the log.
+    log: str
+    #: The number of the last record that is signed, and its hash.
+    last: int
+    head: str
+
+
+@attrs.frozen(kw_only=True)
+class AuditSinkFailed(Event):
+    """Records cannot be written to a sink. Published once, until `AuditSinkRestored`."""
+
+    name: ClassVar = "audit.sink-failed"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "The audit log cannot be written to one of its sinks"
+
+    sink: str
+    detail: str
+    remedy: str = ""
+    #: Whether the sink is required. The connector then refuses new streams.
+    required: bool
+
+
+@attrs.frozen(kw_only=True)
+class AuditSinkRestored(Event):
+    """Records can be written to a sink again. Those that were waiting have been written."""
+
+    name: ClassVar = "audit.sink-restored"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The audit log can be written to this sink again"
+
+    sink: str
+    #: How many records are missing there, because too many were waiting.
+    records_lost: int
+
+
+@attrs.frozen(kw_only=True)
+class AuditRecordsLost(Event):
+    """Only a record in the sink itself: so many records are missing before it."""
+
+    name: ClassVar = "audit.records-lost"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = (
+        "Records of the audit log are missing here, because the sink could not be written for too long"
+    )
+
+    sink: str
+    records: int
+
+
+@attrs.frozen(kw_only=True)
+class AuditFileNotCompressed(Event):
+    """A file of the audit log that has ended cannot be compressed. It stays as it is, and this is tried again."""
+
+    name: ClassVar = "audit.file-not-compressed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A file of the audit log cannot be compressed"
+
+    directory: str
+    detail: str

@@ -1,0 +1,384 @@
+"""Audit files on a disk: they can be verified, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.audit.chain import file_name, file_number
+from hybridrelay.audit.directory import AuditDirectory, Opened
+from hybridrelay.audit.disk import Disk
+from hybridrelay.audit.keys import SigningKey, VerifyingKey
+from hybridrelay.audit.record import Record
+from hybridrelay.audit.verification import Verdict
+from hybridrelay.errors import ConfigurationError
+
+from .faults import FaultyDisk, Killed
+from .lines import verify
+
+NOON = 1_700_049_600.0
+
+
+class Clock:
+    """Seconds since 1970, which the test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def records(*numbers: int) -> list[Record]:
+    return [Record(NOON + one, "stream.opened", {"connection": "orders", "number": one}) for one in numbers]
+
+
+def lines_in(folder: Path) -> dict[str, list[bytes]]:
+    """The lines of all files, as a reader finds them."""
+    found: dict[str, list[bytes]] = {}
+    for path in folder.iterdir():
+        if file_number(path.name) is not None:
+            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            found[path.name.removesuffix(".gz")] = data.splitlines(keepends=True)
+    return found
+
+
+def checked(folder: Path, *pinned: VerifyingKey) -> Verdict:
+    return verify(lines_in(folder), pinned)
+
+
+def numbers_in(folder: Path) -> list[int]:
+    files = lines_in(folder)
+    contents = [json.loads(line) for name in sorted(files) for line in files[name] if line.endswith(b"\n")]
+    return [one["number"] for one in contents if one["event"] == "stream.opened"]
+
+
+def events_in(folder: Path) -> list[str]:
+    files = lines_in(folder)
+    return [json.loads(line)["event"] for name in sorted(files) for line in files[name]]
+
+
+def make(folder: Path, clock: Clock, *, max_bytes: int = 1 << 20, keep_days: float = 400) -> AuditDirectory:
+    return AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes, keep_days=keep_days)
+
+
+class TestWriting:
+    """Without failures."""
+
+    def test_a_new_log(self, tmp_path: Path, clock: Clock) -> None:
+        folder = tmp_path / "a" / "audit"
+        directory = make(folder, clock)
+        opened = directory.open()
+        directory.append(records(1, 2))
+        directory.close()
+
+        assert opened == Opened(directory_key(folder), True, 0, None)
+        assert events_in(folder) == ["log.opened", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"]
+        verdict = checked(folder, opened.key)
+        assert (verdict.signed_up_to, verdict.end.seq, verdict.is_pinned) == (4, 5, True)
+
+    def test_only_the_owner_can_read_it(self, tmp_path: Path, clock: Clock) -> None:
+        folder = tmp_path / "audit"
+        make(folder, clock).open()
+
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
+        assert modes == {"audit": 0o700, "lock": 0o600, file_name(1): 0o600, "signing.key": 0o600}
+
+    def test_it_is_continued(self, tmp_path: Path, clock: Clock) -> None:
+        for number in range(3):
+            directory = make(tmp_path, clock)
+            opened = directory.open()
+            directory.append(records(number))
+            directory.close()
+            assert (opened.is_new, opened.removed_bytes, opened.unsigned_from) == (number == 0, 0, None)
+
+        assert numbers_in(tmp_path) == [0, 1, 2]
+        assert events_in(tmp_path).count("log.resumed") == 2
+        assert checked(tmp_path).notes == ()
+
+    def test_there_is_a_checkpoint_at_least_every_256_lines(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path, clock)
+        directory.open()
+        directory.append(records(*range(1000)))
+        directory.append(records(*range(1000, 1100)))
+
+        signed = [number for number, event in enumerate(events_in(tmp_path)) if event == "log.checkpoint"]
+        assert len(signed) == 4
+        assert max(after - before for before, after in zip([0, *signed], signed, strict=False)) <= 257
+        assert checked(tmp_path).signed_up_to == signed[-1]
+
+    def test_there_is_a_checkpoint_within_a_minute_and_hourly_without_records(
+        self, tmp_path: Path, clock: Clock
+    ) -> None:
+        directory = make(tmp_path, clock)
+        directory.open()
+        directory.append(records(1))
+        signed_at = []
+        for _ in range(800):
+            clock.now += 10
+            if directory.tick():
+                signed_at.append(clock.now - NOON)
+
+        assert signed_at == [60, 3660, 7260]
+
+    def test_a_file_ends_when_it_is_large(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path, clock, max_bytes=2000)
+        opened = directory.open()
+        for number in range(50):
+            directory.append(records(number))
+        directory.close()
+
+        verdict = checked(tmp_path, opened.key)
+        assert len(verdict.files) > 4
+        assert len({file.key for file in verdict.files}) == len(verdict.files)
+        assert numbers_in(tmp_path) == list(range(50))
+        assert max(path.stat().st_size for path in tmp_path.iterdir()) < 4000
+
+    def test_a_file_ends_at_midnight_utc(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path, clock)
+        directory.open()
+        clock.now += 12 * 3600 - 1
+        directory.tick()
+        assert len(lines_in(tmp_path)) == 1
+        clock.now += 1
+        directory.tick()
+        assert len(lines_in(tmp_path)) == 2
+
+    def test_the_private_key_of_a_file_that_has_ended_is_nowhere(self, tmp_path: Path, clock: Clock) -> None:
+        keys = []
+
+        def new_key() -> SigningKey:
+            keys.append(SigningKey.generate())
+            return keys[-1]
+
+        directory = AuditDirectory(Disk(tmp_path), clock=clock, max_bytes=1000, new_key=new_key)
+        directory.open()
+        for number in range(20):
+            directory.append(records(number))
+
+        everything = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert len(keys) > 3
+        assert [key for key in keys if key.to_file().split()[0] in everything] == [keys[-1]]
+
+    def test_two_programs_cannot_use_one_directory(self, tmp_path: Path, clock: Clock) -> None:
+        make(tmp_path, clock).open()
+        with pytest.raises(ConfigurationError, match="in use by another program"):
+            make(tmp_path, clock).open()
+
+
+def directory_key(folder: Path) -> VerifyingKey:
+    return SigningKey.from_file((folder / "signing.key").read_bytes()).public
+
+
+class TestFilesThatHaveEnded:
+    """They are compressed, and deleted when they are old."""
+
+    def test_they_are_compressed(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path, clock, max_bytes=2000)
+        directory.open()
+        for number in range(50):
+            directory.append(records(number))
+        before = checked(tmp_path)
+        while directory.compress_next():
+            pass
+
+        assert checked(tmp_path) == before
+        plain = [path for path in tmp_path.glob("audit-*") if path.suffix != ".gz"]
+        assert [path.name for path in plain] == [before.files[-1].name]
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.glob("*.gz"))
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_they_are_deleted_when_they_are_old(self, tmp_path: Path, clock: Clock, compressed: bool) -> None:
+        directory = make(tmp_path, clock, keep_days=2)
+        directory.open()
+        for number in range(6):
+            directory.append(records(number))
+            while compressed and directory.compress_next():
+                pass
+            clock.now += 86_400
+            directory.tick()
+        directory.close()
+
+        verdict = checked(tmp_path)
+        assert verdict.deleted > 0
+        assert numbers_in(tmp_path) == [4, 5]
+        assert "log.deleted" in events_in(tmp_path)
+
+
+class TestAfterAnAbruptEnd:
+    """What is found when the program starts again."""
+
+    def test_a_line_that_is_not_complete_is_removed(self, tmp_path: Path, clock: Clock) -> None:
+        directory = make(tmp_path, clock)
+        directory.open()
+        directory.append(records(1))
+        directory._disk.unlock()
+        with (tmp_path / file_name(1)).open("ab") as file:
+            file.write(b'{"seq":3,"prev"')
+
+        again = make(tmp_path, clock)
+        opened = again.open()
+        assert (opened.removed_bytes, opened.unsigned_from) == (15, 1)
+        again.close()
+        first, second = checked(tmp_path).notes
+        assert "from 1 on" in first
+        assert "15 bytes" in second
+
+    @pytest.mark.parametrize("left", [b"\0" * 4096, b"x" * 200_000], ids=["zeros", "more than is read at once"])
+    def test_whatever_is_after_the_last_line_end(self, tmp_path: Path, clock: Clock, left: bytes) -> None:
+        directory = make(tmp_path, clock)
+        directory.open()
+        directory.append(records(1))
+        directory._disk.unlock()
+        with (tmp_path / file_name(1)).open("ab") as file:
+            file.write(left)
+
+        again = make(tmp_path, clock)
+        assert again.open().removed_bytes == len(left)
+        assert numbers_in(tmp_path) == [1]
+
+    @pytest.mark.parametrize("damage", ["no key", "another key", "no newest file", "no line", "no key for the next"])
+    def test_what_was_removed_or_changed_is_said(self, tmp_path: Path, clock: Clock, damage: str) -> None:
+        directory = make(tmp_path, clock, max_bytes=1000)
+        directory.open()
+        for number in range(20):
+            directory.append(records(number))
+        while directory.compress_next():
+            pass
+        directory._disk.unlock()
+        (newest,) = tmp_path.glob("audit-*.jsonl")
+        if damage == "no key":
+            (tmp_path / "signing.key").unlink()
+        elif damage == "another key":
+            (tmp_path / "signing.key").write_bytes(SigningKey.generate().to_file())
+        elif damage == "no newest file":
+            newest.unlink()
+        elif damage == "no line":
+            newest.write_bytes(newest.read_bytes() + b"hello\n")
+        else:
+            newest.write_bytes(newest.read_bytes() + b'{"seq":99,"event":"log.continued"}\n')
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        with pytest.raises(ConfigurationError, match="is damaged") as caught:
+            make(tmp_path, clock).open()
+        assert "as evidence" in (caught.value.remedy or "")
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def scenario(directory: AuditDirectory, clock: Clock, written: list[int], *, retry: bool = False) -> None:
+    """Write records in batches over several files, compress and delete some, and close the directory."""
+
+    def repeat(call: object, *arguments: object) -> None:
+        assert callable(call)
+        while True:
+            try:
+                call(*arguments)
+            except OSError:
+                if not retry:
+                    raise
+            else:
+                return
+
+    repeat(directory.open)
+    for number in range(0, 24, 3):
+        repeat(directory.append, records(number, number + 1, number + 2))
+        written += [number, number + 1, number + 2]
+        if number % 6 == 0:
+            repeat(directory.compress_next)
+        if number % 9 == 0:
+            clock.now += 700
+            repeat(directory.tick)
+    repeat(directory.checkpoint)
+    directory.close()
+
+
+def test_a_failure_of_any_operation_loses_nothing(tmp_path: Path, clock: Clock) -> None:
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        disk = FaultyDisk(folder, number)
+        directory = AuditDirectory(disk, clock=clock, max_bytes=1200)
+        written: list[int] = []
+        with contextlib.suppress(OSError):  # only `close` does not try again
+            scenario(directory, clock, written, retry=True)
+        assert numbers_in(folder) == written == list(range(24)), number
+        assert checked(folder).end.seq > 24
+        if disk.operations < number:
+            break
+    assert number > 80
+
+
+@pytest.mark.parametrize("how", ["killed", "power"])
+def test_after_an_end_at_any_operation_everything_that_was_written_is_there(
+    tmp_path: Path, clock: Clock, how: str
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        disk = FaultyDisk(folder, number, how)
+        written: list[int] = []
+        try:
+            scenario(AuditDirectory(disk, clock=clock, max_bytes=1200), clock, written)
+        except Killed:
+            disk.unlock()
+        else:
+            break
+
+        again = make(folder, clock, max_bytes=1200)
+        again.open()
+        again.append(records(99))
+        while again.compress_next():
+            pass
+        again.close()
+        found = numbers_in(folder)
+        assert found[: len(written)] == written, number
+        assert found[-1] == 99
+        # What was being written when the program ended may be there, in order and without gaps.
+        assert found[:-1] == list(range(len(found) - 1)), number
+        verdict = checked(folder)
+        assert verdict.files[-1].key == directory_key(folder)
+        assert not (folder / "next.key").exists()
+        assert not list(folder.glob("*.part"))
+    assert number > 80
+
+
+@pytest.mark.parametrize("how", ["killed", "power"])
+def test_an_end_while_the_end_before_is_put_in_order(tmp_path: Path, clock: Clock, how: str) -> None:
+    """Twice: at an operation of the scenario, and at an operation of what follows."""
+    for first in range(5, 80, 7):
+        second = 0
+        while True:
+            second += 1
+            folder = tmp_path / f"{first}-{second}"
+            disk = FaultyDisk(folder, first, how)
+            written: list[int] = []
+            with pytest.raises(Killed):
+                scenario(AuditDirectory(disk, clock=clock, max_bytes=1200), clock, written)
+            disk.unlock()
+            disk = FaultyDisk(folder, second, how)
+            again = AuditDirectory(disk, clock=clock, max_bytes=1200)
+            try:
+                again.open()
+                again.append(records(99))
+                again.close()
+            except Killed:
+                disk.unlock()
+                third = make(folder, clock, max_bytes=1200)
+                third.open()
+                third.close()
+                assert numbers_in(folder)[: len(written)] == written, (first, second)
+                checked(folder)
+            else:
+                break

@@ -1,0 +1,295 @@
+"""What sinks receive: the journal, syslog servers, the Windows Event Log, standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.audit.record import Record
+from hybridrelay.audit.sinks.event_log import EVENT_IDS, OTHER_EVENT_ID, EventLogSink
+from hybridrelay.audit.sinks.journal import JournalSink, journal_datagram, message_id
+from hybridrelay.audit.sinks.standard_error import StandardErrorSink
+from hybridrelay.audit.sinks.syslog import SyslogSink, syslog_message
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import all_events
+
+from ..certificates import CertificateAuthority
+
+RECORD = Record(
+    1_700_000_000.25,
+    "stream.closed",
+    {"connection": "orders", "label": 'a "b" ]\\', "bytes_to_target": 7, "missing": ["x", "y"]},
+    10,
+    "A stream was closed: connection=orders",
+)
+WARNING = Record(1.0, "policy.refused", {"label": "Zürich"}, 30, "refused")
+
+
+class TestJournal:
+    """The native protocol."""
+
+    def test_the_fields_of_a_record(self) -> None:
+        lines = journal_datagram(RECORD).decode().splitlines()
+
+        assert lines == [
+            "MESSAGE=A stream was closed: connection=orders",
+            f"MESSAGE_ID={message_id('stream.closed')}",
+            "PRIORITY=6",
+            "SYSLOG_IDENTIFIER=hybridrelay-audit",
+            "HYBRIDRELAY_EVENT=stream.closed",
+            "HYBRIDRELAY_CONNECTION=orders",
+            'HYBRIDRELAY_LABEL=a "b" ]\\',
+            "HYBRIDRELAY_BYTES_TO_TARGET=7",
+            "HYBRIDRELAY_MISSING=x,y",
+        ]
+
+    def test_the_ids_of_events_never_change(self) -> None:
+        assert message_id("stream.opened") == "f43bb646d5fe5b149f97c652fff1a78a"
+        assert len({message_id(event.name) for event in all_events()}) == len(all_events())
+
+    def test_a_value_with_a_line_end_cannot_forge_a_field(self) -> None:
+        data = journal_datagram(Record(0.0, "stream.closed", {"detail": "a\nPRIORITY=0"}))
+
+        value = b"a\nPRIORITY=0"
+        assert data.endswith(b"HYBRIDRELAY_DETAIL\n" + struct.pack("<Q", len(value)) + value + b"\n")
+
+    def test_they_arrive(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        sink = JournalSink(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+            journal.bind(str(path))
+            journal.settimeout(10)
+            sink.write([RECORD, WARNING])
+            assert journal.recv(65536) == journal_datagram(RECORD)
+            assert b"PRIORITY=4\n" in journal.recv(65536)
+        sink.close()
+
+    def test_a_journal_that_is_restarted(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        sink = JournalSink(path)
+        for _ in range(2):
+            with pytest.raises(OSError, match=re.escape(str(path))):
+                sink.write([RECORD])
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+                journal.bind(str(path))
+                journal.settimeout(10)
+                sink.write([RECORD])
+                assert journal.recv(65536)
+            path.unlink()
+        sink.close()
+
+
+class TestSyslogMessages:
+    """RFC 5424."""
+
+    def test_a_message(self) -> None:
+        message = syslog_message(RECORD, host="db host", process=77).decode()
+
+        assert message == (
+            "<110>1 2023-11-14T22:13:20.250Z db_host hybridrelay 77 stream.closed "
+            '[hybridrelay@32473 connection="orders" label="a \\"b\\" \\]\\\\" bytes_to_target="7" missing="x,y"] '
+            "\ufeffA stream was closed: connection=orders"
+        )
+
+    def test_the_severity(self) -> None:
+        assert syslog_message(WARNING, host="h", process=1).startswith(b"<108>1 ")
+        assert syslog_message(Record(0.0, "audit.sink-failed", {}, 40), host="h", process=1).startswith(b"<107>1 ")
+
+    def test_odd_names(self) -> None:
+        message = syslog_message(Record(0.0, "a" * 50, {'x="]\u00e9 ': "\udce4"}), host="", process=1)
+        assert message.startswith(b"<110>1 1970-01-01T00:00:00.000Z - hybridrelay 1 " + b"a" * 32 + b" [hybridrelay@")
+        assert b'x_____="\\udce4"' in message
+
+
+class Server:
+    """A syslog server over TCP or TLS, which keeps what it gets."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.context = context
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.got = bytearray()
+        self.connections: list[socket.socket] = []
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+        self.changed = threading.Condition()
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.read, args=(connection,), daemon=True).start()
+
+    def read(self, connection: socket.socket) -> None:
+        try:
+            if self.context is not None:
+                connection = self.context.wrap_socket(connection, server_side=True)
+            with self.changed:
+                self.connections.append(connection)
+            while data := connection.recv(65536):
+                with self.changed:
+                    self.got += data
+                    self.changed.notify_all()
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+    def wait(self, data: bytes) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.got.endswith(data), 10)
+
+    def hang_up(self) -> None:
+        with self.changed:
+            for connection in self.connections:
+                connection.shutdown(socket.SHUT_RDWR)
+            self.connections.clear()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        with self.changed:
+            for connection in self.connections:
+                connection.close()
+        self.thread.join(10)
+
+
+@contextmanager
+def server(context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    made = Server(context)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def framed(*records: Record) -> bytes:
+    messages = [syslog_message(one, host="db1", process=os.getpid()) for one in records]
+    return b"".join(str(len(one)).encode() + b" " + one for one in messages)
+
+
+@pytest.fixture
+def tls_files(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """The context of a server, and the file with its authority."""
+    authority = CertificateAuthority()
+    certificate, key = authority.issue("127.0.0.1")
+    (tmp_path / "server.pem").write_bytes(certificate + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem")
+    return context, authority.write(tmp_path / "ca.pem")
+
+
+class TestSyslogServers:
+    """Over real sockets."""
+
+    def test_udp(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as got:
+            got.bind(("127.0.0.1", 0))
+            got.settimeout(10)
+            sink = SyslogSink("udp", "127.0.0.1", got.getsockname()[1], own_name="db1")
+            long = Record(0.0, "stream.closed", {}, text="ü" * 5000)
+            sink.write([RECORD, long])
+            assert b" db1 hybridrelay " in got.recv(65536)
+            assert len(got.recv(65536).decode()) > 1000
+            sink.close()
+
+    def test_tcp_with_octet_counting(self) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            assert sink.name == f"syslog+tcp://127.0.0.1:{logs.port}"
+            sink.write([RECORD, WARNING])
+            logs.wait(framed(RECORD, WARNING))
+            sink.close()
+
+    def test_a_connection_that_the_server_has_closed_is_opened_again(self) -> None:
+        with server() as logs:
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            logs.hang_up()
+            sink.write([WARNING])
+            logs.wait(framed(WARNING))
+            sink.close()
+
+    def test_a_server_that_is_not_there(self) -> None:
+        with server() as logs:
+            port = logs.port
+        sink = SyslogSink("tcp", "127.0.0.1", port)
+        with pytest.raises(ConnectionRefusedError):
+            sink.write([RECORD])
+
+    def test_a_name_that_is_no_name(self) -> None:
+        with pytest.raises(OSError, match=r"encoding|Name or service|not known"):
+            SyslogSink("tcp", "a" * 70 + ".example", 514).write([RECORD])
+
+    def test_tls(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
+        context, ca_file = tls_files
+        with server(context) as logs:
+            sink = SyslogSink("tls", "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink.open()
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            sink.write([WARNING])
+            logs.wait(framed(RECORD, WARNING))
+            assert len(logs.connections) == 1
+            sink.close()
+
+    def test_tls_with_a_certificate_of_somebody_else(self, tls_files: tuple[ssl.SSLContext, Path]) -> None:
+        context, _ = tls_files
+        with server(context) as logs:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                SyslogSink("tls", "127.0.0.1", logs.port).write([RECORD])
+            assert logs.got == b""
+
+    def test_a_file_without_certificates(self, tmp_path: Path) -> None:
+        (tmp_path / "ca.pem").write_text("nothing")
+        for name in ("ca.pem", "missing.pem"):
+            with pytest.raises(ConfigurationError, match=name):
+                SyslogSink("tls", "127.0.0.1", 1, ca_file=str(tmp_path / name)).open()
+
+
+class TestEventLog:
+    """The Windows Event Log, with recorded calls."""
+
+    def test_entries(self) -> None:
+        calls: list[tuple[int, int, str]] = []
+        sink = EventLogSink(lambda *call: calls.append(call))
+        sink.open()
+        sink.write([RECORD, WARNING, Record(0.0, "reload.failed", {"detail": "a\0b"}, 40, "failed: a\0b")])
+
+        assert [(kind, id_) for kind, id_, _ in calls] == [(4, 1001), (2, 1002), (1, OTHER_EVENT_ID)]
+        text, _, data = calls[0][2].partition("\r\n\r\n")
+        assert text == RECORD.text
+        assert json.loads(data)["label"] == RECORD.fields["label"]
+        assert "\0" not in calls[2][2]
+
+    def test_the_ids_are_those_of_events_and_differ(self) -> None:
+        assert len(set(EVENT_IDS.values())) == len(EVENT_IDS)
+        assert set(EVENT_IDS) <= {event.name for event in all_events()}
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="for systems without it")
+    def test_it_is_only_on_windows(self) -> None:
+        with pytest.raises(ConfigurationError, match="only on Windows"):
+            EventLogSink().open()
+
+
+def test_standard_error_gets_a_json_object_in_each_line() -> None:
+    written: list[str] = []
+    StandardErrorSink(written.append).write([RECORD, Record(0.0, "stream.closed", {"detail": "\udce4\n"})])
+
+    first, second = "".join(written).splitlines()
+    assert json.loads(first) == {"at": "2023-11-14T22:13:20.250Z", "event": "stream.closed", **RECORD.fields}
+    assert json.loads(second)["detail"] == "\udce4\n"

@@ -1,0 +1,363 @@
+"""Records reach all sinks; a stream waits for its record; sinks that fail are reported once, and recover."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.audit import AuditTrail, NotRecordedError
+from hybridrelay.audit import trail as trail_module
+from hybridrelay.audit import writer as writer_module
+from hybridrelay.audit.directory import AuditDirectory
+from hybridrelay.audit.disk import Disk
+from hybridrelay.audit.record import AUDITED_SUBJECTS, Record, record_of
+from hybridrelay.audit.sinks.files import FileSink
+from hybridrelay.audit.sinks.sink import SinkKind
+from hybridrelay.audit.writer import WAIT_SECONDS
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import ConnectionStringReloaded, Event, EventStream, SessionEnded, StreamOpened, all_events
+from hybridrelay.events.audit import AuditCheckpoint, AuditSinkFailed, AuditSinkRestored
+from hybridrelay.events.plain_log import plainly_logged_events
+from hybridrelay.protocol.reasons import Reason
+
+from ..events.examples import example
+from .test_directory import Clock, checked, lines_in
+
+
+class Recorder:
+    """A sink that a test lets fail, or hang."""
+
+    tick_seconds: float | None = None
+
+    def __init__(self, kind: SinkKind = SinkKind.JOURNAL) -> None:
+        self.kind = kind
+        self.name = str(kind)
+        self.batches: list[list[Record]] = []
+        self.error: Exception | None = None
+        #: Cleared while writing hangs.
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.is_closed = False
+
+    @property
+    def events(self) -> list[str]:
+        return [record.event for batch in self.batches for record in batch]
+
+    def open(self) -> Sequence[Event]:
+        return ()
+
+    def write(self, records: Sequence[Record]) -> Sequence[Event]:
+        self.goes_on.wait()
+        if self.error is not None:
+            raise self.error
+        assert not self.is_closed
+        self.batches.append(list(records))
+        return ()
+
+    def tick(self) -> Sequence[Event]:
+        return ()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def opened(number: int = 1) -> StreamOpened:
+    return StreamOpened(connection="orders", activity_id=f"ab-{number}", session="ab", stream=number)
+
+
+class Scene:
+    """An audit log that is open."""
+
+    def __init__(self, *sinks: Recorder | FileSink, required: Sequence[SinkKind] = ()) -> None:
+        self.published: list[Event] = []
+        self.events = EventStream(self.published.append)
+        self.trail = AuditTrail(sinks, required=required)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        async with self.trail.opened(self.events):
+            yield
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [one for one in self.published if isinstance(one, kind)]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+class TestRecords:
+    """Which events are recorded."""
+
+    def test_those_of_streams_sessions_registrations_policy_and_keys(self) -> None:
+        recorded = {event.name for event in all_events() if record_of(example(event), 0.0) is not None}
+
+        assert {
+            "stream.opened", "stream.not-connected", "stream.closed", "stream.still-open",
+            "session.opened", "session.resumed", "session.ended", "session.refused",
+            "registration.succeeded", "registration.ended", "registration.refused",
+            "policy.loaded", "policy.refused", "policy.not-reloaded",
+            "key.in-use", "key.changed", "key.revoked", "connection-string.reloaded", "management.called",
+            "program.started", "program.stopping", "program.stopped",
+        } <= recorded  # fmt: skip
+        assert not {"token.invalid", "management.authentication-failed", "unauthenticated.closed"} & recorded
+
+    def test_every_subject_exists_or_is_reserved(self) -> None:
+        subjects = {event.name.partition(".")[0] for event in all_events()}
+        assert AUDITED_SUBJECTS - subjects <= {"claim"}
+
+    def test_no_event_has_a_field_that_every_line_has(self) -> None:
+        for event in all_events():
+            record = record_of(example(event), 0.0)
+            assert record is None or not {"seq", "prev", "at", "event"} & record.fields.keys()
+
+
+class TestSinks:
+    """All sinks get all records."""
+
+    async def test_in_order_and_before_the_end(self) -> None:
+        one, two = Recorder(), Recorder(SinkKind.SYSLOG)
+        scene = Scene(one, two)
+        async with scene.open():
+            for number in range(100):
+                scene.events.publish(opened(number))
+            scene.events.publish(SessionEnded(connection="orders", reason=Reason.NO_ERROR))
+
+        assert one.events == two.events == ["stream.opened"] * 100 + ["session.ended"]
+        streams = [record.fields.get("stream") for batch in one.batches for record in batch]
+        assert streams == [*range(100), None]
+        assert one.is_closed
+        assert two.is_closed
+
+    async def test_what_is_only_in_the_log_is_recorded_too_from_any_thread(self) -> None:
+        sink = Recorder()
+        event = ConnectionStringReloaded(file="orders.connector", changed=("key",))
+        async with Scene(sink).open():
+            plainly_logged_events().publish(event)
+            await trio.to_thread.run_sync(lambda: plainly_logged_events().publish(event))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        plainly_logged_events().publish(event)
+        assert sink.events == ["connection-string.reloaded"] * 2
+
+    async def test_records_are_written_together(self) -> None:
+        sink = Recorder()
+        scene = Scene(sink)
+        async with scene.open():
+            for number in range(100):
+                scene.events.publish(opened(number))
+            await eventually(lambda: len(sink.events) == 100)
+            assert len(sink.batches) == 1
+
+    async def test_one_that_hangs_delays_no_other_and_not_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(trail_module, "_FINISH_SECONDS", 1.0)
+        hanging, other = Recorder(), Recorder(SinkKind.SYSLOG)
+        hanging.goes_on.clear()
+        scene = Scene(hanging, other)
+        async with scene.open():
+            scene.events.publish(opened())
+            await eventually(lambda: bool(other.events))
+        await eventually(lambda: other.is_closed)
+        hanging.goes_on.set()
+
+    async def test_a_required_kind_has_to_be_there(self) -> None:
+        with pytest.raises(ConfigurationError, match="required in file and syslog"):
+            AuditTrail([Recorder()], required=[SinkKind.FILE, SinkKind.JOURNAL, SinkKind.SYSLOG])
+
+
+class TestWaiting:
+    """What happens before a target is dialed."""
+
+    async def test_a_required_sink_has_the_record_first(self) -> None:
+        sink = Recorder()
+        scene = Scene(sink, required=[SinkKind.JOURNAL])
+        async with scene.open():
+            scene.events.publish(opened())
+            await scene.trail.recorded()
+            assert sink.events == ["stream.opened"]
+
+    async def test_others_are_not_waited_for(self) -> None:
+        sink = Recorder()
+        sink.goes_on.clear()
+        scene = Scene(sink)
+        async with scene.open():
+            scene.events.publish(opened())
+            await scene.trail.recorded()
+            assert sink.events == []
+            sink.goes_on.set()
+
+    async def test_streams_wait_for_the_disk_together(self) -> None:
+        sink = Recorder()
+        scene = Scene(sink, required=[SinkKind.JOURNAL])
+        sink.goes_on.clear()
+        done = []
+
+        async def open_stream(number: int) -> None:
+            scene.events.publish(opened(number))
+            await scene.trail.recorded()
+            done.append(number)
+
+        async with scene.open(), trio.open_nursery() as nursery:
+            nursery.start_soon(open_stream, 0)
+            await trio.testing.wait_all_tasks_blocked(0.3)  # the first is being written
+            for number in range(1, 50):
+                nursery.start_soon(open_stream, number)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert done == []
+            sink.goes_on.set()
+        assert sorted(done) == list(range(50))
+        assert [len(batch) for batch in sink.batches] == [1, 49]
+
+    async def test_a_sink_that_fails_refuses_and_says_so_once_and_recovers(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer_module, "_RETRY_SECONDS", (0.01,))
+        sink = Recorder()
+        scene = Scene(sink, required=[SinkKind.JOURNAL])
+        async with scene.open():
+            sink.error = OSError(errno.ENOSPC, "No space left on device", "/var/audit")
+            for number in range(3):
+                scene.events.publish(opened(number))
+                with pytest.raises(NotRecordedError, match="journal: No space left on device: /var/audit"):
+                    await scene.trail.recorded()
+            await trio.sleep(0.1)
+            (failed,) = scene.of(AuditSinkFailed)
+            assert isinstance(failed, AuditSinkFailed)
+            assert failed.required
+            assert list(scene.trail.problems) == ["journal: No space left on device: /var/audit"]
+
+            sink.error = None
+            await eventually(lambda: bool(scene.of(AuditSinkRestored)))
+            scene.events.publish(opened(3))
+            await scene.trail.recorded()
+            assert not scene.trail.problems
+        assert [one for one in sink.events if one == "stream.opened"] == ["stream.opened"] * 4
+        assert {"audit.sink-failed", "audit.sink-restored"} <= set(sink.events)
+
+    async def test_one_that_hangs_is_given_up(self, mock_clock: trio.testing.MockClock) -> None:
+        sink = Recorder()
+        scene = Scene(sink, required=[SinkKind.JOURNAL])
+        sink.goes_on.clear()
+        async with scene.open(), trio.open_nursery() as nursery:
+            scene.events.publish(opened())
+
+            async def wait() -> None:
+                with pytest.raises(NotRecordedError, match="has not answered for 5 s"):
+                    await scene.trail.recorded()
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            mock_clock.jump(WAIT_SECONDS)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert scene.trail.problems
+            await wait_refused(scene)
+            sink.goes_on.set()
+            while scene.trail.problems:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+
+    async def test_too_many_records_are_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writer_module, "_RETRY_SECONDS", (0.01,))
+        monkeypatch.setattr(writer_module, "MAX_WAITING", 10)
+        sink = Recorder()
+        sink.error = OSError(errno.EIO, "Input/output error")
+        scene = Scene(sink)
+        async with scene.open():
+            for number in range(30):
+                scene.events.publish(opened(number))
+            await eventually(lambda: bool(scene.trail.problems))
+            sink.error = None
+            await eventually(lambda: "audit.records-lost" in sink.events)
+        (lost,) = [record for batch in sink.batches for record in batch if record.event == "audit.records-lost"]
+        assert lost.fields["records"] == 21  # with the event of the failure
+
+    async def test_nothing_is_recorded_before_it_is_open(self) -> None:
+        with pytest.raises(NotRecordedError, match="not open"):
+            await Scene(Recorder(), required=[SinkKind.JOURNAL]).trail.recorded()
+
+
+async def wait_refused(scene: Scene) -> None:
+    """A stream that comes while the sink is known to hang is refused at once."""
+    scene.events.publish(opened(2))
+    with pytest.raises(NotRecordedError):
+        await scene.trail.recorded()
+
+
+class TestFiles:
+    """With an audit directory."""
+
+    def make(self, folder: Path, clock: Clock, max_bytes: int = 1 << 20) -> FileSink:
+        return FileSink(AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes), str(folder))
+
+    async def test_a_record_is_on_the_disk_before_the_target_is_dialed(self, tmp_path: Path) -> None:
+        scene = Scene(self.make(tmp_path, Clock()))
+        async with scene.open():
+            scene.events.publish(opened())
+            await scene.trail.recorded()
+            names = [path for path in tmp_path.iterdir() if path.name.startswith("audit-")]
+            assert b'"stream.opened","connection":"orders","activity_id":"ab-1"' in names[0].read_bytes()
+        assert checked(tmp_path).notes == ()
+
+    async def test_under_load_with_changes_of_the_file(self, tmp_path: Path) -> None:
+        scene = Scene(self.make(tmp_path, Clock(), max_bytes=20_000))
+
+        async def open_streams(worker: int) -> None:
+            for number in range(20):
+                scene.events.publish(opened(worker * 100 + number))
+                await scene.trail.recorded()
+
+        async with scene.open(), trio.open_nursery() as nursery:
+            for worker in range(20):
+                nursery.start_soon(open_streams, worker)
+        verdict = checked(tmp_path)
+        assert len(verdict.files) > 3
+        assert verdict.notes == ()
+        assert len(numbers_of_streams(tmp_path)) == 400
+
+    async def test_other_sinks_get_the_heads(self, tmp_path: Path) -> None:
+        other = Recorder()
+        scene = Scene(self.make(tmp_path, Clock()), other)
+        async with scene.open():
+            for number in range(300):
+                scene.events.publish(opened(number))
+            await scene.trail.recorded()
+        (checkpoint, *_) = scene.of(AuditCheckpoint)
+        assert isinstance(checkpoint, AuditCheckpoint)
+        assert checkpoint.last >= 255
+        assert "audit.checkpoint" in other.events
+        assert b"audit.checkpoint" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+    async def test_a_full_disk_that_is_not_required_refuses_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer_module, "_RETRY_SECONDS", (0.01,))
+        sink = self.make(tmp_path, Clock())
+        scene = Scene(sink)
+        async with scene.open():
+            real = sink.directory.append
+            full = OSError(errno.ENOSPC, "No space left on device")
+
+            def fails(_: object) -> object:
+                raise full
+
+            monkeypatch.setattr(sink.directory, "append", fails)
+            scene.events.publish(opened(1))
+            await scene.trail.recorded()
+            assert scene.trail.problems
+            monkeypatch.setattr(sink.directory, "append", real)
+            await eventually(lambda: not scene.trail.problems)
+        assert len(numbers_of_streams(tmp_path)) == 1
+
+
+def numbers_of_streams(folder: Path) -> list[int]:
+    files = lines_in(folder)
+    contents = [json.loads(line) for name in sorted(files) for line in files[name]]
+    return [one["stream"] for one in contents if one["event"] == "stream.opened"]

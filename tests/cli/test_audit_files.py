@@ -1,0 +1,168 @@
+"""``hybridrelay audit verify``, ``key``, ``show`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.audit.chain import FieldValue, file_name
+from hybridrelay.audit.directory import AuditDirectory
+from hybridrelay.audit.disk import Disk
+from hybridrelay.audit.record import Record, record_of
+from hybridrelay.audit.sinks.files import FileSink
+from hybridrelay.audit.sinks.standard_error import json_line
+
+from .conftest import Run
+
+HOUR = 3600.0
+
+
+def record(age: float, label: str, target: str, event: str = "stream.closed") -> Record:
+    fields: dict[str, FieldValue] = {"connection": "orders", "label": label, "target": target, "bytes_to_target": 7}
+    return Record(time.time() - age, event, fields)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with records in several files, of which one is compressed."""
+    folder = tmp_path / "audit"
+    directory = AuditDirectory(Disk(folder), clock=time.time, max_bytes=1000)
+    directory.open()
+    directory.append([record(50 * HOUR, "shop", "db:5432")])
+    directory.append([record(30 * HOUR, "billing", "db:5432"), record(20 * HOUR, "billing", "[2001:db8::1]:99")])
+    directory.append([record(HOUR, "billing", "db:5432", "stream.not-connected")])
+    directory.append([record(0, "odd\x1b[31m", "db:1")])
+    directory.compress_next()
+    directory.close()
+    return folder
+
+
+class TestVerify:
+    """Whether something was changed."""
+
+    def test_nothing_was(self, run: Run, folder: Path) -> None:
+        result = run("audit", "verify", folder)
+
+        assert (result.code, result.err) == (0, "")
+        assert result.out.startswith("OK: records 1 to ")
+        assert "whose files these are was not checked" in result.out
+
+    def test_json(self, run: Run, folder: Path) -> None:
+        found = json.loads(run("audit", "verify", "--json", folder).out)
+
+        assert found["ok"]
+        assert (found["isPinned"], found["deleted"], found["notes"]) == (False, 0, [])
+        assert found["files"][0]["name"] == file_name(1)
+
+    def test_the_first_bad_line_is_named(self, run: Run, folder: Path) -> None:
+        (newest,) = folder.glob("audit-*.jsonl")
+        newest.write_bytes(newest.read_bytes().replace(b"orders", b"secret", 1))
+        result = run("audit", "verify", folder)
+
+        assert result.code == 4
+        assert result.out.startswith(f"NOT OK: {newest}, line ")
+        found = json.loads(run("audit", "verify", "--json", folder).out)
+        assert (found["ok"], found["file"]) == (False, newest.name)
+
+    def test_a_damaged_compressed_file(self, run: Run, folder: Path) -> None:
+        (compressed,) = folder.glob("*.gz")
+        data = bytearray(compressed.read_bytes())
+        data[len(data) // 2] ^= 1
+        for damaged in (bytes(data), bytes(data[:-20]), b"hello", b""):
+            compressed.write_bytes(damaged)
+            assert run("audit", "verify", folder).code == 4
+
+    def test_the_key(self, run: Run, folder: Path, tmp_path: Path) -> None:
+        key = tmp_path / "audit.pub"
+        key.write_text(f"# of the connector\r\n{run('audit', 'key', folder).out}")
+        assert run("audit", "verify", folder, "--key", key).code == 0
+
+        other = tmp_path / "other"
+        AuditDirectory(Disk(other), clock=time.time).open()
+        result = run("audit", "verify", other, "--key", key)
+        assert (result.code, "none of the given keys" in result.out) == (4, True)
+        key.write_text("nonsense")
+        assert run("audit", "verify", folder, "--key", key).code == 2
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_the_witness(self, run: Run, tmp_path: Path, as_json: bool) -> None:
+        folder = tmp_path / "audit"
+        sink = FileSink(AuditDirectory(Disk(folder), clock=time.time), str(folder))
+        events = [*sink.open(), *sink.write([record(0, "shop", "db:1") for _ in range(300)])]
+        (checkpoint,) = [event for event in events if event.name == "audit.checkpoint"]
+
+        kept = record_of(checkpoint, time.time())
+        assert kept is not None
+        witness = tmp_path / "heads"
+        witness.write_text("Mar 01 host hybridrelay: " + (json_line(kept) if as_json else kept.text) + "\nother\n")
+
+        result = run("audit", "verify", folder, "--witness", witness)
+        assert (result.code, "agrees up to record 256" in result.out) == (0, True)
+        (file,) = folder.glob("audit-*")
+        file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:200]))
+        assert run("audit", "verify", folder).code == 0
+        cut = run("audit", "verify", folder, "--witness", witness)
+        assert (cut.code, "the end was cut off" in cut.out) == (4, True)
+        witness.write_text("nothing\n")
+        assert run("audit", "verify", folder, "--witness", witness).code == 2
+
+    def test_what_is_no_audit_directory(self, run: Run, tmp_path: Path) -> None:
+        for path in (tmp_path, tmp_path / "missing"):
+            for command in (("verify",), ("key",), ("show",), ("export", "--format", "cef")):
+                assert run("audit", command[0], path, *command[1:]).code == 2
+
+
+class TestShow:
+    """Records, filtered."""
+
+    def test_a_table(self, run: Run, folder: Path) -> None:
+        lines = run("audit", "show", folder, "--event", "stream").out.splitlines()
+
+        assert lines[0].split() == ["RECORD", "TIME", "EVENT", "CONNECTION", "LABEL", "TARGET", "ABOUT"]
+        assert len(lines) == 6
+        assert "bytes_to_target=7" in lines[1]
+        assert "\x1b" not in "".join(lines)
+
+    @pytest.mark.parametrize(
+        ("options", "count"),
+        [
+            (["--label", "billing"], 3),
+            (["--label", "bill"], 0),
+            (["--label", "billing", "--since", "25h"], 2),
+            (["--target", "db:5432"], 3),
+            (["--target", "db"], 4),
+            (["--target", "2001:db8::1"], 1),
+            (["--event", "stream.not-connected"], 1),
+            (["--connection", "orders"], 5),
+            (["--connection", "other"], 0),
+            (["--event", "stream", "--limit", "2"], 2),
+        ],
+        ids=str,
+    )
+    def test_filters(self, run: Run, folder: Path, options: list[str], count: int) -> None:
+        shown = run("audit", "show", folder, "--json", *options)
+        assert (shown.code, len(shown.out.splitlines())) == (0, count)
+
+    def test_nothing_matches(self, run: Run, folder: Path) -> None:
+        assert run("audit", "show", folder, "--label", "nobody").out == "no records match\n"
+
+
+class TestExport:
+    """Formats of other systems."""
+
+    def test_jsonl_is_as_in_the_files(self, run: Run, folder: Path) -> None:
+        lines = run("audit", "export", folder, "--format", "jsonl").out.splitlines()
+        numbers = [json.loads(line)["seq"] for line in lines]
+        assert numbers == list(range(1, len(lines) + 1))
+
+    def test_ocsf(self, run: Run, folder: Path) -> None:
+        lines = run("audit", "export", folder, "--format", "ocsf", "--event", "stream.not-connected").out.splitlines()
+        assert [json.loads(line)["type_uid"] for line in lines] == [400105]
+
+    def test_cef(self, run: Run, folder: Path) -> None:
+        lines = run("audit", "export", folder, "--format", "cef", "--label", "billing").out.splitlines()
+        assert len(lines) == 3
+        assert all(line.startswith("CEF:0|hybridrelay|") for line in lines)
