@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -101,6 +102,8 @@ def test_a_limit_is_seen_in_the_log_of_those_who_are_refused(deployment: Deploym
     limited = deployment.run("connections", "limits", "orders", "--listeners", "1", "--senders", "1", *where)
     assert limited.returncode == 0, limited.stderr
     assert "its own" in limited.stdout
+    limited = deployment.run("connections", "limits", "orders", "--end-at-limit", "no", *where)
+    assert re.search(r"^end at limit .*its own$", limited.stdout, re.MULTILINE), limited.stdout
     deployment.start_connector(published)
     deployment.start_forward(published)
     second = Program(deployment.command("connector", "--connection-string-file", published.connector))
