@@ -14,17 +14,23 @@ from typing import TypeAlias
 
 import attrs
 
+from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
 
-__all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of"]
+__all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
-#: A local address.
-Listen: TypeAlias = tuple[str, int]
+#: A local address: a host and a port, or a Unix socket.
+Listen: TypeAlias = tuple[str, int] | UnixAddress
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
 #: The default of ``--listen``: any free port.
 ANYWHERE: Listen = ("127.0.0.1", 0)
+
+
+def is_any_port(address: Listen) -> bool:
+    """Return whether the system chooses the port of a local address, so that several may be the same."""
+    return not isinstance(address, UnixAddress) and address[1] == 0
 
 
 @attrs.frozen

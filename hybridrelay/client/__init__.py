@@ -3,6 +3,7 @@
 from .client import Client as Client
 from .client import open_client as open_client
 from .config import ClientConfig as ClientConfig
+from .ingress.ports import OpenPort as OpenPort
 from .ingress.ports import PortService as PortService
 from .ingress.ports import open_port as open_port
 from .ingress.ports import run_forward as run_forward

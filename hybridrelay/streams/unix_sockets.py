@@ -1,4 +1,4 @@
-"""Unix sockets that only this user can connect to, in directories whose paths may be long."""
+"""Unix sockets, in directories whose paths may be long. Only this user can connect to them, unless said otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["SocketFile", "check_same_user", "connect_unix_socket", "listen_unix_socket", "short_path"]
+__all__ = [
+    "SocketFile",
+    "check_same_user",
+    "connect_unix_socket",
+    "is_listening",
+    "listen_unix_socket",
+    "short_path",
+]
 
 #: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
 _MAX_PATH = 103
@@ -54,10 +61,14 @@ def _identify(path: Path) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
-async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFile]:
-    """Listen on a Unix socket that only this user can connect to. An existing socket file is replaced.
+async def listen_unix_socket(path: Path, *, mode: int = 0o600) -> tuple[trio.SocketListener, SocketFile]:
+    """Listen on a Unix socket. An existing socket file is replaced.
 
     The caller makes sure that no other program listens there, and removes the file when it closes the listener.
+
+    Args:
+        path: the path of its file.
+        mode: the mode of the file. By default, only this user can connect.
 
     Returns:
         The listener, and the socket's file.
@@ -70,14 +81,14 @@ async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFil
         _remove_socket(path)
         # On Linux, the file gets the mode of the socket, so that it is private from the beginning. Other systems need
         # the second call; meanwhile, the private directory protects the file.
-        os.fchmod(sock.fileno(), 0o600)
+        os.fchmod(sock.fileno(), mode)
         with short_path(path) as name:
             # Trio's bind would need a thread, and perhaps no thread can be started. On a local file system, this call
             # does not block.
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
                 binding.bind(name)
             await trio.lowlevel.checkpoint()
-        os.chmod(path, 0o600)
+        os.chmod(path, mode)
         sock.listen(_BACKLOG)
         return trio.SocketListener(sock), SocketFile(path)
     except BaseException:
@@ -99,6 +110,20 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
     except BaseException:
         sock.close()
         raise
+
+
+async def is_listening(path: Path) -> bool:
+    """Return whether a program listens on the Unix socket at a path, by connecting to it.
+
+    A socket whose program was killed still has its file, but nothing listens there.
+    """
+    try:
+        await (await connect_unix_socket(path)).aclose()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except OSError:  # it accepts nothing now, or this user may not connect
+        return True
+    return True
 
 
 def check_same_user(stream: trio.SocketStream) -> int | None:

@@ -261,3 +261,32 @@ async def test_what_needs_a_restart_is_said(scene: Scene) -> None:
     assert "connector.toml" in line
     assert "grace" in line
     assert "mode" in line
+
+
+async def test_a_unix_socket(scene: Scene) -> None:
+    """In addition to a port, without a restart; 20 MB arrive unchanged, in both directions."""
+    path, socket_path = scene.deployment.folder / "forward.toml", scene.deployment.folder / "a.sock"
+    async with talking(scene.ports["a"]):
+        port = f'"127.0.0.1:{scene.ports["a"]}"'
+        text = path.read_text().replace(port, f'[{port}, "unix:{socket_path},mode=660"]')
+        await says(scene.forward, "configuration.reloaded: .*changed=a", partial(replace, path, text))
+        data = os.urandom(20_000_000)
+        stream = await trio.open_unix_socket(socket_path)
+        async with stream, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.send_all(data)
+                stream.socket.shutdown(socket.SHUT_WR)
+
+            nursery.start_soon(send)
+            received = bytearray()
+            async for block in stream:
+                received += block
+            assert received == data
+        replace(path, path.read_text().replace(f', "unix:{socket_path},mode=660"', ""))
+
+        async def is_gone() -> bool:
+            return not socket_path.exists()
+
+        await async_wait_until(is_gone, seconds=SECONDS, what="the file is removed")
+        await scene.served("a")

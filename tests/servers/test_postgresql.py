@@ -37,6 +37,21 @@ def test_psql_asks_and_gets_answers(port: int) -> None:
     assert psql(port, "-c", "SELECT count(*) FROM generate_series(1, 100000)") == "100000"
 
 
+def test_psql_over_a_unix_socket(site: Site, postgresql: int) -> None:
+    """At the path that psql expects in a directory."""
+    published = site.deployment.create("postgresql-unix", ("127.0.0.1", postgresql))
+    folder = site.deployment.folder / "run"
+    folder.mkdir()
+    listen = f"unix:{folder}/.s.PGSQL.5432,mode=660"
+    with (
+        site.deployment.start_connector(published),
+        site.deployment.start("forward", "--connection-string-file", published.application, "--listen", listen),
+    ):
+        address = ["-h", str(folder), "-U", "postgres", "-d", "postgres"]
+        query = "SELECT length(repeat('x', 1000000)), inet_client_addr()"
+        assert run([find("psql"), *address, "-X", "-q", "-A", "-t", "-c", query]).strip() == "1000000|127.0.0.1"
+
+
 def test_psql_copies_a_big_table_both_ways(port: int, tmp_path: Path) -> None:
     """Some 20 MB: out of one table, into a file, into another table, with nothing changed."""
     psql(port, "-c", "DROP TABLE IF EXISTS original, copy")

@@ -30,7 +30,8 @@ from .options import (
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
-fails, the application's connection is reset; the application never sees a false end of file.
+fails, the application's connection is reset; the application never sees a false end of file. (A Unix socket has no
+reset: a connection to one ends.)
 
 {WHERE_FROM}
 
@@ -61,6 +62,9 @@ examples:
   at the first start, with the code of a claim instead of a file:
     hybridrelay forward --claim-file code \\
         --connection-string-file orders.application --listen 127.0.0.1:5432
+  on a Unix socket, to which the group may connect, for psql -h /run/orders:
+    hybridrelay forward --connection-string-file orders.application \
+        --listen unix:/run/orders/.s.PGSQL.5432,mode=660
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
@@ -84,7 +88,8 @@ def _add_arguments(parser: Parser) -> None:
     add_claim_file(parser)
     _add_listen(
         parser,
-        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port (default: 127.0.0.1:0)",
+        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; or a Unix socket, to which "
+        "only this user can connect, or with ,mode=660 also the group of its file (default: 127.0.0.1:0)",
     )
     add_mode(parser)
     add_exec_command(parser)
@@ -102,7 +107,7 @@ def _add_arguments(parser: Parser) -> None:
 
 def _add_listen(parser: argparse.ArgumentParser, text: str = "") -> None:
     parser.add_argument(
-        "--listen", metavar="ADDR:PORT", type=values.listen_address, action="append", default=[], help=text
+        "--listen", metavar="ADDR:PORT|unix:PATH", type=values.local_address, action="append", default=[], help=text
     )
 
 

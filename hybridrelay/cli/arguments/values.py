@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ..._unix_address import UnixAddress, parse_unix_address
+
 if TYPE_CHECKING:
     from ...security import HostPort, ManagementUrl, Networks, Right
 
@@ -54,6 +56,12 @@ def endpoint(text: str) -> str:
 def listen_address(text: str) -> tuple[str, int]:
     """Parse ``address:port`` or ``[IPv6]:port``; port 0 means any free port."""
     return _split_address(text)
+
+
+@_argument
+def local_address(text: str) -> tuple[str, int] | UnixAddress:
+    """Parse what `listen_address` parses, or ``unix:/path``."""
+    return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)
 
 
 @_argument

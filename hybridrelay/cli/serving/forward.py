@@ -15,13 +15,13 @@ import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...client import Client, ClientConfig, PortService, keep_connected, open_client, open_port
+from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client, open_port
 from ...errors import AuthorizationError, ConfigurationError, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString
 from ...security.loading import naming
-from ..entries import Entry, Key, Listen
+from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
@@ -38,7 +38,7 @@ _Spare: TypeAlias = dict[tuple[Key | None, _Place], "_Port"]
 class _Port:
     """A local address, and what accepts connections there."""
 
-    listeners: Sequence[trio.SocketListener]
+    opened: OpenPort
     service: PortService | None = None
 
     async def release(self, grace: float) -> None:
@@ -49,8 +49,7 @@ class _Port:
             await service.has_stopped.wait()
 
     def close(self) -> None:
-        for listener in self.listeners:
-            listener.socket.close()
+        self.opened.close()
 
 
 @attrs.define(eq=False)
@@ -104,7 +103,7 @@ class _Served:
     async def _serve(self, port: _Port) -> None:
         assert self.client is not None
         if self._nursery is not None:  # otherwise, it has ended by itself
-            port.service = PortService(self.client, port.listeners)
+            port.service = PortService(self.client, [port.opened])
             self._services.append(port.service)
             await self._nursery.start(port.service.run)
             if self._stop.is_set():
@@ -186,7 +185,7 @@ class ForwardService:
                 raise
 
     async def _open(self, place: _Place) -> _Port:
-        return _Port(await open_port(*place[0], events=self._events))
+        return _Port(await open_port(place[0], events=self._events))
 
     async def _run(self, served: _Served, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve one hybrid connection until it ends."""
@@ -256,7 +255,7 @@ class ForwardService:
                 if not isinstance(step, Start | Replace | Change):
                     continue
                 for place in wanted[step.entry.key]:
-                    if place not in kept.get(step.entry.key, ()) and (place not in free or place[0][1] == 0):
+                    if place not in kept.get(step.entry.key, ()) and (place not in free or is_any_port(place[0])):
                         try:
                             opened[step.entry.key, place] = await self._open(place)
                         except ConfigurationError as exc:

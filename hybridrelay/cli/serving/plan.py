@@ -19,10 +19,11 @@ from typing import TypeAlias
 
 import attrs
 
+from ..._unix_address import UnixAddress
 from ...connectivity import format_address
 from ...errors import ConfigurationError
 from ...security import ConnectionString, StringUpdate, update_string
-from ..entries import Entry, Key, Listen
+from ..entries import Entry, Key, Listen, is_any_port
 
 __all__ = ["Change", "Plan", "Replace", "Running", "Start", "Step", "Stop", "Update", "Wanted", "make_plan"]
 
@@ -156,9 +157,10 @@ def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
                 text = f"two connection strings are for {string.entity_path} at {host}: {files}"
                 raise entry.error(ConfigurationError(text, remedy="leave one of them out"))
         for address in entry.listen:
-            if address[1] == 0:
+            if is_any_port(address):
                 continue
             if address in listening:
-                text = f"{format_address(*address)} is already a local address of {listening[address].file}"
+                shown = str(address) if isinstance(address, UnixAddress) else format_address(*address)
+                text = f"{shown} is already a local address of {listening[address].file}"
                 raise entry.error(ConfigurationError(text, remedy="choose another port"))
             listening[address] = entry

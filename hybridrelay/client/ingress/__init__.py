@@ -1,5 +1,5 @@
 """Ingress: the ways in which applications connect to a client.
 
 Each kind of ingress is a module here. It accepts connections of applications, and `connections.py` bridges each with
-one stream. There is one kind so far, the local TCP port (`ports.py`).
+one stream. They are local TCP ports and Unix sockets (`ports.py`).
 """

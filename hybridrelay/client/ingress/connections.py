@@ -86,8 +86,9 @@ class _Connection:
         self._progress: BridgeProgress | None = None
 
     def _address(self) -> str:
-        """Return the address of the application."""
-        return format_address(*self._local.socket.getpeername()[:2])
+        """Return the address of the application; ``unix`` if it has connected to a Unix socket."""
+        name = self._local.socket.getpeername()
+        return format_address(*name[:2]) if isinstance(name, tuple) else "unix"
 
     def begin(self) -> bool:
         """Open a stream at once, if there is a session. Returns False if `wait` has to be called. Does not raise."""

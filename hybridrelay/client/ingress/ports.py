@@ -1,16 +1,19 @@
-"""Local ports that look like the target: every TCP connection becomes one stream."""
+"""Local ports and Unix sockets that look like the target: every connection becomes one stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
+import attrs
 import trio
 
 from ..._accepting import accept_sockets
 from ..._check_type import check_type
 from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
+from ..._unix_address import UnixAddress
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
 from ...events.client import ConnectionsCutOff, ForwardOpenToOthers
@@ -18,11 +21,12 @@ from ...events.stream import EventStream
 from ...mux import open_bridges
 from ...security import bracketed
 from ...security.names import is_loopback
+from ...streams.unix_sockets import SocketFile, is_listening, listen_unix_socket
 from ..client import Client
 from .connections import Connections
 from .readiness import keep_connected
 
-__all__ = ["PortService", "open_port", "run_forward"]
+__all__ = ["OpenPort", "PortService", "open_port", "run_forward"]
 
 
 async def run_forward(
@@ -57,12 +61,12 @@ async def run_forward(
         TypeError: `client` is not a `Client`.
     """
     check_type(client, Client, "async with open_client(...) as client")
-    listeners: list[trio.SocketListener] = []
+    ports: list[OpenPort] = []
     async with FlatNursery() as nursery:
         try:
-            for host, port in listen:
-                listeners += await open_port(host, port, events=client.events)
-            service = PortService(client, listeners)
+            for address in listen:
+                ports += [await open_port(address, events=client.events)]
+            service = PortService(client, ports)
             await nursery.start(keep_connected, client)
             async with trio.open_nursery() as serving:
                 await serving.start(service.run)
@@ -71,21 +75,69 @@ async def run_forward(
                 service.stop(grace)
             nursery.cancel_scope.cancel()
         finally:
-            for listener in listeners:
-                listener.socket.close()
+            for port in ports:
+                port.close()
 
 
-async def open_port(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on a local address, for `PortService`. The caller closes the listeners.
+@attrs.define(eq=False)
+class OpenPort:
+    """A local address on which this program listens."""
+
+    listeners: Sequence[trio.SocketListener]
+    #: The addresses of the listeners, for people.
+    names: tuple[str, ...]
+    #: The file of a Unix socket.
+    file: SocketFile | None = None
+
+    @property
+    def bound(self) -> list[tuple[str, int]]:
+        """The addresses and ports; empty for a Unix socket."""
+        return [] if self.file is not None else [one.socket.getsockname()[:2] for one in self.listeners]
+
+    def close(self) -> None:
+        """Stop listening. Idempotent."""
+        if self.file is not None:
+            self.file.remove()
+        for listener in self.listeners:
+            listener.socket.close()
+
+
+async def open_port(address: tuple[str, int] | UnixAddress, *, events: EventStream) -> OpenPort:
+    """Listen on a local address, for `PortService`. The caller closes it.
 
     Args:
-        host: a name or an address.
-        port: 0 means any free port.
+        address: a host name or an address, and a port, where 0 means any free port; or a Unix socket. The file of a
+            Unix socket that a killed program has left behind is replaced.
         events: the stream to which events are published.
 
     Raises:
-        ConfigurationError: the address cannot be bound.
+        ConfigurationError: the address cannot be used.
     """
+    if isinstance(address, UnixAddress):
+        return await _open_unix_socket(address)
+    listeners = await _open_tcp_port(*address, events=events)
+    names = tuple(format_address(*listener.socket.getsockname()[:2]) for listener in listeners)
+    return OpenPort(listeners, names)
+
+
+async def _open_unix_socket(address: UnixAddress) -> OpenPort:
+    path = Path(address.path)
+    try:
+        if await is_listening(path):
+            raise ConfigurationError(
+                f"cannot listen on {address}: a program listens there already",
+                remedy="stop that program, or choose another path",
+            )
+        listener, file = await listen_unix_socket(path, mode=address.mode)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot listen on {address}: {exc.strerror or exc}",
+            remedy="choose a path in a directory that exists and that this user may write to",
+        ) from exc
+    return OpenPort([listener], (str(address),), file)
+
+
+async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
     try:
         return await open_listeners(host, port, events=events)
     except OSError as exc:
@@ -95,19 +147,20 @@ async def open_port(host: str, port: int, *, events: EventStream) -> list[trio.S
 
 
 class PortService:
-    """Forwards every connection to some listeners through a client. Publishes an event if other machines can connect.
+    """Forwards every connection to some ports through a client. Publishes an event if other machines can connect.
 
     Args:
         client: opens the streams. `Client.listening` has the addresses while connections are accepted.
-        listeners: from `open_port`. The caller closes them after `run` has returned, or passes them to another
+        ports: from `open_port`. The caller closes them after `run` has returned, or passes them to another
             `PortService` after `has_stopped` is set.
     """
 
-    def __init__(self, client: Client, listeners: Sequence[trio.SocketListener]) -> None:
+    def __init__(self, client: Client, ports: Sequence[OpenPort]) -> None:
         self._client = client
-        self._listeners = listeners
-        #: The bound addresses.
-        self.bound: list[tuple[str, int]] = [listener.socket.getsockname()[:2] for listener in listeners]
+        self._listeners = [listener for port in ports for listener in port.listeners]
+        self._names = tuple(name for port in ports for name in port.names)
+        #: The bound addresses and ports.
+        self.bound = [one for port in ports for one in port.bound]
         #: Set when no more connections are accepted.
         self.has_stopped = trio.Event()
         self._stop = trio.Event()
@@ -124,7 +177,7 @@ class PortService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped. If cancelled, all connections are reset."""
-        client, addresses = self._client, tuple(format_address(*address) for address in self.bound)
+        client, addresses = self._client, self._names
         served: Connections | None = None
         client.listening = (*client.listening, *addresses)
         try:
