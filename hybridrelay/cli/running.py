@@ -72,6 +72,13 @@ class GracefulStop:
             await async_output.say_ready(role, fields)
             nursery.cancel_scope.cancel()
 
+    def say_changed(self, role: str, fields: Iterable[tuple[str, str]]) -> None:
+        """Tell the service manager that the program serves something else now. The arguments are as for
+        `say_ready`."""
+        if self._status and not self.event.is_set():
+            self._status = output.ready_line(role, fields)
+            self.systemd.ready(self._status)
+
     async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
         await self.event.wait()
         scope.cancel()

@@ -154,6 +154,26 @@ def test_connector_and_forward_from_ready_to_their_end(systemd: Systemd, tmp_pat
             assert program.wait() == 0
 
 
+@pytest.mark.parametrize("role", ["connector", "forward"])
+def test_the_status_says_what_is_served_after_a_change(systemd: Systemd, tmp_path: Path, role: str) -> None:
+    side = "connector" if role == "connector" else "application"
+    config = tmp_path / "config.toml"
+    with Deployment(tmp_path) as deployment:
+        deployment.start_relay()
+        for name in ("orders", "billing"):
+            deployment.create(name, ("127.0.0.1", 9))
+        config.write_text(f'[[connection]]\nfile = "orders.{side}"\n')
+        environment = {"NOTIFY_SOCKET": str(systemd.path)}
+        with Program(deployment.command(role, "--config", config), environment=environment) as program:
+            assert systemd.hear()["READY"] == "1"
+            config.write_text(f'{config.read_text()}[[connection]]\nfile = "billing.{side}"\n')
+            after = systemd.hear()
+            assert after["READY"] == "1"
+            assert after["STATUS"].startswith(f"ready {role} orders=127.0.0.1:")
+            assert " billing=127.0.0.1:" in after["STATUS"]
+            assert program.terminate() == 0
+
+
 def test_a_program_that_does_not_serve_yet_is_not_ready_after_a_reload(
     systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

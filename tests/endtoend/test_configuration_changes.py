@@ -198,6 +198,19 @@ async def test_files_that_cannot_be_used_change_nothing(scene: Scene) -> None:
                 assert "stopped" not in line
 
 
+async def test_a_connection_string_may_arrive_after_the_file_that_names_it(scene: Scene) -> None:
+    """On both sides: a new one, and nothing else has to be done."""
+    folder = scene.deployment.folder
+    for name in ("c.connector", "c.application"):
+        (folder / name).rename(folder / f"{name}.later")
+    scene.configure("a", "b", "c")
+    for program in (scene.connector, scene.forward):
+        await program.logs("reload.failed: .*cannot read .*c[.]")
+    for name in ("c.connector", "c.application"):
+        (folder / f"{name}.later").rename(folder / name)
+    await scene.served("c")
+
+
 async def test_changed_strings_are_taken_without_a_signal(scene: Scene) -> None:
     """Another key, another target, another identity, on both sides."""
     deployment, a = scene.deployment, scene.published["a"]

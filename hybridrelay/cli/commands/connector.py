@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)
 
-    reloads = Reloads(configuration, ConnectorService(connector, wanted, grace=args.grace), stop)
+    reloads = Reloads("connector", configuration, ConnectorService(connector, wanted, grace=args.grace), stop)
 
     async def reload() -> None:
         await reloads.reload()

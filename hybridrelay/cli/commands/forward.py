@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     service = ForwardService(make_config, events, stop)
-    reloads = Reloads(configuration, service, stop)
+    reloads = Reloads("forward", configuration, service, stop)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             watching.start_soon(reloads.watch)
             async with FlatNursery() as nursery:
                 await nursery.start(service.run, wanted)
-                await stop.say_ready("forward", service.bound)
+                await stop.say_ready("forward", service.fields)
             watching.cancel_scope.cancel()
 
     run_until_stopped(

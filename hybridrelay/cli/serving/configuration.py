@@ -56,18 +56,21 @@ class Configuration:
         self.file: Path | None = args.config
         self._threads: dict[str, FileThread] = {}
         self._entries: tuple[Entry, ...] = ()
+        #: The entries whose files are watched. They may be those of a configuration that cannot be used; it is read
+        #: again when one of its files appears.
+        self._watched: tuple[Entry, ...] = ()
         #: Watches the configuration file and the connection strings.
         self.watch = FileWatch(self._paths)
         self.watch.note(self._paths())
         use_config_file(args)
-        self._entries = entries_of(args)
+        self._entries = self._watched = entries_of(args)
         self.watch.note(self._paths())
 
     def _paths(self) -> Iterable[Path]:
         """Return the files that are watched."""
         if self.file is not None:
             yield self.file
-        for entry in self._entries:
+        for entry in self._watched:
             if entry.path is not None:
                 yield entry.path
 
@@ -110,6 +113,7 @@ class Configuration:
         needs_restart: tuple[str, ...] = ()
         if self.file is not None:
             entries, needs_restart = await self._thread(str(self.file)).run(self._read_config)
+            self._watched = entries
         wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
         self._entries = entries
         return Reading(tuple(wanted), needs_restart)

@@ -40,6 +40,11 @@ class ConnectorService:
         """See `Service.running`."""
         return self._running
 
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]:
+        """See `Service.fields`."""
+        return [(one.string.entity_path, str(one.string.target)) for one in self._running.values()]
+
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """See `Service.apply`."""
         await trio.lowlevel.checkpoint()

@@ -146,8 +146,8 @@ class ForwardService:
         return [one.client for one in (*self._served.values(), *self._ending) if one.client is not None]
 
     @property
-    def bound(self) -> list[tuple[str, str]]:
-        """The names of the hybrid connections, and the local addresses of each."""
+    def fields(self) -> Sequence[tuple[str, str]]:
+        """See `Service.fields`."""
         return [
             (one.string.entity_path, "" if one.client is None else ",".join(one.client.listening))
             for one in self._served.values()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Protocol
 
 import trio
 
+from ..._unexpected_failure import unexpected_failure
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ConfigurationReloaded, ConnectionStringReloaded, RestartNeeded
@@ -27,6 +27,10 @@ class Service(Protocol):
     def running(self) -> Mapping[Key, Running]:
         """What is served now."""
 
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]:
+        """What the ready line says: the names of the hybrid connections, each with its target or local addresses."""
+
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """Change over.
 
@@ -42,12 +46,14 @@ class Reloads:
     """Reads everything again when asked, and when a file has changed.
 
     Args:
+        role: ``connector`` or ``forward``.
         configuration: reads the files.
         service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
     """
 
-    def __init__(self, configuration: Configuration, service: Service, stop: GracefulStop) -> None:
+    def __init__(self, role: str, configuration: Configuration, service: Service, stop: GracefulStop) -> None:
+        self._role = role
         self._configuration = configuration
         self._service = service
         self._stop = stop
@@ -73,13 +79,22 @@ class Reloads:
             read = {one.entry.key for one in reading.wanted if one.string is not None}
             unchanged = [key for key in plan.unchanged if key in read]
             self._report(before, done, plan, unchanged if says_all else [])
+            if done:
+                self._stop.say_changed(self._role, self._service.fields)
             if reading.needs_restart:
                 event = RestartNeeded(file=str(self._configuration.file), changed=reading.needs_restart)
                 plainly_logged_events().publish(event)
 
     async def watch(self) -> None:
         """Change over whenever a file has changed, until cancelled."""
-        await self._configuration.watch.run(partial(self.reload, says_all=False))
+        await self._configuration.watch.run(self._reload_unless_it_fails)
+
+    async def _reload_unless_it_fails(self) -> None:
+        """Like `reload`. A bug is reported, and must not end the program."""
+        try:
+            await self.reload(says_all=False)
+        except Exception as exc:  # noqa: BLE001
+            plainly_logged_events().publish(unexpected_failure("the reload", exc))
 
     def _report(
         self, before: Mapping[Key, Running], done: Sequence[Step], plan: Plan, unchanged: Sequence[Key]
