@@ -63,7 +63,7 @@ examples:
     hybridrelay forward --claim-file code \\
         --connection-string-file orders.application --listen 127.0.0.1:5432
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
-    hybridrelay forward --connection-string-file orders.application \
+    hybridrelay forward --connection-string-file orders.application \\
         --listen unix:/run/orders/.s.PGSQL.5432,mode=660
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
