@@ -176,6 +176,8 @@ class SinkWriter:
         is_new, self.problem = self.problem is None, detail
         self._progressed()
         if is_new:
+            if self.is_required:
+                detail += "; new streams are refused until it can be written again"
             self._publish(
                 [AuditSinkFailed(sink=self.sink.name, detail=detail, remedy=remedy, required=self.is_required)]
             )

@@ -1,5 +1,4 @@
-"""A connector is killed while applications open streams: its audit files verify, and they have every connection of the
-target."""
+"""A connector is killed under load: no connection that the target had is missing in its audit files."""
 
 from __future__ import annotations
 

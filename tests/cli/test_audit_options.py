@@ -1,0 +1,96 @@
+"""The options that say where the audit log is written."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.cli.arguments.audit_options import AuditTarget, add_audit, audit_target
+from hybridrelay.cli.auditing import make_audit
+from hybridrelay.errors import ConfigurationError
+
+from .conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def lines_in_the_log() -> Iterator[None]:
+    """The sink of standard error switches them off."""
+    logger = logging.getLogger("hybridrelay.audit")
+    yield
+    logger.disabled = False
+
+
+def parsed(*arguments: str | Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_audit(parser, may_require=True)
+    return parser.parse_args(list(map(str, arguments)))
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("journal", AuditTarget("journal")),
+        ("stderr", AuditTarget("stderr")),
+        ("eventlog", AuditTarget("eventlog")),
+        ("syslog+udp://logs", AuditTarget("syslog", "udp", "logs", 514)),
+        ("syslog+tcp://logs.example.com/", AuditTarget("syslog", "tcp", "logs.example.com", 601)),
+        ("syslog+tls://logs:9999", AuditTarget("syslog", "tls", "logs", 9999)),
+        ("syslog+tls://192.0.2.1", AuditTarget("syslog", "tls", "192.0.2.1", 6514)),
+        ("syslog+tls://[2001:db8::1]:7", AuditTarget("syslog", "tls", "2001:db8::1", 7)),
+    ],
+)
+def test_sinks(text: str, target: AuditTarget) -> None:
+    assert audit_target(text) == target
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "syslog", "syslog://logs", "syslog+tls://", "syslog+tls://:514", "syslog+tls://logs:0",
+        "syslog+tls://logs:65536", "syslog+tls://logs:x", "syslog+tls://a b", "syslog+tls://2001:db8::1",
+        "syslog+tls://user@logs", "syslog+quic://logs", "JOURNAL",
+    ],
+)  # fmt: skip
+def test_what_is_no_sink(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="expected journal, stderr, eventlog, or syslog"):
+        audit_target(text)
+
+
+def test_without_an_option_there_is_none() -> None:
+    assert make_audit(parsed()) is None
+
+
+def test_several_sinks_and_each_once(tmp_path: Path) -> None:
+    audit = make_audit(
+        parsed("--audit-dir", tmp_path, "--audit-to", "stderr", "--audit-to", "journal", "--audit-to", "journal")
+    )
+    assert audit is not None
+    assert [sink.kind for sink in audit._sinks] == ["file", "stderr", "journal"]
+    assert logging.getLogger("hybridrelay.audit").disabled
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--audit-required", "file"], "--audit-required needs --audit-dir or --audit-to"),
+        (["--audit-to", "journal", "--audit-required", "file"], "required in file, and is not written there"),
+        (["--audit-to", "syslog+udp://logs", "--audit-required", "syslog"], "over UDP cannot be required"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_together(arguments: list[str], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        make_audit(parsed(*arguments))
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "relay"])
+def test_a_wrong_sink_is_an_error_of_usage(run: Run, command: str) -> None:
+    result = run(command, "--audit-to", "nonsense")
+
+    assert result.code == 2
+    assert "--audit-to" in result.err
