@@ -149,6 +149,7 @@ def test_install_and_uninstall_below_a_directory(
     [
         (["print", "relay", "--for", "windows"], "a relay does not run on Windows"),
         (["print", "relay", "--program", "/opt/a b/hybridrelay"], "has a blank or a special character"),
+        (["print", "relay", "--program", "/root/.local/bin/hybridrelay"], "could not see its program"),
         (["print", "relay", "--user", "a b"], "expected the name of a user"),
         (["print", "client"], "relay"),
     ],
@@ -182,7 +183,7 @@ def test_what_is_run_on_a_real_machine(fake_system: Path, tmp_path: Path, monkey
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "chown", lambda *arguments: None)
     common = ["--for", "systemd", "connector"]
-    assert main(["service", "install", *common, "--user", "nobody-knows-me"]) == 0
+    assert main(["service", "install", *common, "--user", "nobody-knows-me", "--program", PROGRAM]) == 0
     assert main(["service", "uninstall", *common]) == 0
     assert fake_system.read_text().splitlines() == [
         "useradd --system --user-group --home-dir /var/lib/hybridrelay --shell /usr/sbin/nologin nobody-knows-me",

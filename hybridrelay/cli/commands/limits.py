@@ -31,7 +31,11 @@ def run_limits(args: argparse.Namespace) -> int:
     output.say(f"{args.name}: edition {quota.edition or 'none'}")
     own = attrs.asdict(quota.limits)
     rows = [
-        (name.replace("_", " "), _text(name, value), "" if value is None else "its own" if own[name] is not None else "")
+        (
+            name.replace("_", " "),
+            _text(name, value),
+            "" if value is None else "its own" if own[name] is not None else "",
+        )
         for name, value in attrs.asdict(in_force).items()
     ]
     output.say(output.table(("LIMIT", "IN FORCE", ""), rows))

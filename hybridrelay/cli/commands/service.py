@@ -17,6 +17,8 @@ from .. import exits, output
 
 _UNITS = PurePosixPath("/etc/systemd/system")
 _DAEMONS = PurePosixPath("/Library/LaunchDaemons")
+#: What a unit hides from its service (ProtectHome, PrivateTmp).
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - nothing is written there
 #: How long a command of the system may take (seconds). Stopping a service takes as long as its grace period.
 _SECONDS = 180
 #: A mode by which everybody can read a file that only root can change.
@@ -88,6 +90,12 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
         raise ConfigurationError(
             f"the path of the program has a blank or a special character: {path}",
             remedy="install hybridrelay elsewhere, for example in /opt/hybridrelay, or name another with --program",
+        )
+    if path.startswith(_HIDDEN) and _system(args) == "systemd":
+        raise ConfigurationError(
+            f"the service could not see its program: {path}",
+            remedy="it sees no home directories and no temporary files: install hybridrelay elsewhere, for example "
+            "in /opt/hybridrelay, or name another with --program",
         )
     return ServiceSettings(ServiceRole(args.role), path, args.user)
 
