@@ -39,6 +39,12 @@ class ConfigurationError(HybridRelayError):
     """Something in the configuration cannot be used: an option, a file, a state directory."""
 
 
+class DeniedByPolicy(ConfigurationError):
+    """The policy of the private network does not allow it. The message names the rule, with file and line."""
+
+    reason = Reason.DENIED_BY_POLICY
+
+
 class ConnectionStringError(ConfigurationError):
     """A connection string is malformed. `part` names the field (never its value)."""
 

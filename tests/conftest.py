@@ -75,6 +75,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_machine_policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let this process have no machine-wide policy, whatever the machine has. It applies to processes of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridrelay.policy.machine.DIRECTORY", tmp_path_factory.mktemp("machine") / "policy.d")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Set a directory for the state of programs, in an environment variable that the processes of tests inherit."""
     with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,8 @@ OK = 0
 FAILED = 1
 #: Unusable input, such as arguments, files or a state directory. argparse uses the same code.
 USAGE = 2
+#: The policy of this machine does not allow it.
+DENIED = 3
 #: What was to be verified is not authentic: audit files were changed.
 NOT_AUTHENTIC = 4
 #: A bug. This is EX_SOFTWARE in sysexits.h.

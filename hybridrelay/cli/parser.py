@@ -21,6 +21,7 @@ from .arguments import (
     forward,
     keys,
     limits,
+    policy,
     probe,
     relay,
     relay_stdio,
@@ -64,9 +65,9 @@ set it up (each command has its own --help):
         --listen 127.0.0.1:5432
 
 exit codes:
-  0 success, or stopped on request; 1 failure; 2 unusable input; 4 audit files
-  were changed; 70 a bug;
-  128+N ended by signal N (130: Ctrl-C); see docs/operating.md
+  0 success, or stopped on request; 1 failure; 2 unusable input; 3 denied by
+  policy; 4 audit files were changed; 70 a bug; 128+N ended by signal N (130:
+  Ctrl-C); see docs/operating.md
 """
 
 
@@ -88,6 +89,7 @@ COMMANDS: tuple[Command, ...] = (
     tokens.COMMAND,
     connector.COMMAND,
     forward.COMMAND,
+    policy.COMMAND,
     probe.COMMAND,
     service.COMMAND,
     relay_stdio.COMMAND,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .._exception_groups import leaves
 from .._shortage import OUT_OF_MEMORY, shortage_of
-from ..errors import ConfigurationError, HybridRelayError
+from ..errors import ConfigurationError, DeniedByPolicy, HybridRelayError
 from ..protocol.reasons import Reason
 from . import exits
 from .logs import print_error
@@ -44,6 +44,8 @@ _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report wh
 
 
 def _exit_code(exc: BaseException) -> int:
+    if isinstance(exc, DeniedByPolicy):
+        return exits.DENIED
     if isinstance(exc, ConfigurationError):
         return exits.USAGE
     if isinstance(exc, HybridRelayError) or (isinstance(exc, OSError) and exc.strerror) or _is_out_of_memory(exc):

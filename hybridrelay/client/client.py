@@ -29,6 +29,7 @@ from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG, Budget, MuxStream, Session
+from ..policy import WatchedPolicy
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import (
@@ -42,6 +43,7 @@ from .counters import ClientCounters
 from .following import Follower
 from .opening import SessionOpener
 from .patience import check_patience
+from .permission import Permission
 from .relays.sender import Sender
 from .relays.senders import Senders
 from .requests import StreamRequests
@@ -81,6 +83,10 @@ class Client:
         identity, _ = string.require_identity()
         if expires_soon(identity, now=clock()):
             self._events.publish(IdentityExpiresSoon(connection=string.entity_path))
+        self._permission = Permission(
+            WatchedPolicy.shared(config.policy_directories), self._events, ended=self._end_denied
+        )
+        self._permission.check(string)
         self._string = string
         self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
@@ -120,8 +126,7 @@ class Client:
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
-        #: The local addresses of a forward that uses this client.
-        self.listening: tuple[str, ...] = ()
+        self._listening: tuple[str, ...] = ()
         self._reports = StreamReports(lambda: self.connection, self._events, self.requests, self._end_to_end.serial)
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
@@ -160,6 +165,21 @@ class Client:
         """The host of the relay in use, or None."""
         session = self._opener.open
         return None if session is None else session.channel.sender.link.host
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """The local addresses of a forward that uses this client.
+
+        Raises, when it is set:
+            DeniedByPolicy: the policy of the machine does not allow to listen there.
+        """
+        return self._listening
+
+    @listening.setter
+    def listening(self, addresses: tuple[str, ...]) -> None:
+        if addresses:
+            self._permission.check(self._string, addresses)
+        self._listening = addresses
 
     @property
     def open_streams(self) -> int:
@@ -216,6 +236,7 @@ class Client:
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or the one that accepted did not open its data channel.
             PeerIdentityError: client and connector do not accept each other.
+            DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
             StreamRefused: too many streams are already waiting for a session (`Reason.LIMIT`).
             trio.ClosedResourceError: the block of `open_client` has ended.
 
@@ -244,6 +265,14 @@ class Client:
             nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
+            nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
+
+    def _end_denied(self) -> None:
+        """End everything that is open, because the policy of the machine does not allow it any more."""
+        for one in list(self._sessions):
+            one.session.close(Reason.DENIED_BY_POLICY)
+        for sender in self._senders.all:
+            sender.close_control()
 
     def _draining(self, sender: Sender) -> None:
         for session in self._sessions:
@@ -293,6 +322,7 @@ class Client:
         string = to_connection_string(connection_string)
         update = update_string(self._string, string)
         EndToEnd.from_connection_string(string)
+        self._permission.check(update.string, self._listening)
         before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
         # From here on nothing can fail.
         self._string = update.string
@@ -362,6 +392,7 @@ class Client:
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> ClientSession:
+        self._permission.check(self._string, self._listening)
         with self._follower.opening():
             opened = await self._sessions.open()
         self._follower.opened(opened)
@@ -393,8 +424,9 @@ async def open_client(
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
-        ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, or the
-            environment names an impossible proxy.
+        DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
+        ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, the policy of
+            the machine cannot be read, or the environment names an impossible proxy.
     """
     if not isinstance(config, ClientConfig):
         config = ClientConfig(config)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
 import attrs
 
 from .._defaults import OPEN_PATIENCE
@@ -25,6 +29,10 @@ def to_connection_string(connection_string: str | ConnectionString) -> Connectio
     if isinstance(connection_string, str):
         return parse_connection_string_untrusted(connection_string)
     return check_is_connection_string(connection_string)
+
+
+def _to_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    return tuple(map(Path, paths))
 
 
 def _check_application(_: object, __: attrs.Attribute[ConnectionString], string: ConnectionString) -> None:
@@ -68,6 +76,8 @@ class ClientConfig:
     upgrade_interval: float = attrs.field(
         default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
     )
+    #: Directories with policy files, which can only restrict further what the policy of the machine allows.
+    policy_directories: tuple[Path, ...] = attrs.field(default=(), kw_only=True, converter=_to_paths)
     #: The memory that the sessions may use for receive windows and for data that is being sent. None: one GiB, shared
     #: by all clients of the process.
     budget: Budget | None = attrs.field(default=None, kw_only=True)

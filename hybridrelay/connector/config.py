@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import attrs
 
@@ -18,6 +19,10 @@ from ..security import ConnectionString, check_is_connection_string
 from .instance_file import InstanceFile
 
 __all__ = ["ConnectorConfig"]
+
+
+def _to_paths(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    return tuple(map(Path, paths))
 
 
 def _to_strings(strings: Iterable[ConnectionString]) -> tuple[ConnectionString, ...]:
@@ -50,8 +55,11 @@ class ConnectorConfig:
     #: Opens connections to the relays. None: connections go through the proxy that the environment names
     #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
     dialer: Dialer | None = attrs.field(default=None, kw_only=True)
-    #: The deny list, or a file with one, which is read again whenever it changes.
+    #: The deny list, or a file with one, which is read again whenever it changes. The policy of the machine applies,
+    #: too.
     policy: Policy | PolicyFile = attrs.field(factory=Policy, kw_only=True)
+    #: Directories with policy files, which can only restrict further what the policy of the machine allows.
+    policy_directories: tuple[Path, ...] = attrs.field(default=(), kw_only=True, converter=_to_paths)
     #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
     #: 0: sessions do not resume.
     resume_deadline: float = attrs.field(

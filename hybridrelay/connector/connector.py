@@ -25,15 +25,16 @@ from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
-from ..events.connector_resources import PolicyNotReloaded
+from ..events.connector_resources import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
-from ..policy import PolicyFile, PolicyReading
+from ..policy import Action, Decision, denied, resource_of
 from ..protocol import control
 from ..security import (
     ConnectionString,
+    HostPort,
     StringUpdate,
     check_is_connection_string,
     expires_soon,
@@ -45,12 +46,14 @@ from .channels import DataChannels
 from .config import ConnectorConfig
 from .counters import ConnectorCounters
 from .instance_file import Instances, UnrecordedInstances
+from .policies import Policies
 from .published import Published
 from .registrar import Registrar
 from .relays import Relays
 from .sessions import Sessions
 from .snapshots import connector_snapshot
 from .target_checks import TargetChecks
+from .targets import open_target
 
 __all__ = ["Connector", "run_connector"]
 
@@ -87,8 +90,6 @@ class Connector:
         check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
         self._clock = clock
-        self._policy_file = config.policy if isinstance(config.policy, PolicyFile) else None
-        policy = config.policy.policy if isinstance(config.policy, PolicyFile) else config.policy
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
         #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
@@ -96,8 +97,9 @@ class Connector:
         # The events of this connector's sessions and streams have a stream of their own, because `events` may be
         # shared with other connectors, and the audit log must not receive an event twice.
         own_events = EventStream(events.publish, AuditLog(), self._counters)
+        self._policies = Policies(config, events, changed=self._policy_changed, time_passed=self._time_passed)
         self._sessions = Sessions(
-            policy,
+            self._policies.policy,
             session_config,
             own_events,
             lost=self._data_channel_lost,
@@ -134,17 +136,23 @@ class Connector:
         #: The scope of the task that waits until nothing uses an earlier key, for each hybrid connection.
         self._following: dict[Published, trio.CancelScope] = {}
 
-        if self._policy_file is not None:
-            self._publish_reading(self._policy_file.reading)
+        self._policies.publish_all()
         #: What is published, by the number that `publish` has returned.
         self._published: dict[int, Published] = {}
         self._numbers = itertools.count()
         for string in config.strings:
             self.publish(string)
-        self._target_checks = TargetChecks(lambda: [(one.name, one.target) for one in self._published.values()])
+        denials = [one.denial for one in self._published.values()]
+        if denials and (denial := denials[0]) is not None and None not in denials:
+            raise denied(self._published[0].name, denial)
+        self._target_checks = TargetChecks(
+            lambda: [(one.name, one.target) for one in self._published.values() if one.denial is None],
+            self._dial_for_check,
+        )
 
     def publish(self, string: ConnectionString, *, instead_of: int | None = None) -> int:
         """Publish another hybrid connection. A running connector registers it at once, and events report the result.
+        If the policy does not allow it, it is registered as soon as the policy does.
 
         Args:
             string: a connector's connection string.
@@ -162,6 +170,7 @@ class Connector:
         check_is_connection_string(string)
         published = Published(string)
         replaced = None if instead_of is None else self._published[instead_of]
+        decision = self._policies.policy.decide(None, Action.PUBLISH, published.resource())
         links = self._relays.find_links(published, string, instead_of=replaced)
         # From here on nothing can fail.
         if instead_of is not None:
@@ -169,9 +178,12 @@ class Connector:
         identity, _ = string.require_identity()
         if expires_soon(identity, now=self._clock()):
             self._events.publish(IdentityExpiresSoon(connection=published.name))
-        self._relays.publish(published, links)
         number = next(self._numbers)
         self._published[number] = published
+        if decision.reason is None:
+            self._relays.publish(published, links)
+        else:
+            self._hold(published, decision)
         return number
 
     def use_proxy_protocol(self, number: int, on: bool) -> None:
@@ -181,6 +193,11 @@ class Connector:
         target has to expect it. Without this call, there is none.
         """
         self._published[number].sends_proxy_header = on
+
+    def _hold(self, published: Published, denial: Decision) -> None:
+        """Do not register a hybrid connection as long as the policy does not allow it."""
+        published.denial = denial
+        self._events.publish(ConnectionDenied(connection=published.name, detail=denial.rule, rule=denial.kind))
 
     def withdraw(self, number: int, *, grace: float = 0.0) -> None:
         """Stop publishing a hybrid connection. Other hybrid connections are not affected.
@@ -197,7 +214,8 @@ class Connector:
         published.is_withdrawn = True
         if published in self._following:
             self._following.pop(published).cancel()
-        self._relays.withdraw(published)
+        if published.denial is None:
+            self._relays.withdraw(published)
         if self._nursery is not None:
             self._nursery.start_soon(self._sessions.drain, grace, published)
 
@@ -217,15 +235,20 @@ class Connector:
             Which changes are in use now, and which need a restart.
 
         Raises:
+            DeniedByPolicy: the policy does not allow it. Nothing was changed.
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
         check_is_connection_string(string)
         published = self._published[number]
         update = update_string(published.string, string)
         EndToEnd.from_connection_string(string)
+        resource = resource_of(update.string, update.string.require_target())
+        if (decision := self._policies.policy.decide(None, Action.PUBLISH, resource)).reason is not None:
+            raise denied(published.name, decision)
         links = self._relays.find_links(published, update.string)
         # From here on nothing can fail.
         published.use(update.string)
+        published.denial = None
         self._relays.publish(published, links)
         self._relays.update(published)
         if self._nursery is not None and update.key_changed:
@@ -248,13 +271,12 @@ class Connector:
             self._events.publish(KeyInUse(connection=published.name, key=key, missing=missing))
 
     async def reload_policy(self) -> None:
-        """Read the policy file again at once, even if it seems unchanged, and put it into force.
+        """Read the policy and the deny list again at once, even if they seem unchanged, and put them into force.
 
         Raises:
-            ConfigurationError: it cannot be read or parsed; the last valid deny list stays in force.
+            ConfigurationError: one of them cannot be read or parsed. Its last valid version stays in force.
         """
-        if self._policy_file is not None:
-            self._policy_read(await self._policy_file.reload())
+        await self._policies.reload()
 
     def snapshot(self, *, max_sessions: int = MAX_LISTED, max_streams: int = MAX_LISTED) -> EndpointSnapshot:
         """Return the connector's current state. Call it in the connector's Trio run.
@@ -297,8 +319,7 @@ class Connector:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
-                if self._policy_file is not None:
-                    nursery.start_soon(self._policy_file.watch, self._policy_read, self._policy_failed)
+                nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._end_when_over)
                 nursery.start_soon(self._relays.run)
                 await self._settled.wait()
@@ -318,7 +339,8 @@ class Connector:
     def _registration_changed(self) -> None:
         """Note that a hybrid connection was registered, refused or lost at one of the relays."""
         self._key_use_changed()
-        everything = self._published.values()
+        # What the policy denies is not requested. The connector waits until the policy allows it.
+        everything = [one for one in self._published.values() if one.denial is None]
         if everything and all(published.is_refused for published in everything):
             now = trio.current_time()
             states = [one.state for published in everything for one in published.publications]
@@ -337,12 +359,14 @@ class Connector:
             HybridRelayError: every relay refuses every string.
         """
         await self._over.wait()
-        raise _why_refused(next(iter(self._published.values())))
+        raise _why_refused(next(one for one in self._published.values() if one.denial is None))
 
     def _publish_missing(self) -> None:
         """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
         for published in self._published.values():
             name = published.name
+            if published.denial is not None:
+                continue  # an event has reported it
             if published.is_refused:
                 error = _why_refused(published)
                 self._events.publish(RefusedEverywhere(connection=name, reason=error.reason, detail=str(error)))
@@ -366,17 +390,35 @@ class Connector:
     def _data_channel_lost(self, link: RelayLink) -> None:
         self._relays.check_channels(link)
 
-    def _policy_read(self, reading: PolicyReading) -> None:
-        """Put a policy that was read again into force."""
-        self._publish_reading(reading)
-        self._sessions.set_policy(reading.policy)
+    def _policy_changed(self) -> None:
+        """Put the policy into force after it was read again."""
+        self._sessions.set_policy(self._policies.policy)
+        for published in self._published.values():
+            action = Action.REGISTER if published.denial is None else Action.PUBLISH
+            decision = self._policies.policy.decide(None, action, published.resource())
+            if published.denial is None and decision.reason is not None:
+                self._hold(published, decision)
+                self._relays.withdraw(published)
+            elif published.denial is not None and decision.reason is None:
+                self._release(published)
+        self._registration_changed()
 
-    def _publish_reading(self, reading: PolicyReading) -> None:
-        for event in reading.events():
-            self._events.publish(event)
+    def _time_passed(self) -> None:
+        self._sessions.enforce()
 
-    def _policy_failed(self, error: ConfigurationError) -> None:
-        self._events.publish(PolicyNotReloaded(detail=str(error), remedy=error.remedy or ""))
+    def _release(self, published: Published) -> None:
+        """Register a hybrid connection that the policy allows again."""
+        try:
+            links = self._relays.find_links(published, published.string)
+        except ConfigurationError as exc:  # another one has been published instead
+            self._events.publish(PolicyNotReloaded(detail=str(exc), remedy=exc.remedy or ""))
+            return
+        published.denial = None
+        self._events.publish(ConnectionAllowed(connection=published.name))
+        self._relays.publish(published, links)
+
+    async def _dial_for_check(self, target: HostPort) -> trio.SocketStream:
+        return await open_target(target, permit=partial(self._policies.permit_check, target))
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
@@ -417,7 +459,9 @@ async def run_connector(
         task_status: for `nursery.start`.
 
     Raises:
-        ConfigurationError: a string cannot be used, or the environment names an impossible proxy.
+        DeniedByPolicy: the policy of the machine does not allow any of the hybrid connections.
+        ConfigurationError: a string cannot be used, the policy cannot be read, or the environment names an impossible
+            proxy.
         AuthorizationError: every relay refuses every string, at the start or later: keys are wrong or were revoked,
             hybrid connections are unknown or were deleted.
         RelayIdentityError: at the start, what answers is not the relay, and there is no other relay to try.

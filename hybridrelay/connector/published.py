@@ -6,7 +6,8 @@ import attrs
 
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
-from ..security import ConnectionString
+from ..policy import Decision, Resource, resource_of
+from ..security import ConnectionString, HostPort
 from .registration import Registration, RelayIdentity
 from .unproven import Unproven
 
@@ -28,6 +29,17 @@ class Published:
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.
         self.sends_proxy_header = False
+        #: Why the policy does not allow to register it now; None if it does.
+        self.denial: Decision | None = None
+
+    def resource(self, target: HostPort | None = None) -> Resource:
+        """Return what the policy decides about.
+
+        Args:
+            target: the target of an open stream, which may have begun before the target was changed; None means the
+                current one.
+        """
+        return resource_of(self.string, self.target if target is None else target)
 
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""

@@ -1,21 +1,28 @@
-"""Serving one stream of an application: policy, target, moving the bytes, and exactly one outcome."""
+"""Serving one stream of an application: policy, target, moving the bytes, and exactly one outcome.
+
+This module is long because everything between the request of a stream and its outcome is in one place.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
+import attrs
 import trio
 
 from .._unexpected_failure import unexpected_failure
 from ..audit import NotRecordedError
 from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
-from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
+from ..events.connector_resources import PolicyRefused, ShareUsedUp, TargetOutOfResources
 from ..events.stream import EventStream
-from ..mux import Bridged, BridgeProgress, Bridges, Offer
-from ..policy import Action, Policy, Resource
+from ..mux import Bridged, BridgeProgress, Bridges, Offer, RunningBridge
+from ..policy import Action, Decision, Policy
+from ..policy.local_time import local_now
 from ..protocol.reasons import Reason
 from ..streams.sockets import abort_socket
 from .outcome import NotConnected, outcome_of
@@ -23,7 +30,7 @@ from .proxy_header import proxy_header
 from .published import Published
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
-from .targets import TargetError, open_target
+from .targets import TargetDenied, TargetError, open_target
 
 __all__ = ["REPEAT_SECONDS", "ServedStream", "StreamService"]
 
@@ -44,6 +51,7 @@ class StreamService:
         recorded: waits until the events so far are in the audit log, before the target is dialed. It raises
             `NotRecordedError` if they cannot be. None: nothing is waited for.
         clock: returns seconds on a monotonic clock.
+        local_time: returns the local time of the machine.
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class StreamService:
         counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
         recorded: Callable[[], Awaitable[None]] | None = None,
+        local_time: Callable[[], dt.datetime] = local_now,
     ) -> None:
         self.policy = policy
+        self.local_time = local_time
         self.shares = shares
         self.clock = clock
         self.events = events
@@ -63,6 +73,8 @@ class StreamService:
         self.recorded = recorded
         #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
+        #: How many of them each label has.
+        self._of_label: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[ServedStream]:
         """Return all streams that have not ended, the oldest first."""
@@ -85,11 +97,70 @@ class StreamService:
         """
         served = ServedStream(self, offer, origin, self._events_of(origin, offer.stream_id))
         self._open[served] = None
+        self._of_label[origin.peer.label] += 1
         await served.connect(bridges)
 
     def ended(self, served: ServedStream) -> None:
         """Note that a stream has ended."""
         del self._open[served]
+        label = served.origin.peer.label
+        self._of_label[label] -= 1
+        if not self._of_label[label]:
+            del self._of_label[label]
+
+    def decide(self, served: ServedStream, *, address: str = "", streams: int = 0, of_label: int = 0) -> Decision:
+        """Return whether the policy allows a stream.
+
+        Args:
+            served: the stream.
+            address: the IP address of the target, if it is known.
+            streams, of_label: how many other streams count against the limits.
+        """
+        policy, origin = self.policy(), served.origin
+        resource = attrs.evolve(
+            origin.published.resource(served.about.target),
+            address=address,
+            streams=streams,
+            streams_of_label=of_label,
+            at=self.local_time() if policy.depends_on_time else None,
+        )
+        return policy.decide(origin.peer, Action.OPEN_STREAM, resource)
+
+    def decide_new(self, served: ServedStream) -> Decision:
+        """Return whether the policy allows a stream that is requested now, before its target's name is resolved."""
+        others = len(self._open) - 1, self._of_label[served.origin.peer.label] - 1
+        return self.decide(served, streams=others[0], of_label=others[1])
+
+    def enforce(self) -> None:
+        """End the streams that the policy does not allow any more. The oldest ones count first against its limits."""
+        count, of_label = 0, Counter[str]()
+        for served in list(self._open):
+            label = served.origin.peer.label
+            decisions = (
+                self.decide(served, address=address, streams=count, of_label=of_label[label])
+                for address in served.addresses or ("",)
+            )
+            denial = next((one for one in decisions if one.reason is not None), None)
+            if denial is not None:
+                served.deny(denial)
+            else:
+                count += 1
+                of_label[label] += 1
+
+    def publish_refusal(self, served: ServedStream, denial: Decision) -> None:
+        """Publish that the policy does not allow a stream, or not any more."""
+        assert denial.reason is not None
+        self.events.publish(
+            PolicyRefused(
+                connection=served.origin.published.name,
+                label=served.origin.peer.label,
+                serial=served.origin.peer.serial,
+                reason=denial.reason,
+                detail=denial.rule,
+                rule=denial.kind,
+                activity_id=served.about.activity_id,
+            )
+        )
 
     def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
@@ -116,7 +187,18 @@ class StreamService:
 class ServedStream:
     """One stream, from the application's request to its one outcome."""
 
-    __slots__ = ("_offer", "_progress", "_service", "_target", "about", "origin")
+    __slots__ = (
+        "_bridge",
+        "_denial",
+        "_dialing",
+        "_offer",
+        "_progress",
+        "_service",
+        "_target",
+        "about",
+        "addresses",
+        "origin",
+    )
 
     def __init__(self, service: StreamService, offer: Offer, origin: Origin, about: StreamEvents) -> None:
         self._service = service
@@ -127,6 +209,14 @@ class ServedStream:
         self._target = about.target
         #: The bytes that the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
+        #: The bridge to the target; None while the target is not connected.
+        self._bridge: RunningBridge | None = None
+        #: The attempt to connect to the target, while there is one.
+        self._dialing: trio.CancelScope | None = None
+        #: Why the policy has ended the stream; None if it has not.
+        self._denial: Decision | None = None
+        #: The IP addresses of the target that may be dialed, or the one that is connected.
+        self.addresses: tuple[str, ...] = ()
 
     @property
     def so_far(self) -> Bridged | None:
@@ -166,10 +256,9 @@ class ServedStream:
         """Connect to the target, if that is allowed. A connection counts in the application's shares of descriptors
         and ports until `_over`."""
         peer, published = self.origin.peer, self.origin.published
-        decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
+        decision = self._service.decide_new(self)
         if decision.reason is not None:
-            self._service.counters.policy_refusals[decision.kind] += 1
-            return NotConnected(decision.reason)
+            return self._refused(decision)
         with contextlib.ExitStack() as taken:
             for share in self._shares:
                 if not share.take(self._owner):
@@ -190,6 +279,24 @@ class ServedStream:
                 taken.pop_all()
             return target
 
+    def _refused(self, denial: Decision) -> NotConnected:
+        """Publish that the policy refuses the stream, and return this outcome. The client is not told the rule."""
+        assert denial.reason is not None
+        self._service.publish_refusal(self, denial)
+        return NotConnected(denial.reason, denial.rule)
+
+    def deny(self, denial: Decision) -> None:
+        """End the stream, because the policy does not allow it any more. Idempotent."""
+        if self._denial is not None:
+            return
+        self._denial = denial
+        if self._bridge is not None:
+            assert denial.reason is not None
+            self._service.publish_refusal(self, denial)
+            self._bridge.cut_off(denial.reason)
+        elif self._dialing is not None:
+            self._dialing.cancel()
+
     @property
     def _owner(self) -> tuple[Published, str]:
         return self.origin.published, self.origin.peer.serial
@@ -203,7 +310,7 @@ class ServedStream:
         self._progress = BridgeProgress()
         self.about.address = _peer_address(target)
         self._service.counters.stream_opened(self.origin.published.name)
-        bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
+        self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
 
     def _over(self, bug: Exception | None) -> None:
         """The bridge has ended, and has closed the connection to the target."""
@@ -211,6 +318,8 @@ class ServedStream:
             share.give_back(self._owner)
         # GOING_AWAY: if the bridge was cut off, this connector stops.
         cut_off_because = Reason.GOING_AWAY
+        if self._denial is not None and self._denial.reason is not None:
+            cut_off_because = self._denial.reason
         if bug is not None:
             self._report_bug(bug)
             cut_off_because = Reason.INTERNAL_ERROR
@@ -224,18 +333,23 @@ class ServedStream:
     async def _connect(self) -> trio.SocketStream | NotConnected:
         """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""
         try:
-            with trio.CancelScope() as scope:
-                self._offer.cancel_when_withdrawn(scope)
+            with trio.CancelScope() as self._dialing:
+                self._offer.cancel_when_withdrawn(self._dialing)
                 if self._service.recorded is not None:
                     await self._service.recorded()
                 began = self._service.clock()
-                connected = await open_target(self._target)
+                connected = await open_target(self._target, permit=self._permit)
+                self.addresses = _host_of(connected)
                 if self.origin.published.sends_proxy_header:
                     await self._send_proxy_header(connected)
                 self._service.counters.target_connect.observe(self._service.clock() - began)
-                return connected
+                if self._denial is None:
+                    return connected
+                abort_socket(connected)  # the policy has changed too late to cancel the attempt
         except NotRecordedError as exc:
             return NotConnected(Reason.AUDIT_UNAVAILABLE, str(exc))
+        except TargetDenied as exc:
+            return self._refused(exc.decision)
         except TargetError as exc:
             if exc.remedy is not None:
                 name, target = self.origin.published.name, str(self._target)
@@ -243,6 +357,10 @@ class ServedStream:
                     TargetOutOfResources(connection=name, target=target, detail=str(exc), remedy=exc.remedy)
                 )
             return NotConnected(exc.reason, str(exc.__cause__ or exc), str(exc))
+        finally:
+            self._dialing = None
+        if self._denial is not None:
+            return self._refused(self._denial)
         return NotConnected(self._offer.withdrawn_reason or Reason.CANCELLED)
 
     async def _send_proxy_header(self, connected: trio.SocketStream) -> None:
@@ -261,6 +379,13 @@ class ServedStream:
             abort_socket(connected)
             raise
 
+    def _permit(self, address: str) -> Decision:
+        """Return whether an address to which the target's name resolves may be dialed."""
+        decision = self._service.decide(self, address=address)
+        if decision.reason is None:
+            self.addresses += (address,)
+        return decision
+
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""
         if self._progress is not None:
@@ -268,6 +393,14 @@ class ServedStream:
             self.about.still_open(
                 bytes_to_target=so_far.received, bytes_to_client=so_far.sent, at_most_every=REPEAT_SECONDS
             )
+
+
+def _host_of(target: trio.SocketStream) -> tuple[str, ...]:
+    """Return the IP address that a connection leads to; empty if the connection has ended already."""
+    try:
+        return (str(target.socket.getpeername()[0]),)
+    except OSError:
+        return ()
 
 
 def _peer_address(target: trio.SocketStream) -> str:

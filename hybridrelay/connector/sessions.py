@@ -24,7 +24,7 @@ from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, Sessi
 from ..events.program import ProgramStopping
 from ..events.stream import EventStream
 from ..mux import Account, Budget, Session, SessionConfig, SessionRole, open_bridges, refuse_session
-from ..policy import Action, Policy, Resource
+from ..policy import Action, Policy
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
@@ -174,15 +174,28 @@ class Sessions:
         return len(self._served)
 
     def set_policy(self, policy: Policy) -> None:
-        """Use another policy from now on. Sessions of identities that it denies end at once."""
+        """Use another policy from now on. Sessions and streams that it denies end at once."""
         self._policy = policy
-        for served in list(self._served.values()):
-            if reason := self.denied(served.published, served.peer):
-                served.session.close(reason)
+        self.enforce()
 
-    def denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
-        """Return why the policy denies this identity a session, or None. Publishes an event if it does."""
-        decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
+    def enforce(self) -> None:
+        """End the sessions and streams that the policy does not allow now. If it depends on the time, call this when
+        time has passed."""
+        for served in list(self._served.values()):
+            if reason := self.denied(served.published, served.peer, activity_id=served.activity_id):
+                served.session.close(reason)
+        self.streams.enforce()
+
+    def denied(self, published: Published, peer: PeerIdentity, *, activity_id: str = "") -> Reason | None:
+        """Return why the policy denies this identity a session, or None. Publishes an event if it does.
+
+        Args:
+            published: the hybrid connection.
+            peer: the identity.
+            activity_id: the id of the session, if it is open.
+        """
+        at = self.streams.local_time() if self._policy.depends_on_time else None
+        decision = self._policy.decide(peer, Action.OPEN_SESSION, attrs.evolve(published.resource(), at=at))
         if decision.reason is not None:
             self._events.publish(
                 PolicyRefused(
@@ -192,6 +205,7 @@ class Sessions:
                     reason=decision.reason,
                     detail=decision.rule,
                     rule=decision.kind,
+                    activity_id=activity_id,
                 )
             )
         return decision.reason

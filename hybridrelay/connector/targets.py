@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable, Sequence
 
 import trio
 
 from .._descriptors import is_reserved
 from .._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
 from ..failure import causes
+from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
 from ..security import HostPort
-from ..streams.connecting import open_tcp
+from ..streams.connecting import AddressInfo, open_tcp
 from ..streams.sockets import abort_stream, tune_socket
 
 #: How long resolving and connecting may take (seconds): enough for two lost SYN packets, and less than the connection
@@ -38,20 +40,47 @@ class TargetError(Exception):
         self.remedy = remedy
 
 
-async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> trio.SocketStream:
+class TargetDenied(TargetError):
+    """The policy allows none of the addresses to which the target's name resolves. `decision` is about the last
+    one."""
+
+    def __init__(self, decision: Decision) -> None:
+        assert decision.reason is not None
+        super().__init__(decision.reason.describe, decision.reason)
+        self.decision = decision
+
+
+def _allow(address: str) -> Decision:
+    return ALLOWED
+
+
+async def open_target(
+    target: HostPort, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
+) -> trio.SocketStream:
     """Connect to the target; its name is resolved on every call.
 
     Args:
         target: the address.
+        permit: decides about each IP address to which the name resolves. Only addresses that it allows are connected
+            to: the name is not resolved a second time.
         seconds: the deadline for resolving and connecting together.
 
     Raises:
+        TargetDenied: `permit` allows no address.
         TargetError: with one of the TARGET reasons, or `Reason.OUT_OF_RESOURCES` if this machine lacks a resource.
             The text names no address, since it is sent to the client.
     """
+
+    def choose(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
+        decisions = [(address, permit(str(address[4][0]))) for address in addresses]
+        allowed = [address for address, decision in decisions if decision.reason is None]
+        if not allowed:
+            raise TargetDenied(decisions[-1][1])
+        return allowed
+
     with trio.move_on_after(seconds):
         try:
-            stream = await open_tcp(target.host, target.port, keep_reset=True)
+            stream = await open_tcp(target.host, target.port, keep_reset=True, choose=choose)
         except OSError as exc:
             raise _target_error(exc) from exc
         if is_reserved(stream.socket.fileno()):

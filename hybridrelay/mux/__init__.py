@@ -13,6 +13,7 @@ from ..protocol.sending import Account as Account
 from ..protocol.windows import Budget as Budget
 from .bridges import BridgeProgress as BridgeProgress
 from .bridges import Bridges as Bridges
+from .bridges import RunningBridge as RunningBridge
 from .bridges import bridge as bridge
 from .bridges import open_bridges as open_bridges
 from .bridging import Bridged as Bridged

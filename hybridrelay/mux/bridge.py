@@ -283,12 +283,12 @@ class Bridge(Handler):
             self.report(Input.LOCAL_BROKE, Reason.TARGET_RESET)
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.early))
 
-    def cut_off(self) -> Reason:
-        """End the bridge before it has finished. Returns the reason, which is CANCELLED if there is no other."""
+    def cut_off(self, because: Reason) -> Reason:
+        """End the bridge before it has finished. Returns the reason, which is `because` if there is no other."""
         if self.machine.reason is Reason.NO_ERROR:
             reset_reason = self.stream.reset_reason  # neither direction may have noticed yet
             if reset_reason is Reason.NO_ERROR:
-                self.report(Input.CANCELLED, Reason.CANCELLED)
+                self.report(Input.CANCELLED, because)
             else:
                 self.report(stream_broke(self.stream, reset_reason).cause, reset_reason)
         return self.machine.reason

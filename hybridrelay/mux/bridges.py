@@ -16,7 +16,7 @@ from .bridge import Bridge
 from .bridging import Bridged
 from .stream import MuxStream
 
-__all__ = ["BridgeProgress", "Bridges", "bridge", "open_bridges"]
+__all__ = ["BridgeProgress", "Bridges", "RunningBridge", "bridge", "open_bridges"]
 
 #: Returns another stream for the same bytes, or raises `StreamRefused`.
 Reopen = Callable[[StreamRefused], Awaitable[MuxStream]]
@@ -63,7 +63,7 @@ class Bridges:
         self._reactor = reactor
         self._nursery = nursery
         #: The bridges that have not ended, in the order in which they began.
-        self._running: dict[_Running, None] = {}
+        self._running: dict[RunningBridge, None] = {}
         #: Set when the last one has ended; replaced by `wait_empty`.
         self._empty = trio.Event()
         #: How many were cut off.
@@ -81,7 +81,7 @@ class Bridges:
         reopen: Reopen | None = None,
         progress: BridgeProgress | None = None,
         over: Callable[[Exception | None], None] = lambda _error: None,
-    ) -> None:
+    ) -> RunningBridge:
         """Move bytes between a stream and a TCP connection until both directions have ended, or one side breaks.
 
         End of file is passed on separately in each direction. If one side breaks, both are reset (the stream with a
@@ -98,10 +98,14 @@ class Bridges:
             over: called once, when both are closed; with an exception if a bug has ended the bridge. Data that is
                 queued on the stream may still be on its way then; `progress.when_settled` reports the final outcome.
                 Must neither wait nor raise.
+
+        Returns:
+            The bridge, with which it can be cut off.
         """
-        running = _Running(self, local, reopen, progress or BridgeProgress(), over)
+        running = RunningBridge(self, local, reopen, progress or BridgeProgress(), over)
         self._running[running] = None
         running.begin(stream, [])
+        return running
 
     def cut_off(self) -> None:
         """Reset all that have not ended."""
@@ -125,17 +129,17 @@ class Bridges:
         """Run a task in the scope."""
         self._nursery.start_soon(function)
 
-    def ended(self, running: _Running) -> None:
+    def ended(self, running: RunningBridge) -> None:
         """Note that a bridge has ended."""
         del self._running[running]
         if not self._running:
             self._empty.set()
 
 
-class _Running:
+class RunningBridge:
     """A bridge that has not ended: over a first stream, or over a second one."""
 
-    __slots__ = ("_bridge", "_bridges", "_is_closed", "_local", "_over", "_progress", "_reopen")
+    __slots__ = ("_bridge", "_bridges", "_cut_off_reason", "_is_closed", "_local", "_over", "_progress", "_reopen")
 
     def __init__(
         self,
@@ -151,6 +155,7 @@ class _Running:
         self._progress = progress
         self._over = over
         self._bridge: Bridge | None = None
+        self._cut_off_reason = Reason.CANCELLED
         self._is_closed = False
 
     def begin(self, stream: MuxStream, early: list[bytes]) -> None:
@@ -160,9 +165,12 @@ class _Running:
         self._progress.follow(bridge)
         self._bridges.begin(bridge)
 
-    def cut_off(self) -> None:
-        """Reset both sides now."""
+    def cut_off(self, reason: Reason = Reason.CANCELLED) -> None:
+        """Reset both sides now, the stream with this reason. Has no effect if the bridge has ended."""
+        if self._is_closed:
+            return
         self._reopen = None
+        self._cut_off_reason = reason
         if self._bridge is not None and not self._bridge.is_over:
             self._bridge.stop()
         else:
@@ -219,7 +227,7 @@ class _Running:
             bridge.stream.close_nowait()
             reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
         else:
-            bridge.stream.reset(bridge.cut_off())
+            bridge.stream.reset(bridge.cut_off(self._cut_off_reason))
 
 
 @asynccontextmanager

@@ -36,8 +36,10 @@ __all__ = ["ALLOWED", "Action", "Decision", "Policy", "Resource"]
 class Action(enum.Enum):
     """What is requested."""
 
-    #: Create a hybrid connection, or register it at its relays.
+    #: Create a hybrid connection, or begin to serve it.
     PUBLISH = "publish"
+    #: Stay registered at its relays. A target that is denied does not end this, so that clients can be told.
+    REGISTER = "register"
     #: Begin a session, or resume one over another data channel.
     OPEN_SESSION = "open-session"
     #: Open a stream, so that the connector connects to the target; or keep it open.
@@ -55,6 +57,8 @@ class Resource:
     #: The address of the target, as it is configured; for `Action.FORWARD`, the local address and port. None: not
     #: known yet.
     target: HostPort | None
+    #: For `Action.FORWARD`, the path of a Unix socket to listen on; empty if there is none.
+    path: str = attrs.field(default="", kw_only=True)
     #: The IP address that is to be connected to; empty if the target's name has not been resolved.
     address: str = attrs.field(default="", kw_only=True)
     #: The hosts of the relays that may be used, and all pins by which they are recognized.
@@ -143,7 +147,7 @@ def _denials(
         yield _missing("AllowedAuthorities", authorities, f"sha256:{authority}")
     if action is Action.FORWARD:
         yield from _other_port(file, resource)
-    else:
+    elif action is not Action.REGISTER:
         yield from _denied_target(file, resource)
     if action in (Action.OPEN_SESSION, Action.OPEN_STREAM):
         yield from _other_hours(file, resource)
@@ -194,10 +198,13 @@ def _denied_target(file: Restrictions, resource: Resource) -> Iterator[Decision]
 
 def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     allowed, local = file.allowed_forward_addresses, resource.target
-    if allowed is None or local is None:
+    if allowed is None:
         return
-    if not any(entry.value.permits_listening(local) for entry in allowed.entries):
+    if local is not None and not any(entry.value.permits(local) for entry in allowed.entries):
         yield _missing("AllowedForwardAddresses", allowed, str(local))
+    path = resource.path
+    if path and not any(entry.value.permits_path(path) for entry in allowed.entries):
+        yield _missing("AllowedForwardAddresses", allowed, f"unix:{path}")
 
 
 def _other_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from .document import Restrictions
 from .toml_files import parse_policy_file
 
-__all__ = ["MAX_FILES", "PolicyDirectory", "Stamp"]
+__all__ = ["MAX_FILES", "PolicyDirectory", "Stamp", "check_owner"]
 
 #: The most files in one directory, and the largest file (bytes).
 MAX_FILES = 1000
@@ -61,13 +61,18 @@ class PolicyDirectory:
         """
         if (names := self._names()) is None:
             return ()
-        self._check_owner(self.path)
+        if self.owner is not None:
+            check_owner(self.path, self.owner)
         return tuple(self._read(self.path / name) for name in names)
 
     def ignored(self) -> tuple[str, ...]:
         """Return the names of other files in the directory, which are not read."""
         names = self._names()
         return () if names is None else tuple(sorted(set(os.listdir(self.path)).difference(names)))
+
+    def describe(self) -> str:
+        """Return the directory, for people."""
+        return str(self.path)
 
     def _names(self) -> list[str] | None:
         try:
@@ -84,20 +89,29 @@ class PolicyDirectory:
         return names
 
     def _read(self, path: Path) -> Restrictions:
-        self._check_owner(path)
+        if self.owner is not None:
+            check_owner(path, self.owner)
         text = read_text(path, what="the policy file", limit=MAX_FILE_BYTES, regular=True)
         return parse_policy_file(str(path), text)
 
-    def _check_owner(self, path: Path) -> None:
-        if self.owner is None:
-            return
-        try:
-            resolved = path.resolve(strict=True)
-            for one in (resolved, *resolved.parents):
-                _check_owner(one, os.stat(one), self.owner, is_named=one == resolved)
-        except (OSError, RuntimeError) as exc:  # a circle of links is a RuntimeError
-            reason = exc.strerror if isinstance(exc, OSError) else "a circle of symbolic links"
-            raise ConfigurationError(f"cannot read the policy file {path}: {reason}") from exc
+
+def check_owner(path: Path, owner: int) -> None:
+    """Check that nobody but root and one user can change a file or directory, or anything that leads to it.
+
+    Args:
+        path: the file or directory. Symbolic links are followed.
+        owner: the id of that user.
+
+    Raises:
+        ConfigurationError: somebody else can, or the path does not exist.
+    """
+    try:
+        resolved = path.resolve(strict=True)
+        for one in (resolved, *resolved.parents):
+            _check_owner(one, os.stat(one), owner, is_named=one == resolved)
+    except (OSError, RuntimeError) as exc:  # a circle of links is a RuntimeError
+        reason = exc.strerror if isinstance(exc, OSError) else "a circle of symbolic links"
+        raise ConfigurationError(f"cannot read the policy file {path}: {reason}") from exc
 
 
 def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bool) -> None:

@@ -14,10 +14,12 @@ from .deny_list import parse_deny_list
 from .schema import KEYS, Kind
 from .values import (
     Hours,
+    LocalPattern,
     RelayPattern,
     TargetPattern,
     parse_authority,
     parse_hours,
+    parse_local,
     parse_relay,
     parse_target,
 )
@@ -94,7 +96,7 @@ class Restrictions:
     max_streams: Entry[int] | None = None
     max_streams_per_label: Entry[int] | None = None
     allowed_hours: EntryList[Hours] | None = None
-    allowed_forward_addresses: EntryList[TargetPattern] | None = None
+    allowed_forward_addresses: EntryList[LocalPattern] | None = None
 
     def stated(self) -> list[tuple[str, str, Place]]:
         """Return everything that the source states: key, value and place. A list has a line for each entry."""
@@ -129,7 +131,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "AllowedAuthorities": parse_authority,
     "DeniedIdentities": _parse_identity,
     "AllowedHours": parse_hours,
-    "AllowedForwardAddresses": parse_target,
+    "AllowedForwardAddresses": parse_local,
 }
 
 

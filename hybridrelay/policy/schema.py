@@ -127,9 +127,9 @@ _ALL = (
         Kind.LIST,
         "allowed-forward-addresses",
         "Allowed addresses of forward",
-        "The local addresses and ports at which 'hybridrelay forward' may listen, as address:port. For a port that "
-        "the system chooses (port 0), the entry must allow every port.",
-        '["127.0.0.0/8:*", "[::1]:*"]',
+        "The local addresses and ports at which 'hybridrelay forward' may listen, as address:port, or unix:/path "
+        "(unix:* for every Unix socket). For port 0, the port that the system has chosen is checked.",
+        '["127.0.0.0/8:*", "[::1]:*", "unix:*"]',
     ),
 )
 

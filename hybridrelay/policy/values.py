@@ -22,11 +22,13 @@ __all__ = [
     "Address",
     "HostPattern",
     "Hours",
+    "LocalPattern",
     "RelayPattern",
     "TargetPattern",
     "address_of",
     "parse_authority",
     "parse_hours",
+    "parse_local",
     "parse_relay",
     "parse_target",
 ]
@@ -129,6 +131,25 @@ class TargetPattern:
 
 
 @attrs.frozen
+class LocalPattern:
+    """An entry such as ``127.0.0.1:5432``, ``unix:/run/orders.sock`` or ``unix:*``."""
+
+    text: str
+    #: None if the entry is about Unix sockets.
+    address: TargetPattern | None
+    #: The path of a Unix socket, or ``*`` for all of them.
+    path: str = ""
+
+    def permits(self, local: HostPort) -> bool:
+        """Return whether the entry allows to listen at an address and port."""
+        return self.address is not None and self.address.permits_listening(local)
+
+    def permits_path(self, path: str) -> bool:
+        """Return whether the entry allows to listen on a Unix socket."""
+        return bool(self.path) and self.path in ("*", path)
+
+
+@attrs.frozen
 class RelayPattern:
     """An entry such as ``relay.example.com``, ``*.example.com``, or a pin."""
 
@@ -176,6 +197,20 @@ def parse_target(text: str) -> TargetPattern:
         raise ValueError("expected host:port, such as db.corp.example:5432 or 10.0.0.0/8:*")
     first, last = _parse_ports(port)
     return TargetPattern(text, _parse_host_pattern(host), first, last)
+
+
+def parse_local(text: str) -> LocalPattern:
+    """Parse ``address:port`` as in `parse_target`, or ``unix:/path``, or ``unix:*``.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    if not text.startswith("unix:"):
+        return LocalPattern(text, parse_target(text))
+    path = text.removeprefix("unix:")
+    if path != "*" and (not path.startswith("/") or "*" in path):
+        raise ValueError("expected unix:/path/of/the/socket, or unix:* for every Unix socket")
+    return LocalPattern(text, None, path)
 
 
 def parse_relay(text: str) -> RelayPattern:

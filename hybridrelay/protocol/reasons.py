@@ -244,7 +244,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     ),
     Reason.TARGET_TIMEOUT: _Entry(_C.STREAM, _D.ANSWER, "the target did not answer in time", specificity=4),
     Reason.TARGET_RESET: _Entry(_C.STREAM, _D.ANSWER, "the other end reset its connection"),
-    Reason.DENIED_BY_POLICY: _Entry(_C.STREAM, _D.ANSWER, "the connector's policy does not allow it"),
+    Reason.DENIED_BY_POLICY: _Entry(_C.STREAM, _D.ANSWER, "denied by policy: the private network does not allow it"),
     Reason.LIMIT: _Entry(_C.STREAM, _D.PASSING, "a limit of the other side is reached"),
     Reason.CANCELLED: _Entry(_C.STREAM, _D.PASSING, "cancelled"),
     Reason.OUT_OF_RESOURCES: _Entry(

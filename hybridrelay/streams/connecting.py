@@ -10,7 +10,7 @@ connection that is returned is this undone.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import trio
@@ -25,7 +25,17 @@ STAGGER_SECONDS = 0.25
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 
 
-async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.SocketStream:
+def _all(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
+    return addresses
+
+
+async def open_tcp(
+    host: str,
+    port: int,
+    *,
+    keep_reset: bool = False,
+    choose: Callable[[Sequence[AddressInfo]], Sequence[AddressInfo]] = _all,
+) -> trio.SocketStream:
     """Open a TCP connection to a name or an address.
 
     A name is resolved on every call; several addresses are tried in a staggered race.
@@ -34,15 +44,17 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
         host: a name, or an IP address.
         port: from 1 to 65535.
         keep_reset: whether closing the returned connection still resets it; see `reset_on_close`.
+        choose: returns those of the name's addresses that are to be connected to, at least one, or raises.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
+        Exception: what `choose` raises.
         OSError: no address could be connected to. If there were several, it has no errno, and its cause is an
             `ExceptionGroup` with the error of each. `shortage_of` determines whether this machine lacks a resource.
 
     The caller sets the deadline. If cancelled, nothing stays open.
     """
-    addresses = await resolve_host(host, port)
+    addresses = choose(await resolve_host(host, port))
     sock = await _connect(addresses[0]) if len(addresses) == 1 else await _race(addresses, f"{host}:{port}")
     stream = trio.SocketStream(sock)
     if not keep_reset:

@@ -29,6 +29,8 @@ COMMANDS = [
     ("rules",),
     *(("rules", name) for name in ("list", "set", "delete")),
     ("connector",),
+    ("policy",),
+    *(("policy", name) for name in ("show", "check", "template")),
     ("forward",),
     ("probe",),
     ("relay-stdio",),

@@ -206,7 +206,7 @@ async def test_all_events_of_a_stream_say_where_it_comes_from_and_the_last_what_
 async def test_the_line_is_written_before_the_target_is_dialed(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[tuple[object, ...]]]
 ) -> None:
-    async def open_target(_: HostPort) -> trio.SocketStream:
+    async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
         assert lines() == [OPEN]
         await trio.sleep_forever()
         raise AssertionError
@@ -224,7 +224,7 @@ async def test_the_line_is_written_before_the_target_is_dialed(
 async def test_a_connector_that_goes_away_while_it_dials_says_so(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[tuple[object, ...]]]
 ) -> None:
-    async def open_target(_: HostPort) -> trio.SocketStream:
+    async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -253,7 +253,7 @@ async def test_a_refusal_is_told_to_both(
     expected = {"policy": Reason.IDENTITY_DENIED, "target": Reason.TARGET_REFUSED, "bug": Reason.INTERNAL_ERROR}[why]
     if why == "bug":
 
-        async def open_target(_: HostPort) -> trio.SocketStream:
+        async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
             raise RuntimeError("a bug")
 
         monkeypatch.setattr(serving, "open_target", open_target)
@@ -294,7 +294,7 @@ async def test_what_is_open_for_days_is_reported_each_day(nursery: trio.Nursery,
 async def test_a_stream_that_is_being_connected_is_not_reported_as_open(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def open_target(_: HostPort) -> trio.SocketStream:
+    async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -315,7 +315,9 @@ async def test_both_events_of_a_stream_have_an_id_that_no_other_stream_has(
     for _ in range(3):
         with pytest.raises(StreamRefused):
             await scene.client.open_stream()
-    await eventually(lambda: len(scene.events) == 6)
+    await eventually(lambda: len(scene.events) == 9)
+    refused = [event.activity_id for event in scene.events if isinstance(event, events.PolicyRefused)]
+    assert refused == ["5e55-1", "5e55-3", "5e55-5"]
     ids = [event.activity_id for event in scene.events if isinstance(event, StreamOpened | events.StreamNotConnected)]
     assert sorted(map(ids.count, set(ids))) == [2, 2, 2]
     assert set(ids) == {"5e55-1", "5e55-3", "5e55-5"}

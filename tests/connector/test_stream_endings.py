@@ -167,11 +167,11 @@ async def _bug_while_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _connecting_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "open_target", lambda _: trio.sleep_forever())
+    monkeypatch.setattr(serving, "open_target", lambda _, **options: trio.sleep_forever())
 
 
 def _connecting_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    async def open_target(_: HostPort) -> trio.SocketStream:
+    async def open_target(_: HostPort, **options: object) -> trio.SocketStream:
         await trio.lowlevel.checkpoint()
         raise error
 

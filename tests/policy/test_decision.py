@@ -56,8 +56,14 @@ def test_the_deny_list_applies_to_everything_and_is_named(action: Action, entry:
 
 
 #: A file, what is different from `RESOURCE`, the actions that are denied, the kind of the rule, and its text.
-P, S, O, F = Action.PUBLISH, Action.OPEN_SESSION, Action.OPEN_STREAM, Action.FORWARD  # noqa: E741
-ALL = {P, S, O, F}
+P, R, S, O, F = (  # noqa: E741
+    Action.PUBLISH,
+    Action.REGISTER,
+    Action.OPEN_SESSION,
+    Action.OPEN_STREAM,
+    Action.FORWARD,
+)
+ALL = {P, R, S, O, F}
 DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
     ("\nAllowHybridConnections = false", {}, ALL, "allow-hybrid-connections", "= false (0.toml:2)"),
     ("AllowHybridConnections = true", {}, set(), "", ""),
@@ -134,6 +140,23 @@ DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
         {S, O},
         "allowed-hours",
         "AllowedHours (0.toml:1) does not allow Wed 12:00",
+    ),
+    (
+        "AllowedForwardAddresses = ['127.0.0.1:*']",
+        {"target": None, "path": "/run/x"},
+        {F},
+        "allowed-forward-addresses",
+        "AllowedForwardAddresses (0.toml:1) does not allow unix:/run/x",
+    ),
+    ("AllowedForwardAddresses = ['unix:/run/x']", {"target": None, "path": "/run/x"}, set(), "", ""),
+    ("AllowedForwardAddresses = ['unix:*']", {"target": None, "path": "/run/x"}, set(), "", ""),
+    ("AllowedForwardAddresses = ['*:*']", {}, set(), "", ""),
+    (
+        "AllowedForwardAddresses = ['unix:*']",
+        {"target": HostPort("::1", 1)},
+        {F},
+        "allowed-forward-addresses",
+        "AllowedForwardAddresses (0.toml:1) does not allow [::1]:1",
     ),
     (
         "AllowedForwardAddresses = ['127.0.0.1:*']",
@@ -257,6 +280,8 @@ def test_what_a_stream_may_do_its_session_and_its_connection_may_do(text: str, r
     if one.decide(SHOP, Action.OPEN_STREAM, resource).reason is None:
         assert one.decide(SHOP, Action.OPEN_SESSION, resource).reason is None
         assert one.decide(None, Action.PUBLISH, resource).reason is None
+    if one.decide(None, Action.PUBLISH, resource).reason is None:
+        assert one.decide(None, Action.REGISTER, resource).reason is None
 
 
 # --- hostile files

@@ -93,6 +93,7 @@ def test_the_example_of_every_key_is_valid_and_has_the_type_of_its_field(key: Ke
         ("DeniedTargets = ['\\u0007:22']\n", "f:1: DeniedTargets"),
         ("DeniedIdentities = ['# billing']\n", "f:1: DeniedIdentities: '# billing': expected a label"),
         ("DeniedIdentities = ['']\n", "f:1: DeniedIdentities: '': expected a label"),
+        ("AllowedForwardAddresses = ['unix:run/x']\n", "f:1: AllowedForwardAddresses: 'unix:run/x': expected unix:/"),
         ("AllowedHours = ['Mon 10:00']\n", "f:1: AllowedHours: 'Mon 10:00': expected days and hours"),
         (f"MaxStreams = {'9' * 5000}\n", "f: a number has too many digits"),
         (f"MaxStreams = {'[' * 5000}\n", "f: a number has too many digits, or the file is nested too deeply"),

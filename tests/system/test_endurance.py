@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -83,10 +84,10 @@ async def test_a_bug_in_one_stream_ends_that_stream(
     good = open_target
     calls = iter([RuntimeError("a bug"), None])
 
-    async def fail_once(target: HostPort) -> trio.SocketStream:
+    async def fail_once(target: HostPort, **options: Any) -> trio.SocketStream:
         if bug := next(calls):
             raise bug
-        return await good(target)
+        return await good(target, **options)
 
     monkeypatch.setattr(serving_module, "open_target", fail_once)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

@@ -20,6 +20,7 @@ from .options import (
     add_grace,
     add_http,
     add_mode,
+    add_policy_dir,
     add_proxy,
     add_resume_deadline,
     add_status,
@@ -43,7 +44,7 @@ ready when each hybrid connection is registered at one relay or more; the log sa
 a connection string for a permanent reason, the connector continues without that registration as long as something
 else is registered; the ready line names the hybrid connections that are served.
 
-{RELOADS.format(what="the connection strings, the hybrid connections in --config, and the deny list")}
+{RELOADS.format(what="the connection strings, the hybrid connections in --config, the deny list and the policy")}
 
 {WHAT_IT_DOES}
 """
@@ -100,6 +101,7 @@ def _add_arguments(parser: Parser) -> None:
         "relay knows it, and the label of its identity; the target has to expect it; in --config, a [[connection]] "
         "may have this key",
     )
+    add_policy_dir(parser)
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)

@@ -21,6 +21,7 @@ from .options import (
     add_http,
     add_mode,
     add_open_patience,
+    add_policy_dir,
     add_proxy,
     add_resume_deadline,
     add_status,
@@ -91,6 +92,7 @@ def _add_arguments(parser: Parser) -> None:
         "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; or a Unix socket, to which "
         "only this user can connect, or with ,mode=660 also the group of its file (default: 127.0.0.1:0)",
     )
+    add_policy_dir(parser)
     add_mode(parser)
     add_exec_command(parser)
     add_proxy(parser)

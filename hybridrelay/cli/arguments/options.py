@@ -64,6 +64,20 @@ def add_claim_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_policy_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--policy-dir``. `policy_dirs` is the list of directories."""
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        dest="policy_dirs",
+        type=values.path,
+        action="append",
+        default=[],
+        help="a directory with further policy files (*.toml), which can only restrict what this machine's policy "
+        "allows (may be repeated)",
+    )
+
+
 def add_status(parser: argparse.ArgumentParser) -> None:
     """Add ``--status``."""
     parser.add_argument(

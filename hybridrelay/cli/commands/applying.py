@@ -21,6 +21,7 @@ from ...administration import (
 from ...errors import ConfigurationError
 from .. import exits, output
 from ..config_file import read_table
+from ..policy_denials import refuse_denied
 from ..relay_access import open_registry
 
 _MAX_FILE = 1 << 20
@@ -34,6 +35,8 @@ def run_apply(args: argparse.Namespace) -> int:
     general = read_table(args.keys, content, file, ())
     declared = list(_read_connections(args, tables, general, file))
     pins, ports = general.relay_pin, general.public_ports
+    for one in declared:
+        refuse_denied(one.name, one.target, one.hosts, pins or (), where=one.where)
     if not args.dry_run:
         args.out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open_registry(args, create=not args.dry_run) as registry:

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         mode=args.mode,
         dialer=dialer,
         policy=Policy() if args.deny_list is None else PolicyFile(args.deny_list),
+        policy_directories=args.policy_dirs,
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),

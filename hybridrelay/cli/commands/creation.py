@@ -11,6 +11,7 @@ from ...administration import NewFiles, create_connection
 from ...errors import ConfigurationError
 from ...relay import relay_has_run
 from .. import exits, output
+from ..policy_denials import refuse_denied
 from ..public_ports import warn_of_unknown_ports
 from ..relay_access import check_alternatives, open_registry
 from ..results import tell_of_missing_pins
@@ -32,6 +33,7 @@ def run_create(args: argparse.Namespace) -> int:
                 f"{option} is for a hybrid connection with a single relay, because other relays could not import it",
                 remedy="write a --relay-file, and import it at each of the relays",
             )
+    refuse_denied(args.name, args.target, args.endpoints, args.relay_pin or ())
     authority = args.authority_file or args.connector_file.with_name(f"{args.name.replace('/', '-')}.authority")
     with contextlib.nullcontext() if args.relay_file else open_registry(args, create=True) as registry:
         done = create_connection(

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             resume_deadline=args.resume_deadline,
             upgrade_interval=args.upgrade_interval,
             open_patience=args.open_patience,
+            policy_directories=args.policy_dirs,
         )
 
     service = ForwardService(make_config, events, stop)

@@ -16,7 +16,7 @@ import trio
 
 from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client, open_port
-from ...errors import AuthorizationError, ConfigurationError, HybridRelayError
+from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString
@@ -191,7 +191,7 @@ class ForwardService:
         """Serve one hybrid connection until it ends."""
         try:
             await served.run(self._make_config(served.string), self._events, task_status=task_status)
-        except AuthorizationError as exc:
+        except (AuthorizationError, DeniedByPolicy) as exc:
             # The others continue; at the start, or if this is the last one, the program ends.
             is_last = all(one is served for one in self._served.values())
             if not served.has_started or (is_last and self._served):

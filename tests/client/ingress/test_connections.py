@@ -32,6 +32,8 @@ from hybridrelay.testing import session_pair, tcp_pair
 class FakeClient(Client):
     """Opens streams on a session of the test's, once `ready` is set."""
 
+    listening: tuple[str, ...] = ()
+
     def __init__(self, session: Session) -> None:
         self.published: list[Event] = []
         self.stream_of_events = EventStream(self.published.append)

@@ -18,6 +18,8 @@ from hybridrelay.mux import MuxStream, Session
 class FakeClient(Client):
     """A client without a session: every stream waits for one."""
 
+    listening: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self.published: list[Event] = []
         self.requests = StreamRequests(lambda: self.connection, EndpointCounters())

@@ -1,0 +1,161 @@
+"""``hybridrelay policy show``, ``hybridrelay policy check`` and ``hybridrelay policy template``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import socket
+from collections.abc import Sequence
+
+import attrs
+
+from ...errors import ConfigurationError, HybridRelayError
+from ...policy import (
+    Action,
+    Decision,
+    Policy,
+    Resource,
+    authority_digest,
+    policy_sources,
+    read_policy,
+    resource_of,
+)
+from ...policy.directory import PolicyDirectory
+from ...policy.local_time import local_now
+from ...policy.machine import PolicySource
+from ...policy.templates import TEMPLATES
+from ...protocol.reasons import Reason
+from ...security import ConnectionString, HostPort, PeerIdentity, Role, load_connection_string
+from .. import exits, output
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Show the policy that is in force."""
+    sources = policy_sources(args.policy_dirs)
+    policy = read_policy(sources)
+    rules = [rule for file in policy.files for rule in file.stated()]
+    if args.json:
+        output.say_json(
+            {
+                "sources": list(map(_source_as_dict, sources)),
+                "rules": [
+                    {"key": key, "value": value, "file": place.file, "line": place.line, "place": str(place)}
+                    for key, value, place in rules
+                ],
+            }
+        )
+        return exits.OK
+    if rules:
+        output.say(output.table(("KEY", "VALUE", "WHERE"), [(key, value, str(place)) for key, value, place in rules]))
+    else:
+        output.say("there are no rules, so everything is allowed")
+    output.say()
+    for one in sources:
+        state = "" if one.stamp() else " (does not exist)"
+        ignored = f" (not read: {', '.join(found)})" if (found := _ignored(one)) else ""
+        output.say(f"read: {one.describe()}{state}{ignored}")
+    if len(policy.files) > 1:
+        output.say("Only what all files allow is allowed.")
+    return exits.OK
+
+
+def _source_as_dict(source: PolicySource) -> dict[str, object]:
+    return {"place": source.describe(), "exists": bool(source.stamp()), "ignored": list(_ignored(source))}
+
+
+def _ignored(source: PolicySource) -> Sequence[str]:
+    return source.ignored() if isinstance(source, PolicyDirectory) else ()
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Say whether a target may be reached."""
+    policy = read_policy(policy_sources(args.policy_dirs))
+    string = None
+    if args.connection_string_file is not None:
+        string = load_connection_string(args.connection_string_file)
+    target: HostPort | None = args.target or (None if string is None else string.target)
+    if target is None and string is None:
+        raise ConfigurationError("there is nothing to check", remedy="name a target, or a connection string file")
+    resource = Resource("", target) if string is None else resource_of(string, target)
+    subject = PeerIdentity(resource.connection, Role.APPLICATION, args.label or "", args.serial, math.inf)
+    found = _Check(policy, subject if args.label or args.serial else None, resource)
+    results = found.results()
+    is_allowed = any(decision.reason is None for _, decision in results)
+    if args.json:
+        output.say_json(
+            {
+                "allowed": is_allowed,
+                "target": None if target is None else str(target),
+                "results": [
+                    {"address": address, "allowed": one.reason is None, "rule": one.rule} for address, one in results
+                ],
+                "relays": list(resource.relays),
+                "authority": f"sha256:{resource.authority}" if resource.authority else None,
+            }
+        )
+    else:
+        if string is not None:
+            _say_string(string)
+        for address, one in results:
+            at = f" at {address}" if address and target is not None and address != target.host else ""
+            what = resource.connection if target is None else f"{target}{at}"
+            output.say(f"allowed: {what}" if one.reason is None else f"denied: {what}: {one.rule}")
+    return exits.OK if is_allowed else exits.DENIED
+
+
+@attrs.frozen
+class _Check:
+    """A request that is decided as a connector does it."""
+
+    policy: Policy
+    subject: PeerIdentity | None
+    resource: Resource
+
+    def results(self) -> list[tuple[str, Decision]]:
+        """Return a decision for each address of the target; for a target that is denied by its name, or if there is
+        no target, one without an address.
+
+        Raises:
+            HybridRelayError: the name cannot be resolved, and the decision depends on it.
+        """
+        first = self._decide("")
+        target = self.resource.target
+        if first.reason is not None or target is None:
+            return [("", first)]
+        try:
+            infos = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as exc:
+            if self._has_networks():
+                raise HybridRelayError(
+                    f"{target.host} cannot be resolved here, and the policy has rules about addresses",
+                    reason=Reason.TARGET_NAME_NOT_FOUND,
+                    remedy="run this command on the machine of the connector, or check an address",
+                ) from exc
+            return [("", first)]
+        addresses = dict.fromkeys(str(info[4][0]) for info in infos)
+        return [(address, self._decide(address)) for address in addresses]
+
+    def _decide(self, address: str) -> Decision:
+        at = local_now() if self.policy.depends_on_time else None
+        action = Action.FORWARD if self.resource.target is None else Action.OPEN_STREAM
+        return self.policy.decide(self.subject, action, attrs.evolve(self.resource, address=address, at=at))
+
+    def _has_networks(self) -> bool:
+        lists = [one for file in self.policy.files for one in (file.allowed_targets, file.denied_targets)]
+        return any(entry.value.host.network is not None for one in lists if one is not None for entry in one.entries)
+
+
+def _say_string(string: ConnectionString) -> None:
+    rows = [("hybrid connection", string.entity_path)]
+    rows += [("relay", endpoint.host) for endpoint in string.endpoints]
+    rows += [("relay pin", pin) for pin in string.relay_pins]
+    if digest := authority_digest(string):
+        rows.append(("authority", f"sha256:{digest}"))
+    for name, value in rows:
+        output.say(f"{name}: {value}")
+
+
+def run_template(args: argparse.Namespace) -> int:
+    """Print a template of a policy."""
+    output.say(TEMPLATES[args.format](), end="")
+    return exits.OK

@@ -1,0 +1,84 @@
+"""What the policy of this machine allows a client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..events.connector_resources import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
+from ..events.stream import EventStream
+from ..policy import Action, Decision, Resource, WatchedPolicy, denied, resource_of
+from ..security import ConnectionString
+from ..security.names import parse_host_port_untrusted
+
+__all__ = ["Permission"]
+
+
+class Permission:
+    """Whether a client may use its hybrid connection, with the local ports of a forward.
+
+    Args:
+        policy: the policy of the machine and of further directories.
+        events: the stream to which events are published.
+        ended: called when the policy does not allow it any more.
+    """
+
+    def __init__(self, policy: WatchedPolicy, events: EventStream, *, ended: Callable[[], None]) -> None:
+        self._policy = policy
+        self._events = events
+        self._ended = ended
+        self._is_denied = False
+        self._publish_event()
+
+    def check(self, string: ConnectionString, listening: Sequence[str] = ()) -> None:
+        """Check whether the policy allows to use a connection string, and to listen at some local addresses.
+
+        Raises:
+            DeniedByPolicy: it does not.
+        """
+        if (denial := self._denial(string, listening)) is not None:
+            raise denied(string.entity_path, denial)
+
+    def _denial(self, string: ConnectionString, listening: Sequence[str]) -> Decision | None:
+        resources = [_resource_of(string, one) for one in listening]
+        for resource in resources or [resource_of(string, None)]:
+            decision = self._policy.policy.decide(None, Action.FORWARD, resource)
+            if decision.reason is not None:
+                return decision
+        return None
+
+    async def watch(self, string: Callable[[], ConnectionString], listening: Callable[[], Sequence[str]]) -> None:
+        """Put changes of the policy into force until cancelled.
+
+        Args:
+            string: returns the connection string in use.
+            listening: returns the local addresses of a forward.
+        """
+
+        def changed() -> None:
+            self._publish_event()
+            denial, name = self._denial(string(), listening()), string().entity_path
+            if denial is not None:
+                self._events.publish(ConnectionDenied(connection=name, detail=denial.rule, rule=denial.kind))
+                self._ended()
+            elif self._is_denied:
+                self._events.publish(ConnectionAllowed(connection=name))
+            self._is_denied = denial is not None
+
+        def failed(error: ConfigurationError) -> None:
+            self._events.publish(PolicyNotReloaded(detail=str(error), remedy=error.remedy or ""))
+
+        await self._policy.watch(changed, failed)
+
+    def _publish_event(self) -> None:
+        if (event := self._policy.take_event()) is not None:
+            self._events.publish(event)
+
+
+def _resource_of(string: ConnectionString, listening: str) -> Resource:
+    """Return the resource for listening at an address, or on a Unix socket (``unix:/path``)."""
+    if listening.startswith("unix:"):
+        return attrs.evolve(resource_of(string, None), path=listening.removeprefix("unix:"))
+    return resource_of(string, parse_host_port_untrusted(listening))

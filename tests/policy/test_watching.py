@@ -1,0 +1,135 @@
+"""The policy of a running program: what it notices, and what stays in force."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import PolicyInForce
+from hybridrelay.policy import local_time
+from hybridrelay.policy.watching import WatchedPolicy
+
+from ..waiting import async_wait_until
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine-wide directory, which does not exist yet."""
+    path = tmp_path / "policy.d"
+    monkeypatch.setattr("hybridrelay.policy.machine.DIRECTORY", path)
+    monkeypatch.setattr("hybridrelay.policy.machine.OWNER", os.getuid())
+    monkeypatch.setattr("hybridrelay.policy.watching.POLL_SECONDS", 0.01)
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o644)
+
+
+def limit_of(watched: WatchedPolicy) -> list[int]:
+    return [file.max_streams.value for file in watched.policy.files if file.max_streams is not None]
+
+
+async def until(condition: object) -> None:
+    async def is_true() -> bool:
+        return bool(condition())  # type: ignore[operator]
+
+    await async_wait_until(is_true, seconds=30, what="what the test waits for")
+
+
+async def test_changes_are_noticed_also_of_a_directory_that_is_new(directory: Path, nursery: trio.Nursery) -> None:
+    watched, changes, errors = WatchedPolicy(), [0], list[ConfigurationError]()
+
+    def changed() -> None:
+        changes[0] += 1
+
+    nursery.start_soon(watched.watch, changed, errors.append)
+    for number, text in enumerate(["MaxStreams = 1\n", "MaxStreams = 2\n", ""], 1):
+        write(directory / "a.toml", text)
+        await until(lambda number=number: changes[0] == number)
+        assert limit_of(watched) == [number][: len(text)]
+    (directory / "a.toml").unlink()
+    await until(lambda: changes[0] == 4)
+    assert errors == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_cannot_be_read_changes_nothing_and_is_reported_once(
+    directory: Path, nursery: trio.Nursery
+) -> None:
+    write(directory / "a.toml", "MaxStreams = 1\n")
+    watched, changes, errors = WatchedPolicy(), [0], list[ConfigurationError]()
+
+    def changed() -> None:
+        changes[0] += 1
+
+    nursery.start_soon(watched.watch, changed, errors.append)
+    write(directory / "a.toml", "MaxStreams = x\n")
+    await until(lambda: len(errors) == 1)
+    write(directory / "b.toml", "# the same error again\n")
+    (directory / "a.toml").chmod(0o666)
+    await until(lambda: len(errors) == 2)
+    assert limit_of(watched) == [1]
+    with pytest.raises(ConfigurationError, match="can write"):
+        await watched.reload()
+    # The same content as before, but the errors are over.
+    write(directory / "a.toml", "MaxStreams = 1\n")
+    (directory / "b.toml").unlink()
+    await until(lambda: changes[0] == 1)
+    for name in ("a.toml",):
+        (directory / name).unlink()
+    directory.rmdir()
+    await until(lambda: len(errors) == 3)
+    assert "has disappeared" in str(errors[2])
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_reading_serves_all_who_share_a_policy(directory: Path, nursery: trio.Nursery) -> None:
+    write(directory / "a.toml", "MaxStreams = 1\n")
+    watched = WatchedPolicy.shared()
+    assert WatchedPolicy.shared() is watched
+    assert WatchedPolicy.shared([directory]) is not watched
+    event = watched.take_event()
+    assert isinstance(event, PolicyInForce)
+    assert (event.files, event.rules, event.added) == (1, 1, (f"MaxStreams 1 ({directory}/a.toml:1)",))
+    assert watched.take_event() is None
+    counts, errors = [0, 0], list[ConfigurationError]()
+
+    def count(which: int) -> None:
+        counts[which] += 1
+
+    for which in range(2):
+        nursery.start_soon(watched.watch, lambda which=which: count(which), errors.append)
+    write(directory / "a.toml", "bad")
+    await until(lambda: errors)
+    write(directory / "a.toml", "MaxStreams = 2\n")
+    await until(lambda: counts == [1, 1])
+    assert len(errors) == 1
+    assert watched.take_event() is not None
+    nursery.cancel_scope.cancel()
+
+
+def test_without_rules_there_is_no_event(directory: Path) -> None:
+    assert WatchedPolicy().take_event() is None
+
+
+def test_the_local_time_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    local_time._zone.cache_clear()
+    here = local_time.local_now()
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    local_time._zone.cache_clear()
+
+    there = local_time.local_now()
+
+    assert there.utcoffset() == here.utcoffset()
+    monkeypatch.setattr(local_time, "_ZONE_FILE", "/nonexistent")
+    local_time._zone.cache_clear()
+    assert local_time.local_now().utcoffset() == dt.timedelta(0)
+    local_time._zone.cache_clear()
