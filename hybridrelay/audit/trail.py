@@ -16,7 +16,7 @@ from ..events.audit import AuditFileNotCompressed
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream, Subscriber
-from .record import record_of
+from .record import SinkProblem, record_of
 from .sinks.files import FileSink
 from .sinks.sink import Sink, SinkKind
 from .writer import NotRecordedError, SinkWriter
@@ -78,9 +78,13 @@ class AuditTrail:
         return record
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """What cannot be written at the moment, as sentences."""
-        return tuple(f"{one.sink.name}: {one.problem}" for one in self._writers if one.problem is not None)
+    def problems(self) -> tuple[SinkProblem, ...]:
+        """The sinks that cannot be written at the moment."""
+        return tuple(
+            SinkProblem(one.sink.name, one.problem, one.is_required)
+            for one in self._writers
+            if one.problem is not None
+        )
 
     async def recorded(self) -> None:
         """Wait until everything that was published so far is in all required sinks, and on the disk if there are

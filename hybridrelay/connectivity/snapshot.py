@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from ..audit.record import SinkProblem
 from ..errors import HybridRelayError
 from .counters import EndpointCounters
 
@@ -236,6 +237,8 @@ class EndpointSnapshot:
     transports: dict[str, bool]
     #: Counters of what has happened so far.
     counters: EndpointCounters
+    #: The sinks of a connector's audit log that cannot be written.
+    audit: tuple[SinkProblem, ...] = ()
 
     @classmethod
     def merged(cls, several: Sequence[EndpointSnapshot], *, max_sessions: int, max_streams: int) -> EndpointSnapshot:

@@ -90,6 +90,7 @@ class Connector:
         check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
         self._clock = clock
+        self._audit = config.audit
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
         #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
@@ -294,6 +295,7 @@ class Connector:
             max_sessions=max_sessions,
             max_streams=max_streams,
             clock=self._clock,
+            audit=() if self._audit is None else self._audit.problems,
         )
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:

@@ -8,6 +8,7 @@ from itertools import islice
 
 import trio
 
+from ..audit.record import SinkProblem
 from ..connectivity.counters import EndpointCounters
 from ..connectivity.session_snapshot import session_snapshot
 from ..connectivity.snapshot import (
@@ -34,6 +35,7 @@ def connector_snapshot(
     max_sessions: int,
     max_streams: int,
     clock: Callable[[], float],
+    audit: tuple[SinkProblem, ...] = (),
 ) -> EndpointSnapshot:
     """Return a snapshot of a connector.
 
@@ -44,6 +46,7 @@ def connector_snapshot(
         counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
+        audit: the sinks of its audit log that cannot be written.
     """
     of_sessions = Counter(served.published.name for served in sessions)
     of_streams = Counter(stream.origin.published.name for stream in sessions.streams)

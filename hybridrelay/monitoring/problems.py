@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from ..audit.record import SinkProblem
 from ..connectivity.snapshot import (
     ConnectionSnapshot,
     EndpointSnapshot,
@@ -42,6 +43,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
         )
     of_connections = _of_connector if role == "connector" else _of_client
     found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
+    found += islice(_of_audit(snapshot.audit), MAX_PROBLEMS)
     found += islice(_of_sessions(snapshot.sessions), MAX_PROBLEMS)
     return tuple(found[:MAX_PROBLEMS])
 
@@ -112,6 +114,16 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
                 remedy=remedy,
                 connection=connection.name,
             )
+
+
+def _of_audit(sinks: Sequence[SinkProblem]) -> Iterator[ProblemStatus]:
+    for one in sinks:
+        effect = "new streams are refused" if one.is_required else "its records wait"
+        yield ProblemStatus(
+            code="audit-failed",
+            detail=f"the audit log cannot be written to {one.sink}: {one.detail}; {effect}",
+            remedy="free space, or start the server or service; writing is tried again by itself",
+        )
 
 
 def _of_sessions(sessions: Sequence[SessionSnapshot]) -> Iterator[ProblemStatus]:

@@ -146,7 +146,15 @@ class StreamStatus(Value, frozen=True):
 class ProblemStatus(Value, frozen=True):
     """A problem, and what an administrator can do about it."""
 
-    code: Literal["stopping", "not-registered", "relay-failed", "no-session", "not-listening", "session-resuming"]
+    code: Literal[
+        "stopping",
+        "not-registered",
+        "relay-failed",
+        "no-session",
+        "not-listening",
+        "session-resuming",
+        "audit-failed",
+    ]
     detail: str
     remedy: str
     #: The hybrid connection and the host of the relay that it concerns, if any.

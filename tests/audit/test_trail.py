@@ -18,7 +18,7 @@ from hybridrelay.audit import trail as trail_module
 from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.disk import Disk
-from hybridrelay.audit.record import AUDITED_SUBJECTS, Record, record_of
+from hybridrelay.audit.record import AUDITED_SUBJECTS, Record, SinkProblem, record_of
 from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.audit.sinks.sink import SinkKind
 from hybridrelay.audit.writer import WAIT_SECONDS
@@ -233,7 +233,8 @@ class TestWaiting:
             (failed,) = scene.of(AuditSinkFailed)
             assert isinstance(failed, AuditSinkFailed)
             assert failed.required
-            assert list(scene.trail.problems) == ["journal: No space left on device: /var/audit"]
+            problem = SinkProblem("journal", "No space left on device: /var/audit", is_required=True)
+            assert list(scene.trail.problems) == [problem]
 
             sink.error = None
             await eventually(lambda: bool(scene.of(AuditSinkRestored)))

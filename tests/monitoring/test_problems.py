@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
+from hybridrelay.audit.record import SinkProblem
 from hybridrelay.connectivity.snapshot import EndpointSnapshot, SessionState, TargetCheck
 from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
 from hybridrelay.monitoring.readiness import endpoint_checks
@@ -14,6 +16,7 @@ from .snapshots import DOWN, connection, endpoint, failed, relay, session
 LISTENING = ("127.0.0.1:5432",)
 FINE = connection("db", listening=LISTENING, is_connected=True)
 BROKEN = connection("db", failed(), listening=LISTENING, failure=DOWN)
+NOT_WRITTEN = SinkProblem("/var/audit", "No space left on device", is_required=True)
 REACHED = TargetCheck("db", "db.internal:5432")
 NOT_REACHED = TargetCheck("db", "db.internal:5432", "target-refused", "connection refused", "start the database")
 
@@ -29,6 +32,7 @@ NOT_REACHED = TargetCheck("db", "db.internal:5432", "target-refused", "connectio
         ("connector", endpoint(connection("a", relay("x"), failed("y")), connection("b", failed("x"))), False,
          ["not-registered", "relay-failed"]),
         ("connector", endpoint(sessions=(session(state=SessionState.RESUMING),)), False, ["session-resuming"]),
+        ("connector", endpoint(audit=(NOT_WRITTEN,)), False, ["audit-failed"]),
         ("forward", endpoint(FINE), False, []),
         ("forward", endpoint(BROKEN), False, ["no-session"]),
         ("forward", endpoint(connection("db", listening=(), is_connected=True)), False, ["not-listening"]),
@@ -100,3 +104,12 @@ def test_a_check_that_fails_says_why() -> None:
     assert registered.remedy == "check that the relay runs"
     assert target.detail == "the target db.internal:5432 cannot be reached: connection refused"
     assert target.remedy == "start the database"
+
+
+def test_a_connector_without_a_required_sink_is_not_ready() -> None:
+    checks = endpoint_checks(endpoint(audit=(NOT_WRITTEN,)), (), role="connector", stopping=False)
+    (failed_check,) = [one for one in checks if not one.ok]
+    assert (failed_check.name, "No space left" in (failed_check.detail or "")) == ("audit", True)
+
+    optional = attrs.evolve(NOT_WRITTEN, is_required=False)
+    assert all(one.ok for one in endpoint_checks(endpoint(audit=(optional,)), (), role="connector", stopping=False))
