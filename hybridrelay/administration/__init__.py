@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from .keys import KeySource as KeySource
     from .keys import RegeneratedKey as RegeneratedKey
     from .keys import RevokedKey as RevokedKey
+    from .keys import RolledKey as RolledKey
     from .keys import UsedKey as UsedKey
     from .keys import regenerate_key as regenerate_key
     from .keys import revoke_key as revoke_key
+    from .keys import roll_key as roll_key
     from .keys import use_key as use_key
     from .limits import AppliedLimits as AppliedLimits
     from .limits import EditionInUse as EditionInUse
@@ -52,9 +54,11 @@ if TYPE_CHECKING:
     from .limits import use_edition as use_edition
     from .registry import ClaimInfo as ClaimInfo
     from .registry import ConnectionInfo as ConnectionInfo
+    from .registry import HolderInfo as HolderInfo
     from .registry import KeyInfo as KeyInfo
     from .registry import Registry as Registry
     from .registry import RelayDescription as RelayDescription
+    from .registry import RollInfo as RollInfo
     from .registry import RuleInfo as RuleInfo
     from .registry import TokenInfo as TokenInfo
     from .relays import ChangedRelays as ChangedRelays
@@ -111,9 +115,11 @@ _HOMES = {
         "KeySource",
         "RegeneratedKey",
         "RevokedKey",
+        "RolledKey",
         "UsedKey",
         "regenerate_key",
         "revoke_key",
+        "roll_key",
         "use_key",
     ),
     "limits": (
@@ -126,9 +132,11 @@ _HOMES = {
     "registry": (
         "ClaimInfo",
         "ConnectionInfo",
+        "HolderInfo",
         "KeyInfo",
         "Registry",
         "RelayDescription",
+        "RollInfo",
         "RuleInfo",
         "TokenInfo",
     ),

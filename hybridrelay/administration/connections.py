@@ -310,14 +310,18 @@ def make_connection_string(
     *,
     authority_path: Path,
     rule: str | None = None,
-    slot: KeySlot = KeySlot.PRIMARY,
+    slot: KeySlot | None = KeySlot.PRIMARY,
     registry: Registry | None = None,
     key_file: Path | None = None,
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> ConnectionString:
-    """Make another connection string, with a new identity, in memory. Arguments and errors are those of
-    `issue_connection_string`."""
+    """Make another connection string, with a new identity, in memory.
+
+    Arguments and errors are those of `issue_connection_string`. In addition, `slot` may be None if there is a
+    `registry`: this means the new key, if the key of the rule is being rolled; otherwise the primary one, or the only
+    one.
+    """
     authority_file = read_authority_file(authority_path, name)
     with naming(authority_path):
         usual = rule_of(authority_file, role)
@@ -325,6 +329,10 @@ def make_connection_string(
     if registry is not None:
         known = registry.rule_with_keys(name, rule or usual.name)
         _check_right(known, role)
+        if slot is None:
+            roll = registry.roll(name, known.name)
+            usable = KeySlot.PRIMARY if known.primary is not None else KeySlot.SECONDARY
+            slot = usable if roll is None else roll.slot
     elif key_file is not None:
         known, slot = Rule(rule or usual.name, usual.rights, primary=read_key(key_file)), KeySlot.PRIMARY
     elif rule is not None and rule != usual.name:
@@ -333,6 +341,7 @@ def make_connection_string(
             remedy="take the key from the relay with --state or --management, or from a file with --key-file",
         )
     with naming(authority_path):
+        slot = KeySlot.PRIMARY if slot is None else slot
         return issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
 
 

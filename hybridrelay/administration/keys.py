@@ -12,7 +12,7 @@ from ..security import KeySlot, Right, Rule, Secret, generate_key, key_fingerpri
 from .changes import IncompleteChange, attempted, change_with_files, nothing, only_change_of
 from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
 from .new_files import check_new_files
-from .registry import Registry
+from .registry import Registry, RuleInfo
 
 #: No key has this generation, so a change of a key with it changes nothing.
 _NO_GENERATION = 2**53 - 1
@@ -140,6 +140,96 @@ def regenerate_key(
     return RegeneratedKey(
         key, known.fingerprint(slot), connection.hosts, written.updated, unchanged, written.incomplete
     )
+
+
+@attrs.frozen
+class RolledKey:
+    """What `roll_key` did."""
+
+    key: Secret
+    #: The slot of the new key.
+    slot: KeySlot
+    #: The fingerprint of the old key, which is valid until the roll ends.
+    old: str
+    #: The hosts of all relays of the hybrid connection. The roll has begun at only one of them.
+    hosts: tuple[str, ...]
+    updated: tuple[Path, ...]
+    #: Set if not every file could be updated. The roll has begun.
+    incomplete: IncompleteChange | None
+
+
+def roll_key(
+    registry: Registry,
+    name: str,
+    rule: str,
+    *,
+    old: KeySlot | None = None,
+    seconds: float,
+    waits: bool = False,
+    key_file: Path | None = None,
+    update: Sequence[Path] = (),
+    out: Path | None = None,
+    before_change: Callable[[], None] = nothing,
+) -> RolledKey:
+    """Make a new key, which the relay gives to the programs that use the rule's old one; it then revokes the old one.
+
+    Args:
+        registry: the relay's registry.
+        name: the hybrid connection.
+        rule: one of its rules.
+        old: the slot of the key that programs use now; None means the only key, or the one that was used last.
+        seconds: after which time the old key is revoked at the latest.
+        waits: see `KeyRoll.waits`.
+        key_file, out: as for `regenerate_key`.
+        update: authority files, which get the new key.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: there is no such hybrid connection, rule or key; a roll is in progress; programs use the
+            key that would be replaced; a file is not an authority file of the hybrid connection; `out` exists.
+            Nothing was changed.
+        HybridRelayError: a file cannot be written. Nothing was changed.
+        OutcomeUnknown: the relay did not answer. `out` was written, and no other file was changed.
+    """
+    check_new_files([out] if out else [])
+    key = generate_key() if key_file is None else read_key(key_file)
+    with only_change_of(update):
+        files = [read_file_with_keys(path, rule) for path in update]
+        for file in files:
+            if not isinstance(file, AuthorityFileWithKeys):
+                raise ConfigurationError(
+                    f"{file.path} is a connection string file",
+                    remedy="name only authority files: the programs themselves write the new key into their files",
+                )
+            file.check_owner(name, rule)
+        connection = registry.connection(name)
+        known = connection.rule(rule)
+        old = _key_in_use(known) if old is None else old
+        slot, fingerprint = old.other, known.fingerprint(old)
+        if fingerprint is None:
+            raise ConfigurationError(
+                f"the {old} key of rule {rule} of {name} is revoked", remedy="'keys list' shows which key is not"
+            )
+        texts = {file.path: file.regenerated(known, slot, key) for file in files}
+        written = change_with_files(
+            lambda: registry.roll_key(
+                name, rule, slot, key, generation=known.keys[slot].generation, seconds=seconds, waits=waits
+            ),
+            before_change=before_change,
+            replace={path: text for path, text in texts.items() if text is not None},
+            create=_key_file(out, key),
+            what="the roll has begun",
+            remedy=f"once the files can be written, run: hybridrelay keys use {name} --rule {rule} --key {slot} "
+            "--update FILE",
+        )
+    return RolledKey(key, slot, fingerprint, connection.hosts, written.updated, written.incomplete)
+
+
+def _key_in_use(rule: RuleInfo) -> KeySlot:
+    valid = rule.valid_keys
+    if not valid:
+        raise ConfigurationError(f"rule {rule.name} has no key", remedy="'keys regenerate' makes one")
+    return max(valid, key=lambda slot: (rule.keys[slot].last_used or 0.0, slot is KeySlot.PRIMARY))
 
 
 @attrs.frozen

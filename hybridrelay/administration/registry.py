@@ -28,7 +28,17 @@ from ..security import (
     key_fingerprint,
 )
 
-__all__ = ["ClaimInfo", "ConnectionInfo", "KeyInfo", "Registry", "RelayDescription", "RuleInfo", "TokenInfo"]
+__all__ = [
+    "ClaimInfo",
+    "ConnectionInfo",
+    "HolderInfo",
+    "KeyInfo",
+    "Registry",
+    "RelayDescription",
+    "RollInfo",
+    "RuleInfo",
+    "TokenInfo",
+]
 
 
 _NONE: Mapping[tuple[str, KeySlot], int] = {}
@@ -211,6 +221,35 @@ class ClaimInfo:
         )
 
 
+@attrs.frozen
+class HolderInfo:
+    """A program that does not have the new key of a rule; see `HolderSnapshot`."""
+
+    instance: str
+    address: str
+    role: str
+    state: str
+    detail: str
+    is_connected: bool
+
+
+@attrs.frozen
+class RollInfo:
+    """The roll of a rule's key. Times are seconds since 1970."""
+
+    #: The slot of the new key.
+    slot: KeySlot
+    started_at: float
+    ends_at: float
+    #: See `KeyRoll.waits`.
+    waits: bool
+    #: How many programs the relay has seen during the roll, and how many of them have the new key.
+    holders: int = 0
+    kept: int = 0
+    #: Some of those that do not have it.
+    missing: tuple[HolderInfo, ...] = ()
+
+
 class Registry(Protocol):
     """Hybrid connections, their rules and keys, and the tokens of one relay.
 
@@ -247,6 +286,13 @@ class Registry(Protocol):
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
+        """
+
+    def roll(self, name: str, rule: str) -> RollInfo | None:
+        """Return how far the roll of a rule's key has got; None if none is in progress.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
         """
 
     def tokens(self) -> tuple[TokenInfo, ...]:
@@ -352,6 +398,22 @@ class Registry(Protocol):
             NotFound: there is no such hybrid connection or rule.
             ChangedMeanwhile: the key in the slot has another generation.
             ConfigurationError: the rule already has this key.
+        """
+
+    def roll_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int, seconds: float, waits: bool
+    ) -> None:
+        """Put a new key into a slot, and begin to roll the rule's other key to it.
+
+        Args:
+            name, rule, slot, key, generation: as for `regenerate_key`.
+            seconds: after which time the other key is revoked at the latest.
+            waits: see `KeyRoll.waits`.
+
+        Raises:
+            NotFound, ChangedMeanwhile: as for `regenerate_key`.
+            ConfigurationError: the rule has no other key, has this key already, or a roll is in progress; or programs
+                that are connected use the key in the slot.
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:

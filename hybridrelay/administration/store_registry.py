@@ -29,7 +29,7 @@ from ..security import (
     load_or_create_relay_certificate,
     relay_pin,
 )
-from .registry import ClaimInfo, ConnectionInfo, RelayDescription, RuleInfo, TokenInfo
+from .registry import ClaimInfo, ConnectionInfo, RelayDescription, RollInfo, RuleInfo, TokenInfo
 
 __all__ = ["StoreRegistry", "add_token", "describe_relay"]
 
@@ -135,6 +135,11 @@ class StoreRegistry:
         """See `Registry.claims`."""
         return tuple(ClaimInfo.of(claim, time.time()) for claim in self._store.claims(name))
 
+    def roll(self, name: str, rule: str) -> RollInfo | None:
+        """See `Registry.roll`. No relay runs, so nothing is known of programs."""
+        found = self._store.get(name).roll(rule)
+        return None if found is None else RollInfo(found.slot, found.started_at, found.ends_at, found.waits)
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -186,6 +191,12 @@ class StoreRegistry:
     def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int) -> None:
         """See `Registry.regenerate_key`."""
         self._store.regenerate_key(name, rule, slot, key, generation=generation)
+
+    def roll_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int, seconds: float, waits: bool
+    ) -> None:
+        """See `Registry.roll_key`."""
+        self._store.roll_key(name, rule, slot, key, generation=generation, seconds=seconds, waits=waits)
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
         """See `Registry.revoke_key`."""

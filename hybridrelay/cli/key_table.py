@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..administration import ConnectionInfo, KeyInfo
+import attrs
+
+from ..administration import ConnectionInfo, KeyInfo, RollInfo
 from ..security import KeySlot, Rule
 from . import output
 from .times import utc_text
@@ -35,11 +37,16 @@ def key_rows(
     return rows
 
 
-def keys_as_dicts(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = None) -> list[dict[str, object]]:
+def keys_as_dicts(
+    connection: ConnectionInfo,
+    keys: Mapping[str, Rule] | None = None,
+    rolls: Mapping[str, RollInfo | None] | None = None,
+) -> list[dict[str, object]]:
     """Return the keys for JSON output. Later versions may add members, but remove or rename none.
 
     Args:
         connection, keys: as for `key_rows`.
+        rolls: the rolls in progress, by rule.
     """
     found = []
     for rule in connection.rules:
@@ -53,8 +60,37 @@ def keys_as_dicts(connection: ConnectionInfo, keys: Mapping[str, Rule] | None = 
             }
             if keys is not None:
                 entry["value"] = _key(keys, rule.name, slot)
+            roll = None if rolls is None else rolls.get(rule.name)
+            if roll is not None and slot is roll.slot:
+                entry["roll"] = {**attrs.asdict(roll), "slot": roll.slot.value}
             found.append(entry)
     return found
+
+
+def roll_text(rule: str, roll: RollInfo) -> str:
+    """Return how far the roll of a rule's key has got, and which programs do not have the new key."""
+    at_latest = f"at {utc_text(roll.ends_at)}"
+    when = at_latest if roll.waits else f"when all have the new one, or {at_latest}"
+    lines = [
+        f"Rule {rule}: the {roll.slot.other} key is rolled to the {roll.slot} one since {utc_text(roll.started_at)}.",
+        f"{roll.kept} of {roll.holders} programs have the new key.",
+        f"The {roll.slot.other} key is revoked {when}.",
+    ]
+    if not roll.holders:
+        lines.append("No program has used either key since then, so nobody was given the new one.")
+    if roll.missing:
+        rows = [
+            (
+                one.state if one.is_connected else f"{one.state}, disconnected",
+                one.role,
+                one.address,
+                one.instance,
+                one.detail,
+            )
+            for one in roll.missing
+        ]
+        lines.append(output.table(("STATE", "PROGRAM", "ADDRESS", "INSTANCE", "WHY"), rows))
+    return "\n".join(lines)
 
 
 def _key(keys: Mapping[str, Rule], rule: str, slot: KeySlot) -> str | None:

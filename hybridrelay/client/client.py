@@ -17,11 +17,13 @@ import trio
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery
 from ..abc import Transport
+from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_network
+from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
 from ..errors import StreamRefused
@@ -107,6 +109,7 @@ class Client:
             nursery=nursery,
             clock=clock,
             on_draining=self._draining,
+            on_key=self._key_received,
             events=self._events,
         )
         self._senders = Senders(self._find_senders(string, ()))
@@ -120,6 +123,7 @@ class Client:
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
             events=self._events,
         )
+        self._new_keys = NewKeys(lambda: self._string, self.update, config.keep_string, self._events)
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
@@ -277,6 +281,10 @@ class Client:
     def _draining(self, sender: Sender) -> None:
         for session in self._sessions:
             self._nursery.start_soon(session.leave, sender)
+
+    def _key_received(self, sender: Sender, channel: ControlChannel, message: control.Key) -> None:
+        others = [other for other in self._senders.all if other is not sender]
+        self._nursery.start_soon(sender.handle_key, channel, message, self._new_keys, others)
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))

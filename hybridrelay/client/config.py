@@ -12,6 +12,7 @@ from .._defaults import OPEN_PATIENCE
 from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
+from ..connectivity.new_keys import KeepString
 from ..mux import DATA_CONFIG, Budget
 from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
 from .patience import check_patience
@@ -81,3 +82,6 @@ class ClientConfig:
     #: The memory that the sessions may use for receive windows and for data that is being sent. None: one GiB, shared
     #: by all clients of the process.
     budget: Budget | None = attrs.field(default=None, kw_only=True)
+    #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
+    #: it. None: the new key is kept in memory only, and the relay is told so.
+    keep_string: KeepString | None = attrs.field(default=None, kw_only=True)

@@ -31,6 +31,7 @@ REQUEST_SECONDS = 20.0
 #: How many messages that answer no request may wait to be handled: the largest number of open rendezvous of a relay.
 #: They take about 5 MiB. Limits the memory that a misbehaving relay can use up.
 MAX_UNHANDLED = 8192
+_FIRST_CHECK_ID = 2**48
 SOFTWARE = f"hybridrelay/{__version__}"
 
 
@@ -38,8 +39,8 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class _Request:
     """A request that waits for its answer."""
 
-    message: control.Register | control.Join | control.Take
-    answer: control.Registered | control.Joined | control.Taken | control.Failed | None = None
+    message: control.Register | control.Join | control.Take | control.Check
+    answer: control.Registered | control.Joined | control.Taken | control.Checked | control.Failed | None = None
     #: The parts of a claim's content that have arrived so far.
     parts: list[str] = attrs.field(factory=list[str])
     #: Set when the answer has arrived, or can no longer arrive.
@@ -74,10 +75,12 @@ class ControlChannel:
         self.intercepted_by = None if certificate is None else certificate.intercepted_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
+        #: Far from the ids that the registration machine of a connector gives its own requests over the channel.
+        self._check_ids = itertools.count(_FIRST_CHECK_ID)
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered`,
+        #: Messages that answer no request: `Offer`, `Ended`, `Draining`, `Key`. Ends with the channel. `Registered`,
         #: although it answers a request, is here as well: offers before it belong to the earlier key, and those after
         #: it to the new one.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
@@ -128,6 +131,12 @@ class ControlChannel:
         assert isinstance(answer, control.Joined | control.Failed), "checked when it was delivered"
         return answer
 
+    async def check(self, connection: str, token: str) -> control.Checked | control.Failed:
+        """Ask whether the relay accepts a token. Errors and cancellation are as for `register`."""
+        answer = await self._request(_Request(control.Check(next(self._check_ids), connection, token)))
+        assert isinstance(answer, control.Checked | control.Failed), "checked when it was delivered"
+        return answer
+
     async def take(self, message: control.Take) -> bytes | control.Failed:
         """Take a claim, and return its sealed content. Errors and cancellation are as for `register`.
 
@@ -139,7 +148,7 @@ class ControlChannel:
 
     async def _request(
         self, request: _Request
-    ) -> control.Registered | control.Joined | control.Taken | control.Failed:
+    ) -> control.Registered | control.Joined | control.Taken | control.Checked | control.Failed:
         message = request.message
         self._requests[message.id] = request
         try:
@@ -172,7 +181,9 @@ class ControlChannel:
 
     def _deliver(self, message: control.Message | control.Unknown) -> None:
         match message:
-            case control.Registered(id=id_) | control.Joined(id=id_) | control.Failed(id=id_):
+            case (
+                control.Registered(id=id_) | control.Joined(id=id_) | control.Checked(id=id_) | control.Failed(id=id_)
+            ):
                 if (request := self._requests.get(id_)) is not None:
                     if request.answer is not None:
                         raise RemoteProtocolError("the relay answered twice")
@@ -185,7 +196,7 @@ class ControlChannel:
             case control.Taken(id=id_):
                 if (request := self._requests.get(id_)) is not None:
                     self._take_part(request, message)
-            case control.Offer() | control.Ended() | control.Draining():
+            case control.Offer() | control.Ended() | control.Draining() | control.Key():
                 self._pass_on(message)
             case _:
                 pass  # a message of a newer relay, or one that has no meaning in this direction
@@ -208,8 +219,8 @@ class ControlChannel:
 
 
 def _is_answer(
-    message: control.Registered | control.Joined | control.Failed,
-    request: control.Register | control.Join | control.Take,
+    message: control.Registered | control.Joined | control.Checked | control.Failed,
+    request: control.Register | control.Join | control.Take | control.Check,
 ) -> bool:
     """Return whether the message can be the answer to this request. `control.Failed` can answer any request."""
     match message:
@@ -217,6 +228,8 @@ def _is_answer(
             return isinstance(request, control.Register)
         case control.Joined():
             return isinstance(request, control.Join)
+        case control.Checked():
+            return isinstance(request, control.Check)
         case control.Failed():
             return True
 

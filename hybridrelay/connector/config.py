@@ -12,6 +12,7 @@ from ..abc import Dialer
 from ..audit import AuditTrail
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
+from ..connectivity.new_keys import KeepString
 from ..errors import ConfigurationError
 from ..mux import DATA_CONFIG
 from ..policy import Policy, PolicyFile
@@ -76,3 +77,6 @@ class ConnectorConfig:
     #: The audit log, which has to have the record of a stream before the target is dialed. It has to be open
     #: (`AuditTrail.opened`) for the events that are passed to `run_connector`.
     audit: AuditTrail | None = attrs.field(default=None, kw_only=True)
+    #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
+    #: it. None: the new key is kept in memory only, and the relay is told so.
+    keep_string: KeepString | None = attrs.field(default=None, kw_only=True)

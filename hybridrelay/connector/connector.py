@@ -21,6 +21,7 @@ from ..abc import Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
+from ..connectivity.new_keys import NewKeys
 from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
@@ -138,6 +139,7 @@ class Connector:
         self._following: dict[Published, trio.CancelScope] = {}
 
         self._policies.publish_all()
+        self._keep_string = config.keep_string
         #: What is published, by the number that `publish` has returned.
         self._published: dict[int, Published] = {}
         self._numbers = itertools.count()
@@ -181,6 +183,9 @@ class Connector:
             self._events.publish(IdentityExpiresSoon(connection=published.name))
         number = next(self._numbers)
         self._published[number] = published
+        published.new_keys = NewKeys(
+            lambda: published.string, partial(self._use_key, published), self._keep_string, self._events
+        )
         if decision.reason is None:
             self._relays.publish(published, links)
         else:
@@ -255,6 +260,13 @@ class Connector:
         if self._nursery is not None and update.key_changed:
             self._nursery.start_soon(self._follow_key, published)
         return update
+
+    def _use_key(self, published: Published, string: ConnectionString) -> None:
+        """Use a connection string with a new key, which a relay has given, unless it is not published any longer."""
+        for number, one in self._published.items():
+            if one is published:
+                self.update(number, string)
+                return
 
     async def _follow_key(self, published: Published) -> None:
         """Replace everything that depends on an earlier key, then publish that nothing does."""

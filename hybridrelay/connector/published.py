@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import attrs
 
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
+from ..connectivity.new_keys import NewKeys
 from ..policy import Decision, Resource, resource_of
 from ..security import ConnectionString, HostPort
 from .registration import Registration, RelayIdentity
@@ -25,6 +28,8 @@ class Published:
         #: Entries for relays that the connection string no longer names. They stay until another registration
         #: replaces them.
         self.retiring: list[Publication] = []
+        #: Handles new keys; None before it is published.
+        self.new_keys: NewKeys | None = None
         #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.
@@ -75,7 +80,22 @@ class Publication:
     link: RelayLink
     #: Its entry in the registration machine of that relay.
     state: Registration
+    #: Asks the relay whether it accepts the key of a connection string; see `accepts`.
+    check_key: Callable[[Publication, ConnectionString], Awaitable[None]]
     #: Whether it stays although the connection string no longer names its relay, because nothing can replace it now.
     is_kept: bool = False
     #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)
+
+    @property
+    def host(self) -> str:
+        """The relay's host name."""
+        return self.link.host
+
+    async def accepts(self, string: ConnectionString) -> None:
+        """Check whether the relay accepts the key of a connection string.
+
+        Raises:
+            HybridRelayError: it does not, or the connector is not registered there now.
+        """
+        await self.check_key(self, string)

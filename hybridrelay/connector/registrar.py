@@ -1,4 +1,7 @@
-"""The Trio shell around `registration.Machine`, for one relay: executes the machine's commands."""
+"""The Trio shell around `registration.Machine`, for one relay: executes the machine's commands.
+
+The module is long because each command of the machine has its method here.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from ..abc import Purpose
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
+from ..connectivity.new_keys import check_token
 from ..connectivity.refusals import failure_error
 from ..connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ..errors import HybridRelayError, RelayUnreachable
@@ -24,7 +28,7 @@ from ..events.connector import InstanceReplaced
 from ..events.stream import EventStream
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import Secret
+from ..security import ConnectionString, Secret
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .instance_file import Instances
 from .published import Publication, Published
@@ -107,7 +111,8 @@ class Registrar:
     def publish(self, published: Published) -> None:
         """Register a hybrid connection, too."""
         self._feed(inputs.Publish(published.name, published.string))
-        publication = Publication(published, self.link, self._machine.registrations[published.name])
+        state = self._machine.registrations[published.name]
+        publication = Publication(published, self.link, state, self._check_key)
         self._publications[published.name] = publication
         published.publications.append(publication)
 
@@ -317,6 +322,8 @@ class Registrar:
                         self._feed(inputs.Confirmed(number, request))
                     case control.Ended(connection=name, reason=reason):
                         self._feed(inputs.EndedByRelay(number, name, reason))
+                    case control.Key():
+                        self._key_received(running, channel, message)
                     case control.Draining(retry_after_seconds=seconds):
                         self._feed(inputs.RestartAnnounced(number, float(seconds)))
                     case _:
@@ -325,6 +332,23 @@ class Registrar:
                     await channel.send(running.replies.popleft())
         except RelayUnreachable:
             pass  # an offer could not be answered: the channel is lost, which `_run_channel` reports
+
+    def _key_received(self, running: _Running, channel: ControlChannel, message: control.Key) -> None:
+        publication = self._publications.get(message.connection)
+        if publication is not None and publication.published.new_keys is not None:
+            others = [one for one in publication.published.publications if one is not publication]
+            assert running.nursery is not None
+            running.nursery.start_soon(
+                publication.published.new_keys.received, channel, self.link.host, message, others
+            )
+
+    async def _check_key(self, publication: Publication, string: ConnectionString) -> None:
+        """See `Publication.accepts`."""
+        over = publication.state.over
+        channel = None if over is None else self._channel(over)
+        if channel is None:
+            raise RelayUnreachable("the connector is not registered there now")
+        await check_token(channel, string, self.link.host, self._clock())
 
     def _accept(self, running: _Running, offer: control.Offer, key: Secret | None) -> None:
         publication = self._publications[offer.connection]

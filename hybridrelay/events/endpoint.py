@@ -19,6 +19,7 @@ __all__ = [
     "IdentityExpiresSoon",
     "KeyInUse",
     "NetworkChanged",
+    "NewKeyReceived",
     "RelayDraining",
     "SessionEnded",
     "SessionOpened",
@@ -262,6 +263,24 @@ class KeyInUse(Event):
     key: str
     #: The hosts of relays that have not accepted the key yet.
     missing: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class NewKeyReceived(Event):
+    """A relay has given this program the new key of its rule, and the program uses it from now on."""
+
+    name: ClassVar = "key.received"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A relay has given this program a new key"
+
+    connection: str
+    host: str
+    #: The fingerprint of the key.
+    key: str
+    #: Whether it is stored where the program reads its connection string at its next start.
+    kept: bool
+    #: Why not.
+    detail: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -17,6 +17,9 @@ __all__ = [
     "DrainStarted",
     "KeyChanged",
     "KeyRevoked",
+    "KeyRollAnswered",
+    "KeyRollEnded",
+    "KeyRollStarted",
 ]
 
 
@@ -43,6 +46,48 @@ class KeyRevoked(_Key):
     name: ClassVar = "key.revoked"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A key was revoked"
+
+
+@attrs.frozen(kw_only=True)
+class KeyRollStarted(_Key):
+    """The relay gives the new key in a slot to the programs that use the rule's other key. Also published when the
+    relay is started during a roll."""
+
+    name: ClassVar = "key.roll-started"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Programs that use a key are given a new one"
+
+
+@attrs.frozen(kw_only=True)
+class KeyRollAnswered(Event):
+    """A program has said what it has done with a new key."""
+
+    name: ClassVar = "key.roll-answered"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A program was given a new key, and has answered"
+
+    connection: str
+    rule: str
+    peer: str
+    instance: str
+    #: ``kept``, ``memory`` (it would not have the key after a restart), or ``waiting`` (another relay does not accept
+    #: the key).
+    state: str
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KeyRollEnded(_Key):
+    """The old key of a rule was revoked, because all programs have the new one, or the grace period is over."""
+
+    name: ClassVar = "key.roll-ended"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The old key was revoked: the roll is over"
+
+    #: Whether the grace period was over before all programs had the new key.
+    has_waited: bool
+    #: How many programs did not have it.
+    missing: int
 
 
 @attrs.frozen(kw_only=True)

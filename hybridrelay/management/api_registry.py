@@ -9,7 +9,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from ..administration import ClaimInfo, ConnectionInfo, KeyInfo, RelayDescription, RuleInfo, TokenInfo
+from ..administration import (
+    ClaimInfo,
+    ConnectionInfo,
+    HolderInfo,
+    KeyInfo,
+    RelayDescription,
+    RollInfo,
+    RuleInfo,
+    TokenInfo,
+)
 from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
 from ..relay.claims import ClaimState
 from ..relay.model import RelayRecord
@@ -20,6 +29,7 @@ from .blocking import BlockingClient
 from .claim_values import ClaimPage, ClaimValue
 from .live_values import RelayEndpointValue
 from .paging import read_pages
+from .roll_values import RollValue
 from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
 from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue, LimitsBody
 
@@ -201,6 +211,38 @@ class ApiRegistry:
         except OutcomeUnknown:
             if self._look_for_key(name, rule, slot) != key_fingerprint(key):
                 raise
+
+    def roll_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int, seconds: float, waits: bool
+    ) -> None:
+        """See `Registry.roll_key`."""
+        body = {
+            "slot": slot.value,
+            "generation": generation,
+            "key": key.reveal(),
+            "graceSeconds": round(seconds),
+            "waitForGrace": waits,
+        }
+        try:
+            self._call("POST", f"{_path(name, rule)}/rollKeys", AccessKeys, body=body)
+        except OutcomeUnknown:
+            if self._look_for_key(name, rule, slot) != key_fingerprint(key):
+                raise
+
+    def roll(self, name: str, rule: str) -> RollInfo | None:
+        """See `Registry.roll`."""
+        try:
+            value = self._get(f"{_path(name, rule)}/roll", RollValue)
+        except NotFound:
+            return None
+        missing = tuple(HolderInfo(**msgspec.structs.asdict(one)) for one in value.missing)
+        try:
+            slot = KeySlot(value.slot)
+        except ValueError:
+            raise _unexpected("the slot of a key") from None
+        return RollInfo(
+            slot, value.started_at, value.ends_at, value.wait_for_grace, value.holders, value.kept, missing
+        )
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
         """See `Registry.revoke_key`."""

@@ -13,7 +13,15 @@ from pathlib import Path
 import msgspec
 
 from .._file_lock import locked_files
-from ..administration import ClaimInfo, ConnectionInfo, Registry, RelayDescription, RuleInfo, TokenInfo
+from ..administration import (
+    ClaimInfo,
+    ConnectionInfo,
+    Registry,
+    RelayDescription,
+    RollInfo,
+    RuleInfo,
+    TokenInfo,
+)
 from ..errors import ConfigurationError, StateError
 from ..events.plain_log import plainly_logged_events
 from ..events.relay_resources import StateFileNotWritten
@@ -59,6 +67,7 @@ class AuditedRegistry:
         self.tokens: Callable[[], tuple[TokenInfo, ...]] = registry.tokens
         self.editions: Callable[[], Editions] = registry.editions
         self.limits_in_force: Callable[[str], Limits] = registry.limits_in_force
+        self.roll: Callable[[str, str], RollInfo | None] = registry.roll
         self.claims: Callable[[str], tuple[ClaimInfo, ...]] = registry.claims
 
     def rule_with_keys(self, name: str, rule: str) -> Rule:
@@ -132,6 +141,13 @@ class AuditedRegistry:
         """See `Registry.regenerate_key`."""
         with self._recorded("regenerateKeys", connection=name, rule=rule):
             self._registry.regenerate_key(name, rule, slot, key, generation=generation)
+
+    def roll_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret, *, generation: int, seconds: float, waits: bool
+    ) -> None:
+        """See `Registry.roll_key`."""
+        with self._recorded("rollKeys", connection=name, rule=rule):
+            self._registry.roll_key(name, rule, slot, key, generation=generation, seconds=seconds, waits=waits)
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int) -> None:
         """See `Registry.revoke_key`."""

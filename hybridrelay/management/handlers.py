@@ -30,6 +30,7 @@ from .operations import Operation, Operations
 from .problem_kinds import Problem
 from .problems import problem
 from .quotas import EDITION_ROWS
+from .rolls import ROLL_OPERATIONS
 from .tokens import TOKEN_OPERATIONS
 from .usage import USAGE_ROWS
 from .values import (
@@ -476,6 +477,7 @@ OPERATIONS: Operations[Call] = Operations(
             handler=_revoke_key,
             body=RevokeBody,
         ),
+        *ROLL_OPERATIONS,
         *CLAIM_OPERATIONS,
         *EDITION_ROWS,
         *LIVE_ROWS,

@@ -58,6 +58,9 @@ CLAIM_PROOF_SIZE = 32
 CLAIM_PART_SIZE = 3 * 1024
 #: The largest number of messages in which the content of a claim is delivered.
 MAX_CLAIM_PARTS = 8
+#: The longest names of rules, and keys.
+MAX_RULE = 256
+MAX_KEY_TEXT = 256
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
 #: The longest time for which a relay may ask its peers to stay away (seconds). A longer time is read as this one: a
@@ -72,10 +75,10 @@ _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 INSTANCE_SECRET_SIZE = 32
 _INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
-#: The id of a rendezvous: 32 lower-case hexadecimal digits.
-_RENDEZVOUS = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
+#: The id of a rendezvous: 32 lower-case hexadecimal digits, or an empty text.
+_RENDEZVOUS = re.compile(r"([0-9a-f]{32})?\Z", re.ASCII)
 
-_PART = re.compile(r"([0-9a-f]{2})+\Z", re.ASCII)
+_PART = re.compile(rf"([0-9a-f]{{2}}){{1,{CLAIM_PART_SIZE}}}\Z", re.ASCII)
 
 #: See the module's docstring.
 Instance: TypeAlias = str
@@ -101,6 +104,17 @@ class PeerRole(enum.StrEnum):
     CLIENT = "client"
     #: Takes a claim, and needs no right.
     TAKER = "taker"
+
+
+class KeptState(enum.StrEnum):
+    """What a peer has done with a new key."""
+
+    #: It uses the key, and has written it where its connection string is kept.
+    KEPT = "kept"
+    #: It uses the key, but after a restart it would not.
+    MEMORY = "memory"
+    #: It does not use the key yet, because another of its relays does not accept it.
+    WAITING = "waiting"
 
 
 # --- fields: validators for both sides, decoders from JSON for the peer
@@ -156,52 +170,41 @@ def _text(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribu
     return validate
 
 
-def _one_instance(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is not a string")
-    if not _INSTANCE.match(value):
-        raise ValueError(f"{attribute.name} is not an instance")
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"{attribute.name} is not a string")
+        if not pattern.match(value):
+            raise ValueError(f"{attribute.name} is not {what}")
+
+    return validate
 
 
-def _rendezvous(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is not a string")
-    if value and not _RENDEZVOUS.match(value):
-        raise ValueError(f"{attribute.name} is not the id of a rendezvous")
+def _list_of(
+    item: Callable[[object, attrs.Attribute[Any], object], None], limit: int
+) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, tuple):
+            raise TypeError(f"{attribute.name} is not a list")
+        if len(value) > limit:
+            raise ValueError(f"{attribute.name} is too long")
+        for one in value:
+            item(instance, attribute, one)
+
+    return validate
 
 
-def _one_secret(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is not a string")
-    if not _INSTANCE_SECRET.match(value):
-        raise ValueError(f"{attribute.name} is not the secret of an instance")
+def _hex(bytes_: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    return _matching(re.compile(rf"[0-9a-f]{{{2 * bytes_}}}\Z", re.ASCII), f"{bytes_} bytes in hexadecimal")
 
 
-def _secrets(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, tuple):
-        raise TypeError(f"{attribute.name} is not a list")
-    if len(value) > MAX_REPLACES:
-        raise ValueError(f"{attribute.name} is too long")
-    for item in value:
-        _one_secret(instance, attribute, item)
-
-
-def _avoided(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, tuple):
-        raise TypeError(f"{attribute.name} is not a list")
-    if len(value) > MAX_AVOID:
-        raise ValueError(f"{attribute.name} is too long")
-    for item in value:
-        _one_instance(instance, attribute, item)
-
-
-def _pins(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, tuple):
-        raise TypeError(f"{attribute.name} is not a list")
-    if len(value) > MAX_OUTER_PINS:
-        raise ValueError(f"{attribute.name} is too long")
-    for item in value:
-        _text(MAX_PIN)(instance, attribute, item)
+_one_instance = _matching(_INSTANCE, "an instance")
+_one_secret = _matching(_INSTANCE_SECRET, "the secret of an instance")
+_rendezvous = _matching(_RENDEZVOUS, "the id of a rendezvous")
+_secrets = _list_of(_one_secret, MAX_REPLACES)
+_avoided = _list_of(_one_instance, MAX_AVOID)
+_pins = _list_of(_text(MAX_PIN), MAX_OUTER_PINS)
+_part = _matching(_PART, f"1 to {CLAIM_PART_SIZE} bytes in hexadecimal")
 
 
 def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -209,25 +212,6 @@ def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) ->
         raise TypeError(f"{attribute.name} is not bytes")
     if len(value) != TICKET_SIZE:
         raise ValueError(f"{attribute.name} has not {TICKET_SIZE} bytes")
-
-
-def _hex(bytes_: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    pattern = re.compile(rf"[0-9a-f]{{{2 * bytes_}}}\Z", re.ASCII)
-
-    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, str):
-            raise TypeError(f"{attribute.name} is not a string")
-        if not pattern.match(value):
-            raise ValueError(f"{attribute.name} is not {bytes_} bytes in hexadecimal")
-
-    return validate
-
-
-def _part(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is not a string")
-    if not 0 < len(value) <= 2 * CLAIM_PART_SIZE or not _PART.match(value):
-        raise ValueError(f"{attribute.name} is not 1 to {CLAIM_PART_SIZE} bytes in hexadecimal")
 
 
 _connection = _text(MAX_CONNECTION_NAME)
@@ -259,6 +243,7 @@ _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     bytes: _ticket_from_json,
     Reason: lambda value: Reason.from_name(_string_from_json(value)),
     PeerRole: lambda value: PeerRole(_string_from_json(value)),
+    KeptState: lambda value: KeptState(_string_from_json(value)),
     tuple[str, ...]: _strings_from_json,
 }
 
@@ -420,6 +405,46 @@ class Taken:
 
 
 @attrs.frozen
+class Key:
+    """The relay gives a peer the new key of a rule, in place of one that the peer has used. Answered by `KeyKept`.
+
+    The relay repeats it to peers that do not have the key yet.
+    """
+
+    connection: str = attrs.field(validator=_connection)
+    rule: str = attrs.field(validator=_text(MAX_RULE))
+    generation: int = attrs.field(validator=_integer)
+    key: str = attrs.field(validator=_text(MAX_KEY_TEXT), repr=False)
+
+
+@attrs.frozen
+class KeyKept:
+    """What a peer has done with a `Key`."""
+
+    connection: str = attrs.field(validator=_connection)
+    generation: int = attrs.field(validator=_integer)
+    state: KeptState = attrs.field(converter=KeptState)
+    #: For people; cut to `MAX_DETAIL` characters.
+    detail: str = attrs.field(default="", converter=_cut, validator=_text(MAX_DETAIL, empty=True))
+
+
+@attrs.frozen
+class Check:
+    """A peer asks whether the relay accepts a token. Answered by `Checked` or `Failed`."""
+
+    id: int = attrs.field(validator=_integer)
+    connection: str = attrs.field(validator=_connection)
+    token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
+
+
+@attrs.frozen
+class Checked:
+    """Answer to `Check`: the relay accepts the token."""
+
+    id: int = attrs.field(validator=_integer)
+
+
+@attrs.frozen
 class Failed:
     """The answer to any request that fails."""
 
@@ -468,6 +493,10 @@ Message: TypeAlias = (
     | Proved
     | Take
     | Taken
+    | Key
+    | KeyKept
+    | Check
+    | Checked
     | Failed
     | Ended
     | Draining
@@ -477,7 +506,7 @@ _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
         Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Take, Taken,
-        Failed, Ended, Draining,
+        Key, KeyKept, Check, Checked, Failed, Ended, Draining,
     )
 }  # fmt: skip
 _TYPES = {cls: name for name, cls in _CLASSES.items()}

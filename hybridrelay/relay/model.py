@@ -13,7 +13,16 @@ import attrs
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
 from .quotas import NO_EDITIONS, NO_QUOTA, Editions, Quota
 
-__all__ = ["NO_DESCRIPTION", "Description", "HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
+__all__ = [
+    "NO_DESCRIPTION",
+    "Description",
+    "HybridConnection",
+    "KeyId",
+    "KeyRoll",
+    "RelayRecord",
+    "StoreChange",
+    "diff",
+]
 
 #: The maximum length of a hybrid connection's description (characters).
 MAX_DESCRIPTION = 1024
@@ -106,6 +115,31 @@ def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tup
 
 
 @attrs.frozen
+class KeyRoll:
+    """The rolling of a rule's key: programs that use the old key get the new one, and then the old one is revoked."""
+
+    rule: str
+    #: The slot of the new key. The old one is in the other slot.
+    slot: KeySlot
+    #: The generations of both keys. If one of them changes otherwise, the roll is over.
+    old_generation: int
+    new_generation: int
+    #: Seconds since 1970. At `ends_at`, the old key is revoked even if not all programs have the new one.
+    started_at: float
+    ends_at: float
+    #: Whether the old key stays valid until `ends_at` even if all programs that are connected have the new one.
+    waits: bool = False
+
+    def old_key(self, connection: str) -> KeyId:
+        """Return the id of the old key."""
+        return KeyId(connection, self.rule, self.slot.other, self.old_generation)
+
+    def new_key(self, connection: str) -> KeyId:
+        """Return the id of the new key."""
+        return KeyId(connection, self.rule, self.slot, self.new_generation)
+
+
+@attrs.frozen
 class HybridConnection:
     """A hybrid connection in a store."""
 
@@ -128,6 +162,12 @@ class HybridConnection:
     disabled: bool = False
     #: Its own limits, and the edition that has further ones.
     quota: Quota = NO_QUOTA
+    #: The rolls that are in progress, in order of their rules.
+    rolls: tuple[KeyRoll, ...] = ()
+
+    def roll(self, rule: str) -> KeyRoll | None:
+        """Return the roll of this rule's key that is in progress, or None."""
+        return next((roll for roll in self.rolls if roll.rule == rule), None)
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule with this name, or None."""

@@ -210,6 +210,31 @@ class RelaySnapshot:
     file_problems: tuple[FileProblem, ...] = ()
 
 
+@attrs.frozen(kw_only=True)
+class HolderSnapshot:
+    """A program that does not have the new key of a roll."""
+
+    instance: str
+    address: str
+    #: ``connector`` or ``client``.
+    role: str
+    #: ``asked`` (it has not answered), ``memory`` or ``waiting``; see `control.KeptState`.
+    state: str
+    detail: str
+    is_connected: bool
+
+
+@attrs.frozen
+class RollSnapshot:
+    """How far the roll of a key has got at this relay."""
+
+    #: How many programs were seen during the roll, and how many of them have kept the new key.
+    holders: int = 0
+    kept: int = 0
+    #: Some of those that have not.
+    missing: tuple[HolderSnapshot, ...] = ()
+
+
 class LiveRelay(Protocol):
     """A relay that may be running. While it does not run, everything is empty, and nothing is found.
 
@@ -251,6 +276,13 @@ class LiveRelay(Protocol):
 
     def connection_names(self) -> list[str]:
         """Return all hybrid connections that the relay serves."""
+
+    def roll(self, connection: str, rule: str) -> RollSnapshot | None:
+        """Return which programs have the new key of a rule that is being rolled; None if the relay does not know of a
+        roll."""
+
+    def is_key_presented(self, key: KeyId) -> bool:
+        """Return whether a program that is connected has presented a token made with this key."""
 
     def rendezvous_times(self) -> HistogramSnapshot:
         """Return how long rendezvous took, from the offer to the listener until both data channels were ready."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.administration import KeySource, regenerate_key, revoke_key, use_key
+from hybridrelay.administration import KeySource, regenerate_key, revoke_key, roll_key, use_key
 from hybridrelay.errors import ConfigurationError, HybridRelayError
 from hybridrelay.security import KeySlot, Secret, generate_key, key_fingerprint, load_connection_string
 
@@ -180,3 +180,60 @@ def test_revoking(scene: Scene) -> None:
     assert not revoke_key(scene.registry, "orders", "application", PRIMARY).has_other_key
     with pytest.raises(ConfigurationError, match="no rule"):
         revoke_key(scene.registry, "orders", "absent", PRIMARY)
+
+
+# --- rolls
+
+
+def test_a_roll_begins_at_the_relay_and_in_the_authority_file(scene: Scene, tmp_path: Path) -> None:
+    old, steps = scene.key("application", PRIMARY), Steps(scene)
+    before = scene.files.application.read_text()
+    done = roll_key(
+        scene.registry,
+        "orders",
+        "application",
+        seconds=60.0,
+        update=[scene.files.authority],
+        out=tmp_path / "out",
+        before_change=steps.before_change,
+    )
+    assert (done.slot, done.old, done.hosts) == (SECONDARY, key_fingerprint(old), ("a.example.com",))
+    assert scene.key("application", PRIMARY) == old
+    assert scene.key("application", SECONDARY) == done.key
+    assert scene.files.application.read_text() == before  # the program itself gets the key
+    assert KeySource.of_authority_file(scene.files.authority, "orders", "application", SECONDARY).rule == (
+        scene.store.rule("orders", "application")
+    )
+    assert (tmp_path / "out").read_text() == done.key.reveal() + "\n"
+    assert (steps.key_at_call, steps.new_files) == (old, ["out"])
+    roll = scene.store.get("orders").roll("application")
+    assert roll is not None
+    assert (roll.slot, roll.ends_at - roll.started_at, roll.waits) == (SECONDARY, 60.0, False)
+
+    # At another relay, the same key; here it is there already.
+    with pytest.raises(ConfigurationError, match="is being rolled already"):
+        roll_key(scene.registry, "orders", "application", seconds=60.0, key_file=tmp_path / "out")
+
+
+def test_the_only_key_is_rolled_whichever_it_is(scene: Scene) -> None:
+    revoke_key(scene.registry, "orders", "application", PRIMARY)
+    done = roll_key(scene.registry, "orders", "application", seconds=60.0, waits=True)
+    assert done.slot is PRIMARY
+    assert scene.key("application", PRIMARY) == done.key
+
+
+def test_rolls_that_change_nothing(scene: Scene) -> None:
+    before = scene.store.get("orders")
+    with pytest.raises(ConfigurationError, match="is a connection string file"):
+        roll_key(scene.registry, "orders", "application", seconds=60.0, update=[scene.files.application])
+    with pytest.raises(ConfigurationError, match="has no rule"):
+        roll_key(scene.registry, "orders", "nobody", seconds=60.0)
+    with pytest.raises(ConfigurationError):
+        roll_key(scene.registry, "nothing", "application", seconds=60.0)
+    assert scene.store.get("orders") == before
+    for slot in KeySlot:
+        revoke_key(scene.registry, "orders", "application", slot)
+    with pytest.raises(ConfigurationError, match="rule application has no key"):
+        roll_key(scene.registry, "orders", "application", seconds=60.0)
+    with pytest.raises(ConfigurationError, match="is revoked"):
+        roll_key(scene.registry, "orders", "application", old=PRIMARY, seconds=60.0)

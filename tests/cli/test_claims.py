@@ -95,7 +95,7 @@ def test_claims_are_listed_and_revoked(run: Run, created: Created) -> None:
     assert "sealed" not in listed
     missing = run("claims", "revoke", "orders", "f" * 32, *where)
     assert (missing.code, "has no such claim" in missing.err) == (2, True)
-    audit = json.loads(run("audit", "--json", *where).out)
+    audit = json.loads(run("audit", "calls", "--json", *where).out)
     seen = [(entry["operation"], entry["status"], entry["claim"]) for entry in audit if entry["claim"]]
     expected = [
         ("createClaim", 201, id_),

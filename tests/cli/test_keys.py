@@ -9,7 +9,15 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.security import KeySlot, generate_key, load_connection_string
+from hybridrelay.relay import SQLiteStore
+from hybridrelay.security import (
+    ClaimKeys,
+    KeySlot,
+    generate_key,
+    load_connection_string,
+    open_claim_untrusted,
+    parse_claim_code_untrusted,
+)
 
 from .conftest import Created, Run, regenerate
 
@@ -203,3 +211,41 @@ def test_what_is_not_there(run: Run, created: Created, command: str, name: str, 
 
     assert (result.code, result.out) == (2, "")
     assert says in result.err
+
+
+def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created) -> None:
+    old = created.key("application", KeySlot.PRIMARY)
+    where = ("--state", created.state)
+    result = run(
+        "keys", "roll", "orders", "--rule", "application", "--grace", "2d", "--update", created.authority, *where
+    )
+    assert result.code == 0
+    assert "The old key is revoked when all programs have the new one, or at 20" in result.out
+    assert created.key("application", KeySlot.PRIMARY) == old
+    new = created.key("application", KeySlot.SECONDARY)
+    assert new.reveal() not in result.out + result.err
+    listed = run("keys", "list", "orders", *where).out
+    assert "Rule application: the primary key is rolled to the secondary one since 20" in listed
+    assert "No program has used either key since then" in listed
+    rolls = [
+        entry["roll"] for entry in json.loads(run("keys", "list", "orders", "--json", *where).out) if "roll" in entry
+    ]
+    assert [(roll["slot"], roll["waits"], roll["holders"], roll["missing"]) for roll in rolls] == [
+        ("secondary", False, 0, [])
+    ]
+    again = run("keys", "roll", "orders", "--rule", "application", *where)
+    assert (again.code, "is being rolled already" in again.err) == (2, True)
+    audit = json.loads(run("audit", "calls", "--operation", "rollKeys", "--json", *where).out)
+    assert [(entry["rule"], entry["status"]) for entry in audit] == [("application", 200), ("application", 400)]
+    # What is issued meanwhile gets the new key.
+    claim = run(
+        "claims", "create", "orders", "--role", "application", "--label", "x", "--authority-file", created.authority,
+        "--json", *where,
+    )  # fmt: skip
+    code = parse_claim_code_untrusted(json.loads(claim.out)["code"])
+    with SQLiteStore.open(created.state) as store:
+        (kept,) = store.claims("orders")
+    assert kept.sealed is not None
+    assert open_claim_untrusted(ClaimKeys.of(code), kept.sealed).key == new
+    assert run("keys", "revoke", "orders", "--rule", "application", "--key", "primary", *where).code == 0
+    assert "is rolled to" not in run("keys", "list", "orders", *where).out

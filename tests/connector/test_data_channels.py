@@ -41,7 +41,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity, generate_key
 from hybridrelay.streams.turns import SharedTurns
 
-from .fakes import WSS, FakeControl, FakeRelay, FakeSession, published
+from .fakes import WSS, FakeControl, FakeRelay, FakeSession, no_check, published
 
 PEER = PeerIdentity("one", security.Role.APPLICATION, "app", "0A", 4e9)
 ANOTHER = attrs.evolve(PEER, serial="0B")
@@ -368,7 +368,7 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
     scene = Scene(nursery)
     said = FakeControl(scene.link, WSS)
-    publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string))
+    publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string), no_check)
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
@@ -420,7 +420,7 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
 
         monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
         scene.sessions.set_policy(denied)
-        publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string))
+        publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string), no_check)
         newcomer = publication.unproven.admit("", 1)
         assert newcomer is not None
         offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)

@@ -39,7 +39,7 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from ..keys import key_of
-from .fakes import HOST, TCP, WSS, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, published, state
+from .fakes import HOST, TCP, WSS, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, no_check, published, state
 
 SECRET = "0" * 64
 INSTANCE = control.instance_of(SECRET)
@@ -574,7 +574,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     link = FakeRelay()
     channel = FakeControl(link, WSS)
     channel.has_ended = has_ended
-    publication = Publication(made, link, Registration(made.name, made.string))
+    publication = Publication(made, link, Registration(made.name, made.string), no_check)
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     published_events: list[Event] = []

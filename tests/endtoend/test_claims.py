@@ -77,7 +77,7 @@ async def test_both_sides_get_their_strings_by_claims(deployment: Deployment, nu
     listed = deployment.run("claims", "list", "orders", "--state", deployment.state, "--json")
     newest, older = json.loads(listed.stdout)
     assert (newest["state"], newest["taken_again"], older["state"], older["taken_again"]) == ("taken", 1, "taken", 0)
-    audit = deployment.run("audit", "--operation", "takeClaim", "--state", deployment.state, "--json")
+    audit = deployment.run("audit", "calls", "--operation", "takeClaim", "--state", deployment.state, "--json")
     assert [entry["status"] for entry in json.loads(audit.stdout)] == [200, 200, 409]
     secret = code.split(".")[-2].replace("-", "")
     for text in (relay.err, relay.out, listed.stdout, audit.stdout):

@@ -21,7 +21,7 @@ from hybridrelay.relay import (
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.model import KeyId
-from hybridrelay.relay.snapshot import Position, Sees
+from hybridrelay.relay.snapshot import Position, RollSnapshot, Sees
 from hybridrelay.relay.usage import PastUsage, Period, Usage
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
@@ -59,6 +59,9 @@ class FakeRelay:
     limits: list[int] = attrs.field(factory=list, kw_only=True)
     held_senders: list[SenderSnapshot] = attrs.field(factory=list)
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
+    #: What the relay knows of rolls, by hybrid connection and rule, and which keys peers have presented.
+    rolls: dict[tuple[str, str], RollSnapshot] = attrs.field(factory=dict, kw_only=True)
+    presented: set[KeyId] = attrs.field(factory=set, kw_only=True)
     numbers: RelaySnapshot = attrs.field(factory=lambda: RelaySnapshot(is_running=True))
 
     @classmethod
@@ -135,6 +138,12 @@ class FakeRelay:
     async def past_usage(self, name: str) -> list[PastUsage]:
         await trio.lowlevel.checkpoint()
         return self.past
+
+    def roll(self, connection: str, rule: str) -> RollSnapshot | None:
+        return self.rolls.get((connection, rule))
+
+    def is_key_presented(self, key: KeyId) -> bool:
+        return key in self.presented
 
     def last_use(self, key: KeyId) -> float | None:
         return self.uses.get(key)

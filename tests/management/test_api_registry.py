@@ -236,3 +236,19 @@ def test_a_claim_is_made_and_revoked(scene: Scene) -> None:
     revoke_claim(scene.registry, name, listed.id[:6])
     (listed,) = scene.registry.claims(name)
     assert listed.state is ClaimState.REVOKED
+
+
+def test_a_roll_begins_and_is_read(scene: Scene) -> None:
+    name = "team/orders"
+    assert scene.registry.roll(name, "application") is None
+    known = scene.registry.connection(name).rule("application")
+    key = generate_key()
+    generation = known.keys[SECONDARY].generation
+    scene.registry.roll_key(name, "application", SECONDARY, key, generation=generation, seconds=60.0, waits=True)
+    assert scene.store.rule(name, "application").secondary == key
+    found = scene.registry.roll(name, "application")
+    assert found is not None
+    assert (found.slot, found.waits, found.holders, found.missing) == (SECONDARY, True, 0, ())
+    assert found.ends_at - found.started_at == 60.0
+    with pytest.raises(ConfigurationError, match="is being rolled already"):
+        scene.registry.roll_key(name, "application", SECONDARY, key, generation=0, seconds=60.0, waits=False)

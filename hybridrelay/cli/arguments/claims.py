@@ -17,8 +17,8 @@ the audit log, and a line in 'claims list'.
 """
 _CREATE = """\
 Create a claim, and show its code. The connection string in it is either a new one, with an identity of its own
-(--role, --label and --authority-file, as for 'connections issue', with the primary key that the relay has), or the
-one in a file (--connection-string-file).
+(--role, --label and --authority-file, as for 'connections issue', with a key that the relay has), or the one in a
+file (--connection-string-file).
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
 be used once, until the claim expires. Bring it to the machine over a way that you trust, such as a phone call:

@@ -57,6 +57,38 @@ example:
       --state /var/lib/hybridrelay --new-key-file new-key
 """
 
+_ROLL = """\
+Change a key routinely, without a pause, and without touching the programs that use it. The relay gets a new key in
+the rule's other slot, and gives it to every connected program that uses the old one. The programs write it into their
+connection string files, and use it from then on. When all of them have it, the relay revokes the old key; at the
+latest, it does so after --grace. 'keys list' shows which programs do not have the new key:
+
+  memory     it uses the new key, but cannot write its file: update that file
+             ('keys use'), or it will use the old key again after a restart
+  waiting    another relay in its connection string does not accept the new
+             key yet: roll the key there, too
+  asked      it has not answered
+
+A program that is not connected while the key is rolled does not get the new key. If there are such programs, give
+--wait-for-grace, and connect them within this time, or write the new key into their files ('keys use').
+
+If a key may have been stolen, do not roll it: whoever holds the old key would get the new one. 'keys regenerate' and
+'keys revoke' end its use at once.
+
+If the hybrid connection has several relays, roll the key at each of them: write the new key to a file at the first
+one (--out), and use it at the others (--new-key-file). The programs use the new key once all of their relays accept
+it. A relay to which no program is connected waits until the end of --grace.
+"""
+_ROLL_EXAMPLE = """\
+example:
+  hybridrelay keys roll orders --rule application --state /var/lib/hybridrelay
+  hybridrelay keys list orders --state /var/lib/hybridrelay
+  with two relays, and with the authority file:
+    hybridrelay keys roll orders --rule connector --out new-key \\
+      --update orders.authority --management https://a.example.com:9180
+    hybridrelay keys roll orders --rule connector --new-key-file new-key \\
+      --management https://b.example.com:9180
+"""
 _REVOKE = """\
 Revoke one of a rule's keys. Everything that it had authorized ends within a second, and connection strings that
 contain it stop working. 'keys regenerate' makes a new key in its place. To deny access to a single application, do
@@ -112,6 +144,30 @@ def _add_regenerate_arguments(parser: Parser) -> None:
     )
 
 
+def _add_roll_arguments(parser: Parser) -> None:
+    add_rule(parser)
+    add_key(parser, required=False, means="the key that the programs use now (default: the one that was used last)")
+    parser.add_argument(
+        "--grace",
+        metavar="TIME",
+        type=values.grace,
+        default=7 * 86_400.0,
+        help="after this time, such as 30m, 12h or 7d, the old key is revoked even if not all programs have the new "
+        "one; at least 10s, at most 30d (default: 7d)",
+    )
+    parser.add_argument(
+        "--wait-for-grace",
+        action="store_true",
+        help="keep the old key valid for the whole time, because some programs are not connected now",
+    )
+    add_relay(parser, role="admin")
+    parser.add_argument("--out", metavar="F", type=values.path, help="create this file with the new key in it")
+    parser.add_argument(
+        "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of generating one"
+    )
+    add_update(parser, means="authority files, into which the new key is written")
+
+
 def _add_revoke_arguments(parser: Parser) -> None:
     add_rule(parser)
     add_key(parser)
@@ -120,7 +176,7 @@ def _add_revoke_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "keys",
-    "list, use, regenerate or revoke the keys of a hybrid connection",
+    "list, use, roll, regenerate or revoke the keys of a hybrid connection",
     "Manage the shared access keys with which connectors and applications prove their rights to the relay. Each\n"
     "rule has two, primary and secondary, which are changed independently. A new hybrid connection has the rules\n"
     "'connector' (right Listen) and 'application' (right Send); its connection strings contain the primary keys.",
@@ -141,6 +197,14 @@ COMMAND = Command(
             _USE_EXAMPLE,
             _add_use_arguments,
             run="key_changes:run_use",
+        ),
+        Command(
+            "roll",
+            "replace a key, and let the programs get the new one by themselves",
+            _ROLL,
+            _ROLL_EXAMPLE,
+            _add_roll_arguments,
+            run="key_changes:run_roll",
         ),
         Command(
             "regenerate",

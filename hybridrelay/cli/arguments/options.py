@@ -316,11 +316,11 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_key(
+    parser: argparse.ArgumentParser, *, required: bool = True, means: str = "which of the rule's two keys"
+) -> None:
     """Add ``--key``."""
-    parser.add_argument(
-        "--key", required=required, choices=("primary", "secondary"), help="which of the rule's two keys"
-    )
+    parser.add_argument("--key", required=required, choices=("primary", "secondary"), help=means)
 
 
 def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:

@@ -195,6 +195,16 @@ def claim_lifetime(text: str) -> float:
 
 
 @_argument
+def grace(text: str) -> float:
+    """Parse for how long an old key stays valid at most. Returns seconds."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
+    seconds = 0 if match is None else int(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
+    if not 10 <= seconds <= 30 * 86_400:
+        raise ValueError("expected a time such as 30m, 12h or 7d: at least 10s, at most 30d")
+    return float(seconds)
+
+
+@_argument
 def note(text: str) -> str:
     """Check the note of a claim."""
     if len(text) > 128 or not text.isprintable():

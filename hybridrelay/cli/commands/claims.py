@@ -80,6 +80,7 @@ def _issued(args: argparse.Namespace, registry: Registry, now: float) -> Connect
         args.label,
         authority_path=args.authority_file,
         rule=args.rule,
+        slot=None,
         registry=registry,
         valid_years=args.valid_years,
         now=now,

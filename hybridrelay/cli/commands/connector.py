@@ -25,6 +25,7 @@ from ...events.stream import EventStream
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import audited, make_audit
+from ..key_keeping import keeper_of
 from ..proxies import make_commands, make_dialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         policy_directories=args.policy_dirs,
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
+        keep_string=keeper_of(configuration.files),
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
         audit=audit,
     )

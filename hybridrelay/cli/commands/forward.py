@@ -12,6 +12,7 @@ from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import audited, make_audit
+from ..key_keeping import keeper_of
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
 from ..serving.configuration import Configuration
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             dialer=dialer,
             resume_deadline=args.resume_deadline,
             upgrade_interval=args.upgrade_interval,
+            keep_string=keeper_of(configuration.files),
             open_patience=args.open_patience,
             policy_directories=args.policy_dirs,
         )

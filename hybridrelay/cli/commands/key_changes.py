@@ -1,16 +1,18 @@
-"""``hybridrelay keys use`` and ``keys regenerate``: change keys together with the files that contain them."""
+"""``hybridrelay keys use``, ``roll`` and ``regenerate``: change keys together with the files that contain them."""
 
 from __future__ import annotations
 
 import argparse
+import time
 
-from ...administration import KeySource, regenerate_key, use_key
+from ...administration import KeySource, regenerate_key, roll_key, use_key
 from ...errors import ConfigurationError
 from ...security import KeySlot, key_fingerprint
 from .. import exits, output
 from ..key_table import tell_ended
 from ..relay_access import describe_access, open_registry
 from ..results import tell_updated
+from ..times import utc_text
 
 
 def run_use(args: argparse.Namespace) -> int:
@@ -90,5 +92,41 @@ def run_regenerate(args: argparse.Namespace) -> int:
     if len(done.hosts) > 1:
         output.say(
             f"Its relays are {', '.join(done.hosts)}: give the other relays the same key too (--new-key-file)."
+        )
+    return exits.OK
+
+
+def run_roll(args: argparse.Namespace) -> int:
+    """Begin to roll a key."""
+    with open_registry(args) as registry:
+        done = roll_key(
+            registry,
+            args.name,
+            args.rule,
+            old=None if args.key is None else KeySlot(args.key),
+            seconds=args.grace,
+            waits=args.wait_for_grace,
+            key_file=args.new_key_file,
+            update=args.update,
+            out=args.out,
+            before_change=args.signals.hold,
+        )
+    until = utc_text(time.time() + args.grace)
+    output.say(
+        f"rolling the {done.slot.other} key of rule {args.rule} of {args.name} ({done.old}): the new key is the "
+        f"{done.slot} one ({key_fingerprint(done.key)})"
+    )
+    tell_updated(done.updated, done.incomplete)
+    if args.out:
+        output.say(f"wrote the new key to {args.out}")
+    if args.wait_for_grace:
+        output.say(f"The old key stays valid until {until}.")
+    else:
+        output.say(f"The old key is revoked when all programs have the new one, or at {until}.")
+    output.say(f"To see which do not: hybridrelay keys list {args.name} {describe_access(args)}")
+    if len(done.hosts) > 1:
+        output.say(
+            f"Its relays are {', '.join(done.hosts)}: roll the key at the others, too, to the same new one\n"
+            "(--new-key-file). The programs use the new key once all relays accept it."
         )
     return exits.OK

@@ -7,7 +7,7 @@ import argparse
 from ...administration import revoke_key
 from ...security import KeySlot
 from .. import exits, output
-from ..key_table import key_rows, keys_as_dicts, tell_ended
+from ..key_table import key_rows, keys_as_dicts, roll_text, tell_ended
 from ..relay_access import open_registry
 
 
@@ -15,14 +15,19 @@ def run_list(args: argparse.Namespace) -> int:
     """List the keys."""
     with open_registry(args) as registry:
         connection = registry.connection(args.name)
+        rolls = {rule.name: registry.roll(args.name, rule.name) for rule in connection.rules}
         keys = None
         if args.show_keys:
             keys = {rule.name: registry.rule_with_keys(args.name, rule.name) for rule in connection.rules}
     if args.json:
-        output.say_json(keys_as_dicts(connection, keys))
+        output.say_json(keys_as_dicts(connection, keys, rolls))
     else:
         last = "KEY TEXT" if args.show_keys else "FINGERPRINT"
         output.say(output.table(("RULE", "RIGHTS", "KEY", last, "LAST USED"), key_rows(connection, keys)))
+        for name, roll in rolls.items():
+            if roll is not None:
+                output.say()
+                output.say(roll_text(name, roll))
     return exits.OK
 
 

@@ -66,6 +66,10 @@ class Configuration:
         self._entries = self._watched = entries_of(args)
         self.watch.note(self._paths())
 
+    def files(self) -> Sequence[Path]:
+        """Return the files with the connection strings that are served now."""
+        return [entry.path for entry in self._entries if entry.path is not None]
+
     def _paths(self) -> Iterable[Path]:
         """Return the files that are watched."""
         if self.file is not None:

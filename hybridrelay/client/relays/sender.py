@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -15,6 +15,7 @@ from ...connectivity.control import ControlChannel
 from ...connectivity.data import EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
 from ...connectivity.link import RelayLink, make_connection_token
+from ...connectivity.new_keys import NewKeys, check_token
 from ...connectivity.refusals import failure_error
 from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
@@ -86,6 +87,7 @@ class Sender:
         nursery: runs the control channel.
         clock: returns seconds since 1970.
         on_draining: called when the relay has announced that it is draining, or about to stop.
+        on_key: called with the control channel over which the relay has given the client a new key, and the message.
         events: the stream to which events are published.
     """
 
@@ -99,6 +101,7 @@ class Sender:
         earlier: ConnectionString | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
+        on_key: Callable[[Sender, ControlChannel, control.Key], None],
         events: EventStream,
     ) -> None:
         self.link = link
@@ -112,6 +115,7 @@ class Sender:
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
+        self._on_key = on_key
         self._events = events
         self._control: ControlChannel | None = None
         #: When the control channel was opened, on Trio's clock.
@@ -213,6 +217,30 @@ class Sender:
         self.link.forget(network_changed=True)
         if self._control is not None:
             self._control.check_alive()
+
+    @property
+    def host(self) -> str:
+        """The relay's host name."""
+        return self.link.host
+
+    async def handle_key(
+        self, channel: ControlChannel, message: control.Key, new_keys: NewKeys, others: Sequence[Sender]
+    ) -> None:
+        """Handle a new key; see `NewKeys.received`. The control channel stays open until it is answered."""
+        with self._requesting(channel):
+            await new_keys.received(channel, self.link.host, message, others)
+
+    async def accepts(self, string: ConnectionString) -> None:
+        """Check whether the relay accepts the key of a connection string.
+
+        Raises:
+            HybridRelayError: it does not, or cannot be reached.
+        """
+        channel = await self._control_channel()
+        with self._forgetting_the_route(channel), self._requesting(channel):
+            # First the key that it knows, so that a key that it does not know yet does not count as a wrong guess.
+            for one in (self._string, string):
+                await check_token(channel, one, self.link.host, self._clock())
 
     async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         """Join, and open the data channel with the ticket. A route that fails is forgotten.
@@ -357,6 +385,8 @@ class Sender:
                 self._events.publish(RelayDraining(host=self.link.host, retry_seconds=message.retry_after_seconds))
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)
+            elif isinstance(message, control.Key):
+                self._on_key(self, channel, message)
         if self._control is channel:
             self._control = None
 

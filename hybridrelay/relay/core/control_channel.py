@@ -35,7 +35,9 @@ __all__ = [
     "Authorize",
     "Close",
     "ControlChannelCore",
+    "KeyAnswered",
     "OfferAnswered",
+    "Request",
     "Say",
     "SenderProved",
     "StartJoin",
@@ -49,7 +51,7 @@ MAX_REGISTRATIONS = 1024
 #: Reasons that mean that the token is invalid. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 
-Request: TypeAlias = control.Register | control.Join
+Request: TypeAlias = control.Register | control.Join | control.Check
 
 
 #: The messages that each role may send after its hello.
@@ -60,8 +62,10 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
         control.Accept,
         control.Failed,
         control.Proved,
+        control.Check,
+        control.KeyKept,
     ),
-    control.PeerRole.CLIENT: (control.Join,),
+    control.PeerRole.CLIENT: (control.Join, control.Check, control.KeyKept),
     control.PeerRole.TAKER: (control.Take,),
 }
 
@@ -115,6 +119,13 @@ class TakeClaim:
 
 
 @attrs.frozen
+class KeyAnswered:
+    """The peer has said what it has done with a new key."""
+
+    answer: control.KeyKept
+
+
+@attrs.frozen
 class Close:
     """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
@@ -122,7 +133,7 @@ class Close:
     gracefully: bool
 
 
-Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | Close
+Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | KeyAnswered | Close
 
 
 @attrs.frozen
@@ -213,6 +224,10 @@ class ControlChannelCore(Generic[HandleT]):
                 return OfferAnswered(id_, message)
             case control.Proved(id=id_):
                 return SenderProved(id_)
+            case control.Check():
+                return Authorize(message, Right.LISTEN if role is control.PeerRole.CONNECTOR else Right.SEND)
+            case control.KeyKept():
+                return KeyAnswered(message)
             case control.Take():
                 if self._has_asked_for_claim:  # so that each guess costs a TLS handshake, whose rate is limited
                     raise RemoteProtocolError("only one claim can be taken on a control channel")
@@ -243,9 +258,10 @@ class ControlChannelCore(Generic[HandleT]):
                 raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
             if request.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
-        elif request.connection not in self._sends_for:
+        elif request.connection not in self._sends_for and self._is_client:
             assert self.hello is not None
-            self._broker.admit_sender(request.connection, self.hello.instance, request.listener, now)
+            listener = request.listener if isinstance(request, control.Join) else None
+            self._broker.admit_sender(request.connection, self.hello.instance, listener, now)
         if self._place is None:
             assert self.hello is not None
             self._place = self._broker.admit(Holder(grant.key, self.address), self._handle, self.hello.instance)
@@ -254,10 +270,18 @@ class ControlChannelCore(Generic[HandleT]):
         self._apply(ChannelInput.GRANT)
         self.authorized = True
 
+    @property
+    def _is_client(self) -> bool:
+        return self.hello is not None and self.hello.role is control.PeerRole.CLIENT
+
+    @property
+    def keys(self) -> frozenset[KeyId]:
+        """The keys of the peer's valid tokens, as far as they are still valid."""
+        return frozenset(self._keys)
+
     def _count_sender(self) -> None:
         """Tell the broker for which hybrid connections this channel counts as a sender's."""
-        is_client = self.hello is not None and self.hello.role is control.PeerRole.CLIENT
-        now = frozenset(key.connection for key in self._keys) if is_client else frozenset[str]()
+        now = frozenset(key.connection for key in self._keys) if self._is_client else frozenset[str]()
         senders = self._broker.senders
         senders.update(now - self._sends_for)
         for name in self._sends_for - now:
@@ -270,6 +294,8 @@ class ControlChannelCore(Generic[HandleT]):
         """Return whether the request may be for an existing session."""
         if isinstance(request, control.Join):
             return request.listener is not None
+        if isinstance(request, control.Check):
+            return True  # nothing begins with it
         assert self.hello is not None
         return self._broker.listeners.is_remembered(request.connection, self.hello.instance)
 
@@ -283,12 +309,14 @@ class ControlChannelCore(Generic[HandleT]):
         self._was_refused = self._was_refused or isinstance(request, control.Register)
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests were refused before a valid token", reason=error.reason)
-        self._broker.note(self._refusal(request, error))
+        if not (self.authorized and isinstance(request, control.Check)):
+            # A peer that has a valid key asks whether another one is valid already, which is not an attempt to guess.
+            self._broker.note(self._refusal(request, error))
         return Say(control.Failed(request.id, error.reason, str(error)))
 
     def _refusal(self, request: Request, error: AuthorizationError | RendezvousError) -> Event:
         name, reason, detail = request.connection, error.reason, str(error)
-        listens = isinstance(request, control.Register)
+        listens = not self._is_client
         if isinstance(error, AuthorizationError):
             event = TokenInvalid if reason in _INVALID else TokenRefused
             right = "listen" if listens else "send"
@@ -305,6 +333,8 @@ class ControlChannelCore(Generic[HandleT]):
                 return Say(control.Failed(request.id, limit))
             self._joins += 1
             return StartJoin(request, grant)
+        if isinstance(request, control.Check):
+            return Say(control.Checked(request.id))
         assert self.hello is not None
         name, instance = request.connection, self.hello.instance
         listener = Listener(
@@ -379,7 +409,7 @@ class ControlChannelCore(Generic[HandleT]):
             key = min(self._keys, key=lambda one: one.generation)
             self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
         outputs: list[Say | Close] = []
-        if self.hello is not None and self.hello.role is control.PeerRole.CLIENT:  # the broker tells listeners
+        if self._is_client:  # the broker tells listeners
             still = {key.connection for key in self._keys}
             reasons = {key.connection: reason for key, reason in gone.items()}
             outputs += [self.ended(name, reason) for name, reason in reasons.items() if name not in still]

@@ -40,17 +40,18 @@ class NoClaims:
 
 
 class ClaimService:
-    """Implements `Claims` with a store. Nothing else may use this `Store`.
+    """Implements `Claims` with a store. Nothing else may use this `Store`, except with the same limiter.
 
     Args:
         store: the store.
+        limiter: allows one thread at a time to use the store.
         events: the stream to which events are published.
     """
 
-    def __init__(self, store: Store, events: EventStream) -> None:
+    def __init__(self, store: Store, limiter: trio.CapacityLimiter, events: EventStream) -> None:
         self._store = store
         self._events = events
-        self._limiter = trio.CapacityLimiter(1)
+        self._limiter = limiter
 
     async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
         """See `Claims.take`.

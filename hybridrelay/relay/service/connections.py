@@ -67,6 +67,8 @@ class ControlPeers:
         self._outer_pins = outer_pins
         self._claims = claims
         self._peers: set[ControlPeer] = set()
+        #: See `ControlPeer`. Set when the relay is assembled.
+        self.key_answered: Callable[[str, str, control.KeyKept], None] | None = None
         #: One key may have thousands of control channels, which share turns.
         self._turns = PeerTurns()
 
@@ -91,6 +93,7 @@ class ControlPeers:
             address=address,
             transport=transport,
             claims=self._claims,
+            key_answered=self._answered,
         )
         try:
             while await peer.serve_some():
@@ -101,6 +104,10 @@ class ControlPeers:
             raise
         peer.lost()
         return None
+
+    def _answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
+        if self.key_answered is not None:
+            self.key_answered(address, instance, answer)
 
     async def serve(self, channel: AuthenticatedControlChannel[ControlPeer]) -> None:
         """Serve a peer that has authenticated until its channel ends, in a session with its own tasks."""

@@ -26,8 +26,10 @@ from ..core.control_channel import (
     Authorize,
     Close,
     ControlChannelCore,
+    KeyAnswered,
     OfferAnswered,
     Output,
+    Request,
     Say,
     SenderProved,
     StartJoin,
@@ -47,6 +49,10 @@ CHECK_SECONDS = 5.0
 #: How many accepted offers are remembered, because the listener may still report that it cannot open a data channel,
 #: or that the sender has proved its identity.
 _MAX_WATCHED = 256
+
+
+def _ignore(address: str, instance: str, answer: control.KeyKept) -> None:
+    pass
 
 
 @attrs.frozen(eq=False)
@@ -71,6 +77,7 @@ class ControlPeer:
         address: the peer's address group (`address_group`), by which connectors distinguish senders.
         transport: the name of the transport.
         claims: answers takers; None means that there are no claims.
+        key_answered: called with address, instance and message when the peer has answered `control.Key`.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class ControlPeer:
         early: EarlySession | None = None,
         *,
         claims: Claims | None = None,
+        key_answered: Callable[[str, str, control.KeyKept], None] = _ignore,
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
@@ -86,6 +94,7 @@ class ControlPeer:
     ) -> None:
         self._broker = broker
         self._claims = NoClaims() if claims is None else claims
+        self._key_answered = key_answered
         self._early = early
         welcome = control.Welcome(relay_instance, f"hybridrelay/{__version__}", outer_pins)
         self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(
@@ -104,7 +113,7 @@ class ControlPeer:
         #: Messages that have arrived and have not been handled.
         self._arrived: list[control.Message | control.Unknown] = []
         #: The first request with a valid token, until it is granted.
-        self._granted: tuple[control.Register | control.Join, Grant] | None = None
+        self._granted: tuple[Request, Grant] | None = None
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
@@ -162,6 +171,11 @@ class ControlPeer:
     def key(self) -> KeyId | None:
         """See `ControlChannelCore.key`."""
         return self._channel.key
+
+    @property
+    def keys(self) -> frozenset[KeyId]:
+        """See `ControlChannelCore.keys`."""
+        return self._channel.keys
 
     def key_for(self, connection: str) -> KeyId | None:
         """See `ControlChannelCore.key_for`."""
@@ -238,6 +252,8 @@ class ControlPeer:
                 await self._authorize(output)
             case StartJoin(request, grant):
                 self._nursery.start_soon(self._join, request, grant)
+            case KeyAnswered(answer):
+                self._key_answered(self.address, self.instance, answer)
             case TakeClaim(request):
                 for message in await self._claims.take(request, self.address):
                     await self.send(message)
@@ -266,7 +282,7 @@ class ControlPeer:
         else:
             self._granted = request, grant
 
-    async def _grant(self, request: control.Register | control.Join, grant: Grant) -> None:
+    async def _grant(self, request: Request, grant: Grant) -> None:
         output = self._channel.grant(request, grant, trio.current_time())
         self._broker.carry_out()
         await self._perform(output)
@@ -291,6 +307,10 @@ class ControlPeer:
                 await (self._early or self._stream).send_whole(control.encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+
+    def give_key(self, message: control.Key) -> None:
+        """Give the peer the new key of a rule, without waiting until the message was sent."""
+        self._perform_soon(Say(message))
 
     def announce_draining(self, retry_after: float) -> None:
         """Ask the peer to prefer other relays, without waiting until the message was sent."""

@@ -28,6 +28,7 @@ from ..snapshot import (
     Position,
     QuotaSnapshot,
     RelaySnapshot,
+    RollSnapshot,
     Sees,
     SenderSnapshot,
     SessionSnapshot,
@@ -37,6 +38,7 @@ from .broker import RENDEZVOUS_BUCKETS, BrokerService
 from .connections import ControlPeers
 from .history import HistoryService
 from .listener_handle import ListenerHandle, SenderHandle
+from .rolls import RollService
 from .usage import UsageService
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
@@ -64,6 +66,7 @@ class RunningRelay:
     scheduler: HandshakeScheduler
     history: HistoryService
     usage: UsageService
+    rolls: RollService
     clock: Callable[[], float]
 
     def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
@@ -248,6 +251,14 @@ class MaybeRunningRelay:
     def connection_names(self) -> list[str]:
         """See `LiveRelay.connection_names`."""
         return [] if self.running is None else self.running.broker.connection_names
+
+    def roll(self, connection: str, rule: str) -> RollSnapshot | None:
+        """See `LiveRelay.roll`."""
+        return None if self.running is None else self.running.rolls.snapshot(connection, rule)
+
+    def is_key_presented(self, key: KeyId) -> bool:
+        """See `LiveRelay.is_key_presented`."""
+        return self.running is not None and self.running.rolls.is_presented(key)
 
     def rendezvous_times(self) -> HistogramSnapshot:
         """See `LiveRelay.rendezvous_times`."""

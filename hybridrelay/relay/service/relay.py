@@ -1,4 +1,4 @@
-"""The relay: connects its parts, and runs them."""
+"""The relay: connects its parts, and runs them. The module is long because every part is made here."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
 from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
+from .rolls import RollService
 from .takeover import Takeover, listen_for_workers
 from .usage import UsageService
 from .watcher import StoreWatcher
@@ -145,9 +146,8 @@ class Relay:
         with (
             occupy_state_directory(config.state_dir),
             SQLiteStore.open(config.state_dir, events=self._events) as store,
-            SQLiteStore.open(config.state_dir, events=self._events) as store_of_claims,
+            SQLiteStore.open(config.state_dir, events=self._events) as own_store,
         ):
-            claims = ClaimService(store_of_claims, self._events)
             certificates = self._load_certificates()
             relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._recorded(relay_id), self._listening_for_workers() as listener:
@@ -161,7 +161,7 @@ class Relay:
                     self._workers = workers
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, claims)
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id, workers, own_store)
                     try:
                         with (
                             reporting(parts),
@@ -216,7 +216,7 @@ class Relay:
         certificates: RelayCertificates,
         relay_id: bytes,
         workers: Workers,
-        claims: ClaimService,
+        own_store: SQLiteStore,
     ) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
@@ -239,7 +239,11 @@ class Relay:
             relay_id=relay_id,
             events=self._events,
         )
+        limiter = trio.CapacityLimiter(1)
+        claims = ClaimService(own_store, limiter, self._events)
         peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims)
+        rolls = RollService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
+        peers.key_answered = rolls.answered
         authenticator = Authenticator(
             certificates=certificates,
             slots=slots,
@@ -261,7 +265,17 @@ class Relay:
             config.state_dir, broker, clock=self._clock, events=self._events, max_bytes=config.max_history_bytes
         )
         running = self.live.running = RunningRelay(
-            broker, peers, certificates, pairs, control_channels, slots, scheduler, history, usage, clock=self._clock
+            broker,
+            peers,
+            certificates,
+            pairs,
+            control_channels,
+            slots,
+            scheduler,
+            history,
+            usage,
+            rolls,
+            clock=self._clock,
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims)
 
@@ -293,6 +307,7 @@ class Relay:
         nursery.start_soon(self.live.lag.measure)
         nursery.start_soon(parts.running.announce_drains)
         nursery.start_soon(parts.claims.run)
+        nursery.start_soon(parts.running.rolls.run)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)

@@ -23,6 +23,7 @@ __all__ = [
     "check_new_claim",
     "check_new_connection",
     "check_new_key",
+    "check_new_roll",
     "check_new_token",
     "check_version",
     "name_is_taken",
@@ -178,6 +179,24 @@ def check_new_key(name: str, rule: Rule, key: Secret | None) -> None:
                 f"this is the {taken} key of rule {rule.name} of {name} already; nothing was changed",
                 remedy="compare the fingerprints of the relays with: keys list",
             )
+
+
+def check_new_roll(known: HybridConnection, rule: str, slot: KeySlot) -> None:
+    """Check whether a key may be rolled to `slot`. Raises NotFound, ConfigurationError."""
+    found = known.rule(rule)
+    if found is None:
+        raise no_rule(known.name, rule, [one.name for one in known.rules])
+    if known.roll(rule) is not None:
+        raise ConfigurationError(
+            f"the key of rule {rule} of {known.name} is being rolled already; nothing was changed",
+            remedy="'keys list' shows which programs do not have the new key; the roll ends when all have it, at its "
+            "time, or when the old key is revoked",
+        )
+    if found.key(slot.other) is None:
+        raise ConfigurationError(
+            f"rule {rule} of {known.name} has no {slot.other} key that could be rolled; nothing was changed",
+            remedy="'keys regenerate' makes one",
+        )
 
 
 def check_version(known: HybridConnection, version: int | None) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from ..claims import Claim
+from ..claims import Claim, ClaimState, to_forget
 
-__all__ = ["delete_claims", "insert_claim", "read_claim", "read_claims", "update_claim"]
+__all__ = ["claims_to_sweep", "insert_claim", "read_claim", "read_claims", "sweep_claims", "update_claim"]
 
 _COLUMNS = (
     "mailbox, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
@@ -52,9 +52,24 @@ def update_claim(database: sqlite3.Connection, claim: Claim) -> None:
     database.execute(f"UPDATE claims SET {settings} WHERE mailbox = ?", (*_values(claim), claim.mailbox))  # noqa: S608
 
 
-def delete_claims(database: sqlite3.Connection, claims: Iterable[Claim]) -> None:
-    """Delete claims. Raises sqlite3.Error."""
-    database.executemany("DELETE FROM claims WHERE mailbox = ?", [(claim.mailbox,) for claim in claims])
+def claims_to_sweep(database: sqlite3.Connection, now: float) -> list[str]:
+    """Return the hybrid connections of which `sweep_claims` has something to delete. Raises as `read_claims`."""
+    names = [name for (name,) in database.execute("SELECT DISTINCT connection FROM claims").fetchall()]
+    return [name for name in names if any(_to_sweep(tuple(read_claims(database, name)), now))]
+
+
+def sweep_claims(database: sqlite3.Connection, connection: str, now: float) -> None:
+    """Delete the contents of claims that have expired, and claims that are not kept any longer. Raises as
+    `read_claims`."""
+    expired, forgotten = _to_sweep(tuple(read_claims(database, connection)), now)
+    for claim in expired:
+        update_claim(database, claim.without_content())
+    database.executemany("DELETE FROM claims WHERE mailbox = ?", [(claim.mailbox,) for claim in forgotten])
+
+
+def _to_sweep(claims: tuple[Claim, ...], now: float) -> tuple[list[Claim], list[Claim]]:
+    expired = [one for one in claims if one.sealed is not None and one.state(now) is not ClaimState.OPEN]
+    return expired, to_forget(claims, now)
 
 
 def _values(claim: Claim) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ import attrs
 from ...errors import StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..claims import Claim, ClaimState, Take, decide_take, to_forget
-from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
+from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
 from .checks import (
     changed_edition,
@@ -22,6 +22,7 @@ from .checks import (
     check_new_claim,
     check_new_connection,
     check_new_key,
+    check_new_roll,
     check_new_token,
     check_version,
     name_is_taken,
@@ -215,7 +216,8 @@ class MemoryStore:
         known = self._get(name, version)
         rules = without_rule(known, rule)
         generations = {where: number for where, number in known.generations.items() if where[0] != rule}
-        return self._put(attrs.evolve(known, rules=rules, generations=generations))
+        rolls = tuple(roll for roll in known.rolls if roll.rule != rule)
+        return self._put(attrs.evolve(known, rules=rules, generations=generations, rolls=rolls))
 
     def delete(self, name: str, *, version: int | None = None) -> None:
         """See `Store.delete`."""
@@ -235,6 +237,28 @@ class MemoryStore:
         """See `Store.regenerate_key`."""
         key = generate_key() if key is None else key
         self._replace_key(name, rule, slot, key, generation)
+        return key
+
+    def roll_key(
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        seconds: float,
+        waits: bool = False,
+        generation: int | None = None,
+    ) -> Secret:
+        """See `Store.roll_key`."""
+        key = generate_key() if key is None else key
+        check_new_roll(self.get(name), rule, slot)
+        self._replace_key(name, rule, slot, key, generation)
+        connection, now = self._connections[name], self._clock()
+        old, new = connection.generations[rule, slot.other], connection.generations[rule, slot]
+        roll = KeyRoll(rule, slot, old, new, now, now + seconds, waits)
+        rolls = sorted((*connection.rolls, roll), key=lambda one: one.rule)
+        self._put(attrs.evolve(connection, rolls=tuple(rolls)))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
@@ -332,7 +356,8 @@ class MemoryStore:
         if key is not None:
             generations[rule, slot] = next(self._generations)
         rules = tuple(after if one.name == rule else one for one in connection.rules)
-        self._put(attrs.evolve(connection, rules=rules, generations=generations))
+        rolls = tuple(roll for roll in connection.rolls if roll.rule != rule)
+        self._put(attrs.evolve(connection, rules=rules, generations=generations, rolls=rolls))
 
     def _read(self) -> Mapping[str, HybridConnection]:
         if self._closed:

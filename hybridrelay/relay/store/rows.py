@@ -9,12 +9,14 @@ from itertools import groupby
 from typing import Any
 
 from ...security import KeySlot, Right, Rule, Secret
-from ..model import Description, HybridConnection
+from ..model import Description, HybridConnection, KeyRoll
 from ..quotas import Quota
 from .limit_text import dump_limits, parse_limits
 
 __all__ = [
+    "delete_roll",
     "insert_key",
+    "insert_roll",
     "insert_rule",
     "read_connections",
     "rights_text",
@@ -28,12 +30,14 @@ __all__ = [
 _READ = """
 SELECT connections.name, hosts, created_at, updated_at, version, description, metadata, disabled,
     edition, limits,
-    rules.name, rights, slot, generation, key
+    rules.name, rights, rolls.slot, old_generation, new_generation, started_at, ends_at, waits,
+    keys.slot, generation, key
 FROM connections
 LEFT JOIN rules ON rules.connection = connections.name
+LEFT JOIN rolls ON rolls.connection = connections.name AND rolls.rule = rules.name
 LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
 """
-_ORDER = " ORDER BY connections.name, rules.name, slot"
+_ORDER = " ORDER BY connections.name, rules.name, keys.slot"
 
 
 def read_connections(
@@ -62,9 +66,13 @@ def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
         name, hosts, created_at, updated_at, version, text, metadata, disabled, edition, limits = fields
         rules = []
         generations = {}
-        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[10:12]):
+        rolls = []
+        for (rule, rights, *roll), of_rule in groupby(of_connection, key=lambda row: row[10:18]):
             if rule is None:
                 continue
+            if roll[0] is not None:
+                slot_of_new, old, new, started_at, ends_at, waits = roll
+                rolls.append(KeyRoll(rule, KeySlot(slot_of_new), old, new, started_at, ends_at, bool(waits)))
             keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
             generations.update({(rule, slot): generation for slot, (generation, _) in keys.items()})
             secrets = {slot.value: key for slot, (_, key) in keys.items()}
@@ -80,6 +88,7 @@ def _parse(rows: Sequence[tuple[Any, ...]]) -> Iterator[HybridConnection]:
             version,
             bool(disabled),
             Quota(edition, parse_limits(limits)),
+            tuple(rolls),
         )
 
 
@@ -135,3 +144,26 @@ def insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: K
             "INSERT INTO keys (connection, rule, slot, key) VALUES (?, ?, ?, ?)",
             (connection, rule, slot.value, key.reveal()),
         )
+
+
+def insert_roll(database: sqlite3.Connection, connection: str, roll: KeyRoll) -> None:
+    """Add the roll of a rule's key."""
+    database.execute(
+        "INSERT INTO rolls (connection, rule, slot, old_generation, new_generation, started_at, ends_at, waits) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            connection,
+            roll.rule,
+            roll.slot.value,
+            roll.old_generation,
+            roll.new_generation,
+            roll.started_at,
+            roll.ends_at,
+            int(roll.waits),
+        ),
+    )
+
+
+def delete_roll(database: sqlite3.Connection, connection: str, rule: str) -> None:
+    """End the roll of a rule's key, if there is one, because one of its keys changes."""
+    database.execute("DELETE FROM rolls WHERE connection = ? AND rule = ?", (connection, rule))

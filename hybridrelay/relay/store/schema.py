@@ -28,7 +28,7 @@ __all__ = [
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -59,6 +59,16 @@ _CLAIMS: Final = """
         note TEXT NOT NULL, taken_at REAL, taken_by TEXT NOT NULL, revoked_at REAL,
         taken_again INTEGER NOT NULL, taken_again_at REAL, taken_again_by TEXT NOT NULL
     )
+    """
+#: Rolls of keys: slot is that of the new key. waits: whether the old key stays valid until ends_at in any case.
+_ROLLS: Final = """
+    CREATE TABLE rolls (
+        connection TEXT NOT NULL, rule TEXT NOT NULL, slot TEXT NOT NULL,
+        old_generation INTEGER NOT NULL, new_generation INTEGER NOT NULL,
+        started_at REAL NOT NULL, ends_at REAL NOT NULL, waits INTEGER NOT NULL,
+        PRIMARY KEY (connection, rule),
+        FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
+    ) WITHOUT ROWID
     """
 _CLAIMS_BY_CONNECTION: Final = "CREATE INDEX claims_by_connection ON claims (connection)"
 
@@ -94,6 +104,7 @@ SCHEMA: Final[Sequence[str]] = (
     *_PRESETS,
     _CLAIMS,
     _CLAIMS_BY_CONNECTION,
+    _ROLLS,
 )
 
 #: By schema version: the statements that convert it to the next version.
@@ -116,6 +127,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
         *_PRESETS,
     ),
     6: (_CLAIMS, _CLAIMS_BY_CONNECTION),
+    7: (_ROLLS,),
 }
 
 

@@ -32,8 +32,8 @@ from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
-from ..claims import Claim, ClaimState, Take, decide_take, to_forget
-from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
+from ..claims import Claim, ClaimState, Take, decide_take
+from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from .checks import (
     changed_edition,
@@ -42,6 +42,7 @@ from .checks import (
     check_new_claim,
     check_new_connection,
     check_new_key,
+    check_new_roll,
     check_new_token,
     check_version,
     name_is_taken,
@@ -54,11 +55,13 @@ from .checks import (
     with_rule,
     without_rule,
 )
-from .claim_rows import delete_claims, insert_claim, read_claim, read_claims, update_claim
+from .claim_rows import claims_to_sweep, insert_claim, read_claim, read_claims, sweep_claims, update_claim
 from .edition_rows import read_editions, set_edition, set_edition_in_use
 from .reserve import Reserve, is_disk_full
 from .rows import (
+    delete_roll,
     insert_key,
+    insert_roll,
     insert_rule,
     read_connections,
     rights_text,
@@ -393,6 +396,27 @@ class SQLiteStore:
         self._with_reserve(lambda: self._replace_key(name, rule, slot, key, generation))
         return key
 
+    def roll_key(
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        seconds: float,
+        waits: bool = False,
+        generation: int | None = None,
+    ) -> Secret:
+        """See `Store.roll_key`."""
+        key = generate_key() if key is None else key
+        with self._change_of(name, None) as (database, known):
+            check_new_roll(known, rule, slot)
+            self._put_key(database, known, rule, slot, key, generation)
+            generations, now = self.get(name).generations, self._clock()
+            old, new = generations[rule, slot.other], generations[rule, slot]
+            insert_roll(database, name, KeyRoll(rule, slot, old, new, now, now + seconds, waits))
+        return key
+
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`. Works on a full disk, too."""
         self._with_reserve(lambda: self._replace_key(name, rule, slot, None, generation))
@@ -429,7 +453,7 @@ class SQLiteStore:
             is_taken = read_claim(database, claim.mailbox) is not None
             check_new_claim(claim, is_taken=is_taken, open_=open_, open_of_connection=ours, now=now)
             insert_claim(database, claim)
-            self._forget_claims(database, claim.connection, now)
+            sweep_claims(database, claim.connection, now)
 
     def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
         """See `Store.take_claim`. Reading comes first, so that a wrong guess costs one lookup, and locks nothing."""
@@ -468,22 +492,10 @@ class SQLiteStore:
         """See `Store.sweep_claims`. Changes the file only if there is something to delete."""
         now = self._clock()
         with self._reading():
-            names = [name for (name,) in self._database.execute("SELECT DISTINCT connection FROM claims")]
-            due = [name for name in names if self._claims_to_sweep(name, now)]
+            due = claims_to_sweep(self._database, now)
         for name in due:
             with self._change() as database:
-                for claim in read_claims(database, name):
-                    if claim.sealed is not None and claim.state(now) is not ClaimState.OPEN:
-                        update_claim(database, claim.without_content())
-                self._forget_claims(database, name, now)
-
-    def _claims_to_sweep(self, name: str, now: float) -> bool:
-        claims = tuple(read_claims(self._database, name))
-        has_content = any(one.sealed is not None and one.state(now) is not ClaimState.OPEN for one in claims)
-        return has_content or bool(to_forget(claims, now))
-
-    def _forget_claims(self, database: sqlite3.Connection, name: str, now: float) -> None:
-        delete_claims(database, to_forget(read_claims(database, name), now))
+                sweep_claims(database, name, now)
 
     # --- private
 
@@ -492,11 +504,23 @@ class SQLiteStore:
 
     def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None, generation: int | None) -> None:
         with self._change_of(name, None) as (database, connection):
-            check_generation(connection, rule, slot, generation)
-            check_new_key(name, self.rule(name, rule), key)
-            where = (name, rule, slot.value)
-            database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
-            insert_key(database, name, rule, slot, key)
+            self._put_key(database, connection, rule, slot, key, generation)
+
+    def _put_key(
+        self,
+        database: sqlite3.Connection,
+        known: HybridConnection,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None,
+        generation: int | None,
+    ) -> None:
+        check_generation(known, rule, slot, generation)
+        check_new_key(known.name, self.rule(known.name, rule), key)
+        delete_roll(database, known.name, rule)
+        where = (known.name, rule, slot.value)
+        database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
+        insert_key(database, known.name, rule, slot, key)
 
     @contextmanager
     def _change_of(self, name: str, version: int | None) -> Iterator[tuple[sqlite3.Connection, HybridConnection]]:

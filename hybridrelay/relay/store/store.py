@@ -250,6 +250,29 @@ class Store(Protocol):
                 revoked in one of them.
         """
 
+    def roll_key(
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        seconds: float,
+        waits: bool = False,
+        generation: int | None = None,
+    ) -> Secret:
+        """Put a new key into a slot, and begin to roll the rule's other key, which stays valid meanwhile.
+
+        Args:
+            name, rule, slot, key, generation: as for `regenerate_key`.
+            seconds: after which time the other key is revoked at the latest.
+            waits: see `KeyRoll.waits`.
+
+        Raises:
+            NotFound, ChangedMeanwhile: as for `regenerate_key`.
+            ConfigurationError: the rule has no other key, has this key already, or a roll is in progress.
+        """
+
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """Revoke the key in a slot. What it has authorized ends at once. Does nothing if it is revoked already.
 

@@ -98,6 +98,10 @@ def connection_string() -> ConnectionString:
     )
 
 
+def no_key(*_: object) -> None:
+    raise AssertionError("the relay gives nobody a key")
+
+
 async def test_draining_keeps_a_client_away_for_a_minute_at_most(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -109,6 +113,7 @@ async def test_draining_keeps_a_client_away_for_a_minute_at_most(
         nursery,
         clock=time.time,
         on_draining=drained.append,
+        on_key=no_key,
         events=EventStream(),
     )
     await sender._control_channel()
@@ -130,6 +135,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
         nursery,
         clock=time.time,
         on_draining=lambda sender: None,
+        on_key=no_key,
         events=EventStream(),
     )
     for count in (1, 2, 3):
@@ -296,7 +302,14 @@ def sender_at(
     string = string or connection_string()
     end_to_end = EndToEnd.from_connection_string(string)
     return Sender(
-        relay, string, end_to_end, nursery, clock=time.time, on_draining=lambda _: None, events=EventStream()
+        relay,
+        string,
+        end_to_end,
+        nursery,
+        clock=time.time,
+        on_draining=lambda _: None,
+        on_key=no_key,
+        events=EventStream(),
     )
 
 

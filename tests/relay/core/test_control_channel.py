@@ -29,10 +29,12 @@ from hybridrelay.relay.core.control_channel import (
     Authorize,
     Close,
     ControlChannelCore,
+    KeyAnswered,
     OfferAnswered,
     Say,
     SenderProved,
     StartJoin,
+    TakeClaim,
 )
 from hybridrelay.relay.core.control_channel_states import TRANSITIONS, ChannelInput, ChannelState
 from hybridrelay.relay.core.listeners import ListenerTable
@@ -483,3 +485,69 @@ def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Sce
     resumption = attrs.evolve(JOIN, listener=INSTANCE)
     client.authorize(resumption, send, 0.0)
     assert client.grant(resumption, send, 0.0) == StartJoin(resumption, send)
+
+
+# --- claims and new keys
+
+
+def make_channel(make_scene: Scene, hello: control.Hello) -> ControlChannelCore[str]:
+    channel: ControlChannelCore[str] = ControlChannelCore(make_scene.broker, "other", WELCOME, PEER)
+    assert channel.receive(hello) == Say(WELCOME)
+    return channel
+
+
+TAKER = control.Hello(control.PeerRole.TAKER, "d" * 32, 1, "test")
+TAKE = control.Take(1, "a" * 32, "b" * 64)
+
+
+def test_a_taker_may_ask_once_and_nothing_else(scene: Scene) -> None:
+    channel = make_channel(scene, TAKER)
+    assert channel.receive(TAKE) == TakeClaim(TAKE)
+    assert not channel.authorized
+    with pytest.raises(RemoteProtocolError, match="only one claim"):
+        channel.receive(TAKE)
+    for message in (control.Join(1, "db", "t"), control.Register(1, "db", "t"), control.Check(1, "db", "t")):
+        with pytest.raises(RemoteProtocolError, match="may not send"):
+            make_channel(scene, TAKER).receive(message)
+    for hello in (CONNECTOR, CLIENT):
+        with pytest.raises(RemoteProtocolError, match="may not send"):
+            make_channel(scene, hello).receive(TAKE)
+
+
+@pytest.mark.parametrize(
+    ("hello", "rule", "right"), [(CONNECTOR, "listener", Right.LISTEN), (CLIENT, "sender", Right.SEND)]
+)
+def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hello, rule: str, right: Right) -> None:
+    channel = make_channel(scene, hello)
+    check = control.Check(5, "db", "t")
+    assert channel.receive(check) == Authorize(check, right)
+    grant = scene.grant(rule)
+    channel.authorize(check, grant, 0.0)
+    assert channel.grant(check, grant, 0.0) == Say(control.Checked(5))
+    assert channel.authorized
+    assert channel.keys == {grant.key}
+    assert len(scene.broker.listeners.index) == 0
+    # Both keys of a rule, while it is rolled; and a key that the relay does not know is no attempt to guess.
+    both = scene.grant(rule, slot=KeySlot.SECONDARY)
+    channel.authorize(check, both, 0.0)
+    assert channel.keys == {grant.key, both.key}
+    scene.broker.take()
+    error = AuthorizationError("wrong", reason=Reason.WRONG_KEY)
+    assert channel.refuse(check, error) == Say(control.Failed(5, Reason.WRONG_KEY, "wrong"))
+    assert scene.broker.take() == []
+
+
+def test_a_stranger_cannot_guess_unnoticed_with_checks(scene: Scene) -> None:
+    channel = make_channel(scene, CLIENT)
+    error = AuthorizationError("wrong", reason=Reason.WRONG_KEY)
+    for number in range(REFUSALS_BEFORE_AUTHORIZED):
+        channel.refuse(control.Check(number, "db", "t"), error)
+    assert [type(output) for output in scene.broker.take()] == [TokenInvalid] * REFUSALS_BEFORE_AUTHORIZED
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        channel.refuse(control.Check(9, "db", "t"), error)
+
+
+def test_an_answer_about_a_key_is_passed_on(scene: Scene) -> None:
+    answer = control.KeyKept("db", 7, control.KeptState.KEPT)
+    for hello in (CONNECTOR, CLIENT):
+        assert make_channel(scene, hello).receive(answer) == KeyAnswered(answer)

@@ -28,7 +28,9 @@ from hybridrelay.relay.service.history import HistoryService
 from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.service.live import RunningRelay
 from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
+from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.service.usage import UsageService
+from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, load_or_create_relay_certificate
 
 from ..listening import willing
@@ -73,8 +75,11 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     places = places_for_pairs(100), places_for_control_channels(100)
     history = HistoryService(Path("/nowhere"), broker, clock=time.time, events=EventStream(), max_bytes=0)
     usage = UsageService(Path("/nowhere"), broker, clock=time.time, events=EventStream())
+    rolls = RollService(
+        broker, lambda: peers, MemoryStore(), trio.CapacityLimiter(1), clock=time.time, events=EventStream()
+    )
     return RunningRelay(
-        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, time.time
+        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, rolls, time.time
     )
 
 

@@ -624,3 +624,63 @@ def test_expired_claims_lose_their_content_and_are_forgotten(kind: str, rules: R
     store.sweep_claims()
     assert store.claims("sql") == ()
     store.close()
+
+
+# --- rolls
+
+
+def test_a_roll_begins_with_its_key_and_ends_with_the_old_one(store: Store, rules: Rules) -> None:
+    before = store.create("sql", ["relay.example.com"], rules)
+    key = store.roll_key("sql", "sender", SECONDARY, seconds=60.0, generation=before.generations["sender", SECONDARY])
+    known = store.get("sql")
+    roll = known.roll("sender")
+    assert roll is not None
+    assert known.rolls == (roll,)
+    assert store.rule("sql", "sender").secondary == key
+    assert (roll.slot, roll.started_at, roll.ends_at, roll.waits) == (SECONDARY, 1234.5, 1294.5, False)
+    assert roll.old_key("sql") == known.key_id("sender", PRIMARY)
+    assert roll.new_key("sql") == known.key_id("sender", SECONDARY)
+    assert store.snapshot() == {"sql": known}
+    with pytest.raises(ConfigurationError, match="is being rolled already"):
+        store.roll_key("sql", "sender", SECONDARY, seconds=60.0)
+    assert store.get("sql") == known
+    store.revoke_key("sql", "sender", PRIMARY, generation=roll.old_generation)
+    assert store.get("sql").rolls == ()
+    # The next one goes the other way.
+    store.roll_key("sql", "sender", PRIMARY, seconds=60.0, generation=0, waits=True)
+    roll = store.get("sql").roll("sender")
+    assert roll is not None
+    assert (roll.slot, roll.waits) == (PRIMARY, True)
+
+
+def test_a_roll_is_over_when_one_of_its_keys_changes(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    changes: list[Callable[[], object]] = [
+        lambda: store.regenerate_key("sql", "sender", PRIMARY),
+        lambda: store.regenerate_key("sql", "sender", SECONDARY),
+        lambda: store.revoke_key("sql", "sender", SECONDARY),
+    ]
+    for change in changes:
+        store.roll_key("sql", "sender", SECONDARY, seconds=60.0)
+        change()
+        assert store.get("sql").rolls == ()
+    store.roll_key("sql", "sender", SECONDARY, seconds=60.0)
+    store.change("sql", description=Description("orders"))
+    assert len(store.get("sql").rolls) == 1
+    store.delete_rule("sql", "sender")
+    assert store.get("sql").rolls == ()
+
+
+def test_rolls_that_cannot_begin(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    store.revoke_key("sql", "sender", PRIMARY)
+    before = store.get("sql")
+    with pytest.raises(ConfigurationError, match="has no primary key that could be rolled"):
+        store.roll_key("sql", "sender", SECONDARY, seconds=60.0)
+    with pytest.raises(NotFound):
+        store.roll_key("sql", "nobody", SECONDARY, seconds=60.0)
+    with pytest.raises(ChangedMeanwhile):
+        store.roll_key("sql", "sender", PRIMARY, seconds=60.0, generation=77)
+    with pytest.raises(ConfigurationError, match="already; nothing was changed"):
+        store.roll_key("sql", "sender", PRIMARY, store.rule("sql", "sender").secondary, seconds=60.0)
+    assert store.get("sql") == before

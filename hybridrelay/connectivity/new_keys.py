@@ -1,0 +1,165 @@
+"""What a connector or client does with the new key that a relay gives it while a key is rolled.
+
+The rules:
+
+1. A key for another hybrid connection or rule than that of the connection string is ignored.
+2. If the connection string names several relays, the new key is used only when all others accept it, too. So a relay
+   that an attacker controls cannot give a program a key with which it would be refused elsewhere.
+3. The changed connection string is first stored (`KeepString`), then the relay is answered, then the key is used,
+   and shown to the other relays.
+4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Protocol, TypeAlias
+
+import attrs
+import trio
+
+from ..errors import HybridRelayError, RelayUnreachable
+from ..events.endpoint import NewKeyReceived
+from ..events.stream import EventStream
+from ..protocol import control
+from ..protocol.control import KeptState
+from ..security import ConnectionString, Secret, key_fingerprint
+from ..security.rules import check_key
+from .control import ControlChannel
+from .link import make_connection_token
+from .refusals import failure_error
+
+__all__ = ["KeepString", "NewKeys", "OtherRelay", "check_token"]
+
+#: Stores a connection string whose key a relay has changed, where the program reads it when it starts. The first
+#: argument is the connection string with the earlier key. Returns an empty text, or why it could not be stored. Must
+#: not raise.
+KeepString: TypeAlias = Callable[[ConnectionString, ConnectionString], Awaitable[str]]
+
+
+class OtherRelay(Protocol):
+    """Another relay of the connection string."""
+
+    @property
+    def host(self) -> str:
+        """Its host name."""
+
+    async def accepts(self, string: ConnectionString) -> None:
+        """Check whether it accepts the key of this connection string.
+
+        Raises:
+            HybridRelayError: it does not, or cannot be reached.
+        """
+
+
+async def check_token(channel: ControlChannel, string: ConnectionString, host: str, now: float) -> None:
+    """Ask a relay over a control channel whether it accepts the key of a connection string.
+
+    Raises:
+        HybridRelayError: it does not, or does not answer.
+    """
+    token = make_connection_token(string, host, now)
+    answer = await channel.check(string.entity_path, token)
+    if isinstance(answer, control.Failed):
+        raise failure_error(string.entity_path, answer)
+
+
+class NewKeys:
+    """Handles the new keys for one hybrid connection.
+
+    Args:
+        string: returns the connection string that is in use.
+        use: uses another connection string from now on. It is also called if only the relays have changed their
+            minds about the current one.
+        keep: stores a connection string; None means that it is kept in memory only.
+        events: the stream to which events are published.
+    """
+
+    def __init__(
+        self,
+        string: Callable[[], ConnectionString],
+        use: Callable[[ConnectionString], object],
+        keep: KeepString | None,
+        events: EventStream,
+    ) -> None:
+        self._string = string
+        self._use = use
+        self._keep = keep
+        self._events = events
+        self._lock = trio.Lock()
+        #: The key that was stored last, and the connection string before a key that could not be stored.
+        self._stored: Secret | None = None
+        self._unstored: ConnectionString | None = None
+
+    async def received(
+        self, channel: ControlChannel, host: str, message: control.Key, others: Sequence[OtherRelay]
+    ) -> None:
+        """Handle a message that has arrived over a control channel of the relay `host`.
+
+        Args:
+            channel: the control channel, over which the answer is sent.
+            host: the relay.
+            message: the new key.
+            others: the other relays of the connection string.
+
+        If cancelled, the key may be stored and not used yet; the next start uses it.
+        """
+        async with self._lock:
+            current = self._string()
+            try:
+                key = check_key(Secret(message.key))
+            except ValueError:
+                return
+            if (message.connection, message.rule) != (current.entity_path, current.key_name):
+                return
+            is_new = key != current.key
+            wanted = attrs.evolve(current, key=key) if is_new else current
+            if is_new and (why := await _refusal(wanted, others)):
+                await _answer(channel, message, KeptState.WAITING, why)
+                return
+            why = await self._store(current, wanted)
+            await _answer(channel, message, KeptState.MEMORY if why else KeptState.KEPT, why)
+            if is_new:
+                self._events.publish(
+                    NewKeyReceived(
+                        connection=wanted.entity_path, host=host, key=key_fingerprint(key), kept=not why, detail=why
+                    )
+                )
+            self._use(wanted)
+            if is_new:
+                # Otherwise a relay that this program does not use now would not learn that it has the key, because
+                # the control channel over which it was asked before has been replaced.
+                for other in others:
+                    with suppress(HybridRelayError):
+                        await other.accepts(wanted)
+
+    async def _store(self, before: ConnectionString, wanted: ConnectionString) -> str:
+        """Store a connection string, unless that was done. Returns an empty text, or why it could not be stored."""
+        if self._stored == wanted.key:
+            return ""
+        if before.key != wanted.key:
+            self._unstored = before
+        if self._unstored is None:
+            return ""  # it was read with this key
+        if self._keep is None:
+            return "this program has no file for it"
+        why = await self._keep(self._unstored, wanted)
+        if not why:
+            self._stored, self._unstored = wanted.key, None
+        return why
+
+
+async def _refusal(string: ConnectionString, others: Sequence[OtherRelay]) -> str:
+    """Return why a relay does not accept the key yet; empty if all do."""
+    for other in others:
+        try:
+            await other.accepts(string)
+        except HybridRelayError as exc:
+            return f"{other.host}: {exc}"
+    return ""
+
+
+async def _answer(channel: ControlChannel, message: control.Key, state: KeptState, detail: str) -> None:
+    with suppress(RelayUnreachable):  # the relay asks again over the next control channel
+        await channel.send(control.KeyKept(message.connection, message.generation, state, detail))

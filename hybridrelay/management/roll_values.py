@@ -1,0 +1,87 @@
+"""The JSON values of the operations that roll keys. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from ..relay.model import KeyRoll
+from ..security.rules import MAX_KEY
+from .values import Body, Value
+
+if TYPE_CHECKING:  # commands read these values, and only the relay makes them
+    from ..relay.snapshot import RollSnapshot
+
+__all__ = ["MAX_GRACE_SECONDS", "HolderValue", "RollBody", "RollValue"]
+
+MAX_GRACE_SECONDS = 30 * 86_400
+
+
+class RollBody(Body, frozen=True):
+    """How to roll a key."""
+
+    #: The slot for the new key. The old key is in the other slot.
+    slot: Literal["primary", "secondary"]
+    #: The generation of the key that is in this slot now, which nobody may use any longer; 0 if the slot is empty.
+    generation: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+    #: After this time, the old key is revoked even if not all programs have the new one.
+    grace_seconds: Annotated[int, msgspec.Meta(ge=10, le=MAX_GRACE_SECONDS)]
+    #: The new key. By default, the relay generates one.
+    key: Annotated[str, msgspec.Meta(pattern=r"^[!-:<-~]+$", max_length=MAX_KEY)] | None = None
+    #: Whether the old key stays valid for this time even if all programs that are connected have the new one.
+    wait_for_grace: bool = False
+
+
+class HolderValue(Value, frozen=True):
+    """A program that does not have the new key."""
+
+    instance: str
+    #: The network address, or for IPv6 the /64.
+    address: str
+    #: ``connector`` or ``client``.
+    role: str
+    #: ``asked`` (it has not answered), ``memory`` (it uses the key, but would not after a restart) or ``waiting``
+    #: (another of its relays does not accept the key).
+    state: str
+    detail: str
+    is_connected: bool
+
+
+class RollValue(Value, frozen=True):
+    """The roll of a rule's key. Times are seconds since 1970."""
+
+    #: The slot of the new key.
+    slot: str
+    started_at: float
+    #: When the old key is revoked at the latest.
+    ends_at: float
+    wait_for_grace: bool
+    #: How many programs this relay has seen during the roll, and how many of them have the new key.
+    holders: int
+    kept: int
+    #: Some of those that do not have it.
+    missing: tuple[HolderValue, ...]
+
+    @classmethod
+    def of(cls, roll: KeyRoll, live: RollSnapshot) -> RollValue:
+        """Make the value for a roll, and what the relay knows of the programs."""
+        return cls(
+            slot=roll.slot.value,
+            started_at=roll.started_at,
+            ends_at=roll.ends_at,
+            wait_for_grace=roll.waits,
+            holders=live.holders,
+            kept=live.kept,
+            missing=tuple(
+                HolderValue(
+                    instance=one.instance,
+                    address=one.address,
+                    role=one.role,
+                    state=one.state,
+                    detail=one.detail,
+                    is_connected=one.is_connected,
+                )
+                for one in live.missing
+            ),
+        )

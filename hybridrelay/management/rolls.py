@@ -1,0 +1,82 @@
+"""The operations that roll keys: programs get the new key by themselves, and then the old one is revoked."""
+
+from __future__ import annotations
+
+from ..relay import HybridConnection, Store
+from ..relay.snapshot import RollSnapshot
+from ..relay.store.store import NotFound
+from ..security import KeySlot, ManagementRole, Secret
+from .calls import Call
+from .operations import Operation
+from .problem_kinds import Problem
+from .problems import problem
+from .roll_values import RollBody, RollValue
+from .values import AccessKeys
+
+__all__ = ["ROLL_OPERATIONS"]
+
+_RULE = "/v1/hybridConnections/{name}/authorizationRules/{rule}"
+
+
+async def _roll_key(call: Call) -> AccessKeys:
+    body = call.body_as(RollBody)
+    slot = KeySlot(body.slot)
+
+    def roll(store: Store) -> HybridConnection:
+        replaced = store.get(call.name).key_id(call.rule, slot)
+        if replaced is not None and call.managed.relay.is_key_presented(replaced):
+            raise problem(
+                Problem.INVALID,
+                f"programs that are connected use the {slot} key, which would be replaced; nothing was changed",
+                remedy="roll this key instead, or let those programs use the other one first: hybridrelay keys use",
+            )
+        store.roll_key(
+            call.name,
+            call.rule,
+            slot,
+            None if body.key is None else Secret(body.key),
+            seconds=body.grace_seconds,
+            waits=body.wait_for_grace,
+            generation=body.generation,
+        )
+        return store.get(call.name)
+
+    connection = await call.managed.change_store(roll)
+    rule = connection.rule(call.rule)
+    if rule is None:  # deleted a moment ago
+        raise problem(Problem.NOT_FOUND, "the rule was deleted meanwhile")
+    return AccessKeys.of(connection, rule)
+
+
+async def _get_roll(call: Call) -> RollValue:
+    _, connection = await call.managed.read_store(
+        lambda store: (store.rule(call.name, call.rule), store.get(call.name))
+    )
+    roll = connection.roll(call.rule)
+    if roll is None:
+        raise NotFound(f"no key of rule {call.rule} is being rolled")
+    return RollValue.of(roll, call.managed.relay.roll(call.name, call.rule) or RollSnapshot())
+
+
+#: The operations of this module, a part of the table of all operations.
+ROLL_OPERATIONS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="rollKeys",
+        method="POST",
+        path=f"{_RULE}/rollKeys",
+        summary="Roll a key: give a new one to the programs that use the old one, and then revoke the old one.",
+        role=ManagementRole.ADMIN,
+        handler=_roll_key,
+        body=RollBody,
+        answer=AccessKeys,
+    ),
+    Operation(
+        id="getRoll",
+        method="GET",
+        path=f"{_RULE}/roll",
+        summary="Show which programs do not have the new key of a rule that is being rolled.",
+        role=ManagementRole.VIEWER,
+        handler=_get_roll,
+        answer=RollValue,
+    ),
+)

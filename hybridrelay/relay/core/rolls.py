@@ -1,0 +1,160 @@
+"""Decides how the key of a rule is rolled: who is given the new key, and when the old one is revoked. Pure.
+
+The rules:
+
+1. The relay gives the new key to each program that has presented the old or the new one of the rule, over the control
+   channel on which it did so. A program that has presented the new key is asked, too, because it may have it only in
+   memory.
+2. A program that has not answered that it has kept the key is asked again every `REPEAT_SECONDS`, and on each new
+   control channel.
+3. The old key is revoked when every program that was seen during the roll has kept the new one, and no registration
+   and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has only left does not
+   count as having kept it. If no program was seen, the roll goes on.
+4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+import attrs
+
+from ...protocol.control import KeptState
+from ..model import KeyRoll
+
+__all__ = ["MAX_HOLDERS", "REPEAT_SECONDS", "SETTLED_SECONDS", "GiveKey", "Holder", "RetireKey", "Roll", "Seen"]
+
+HandleT = TypeVar("HandleT")
+
+#: How often a program that has not kept the key is asked again (seconds).
+REPEAT_SECONDS = 20.0
+#: For how long all must be well before the old key is revoked (seconds): programs that lose their channel meanwhile
+#: return within this time.
+SETTLED_SECONDS = 5.0
+#: How many programs one roll remembers. If there are more, the old key is revoked at the end of the grace period.
+MAX_HOLDERS = 10_000
+
+
+@attrs.frozen
+class Seen(Generic[HandleT]):
+    """A control channel over which the old or the new key of the rule was presented."""
+
+    handle: HandleT
+    instance: str
+    #: The address group of the peer.
+    address: str
+    #: ``connector`` or ``client``.
+    role: str
+
+
+@attrs.define
+class Holder:
+    """A program that was seen during a roll."""
+
+    instance: str
+    address: str
+    role: str
+    #: What it has answered last; None if nothing.
+    state: KeptState | None = None
+    detail: str = ""
+    #: Whether it has a control channel now.
+    is_connected: bool = True
+
+
+@attrs.frozen
+class GiveKey(Generic[HandleT]):
+    """Send the new key over this control channel."""
+
+    handle: HandleT
+
+
+@attrs.frozen
+class RetireKey:
+    """Revoke the old key. `has_waited`: because the grace period is over, although not all programs have kept the new
+    one."""
+
+    has_waited: bool
+
+
+class Roll(Generic[HandleT]):
+    """The machine of one roll.
+
+    Args:
+        roll: which keys, and when it ends.
+    """
+
+    def __init__(self, roll: KeyRoll) -> None:
+        self.roll = roll
+        #: The programs that were seen, by address group and instance: another program may claim the same instance.
+        self._holders: dict[tuple[str, str], Holder] = {}
+        #: When each control channel was asked last.
+        self._asked: dict[HandleT, float] = {}
+        self._is_crowded = False
+        #: Since when all has been well; None if it is not.
+        self._well_since: float | None = None
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """The programs that were seen, in the order in which they were."""
+        return tuple(self._holders.values())
+
+    @property
+    def missing(self) -> tuple[Holder, ...]:
+        """Those of them that have not kept the new key."""
+        return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)
+
+    def observe(
+        self, channels: Iterable[Seen[HandleT]], now: float, *, depends_on_old: bool
+    ) -> list[GiveKey[HandleT] | RetireKey]:
+        """Note the control channels that exist now, and return what is to be done.
+
+        Args:
+            channels: all over which the old or the new key was presented.
+            now: seconds since 1970.
+            depends_on_old: whether a registration or a pair of data channels depends on the old key.
+        """
+        outputs: list[GiveKey[HandleT] | RetireKey] = []
+        asked: dict[HandleT, float] = {}
+        for holder in self._holders.values():
+            holder.is_connected = False
+        for seen in channels:
+            found = self._holder_of(seen)
+            if found is None:
+                continue
+            found.is_connected = True
+            last = self._asked.get(seen.handle)
+            if last is None or (found.state is not KeptState.KEPT and now - last >= REPEAT_SECONDS):
+                outputs.append(GiveKey(seen.handle))
+                last = now
+            asked[seen.handle] = last
+        self._asked = asked
+        is_well = bool(self._holders) and not self.missing and not self._is_crowded and not depends_on_old
+        if not is_well:
+            self._well_since = None
+        elif self._well_since is None:
+            self._well_since = now
+        has_settled = self._well_since is not None and now - self._well_since >= SETTLED_SECONDS
+        if now >= self.roll.ends_at:
+            outputs.append(RetireKey(has_waited=not is_well))
+        elif has_settled and not self.roll.waits:
+            outputs.append(RetireKey(has_waited=False))
+        return outputs
+
+    def _holder_of(self, seen: Seen[HandleT]) -> Holder | None:
+        known = self._holders.get((seen.address, seen.instance))
+        if known is None:
+            if len(self._holders) >= MAX_HOLDERS:
+                self._is_crowded = True
+                return None
+            known = Holder(seen.instance, seen.address, seen.role)
+            self._holders[seen.address, seen.instance] = known
+        return known
+
+    def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Holder | None:
+        """Note the answer of a program. Returns the program; None if it is unknown, or has said this before."""
+        holder = self._holders.get((address, instance))
+        if holder is None or (holder.state, holder.detail) == (state, detail):
+            return None
+        holder.state, holder.detail = state, detail
+        return holder

@@ -1,0 +1,191 @@
+"""Rolls keys: carries out what `core.rolls` decides, over the control channels of this relay and in its store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+import trio
+
+from ..._threads import run_in_thread
+from ...errors import ConfigurationError
+from ...events.relay_changes import KeyRollAnswered, KeyRollEnded, KeyRollStarted
+from ...events.stream import EventStream
+from ...protocol import control
+from ..core.rolls import GiveKey, RetireKey, Roll, Seen
+from ..model import HybridConnection, KeyId, KeyRoll
+from ..snapshot import HolderSnapshot, RollSnapshot
+from ..store.store import Store
+from .broker import BrokerService
+from .control import ControlPeer
+
+__all__ = ["RollService"]
+
+#: How often control channels, registrations and pairs are looked at while a key is rolled (seconds).
+_LOOK_SECONDS = 1.0
+#: How many programs without the new key a snapshot lists.
+_MAX_LISTED = 100
+#: More than any relay has.
+_ALL = 2**31
+
+
+class RollService:
+    """The rolls of all keys at this relay.
+
+    Args:
+        broker: the relay's broker.
+        peers: returns the control channels whose peers have authenticated.
+        store: where old keys are revoked. Nothing else may use this `Store` at the same time, except with `limiter`.
+        limiter: allows one thread at a time to use the store.
+        clock: returns seconds since 1970.
+        events: the stream to which events are published.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerService,
+        peers: Callable[[], Iterable[ControlPeer]],
+        store: Store,
+        limiter: trio.CapacityLimiter,
+        *,
+        clock: Callable[[], float],
+        events: EventStream,
+    ) -> None:
+        self._broker = broker
+        self._peers = peers
+        self._store = store
+        self._limiter = limiter
+        self._clock = clock
+        self._events = events
+        self._rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
+        #: The content of the store when `_rolls` was made.
+        self._known: Mapping[str, HybridConnection] = {}
+
+    async def run(self) -> None:
+        """Roll keys until cancelled."""
+        while True:
+            self._update()
+            if self._rolls:
+                await self._look()
+            await trio.sleep(_LOOK_SECONDS)
+
+    def _update(self) -> None:
+        """Take account of rolls that have begun, or are over because a key has changed."""
+        connections = self._broker.authorization.connections
+        if connections is self._known:
+            return
+        self._known = connections
+        rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
+        for connection in connections.values():
+            for roll in connection.rolls:
+                at = connection.name, roll.rule
+                known = self._rolls.get(at)
+                if known is not None and known.roll == roll:
+                    rolls[at] = known
+                else:
+                    rolls[at] = Roll(roll)
+                    self._events.publish(
+                        KeyRollStarted(connection=connection.name, rule=roll.rule, slot=roll.slot.value)
+                    )
+        self._rolls = rolls
+
+    async def _look(self) -> None:
+        seen = self._seen()
+        for (name, rule), machine in tuple(self._rolls.items()):
+            connection = self._known[name]
+            depends = self._is_used(machine.roll.old_key(name))
+            for output in machine.observe(seen[name, rule], self._clock(), depends_on_old=depends):
+                match output:
+                    case GiveKey(peer):
+                        self._give(peer, connection, machine.roll)
+                    case RetireKey(has_waited):
+                        await self._retire(name, machine, has_waited=has_waited)
+
+    def _seen(self) -> dict[tuple[str, str], list[Seen[ControlPeer]]]:
+        found: dict[tuple[str, str], list[Seen[ControlPeer]]] = defaultdict(list)
+        for peer in self._peers():
+            for at in {(key.connection, key.rule) for key in peer.keys if self._concerns(key)}:
+                role = "" if peer.role is None else peer.role.value
+                found[at].append(Seen(peer, peer.instance, peer.address, role))
+        return found
+
+    def _concerns(self, key: KeyId) -> bool:
+        machine = self._rolls.get((key.connection, key.rule))
+        return machine is not None and key in (
+            machine.roll.old_key(key.connection),
+            machine.roll.new_key(key.connection),
+        )
+
+    def _is_used(self, key: KeyId) -> bool:
+        """Return whether a registration or a pair depends on a key."""
+        listeners = self._broker.listeners.index.page(_ALL, connection=key.connection)
+        pairs = self._broker.pairs.index.page(_ALL, connection=key.connection)
+        return any(one.key == key for _, one in listeners) or any(
+            key in (one.listener.key, one.sender.key) for _, one in pairs
+        )
+
+    def _give(self, peer: ControlPeer, connection: HybridConnection, roll: KeyRoll) -> None:
+        rule = connection.rule(roll.rule)
+        key = None if rule is None else rule.key(roll.slot)
+        if key is not None:
+            peer.give_key(control.Key(connection.name, roll.rule, roll.new_generation, key.reveal()))
+
+    async def _retire(self, name: str, machine: Roll[ControlPeer], *, has_waited: bool) -> None:
+        roll = machine.roll
+
+        def revoke() -> None:
+            self._store.revoke_key(name, roll.rule, roll.slot.other, generation=roll.old_generation)
+
+        try:
+            await run_in_thread(revoke, limiter=self._limiter)
+        except ConfigurationError:
+            return  # the key was changed meanwhile, which ends the roll; or again, once the store can be changed
+        del self._rolls[name, roll.rule]
+        self._events.publish(
+            KeyRollEnded(
+                connection=name,
+                rule=roll.rule,
+                slot=roll.slot.value,
+                has_waited=has_waited,
+                missing=len(machine.missing),
+            )
+        )
+
+    def answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
+        """Note what a peer has done with a new key. Answers that nobody has asked for are ignored."""
+        for (name, rule), machine in self._rolls.items():
+            if name == answer.connection and machine.roll.new_generation == answer.generation:
+                holder = machine.answered(address, instance, answer.state, answer.detail)
+                if holder is not None:
+                    self._events.publish(
+                        KeyRollAnswered(
+                            connection=name,
+                            rule=rule,
+                            peer=address,
+                            instance=instance,
+                            state=answer.state.value,
+                            detail=answer.detail,
+                        )
+                    )
+
+    def snapshot(self, name: str, rule: str) -> RollSnapshot | None:
+        """Return which programs have the new key of a rule; None if it is not being rolled."""
+        machine = self._rolls.get((name, rule))
+        if machine is None:
+            return None
+        missing = tuple(
+            HolderSnapshot(
+                instance=one.instance,
+                address=one.address,
+                role=one.role,
+                state="asked" if one.state is None else one.state.value,
+                detail=one.detail,
+                is_connected=one.is_connected,
+            )
+            for one in machine.missing[:_MAX_LISTED]
+        )
+        return RollSnapshot(len(machine.holders), len(machine.holders) - len(machine.missing), missing)
+
+    def is_presented(self, key: KeyId) -> bool:
+        """Return whether a peer that is connected has presented a token made with this key."""
+        return any(key in peer.keys for peer in self._peers())

@@ -1,0 +1,75 @@
+"""The new key in the file of a program: what stays as it was, and when the file is not touched."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.cli import key_keeping
+from hybridrelay.cli.key_keeping import keeper_of
+from hybridrelay.security import ConnectionString, Secret, load_connection_string
+
+from .conftest import Created
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, symbolic links")
+
+
+def strings(file: Path) -> tuple[ConnectionString, ConnectionString]:
+    before = load_connection_string(file)
+    return before, attrs.evolve(before, key=Secret("new"))
+
+
+async def test_the_right_file_gets_the_key_and_keeps_its_mode(created: Created) -> None:
+    created.application.chmod(0o640)
+    before, after = strings(created.application)
+    connector = created.connector.read_text()
+    keep = keeper_of(lambda: [created.connector, created.application])
+    assert await keep(before, after) == ""
+    assert load_connection_string(created.application) == after
+    assert stat.S_IMODE(created.application.stat().st_mode) == 0o640
+    assert created.connector.read_text() == connector
+    assert await keep(before, after) == ""  # it has it already
+
+
+async def test_a_symbolic_link_stays(created: Created, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(created.application)
+    before, after = strings(created.application)
+    assert await keeper_of(lambda: [link])(before, after) == ""
+    assert link.is_symlink()
+    assert load_connection_string(created.application) == after
+
+
+async def test_a_file_with_yet_another_key_is_not_touched(created: Created) -> None:
+    before, after = strings(created.application)
+    other = attrs.evolve(before, key=Secret("third"))
+    created.application.write_text(other.format())
+    why = await keeper_of(lambda: [created.application])(before, after)
+    assert "has yet another key" in why
+    assert load_connection_string(created.application) == other
+
+
+async def test_what_was_not_read_from_a_file(created: Created) -> None:
+    before, after = strings(created.application)
+    assert await keeper_of(list)(before, after) == "the connection string was not read from a file"
+    assert await keeper_of(lambda: [created.connector])(before, after) != ""
+
+
+async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = strings(created.application)
+    text = created.application.read_text()
+
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(30, os.strerror(30), str(path))
+
+    monkeypatch.setattr(key_keeping, "replace_file", refuse)
+    keep = keeper_of(lambda: [created.application])
+    assert await keep(before, after) == f"{created.application} cannot be written: Read-only file system"
+    assert created.application.read_text() == text
+    created.application.unlink()
+    assert "cannot read" in await keep(before, after)

@@ -1,0 +1,166 @@
+"""What a program does with a new key: which it takes, in which order, and what it answers."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.connectivity.new_keys import NewKeys
+from hybridrelay.errors import AuthorizationError, RelayUnreachable
+from hybridrelay.events import Event, EventStream
+from hybridrelay.events.endpoint import NewKeyReceived
+from hybridrelay.protocol import control
+from hybridrelay.protocol.control import KeptState
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString, Endpoint, Secret, key_fingerprint
+
+OLD = ConnectionString(
+    endpoints=(Endpoint("a.example.com"), Endpoint("b.example.com")),
+    key_name="application",
+    key=Secret("old"),
+    entity_path="orders",
+)
+NEW = attrs.evolve(OLD, key=Secret("new"))
+GIVEN = control.Key("orders", "application", 7, "new")
+
+
+@attrs.define
+class Other:
+    """Another relay."""
+
+    host: str = "b.example.com"
+    error: Exception | None = None
+    #: The keys that were shown to it.
+    asked: list[str] = attrs.field(factory=list[str])
+
+    async def accepts(self, string: ConnectionString) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(string.key.reveal())
+        if self.error is not None:
+            raise self.error
+
+
+@attrs.define
+class Program:
+    """A program whose steps are recorded; it is its own control channel."""
+
+    string: ConnectionString = OLD
+    why: str = ""
+    steps: list[object] = attrs.field(factory=list)
+    events: list[Event] = attrs.field(factory=list)
+    is_lost: bool = False
+
+    async def send(self, message: control.KeyKept) -> None:
+        if self.is_lost:
+            raise RelayUnreachable("lost")
+        self.steps.append((message.state, message.detail))
+
+    async def keep(self, before: ConnectionString, after: ConnectionString) -> str:
+        await trio.lowlevel.checkpoint()
+        self.steps.append(("keep", before.key.reveal(), after.key.reveal()))
+        return self.why
+
+    def use(self, string: ConnectionString) -> None:
+        self.steps.append(("use", string.key.reveal()))
+        self.string = string
+
+    def keys(self, *, has_file: bool = True) -> NewKeys:
+        return NewKeys(
+            lambda: self.string, self.use, self.keep if has_file else None, EventStream(self.events.append)
+        )
+
+    async def give(self, keys: NewKeys, message: control.Key = GIVEN, *others: Other) -> list[object]:
+        before = len(self.steps)
+        await keys.received(self, "a.example.com", message, others)  # type: ignore[arg-type]
+        return self.steps[before:]
+
+
+KEEP, USE = ("keep", "old", "new"), ("use", "new")
+
+
+async def test_it_is_stored_then_answered_then_used() -> None:
+    program = Program()
+    keys = program.keys()
+    other = Other()
+    assert await program.give(keys, GIVEN, other) == [KEEP, (KeptState.KEPT, ""), USE]
+    assert program.string == NEW
+    assert other.asked == ["new", "new"]  # before, and when it is used, so that the relay sees who has it
+    assert program.events == [
+        NewKeyReceived(connection="orders", host="a.example.com", key=key_fingerprint(NEW.key), kept=True)
+    ]
+    # Asked again, perhaps by the other relay: nothing is stored twice, and what the relay refused before is retried.
+    assert await program.give(keys) == [(KeptState.KEPT, ""), USE]
+    assert len(program.events) == 1
+
+
+async def test_without_a_place_it_is_in_memory_only() -> None:
+    program = Program()
+    keys = program.keys(has_file=False)
+    answer = (KeptState.MEMORY, "this program has no file for it")
+    assert await program.give(keys) == [answer, USE]
+    assert await program.give(keys) == [answer, USE]
+
+
+async def test_a_file_that_cannot_be_written_is_tried_again() -> None:
+    program = Program(why="read-only")
+    keys = program.keys()
+    assert await program.give(keys) == [KEEP, (KeptState.MEMORY, "read-only"), USE]
+    assert program.events == [
+        NewKeyReceived(
+            connection="orders", host="a.example.com", key=key_fingerprint(NEW.key), kept=False, detail="read-only"
+        )
+    ]
+    program.why = ""
+    assert await program.give(keys) == [KEEP, (KeptState.KEPT, ""), USE]
+    assert await program.give(keys) == [(KeptState.KEPT, ""), USE]
+
+
+async def test_a_string_that_was_read_with_the_key_is_kept() -> None:
+    program = Program(string=NEW)
+    assert await program.give(program.keys()) == [(KeptState.KEPT, ""), USE]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AuthorizationError("the key is wrong", reason=Reason.WRONG_KEY), RelayUnreachable("no route")],
+)
+async def test_a_key_that_another_relay_does_not_accept_is_not_used(error: Exception) -> None:
+    program = Program()
+    keys = program.keys()
+    other = Other(error=error)
+    assert await program.give(keys, GIVEN, other) == [(KeptState.WAITING, f"b.example.com: {error}")]
+    assert program.string == OLD
+    assert program.events == []
+    other.error = None
+    assert await program.give(keys, GIVEN, other) == [KEEP, (KeptState.KEPT, ""), USE]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        attrs.evolve(GIVEN, connection="other"),
+        attrs.evolve(GIVEN, rule="connector"),
+        attrs.evolve(GIVEN, key="a;b"),
+        attrs.evolve(GIVEN, key="a b"),
+        attrs.evolve(GIVEN, key="é"),
+    ],
+)
+async def test_keys_that_are_not_for_us(message: control.Key) -> None:
+    program = Program()
+    assert await program.give(program.keys(), message) == []
+    assert program.string == OLD
+
+
+async def test_a_channel_that_is_lost_meanwhile_loses_nothing() -> None:
+    program = Program(is_lost=True)
+    assert await program.give(program.keys()) == [KEEP, USE]
+
+
+async def test_two_relays_at_the_same_moment(nursery: trio.Nursery) -> None:
+    program = Program()
+    keys = program.keys()
+    async with trio.open_nursery() as both:
+        both.start_soon(program.give, keys)
+        both.start_soon(program.give, keys)
+    assert program.steps.count(KEEP) == 1

@@ -1,0 +1,95 @@
+"""Rolls over the management API."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridrelay.events import ManagementCalled
+from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.snapshot import HolderSnapshot, RollSnapshot
+from hybridrelay.security import KeySlot
+
+from .conftest import CONNECTIONS, Api
+
+RULE = f"{CONNECTIONS}/orders/authorizationRules/application"
+MISSING = HolderSnapshot(
+    instance="1" * 32, address="192.0.2.1", role="client", state="memory", detail="read-only", is_connected=True
+)
+
+
+async def create(api: Api) -> None:
+    assert (await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]}))[0].status == 201
+
+
+def body(api: Api, **more: object) -> dict[str, object]:
+    generation = api.store.get("orders").generations.get(("application", KeySlot.SECONDARY), 0)
+    return {"slot": "secondary", "generation": generation, "graceSeconds": 60, **more}
+
+
+async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
+    await create(api)
+    assert (await api.call("GET", f"{RULE}/roll"))[0].status == 404
+    before = api.store.rule("orders", "application")
+    answer, keys = await api.call("POST", f"{RULE}/rollKeys", body(api, waitForGrace=True))
+    assert answer.status == 200
+    after = api.store.rule("orders", "application")
+    assert after.primary == before.primary
+    assert after.secondary is not None
+    assert keys["secondaryKey"] == after.secondary.reveal()
+    answer, shown = await viewer.call("GET", f"{RULE}/roll")
+    assert answer.status == 200
+    assert (shown["slot"], shown["waitForGrace"], shown["holders"]) == ("secondary", True, 0)
+    assert shown["endsAt"] - shown["startedAt"] == 60
+    api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,))
+    _, shown = await viewer.call("GET", f"{RULE}/roll")
+    assert (shown["holders"], shown["kept"]) == (2, 1)
+    assert shown["missing"] == [
+        {
+            "instance": "1" * 32,
+            "address": "192.0.2.1",
+            "role": "client",
+            "state": "memory",
+            "detail": "read-only",
+            "isConnected": True,
+        }
+    ]
+    assert (await api.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 400
+    assert (await viewer.call("POST", f"{RULE}/rollKeys", body(api)))[0].status == 403
+    audited = [event for event in api.events if isinstance(event, ManagementCalled) and event.rule]
+    assert [(event.operation_id, event.status) for event in audited] == [
+        ("rollKeys", 200),
+        ("rollKeys", 400),
+        ("rollKeys", 403),
+    ]
+    assert str(keys["secondaryKey"]) not in repr(api.events)
+
+
+async def test_a_key_that_programs_use_is_not_replaced(api: Api) -> None:
+    await create(api)
+    known = api.store.get("orders")
+    used = known.key_id("application", KeySlot.SECONDARY)
+    assert isinstance(used, KeyId)
+    api.relay.presented.add(used)
+    answer, problem = await api.call("POST", f"{RULE}/rollKeys", body(api))
+    assert (answer.status, "use the secondary key" in problem["detail"]) == (400, True)
+    assert api.store.get("orders") == known
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"slot": "third"}, {"graceSeconds": 9}, {"graceSeconds": 31 * 86_400}, {"generation": -1}, {"key": "a b"}],
+)
+async def test_rolls_that_cannot_be(api: Api, wrong: dict[str, object]) -> None:
+    await create(api)
+    assert (await api.call("POST", f"{RULE}/rollKeys", body(api, **wrong)))[0].status == 400
+    assert api.store.get("orders").rolls == ()
+
+
+async def test_a_request_that_is_sent_twice_changes_nothing_again(api: Api) -> None:
+    await create(api)
+    first = body(api, generation=body(api)["generation"])
+    assert (await api.call("POST", f"{RULE}/rollKeys", first))[0].status == 200
+    known = api.store.get("orders")
+    assert (await api.call("POST", f"{RULE}/rollKeys", first))[0].status in (400, 409)
+    assert api.store.get("orders") == known
+    assert (await api.call("POST", f"{CONNECTIONS}/orders/authorizationRules/x/rollKeys", first))[0].status == 404
