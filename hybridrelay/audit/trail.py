@@ -48,14 +48,14 @@ class AuditTrail:
         required: Collection[SinkKind] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        missing = set(required) - {sink.kind for sink in sinks}
+        missing = set(required) - {sink.kind for sink in sinks if sink.notices_loss}
         if missing:
             raise ConfigurationError(
                 f"the audit log is required in {' and '.join(sorted(missing))}, and is not written there",
                 remedy="add --audit-dir for file, --audit-to for the others",
             )
         self._sinks = tuple(sinks)
-        self._required = frozenset(required)
+        self._required: frozenset[str] = frozenset(required)
         self._clock = clock
         #: Those of the sinks; empty unless the audit log is open.
         self._writers: tuple[SinkWriter, ...] = ()
@@ -86,19 +86,27 @@ class AuditTrail:
             if one.problem is not None
         )
 
-    async def recorded(self) -> None:
+    async def recorded(self, required: Collection[str] = ()) -> None:
         """Wait until everything that was published so far is in all required sinks, and on the disk if there are
         files.
 
         Streams that wait at the same time wait for the disk together.
 
+        Args:
+            required: further kinds of sinks that are required now, because the policy of the machine says so.
+
         Raises:
-            NotRecordedError: a required sink cannot be written. Its text names the sink. Other sinks that cannot be
-                written are not waited for.
+            NotRecordedError: a required sink cannot be written, or there is none. Its text names the sink. Other
+                sinks that cannot be written are not waited for.
         """
         if not self._writers:
             raise NotRecordedError("the audit log is not open")
+        needed = self._required.union(required)
+        missing = needed - {one.sink.kind for one in self._writers if one.sink.notices_loss}
+        if missing:
+            raise NotRecordedError(f"the policy requires an audit log in {' and '.join(sorted(missing))}")
         for writer in self._writers:
+            writer.is_required = writer.sink.kind in needed
             if not (writer.is_required or writer.sink.kind is SinkKind.FILE):
                 continue
             try:

@@ -48,8 +48,8 @@ class StreamService:
         shares: limits how many connections to targets each application may have.
         events: the stream to which events are published.
         counters: counts the streams that are opened, and those that are not.
-        recorded: waits until the events so far are in the audit log, before the target is dialed. It raises
-            `NotRecordedError` if they cannot be. None: nothing is waited for.
+        recorded: waits until the events so far are in the audit log, before the target is dialed
+            (`AuditTrail.recorded`). None: there is no audit log.
         clock: returns seconds on a monotonic clock.
         local_time: returns the local time of the machine.
     """
@@ -61,7 +61,7 @@ class StreamService:
         events: EventStream,
         counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
-        recorded: Callable[[], Awaitable[None]] | None = None,
+        recorded: Callable[[frozenset[str]], Awaitable[None]] | None = None,
         local_time: Callable[[], dt.datetime] = local_now,
     ) -> None:
         self.policy = policy
@@ -335,8 +335,7 @@ class ServedStream:
         try:
             with trio.CancelScope() as self._dialing:
                 self._offer.cancel_when_withdrawn(self._dialing)
-                if self._service.recorded is not None:
-                    await self._service.recorded()
+                await self._recorded()
                 began = self._service.clock()
                 connected = await open_target(self._target, permit=self._permit)
                 self.addresses = _host_of(connected)
@@ -385,6 +384,18 @@ class ServedStream:
         if decision.reason is None:
             self.addresses += (address,)
         return decision
+
+    async def _recorded(self) -> None:
+        """Wait until the audit log has what was published so far, in all sinks that have to have it.
+
+        Raises:
+            NotRecordedError: a required sink cannot be written, or there is none.
+        """
+        required = self._service.policy().required_audit
+        if self._service.recorded is not None:
+            await self._service.recorded(required)
+        elif required:
+            raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
 
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""

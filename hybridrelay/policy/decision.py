@@ -106,6 +106,12 @@ class Policy:
         """Whether the same request may be decided differently at another time."""
         return any(file.allowed_hours is not None for file in self.files)
 
+    @property
+    def required_audit(self) -> frozenset[str]:
+        """The kinds of sinks of the audit log without which no stream may be opened."""
+        lists = [file.require_audit for file in self.files if file.require_audit is not None]
+        return frozenset(entry.value for one in lists for entry in one.entries)
+
     def decide(self, subject: PeerIdentity | None, action: Action, resource: Resource) -> Decision:
         """Decide about one request. The same arguments always give the same decision.
 

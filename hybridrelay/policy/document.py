@@ -17,6 +17,7 @@ from .values import (
     LocalPattern,
     RelayPattern,
     TargetPattern,
+    parse_audit_sink,
     parse_authority,
     parse_hours,
     parse_local,
@@ -96,6 +97,8 @@ class Restrictions:
     max_streams: Entry[int] | None = None
     max_streams_per_label: Entry[int] | None = None
     allowed_hours: EntryList[Hours] | None = None
+    #: The kinds of sinks of the audit log.
+    require_audit: EntryList[str] | None = None
     allowed_forward_addresses: EntryList[LocalPattern] | None = None
 
     def stated(self) -> list[tuple[str, str, Place]]:
@@ -131,6 +134,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "AllowedAuthorities": parse_authority,
     "DeniedIdentities": _parse_identity,
     "AllowedHours": parse_hours,
+    "RequireAudit": parse_audit_sink,
     "AllowedForwardAddresses": parse_local,
 }
 

@@ -123,6 +123,15 @@ _ALL = (
         '["Mon-Fri 07:00-19:00", "Sat 08:00-12:00"]',
     ),
     Key(
+        "RequireAudit",
+        Kind.LIST,
+        "require-audit",
+        "Required sinks of the audit log",
+        "The kinds of sinks without which connectors open no stream: file (--audit-dir), journal, syslog (over TCP "
+        "or TLS) or eventlog. New streams are refused while one of them is missing or cannot be written.",
+        '["file"]',
+    ),
+    Key(
         "AllowedForwardAddresses",
         Kind.LIST,
         "allowed-forward-addresses",

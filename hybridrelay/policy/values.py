@@ -26,6 +26,7 @@ __all__ = [
     "RelayPattern",
     "TargetPattern",
     "address_of",
+    "parse_audit_sink",
     "parse_authority",
     "parse_hours",
     "parse_local",
@@ -331,3 +332,18 @@ def _day(text: str) -> int:
         return DAYS.index(text.capitalize())
     except ValueError:
         raise ValueError(f"a day is one of {', '.join(DAYS)}, or 'daily' for all of them") from None
+
+
+#: The kinds of sinks of the audit log that can be required, as ``--audit-required`` names them.
+_AUDIT_SINKS = ("file", "journal", "syslog", "eventlog")
+
+
+def parse_audit_sink(text: str) -> str:
+    """Parse the kind of a sink of the audit log.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if text not in _AUDIT_SINKS:
+        raise ValueError(f"expected one of {', '.join(_AUDIT_SINKS)}")
+    return text

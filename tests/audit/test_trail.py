@@ -36,6 +36,7 @@ class Recorder:
     """A sink that a test lets fail, or hang."""
 
     tick_seconds: float | None = None
+    notices_loss = True
 
     def __init__(self, kind: SinkKind = SinkKind.JOURNAL) -> None:
         self.kind = kind
@@ -184,6 +185,24 @@ class TestWaiting:
             scene.events.publish(opened())
             await scene.trail.recorded()
             assert sink.events == ["stream.opened"]
+
+    async def test_the_policy_may_require_further_sinks(self) -> None:
+        sink, loses = Recorder(), Recorder(SinkKind.SYSLOG)
+        loses.notices_loss = False
+        scene = Scene(sink, loses)
+        async with scene.open():
+            scene.events.publish(opened())
+            await scene.trail.recorded(["journal"])
+            assert sink.events == ["stream.opened"]
+            for kind in ("file", "syslog"):
+                with pytest.raises(NotRecordedError, match=f"the policy requires an audit log in {kind}"):
+                    await scene.trail.recorded([kind, "journal"])
+            sink.error = OSError(errno.EIO, "Input/output error")
+            scene.events.publish(opened())
+            with pytest.raises(NotRecordedError, match="Input/output error"):
+                await scene.trail.recorded(["journal"])
+            await scene.trail.recorded()  # the policy has changed
+            sink.error = None
 
     async def test_others_are_not_waited_for(self) -> None:
         sink = Recorder()

@@ -28,6 +28,7 @@ from hybridrelay.events import (
 )
 from hybridrelay.mux import MuxStream, Session, open_bridges
 from hybridrelay.policy import Policy
+from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream
@@ -200,6 +201,19 @@ async def test_all_events_of_a_stream_say_where_it_comes_from_and_the_last_what_
     assert {(one.route, one.client_address) for one in about} == {("tcp at relay.example", "192.0.2.7")}
     assert [one.address for one in about if isinstance(one, StreamClosed)] == [f"127.0.0.1:{port}"]
     refused.reset(Reason.CANCELLED)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_policy_that_requires_an_audit_log_refuses_streams_without_one(
+    nursery: trio.Nursery, target: Target
+) -> None:
+    policy = Policy(files=(parse_policy_file("10.toml", "RequireAudit = ['file']"),))
+    scene = await Scene.start(nursery, target.address, policy)
+    with pytest.raises(StreamRefused) as caught:
+        await scene.client.open_stream()
+    assert caught.value.reason is Reason.AUDIT_UNAVAILABLE
+    (refused,) = [one for one in scene.events if isinstance(one, StreamNotConnected)]
+    assert refused.detail == "the policy requires an audit log (file)"
     nursery.cancel_scope.cancel()
 
 

@@ -195,6 +195,15 @@ def test_every_file_has_to_allow_it() -> None:
     assert both.decide(SHOP, STREAM, other_host).rule == "AllowedTargets (0.toml:1) does not allow db.example:5432"
 
 
+def test_the_sinks_of_the_audit_log_that_any_file_requires() -> None:
+    assert policy().required_audit == frozenset()
+    texts = ("RequireAudit = ['file']", "RequireAudit = ['syslog', 'file']", "RequireAudit = []")
+    assert policy(*texts).required_audit == {"file", "syslog"}
+    for wrong in ("['File']", "['stderr']", "['']", "'file'", "[1]"):
+        with pytest.raises(ConfigurationError, match="RequireAudit"):
+            policy(f"RequireAudit = {wrong}")
+
+
 def test_a_request_that_is_not_an_applications_has_no_identity() -> None:
     assert policy("DeniedIdentities = ['shop']").decide(None, Action.PUBLISH, RESOURCE).reason is None
     assert policy("DeniedTargets = ['*:*']").decide(None, Action.PUBLISH, RESOURCE).reason is DENIED

@@ -67,6 +67,7 @@ class EventLogSink:
 
     kind = SinkKind.EVENT_LOG
     name = "eventlog"
+    notices_loss = True
     tick_seconds = None
 
     def __init__(self, report: ReportEvent | None = None) -> None:

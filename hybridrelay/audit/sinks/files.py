@@ -22,6 +22,7 @@ class FileSink:
     """
 
     kind = SinkKind.FILE
+    notices_loss = True
     tick_seconds = 5.0
 
     def __init__(self, directory: AuditDirectory, name: str) -> None:

@@ -72,6 +72,7 @@ class JournalSink:
 
     kind = SinkKind.JOURNAL
     name = "journal"
+    notices_loss = True
     tick_seconds = None
 
     def __init__(self, path: Path = SOCKET) -> None:

@@ -37,6 +37,10 @@ class Sink(Protocol):
         """What to call it in messages."""
 
     @property
+    def notices_loss(self) -> bool:
+        """Whether `write` fails if the sink does not get the records. Otherwise it cannot be required."""
+
+    @property
     def tick_seconds(self) -> float | None:
         """How often `tick` has to be called; None: never."""
 

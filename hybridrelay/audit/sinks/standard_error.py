@@ -34,6 +34,7 @@ class StandardErrorSink:
 
     kind = SinkKind.STDERR
     name = "stderr"
+    notices_loss = False
     tick_seconds = None
 
     def __init__(self, write: Callable[[str], None]) -> None:

@@ -88,6 +88,7 @@ class SyslogSink:
         own_name: str | None = None,
     ) -> None:
         self.transport = transport
+        self.notices_loss = transport != "udp"
         self.name = f"syslog+{transport}://{f'[{host}]' if ':' in host else host}:{port}"
         self._host = host
         self._port = port
