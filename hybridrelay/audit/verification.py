@@ -109,7 +109,11 @@ class Verifier:
     _signed_up_to: int = attrs.field(default=0, init=False)
     #: The last line of a file: the names of the next file and of its key; None while the file continues.
     _continued: tuple[str, str] | None = attrs.field(default=None, init=False)
-    #: The ends of files that were deleted because they were old.
+    #: The keys of which a signature was verified. That a file names a key proves nothing: anybody can do that.
+    _signers: set[VerifyingKey] = attrs.field(factory=set, init=False)
+    #: The ends of files that were deleted because they were old, as lines say which no signature covers yet, and as
+    #: signed lines say.
+    _said_to_be_deleted: set[Position] = attrs.field(factory=set, init=False)
     _deleted: set[Position] = attrs.field(factory=set, init=False)
     #: The id of the log; empty before the first line.
     _log: str = attrs.field(default="", init=False)
@@ -203,7 +207,7 @@ class Verifier:
                 1,
                 f"the lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
             )
-        is_pinned = any(file.key in self.pinned for file in self._files)
+        is_pinned = not self._signers.isdisjoint(self.pinned)
         if self.pinned and not is_pinned:
             raise BadLine(
                 first.name,
@@ -221,6 +225,11 @@ class Verifier:
                 self._line,
                 f"the log ends with record {self._end.seq}, but record {max(late)} was noted down elsewhere: the end "
                 "was cut off, or an old state was put back",
+            )
+        if self._continued is not None:
+            self._notes.append(
+                f"the file {self._continued[0]}, which has to follow, is missing: the program was killed before it "
+                "began that file, or the newest files were removed"
             )
         if self._is_torn:
             self._notes.append(
@@ -329,6 +338,9 @@ class Verifier:
                 f"{self._signed_up_to} were changed"
             )
         self._signed_up_to = content["seq"] - 1
+        self._signers.add(self._file.key)
+        self._deleted |= self._said_to_be_deleted
+        self._said_to_be_deleted.clear()
 
     def _check_witness(self) -> None:
         expected = self.witnessed.get((self._log, self._end.seq))
@@ -343,7 +355,7 @@ class Verifier:
     def _note_deleted(self, content: Mapping[str, Any]) -> None:
         last, head = content.get("last"), content.get("head")
         if isinstance(last, int) and isinstance(head, str):
-            self._deleted.add(Position(last, head))
+            self._said_to_be_deleted.add(Position(last, head))
 
     def _note_resumed(self, content: Mapping[str, Any]) -> None:
         unsigned = content.get("unsigned_from")

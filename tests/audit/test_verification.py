@@ -232,14 +232,39 @@ class TestFiles:
         with pytest.raises(BadLine, match="are missing"):
             verify(log.files)
 
+    def test_an_unsigned_line_about_a_deletion_is_no_excuse(self) -> None:
+        """Anybody who can write the files can append it, without any private key."""
+        log = WrittenLog.of(2, 2)
+        first, _ = names(log)
+        lines = log.files.pop(first)
+        fields: dict[str, FieldValue] = {"file": first, "first": 1, "last": len(lines), "head": hash_of(lines[-1])}
+        log.lines.append(log.chain.record(log.at(), "log.deleted", fields))
+
+        with pytest.raises(BadLine, match="are missing"):
+            verify(log.files)
+
+    def test_a_file_that_only_names_the_trusted_key(self) -> None:
+        """The public key is no secret, so a forger can name it as that of the next file."""
+        trusted = SigningKey.generate()
+        forged = WrittenLog.of(2)
+        forged.lines.append(forged.chain.continued(forged.at(), trusted.public))
+        forged.begin_file(forged.chain.position, trusted)
+        forged.records(2)
+
+        with pytest.raises(BadLine, match="none of the given keys has signed"):
+            verify(forged.files, [trusted.public])
+        forged.checkpoint()
+        assert verify(forged.files, [trusted.public]).is_pinned
+
     def test_the_last_file_is_removed(self) -> None:
-        """Only what was noted down elsewhere can show this."""
+        """Only what was noted down elsewhere proves this. Otherwise the program may have been killed."""
         log = WrittenLog.of(2, 2)
         _, last = names(log)
         removed = log.files.pop(last)
         noted = {(log.log, json.loads(removed[-1])["seq"]): hash_of(removed[-1])}
 
-        verify(log.files)
+        (note,) = verify(log.files).notes
+        assert f"the file {last}, which has to follow, is missing" in note
         with pytest.raises(BadLine, match="the end was cut off, or an old state was put back"):
             verify(log.files, witnessed=noted)
 
