@@ -44,6 +44,8 @@ class Entry:
     listen: tuple[Listen, ...] = ()
     #: Whether a connector's connections to the target begin with a PROXY header.
     proxy_protocol: bool = False
+    #: A connector's deny list for this hybrid connection.
+    deny_list: Path | None = None
     #: Where the entry is in the configuration file, for messages: ``connector.toml: line 3``. Empty if it comes from
     #: the options.
     where: str = attrs.field(default="", eq=False)
@@ -123,4 +125,4 @@ def _of_table(
         return Entry(file, key_of(file), tuple(table.listen or [ANYWHERE]), where=table.where)
     # What a table does not say is as in the rest of the file, or in the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
-    return Entry(file, key_of(file), proxy_protocol=general, where=table.where)
+    return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)

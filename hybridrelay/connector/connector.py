@@ -31,7 +31,7 @@ from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
-from ..policy import Action, Decision, denied, resource_of
+from ..policy import Action, Decision, PolicyFile, denied, resource_of
 from ..protocol import control
 from ..security import (
     ConnectionString,
@@ -200,6 +200,13 @@ class Connector:
         """
         self._published[number].sends_proxy_header = on
 
+    def use_deny_list(self, number: int, deny_list: PolicyFile | None) -> None:
+        """Use a deny list for one hybrid connection, in addition to that of the connector; None: it has none.
+
+        It is in force at once, also for open sessions. The file is read again whenever it changes.
+        """
+        self._policies.use_deny_list(number, self._published[number].name, deny_list)
+
     def _hold(self, published: Published, denial: Decision) -> None:
         """Do not register a hybrid connection as long as the policy does not allow it."""
         published.denial = denial
@@ -222,6 +229,7 @@ class Connector:
             self._following.pop(published).cancel()
         if published.denial is None:
             self._relays.withdraw(published)
+        self._policies.use_deny_list(number, published.name, None)
         if self._nursery is not None:
             self._nursery.start_soon(self._sessions.drain, grace, published)
 
@@ -407,6 +415,8 @@ class Connector:
     def _policy_changed(self) -> None:
         """Put the policy into force after it was read again."""
         self._sessions.set_policy(self._policies.policy)
+        if self._nursery is None:  # nothing is registered yet
+            return
         for published in self._published.values():
             action = Action.REGISTER if published.denial is None else Action.PUBLISH
             decision = self._policies.policy.decide(None, action, published.resource())

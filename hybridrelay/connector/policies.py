@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import trio
 
 from ..errors import ConfigurationError
@@ -25,6 +26,16 @@ __all__ = ["Policies"]
 
 #: How soon what is open ends when the allowed hours are over (seconds).
 _HOURS_SECONDS = 1.0
+
+
+@attrs.define(eq=False)
+class _OwnDenyList:
+    """A deny list that applies to one hybrid connection only."""
+
+    connection: str
+    file: PolicyFile
+    #: The scope of the task that watches it.
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 class Policies:
@@ -54,6 +65,10 @@ class Policies:
         self._deny_list = config.policy if isinstance(config.policy, PolicyFile) else None
         self._given = Policy() if isinstance(config.policy, PolicyFile) else config.policy
         self._watched = WatchedPolicy(config.policy_directories)
+        #: The deny lists of single hybrid connections, by the numbers of these.
+        self._own: dict[int, _OwnDenyList] = {}
+        #: Watches the files; None while that does not run.
+        self._nursery: trio.Nursery | None = None
         self._combine()
 
     def publish_all(self) -> None:
@@ -66,6 +81,32 @@ class Policies:
         of_file = Policy() if self._deny_list is None else self._deny_list.policy
         #: Everything that is in force.
         self.policy = self._watched.policy.and_also(self._given).and_also(of_file)
+        for own in self._own.values():
+            self.policy = self.policy.and_also(own.file.policy.only_for(own.connection))
+
+    def use_deny_list(self, number: int, connection: str, file: PolicyFile | None) -> None:
+        """Use a deny list that applies to one hybrid connection only, in place of the one that it had.
+
+        Args:
+            number: the number of the hybrid connection.
+            connection: its name.
+            file: the deny list, which is read again when it changes; None: it has none.
+        """
+        before = self._own.pop(number, None)
+        if before is not None:
+            before.scope.cancel()
+        if file is not None:
+            self._own[number] = own = _OwnDenyList(connection, file)
+            self._publish_reading(file.reading)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._watch_own, own)
+        if before is not None or file is not None:
+            self._combine()
+            self._changed()
+
+    async def _watch_own(self, own: _OwnDenyList) -> None:
+        with own.scope:
+            await own.file.watch(self._deny_list_read, self._failed)
 
     async def reload(self) -> None:
         """Read everything again at once, even if it seems unchanged, and put it into force.
@@ -73,20 +114,35 @@ class Policies:
         Raises:
             ConfigurationError: something cannot be read or parsed. Its last valid version stays in force.
         """
+        errors: list[ConfigurationError] = []
         try:
             await self._watched.reload()
             self._policy_read()
-        finally:
-            if self._deny_list is not None:
-                self._deny_list_read(await self._deny_list.reload())
+        except ConfigurationError as exc:
+            errors.append(exc)
+        general = [] if self._deny_list is None else [self._deny_list]
+        for file in (*general, *(own.file for own in self._own.values())):
+            try:
+                self._deny_list_read(await file.reload())
+            except ConfigurationError as exc:
+                errors.append(exc)
+        for error in errors[1:]:
+            self._failed(error)
+        if errors:
+            raise errors[0]
 
     async def watch(self) -> None:
         """Put changes into force until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watched.watch, self._policy_read, self._failed)
-            if self._deny_list is not None:
-                nursery.start_soon(self._deny_list.watch, self._deny_list_read, self._failed)
-            nursery.start_soon(self._watch_time)
+        async with trio.open_nursery() as self._nursery:
+            try:
+                self._nursery.start_soon(self._watched.watch, self._policy_read, self._failed)
+                if self._deny_list is not None:
+                    self._nursery.start_soon(self._deny_list.watch, self._deny_list_read, self._failed)
+                for own in self._own.values():
+                    self._nursery.start_soon(self._watch_own, own)
+                await self._watch_time()
+            finally:
+                self._nursery = None
 
     async def _watch_time(self) -> None:
         while True:

@@ -125,9 +125,15 @@ class Policy:
                 if name in self.denied:
                     return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}", f"deny-list-{kind}")
         for file in self.files:
-            for denial in _denials(file, subject, action, resource):
-                return denial
+            if file.connection in ("", resource.connection):
+                for denial in _denials(file, subject, action, resource):
+                    return denial
         return ALLOWED
+
+    def only_for(self, connection: str) -> Policy:
+        """Return the same policy, restricted to one hybrid connection. It has to consist of files."""
+        assert not self.denied
+        return Policy(files=tuple(attrs.evolve(file, connection=connection) for file in self.files))
 
 
 def _names(subject: PeerIdentity) -> dict[str, str]:

@@ -87,6 +87,8 @@ class Restrictions:
     file: str
     #: Whether it is a deny list, which has nothing but `denied_identities`.
     is_deny_list: bool = False
+    #: The only hybrid connection to which it applies; empty: it applies to all.
+    connection: str = ""
     allow_hybrid_connections: Entry[bool] | None = None
     allowed_targets: EntryList[TargetPattern] | None = None
     denied_targets: EntryList[TargetPattern] | None = None

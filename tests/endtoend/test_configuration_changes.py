@@ -303,3 +303,29 @@ async def test_a_unix_socket(scene: Scene) -> None:
 
         await async_wait_until(is_gone, seconds=SECONDS, what="the file is removed")
         await scene.served("a")
+
+
+async def test_a_deny_list_for_one_hybrid_connection(scene: Scene) -> None:
+    """Named, changed and removed without a restart; the other hybrid connection is not affected."""
+    folder = scene.deployment.folder
+    denied, config = folder / "denied", folder / "connector.toml"
+    denied.write_text("nobody\n")
+    text = config.read_text()
+    with_list = text.replace('file = "b.connector"\n', 'file = "b.connector"\ndeny-list = "denied"\n')
+    missing = with_list.replace('"denied"', '"missing"')
+    await says(scene.connector, "reload.failed: .*line 4: .*missing", partial(replace, config, missing))
+    async with talking(scene.ports["a"]):
+        async with talking(scene.ports["b"]):
+            await says(scene.connector, "configuration.reloaded: .*changed=b", partial(replace, config, with_list))
+        stream = await trio.open_tcp_stream("127.0.0.1", scene.ports["b"])
+        async with stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+            await says(scene.connector, "session.ended: .*connection=b", lambda: denied.write_text("application\n"))
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(SECONDS):
+                await stream.receive_some()
+        assert not await is_served(scene.ports["b"])
+        replace(config, text)
+        await scene.served("b")
+        await scene.served("a")
+    assert await trio.to_thread.run_sync(scene.connector.terminate) == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy import Action, Decision, Policy, Resource
 from hybridrelay.policy.directory import PolicyDirectory
+from hybridrelay.policy.document import Entry, EntryList, Place, Restrictions
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -396,3 +397,24 @@ def test_no_hostile_file_widens_anything(content: bytes, name: str, tmp_path: Pa
     for action, resource, subject in REQUESTS:
         assert policy(BASE).decide(subject, action, resource).reason is not None
         assert found.decide(subject, action, resource).reason is not None, resource
+
+
+def test_a_deny_list_for_one_hybrid_connection() -> None:
+    everything = Policy(files=(Restrictions(file="all", is_deny_list=True, denied_identities=_denies("a")),))
+    one = Policy(files=(Restrictions(file="one", is_deny_list=True, denied_identities=_denies("b")),)).only_for(
+        "orders"
+    )
+    both = everything.and_also(one)
+
+    def allows(label: str, connection: str) -> bool:
+        subject = PeerIdentity(connection, Role.APPLICATION, label, "0A", 4e9)
+        return both.decide(subject, STREAM, Resource(connection, None)).reason is None
+
+    assert [allows("a", "orders"), allows("a", "billing")] == [False, False]
+    assert [allows("b", "orders"), allows("b", "billing")] == [False, True]
+    assert allows("c", "orders")
+
+
+def _denies(label: str) -> EntryList[frozenset[str]]:
+    place = Place("file", 1)
+    return EntryList(place, (Entry(frozenset({label}), label, place),))

@@ -78,6 +78,7 @@ connector.toml; when it changes, the program changes over without a restart:
   file = "orders.connector"
   [[connection]]
   file = "billing.connector"
+  deny-list = "billing-deny-list.txt"  # in addition, for this one alone
 
 deny-list.txt, the deny list; it is read again whenever it changes, and open
 sessions of the identities in it are closed:
@@ -127,7 +128,12 @@ def _add_arguments(parser: Parser) -> None:
         "that ends at once",
     )
     add_config(parser)
-    add_connection_tables(parser, lambda keys: _add_proxy_protocol(keys, "", default=None))
+    add_connection_tables(parser, _add_connection_keys)
+
+
+def _add_connection_keys(keys: argparse.ArgumentParser) -> None:
+    keys.add_argument("--deny-list", metavar="FILE", type=values.path)
+    _add_proxy_protocol(keys, "", default=None)
 
 
 def _add_proxy_protocol(parser: argparse.ArgumentParser, means: str, *, default: bool | None = False) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import trio
-
+from ..._file_thread import FileThread
 from ...connector import Connector
 from ...errors import ConfigurationError
+from ...policy import PolicyFile
 from ..entries import Entry, Key
 from ..reloading import publish_not_reloaded
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
@@ -34,6 +34,7 @@ class ConnectorService:
             self._running[one.entry.key] = Running(one.entry, one.string)
             self._numbers[one.entry.key] = number
             connector.use_proxy_protocol(number, one.entry.proxy_protocol)
+            connector.use_deny_list(number, _deny_list_of(one.entry))
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -47,10 +48,14 @@ class ConnectorService:
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """See `Service.apply`."""
-        await trio.lowlevel.checkpoint()
-        return [step for step in plan.steps if self._take(step)]
+        deny_lists: dict[Key, PolicyFile | None] = {}
+        for step in plan.steps:
+            if isinstance(step, Start | Replace | Change):
+                file = FileThread(str(step.entry.deny_list))
+                deny_lists[step.entry.key] = await file.run(_deny_list_of, step.entry)
+        return [step for step in plan.steps if self._take(step, deny_lists)]
 
-    def _take(self, step: Step) -> bool:
+    def _take(self, step: Step, deny_lists: Mapping[Key, PolicyFile | None]) -> bool:
         """Take one step. Returns whether it succeeded; if not, the failure was reported."""
         entry: Entry | None = None
         try:
@@ -70,11 +75,24 @@ class ConnectorService:
                     self._running[key] = Running(entry, update.string)
                 case Change(entry):
                     self._running[entry.key] = Running(entry, self._running[entry.key].string)
-            if entry is not None:
+            if entry is not None and entry.key in deny_lists:
                 self._connector.use_proxy_protocol(self._numbers[entry.key], entry.proxy_protocol)
+                self._connector.use_deny_list(self._numbers[entry.key], deny_lists[entry.key])
         except ConfigurationError as exc:
             assert entry is not None
             error = ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)
             publish_not_reloaded(entry.error(error))
             return False
         return True
+
+
+def _deny_list_of(entry: Entry) -> PolicyFile | None:
+    """Read the deny list of an entry, if it has one.
+
+    Raises:
+        ConfigurationError: it cannot be read. The message says where it is named.
+    """
+    try:
+        return None if entry.deny_list is None else PolicyFile(entry.deny_list)
+    except ConfigurationError as exc:
+        raise entry.error(exc) from None
