@@ -8,7 +8,6 @@ from typing import Final
 import attrs
 
 from ..events.base import Event
-from ..events.claims import ClaimRefused
 from ..events.plain_log import event_fields, event_text
 from .chain import FieldValue
 
@@ -42,9 +41,15 @@ AUDITED_SUBJECTS: Final = frozenset(
         "audit",
     }
 )
-#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them
-#: (see also `_is_of_a_stranger`).
-_LEFT_OUT = frozenset({"management.authentication-failed", "management.call-refused", "session.not-resumed-yet"})
+#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them.
+_LEFT_OUT = frozenset(
+    {
+        "claim.unknown",
+        "management.authentication-failed",
+        "management.call-refused",
+        "session.not-resumed-yet",
+    }
+)
 
 
 @attrs.frozen
@@ -72,11 +77,6 @@ class SinkProblem:
     is_required: bool
 
 
-def _is_of_a_stranger(event: Event) -> bool:
-    """Whether the event can be caused by somebody who has neither a key nor a code: any number of times."""
-    return isinstance(event, ClaimRefused) and not event.claim
-
-
 def record_of(event: Event, at: float) -> Record | None:
     """Return the record of an event; None if it does not belong into the audit log.
 
@@ -84,6 +84,6 @@ def record_of(event: Event, at: float) -> Record | None:
         event: the event.
         at: the time, in seconds since 1970.
     """
-    if event.name.partition(".")[0] not in AUDITED_SUBJECTS or event.name in _LEFT_OUT or _is_of_a_stranger(event):
+    if event.name.partition(".")[0] not in AUDITED_SUBJECTS or event.name in _LEFT_OUT:
         return None
     return Record(at, event.name, event_fields(event), int(event.level), event_text(event))

@@ -9,7 +9,7 @@ import attrs
 from ..protocol.reasons import Reason
 from .base import Event, Level
 
-__all__ = ["ClaimKept", "ClaimRefused", "ClaimTaken", "ClaimTakenAgain", "ClaimWaiting"]
+__all__ = ["ClaimKept", "ClaimRefused", "ClaimTaken", "ClaimTakenAgain", "ClaimUnknown", "ClaimWaiting"]
 
 
 @attrs.frozen(kw_only=True)
@@ -47,18 +47,28 @@ class ClaimTakenAgain(Event):
 
 @attrs.frozen(kw_only=True)
 class ClaimRefused(Event):
-    """The relay did not deliver the content of a claim: it is unknown, has expired, was revoked, or is of a hybrid
+    """Somebody with the code of a claim did not get its content: it has expired, was revoked, or is of a hybrid
     connection that is disabled."""
 
     name: ClassVar = "claim.refused"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A claim was asked for, and refused"
 
-    #: Empty, like `claim`, if the claim is unknown or the proof was wrong.
-    connection: str = ""
-    claim: str = ""
+    connection: str
+    claim: str
     peer: str
     reason: Reason
+
+
+@attrs.frozen(kw_only=True)
+class ClaimUnknown(Event):
+    """Somebody asked for a claim that the relay does not have, or showed a wrong proof."""
+
+    name: ClassVar = "claim.unknown"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "An unknown claim was asked for"
+
+    peer: str
 
 
 @attrs.frozen(kw_only=True)

@@ -17,7 +17,7 @@ import trio
 
 from .._threads import run_in_thread
 from ..events.base import Event
-from ..events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
+from ..events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from ..events.management import ManagementCalled, ManagementCallRefused
 from ..events.relay_resources import StateFileNotWritten, StateFileWritten
 from ..events.stream import EventStream
@@ -81,7 +81,7 @@ class AuditLog:
 
     def __call__(self, event: Event) -> None:
         """Record an event, if it is about a call of the API, or about a claim."""
-        if isinstance(event, ClaimTaken | ClaimTakenAgain | ClaimRefused):
+        if isinstance(event, ClaimTaken | ClaimTakenAgain | ClaimRefused | ClaimUnknown):
             self._record(*_attempt_to_take(event, self._clock()))
             return
         if not isinstance(event, ManagementCalled | ManagementCallRefused):
@@ -189,14 +189,16 @@ class AuditLog:
                 files.append(line for line in lines if line.number > last)
 
 
-def _attempt_to_take(event: ClaimTaken | ClaimTakenAgain | ClaimRefused, now: float) -> tuple[Kind, AuditEntry]:
+def _attempt_to_take(
+    event: ClaimTaken | ClaimTakenAgain | ClaimRefused | ClaimUnknown, now: float
+) -> tuple[Kind, AuditEntry]:
     """Return the entry about an attempt to take a claim, and where it belongs. Strangers have no valid code."""
     match event:
         case ClaimTaken():
             kind, status = Kind.CALLS, 200
         case ClaimTakenAgain():
             kind, status = Kind.CALLS, Problem.CHANGED.status
-        case ClaimRefused(claim=""):
+        case ClaimUnknown():
             kind, status = Kind.REFUSED, Problem.NOT_FOUND.status
         case ClaimRefused():
             kind, status = Kind.CALLS, Problem.FORBIDDEN.status
@@ -206,8 +208,8 @@ def _attempt_to_take(event: ClaimTaken | ClaimTakenAgain | ClaimRefused, now: fl
         operation="takeClaim",
         caller="" if kind is Kind.REFUSED else "claim",
         peer=event.peer,
-        connection=event.connection,
-        claim=event.claim,
+        connection="" if isinstance(event, ClaimUnknown) else event.connection,
+        claim="" if isinstance(event, ClaimUnknown) else event.claim,
         status=status,
         request_id=new_request_id(),
     )

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from hybridrelay.audit.writer import WAIT_SECONDS
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import ConnectionStringReloaded, Event, EventStream, SessionEnded, StreamOpened, all_events
 from hybridrelay.events.audit import AuditCheckpoint, AuditSinkFailed, AuditSinkRestored
-from hybridrelay.events.claims import ClaimRefused
+from hybridrelay.events.claims import ClaimRefused, ClaimUnknown
 from hybridrelay.events.plain_log import plainly_logged_events
 from hybridrelay.protocol.reasons import Reason
 
@@ -116,10 +115,10 @@ class TestRecords:
         assert not {"token.invalid", "management.authentication-failed", "unauthenticated.closed"} & recorded
 
     def test_claims_that_are_asked_for_without_the_right_code_are_not(self) -> None:
-        """Strangers could fill the disk."""
-        refused = partial(ClaimRefused, peer="192.0.2.1", reason=Reason.CLAIM_UNKNOWN)
-        assert record_of(refused(), 0.0) is None
-        assert record_of(refused(connection="orders", claim="ab" * 16), 0.0) is not None
+        """Strangers could fill the disk with them."""
+        refused = ClaimRefused(connection="orders", claim="ab" * 16, peer="192.0.2.1", reason=Reason.CLAIM_EXPIRED)
+        assert record_of(ClaimUnknown(peer="192.0.2.1"), 0.0) is None
+        assert record_of(refused, 0.0) is not None
 
     def test_every_subject_exists_or_is_reserved(self) -> None:
         subjects = {event.name.partition(".")[0] for event in all_events()}

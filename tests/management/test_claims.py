@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from hybridrelay.events import EventStream, ManagementCalled
-from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
+from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.management.audit_entries import AuditFilter
 from hybridrelay.management.audit_log import AuditLog
 from hybridrelay.management.callers import Caller, Scope
@@ -114,7 +114,7 @@ async def test_the_audit_log_has_every_attempt_to_take_one(tmp_path: Path) -> No
     log(ClaimTaken(connection="orders", claim=ID, peer="192.0.2.1"))
     log(ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=5.0, taken_by="192.0.2.1"))
     log(ClaimRefused(connection="orders", claim=ID, peer="192.0.2.3", reason=Reason.CLAIM_EXPIRED))
-    log(ClaimRefused(peer="192.0.2.4", reason=Reason.CLAIM_UNKNOWN))
+    log(ClaimUnknown(peer="192.0.2.4"))
     page = await log.read(AuditFilter(operation="takeClaim"), 10)
     assert [(one.status, one.caller, one.claim, one.peer) for one in reversed(page.entries)] == [
         (200, "claim", ID, "192.0.2.1"),

@@ -10,7 +10,7 @@ import trio
 
 from ..._threads import run_in_thread
 from ...errors import StateError
-from ...events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain
+from ...events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import CLAIM_PART_SIZE
@@ -75,10 +75,13 @@ class ClaimService:
 
     def _publish(self, take: Take, peer: str) -> None:
         claim = take.claim
-        connection, id_ = ("", "") if claim is None else (claim.connection, claim.mailbox)
+        if claim is None:
+            self._events.publish(ClaimUnknown(peer=peer))
+            return
+        connection, id_ = claim.connection, claim.mailbox
         if take.reason is Reason.NO_ERROR:
             self._events.publish(ClaimTaken(connection=connection, claim=id_, peer=peer))
-        elif take.reason is Reason.CLAIM_TAKEN and claim is not None:
+        elif take.reason is Reason.CLAIM_TAKEN:
             self._events.publish(
                 ClaimTakenAgain(
                     connection=connection,

@@ -1,0 +1,97 @@
+"""What a taker is answered, and which events follow."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import trio
+
+from hybridrelay.errors import StateError
+from hybridrelay.events import Event, EventStream
+from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.claims import Claim
+from hybridrelay.relay.service.claims import ClaimService, NoClaims
+from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.security import MAX_SEALED, Right, Rule
+
+PROOF = bytes(range(32))
+ID = "ab" * 16
+TAKE = control.Take(7, ID, PROOF.hex())
+AT, PEER = 1_700_000_000.0, "192.0.2.1"
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore(lambda: AT)
+    store.create("orders", ["relay"], [Rule.generate("sender", [Right.SEND])])
+    return store
+
+
+@pytest.fixture
+def service(store: MemoryStore, events: list[Event]) -> ClaimService:
+    return ClaimService(store, trio.CapacityLimiter(1), EventStream(events.append))
+
+
+def add(store: MemoryStore, sealed: bytes = b"sealed") -> None:
+    store.add_claim(Claim(ID, "orders", hashlib.sha256(PROOF).hexdigest(), sealed, AT, AT + 60))
+
+
+async def test_the_content_comes_in_parts(store: MemoryStore, service: ClaimService, events: list[Event]) -> None:
+    sealed = bytes(range(256)) * (MAX_SEALED // 256)
+    add(store, sealed)
+    answer = await service.take(TAKE, PEER)
+    assert [type(part) for part in answer] == [control.Taken] * 6
+    parts = [part for part in answer if isinstance(part, control.Taken)]
+    assert [(part.id, part.number, part.count) for part in parts] == [(7, number, 6) for number in range(6)]
+    assert bytes.fromhex("".join(part.sealed for part in parts)) == sealed
+    assert events == [ClaimTaken(connection="orders", claim=ID, peer=PEER)]
+
+
+async def test_the_second_taker_raises_the_alarm(
+    store: MemoryStore, service: ClaimService, events: list[Event]
+) -> None:
+    add(store)
+    await service.take(TAKE, PEER)
+    del events[:]
+    assert await service.take(TAKE, "192.0.2.2") == [control.Failed(7, Reason.CLAIM_TAKEN, "at 2023-11-14T22:13:20Z")]
+    assert events == [ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=AT, taken_by=PEER)]
+
+
+async def test_a_guess_and_a_refusal_differ_only_for_who_has_the_code(
+    store: MemoryStore, service: ClaimService, events: list[Event]
+) -> None:
+    add(store)
+    wrong = control.Take(7, ID, "00" * 32)
+    other = control.Take(7, "cd" * 16, PROOF.hex())
+    for take in (wrong, other):
+        assert await service.take(take, PEER) == [control.Failed(7, Reason.CLAIM_UNKNOWN)]
+    assert events == [ClaimUnknown(peer=PEER)] * 2
+    store.revoke_claim("orders", ID)
+    assert await service.take(wrong, PEER) == [control.Failed(7, Reason.CLAIM_UNKNOWN)]
+    assert await service.take(TAKE, PEER) == [control.Failed(7, Reason.CLAIM_REVOKED)]
+    assert events[-1] == ClaimRefused(connection="orders", claim=ID, peer=PEER, reason=Reason.CLAIM_REVOKED)
+
+
+async def test_a_store_that_cannot_be_used(
+    store: MemoryStore, service: ClaimService, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StateError("the disk is full")
+
+    monkeypatch.setattr(store, "take_claim", fail)
+    (answer,) = await service.take(TAKE, PEER)
+    assert isinstance(answer, control.Failed)
+    assert (answer.reason, events) == (Reason.BUSY, [])
+    assert "disk" not in answer.detail
+
+
+async def test_a_relay_without_claims() -> None:
+    assert await NoClaims().take(TAKE, PEER) == [control.Failed(7, Reason.CLAIM_UNKNOWN)]
