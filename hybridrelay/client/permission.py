@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from ..errors import ConfigurationError
-from ..events.connector_resources import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
+from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.stream import EventStream
 from ..policy import Action, Decision, Resource, WatchedPolicy, denied, resource_of
 from ..security import ConnectionString

@@ -26,9 +26,9 @@ from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..errors import ConfigurationError, HybridRelayError
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
-from ..events.connector_resources import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
+from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
 from ..policy import Action, Decision, PolicyFile, denied, resource_of

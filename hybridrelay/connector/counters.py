@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..connectivity.counters import EndpointCounters
 from ..events.base import Event
-from ..events.connector_resources import PolicyRefused
+from ..events.policy import PolicyRefused
 
 __all__ = ["ConnectorCounters"]
 

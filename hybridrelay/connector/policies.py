@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from ..errors import ConfigurationError
-from ..events.connector_resources import PolicyNotReloaded
+from ..events.policy import PolicyNotReloaded
 from ..events.stream import EventStream
 from ..policy import (
     Action,

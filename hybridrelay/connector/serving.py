@@ -18,7 +18,8 @@ from .._unexpected_failure import unexpected_failure
 from ..audit import NotRecordedError
 from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
-from ..events.connector_resources import PolicyRefused, ShareUsedUp, TargetOutOfResources
+from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
+from ..events.policy import PolicyRefused
 from ..events.stream import EventStream
 from ..mux import Bridged, BridgeProgress, Bridges, Offer, RunningBridge
 from ..policy import Action, Decision, Policy

@@ -19,8 +19,8 @@ from ..connectivity.activity import session_activity_id
 from ..connectivity.counters import EndpointCounters
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
-from ..events.connector_resources import PolicyRefused
 from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, SessionResumed
+from ..events.policy import PolicyRefused
 from ..events.program import ProgramStopping
 from ..events.stream import EventStream
 from ..mux import Account, Budget, Session, SessionConfig, SessionRole, open_bridges, refuse_session

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .plain_log import PlainLogSubscriber as PlainLogSubscriber
     from .plain_log import event_fields as event_fields
     from .plain_log import event_text as event_text
+    from .policy import *  # noqa: F403
     from .program import *  # noqa: F403
     from .quotas import *  # noqa: F403
     from .relay import *  # noqa: F403
@@ -56,6 +57,7 @@ _OPEN = (
     "connector_resources",
     "endpoint",
     "management",
+    "policy",
     "program",
     "quotas",
     "relay",

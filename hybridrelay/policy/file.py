@@ -13,7 +13,7 @@ from .._file_thread import FileThread
 from .._text_files import read_text
 from ..errors import ConfigurationError
 from ..events.base import Event
-from ..events.connector_resources import PolicyLoaded, PolicyUnclear
+from ..events.policy import PolicyLoaded, PolicyUnclear
 from .decision import Policy
 from .deny_list import DenyList, parse_deny_list, shorten
 from .document import Entry, EntryList, Place, Restrictions

@@ -6,7 +6,6 @@ not matter, as Group Policy writes it. In a property list, all values are of the
 
 from __future__ import annotations
 
-import plistlib
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -85,6 +84,8 @@ def parse_property_list(file: str, data: bytes) -> Restrictions:
     Raises:
         ConfigurationError: it is not a property list, has an unknown key, or a value that is not valid.
     """
+    import plistlib  # imported here, because only macOS needs it
+
     try:
         content = plistlib.loads(data)
     except Exception as exc:  # noqa: BLE001 - the parser raises many kinds, also AttributeError

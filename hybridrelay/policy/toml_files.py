@@ -7,7 +7,6 @@ find the lines, which needs no more than the tokens of TOML. The values always c
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 
 import attrs
@@ -48,6 +47,8 @@ def parse_policy_file(file: str, text: str) -> Restrictions:
         ConfigurationError: it is not TOML, has an unknown key, or a value that is not valid; the message begins with
             file and line.
     """
+    import tomllib  # imported here, because most machines have no policy
+
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:

@@ -12,7 +12,7 @@ import trio
 from .._file_thread import FileThread
 from ..errors import ConfigurationError
 from ..events.base import Event
-from ..events.connector_resources import PolicyInForce
+from ..events.policy import PolicyInForce
 from .decision import Policy
 from .deny_list import shorten
 from .directory import Stamp
