@@ -8,5 +8,14 @@
 docs/audit.md describes the audit log.
 """
 
-from .trail import AuditTrail as AuditTrail
-from .writer import NotRecordedError as NotRecordedError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_used
+
+if TYPE_CHECKING:
+    from .record import NotRecordedError as NotRecordedError
+    from .trail import AuditTrail as AuditTrail
+
+__getattr__, __dir__ = load_when_used(__name__, {"record": ("NotRecordedError",), "trail": ("AuditTrail",)})

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import attrs
-import msgspec
 
 from .keys import SigningKey, VerifyingKey
 
@@ -174,7 +173,7 @@ def _encode(content: Mapping[str, FieldValue]) -> bytes:
 
 def _to_json(content: Mapping[str, FieldValue]) -> bytes:
     try:
-        return msgspec.json.encode(content) + b"\n"
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     except UnicodeEncodeError:  # half a surrogate pair, such as in a file name that is not UTF-8
         return json.dumps(content, separators=(",", ":")).encode() + b"\n"
 

@@ -16,10 +16,10 @@ from ..events.audit import AuditFileNotCompressed
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream, Subscriber
-from .record import SinkProblem, record_of
+from .record import NotRecordedError, SinkProblem, record_of
 from .sinks.files import FileSink
 from .sinks.sink import Sink, SinkKind
-from .writer import NotRecordedError, SinkWriter
+from .writer import SinkWriter
 
 __all__ = ["AuditTrail"]
 

@@ -15,10 +15,10 @@ from ..errors import ConfigurationError
 from ..events.audit import AuditRecordsLost, AuditSinkFailed, AuditSinkRestored
 from ..events.base import Event
 from ..events.stream import EventStream
-from .record import Record, record_of
+from .record import NotRecordedError, Record, record_of
 from .sinks.sink import Sink
 
-__all__ = ["MAX_WAITING", "WAIT_SECONDS", "NotRecordedError", "SinkWriter"]
+__all__ = ["MAX_WAITING", "WAIT_SECONDS", "SinkWriter"]
 
 T = TypeVar("T")
 
@@ -36,10 +36,6 @@ _RETRY_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 #: The errors of a full disk.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class NotRecordedError(Exception):
-    """A record could not be written to a sink. The text says why."""
 
 
 class SinkWriter:

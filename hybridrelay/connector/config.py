@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from ..abc import Dialer
-from ..audit import AuditTrail
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..connectivity.new_keys import KeepString
@@ -18,6 +18,9 @@ from ..mux import DATA_CONFIG
 from ..policy import Policy, PolicyFile
 from ..security import ConnectionString, check_is_connection_string
 from .instance_file import InstanceFile
+
+if TYPE_CHECKING:
+    from ..audit import AuditTrail
 
 __all__ = ["ConnectorConfig"]
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from .._unexpected_failure import unexpected_failure
-from ..audit import NotRecordedError
+from ..audit.record import NotRecordedError
 from ..connectivity import format_address
 from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
