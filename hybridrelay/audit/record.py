@@ -41,9 +41,11 @@ AUDITED_SUBJECTS: Final = frozenset(
         "audit",
     }
 )
-#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them.
+#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them
+#: (``claim.refused``: whoever has a code that was used).
 _LEFT_OUT = frozenset(
     {
+        "claim.refused",
         "claim.unknown",
         "management.authentication-failed",
         "management.call-refused",

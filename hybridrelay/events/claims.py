@@ -30,7 +30,10 @@ class ClaimTaken(Event):
 
 @attrs.frozen(kw_only=True)
 class ClaimTakenAgain(Event):
-    """Somebody has the code of a claim that was taken before. One of the two takers should not have it."""
+    """Somebody has the code of a claim that was taken before. One of the two takers should not have it.
+
+    Published once for each claim: whoever has a code that was used could otherwise fill the logs. Further attempts
+    are `ClaimRefused`."""
 
     name: ClassVar = "claim.taken-again"
     level: ClassVar = Level.ERROR
@@ -47,8 +50,8 @@ class ClaimTakenAgain(Event):
 
 @attrs.frozen(kw_only=True)
 class ClaimRefused(Event):
-    """Somebody with the code of a claim did not get its content: it has expired, was revoked, or is of a hybrid
-    connection that is disabled."""
+    """Somebody with the code of a claim did not get its content: it has expired, was revoked, was taken more than
+    once before, or is of a hybrid connection that is disabled."""
 
     name: ClassVar = "claim.refused"
     level: ClassVar = Level.WARNING

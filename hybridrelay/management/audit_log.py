@@ -21,6 +21,7 @@ from ..events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnkn
 from ..events.management import ManagementCalled, ManagementCallRefused
 from ..events.relay_resources import StateFileNotWritten, StateFileWritten
 from ..events.stream import EventStream
+from ..protocol.reasons import Reason
 from ..relay.snapshot import FileProblem
 from .audit_entries import (
     DIRECTORY,
@@ -192,7 +193,10 @@ class AuditLog:
 def _attempt_to_take(
     event: ClaimTaken | ClaimTakenAgain | ClaimRefused | ClaimUnknown, now: float
 ) -> tuple[Kind, AuditEntry]:
-    """Return the entry about an attempt to take a claim, and where it belongs. Strangers have no valid code."""
+    """Return the entry about an attempt to take a claim, and where it belongs.
+
+    Attempts that can be repeated without limit are among what was refused, so that they displace no other entries.
+    """
     match event:
         case ClaimTaken():
             kind, status = Kind.CALLS, 200
@@ -200,13 +204,15 @@ def _attempt_to_take(
             kind, status = Kind.CALLS, Problem.CHANGED.status
         case ClaimUnknown():
             kind, status = Kind.REFUSED, Problem.NOT_FOUND.status
+        case ClaimRefused(reason=Reason.CLAIM_TAKEN):
+            kind, status = Kind.REFUSED, Problem.CHANGED.status
         case ClaimRefused():
-            kind, status = Kind.CALLS, Problem.FORBIDDEN.status
+            kind, status = Kind.REFUSED, Problem.FORBIDDEN.status
     entry = AuditEntry(
         number=0,  # until it is written
         time=round(now, 3),
         operation="takeClaim",
-        caller="" if kind is Kind.REFUSED else "claim",
+        caller="" if isinstance(event, ClaimUnknown) else "claim",
         peer=event.peer,
         connection="" if isinstance(event, ClaimUnknown) else event.connection,
         claim="" if isinstance(event, ClaimUnknown) else event.claim,

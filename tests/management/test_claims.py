@@ -114,11 +114,13 @@ async def test_the_audit_log_has_every_attempt_to_take_one(tmp_path: Path) -> No
     log(ClaimTaken(connection="orders", claim=ID, peer="192.0.2.1"))
     log(ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=5.0, taken_by="192.0.2.1"))
     log(ClaimRefused(connection="orders", claim=ID, peer="192.0.2.3", reason=Reason.CLAIM_EXPIRED))
+    log(ClaimRefused(connection="orders", claim=ID, peer="192.0.2.5", reason=Reason.CLAIM_TAKEN))
     log(ClaimUnknown(peer="192.0.2.4"))
     page = await log.read(AuditFilter(operation="takeClaim"), 10)
     assert [(one.status, one.caller, one.claim, one.peer) for one in reversed(page.entries)] == [
         (200, "claim", ID, "192.0.2.1"),
         (409, "claim", ID, "192.0.2.2"),
         (403, "claim", ID, "192.0.2.3"),
+        (409, "claim", ID, "192.0.2.5"),
         (404, "", "", "192.0.2.4"),
     ]

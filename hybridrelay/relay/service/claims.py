@@ -81,7 +81,7 @@ class ClaimService:
         connection, id_ = claim.connection, claim.mailbox
         if take.reason is Reason.NO_ERROR:
             self._events.publish(ClaimTaken(connection=connection, claim=id_, peer=peer))
-        elif take.reason is Reason.CLAIM_TAKEN:
+        elif take.reason is Reason.CLAIM_TAKEN and not claim.taken_again:
             self._events.publish(
                 ClaimTakenAgain(
                     connection=connection,

@@ -65,6 +65,17 @@ async def test_the_second_taker_raises_the_alarm(
     assert events == [ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=AT, taken_by=PEER)]
 
 
+async def test_the_alarm_is_raised_once(store: MemoryStore, service: ClaimService, events: list[Event]) -> None:
+    """Whoever has a code that was used can ask for its claim any number of times."""
+    add(store)
+    for number in range(5):
+        await service.take(TAKE, f"192.0.2.{number}")
+    assert [type(event) for event in events] == [ClaimTaken, ClaimTakenAgain, *3 * [ClaimRefused]]
+    assert events[-1] == ClaimRefused(connection="orders", claim=ID, peer="192.0.2.4", reason=Reason.CLAIM_TAKEN)
+    (claim,) = store.claims("orders")
+    assert claim.taken_again == 4
+
+
 async def test_a_guess_and_a_refusal_differ_only_for_who_has_the_code(
     store: MemoryStore, service: ClaimService, events: list[Event]
 ) -> None:
