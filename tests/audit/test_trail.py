@@ -25,7 +25,7 @@ from hybridrelay.audit.writer import WAIT_SECONDS
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import ConnectionStringReloaded, Event, EventStream, SessionEnded, StreamOpened, all_events
 from hybridrelay.events.audit import AuditCheckpoint, AuditSinkFailed, AuditSinkRestored
-from hybridrelay.events.claims import ClaimRefused, ClaimUnknown
+from hybridrelay.events.claims import ClaimRefused, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.events.plain_log import plainly_logged_events
 from hybridrelay.protocol.reasons import Reason
 
@@ -114,11 +114,13 @@ class TestRecords:
         } <= recorded  # fmt: skip
         assert not {"token.invalid", "management.authentication-failed", "unauthenticated.closed"} & recorded
 
-    def test_claims_that_are_asked_for_without_the_right_code_are_not(self) -> None:
-        """Strangers could fill the disk with them."""
-        refused = ClaimRefused(connection="orders", claim="ab" * 16, peer="192.0.2.1", reason=Reason.CLAIM_EXPIRED)
+    def test_attempts_to_take_a_claim_that_can_be_repeated_without_end_are_not(self) -> None:
+        """Strangers, and whoever has a code that was used, could fill the disk with them."""
+        taken = ClaimTakenAgain(connection="orders", claim="ab" * 16, peer="192.0.2.1", taken_at=1.0, taken_by="x")
+        refused = ClaimRefused(connection="orders", claim="ab" * 16, peer="192.0.2.1", reason=Reason.CLAIM_TAKEN)
+        assert record_of(taken, 0.0) is not None
         assert record_of(ClaimUnknown(peer="192.0.2.1"), 0.0) is None
-        assert record_of(refused, 0.0) is not None
+        assert record_of(refused, 0.0) is None
 
     def test_every_subject_exists_or_is_reserved(self) -> None:
         subjects = {event.name.partition(".")[0] for event in all_events()}
