@@ -160,7 +160,7 @@ class AuditDirectory:
             return self._begin()
         state, removed, unsigned = self._continue(plain)
         self._state = state
-        is_new = state.chain.position.seq == 1  # the program was killed when it had just begun the log
+        is_new = state.chain.position.seq <= 2  # the program was killed when it had just begun the log
         try:
             opened = Opened(state.chain.key.public, is_new, removed, None if is_new else unsigned)
             if self._good is None and not is_new:
@@ -169,7 +169,10 @@ class AuditDirectory:
                     fields["removed_bytes"] = removed
                 if unsigned is not None:
                     fields["unsigned_from"] = unsigned
-                self._write([state.chain.record(self._now(), "log.resumed", fields)])
+                line = state.chain.record(self._now(), "log.resumed", fields)
+                signed = state.chain.position
+                self._write([line, state.chain.checkpoint(self._now())], signed=True)
+                self.signed = signed
         except BaseException:
             self._drop()
             raise
@@ -436,28 +439,30 @@ class AuditDirectory:
     def _change_file(self, state: _State) -> _State:
         key = self._new_key()
         self._write_next(key)
-        signed = state.chain.position
         self._write([state.chain.continued(self._now(), key.public)], signed=True)
         state.file.close()
         self._state = None
         self._state = self._begin_file(Chain(key, state.chain.position), state.log)
         self._promote()
-        self.signed = signed
         return self._state
 
     def _begin_file(self, chain: Chain, log: str) -> _State:
         name = file_name(chain.position.seq + 1)
         now = self._clock()
-        line = chain.opened(time_text(now), f"hybridrelay {__version__}", log)
+        # Signed at once, so that the file can be verified with its key from the first moment.
+        lines = chain.opened(time_text(now), f"hybridrelay {__version__}", log)
+        signed = chain.position
+        lines += chain.checkpoint(time_text(now))
         file = self._disk.append_to(name)
         try:
-            file.write(line)
+            file.write(lines)
             file.sync()
             self._disk.sync_names()
         except BaseException:
             file.close()
             raise
-        return _State(chain, log, file, name, len(line), int(now // DAY_SECONDS), 1, now)
+        self.signed = signed
+        return _State(chain, log, file, name, len(lines), int(now // DAY_SECONDS), 0, now)
 
     def _write(self, lines: Sequence[bytes], *, signed: bool = False, sync: bool = True) -> None:
         state = self._state

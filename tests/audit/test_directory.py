@@ -83,9 +83,11 @@ class TestWriting:
         directory.close()
 
         assert opened == Opened(directory_key(folder), True, 0, None)
-        assert events_in(folder) == ["log.opened", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"]
+        assert events_in(folder) == [
+            "log.opened", "log.checkpoint", "stream.opened", "stream.opened", "log.closed", "log.checkpoint"
+        ]  # fmt: skip
         verdict = checked(folder, opened.key)
-        assert (verdict.signed_up_to, verdict.end.seq, verdict.is_pinned) == (4, 5, True)
+        assert (verdict.signed_up_to, verdict.end.seq, verdict.is_pinned) == (5, 6, True)
 
     def test_only_the_owner_can_read_it(self, tmp_path: Path, clock: Clock) -> None:
         folder = tmp_path / "audit"
@@ -113,7 +115,7 @@ class TestWriting:
         directory.append(records(*range(1000, 1100)))
 
         signed = [number for number, event in enumerate(events_in(tmp_path)) if event == "log.checkpoint"]
-        assert len(signed) == 4
+        assert len(signed) == 5
         assert max(after - before for before, after in zip([0, *signed], signed, strict=False)) <= 257
         assert checked(tmp_path).signed_up_to == signed[-1]
 
@@ -180,6 +182,12 @@ def directory_key(folder: Path) -> VerifyingKey:
     return SigningKey.from_file((folder / "signing.key").read_bytes()).public
 
 
+def test_the_key_of_a_new_log_has_signed_at_once(tmp_path: Path, clock: Clock) -> None:
+    opened = make(tmp_path, clock).open()
+
+    assert checked(tmp_path, opened.key).is_pinned
+
+
 class TestFilesThatHaveEnded:
     """They are compressed, and deleted when they are old."""
 
@@ -228,10 +236,10 @@ class TestAfterAnAbruptEnd:
 
         again = make(tmp_path, clock)
         opened = again.open()
-        assert (opened.removed_bytes, opened.unsigned_from) == (15, 1)
+        assert (opened.removed_bytes, opened.unsigned_from) == (15, 3)
         again.close()
         first, second = checked(tmp_path).notes
-        assert "from 1 on" in first
+        assert "from 3 on" in first
         assert "15 bytes" in second
 
     @pytest.mark.parametrize("left", [b"\0" * 4096, b"x" * 200_000], ids=["zeros", "more than is read at once"])
