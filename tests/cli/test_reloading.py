@@ -159,6 +159,24 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
     assert forward.terminate() == 0
 
 
+def test_what_a_relay_has_refused_is_requested_again_at_once(deployment: Deployment, published: Published) -> None:
+    """Although no file has changed: the hybrid connection was imported in the meantime."""
+    folder = deployment.folder
+    files = {role: folder / f"late.{role}" for role in ("connector", "application", "authority", "relay")}
+    done = deployment.run(
+        "connections", "create", "late", "--target", "127.0.0.1:9", "--endpoint", "127.0.0.1",
+        *(part for role, file in files.items() for part in (f"--{role}-file", file)),
+        "--relay-pin", load_connection_string(published.connector).relay_pins[0],
+        "--public-ports", ",".join(f"{name}={port}" for name, port in deployment.ports.items()),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    connector = deployment.start_connector(published, files["connector"])
+    assert "late" not in connector.out
+    assert deployment.run("connections", "import", files["relay"], "--state", deployment.state).returncode == 0
+    hang_up(connector, "registered at a relay: connection=late")
+    assert connector.terminate() == 0
+
+
 def test_what_cannot_be_read_again(deployment: Deployment, published: Published) -> None:
     environment = {"HYBRIDRELAY_CONNECTION_STRING": published.connector.read_text().strip()}
     connector = deployment.start("connector", environment=environment)

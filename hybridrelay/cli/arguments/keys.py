@@ -9,8 +9,8 @@ from .options import add_key, add_management, add_name, add_relay, add_rule, add
 
 _USE = """\
 Write one of a rule's two keys into connection string files, in place of the one that they contain. Nothing changes at
-the relay, where both keys are valid. Programs that use the files change to the other key at SIGHUP, and keep every
-connection.
+the relay, where both keys are valid. Programs that use the files change to the other key within seconds, and keep
+every connection.
 
 This is the first step of changing keys without a pause. Once the programs use the other key, 'keys regenerate'
 replaces the one that is no longer in use. docs/operating.md describes the whole procedure.

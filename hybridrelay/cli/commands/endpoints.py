@@ -48,7 +48,7 @@ def run_endpoints(args: argparse.Namespace) -> int:
         _tell_about_pins(len(args.endpoints), done.first_file, args.relay_pin)
         if args.public_ports is None:
             _tell_about_ports(args.endpoints, done.first_file)
-        output.say("Send SIGHUP to the programs that use the connection strings, connectors first.")
+        output.say("Programs that run with these connection strings use them within seconds.")
     return exits.OK
 
 

@@ -37,8 +37,8 @@ def run_use(args: argparse.Namespace) -> int:
         output.say(f"wrote the key to {args.out}")
     if args.update:
         output.say(
-            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. Send SIGHUP to the programs\n"
-            "that use these files. They say in their logs when everything uses this key."
+            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. The programs that use\n"
+            "these files change to it within seconds. They say in their logs when everything uses this key."
         )
     return exits.OK
 
@@ -87,7 +87,8 @@ def run_regenerate(args: argparse.Namespace) -> int:
         output.say(
             "Every other connection string that contains the old key needs the new one (keys use --help), and so\n"
             "does every authority file. A program that used the old key ends, unless another relay or connection\n"
-            "string keeps it running: start it again with the new key, or send it SIGHUP if it still runs."
+            "string keeps it running: start it again with the new key. One that still runs uses the\n"
+            "new key as soon as it is in its file."
         )
     if len(done.hosts) > 1:
         output.say(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..._file_thread import FileThread
 from ...connector import Connector
@@ -54,6 +54,15 @@ class ConnectorService:
                 file = FileThread(str(step.entry.deny_list))
                 deny_lists[step.entry.key] = await file.run(_deny_list_of, step.entry)
         return [step for step in plan.steps if self._take(step, deny_lists)]
+
+    def refresh(self, keys: Iterable[Key]) -> None:
+        """See `Service.refresh`."""
+        for key in keys:
+            entry, string = self._running[key].entry, self._running[key].string
+            try:
+                self._connector.update(self._numbers[key], string)
+            except ConfigurationError as exc:
+                publish_not_reloaded(entry.error(ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)))
 
     def _take(self, step: Step, deny_lists: Mapping[Key, PolicyFile | None]) -> bool:
         """Take one step. Returns whether it succeeded; if not, the failure was reported."""

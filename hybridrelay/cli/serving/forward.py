@@ -234,6 +234,17 @@ class ForwardService:
             port.close()
         return done
 
+    def refresh(self, keys: Iterable[Key]) -> None:
+        """See `Service.refresh`."""
+        for key in keys:
+            served = self._served.get(key)
+            if served is not None and served.client is not None:
+                try:
+                    with naming(key[0]):
+                        served.client.update(served.string)
+                except ConfigurationError as exc:
+                    publish_not_reloaded(exc)
+
     async def _open_missing(
         self, plan: Plan, wanted: Mapping[Key, Sequence[_Place]], stopping: Collection[Key]
     ) -> _Spare:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -41,6 +41,10 @@ class Service(Protocol):
             ConfigurationError: something cannot be served. Nothing was changed.
         """
 
+    def refresh(self, keys: Iterable[Key]) -> None:
+        """Use these connection strings, which have not changed, again: what relays have refused is requested at
+        once."""
+
 
 class Reloads:
     """Reads everything again when asked, and when a file has changed.
@@ -78,6 +82,8 @@ class Reloads:
                 return
             read = {one.entry.key for one in reading.wanted if one.string is not None}
             unchanged = [key for key in plan.unchanged if key in read]
+            if says_all:
+                self._service.refresh(plan.unchanged)
             self._report(before, done, plan, unchanged if says_all else [])
             if done:
                 self._stop.say_changed(self._role, self._service.fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,9 @@ class Service:
         self.fields: Sequence[tuple[str, str]] = ()
         self.running: Mapping[Key, Running] = {}
         self.has_applied = trio.Event()
+
+    def refresh(self, keys: Iterable[Key]) -> None:
+        raise AssertionError("nobody has asked")
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         await trio.lowlevel.checkpoint()
