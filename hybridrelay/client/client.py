@@ -26,7 +26,7 @@ from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
-from ..errors import StreamRefused
+from ..errors import DeniedByPolicy, StreamRefused
 from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
@@ -403,6 +403,12 @@ class Client:
         self._permission.check(self._string, self._listening)
         with self._follower.opening():
             opened = await self._sessions.open()
+        try:
+            # The policy may have changed meanwhile, which has ended only the sessions that there were.
+            self._permission.check(self._string, self._listening)
+        except DeniedByPolicy:
+            opened.session.close(Reason.DENIED_BY_POLICY)
+            raise
         self._follower.opened(opened)
         return opened
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import trio
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import PolicyInForce
 from hybridrelay.policy import local_time
+from hybridrelay.policy.directory import PolicyDirectory, Stamp
 from hybridrelay.policy.watching import WatchedPolicy
 
 from ..waiting import async_wait_until
@@ -88,6 +92,62 @@ async def test_what_cannot_be_read_changes_nothing_and_is_reported_once(
     directory.rmdir()
     await until(lambda: len(errors) == 3)
     assert "has disappeared" in str(errors[2])
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("trouble", ["invalid", "gone", "restless", "hanging"])
+async def test_trouble_with_a_further_directory_does_not_delay_the_policy_of_the_machine(
+    directory: Path, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """Anybody may own a further directory."""
+    further = tmp_path / "further"
+    write(further / "a.toml", "MaxStreams = 100\n")
+    watched, errors = WatchedPolicy([further]), list[ConfigurationError]()
+    hang = threading.Event()
+
+    def stamp(source: PolicyDirectory) -> Stamp:
+        if source.path == further:
+            hang.wait()
+        return original(source)
+
+    async def change_all_the_time() -> None:
+        for size in itertools.count(1):
+            (further / "a.toml").write_text(f"MaxStreams = 100{size * ' '}\n")
+            await trio.sleep(0.002)
+
+    nursery.start_soon(watched.watch, lambda: None, errors.append)
+    match trouble:
+        case "invalid":
+            write(further / "b.toml", "x")
+            await until(lambda: errors)
+        case "gone":
+            shutil.rmtree(further)
+            await until(lambda: errors)
+        case "restless":
+            nursery.start_soon(change_all_the_time)
+        case "hanging":
+            original = PolicyDirectory.stamp
+            monkeypatch.setattr(PolicyDirectory, "stamp", stamp)
+    try:
+        write(directory / "a.toml", "MaxStreams = 1\n")
+        await until(lambda: limit_of(watched) == [1, 100])
+    finally:
+        hang.set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_directory_that_changes_all_the_time_is_read_in_the_end(
+    directory: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay.policy.watching.RESTLESS_SECONDS", 0.1)
+    numbers = itertools.count()
+    monkeypatch.setattr(PolicyDirectory, "stamp", lambda _: ((next(numbers),),))
+    write(directory / "a.toml", "MaxStreams = 1\n")
+    watched, errors = WatchedPolicy(), list[ConfigurationError]()
+    nursery.start_soon(watched.watch, lambda: None, errors.append)
+    write(directory / "a.toml", "MaxStreams = 2\n")
+    await until(lambda: limit_of(watched) == [2])
+    assert errors == []
     nursery.cancel_scope.cancel()
 
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from hybridrelay.client import Client, open_client, run_forward
+from hybridrelay.client.session import ClientSession
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
 from hybridrelay.errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
 from hybridrelay.events import (
@@ -25,6 +26,7 @@ from hybridrelay.events import (
     PolicyInForce,
     PolicyNotReloaded,
     PolicyRefused,
+    SessionLost,
     StreamClosed,
     StreamNotConnected,
 )
@@ -420,6 +422,40 @@ async def test_a_client_whose_machine_denies_it_ends_and_comes_back(scene: Scene
         scene.write("AllowedForwardAddresses = ['[::1]:*']\n")
         assert await is_reset(stream) is DENIED
     assert [one.rule for one in happened if isinstance(one, ConnectionDenied)] == ["allowed-forward-addresses"] * 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_was_being_opened_when_the_policy_changed_is_not_used(
+    scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.start()
+    scene.directory = scene.directory.with_name("policy-of-the-client.d")
+    monkeypatch.setattr("hybridrelay.policy.machine.DIRECTORY", scene.directory)
+    happened: list[Event] = []
+    string = scene.deployment.string(scene.published, Role.APPLICATION)
+    begun, goes_on = trio.Event(), trio.Event()
+    async with open_client(string, events=EventStream(happened.append)) as client:
+        open_session = client._sessions.open
+
+        async def open_late() -> ClientSession:
+            begun.set()
+            await goes_on.wait()
+            return await open_session()
+
+        monkeypatch.setattr(client._sessions, "open", open_late)
+        refused: list[HybridRelayError] = []
+
+        async def use() -> None:
+            refused.append(await refusal(client))
+
+        async with trio.open_nursery() as using:
+            using.start_soon(use)
+            await begun.wait()
+            scene.write("AllowHybridConnections = false\n")
+            await scene.until(lambda: [one for one in happened if isinstance(one, ConnectionDenied)])
+            goes_on.set()
+        assert refused[0].reason is DENIED
+        await scene.until(lambda: [one.reason for one in happened if isinstance(one, SessionLost)] == [DENIED])
     nursery.cancel_scope.cancel()
 
 
