@@ -28,6 +28,7 @@ __all__ = [
     "Position",
     "checkpoint_message",
     "continued_message",
+    "encodable",
     "file_name",
     "file_number",
     "hash_of",
@@ -172,18 +173,27 @@ def _encode(content: Mapping[str, FieldValue]) -> bytes:
 
 
 def _to_json(content: Mapping[str, FieldValue]) -> bytes:
-    try:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, such as in a file name that is not UTF-8
-        return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def encodable(value: FieldValue) -> FieldValue:
+    """Return a value whose text every reader of JSON accepts.
+
+    Half a surrogate pair, which is in the name of a file that is not UTF-8, becomes an escape sequence (``\\udce4``).
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return [one.encode("utf-8", "backslashreplace").decode() for one in value]
+    return value
 
 
 def _shortened(value: FieldValue) -> FieldValue:
     if isinstance(value, str) and len(value) > _MAX_TEXT:
-        return value[:_MAX_TEXT] + "…"
-    if isinstance(value, list):
-        return [one[:_MAX_TEXT] for one in value[:_MAX_ELEMENTS]]
-    return value
+        value = value[:_MAX_TEXT] + "…"
+    elif isinstance(value, list):
+        value = [one[:_MAX_TEXT] for one in value[:_MAX_ELEMENTS]]
+    return encodable(value)
 
 
 def _is_long(value: FieldValue) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hybridrelay.audit.record import Record
@@ -292,4 +293,4 @@ def test_standard_error_gets_a_json_object_in_each_line() -> None:
 
     first, second = "".join(written).splitlines()
     assert json.loads(first) == {"at": "2023-11-14T22:13:20.250Z", "event": "stream.closed", **RECORD.fields}
-    assert json.loads(second)["detail"] == "\udce4\n"
+    assert msgspec.json.decode(second)["detail"] == "\\udce4\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ...events.base import Event
-from ..chain import time_text
+from ..chain import encodable, time_text
 from ..record import Record
 from .sink import SinkKind
 
@@ -16,13 +16,8 @@ __all__ = ["StandardErrorSink", "json_line"]
 
 def json_line(record: Record) -> str:
     """Return a record as a JSON object with its line end: the fields are those of a line in an audit file."""
-    fields = {"at": time_text(record.at), "event": record.event, **record.fields}
-    try:
-        return msgspec.json.encode(fields).decode() + "\n"
-    except UnicodeEncodeError:
-        import json  # for half a surrogate pair, which is rare
-
-        return json.dumps(fields, separators=(",", ":")) + "\n"
+    fields = {name: encodable(value) for name, value in record.fields.items()}
+    return msgspec.json.encode({"at": time_text(record.at), "event": record.event, **fields}).decode() + "\n"
 
 
 class StandardErrorSink:
