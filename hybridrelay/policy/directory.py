@@ -5,8 +5,10 @@ Files are read in the order of their names. Only names that end in ``.toml`` and
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +24,8 @@ __all__ = ["MAX_FILES", "PolicyDirectory", "Stamp", "check_owner"]
 #: The most files in one directory, and the largest file (bytes).
 MAX_FILES = 1000
 MAX_FILE_BYTES = 1 << 20
+#: The most symbolic links on the way to a file, as in Linux.
+_MAX_LINKS = 40
 
 #: What changes when a file or directory changes. Empty: there is no directory.
 Stamp: TypeAlias = tuple[tuple[object, ...], ...]
@@ -78,7 +82,8 @@ class PolicyDirectory:
         try:
             names = sorted(name for name in os.listdir(self.path) if name.endswith(".toml") and name[0] != ".")
         except OSError as exc:
-            if self.is_optional and isinstance(exc, FileNotFoundError):
+            # A link that leads nowhere is not the same as no directory: perhaps a file system is not mounted yet.
+            if self.is_optional and isinstance(exc, FileNotFoundError) and not os.path.lexists(self.path):
                 return None
             raise ConfigurationError(
                 f"cannot read the policy in {self.path}: {exc.strerror}",
@@ -99,26 +104,58 @@ def check_owner(path: Path, owner: int) -> None:
     """Check that nobody but root and one user can change a file or directory, or anything that leads to it.
 
     Args:
-        path: the file or directory. Symbolic links are followed.
+        path: the file or directory. Symbolic links are followed, and checked as well: whoever can change one of them
+            can change what is read.
         owner: the id of that user.
 
     Raises:
         ConfigurationError: somebody else can, or the path does not exist.
     """
     try:
-        resolved = path.resolve(strict=True)
-        for one in (resolved, *resolved.parents):
-            _check_owner(one, os.stat(one), owner, is_named=one == resolved)
-    except (OSError, RuntimeError) as exc:  # a circle of links is a RuntimeError
-        reason = exc.strerror if isinstance(exc, OSError) else "a circle of symbolic links"
-        raise ConfigurationError(f"cannot read the policy file {path}: {reason}") from exc
+        *above, named = _steps(path)
+        for one in above:
+            _check_owner(one, os.lstat(one), owner, is_named=False)
+        _check_owner(named, os.lstat(named), owner, is_named=True)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the policy file {path}: {exc.strerror}") from exc
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """Yield everything that the system looks at when a path is opened: directories, symbolic links, and at last what
+    the path leads to.
+
+    Raises:
+        OSError: something does not exist, or there are too many links.
+    """
+    parts = list(reversed((Path.cwd() / path).parts))
+    at = Path(parts.pop())
+    links = 0
+    yield at
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            at = at.parent  # `at` contains no link
+            continue
+        one = at / part
+        yield one
+        if not stat.S_ISLNK(os.lstat(one).st_mode):
+            at = one
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = Path(os.readlink(one))
+        if target.is_absolute():
+            at = Path(target.anchor)
+        parts += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    yield at
 
 
 def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bool) -> None:
     """Check that nobody but root and `owner` can change a file or directory, or replace what is in it.
 
     Args:
-        path: the file or directory.
+        path: the file, directory or symbolic link.
         status: its status.
         owner: a user id.
         is_named: whether it is part of the policy. Otherwise it is a directory above it. In such a directory, the
@@ -129,7 +166,8 @@ def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bo
             f"the policy is not used, because {path} does not belong to root",
             remedy=f"check what it contains, then run: chown root {path}",
         )
-    is_safe = not is_named and status.st_mode & stat.S_ISVTX
+    # Everybody may write a link by its mode, but can only replace it in its directory.
+    is_safe = stat.S_ISLNK(status.st_mode) or (not is_named and status.st_mode & stat.S_ISVTX)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_safe:
         raise ConfigurationError(
             f"the policy is not used, because users other than root can write {path}",

@@ -99,6 +99,35 @@ def test_what_a_link_leads_to_is_checked(directory: Path, tmp_path: Path) -> Non
         PolicyDirectory(directory, owner=OWNER).read()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a directory away")
+@pytest.mark.parametrize("what", ["directory", "link"])
+def test_who_could_change_a_link_on_the_way_is_checked(directory: Path, tmp_path: Path, what: str) -> None:
+    """A link leads to a link of another user, which leads to a file of root for now."""
+    real, theirs = tmp_path / "real.toml", tmp_path / "theirs"
+    real.write_text("MaxStreams = 2\n")
+    real.chmod(0o644)
+    theirs.mkdir(mode=0o755)
+    (theirs / "current.toml").symlink_to("../real.toml")
+    (directory / "20.toml").symlink_to(theirs / "current.toml")
+    assert len(PolicyDirectory(directory, owner=0).read()) == 2
+
+    changed = theirs if what == "directory" else theirs / "current.toml"
+    os.chown(changed, 65534, -1, follow_symlinks=False)
+    with pytest.raises(ConfigurationError, match=f"because {changed} does not belong to root"):
+        PolicyDirectory(directory, owner=0).read()
+
+
+def test_a_directory_that_is_a_link_to_nothing_is_not_optional(tmp_path: Path) -> None:
+    """Perhaps what it leads to is not mounted yet."""
+    (tmp_path / "policy.d").symlink_to(tmp_path / "mount")
+    optional = PolicyDirectory(tmp_path / "policy.d", owner=OWNER, is_optional=True)
+    for call in (optional.read, optional.stamp):
+        with pytest.raises(ConfigurationError, match="cannot read the policy in"):
+            call()
+    (tmp_path / "policy.d").unlink()
+    assert (optional.read(), optional.stamp()) == ((), ())
+
+
 @pytest.mark.parametrize("kind", ["dangling", "circle", "directory", "pipe"])
 @pytest.mark.parametrize("owner", [OWNER, None])
 def test_what_cannot_be_read_is_an_error(directory: Path, kind: str, owner: int | None) -> None:
