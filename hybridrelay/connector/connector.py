@@ -100,6 +100,8 @@ class Connector:
         # shared with other connectors, and the audit log must not receive an event twice.
         own_events = EventStream(events.publish, AuditLog(), self._counters)
         self._policies = Policies(config, events, changed=self._policy_changed, time_passed=self._time_passed)
+        #: See `Policy.within_hours`.
+        self._within_hours: tuple[bool, ...] = ()
         self._sessions = Sessions(
             self._policies.policy,
             session_config,
@@ -428,7 +430,14 @@ class Connector:
         self._registration_changed()
 
     def _time_passed(self) -> None:
-        self._sessions.enforce()
+        """End what is no longer allowed if allowed hours have begun or ended.
+
+        With many rules, it would take too long to decide about every stream each second.
+        """
+        within_hours = self._policies.policy.within_hours(self._sessions.streams.local_time())
+        if within_hours != self._within_hours:
+            self._within_hours = within_hours
+            self._sessions.enforce()
 
     def _release(self, published: Published) -> None:
         """Register a hybrid connection that the policy allows again."""

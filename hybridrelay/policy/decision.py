@@ -28,7 +28,7 @@ from ..protocol.reasons import Reason
 from ..security import HostPort, PeerIdentity
 from .document import EntryList, Restrictions
 from .schema import KEYS
-from .values import DAYS, address_of
+from .values import DAYS, Hours, address_of
 
 __all__ = ["ALLOWED", "Action", "Decision", "Policy", "Resource"]
 
@@ -111,6 +111,14 @@ class Policy:
         """The kinds of sinks of the audit log without which no stream may be opened."""
         lists = [file.require_audit for file in self.files if file.require_audit is not None]
         return frozenset(entry.value for one in lists for entry in one.entries)
+
+    def within_hours(self, at: dt.datetime) -> tuple[bool, ...]:
+        """Return for each file with allowed hours whether a local time is within them.
+
+        As long as the result stays the same, the passing of time changes no decision.
+        """
+        allowed = [file.allowed_hours for file in self.files if file.allowed_hours is not None]
+        return tuple(_is_within(hours, at) for hours in allowed)
 
     def decide(self, subject: PeerIdentity | None, action: Action, resource: Resource) -> Decision:
         """Decide about one request. The same arguments always give the same decision.
@@ -221,8 +229,12 @@ def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
 
 def _other_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     hours, at = file.allowed_hours, resource.at
-    if hours is not None and at is not None and not any(entry.value.include(at) for entry in hours.entries):
+    if hours is not None and at is not None and not _is_within(hours, at):
         yield _missing("AllowedHours", hours, f"{DAYS[at.weekday()]} {at:%H:%M}")
+
+
+def _is_within(hours: EntryList[Hours], at: dt.datetime) -> bool:
+    return any(entry.value.include(at) for entry in hours.entries)
 
 
 def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:

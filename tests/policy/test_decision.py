@@ -184,6 +184,23 @@ def test_what_is_denied_and_by_which_rule(
             assert rule in decision.rule
 
 
+HOURS = st.sampled_from(["Mon-Fri 08:00-18:00", "daily 12:00-24:00", "Sun 01:00-02:00", "Sat-Mon 00:00-12:00"])
+
+
+@given(
+    st.lists(st.lists(HOURS, max_size=2), max_size=3),
+    st.lists(st.datetimes(dt.datetime(2026, 3, 1), dt.datetime(2026, 3, 15)), min_size=2, max_size=2),  # noqa: DTZ001
+)
+def test_time_changes_a_decision_only_if_it_changes_which_hours_it_is_within(
+    hours: list[list[str]], times: list[dt.datetime]
+) -> None:
+    rules = policy("MaxStreams = 9", *(f"AllowedHours = {entries!r}" for entries in hours))
+    one, other = ((rules.within_hours(at), rules.decide(SHOP, STREAM, attrs.evolve(RESOURCE, at=at))) for at in times)
+    assert len(one[0]) == len(hours)
+    assert one[1].reason == (None if all(one[0]) else DENIED)
+    assert one[0] != other[0] or one[1].reason == other[1].reason
+
+
 def test_every_file_has_to_allow_it() -> None:
     both = policy("AllowedTargets = ['*.corp.example:*']", "\nAllowedTargets = ['*:5432']")
 
