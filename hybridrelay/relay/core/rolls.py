@@ -32,6 +32,8 @@ REPEAT_SECONDS = 20.0
 #: For how long all must be well before the old key is revoked (seconds): programs that lose their channel meanwhile
 #: return within this time.
 SETTLED_SECONDS = 5.0
+#: How many answers of a program are noted each time it is asked. It may answer again when something has changed.
+MAX_ANSWERS = 3
 #: How many programs one roll remembers. If there are more, the old key is revoked at the end of the grace period.
 MAX_HOLDERS = 10_000
 
@@ -60,6 +62,8 @@ class Holder:
     detail: str = ""
     #: Whether it has a control channel now.
     is_connected: bool = True
+    #: How many more answers are noted until it is asked again. Each is an event.
+    answers_left: int = 0
 
 
 @attrs.frozen
@@ -126,6 +130,7 @@ class Roll(Generic[HandleT]):
             last = self._asked.get(seen.handle)
             if last is None or (found.state is not KeptState.KEPT and now - last >= REPEAT_SECONDS):
                 outputs.append(GiveKey(seen.handle))
+                found.answers_left = MAX_ANSWERS
                 last = now
             asked[seen.handle] = last
         self._asked = asked
@@ -152,9 +157,14 @@ class Roll(Generic[HandleT]):
         return known
 
     def answered(self, address: str, instance: str, state: KeptState, detail: str) -> Holder | None:
-        """Note the answer of a program. Returns the program; None if it is unknown, or has said this before."""
+        """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has
+        answered too often since it was asked. That it no longer has the key is always noted."""
         holder = self._holders.get((address, instance))
         if holder is None or (holder.state, holder.detail) == (state, detail):
             return None
+        has_lost_it = holder.state is KeptState.KEPT and state is not KeptState.KEPT
+        if not (holder.answers_left or has_lost_it):
+            return None
         holder.state, holder.detail = state, detail
+        holder.answers_left = max(0, holder.answers_left - 1)
         return holder

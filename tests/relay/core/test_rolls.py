@@ -136,6 +136,22 @@ def test_answers_that_nobody_asked_for() -> None:
     assert roll.holders[0].detail == "b.example.com"
 
 
+def test_a_program_that_answers_all_the_time_is_noted_a_few_times_each_time_it_is_asked() -> None:
+    roll = begin()
+    for now in (0.0, REPEAT_SECONDS):
+        assert observe(roll, now, A) == [GiveKey("a")]
+        answers = [roll.answered(A.address, A.instance, WAITING, f"{now} {number}") for number in range(100)]
+        assert sum(answer is not None for answer in answers) == rolls.MAX_ANSWERS
+    # But the old key is not revoked because such an answer is left out.
+    roll = begin()
+    observe(roll, 0.0, A)
+    for number in range(100):
+        roll.answered(A.address, A.instance, KEPT, str(number))
+    assert roll.answered(A.address, A.instance, MEMORY, "") is not None
+    assert roll.missing
+    assert roll.answered(A.address, A.instance, KEPT, "") is None
+
+
 def test_too_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolls, "MAX_HOLDERS", 1)
     roll = begin()
