@@ -1,4 +1,4 @@
-"""The few operations on files that the audit directory consists of. Tests replace them by some that fail.
+"""The few file operations with which an audit directory is written. Tests replace them with ones that fail.
 
 All of them block. Errors name the file.
 """

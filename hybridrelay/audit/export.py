@@ -1,7 +1,7 @@
 """Converting records for other systems. Pure.
 
-The formats are OCSF (Open Cybersecurity Schema Framework) and CEF (Common Event Format). Files keep records as they
-are, and conversion happens on the way out, because these schemas change.
+The formats are OCSF (Open Cybersecurity Schema Framework) and CEF (Common Event Format). Audit files contain
+records as they are. They are converted only when they are exported, because these schemas change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STREAMS: Mapping[str, int] = {
     "stream.failed": _FAIL,
     "stream.still-open": _TRAFFIC,
 }
-#: The records of sessions and refused identities, with their activity in the class Authentication (3002): logon 1,
+#: The events of sessions and refused applications, with their activity in the class Authentication (3002): logon 1,
 #: logoff 2; and whether they are failures.
 _SESSIONS: Mapping[str, tuple[int, bool]] = {
     "session.opened": (1, False),
@@ -45,9 +45,9 @@ _PLACED: Final = frozenset({"seq", "prev", "at", "event"})
 def to_ocsf(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as an event of OCSF.
 
-    The class is Network Activity (4001) for streams, Authentication (3002) for sessions and refused identities, API
-    Activity (6003) for calls of the management API, and Base Event (0) for everything else. All fields are also in
-    ``unmapped``.
+    The class is Network Activity (4001) for streams, Authentication (3002) for the beginning, refusal and end of
+    sessions and for ``policy.refused``, API Activity (6003) for calls of the management API, and Base Event (0) for
+    everything else. All fields are also in ``unmapped``.
     """
     event = str(record.get("event"))
     if event in _STREAMS:

@@ -24,7 +24,7 @@ class VerifyingKey:
         """`raw` is the key's 32 bytes.
 
         Raises:
-            ValueError: it is no public key.
+            ValueError: it is not a public key.
         """
         self._raw = raw
         self._key = Ed25519PublicKey.from_public_bytes(raw)
@@ -34,7 +34,7 @@ class VerifyingKey:
         """Read what `str` returns.
 
         Raises:
-            ValueError: it is no public key.
+            ValueError: it is not a public key.
         """
         raw = _decoded(text.removeprefix(_PREFIX)) if text.startswith(_PREFIX) else None
         if raw is None or len(raw) != _KEY_BYTES:
@@ -87,7 +87,7 @@ class SigningKey:
         """Read what `to_file` returns.
 
         Raises:
-            ValueError: it is no complete key. The message quotes nothing of it.
+            ValueError: it is not a complete key. The message quotes nothing of it.
         """
         encoded, _, check = data.decode("ascii", "replace").strip().partition(" ")
         seed = _decoded(encoded)
@@ -96,7 +96,7 @@ class SigningKey:
         return cls(seed)
 
     def to_file(self) -> bytes:
-        """Return the content of the key's file: the key in base64, a space, a check value, a line end."""
+        """Return the content of the key's file: the key in base64, a space, a checksum, a line end."""
         seed = self._key.private_bytes_raw()
         return f"{base64.b64encode(seed).decode()} {_check(seed)}\n".encode()
 
@@ -109,7 +109,7 @@ class SigningKey:
 
 
 def _check(seed: bytes) -> str:
-    """Return what tells a complete key from one that was not written completely."""
+    """Return a checksum, by which a key file that was not written completely is recognized."""
     return hashlib.sha256(b"hybridrelay audit key\n" + seed).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Records: the events that belong into the audit log, as values that all sinks understand. Pure."""
+"""Records: the events that belong in the audit log, as values that all sinks understand. Pure."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ AUDITED_SUBJECTS: Final = frozenset(
         "audit",
     }
 )
-#: Events of these subjects that are not recorded: they repeat what another record says, or strangers can cause them
-#: (``claim.refused``: whoever has a code that was used).
+#: Events of these subjects that are not recorded, because they repeat what another record says, or because strangers
+#: can cause them (``claim.refused``: anybody with a code that was used).
 _LEFT_OUT = frozenset(
     {
         "claim.refused",
@@ -84,7 +84,7 @@ class SinkProblem:
 
 
 def record_of(event: Event, at: float) -> Record | None:
-    """Return the record of an event; None if it does not belong into the audit log.
+    """Return the record of an event; None if it does not belong in the audit log.
 
     Args:
         event: the event.

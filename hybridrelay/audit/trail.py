@@ -57,11 +57,11 @@ class AuditTrail:
         self._sinks = tuple(sinks)
         self._required: frozenset[str] = frozenset(required)
         self._clock = clock
-        #: Those of the sinks; empty unless the audit log is open.
+        #: One for each sink; empty unless the audit log is open.
         self._writers: tuple[SinkWriter, ...] = ()
 
     def __call__(self, event: Event) -> None:
-        """Record an event, if it belongs into the audit log. Never waits."""
+        """Record an event, if it belongs in the audit log. Never waits."""
         record = record_of(event, self._clock())
         if record is not None:
             for writer in self._writers:
@@ -98,6 +98,8 @@ class AuditTrail:
         Raises:
             NotRecordedError: a required sink cannot be written, or there is none. Its text names the sink. Other
                 sinks that cannot be written are not waited for.
+
+        If cancelled, the records are written nevertheless.
         """
         if not self._writers:
             raise NotRecordedError("the audit log is not open")

@@ -10,7 +10,7 @@ from .options import add_relay
 _DESCRIPTION = """\
 There are two audit logs.
 
-Connector, client and relay write what happens into tamper-evident files (--audit-dir): every stream, session and
+Connector, forward and relay write what happens into tamper-evident files (--audit-dir): every stream, session and
 registration, changes of policy and keys. 'verify' checks these files, 'show' and 'export' read them. The commands
 need no running program, and work with copies of the directory.
 
@@ -50,9 +50,9 @@ examples:
   later:
     hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub
   together with the journal, if the connector has --audit-to journal:
-    journalctl -t hybridrelay-audit -g 'was signed' -o cat > heads
+    journalctl -t hybridrelay-audit -g 'was signed' -o cat > checkpoints
     hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub \\
-        --witness heads
+        --witness checkpoints
 """
 _KEY = """\
 Show the public key of the newest file of an audit directory. It proves later that the directory has the log that it
