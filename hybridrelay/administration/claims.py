@@ -1,4 +1,4 @@
-"""Creating and revoking claims, with which connection strings reach their machines.
+"""Creating and revoking claims, which bring connection strings to the machines that are to have them.
 
 The connection string is sealed here. The relay gets the id of the claim, a digest of the proof and the sealed
 content, and never the code.
@@ -51,8 +51,8 @@ def create_claim(
         name: the hybrid connection.
         string: its connection string.
         host: the relay's host name, which must be one of those in the connection string; None means the only one.
-        seconds: for how long the claim can be taken.
-        note: a text by which people recognize the claim. The relay sees it.
+        seconds: for how long the claim can be taken; at most 7 days.
+        note: a text by which people recognize the claim; at most 128 characters. The relay sees it.
         now: seconds since 1970.
         before_change: called before the claim is added; see `change_with_files`.
 

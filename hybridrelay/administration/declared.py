@@ -1,4 +1,4 @@
-"""Bringing hybrid connections into the state that a file declares: for twenty databases at once, and repeatedly.
+"""Bringing hybrid connections into the state that a file declares: many of them at once, and repeatedly.
 
 `plan_changes` decides what to do, and is pure. `find_state` reads what there is, and `make_change` makes one change.
 The files of the hybrid connections are in one directory. A hybrid connection that has an authority file there is
@@ -160,7 +160,7 @@ class Issue:
 
 @attrs.frozen
 class DeleteRule:
-    """Delete a rule that is not declared. What uses its keys ends."""
+    """Delete a rule that is not declared. Everything that uses its keys ends."""
 
     name: str
     rule: str
@@ -199,8 +199,8 @@ def plan_changes(declared: Sequence[Declared], found: Mapping[str, Found]) -> tu
         The changes in the order in which to make them. Deletions come last; the caller decides whether to make them.
 
     Raises:
-        ConfigurationError: two have the same name, or there is something that was not made with this directory. The
-            message says where it is declared.
+        ConfigurationError: two have the same name, the relay has one whose authority file is not in the directory,
+            or the relay lacks one whose relay file is not in the directory. The message says where it is declared.
     """
     changes: list[Change] = []
     deletions: list[Change] = []
@@ -306,7 +306,8 @@ class Files:
 
 
 def find_state(declared: Sequence[Declared], directory: Path, registry: Registry) -> dict[str, Found]:
-    """Read what there is of every hybrid connection that is declared, or has an authority file in the directory.
+    """Read what there is of every hybrid connection that is declared, or that the relay has and whose authority file
+    is in the directory.
 
     Raises:
         ConfigurationError: a file cannot be read, or is not what its name says.
@@ -349,7 +350,9 @@ def make_change(
         before_change: see `change_with_files`.
 
     Raises:
-        HybridRelayError: it cannot be made. Nothing of it was changed.
+        IncompleteChange: it was made, but not every file was updated.
+        HybridRelayError: it cannot be made. Nothing was changed, except that a hybrid connection for several relays
+            may have its files already, and is not imported at this relay yet.
         OSError: a file cannot be written; the error names it.
     """
     files = Files(directory, change.declared.name if isinstance(change, Create) else change.name)

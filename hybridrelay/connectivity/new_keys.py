@@ -4,7 +4,7 @@ The rules:
 
 1. A key for another hybrid connection or rule than that of the connection string is ignored.
 2. If the connection string names several relays, the new key is used only when all others accept it, too. So a relay
-   that an attacker controls cannot give a program a key with which it would be refused elsewhere.
+   that an attacker controls cannot give a program a key that other relays refuse.
 3. The changed connection string is first stored (`KeepString`), then the relay is answered, then the key is used,
    and shown to the other relays.
 4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
@@ -70,8 +70,8 @@ class NewKeys:
 
     Args:
         string: returns the connection string that is in use.
-        use: uses another connection string from now on. It is also called if only the relays have changed their
-            minds about the current one.
+        use: uses a connection string from now on. It is also called with the current one, which relays that refused
+            it may accept now.
         keep: stores a connection string; None means that it is kept in memory only.
         events: the stream to which events are published.
     """
@@ -95,7 +95,8 @@ class NewKeys:
     async def received(
         self, channel: ControlChannel, host: str, message: control.Key, others: Sequence[OtherRelay]
     ) -> None:
-        """Handle a message that has arrived over a control channel of the relay `host`.
+        """Handle a message that has arrived over a control channel of the relay `host`. Messages that do not fit
+        (another rule, an invalid key) are ignored.
 
         Args:
             channel: the control channel, over which the answer is sent.

@@ -1,4 +1,4 @@
-"""Claims: connection strings that a relay keeps, sealed, until the machine that is to have them takes them. Pure.
+"""Claims: sealed connection strings that a relay keeps until the machines that are to have them take them. Pure.
 
 The rules:
 
@@ -141,7 +141,7 @@ class Claim:
 
 @attrs.frozen
 class Take:
-    """What follows from an attempt to take a claim."""
+    """The decision about an attempt to take a claim."""
 
     #: `Reason.NO_ERROR` if the content is delivered.
     reason: Reason

@@ -1,4 +1,4 @@
-"""Claim codes: the one line with which a machine gets its connection string from a relay. Pure.
+"""Claim codes: one line of text with which a machine gets its connection string from a relay. Pure.
 
 A code has five parts::
 
@@ -11,9 +11,9 @@ A code has five parts::
 
 People type codes, so the binary parts are Base32 (RFC 4648) in groups of four, and the case of letters, hyphens in
 these parts and white space do not matter. Nothing else is tolerated. The two check characters detect every wrong
-character, every exchange of two characters before them, and any other mistake with a probability of 99.9 %. They hold
-the value at 10 of the polynomial whose coefficients are these characters, modulo 1021. This is a prime, and 10 is one
-of its primitive roots.
+character, every exchange of two characters before them, and any other mistake with a probability of 99.9 %. They are
+the value at 10 of the polynomial whose coefficients are the ASCII codes of the characters before them, without the
+hyphens of groups, modulo 1021 (a prime, of which 10 is a primitive root), as two digits of base 32.
 
 ``ca`` means that the relay is recognized by a certificate from a certificate authority.
 """

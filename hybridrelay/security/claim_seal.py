@@ -3,12 +3,12 @@
 From the secret S of 20 bytes, HKDF-SHA256 (RFC 5869, salt ``hybridrelay claim v1``) derives three independent values:
 
     info ``mailbox``   16 bytes: the id of the claim at the relay
-    info ``proof``     32 bytes: shows the relay that somebody has the code; the relay stores only its SHA-256
+    info ``proof``     32 bytes: proves to the relay that its sender has the code; the relay stores only its SHA-256
     info ``seal``      32 bytes: the key of ChaCha20-Poly1305 (RFC 8439), which the relay never has
 
 The sealed content is JSON (UTF-8), padded with spaces to a multiple of 1,024 bytes, so that its length does not tell
-which side it is for. The nonce is zero, because each secret seals exactly one content. The additional data is the id,
-so that the relay cannot exchange the contents of two claims.
+whether it is for a connector or an application. The nonce is zero, because each secret seals exactly one content. The
+additional data is the id, so that the relay cannot exchange the contents of two claims.
 """
 
 from __future__ import annotations

@@ -110,12 +110,15 @@ def format_proxy_header(
 
     Args:
         source: the address and port that the connection comes from; None if they are not known.
-        destination: the address and port that it is for; None if they are not known. Zones of IPv6 addresses are left
-            out. If the two are of different families, both are written as IPv6 addresses.
-        fields: additional fields (TLVs) by their types. All together have less than 1 KiB.
+        destination: the address and port that it is for; None if they are not known. If either is None, the header
+            has no addresses. Zones of IPv6 addresses are left out. If the two are of different families, both are
+            written as IPv6 addresses.
+        fields: additional fields (TLVs): their values by their types (0 to 255). Together they must have less than
+            1 KiB.
 
     Raises:
         ValueError: an address is not an IP address.
+        OverflowError: a port or the length of a field needs more than 16 bits.
     """
     tail = b"".join(bytes([kind]) + len(value).to_bytes(2) + value for kind, value in fields.items())
     family, addresses = _UNSPEC, b""

@@ -15,7 +15,8 @@ __all__ = ["StandardErrorSink", "json_line"]
 
 
 def json_line(record: Record) -> str:
-    """Return a record as a JSON object with its line end, with the fields of a line in an audit file except `seq` and `prev`."""
+    """Return a record as a JSON object with its line end. It has the fields of a line in an audit file, except
+    ``seq`` and ``prev``."""
     fields = {name: encodable(value) for name, value in record.fields.items()}
     return msgspec.json.encode({"at": time_text(record.at), "event": record.event, **fields}).decode() + "\n"
 

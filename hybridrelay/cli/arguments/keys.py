@@ -58,10 +58,10 @@ example:
 """
 
 _ROLL = """\
-Change a key routinely, without a pause, and without touching the programs that use it. The relay gets a new key in the
-rule's other slot (primary or secondary), and gives it to every connected program that uses the rule. The programs write
-it into their connection string files, and use it from then on. When all of them have it, the relay revokes the old key;
-at the latest, it does so after --grace. 'keys list' shows which programs do not have the new key:
+Change a key routinely, without a pause, and without touching the programs that use it. The relay gets a new key in
+the rule's other slot (primary or secondary), and gives it to every connected program that uses the rule. The programs
+write it into their connection string files, and use it from then on. When all of them have it, the relay revokes the
+old key; at the latest, it does so after --grace. 'keys list' shows which programs do not have the new key:
 
   memory     it uses the new key, but cannot write its file: update that file
              ('keys use'), or it will use the old key again after a restart

@@ -107,7 +107,9 @@ class Configuration:
 
         Args:
             running: what is served now.
-            says_all: whether to report also what cannot be read again, because somebody has asked.
+            says_all: whether to report also what cannot be read again, because somebody has asked for the reload.
+
+        If cancelled, nothing has changed.
 
         Raises:
             ConfigurationError: the configuration file cannot be used, or the connection string of a new entry in it.

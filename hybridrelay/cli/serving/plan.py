@@ -2,11 +2,12 @@
 
 The rules:
 
-1. What is new starts. What is gone stops: it accepts nothing new, and its open connections have the grace period.
+1. What is new starts. What is gone stops: it accepts nothing new, and its open connections may continue for the grace
+   period.
 2. What is unchanged is not touched.
 3. A connection string of the same hybrid connection, with the same identity, is used in place (`Update`).
 4. With another identity, it replaces the earlier one (`Replace`): open connections continue for as long as they like.
-5. A string for another hybrid connection is like a new entry, and the earlier one is gone.
+5. A connection string for another hybrid connection counts as a new entry, and the earlier one as gone.
 6. An entry whose connection string cannot be read now keeps the earlier one.
 7. Everything that stops comes before everything that starts, because both may need the same name or address.
 8. If two entries cannot be served together, there is no plan, and nothing changes.
@@ -47,7 +48,7 @@ class Wanted:
 
 @attrs.frozen
 class Start:
-    """Serve this, too."""
+    """Begin to serve a hybrid connection."""
 
     entry: Entry
     string: ConnectionString
@@ -55,7 +56,7 @@ class Start:
 
 @attrs.frozen
 class Stop:
-    """Serve this no longer."""
+    """Serve a hybrid connection no longer."""
 
     key: Key
 

@@ -32,17 +32,17 @@ class Service(Protocol):
         """What the ready line says: the names of the hybrid connections, each with its target or local addresses."""
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
-        """Change over.
+        """Change over. It is cancelled only when the program ends.
 
         Returns:
-            The steps that were taken. Others have failed, and were reported.
+            The steps that succeeded. The others were reported.
 
         Raises:
             ConfigurationError: something cannot be served. Nothing was changed.
         """
 
     def refresh(self, keys: Iterable[Key]) -> None:
-        """Use these connection strings, which have not changed, again: what relays have refused is requested at
+        """Use connection strings that have not changed again, so that what relays have refused is requested again at
         once."""
 
 
@@ -67,7 +67,7 @@ class Reloads:
         """Read everything again, and change over.
 
         Args:
-            says_all: whether to report also what has not changed, because somebody has asked.
+            says_all: whether to report also what has not changed, because somebody has asked for the reload.
         """
         async with self._lock:
             before = dict(self._service.running)

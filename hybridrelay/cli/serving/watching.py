@@ -40,7 +40,7 @@ class Changes:
         self._last: dict[Path, Stamp] = {}
 
     def note(self, stamps: Mapping[Path, Stamp]) -> None:
-        """Note the stamps of files that are read after this, unless they are known."""
+        """Note the stamps of files that are about to be read, unless a stamp of the file was noted before."""
         for path, stamp in stamps.items():
             self._noted.setdefault(path, stamp)
 
@@ -63,7 +63,7 @@ class FileWatch:
     """Watches files.
 
     Args:
-        paths: returns the files, which may become others.
+        paths: returns the files to watch. It is called before each look, and may return other files each time.
     """
 
     def __init__(self, paths: Callable[[], Iterable[Path]]) -> None:

@@ -1,15 +1,15 @@
-"""Decides how the key of a rule is rolled: who is given the new key, and when the old one is revoked. Pure.
+"""Decides how a rule's key is rolled: which programs are given the new key, and when the old one is revoked. Pure.
 
 The rules:
 
 1. The relay gives the new key to each program that has presented the old or the new one of the rule, over the control
-   channel on which it did so. A program that has presented the new key is asked, too, because it may have it only in
-   memory.
-2. A program that has not answered that it has kept the key is asked again every `REPEAT_SECONDS`, and on each new
-   control channel.
+   channel on which it did so. A program that has presented the new key is given it, too, because it may have it only
+   in memory. The program answers what it has done with the key (`KeptState`).
+2. A program that has not answered that it has *kept* the key, which means stored it, is given the key again every
+   `REPEAT_SECONDS`, and on each new control channel.
 3. The old key is revoked when every program that was seen during the roll has kept the new one, and no registration
-   and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has only left does not
-   count as having kept it. If no program was seen, the roll goes on.
+   and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has disconnected without
+   an answer does not count as having kept it. If no program was seen, the roll continues.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
 """
 
@@ -27,10 +27,10 @@ __all__ = ["MAX_HOLDERS", "REPEAT_SECONDS", "SETTLED_SECONDS", "GiveKey", "Holde
 
 HandleT = TypeVar("HandleT")
 
-#: How often a program that has not kept the key is asked again (seconds).
+#: How often a program that has not kept the key is given it again (seconds).
 REPEAT_SECONDS = 20.0
-#: For how long all must be well before the old key is revoked (seconds): programs that lose their channel meanwhile
-#: return within this time.
+#: For how long the condition of rule 3 must hold before the old key is revoked (seconds): programs that lose their
+#: channel meanwhile return within this time.
 SETTLED_SECONDS = 5.0
 #: How many answers of a program are noted each time it is asked. It may answer again when something has changed.
 MAX_ANSWERS = 3
@@ -92,10 +92,11 @@ class Roll(Generic[HandleT]):
         self.roll = roll
         #: The programs that were seen, by address group and instance: another program may claim the same instance.
         self._holders: dict[tuple[str, str], Holder] = {}
-        #: When each control channel was asked last.
+        #: When the key was last sent over each control channel.
         self._asked: dict[HandleT, float] = {}
+        #: Whether more programs than `MAX_HOLDERS` were seen.
         self._is_crowded = False
-        #: Since when all has been well; None if it is not.
+        #: Since when the condition of rule 3 has held; None if it does not.
         self._well_since: float | None = None
 
     @property
@@ -114,7 +115,7 @@ class Roll(Generic[HandleT]):
         """Note the control channels that exist now, and return what is to be done.
 
         Args:
-            channels: all over which the old or the new key was presented.
+            channels: all control channels over which the old or the new key was presented.
             now: seconds since 1970.
             depends_on_old: whether a registration or a pair of data channels depends on the old key.
         """

@@ -28,7 +28,15 @@ class Claims(Protocol):
     """What a control channel needs to answer a taker."""
 
     async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
-        """Take a claim for a peer, whose address is given. Returns the messages to send to it."""
+        """Take a claim for a peer.
+
+        Args:
+            request: the id and the proof.
+            peer: the address of the peer.
+
+        Returns:
+            The messages to send to it: the parts of the content, or one refusal.
+        """
 
 
 class NoClaims:
@@ -62,7 +70,7 @@ class ClaimService:
         proof = bytes.fromhex(request.proof)
         try:
             take = await run_in_thread(self._store.take_claim, request.mailbox, proof, peer, limiter=self._limiter)
-        except StateError:  # which is an event of the watcher already, as the registry cannot be used
+        except StateError:  # the watcher of the registry has published this already
             return [control.Failed(request.id, Reason.BUSY, "the relay cannot use its registry now; nothing changed")]
         self._publish(take, peer)
         if take.sealed is None:

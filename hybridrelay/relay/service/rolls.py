@@ -70,7 +70,7 @@ class RollService:
             await trio.sleep(_LOOK_SECONDS)
 
     def _update(self) -> None:
-        """Take account of rolls that have begun, or are over because a key has changed."""
+        """Note rolls that have begun, and those that are over because a key has changed."""
         connections = self._broker.authorization.connections
         if connections is self._known:
             return
