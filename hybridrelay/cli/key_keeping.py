@@ -26,14 +26,16 @@ class _Keeper:
 
     async def __call__(self, before: ConnectionString, after: ConnectionString) -> str:
         """See `KeepString`. Owner, group, mode and symbolic links stay as they are (`replace_file`)."""
+        unreadable = ""
         for path in self._files():
             try:
                 why = await FileThread(str(path)).run(partial(_keep, path, before, after))
-            except ConfigurationError as exc:
-                why = str(exc)
+            except ConfigurationError as exc:  # perhaps the file of another connection string
+                unreadable = unreadable or str(exc)
+                continue
             if why is not None:
                 return why
-        return "the connection string was not read from a file"
+        return unreadable or "the connection string was not read from a file"
 
 
 def keeper_of(files: Callable[[], Sequence[Path]]) -> _Keeper:

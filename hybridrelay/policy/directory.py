@@ -82,8 +82,7 @@ class PolicyDirectory:
         try:
             names = sorted(name for name in os.listdir(self.path) if name.endswith(".toml") and name[0] != ".")
         except OSError as exc:
-            # A link that leads nowhere is not the same as no directory: perhaps a file system is not mounted yet.
-            if self.is_optional and isinstance(exc, FileNotFoundError) and not os.path.lexists(self.path):
+            if self.is_optional and isinstance(exc, FileNotFoundError) and not _has_dangling_link(self.path):
                 return None
             raise ConfigurationError(
                 f"cannot read the policy in {self.path}: {exc.strerror}",
@@ -118,6 +117,14 @@ def check_owner(path: Path, owner: int) -> None:
         _check_owner(named, os.lstat(named), owner, is_named=True)
     except OSError as exc:
         raise ConfigurationError(f"cannot read the policy file {path}: {exc.strerror}") from exc
+
+
+def _has_dangling_link(path: Path) -> bool:
+    """Return whether a path does not exist because a symbolic link on the way leads nowhere.
+
+    That is not the same as if nobody had made it: perhaps a file system is not mounted yet.
+    """
+    return any(one.is_symlink() and not one.exists() for one in (path, *path.parents))
 
 
 def _steps(path: Path) -> Iterator[Path]:

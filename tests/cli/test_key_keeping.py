@@ -54,6 +54,15 @@ async def test_a_file_with_yet_another_key_is_not_touched(created: Created) -> N
     assert load_connection_string(created.application) == other
 
 
+async def test_a_damaged_file_before_the_right_one(created: Created, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_text("garbage")
+    before, after = strings(created.application)
+    assert await keeper_of(lambda: [damaged, created.application])(before, after) == ""
+    assert load_connection_string(created.application) == after
+    assert str(damaged) in await keeper_of(lambda: [damaged])(before, after)
+
+
 async def test_what_was_not_read_from_a_file(created: Created) -> None:
     before, after = strings(created.application)
     assert await keeper_of(list)(before, after) == "the connection string was not read from a file"

@@ -117,15 +117,18 @@ def test_who_could_change_a_link_on_the_way_is_checked(directory: Path, tmp_path
         PolicyDirectory(directory, owner=0).read()
 
 
-def test_a_directory_that_is_a_link_to_nothing_is_not_optional(tmp_path: Path) -> None:
+@pytest.mark.parametrize("link", ["etc/policy.d", "etc"])
+def test_a_directory_that_is_a_link_to_nothing_is_not_optional(tmp_path: Path, link: str) -> None:
     """Perhaps what it leads to is not mounted yet."""
-    (tmp_path / "policy.d").symlink_to(tmp_path / "mount")
-    optional = PolicyDirectory(tmp_path / "policy.d", owner=OWNER, is_optional=True)
+    path = tmp_path / "etc" / "policy.d"
+    optional = PolicyDirectory(path, owner=OWNER, is_optional=True)
+    assert (optional.read(), optional.stamp()) == ((), ())
+
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "mount")
     for call in (optional.read, optional.stamp):
         with pytest.raises(ConfigurationError, match="cannot read the policy in"):
             call()
-    (tmp_path / "policy.d").unlink()
-    assert (optional.read(), optional.stamp()) == ((), ())
 
 
 @pytest.mark.parametrize("kind", ["dangling", "circle", "directory", "pipe"])

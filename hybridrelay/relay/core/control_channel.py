@@ -309,8 +309,9 @@ class ControlChannelCore(Generic[HandleT]):
         self._was_refused = self._was_refused or isinstance(request, control.Register)
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests were refused before a valid token", reason=error.reason)
-        if not (self.authorized and isinstance(request, control.Check)):
-            # A peer that has a valid key asks whether another one is valid already, which is not an attempt to guess.
+        if not (isinstance(request, control.Check) and request.connection in self.connections):
+            # A peer that has a valid key of a hybrid connection asks whether its next key is valid already, which is
+            # not an attempt to guess.
             self._broker.note(self._refusal(request, error))
         return Say(control.Failed(request.id, error.reason, str(error)))
 

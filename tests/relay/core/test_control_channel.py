@@ -537,6 +537,19 @@ def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hell
     assert scene.broker.take() == []
 
 
+def test_a_peer_with_a_key_cannot_try_other_hybrid_connections_unnoticed(scene: Scene) -> None:
+    channel = make_channel(scene, CLIENT)
+    channel.authorize(control.Check(1, "db", "t"), scene.grant("sender"), 0.0)
+    scene.broker.take()
+    for number, reason in enumerate((Reason.WRONG_KEY, Reason.UNKNOWN_CONNECTION)):
+        channel.refuse(control.Check(number, "other", "t"), AuthorizationError("no", reason=reason))
+    noted = [output for output in scene.broker.take() if isinstance(output, TokenInvalid | TokenRefused)]
+    assert [(event.connection, event.reason) for event in noted] == [
+        ("other", Reason.WRONG_KEY),
+        ("other", Reason.UNKNOWN_CONNECTION),
+    ]
+
+
 def test_a_stranger_cannot_guess_unnoticed_with_checks(scene: Scene) -> None:
     channel = make_channel(scene, CLIENT)
     error = AuthorizationError("wrong", reason=Reason.WRONG_KEY)
