@@ -1,7 +1,7 @@
-"""The audit directory: a chain of lines in files, which survives that the program is killed at any moment.
+"""The audit directory: a chain of lines in files, which stays valid even if the program is killed at any moment.
 
-The newest file is the one that is appended to. When it is large or a day old, it ends with a line that names the next
-file and the public key of that file. The steps of this change, in this order:
+The newest file is the one that is appended to. When it is large, or another day (UTC) has begun, it ends with a line
+that names the next file and the public key of that file. The steps of this change, in this order:
 
 1. ``next.key`` is written: the private key of the next file.
 2. The last line of the file is appended, signed with the present key.
@@ -37,11 +37,11 @@ from .record import Record
 __all__ = ["DAY_SECONDS", "AuditDirectory", "Opened"]
 
 DAY_SECONDS: Final = 86_400.0
-#: A file is at most about so large (bytes).
+#: The size at which a file ends (bytes). The last records may exceed it.
 MAX_BYTES: Final = 64 << 20
 #: The default of how long files are kept (days).
 KEEP_DAYS: Final = 400.0
-#: After so many lines at most, there is a checkpoint.
+#: The most lines between two checkpoints.
 CHECKPOINT_LINES: Final = 256
 #: After lines, there is a checkpoint within this time (seconds).
 CHECKPOINT_SECONDS: Final = 60.0
@@ -58,7 +58,7 @@ _BLOCK = 64 * 1024
 
 @attrs.frozen
 class Opened:
-    """In which state a directory was found."""
+    """The state in which `AuditDirectory.open` has found a directory."""
 
     #: The key of the newest file.
     key: VerifyingKey
@@ -349,7 +349,7 @@ class AuditDirectory:
         """Append records, and wait until they are on the disk. Begins another file first, if it is time.
 
         Returns:
-            The last line.
+            The position of the last line.
 
         Raises:
             ConfigurationError: see `open`, which is called after an error.
@@ -377,7 +377,7 @@ class AuditDirectory:
         """Do what is due without records: a checkpoint, another file, deleting old files. Call it every few seconds.
 
         Returns:
-            The last line if there is a new checkpoint before it, otherwise None.
+            The position of the last line if this has written a checkpoint, otherwise None.
 
         Raises:
             ConfigurationError, OSError: see `append`.
@@ -406,7 +406,8 @@ class AuditDirectory:
         return state.chain.position
 
     def close(self) -> None:
-        """Write that the log ends, sign it, and let other programs use the directory. Does nothing if it is not open.
+        """Write that the program ends, sign this, and let other programs use the directory. Does nothing if the
+        directory is not open.
 
         Raises:
             OSError: it could not be signed. The directory is closed nevertheless.

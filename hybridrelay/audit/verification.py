@@ -92,8 +92,9 @@ class Verifier:
 
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
-        witnessed: the hashes of lines that were noted down elsewhere, by the id of the log and their numbers. If
-            there are any, some have to be of this log.
+        witnessed: the hashes of lines that were noted down elsewhere, which means that another sink has kept
+            checkpoints; by the id of the log and the numbers of the lines. If there are any, some have to be of this
+            log.
     """
 
     pinned: Collection[VerifyingKey] = ()
@@ -287,7 +288,7 @@ class Verifier:
             self._begin = self._end = Position(seq - 1, content["prev"])
         log = content.get("log")
         if not isinstance(log, str) or not log or (self._log and log != self._log):
-            self._fail("it has not the id of the log that the files before it have")
+            self._fail("it does not have the id of the log that the files before it have")
         self._log = log
         self._continued = None
         self._file = _File(self._name, key, seq)

@@ -64,7 +64,8 @@ class Resource:
     #: The hosts of the relays that may be used, and all pins by which they are recognized.
     relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     pins: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    #: The SHA-256 of the authority's certificate, in hexadecimal; empty if there is no authority yet.
+    #: The SHA-256 of the authority's certificate, in hexadecimal; empty if there is no authority yet, and then no
+    #: authority is denied.
     authority: str = attrs.field(default="", kw_only=True)
     #: How many other streams are open: all, and those of the same label.
     streams: int = attrs.field(default=0, kw_only=True)

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 1 << 20
 #: The most symbolic links on the way to a file, as in Linux.
 _MAX_LINKS = 40
 
-#: What changes when a file or directory changes. Empty: there is no directory.
+#: A value that differs after a file or directory has changed. Empty: there is no directory.
 Stamp: TypeAlias = tuple[tuple[object, ...], ...]
 
 
@@ -108,7 +108,7 @@ def check_owner(path: Path, owner: int) -> None:
         owner: the id of that user.
 
     Raises:
-        ConfigurationError: somebody else can, or the path does not exist.
+        ConfigurationError: somebody else can change it, or the path does not exist.
     """
     try:
         *above, named = _steps(path)
@@ -166,7 +166,7 @@ def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bo
         status: its status.
         owner: a user id.
         is_named: whether it is part of the policy. Otherwise it is a directory above it. In such a directory, the
-            sticky bit prevents that others replace what they do not own.
+            sticky bit prevents others from replacing what they do not own.
     """
     if status.st_uid not in (0, owner):
         raise ConfigurationError(

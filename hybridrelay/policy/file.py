@@ -1,4 +1,4 @@
-"""A policy that is read from a file, and read again whenever the file changes."""
+"""A deny list as a policy: it is read from a file, and read again whenever the file changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .document import Entry, EntryList, Place, Restrictions
 
 __all__ = ["PolicyFile", "PolicyReading"]
 
-#: How soon a changed file takes effect (seconds).
+#: How often to look whether the file has changed (seconds).
 POLL_SECONDS = 0.5
 #: The largest deny list (bytes). It is limited because the file may be read often.
 MAX_FILE_SIZE = 1 << 20
@@ -28,7 +28,7 @@ MAX_FILE_SIZE = 1 << 20
 
 @attrs.frozen
 class PolicyReading:
-    """One reading of a deny list, and the previous one."""
+    """The content of a deny list at one reading, and at the previous one."""
 
     path: Path
     deny_list: DenyList
@@ -59,7 +59,7 @@ class PolicyReading:
 
 
 class PolicyFile:
-    """The policy in a file, read again when the file changes.
+    """A deny list, which is read again when its file changes.
 
     Args:
         path: the deny list.
@@ -111,6 +111,8 @@ class PolicyFile:
 
         Raises:
             ConfigurationError: it cannot be read or parsed; `reading` stays as it is.
+
+        If cancelled, `reading` stays as it is, too.
         """
         async with self._reading:  # without the lock, an earlier reading could replace a later one
             self.reading = PolicyReading(self.path, await self._files.run(self._read), self.reading.deny_list)

@@ -40,7 +40,7 @@ class PolicySource(Protocol):
         """Return a value that changes when the content may have changed; empty if there is nothing at this place.
 
         Raises:
-            ConfigurationError: the place cannot be looked at.
+            ConfigurationError: the place cannot be accessed.
         """
         ...
 
@@ -93,11 +93,16 @@ class RegistryReader(Protocol):
     """Reads a key of the registry of Windows."""
 
     def values(self, path: str) -> Sequence[RegistryValue]:
-        """Return the values of a key below HKEY_LOCAL_MACHINE. Raises FileNotFoundError if there is no such key."""
+        """Return the values of a key below HKEY_LOCAL_MACHINE.
+
+        Raises:
+            FileNotFoundError: there is no such key.
+            OSError: it cannot be read.
+        """
         ...
 
     def subkeys(self, path: str) -> Sequence[str]:
-        """Return the names of its subkeys."""
+        """Return the names of a key's subkeys. Raises the same errors as `values`."""
         ...
 
 

@@ -1,7 +1,8 @@
 """A policy in the registry of Windows or in the managed preferences of macOS, with the keys of `schema.py`. Pure.
 
 In the registry, flags and numbers are REG_DWORD values, and each list is a subkey with REG_SZ values, whose names do
-not matter, as Group Policy writes it. In a property list, all values are of the obvious types.
+not matter, as Group Policy writes it. In a property list, flags are booleans, numbers are integers, and lists
+are arrays of strings.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The keys of a policy: one table, from which files, Windows registry, managed preferences and templates are read or
-made. Pure."""
+"""The keys of a policy: one table, with which files, the Windows registry and managed preferences are read, and from
+which templates are made. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Kind(enum.Enum):
 
     #: True or false. In the registry, a REG_DWORD 1 or 0.
     FLAG = "flag"
-    #: A number from 0. In the registry, a REG_DWORD.
+    #: A number from 0 to 1,000,000. In the registry, a REG_DWORD.
     COUNT = "count"
     #: A list of strings. In the registry, a subkey with a REG_SZ value for each.
     LIST = "list"
@@ -118,8 +118,8 @@ _ALL = (
         Kind.LIST,
         "allowed-hours",
         "Allowed hours",
-        "When applications may use hybrid connections, in the local time of the machine. What is open when the hours "
-        "end is closed.",
+        "When connectors serve applications, in the local time of the machine: days and hours such as "
+        "Mon-Fri 08:00-18:00, or daily 06:00-22:00. What is open when the hours end is closed.",
         '["Mon-Fri 07:00-19:00", "Sat 08:00-12:00"]',
     ),
     Key(

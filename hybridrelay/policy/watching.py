@@ -22,7 +22,8 @@ from .machine import PolicySource, policy_sources
 
 __all__ = ["PolicyChange", "WatchedPolicy"]
 
-#: How often to look for changes (seconds). A change is in force after at most three times this time.
+#: How often to look for changes (seconds). A change is in force after at most three times this time, unless the
+#: source changes again meanwhile.
 POLL_SECONDS = 0.25
 #: A source that changes all the time is read although it may change while it is read, after this time (seconds).
 RESTLESS_SECONDS = 2.0
@@ -150,8 +151,8 @@ class WatchedPolicy:
 
     @classmethod
     def shared(cls, directories: Sequence[Path] = ()) -> WatchedPolicy:
-        """Return the one for these directories that all callers in this Trio run share, so that the files are read
-        only once.
+        """Return the instance for these directories. All callers in a Trio run get the same one, so that the files
+        are read only once.
 
         Raises:
             ConfigurationError: see `WatchedPolicy`.
@@ -188,6 +189,8 @@ class WatchedPolicy:
         Raises:
             ConfigurationError: a source cannot be read, or is not valid. What was last read from it stays in force;
                 what was read from the others is put into force.
+
+        If cancelled, what was read until then is in force.
         """
         errors: list[ConfigurationError] = []
         for source in self._sources:

@@ -1,6 +1,6 @@
 """The sink of the Windows Event Log.
 
-The ids of events are in a table, so that they never change. The source ``HybridRelay`` belongs into the registry,
+The ids of events are in a table, so that they never change. The source ``HybridRelay`` has to be in the registry,
 below ``SYSTEM\\CurrentControlSet\\Services\\EventLog\\Application``. Without it, Windows shows the text with a note
 that it lacks a description.
 """
@@ -62,7 +62,7 @@ class EventLogSink:
     """Writes records to the Windows Event Log.
 
     Args:
-        report: writes an entry; None means that of Windows.
+        report: writes an entry; None means the function of Windows.
     """
 
     kind = SinkKind.EVENT_LOG

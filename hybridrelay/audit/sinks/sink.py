@@ -13,7 +13,7 @@ __all__ = ["Sink", "SinkKind"]
 
 
 class SinkKind(enum.StrEnum):
-    """The kinds of sinks, as ``--audit-required`` and the machine's policy name them."""
+    """The kinds of sinks, as ``--audit-required`` and the machine's policy name them. `STDERR` cannot be required."""
 
     FILE = "file"
     JOURNAL = "journal"

@@ -67,7 +67,7 @@ class SyslogSink:
     loses messages without notice.
 
     Args:
-        transport: how.
+        transport: ``udp``, ``tcp`` or ``tls``.
         host: the server's name or address. With TLS, its certificate has to be for this name.
         port: the server's port.
         ca_file: certificates of the authorities that may have issued the server's certificate, for TLS; None means

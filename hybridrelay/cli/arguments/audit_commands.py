@@ -55,8 +55,9 @@ examples:
         --witness checkpoints
 """
 _KEY = """\
-Show the public key of the newest file of an audit directory. It proves later that the directory has the log that it
-has now, and what follows. Keep it where whoever can change the directory cannot change it.
+Show the public key of the newest file of an audit directory. With this key, 'audit verify --key' finds out later
+whether the directory still has this log, or another one in its place. Keep the key on another machine, where nobody
+who can change the directory can change the key.
 """
 _SHOW = """\
 Show records of an audit directory, the oldest first. They are not checked: use 'hybridrelay audit verify' for that.
@@ -117,7 +118,7 @@ def _add_verify_arguments(parser: Parser) -> None:
         type=values.path,
         action="append",
         default=[],
-        help="a file with public keys, one in each line, of which one has to have signed; may be repeated",
+        help="a file with public keys, one in each line; at least one must have signed the files; may be repeated",
     )
     parser.add_argument(
         "--witness",
@@ -125,7 +126,7 @@ def _add_verify_arguments(parser: Parser) -> None:
         type=values.path,
         action="append",
         default=[],
-        help="a text file in which another sink has kept events audit.checkpoint; may be repeated",
+        help="a text file with events audit.checkpoint, as another sink has kept them; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 

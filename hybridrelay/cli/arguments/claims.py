@@ -10,10 +10,10 @@ from .options import add_exec_command, add_http, add_mode, add_name, add_proxy, 
 _DESCRIPTION = """\
 A claim brings a connection string to its machine without a file being copied. The administrator seals the connection
 string, leaves it at the relay, and gets a code. With the code, the claim is taken, once, on the machine that is to
-have the connection string. The relay cannot open it, and the administrator need not be there.
+have the connection string. The relay cannot open it, and the administrator need not be present.
 
 If a claim is asked for again after it was taken, the relay raises the alarm: the event claim.taken-again, an entry in
-the audit log, and a line in 'claims list'.
+the audit log of its management API, and a line in 'claims list'.
 """
 _CREATE = """\
 Create a claim, and show its code. The connection string in it is either a new one, with an identity of its own
@@ -21,8 +21,8 @@ Create a claim, and show its code. The connection string in it is either a new o
 file (--connection-string-file).
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
-be used once, until the claim expires. Bring it to the machine over a way that you trust, such as a phone call:
-whoever uses it first gets the connection string.
+be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: whoever uses it
+first gets the connection string.
 
 The relay sees the name of the hybrid connection, the times and the --note, and nothing of the connection string. At
 most 200 claims of a hybrid connection, and 1,000 of all, can be open at a relay.
@@ -46,7 +46,8 @@ The relay delivers a claim once. If it answers that the claim was taken before, 
 administrator at once: somebody else has the connection string.
 
 The exit code is 1 if the relay refuses or cannot be reached, and 2 if the code was mistyped or FILE cannot be
-written. Nothing is taken then.
+written. The claim is not taken then, except if the relay was lost while it delivered the claim, or if FILE became
+unwritable meanwhile: ask the administrator for a new one in these cases.
 """
 _TAKE_EXAMPLES = """\
 examples:
@@ -60,8 +61,8 @@ examples:
         --connection-string-file /var/lib/hybridrelay/orders.connector
 """
 _REVOKE = """\
-Revoke a claim that was not taken. Its content is deleted, and its code does not work any longer. To end what somebody
-can do who has taken it, regenerate the key of its rule, and deny its identity at the connector.
+Revoke a claim that was not taken. Its content is deleted, and its code does not work any longer. If it was taken
+already, regenerate the key of its rule, and deny its identity at the connector, to end what the taker can do.
 """
 
 
