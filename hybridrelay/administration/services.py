@@ -11,7 +11,7 @@ import attrs
 
 __all__ = ["ServiceRole", "ServiceSettings", "example_config", "launchd_plist", "systemd_unit", "windows_text"]
 
-#: The most seconds for which a program may stop after its grace period.
+#: When launchd or WinSW kills a program that was asked to stop, which includes its grace period (seconds).
 _STOP_SECONDS: Final = 90
 
 
@@ -25,7 +25,7 @@ class ServiceRole(enum.StrEnum):
 
 @attrs.frozen
 class ServiceSettings:
-    """What is different from one machine to another."""
+    """Which program a service runs, where the program is, and as which user it runs."""
 
     role: ServiceRole
     #: The path of the program ``hybridrelay``.
@@ -153,7 +153,7 @@ def launchd_plist(settings: ServiceSettings) -> str:
 
 
 def windows_text(settings: ServiceSettings) -> str:
-    """Return the commands that make a service of Windows, as text for an administrator.
+    """Return a configuration of WinSW, with instructions for an administrator in a comment.
 
     Windows starts services only through a program that speaks its service protocol, which hybridrelay does not do.
     The text uses WinSW, which is such a program. A relay does not run on Windows.

@@ -97,8 +97,8 @@ def _tell(args: argparse.Namespace, created: CreatedClaim) -> None:
         output.say(created.code.reveal())
     output.say()
     output.say(
-        "Whoever has the code gets the connection string: bring it to the machine over a way that you trust. There,\n"
-        "run 'hybridrelay claims take --out FILE', which asks for the code. If it says that the claim was taken\n"
+        "Whoever has the code gets the connection string: pass it on in a way that you trust. On the machine that is to\n"
+        "have the connection string, run 'hybridrelay claims take --out FILE'. If it says that the claim was taken\n"
         f"before, somebody else has it: see 'hybridrelay claims list {args.name} {describe_access(args)}'."
     )
 
@@ -138,7 +138,7 @@ def run_list(args: argparse.Namespace) -> int:
         if any(claim.taken_again for claim in claims):
             output.say()
             output.say(
-                "ALARM means that two had the code of a claim, and it is not known which of them has the connection\n"
+                "ALARM means that two parties had the code of a claim, and it is not known which of them has the connection\n"
                 "string: regenerate the key of its rule, deny its identity at the connector, and create another one."
             )
     return exits.OK
