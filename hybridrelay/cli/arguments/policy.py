@@ -16,7 +16,7 @@ several files, only what all of them allow is allowed. docs/policy.md describes 
 """
 _SHOW = """\
 Show the policy that is in force on this machine: each rule, and the file and line in which it is written. If a file
-cannot be used, the command says why (exit code 2). A connector would not start then.
+cannot be used, the command says why (exit code 2). Neither connector nor forward starts then.
 """
 _CHECK = """\
 Say whether the policy of this machine allows an application to reach a target, and which rule decides (exit code 0:
@@ -26,8 +26,9 @@ With --connection-string-file, the relays and the authority of this connection s
 a connector's connection string, its target is checked if no other one is given.
 """
 _TEMPLATE = """\
-Print a template of a policy, in which every key is explained: a policy file (toml), the definitions of Group Policy
-and their English texts (admx, adml), or a configuration profile for macOS (mobileconfig).
+Print a template of a policy: a policy file in which every key is explained (toml), the definitions of Group Policy
+and their English texts (admx, adml), or a configuration profile for macOS with an example of every key
+(mobileconfig).
 """
 
 

@@ -97,9 +97,9 @@ def _tell(args: argparse.Namespace, created: CreatedClaim) -> None:
         output.say(created.code.reveal())
     output.say()
     output.say(
-        "Whoever has the code gets the connection string: pass it on in a way that you trust. On the machine that is to\n"
-        "have the connection string, run 'hybridrelay claims take --out FILE'. If it says that the claim was taken\n"
-        f"before, somebody else has it: see 'hybridrelay claims list {args.name} {describe_access(args)}'."
+        "Whoever has the code gets the connection string: pass it on in a way that you trust. On the machine that\n"
+        "is to have the connection string, run 'hybridrelay claims take --out FILE'. If it says that the claim was\n"
+        f"taken before, somebody else has it: see 'hybridrelay claims list {args.name} {describe_access(args)}'."
     )
 
 
@@ -138,8 +138,9 @@ def run_list(args: argparse.Namespace) -> int:
         if any(claim.taken_again for claim in claims):
             output.say()
             output.say(
-                "ALARM means that two parties had the code of a claim, and it is not known which of them has the connection\n"
-                "string: regenerate the key of its rule, deny its identity at the connector, and create another one."
+                "ALARM means that two parties had the code of a claim, and it is not known which of them has the\n"
+                "connection string: regenerate the key of its rule, deny its identity at the connector, and create\n"
+                "another claim."
             )
     return exits.OK
 
