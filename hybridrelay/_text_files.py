@@ -143,7 +143,10 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 def _remedy(path: str | os.PathLike[str], error: OSError) -> str | None:
     match error:
         case FileNotFoundError():
-            return "check the path; a relative one starts at the current directory"
+            return (
+                "check the path; a relative one starts at the current directory, and one in a configuration file at "
+                "the directory of that file"
+            )
         case IsADirectoryError():
             return "name a file, not a directory"
         case PermissionError():

@@ -18,8 +18,8 @@ import attrs
 
 from .._replace_file import create_file, replace_file
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, HostPort, Right, Role
-from .authority_content import relays_of, target_of
+from ..security import AuthorityFile, HostPort, KeySlot, Right, Role
+from .authority_content import relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
     NewFiles,
@@ -30,6 +30,8 @@ from .connections import (
     read_authority_file,
     read_relay_record,
 )
+from .files_with_keys import read_file_with_keys
+from .keys import KeySource, key_in_use, use_key
 from .registry import ConnectionInfo, Registry
 from .relays import change_relays
 from .rules import delete_rule, set_rule
@@ -87,6 +89,8 @@ class Found:
     has_relay_file: bool = False
     #: The labels of the further applications that have a connection string in the directory.
     labels: frozenset[str] = frozenset()
+    #: What has to be done about files whose keys the relay no longer accepts.
+    renewals: tuple[RenewKey, ...] = ()
 
 
 # --- changes
@@ -122,6 +126,20 @@ class ChangeTarget:
 
     def __str__(self) -> str:
         return f"change the target of {self.name} from {self.before} to {self.after}"
+
+
+@attrs.frozen
+class RenewKey:
+    """Write a valid key into files that contain only keys which the relay no longer accepts."""
+
+    name: str
+    rule: str
+    slot: KeySlot
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(path.name for path in self.files)
+        return f"write the {self.slot} key of rule {self.rule} of {self.name} into {names}"
 
 
 @attrs.frozen
@@ -179,7 +197,7 @@ class Delete:
         return f"delete {self.name}"
 
 
-Change: TypeAlias = Create | Import | ChangeTarget | ChangeRelays | AddRule | Issue | DeleteRule | Delete
+Change: TypeAlias = Create | Import | RenewKey | ChangeTarget | ChangeRelays | AddRule | Issue | DeleteRule | Delete
 
 
 def is_deletion(change: Change) -> bool:
@@ -235,6 +253,7 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
                     "away, and run the command again",
                 )
             yield Import(one.name)
+        yield from found.renewals
         if (target := target_of(found.authority)) != one.target:
             yield ChangeTarget(one.name, target, one.target)
         endpoints, _ = relays_of(found.authority)
@@ -319,13 +338,32 @@ def find_state(declared: Sequence[Declared], directory: Path, registry: Registry
     found = {}
     for name in dict.fromkeys((*applications, *sorted(managed))):
         files = Files(directory, name)
+        info = by_name.get(name)
+        authority = read_authority_file(files.authority, name) if files.authority.exists() else None
         found[name] = Found(
-            by_name.get(name),
-            read_authority_file(files.authority, name) if files.authority.exists() else None,
+            info,
+            authority,
             files.relay.exists(),
             frozenset(one.label for one in applications.get(name, ()) if files.application(one.label).exists()),
+            _renewals(files, info, authority) if info is not None and authority is not None else (),
         )
     return found
+
+
+def _renewals(files: Files, info: ConnectionInfo, authority: AuthorityFile) -> tuple[RenewKey, ...]:
+    """Return what to do about files of a hybrid connection whose keys were replaced, for example by `keys roll`."""
+    if len(info.hosts) > 1:
+        return ()  # another relay may have got the new key before this one
+    found = [read_file_with_keys(path, "") for path in files.strings()]
+    found += [read_file_with_keys(files.authority, rule_of(authority, role).name) for role in Role]
+    invalid: dict[str, list[Path]] = {}
+    for file in found:
+        rule = info.find_rule(file.rule)
+        if rule is not None and rule.valid_keys and not file.fingerprints & set(rule.fingerprints.values()):
+            invalid.setdefault(rule.name, []).append(file.path)
+    return tuple(
+        RenewKey(files.name, rule, key_in_use(info.rule(rule)), tuple(paths)) for rule, paths in invalid.items()
+    )
 
 
 def make_change(
@@ -376,6 +414,15 @@ def make_change(
                 _import(files, registry, before_change)
         case Import():
             _import(files, registry, before_change)
+        case RenewKey(name, rule, slot, paths):
+            used = use_key(
+                lambda: KeySource.of_registry(registry, name, rule, slot),
+                name,
+                rule,
+                update=paths,
+                before_change=before_change,
+            )
+            _complete(used.incomplete)
         case ChangeTarget(name, _, after):
             update = [files.authority, *([files.connector] if files.connector.exists() else [])]
             _complete(change_target(name, after, update, before_change=before_change).incomplete)

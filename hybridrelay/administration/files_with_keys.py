@@ -55,6 +55,11 @@ class FileWithKeys(abc.ABC):
     def carries(self, key: Secret) -> bool:
         """Return whether this key is in the file."""
 
+    @property
+    @abc.abstractmethod
+    def fingerprints(self) -> frozenset[str]:
+        """The fingerprints of the keys that are in the file."""
+
     @abc.abstractmethod
     def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """Return the file's new text after the rule's key in `slot` was replaced by `key`.
@@ -92,6 +97,11 @@ class ConnectionStringFile(FileWithKeys):
         """See `FileWithKeys`."""
         return self._string.key == key
 
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """See `FileWithKeys`."""
+        return frozenset({key_fingerprint(self._string.key)})
+
     def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """See `FileWithKeys`."""
         old, has = known.fingerprint(slot), key_fingerprint(self._string.key)
@@ -125,12 +135,18 @@ class AuthorityFileWithKeys(FileWithKeys):
         """See `FileWithKeys`."""
         return key in (self.has.primary, self.has.secondary)
 
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """See `FileWithKeys`."""
+        return frozenset(key_fingerprint(one) for one in (self.has.primary, self.has.secondary) if one is not None)
+
     def regenerated(self, known: RuleInfo, slot: KeySlot, key: Secret) -> str | None:
         """See `FileWithKeys`."""
         if self.has.key(slot) == key:
             return None
-        has = {key_fingerprint(one) for one in (self.has.primary, self.has.secondary) if one is not None}
-        if known.fingerprint(slot) is not None and not has & {known.fingerprint(one) for one in known.valid_keys}:
+        if known.fingerprint(slot) is not None and not self.fingerprints & {
+            known.fingerprint(one) for one in known.valid_keys
+        }:
             raise self._unknown_key(known)
         return with_rule(self._file, self._role, self.has.with_key(slot, key)).format()
 

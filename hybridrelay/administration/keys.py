@@ -204,7 +204,7 @@ def roll_key(
             file.check_owner(name, rule)
         connection = registry.connection(name)
         known = connection.rule(rule)
-        old = _key_in_use(known) if old is None else old
+        old = key_in_use(known) if old is None else old
         slot, fingerprint = old.other, known.fingerprint(old)
         if fingerprint is None:
             raise ConfigurationError(
@@ -225,7 +225,12 @@ def roll_key(
     return RolledKey(key, slot, fingerprint, connection.hosts, written.updated, written.incomplete)
 
 
-def _key_in_use(rule: RuleInfo) -> KeySlot:
+def key_in_use(rule: RuleInfo) -> KeySlot:
+    """Return which of the rule's keys the programs use, as far as the relay knows: the one that was used last.
+
+    Raises:
+        ConfigurationError: the rule has no key.
+    """
     valid = rule.valid_keys
     if not valid:
         raise ConfigurationError(f"rule {rule.name} has no key", remedy="'keys regenerate' makes one")

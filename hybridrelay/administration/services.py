@@ -198,6 +198,6 @@ def example_config(settings: ServiceSettings) -> str:
     side = "application" if settings.role is ServiceRole.FORWARD else "connector"
     return (
         f"# Options of hybridrelay {settings.role}, and a table for each hybrid connection.\n"
-        "# A changed file takes effect without a restart.\n"
+        "# Changed tables take effect without a restart, and changed options after one.\n"
         f'# [[connection]]\n# file = "strings/orders.{side}"\n{listen}'
     )

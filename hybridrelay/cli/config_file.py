@@ -56,6 +56,11 @@ def apply_config_file(args: argparse.Namespace, path: Path, *, regular: bool = F
     content = dict(file.content)
     tables = content.pop("connection", None) if "connection_keys" in args else None
     known = _known_options(args.parser)
+    if "connection_keys" in args and "connections" in content:
+        raise ConfigurationError(
+            f"{file.at('connections')}: unknown key 'connections'",
+            remedy="for a table for each hybrid connection, write [[connection]]",
+        )
     for key, (action, converted) in _convert_all(content, known, file, (), path.parent).items():
         if tables and action.dest == "files":
             raise ConfigurationError(

@@ -16,6 +16,7 @@ import attrs
 
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
+from ..security import ENVIRONMENT_VARIABLE
 
 __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
@@ -90,6 +91,12 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 remedy="write listen in the tables",
             )
         return tuple(_of_table(table, args, key_of, environ, listens=listens) for table in args.connections)
+    if args.config is not None and not args.files and not environ.get(ENVIRONMENT_VARIABLE):
+        raise ConfigurationError(
+            f"{args.config} names no connection string",
+            remedy='add a table [[connection]] with the name of its file: file = "orders.'
+            f'{"application" if listens else "connector"}"',
+        )
     files: Sequence[str | None] = args.files or [None]
     listen: Sequence[Listen] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
     if listens and len(listen) != len(files):

@@ -77,7 +77,10 @@ def roll_text(rule: str, roll: RollInfo) -> str:
         f"The {roll.slot.other} key is revoked {when}.",
     ]
     if not roll.holders:
-        lines.append("No program has used either key since then, so nobody was given the new one.")
+        lines.append(
+            "No program was given the new key so far. Those that are connected are asked within a second or two; if "
+            "this stays so, none is connected that uses this rule."
+        )
     if roll.missing:
         rows = [
             (

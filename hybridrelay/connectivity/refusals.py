@@ -16,8 +16,9 @@ from ..protocol import control
 from ..protocol.reasons import Category, Reason
 
 _USE_KEY = (
-    "write a valid key into the connection string file: 'hybridrelay keys use NAME --rule RULE --key primary --state "
-    "DIR --update FILE' on the relay's machine, or with --out there and --key-file here"
+    "write a valid key into the connection string file: 'hybridrelay keys use NAME --rule RULE --key KEY --state DIR "
+    "--update FILE' on the relay's machine, or with --out there and --key-file here; KEY is primary or secondary: "
+    "'keys list NAME' shows which of them is valid"
 )
 _RAISE = (
     "have the limit raised on the relay's machine: 'hybridrelay connections limits NAME --help', or 'hybridrelay "

@@ -116,13 +116,19 @@ async def is_listening(path: Path) -> bool:
     """Return whether a program listens on the Unix socket at a path, by connecting to it.
 
     A socket whose program was killed still has its file, but nothing listens there.
+
+    Raises:
+        OSError: no Unix socket can have this path. It is too long, for example.
     """
     try:
         await (await connect_unix_socket(path)).aclose()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
-    except OSError:  # it accepts nothing now, or this user may not connect
-        return True
+    except OSError as exc:
+        # Python itself notices that a path is too long, and its error has no number.
+        if exc.errno in (None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return True  # it accepts nothing now, or this user may not connect
     return True
 
 

@@ -103,6 +103,42 @@ def test_twenty_databases(scene: Scene) -> None:
     }
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_files_with_a_key_that_was_replaced_get_a_valid_one(scene: Scene, several: bool) -> None:
+    """As after `keys roll`, which changes the files of the programs, and none in this directory.
+
+    With several relays, another one may have got the new key earlier, so that the files are left alone.
+    """
+    endpoint = '["a.example", "b.example"]' if several else '"relay.example"'
+    more = 'relay-pin = ["sha256:' + "A" * 43 + '=", "sha256:' + "B" * 42 + 'A="]\n' if several else ""
+    text = more + declaration("a", "b", endpoint=endpoint, more=REPORTING)
+    assert scene.apply(text).code == 0
+    for rule in ("connector", "reporting"):
+        for command in ("regenerate", "revoke"):
+            slot = "secondary" if command == "regenerate" else "primary"
+            options = ("--rule", rule, "--key", slot, "--state", scene.folder / "state")
+            assert scene.run("keys", command, "b", *options).code == 0
+    before = scene.everything()
+    expected = [
+        "write the secondary key of rule connector of b into b.connector, b.authority",
+        "write the secondary key of rule reporting of b into b@reporting.application",
+    ]
+    would = scene.apply(text, "--dry-run")
+    assert scene.everything() == before
+    done = scene.apply(text)
+    assert done.code == 0
+    if several:
+        assert "would write" not in would.out
+        assert scene.everything() == before
+        return
+    assert would.out.splitlines() == [f"would {one}" for one in expected]
+    assert done.out.splitlines() == [f"done: {one}" for one in expected]
+    with SQLiteStore.open(scene.folder / "state") as registry:
+        for rule, file in (("connector", "b.connector"), ("reporting", "b@reporting.application")):
+            assert load_connection_string(scene.out / file).key == registry.rule("b", rule).secondary
+    assert "nothing was changed" in scene.apply(text).out
+
+
 def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
     """And what this directory has not made is not touched in any case."""
     scene.apply(declaration("a", "b", more=REPORTING))

@@ -106,6 +106,27 @@ def test_no_string_at_all(run: Run, command: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "advice"),
+    [
+        ("", "names no connection string", "add a table [[connection]]"),
+        ('[[connections]]\nfile = "x"\n', "line 1: unknown key 'connections'", "write [[connection]]"),
+        ('[[connection]]\nfile = "x"\n', "line 1: cannot read the connection string file", "directory of that file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["connector", "forward"])
+def test_a_configuration_file_without_a_connection_string(
+    run: Run, tmp_path: Path, command: str, text: str, message: str, advice: str
+) -> None:
+    (tmp_path / "file.toml").write_text(text)
+    result = run(command, "--config", tmp_path / "file.toml")
+
+    assert result.code == 2
+    error, _, remedy = result.err.partition("  try: ")
+    assert message in error
+    assert advice in remedy
+
+
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
 def test_a_missing_file(run: Run, tmp_path: Path, command: str) -> None:
     result = run(command, "--connection-string-file", tmp_path / "missing")

@@ -226,7 +226,7 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
     assert new.reveal() not in result.out + result.err
     listed = run("keys", "list", "orders", *where).out
     assert "Rule application: the primary key is rolled to the secondary one since 20" in listed
-    assert "No program has used either key since then" in listed
+    assert "No program was given the new key so far" in listed
     rolls = [
         entry["roll"] for entry in json.loads(run("keys", "list", "orders", "--json", *where).out) if "roll" in entry
     ]

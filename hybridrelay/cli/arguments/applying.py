@@ -12,7 +12,8 @@ from .options import add_relay
 _APPLY = """\
 Bring the hybrid connections of a relay into the state that a file declares: for many databases at once, and as often
 as you like. What is missing is created, and what differs is changed. What is already as declared is not touched, and
-keys and identities stay the same.
+keys and identities stay the same. A file whose keys are not valid any more, for example after 'keys roll', gets a key
+that is.
 
 The files of each hybrid connection are in the directory --out: NAME.connector, NAME.application, NAME.authority, and
 NAME@LABEL.application for each further application. Keep this directory: without the authority file, a hybrid

@@ -189,6 +189,12 @@ def _run(*command: str) -> None:
 
 
 def _tell_next(args: argparse.Namespace, settings: ServiceSettings) -> None:
+    if args.root is not None:
+        output.say(
+            f"Only files were written. On the machine itself, the user {settings.user} has to exist, "
+            f"{settings.strings} has to belong to it, {settings.config_directory} to root and its group, and the "
+            "service has to be enabled."
+        )
     if settings.role is not ServiceRole.RELAY:
         output.say(
             f"Next: copy the connection strings to {settings.strings} (owner {settings.user}, mode 0600), and name "

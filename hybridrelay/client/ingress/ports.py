@@ -132,7 +132,8 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
     except OSError as exc:
         raise ConfigurationError(
             f"cannot listen on {address}: {exc.strerror or exc}",
-            remedy="choose a path in a directory that exists and that this user may write to",
+            remedy="choose a short path in a directory that exists and that this user may write to; only a socket is "
+            "replaced",
         ) from exc
     return OpenPort([listener], (str(address),), file)
 

@@ -89,6 +89,15 @@ async def test_what_is_not_replaced(tmp_path: Path, what: str) -> None:
         assert what != "file" or path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("what", ["too long", "below a file"])
+async def test_a_path_that_no_socket_can_have(tmp_path: Path, what: str) -> None:
+    """The message says so, and not that a program listens there."""
+    (tmp_path / "file").touch()
+    path = tmp_path / ("x" * 200 if what == "too long" else "file/socket")
+    with pytest.raises(ConfigurationError, match=r"too long|Not a directory"):
+        await open_port(UnixAddress(str(path)), events=EVENTS)
+
+
 async def test_a_file_of_another_program_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     port = await open_port(UnixAddress(str(path)), events=EVENTS)
