@@ -25,6 +25,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         "policy",
         "identity",
         "claim",
+        "configuration",
         "connection-string",
         "restart",
         "reload",

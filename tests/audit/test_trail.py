@@ -109,7 +109,8 @@ class TestRecords:
             "session.opened", "session.resumed", "session.ended", "session.refused",
             "registration.succeeded", "registration.ended", "registration.refused",
             "policy.loaded", "policy.refused", "policy.not-reloaded",
-            "key.in-use", "key.changed", "key.revoked", "connection-string.reloaded", "management.called",
+            "key.in-use", "key.changed", "key.revoked", "connection-string.reloaded", "configuration.reloaded",
+            "management.called",
             "program.started", "program.stopping", "program.stopped",
         } <= recorded  # fmt: skip
         assert not {"token.invalid", "management.authentication-failed", "unauthenticated.closed"} & recorded
