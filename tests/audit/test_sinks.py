@@ -24,6 +24,7 @@ from hybridrelay.audit.sinks.standard_error import StandardErrorSink
 from hybridrelay.audit.sinks.syslog import SyslogSink, syslog_message
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import all_events
+from hybridrelay.streams.unix_sockets import short_path
 
 from ..certificates import CertificateAuthority
 
@@ -35,6 +36,11 @@ RECORD = Record(
     "A stream was closed: connection=orders",
 )
 WARNING = Record(1.0, "policy.refused", {"label": "Zürich"}, 30, "refused")
+
+
+def bind(sock: socket.socket, path: Path) -> None:
+    with short_path(path) as name:
+        sock.bind(name)
 
 
 class TestJournal:
@@ -69,7 +75,7 @@ class TestJournal:
         path = tmp_path / "socket"
         sink = JournalSink(path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-            journal.bind(str(path))
+            bind(journal, path)
             journal.settimeout(10)
             sink.write([RECORD, WARNING])
             assert journal.recv(65536) == journal_datagram(RECORD)
@@ -83,7 +89,7 @@ class TestJournal:
             with pytest.raises(OSError, match=re.escape(str(path))):
                 sink.write([RECORD])
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
-                journal.bind(str(path))
+                bind(journal, path)
                 journal.settimeout(10)
                 sink.write([RECORD])
                 assert journal.recv(65536)

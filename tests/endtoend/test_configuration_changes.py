@@ -15,6 +15,8 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.streams.unix_sockets import connect_unix_socket
+
 from ..deployments import Deployment, Program, Published, free_port
 from ..waiting import async_wait_until
 from .talking import Talker, all_move
@@ -284,7 +286,7 @@ async def test_a_unix_socket(scene: Scene) -> None:
         text = path.read_text().replace(port, f'[{port}, "unix:{socket_path},mode=660"]')
         await says(scene.forward, "configuration.reloaded: .*changed=a", partial(replace, path, text))
         data = os.urandom(20_000_000)
-        stream = await trio.open_unix_socket(socket_path)
+        stream = await connect_unix_socket(socket_path)
         async with stream, trio.open_nursery() as nursery:
 
             async def send() -> None:

@@ -293,7 +293,7 @@ def attacks(site: Site) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
             add(f"{route}, connector: {name}", attack_the_connector, candidate, data)
         for name, data in CONTROL_MESSAGES.items():
             add(f"{route}, control: {name}", attack_control, candidate, data)
-        for role in control.PeerRole:
+        for role in site.unused:
             for name, data in LATE_MESSAGES.items():
                 if (role, name) != NO_ATTACK:
                     add(f"{route}, {role}: {name}", attack_with_a_key, candidate, role, data)

@@ -171,7 +171,7 @@ async def test_opens_that_are_cancelled(
     """While the connector dials a target that does not answer."""
     dialing = trio.Semaphore(0)
 
-    async def open_target(target: HostPort) -> trio.SocketStream:
+    async def open_target(target: HostPort, **_: object) -> trio.SocketStream:
         dialing.release()
         await trio.sleep_forever()
         raise AssertionError

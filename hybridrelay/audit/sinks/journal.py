@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...events.base import Event
+from ...streams.unix_sockets import short_path
 from ..chain import FieldValue
 from ..record import Record
 from .priority import priority_of
@@ -94,7 +95,8 @@ class JournalSink:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._socket.settimeout(_SECONDS)
-                self._socket.connect(str(self._path))
+                with short_path(self._path) as name:
+                    self._socket.connect(name)
             self._socket.send(data)
         except OSError as exc:
             self.close()

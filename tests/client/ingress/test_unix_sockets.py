@@ -9,15 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import trio
 
 from hybridrelay._unix_address import UnixAddress, parse_unix_address
 from hybridrelay.client import open_port
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events.stream import EventStream
+from hybridrelay.streams.unix_sockets import connect_unix_socket, short_path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets there")
 EVENTS = EventStream()
+
+
+def bind(sock: socket.socket, path: Path) -> None:
+    with short_path(path) as name:
+        sock.bind(name)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,7 @@ async def test_who_may_connect(tmp_path: Path, mode: int) -> None:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
     assert (port.names, port.bound) == ((f"unix:{path}",), [])
-    async with await trio.open_unix_socket(path):
+    async with await connect_unix_socket(path):
         pass
     port.close()
     assert not path.exists()
@@ -62,10 +67,10 @@ async def test_who_may_connect(tmp_path: Path, mode: int) -> None:
 async def test_a_socket_that_a_killed_program_has_left_behind(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
+        bind(sock, path)
     assert path.exists()
     port = await open_port(UnixAddress(str(path)), events=EVENTS)
-    async with await trio.open_unix_socket(path):
+    async with await connect_unix_socket(path):
         pass
     port.close()
 
@@ -75,7 +80,7 @@ async def test_what_is_not_replaced(tmp_path: Path, what: str) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as sock:
         if what == "in use":
-            sock.bind(str(path))
+            bind(sock, path)
             sock.listen()
         elif what == "file":
             path.write_text("mine")
@@ -103,6 +108,6 @@ async def test_a_file_of_another_program_is_not_removed(tmp_path: Path) -> None:
     port = await open_port(UnixAddress(str(path)), events=EVENTS)
     path.unlink()
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
+        bind(sock, path)
         port.close()
         assert path.exists()
