@@ -12,8 +12,10 @@ for the rest. So if a task that sends is cancelled, only whole frames have been 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -252,7 +254,7 @@ class Channel(Handler):
         if self._pace is not None:
             pause = self._pace.take(frames, size, trio.current_time())
             if pause and self._nursery is not None:
-                self._nursery.start_soon(self._resume_after, pause)
+                self._start_soon(partial(self._resume_after, pause))
                 return Next.PAUSE
         return Next.AGAIN if core.has_input or self._port.has_more else Next.WAIT
 
@@ -310,7 +312,15 @@ class Channel(Handler):
         if self._nursery is None:
             self.lose(f"the channel was lost: {error}", error=error)
         else:
-            self._nursery.start_soon(self._lose_soon, error)
+            self._start_soon(partial(self._lose_soon, error))
+
+    def _start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a task until the channel is closed."""
+        assert self._nursery is not None
+        # Another task may write in the same pass of the event loop in which the last task of the nursery has ended.
+        # `serve` then closes the channel as soon as it runs, so the task is not needed.
+        with contextlib.suppress(RuntimeError):
+            self._nursery.start_soon(function)
 
     async def _lose_soon(self, error: BaseException) -> None:
         with trio.move_on_after(_LAST_READ_SECONDS):

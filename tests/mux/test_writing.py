@@ -397,3 +397,47 @@ async def test_a_flood_of_small_frames_lets_others_run(
     assert turns >= 10_000 // 512
     assert client.is_open
     nursery.cancel_scope.cancel()
+
+
+async def test_a_write_fails_between_the_end_of_the_channels_tasks_and_its_closing(nursery: trio.Nursery) -> None:
+    """Other tasks may write in the pass of the event loop in which the last of these tasks ends."""
+    channel = Channel()
+    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
+    ending = trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with ending:
+            await client.run(channel, task_status=task_status)
+
+    async with trio.open_nursery() as starting:
+        starting.start_soon(nursery.start, run)
+        starting.start_soon(nursery.start, server.run, channel.far_end)
+    ours = client.open_stream_nowait()
+    (await server.offers.receive()).accept()
+    await ours.wait_opened()
+    await trio.testing.wait_all_tasks_blocked()
+    failures: list[BaseException] = []
+
+    class Writer(trio.abc.Instrument):
+        has_written = False
+
+        def __init__(self) -> None:
+            assert client._channel is not None
+            assert client._channel._nursery is not None
+            self.served, self.tasks = client._channel, client._channel._nursery
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            if self.tasks._closed and not (self.has_written or self.served._is_unregistered):
+                self.has_written = channel.broken = True
+                try:
+                    ours.send_nowait(b"x")
+                except BaseException as exc:  # noqa: BLE001 - an instrument must not raise
+                    failures.append(exc)
+
+    writer = Writer()
+    trio.lowlevel.add_instrument(writer)
+    ending.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.remove_instrument(writer)
+    assert (writer.has_written, failures) == (True, [])
+    nursery.cancel_scope.cancel()
