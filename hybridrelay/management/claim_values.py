@@ -14,7 +14,7 @@ __all__ = ["ClaimPage", "ClaimValue", "NewClaim"]
 
 #: Base64 with padding.
 _BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"
-_MAX_BASE64 = (MAX_SEALED + 2) // 3 * 4
+_MAX_BASE64 = MAX_SEALED // 3 * 4
 
 
 class NewClaim(Body, frozen=True):

@@ -26,7 +26,8 @@ from .secret import Secret
 __all__ = ["MAX_SEALED", "ClaimKeys", "open_claim_untrusted", "seal_claim"]
 
 #: The maximum size of a sealed content (bytes). A connection string has about 2 KB.
-MAX_SEALED = 16 * 1024
+#: A multiple of three, so that the longest Base64 text has no padding, and a schema can state its length.
+MAX_SEALED = 16 * 1024 - 1
 
 _SALT = b"hybridrelay claim v1"
 _PADDING = 1024
