@@ -30,6 +30,7 @@ from hybridrelay.events.plain_log import plainly_logged_events
 from hybridrelay.protocol.reasons import Reason
 
 from ..events.examples import example
+from ..waiting import async_wait_until
 from .test_directory import Clock, checked, lines_in
 
 
@@ -48,6 +49,8 @@ class Recorder:
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.is_closed = False
+        #: How often it was to write.
+        self.attempts = 0
 
     @property
     def events(self) -> list[str]:
@@ -58,6 +61,7 @@ class Recorder:
 
     def write(self, records: Sequence[Record]) -> Sequence[Event]:
         self.goes_on.wait()
+        self.attempts += 1
         if self.error is not None:
             raise self.error
         assert not self.is_closed
@@ -93,9 +97,10 @@ class Scene:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
-        while not condition():
-            await trio.sleep(0.01)
+    async def is_true() -> bool:
+        return condition()
+
+    await async_wait_until(is_true, seconds=10, what="what the test waits for")
 
 
 class TestRecords:
@@ -258,7 +263,8 @@ class TestWaiting:
                 scene.events.publish(opened(number))
                 with pytest.raises(NotRecordedError, match="journal: No space left on device: /var/audit"):
                     await scene.trail.recorded()
-            await trio.sleep(0.1)
+            attempts = sink.attempts
+            await eventually(lambda: sink.attempts > attempts + 3)
             (failed,) = scene.of(AuditSinkFailed)
             assert isinstance(failed, AuditSinkFailed)
             assert failed.required

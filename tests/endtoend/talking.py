@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
+
+from .targets import exchange
 
 PIECE = 3001
 #: Coming back: back-off, probes, rendezvous, on a busy machine.
@@ -59,3 +63,26 @@ async def all_move(talkers: list[Talker]) -> None:
         async with trio.open_nursery() as nursery:
             for talker in talkers:
                 nursery.start_soon(talker.more_than, talker.received)
+
+
+@asynccontextmanager
+async def applications(port: int, streams: int) -> AsyncIterator[list[Talker]]:
+    """Connections that talk during the block, and new ones all the time: each must get back what it has sent."""
+    talkers = [Talker(port) for _ in range(streams)]
+    over = trio.Event()
+
+    async def keep_connecting() -> None:
+        while not over.is_set():
+            data = os.urandom(5000)
+            assert await exchange(port, data) == data
+
+    async with trio.open_nursery() as nursery:
+        for talker in talkers:
+            nursery.start_soon(talker.run)
+        await all_move(talkers)
+        nursery.start_soon(keep_connecting)
+        yield talkers
+        await all_move(talkers)
+        over.set()
+        for talker in talkers:
+            talker.stop()

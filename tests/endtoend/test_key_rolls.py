@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from hybridrelay.security import KeySlot, Rule, load_connection_string
 
 from ..deployments import Deployment, Program, Published
 from ..waiting import async_wait_until
-from .talking import Talker, all_move
+from .talking import all_move, applications
 from .targets import echo, exchange, serve
 from .test_several_relays import Pair, pair
 
@@ -27,29 +26,6 @@ __all__ = ["pair"]
 STREAMS = 50
 SECONDS = 150
 PRIMARY, SECONDARY = KeySlot
-
-
-@asynccontextmanager
-async def applications(port: int, streams: int = STREAMS) -> AsyncIterator[list[Talker]]:
-    """Connections that talk during the block, and new ones all the time: each must get back what it has sent."""
-    talkers = [Talker(port) for _ in range(streams)]
-    over = trio.Event()
-
-    async def keep_connecting() -> None:
-        while not over.is_set():
-            data = os.urandom(5000)
-            assert await exchange(port, data) == data
-
-    async with trio.open_nursery() as nursery:
-        for talker in talkers:
-            nursery.start_soon(talker.run)
-        await all_move(talkers)
-        nursery.start_soon(keep_connecting)
-        yield talkers
-        await all_move(talkers)
-        over.set()
-        for talker in talkers:
-            talker.stop()
 
 
 async def run(deployment: Deployment, *arguments: str | Path) -> str:
@@ -92,7 +68,7 @@ async def test_every_key_is_rolled_three_times_over_two_relays(pair: Pair, nurse
     forward = await trio.to_thread.run_sync(pair.first.start_forward, published)
     programs = [connector, forward.program, *pair.relays]
     seen: set[str] = set()
-    async with applications(forward.port) as talkers:
+    async with applications(forward.port, STREAMS) as talkers:
         for turn in range(3):
             slot = (SECONDARY, PRIMARY)[turn % 2]
             for name, file in (("application", published.application), ("connector", published.connector)):

@@ -9,8 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -21,8 +19,8 @@ from hybridrelay.relay import SQLiteStore
 
 from ..deployments import Deployment, Program
 from ..waiting import async_wait_until
-from .talking import Talker, all_move
-from .targets import echo, exchange, serve
+from .talking import Talker, all_move, applications
+from .targets import echo, serve
 
 STREAMS = 20
 SECONDS = 60
@@ -111,29 +109,6 @@ def keys_of(deployment: Deployment) -> dict[tuple[str, str], str]:
     }
 
 
-@asynccontextmanager
-async def applications(forward_port: int) -> AsyncIterator[list[Talker]]:
-    """20 connections that talk during the block, and new ones all the time: each must get back what it has sent."""
-    talkers = [Talker(forward_port) for _ in range(STREAMS)]
-    over = trio.Event()
-
-    async def keep_connecting() -> None:
-        while not over.is_set():
-            data = os.urandom(5000)
-            assert await exchange(forward_port, data) == data
-
-    async with trio.open_nursery() as nursery:
-        for talker in talkers:
-            nursery.start_soon(talker.run)
-        await all_move(talkers)
-        nursery.start_soon(keep_connecting)
-        yield talkers
-        await all_move(talkers)
-        over.set()
-        for talker in talkers:
-            talker.stop()
-
-
 def port_of(machine: Machine) -> int:
     match = re.search(r"127\.0\.0\.1:(\d+)", machine.services["application"].out)
     assert match is not None
@@ -157,7 +132,7 @@ async def test_keys_are_changed_as_documented(machine: Machine, nursery: trio.Nu
     commands = documented_commands()
     before = keys_of(machine.deployment)
     assert sum("keys regenerate" in line for line in commands) == len(before) == 4
-    async with applications(port_of(machine)) as talkers:
+    async with applications(port_of(machine), STREAMS) as talkers:
         await play(machine, commands, talkers)
     after = keys_of(machine.deployment)
 
@@ -176,7 +151,7 @@ async def test_keys_are_changed_as_documented(machine: Machine, nursery: trio.Nu
 
 async def test_only_the_connector_changes_its_key(machine: Machine, nursery: trio.Nursery) -> None:
     """The applications' clients are not touched: their sessions follow by themselves."""
-    async with applications(port_of(machine)) as talkers:
+    async with applications(port_of(machine), STREAMS) as talkers:
         lines = [line for line in documented_commands() if "--rule connector" in line]
         await play(machine, lines, talkers)
     nursery.cancel_scope.cancel()
@@ -188,7 +163,7 @@ async def test_signals_without_end(machine: Machine, nursery: trio.Nursery) -> N
     programs = [deployment.programs[0], *machine.services.values()]
     good = {role: (deployment.folder / f"orders.{role}").read_bytes() for role in ("connector", "application")}
     use = "hybridrelay keys use orders --state /var/lib/hybridrelay --rule {0} --key {1} --update orders.{0}"
-    async with applications(port_of(machine)) as talkers:
+    async with applications(port_of(machine), STREAMS) as talkers:
         for number in range(20):
             for role, content in good.items():
                 if number % 4 == 3:
