@@ -1,0 +1,1 @@
+"""Names of published hosts on the machine of an application."""
