@@ -1,9 +1,16 @@
-"""Takes claims for commands: reads the code, gets the connection string from the relay, and writes it to a file."""
+"""Takes claims for commands: reads the code, gets the connection string from the relay, and writes it to a file.
+
+The relay delivers a claim once. If its answer does not arrive, or the program is killed before it has written the
+file, the program asks again, perhaps after a restart, and the relay should not take it for a thief. So before it
+asks, the program writes a random number, its *attempt*, to a file beside the one that is to be written. It states
+this number each time, and deletes the file in the end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +18,17 @@ from pathlib import Path
 import trio
 
 from .._defaults import CLAIM_CODE_VARIABLE
+from .._replace_file import create_file
 from .._text_files import decode_text, read_stream, read_text
 from ..abc import Dialer
 from ..administration.new_files import check_new_files, new_files
 from ..connectivity.backoff import Backoff
-from ..connectivity.claims import take_claim
-from ..errors import ConfigurationError, RelayUnreachable
+from ..connectivity.claims import new_attempt, take_claim
+from ..errors import AuthorizationError, ConfigurationError, RelayUnreachable
 from ..events.claims import ClaimKept, ClaimWaiting
 from ..events.plain_log import plainly_logged_events
+from ..protocol.control import CLAIM_ATTEMPT_SIZE
+from ..protocol.reasons import Reason
 from ..security import ClaimCode, ConnectionString, parse_claim_code_untrusted
 from ..security.claim_code import MAX_CLAIM_CODE
 from ..security.loading import naming
@@ -30,6 +40,8 @@ __all__ = ["read_claim_code", "take_at_first_start", "take_to_file"]
 
 #: UTF-16 takes two bytes for each character.
 _MAX_BYTES = 2 * MAX_CLAIM_CODE + 4
+_MAX_ATTEMPT = 1024
+_ATTEMPT = re.compile(rf"[0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}}", re.ASCII)
 #: While a relay cannot be reached: the longest pause between two attempts (seconds).
 _MAX_PAUSE_SECONDS = 30.0
 
@@ -105,7 +117,8 @@ def take_to_file(code: ClaimCode, out: Path, args: argparse.Namespace, *, patien
 
     Raises:
         ConfigurationError, AuthorizationError, RelayUnreachable: see `take_claim`.
-        OSError: the file could not be written. The content is lost.
+        OSError: the file could not be written, and the content is lost; or the attempt could not be stored, and the
+            relay was not asked.
         SystemExit: a signal has stopped the program before the claim was taken.
     """
     check_new_files([out])
@@ -117,9 +130,11 @@ def take_to_file(code: ClaimCode, out: Path, args: argparse.Namespace, *, patien
         with new_files({out: string.format() + "\n"}):
             kept.append(string)
 
+    attempt = _Attempt(out)
+
     async def main() -> None:
         async with commands:
-            await _take(code, keep, args.mode, dialer, patient=patient)
+            await _take(code, keep, attempt, args.mode, dialer, patient=patient)
 
     stopped_by = run_until_stopped(main)
     if not kept:
@@ -128,14 +143,58 @@ def take_to_file(code: ClaimCode, out: Path, args: argparse.Namespace, *, patien
     return kept[0]
 
 
+class _Attempt:
+    """The random number by which the relay recognizes this taker, and its file.
+
+    Args:
+        out: the file that is to be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._path = out.with_name(f".{out.name}.attempt")
+
+    def get(self) -> str:
+        """Return the number that an earlier attempt has left, or else a new one, which is stored.
+
+        Raises:
+            ConfigurationError, OSError: the file cannot be read or written.
+        """
+        try:
+            found = read_text(self._path, what="the file of the attempt", limit=_MAX_ATTEMPT, regular=True).strip()
+        except ConfigurationError:
+            if os.path.lexists(self._path):
+                raise
+        else:
+            if _ATTEMPT.fullmatch(found):
+                return found
+            self._path.unlink()  # the disk was full, for example
+        new = new_attempt()
+        create_file(self._path, f"{new}\n".encode())
+        return new
+
+    def forget(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)
+
+
 async def _take(
-    code: ClaimCode, keep: Callable[[ConnectionString], None], mode: str, dialer: Dialer | None, *, patient: bool
+    code: ClaimCode,
+    keep: Callable[[ConnectionString], None],
+    attempt: _Attempt,
+    mode: str,
+    dialer: Dialer | None,
+    *,
+    patient: bool,
 ) -> None:
     backoff = Backoff(max_seconds=_MAX_PAUSE_SECONDS)
     said = False
     while True:
         try:
-            await take_claim(code, keep, mode=mode, dialer=dialer)
+            await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
+        except AuthorizationError as exc:
+            if exc.reason is not Reason.CLAIM_LOST:  # then the relay would raise the alarm at the next start
+                attempt.forget()
+            raise
         except RelayUnreachable as exc:
             if not patient:
                 raise
@@ -146,4 +205,5 @@ async def _take(
                 said = True
             await trio.sleep(backoff.next_wait())
         else:
+            attempt.forget()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 
 import trio
@@ -17,7 +18,7 @@ from .endpoint import RelayEndpoint
 from .instance import new_instance
 from .link import RelayLink
 
-__all__ = ["take_claim"]
+__all__ = ["new_attempt", "take_claim"]
 
 _REMEDIES = {
     Reason.CLAIM_UNKNOWN: (
@@ -30,16 +31,25 @@ _REMEDIES = {
     ),
     Reason.CLAIM_EXPIRED: "ask the administrator for a new one",
     Reason.CLAIM_REVOKED: "ask the administrator for a new one",
+    Reason.CLAIM_LOST: (
+        "nobody else has received it, so nothing has to be revoked: ask the administrator to create another claim"
+    ),
     Reason.CONNECTION_DISABLED: (
         "ask the administrator of the relay to enable the hybrid connection; the claim is kept"
     ),
 }
 
 
+def new_attempt() -> str:
+    """Return a random number for `take_claim`: 32 hexadecimal digits."""
+    return secrets.token_hex(control.CLAIM_ATTEMPT_SIZE)
+
+
 async def take_claim(
     code: ClaimCode,
     keep: Callable[[ConnectionString], None],
     *,
+    attempt: Callable[[], str] = new_attempt,
     mode: str = AUTO,
     dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
@@ -52,16 +62,20 @@ async def take_claim(
     Args:
         code: the claim's code.
         keep: stores the connection string. It should not fail, so check before whether it can.
+        attempt: returns the number by which the relay recognizes this taker if it asks again, because the answer did
+            not arrive: otherwise the relay would take it for somebody else, and raise the alarm. Called immediately
+            before the relay is asked.
         mode: ``auto`` or the name of the only transport allowed.
         dialer: opens connections; None means one that uses the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
 
     Raises:
         RelayUnreachable: the relay cannot be reached, another one answers, or it did not answer the request. Only in
-            the last case may it have delivered the content, which is then lost.
+            the last case may it have sent the content, which is then lost. To find out, ask again with the same
+            `attempt`.
         RelayIdentityError: another relay answers. Nothing was sent to it.
         AuthorizationError: the relay refuses; `reason` says why: the claim is unknown, was taken before, has expired,
-            or was revoked.
+            or was revoked; or the content was sent to the same `attempt` before, and is lost.
         ClaimError: what the relay has delivered cannot be used.
         ConfigurationError: the mode is unknown, or the relay serves no port that it can use.
     """
@@ -80,7 +94,8 @@ async def take_claim(
             channel = await link.start_control(nursery)
             await trio.lowlevel.checkpoint_if_cancelled()
             scope.shield = True  # also for the channel; `take` has a deadline of its own
-            answer = await channel.take(control.Take(channel.next_id(), keys.mailbox, keys.proof.reveal()))
+            take = control.Take(channel.next_id(), keys.mailbox, keys.proof.reveal(), attempt())
+            answer = await channel.take(take)
             if isinstance(answer, control.Failed):
                 raise _refusal(answer)
             keep(open_claim_untrusted(keys, answer))

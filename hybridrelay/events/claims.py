@@ -51,7 +51,7 @@ class ClaimTakenAgain(Event):
 @attrs.frozen(kw_only=True)
 class ClaimRefused(Event):
     """Somebody with the code of a claim did not get its content: it has expired, was revoked, was taken more than
-    once before, or is of a hybrid connection that is disabled."""
+    once before, is of a hybrid connection that is disabled, or was sent to the same taker before and was lost."""
 
     name: ClassVar = "claim.refused"
     level: ClassVar = Level.WARNING

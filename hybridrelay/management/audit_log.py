@@ -204,7 +204,7 @@ def _attempt_to_take(
             kind, status = Kind.CALLS, Problem.CHANGED.status
         case ClaimUnknown():
             kind, status = Kind.REFUSED, Problem.NOT_FOUND.status
-        case ClaimRefused(reason=Reason.CLAIM_TAKEN):
+        case ClaimRefused(reason=Reason.CLAIM_TAKEN | Reason.CLAIM_LOST):
             kind, status = Kind.REFUSED, Problem.CHANGED.status
         case ClaimRefused():
             kind, status = Kind.REFUSED, Problem.FORBIDDEN.status

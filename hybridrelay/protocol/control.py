@@ -55,6 +55,8 @@ MAX_CLIENT_ADDRESS = 64
 #: The size of the id and of the proof of a claim (bytes), and how many bytes of its content one message carries.
 CLAIM_MAILBOX_SIZE = 16
 CLAIM_PROOF_SIZE = 32
+#: The size of the id of an attempt to take a claim (bytes).
+CLAIM_ATTEMPT_SIZE = 16
 CLAIM_PART_SIZE = 3 * 1024
 #: The largest number of messages in which the content of a claim is delivered.
 MAX_CLAIM_PARTS = 8
@@ -201,6 +203,9 @@ def _hex(bytes_: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
 _one_instance = _matching(_INSTANCE, "an instance")
 _one_secret = _matching(_INSTANCE_SECRET, "the secret of an instance")
 _rendezvous = _matching(_RENDEZVOUS, "the id of a rendezvous")
+_attempt = _matching(
+    re.compile(rf"([0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}})?\Z", re.ASCII), f"{CLAIM_ATTEMPT_SIZE} bytes in hexadecimal"
+)
 _secrets = _list_of(_one_secret, MAX_REPLACES)
 _avoided = _list_of(_one_instance, MAX_AVOID)
 _pins = _list_of(_text(MAX_PIN), MAX_OUTER_PINS)
@@ -387,6 +392,8 @@ class Take:
     id: int = attrs.field(validator=_integer)
     mailbox: str = attrs.field(validator=_hex(CLAIM_MAILBOX_SIZE))
     proof: str = attrs.field(validator=_hex(CLAIM_PROOF_SIZE), repr=False)
+    #: Random, and the same each time that one taker asks for one claim; or an empty text.
+    attempt: str = attrs.field(default="", validator=_attempt, repr=False)
 
 
 @attrs.frozen

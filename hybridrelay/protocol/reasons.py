@@ -119,6 +119,8 @@ class Reason(enum.IntEnum):
     CLAIM_TAKEN = 0x3A
     CLAIM_EXPIRED = 0x3B
     CLAIM_REVOKED = 0x3C
+    #: This taker was sent the content before, and did not receive it. The relay no longer has it.
+    CLAIM_LOST = 0x3D
     NOT_AUTHORIZED = 0x3F
 
     # --- rendezvous
@@ -312,6 +314,9 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.CLAIM_TAKEN: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim was taken before"),
     Reason.CLAIM_EXPIRED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim has expired"),
     Reason.CLAIM_REVOKED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the claim was revoked"),
+    Reason.CLAIM_LOST: _Entry(
+        _C.AUTHORIZATION, _D.PERMANENT, "what the relay sent for this claim was lost on the way"
+    ),
     Reason.NOT_AUTHORIZED: _Entry(
         _C.AUTHORIZATION, _D.PASSING, "the relay does not authorize this for a reason that this version does not know"
     ),

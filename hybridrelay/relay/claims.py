@@ -7,8 +7,10 @@ The rules:
    the relay is killed.
 2. A further taker with the right proof is told when the claim was taken, and the relay raises the alarm: one of the
    two should not have had the code.
-3. An unknown claim and a wrong proof have the same answer, so that a guess reveals nothing.
-4. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.
+3. A taker may state a random number, its *attempt*. Whoever states the attempt to which the content was delivered is
+   the same taker, which did not receive the answer. It gets nothing, but there is no alarm.
+4. An unknown claim and a wrong proof have the same answer, so that a guess reveals nothing.
+5. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -69,8 +71,10 @@ _REASONS = {
 }
 
 
-def _check_hex(digits: int) -> Callable[[object, attrs.Attribute[str], str], None]:
+def _check_hex(digits: int, *, empty: bool = False) -> Callable[[object, attrs.Attribute[str], str], None]:
     def check(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
+        if empty and not value:
+            return
         if len(value) != digits or not _HEX.issuperset(value):
             raise ValueError(f"{attribute.name} is not {digits} lower-case hexadecimal digits")
 
@@ -105,6 +109,8 @@ class Claim:
     taken_again: int = 0
     taken_again_at: float | None = None
     taken_again_by: str = ""
+    #: The SHA-256 of the attempt to which the content was delivered; empty if the taker stated none.
+    taken_attempt: str = attrs.field(default="", validator=_check_hex(64, empty=True), repr=False)
 
     @sealed.validator
     def _check_sealed(self, _attribute: object, value: bytes | None) -> None:
@@ -156,7 +162,9 @@ class Take:
         return self.claim.sealed if self.claim is not None and self.reason is Reason.NO_ERROR else None
 
 
-def decide_take(claim: Claim | None, proof: bytes, taker: str, now: float, *, disabled: bool = False) -> Take:
+def decide_take(
+    claim: Claim | None, proof: bytes, taker: str, now: float, *, attempt: bytes = b"", disabled: bool = False
+) -> Take:
     """Decide about an attempt to take a claim.
 
     Args:
@@ -164,6 +172,7 @@ def decide_take(claim: Claim | None, proof: bytes, taker: str, now: float, *, di
         proof: the 32 bytes that the taker has shown.
         taker: the address of the taker.
         now: seconds since 1970.
+        attempt: the random number that the taker has stated; empty if none.
         disabled: whether the hybrid connection is disabled. The claim then stays as it is.
     """
     digest = hashlib.sha256(proof).hexdigest()
@@ -171,14 +180,18 @@ def decide_take(claim: Claim | None, proof: bytes, taker: str, now: float, *, di
         return Take(Reason.CLAIM_UNKNOWN)
     assert claim is not None
     state = claim.state(now)
+    attempt_digest = hashlib.sha256(attempt).hexdigest() if attempt else ""
     if state is ClaimState.TAKEN:
+        if attempt_digest and hmac.compare_digest(attempt_digest, claim.taken_attempt):
+            return Take(Reason.CLAIM_LOST, claim)
         again = attrs.evolve(claim, taken_again=claim.taken_again + 1, taken_again_at=now, taken_again_by=taker)
         return Take(Reason.CLAIM_TAKEN, claim, again)
     if state is not ClaimState.OPEN:
         return Take(_REASONS[state], claim)
     if disabled:
         return Take(Reason.CONNECTION_DISABLED, claim)
-    return Take(Reason.NO_ERROR, claim, attrs.evolve(claim, sealed=None, taken_at=now, taken_by=taker))
+    taken = attrs.evolve(claim, sealed=None, taken_at=now, taken_by=taker, taken_attempt=attempt_digest)
+    return Take(Reason.NO_ERROR, claim, taken)
 
 
 def to_forget(claims: Iterable[Claim], now: float) -> list[Claim]:

@@ -147,8 +147,8 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
         {"type": "hello", "role": "taker", "instance": TWO, "generation": 1, "software": "", "secret": None},
     ),
     (
-        Take(1, "ab" * 16, "cd" * 32),
-        {"type": "take", "id": 1, "mailbox": "ab" * 16, "proof": "cd" * 32},
+        Take(1, "ab" * 16, "cd" * 32, "ef" * 16),
+        {"type": "take", "id": 1, "mailbox": "ab" * 16, "proof": "cd" * 32, "attempt": "ef" * 16},
     ),
     (
         Taken(1, 0, 2, "00ff"),
@@ -308,6 +308,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("hello", "secret", value) for value in NOT_SECRETS],
     *[("take", "mailbox", value) for value in ["ab" * 15, "AB" * 16, "ab" * 17, None, 5]],
     *[("take", "proof", value) for value in ["ab" * 31, "xy" * 32, 5, None]],
+    *[("take", "attempt", value) for value in ["ab" * 15, "xy" * 16, 5, None]],
     *[("taken", "sealed", value) for value in ["", "a", "zz", "ab" * 3073, None]],
     *[("taken", "number", value) for value in [*NOT_IDS, 2, 8]],
     *[("taken", "count", value) for value in [*NOT_IDS, 0, 9]],
@@ -382,6 +383,7 @@ def test_every_field_without_a_default_is_needed(fields: dict[str, object]) -> N
         "sender",
         "rendezvous",
         "client_address",
+        "attempt",
     }:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):

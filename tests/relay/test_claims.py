@@ -110,3 +110,20 @@ def test_impossible_claims_do_not_exist(wrong: dict[str, Any]) -> None:
 def test_the_content_is_not_shown() -> None:
     assert "sealed" not in repr(CLAIM)
     assert CLAIM.proof_digest not in repr(CLAIM)
+
+
+def test_a_taker_that_asks_again_is_no_thief() -> None:
+    """The relay was killed, or the channel was lost, after the content had been sent."""
+    first, other = bytes(16), bytes(range(16))
+    taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0, attempt=first).changed
+    assert taken is not None
+    again = decide_take(taken, PROOF, "198.51.100.7", 160.0, attempt=first)
+    assert (again.reason, again.sealed, again.changed) == (Reason.CLAIM_LOST, None, None)
+    for attempt in (other, b""):
+        alarm = decide_take(taken, PROOF, "192.0.2.1", 160.0, attempt=attempt)
+        assert (alarm.reason, alarm.changed and alarm.changed.taken_again) == (Reason.CLAIM_TAKEN, 1)
+
+
+def test_takers_that_state_no_attempt_are_not_taken_for_each_other() -> None:
+    taken = decide_take(CLAIM, PROOF, "192.0.2.1", 150.0).changed
+    assert decide_take(taken, PROOF, "192.0.2.1", 160.0).reason is Reason.CLAIM_TAKEN

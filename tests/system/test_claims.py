@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,17 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.connectivity.claims import take_claim
+from hybridrelay.connectivity.claims import new_attempt, take_claim
 from hybridrelay.connectivity.discovery import AUTO
 from hybridrelay.connectivity.endpoint import RelayEndpoint
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import AuthorizationError, ClaimError, RelayUnreachable
-from hybridrelay.protocol import control
+from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.claims import Claim
+from hybridrelay.relay.service.claims import ClaimService
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.security import ClaimCode, ClaimKeys, ConnectionString, Endpoint, Role, Secret, seal_claim
 from hybridrelay.security.pins import short_pin
@@ -225,3 +227,76 @@ async def test_cancellation_does_not_lose_what_was_asked_for(deployment: Deploym
             nursery.start_soon(cancel_when_taken)
             await take_claim(code, keep, mode="tcp")
     assert kept == [string]
+
+
+@pytest.fixture
+def lost_answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The relay's control channel is lost after the claim is stored as taken, and before the answer is sent. Returns
+    the takers to which this has happened."""
+    takers: list[str] = []
+    really_take = ClaimService.take
+
+    async def take(
+        self: ClaimService, request: control.Take, peer: str
+    ) -> list[control.Taken] | list[control.Failed]:
+        answer = await really_take(self, request, peer)
+        if isinstance(answer[0], control.Taken) and not takers:
+            takers.append(peer)
+            raise RemoteProtocolError("the channel is lost here")
+        return answer
+
+    monkeypatch.setattr(ClaimService, "take", take)
+    return takers
+
+
+async def test_a_taker_that_asks_again_raises_no_alarm_about_itself(
+    deployment: Deployment, lost_answers: list[str]
+) -> None:
+    code, _ = create(deployment)
+    kept: list[ConnectionString] = []
+    attempt = new_attempt()
+    with pytest.raises(RelayUnreachable):
+        await take_claim(code, kept.append, attempt=lambda: attempt, mode="tcp")
+    assert lost_answers == [HOST]
+    with pytest.raises(AuthorizationError) as caught:
+        await take_claim(code, kept.append, attempt=lambda: attempt, mode="tcp")
+    assert caught.value.reason is Reason.CLAIM_LOST
+    assert caught.value.remedy is not None
+    assert "another claim" in caught.value.remedy
+    assert claim_of(deployment).taken_again == 0
+    with pytest.raises(AuthorizationError) as caught:
+        await take_claim(code, kept.append, mode="tcp")
+    assert caught.value.reason is Reason.CLAIM_TAKEN
+    assert claim_of(deployment).taken_again == 1
+    assert not kept
+
+
+async def test_a_command_that_asks_again_raises_no_alarm_about_itself(
+    deployment: Deployment, lost_answers: list[str], tmp_path: Path
+) -> None:
+    """Neither while it waits for the relay, nor when it is started again."""
+    code, string = create(deployment)
+    out = tmp_path / "billing.application"
+    attempt = tmp_path / ".billing.application.attempt"
+    assert await take_by_command(code, out, "forward", "--claim-file", "-", "--connection-string-file", out) == 1
+    number = attempt.read_text()
+    assert await take_by_command(code, out, "claims", "take", "--out", out) == 1
+    assert (attempt.read_text(), out.exists(), lost_answers) == (number, False, [HOST])
+    assert claim_of(deployment).taken_again == 0
+
+    with SQLiteStore.open(deployment.state_dir) as store:
+        store.delete("db")
+    code, string = create(deployment)
+    assert await take_by_command(code, out, "claims", "take", "--out", out) == 0
+    assert out.read_text().strip() == string.format()
+    assert not attempt.exists()
+
+
+async def take_by_command(code: ClaimCode, out: Path, *arguments: str | Path) -> int:
+    command = [sys.executable, "-m", "hybridrelay", *arguments, "--mode", "tcp"]
+    done = await trio.run_process(
+        command, stdin=f"{code.format().reveal()}\n".encode(), capture_stderr=True, capture_stdout=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0 or b"lost on the way" in done.stderr, done.stderr
+    return done.returncode

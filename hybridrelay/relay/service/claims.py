@@ -67,9 +67,11 @@ class ClaimService:
         The change is stored before this returns the content. If the taker does not receive it, it is lost: the
         administrator then creates another claim. If this is cancelled, it first waits for the store.
         """
-        proof = bytes.fromhex(request.proof)
+        proof, attempt = bytes.fromhex(request.proof), bytes.fromhex(request.attempt)
         try:
-            take = await run_in_thread(self._store.take_claim, request.mailbox, proof, peer, limiter=self._limiter)
+            take = await run_in_thread(
+                self._store.take_claim, request.mailbox, proof, peer, attempt, limiter=self._limiter
+            )
         except StateError:  # the watcher of the registry has published this already
             return [control.Failed(request.id, Reason.BUSY, "the relay cannot use its registry now; nothing changed")]
         self._publish(take, peer)

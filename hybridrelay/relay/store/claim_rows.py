@@ -11,7 +11,7 @@ __all__ = ["claims_to_sweep", "insert_claim", "read_claim", "read_claims", "swee
 
 _COLUMNS = (
     "mailbox, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
-    "taken_again, taken_again_at, taken_again_by"
+    "taken_again, taken_again_at, taken_again_by, taken_attempt"
 )
 
 

@@ -297,11 +297,11 @@ class MemoryStore:
         self._set_claim(claim)
         self._forget_claims(claim.connection, now)
 
-    def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+    def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`."""
         claim = self._claims.get(mailbox)
         disabled = claim is not None and self.get(claim.connection).disabled
-        take = decide_take(claim, proof, taker, self._clock(), disabled=disabled)
+        take = decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)
         if take.changed is not None:
             self._set_claim(take.changed)
         return take

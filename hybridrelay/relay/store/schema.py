@@ -28,7 +28,7 @@ __all__ = [
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -60,6 +60,8 @@ _CLAIMS: Final = """
         taken_again INTEGER NOT NULL, taken_again_at REAL, taken_again_by TEXT NOT NULL
     )
     """
+#: The SHA-256 of the attempt that was answered with the content, in hexadecimal; or an empty text.
+_CLAIM_ATTEMPTS: Final = "ALTER TABLE claims ADD COLUMN taken_attempt TEXT NOT NULL DEFAULT ''"
 #: Rolls of keys: slot is that of the new key. waits: whether the old key stays valid until ends_at in any case.
 _ROLLS: Final = """
     CREATE TABLE rolls (
@@ -103,6 +105,7 @@ SCHEMA: Final[Sequence[str]] = (
     _EDITIONS,
     *_PRESETS,
     _CLAIMS,
+    _CLAIM_ATTEMPTS,
     _CLAIMS_BY_CONNECTION,
     _ROLLS,
 )
@@ -128,6 +131,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     ),
     6: (_CLAIMS, _CLAIMS_BY_CONNECTION),
     7: (_ROLLS,),
+    8: (_CLAIM_ATTEMPTS,),
 }
 
 

@@ -455,23 +455,25 @@ class SQLiteStore:
             insert_claim(database, claim)
             sweep_claims(database, claim.connection, now)
 
-    def take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+    def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`. Reading comes first, so that a wrong guess costs one lookup, and locks nothing."""
         with self._reading():
-            take = self._decide_take(mailbox, proof, taker)
-        return take if take.changed is None else self._with_reserve(lambda: self._take_claim(mailbox, proof, taker))
+            take = self._decide_take(mailbox, proof, taker, attempt)
+        if take.changed is None:
+            return take
+        return self._with_reserve(lambda: self._take_claim(mailbox, proof, taker, attempt))
 
-    def _take_claim(self, mailbox: str, proof: bytes, taker: str) -> Take:
+    def _take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes) -> Take:
         with self._change() as database:
             # Again, because another taker may have come meanwhile, at this process or another one.
-            take = self._decide_take(mailbox, proof, taker)
+            take = self._decide_take(mailbox, proof, taker, attempt)
             if take.changed is not None:
                 update_claim(database, take.changed)
         return take
 
-    def _decide_take(self, mailbox: str, proof: bytes, taker: str) -> Take:
+    def _decide_take(self, mailbox: str, proof: bytes, taker: str, attempt: bytes) -> Take:
         claim, disabled = read_claim(self._database, mailbox) or (None, False)
-        return decide_take(claim, proof, taker, self._clock(), disabled=disabled)
+        return decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)
 
     def revoke_claim(self, name: str, mailbox: str) -> bool:
         """See `Store.revoke_claim`. Works on a full disk, too."""

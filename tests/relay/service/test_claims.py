@@ -65,6 +65,19 @@ async def test_the_second_taker_raises_the_alarm(
     assert events == [ClaimTakenAgain(connection="orders", claim=ID, peer="192.0.2.2", taken_at=AT, taken_by=PEER)]
 
 
+async def test_a_taker_that_did_not_get_the_answer_raises_no_alarm(
+    store: MemoryStore, service: ClaimService, events: list[Event]
+) -> None:
+    add(store)
+    take = control.Take(7, ID, PROOF.hex(), "cd" * 16)
+    await service.take(take, PEER)
+    del events[:]
+    (answer,) = await service.take(take, PEER)
+    assert isinstance(answer, control.Failed)
+    assert answer.reason is Reason.CLAIM_LOST
+    assert events == [ClaimRefused(connection="orders", claim=ID, peer=PEER, reason=Reason.CLAIM_LOST)]
+
+
 async def test_the_alarm_is_raised_once(store: MemoryStore, service: ClaimService, events: list[Event]) -> None:
     """Whoever has a code that was used can ask for its claim any number of times."""
     add(store)

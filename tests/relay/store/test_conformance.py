@@ -539,6 +539,17 @@ def test_a_claim_is_delivered_once(store: Store, rules: Rules) -> None:
     assert store.get("sql") == before  # nothing of the hybrid connection has changed
 
 
+def test_the_attempt_to_which_a_claim_was_delivered_is_stored(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    store.add_claim(new_claim())
+    mailbox = new_claim().mailbox
+    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"a" * 16).sealed == b"sealed"
+    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"a" * 16).reason is Reason.CLAIM_LOST
+    (left,) = store.claims("sql")
+    assert (left.taken_attempt, left.taken_again) == (hashlib.sha256(b"a" * 16).hexdigest(), 0)
+    assert store.take_claim(mailbox, PROOF, "192.0.2.1", b"b" * 16).reason is Reason.CLAIM_TAKEN
+
+
 def test_a_disabled_connection_keeps_its_claims(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules, disabled=True)
     store.add_claim(new_claim())
