@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .limits import change_edition as change_edition
     from .limits import change_limits as change_limits
     from .limits import use_edition as use_edition
+    from .local_names import change_local_name as change_local_name
     from .registry import ClaimInfo as ClaimInfo
     from .registry import ConnectionInfo as ConnectionInfo
     from .registry import HolderInfo as HolderInfo
@@ -129,6 +130,7 @@ _HOMES = {
         "change_limits",
         "use_edition",
     ),
+    "local_names": ("change_local_name",),
     "registry": (
         "ClaimInfo",
         "ConnectionInfo",

@@ -17,13 +17,17 @@ from ..security import (
     Endpoint,
     HostPort,
     KeySlot,
+    LocalNameChoice,
     Right,
     Role,
     Rule,
     Secret,
+    choose_local_name,
     format_port_lists,
+    local_name_of_target,
     pair_endpoints,
     parse_host_port_untrusted,
+    parse_local_name_untrusted,
     parse_port_lists_untrusted,
 )
 
@@ -32,11 +36,17 @@ RIGHTS: Mapping[Role, Right] = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: 
 
 
 def new_content(
-    *, target: HostPort, endpoints: Sequence[Endpoint], pins: Sequence[str], rules: Mapping[Role, Rule]
+    *,
+    target: HostPort,
+    local_name: LocalNameChoice = None,
+    endpoints: Sequence[Endpoint],
+    pins: Sequence[str],
+    rules: Mapping[Role, Rule],
 ) -> dict[str, object]:
     """Return the value of `AuthorityFile.extra` for a new hybrid connection."""
     return {
         "target": str(target),
+        "local_name": _local_name(choose_local_name(local_name, local_name_of_target(target.host, target.port))),
         **_relays(endpoints, pins),
         "rules": {role.value: _rule_as_json(rule) for role, rule in rules.items()},
     }
@@ -57,6 +67,31 @@ def target_of(authority_file: AuthorityFile) -> HostPort:
 def with_target(authority_file: AuthorityFile, target: HostPort) -> AuthorityFile:
     """Return a copy of an authority file that has another target for the connection strings issued from it."""
     return attrs.evolve(authority_file, extra={**authority_file.extra, "target": str(target)})
+
+
+def local_name_of(authority_file: AuthorityFile) -> HostPort | None:
+    """Return the local name for applications; None if they get none.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    if "local_name" not in authority_file.extra:  # was made before there were local names
+        target = target_of(authority_file)
+        return local_name_of_target(target.host, target.port)
+    try:
+        text = _text(authority_file.extra, "local_name")
+        return parse_local_name_untrusted(text) if text else None
+    except ValueError as exc:
+        raise damaged(str(exc)) from None
+
+
+def with_local_name(authority_file: AuthorityFile, local_name: HostPort | None) -> AuthorityFile:
+    """Return a copy of an authority file that has another local name for the connection strings issued from it."""
+    return attrs.evolve(authority_file, extra={**authority_file.extra, "local_name": _local_name(local_name)})
+
+
+def _local_name(local_name: HostPort | None) -> str:
+    return "" if local_name is None else str(local_name)
 
 
 def relays_of(authority_file: AuthorityFile) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:

@@ -14,7 +14,7 @@ from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
 from ..relay.store.store import NameTaken
-from ..security import AuthorityFile, ConnectionString, HostPort, Identity, KeySlot, Role, Rule
+from ..security import AuthorityFile, ConnectionString, HostPort, Identity, KeySlot, LocalNameChoice, Role, Rule
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
@@ -59,6 +59,7 @@ def create_connection(
     name: str,
     *,
     target: HostPort,
+    local_name: LocalNameChoice = None,
     hosts: Sequence[str],
     files: NewFiles,
     registry: Registry | None = None,
@@ -75,6 +76,8 @@ def create_connection(
     Args:
         name: the name of the hybrid connection.
         target: the address that the connector connects to.
+        local_name: the name and port under which applications know the target on their own machines; None means the
+            target's. Only files contain it: the relay does not get to know it.
         hosts: the hosts of its relays, in order of preference.
         files: the files to be written.
         registry: the registry of its only relay. None if `files.relay` is to be imported there.
@@ -100,7 +103,15 @@ def create_connection(
         pins = () if relay.pin is None else (relay.pin,)
         ports = ports or (relay.ports,)
     endpoints = pair_hosts_and_ports(hosts, ports)
-    made = provision(name, target=target, endpoints=endpoints, pins=tuple(pins), now=now, valid_years=valid_years)
+    made = provision(
+        name,
+        target=target,
+        local_name=local_name,
+        endpoints=endpoints,
+        pins=tuple(pins),
+        now=now,
+        valid_years=valid_years,
+    )
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
     if registry is not None:
@@ -256,6 +267,7 @@ def issue_connection_string(
     slot: KeySlot = KeySlot.PRIMARY,
     registry: Registry | None = None,
     key_file: Path | None = None,
+    local_name: LocalNameChoice = None,
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> Identity:
@@ -273,6 +285,7 @@ def issue_connection_string(
         registry: the relay's registry, from which the key is taken.
         key_file: a file that contains nothing but the key. Ignored if there is a `registry`. Without both, the key is
             taken from the authority file.
+        local_name: for an application: its local name, if it is not to be the one in the authority file.
         valid_years: how long the identity is valid.
         now: seconds since 1970.
 
@@ -294,6 +307,7 @@ def issue_connection_string(
         slot=slot,
         registry=registry,
         key_file=key_file,
+        local_name=local_name,
         valid_years=valid_years,
         now=now,
     )
@@ -313,6 +327,7 @@ def make_connection_string(
     slot: KeySlot | None = KeySlot.PRIMARY,
     registry: Registry | None = None,
     key_file: Path | None = None,
+    local_name: LocalNameChoice = None,
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> ConnectionString:
@@ -322,6 +337,10 @@ def make_connection_string(
     `registry`: this means the new key, if the key of the rule is being rolled; otherwise the primary one, or the only
     one.
     """
+    if role is Role.CONNECTOR and local_name is not None:
+        raise ConfigurationError(
+            "a local name is for applications", remedy="leave out --local-name, or issue it for --role application"
+        )
     authority_file = read_authority_file(authority_path, name)
     with naming(authority_path):
         usual = rule_of(authority_file, role)
@@ -342,7 +361,16 @@ def make_connection_string(
         )
     with naming(authority_path):
         slot = KeySlot.PRIMARY if slot is None else slot
-        return issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
+        return issue_string(
+            authority_file,
+            role,
+            label,
+            now=now,
+            valid_years=valid_years,
+            slot=slot,
+            known=known,
+            local_name=local_name,
+        )
 
 
 def _check_right(rule: Rule, role: Role) -> None:

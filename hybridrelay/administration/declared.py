@@ -18,8 +18,8 @@ import attrs
 
 from .._replace_file import create_file, replace_file
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, HostPort, KeySlot, Right, Role
-from .authority_content import relays_of, rule_of, target_of
+from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, choose_local_name
+from .authority_content import local_name_of, relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
     NewFiles,
@@ -32,6 +32,7 @@ from .connections import (
 )
 from .files_with_keys import read_file_with_keys
 from .keys import KeySource, key_in_use, use_key
+from .local_names import change_local_name
 from .registry import ConnectionInfo, Registry
 from .relays import change_relays
 from .rules import delete_rule, set_rule
@@ -73,6 +74,9 @@ class Declared:
     #: The hosts of its relays, in order of preference.
     hosts: tuple[str, ...]
     applications: tuple[Application, ...] = ()
+    #: The local name of applications. If nothing is said, a new hybrid connection gets the target's, and one that
+    #: there is already keeps what it has.
+    local_name: LocalNameChoice = None
     #: Where it is in the file, for messages.
     where: str = attrs.field(default="", eq=False)
 
@@ -126,6 +130,17 @@ class ChangeTarget:
 
     def __str__(self) -> str:
         return f"change the target of {self.name} from {self.before} to {self.after}"
+
+
+@attrs.frozen
+class ChangeLocalName:
+    """Change the local name."""
+
+    name: str
+    after: HostPort | None
+
+    def __str__(self) -> str:
+        return f"change the local name of {self.name} to {self.after or 'none'}"
 
 
 @attrs.frozen
@@ -197,7 +212,9 @@ class Delete:
         return f"delete {self.name}"
 
 
-Change: TypeAlias = Create | Import | RenewKey | ChangeTarget | ChangeRelays | AddRule | Issue | DeleteRule | Delete
+Change: TypeAlias = (
+    Create | Import | RenewKey | ChangeTarget | ChangeLocalName | ChangeRelays | AddRule | Issue | DeleteRule | Delete
+)
 
 
 def is_deletion(change: Change) -> bool:
@@ -256,6 +273,9 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
         yield from found.renewals
         if (target := target_of(found.authority)) != one.target:
             yield ChangeTarget(one.name, target, one.target)
+        local_name = local_name_of(found.authority)
+        if (wanted := choose_local_name(one.local_name, local_name)) != local_name:
+            yield ChangeLocalName(one.name, wanted)
         endpoints, _ = relays_of(found.authority)
         before = tuple(endpoint.host for endpoint in endpoints)
         if before != one.hosts or (found.info is not None and found.info.hosts != one.hosts):
@@ -320,8 +340,12 @@ class Files:
 
     def strings(self) -> tuple[Path, ...]:
         """Return its connection strings that are in the directory."""
+        return tuple(path for path in (self.connector, *self.applications()) if path.exists())
+
+    def applications(self) -> tuple[Path, ...]:
+        """Return the connection strings of applications that are in the directory."""
         others = sorted(self.directory.glob(f"{self.base_of(self.name)}@*.application"))
-        return tuple(path for path in (self.connector, self.application(), *others) if path.exists())
+        return tuple(path for path in (self.application(), *others) if path.exists())
 
 
 def find_state(declared: Sequence[Declared], directory: Path, registry: Registry) -> dict[str, Found]:
@@ -400,6 +424,7 @@ def make_change(
             create_connection(
                 declared.name,
                 target=declared.target,
+                local_name=declared.local_name,
                 hosts=declared.hosts,
                 files=NewFiles(
                     files.connector, files.application(), files.authority, files.relay if several else None
@@ -426,6 +451,9 @@ def make_change(
         case ChangeTarget(name, _, after):
             update = [files.authority, *([files.connector] if files.connector.exists() else [])]
             _complete(change_target(name, after, update, before_change=before_change).incomplete)
+        case ChangeLocalName(name, local_name):
+            update = [files.authority, *files.applications()]
+            _complete(change_local_name(name, local_name, update, before_change=before_change).incomplete)
         case ChangeRelays(name, _, after):
             done = change_relays(
                 name,

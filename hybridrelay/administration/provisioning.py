@@ -18,14 +18,16 @@ from ..security import (
     Endpoint,
     HostPort,
     KeySlot,
+    LocalNameChoice,
     Role,
     Rule,
     check_hosts,
+    choose_local_name,
     create_authority,
     pair_endpoints,
 )
 from ..security.identity import DEFAULT_VALID_YEARS
-from .authority_content import RIGHTS, damaged, new_content, relays_of, rule_of, target_of
+from .authority_content import RIGHTS, damaged, local_name_of, new_content, relays_of, rule_of, target_of
 
 
 @attrs.frozen
@@ -60,6 +62,7 @@ def provision(
     name: str,
     *,
     target: HostPort,
+    local_name: LocalNameChoice = None,
     endpoints: Sequence[Endpoint],
     pins: tuple[str, ...] = (),
     now: float,
@@ -70,6 +73,7 @@ def provision(
     Args:
         name: the name of the hybrid connection.
         target: the address that the connector connects to.
+        local_name: the local name for applications; None means the target's name and port.
         endpoints: its relays, in order of preference.
         pins: the pins of the relays. If there are none, client and connector verify the relays' certificates with
             certificate authorities.
@@ -81,7 +85,7 @@ def provision(
     """
     rules = {role: Rule.generate(role.value, {right}) for role, right in RIGHTS.items()}
     hosts = [endpoint.host for endpoint in endpoints]
-    extra = new_content(target=target, endpoints=endpoints, pins=pins, rules=rules)
+    extra = new_content(target=target, local_name=local_name, endpoints=endpoints, pins=pins, rules=rules)
     authority_file = AuthorityFile(create_authority(name, now=now, valid_years=valid_years), extra)
     try:
         record = RelayRecord(name, hosts, rules.values())
@@ -102,6 +106,7 @@ def issue_string(
     valid_years: float = DEFAULT_VALID_YEARS,
     slot: KeySlot = KeySlot.PRIMARY,
     known: Rule | None = None,
+    local_name: LocalNameChoice = None,
 ) -> ConnectionString:
     """Make a complete connection string with a new identity.
 
@@ -113,6 +118,7 @@ def issue_string(
         valid_years: how long the identity is valid.
         slot: which of the rule's two keys the connection string contains.
         known: the rule with its keys, from the relay; None takes the rule and the keys from the authority file.
+        local_name: for an application: its local name; None means the one in the authority file.
 
     Raises:
         ConfigurationError: the authority has expired, its file is damaged, the rule has no key in `slot`, or the
@@ -138,6 +144,9 @@ def issue_string(
             identity=authority.issue(role, label, now=now, valid_years=valid_years),
             authority=authority.certificate,
             relay_pins=pins,
+            local_name=choose_local_name(local_name, local_name_of(authority_file))
+            if role is Role.APPLICATION
+            else None,
         )
     except ValueError as exc:
         raise damaged(str(exc)) from None

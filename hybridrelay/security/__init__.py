@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from .identity import expires_soon as expires_soon
     from .loading import ENVIRONMENT_VARIABLE as ENVIRONMENT_VARIABLE
     from .loading import load_connection_string as load_connection_string
+    from .local_names import NO_LOCAL_NAME as NO_LOCAL_NAME
+    from .local_names import LocalNameChoice as LocalNameChoice
+    from .local_names import check_local_name as check_local_name
+    from .local_names import choose_local_name as choose_local_name
+    from .local_names import local_name_of_target as local_name_of_target
+    from .local_names import parse_local_name_untrusted as parse_local_name_untrusted
     from .management_tokens import ManagementRole as ManagementRole
     from .management_tokens import ManagementToken as ManagementToken
     from .management_tokens import check_scope as check_scope
@@ -141,6 +147,14 @@ _HOMES = {
     "loading": (
         "ENVIRONMENT_VARIABLE",
         "load_connection_string",
+    ),
+    "local_names": (
+        "LocalNameChoice",
+        "NO_LOCAL_NAME",
+        "check_local_name",
+        "choose_local_name",
+        "local_name_of_target",
+        "parse_local_name_untrusted",
     ),
     "management_tokens": (
         "ManagementRole",

@@ -26,6 +26,7 @@ from .endpoints import (
     parse_port_lists_untrusted,
 )
 from .identity import Identity, Role
+from .local_names import check_local_name, parse_local_name_untrusted
 from .names import HostPort, check_connection_name, parse_host_port_untrusted
 from .pins import check_pin
 from .rules import check_key, check_rule_name
@@ -48,6 +49,7 @@ _FIELDS = (
     "Authority",
     "RelayPin",
     "Ports",
+    "LocalName",
 )
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
@@ -83,6 +85,9 @@ class ConnectionString:
     #: The pins of the relays, ``sha256:<base64>``; any of them is accepted for any relay. If there are none, the
     #: relays' certificates are verified with certificate authorities.
     relay_pins: tuple[str, ...] = attrs.field(default=())
+    #: The name and port under which this machine's applications know the target; only an application's connection
+    #: string has it. It is advice, and is used on this machine only: neither relay nor connector get to know it.
+    local_name: HostPort | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
 
     @endpoints.validator
     def _check_endpoints(self, attribute: object, value: tuple[Endpoint, ...]) -> None:
@@ -96,6 +101,8 @@ class ConnectionString:
             check_pin(pin)
 
     def __attrs_post_init__(self) -> None:
+        if self.target is not None and self.local_name is not None:
+            raise ValueError("a local name is for applications, and a target for connectors")
         if (self.identity is None) != (self.authority is None):
             raise ValueError("an identity needs its authority, and an authority needs an identity")
 
@@ -168,6 +175,8 @@ class ConnectionString:
             values["RelayPin"] = ",".join(self.relay_pins)
         if ports := format_port_lists(self.endpoints):
             values["Ports"] = ports
+        if self.local_name is not None:
+            values["LocalName"] = str(self.local_name)
         return ";".join(f"{name}={value}" for name, value in values.items())
 
 
@@ -204,6 +213,12 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         missing = next(name for name in _IDENTITY_FIELDS if name not in fields)
         raise _error(missing, f"is missing: it comes together with {given[0]}", remedy=_WHOLE_REMEDY)
 
+    if "Target" in fields and "LocalName" in fields:
+        raise _error(
+            "LocalName", "comes together with Target: one is for applications, the other for connectors",
+            remedy=_WHOLE_REMEDY,
+        )  # fmt: skip
+
     def field(name: str, parse: Callable[[str], T], default: T) -> T:
         if name not in fields:
             return default
@@ -226,6 +241,7 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         identity=None if private_key is None or certificate is None else Identity(certificate, private_key),
         authority=field("Authority", decode_der_untrusted, None),
         relay_pins=field("RelayPin", _parse_pins, ()),
+        local_name=field("LocalName", parse_local_name_untrusted, None),
     )
 
 

@@ -17,6 +17,7 @@ _TAKEN_UP: Mapping[str, Callable[[ConnectionString], object]] = {
     "relays": lambda string: string.endpoints,
     "relay pins": lambda string: string.relay_pins,
     "target": lambda string: string.target,
+    "local name": lambda string: string.local_name,
 }
 
 

@@ -41,6 +41,8 @@ databases.toml:
   [[connection]]
   name = "billing"
   target = "db2.internal:5432"
+  # how applications know it (default: as the target, when it is created)
+  local-name = "billing.corp.example:5432"
   # further applications: each has a label, and optionally a rule of its own
   [[connection.application]]
   label = "reporting"
@@ -80,6 +82,7 @@ def _connection_keys() -> argparse.ArgumentParser:
     parser = Parser(add_help=False)
     parser.add_argument("--name", type=values.connection_name)
     parser.add_argument("--target", type=values.target)
+    parser.add_argument("--local-name", type=values.local_name)
     _add_endpoints(parser)
     return parser
 

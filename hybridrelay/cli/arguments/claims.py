@@ -5,7 +5,16 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_exec_command, add_http, add_mode, add_name, add_proxy, add_relay, add_years
+from .options import (
+    add_exec_command,
+    add_http,
+    add_local_name,
+    add_mode,
+    add_name,
+    add_proxy,
+    add_relay,
+    add_years,
+)
 
 _DESCRIPTION = """\
 A claim brings a connection string to its machine without a file being copied. The administrator seals the connection
@@ -81,6 +90,7 @@ def _add_create_arguments(parser: Parser) -> None:
         type=values.rule_name,
         help="the rule whose key the new connection string contains (default: the rule of its role)",
     )
+    add_local_name(parser, default="the one in the authority file; only for a new string of --role application")
     add_years(parser)
     parser.add_argument(
         "--connection-string-file",

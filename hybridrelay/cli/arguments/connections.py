@@ -10,7 +10,8 @@ from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
 from .limits import LIMITS
-from .options import add_management, add_name, add_relay, add_years
+from .local_name import LOCAL_NAME
+from .options import add_local_name, add_management, add_name, add_relay, add_years
 from .target import TARGET
 
 _IMPORT = """\
@@ -75,6 +76,7 @@ def _add_issue_arguments(parser: Parser) -> None:
         type=values.rule_name,
         help="the rule whose key the connection string contains (default: the rule of its role)",
     )
+    add_local_name(parser, default="the one in the authority file; only for --role application")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--state", metavar="DIR", type=values.path, help="take the key from the relay on this machine"
@@ -132,6 +134,7 @@ COMMAND = Command(
         ),
         ENDPOINTS,
         TARGET,
+        LOCAL_NAME,
         DISABLE,
         ENABLE,
         LIMITS,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_endpoint, add_management, add_target, add_years
+from .options import add_endpoint, add_local_name, add_management, add_target, add_years
 
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
 
 Writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target
-  application file   a connection string for the client
+  application file   a connection string for the client, with the local name
   authority file     only for you: with it, 'connections issue' issues
                      further identities
 
@@ -65,6 +65,7 @@ examples:
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
     add_target(parser)
+    add_local_name(parser, default="the target's, unless that is a loopback address")
     add_endpoint(
         parser, means="the relay's host name or address for client and connector; repeat it for each further relay"
     )

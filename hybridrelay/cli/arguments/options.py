@@ -316,6 +316,18 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_local_name(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add ``--local-name``."""
+    parser.add_argument(
+        "--local-name",
+        metavar="HOST:PORT",
+        type=values.local_name,
+        help="the name and port under which applications know the target; it is written into the application's "
+        "connection string, is used on the application's machine only, and is not sent to the relay; none leaves it "
+        f"out (default: {default})",
+    )
+
+
 def add_key(
     parser: argparse.ArgumentParser, *, required: bool = True, means: str = "which of the rule's two keys"
 ) -> None:

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..._unix_address import UnixAddress, parse_unix_address
 
@@ -83,6 +83,14 @@ def target(text: str) -> HostPort:
     from ...security import parse_host_port_untrusted
 
     return parse_host_port_untrusted(text)
+
+
+@_argument
+def local_name(text: str) -> HostPort | Literal["none"]:
+    """Parse a local name, or ``none``."""
+    from ...security import NO_LOCAL_NAME, parse_local_name_untrusted
+
+    return NO_LOCAL_NAME if text == NO_LOCAL_NAME else parse_local_name_untrusted(text)
 
 
 @_argument

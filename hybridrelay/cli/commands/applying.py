@@ -91,6 +91,7 @@ def _read_connections(
             found.target,
             tuple(endpoints),
             tuple(_read_applications(args, applications, file, (*place, "application"))),
+            found.local_name,
             where,
         )
 

@@ -57,7 +57,7 @@ def run_create(args: argparse.Namespace) -> int:
 
 
 def _existing(args: argparse.Namespace) -> ConnectionString:
-    for option in ("role", "label", "authority_file", "rule"):
+    for option in ("role", "label", "authority_file", "rule", "local_name"):
         if getattr(args, option) is not None:
             raise ConfigurationError(
                 f"--{option.replace('_', '-')} and --connection-string-file cannot be used together",
@@ -82,6 +82,7 @@ def _issued(args: argparse.Namespace, registry: Registry, now: float) -> Connect
         rule=args.rule,
         slot=None,
         registry=registry,
+        local_name=args.local_name,
         valid_years=args.valid_years,
         now=now,
     )

@@ -63,6 +63,7 @@ def run_issue(args: argparse.Namespace) -> int:
             rule=args.rule,
             slot=KeySlot(args.key),
             key_file=args.key_file,
+            local_name=args.local_name,
             registry=registry,
             valid_years=args.valid_years,
             now=time.time(),

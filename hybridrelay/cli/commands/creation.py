@@ -39,6 +39,7 @@ def run_create(args: argparse.Namespace) -> int:
         done = create_connection(
             args.name,
             target=args.target,
+            local_name=args.local_name,
             hosts=args.endpoints,
             files=NewFiles(args.connector_file, args.application_file, authority, args.relay_file),
             registry=registry,

@@ -1,0 +1,55 @@
+"""Changing the local name of a hybrid connection. Only files contain it, so no relay takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..security import ConnectionString, HostPort, Role
+from .authority_content import with_local_name
+from .changes import FilesWritten, change_with_files, nothing, only_change_of
+from .files_with_keys import read_file_of
+
+
+def change_local_name(
+    name: str, local_name: HostPort | None, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
+) -> FilesWritten:
+    """Write another local name into the connection string files of applications and into authority files.
+
+    Args:
+        name: the hybrid connection.
+        local_name: the name and port under which applications are to know the target; None for no local name.
+        files: the files to be changed; at least one.
+        before_change: see `change_with_files`.
+
+    Returns:
+        Which files were updated; and the error, if not all of them could be.
+
+    Raises:
+        ConfigurationError: a file cannot be read, is for another hybrid connection, or is a connector's. Nothing was
+            changed.
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    with only_change_of(files):
+        return change_with_files(
+            nothing,
+            before_change=before_change,
+            replace={path: _with_local_name(path, name, local_name) for path in files},
+            what="the other files have the new local name",
+            remedy="make it possible to write these files, and run the command again",
+        )
+
+
+def _with_local_name(path: Path, name: str, local_name: HostPort | None) -> str:
+    content = read_file_of(path, name)
+    if not isinstance(content, ConnectionString):
+        return with_local_name(content, local_name).format()
+    if content.role is not Role.APPLICATION:
+        raise ConfigurationError(
+            f"{path} is a connector's connection string, which has no local name",
+            remedy="leave this file out: local names are for the machines of applications",
+        )
+    return attrs.evolve(content, local_name=local_name).format() + "\n"

@@ -1,0 +1,42 @@
+"""The arguments of ``hybridrelay connections local-name``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_name, add_update
+
+_LOCAL_NAME = """\
+Change the local name of a hybrid connection: the name and port under which applications know the target, for the
+commands that let a program keep its connection string. Only the applications' connection strings and the authority
+file contain it, so neither the relay nor the connector have to be changed.
+
+Name the files with --update. A forward that runs with these files uses the new local name within seconds.
+"""
+_LOCAL_NAME_EXAMPLE = """\
+examples:
+  hybridrelay connections local-name orders sql01.corp.example:1433 \\
+      --update orders.application orders.authority
+  hybridrelay connections local-name orders none --update orders.application
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    add_name(parser)
+    parser.add_argument(
+        "local_name", metavar="HOST:PORT", type=values.local_name, help="the new local name; none for no local name"
+    )
+    add_update(
+        parser, means="connection string files of applications, and authority files, to write the local name into"
+    )
+
+
+LOCAL_NAME = Command(
+    "local-name",
+    "change the name under which applications know the target",
+    _LOCAL_NAME,
+    _LOCAL_NAME_EXAMPLE,
+    _add_arguments,
+    run="local_name:run_local_name",
+)

@@ -1,0 +1,65 @@
+"""Local names: the name and port under which the applications of a machine know the target.
+
+An application's connection string may have one. It is advice for that machine only: commands use it for names and
+ports that they make there. It is never sent to a relay or a connector, and does not change where a connector dials.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final, Literal, TypeAlias
+
+from .names import HostPort, ip_address, is_loopback, normal_host, parse_host_port_untrusted
+
+#: What a user writes for no local name at all.
+NO_LOCAL_NAME: Final = "none"
+#: A local name; "none"; or None if nothing was said about it.
+LocalNameChoice: TypeAlias = HostPort | Literal["none"] | None
+
+
+def check_local_name(name: HostPort) -> HostPort:
+    """Return `name`, with its host in normal form, if programs of this machine may reach something else under it.
+
+    Raises:
+        ValueError: it is, or may be, this machine itself, or no single host; the message does not repeat it.
+    """
+    if is_loopback(name.host):
+        raise ValueError(
+            "a local name must not be localhost or a loopback address, which programs use for themselves"
+        )
+    address = ip_address(name.host)
+    if address is not None and (_is_no_host(address) or "%" in name.host):
+        raise ValueError("a local name is a host name, or the address of one host without a zone")
+    return HostPort(normal_host(name.host), name.port)
+
+
+def parse_local_name_untrusted(text: str) -> HostPort:
+    """Parse a local name: ``host:port``, or ``[IPv6]:port``.
+
+    Raises:
+        ValueError: it is not valid; the message does not repeat the text.
+    """
+    return check_local_name(parse_host_port_untrusted(text))
+
+
+def local_name_of_target(host: str, port: int) -> HostPort | None:
+    """Return the local name that a new hybrid connection has if its administrator chooses none: the target's.
+
+    Returns:
+        None if the target can be no local name, for example because it is on the connector's own machine.
+    """
+    try:
+        return check_local_name(HostPort(host, port))
+    except ValueError:
+        return None
+
+
+def choose_local_name(choice: LocalNameChoice, otherwise: HostPort | None) -> HostPort | None:
+    """Return the local name that was chosen, or `otherwise` if nothing was said."""
+    if choice is None:
+        return otherwise
+    return None if choice == NO_LOCAL_NAME else choice
+
+
+def _is_no_host(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return address.is_unspecified or address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255")
