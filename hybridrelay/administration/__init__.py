@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .declared import is_deletion as is_deletion
     from .declared import make_change as make_change
     from .declared import plan_changes as plan_changes
-    from .declared import write_connector_config as write_connector_config
+    from .declared import update_config as update_config
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .keys import KeySource as KeySource
     from .keys import RegeneratedKey as RegeneratedKey
@@ -109,7 +109,7 @@ _HOMES = {
         "is_deletion",
         "make_change",
         "plan_changes",
-        "write_connector_config",
+        "update_config",
     ),
     "files_with_relays": ("FileWithRelays",),
     "keys": (

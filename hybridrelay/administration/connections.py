@@ -27,7 +27,7 @@ from .registry import ConnectionInfo, Registry
 
 _USE_WHAT_IS_THERE = (
     "choose another name, or work with the existing hybrid connection: see the --help of 'connections issue', "
-    "'endpoints' and 'target'"
+    "'endpoints' and 'set-target'"
 )
 
 

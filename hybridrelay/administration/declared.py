@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import attrs
 
-from .._replace_file import create_file, replace_file
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, choose_local_name
 from .authority_content import local_name_of, relays_of, rule_of, target_of
@@ -30,6 +29,7 @@ from .connections import (
     read_authority_file,
     read_relay_record,
 )
+from .connector_config import ConfigChange, update_connector_config
 from .files_with_keys import read_file_with_keys
 from .keys import KeySource, key_in_use, use_key
 from .local_names import change_local_name
@@ -48,7 +48,7 @@ __all__ = [
     "is_deletion",
     "make_change",
     "plan_changes",
-    "write_connector_config",
+    "update_config",
 ]
 
 #: The rules that every hybrid connection has.
@@ -319,14 +319,20 @@ class Files:
         return self.directory / f"{self.base_of(self.name)}{suffix}"
 
     @property
+    def strings(self) -> Path:
+        """The directory of the connectors' connection strings."""
+        return self.directory / "strings"
+
+    @property
     def authority(self) -> Path:
         """The authority file."""
         return self._path(".authority")
 
     @property
     def connector(self) -> Path:
-        """The connection string of the connector."""
-        return self._path(".connector")
+        """The connection string of the connector. It is in a directory of its own, as a service has them
+        (`ServiceSettings.strings`), so that this directory can be copied as it is."""
+        return self.strings / f"{self.base_of(self.name)}.connector"
 
     @property
     def relay(self) -> Path:
@@ -338,7 +344,7 @@ class Files:
         # No name has an @, so that no other hybrid connection has a file of this name.
         return self._path(".application" if label is None else f"@{quote(label, safe='')}.application")
 
-    def strings(self) -> tuple[Path, ...]:
+    def existing_strings(self) -> tuple[Path, ...]:
         """Return its connection strings that are in the directory."""
         return tuple(path for path in (self.connector, *self.applications()) if path.exists())
 
@@ -378,7 +384,7 @@ def _renewals(files: Files, info: ConnectionInfo, authority: AuthorityFile) -> t
     """Return what to do about files of a hybrid connection whose keys were replaced, for example by `keys roll`."""
     if len(info.hosts) > 1:
         return ()  # another relay may have got the new key before this one
-    found = [read_file_with_keys(path, "") for path in files.strings()]
+    found = [read_file_with_keys(path, "") for path in files.existing_strings()]
     found += [read_file_with_keys(files.authority, rule_of(authority, role).name) for role in Role]
     invalid: dict[str, list[Path]] = {}
     for file in found:
@@ -460,7 +466,7 @@ def make_change(
                 after,
                 registry=registry,
                 relay_file=None if files.relay.exists() else files.relay,
-                update=[*files.strings(), files.authority],
+                update=[*files.existing_strings(), files.authority],
                 pins=tuple(pins) or None,
                 ports=ports or None,
                 before_change=before_change,
@@ -500,22 +506,23 @@ def _import(files: Files, registry: Registry, before_change: Callable[[], None])
     )
 
 
-def write_connector_config(names: Collection[str], directory: Path) -> Path | None:
-    """Write ``connector.toml`` with a table for each hybrid connection, for ``connector --config``.
+def update_config(names: Collection[str], directory: Path, *, deletes: bool) -> tuple[Path, ConfigChange]:
+    """Add a table to ``connector.toml``, for ``connector --config``, for each hybrid connection that has none yet.
+
+    Args:
+        names: the hybrid connections that are declared.
+        directory: where the files are.
+        deletes: whether to remove the tables of hybrid connections that are not declared any more, and whose files
+            are in the directory.
 
     Returns:
-        The file; None if it already has this content.
+        The file, and what was changed in it.
 
     Raises:
-        OSError: it cannot be written.
+        ConfigurationError, OSError: see `update_connector_config`.
     """
     path = directory / "connector.toml"
-    tables = [f'[[connection]]\nfile = "{Files(directory, name).connector.name}"\n' for name in names]
-    text = "# Written by 'hybridrelay connections apply', which replaces it.\n\n" + "\n".join(tables)
-    if not path.exists():
-        create_file(path, text.encode())
-        return path
-    if path.read_text(encoding="utf-8") == text:
-        return None
-    replace_file(path, text)
-    return path
+    files = [Files(directory, name).connector.relative_to(directory).as_posix() for name in names]
+    known = {f"{one.stem}.connector" for one in directory.glob("*.authority")} if deletes else set()
+    gone = known - {Path(file).name for file in files}
+    return path, update_connector_config(path, files, gone.__contains__)

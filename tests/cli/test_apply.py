@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tomllib
 from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hybridrelay.administration.connector_config import update_connector_config
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import HostPort, Right, load_connection_string
 
@@ -24,6 +29,12 @@ def declaration(*names: str, port: int = 5432, more: str = "", endpoint: str = '
 
 
 REPORTING = '[[connection.application]]\nlabel = "reporting"\nrule = "reporting"\n'
+
+
+def tables_in(config: Path) -> list[dict[str, object]]:
+    tables = tomllib.loads(config.read_text())["connection"]
+    assert isinstance(tables, list)
+    return tables
 
 
 @attrs.frozen
@@ -48,7 +59,7 @@ class Scene:
 
     def everything(self) -> dict[str, str]:
         """The content of every file, and of what the relay has."""
-        files = [path for path in self.out.glob("*") if path.is_file()]
+        files = [path for path in self.out.rglob("*") if path.is_file()]
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
         with SQLiteStore.open(self.folder / "state") as registry:
             return {**found, **{one.name: f"{one.hosts} {one.rules}" for one in registry.list()}}
@@ -73,7 +84,9 @@ def test_twenty_databases(scene: Scene) -> None:
     done = scene.apply(declaration(*names))
     assert (done.code, done.err) == (0, "")
     assert set(scene.names()) == {"first", *names}
-    strings = [load_connection_string(scene.out / f"eu%2Fdb{number}.connector") for number in range(DATABASES)]
+    strings = [
+        load_connection_string(scene.out / "strings" / f"eu%2Fdb{number}.connector") for number in range(DATABASES)
+    ]
     assert [one.entity_path for one in strings] == names
     assert strings[3].target == HostPort("db3.internal", 5432)
     assert (scene.out / "connector.toml").read_text().count("[[connection]]") == DATABASES
@@ -134,7 +147,7 @@ def test_files_with_a_key_that_was_replaced_get_a_valid_one(scene: Scene, severa
     assert would.out.splitlines() == [f"would {one}" for one in expected]
     assert done.out.splitlines() == [f"done: {one}" for one in expected]
     with SQLiteStore.open(scene.folder / "state") as registry:
-        for rule, file in (("connector", "b.connector"), ("reporting", "b@reporting.application")):
+        for rule, file in (("connector", "strings/b.connector"), ("reporting", "b@reporting.application")):
             assert load_connection_string(scene.out / file).key == registry.rule("b", rule).secondary
     assert "nothing was changed" in scene.apply(text).out
 
@@ -146,17 +159,17 @@ def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
     assert result.out.splitlines() == [
         "not done without --delete: delete rule reporting of b",
         "not done without --delete: delete a",
-        "wrote {}: copy it to the connector with the .connector files, for 'connector --config'".format(
-            scene.out / "connector.toml"
-        ),
         "1 hybrid connections are as declared: nothing was changed",
     ]
     assert scene.names() == ["a", "b", "first"]
     result = scene.apply(declaration("b"), "--delete", "--dry-run")
     assert result.out.splitlines() == ["would delete rule reporting of b", "would delete a"]
     assert scene.names() == ["a", "b", "first"]
+    config = scene.out / "connector.toml"
+    assert [one["file"] for one in tables_in(config)] == ["strings/a.connector", "strings/b.connector"]
     result = scene.apply(declaration("b"), "--delete")
-    assert result.code == 0
+    assert (result.code, result.out.splitlines()[2]) == (0, f"removed the table of a.connector from {config}")
+    assert [one["file"] for one in tables_in(config)] == ["strings/b.connector"]
     assert scene.names() == ["b", "first"]
     with SQLiteStore.open(scene.folder / "state") as registry:
         assert {rule.name for rule in registry.get("b").rules} == {"connector", "application"}
@@ -179,7 +192,7 @@ def test_two_relays(scene: Scene) -> None:
     three = two.replace("two.example", "three.example")
     result = scene.apply(three)
     assert "done: change the relays of a from one.example, two.example to one.example, three.example" in result.out
-    for name in ("a.application", "a.connector"):
+    for name in ("a.application", "strings/a.connector"):
         assert load_connection_string(scene.out / name).hosts == ("one.example", "three.example")
     assert "nothing was changed" in scene.apply(three).out
 
@@ -215,7 +228,7 @@ def test_what_was_left_by_an_interrupted_run(scene: Scene) -> None:
         registry.delete("a")
     result = scene.apply(declaration("a", "b"))
     assert "line 2: there is an authority file for a, but the relay has no such hybrid connection" in result.err
-    for path in scene.out.glob("a.*"):
+    for path in scene.out.rglob("a.*"):
         path.rename(scene.folder / path.name)
     assert scene.apply(declaration("a", "b")).out.splitlines()[0].startswith("done: create a")
 
@@ -225,3 +238,106 @@ def test_names_that_look_like_labels(scene: Scene) -> None:
     scene.apply(declaration("a.reporting", "a", more=REPORTING))
     for file, name in (("a.reporting.application", "a.reporting"), ("a@reporting.application", "a")):
         assert load_connection_string(scene.out / file).entity_path == name
+
+
+OPERATORS = """\
+# Our connector.
+grace = 10
+deny-list = "denied"
+
+[[connection]]
+file = "/etc/hybridrelay/strings/b.connector"  # moved
+proxy-protocol = true
+
+# The first database, see ticket 12.
+[[connection]]
+file = "strings/a.connector"
+
+# Not from here.
+[[connection]]
+file = "strings/other.connector"
+deny-list = "others"
+"""
+
+
+def test_what_the_operator_has_written_into_the_configuration_stays(scene: Scene) -> None:
+    """Options, keys of tables, tables of others and comments; also the place to which a file was moved."""
+    scene.apply(declaration("a", "b"))
+    config = scene.out / "connector.toml"
+    config.write_text(OPERATORS)
+    done = scene.apply(declaration("a", "b", "c"))
+    assert config.read_text() == OPERATORS + '\n[[connection]]\nfile = "strings/c.connector"\n'
+    assert f"added to {config}: strings/c.connector" in done.out
+    assert "nothing was changed" in scene.apply(declaration("a", "b", "c")).out
+    assert scene.apply(declaration("b", "c"), "--delete").code == 0
+    without = OPERATORS.replace(
+        '# The first database, see ticket 12.\n[[connection]]\nfile = "strings/a.connector"\n\n', ""
+    )
+    assert config.read_text() == without + '\n[[connection]]\nfile = "strings/c.connector"\n'
+
+
+@pytest.mark.parametrize(
+    "text", ['connection = [{file = "strings/a.connector"}]\n', 'connection = [{file = "x.connector"}]\n']
+)
+def test_tables_that_are_written_in_another_way_are_not_touched(scene: Scene, text: str) -> None:
+    scene.apply(declaration("a"))
+    config = scene.out / "connector.toml"
+    config.write_text(text)
+    result = scene.apply(declaration("a", "b"))
+    assert result.code == 2
+    assert 'change it yourself: add [[connection]] with file = "strings/' in result.err
+    assert config.read_text() == text
+    assert "b" in scene.names()
+
+
+def test_the_files_fit_a_service_that_was_installed(scene: Scene, run: Run, tmp_path: Path) -> None:
+    """`connector.toml` and `strings`, copied into the directories of `service install`, can be used as they are."""
+    root = tmp_path / "root"
+    assert run("service", "install", "connector", "--root", root, "--program", "/opt/hybridrelay").code == 0
+    scene.apply(declaration("a", "b"))
+    place = root / "etc" / "hybridrelay"
+    shutil.copy(scene.out / "connector.toml", place)
+    shutil.copytree(scene.out / "strings", place / "strings", dirs_exist_ok=True)
+    assert (place / "connector.toml").stat().st_mode & 0o777 == 0o644
+    files = [place / str(table["file"]) for table in tables_in(place / "connector.toml")]
+    assert [load_connection_string(file).entity_path for file in files] == ["a", "b"]
+    assert {file.parent for file in files} == {place / "strings"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    blocks=st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "c", "d", "e"]),
+            st.sampled_from(["", "# x\n", '\nproxy-protocol = true\nx = """\n[[connection]]\n# y\n"""\n', "\r\n"]),
+            st.sampled_from(["", "# above\n", "\n\n# above\n#\n"]),
+        ),
+        max_size=5,
+    ),
+    top=st.sampled_from(["", "grace = 3\n", "# only a comment", 'x = """\n[[connection]]\n"""\n\n']),
+    wanted=st.lists(st.sampled_from("abcde"), max_size=5, unique=True),
+    gone=st.sets(st.sampled_from("abcde")),
+)
+def test_any_file_means_the_same_afterwards(
+    tmp_path_factory: pytest.TempPathFactory,
+    blocks: list[tuple[str, str, str]],
+    top: str,
+    wanted: list[str],
+    gone: set[str],
+) -> None:
+    """What is declared has a table, what is gone has none, and nothing else has changed."""
+    path = tmp_path_factory.mktemp("config") / "connector.toml"
+    text = f"{top}\n" + "".join(f'{above}[[connection]]\nfile = "{name}"\n{more}' for name, more, above in blocks)
+    path.write_bytes(text.encode())
+    gone -= set(wanted)
+    before = tomllib.loads(text)
+    tables = before.pop("connection", [])
+    change = update_connector_config(path, wanted, gone.__contains__)
+    kept = [table for table in tables if table["file"] not in gone]
+    new = [{"file": name} for name in wanted if name not in {table["file"] for table in tables}]
+    after = tomllib.loads(path.read_bytes().decode())
+    assert after.pop("connection", []) == [*kept, *new]
+    assert after == before
+    assert change.added == tuple(table["file"] for table in new)
+    if not new and kept == tables:
+        assert path.read_bytes() == text.encode()

@@ -245,7 +245,7 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
         ("keys", "regenerate", "orders", "--rule", "application", "--key", "primary", "--state"),
         ("keys", "use", "orders", "--rule", "application", "--key", "secondary", "--state"),
         ("connections", "endpoints", "orders", "--endpoint", "b.example.com", "--state"),
-        ("connections", "target", "orders", "--target", "db2.internal:5432"),
+        ("connections", "set-target", "orders", "--target", "db2.internal:5432"),
     ],
 )
 def test_a_command_that_waits_too_long_says_for_what(

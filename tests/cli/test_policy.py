@@ -204,7 +204,7 @@ def test_a_target_that_is_denied_is_not_written(run: Run, policy: Path, created:
     policy.write_text("DeniedTargets = ['*:22']\n")
     before = created.connector.read_bytes()
 
-    result = run("connections", "target", "orders", "--target", "db:22", "--update", created.connector)
+    result = run("connections", "set-target", "orders", "--target", "db:22", "--update", created.connector)
 
     assert result.code == exits.DENIED
     assert created.connector.read_bytes() == before

@@ -15,12 +15,16 @@ as you like. What is missing is created, and what differs is changed. What is al
 keys and identities stay the same. A file whose keys are not valid any more, for example after 'keys roll', gets a key
 that is.
 
-The files of each hybrid connection are in the directory --out: NAME.connector, NAME.application, NAME.authority, and
-NAME@LABEL.application for each further application. Keep this directory: without the authority file, a hybrid
-connection cannot be changed. connector.toml, for 'connector --config', is written there as well.
+The files of each hybrid connection are in the directory --out: strings/NAME.connector, NAME.application,
+NAME.authority, and NAME@LABEL.application for each further application. Keep this directory: without the authority
+file, a hybrid connection cannot be changed.
+
+connector.toml, for 'connector --config', is there as well. It gets a table for each hybrid connection that has none;
+what else you write into it stays. Copy it and the directory strings to the connector, side by side: a service that
+'service install connector' has installed reads them in /etc/hybridrelay.
 
 What is no longer declared (a hybrid connection whose authority file is in the directory, or a rule of one) is only
-named. With --delete, it is deleted at the relay. Its files stay.
+named. With --delete, it is deleted at the relay, and its table is removed from connector.toml. Its files stay.
 """
 _APPLY_EXAMPLES = """\
 examples:

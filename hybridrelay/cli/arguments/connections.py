@@ -12,7 +12,7 @@ from .endpoints import ENDPOINTS
 from .limits import LIMITS
 from .local_name import LOCAL_NAME
 from .options import add_local_name, add_management, add_name, add_relay, add_years
-from .target import TARGET
+from .set_target import SET_TARGET
 
 _IMPORT = """\
 Import a hybrid connection that was created with --relay-file. If it has several relays, import it at each of them. A
@@ -133,7 +133,7 @@ COMMAND = Command(
             run="connections:run_issue",
         ),
         ENDPOINTS,
-        TARGET,
+        SET_TARGET,
         LOCAL_NAME,
         DISABLE,
         ENABLE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..._toml_files import TomlFile, read_toml
@@ -16,7 +15,7 @@ from ...administration import (
     is_deletion,
     make_change,
     plan_changes,
-    write_connector_config,
+    update_config,
 )
 from ...errors import ConfigurationError
 from .. import exits, output
@@ -39,6 +38,7 @@ def run_apply(args: argparse.Namespace) -> int:
         refuse_denied(one.name, one.target, one.hosts, pins or (), where=one.where)
     if not args.dry_run:
         args.out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (args.out / "strings").mkdir(mode=0o700, exist_ok=True)
     with open_registry(args, create=not args.dry_run) as registry:
         changes = plan_changes(declared, find_state(declared, args.out, registry))
         left = [change for change in changes if is_deletion(change) and not args.delete]
@@ -61,16 +61,20 @@ def run_apply(args: argparse.Namespace) -> int:
     for change in left:
         output.say(f"not done without --delete: {change}")
     if not args.dry_run:
-        _write_config(declared, args.out)
+        _update_config(args, declared)
     if not to_make:
         output.say(f"{len(declared)} hybrid connections are as declared: nothing was changed")
     return exits.OK
 
 
-def _write_config(declared: list[Declared], directory: Path) -> None:
-    written = write_connector_config([one.name for one in declared], directory)
-    if written is not None:
-        output.say(f"wrote {written}: copy it to the connector with the .connector files, for 'connector --config'")
+def _update_config(args: argparse.Namespace, declared: list[Declared]) -> None:
+    path, change = update_config([one.name for one in declared], args.out, deletes=args.delete)
+    for file in change.removed:
+        output.say(f"removed the table of {file} from {path}")
+    if change.added:
+        output.say(f"added to {path}: {', '.join(change.added)}")
+    if change.added or change.removed:
+        output.say(f"Copy {path.name} and {args.out / 'strings'} to the connector, for 'connector --config'.")
 
 
 def _read_connections(

@@ -96,7 +96,7 @@ def name_is_taken(name: str) -> NameTaken:
     return NameTaken(
         f"there is a hybrid connection {name!r} already",
         remedy="choose another name; to change the relays or the target of the existing one, see "
-        "'hybridrelay connections endpoints --help' and 'connections target --help'",
+        "'hybridrelay connections endpoints --help' and 'connections set-target --help'",
     )
 
 

@@ -1,4 +1,4 @@
-"""``hybridrelay connections target``."""
+"""``hybridrelay connections set-target``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .conftest import Created, Run
 def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
     """In the connector's string, and in those that are issued later; nothing else changes."""
     before = load_connection_string(created.connector)
-    target = ("connections", "target", "orders", "--target", "[fd00::5]:1433")
+    target = ("connections", "set-target", "orders", "--target", "[fd00::5]:1433")
     result = run(*target, "--update", created.connector, created.authority)
 
     assert (result.code, result.err) == (0, "")
@@ -40,7 +40,7 @@ def test_what_is_refused_changes_nothing(
     paths = [getattr(created, file) for file in files]
     before = [path.read_bytes() for path in paths]
     update = ("--update", *paths) if paths else ()
-    result = run("connections", "target", name, "--target", "db:1", *update)
+    result = run("connections", "set-target", name, "--target", "db:1", *update)
 
     assert (result.code, result.out) == (2, "")
     assert says in result.err
@@ -59,4 +59,4 @@ def test_creating_it_again_points_there(run: Run, created: Created, tmp_path: Pa
     )  # fmt: skip
 
     assert result.code == 2
-    assert "'connections issue', 'endpoints' and 'target'" in result.err
+    assert "'connections issue', 'endpoints' and 'set-target'" in result.err

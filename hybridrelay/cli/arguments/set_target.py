@@ -1,4 +1,4 @@
-"""The arguments of ``hybridrelay connections target``."""
+"""The arguments of ``hybridrelay connections set-target``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ connections go there, and open ones are not affected.
 """
 _TARGET_EXAMPLE = """\
 example:
-  hybridrelay connections target orders --target db2.internal:5432 \\
+  hybridrelay connections set-target orders --target db2.internal:5432 \\
       --update orders.connector orders.authority
 """
 
@@ -28,11 +28,11 @@ def _add_arguments(parser: Parser) -> None:
     )
 
 
-TARGET = Command(
-    "target",
+SET_TARGET = Command(
+    "set-target",
     "change the address that the connector connects to",
     _TARGET,
     _TARGET_EXAMPLE,
     _add_arguments,
-    run="target:run_target",
+    run="set_target:run_set_target",
 )

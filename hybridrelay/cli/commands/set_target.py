@@ -1,4 +1,4 @@
-"""``hybridrelay connections target``: changes the target of a hybrid connection."""
+"""``hybridrelay connections set-target``: changes the target of a hybrid connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..policy_denials import refuse_denied
 from ..results import tell_updated
 
 
-def run_target(args: argparse.Namespace) -> int:
+def run_set_target(args: argparse.Namespace) -> int:
     """Change the target."""
     if not args.update:
         raise ConfigurationError("there is no file to change", remedy="name the files with --update")
