@@ -27,7 +27,7 @@ WORKERS = ("--numprocesses=4", "--dist=loadfile", "--no-loadscope-reorder")
 #: The directories with the longest files come first, so that no worker is left alone with one of them at the end.
 LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
 #: The modules that programs import.
-PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "errors", "events", "http", "testing")))
+PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "aio", "errors", "events", "http", "testing")))
 #: The tests that depend on the version of Python rather than on the system.
 QUICK = tuple(
     f"tests/{part}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .client import ClientConfig as ClientConfig
     from .client import forward_in_thread as forward_in_thread
     from .client import open_client as open_client
+    from .client import open_socket as open_socket
     from .client import run_forward as run_forward
     from .connectivity import ProxyDial as ProxyDial
     from .connectivity import ProxySettings as ProxySettings
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from .security import parse_connection_string_untrusted as parse_connection_string_untrusted
 
 _HOMES = {
-    "client": ("Client", "ClientConfig", "forward_in_thread", "open_client", "run_forward"),
+    "client": ("Client", "ClientConfig", "forward_in_thread", "open_client", "open_socket", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
     "connector": ("Connector", "ConnectorConfig", "InstanceFile", "Policy", "PolicyFile", "run_connector"),
     "errors": (

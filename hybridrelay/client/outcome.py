@@ -65,6 +65,8 @@ def outcome_of(bridged: Bridged) -> Disconnected:
     to_client = Ending.FINISHED if bridged.received_all else broke
     if bridged.peer_stopped and not bridged.sent_all:
         to_target = Ending.STOPPED_BY_TARGET
+    if bridged.program_ended and bridged.ended_by is Party.NOBODY:
+        to_client = Ending.STOPPED_BY_APPLICATION
     kind = _kind(to_target, to_client)
     return Disconnected(kind, to_target, to_client, Reason.NO_ERROR if kind == "closed" else bridged.reason)
 

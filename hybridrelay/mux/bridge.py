@@ -22,6 +22,7 @@ from ..errors import StreamRefused
 from ..protocol.reasons import Reason
 from ..streams.nowait import SocketPort
 from ..streams.reactor import Handler, Next, Reactor, Registration
+from ..streams.sockets import has_unread
 from ._directions import Broke, Inward, Outward, stream_broke
 from .bridging import Bridged, BridgeMachine, Command, Incoming, Input
 from .stream import MuxStream
@@ -126,6 +127,19 @@ class Bridge(Handler):
             self._reactor.timeouts(_LAST_BYTES_SECONDS).add(self.stop)
         if cause is Input.LOCAL_ENDED:
             self.stream.set_settled_callback(self._stream_settled)
+
+    def end_program(self) -> None:
+        """Note that the program at the other end of the TCP connection is about to end: what it has sent is still
+        passed on, as if it had closed the connection, and nothing more is delivered to it."""
+        if not self.is_over:
+            self._port.end_receiving()
+            if self._registration is not None:
+                self._registration.mark_readable()
+            self.report(Input.PROGRAM_ENDS)
+
+    def has_unread(self) -> bool:
+        """Return whether the program has sent something that was not read here yet."""
+        return not self.is_over and not self._outward.has_ended and has_unread(self._port.fileno())
 
     def _flush(self) -> None:
         if self._registration is not None:

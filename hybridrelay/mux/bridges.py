@@ -18,6 +18,9 @@ from .stream import MuxStream
 
 __all__ = ["BridgeProgress", "Bridges", "RunningBridge", "bridge", "open_bridges"]
 
+#: How often a buffer of the system is checked while a process ends (seconds).
+_CHECK_SECONDS = 0.01
+
 #: Returns another stream for the same bytes, or raises `StreamRefused`.
 Reopen = Callable[[StreamRefused], Awaitable[MuxStream]]
 
@@ -113,6 +116,20 @@ class Bridges:
         for running in list(self._running):
             running.cut_off()
 
+    async def end_programs(self) -> None:
+        """End the bridges as if the programs at the other ends of their TCP connections had closed them now.
+
+        For a process that ends, and in which these programs run: what they have sent is still passed on. Returns when
+        that is so for all bridges, or when they have ended; the caller sets the deadline, and calls `cut_off` for
+        those that are left. If cancelled, another call continues.
+        """
+        for running in list(self._running):
+            # The system's own buffers come first: on some systems, ending the reading discards what is in them.
+            while running.has_unread():  # noqa: ASYNC110 - nothing reports that a buffer has become empty
+                await trio.sleep(_CHECK_SECONDS)
+            running.end_program()
+        await self.wait_empty()
+
     async def wait_empty(self) -> None:
         """Wait until all have ended."""
         while self._running:
@@ -176,6 +193,16 @@ class RunningBridge:
         else:
             self._close()
 
+    def end_program(self) -> None:
+        """End as if the program at the other end of the TCP connection had closed it now. Has no effect if the bridge
+        has ended."""
+        if not self._is_closed and self._bridge is not None:
+            self._bridge.end_program()
+
+    def has_unread(self) -> bool:
+        """Return whether the program has sent something that was not read here yet."""
+        return not self._is_closed and self._bridge is not None and self._bridge.has_unread()
+
     def _stopped(self) -> None:
         bridge = self._bridge
         assert bridge is not None
@@ -225,7 +252,8 @@ class RunningBridge:
     def _close_stream(self, bridge: Bridge) -> None:
         if bridge.machine.has_finished and bridge.bug is None:
             bridge.stream.close_nowait()
-            reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
+            if not bridge.outcome().program_ended:
+                reset_on_close(self._local, False)  # nothing is discarded: both ends of file were passed on
         else:
             bridge.stream.reset(bridge.cut_off(self._cut_off_reason))
 

@@ -12,6 +12,9 @@ TCP connection into the stream, *incoming* from the stream into the TCP connecti
    the reason that the peer has stopped reading.
 3. If the peer only stops reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, but its outcome has a reason.
+4. If the program at the other end of the TCP connection is about to end, it will read nothing more. The bridge has
+   then finished as soon as the outgoing direction has ended: what the program has sent is delivered, and what the
+   peer still sends is not.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class Input(enum.Enum):
     STREAM_LOST = enum.auto()
     #: The bridge was cut off, because its scope was cancelled or left with an exception.
     CANCELLED = enum.auto()
+    #: The program at the other end of the TCP connection is about to end, and will read nothing more.
+    PROGRAM_ENDS = enum.auto()
 
     __hash__ = object.__hash__  # as in `protocol/states.py`
 
@@ -161,6 +166,9 @@ class Bridged:
     #: Whether the peer has stopped reading before it had received everything; the rest was dropped.
     peer_stopped: bool = False
     ended_by: Party = Party.NOBODY
+    #: Whether the bridge has ended without the rest of what the peer has sent, because the program that would have
+    #: read it was about to end.
+    program_ended: bool = False
 
 
 @attrs.define
@@ -175,13 +183,15 @@ class BridgeMachine:
     ended_by: Party = attrs.field(default=Party.NOBODY, init=False)
     #: Whether the peer has stopped reading before it had received everything.
     peer_stopped: bool = attrs.field(default=False, init=False)
+    #: Whether nothing more will be read from the TCP connection by its program.
+    program_ends: bool = attrs.field(default=False, init=False)
     _is_broken: bool = attrs.field(default=False, init=False)
 
     @property
     def has_finished(self) -> bool:
         """Whether everything was passed on that could be, so that both sides can be closed without a reset."""
         ended = self.outgoing in _PASSED_ON or self.peer_stopped
-        return ended and self.incoming is Incoming.ENDED and not self._is_broken
+        return ended and (self.program_ends or self.incoming is Incoming.ENDED) and not self._is_broken
 
     @property
     def is_settled(self) -> bool:
@@ -196,6 +206,7 @@ class BridgeMachine:
             reason: why, for the inputs in `CAUSED_BY`; see rule 2.
         """
         before = self.outgoing
+        self.program_ends = self.program_ends or cause is Input.PROGRAM_ENDS
         self.outgoing = OUTGOING.get((before, cause), before)
         self.incoming = INCOMING.get((self.incoming, cause), self.incoming)
         party = CAUSED_BY.get(cause)
@@ -212,6 +223,8 @@ class BridgeMachine:
             self._is_broken = True
         if self._is_broken or (self.peer_stopped and self.incoming is Incoming.ENDED):
             return Command.STOP
+        if self.program_ends and self.has_finished:
+            return Command.STOP
         # Once the TCP connection has ended its own direction, there is nothing to drop, so there is no hurry.
         return Command.LIMIT if cause is Input.PEER_STOPPED and before is Outgoing.OPEN else Command.CONTINUE
 
@@ -226,6 +239,7 @@ class BridgeMachine:
             received_all=self.incoming is Incoming.ENDED,
             peer_stopped=self.peer_stopped,
             ended_by=self.ended_by,
+            program_ended=self.program_ends and self.incoming is not Incoming.ENDED and not self._is_broken,
         )
 
     def may_be_sent_again(self, refused_because: Reason, *, has_sent: bool) -> bool:

@@ -11,10 +11,13 @@ Rules for users of a `NowaitStream`:
 2. `send_nowait` and `receive_nowait` are not checkpoints, so a loop over them has to yield regularly; see `Turn`.
 3. The result of `receive_nowait` may be a view of memory that the next call of any stream in this thread overwrites.
    Use it or copy it before that.
+
+This module is long because the interface and its two implementations have to agree in every detail.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -316,6 +319,13 @@ class SocketPort(NowaitStream):
             return bool(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         except OSError:
             return True
+
+    def end_receiving(self) -> None:
+        """Let the receiving direction end after what has arrived, whatever the peer does. Some systems discard what
+        was not received yet; see `sockets.has_unread`."""
+        with contextlib.suppress(OSError):  # the connection has failed, which the next read reports
+            self._socket.shutdown(socket.SHUT_RD)
+        self.on_readable(hung_up=True)
 
     def send_eof_nowait(self) -> None:
         """End the sending direction. Everything must have been passed on (`flush_nowait`).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import sys
@@ -13,6 +14,7 @@ __all__ = [
     "abort_socket",
     "abort_stream",
     "close_forcefully",
+    "has_unread",
     "reset_on_close",
     "tune_socket",
     "tune_stream",
@@ -131,6 +133,21 @@ async def wait_reset(stream: trio.SocketStream) -> None:
             await trio.sleep(_RESET_CHECK_SECONDS)
     except OSError:
         return
+
+
+def has_unread(fd: int) -> bool:
+    """Return whether a socket has something to be received: data, the end of file, or an error.
+
+    Args:
+        fd: the descriptor; -1 if the socket was closed.
+    """
+    if fd == -1:
+        return False
+    if not hasattr(select, "poll"):  # Windows, where `select` does not limit the number of a descriptor
+        return bool(select.select([fd], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _set(sock: socket.socket | trio.socket.SocketType, level: int, name: str, value: int) -> None:

@@ -16,7 +16,7 @@ from hybridrelay.protocol import Reason
 ACCEPTED, REFUSED, LOCAL_ENDED, LOCAL_BROKE = Input.ACCEPTED, Input.REFUSED, Input.LOCAL_ENDED, Input.LOCAL_BROKE
 PEER_ENDED, PEER_STOPPED, CANCELLED = Input.PEER_ENDED, Input.PEER_STOPPED, Input.CANCELLED
 STREAM_RESET, STREAM_LOST, DELIVERED = Input.STREAM_RESET, Input.STREAM_LOST, Input.DELIVERED
-UNACKNOWLEDGED = Input.UNACKNOWLEDGED
+UNACKNOWLEDGED, PROGRAM_ENDS = Input.UNACKNOWLEDGED, Input.PROGRAM_ENDS
 CONTINUE, LIMIT, STOP = Command.CONTINUE, Command.LIMIT, Command.STOP
 #: Why, for inputs with a reason.
 REASONS = {
@@ -41,6 +41,7 @@ class Ending:
     sent_all: bool = False
     received_all: bool = False
     peer_stopped: bool = False
+    program_ended: bool = False
 
 
 def by(cause: Input, **more: bool) -> Ending:
@@ -99,6 +100,26 @@ TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
     "both directions end, and the peer stops reading before it has received everything": (
         [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_STOPPED, STOP)],
         attrs.evolve(by(PEER_STOPPED, received_all=True, peer_stopped=True), finished=True),
+    ),
+    "the program ends, then its direction": (
+        [(ACCEPTED, CONTINUE), (PROGRAM_ENDS, CONTINUE), (LOCAL_ENDED, STOP), (DELIVERED, STOP)],
+        Ending(finished=True, sent_all=True, program_ended=True),
+    ),
+    "the program ends after its direction": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PROGRAM_ENDS, STOP)],
+        Ending(finished=True, settled=False, program_ended=True),
+    ),
+    "the program ends, and the peer has ended": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (PROGRAM_ENDS, CONTINUE), (LOCAL_ENDED, STOP)],
+        Ending(finished=True, settled=False, received_all=True),
+    ),
+    "the program ends, and what it has sent is lost": (
+        [(ACCEPTED, CONTINUE), (PROGRAM_ENDS, CONTINUE), (STREAM_LOST, STOP)],
+        by(STREAM_LOST),
+    ),
+    "the program ends, and the peer does not read what it has sent": (
+        [(ACCEPTED, CONTINUE), (PROGRAM_ENDS, CONTINUE), (PEER_STOPPED, STOP)],
+        attrs.evolve(by(PEER_STOPPED, peer_stopped=True, program_ended=True), finished=True),
     ),
     "refused": ([(REFUSED, STOP)], by(REFUSED)),
     "refused after our end": ([(LOCAL_ENDED, CONTINUE), (REFUSED, STOP)], by(REFUSED)),
@@ -172,6 +193,7 @@ def test_transcript(name: str) -> None:
         received_all=ending.received_all,
         peer_stopped=ending.peer_stopped,
         ended_by=ending.ended_by,
+        program_ended=ending.program_ended,
     )
 
 

@@ -7,13 +7,16 @@ import socket
 import trio
 
 from ..._nursery import FlatNursery
+from ..._shortage import shortage_of
 from ..._unexpected_failure import unexpected_failure
 from ...connectivity.endpoint import format_address
-from ...errors import HybridRelayError, StreamRefused
+from ...errors import ConfigurationError, HybridRelayError, StreamRefused
 from ...events.client import StreamFailed, StreamRequested
 from ...events.endpoint import StreamClosed
 from ...mux import BridgeProgress, Bridges, MuxStream
 from ...protocol.reasons import Reason
+from ...streams.forking import close_in_children
+from ...streams.loopback import loopback_pair
 from ...streams.sockets import abort_socket, reset_on_close, tune_socket, wait_reset
 from ..client import Client
 from ..outcome import Disconnected, Ending, outcome_of
@@ -58,9 +61,44 @@ class Connections:
         if not served.begin():
             self._nursery.start_soon(self._wait, served)
 
+    async def connect(self, *, patience: float | None = None) -> socket.socket:
+        """Open a stream, and return an ordinary TCP socket of this machine that is connected with the target.
+
+        Args:
+            patience: how long to wait for a session (seconds); see `Client.connect`.
+
+        The same events are published, and the socket ends in the same ways, as for a connection that is served.
+
+        Raises:
+            StreamRefused: the target or the connector refused the stream; `reason` says which and why.
+            HybridRelayError: no session could be opened; see `Client.connect`.
+            ConfigurationError: this machine cannot connect with itself.
+
+        If cancelled, the connector abandons its attempt to connect, too.
+        """
+        try:
+            application, local = await loopback_pair()
+        except OSError as exc:
+            raise _no_socket(exc) from exc
+        try:
+            await _Connection(self._client, self._bridges, local).connect(patience)
+        except BaseException:
+            application.close()
+            raise
+        return application
+
+    async def end_programs(self) -> None:
+        """End all connections as if the applications had closed them now; see `Bridges.end_programs`."""
+        await self._bridges.end_programs()
+
+    def __len__(self) -> int:
+        """Return how many connections with a stream have not ended."""
+        return len(self._bridges)
+
     def take(self, accepted: socket.socket, _address: object) -> None:
         """Serve a connection that was accepted; for `accept_sockets`."""
         accepted.setblocking(False)
+        close_in_children(accepted)
         self.serve(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
 
     async def _wait(self, served: _Connection) -> None:
@@ -70,6 +108,20 @@ class Connections:
             is_cut_off = False
         finally:
             self._waiting_cut_off += is_cut_off
+
+
+def _no_socket(error: OSError) -> HybridRelayError:
+    """Return the error for a machine on which no socket can be made."""
+    shortage = shortage_of(error)
+    if shortage is not None:
+        return HybridRelayError(
+            f"this machine {shortage.text}", reason=Reason.OUT_OF_RESOURCES, remedy=shortage.remedy
+        )
+    return ConfigurationError(
+        f"this machine cannot connect with itself over TCP: {error.strerror or error}",
+        remedy="check that it has a loopback interface that is up, with the address 127.0.0.1 or ::1 (ip addr show "
+        "lo), and that no firewall blocks it",
+    )
 
 
 class _Connection:
@@ -92,9 +144,7 @@ class _Connection:
 
     def begin(self) -> bool:
         """Open a stream at once, if there is a session. Returns False if `wait` has to be called. Does not raise."""
-        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
-        tune_socket(self._local.socket, user_timeout=False)
-        reset_on_close(self._local, True)
+        self._begin_request()
         try:
             stream = self._client.request_stream_nowait()
         except StreamRefused as exc:
@@ -108,6 +158,31 @@ class _Connection:
                 return False
             self._bridge(stream)
         return True
+
+    async def connect(self, patience: float | None) -> None:
+        """Open a stream, and begin to serve the connection when the connector has connected to the target.
+
+        Raises:
+            HybridRelayError: there is no stream. The connection was reset.
+        """
+        self._begin_request()
+        try:
+            stream = await self._client.request_stream(patience=patience)
+        except trio.ClosedResourceError as exc:
+            refusal = StreamRefused(str(exc), reason=Reason.GOING_AWAY)
+            self._refused(refusal)
+            raise refusal from exc
+        except HybridRelayError as exc:
+            refusal = exc if isinstance(exc, StreamRefused) else StreamRefused(str(exc), reason=exc.reason)
+            self._refused(refusal)
+            raise
+        except Exception as exc:
+            self._failed(exc)
+            raise
+        except BaseException:  # cancelled
+            self._lost(Ending.RESET_BY_APPLICATION)
+            raise
+        self._bridge(stream)
 
     async def wait(self) -> None:
         """Wait for a session, and open a stream."""
@@ -136,6 +211,11 @@ class _Connection:
             raise refusal
         stream = self._request.stream = await self._open_stream()
         return stream
+
+    def _begin_request(self) -> None:
+        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._request.id))
+        tune_socket(self._local.socket, user_timeout=False)
+        reset_on_close(self._local, True)
 
     # --- the end; exactly one of these is called
 

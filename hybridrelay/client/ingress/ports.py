@@ -31,7 +31,7 @@ __all__ = ["OpenPort", "PortService", "open_port", "run_forward"]
 
 async def run_forward(
     client: Client,
-    listen: Sequence[tuple[str, int]],
+    listen: Sequence[tuple[str, int] | UnixAddress],
     *,
     stop: trio.Event | None = None,
     grace: float = 0.0,

@@ -1,0 +1,159 @@
+"""The clients in the background thread that sockets share: one for each configuration."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from ..._nursery import FlatNursery
+from ...errors import ConfigurationError, StreamRefused
+from ...mux import open_bridges
+from ...protocol.reasons import Reason
+from ...security import ConnectionString
+from ..client import open_client
+from ..config import ClientConfig
+from ..ingress.connections import OPEN_SECONDS, Connections
+from .background import Background
+
+__all__ = ["as_config", "check_timeout", "open_in_background"]
+
+#: How long a client stays open after its last socket was closed (seconds), so that the next one needs no handshake.
+KEEP_SECONDS = 60.0
+#: The part of the time for a socket during which attempts to open a session are repeated. After that, the error of
+#: the last attempt is raised; without this, every error would be that the time has passed.
+_PATIENCE_PART = 0.9
+
+_logger = logging.getLogger(__name__)
+
+
+class SharedClient:
+    """A client whose streams are the connections of sockets. It ends when it was unused for a while."""
+
+    def __init__(self, config: ClientConfig, stopping: trio.Event) -> None:
+        self.config = config
+        self._stopping = stopping
+        self._connections: Connections | None = None
+        #: Set when the client can be used, or has failed.
+        self._started = trio.Event()
+        self._failure: Exception | None = None
+        #: How many sockets are being opened.
+        self._opening = 0
+        self._used_at = trio.current_time()
+
+    async def connect(self, patience: float | None) -> socket.socket:
+        """Return a socket that is connected with the target. See `Connections.connect`."""
+        with self._using():
+            await self._started.wait()
+            if self._failure is not None:
+                raise self._failure
+            assert self._connections is not None
+            return await self._connections.connect(patience=patience)
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        self._opening += 1
+        try:
+            yield
+        finally:
+            self._opening -= 1
+            self._used_at = trio.current_time()
+
+    async def run(self, clients: list[SharedClient]) -> None:
+        """Serve until the client was unused for a while, or the thread stops; then leave the list."""
+        try:
+            async with open_client(self.config) as client, open_bridges() as bridges, FlatNursery() as waiting:
+                self._connections = Connections(client, bridges, waiting)
+                self._started.set()
+                is_unused = await self._wait_unused()
+                clients.remove(self)
+                if not is_unused:
+                    await self._connections.end_programs()
+        except ConfigurationError as exc:
+            self._failure = exc
+        except Exception as exc:
+            self._failure = exc
+            _logger.exception("the client of %s has failed", self.config.string.entity_path)
+        finally:
+            self._started.set()
+            if self in clients:
+                clients.remove(self)
+
+    async def _wait_unused(self) -> bool:
+        """Wait until the client was unused for a while. Returns False if the thread stops before that."""
+        while not self._stopping.is_set():
+            if self._opening or self._connections:
+                self._used_at = trio.current_time()
+            remaining = self._used_at + KEEP_SECONDS - trio.current_time()
+            if remaining <= 0:
+                return True
+            with trio.move_on_after(remaining):
+                await self._stopping.wait()
+        return False
+
+
+#: The clients of the running background thread.
+_CLIENTS: trio.lowlevel.RunVar[list[SharedClient]] = trio.lowlevel.RunVar("hybridrelay shared clients")
+
+
+async def open_in_background(thread: Background, config: ClientConfig, timeout: float | None) -> socket.socket:
+    """Return a socket that is connected with the target of a hybrid connection. For use in the background thread.
+
+    Args:
+        thread: the running thread.
+        config: the client's configuration. Sockets with an equal one share the client, and so its session.
+        timeout: how long it may take (seconds); None means 30, or the client's `open_patience` if that is longer.
+
+    Raises:
+        HybridRelayError: no stream could be opened.
+    """
+    seconds = max(OPEN_SECONDS, config.open_patience) if timeout is None else timeout
+    patience = config.open_patience if timeout is None else min(config.open_patience, seconds * _PATIENCE_PART)
+    try:
+        with trio.fail_after(seconds):
+            return await _find(thread, config).connect(patience)
+    except trio.TooSlowError as exc:
+        raise StreamRefused(
+            f"no stream to the target of {config.string.entity_path} could be opened within {seconds:g} s",
+            reason=Reason.PEER_SILENT,
+            remedy="run 'hybridrelay probe' with the connection string on this machine: it shows whether a relay can "
+            "be reached. If it can, look at the log of the connector",
+        ) from exc
+
+
+def _find(thread: Background, config: ClientConfig) -> SharedClient:
+    try:
+        clients = _CLIENTS.get()
+    except LookupError:
+        clients = []
+        _CLIENTS.set(clients)
+    for one in clients:
+        if one.config == config:
+            return one
+    made = SharedClient(config, thread.stopping)
+    clients.append(made)
+    thread.services.start_soon(made.run, clients)
+    return made
+
+
+def as_config(config: ClientConfig | ConnectionString | str) -> ClientConfig:
+    """Return the configuration, made from a connection string if it is one.
+
+    Raises:
+        HybridRelayError, TypeError: see `ClientConfig`.
+    """
+    return config if isinstance(config, ClientConfig) else ClientConfig(config)
+
+
+def check_timeout(seconds: float | None) -> float | None:
+    """Return the time if it is a valid one.
+
+    Raises:
+        ValueError: it is negative or not a number.
+    """
+    if seconds is not None and not seconds >= 0:  # also true for NaN
+        raise ValueError("timeout is a number of seconds, 0 or more, or None")
+    return seconds
