@@ -26,9 +26,9 @@ import attrs
 
 from ..protocol.reasons import Reason
 from ..security import HostPort, PeerIdentity
-from .document import EntryList, Restrictions
+from .document import EntryList, HoursList, Restrictions
 from .schema import KEYS
-from .values import DAYS, Hours, address_of
+from .values import DAYS, address_of
 
 __all__ = ["ALLOWED", "Action", "Decision", "Policy", "Resource"]
 
@@ -44,8 +44,12 @@ class Action(enum.Enum):
     OPEN_SESSION = "open-session"
     #: Open a stream, so that the connector connects to the target; or keep it open.
     OPEN_STREAM = "open-stream"
+    #: Open a stream of datagrams (UDP) to the target; or keep it open.
+    OPEN_DATAGRAMS = "open-datagrams"
     #: Use a hybrid connection from the application's side, and open a local port for it.
     FORWARD = "forward"
+    #: Use a hybrid connection for a program that is started for this (``hybridrelay run``), without a local port.
+    RUN = "run"
 
 
 @attrs.frozen
@@ -111,7 +115,7 @@ class Policy:
     def required_audit(self) -> frozenset[str]:
         """The kinds of sinks of the audit log without which no stream may be opened."""
         lists = [file.require_audit for file in self.files if file.require_audit is not None]
-        return frozenset(entry.value for one in lists for entry in one.entries)
+        return frozenset[str]().union(*(one.index for one in lists))
 
     def within_hours(self, at: dt.datetime) -> tuple[bool, ...]:
         """Return for each file with allowed hours whether a local time is within them.
@@ -164,15 +168,23 @@ def _denials(
         yield from _denied_identity(file, subject)
     yield from _unknown_relays(file, resource)
     authorities, authority = file.allowed_authorities, resource.authority
-    if authorities is not None and authority and all(entry.value != authority for entry in authorities.entries):
+    if authorities is not None and authority and authority not in authorities.index:
         yield _missing("AllowedAuthorities", authorities, f"sha256:{authority}")
-    if action is Action.FORWARD:
-        yield from _other_port(file, resource)
-    elif action is not Action.REGISTER:
-        yield from _denied_target(file, resource)
-    if action in (Action.OPEN_SESSION, Action.OPEN_STREAM):
+    match action:
+        case Action.REGISTER:
+            pass
+        case Action.FORWARD:
+            yield from _other_port(file, resource)
+        case Action.RUN:
+            if (allow_run := file.allow_run) is not None and not allow_run.value:
+                yield _denial("AllowRun", f"AllowRun = false ({allow_run.place})")
+        case Action.PUBLISH | Action.OPEN_SESSION | Action.OPEN_STREAM | Action.OPEN_DATAGRAMS:
+            yield from _denied_target(file, resource)
+    if action in (Action.OPEN_SESSION, Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _other_hours(file, resource)
-    if action is Action.OPEN_STREAM:
+    if action is Action.OPEN_DATAGRAMS and (allow_udp := file.allow_udp) is not None and not allow_udp.value:
+        yield _denial("AllowUdp", f"AllowUdp = false ({allow_udp.place})")
+    if action in (Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _too_many(file, resource)
 
 
@@ -180,14 +192,15 @@ def _denied_identity(file: Restrictions, subject: PeerIdentity) -> Iterator[Deci
     if file.denied_identities is None:
         return
     for name, kind in _names(subject).items():
-        for entry in file.denied_identities.entries:
-            if name in entry.value:
-                if file.is_deny_list:
-                    rule = f"deny list: {kind} {name} ({entry.place})"
-                    yield Decision(Reason.IDENTITY_DENIED, rule, f"deny-list-{kind}")
-                else:
-                    rule = f"DeniedIdentities: {kind} {name} ({entry.place})"
-                    yield Decision(Reason.IDENTITY_DENIED, rule, "denied-identities")
+        entry = file.denied_identities.index.get(name)
+        if entry is None:
+            continue
+        if file.is_deny_list:
+            rule = f"deny list: {kind} {name} ({entry.place})"
+            yield Decision(Reason.IDENTITY_DENIED, rule, f"deny-list-{kind}")
+        else:
+            rule = f"DeniedIdentities: {kind} {name} ({entry.place})"
+            yield Decision(Reason.IDENTITY_DENIED, rule, "denied-identities")
 
 
 def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision]:
@@ -196,11 +209,10 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
         return
     # A host that is not allowed may still be the name of a relay that is recognized by an allowed pin. The connection
     # string has one list of pins for all its relays, so all of them must be allowed.
-    pins = {entry.value.pin for entry in allowed.entries if entry.value.pin}
-    if resource.pins and pins.issuperset(resource.pins):
+    if resource.pins and allowed.index.pins.issuperset(resource.pins):
         return
     for host in resource.relays:
-        if not any(entry.value.permits_host(host) for entry in allowed.entries):
+        if not allowed.index.permits(host):
             yield _missing("AllowedRelays", allowed, host)
 
 
@@ -209,11 +221,13 @@ def _denied_target(file: Restrictions, resource: Resource) -> Iterator[Decision]
     if target is None:
         return
     address = address_of(resource.address or target.host)
-    for entry in () if file.denied_targets is None else file.denied_targets.entries:
-        if entry.value.is_about(target, address):
+    if (denied := file.denied_targets) is not None:
+        number = denied.index.first_about(target.host, target.port, address)
+        if number is not None:
+            entry = denied.entries[number]
             yield _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {_shown(resource)}')
     allowed = file.allowed_targets
-    if allowed is not None and not any(entry.value.permits(target, address) for entry in allowed.entries):
+    if allowed is not None and not allowed.index.permits(target.host, target.port, address):
         yield _missing("AllowedTargets", allowed, _shown(resource))
 
 
@@ -221,10 +235,10 @@ def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     allowed, local = file.allowed_forward_addresses, resource.target
     if allowed is None:
         return
-    if local is not None and not any(entry.value.permits(local) for entry in allowed.entries):
+    if local is not None and not allowed.index.permits(local.host, local.port):
         yield _missing("AllowedForwardAddresses", allowed, str(local))
     path = resource.path
-    if path and not any(entry.value.permits_path(path) for entry in allowed.entries):
+    if path and not allowed.index.permits_path(path):
         yield _missing("AllowedForwardAddresses", allowed, f"unix:{path}")
 
 
@@ -234,8 +248,8 @@ def _other_hours(file: Restrictions, resource: Resource) -> Iterator[Decision]:
         yield _missing("AllowedHours", hours, f"{DAYS[at.weekday()]} {at:%H:%M}")
 
 
-def _is_within(hours: EntryList[Hours], at: dt.datetime) -> bool:
-    return any(entry.value.include(at) for entry in hours.entries)
+def _is_within(hours: HoursList, at: dt.datetime) -> bool:
+    return (at.weekday(), at.hour * 60 + at.minute) in hours.index
 
 
 def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:

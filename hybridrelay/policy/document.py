@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import attrs
 
 from .._printable import printable
 from ..errors import ConfigurationError
 from .deny_list import parse_deny_list
+from .index import LocalIndex, RelayIndex, TargetIndex
 from .schema import KEYS, Kind
 from .values import (
     Hours,
@@ -29,7 +31,7 @@ __all__ = ["MAX_ENTRIES", "Entry", "EntryList", "Place", "Restrictions", "Settin
 
 T = TypeVar("T")
 
-#: The most entries of one list. It limits what a decision costs.
+#: The most entries of one list. It limits the memory for a list, and how long it takes to read one.
 MAX_ENTRIES = 10_000
 #: The highest number of streams that a key can state: more than a process can have.
 _MAX_COUNT = 1_000_000
@@ -79,6 +81,89 @@ class EntryList(Generic[T]):
     place: Place
     entries: tuple[Entry[T], ...]
 
+    def values(self) -> list[T]:
+        """Return the values of the entries, in their order."""
+        return [entry.value for entry in self.entries]
+
+
+# Each of the following lists is made for one kind of values, and finds among them without looking at each of them.
+
+
+@attrs.frozen
+class TargetList(EntryList[TargetPattern]):
+    """Targets."""
+
+    @cached_property
+    def index(self) -> TargetIndex:
+        """Finds the entries about a target."""
+        return TargetIndex(self.values())
+
+
+@attrs.frozen
+class LocalList(EntryList[LocalPattern]):
+    """Addresses and paths to listen at."""
+
+    @cached_property
+    def index(self) -> LocalIndex:
+        """Finds the entries about an address or path."""
+        return LocalIndex(self.values())
+
+
+@attrs.frozen
+class RelayList(EntryList[RelayPattern]):
+    """Relays."""
+
+    @cached_property
+    def index(self) -> RelayIndex:
+        """Finds the entries about a relay."""
+        return RelayIndex(self.values())
+
+
+@attrs.frozen
+class AuthorityList(EntryList[str]):
+    """Authorities: the SHA-256 of their certificates, in hexadecimal."""
+
+    @cached_property
+    def index(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self.values())
+
+
+@attrs.frozen
+class IdentityList(EntryList[frozenset[str]]):
+    """Identities: for each entry, all labels and serials that it may mean."""
+
+    @cached_property
+    def index(self) -> Mapping[str, Entry[frozenset[str]]]:
+        """The first entry for each label or serial."""
+        return {name: entry for entry in reversed(self.entries) for name in entry.value}
+
+
+@attrs.frozen
+class HoursList(EntryList[Hours]):
+    """Hours."""
+
+    @cached_property
+    def index(self) -> frozenset[tuple[int, int]]:
+        """The weekday (Monday is 0) and the minute of the day of every minute that is in one of them."""
+        distinct = {(day, hours.begin, hours.end) for hours in self.values() for day in hours.days}
+        minutes = {day: bytearray(24 * 60) for day in range(7)}
+        for day, begin, end in distinct:
+            minutes[day][begin:end] = b"\1" * (end - begin)
+        return frozenset(
+            (day, minute) for day, of_day in minutes.items() for minute, is_in in enumerate(of_day) if is_in
+        )
+
+
+@attrs.frozen
+class SinkList(EntryList[str]):
+    """Kinds of sinks of the audit log."""
+
+    @cached_property
+    def index(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self.values())
+
 
 @attrs.frozen(kw_only=True)
 class Restrictions:
@@ -90,18 +175,23 @@ class Restrictions:
     #: The only hybrid connection to which it applies; empty: it applies to all.
     connection: str = ""
     allow_hybrid_connections: Entry[bool] | None = None
-    allowed_targets: EntryList[TargetPattern] | None = None
-    denied_targets: EntryList[TargetPattern] | None = None
-    allowed_relays: EntryList[RelayPattern] | None = None
-    allowed_authorities: EntryList[str] | None = None
-    #: For each entry, all labels and serials that it may mean.
-    denied_identities: EntryList[frozenset[str]] | None = None
+    allowed_targets: TargetList | None = None
+    denied_targets: TargetList | None = None
+    allowed_relays: RelayList | None = None
+    allowed_authorities: AuthorityList | None = None
+    denied_identities: IdentityList | None = None
     max_streams: Entry[int] | None = None
     max_streams_per_label: Entry[int] | None = None
-    allowed_hours: EntryList[Hours] | None = None
-    #: The kinds of sinks of the audit log.
-    require_audit: EntryList[str] | None = None
-    allowed_forward_addresses: EntryList[LocalPattern] | None = None
+    allowed_hours: HoursList | None = None
+    require_audit: SinkList | None = None
+    allow_udp: Entry[bool] | None = None
+    allowed_forward_addresses: LocalList | None = None
+    allow_run: Entry[bool] | None = None
+
+    def prepare(self) -> None:
+        """Make the indexes of the lists, so that this does not delay the first decision."""
+        for name in KEYS:
+            getattr(getattr(self, field_of(name)), "index", None)
 
     def stated(self) -> list[tuple[str, str, Place]]:
         """Return everything that the source states: key, value and place. A list has a line for each entry."""
@@ -129,15 +219,16 @@ def _parse_identity(text: str) -> frozenset[str]:
     return found.names
 
 
-_PARSERS: Mapping[str, Callable[[str], object]] = {
-    "AllowedTargets": parse_target,
-    "DeniedTargets": parse_target,
-    "AllowedRelays": parse_relay,
-    "AllowedAuthorities": parse_authority,
-    "DeniedIdentities": _parse_identity,
-    "AllowedHours": parse_hours,
-    "RequireAudit": parse_audit_sink,
-    "AllowedForwardAddresses": parse_local,
+#: For each key with a list: how an element is parsed, and the class of the list.
+_LISTS: Mapping[str, tuple[Callable[[str], object], Callable[[Place, tuple[Entry[Any], ...]], EntryList[Any]]]] = {
+    "AllowedTargets": (parse_target, TargetList),
+    "DeniedTargets": (parse_target, TargetList),
+    "AllowedRelays": (parse_relay, RelayList),
+    "AllowedAuthorities": (parse_authority, AuthorityList),
+    "DeniedIdentities": (_parse_identity, IdentityList),
+    "AllowedHours": (parse_hours, HoursList),
+    "RequireAudit": (parse_audit_sink, SinkList),
+    "AllowedForwardAddresses": (parse_local, LocalList),
 }
 
 
@@ -159,7 +250,9 @@ def make_restrictions(file: str, settings: Iterable[Setting]) -> Restrictions:
             raise _unknown(setting)
         fields[field_of(key.name)] = _convert(key.kind, setting)
     # The type of each field follows from the table of keys, which a test checks.
-    return Restrictions(file=file, **fields)  # type: ignore[arg-type]
+    found = Restrictions(file=file, **fields)  # type: ignore[arg-type]
+    found.prepare()
+    return found
 
 
 def _convert(kind: Kind, setting: Setting) -> Entry[bool] | Entry[int] | EntryList[object]:
@@ -179,14 +272,16 @@ def _convert(kind: Kind, setting: Setting) -> Entry[bool] | Entry[int] | EntryLi
             if len(value) > MAX_ENTRIES:
                 raise _wrong(place, f"{setting.key}: more than {MAX_ENTRIES} entries")
             places = setting.items or [place] * len(value)
-            return EntryList(place, tuple(map(_element, [setting.key] * len(value), value, places)))
+            _, make_list = _LISTS[setting.key]
+            return make_list(place, tuple(map(_element, [setting.key] * len(value), value, places)))
 
 
 def _element(key: str, value: object, place: Place) -> Entry[object]:
     if not isinstance(value, str):
         raise _wrong(place, f"{key}: expected a string in quotes")
     try:
-        return Entry(_PARSERS[key](value), value, place)
+        parse, _ = _LISTS[key]
+        return Entry(parse(value), value, place)
     except (ValueError, ConfigurationError) as exc:
         raise _wrong(place, f"{key}: {printable(value[:100])!r}: {exc}") from None
 

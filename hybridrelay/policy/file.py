@@ -16,7 +16,7 @@ from ..events.base import Event
 from ..events.policy import PolicyLoaded, PolicyUnclear
 from .decision import Policy
 from .deny_list import DenyList, parse_deny_list, shorten
-from .document import Entry, EntryList, Place, Restrictions
+from .document import Entry, IdentityList, Place, Restrictions
 
 __all__ = ["PolicyFile", "PolicyReading"]
 
@@ -39,7 +39,7 @@ class PolicyReading:
     def policy(self) -> Policy:
         """The policy that is in force from now on."""
         file = str(self.path)
-        identities = EntryList(
+        identities = IdentityList(
             Place(file),
             tuple(Entry(names, text, Place(file, line)) for line, text, names in self.deny_list.lines),
         )

@@ -132,6 +132,14 @@ _ALL = (
         '["file"]',
     ),
     Key(
+        "AllowUdp",
+        Kind.FLAG,
+        "allow-udp",
+        "Allow datagrams",
+        "false: connectors open no streams of datagrams (UDP) to their targets. Without this key, they are allowed.",
+        "false",
+    ),
+    Key(
         "AllowedForwardAddresses",
         Kind.LIST,
         "allowed-forward-addresses",
@@ -139,6 +147,14 @@ _ALL = (
         "The local addresses and ports at which 'hybridrelay forward' may listen, as address:port, or unix:/path "
         "(unix:* for every Unix socket). For port 0, the port that the system has chosen is checked.",
         '["127.0.0.0/8:*", "[::1]:*", "unix:*"]',
+    ),
+    Key(
+        "AllowRun",
+        Kind.FLAG,
+        "allow-run",
+        "Allow 'hybridrelay run'",
+        "false: no program can be started with 'hybridrelay run'. Without this key, it is allowed.",
+        "false",
     ),
 )
 

@@ -26,6 +26,7 @@ __all__ = [
     "RelayPattern",
     "TargetPattern",
     "address_of",
+    "meanings",
     "parse_audit_sink",
     "parse_authority",
     "parse_hours",
@@ -57,8 +58,8 @@ def address_of(host: str) -> Address | None:
     return ip_address(host)
 
 
-def _meanings(address: Address) -> tuple[Address, ...]:
-    """Return the address, and the address to which the system connects instead, if that is a different one."""
+def meanings(address: Address) -> tuple[Address, ...]:
+    """Return the address, and then the address to which the system connects instead, if that is a different one."""
     return (address, _LOOPBACK[address.version]) if address.is_unspecified else (address,)
 
 
@@ -80,13 +81,13 @@ class HostPattern:
             address: the address that it stands for; None if it is a name that has not been resolved.
         """
         if self.network is not None:
-            return address is not None and any(one in self.network for one in _meanings(address))
+            return address is not None and any(one in self.network for one in meanings(address))
         return self._fits_name(host)
 
     def permits(self, host: str, address: Address | None) -> bool:
         """Return whether the pattern allows a host, as far as this is known before its name is resolved."""
         if self.network is not None:
-            return address is None or _meanings(address)[-1] in self.network
+            return address is None or meanings(address)[-1] in self.network
         return self._fits_name(host)
 
     def permits_listening(self, host: str) -> bool:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy import Action, Decision, Policy, Resource
 from hybridrelay.policy.directory import PolicyDirectory
-from hybridrelay.policy.document import Entry, EntryList, Place, Restrictions
+from hybridrelay.policy.document import Entry, IdentityList, Place, Restrictions
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -57,45 +57,47 @@ def test_the_deny_list_applies_to_everything_and_is_named(action: Action, entry:
 
 
 #: A file, what is different from `RESOURCE`, the actions that are denied, the kind of the rule, and its text.
-P, R, S, O, F = (  # noqa: E741
+P, R, S, O, D, F, N = (  # noqa: E741
     Action.PUBLISH,
     Action.REGISTER,
     Action.OPEN_SESSION,
     Action.OPEN_STREAM,
+    Action.OPEN_DATAGRAMS,
     Action.FORWARD,
+    Action.RUN,
 )
-ALL = {P, R, S, O, F}
+ALL = {P, R, S, O, D, F, N}
 DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
     ("\nAllowHybridConnections = false", {}, ALL, "allow-hybrid-connections", "= false (0.toml:2)"),
     ("AllowHybridConnections = true", {}, set(), "", ""),
     (
         "AllowedTargets = [\n'other:1']",
         {},
-        {P, S, O},
+        {P, S, O, D},
         "allowed-targets",
         "AllowedTargets (0.toml:1) does not allow db.corp.example:5432",
     ),
-    ("AllowedTargets = []", {}, {P, S, O}, "allowed-targets", "AllowedTargets (0.toml:1) does not allow db.corp"),
+    ("AllowedTargets = []", {}, {P, S, O, D}, "allowed-targets", "AllowedTargets (0.toml:1) does not allow db.corp"),
     ("AllowedTargets = ['*.corp.example:5432']", {}, set(), "", ""),
     ("AllowedTargets = ['10.0.0.0/8:*']", {}, set(), "", ""),
     (
         "AllowedTargets = ['10.0.0.0/8:*']",
         {"address": "11.0.0.1"},
-        {P, S, O},
+        {P, S, O, D},
         "allowed-targets",
         "does not allow db.corp.example:5432 at 11.0.0.1",
     ),
     (
         "AllowedTargets = ['*:*']\nDeniedTargets = ['a:1',\n'*:5432']",
         {},
-        {P, S, O},
+        {P, S, O, D},
         "denied-targets",
         'DeniedTargets "*:5432" (0.toml:3) denies db.corp.example:5432',
     ),
     (
         "DeniedTargets = ['127.0.0.0/8:*']",
         {"address": "127.0.0.1"},
-        {P, S, O},
+        {P, S, O, D},
         "denied-targets",
         "denies db.corp.example:5432 at 127.0.0.1",
     ),
@@ -124,21 +126,25 @@ DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
     ("DeniedIdentities = ['x',\n'shop']", {}, ALL, "denied-identities", "DeniedIdentities: label shop (0.toml:2)"),
     ("DeniedIdentities = ['0a']", {}, ALL, "denied-identities", "DeniedIdentities: serial 0A (0.toml:1)"),
     ("MaxStreams = 3", {"streams": 2}, set(), "", ""),
-    ("MaxStreams = 3", {"streams": 3}, {O}, "max-streams", "MaxStreams = 3 (0.toml:1); 3 are open"),
-    ("MaxStreams = 0", {}, {O}, "max-streams", "MaxStreams = 0 (0.toml:1); 0 are open"),
+    ("MaxStreams = 3", {"streams": 3}, {O, D}, "max-streams", "MaxStreams = 3 (0.toml:1); 3 are open"),
+    ("MaxStreams = 0", {}, {O, D}, "max-streams", "MaxStreams = 0 (0.toml:1); 0 are open"),
     ("MaxStreamsPerLabel = 1", {"streams": 9}, set(), "", ""),
     (
         "MaxStreamsPerLabel = 1",
         {"streams_of_label": 1},
-        {O},
+        {O, D},
         "max-streams-per-label",
         "MaxStreamsPerLabel = 1 (0.toml:1); 1 are open",
     ),
+    ("AllowUdp = false", {}, {D}, "allow-udp", "AllowUdp = false (0.toml:1)"),
+    ("AllowUdp = true", {}, set(), "", ""),
+    ("AllowRun = false", {}, {N}, "allow-run", "AllowRun = false (0.toml:1)"),
+    ("AllowRun = true", {}, set(), "", ""),
     ("AllowedHours = ['Wed 11:00-13:00']", {}, set(), "", ""),
     (
         "AllowedHours = ['Wed 13:00-14:00', 'Thu 11:00-13:00']",
         {},
-        {S, O},
+        {S, O, D},
         "allowed-hours",
         "AllowedHours (0.toml:1) does not allow Wed 12:00",
     ),
@@ -250,6 +256,8 @@ _STATEMENTS = [
     st.integers(0, 3).map("MaxStreamsPerLabel = {}\n".format),
     _listed("AllowedHours", st.sampled_from(["Mon-Fri 08:00-18:00", "daily 00:00-24:00", "Sun 01:00-02:00"])),
     _listed("AllowedForwardAddresses", _TARGETS),
+    st.sampled_from(["AllowUdp = true\n", "AllowUdp = false\n"]),
+    st.sampled_from(["AllowRun = true\n", "AllowRun = false\n"]),
 ]
 FILES = st.tuples(*(st.one_of(st.just(""), one) for one in _STATEMENTS)).map("".join)
 RESOURCES = st.builds(
@@ -432,6 +440,6 @@ def test_a_deny_list_for_one_hybrid_connection() -> None:
     assert allows("c", "orders")
 
 
-def _denies(label: str) -> EntryList[frozenset[str]]:
+def _denies(label: str) -> IdentityList:
     place = Place("file", 1)
-    return EntryList(place, (Entry(frozenset({label}), label, place),))
+    return IdentityList(place, (Entry(frozenset({label}), label, place),))
