@@ -145,6 +145,7 @@ def tests(session: nox.Session) -> None:
     """The tests, against the built wheel, except slow ones. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
     install_wheel(session)
     group(session, "test")
+    group(session, "recipes")
     use_long_paths(session)
     session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
@@ -186,6 +187,7 @@ def pythons(session: nox.Session) -> None:
     """All tests, on every Python from 3.11 to 3.14 that this machine has (on PATH, or installed by pyenv)."""
     install_wheel(session)
     group(session, "test")
+    group(session, "recipes")
     session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
 
@@ -194,6 +196,7 @@ def coverage(session: nox.Session) -> None:
     """Branch coverage, including the processes that tests start."""
     install_wheel(session)
     group(session, "test")
+    group(session, "recipes")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", "--quiet")
@@ -205,6 +208,7 @@ def thorough(session: nox.Session) -> None:
     """All tests, with many more generated examples."""
     install_wheel(session)
     group(session, "test")
+    group(session, "recipes")
     # The two models of a session take ten minutes each.
     session.run("pytest", "--timeout=3600", *session.posargs, env={"HYPOTHESIS_PROFILE": "thorough"})
 

@@ -1,12 +1,14 @@
-"""Generates `docs/state-machines.md` from the transition tables in the code.
+"""Generates `docs/state-machines.md` from the transition tables in the code, and puts the files of `docs/recipes`
+into `docs/embedding.md`.
 
-``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` exits with 1 if it is out of date.
+``python docs/generate.py`` writes the pages; ``python docs/generate.py --check`` exits with 1 if one is out of date.
 """
 
 from __future__ import annotations
 
 import argparse
 import enum
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,10 @@ from hybridrelay.protocol import states
 from hybridrelay.relay.core import control_channel_states, join, quotas, rendezvous_states
 
 PAGE = Path(__file__).with_name("state-machines.md")
+#: A page in which each block of code after ``<!-- recipe: NAME -->`` is the file ``recipes/NAME.py``.
+EMBEDDING = Path(__file__).with_name("embedding.md")
+RECIPES = Path(__file__).with_name("recipes")
+_RECIPE = re.compile(r"(<!-- recipe: (\w+) -->\n```python\n).*?(```\n)", re.DOTALL)
 
 INTRODUCTION = """\
 # State machines
@@ -181,6 +187,15 @@ def page() -> str:
     return "\n".join([INTRODUCTION, *sections])
 
 
+def embedding_page() -> str:
+    """The page about embedding, with the recipes as they are now."""
+
+    def with_recipe(found: re.Match[str]) -> str:
+        return found[1] + (RECIPES / f"{found[2]}.py").read_text(encoding="utf-8") + found[3]
+
+    return _RECIPE.sub(with_recipe, EMBEDDING.read_text(encoding="utf-8"))
+
+
 def _states(machine: Machine[enum.Enum, enum.Enum]) -> list[enum.Enum]:
     """In the order in which the enumeration names them, without those that no transition touches."""
     used = {state for state, _ in machine.table} | {_target(target)[0] for target in machine.table.values()}
@@ -199,13 +214,14 @@ def _label(member: enum.Enum) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Generate docs/state-machines.md from the transition tables.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the page is out of date")
+    parser = argparse.ArgumentParser(description="Generate docs/state-machines.md, and the recipes in embedding.md.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
     arguments = parser.parse_args()
-    text = page()
+    pages = {PAGE: page(), EMBEDDING: embedding_page()}
     if arguments.check:
-        return int(not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
+        return int(any(not file.exists() or file.read_text(encoding="utf-8") != text for file, text in pages.items()))
+    for file, text in pages.items():
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

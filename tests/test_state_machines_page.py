@@ -1,4 +1,4 @@
-"""`docs/state-machines.md` shows every transition table as it is."""
+"""`docs/state-machines.md` shows every transition table as it is, and `docs/embedding.md` every recipe."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def generator() -> ModuleType:
 def test_the_page_is_current(generator: ModuleType) -> None:
     page = (DOCS / "state-machines.md").read_text(encoding="utf-8")
     assert page == generator.page(), "run: python docs/generate.py"
+
+
+def test_the_recipes_are_current(generator: ModuleType) -> None:
+    page = (DOCS / "embedding.md").read_text(encoding="utf-8")
+    assert page == generator.embedding_page(), "run: python docs/generate.py"
 
 
 def test_every_transition_table_is_shown(generator: ModuleType) -> None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -32,10 +33,15 @@ def find(name: str, *folders: Path) -> str:
     path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
-        if os.environ.get("CI", "").lower() in {"true", "1"}:
-            pytest.fail(f"{name} is not installed, and CI has to install it (.ci/run)")
-        pytest.skip(f"{name} is not installed")
+        missing(name, ".ci/run")
     return found
+
+
+def missing(what: str, installed_by: str) -> NoReturn:
+    """Skip a test for which something is not installed. Fail it in CI, which has to install it."""
+    if os.environ.get("CI", "").lower() in {"true", "1"}:
+        pytest.fail(f"{what} is not installed, and CI has to install it ({installed_by})")
+    pytest.skip(f"{what} is not installed")
 
 
 def as_user(user: str) -> list[str]:

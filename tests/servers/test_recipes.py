@@ -1,0 +1,117 @@
+"""The recipes of docs/embedding.md, as they are there, against real servers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..deployments import Program, Published
+from ..waiting import patience
+from .conftest import Site, WebServer, missing
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+
+
+@pytest.fixture(scope="module")
+def published(
+    site: Site, postgresql: int, mariadb: int, redis: int, nginx: WebServer
+) -> Iterator[dict[str, Published]]:
+    """Hybrid connections to all servers, from one connector."""
+    (nginx.root / "greeting").write_text("hello")
+    ports = {"postgresql": postgresql, "mariadb": mariadb, "redis": redis, "nginx": nginx.port}
+    made = {name: site.deployment.create(f"recipe-{name}", ("127.0.0.1", port)) for name, port in ports.items()}
+    with site.deployment.start_connector(*made.values()):
+        yield made
+
+
+def folder_for(published: Published, folder: Path, *modules: str) -> Path:
+    """A directory with the connection string where the recipes expect it. Skips the test without their packages."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            missing(f"the Python package {module}", "the dependency group `recipes`")
+    (folder / "application.txt").write_text(published.application.read_text())
+    (folder / "application.txt").chmod(0o600)
+    return folder
+
+
+def run_in(folder: Path, *command: str | Path, **environment: str) -> str:
+    """Run Python in the directory. Returns the standard output."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=False, cwd=folder, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=patience(60),
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "server", "modules", "says"),
+    [
+        ("postgresql_psycopg", "postgresql", ["psycopg"], "1\n2\n3"),
+        ("postgresql_asyncpg", "postgresql", ["asyncpg"], "380"),
+        ("mysql_pymysql", "mariadb", ["pymysql"], "(42,)"),
+        ("sqlalchemy_engine", "mariadb", ["pymysql", "sqlalchemy"], "2"),
+        ("redis_sync", "redis", ["redis"], "hello"),
+        ("redis_asyncio", "redis", ["redis"], "20"),
+        ("http_requests", "nginx", ["requests"], "hello"),
+        ("http_httpx", "nginx", ["httpx"], "{'hello'}"),
+    ],
+)
+def test_script(
+    published: dict[str, Published], tmp_path: Path, recipe: str, server: str, modules: list[str], says: str
+) -> None:
+    folder = folder_for(published[server], tmp_path, *modules)
+    assert run_in(folder, RECIPES / f"{recipe}.py") == says
+
+
+def test_django(published: dict[str, Published], tmp_path: Path) -> None:
+    folder = folder_for(published["postgresql"], tmp_path, "django", "psycopg")
+    settings = {"DJANGO_SETTINGS_MODULE": "django_settings", "PYTHONPATH": str(RECIPES)}
+    run_in(folder, "-m", "django", "migrate", "--verbosity", "0", **settings)
+    users = (
+        "from django.contrib.auth.models import User; User.objects.create_user('ada'); print(User.objects.count())"
+    )
+    assert run_in(folder, "-m", "django", "shell", "--verbosity", "0", "-c", users, **settings) == "1"
+
+
+def test_fastapi(published: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_for(published["postgresql"], tmp_path, "fastapi", "uvicorn", "asyncpg"))
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        RECIPES,
+        "fastapi_lifespan:app",
+        "--port",
+        "0",
+    ]
+    with Program(command, name="uvicorn") as server:
+        address = server.wait_for_line(r"running on (http://[0-9.:]+)", where="err")[1]
+        with urllib.request.urlopen(f"{address}/double/21", timeout=patience(30)) as answer:
+            assert json.load(answer) == {"answer": 42}
+        server.process.send_signal(signal.SIGINT)
+        server.wait()
+        assert "Application shutdown complete" in server.err
+        assert "Traceback" not in server.err
+
+
+def test_every_recipe_is_in_the_documentation_and_is_tested() -> None:
+    """`python docs/generate.py` puts them into the page."""
+    page = (RECIPES.parent / "embedding.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- recipe: (\w+) -->", page)
+    assert sorted(shown) == sorted(path.stem for path in RECIPES.glob("*.py"))
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in shown if name not in tests] == []
