@@ -63,19 +63,19 @@ class Replacement(abc.ABC):
         self.discard()
 
 
-def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
+def prepare_replacement(path: str | os.PathLike[str], text: str | bytes) -> Replacement:
     """Prepare to replace the content of a file. If it does not exist, it is created with mode 0600.
 
     Args:
         path: the file; a symbolic link is followed.
-        text: the new content, written as UTF-8 with its line ends unchanged.
+        text: the new content; text is written as UTF-8 with its line ends unchanged.
 
     Raises:
         OSError: the content cannot be written there. It names the file, which is unchanged.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    data = text.encode("utf-8")
+    data = text.encode("utf-8") if isinstance(text, str) else text
     with naming(path):
         old = _regular_file(target)
         if old is not None and old.st_size == len(data) and _read(target) == data:

@@ -10,18 +10,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 
+from .._own_address import OWN, OwnAddress
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
 from ..security import ENVIRONMENT_VARIABLE
 
 __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
-#: A local address: a host and a port, or a Unix socket.
-Listen: TypeAlias = tuple[str, int] | UnixAddress
+#: A local address: a host and a port, an address of its own, or a Unix socket.
+Listen: TypeAlias = tuple[str, int] | OwnAddress | UnixAddress
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
@@ -31,7 +32,7 @@ ANYWHERE: Listen = ("127.0.0.1", 0)
 
 def is_any_port(address: Listen) -> bool:
     """Return whether the system chooses the port of a local address, so that several may be the same."""
-    return not isinstance(address, UnixAddress) and address[1] == 0
+    return isinstance(address, tuple) and address[1] == 0
 
 
 @attrs.frozen
@@ -43,6 +44,8 @@ class Entry:
     key: Key
     #: The local addresses of a forward.
     listen: tuple[Listen, ...] = ()
+    #: Whether it also listens on an address of its own, which is not known before the connection string is.
+    own_address: bool = False
     #: Whether a connector's connections to the target begin with a PROXY header.
     proxy_protocol: bool = False
     #: A connector's deny list for this hybrid connection.
@@ -85,10 +88,10 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 f"{args.config} has tables [[connection]], and there is --connection-string-file",
                 remedy="name all connection strings in the file, or all on the command line",
             )
-        if listens and args.listen:
+        if listens and args.listen and args.listen != [OWN]:
             raise ConfigurationError(
                 f"{args.config} has tables [[connection]], which --listen does not apply to",
-                remedy="write listen in the tables",
+                remedy='write listen in the tables; only "own" can be for all tables that have none',
             )
         return tuple(_of_table(table, args, key_of, environ, listens=listens) for table in args.connections)
     if args.config is not None and not args.files and not environ.get(ENVIRONMENT_VARIABLE):
@@ -98,17 +101,25 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
             f'{"application" if listens else "connector"}"',
         )
     files: Sequence[str | None] = args.files or [None]
-    listen: Sequence[Listen] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
+    listen: Sequence[Listen | Literal["own"]] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
+    if list(listen) == [OWN]:
+        listen = [OWN] * len(files)
     if listens and len(listen) != len(files):
         raise ConfigurationError(
             f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
-            remedy="give one --listen for each --connection-string-file, or none at all",
+            remedy="give one --listen for each --connection-string-file, or none at all; --listen own can be for all",
         )
     proxy_protocol = not listens and args.proxy_protocol
     return tuple(
-        Entry(file, key_of(file), (listen[number],) if listens else (), proxy_protocol)
+        _listening(Entry(file, key_of(file), proxy_protocol=proxy_protocol), listen[number : number + 1])
         for number, file in enumerate(files)
     )
+
+
+def _listening(entry: Entry, listen: Sequence[Listen | Literal["own"]]) -> Entry:
+    """Add local addresses to an entry, as the user has given them."""
+    addresses = tuple(one for one in listen if one != OWN)
+    return attrs.evolve(entry, listen=addresses, own_address=OWN in listen)
 
 
 def _of_table(
@@ -129,7 +140,7 @@ def _of_table(
             )
         file = str(Path(folder) / table.credential)
     if listens:
-        return Entry(file, key_of(file), tuple(table.listen or [ANYWHERE]), where=table.where)
+        return _listening(Entry(file, key_of(file), where=table.where), table.listen or args.listen or [ANYWHERE])
     # What a table does not say is as in the rest of the file, or in the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
     return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)

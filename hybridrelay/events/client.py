@@ -22,6 +22,7 @@ __all__ = [
     "ForwardStillUnavailable",
     "ForwardUnavailable",
     "JoinRightEnded",
+    "OwnPortNotOpened",
     "SessionInterrupted",
     "SessionLeaving",
     "SessionLost",
@@ -257,6 +258,22 @@ class ConnectionsCutOff(Event):
     connection: str
     #: How many were reset.
     connections: int
+
+
+@attrs.frozen(kw_only=True)
+class OwnPortNotOpened(Event):
+    """A forward listens on another port of an address of its own than the one in the local name."""
+
+    name: ClassVar = "forward.own-port-not-opened"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A forward cannot listen on the port of a local name, and listens on another port"
+
+    #: The address and port that were wanted.
+    address: str
+    #: The port on which it listens.
+    used_port: int
+    detail: str
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

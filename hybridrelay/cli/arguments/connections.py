@@ -10,8 +10,8 @@ from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
 from .limits import LIMITS
-from .local_name import LOCAL_NAME
 from .options import add_local_name, add_management, add_name, add_relay, add_years
+from .set_local_name import SET_LOCAL_NAME
 from .set_target import SET_TARGET
 
 _IMPORT = """\
@@ -134,7 +134,7 @@ COMMAND = Command(
         ),
         ENDPOINTS,
         SET_TARGET,
-        LOCAL_NAME,
+        SET_LOCAL_NAME,
         DISABLE,
         ENABLE,
         LIMITS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from ..command import Command
 from ..parsing import Parser
@@ -45,6 +46,11 @@ stop, open connections continue over another one.
 If the key of a connection string was revoked at all of its relays, the local port for this connection string is
 closed. When the last port is closed, the command ends (exit code 1).
 
+With --listen own, a hybrid connection gets a loopback address of its own (127.64.0.0 to 127.127.255.255), which is
+computed from the host in its local name and is the same in every run, and the port of the local name. 'hybridrelay
+hosts apply' writes these addresses with their names into the hosts file, so that programs find the target under the
+name and port that they know. A port that cannot be opened is replaced by another one, with a warning.
+
 The ready line names the ports that were opened.
 
 {RELOADS.format(what="the connection strings, and the hybrid connections in --config")}
@@ -63,6 +69,10 @@ examples:
   at the first start, with the code of a claim instead of a file:
     hybridrelay forward --claim-file code \\
         --connection-string-file orders.application --listen 127.0.0.1:5432
+  under the name and port that it has in the private network:
+    sudo hybridrelay hosts apply --connection-string-file orders.application
+    hybridrelay forward --connection-string-file orders.application \\
+        --listen own
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
     hybridrelay forward --connection-string-file orders.application \\
         --listen unix:/run/orders/.s.PGSQL.5432,mode=660
@@ -90,7 +100,8 @@ def _add_arguments(parser: Parser) -> None:
     _add_listen(
         parser,
         "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; or a Unix socket, to which "
-        "only this user can connect, or with ,mode=660 also the group of its file (default: 127.0.0.1:0)",
+        "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
+        "with the port of the local name (default: 127.0.0.1:0)",
     )
     add_policy_dir(parser)
     add_mode(parser)
@@ -109,8 +120,24 @@ def _add_arguments(parser: Parser) -> None:
 
 def _add_listen(parser: argparse.ArgumentParser, text: str = "") -> None:
     parser.add_argument(
-        "--listen", metavar="ADDR:PORT|unix:PATH", type=values.local_address, action="append", default=[], help=text
+        "--listen",
+        metavar="ADDR:PORT|unix:PATH|own",
+        type=values.local_address,
+        action="append",
+        default=[],
+        help=text,
     )
+
+
+def parse_forward(options: Sequence[str]) -> argparse.Namespace:
+    """Parse options of ``forward``, for other commands that use its configuration."""
+    parser = Parser(prog="hybridrelay forward", add_help=False)
+    # These are added to every command, and may be in its configuration file.
+    parser.add_argument("--log-level")
+    parser.add_argument("--log-json", action="store_true", default=None)
+    parser.set_defaults(default_log_level="warning")
+    _add_arguments(parser)
+    return parser.parse_args(list(options))
 
 
 COMMAND = Command(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from ..._own_address import OWN
 from ..._unix_address import UnixAddress, parse_unix_address
 
 if TYPE_CHECKING:
@@ -62,8 +63,10 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @_argument
-def local_address(text: str) -> tuple[str, int] | UnixAddress:
-    """Parse what `listen_address` parses, or ``unix:/path``."""
+def local_address(text: str) -> tuple[str, int] | UnixAddress | Literal["own"]:
+    """Parse what `listen_address` parses, ``unix:/path``, or ``own``."""
+    if text == OWN:
+        return OWN
     return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)
 
 

@@ -19,6 +19,7 @@ from ..config_file import apply_config_file, use_config_file
 from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
 from ..reloading import publish_not_reloaded
+from .own_addresses import with_own_addresses
 from .plan import Running, Wanted
 from .watching import FileWatch
 
@@ -98,7 +99,7 @@ class Configuration:
                     exc.args = (f"{entry.where}: {exc}",)
                 raise
             found.append(Wanted(entry, string))
-        return tuple(found)
+        return with_own_addresses(found, {})
 
     async def read_again(self, running: Mapping[Key, Running], *, says_all: bool) -> Reading:
         """Read the configuration file and the connection strings again.
@@ -121,8 +122,9 @@ class Configuration:
             entries, needs_restart = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
         wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
+        placed = with_own_addresses(wanted, running)
         self._entries = entries
-        return Reading(tuple(wanted), needs_restart)
+        return Reading(placed, needs_restart)
 
     def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
         assert self.file is not None

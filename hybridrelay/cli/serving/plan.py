@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 import attrs
 
-from ..._unix_address import UnixAddress
+from ..._own_address import OwnAddress
 from ...connectivity import format_address
 from ...errors import ConfigurationError
 from ...security import ConnectionString, StringUpdate, update_string
@@ -161,7 +161,10 @@ def _check_together(wanted: Iterable[tuple[Entry, ConnectionString]]) -> None:
             if is_any_port(address):
                 continue
             if address in listening:
-                shown = str(address) if isinstance(address, UnixAddress) else format_address(*address)
+                shown = format_address(*address) if isinstance(address, tuple) else str(address)
                 text = f"{shown} is already a local address of {listening[address].file}"
-                raise entry.error(ConfigurationError(text, remedy="choose another port"))
+                remedy = "choose another port"
+                if isinstance(address, OwnAddress):
+                    remedy = f"give one of them another local name: both have {string.local_name}"
+                raise entry.error(ConfigurationError(text, remedy=remedy))
             listening[address] = entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from ..._accepting import accept_sockets
 from ..._check_type import check_type
 from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
+from ..._own_address import OwnAddress
 from ..._unix_address import UnixAddress
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events.client import ConnectionsCutOff, ForwardOpenToOthers
+from ...events.client import ConnectionsCutOff, ForwardOpenToOthers, OwnPortNotOpened
 from ...events.stream import EventStream
 from ...mux import open_bridges
 from ...security import bracketed
@@ -102,12 +104,13 @@ class OpenPort:
             listener.socket.close()
 
 
-async def open_port(address: tuple[str, int] | UnixAddress, *, events: EventStream) -> OpenPort:
+async def open_port(address: tuple[str, int] | OwnAddress | UnixAddress, *, events: EventStream) -> OpenPort:
     """Listen on a local address, for `PortService`. The caller closes it.
 
     Args:
         address: a host name or an address, and a port, where 0 means any free port; or a Unix socket. The file of a
-            Unix socket that a killed program has left behind is replaced.
+            Unix socket that a killed program has left behind is replaced. An address of its own may get another port,
+            which an event tells.
         events: the stream to which events are published.
 
     Raises:
@@ -115,7 +118,11 @@ async def open_port(address: tuple[str, int] | UnixAddress, *, events: EventStre
     """
     if isinstance(address, UnixAddress):
         return await _open_unix_socket(address)
-    listeners = await _open_tcp_port(*address, events=events)
+    listeners = await (
+        _open_own_port(address, events=events)
+        if isinstance(address, OwnAddress)
+        else _open_tcp_port(*address, events=events)
+    )
     names = tuple(format_address(*listener.socket.getsockname()[:2]) for listener in listeners)
     return OpenPort(listeners, names)
 
@@ -145,6 +152,28 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
         otherwise = "or choose another --listen address; port 0 means any free port"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
         raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
+
+
+async def _open_own_port(address: OwnAddress, *, events: EventStream) -> list[trio.SocketListener]:
+    """Listen on an address of its own; on any free port if the one that is wanted cannot be had, so that one port
+    does not prevent others."""
+    try:
+        return await open_listeners(address.host, address.port, events=events)
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(
+                f"cannot listen on {address}: this machine has no such address",
+                remedy=f"let root add it, on macOS with 'ifconfig lo0 alias {address.host}'; or use another --listen",
+            ) from exc
+        if exc.errno not in (errno.EACCES, errno.EADDRINUSE):
+            raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        listeners = await _open_tcp_port(address.host, 0, events=events)
+        text, remedy = explain_listen_error(exc, address.port, otherwise="or let the application use the other port")
+        if exc.errno == errno.EADDRINUSE:
+            remedy = f"a program that listens on all addresses has the port, too: {remedy}"
+        used = listeners[0].socket.getsockname()[1]
+        events.publish(OwnPortNotOpened(address=str(address), used_port=used, detail=text, remedy=remedy))
+        return listeners
 
 
 class PortService:

@@ -1,4 +1,4 @@
-"""``hybridrelay connections local-name``: changes the local name of a hybrid connection."""
+"""``hybridrelay connections set-local-name``: changes the local name of a hybrid connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .. import exits
 from ..results import tell_updated
 
 
-def run_local_name(args: argparse.Namespace) -> int:
+def run_set_local_name(args: argparse.Namespace) -> int:
     """Change the local name."""
     if not args.update:
         raise ConfigurationError("there is no file to change", remedy="name the files with --update")

@@ -1,4 +1,4 @@
-"""The arguments of ``hybridrelay connections local-name``."""
+"""The arguments of ``hybridrelay connections set-local-name``."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ Name the files with --update. A forward that runs with these files uses the new 
 """
 _LOCAL_NAME_EXAMPLE = """\
 examples:
-  hybridrelay connections local-name orders sql01.corp.example:1433 \\
+  hybridrelay connections set-local-name orders --local-name sql01.corp.example:1433 \\
       --update orders.application orders.authority
-  hybridrelay connections local-name orders none --update orders.application
+  hybridrelay connections set-local-name orders --local-name none --update orders.application
 """
 
 
 def _add_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument(
-        "local_name", metavar="HOST:PORT", type=values.local_name, help="the new local name; none for no local name"
+        "--local-name",
+        metavar="HOST:PORT",
+        type=values.local_name,
+        required=True,
+        help="the new local name; none for no local name",
     )
     add_update(
         parser, means="connection string files of applications, and authority files, to write the local name into"
     )
 
 
-LOCAL_NAME = Command(
-    "local-name",
+SET_LOCAL_NAME = Command(
+    "set-local-name",
     "change the name under which applications know the target",
     _LOCAL_NAME,
     _LOCAL_NAME_EXAMPLE,
     _add_arguments,
-    run="local_name:run_local_name",
+    run="set_local_name:run_set_local_name",
 )

@@ -121,7 +121,7 @@ def test_a_claim_has_it(run: Run, created: Created) -> None:
 
 def test_changing_it(run: Run, created: Created, tmp_path: Path) -> None:
     before = load_connection_string(created.application)
-    change = ("connections", "local-name", "orders")
+    change = ("connections", "set-local-name", "orders", "--local-name")
     result = run(*change, str(NAME), "--update", created.application, created.authority)
     assert (result.code, result.err) == (0, "")
     after = load_connection_string(created.application)
@@ -147,7 +147,9 @@ def test_what_is_refused_changes_nothing(
 ) -> None:
     paths = [getattr(created, file) for file in files]
     before = [path.read_bytes() for path in paths]
-    result = run("connections", "local-name", name, "db:1", *(("--update", *paths) if paths else ()))
+    result = run(
+        "connections", "set-local-name", name, "--local-name", "db:1", *(("--update", *paths) if paths else ())
+    )
     assert (result.code, result.out) == (2, "")
     assert says in result.err
     assert [path.read_bytes() for path in paths] == before
@@ -156,7 +158,7 @@ def test_what_is_refused_changes_nothing(
 def test_another_target_does_not_change_it(run: Run, created: Created) -> None:
     target = (
         "connections",
-        "target",
+        "set-target",
         "orders",
         "--target",
         "db2:1",
@@ -165,7 +167,7 @@ def test_another_target_does_not_change_it(run: Run, created: Created) -> None:
         created.authority,
     )
     assert run(*target).code == 0
-    change = ("connections", "local-name", "orders")
+    change = ("connections", "set-local-name", "orders", "--local-name")
     assert run(*change, "none", "--update", created.application).code == 0
     issue = ("connections", "issue", "orders", "--authority-file", created.authority, "--label", "x")
     out = created.application.with_name("x")

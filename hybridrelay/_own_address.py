@@ -1,0 +1,52 @@
+"""Loopback addresses that belong to one host name each, so that a forward can keep every name's own port. Pure.
+
+1. The address of a name is computed from the name, in 127.64.0.0/10. So it is the same in every run, and another
+   program can compute it, too.
+2. If two names of one program would have the same address, the one that comes later in the alphabet gets another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["OWN", "OwnAddress", "own_addresses"]
+
+#: What a user writes for an address of its own, instead of an address and a port.
+OWN: Final = "own"
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnAddress:
+    """An address that belongs to one host name, and the port to listen on if it can be had."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def own_addresses(names: Iterable[str]) -> dict[str, str]:
+    """Return an IPv4 loopback address for each name.
+
+    Args:
+        names: host names in lower case, or IP addresses; fewer than a million.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(set(names)):
+        attempt = 0
+        while (address := _address(name, attempt)) in taken:
+            attempt += 1
+        taken.add(address)
+        found[name] = address
+    return found
+
+
+def _address(name: str, attempt: int) -> str:
+    digest = hashlib.sha256(f"{attempt}:{name}".encode()).digest()
+    # Some programs take the last bytes 0 and 255 for the address of a network, or of all its hosts.
+    return f"127.{64 + digest[0] % 64}.{digest[1]}.{1 + digest[2] % 254}"

@@ -1,0 +1,98 @@
+"""The arguments of ``hybridrelay hosts`` and its subcommands."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_files
+
+_DESCRIPTION = """\
+Let all programs of this machine find hybrid connections under the names that they know, by lines in the hosts file. A
+'forward' with '--listen own' listens on the addresses in these lines. So a program keeps host and port in its
+connection string. Root runs these commands; 'forward' itself needs no rights.
+
+Other programs of the machine see the names, too. A single program needs no hosts file: see 'forward --socks'.
+"""
+_APPLY = """\
+Write a line with the address and the name of each hybrid connection into the hosts file, between two marker lines at
+its end. Lines that were written before and are no longer needed are removed. All other lines stay as they are, byte
+for byte. The file keeps its owner and mode, and is replaced in one step (or overwritten, if it is a mount point, as
+in a container).
+
+Name the connection strings, or the configuration file of 'forward'. The addresses are computed from the names: they
+are those on which 'forward --listen own' listens, whether it runs at the moment or not. A connection whose table in
+the configuration file names another address gets that one. Run the command again when names have changed.
+"""
+_APPLY_EXAMPLES = """\
+examples:
+  sudo hybridrelay hosts apply --connection-string-file orders.application
+  hybridrelay forward --connection-string-file orders.application --listen own
+  psql -h db.corp.example -p 5432     (as in the private network)
+  with the configuration file of forward, first looking at what would be done:
+    hybridrelay hosts apply --config forward.toml --dry-run
+    sudo hybridrelay hosts apply --config forward.toml
+  a port below 1024, such as 80, for programs that are not root's:
+    sudo sysctl net.ipv4.ip_unprivileged_port_start=80
+"""
+_REMOVE = """\
+Remove all lines that 'hosts apply' has written, and the marker lines. This needs nothing but the file, also if an
+earlier command was killed.
+"""
+_SHOW = "Show the lines that 'hosts apply' has written into the hosts file."
+
+
+def _add_apply_arguments(parser: Parser) -> None:
+    add_files(parser, means="applications' connection strings")
+    parser.add_argument(
+        "--config", metavar="FILE.toml", type=values.path, help="instead: the configuration file of 'forward'"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be changed")
+    _add_hosts_file(parser)
+
+
+def _add_show_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    _add_hosts_file(parser)
+
+
+def _add_hosts_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hosts-file", metavar="F", type=values.path, help="another file than the hosts file of this machine"
+    )
+
+
+COMMAND = Command(
+    "hosts",
+    "let programs find hybrid connections under their names, by the hosts file",
+    _DESCRIPTION,
+    "each subcommand has its own --help:\n  hybridrelay hosts apply --help\n",
+    subcommands=(
+        Command(
+            "apply",
+            "write the names into the hosts file",
+            _APPLY,
+            _APPLY_EXAMPLES,
+            _add_apply_arguments,
+            run="hosts:run_apply",
+        ),
+        Command(
+            "remove",
+            "remove the names from the hosts file",
+            _REMOVE,
+            "example:\n  sudo hybridrelay hosts remove\n",
+            _add_hosts_file,
+            run="hosts:run_remove",
+        ),
+        Command(
+            "show",
+            "show the names in the hosts file",
+            _SHOW,
+            "example:\n  hybridrelay hosts show\n",
+            _add_show_arguments,
+            run="hosts:run_show",
+        ),
+    ),
+)
