@@ -1,9 +1,9 @@
 """The audit log: what is recorded of a program, where it goes, and how it is checked.
 
-- `record.py` decides which events are recorded. `trail.py` passes their records to `writer.py`, which writes them to
-  a sink (`sinks/`) in a thread.
+- `record.py` decides which events are recorded, and `source_limit.py` what is left out at a relay. `trail.py` passes
+  their records to `writer.py`, which writes them to a sink (`sinks/`) in a thread.
 - `chain.py`, `keys.py` and `verification.py` are the format of tamper-evident files. `directory.py` writes these
-  files with the operations in `disk.py`.
+  files with the operations in `disk.py`, and `ended.py` handles those that have ended.
 
 docs/audit.md describes the audit log.
 """

@@ -19,6 +19,7 @@ import attrs
 from .keys import SigningKey, VerifyingKey
 
 __all__ = [
+    "CHECKPOINT_BYTES",
     "FORMAT",
     "MAX_LINE",
     "RESERVED",
@@ -32,6 +33,7 @@ __all__ = [
     "file_name",
     "file_number",
     "hash_of",
+    "largest_line",
     "time_text",
 ]
 
@@ -39,6 +41,8 @@ __all__ = [
 FORMAT: Final = 1
 #: The longest line in bytes, with its line end. Longer ones were not written by this program.
 MAX_LINE: Final = 64 * 1024
+#: A checkpoint is not longer than this (bytes).
+CHECKPOINT_BYTES: Final = 512
 #: The longest text in a field (characters). Longer ones are cut.
 _MAX_TEXT = 4096
 #: The most elements of a list. Further ones are omitted.
@@ -80,6 +84,19 @@ def time_text(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def largest_line(event: str, fields: Mapping[str, FieldValue]) -> int:
+    """Return a size in bytes that the line of an event does not exceed. It takes less time than making the line."""
+    return min(MAX_LINE, 256 + len(event) + sum(len(name) + 8 + _largest(value) for name, value in fields.items()))
+
+
+def _largest(value: FieldValue) -> int:
+    if isinstance(value, str):
+        return 7 * min(len(value), _MAX_TEXT + 1)  # half a surrogate pair becomes 7 bytes
+    if isinstance(value, list):
+        return sum(7 * min(len(one), _MAX_TEXT) + 3 for one in value[:_MAX_ELEMENTS])
+    return 32
+
+
 def file_name(first: int) -> str:
     """Return the name of the file whose first line has this number."""
     return f"audit-{first:020}.jsonl"
@@ -113,19 +130,21 @@ class Chain:
     key: SigningKey
     position: Position = START
 
-    def opened(self, at: str, software: str, log: str) -> bytes:
+    def opened(self, at: str, software: str, log: str, oldest: int | None = None) -> bytes:
         """Return the first line of a file, which names the file's key.
 
         Args:
             at: the time, from `time_text`.
             software: name and version of the program.
             log: the id of the log, which is the same in all of its files.
+            oldest: the number of the first line that has to exist; None if not known.
         """
         fields: dict[str, FieldValue] = {
             "format": FORMAT,
             "log": log,
             "key": str(self.key.public),
             "software": software,
+            **({} if oldest is None else {"oldest": oldest}),
         }
         return self.record(at, "log.opened", fields)
 

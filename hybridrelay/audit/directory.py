@@ -11,6 +11,10 @@ that names the next file and the public key of that file. The steps of this chan
 `AuditDirectory.open` continues after any of them. It also removes a line that was not written completely. What was
 never reported as written may be missing afterwards, and nothing else.
 
+Files that have ended are deleted, the oldest first, when they are older than they are kept, or when the directory has
+reached its size. The record about a deletion is signed before the file is deleted. If the program ends between the
+two, the file is still there, and is deleted later, with another record.
+
 All methods block, and are called by one thread at a time. After an `OSError`, the same call can be made again. The
 module is long because writing, changing files and continuing after a crash are one state machine.
 """
@@ -19,18 +23,29 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import msgspec
 
 from .._version import __version__
 from ..errors import ConfigurationError
-from .chain import MAX_LINE, Chain, FieldValue, Position, file_name, file_number, hash_of, time_text
-from .disk import PART, AppendedFile, Disk
+from .chain import (
+    CHECKPOINT_BYTES,
+    MAX_LINE,
+    Chain,
+    FieldValue,
+    Position,
+    file_name,
+    file_number,
+    hash_of,
+    largest_line,
+    time_text,
+)
+from .disk import AppendedFile, Disk
+from .ended import MAX_EARLIER_KEYS_BYTES, EndedFiles
 from .keys import SigningKey, VerifyingKey
 from .record import Record
 
@@ -52,6 +67,9 @@ IDLE_SECONDS: Final = 3600.0
 DELETION_SECONDS: Final = 600.0
 
 _SIGNING, _NEXT = "signing.key", "next.key"
+#: What the directory needs besides records: lines about a deletion, the end of a file and the beginning of the next
+#: one, and two keys (bytes).
+_DELETION_BYTES = 16 * 1024
 #: How much is read at once from the end of a file.
 _BLOCK = 64 * 1024
 
@@ -85,6 +103,8 @@ class _State:
     #: Lines since the last checkpoint, and when that was.
     unsigned: int
     signed_at: float
+    #: The number of the first line that has to exist: this log has deleted all lines before it.
+    oldest: int
 
 
 class AuditDirectory:
@@ -95,6 +115,8 @@ class AuditDirectory:
         clock: seconds since 1970.
         max_bytes: the size at which a file ends.
         keep_days: how long files are kept after their end.
+        max_total: the size of the directory (bytes). When it is reached, the oldest files are deleted. A file then
+            ends at an eighth of it at the latest. None: no limit.
         new_key: makes a key.
     """
 
@@ -105,11 +127,17 @@ class AuditDirectory:
         clock: Callable[[], float],
         max_bytes: int = MAX_BYTES,
         keep_days: float = KEEP_DAYS,
+        max_total: int | None = None,
         new_key: Callable[[], SigningKey] = SigningKey.generate,
     ) -> None:
         self._disk = disk
         self._clock = clock
-        self._max_bytes = max_bytes
+        self._max_bytes = max_bytes if max_total is None else min(max_bytes, max_total // 8)
+        self._max_total = max_total
+        keys = MAX_EARLIER_KEYS_BYTES if max_total is None else min(MAX_EARLIER_KEYS_BYTES, max_total // 16)
+        self._ended = EndedFiles(disk, keys)
+        #: How many bytes everything except the newest file takes at most; see `EndedFiles.size`.
+        self._ended_bytes = 0
         self._keep_seconds = keep_days * DAY_SECONDS
         self._new_key = new_key
         self._state: _State | None = None
@@ -177,6 +205,7 @@ class AuditDirectory:
             self._drop()
             raise
         self._good = state.name, state.size
+        self._ended_bytes = self._ended.size()
         return opened
 
     def _forget_unfinished(self) -> None:
@@ -200,7 +229,7 @@ class AuditDirectory:
         if key is None:
             key = self._new_key()
             self._write_next(key)
-        self._state = self._begin_file(Chain(key), secrets.token_hex(8))
+        self._state = self._begin_file(Chain(key), secrets.token_hex(8), 1)
         self._promote()
         self._good = self._state.name, self._state.size
         return Opened(key.public, True, 0, None)
@@ -228,12 +257,13 @@ class AuditDirectory:
         log = str(first.get("log"))
         position = Position(int(last["seq"]), last["hash"])
         chain = Chain(signing, position)
+        oldest = self._oldest(name, first)
         if last["event"] == "log.continued":
-            return self._finish_change(chain, log, str(last.get("new_key"))), size - end, None
+            return self._finish_change(chain, log, str(last.get("new_key")), oldest), size - end, None
         if self._disk_has(_NEXT):  # it was never used
             self._erase(_NEXT)
         file = self._disk.append_to(name)
-        state = _State(chain, log, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock())
+        state = _State(chain, log, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock(), oldest)
         return state, size - end, position.seq - unsigned + 1 if unsigned else None
 
     def _begun_again(self) -> _State:
@@ -252,12 +282,12 @@ class AuditDirectory:
             raise self._damaged(f"{_SIGNING} is missing or is another key than that of the newest file")
         return present
 
-    def _finish_change(self, chain: Chain, log: str, new_key: str) -> _State:
+    def _finish_change(self, chain: Chain, log: str, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""
         following = self._read_key(_NEXT)
         if following is None or str(following.public) != new_key:
             raise self._damaged(f"{_NEXT} is missing or is another key than the one for the next file")
-        state = self._begin_file(Chain(following, chain.position), log)
+        state = self._begin_file(Chain(following, chain.position), log, oldest)
         self._state = state
         self._promote()
         return state
@@ -281,7 +311,7 @@ class AuditDirectory:
             size = start
         return 0
 
-    def _last_lines(self, name: str, end: int) -> tuple[dict[str, str], int]:
+    def _last_lines(self, name: str, end: int) -> tuple[dict[str, Any], int]:
         """Return the last line, with its hash, and how many lines are not covered by a signature."""
         data = b""
         start = end
@@ -303,7 +333,7 @@ class AuditDirectory:
             last = self._line(lines[-1], name)
             return {**last, "hash": hash_of(lines[-1] + b"\n")}, unsigned
 
-    def _line(self, line: bytes, name: str) -> dict[str, str]:
+    def _line(self, line: bytes, name: str) -> dict[str, Any]:
         try:
             content = msgspec.json.decode(line)
             if isinstance(content, dict) and isinstance(content.get("seq"), int) and "event" in content:
@@ -356,6 +386,9 @@ class AuditDirectory:
             OSError: none of the records counts as written.
         """
         state = self._ready()
+        if self._max_total is not None:
+            size = sum(largest_line(record.event, record.fields) for record in records)
+            self._make_room(size + CHECKPOINT_BYTES * (len(records) // CHECKPOINT_LINES + 1))
         lines: list[bytes] = []
         signed = self.signed
         try:
@@ -443,15 +476,16 @@ class AuditDirectory:
         self._write([state.chain.continued(self._now(), key.public)], signed=True)
         state.file.close()
         self._state = None
-        self._state = self._begin_file(Chain(key, state.chain.position), state.log)
+        self._state = self._begin_file(Chain(key, state.chain.position), state.log, state.oldest)
         self._promote()
+        self._ended_bytes = self._ended.size()
         return self._state
 
-    def _begin_file(self, chain: Chain, log: str) -> _State:
+    def _begin_file(self, chain: Chain, log: str, oldest: int) -> _State:
         name = file_name(chain.position.seq + 1)
         now = self._clock()
         # Signed at once, so that the file can be verified with its key from the first moment.
-        lines = chain.opened(time_text(now), f"hybridrelay {__version__}", log)
+        lines = chain.opened(time_text(now), f"hybridrelay {__version__}", log, oldest)
         signed = chain.position
         lines += chain.checkpoint(time_text(now))
         file = self._disk.append_to(name)
@@ -463,7 +497,7 @@ class AuditDirectory:
             file.close()
             raise
         self.signed = signed
-        return _State(chain, log, file, name, len(lines), int(now // DAY_SECONDS), 0, now)
+        return _State(chain, log, file, name, len(lines), int(now // DAY_SECONDS), 0, now, oldest)
 
     def _write(self, lines: Sequence[bytes], *, signed: bool = False, sync: bool = True) -> None:
         state = self._state
@@ -500,66 +534,93 @@ class AuditDirectory:
     # --- files that have ended
 
     def _delete_old(self) -> None:
-        """Delete files that ended long ago, after a line that says so."""
+        """Delete files that ended long ago."""
         now = self._clock()
         if self._deletion_due - DELETION_SECONDS <= now < self._deletion_due:
             return
         self._deletion_due = now + DELETION_SECONDS
-        names = self._ended_files()
+        while self._ended_before(now - self._keep_seconds):
+            self._delete_oldest("age")
+
+    def _ended_before(self, limit: float) -> bool:
+        """Return whether the oldest file that has ended did so before this time."""
+        state, names = self._state, self._ended.names()
+        assert state is not None
+        if not names:
+            return False
+        following = self._parsed(self._ended.first_line([*names, state.name][1]))
+        return _seconds_of(str(following.get("at"))) <= limit
+
+    def _make_room(self, needed: int) -> None:
+        """Delete the oldest files until `needed` bytes can be appended within the size of the directory."""
+        if self._max_total is None:
+            return
         state = self._state
         assert state is not None
-        for name, following in itertools.pairwise([*names, state.name]):
-            first = self._line(self._disk.first_line(following, MAX_LINE), following)
-            if _seconds_of(str(first.get("at"))) > now - self._keep_seconds:
-                return
-            fields: dict[str, FieldValue] = {
-                "file": file_name(file_number(name) or 0),
-                "first": file_number(name) or 0,
-                "last": int(first["seq"]) - 1,
-                "head": str(first.get("prev")),
-            }
-            try:
-                record = state.chain.record(self._now(), "log.deleted", fields)
-                self._write([record, state.chain.checkpoint(self._now())], signed=True)
-                self._good = state.name, state.size
-                self._disk.remove(name)
-            except BaseException:
-                self._drop()
-                raise
+        limit = self._max_total - needed - _DELETION_BYTES
+        if state.size + self._ended_bytes <= limit:
+            return
+        self._ended_bytes = self._ended.size()
+        while state.size + self._ended_bytes > limit and self._ended.names():
+            self._delete_oldest("size")
+            self._ended_bytes = self._ended.size()
 
-    def _ended_files(self) -> list[str]:
-        """Return the names of all files but the newest, the oldest first, each once."""
-        found: dict[int, str] = {}
-        for name in self._disk.names():
-            number = file_number(name)
-            if number is not None:
-                found[number] = name
-        return [found[number] for number in sorted(found)][:-1]
+    def _delete_oldest(self, reason: str) -> None:
+        """Delete the oldest file that has ended, after a signed line that says so.
+
+        Args:
+            reason: ``age`` or ``size``.
+        """
+        state, names = self._state, self._ended.names()
+        assert state is not None
+        name, following = names[0], [*names, state.name][1]
+        number, next_number = file_number(name) or 0, file_number(following) or 0
+        # If the next file was damaged, the deletion is recorded without a hash, and does not count when the files are
+        # verified. They would not pass anyway, and the disk has to be protected nevertheless.
+        head = self._parsed(self._ended.first_line(following)).get("prev")
+        fields: dict[str, FieldValue] = {
+            "file": name,
+            "first": number,
+            "last": next_number - 1,
+            "head": str(head or ""),
+            "reason": reason,
+        }
+        if number > state.oldest:
+            fields["missing_from"] = state.oldest  # somebody else has removed files before
+        try:
+            record = state.chain.record(self._now(), "log.deleted", fields)
+            self._write([record, state.chain.checkpoint(self._now())], signed=True)
+            self._good = state.name, state.size
+            self._ended.delete(name)
+            state.oldest = next_number
+        except BaseException:
+            self._drop()
+            raise
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        """Return the content of a line; empty if it is not JSON."""
+        try:
+            content = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _oldest(self, name: str, first: dict[str, Any]) -> int:
+        """Return the number of the first line that has to exist, according to the newest file."""
+        names = [*self._ended.names(), name]
+        exists = file_number(names[0]) or 0
+        known = first.get("oldest")
+        if not isinstance(known, int) or known == exists:  # not known if an earlier version has begun the file
+            return exists
+        for line in self._disk.read(name).splitlines():
+            if b'"event":"log.deleted"' in line:
+                last = self._parsed(line).get("last")
+                known = max(known, last + 1 if isinstance(last, int) else 0)
+        return known
 
     def compress_next(self) -> bool:
-        """Compress one file that has ended. May run in another thread at the same time as the other methods.
-
-        Returns:
-            Whether there was one.
-
-        Raises:
-            OSError: it cannot be compressed. It stays as it is.
-        """
-        names = self._disk.names()
-        for name in names:
-            if name.endswith(PART):
-                self._disk.remove(name)
-        plain = self._plain_files()
-        if not plain or not self._disk.first_line(plain[-1], MAX_LINE).endswith(b"\n"):
-            return False  # `open` may still remove the newest file, and continue the one before it
-        for name in plain[:-1]:
-            if f"{name}.gz" not in names:
-                self._disk.compress(name)
-                self._disk.rename(f"{name}.gz{PART}", f"{name}.gz")
-                self._disk.sync_names()
-            self._disk.remove(name)
-            return True
-        return False
+        """See `EndedFiles.compress_next`. May run in another thread at the same time as the other methods."""
+        return self._ended.compress_next()
 
 
 def _day_of(at: str) -> int:

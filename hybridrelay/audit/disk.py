@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 from .._file_lock import lock_file
@@ -107,8 +108,24 @@ class Disk:
         try:
             with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
                 return file.readline(limit)
-        except (EOFError, gzip.BadGzipFile):
+        except (EOFError, gzip.BadGzipFile, zlib.error):
             return b""
+
+    def last_line(self, name: str, limit: int) -> bytes:
+        """Return the last line of a file, which may be compressed; empty if it is damaged, or longer than `limit`."""
+        path = self.directory / name
+        tail = b""
+        try:
+            with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
+                if not name.endswith(".gz"):
+                    file.seek(max(0, path.stat().st_size - limit - 1))
+                while block := file.read(1 << 20):
+                    tail = (tail + block)[-limit - 1 :]
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return b""
+        if not tail.endswith(b"\n"):
+            return b""
+        return tail[tail.rfind(b"\n", 0, -1) + 1 :]
 
     def create(self, name: str, data: bytes) -> None:
         """Create a file with this content and mode 0600, and wait until it is on the disk."""

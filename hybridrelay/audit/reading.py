@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import re
 import zlib
@@ -14,6 +15,7 @@ import msgspec
 
 from ..errors import ConfigurationError
 from .chain import MAX_LINE, file_name, file_number
+from .ended import EARLIER_KEYS, MAX_EARLIER_KEYS_BYTES
 from .keys import VerifyingKey
 from .verification import BadLine, Verdict, Verifier
 
@@ -26,6 +28,14 @@ _WITNESS = re.compile(
     r"\blast\W{1,4}([0-9]{1,18})\b.{0,80}?"
     r"\bhead\W{1,4}([0-9a-f]{64})\b"
 )
+
+
+#: How often to begin again when a file is deleted before it was read.
+_ATTEMPTS = 5
+
+
+class _FileGone(Exception):
+    """The program has deleted a file since the names were read."""
 
 
 @attrs.frozen
@@ -66,17 +76,44 @@ def verify_directory(
         BadLine: a line is wrong.
         ConfigurationError: the directory cannot be read, or has no audit files.
     """
-    verifier = Verifier(pinned, witnessed or {})
-    for name in _files(directory):
-        verifier.begin_file(name)
-        line_number = 0
+    for _ in range(_ATTEMPTS):
         try:
-            for line in _lines(directory, name):
-                line_number += 1
-                verifier.feed(line)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise BadLine(name, line_number + 1, "the compressed file is damaged") from None
+            return _verified(directory, Verifier(pinned, witnessed or {}))
+        except _FileGone:
+            pass
+    raise ConfigurationError(
+        f"the program deletes files of {directory} faster than they can be read",
+        remedy="check a copy of the directory",
+    )
+
+
+def _verified(directory: Path, verifier: Verifier) -> Verdict:
+    names = _files(directory)
+    for line in _earlier_keys(directory):
+        verifier.earlier_key(line)
+    while names:  # the program may begin another file meanwhile
+        for name in names:
+            verifier.begin_file(name)
+            line_number = 0
+            try:
+                for line in _lines(directory, name):
+                    line_number += 1
+                    verifier.feed(line)
+            except (EOFError, gzip.BadGzipFile, zlib.error):
+                raise BadLine(name, line_number + 1, "the compressed file is damaged") from None
+        names = [one for one in _files(directory) if one > names[-1]]
     return verifier.finish()
+
+
+def _earlier_keys(directory: Path) -> list[bytes]:
+    """Return the last lines of files that were deleted."""
+    try:
+        with (directory / EARLIER_KEYS).open("rb") as file:
+            return file.read(2 * MAX_EARLIER_KEYS_BYTES).splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {directory / EARLIER_KEYS}: {exc.strerror}") from exc
 
 
 def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, Any]]:
@@ -95,7 +132,7 @@ def read_records(directory: Path, wanted: RecordFilter) -> Iterator[dict[str, An
                     continue
                 if isinstance(record, dict) and wanted.matches(record):
                     yield record
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except (EOFError, gzip.BadGzipFile, zlib.error, _FileGone):
             continue
 
 
@@ -105,7 +142,7 @@ def newest_key(directory: Path) -> VerifyingKey:
     Raises:
         ConfigurationError: the directory cannot be read, or has no audit files.
     """
-    for line in _lines(directory, _files(directory)[-1]):
+    for line in _newest_lines(directory):
         try:
             content = msgspec.json.decode(line)
             if isinstance(content, dict):
@@ -114,6 +151,11 @@ def newest_key(directory: Path) -> VerifyingKey:
             pass
         break
     raise ConfigurationError(f"the newest file in {directory} names no key", remedy="hybridrelay audit verify DIR")
+
+
+def _newest_lines(directory: Path) -> Iterator[bytes]:
+    with contextlib.suppress(_FileGone):
+        yield from _lines(directory, _files(directory)[-1])
 
 
 def parse_keys(text: str) -> list[VerifyingKey]:
@@ -180,5 +222,7 @@ def _lines(directory: Path, name: str) -> Iterator[bytes]:
                     return
     except (EOFError, gzip.BadGzipFile):
         raise
+    except FileNotFoundError:
+        raise _FileGone from None
     except OSError as exc:
         raise ConfigurationError(f"cannot read {exc.filename or path}: {exc.strerror or exc}") from exc

@@ -11,7 +11,7 @@ from ..events.base import Event
 from ..events.plain_log import event_fields, event_text
 from .chain import FieldValue
 
-__all__ = ["AUDITED_SUBJECTS", "NotRecordedError", "Record", "SinkProblem", "record_of"]
+__all__ = ["AUDITED_SUBJECTS", "NOT_THERE", "NotRecordedError", "Record", "SinkProblem", "record_of"]
 
 #: The first words of the names of all events that are recorded. What strangers can cause at a relay is not among
 #: them, because they could fill the disk: ``token`` and ``sender``, for example, are in the log.
@@ -72,6 +72,10 @@ class Record:
 
 class NotRecordedError(Exception):
     """A record could not be written to a sink. The text says why."""
+
+
+#: The problem of a sink that the policy requires, and that does not exist.
+NOT_THERE: Final = "the policy requires this sink, and the program does not write to it"
 
 
 @attrs.frozen

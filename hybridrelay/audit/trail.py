@@ -12,13 +12,14 @@ import trio
 from .._nursery import FlatNursery
 from .._threads import run_in_thread
 from ..errors import ConfigurationError
-from ..events.audit import AuditFileNotCompressed
+from ..events.audit import AuditFileNotCompressed, AuditRecordsLeftOut
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream, Subscriber
-from .record import NotRecordedError, SinkProblem, record_of
+from .record import NOT_THERE, NotRecordedError, SinkProblem, record_of
 from .sinks.files import FileSink
 from .sinks.sink import Sink, SinkKind
+from .source_limit import SourceLimit
 from .writer import SinkWriter
 
 __all__ = ["AuditTrail"]
@@ -27,6 +28,8 @@ __all__ = ["AuditTrail"]
 _FINISH_SECONDS = 5.0
 #: How often to look for files that can be compressed (seconds).
 _COMPRESS_SECONDS = 30.0
+#: How often to publish how many records were left out (seconds).
+_LEFT_OUT_SECONDS = 60.0
 
 
 class AuditTrail:
@@ -56,14 +59,17 @@ class AuditTrail:
             )
         self._sinks = tuple(sinks)
         self._required: frozenset[str] = frozenset(required)
+        #: Further kinds that the policy of the machine requires now.
+        self._required_by_policy: frozenset[str] = frozenset()
         self._clock = clock
+        self._source_limit = SourceLimit()
         #: One for each sink; empty unless the audit log is open.
         self._writers: tuple[SinkWriter, ...] = ()
 
     def __call__(self, event: Event) -> None:
         """Record an event, if it belongs in the audit log. Never waits."""
         record = record_of(event, self._clock())
-        if record is not None:
+        if record is not None and self._source_limit.admits(record, trio.current_time()):
             for writer in self._writers:
                 writer.put(record)
 
@@ -79,21 +85,33 @@ class AuditTrail:
 
     @property
     def problems(self) -> tuple[SinkProblem, ...]:
-        """The sinks that cannot be written at the moment."""
-        return tuple(
+        """The sinks that cannot be written at the moment, and those that the policy requires and that are missing."""
+        failed = [
             SinkProblem(one.sink.name, one.problem, one.is_required)
             for one in self._writers
             if one.problem is not None
-        )
+        ]
+        return (*failed, *(SinkProblem(kind, NOT_THERE, is_required=True) for kind in sorted(self._missing())))
 
-    async def recorded(self, required: Collection[str] = ()) -> None:
+    def _missing(self) -> frozenset[str]:
+        """Return the kinds that the policy requires, and of which there is no sink."""
+        return self._required_by_policy - {one.kind for one in self._sinks if one.notices_loss}
+
+    def require(self, kinds: Collection[str]) -> None:
+        """Set which kinds of sinks the policy of the machine requires from now on, in addition to those that are
+        always required."""
+        self._required_by_policy = frozenset(kinds)
+        for writer in self._writers:
+            writer.is_required = self._is_required(writer.sink)
+
+    def _is_required(self, sink: Sink) -> bool:
+        return sink.kind in self._required or sink.kind in self._required_by_policy
+
+    async def recorded(self) -> None:
         """Wait until everything that was published so far is in all required sinks, and on the disk if there are
         files.
 
         Streams that wait at the same time wait for the disk together.
-
-        Args:
-            required: further kinds of sinks that are required now, because the policy of the machine says so.
 
         Raises:
             NotRecordedError: a required sink cannot be written, or there is none. Its text names the sink. Other
@@ -103,12 +121,9 @@ class AuditTrail:
         """
         if not self._writers:
             raise NotRecordedError("the audit log is not open")
-        needed = self._required.union(required)
-        missing = needed - {one.sink.kind for one in self._writers if one.sink.notices_loss}
-        if missing:
+        if missing := self._missing():
             raise NotRecordedError(f"the policy requires an audit log in {' and '.join(sorted(missing))}")
         for writer in self._writers:
-            writer.is_required = writer.sink.kind in needed
             if not (writer.is_required or writer.sink.kind is SinkKind.FILE):
                 continue
             try:
@@ -130,7 +145,7 @@ class AuditTrail:
             ConfigurationError, OSError: a sink cannot be used.
         """
         writers = [
-            SinkWriter(one, is_required=one.kind in self._required, events=events, clock=self._clock)
+            SinkWriter(one, is_required=self._is_required(one), events=events, clock=self._clock)
             for one in self._sinks
         ]
         async with FlatNursery() as nursery:
@@ -141,13 +156,25 @@ class AuditTrail:
                         await nursery.start(writer.run)
                         if isinstance(writer.sink, FileSink):
                             nursery.start_soon(_compress, writer.sink, events)
+                    nursery.start_soon(self._report_left_out, events)
                     try:
                         yield
                     finally:
+                        self._publish_left_out(events)
                         await self._finish()
             finally:
                 self._writers = ()
             nursery.cancel_scope.cancel()
+
+    async def _report_left_out(self, events: EventStream) -> None:
+        """Publish how many records were left out, until cancelled."""
+        while True:
+            await trio.sleep(_LEFT_OUT_SECONDS)
+            self._publish_left_out(events)
+
+    def _publish_left_out(self, events: EventStream) -> None:
+        for connection, records in self._source_limit.take_left_out(trio.current_time()).items():
+            events.publish(AuditRecordsLeftOut(connection=connection, records=records))
 
     async def _finish(self) -> None:
         """Write everything that is queued, and close all sinks. Takes `_FINISH_SECONDS` at most."""

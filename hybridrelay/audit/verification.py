@@ -1,11 +1,13 @@
 """Checking audit files: that no line was changed, removed, inserted or moved, and who has signed them.
 
 `Verifier` gets the lines of all files in their order, and finds the first line that is wrong. It does no I/O.
-docs/audit.md says what can be found out, and what cannot.
+docs/audit.md says what can be found out, and what cannot. The module is long because each kind of line has its check
+here.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
@@ -44,6 +46,17 @@ class BadLine(Exception):
         self.problem = problem
 
 
+def _last_line_of_file(line: bytes) -> dict[str, Any] | None:
+    """Return the content of the last line of a file; None for other lines."""
+    try:
+        content = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if isinstance(content, dict) and isinstance(covers := content.get("covers"), dict):
+        return content if type(covers.get("seq")) is int else None
+    return None
+
+
 @attrs.frozen
 class FileReport:
     """One file that was checked."""
@@ -72,8 +85,10 @@ class Verdict:
     #: Whether one of the keys that the caller trusts has signed. Otherwise the files may have been replaced as a
     #: whole.
     is_pinned: bool
-    #: The number of lines at the beginning that were deleted because they were old, as a signed line says.
+    #: The number of lines at the beginning that the log itself has deleted, as a signed line says.
     deleted: int
+    #: The reasons that signed lines give for deletions: ``age``, ``size``; sorted.
+    deleted_for: tuple[str, ...]
     #: What an auditor should know although no line is wrong, as sentences.
     notes: tuple[str, ...]
 
@@ -92,9 +107,8 @@ class Verifier:
 
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
-        witnessed: the hashes of lines that were noted down elsewhere, which means that another sink has kept
-            checkpoints; by the id of the log and the numbers of the lines. If there are any, some have to be of this
-            log.
+        witnessed: the hashes of lines in the checkpoints of a witness (another sink, which has kept checkpoints), by
+            the id of the log and the numbers of the lines. If there are any, some have to be of this log.
     """
 
     pinned: Collection[VerifyingKey] = ()
@@ -112,10 +126,13 @@ class Verifier:
     _continued: tuple[str, str] | None = attrs.field(default=None, init=False)
     #: The keys of which a signature was verified. That a file names a key proves nothing: anybody can do that.
     _signers: set[VerifyingKey] = attrs.field(factory=set, init=False)
-    #: The ends of files that were deleted because they were old, as lines say which no signature covers yet, and as
-    #: signed lines say.
-    _said_to_be_deleted: set[Position] = attrs.field(factory=set, init=False)
-    _deleted: set[Position] = attrs.field(factory=set, init=False)
+    #: The ends of files that the log itself has deleted, with the reason: as lines say which no signature covers yet,
+    #: and as signed lines say.
+    _said_to_be_deleted: dict[Position, str] = attrs.field(factory=dict, init=False)
+    _deleted: dict[Position, str] = attrs.field(factory=dict, init=False)
+    #: The key to which the trusted keys lead through the files that were deleted, and the name of its file; None if
+    #: they lead to none.
+    _led_to: tuple[VerifyingKey, str] | None = attrs.field(default=None, init=False)
     #: The id of the log; empty before the first line.
     _log: str = attrs.field(default="", init=False)
     _begun_at: str = attrs.field(default="", init=False)
@@ -123,6 +140,28 @@ class Verifier:
     _is_torn: bool = attrs.field(default=False, init=False)
     _is_witnessed_up_to: int = attrs.field(default=0, init=False)
     _notes: list[str] = attrs.field(factory=list, init=False)
+
+    def earlier_key(self, line: bytes) -> None:
+        """Follow the trusted keys through a file that was deleted.
+
+        Call this for all of them, the oldest first, before `begin_file`.
+
+        Args:
+            line: the last line of the file, which is signed with its key and names the next one. A line that is wrong
+                leads nowhere.
+        """
+        content = _last_line_of_file(line)
+        if content is None:
+            self._led_to = None
+            return
+        covers = content["covers"]
+        seq, head, at = covers.get("seq"), str(covers.get("head")), str(covers.get("at"))
+        message = continued_message(seq, head, at, str(content.get("next")), str(content.get("new_key")))
+        signers = self.pinned if self._led_to is None else (self._led_to[0], *self.pinned)
+        self._led_to = None
+        if any(key.verifies(str(content.get("sig")), message) for key in signers):
+            with contextlib.suppress(ValueError):
+                self._led_to = VerifyingKey.parse(str(content.get("new_key"))), str(content.get("next"))
 
     def begin_file(self, name: str) -> None:
         """Continue with the next file.
@@ -193,8 +232,8 @@ class Verifier:
         """Return what is known when all lines of all files have been checked.
 
         Raises:
-            BadLine: lines are missing at the beginning, no trusted key has signed, or what was noted down elsewhere
-                is not there.
+            BadLine: lines are missing at the beginning, no trusted key has signed, or what the witness has a
+                checkpoint of is not there.
         """
         if self._file is None:
             raise BadLine(self._name or "the directory", 1, "there is no line")
@@ -208,7 +247,7 @@ class Verifier:
                 1,
                 f"the lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
             )
-        is_pinned = not self._signers.isdisjoint(self.pinned)
+        is_pinned = not self._signers.isdisjoint(self.pinned) or self._led_to == (first.key, first.name)
         if self.pinned and not is_pinned:
             raise BadLine(
                 first.name,
@@ -218,14 +257,14 @@ class Verifier:
             )
         of_this_log = [seq for log, seq in self.witnessed if log == self._log]
         if self.witnessed and not of_this_log:
-            raise BadLine(first.name, 1, "nothing that was noted down elsewhere is about this log: it is another one")
+            raise BadLine(first.name, 1, "no checkpoint of the witness is of this log: it is another one")
         late = [seq for seq in of_this_log if seq > self._end.seq]
         if late:
             raise BadLine(
                 self._file.name,
                 self._line,
-                f"the log ends with record {self._end.seq}, but record {max(late)} was noted down elsewhere: the end "
-                "was cut off, or an old state was put back",
+                f"the log ends with record {self._end.seq}, but the witness has a checkpoint of record {max(late)}: "
+                "the end was cut off, or an old state was put back",
             )
         if self._continued is not None:
             self._notes.append(
@@ -238,7 +277,7 @@ class Verifier:
                 "it did"
             )
         if self.witnessed:
-            self._notes.append(f"what was noted down elsewhere agrees up to record {self._is_witnessed_up_to}")
+            self._notes.append(f"the checkpoints of the witness agree up to record {self._is_witnessed_up_to}")
         return Verdict(
             tuple(self._files),
             self._log,
@@ -248,6 +287,7 @@ class Verifier:
             self._signed_up_to,
             is_pinned,
             begin.seq,
+            tuple(sorted(set(self._deleted.values()))),
             tuple(self._notes),
         )
 
@@ -340,7 +380,7 @@ class Verifier:
             )
         self._signed_up_to = content["seq"] - 1
         self._signers.add(self._file.key)
-        self._deleted |= self._said_to_be_deleted
+        self._deleted.update(self._said_to_be_deleted)
         self._said_to_be_deleted.clear()
 
     def _check_witness(self) -> None:
@@ -348,15 +388,20 @@ class Verifier:
         if expected is None:
             return
         if expected != self._end.head:
-            self._fail(f"record {self._end.seq} differs from what was noted down elsewhere")
+            self._fail(f"record {self._end.seq} has another hash than in the checkpoint of the witness")
         self._is_witnessed_up_to = max(self._is_witnessed_up_to, self._end.seq)
 
     # --- lines about the log itself
 
     def _note_deleted(self, content: Mapping[str, Any]) -> None:
         last, head = content.get("last"), content.get("head")
+        if "missing_from" in content:
+            self._fail(
+                f"when the log deleted {content.get('file')}, the records from {content['missing_from']} on were "
+                "missing already: somebody has removed them"
+            )
         if isinstance(last, int) and isinstance(head, str):
-            self._said_to_be_deleted.add(Position(last, head))
+            self._said_to_be_deleted[Position(last, head)] = str(content.get("reason", "age"))
 
     def _note_resumed(self, content: Mapping[str, Any]) -> None:
         unsigned = content.get("unsigned_from")

@@ -43,7 +43,12 @@ def make_audit(args: argparse.Namespace) -> AuditTrail | None:
         from ..audit.disk import Disk
         from ..audit.sinks.files import FileSink
 
-        directory = AuditDirectory(Disk(args.audit_dir), clock=time.time, keep_days=args.audit_keep)
+        directory = AuditDirectory(
+            Disk(args.audit_dir),
+            clock=time.time,
+            keep_days=args.audit_keep,
+            max_total=args.audit_max_bytes or None,
+        )
         sinks.append(FileSink(directory, str(args.audit_dir)))
     for target in dict.fromkeys(args.audit_to):
         if target.transport == "udp" and "syslog" in required:

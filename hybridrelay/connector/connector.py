@@ -18,6 +18,7 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
+from ..audit.record import NOT_THERE, SinkProblem
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
@@ -141,6 +142,7 @@ class Connector:
         self._following: dict[Published, trio.CancelScope] = {}
 
         self._policies.publish_all()
+        self._require_audit()
         self._keep_string = config.keep_string
         #: What is published, by the number that `publish` has returned.
         self._published: dict[int, Published] = {}
@@ -317,8 +319,14 @@ class Connector:
             max_sessions=max_sessions,
             max_streams=max_streams,
             clock=self._clock,
-            audit=() if self._audit is None else self._audit.problems,
+            audit=self._audit_problems(),
         )
+
+    def _audit_problems(self) -> tuple[SinkProblem, ...]:
+        if self._audit is not None:
+            return self._audit.problems
+        required = sorted(self._policies.policy.required_audit)
+        return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
@@ -417,6 +425,7 @@ class Connector:
     def _policy_changed(self) -> None:
         """Put the policy into force after it was read again."""
         self._sessions.set_policy(self._policies.policy)
+        self._require_audit()
         if self._nursery is None:  # nothing is registered yet
             return
         for published in self._published.values():
@@ -428,6 +437,11 @@ class Connector:
             elif published.denial is not None and decision.reason is None:
                 self._release(published)
         self._registration_changed()
+
+    def _require_audit(self) -> None:
+        """Tell the audit log which sinks the policy requires now."""
+        if self._audit is not None:
+            self._audit.require(self._policies.policy.required_audit)
 
     def _time_passed(self) -> None:
         """End what is no longer allowed if allowed hours have begun or ended.

@@ -62,7 +62,7 @@ class StreamService:
         events: EventStream,
         counters: EndpointCounters,
         clock: Callable[[], float] = time.monotonic,
-        recorded: Callable[[frozenset[str]], Awaitable[None]] | None = None,
+        recorded: Callable[[], Awaitable[None]] | None = None,
         local_time: Callable[[], dt.datetime] = local_now,
     ) -> None:
         self.policy = policy
@@ -392,10 +392,9 @@ class ServedStream:
         Raises:
             NotRecordedError: a required sink cannot be written, or there is none.
         """
-        required = self._service.policy().required_audit
         if self._service.recorded is not None:
-            await self._service.recorded(required)
-        elif required:
+            await self._service.recorded()
+        elif required := self._service.policy().required_audit:
             raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
 
     def report_open(self) -> None:

@@ -147,7 +147,7 @@ class Sessions:
         lost: Callable[[RelayLink], None],
         changed: Callable[[], None],
         counters: EndpointCounters | None = None,
-        recorded: Callable[[frozenset[str]], Awaitable[None]] | None = None,
+        recorded: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._lost = lost
         self._changed = changed

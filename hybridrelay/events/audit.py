@@ -13,6 +13,7 @@ __all__ = [
     "AuditFileNotCompressed",
     "AuditFilesOpened",
     "AuditFilesRecovered",
+    "AuditRecordsLeftOut",
     "AuditRecordsLost",
     "AuditSinkFailed",
     "AuditSinkRestored",
@@ -108,6 +109,23 @@ class AuditRecordsLost(Event):
     )
 
     sink: str
+    records: int
+
+
+@attrs.frozen(kw_only=True)
+class AuditRecordsLeftOut(Event):
+    """At a relay, the peers of a hybrid connection have caused more records than the audit log takes from them.
+
+    Published at most once a minute for each hybrid connection.
+    """
+
+    name: ClassVar = "audit.records-left-out"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Peers of a hybrid connection have caused too many records, and some were left out"
+
+    #: Empty for records that name no hybrid connection.
+    connection: str
+    #: How many were left out since the last such event, in all sinks.
     records: int
 
 

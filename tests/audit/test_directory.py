@@ -21,6 +21,8 @@ from hybridrelay.errors import ConfigurationError
 from .faults import FaultyDisk, Killed
 from .lines import verify
 
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
 NOON = 1_700_049_600.0
 
 
@@ -68,8 +70,14 @@ def events_in(folder: Path) -> list[str]:
     return [json.loads(line)["event"] for name in sorted(files) for line in files[name]]
 
 
-def make(folder: Path, clock: Clock, *, max_bytes: int = 1 << 20, keep_days: float = 400) -> AuditDirectory:
-    return AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes, keep_days=keep_days)
+def make(
+    folder: Path, clock: Clock, *, max_bytes: int = 1 << 20, keep_days: float = 400, max_total: int | None = None
+) -> AuditDirectory:
+    return AuditDirectory(Disk(folder), clock=clock, max_bytes=max_bytes, keep_days=keep_days, max_total=max_total)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 class TestWriting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,15 +19,17 @@ from hybridrelay.audit import trail as trail_module
 from hybridrelay.audit import writer as writer_module
 from hybridrelay.audit.directory import AuditDirectory
 from hybridrelay.audit.disk import Disk
-from hybridrelay.audit.record import AUDITED_SUBJECTS, Record, SinkProblem, record_of
+from hybridrelay.audit.record import AUDITED_SUBJECTS, NOT_THERE, Record, SinkProblem, record_of
 from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.audit.sinks.sink import SinkKind
+from hybridrelay.audit.source_limit import BURST
 from hybridrelay.audit.writer import WAIT_SECONDS
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import ConnectionStringReloaded, Event, EventStream, SessionEnded, StreamOpened, all_events
-from hybridrelay.events.audit import AuditCheckpoint, AuditSinkFailed, AuditSinkRestored
+from hybridrelay.events.audit import AuditCheckpoint, AuditRecordsLeftOut, AuditSinkFailed, AuditSinkRestored
 from hybridrelay.events.claims import ClaimRefused, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.events.plain_log import plainly_logged_events
+from hybridrelay.events.relay import ListenerRegistered
 from hybridrelay.protocol.reasons import Reason
 
 from ..events.examples import example
@@ -94,6 +97,11 @@ class Scene:
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [one for one in self.published if isinstance(one, kind)]
+
+
+async def _without_thread(function: Callable[..., object], *arguments: object, **_: object) -> object:
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -174,6 +182,30 @@ class TestSinks:
             await eventually(lambda: len(sink.events) == 100)
             assert len(sink.batches) == 1
 
+    async def test_peers_of_one_hybrid_connection_cannot_fill_it(
+        self, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        monkeypatch.setattr(writer_module, "run_in_thread", _without_thread)
+        one, two = Recorder(), Recorder(SinkKind.SYSLOG)
+        scene = Scene(one, two)
+        flood = ListenerRegistered(connection="orders", instance="a" * 32)
+        async with scene.open():
+            for _ in range(3 * BURST):
+                scene.events.publish(flood)
+            scene.events.publish(opened())
+            await trio.sleep(61)
+            assert scene.of(AuditRecordsLeftOut) == [AuditRecordsLeftOut(connection="orders", records=2 * BURST)]
+            for _ in range(2 * BURST):
+                scene.events.publish(flood)
+
+        assert one.events == two.events
+        counts = Counter(one.events)
+        assert counts["audit.records-left-out"] == 2
+        assert counts["stream.opened"] == 1
+        assert BURST < counts["listener.registered"] < 3 * BURST
+        told = sum(event.records for event in scene.of(AuditRecordsLeftOut) if isinstance(event, AuditRecordsLeftOut))
+        assert counts["listener.registered"] + told == 5 * BURST
+
     async def test_one_that_hangs_delays_no_other_and_not_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(trail_module, "_FINISH_SECONDS", 1.0)
         hanging, other = Recorder(), Recorder(SinkKind.SYSLOG)
@@ -207,16 +239,23 @@ class TestWaiting:
         scene = Scene(sink, loses)
         async with scene.open():
             scene.events.publish(opened())
-            await scene.trail.recorded(["journal"])
+            scene.trail.require(["journal"])
+            await scene.trail.recorded()
             assert sink.events == ["stream.opened"]
             for kind in ("file", "syslog"):
+                scene.trail.require([kind, "journal"])
+                assert scene.trail.problems == (SinkProblem(kind, NOT_THERE, True),)
                 with pytest.raises(NotRecordedError, match=f"the policy requires an audit log in {kind}"):
-                    await scene.trail.recorded([kind, "journal"])
+                    await scene.trail.recorded()
+            scene.trail.require(["journal"])
             sink.error = OSError(errno.EIO, "Input/output error")
             scene.events.publish(opened())
             with pytest.raises(NotRecordedError, match="Input/output error"):
-                await scene.trail.recorded(["journal"])
-            await scene.trail.recorded()  # the policy has changed
+                await scene.trail.recorded()
+            assert scene.trail.problems == (SinkProblem("journal", "Input/output error", True),)
+            scene.trail.require([])  # the policy has changed: the status shows it before the next stream
+            assert scene.trail.problems == (SinkProblem("journal", "Input/output error", False),)
+            await scene.trail.recorded()
             sink.error = None
 
     async def test_others_are_not_waited_for(self) -> None:

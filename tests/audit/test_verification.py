@@ -257,7 +257,7 @@ class TestFiles:
         assert verify(forged.files, [trusted.public]).is_pinned
 
     def test_the_last_file_is_removed(self) -> None:
-        """Only what was noted down elsewhere proves this. Otherwise the program may have been killed."""
+        """Only a witness proves this. Otherwise the program may have been killed."""
         log = WrittenLog.of(2, 2)
         _, last = names(log)
         removed = log.files.pop(last)
@@ -350,19 +350,19 @@ class TestOldKeys:
 
 
 class TestWitnesses:
-    """Hashes that were noted down elsewhere."""
+    """Checkpoints that another sink has kept."""
 
     def test_they_agree(self) -> None:
         log = WrittenLog.of(5)
         noted = {(log.log, number): hash_of(log.lines[number - 1]) for number in (2, 5)}
         noted["fedcba9876543210", 4] = "0" * 64  # of another log
 
-        assert "agrees up to record 5" in verify(log.files, witnessed=noted).notes[0]
+        assert "agree up to record 5" in verify(log.files, witnessed=noted).notes[0]
 
     def test_another_log_with_valid_signatures_took_the_place_of_this_one(self) -> None:
         log, other = WrittenLog.of(5), WrittenLog.of(5)
 
-        with pytest.raises(BadLine, match="record 4 differs from what was noted down elsewhere"):
+        with pytest.raises(BadLine, match="record 4 has another hash than in the checkpoint of the witness"):
             verify(other.files, witnessed={(log.log, 4): hash_of(log.lines[3])})
 
     def test_nothing_is_about_this_log(self) -> None:

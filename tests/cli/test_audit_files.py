@@ -100,7 +100,7 @@ class TestVerify:
         witness.write_text("Mar 01 host hybridrelay: " + (json_line(kept) if as_json else kept.text) + "\nother\n")
 
         result = run("audit", "verify", folder, "--witness", witness)
-        assert (result.code, "agrees up to record 258" in result.out) == (0, True)
+        assert (result.code, "agree up to record 258" in result.out) == (0, True)
         (file,) = folder.glob("audit-*")
         file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:200]))
         assert run("audit", "verify", folder).code == 0
@@ -145,6 +145,13 @@ class TestShow:
     def test_filters(self, run: Run, folder: Path, options: list[str], count: int) -> None:
         shown = run("audit", "show", folder, "--json", *options)
         assert (shown.code, len(shown.out.splitlines())) == (0, count)
+
+    def test_a_signature_says_what_it_covers(self, run: Run, folder: Path) -> None:
+        lines = run("audit", "show", folder, "--event", "log.checkpoint").out.splitlines()
+        record = json.loads(run("audit", "show", folder, "--event", "log.checkpoint", "--json").out.splitlines()[0])
+
+        assert f"signed_up_to=1 hash={record['covers']['head']}" in lines[1]
+        assert not any(word in lines[1] for word in ("covers", "sig=", "{"))
 
     def test_nothing_matches(self, run: Run, folder: Path) -> None:
         assert run("audit", "show", folder, "--label", "nobody").out == "no records match\n"

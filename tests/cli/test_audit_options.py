@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridrelay.audit.sinks.files import FileSink
 from hybridrelay.cli.arguments.audit_options import AuditTarget, add_audit, audit_target
 from hybridrelay.cli.auditing import make_audit
 from hybridrelay.errors import ConfigurationError
@@ -86,6 +87,24 @@ def test_several_sinks_and_each_once(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_together(arguments: list[str], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         make_audit(parsed(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("size", "max_total"), [("64MB", 64_000_000), ("1.5TB", 1_500_000_000_000), ("none", None)], ids=str
+)
+def test_the_size_of_a_directory(tmp_path: Path, size: str, max_total: int | None) -> None:
+    audit = make_audit(parsed("--audit-dir", tmp_path, "--audit-max-bytes", size))
+    assert audit is not None
+    (sink,) = audit._sinks
+    assert isinstance(sink, FileSink)
+    assert sink.directory._max_total == max_total
+
+
+@pytest.mark.parametrize("size", ["63MB", "0", "much", "-1"])
+def test_what_is_no_size(run: Run, size: str) -> None:
+    result = run("relay", "--audit-max-bytes", size)
+
+    assert (result.code, "--audit-max-bytes" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "relay"])

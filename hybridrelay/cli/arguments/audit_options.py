@@ -10,6 +10,11 @@ from . import values
 
 __all__ = ["AuditTarget", "add_audit"]
 
+#: The smallest size that a directory may be limited to (bytes). A file then ends at 8 MB.
+_MIN_DIRECTORY: Final = 64_000_000
+#: The default of this size. Compressed, that is about 60 million records.
+_DEFAULT_DIRECTORY: Final = 4_000_000_000
+
 _SYSLOG: Final = re.compile(r"syslog\+(udp|tcp|tls)://(.+)")
 #: The port of each transport of syslog.
 _PORTS: Final = {"udp": 514, "tcp": 601, "tls": 6514}
@@ -46,6 +51,14 @@ def _server(text: str, default: int) -> tuple[str, int]:
     return found[1] or found[2], default if found[3] is None else int(found[3])
 
 
+def directory_size(text: str) -> int:
+    """Parse a value of ``--audit-max-bytes``. ``none`` is returned as 0."""
+    size = values.size_or_none(text)
+    if 0 < size < _MIN_DIRECTORY:
+        raise argparse.ArgumentTypeError("expected at least 64MB, or none")
+    return size
+
+
 def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> None:
     """Add ``--audit-dir`` and ``--audit-to``; and with `may_require`, ``--audit-required``."""
     parser.add_argument(
@@ -61,6 +74,14 @@ def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> 
         type=values.count,
         default=400,
         help="delete files of --audit-dir N days after their end (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--audit-max-bytes",
+        metavar="SIZE",
+        type=directory_size,
+        default=_DEFAULT_DIRECTORY,
+        help="the maximum size of --audit-dir, such as 500MB or 20GB; when it is reached, the oldest files are "
+        "deleted, and a signed record says which; at least 64MB, or none (default: 4GB)",
     )
     parser.add_argument(
         "--audit-to",

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 #: The largest file with keys, and with what other sinks have kept (bytes).
 _MAX_KEYS, _MAX_WITNESS = 64 * 1024, 256 << 20
+#: Why files were deleted, by the reason in the records about it.
+_REASONS = {"age": "they were old", "size": "the directory had reached its size"}
 #: Fields that a table has in columns of their own, or not at all.
 _COLUMNS = ("seq", "prev", "at", "event", "connection", "label", "target")
 
@@ -118,7 +120,10 @@ def _say_verdict(verdict: Verdict, *, has_keys: bool) -> None:
     )
     output.say(f"last record: {verdict.end.seq}, hash {verdict.end.head}")
     if verdict.deleted:
-        output.say(f"records 1 to {verdict.deleted} were deleted because they were old, as a signed record says")
+        reasons = " and ".join(_REASONS.get(reason, reason) for reason in verdict.deleted_for)
+        output.say(
+            f"records 1 to {verdict.deleted} were deleted by the log itself ({reasons}), as signed records say"
+        )
     if not has_keys:
         output.say("whose files these are was not checked: give the public key with --key")
     for note in verdict.notes:
@@ -139,6 +144,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
         "signedUpTo": verdict.signed_up_to,
         "isPinned": verdict.is_pinned,
         "deleted": verdict.deleted,
+        "deletedFor": list(verdict.deleted_for),
         "notes": list(verdict.notes),
     }
 
@@ -148,9 +154,18 @@ def _json(record: Mapping[str, Any]) -> str:
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
-    about = {name: _plain(value) for name, value in record.items() if name not in _COLUMNS}
+    about = {name: _plain(value) for name, value in _about(record).items() if name not in _COLUMNS}
     columns = (str(record.get(name, "")) for name in ("seq", "at", "event", "connection", "label", "target"))
     return tuple(itertools.chain(map(_shown, columns), [fields_text(about)]))
+
+
+def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a record for people: of a signature, what it covers."""
+    covers = record.get("covers")
+    if record.get("event") not in ("log.checkpoint", "log.continued") or not isinstance(covers, dict):
+        return record
+    shown = {"signed_up_to": covers.get("seq"), "hash": covers.get("head")}
+    return {**shown, **{name: value for name, value in record.items() if name not in ("covers", "sig")}}
 
 
 def _plain(value: object) -> str | int | float | bool | list[str]:

@@ -1,0 +1,78 @@
+"""How many records the peers of one hybrid connection may cause at a relay. Pure.
+
+Whoever has a key of a hybrid connection can register and join as often as they want. Each time causes records at the
+relay, which would fill the audit log, and make it delete older records that matter more. The rules:
+
+1. Only the records in `LIMITED_SUBJECTS` count. What administrators do, and what a connector or client records about
+   streams and sessions, is always recorded.
+2. Each hybrid connection may cause `BURST` records at once, and `RATE` a second in the long run. Records above that
+   are left out, and counted.
+3. `take_left_out` returns the counts, for a record about each hybrid connection of which some were left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from .record import Record
+
+__all__ = ["BURST", "LIMITED_SUBJECTS", "RATE", "SourceLimit"]
+
+#: The first words of the names of the events that count.
+LIMITED_SUBJECTS: Final = frozenset({"listener", "rendezvous"})
+#: How many records a hybrid connection may cause at once: when all of its connectors and clients come back.
+BURST: Final = 2000
+#: How many it may cause in the long run (per second). A client that reuses its session causes none.
+RATE: Final = 20.0
+
+
+@attrs.define
+class _Source:
+    #: How many records it may cause now, as of `at` (seconds).
+    allowed: float
+    at: float
+    left_out: int = 0
+
+
+class SourceLimit:
+    """Decides which records are left out; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, _Source] = {}
+
+    def admits(self, record: Record, now: float) -> bool:
+        """Return whether a record is to be written.
+
+        Args:
+            record: the record.
+            now: seconds, on a clock that never goes back.
+        """
+        if record.event.partition(".")[0] not in LIMITED_SUBJECTS:
+            return True
+        name = str(record.fields.get("connection", ""))
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = _Source(float(BURST), now)
+        source.allowed = min(BURST, source.allowed + (now - source.at) * RATE)
+        source.at = now
+        if source.allowed < 1:
+            source.left_out += 1
+            return False
+        source.allowed -= 1
+        return True
+
+    def take_left_out(self, now: float) -> Mapping[str, int]:
+        """Return how many records were left out since the last call, by hybrid connection, and forget those that have
+        caused none for a while.
+
+        The key is an empty text for records that name no hybrid connection.
+        """
+        found = {name: source.left_out for name, source in self._sources.items() if source.left_out}
+        for name, source in list(self._sources.items()):
+            source.left_out = 0
+            if source.allowed + (now - source.at) * RATE >= BURST:
+                del self._sources[name]
+        return found

@@ -1,0 +1,71 @@
+"""How many records the peers of one hybrid connection may cause."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.audit.record import Record
+from hybridrelay.audit.source_limit import BURST, RATE, SourceLimit
+
+
+def record(event: str = "listener.registered", connection: str = "orders") -> Record:
+    return Record(0.0, event, {"connection": connection})
+
+
+def test_what_is_above_the_limit_is_left_out_and_counted() -> None:
+    limit = SourceLimit()
+    admitted = sum(limit.admits(record(), 10.0) for _ in range(BURST + 500))
+
+    assert admitted == BURST
+    assert limit.take_left_out(10.0) == {"orders": 500}
+    assert limit.take_left_out(10.0) == {}
+
+
+def test_others_are_not_affected() -> None:
+    limit = SourceLimit()
+    for _ in range(BURST + 1):
+        limit.admits(record(), 0.0)
+
+    assert not limit.admits(record("rendezvous.ended"), 0.0)
+    assert limit.admits(record(connection="payroll"), 0.0)
+    assert limit.admits(record("listener.dropped", connection=""), 0.0)
+    assert all(
+        limit.admits(record(event), 0.0)
+        for event in (
+            "stream.opened",
+            "key.revoked",
+            "management.called",
+            "audit.records-left-out",
+            "program.stopped",
+        )
+    )
+
+
+def test_it_recovers_with_time() -> None:
+    limit = SourceLimit()
+    for _ in range(BURST):
+        limit.admits(record(), 0.0)
+
+    assert sum(limit.admits(record(), 60.0) for _ in range(BURST)) == 60 * RATE
+
+
+def test_who_causes_none_any_more_is_forgotten() -> None:
+    limit = SourceLimit()
+    for number in range(1000):
+        limit.admits(record(connection=str(number)), 0.0)
+    assert len(limit._sources) == 1000
+
+    limit.take_left_out(1.0)
+    assert len(limit._sources) == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 3000)), max_size=12))
+def test_never_more_than_the_limit_in_any_time(steps: list[tuple[float, int]]) -> None:
+    limit, now, admitted, left_out = SourceLimit(), 0.0, 0, 0
+    for seconds, count in steps:
+        now += seconds
+        admitted += sum(limit.admits(record(), now) for _ in range(count))
+        assert admitted <= BURST + now * RATE + 1
+        left_out += limit.take_left_out(now).get("orders", 0)
+    assert admitted + left_out == sum(count for _, count in steps)
