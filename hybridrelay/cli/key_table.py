@@ -78,8 +78,9 @@ def roll_text(rule: str, roll: RollInfo) -> str:
     ]
     if not roll.holders:
         lines.append(
-            "No program was given the new key so far. Those that are connected are asked within a second or two; if "
-            "this stays so, none is connected that uses this rule."
+            "No program was given the new key so far. Those that are connected are asked within a second or two, or "
+            "within a minute if the relay was restarted just before; if this stays so, none is connected that uses "
+            "this rule."
         )
     if roll.missing:
         rows = [

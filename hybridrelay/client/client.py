@@ -40,6 +40,7 @@ from ..security import (
     expires_soon,
     update_string,
 )
+from .attendance import Attendance
 from .config import ClientConfig, to_connection_string
 from .counters import ClientCounters
 from .following import Follower
@@ -125,6 +126,7 @@ class Client:
         )
         self._new_keys = NewKeys(lambda: self._string, self.update, config.keep_string, self._events)
         self._upgrades = Upgrades(self._sessions, self._events)
+        self._attendance = Attendance(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
@@ -262,13 +264,15 @@ class Client:
     # --- background: keeping sessions on the best route
 
     async def watch(self) -> None:
-        """Move to better routes, notice sleep and changes of network, renew old data channels, until cancelled."""
+        """Move to better routes, notice sleep and changes of network, renew old data channels, keep control channels
+        open, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upgrades.run, self._senders.all)
             nursery.start_soon(report_left_out)
             nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
+            nursery.start_soon(self._attendance.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
 
     def _end_denied(self) -> None:

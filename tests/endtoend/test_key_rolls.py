@@ -178,6 +178,28 @@ async def test_a_roll_survives_restarts_of_everything(deployment: Deployment, nu
     nursery.cancel_scope.cancel()
 
 
+async def test_clients_get_the_new_key_although_the_relay_was_restarted(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    """Their sessions go on in the relay's workers, and no application connects, so that nothing needs the relay."""
+    published = deployment.create("orders", await serve(nursery, echo))
+    await trio.to_thread.run_sync(deployment.start_connector, published)
+    forward = await trio.to_thread.run_sync(deployment.start_forward, published)
+    deployment.programs[0].kill()
+    relay = await trio.to_thread.run_sync(deployment.start_relay)
+    await trio.to_thread.run_sync(partial(relay.wait_for_line, "relay.worker-taken-over.*pairs=1", where="err"))
+    await roll((deployment,), "application", deployment.folder / "key")
+    key = (deployment.folder / "key").read_text().strip()
+    await until(
+        "the old key is revoked", lambda: rule_of(deployment, "application").primary is None, deployment.programs
+    )
+    assert load_connection_string(published.application).key.reveal() == key
+    data = os.urandom(10_000)
+    assert await exchange(forward.port, data) == data
+    assert "session.lost" not in forward.program.err
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_key_that_programs_use_is_not_replaced(deployment: Deployment, nursery: trio.Nursery) -> None:
     published: Published = deployment.create("orders", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, published)

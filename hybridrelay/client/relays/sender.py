@@ -1,4 +1,7 @@
-"""A client's connection to one relay: its control channel, and the data channels that it opens through the relay."""
+"""A client's connection to one relay: its control channel, and the data channels that it opens through the relay.
+
+This module is long because everything that uses the control channel, and decides when it is replaced, is one class.
+"""
 
 from __future__ import annotations
 
@@ -143,6 +146,11 @@ class Sender:
         """Whether the relay has announced that it is draining or about to stop, and may not be contacted yet."""
         return trio.current_time() < self.away_until
 
+    @property
+    def has_control(self) -> bool:
+        """Whether there is a control channel, over which the relay can reach the client."""
+        return self._control is not None
+
     def note(self, failure: HybridRelayError) -> None:
         """Record a failure, for `snapshot`."""
         self._failure = failure, trio.current_time()
@@ -241,6 +249,17 @@ class Sender:
             # First the key that it knows, so that a key that it does not know yet does not count as a wrong guess.
             for one in (self._string, string):
                 await check_token(channel, one, self.link.host, self._clock())
+
+    async def attend(self) -> None:
+        """Open a control channel if there is none, and show the relay over it that this client has a key.
+
+        Raises:
+            HybridRelayError: the relay cannot be reached, or does not accept the key.
+        """
+        string = self._accepted or self._earlier or self._string
+        channel = await self._control_channel()
+        with self._forgetting_the_route(channel), self._requesting(channel):
+            await check_token(channel, string, self.link.host, self._clock())
 
     async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         """Join, and open the data channel with the ticket. A route that fails is forgotten.

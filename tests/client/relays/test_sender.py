@@ -52,6 +52,8 @@ class FakeControl(ControlChannel):
     def __init__(self) -> None:
         self.said, self.messages = trio.open_memory_channel[control.Message](1)
         self.closed = False
+        self.accepts = True
+        self.checked: list[str] = []
 
     def next_id(self) -> int:
         return 1
@@ -63,6 +65,11 @@ class FakeControl(ControlChannel):
     async def join(self, message: control.Join) -> control.Joined | control.Failed:
         await trio.lowlevel.checkpoint()
         return control.Joined(1, bytes(32), "0" * 32, 30)
+
+    async def check(self, connection: str, token: str) -> control.Checked | control.Failed:
+        await trio.lowlevel.checkpoint()
+        self.checked.append(token)
+        return control.Checked(1) if self.accepts else control.Failed(1, Reason.WRONG_KEY)
 
 
 class FakeLink(RelayLink):
@@ -380,3 +387,35 @@ async def test_a_session_that_resumes_goes_to_its_own_listener_only(
     with pytest.raises(RelayUnreachable):
         await sender.open_data_channel(Peer(TWO, IDENTITY))
     nursery.cancel_scope.cancel()
+
+
+async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_lost_one(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    link, string = FakeLink(), connection_string()
+    sender = Sender(
+        link,
+        string,
+        EndToEnd.from_connection_string(string),
+        nursery,
+        clock=time.time,
+        on_draining=lambda _: None,
+        on_key=no_key,
+        events=EventStream(),
+    )
+    has_control = [sender.has_control]
+    await sender.attend()
+    has_control.append(sender.has_control)
+    (token,) = link.opened[0].checked
+    rules = [Rule("sender", {Right.SEND}, primary=string.key)]
+    verify_token(token, hosts=[HOST], entity="db", right=Right.SEND, entity_rules=rules, now=time.time())
+    link.opened[0].said.close()
+    await trio.testing.wait_all_tasks_blocked()
+    has_control.append(sender.has_control)
+    assert has_control == [False, True, False]
+    await sender.attend()
+    await sender.attend()
+    assert [len(one.checked) for one in link.opened] == [1, 2]
+    link.opened[1].accepts = False
+    with pytest.raises(AuthorizationError):
+        await sender.attend()

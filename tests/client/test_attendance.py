@@ -1,0 +1,128 @@
+"""A client whose control channel was lost opens another one, so that relays can reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import trio
+import trio.testing
+
+from hybridrelay.client.attendance import LOOK_SECONDS, SPREAD_SECONDS, Attendance
+from hybridrelay.client.relays.sender import Sender
+from hybridrelay.client.relays.senders import Senders
+from hybridrelay.errors import HybridRelayError, RelayUnreachable
+
+from .fakes import FakeSender
+
+
+class Relay(FakeSender):
+    """A relay to which control channels are opened."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.has = True
+        self.attended: list[float] = []
+        self.refusal: HybridRelayError | None = None
+
+    @property
+    def has_control(self) -> bool:
+        return self.has
+
+    async def attend(self) -> None:
+        self.attended.append(trio.current_time())
+        await trio.sleep(0.1)
+        if self.refusal is not None:
+            raise self.refusal
+        self.has = True
+
+
+@attrs.frozen
+class Session:
+    through: list[Sender]
+
+    def goes_through(self, sender: Sender) -> bool:
+        return sender in self.through
+
+
+@attrs.define
+class Scene:
+    relays: list[Relay]
+    through: list[Sender]
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter([Session(self.through)])
+
+
+def begin(nursery: trio.Nursery, draw: float = 0.5) -> Scene:
+    relays = [Relay("a.example"), Relay("b.example")]
+    scene = Scene(relays, [relays[0]])
+    nursery.start_soon(Attendance(Senders(relays), scene, draw=lambda: draw).run)
+    return scene
+
+
+async def test_a_lost_control_channel_is_opened_again_after_a_random_pause(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = begin(nursery, draw=0.5)
+    first, second = scene.relays
+    await trio.sleep(1000)
+    assert first.attended == []
+    first.has = second.has = False
+    began = trio.current_time()
+    await trio.sleep(SPREAD_SECONDS + 2 * LOOK_SECONDS)
+    (at,) = first.attended
+    assert SPREAD_SECONDS / 2 <= at - began <= SPREAD_SECONDS / 2 + 2 * LOOK_SECONDS
+    assert second.attended == []  # no session goes through it
+    await trio.sleep(1000)
+    assert len(first.attended) == 1
+    first.has = False
+    await trio.sleep(1000)
+    assert len(first.attended) == 2
+
+
+async def test_a_session_that_opens_one_itself_needs_no_other(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = begin(nursery, draw=0.99)
+    scene.relays[0].has = False
+    await trio.sleep(SPREAD_SECONDS / 2)
+    scene.relays[0].has = True
+    await trio.sleep(1000)
+    assert scene.relays[0].attended == []
+
+
+async def test_attempts_that_fail_become_rare(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    scene = begin(nursery, draw=0.99)
+    relay = scene.relays[0]
+    relay.has, relay.refusal = False, RelayUnreachable("dropped")
+    await trio.sleep(3600)
+    pauses = [round(after - before) for before, after in zip(relay.attended, relay.attended[1:], strict=False)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] >= 29
+    assert 290 <= pauses[-1] <= 310
+    relay.refusal = None
+    await trio.sleep(310)
+    assert relay.has
+
+
+async def test_a_relay_that_asked_to_be_left_alone_is_not_asked(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = begin(nursery)
+    relay = scene.relays[0]
+    relay.has, relay.away_until = False, trio.current_time() + 60
+    await trio.sleep(59)
+    assert relay.attended == []
+    await trio.sleep(SPREAD_SECONDS + 2 * LOOK_SECONDS)
+    assert len(relay.attended) == 1
+
+
+async def test_without_a_session_nobody_is_asked(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = begin(nursery)
+    scene.through = []
+    scene.relays[0].has = False
+    await trio.sleep(1000)
+    assert scene.relays[0].attended == []
