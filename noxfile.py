@@ -14,8 +14,11 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "contracts", "tests", "schema", "other-python"]
+nox.options.sessions = ["lint", "types", "contracts", "tests", "schema", "reach", "other-python"]
 
+#: The drivers that the Java program of tests/reach uses, at Maven Central.
+DRIVERS = ("org.postgresql:postgresql:42.7.7", "org.mariadb.jdbc:mariadb-java-client:3.5.3")
+COPY_DRIVER = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 PROJECT = nox.project.load_toml("pyproject.toml")
 BULK_BYTES = 1 << 30
 #: The minor versions of Python 3 that the project supports.
@@ -159,6 +162,28 @@ def schema(session: nox.Session) -> None:
     install_wheel(session)
     group(session, "schema")
     session.run("python", "tests/management/schema/run.py", *session.posargs)
+
+
+@nox.session
+def reach(session: nox.Session) -> None:
+    """Programs in Java, PHP and Node reach real servers under their own names, through ``forward`` and ``run``.
+
+    Needs a JDK with Maven, and Node with npm. The drivers come from Maven Central and the npm registry.
+    """
+    absent = [tool for tool in ("java", "mvn", "node", "npm") if shutil.which(tool) is None]
+    if absent and not os.environ.get("CI"):
+        session.skip(f"not installed: {', '.join(absent)}")
+    install_wheel(session)
+    group(session, "test")
+    folder = Path(session.create_tmp()).resolve() / "reach"
+    folder.mkdir(exist_ok=True)
+    shutil.copy("tests/reach/programs/package.json", folder)
+    session.run("npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--silent", external=True)
+    for driver in DRIVERS:
+        options = (f"-Dartifact={driver}", f"-DoutputDirectory={folder / 'jars'}")
+        session.run("mvn", "--batch-mode", "--quiet", COPY_DRIVER, *options, external=True)
+    env = {"HYBRIDRELAY_REACH": str(folder)}
+    session.run("pytest", *(session.posargs or ("tests/reach",)), env=env)
 
 
 @nox.session(name="other-python", python=PYTHONS[OTHER] if OTHER else None)

@@ -328,13 +328,16 @@ class Deployment:
                 # Another process has taken a port. Remove the program of this attempt.
                 self.programs.pop().close()
 
-    def create(self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1") -> Published:
+    def create(
+        self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1", local_name: str | None = None
+    ) -> Published:
         """Create a hybrid connection."""
         files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
         host, port = target
         done = self.run(
             "connections", "create", name, "--target", f"{host}:{port}", "--endpoint", endpoint,
             "--state", self.state,
+            *(() if local_name is None else ("--local-name", local_name)),
             *(part for role, file in files.items() for part in (f"--{role}-file", file)),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -55,8 +55,10 @@ class NetworkDeployment(Deployment):
             "relay", "--state", self.state, "--host", "0.0.0.0", *arguments, descriptors=descriptors, wrapper=wrapper
         )
 
-    def create(self, name: str, target: tuple[str, int], *, endpoint: str = RELAY_HOST) -> Published:
-        return super().create(name, target, endpoint=endpoint)
+    def create(
+        self, name: str, target: tuple[str, int], *, endpoint: str = RELAY_HOST, local_name: str | None = None
+    ) -> Published:
+        return super().create(name, target, endpoint=endpoint, local_name=local_name)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from ..certificates import CertificateAuthority
 from ..deployments import Program, Published
 from ..waiting import patience
 from .conftest import Site, WebServer, missing
+from .tds import tds_responder
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 
@@ -74,6 +76,30 @@ def test_script(
 ) -> None:
     folder = folder_for(published[server], tmp_path, *modules)
     assert run_in(folder, RECIPES / f"{recipe}.py") == says
+
+
+def test_sql_server(site: Site, tmp_path: Path) -> None:
+    """Its beginning, against a responder: PRELOGIN, TLS inside of TDS, login and rows inside of TLS."""
+    name = "sql01.corp.example"
+    authority = CertificateAuthority()
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(b"".join(authority.issue(name, common_name=name)))
+    authority.write(tmp_path / "ca.pem")
+    recipe = RECIPES / "sqlserver_pytds.py"
+    with tds_responder(certificate, "app", "secret") as port:
+        published = site.deployment.create("recipe-sql", ("127.0.0.1", port))
+        with site.deployment.start_connector(published):
+            folder = folder_for(published, tmp_path, "pytds", "OpenSSL")
+            assert run_in(folder, recipe) == str(20_000 * 20_001 // 2)
+            CertificateAuthority().write(tmp_path / "ca.pem")
+            with pytest.raises(AssertionError, match="certificate verify failed"):
+                run_in(folder, recipe)
+    with tds_responder(certificate, "app", "another password") as port:
+        published = site.deployment.create("recipe-sql-2", ("127.0.0.1", port))
+        authority.write(tmp_path / "ca.pem")
+        with site.deployment.start_connector(published):
+            with pytest.raises(AssertionError, match="Login failed"):
+                run_in(folder_for(published, tmp_path), recipe)
 
 
 def test_django(published: dict[str, Published], tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def forward_in_thread(
     one second to finish, and are reset after that. The same happens when the interpreter exits during the block.
 
     Every user of the machine can connect to a port on a loopback address. To a Unix socket, only those can connect
-    who may write to its file: ``with forward_in_thread(text, listen="unix:/run/app/db") as path``. For a library that
-    accepts a socket, use `open_socket`.
+    who may write to its file: ``with forward_in_thread(text, listen="unix:/run/app/db") as path``. But a Unix socket
+    cannot be reset: if the target or the tunnel fails, the application reads an end of file. Use it only for
+    protocols that say how long their messages are. For a library that accepts a socket, use `open_socket`.
 
     A forked child may connect to the address as well, but the forward belongs to the process that has started it. In
     a child, the end of the block does nothing.

@@ -6,7 +6,6 @@ import asyncio
 import os
 import ssl
 import stat
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.streams.unix_sockets import short_path
 
 from ...certificates import CertificateAuthority
+from ...waiting import wait_until
 from .conftest import Site
 
 T = TypeVar("T")
@@ -122,23 +122,24 @@ async def test_a_task_that_is_cancelled_at_any_moment_leaves_nothing(site: Site)
     string = await site.publish()
 
     async def main() -> None:
-        _, writer = await aio.open_connection(string)
-        writer.close()
-        began = time.monotonic()
-        _, writer = await aio.open_connection(string)
-        usual = time.monotonic() - began
-        writer.close()
+        task = asyncio.create_task(aio.open_connection(string))
+        usual = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            usual += 1
+        task.result()[1].close()
         for moment in range(20):
             task = asyncio.create_task(aio.open_connection(string))
-            await asyncio.sleep(usual * moment / 15)
+            for _ in range(usual * moment // 15):
+                await asyncio.sleep(0)
             task.cancel()
             try:
                 _, writer = await task
             except asyncio.CancelledError:
                 continue
             writer.close()
-        while await asyncio.to_thread(background.call_and_wait, count):
-            await asyncio.sleep(0.01)
+        is_clean = lambda: not background.call_and_wait(count)  # noqa: E731
+        await asyncio.to_thread(wait_until, is_clean, seconds=30, what="everything was closed")
 
     async def count(_thread: object) -> int:
         await trio.lowlevel.checkpoint()
