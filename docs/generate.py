@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from hybridrelay.client import lifecycle
-from hybridrelay.connectivity import selection
+from hybridrelay.connectivity import selection, update_machine
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
@@ -151,6 +151,13 @@ MACHINES = (
         "A step tries one port. The rules that start and stop steps, and decide, are listed in the module.",
         selection.TRANSITIONS,
         (selection.StepState.WAITING,),
+    ),
+    Machine(
+        "Update of a connection string",
+        "hybridrelay.connectivity.update_machine",
+        "What a connector or client does with an update that a relay delivers. The rules are listed in the module.",
+        update_machine.TRANSITIONS,
+        (update_machine.MachineState.IDLE,),
     ),
 )
 

@@ -57,6 +57,10 @@ class ClaimError(ConfigurationError):
     """A claim code is malformed, or what a claim contains cannot be used. The message contains neither."""
 
 
+class UpdateError(ConfigurationError):
+    """An update of connection strings is not authentic, or cannot be used. The message contains nothing of it."""
+
+
 class StateError(ConfigurationError):
     """The relay's state directory is unusable: not writable, owned by another user, or from a newer version."""
 

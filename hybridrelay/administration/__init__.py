@@ -57,11 +57,13 @@ if TYPE_CHECKING:
     from .registry import ConnectionInfo as ConnectionInfo
     from .registry import HolderInfo as HolderInfo
     from .registry import KeyInfo as KeyInfo
+    from .registry import RecipientInfo as RecipientInfo
     from .registry import Registry as Registry
     from .registry import RelayDescription as RelayDescription
     from .registry import RollInfo as RollInfo
     from .registry import RuleInfo as RuleInfo
     from .registry import TokenInfo as TokenInfo
+    from .registry import UpdateInfo as UpdateInfo
     from .relays import ChangedRelays as ChangedRelays
     from .relays import change_relays as change_relays
     from .rules import ChangedRule as ChangedRule
@@ -79,6 +81,11 @@ if TYPE_CHECKING:
     from .targets import change_target as change_target
     from .tokens import create_token as create_token
     from .tokens import revoke_token as revoke_token
+    from .updates import PushedUpdates as PushedUpdates
+    from .updates import Wanted as Wanted
+    from .updates import WhatIsPushed as WhatIsPushed
+    from .updates import push_updates as push_updates
+    from .updates import pushed_so_far as pushed_so_far
 
 _HOMES = {
     "changes": (
@@ -136,11 +143,13 @@ _HOMES = {
         "ConnectionInfo",
         "HolderInfo",
         "KeyInfo",
+        "RecipientInfo",
         "Registry",
         "RelayDescription",
         "RollInfo",
         "RuleInfo",
         "TokenInfo",
+        "UpdateInfo",
     ),
     "relays": (
         "ChangedRelays",
@@ -168,6 +177,13 @@ _HOMES = {
     "tokens": (
         "create_token",
         "revoke_token",
+    ),
+    "updates": (
+        "PushedUpdates",
+        "Wanted",
+        "WhatIsPushed",
+        "push_updates",
+        "pushed_so_far",
     ),
 }
 

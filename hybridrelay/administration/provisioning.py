@@ -25,6 +25,7 @@ from ..security import (
     choose_local_name,
     create_authority,
     pair_endpoints,
+    update_key,
 )
 from ..security.identity import DEFAULT_VALID_YEARS
 from .authority_content import RIGHTS, damaged, local_name_of, new_content, relays_of, rule_of, target_of
@@ -147,6 +148,7 @@ def issue_string(
             local_name=choose_local_name(local_name, local_name_of(authority_file))
             if role is Role.APPLICATION
             else None,
+            update_key=update_key(authority, role),
         )
     except ValueError as exc:
         raise damaged(str(exc)) from None

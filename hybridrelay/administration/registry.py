@@ -17,6 +17,7 @@ from ..relay.claims import Claim, ClaimState
 from ..relay.model import HybridConnection, RelayRecord
 from ..relay.quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..relay.store.checks import no_rule
+from ..relay.updates import StoredUpdate
 from ..security import (
     ClaimKeys,
     KeySlot,
@@ -33,11 +34,13 @@ __all__ = [
     "ConnectionInfo",
     "HolderInfo",
     "KeyInfo",
+    "RecipientInfo",
     "Registry",
     "RelayDescription",
     "RollInfo",
     "RuleInfo",
     "TokenInfo",
+    "UpdateInfo",
 ]
 
 
@@ -234,6 +237,36 @@ class HolderInfo:
 
 
 @attrs.frozen
+class RecipientInfo:
+    """A program that does not have an update; see `RecipientSnapshot`."""
+
+    instance: str
+    address: str
+    role: str
+    state: str
+    detail: str
+    departed_at: float | None
+
+
+@attrs.frozen
+class UpdateInfo:
+    """Information about an update, without its document. Times are seconds since 1970."""
+
+    #: ``connector`` or ``application``, and the serial number of a single identity; empty for all of this side.
+    role: str
+    serial: str
+    sequence: int
+    note: str
+    created_at: float
+    expires_at: float
+    #: How many programs the relay has seen that it is for, and how many of them have it.
+    recipients: int = 0
+    kept: int = 0
+    #: Some of those that do not have it.
+    missing: tuple[RecipientInfo, ...] = ()
+
+
+@attrs.frozen
 class RollInfo:
     """The roll of a rule's key. Times are seconds since 1970."""
 
@@ -307,6 +340,13 @@ class Registry(Protocol):
 
     def claims(self, name: str) -> tuple[ClaimInfo, ...]:
         """Return the claims of a hybrid connection, including ended ones, the latest first.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
+        """
+
+    def updates(self, name: str) -> tuple[UpdateInfo, ...]:
+        """Return the updates of a hybrid connection, the latest for each group of recipients.
 
         Raises:
             NotFound: there is no such hybrid connection.
@@ -462,4 +502,13 @@ class Registry(Protocol):
 
         Raises:
             NotFound: the hybrid connection has no claim with this id.
+        """
+
+    def push_update(self, update: StoredUpdate) -> None:
+        """Store an update, in place of an earlier one for the same recipients, who are given it.
+
+        Raises:
+            NotFound: there is no such hybrid connection.
+            ChangedMeanwhile: there is a later one for these recipients.
+            ConfigurationError: there are too many.
         """

@@ -17,6 +17,7 @@ from ..relay.store.public_ports import load_public_ports
 from ..relay.store.sqlite import SQLiteStore
 from ..relay.store.state_dir import REGISTRY_FILE
 from ..relay.store.store import Store
+from ..relay.updates import StoredUpdate
 from ..security import (
     ClaimKeys,
     KeySlot,
@@ -29,7 +30,7 @@ from ..security import (
     load_or_create_relay_certificate,
     relay_pin,
 )
-from .registry import ClaimInfo, ConnectionInfo, RelayDescription, RollInfo, RuleInfo, TokenInfo
+from .registry import ClaimInfo, ConnectionInfo, RelayDescription, RollInfo, RuleInfo, TokenInfo, UpdateInfo
 
 __all__ = ["StoreRegistry", "add_token", "describe_relay"]
 
@@ -140,6 +141,13 @@ class StoreRegistry:
         found = self._store.get(name).roll(rule)
         return None if found is None else RollInfo(found.slot, found.started_at, found.ends_at, found.waits)
 
+    def updates(self, name: str) -> tuple[UpdateInfo, ...]:
+        """See `Registry.updates`. While no relay runs, no program has one."""
+        return tuple(
+            UpdateInfo(one.role.value, one.serial, one.sequence, one.note, one.created_at, one.expires_at)
+            for one in self._store.updates(name)
+        )
+
     # --- changing
 
     def prepare(self, *, now: float) -> RelayDescription:
@@ -227,3 +235,7 @@ class StoreRegistry:
     def revoke_claim(self, name: str, id_: str) -> None:
         """See `Registry.revoke_claim`."""
         self._store.revoke_claim(name, id_)
+
+    def push_update(self, update: StoredUpdate) -> None:
+        """See `Registry.push_update`."""
+        self._store.put_update(update)

@@ -29,6 +29,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         "connection-string",
         "restart",
         "reload",
+        "update",
         # relay
         "listener",
         "rendezvous",
@@ -51,6 +52,7 @@ _LEFT_OUT = frozenset(
         "management.authentication-failed",
         "management.call-refused",
         "session.not-resumed-yet",
+        "update.answered",
     }
 )
 

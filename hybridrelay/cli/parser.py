@@ -30,6 +30,7 @@ from .arguments import (
     service,
     status,
     tokens,
+    updates,
     usage,
 )
 from .command import Command
@@ -85,6 +86,7 @@ COMMANDS: tuple[Command, ...] = (
     claims.COMMAND,
     rules.COMMAND,
     keys.COMMAND,
+    updates.COMMAND,
     limits.COMMAND,
     usage.COMMAND,
     tokens.COMMAND,

@@ -25,8 +25,9 @@ from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
-from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot
-from ..errors import DeniedByPolicy, StreamRefused
+from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, UpdateStatus
+from ..connectivity.updates import Updates
+from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
 from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
@@ -94,23 +95,22 @@ class Client:
         self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
-        self._new_link = partial(
+        new_link = partial(
             RelayLink,
             role=control.PeerRole.CLIENT,
-            instance=new_instance(),
             mode=config.mode,
             dialer=config.dialer,
             transports=transports,
-            upgrade_interval=config.upgrade_interval,
             events=self._events,
         )
+        self._new_link = partial(new_link, instance=new_instance(), upgrade_interval=config.upgrade_interval)
         self._new_sender = partial(
             Sender,
             end_to_end=self._end_to_end,
             nursery=nursery,
             clock=clock,
             on_draining=self._draining,
-            on_key=self._key_received,
+            on_given=self._given,
             events=self._events,
         )
         self._senders = Senders(self._find_senders(string, ()))
@@ -125,6 +125,16 @@ class Client:
             events=self._events,
         )
         self._new_keys = NewKeys(lambda: self._string, self.update, config.keep_string, self._events)
+        self._updates = Updates(
+            lambda: self._string,
+            use=self.update,
+            permits=self._why_not,
+            new_link=lambda endpoint: new_link(endpoint, instance=new_instance()),
+            keep=config.keep_string,
+            floor=config.update_floor,
+            clock=clock,
+            events=self._events,
+        )
         self._upgrades = Upgrades(self._sessions, self._events)
         self._attendance = Attendance(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
@@ -191,6 +201,11 @@ class Client:
     def open_streams(self) -> int:
         """The number of streams that have not ended, in all sessions."""
         return self._sessions.stream_count
+
+    @property
+    def update_status(self) -> UpdateStatus | None:
+        """The last update of the connection string; None if there was none."""
+        return self._updates.status()
 
     @property
     def is_connected(self) -> bool:
@@ -286,9 +301,24 @@ class Client:
         for session in self._sessions:
             self._nursery.start_soon(session.leave, sender)
 
-    def _key_received(self, sender: Sender, channel: ControlChannel, message: control.Key) -> None:
-        others = [other for other in self._senders.all if other is not sender]
-        self._nursery.start_soon(sender.handle_key, channel, message, self._new_keys, others)
+    def _given(self, sender: Sender, channel: ControlChannel, message: control.Key | control.Update) -> None:
+        if isinstance(message, control.Key):
+            others = [other for other in self._senders.all if other is not sender]
+            handle = partial(self._new_keys.received, channel, sender.host, message, others)
+        elif self._updates.may_handle():
+            handle = partial(self._updates.received, channel, sender.link.endpoint, message)
+        else:
+            return
+        self._nursery.start_soon(sender.answer, channel, handle)
+
+    def _why_not(self, string: ConnectionString) -> str:
+        """Return why a changed connection string could not be used; empty if it could."""
+        try:
+            self._permission.check(string, self._listening)
+            self._find_senders(string, self._senders.all)
+        except ConfigurationError as exc:
+            return str(exc)
+        return ""
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))

@@ -13,6 +13,7 @@ from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..connectivity.new_keys import KeepString
+from ..connectivity.updates import FloorOf
 from ..mux import DATA_CONFIG, Budget
 from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
 from .patience import check_patience
@@ -85,3 +86,5 @@ class ClientConfig:
     #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
     #: it. None: the new key is kept in memory only, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
+    #: See `FloorOf`. Protects from earlier updates after a backup of the connection string was restored.
+    update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)

@@ -17,6 +17,7 @@ from ..connectivity.snapshot import (
     FailureSnapshot,
     StreamSnapshot,
     StreamState,
+    UpdateStatus,
 )
 from ..mux import MemoryUse
 from .opening import SessionOpener
@@ -35,6 +36,9 @@ class _Client(Protocol):
 
     @property
     def requests(self) -> StreamRequests: ...
+
+    @property
+    def update_status(self) -> UpdateStatus | None: ...
 
 
 def client_snapshot(
@@ -79,6 +83,7 @@ def client_snapshot(
         is_connected=opener.open is not None,
         waiting=opener.waiting,
         failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),
+        update=client.update_status,
     )
     counted = counters.copy()
     for request in client.requests:

@@ -80,9 +80,9 @@ class ControlChannel:
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: Messages that answer no request: `Offer`, `Ended`, `Draining`, `Key`. Ends with the channel. `Registered`,
-        #: although it answers a request, is here as well: offers before it belong to the earlier key, and those after
-        #: it to the new one.
+        #: Messages that answer no request: `Offer`, `Ended`, `Draining`, `Key`, `Update`. Ends with the channel.
+        #: `Registered`, although it answers a request, is here as well: offers before it belong to the earlier key,
+        #: and those after it to the new one.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
         #: Whether the channel has ended. What was sent last may not have arrived.
         self.has_ended = False
@@ -196,7 +196,7 @@ class ControlChannel:
             case control.Taken(id=id_):
                 if (request := self._requests.get(id_)) is not None:
                     self._take_part(request, message)
-            case control.Offer() | control.Ended() | control.Draining() | control.Key():
+            case control.Offer() | control.Ended() | control.Draining() | control.Key() | control.Update():
                 self._pass_on(message)
             case _:
                 pass  # a message of a newer relay, or one that has no meaning in this direction

@@ -29,6 +29,7 @@ __all__ = [
     "StreamSnapshot",
     "StreamState",
     "TargetCheck",
+    "UpdateStatus",
 ]
 
 #: How many sessions, and how many streams, a snapshot lists by default.
@@ -98,6 +99,17 @@ class RelaySnapshot:
 
 
 @attrs.frozen(kw_only=True)
+class UpdateStatus:
+    """The last update of a connection string."""
+
+    sequence: int
+    #: ``used``, ``waiting`` (it may be used later) or ``refused``.
+    state: str
+    #: Why it is not used.
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
 class ConnectionSnapshot:
     """One hybrid connection of a connector or client."""
 
@@ -115,6 +127,8 @@ class ConnectionSnapshot:
     waiting: int = 0
     #: At a client: why the last attempt to open a session failed; None once one has succeeded.
     failure: FailureSnapshot | None = None
+    #: The last update of its connection string; None if there was none.
+    update: UpdateStatus | None = None
 
     @property
     def is_registered(self) -> bool:

@@ -13,6 +13,7 @@ from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..connectivity.new_keys import KeepString
+from ..connectivity.updates import FloorOf
 from ..errors import ConfigurationError
 from ..mux import DATA_CONFIG
 from ..policy import Policy, PolicyFile
@@ -83,3 +84,5 @@ class ConnectorConfig:
     #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
     #: it. None: the new key is kept in memory only, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
+    #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
+    update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)

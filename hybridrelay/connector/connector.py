@@ -20,11 +20,14 @@ from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
 from ..audit.record import NOT_THERE, SinkProblem
 from ..connectivity.data import EndToEnd
+from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
+from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, HybridRelayError
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
 from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
@@ -114,17 +117,20 @@ class Connector:
         )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)
+        new_link = partial(
+            RelayLink,
+            role=control.PeerRole.CONNECTOR,
+            mode=config.mode,
+            dialer=config.dialer,
+            transports=transports,
+            events=events,
+        )
+        #: Makes a link to a relay that is only tried out, with an instance of its own.
+        self._new_trial_link: Callable[[RelayEndpoint], RelayLink] = lambda endpoint: new_link(
+            endpoint, instance=new_instance()
+        )
         self._relays = Relays(
-            new_link=partial(
-                RelayLink,
-                role=control.PeerRole.CONNECTOR,
-                instance=instances.instance,
-                mode=config.mode,
-                dialer=config.dialer,
-                transports=transports,
-                upgrade_interval=config.upgrade_interval,
-                events=events,
-            ),
+            new_link=partial(new_link, instance=instances.instance, upgrade_interval=config.upgrade_interval),
             new_registrar=lambda link, changed: Registrar(
                 link, channels, self._sessions, instances, clock=clock, events=events, changed=changed
             ),
@@ -144,6 +150,7 @@ class Connector:
         self._policies.publish_all()
         self._require_audit()
         self._keep_string = config.keep_string
+        self._update_floor = config.update_floor
         #: What is published, by the number that `publish` has returned.
         self._published: dict[int, Published] = {}
         self._numbers = itertools.count()
@@ -189,6 +196,16 @@ class Connector:
         self._published[number] = published
         published.new_keys = NewKeys(
             lambda: published.string, partial(self._use_key, published), self._keep_string, self._events
+        )
+        published.updates = Updates(
+            lambda: published.string,
+            use=partial(self._use_key, published),
+            permits=partial(self._why_not, published),
+            new_link=self._new_trial_link,
+            keep=self._keep_string,
+            floor=self._update_floor,
+            clock=self._clock,
+            events=self._events,
         )
         if decision.reason is None:
             self._relays.publish(published, links)
@@ -273,8 +290,19 @@ class Connector:
             self._nursery.start_soon(self._follow_key, published)
         return update
 
+    def _why_not(self, published: Published, string: ConnectionString) -> str:
+        """Return why a changed connection string could not be used; empty if it could."""
+        resource = resource_of(string, string.require_target())
+        if (decision := self._policies.policy.decide(None, Action.PUBLISH, resource)).reason is not None:
+            return str(denied(published.name, decision))
+        try:
+            self._relays.find_links(published, string)
+        except ConfigurationError as exc:
+            return str(exc)
+        return ""
+
     def _use_key(self, published: Published, string: ConnectionString) -> None:
-        """Use a connection string with a new key, which a relay has given, unless it is not published any longer."""
+        """Use a connection string with a new key or an update, unless it is not published any longer."""
         for number, one in self._published.items():
             if one is published:
                 self.update(number, string)

@@ -14,13 +14,14 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
 import attrs
 
 from .._file_lock import lock_file
+from .._state_folder import state_folder
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
 from ..events.connector_resources import InstanceFileNotUsed, InstanceFileNotWritten
@@ -208,21 +209,6 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
         with contextlib.suppress(ValueError):
             entries.append((OwnInstance(secret), float(since or 0)))
     return entries
-
-
-def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
-    """Return the directory for state that programs of this user keep between runs; None if it cannot be determined.
-
-    Args:
-        environ: ``STATE_DIRECTORY`` (systemd, possibly several), ``XDG_STATE_HOME``, on Windows ``LOCALAPPDATA``.
-        home: the user's home directory, if any.
-    """
-    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
-        return Path(given)
-    for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
-        if (base := environ.get(name, "")) and os.path.isabs(base):
-            return Path(base) / "hybridrelay"
-    return None if home is None else home / ".local" / "state" / "hybridrelay"
 
 
 def default_instance_file(

@@ -9,6 +9,7 @@ import attrs
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.new_keys import NewKeys
+from ..connectivity.updates import Updates
 from ..policy import Decision, Resource, resource_of
 from ..security import ConnectionString, HostPort
 from .registration import Registration, RelayIdentity
@@ -30,6 +31,8 @@ class Published:
         self.retiring: list[Publication] = []
         #: Handles new keys; None before it is published.
         self.new_keys: NewKeys | None = None
+        #: Handles updates of the connection string; None before it is published.
+        self.updates: Updates | None = None
         #: Whether it is no longer published. Its sessions may continue for a while; no new ones begin.
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.

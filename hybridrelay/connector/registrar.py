@@ -324,6 +324,8 @@ class Registrar:
                         self._feed(inputs.EndedByRelay(number, name, reason))
                     case control.Key():
                         self._key_received(running, channel, message)
+                    case control.Update():
+                        self._update_received(running, channel, message)
                     case control.Draining(retry_after_seconds=seconds):
                         self._feed(inputs.RestartAnnounced(number, float(seconds)))
                     case _:
@@ -341,6 +343,13 @@ class Registrar:
             running.nursery.start_soon(
                 publication.published.new_keys.received, channel, self.link.host, message, others
             )
+
+    def _update_received(self, running: _Running, channel: ControlChannel, message: control.Update) -> None:
+        publication = self._publications.get(message.connection)
+        updates = None if publication is None else publication.published.updates
+        if updates is not None and updates.may_handle():
+            assert running.nursery is not None
+            running.nursery.start_soon(updates.received, channel, self.link.endpoint, message)
 
     async def _check_key(self, publication: Publication, string: ConnectionString) -> None:
         """See `Publication.accepts`."""

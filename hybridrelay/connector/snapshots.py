@@ -59,6 +59,7 @@ def connector_snapshot(
             sessions=of_sessions[one.name],
             streams=of_streams[one.name],
             target=str(one.target),
+            update=None if one.updates is None else one.updates.status(),
         )
         for one in published
     )

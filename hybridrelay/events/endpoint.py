@@ -20,6 +20,8 @@ __all__ = [
     "KeyInUse",
     "NetworkChanged",
     "NewKeyReceived",
+    "OlderStringRestored",
+    "PreviousStringNotKept",
     "RelayDraining",
     "SessionEnded",
     "SessionOpened",
@@ -29,6 +31,9 @@ __all__ = [
     "StreamNotConnected",
     "StreamOpened",
     "StreamStillOpen",
+    "UpdateNotRemembered",
+    "UpdateNotUsed",
+    "UpdateReceived",
 ]
 
 
@@ -281,6 +286,82 @@ class NewKeyReceived(Event):
     kept: bool
     #: Why not.
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class UpdateReceived(Event):
+    """This program uses an update of its connection string, which the authority has signed, from now on."""
+
+    name: ClassVar = "update.received"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The connection string was updated, as its authority has signed"
+
+    connection: str
+    #: The relay that has delivered it.
+    host: str
+    sequence: int
+    #: What has changed: ``relays``, ``relay pins``, ``target``.
+    changed: tuple[str, ...]
+    #: Whether it is stored where the program reads its connection string at its next start.
+    kept: bool
+    #: Why not.
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class UpdateNotUsed(Event):
+    """An update of the connection string is not used, and the earlier one stays in use."""
+
+    name: ClassVar = "update.not-used"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "An update of the connection string is not used"
+
+    connection: str
+    #: The relay that has delivered it.
+    host: str
+    #: As the relay has stated it.
+    sequence: int
+    #: ``waiting`` (it may be used later) or ``refused``.
+    state: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class PreviousStringNotKept(Event):
+    """The connection string from before an update cannot be kept beside the new one."""
+
+    name: ClassVar = "update.previous-not-kept"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The connection string from before an update cannot be kept"
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class UpdateNotRemembered(Event):
+    """The directory for state cannot be written, so that after a restored backup an earlier update could be used."""
+
+    name: ClassVar = "update.not-remembered"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "It cannot be remembered that an update was used"
+
+    connection: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class OlderStringRestored(Event):
+    """The connection string is older than one that this program has used, perhaps because a backup was restored."""
+
+    name: ClassVar = "update.older-string"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The connection string is older than the last update that was used here"
+
+    connection: str
+    #: The sequence in the connection string, and that of the last update that was used.
+    sequence: int
+    used: int
 
 
 @attrs.frozen(kw_only=True)

@@ -20,6 +20,7 @@ __all__ = [
     "KeyRollAnswered",
     "KeyRollEnded",
     "KeyRollStarted",
+    "UpdateAnswered",
 ]
 
 
@@ -154,3 +155,25 @@ class DrainEnded(Event):
     name: ClassVar = "drain.ended"
     level: ClassVar = Level.INFO
     summary: ClassVar = "The relay accepts registrations and joins again"
+
+
+@attrs.frozen(kw_only=True)
+class UpdateAnswered(Event):
+    """A program has said what it has done with an update of its connection string."""
+
+    name: ClassVar = "update.answered"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A program was given an update of its connection string, and has answered"
+
+    connection: str
+    peer: str
+    instance: str
+    #: The side that the update is for: ``connector`` or ``application``.
+    role: str
+    #: The serial number of the only identity that it is for; empty if it is for all of this side.
+    serial: str
+    sequence: int
+    #: ``kept``, ``memory`` (the program would have to get it again after a restart), ``waiting`` (it does not use it
+    #: yet) or ``refused``.
+    state: str
+    detail: str = ""

@@ -1,4 +1,4 @@
-"""Administers a relay through its management API."""
+"""Administers a relay through its management API. The module is long because it has every operation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from ..administration import (
     ConnectionInfo,
     HolderInfo,
     KeyInfo,
+    RecipientInfo,
     RelayDescription,
     RollInfo,
     RuleInfo,
     TokenInfo,
+    UpdateInfo,
 )
 from ..errors import HybridRelayError, ManagementError, OutcomeUnknown
 from ..relay.claims import ClaimState
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
+from ..relay.updates import StoredUpdate
 from ..security import ClaimKeys, KeySlot, ManagementRole, Right, Rule, Secret, key_fingerprint
 from .blocking import BlockingClient
 from .claim_values import ClaimPage, ClaimValue
@@ -31,6 +34,7 @@ from .live_values import RelayEndpointValue
 from .paging import read_pages
 from .roll_values import RollValue
 from .token_values import DAY_SECONDS, CreatedToken, TokenPage, TokenValue
+from .update_values import UpdatePage, UpdateValue
 from .values import AccessKeys, AuthorizationRule, ConnectionPage, ConnectionValue, LimitsBody
 
 __all__ = ["ApiRegistry"]
@@ -102,6 +106,11 @@ class ApiRegistry:
     def claims(self, name: str) -> tuple[ClaimInfo, ...]:
         """See `Registry.claims`."""
         return tuple(map(_claim, self._get(f"{_path(name)}/claims", ClaimPage).value))
+
+    def updates(self, name: str) -> tuple[UpdateInfo, ...]:
+        """See `Registry.updates`."""
+        page = self._get(f"{_path(name)}/updates", UpdatePage)
+        return tuple(map(_update, page.value))
 
     # --- changing
 
@@ -293,6 +302,27 @@ class ApiRegistry:
             if not found or found[0].state is ClaimState.OPEN:
                 raise
 
+    def push_update(self, update: StoredUpdate) -> None:
+        """See `Registry.push_update`."""
+        body = {
+            "role": update.role.value,
+            "serial": update.serial,
+            "sequence": update.sequence,
+            "document": base64.b64encode(update.document).decode("ascii"),
+            "expiresAt": update.expires_at,
+            "note": update.note,
+        }
+        try:
+            self._call("POST", f"{_path(update.connection)}/updates", UpdateValue, body=body)
+        except OutcomeUnknown:
+            try:
+                found = self.updates(update.connection)
+            except HybridRelayError:
+                found = ()
+            wanted = update.role.value, update.serial, update.sequence
+            if wanted not in {(one.role, one.serial, one.sequence) for one in found}:
+                raise
+
     # --- requests
 
     def _get(self, path: str, kind: type[T], query: Mapping[str, str | float | None] | None = None) -> T:
@@ -362,6 +392,11 @@ def _claim(value: ClaimValue) -> ClaimInfo:
     except ValueError:
         raise _unexpected("the state of a claim") from None
     return ClaimInfo(**{**msgspec.structs.asdict(value), "state": state})
+
+
+def _update(value: UpdateValue) -> UpdateInfo:
+    missing = tuple(RecipientInfo(**msgspec.structs.asdict(one)) for one in value.missing)
+    return UpdateInfo(**{**msgspec.structs.asdict(value), "missing": missing})
 
 
 def _rule(value: AuthorizationRule) -> RuleInfo:

@@ -21,6 +21,7 @@ from ..administration import (
     RollInfo,
     RuleInfo,
     TokenInfo,
+    UpdateInfo,
 )
 from ..errors import ConfigurationError, StateError
 from ..events.plain_log import plainly_logged_events
@@ -29,6 +30,7 @@ from ..relay.claims import ClaimState
 from ..relay.model import RelayRecord
 from ..relay.quotas import Edition, Editions, Limits, Quota
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached
+from ..relay.updates import StoredUpdate
 from ..security import ClaimKeys, KeySlot, ManagementRole, Right, Rule, Secret
 from .audit_entries import DIRECTORY, AuditEntry, Kind, files_of, next_number, remedy_of
 from .audit_files import Line
@@ -68,6 +70,7 @@ class AuditedRegistry:
         self.editions: Callable[[], Editions] = registry.editions
         self.limits_in_force: Callable[[str], Limits] = registry.limits_in_force
         self.roll: Callable[[str, str], RollInfo | None] = registry.roll
+        self.updates: Callable[[str], tuple[UpdateInfo, ...]] = registry.updates
         self.claims: Callable[[str], tuple[ClaimInfo, ...]] = registry.claims
 
     def rule_with_keys(self, name: str, rule: str) -> Rule:
@@ -185,6 +188,11 @@ class AuditedRegistry:
                 claim.id != id_ or claim.state is not ClaimState.OPEN for claim in self._registry.claims(name)
             )
             self._registry.revoke_claim(name, id_)
+
+    def push_update(self, update: StoredUpdate) -> None:
+        """See `Registry.push_update`."""
+        with self._recorded("pushUpdate", connection=update.connection):
+            self._registry.push_update(update)
 
     @contextmanager
     def _recorded(

@@ -32,6 +32,7 @@ from .problems import problem
 from .quotas import EDITION_ROWS
 from .rolls import ROLL_OPERATIONS
 from .tokens import TOKEN_OPERATIONS
+from .updates import UPDATE_OPERATIONS
 from .usage import USAGE_ROWS
 from .values import (
     AccessKeys,
@@ -479,6 +480,7 @@ OPERATIONS: Operations[Call] = Operations(
         ),
         *ROLL_OPERATIONS,
         *CLAIM_OPERATIONS,
+        *UPDATE_OPERATIONS,
         *EDITION_ROWS,
         *LIVE_ROWS,
         *HEALTH_ROWS,

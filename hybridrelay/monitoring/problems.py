@@ -43,6 +43,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
         )
     of_connections = _of_connector if role == "connector" else _of_client
     found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
+    found += islice(_of_updates(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_audit(snapshot.audit), MAX_PROBLEMS)
     found += islice(_of_sessions(snapshot.sessions), MAX_PROBLEMS)
     return tuple(found[:MAX_PROBLEMS])
@@ -112,6 +113,18 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
                 code="no-session",
                 detail=f"{connection.name} has no session for new connections: {detail}",
                 remedy=remedy,
+                connection=connection.name,
+            )
+
+
+def _of_updates(connections: Sequence[ConnectionSnapshot]) -> Iterator[ProblemStatus]:
+    for connection in connections:
+        update = connection.update
+        if update is not None and update.state != "used":
+            yield ProblemStatus(
+                code="update-not-used",
+                detail=f"update {update.sequence} of {connection.name} is not used: {update.detail}",
+                remedy="correct this, or push another update: hybridrelay updates push --help",
                 connection=connection.name,
             )
 

@@ -72,6 +72,16 @@ class RelayStatus(Value, frozen=True):
     failure: FailureStatus | None
 
 
+class LastUpdate(Value, frozen=True):
+    """An update of a connection string."""
+
+    sequence: int
+    #: ``used``, ``waiting`` (it may be used later) or ``refused``.
+    state: str
+    #: Why it is not used; empty if it is.
+    detail: str
+
+
 class ConnectionStatus(Value, frozen=True):
     """One hybrid connection."""
 
@@ -89,6 +99,9 @@ class ConnectionStatus(Value, frozen=True):
     waiting: int
     #: At a client: why the last attempt to open a session failed; null once one has succeeded.
     failure: FailureStatus | None
+    #: The last update of its connection string that the program has used, or that it does not use although it is
+    #: later; null if there was none.
+    update: LastUpdate | None
 
 
 class SessionStatus(Value, frozen=True):
@@ -154,6 +167,7 @@ class ProblemStatus(Value, frozen=True):
         "not-listening",
         "session-resuming",
         "audit-failed",
+        "update-not-used",
     ]
     detail: str
     remedy: str

@@ -18,7 +18,6 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-import math
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,16 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .._printable import printable
+from . import control_fields
+from .control_fields import cut as _cut
+from .control_fields import hex_of as _hex
+from .control_fields import integer as _integer
+from .control_fields import lifetime as _lifetime
+from .control_fields import list_of as _list_of
+from .control_fields import matching as _matching
+from .control_fields import retry_after as _retry_after
+from .control_fields import seconds as _seconds
+from .control_fields import text_of as _text
 from .errors import LocalProtocolError, RemoteProtocolError
 from .limits import MAX_CONNECTION_NAME, MAX_TOKEN
 from .preamble import TICKET_SIZE
@@ -41,8 +49,11 @@ MAX_MESSAGE_SIZE = 7 * 1024 + 500
 MAX_REPLACES = 16
 #: The most instances that one join can exclude. A join with that many has about 2 KiB with a long token.
 MAX_AVOID = 64
-#: Lengths of text for people. Longer text is cut, not refused.
-MAX_DETAIL = 256
+#: See `control_fields`.
+MAX_DETAIL = control_fields.MAX_DETAIL
+MAX_INTEGER = control_fields.MAX_INTEGER
+MAX_LIFETIME_SECONDS = control_fields.MAX_LIFETIME_SECONDS
+MAX_RETRY_AFTER_SECONDS = control_fields.MAX_RETRY_AFTER_SECONDS
 MAX_SOFTWARE = 128
 #: Outer certificates of one relay: the old and the new one during a renewal, and some more.
 MAX_OUTER_PINS = 8
@@ -60,17 +71,11 @@ CLAIM_ATTEMPT_SIZE = 16
 CLAIM_PART_SIZE = 3 * 1024
 #: The largest number of messages in which the content of a claim is delivered.
 MAX_CLAIM_PARTS = 8
+#: The longest document of an update, in Base64 (`hybridrelay.security.MAX_UPDATE` bytes).
+MAX_DOCUMENT = 6144
 #: The longest names of rules, and keys.
 MAX_RULE = 256
 MAX_KEY_TEXT = 256
-#: Integers beyond this are not exact in every JSON implementation.
-MAX_INTEGER = 2**53 - 1
-#: The longest time for which a relay may ask its peers to stay away (seconds). A longer time is read as this one: a
-#: relay restarts within seconds, and one message must not keep connectors and clients away for days.
-MAX_RETRY_AFTER_SECONDS = 60.0
-#: The longest lifetime of a ticket (seconds). A longer one is read as this. Relays grant 30 s.
-MAX_LIFETIME_SECONDS = 300.0
-
 _LENGTH = struct.Struct(">I")
 _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
 #: The length of the secret from which an instance is computed (bytes).
@@ -80,6 +85,10 @@ _INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 #: The id of a rendezvous: 32 lower-case hexadecimal digits, or an empty text.
 _RENDEZVOUS = re.compile(r"([0-9a-f]{32})?\Z", re.ASCII)
 
+_DOCUMENT = re.compile(
+    rf"(?=.{{4,{MAX_DOCUMENT}}}\Z)([A-Za-z0-9+/]{{4}})*([A-Za-z0-9+/]{{2}}==|[A-Za-z0-9+/]{{3}}=|[A-Za-z0-9+/]{{4}})\Z",
+    re.ASCII,
+)
 _PART = re.compile(rf"([0-9a-f]{{2}}){{1,{CLAIM_PART_SIZE}}}\Z", re.ASCII)
 
 #: See the module's docstring.
@@ -119,85 +128,22 @@ class KeptState(enum.StrEnum):
     WAITING = "waiting"
 
 
+class UpdateState(enum.StrEnum):
+    """What a peer has done with an update."""
+
+    #: It uses the update, or a later one, and has written it where its connection string is kept.
+    KEPT = "kept"
+    #: It uses the update, but after a restart it would have to get it again.
+    MEMORY = "memory"
+    #: It does not use the update yet, because none of the relays in it accepts the peer, or its time has not come.
+    WAITING = "waiting"
+    #: It does not use the update, which is not authentic, has expired, or is not allowed by a policy.
+    REFUSED = "refused"
+    #: The update is for others.
+    OTHER = "other"
+
+
 # --- fields: validators for both sides, decoders from JSON for the peer
-
-
-def _cut(text: Any) -> Any:
-    # Text for people is cut rather than refused, so that the message is not lost. The validator rejects values that
-    # are not text.
-    if not isinstance(text, str):
-        return text
-    return printable(text[:MAX_DETAIL])
-
-
-def _integer(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{attribute.name} is not an integer")
-    if not 0 <= value <= MAX_INTEGER:
-        raise ValueError(f"{attribute.name} is out of range")
-
-
-def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if type(value) is not int and type(value) is not float:
-        raise TypeError(f"{attribute.name} is not a number")
-    # In this order, because `isfinite` overflows for very large integers, and comparisons do not.
-    if not 0 <= value <= MAX_INTEGER or not math.isfinite(value):
-        raise ValueError(f"{attribute.name} is out of range")
-
-
-def _at_most(limit: float, value: Any) -> Any:
-    # A duration above its limit is read as the limit. The validator rejects values that are not finite numbers.
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
-        return min(value, limit)
-    return value
-
-
-def _retry_after(value: Any) -> Any:
-    return _at_most(MAX_RETRY_AFTER_SECONDS, value)
-
-
-def _lifetime(value: Any) -> Any:
-    return _at_most(MAX_LIFETIME_SECONDS, value)
-
-
-def _text(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, str):
-            raise TypeError(f"{attribute.name} is not a string")
-        # Unprintable characters include lone surrogates, which JSON can express and UTF-8 cannot, and characters that
-        # could forge log lines.
-        if len(value) > limit or not (value or empty) or not value.isprintable():
-            raise ValueError(f"{attribute.name} is empty, too long or unprintable")
-
-    return validate
-
-
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, str):
-            raise TypeError(f"{attribute.name} is not a string")
-        if not pattern.match(value):
-            raise ValueError(f"{attribute.name} is not {what}")
-
-    return validate
-
-
-def _list_of(
-    item: Callable[[object, attrs.Attribute[Any], object], None], limit: int
-) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, tuple):
-            raise TypeError(f"{attribute.name} is not a list")
-        if len(value) > limit:
-            raise ValueError(f"{attribute.name} is too long")
-        for one in value:
-            item(instance, attribute, one)
-
-    return validate
-
-
-def _hex(bytes_: int) -> Callable[[object, attrs.Attribute[Any], object], None]:
-    return _matching(re.compile(rf"[0-9a-f]{{{2 * bytes_}}}\Z", re.ASCII), f"{bytes_} bytes in hexadecimal")
 
 
 _one_instance = _matching(_INSTANCE, "an instance")
@@ -209,6 +155,7 @@ _attempt = _matching(
 _secrets = _list_of(_one_secret, MAX_REPLACES)
 _avoided = _list_of(_one_instance, MAX_AVOID)
 _pins = _list_of(_text(MAX_PIN), MAX_OUTER_PINS)
+_document = _matching(_DOCUMENT, f"Base64 of at most {MAX_DOCUMENT} characters")
 _part = _matching(_PART, f"1 to {CLAIM_PART_SIZE} bytes in hexadecimal")
 
 
@@ -249,6 +196,7 @@ _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     Reason: lambda value: Reason.from_name(_string_from_json(value)),
     PeerRole: lambda value: PeerRole(_string_from_json(value)),
     KeptState: lambda value: KeptState(_string_from_json(value)),
+    UpdateState: lambda value: UpdateState(_string_from_json(value)),
     tuple[str, ...]: _strings_from_json,
 }
 
@@ -436,6 +384,32 @@ class KeyKept:
 
 
 @attrs.frozen
+class Update:
+    """The relay gives a peer an update of its connection string, which it cannot read. Answered by `UpdateKept`.
+
+    The relay repeats it to peers that have not kept it.
+    """
+
+    connection: str = attrs.field(validator=_connection)
+    #: The sequence, as stated to the relay. The authentic one is in the document.
+    sequence: int = attrs.field(validator=_integer)
+    #: Base64.
+    document: str = attrs.field(validator=_document, repr=False)
+
+
+@attrs.frozen
+class UpdateKept:
+    """What a peer has done with an `Update`."""
+
+    connection: str = attrs.field(validator=_connection)
+    #: As in `Update`.
+    sequence: int = attrs.field(validator=_integer)
+    state: UpdateState = attrs.field(converter=UpdateState)
+    #: For people; cut to `MAX_DETAIL` characters.
+    detail: str = attrs.field(default="", converter=_cut, validator=_text(MAX_DETAIL, empty=True))
+
+
+@attrs.frozen
 class Check:
     """A peer asks whether the relay accepts a token. Answered by `Checked` or `Failed`."""
 
@@ -502,6 +476,8 @@ Message: TypeAlias = (
     | Taken
     | Key
     | KeyKept
+    | Update
+    | UpdateKept
     | Check
     | Checked
     | Failed
@@ -513,7 +489,7 @@ _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
         Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Take, Taken,
-        Key, KeyKept, Check, Checked, Failed, Ended, Draining,
+        Key, KeyKept, Update, UpdateKept, Check, Checked, Failed, Ended, Draining,
     )
 }  # fmt: skip
 _TYPES = {cls: name for name, cls in _CLASSES.items()}

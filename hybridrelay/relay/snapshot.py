@@ -235,6 +235,36 @@ class RollSnapshot:
     missing: tuple[HolderSnapshot, ...] = ()
 
 
+@attrs.frozen(kw_only=True)
+class RecipientSnapshot:
+    """A program that does not have an update."""
+
+    instance: str
+    address: str
+    #: ``connector`` or ``client``.
+    role: str
+    #: ``asked`` (it has not answered), ``memory``, ``waiting`` or ``refused``; see `control.UpdateState`.
+    state: str
+    detail: str
+    #: When it disconnected (seconds since 1970); None if it is connected.
+    departed_at: float | None
+
+
+@attrs.frozen(kw_only=True)
+class UpdateSnapshot:
+    """How far an update has got at this relay."""
+
+    #: ``connector`` or ``application``, and the serial of a single identity; empty for all of this side.
+    role: str
+    serial: str
+    sequence: int
+    #: How many programs were seen that it is for, and how many of them have kept it.
+    recipients: int
+    kept: int
+    #: Some of those that have not.
+    missing: tuple[RecipientSnapshot, ...]
+
+
 class LiveRelay(Protocol):
     """A relay that may be running. While it does not run, everything is empty, and nothing is found.
 
@@ -280,6 +310,9 @@ class LiveRelay(Protocol):
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         """Return which programs have the new key of a rule that is being rolled; None if the relay does not know of a
         roll."""
+
+    def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
+        """Return which programs have the updates of a hybrid connection."""
 
     def is_key_presented(self, key: KeyId) -> bool:
         """Return whether a program that is connected has presented a token made with this key."""

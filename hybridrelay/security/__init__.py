@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .claim_seal import ClaimKeys as ClaimKeys
     from .claim_seal import open_claim_untrusted as open_claim_untrusted
     from .claim_seal import seal_claim as seal_claim
+    from .connection_string import MAX_SEQUENCE as MAX_SEQUENCE
     from .connection_string import ConnectionString as ConnectionString
     from .connection_string import check_is_connection_string as check_is_connection_string
     from .connection_string import parse_connection_string_untrusted as parse_connection_string_untrusted
@@ -101,6 +102,13 @@ if TYPE_CHECKING:
     from .tls import data_client_context as data_client_context
     from .tls import data_server_context as data_server_context
     from .tls import peer_identity_error as peer_identity_error
+    from .update_document import MAX_EXCLUDED as MAX_EXCLUDED
+    from .update_document import MAX_UPDATE as MAX_UPDATE
+    from .update_document import Update as Update
+    from .update_document import authority_key_of as authority_key_of
+    from .update_document import open_update_untrusted as open_update_untrusted
+    from .update_document import seal_update as seal_update
+    from .update_document import update_key as update_key
 
 _HOMES = {
     "admission": (
@@ -122,6 +130,7 @@ _HOMES = {
     ),
     "connection_string": (
         "ConnectionString",
+        "MAX_SEQUENCE",
         "check_is_connection_string",
         "parse_connection_string_untrusted",
     ),
@@ -227,6 +236,15 @@ _HOMES = {
         "data_client_context",
         "data_server_context",
         "peer_identity_error",
+    ),
+    "update_document": (
+        "MAX_EXCLUDED",
+        "MAX_UPDATE",
+        "Update",
+        "authority_key_of",
+        "open_update_untrusted",
+        "seal_update",
+        "update_key",
     ),
 }
 

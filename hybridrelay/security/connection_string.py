@@ -6,6 +6,8 @@ They have the fields of Azure Relay's connection strings (``Endpoint``, ``Shared
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -37,6 +39,10 @@ T = TypeVar("T")
 #: In characters. Normal connection strings have 1 to 2 KB; longer texts are not parsed at all.
 MAX_CONNECTION_STRING = 16 * 1024
 MAX_RELAY_PINS = 8
+#: The largest sequence of an update. Integers beyond this are not exact in every JSON implementation.
+MAX_SEQUENCE = 2**53 - 1
+_UPDATE_KEY_SIZE = 32
+_SEQUENCE = re.compile(r"[0-9]{1,16}", re.ASCII)
 #: Canonical names, in the order in which they are written.
 _FIELDS = (
     "Endpoint",
@@ -50,6 +56,8 @@ _FIELDS = (
     "RelayPin",
     "Ports",
     "LocalName",
+    "UpdateKey",
+    "UpdateSequence",
 )
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
@@ -88,6 +96,10 @@ class ConnectionString:
     #: The name and port under which this machine's applications know the target; only an application's connection
     #: string has it. It is advice, and is used on this machine only: neither relay nor connector get to know it.
     local_name: HostPort | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
+    #: The key with which updates for this side are encrypted (`update_document`); None if it cannot read updates.
+    update_key: Secret | None = None
+    #: The sequence of the last update that was used; 0 if none was.
+    update_sequence: int = 0
 
     @endpoints.validator
     def _check_endpoints(self, attribute: object, value: tuple[Endpoint, ...]) -> None:
@@ -177,6 +189,10 @@ class ConnectionString:
             values["Ports"] = ports
         if self.local_name is not None:
             values["LocalName"] = str(self.local_name)
+        if self.update_key is not None:
+            values["UpdateKey"] = self.update_key.reveal()
+        if self.update_sequence:
+            values["UpdateSequence"] = str(self.update_sequence)
         return ";".join(f"{name}={value}" for name, value in values.items())
 
 
@@ -242,6 +258,8 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         authority=field("Authority", decode_der_untrusted, None),
         relay_pins=field("RelayPin", _parse_pins, ()),
         local_name=field("LocalName", parse_local_name_untrusted, None),
+        update_key=field("UpdateKey", _parse_update_key, None),
+        update_sequence=field("UpdateSequence", _parse_sequence, 0),
     )
 
 
@@ -308,6 +326,22 @@ def _parse_pins(text: str) -> tuple[str, ...]:
     if len(pins) > MAX_RELAY_PINS:
         raise ValueError(f"at most {MAX_RELAY_PINS} pins")
     return tuple(check_pin(pin) for pin in pins)
+
+
+def _parse_update_key(text: str) -> Secret:
+    try:
+        size = len(base64.b64decode(text.encode("ascii"), validate=True))
+    except (binascii.Error, UnicodeError):
+        size = 0
+    if size != _UPDATE_KEY_SIZE:
+        raise ValueError(f"expected Base64 of {_UPDATE_KEY_SIZE} bytes")
+    return Secret(text)
+
+
+def _parse_sequence(text: str) -> int:
+    if not _SEQUENCE.fullmatch(text) or int(text) > MAX_SEQUENCE:
+        raise ValueError("expected a number")
+    return int(text)
 
 
 def _error(name: str, problem: str, *, remedy: str | None = None) -> ConnectionStringError:

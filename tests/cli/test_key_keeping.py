@@ -12,10 +12,12 @@ import pytest
 
 from hybridrelay.cli import key_keeping
 from hybridrelay.cli.key_keeping import keeper_of
+from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.security import ConnectionString, Secret, load_connection_string
 
 from .conftest import Created
 
+NO_MARKS = UpdateMarks(None)
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes, symbolic links")
 
 
@@ -28,7 +30,7 @@ async def test_the_right_file_gets_the_key_and_keeps_its_mode(created: Created) 
     created.application.chmod(0o640)
     before, after = strings(created.application)
     connector = created.connector.read_text()
-    keep = keeper_of(lambda: [created.connector, created.application])
+    keep = keeper_of(lambda: [created.connector, created.application], NO_MARKS)
     assert await keep(before, after) == ""
     assert load_connection_string(created.application) == after
     assert stat.S_IMODE(created.application.stat().st_mode) == 0o640
@@ -40,7 +42,7 @@ async def test_a_symbolic_link_stays(created: Created, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(created.application)
     before, after = strings(created.application)
-    assert await keeper_of(lambda: [link])(before, after) == ""
+    assert await keeper_of(lambda: [link], NO_MARKS)(before, after) == ""
     assert link.is_symlink()
     assert load_connection_string(created.application) == after
 
@@ -49,7 +51,7 @@ async def test_a_file_with_yet_another_key_is_not_touched(created: Created) -> N
     before, after = strings(created.application)
     other = attrs.evolve(before, key=Secret("third"))
     created.application.write_text(other.format())
-    why = await keeper_of(lambda: [created.application])(before, after)
+    why = await keeper_of(lambda: [created.application], NO_MARKS)(before, after)
     assert "has yet another key" in why
     assert load_connection_string(created.application) == other
 
@@ -58,15 +60,15 @@ async def test_a_damaged_file_before_the_right_one(created: Created, tmp_path: P
     damaged = tmp_path / "damaged"
     damaged.write_text("garbage")
     before, after = strings(created.application)
-    assert await keeper_of(lambda: [damaged, created.application])(before, after) == ""
+    assert await keeper_of(lambda: [damaged, created.application], NO_MARKS)(before, after) == ""
     assert load_connection_string(created.application) == after
-    assert str(damaged) in await keeper_of(lambda: [damaged])(before, after)
+    assert str(damaged) in await keeper_of(lambda: [damaged], NO_MARKS)(before, after)
 
 
 async def test_what_was_not_read_from_a_file(created: Created) -> None:
     before, after = strings(created.application)
-    assert await keeper_of(list)(before, after) == "the connection string was not read from a file"
-    assert await keeper_of(lambda: [created.connector])(before, after) != ""
+    assert await keeper_of(list, NO_MARKS)(before, after) == "the connection string was not read from a file"
+    assert await keeper_of(lambda: [created.connector], NO_MARKS)(before, after) != ""
 
 
 async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatc
         raise OSError(30, os.strerror(30), str(path))
 
     monkeypatch.setattr(key_keeping, "replace_file", refuse)
-    keep = keeper_of(lambda: [created.application])
+    keep = keeper_of(lambda: [created.application], NO_MARKS)
     assert await keep(before, after) == f"{created.application} cannot be written: Read-only file system"
     assert created.application.read_text() == text
     created.application.unlink()

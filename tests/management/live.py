@@ -21,7 +21,7 @@ from hybridrelay.relay import (
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.model import KeyId
-from hybridrelay.relay.snapshot import Position, RollSnapshot, Sees
+from hybridrelay.relay.snapshot import Position, RollSnapshot, Sees, UpdateSnapshot
 from hybridrelay.relay.usage import PastUsage, Period, Usage
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
@@ -61,6 +61,7 @@ class FakeRelay:
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
     #: What the relay knows of rolls, by hybrid connection and rule, and which keys peers have presented.
     rolls: dict[tuple[str, str], RollSnapshot] = attrs.field(factory=dict, kw_only=True)
+    pushed: dict[str, tuple[UpdateSnapshot, ...]] = attrs.field(factory=dict, kw_only=True)
     presented: set[KeyId] = attrs.field(factory=set, kw_only=True)
     numbers: RelaySnapshot = attrs.field(factory=lambda: RelaySnapshot(is_running=True))
 
@@ -141,6 +142,9 @@ class FakeRelay:
 
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         return self.rolls.get((connection, rule))
+
+    def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
+        return self.pushed.get(connection, ())
 
     def is_key_presented(self, key: KeyId) -> bool:
         return key in self.presented

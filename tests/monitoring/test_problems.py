@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hybridrelay.audit.record import SinkProblem
-from hybridrelay.connectivity.snapshot import EndpointSnapshot, SessionState, TargetCheck
+from hybridrelay.connectivity.snapshot import EndpointSnapshot, SessionState, TargetCheck, UpdateStatus
 from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
 from hybridrelay.monitoring.readiness import endpoint_checks
 from hybridrelay.monitoring.values import Role
@@ -57,6 +57,19 @@ def test_a_problem_says_why_and_what_to_do() -> None:
     assert "no relay has answered yet" in found.detail
     (found,) = endpoint_problems(endpoint(BROKEN), role="forward", stopping=False)
     assert found.detail == "db has no session for new connections: connection refused"
+
+
+def test_an_update_that_is_not_used() -> None:
+    waiting = UpdateStatus(sequence=7, state="waiting", detail="none of its relays can be used")
+    (found,) = endpoint_problems(
+        endpoint(connection("db", relay("a"), update=waiting)), role="connector", stopping=False
+    )
+    assert (found.code, found.connection) == ("update-not-used", "db")
+    assert found.detail == "update 7 of db is not used: none of its relays can be used"
+    used = UpdateStatus(sequence=7, state="used")
+    assert not endpoint_problems(
+        endpoint(connection("db", relay("a"), update=used)), role="connector", stopping=False
+    )
 
 
 def test_there_is_a_limit() -> None:

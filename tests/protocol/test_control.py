@@ -162,6 +162,14 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
         control.KeyKept("sql", 7, "memory", "read-only"),
         {"type": "keykept", "connection": "sql", "generation": 7, "state": "memory", "detail": "read-only"},
     ),
+    (
+        control.Update("sql", 7, "AAAA"),
+        {"type": "update", "connection": "sql", "sequence": 7, "document": "AAAA"},
+    ),
+    (
+        control.UpdateKept("sql", 7, "refused", "expired"),
+        {"type": "updatekept", "connection": "sql", "sequence": 7, "state": "refused", "detail": "expired"},
+    ),
     (control.Check(8, "sql", "t"), {"type": "check", "id": 8, "connection": "sql", "token": "t"}),
     (control.Checked(8), {"type": "checked", "id": 8}),
     (

@@ -335,7 +335,7 @@ def add_key(
     parser.add_argument("--key", required=required, choices=("primary", "secondary"), help=means)
 
 
-def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
+def add_endpoint(parser: argparse.ArgumentParser, *, means: str, required: bool = True) -> None:
     """Add ``--endpoint``, which is given once for each relay. `endpoints` is the list of its values."""
     parser.add_argument(
         "--endpoint",
@@ -343,7 +343,7 @@ def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
         dest="endpoints",
         type=values.endpoint,
         action="append",
-        required=True,
+        required=required,
         help=means,
     )
 

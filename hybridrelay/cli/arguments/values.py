@@ -219,6 +219,25 @@ def grace(text: str) -> float:
 
 
 @_argument
+def update_lifetime(text: str) -> float:
+    """Parse for how long a relay may deliver an update, or when it may be used. Returns seconds."""
+    match = re.fullmatch(r"([0-9]{1,5})([mhd])", text)
+    seconds = 0 if match is None else int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]]
+    if not 0 < seconds <= 400 * 86_400:
+        raise ValueError("expected a time such as 30m, 12h or 90d: at most 400d")
+    return float(seconds)
+
+
+@_argument
+def serial(text: str) -> str:
+    """Parse the serial number of an identity."""
+    digits = text.replace(":", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{1,40}", digits):
+        raise ValueError("expected the serial number of an identity in hexadecimal, as logs show it")
+    return digits
+
+
+@_argument
 def note(text: str) -> str:
     """Check the note of a claim."""
     if len(text) > 128 or not text.isprintable():

@@ -34,6 +34,7 @@ from ..serving.connector import ConnectorService
 from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
 from ..status_served import status_served
+from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
     from ...monitoring import StatusSource
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
         take_at_first_start(args)
-    wanted = configuration.load()
+    marks = UpdateMarks.of_user()
+    wanted = configuration.load(marks)
     make_plan({}, wanted)  # refuses what cannot be served together
     strings = [one.string for one in wanted if one.string is not None]
     events = logged_events()
@@ -81,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         policy_directories=args.policy_dirs,
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
-        keep_string=keeper_of(configuration.files),
+        keep_string=keeper_of(configuration.files, marks),
+        update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
         audit=audit,
     )

@@ -20,6 +20,7 @@ from ..serving.forward import ForwardService
 from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
 from ..status_served import status_served
+from ..update_marks import UpdateMarks
 
 if TYPE_CHECKING:
     from ...monitoring import StatusSource
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
         take_at_first_start(args)
-    wanted = configuration.load()
+    marks = UpdateMarks.of_user()
+    wanted = configuration.load(marks)
     make_plan({}, wanted)  # refuses what cannot be served together
     stop = GracefulStop(args.grace)
     events = logged_events()
@@ -47,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
             dialer=dialer,
             resume_deadline=args.resume_deadline,
             upgrade_interval=args.upgrade_interval,
-            keep_string=keeper_of(configuration.files),
+            keep_string=keeper_of(configuration.files, marks),
+            update_floor=marks.floor,
             open_patience=args.open_patience,
             policy_directories=args.policy_dirs,
         )

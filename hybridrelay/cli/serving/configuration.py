@@ -13,12 +13,13 @@ from ..._file_thread import FileThread
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
-from ...security import Role
+from ...security import ConnectionString, Role
 from ...security.loading import describe_source
 from ..config_file import apply_config_file, use_config_file
 from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
 from ..reloading import publish_not_reloaded
+from ..update_marks import UpdateMarks
 from .own_addresses import with_own_addresses
 from .plan import Running, Wanted
 from .watching import FileWatch
@@ -56,6 +57,7 @@ class Configuration:
         #: The configuration file.
         self.file: Path | None = args.config
         self._threads: dict[str, FileThread] = {}
+        self._marks: UpdateMarks | None = None
         self._entries: tuple[Entry, ...] = ()
         #: The entries whose files are watched. They may be those of a configuration that cannot be used; it is read
         #: again when one of its files appears.
@@ -79,8 +81,12 @@ class Configuration:
             if entry.path is not None:
                 yield entry.path
 
-    def load(self) -> tuple[Wanted, ...]:
+    def load(self, marks: UpdateMarks | None = None) -> tuple[Wanted, ...]:
         """Read all connection strings at the start of the program.
+
+        Args:
+            marks: if given, a connection string that is older than the last update that was used is reported, now and
+                later.
 
         Raises:
             ConfigurationError: one of them cannot be used.
@@ -98,7 +104,10 @@ class Configuration:
                 if entry.where:
                     exc.args = (f"{entry.where}: {exc}",)
                 raise
+            if marks is not None:
+                marks.warn_if_older(string)
             found.append(Wanted(entry, string))
+        self._marks = marks
         return with_own_addresses(found, {})
 
     async def read_again(self, running: Mapping[Key, Running], *, says_all: bool) -> Reading:
@@ -149,13 +158,19 @@ class Configuration:
                 plainly_logged_events().publish(ReloadSkipped(detail=detail))
             return None if now is None else Wanted(entry, None)
         try:
-            string = await self._thread(str(entry.path)).run(load_again, str(entry.path), self._role)
+            string = await self._thread(str(entry.path)).run(self._load_again, str(entry.path))
         except ConfigurationError as exc:
             if now is None and entry.where:
                 raise entry.error(exc) from exc
             publish_not_reloaded(exc)
             return None if now is None else Wanted(entry, None)
         return Wanted(entry, string)
+
+    def _load_again(self, path: str) -> ConnectionString:
+        string = load_again(path, self._role)
+        if self._marks is not None:
+            self._marks.warn_if_older(string)
+        return string
 
     def _thread(self, file: str) -> FileThread:
         return self._threads.setdefault(file, FileThread(file))

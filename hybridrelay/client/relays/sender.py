@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -18,7 +18,7 @@ from ...connectivity.control import ControlChannel
 from ...connectivity.data import EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
 from ...connectivity.link import RelayLink, make_connection_token
-from ...connectivity.new_keys import NewKeys, check_token
+from ...connectivity.new_keys import check_token
 from ...connectivity.refusals import failure_error
 from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
@@ -90,7 +90,7 @@ class Sender:
         nursery: runs the control channel.
         clock: returns seconds since 1970.
         on_draining: called when the relay has announced that it is draining, or about to stop.
-        on_key: called with the control channel over which the relay has given the client a new key, and the message.
+        on_given: called with the control channel over which a new key or an update has arrived, and the message.
         events: the stream to which events are published.
     """
 
@@ -104,7 +104,7 @@ class Sender:
         earlier: ConnectionString | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
-        on_key: Callable[[Sender, ControlChannel, control.Key], None],
+        on_given: Callable[[Sender, ControlChannel, control.Key | control.Update], None],
         events: EventStream,
     ) -> None:
         self.link = link
@@ -118,7 +118,7 @@ class Sender:
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
-        self._on_key = on_key
+        self._on_given = on_given
         self._events = events
         self._control: ControlChannel | None = None
         #: When the control channel was opened, on Trio's clock.
@@ -231,12 +231,10 @@ class Sender:
         """The relay's host name."""
         return self.link.host
 
-    async def handle_key(
-        self, channel: ControlChannel, message: control.Key, new_keys: NewKeys, others: Sequence[Sender]
-    ) -> None:
-        """Handle a new key; see `NewKeys.received`. The control channel stays open until it is answered."""
+    async def answer(self, channel: ControlChannel, handle: Callable[[], Awaitable[None]]) -> None:
+        """Call `handle`, which answers a new key or an update. Until then, the control channel stays open."""
         with self._requesting(channel):
-            await new_keys.received(channel, self.link.host, message, others)
+            await handle()
 
     async def accepts(self, string: ConnectionString) -> None:
         """Check whether the relay accepts the key of a connection string.
@@ -404,8 +402,8 @@ class Sender:
                 self._events.publish(RelayDraining(host=self.link.host, retry_seconds=message.retry_after_seconds))
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)
-            elif isinstance(message, control.Key):
-                self._on_key(self, channel, message)
+            elif isinstance(message, control.Key | control.Update):
+                self._on_given(self, channel, message)
         if self._control is channel:
             self._control = None
 

@@ -42,6 +42,7 @@ __all__ = [
     "SenderProved",
     "StartJoin",
     "TakeClaim",
+    "UpdateAnswered",
 ]
 
 #: The maximum number of concurrent joins of one control channel. A client needs one.
@@ -64,8 +65,9 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
         control.Proved,
         control.Check,
         control.KeyKept,
+        control.UpdateKept,
     ),
-    control.PeerRole.CLIENT: (control.Join, control.Check, control.KeyKept),
+    control.PeerRole.CLIENT: (control.Join, control.Check, control.KeyKept, control.UpdateKept),
     control.PeerRole.TAKER: (control.Take,),
 }
 
@@ -126,6 +128,13 @@ class KeyAnswered:
 
 
 @attrs.frozen
+class UpdateAnswered:
+    """The peer has said what it has done with an update."""
+
+    answer: control.UpdateKept
+
+
+@attrs.frozen
 class Close:
     """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
@@ -133,7 +142,9 @@ class Close:
     gracefully: bool
 
 
-Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | KeyAnswered | Close
+Output: TypeAlias = (
+    Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | KeyAnswered | UpdateAnswered | Close
+)
 
 
 @attrs.frozen
@@ -228,6 +239,8 @@ class ControlChannelCore(Generic[HandleT]):
                 return Authorize(message, Right.LISTEN if role is control.PeerRole.CONNECTOR else Right.SEND)
             case control.KeyKept():
                 return KeyAnswered(message)
+            case control.UpdateKept():
+                return UpdateAnswered(message)
             case control.Take():
                 if self._has_asked_for_claim:  # so that each guess costs a TLS handshake, whose rate is limited
                     raise RemoteProtocolError("only one claim can be taken on a control channel")

@@ -69,6 +69,7 @@ class ControlPeers:
         self._peers: set[ControlPeer] = set()
         #: See `ControlPeer`. Set when the relay is assembled.
         self.key_answered: Callable[[str, str, control.KeyKept], None] | None = None
+        self.update_answered: Callable[[str, str, control.PeerRole | None, control.UpdateKept], None] | None = None
         #: One key may have thousands of control channels, which share turns.
         self._turns = PeerTurns()
 
@@ -94,6 +95,7 @@ class ControlPeers:
             transport=transport,
             claims=self._claims,
             key_answered=self._answered,
+            update_answered=self._update_answered,
         )
         try:
             while await peer.serve_some():
@@ -108,6 +110,12 @@ class ControlPeers:
     def _answered(self, address: str, instance: str, answer: control.KeyKept) -> None:
         if self.key_answered is not None:
             self.key_answered(address, instance, answer)
+
+    def _update_answered(
+        self, address: str, instance: str, role: control.PeerRole | None, answer: control.UpdateKept
+    ) -> None:
+        if self.update_answered is not None:
+            self.update_answered(address, instance, role, answer)
 
     async def serve(self, channel: AuthenticatedControlChannel[ControlPeer]) -> None:
         """Serve a peer that has authenticated until its channel ends, in a session with its own tasks."""

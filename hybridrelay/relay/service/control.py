@@ -34,6 +34,7 @@ from ..core.control_channel import (
     SenderProved,
     StartJoin,
     TakeClaim,
+    UpdateAnswered,
 )
 from ..limits import REVOKED_CHANNEL_SECONDS
 from ..model import KeyId
@@ -52,6 +53,10 @@ _MAX_WATCHED = 256
 
 
 def _ignore(address: str, instance: str, answer: control.KeyKept) -> None:
+    pass
+
+
+def _ignore_update(address: str, instance: str, role: control.PeerRole | None, answer: control.UpdateKept) -> None:
     pass
 
 
@@ -78,6 +83,7 @@ class ControlPeer:
         transport: the name of the transport.
         claims: answers takers; None means that there are no claims.
         key_answered: called with address, instance and message when the peer has answered `control.Key`.
+        update_answered: called with address, instance, role and message when it has answered `control.Update`.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class ControlPeer:
         *,
         claims: Claims | None = None,
         key_answered: Callable[[str, str, control.KeyKept], None] = _ignore,
+        update_answered: Callable[[str, str, control.PeerRole | None, control.UpdateKept], None] = _ignore_update,
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
@@ -95,6 +102,7 @@ class ControlPeer:
         self._broker = broker
         self._claims = NoClaims() if claims is None else claims
         self._key_answered = key_answered
+        self._update_answered = update_answered
         self._early = early
         welcome = control.Welcome(relay_instance, f"hybridrelay/{__version__}", outer_pins)
         self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(
@@ -254,6 +262,8 @@ class ControlPeer:
                 self._nursery.start_soon(self._join, request, grant)
             case KeyAnswered(answer):
                 self._key_answered(self.address, self.instance, answer)
+            case UpdateAnswered(answer):
+                self._update_answered(self.address, self.instance, self.role, answer)
             case TakeClaim(request):
                 for message in await self._claims.take(request, self.address):
                     await self.send(message)
@@ -308,8 +318,8 @@ class ControlPeer:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 
-    def give_key(self, message: control.Key) -> None:
-        """Give the peer the new key of a rule, without waiting until the message was sent."""
+    def give(self, message: control.Key | control.Update) -> None:
+        """Give the peer the new key of a rule or an update, without waiting until the message was sent."""
         self._perform_soon(Say(message))
 
     def announce_draining(self, retry_after: float) -> None:

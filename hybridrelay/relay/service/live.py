@@ -32,6 +32,7 @@ from ..snapshot import (
     Sees,
     SenderSnapshot,
     SessionSnapshot,
+    UpdateSnapshot,
 )
 from ..usage import TOTAL, PastUsage, Period, Usage
 from .broker import RENDEZVOUS_BUCKETS, BrokerService
@@ -39,6 +40,7 @@ from .connections import ControlPeers
 from .history import HistoryService
 from .listener_handle import ListenerHandle, SenderHandle
 from .rolls import RollService
+from .updates import UpdateService
 from .usage import UsageService
 
 __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
@@ -67,6 +69,7 @@ class RunningRelay:
     history: HistoryService
     usage: UsageService
     rolls: RollService
+    updates: UpdateService
     clock: Callable[[], float]
 
     def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
@@ -255,6 +258,10 @@ class MaybeRunningRelay:
     def roll(self, connection: str, rule: str) -> RollSnapshot | None:
         """See `LiveRelay.roll`."""
         return None if self.running is None else self.running.rolls.snapshot(connection, rule)
+
+    def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
+        """See `LiveRelay.updates`."""
+        return () if self.running is None else self.running.updates.snapshot(connection)
 
     def is_key_presented(self, key: KeyId) -> bool:
         """See `LiveRelay.is_key_presented`."""

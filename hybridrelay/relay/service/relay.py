@@ -51,6 +51,7 @@ from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .rolls import RollService
 from .takeover import Takeover, listen_for_workers
+from .updates import UpdateService
 from .usage import UsageService
 from .watcher import StoreWatcher
 from .workers import Keeping, Workers, open_workers
@@ -244,6 +245,8 @@ class Relay:
         peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims)
         rolls = RollService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
         peers.key_answered = rolls.answered
+        updates = UpdateService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
+        peers.update_answered = updates.answered
         authenticator = Authenticator(
             certificates=certificates,
             slots=slots,
@@ -275,6 +278,7 @@ class Relay:
             history,
             usage,
             rolls,
+            updates,
             clock=self._clock,
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims)
@@ -308,6 +312,7 @@ class Relay:
         nursery.start_soon(parts.running.announce_drains)
         nursery.start_soon(parts.claims.run)
         nursery.start_soon(parts.running.rolls.run)
+        nursery.start_soon(parts.running.updates.run)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)

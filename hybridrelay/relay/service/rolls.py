@@ -128,7 +128,7 @@ class RollService:
         rule = connection.rule(roll.rule)
         key = None if rule is None else rule.key(roll.slot)
         if key is not None:
-            peer.give_key(control.Key(connection.name, roll.rule, roll.new_generation, key.reveal()))
+            peer.give(control.Key(connection.name, roll.rule, roll.new_generation, key.reveal()))
 
     async def _retire(self, name: str, machine: Roll[ControlPeer], *, has_waited: bool) -> None:
         roll = machine.roll

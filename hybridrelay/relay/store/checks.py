@@ -14,6 +14,7 @@ from ..claims import (
 )
 from ..model import HybridConnection, RelayRecord
 from ..quotas import Edition, Editions, Limits
+from ..updates import MAX_UPDATES_PER_CONNECTION, StoredUpdate
 from .store import MAX_TOKENS, ChangedMeanwhile, NameTaken, NoConnection, NotFound, QuotaReached
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "check_new_key",
     "check_new_roll",
     "check_new_token",
+    "check_new_update",
     "check_version",
     "name_is_taken",
     "no_claim",
@@ -247,3 +249,19 @@ def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
     if known.rule(name) is None:
         raise no_rule(known.name, name, [rule.name for rule in known.rules])
     return tuple(rule for rule in known.rules if rule.name != name)
+
+
+def check_new_update(update: StoredUpdate, known: Iterable[StoredUpdate]) -> None:
+    """Check whether an update may be stored beside the others of its hybrid connection. Raises ConfigurationError."""
+    others = {one.recipients: one for one in known}
+    replaced = others.get(update.recipients)
+    if replaced is not None and update.sequence <= replaced.sequence:
+        raise ChangedMeanwhile(
+            f"the relay has the later update {replaced.sequence}, and this one is {update.sequence}",
+            remedy="run 'updates push' again; check the authority file first if it was restored from a backup",
+        )
+    if replaced is None and len(others) >= MAX_UPDATES_PER_CONNECTION:
+        raise ConfigurationError(
+            f"a relay keeps at most {MAX_UPDATES_PER_CONNECTION} updates of a hybrid connection",
+            remedy="use updates for all connectors or all applications instead of single identities",
+        )

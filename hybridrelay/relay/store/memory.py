@@ -11,10 +11,11 @@ from typing import Self
 import attrs
 
 from ...errors import StateError
-from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
+from ...security import KeySlot, ManagementToken, Right, Role, Rule, Secret, generate_key
 from ..claims import Claim, ClaimState, Take, decide_take, to_forget
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, PRESETS, Edition, Editions, Limits, Quota
+from ..updates import StoredUpdate
 from .checks import (
     changed_edition,
     check_edition,
@@ -24,6 +25,7 @@ from .checks import (
     check_new_key,
     check_new_roll,
     check_new_token,
+    check_new_update,
     check_version,
     name_is_taken,
     no_claim,
@@ -56,6 +58,7 @@ class MemoryStore:
         self._tokens: dict[str, ManagementToken] = {}
         self._editions = Editions(PRESETS)
         self._claims: dict[str, Claim] = {}
+        self._updates: dict[tuple[str, Role, str], StoredUpdate] = {}
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -124,6 +127,13 @@ class MemoryStore:
         self.get(name)
         found = [claim for claim in self._claims.values() if claim.connection == name]
         return tuple(sorted(found, key=lambda claim: (-claim.created_at, claim.mailbox)))
+
+    def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
+        """See `Store.updates`."""
+        self._read()
+        if name is not None:
+            self.get(name)
+        return tuple(one for at, one in sorted(self._updates.items()) if name in (None, at[0]))
 
     # --- changing
 
@@ -223,6 +233,7 @@ class MemoryStore:
         """See `Store.delete`."""
         self._get(name, version)
         self._claims = {mailbox: one for mailbox, one in self._claims.items() if one.connection != name}
+        self._updates = {at: one for at, one in self._updates.items() if one.connection != name}
         self._replace({key: one for key, one in self._connections.items() if key != name})
 
     def regenerate_key(
@@ -323,6 +334,13 @@ class MemoryStore:
             if claim.sealed is not None and claim.state(now) is not ClaimState.OPEN:
                 self._set_claim(claim.without_content())
             self._forget_claims(claim.connection, now)
+
+    def put_update(self, update: StoredUpdate) -> None:
+        """See `Store.put_update`."""
+        known = self._get(update.connection, None)
+        check_new_update(update, self.updates(update.connection))
+        self._updates[update.recipients] = update
+        self._put(known)
 
     def _forget_claims(self, name: str, now: float) -> None:
         for claim in to_forget(self.claims(name), now):

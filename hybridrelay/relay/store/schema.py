@@ -24,11 +24,12 @@ __all__ = [
     "check_schema_version",
     "make_schema",
     "migrate",
+    "prepare_database",
     "set_journal_mode",
     "transaction",
 ]
 
-SCHEMA_VERSION: Final = 9
+SCHEMA_VERSION: Final = 10
 
 #: Management tokens: digest is SHA-256 of the token's text, which is not stored.
 _TOKENS: Final = """
@@ -72,6 +73,15 @@ _ROLLS: Final = """
         FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
     ) WITHOUT ROWID
     """
+#: Updates of connection strings: role is the recipients' side. serial: of a single recipient, or empty.
+_UPDATES: Final = """
+    CREATE TABLE updates (
+        connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, role TEXT NOT NULL, serial TEXT NOT NULL,
+        sequence INTEGER NOT NULL, document BLOB NOT NULL, created_at REAL NOT NULL, expires_at REAL NOT NULL,
+        note TEXT NOT NULL,
+        PRIMARY KEY (connection, role, serial)
+    ) WITHOUT ROWID
+    """
 _CLAIMS_BY_CONNECTION: Final = "CREATE INDEX claims_by_connection ON claims (connection)"
 
 #: hosts: all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata and
@@ -108,6 +118,7 @@ SCHEMA: Final[Sequence[str]] = (
     _CLAIM_ATTEMPTS,
     _CLAIMS_BY_CONNECTION,
     _ROLLS,
+    _UPDATES,
 )
 
 #: By schema version: the statements that convert it to the next version.
@@ -132,6 +143,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     6: (_CLAIMS, _CLAIMS_BY_CONNECTION),
     7: (_ROLLS,),
     8: (_CLAIM_ATTEMPTS,),
+    9: (_UPDATES,),
 }
 
 
@@ -206,3 +218,36 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
             for statement in MIGRATIONS[version]:
                 database.execute(statement)
         database.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))
+
+
+def prepare_database(database: sqlite3.Connection, path: Path, *, write_ahead: bool, seconds: float) -> None:
+    """Check the version before anything is changed, set the options, and make or migrate the tables.
+
+    Args:
+        database: the registry.
+        path: its file.
+        write_ahead: whether there can be a write-ahead log.
+        seconds: how long to wait for another process that uses the file.
+
+    Raises:
+        StateError: see `check_schema_version`.
+    """
+    if not write_ahead:
+        # First, so that a log that was written elsewhere is read without shared memory.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        set_journal_mode(database, "DELETE", seconds=seconds)
+        database.execute("PRAGMA locking_mode = NORMAL").fetchall()
+    is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
+    if not is_new:
+        check_schema_version(database, path)
+    # The journal mode is a property of the file, and the other settings of the connection. None is part of a
+    # transaction.
+    if write_ahead:
+        set_journal_mode(database, "WAL", seconds=seconds)
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON").fetchall()
+    database.execute("PRAGMA temp_store = MEMORY").fetchall()
+    if is_new:
+        make_schema(database)
+    migrate(database, path)

@@ -35,6 +35,7 @@ from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_
 from ..claims import Claim, ClaimState, Take, decide_take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
+from ..updates import StoredUpdate
 from .checks import (
     changed_edition,
     check_edition,
@@ -44,6 +45,7 @@ from .checks import (
     check_new_key,
     check_new_roll,
     check_new_token,
+    check_new_update,
     check_version,
     name_is_taken,
     no_claim,
@@ -70,10 +72,11 @@ from .rows import (
     set_hosts,
     set_quota,
 )
-from .schema import check_schema_version, make_schema, migrate, set_journal_mode, transaction
+from .schema import prepare_database, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, ensure_private_file, prepare_state_directory
 from .store import StoreBusy
 from .token_rows import delete_token, insert_token, read_tokens, set_last_use
+from .update_rows import put_update, read_updates
 
 __all__ = ["SQLiteStore"]
 
@@ -176,7 +179,9 @@ class SQLiteStore:
                 path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                _prepare(database, path, write_ahead=can_share_memory(state_dir))
+                prepare_database(
+                    database, path, write_ahead=can_share_memory(state_dir), seconds=_BUSY_TIMEOUT_SECONDS
+                )
             except BaseException:
                 database.close()
                 raise
@@ -253,6 +258,13 @@ class SQLiteStore:
         self.get(name)
         with self._reading():
             return tuple(read_claims(self._database, name))
+
+    def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
+        """See `Store.updates`."""
+        if name is not None:
+            self.get(name)
+        with self._reading():
+            return tuple(read_updates(self._database, name))
 
     # --- changing
 
@@ -499,6 +511,12 @@ class SQLiteStore:
             with self._change() as database:
                 sweep_claims(database, name, now)
 
+    def put_update(self, update: StoredUpdate) -> None:
+        """See `Store.put_update`."""
+        with self._change_of(update.connection, None) as (database, _):
+            check_new_update(update, tuple(read_updates(database, update.connection)))
+            put_update(database, update)
+
     # --- private
 
     def _with_reserve(self, change: Callable[[], T]) -> T:
@@ -582,29 +600,6 @@ def _range(after: str, prefix: str, limit: int | None) -> tuple[str | int, ...]:
     """Return the parameters of `_NAMES` and `_DISABLED` for those of `Store.list`."""
     # All characters of a name come before the last one of ASCII, and SQLite takes -1 for no limit.
     return after, prefix, f"{prefix}\x7f", -1 if limit is None else limit
-
-
-def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:
-    """Check the version before anything is changed, set the options, and make or migrate the tables."""
-    if not write_ahead:
-        # First, so that a log that was written elsewhere is read without shared memory.
-        database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
-        set_journal_mode(database, "DELETE", seconds=_BUSY_TIMEOUT_SECONDS)
-        database.execute("PRAGMA locking_mode = NORMAL").fetchall()
-    is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
-    if not is_new:
-        check_schema_version(database, path)
-    # The journal mode is a property of the file, and the other settings of the connection. None is part of a
-    # transaction.
-    if write_ahead:
-        set_journal_mode(database, "WAL", seconds=_BUSY_TIMEOUT_SECONDS)
-    database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA secure_delete = ON").fetchall()
-    database.execute("PRAGMA temp_store = MEMORY").fetchall()
-    if is_new:
-        make_schema(database)
-    migrate(database, path)
 
 
 def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:

@@ -14,6 +14,7 @@ from ...security import KeySlot, ManagementToken, Right, Rule, Secret
 from ..claims import Claim, Take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
+from ..updates import StoredUpdate
 
 __all__ = [
     "MAX_TOKENS",
@@ -117,6 +118,13 @@ class Store(Protocol):
 
     def claims(self, name: str) -> tuple[Claim, ...]:
         """Return the claims of a hybrid connection, including ended ones, the latest first.
+
+        Raises:
+            NotFound: there is no hybrid connection with this name.
+        """
+
+    def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
+        """Return the updates of a hybrid connection, or of all (None), sorted by their recipients.
 
         Raises:
             NotFound: there is no hybrid connection with this name.
@@ -339,3 +347,11 @@ class Store(Protocol):
 
     def sweep_claims(self) -> None:
         """Delete the content of claims that have expired, and forget those that ended long ago."""
+
+    def put_update(self, update: StoredUpdate) -> None:
+        """Store an update, in place of an earlier one for the same recipients.
+
+        Raises:
+            NotFound: there is no hybrid connection with this name.
+            ConfigurationError: there is a later one for these recipients, or there are too many.
+        """

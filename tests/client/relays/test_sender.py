@@ -120,7 +120,7 @@ async def test_draining_keeps_a_client_away_for_a_minute_at_most(
         nursery,
         clock=time.time,
         on_draining=drained.append,
-        on_key=no_key,
+        on_given=no_key,
         events=EventStream(),
     )
     await sender._control_channel()
@@ -142,7 +142,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
         nursery,
         clock=time.time,
         on_draining=lambda sender: None,
-        on_key=no_key,
+        on_given=no_key,
         events=EventStream(),
     )
     for count in (1, 2, 3):
@@ -315,7 +315,7 @@ def sender_at(
         nursery,
         clock=time.time,
         on_draining=lambda _: None,
-        on_key=no_key,
+        on_given=no_key,
         events=EventStream(),
     )
 
@@ -400,7 +400,7 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
         nursery,
         clock=time.time,
         on_draining=lambda _: None,
-        on_key=no_key,
+        on_given=no_key,
         events=EventStream(),
     )
     has_control = [sender.has_control]

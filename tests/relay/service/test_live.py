@@ -29,6 +29,7 @@ from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.service.live import RunningRelay
 from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
 from hybridrelay.relay.service.rolls import RollService
+from hybridrelay.relay.service.updates import UpdateService
 from hybridrelay.relay.service.usage import UsageService
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, load_or_create_relay_certificate
@@ -78,9 +79,13 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     rolls = RollService(
         broker, lambda: peers, MemoryStore(), trio.CapacityLimiter(1), clock=time.time, events=EventStream()
     )
-    return RunningRelay(
-        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, rolls, time.time
+    updates = UpdateService(
+        broker, lambda: peers, MemoryStore(), trio.CapacityLimiter(1), clock=time.time, events=EventStream()
     )
+    return RunningRelay(
+        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, rolls, updates,
+        time.time,
+    )  # fmt: skip
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certificates: RelayCertificates) -> None:

@@ -17,7 +17,17 @@ from hybridrelay.relay.quotas import NO_QUOTA, Edition, Limits, Quota
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound, QuotaReached, Store
-from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, generate_management_token
+from hybridrelay.relay.updates import MAX_UPDATES_PER_CONNECTION, StoredUpdate
+from hybridrelay.security import (
+    MAX_UPDATE,
+    KeySlot,
+    ManagementRole,
+    Right,
+    Role,
+    Rule,
+    generate_key,
+    generate_management_token,
+)
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
 Rules = tuple[Rule, ...]
@@ -695,3 +705,63 @@ def test_rolls_that_cannot_begin(store: Store, rules: Rules) -> None:
     with pytest.raises(ConfigurationError, match="already; nothing was changed"):
         store.roll_key("sql", "sender", PRIMARY, store.rule("sql", "sender").secondary, seconds=60.0)
     assert store.get("sql") == before
+
+
+def an_update(sequence: int, role: Role = Role.CONNECTOR, serial: str = "", name: str = "sql") -> StoredUpdate:
+    return StoredUpdate(name, role, serial, sequence, b"sealed %d" % sequence, 1234.5, 9999.0, "target")
+
+
+def test_the_latest_update_for_each_group_of_recipients(store: Store, rules: Rules) -> None:
+    with pytest.raises(NotFound):
+        store.put_update(an_update(1))
+    for name in ("sql", "other"):
+        store.create(name, ["relay.example.com"], rules)
+    before = store.get("sql").version
+    for one in (an_update(1), an_update(1, Role.APPLICATION), an_update(2, serial="AB"), an_update(5, name="other")):
+        store.put_update(one)
+    store.put_update(an_update(3))
+    expected = (an_update(1, Role.APPLICATION), an_update(3), an_update(2, serial="AB"))
+    assert store.updates("sql") == expected
+    assert store.updates() == (an_update(5, name="other"), *expected)
+    assert store.get("sql").version > before
+    with pytest.raises(NotFound):
+        store.updates("none")
+
+
+@pytest.mark.parametrize("sequence", [3, 2])
+def test_an_earlier_update_is_refused(store: Store, rules: Rules, sequence: int) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    store.put_update(an_update(3))
+    with pytest.raises(ChangedMeanwhile, match="the relay has the later update 3"):
+        store.put_update(an_update(sequence))
+    assert store.updates("sql") == (an_update(3),)
+
+
+def test_too_many_updates_and_those_of_a_deleted_connection(store: Store, rules: Rules) -> None:
+    store.create("sql", ["relay.example.com"], rules)
+    for number in range(MAX_UPDATES_PER_CONNECTION):
+        store.put_update(an_update(1, serial=f"{number:X}"))
+    with pytest.raises(ConfigurationError, match="keeps at most"):
+        store.put_update(an_update(1, serial="FF"))
+    store.put_update(an_update(2, serial="1"))
+    store.delete("sql")
+    store.create("sql", ["relay.example.com"], rules)
+    assert store.updates() == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequence": 0},
+        {"sequence": 2**53},
+        {"serial": "x"},
+        {"document": b""},
+        {"document": bytes(MAX_UPDATE + 1)},
+        {"note": "a\nb"},
+        {"role": "relay"},
+        {"expires_at": float("nan")},
+    ],
+)
+def test_impossible_updates(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        attrs.evolve(an_update(1), **change)  # type: ignore[arg-type]

@@ -1,0 +1,355 @@
+"""Pushing updates: the authority signs which relays, pins and target its connection strings are to have.
+
+The authority file records what was pushed, so that each update can state all of it:
+
+- for each side, what was pushed to everybody on this side;
+- for single identities, what was pushed only to them. It takes precedence, and their updates also state the rest.
+
+The authority file is written first. If a relay cannot be reached then, pushing again completes the change.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .._replace_file import replace_file
+from ..errors import ConfigurationError, HybridRelayError
+from ..relay.updates import StoredUpdate
+from ..security import (
+    MAX_EXCLUDED,
+    MAX_SEQUENCE,
+    AuthorityFile,
+    Endpoint,
+    HostPort,
+    Role,
+    Update,
+    format_port_lists,
+    pair_endpoints,
+    parse_host_port_untrusted,
+    parse_port_lists_untrusted,
+    seal_update,
+)
+from ..security.names import normal_host
+from .authority_content import damaged, relays_of, with_relays, with_target
+from .changes import IncompleteChange, nothing, only_change_of
+from .connections import read_authority_file
+from .provisioning import pair_hosts_and_ports
+from .registry import Registry
+
+__all__ = ["PushedUpdates", "Wanted", "WhatIsPushed", "push_updates", "pushed_so_far"]
+
+_SIDES = (Role.CONNECTOR, Role.APPLICATION)
+_NONCE_SIZE = 12
+
+
+@attrs.frozen
+class WhatIsPushed:
+    """What an update states. None means that it does not change this."""
+
+    endpoints: tuple[Endpoint, ...] | None = None
+    pins: tuple[str, ...] | None = None
+    target: HostPort | None = None
+
+    def __bool__(self) -> bool:
+        return self != WhatIsPushed()
+
+    def over(self, other: WhatIsPushed) -> WhatIsPushed:
+        """Return this, completed with what `other` states in addition."""
+        return WhatIsPushed(
+            other.endpoints if self.endpoints is None else self.endpoints,
+            other.pins if self.pins is None else self.pins,
+            other.target if self.target is None else self.target,
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of what it states."""
+        named = (("relays", self.endpoints), ("pins", self.pins), ("target", self.target))
+        return tuple(name for name, value in named if value is not None)
+
+
+@attrs.frozen
+class Wanted:
+    """What is to be pushed, and to whom."""
+
+    #: The hosts of all relays, in order of preference; None: they are not changed.
+    hosts: tuple[str, ...] | None = None
+    #: The ports of the relays that differ from the defaults: one mapping for all, or one for each. None keeps the
+    #: ports that the authority file has for the relays.
+    ports: Sequence[Mapping[str, int | None]] | None = None
+    #: The pins of all relays.
+    pins: tuple[str, ...] | None = None
+    target: HostPort | None = None
+    #: The side; None: relays and pins for both, and the target for connectors.
+    role: Role | None = None
+    #: The serial number of a single identity of this side.
+    serial: str = ""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether what was pushed before is only to be pushed again."""
+        return self.hosts is None and self.ports is None and self.pins is None and self.target is None
+
+
+@attrs.frozen
+class _Pushed:
+    """What an authority file records."""
+
+    sequence: int = 0
+    sides: Mapping[Role, WhatIsPushed] = attrs.field(factory=dict[Role, WhatIsPushed])
+    #: For single identities, by side and serial number.
+    identities: Mapping[tuple[Role, str], WhatIsPushed] = attrs.field(factory=dict[tuple[Role, str], WhatIsPushed])
+
+
+@attrs.frozen
+class PushedUpdates:
+    """What `push_updates` did."""
+
+    updates: tuple[StoredUpdate, ...]
+    #: The hosts of the relays that the relay knows for the hybrid connection.
+    relay_hosts: tuple[str, ...]
+
+
+def push_updates(
+    registry: Registry,
+    name: str,
+    wanted: Wanted,
+    *,
+    authority_path: Path,
+    seconds: float,
+    not_before: float = 0.0,
+    now: float,
+    before_change: Callable[[], None] = nothing,
+) -> PushedUpdates:
+    """Sign updates for the connection strings of a hybrid connection, and leave them at a relay.
+
+    Args:
+        registry: the registry of the relay.
+        name: the hybrid connection.
+        wanted: what is to be changed. If nothing is, what was pushed before is pushed again, for example to another
+            relay.
+        authority_path: its authority file. It records what was pushed. Its own relays and target, with which further
+            connection strings are issued, change as well, unless this is for a single identity.
+        seconds: for how long the relay may deliver the updates.
+        not_before: when programs may use them at the earliest (seconds since 1970).
+        now: seconds since 1970.
+        before_change: called before anything is changed; see `change_with_files`.
+
+    Raises:
+        ConfigurationError: nothing was pushed before, there is no such hybrid connection, or something does not fit.
+            Nothing was changed.
+        IncompleteChange: the authority file was changed, and the relay does not have the updates.
+        HybridRelayError: the authority file cannot be written, or the relay cannot be reached. Nothing was changed.
+    """
+    with only_change_of([authority_path]):
+        file = read_authority_file(authority_path, name)
+        known = registry.connection(name)
+        before = _recorded(file)
+        after = _with_wanted(before, file, wanted)
+        if not after.sides and not after.identities:
+            raise ConfigurationError(
+                f"no update of {name} was pushed before, so there is nothing to push again",
+                remedy="say what to change: --endpoint, --relay-pin, --public-ports or --target",
+            )
+        # Seconds since 1970, so that the sequence also grows if the authority file is restored from a backup.
+        first = max(before.sequence + 1, int(now))
+        sequence = first + 1 if after.identities else first
+        if sequence > MAX_SEQUENCE:
+            raise ConfigurationError("the clock of this machine is wrong", remedy="set it, and run the command again")
+        after = attrs.evolve(after, sequence=sequence)
+        updates = _updates(file, after, wanted, first, not_before=not_before, expires_at=now + seconds, now=now)
+        before_change()
+        try:
+            replace_file(authority_path, _with_record(_with_own(file, wanted), after).format())
+        except OSError as exc:
+            raise HybridRelayError(
+                f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
+                remedy="make it possible to write this file, and run the command again",
+            ) from exc
+        for update in updates:
+            try:
+                registry.push_update(update)
+            except HybridRelayError as exc:
+                raise IncompleteChange(
+                    f"{authority_path} was changed, and the relay does not have the update: {exc}",
+                    remedy=f"run 'hybridrelay updates push {name}' again, with the same file and without changes",
+                ) from exc
+    return PushedUpdates(updates, known.hosts)
+
+
+def pushed_so_far(authority_path: Path, name: str) -> tuple[int, Mapping[tuple[Role, str], WhatIsPushed]]:
+    """Return what was pushed so far, by side and serial number (empty for everybody), and the last sequence.
+
+    Raises:
+        ConfigurationError: the authority file cannot be read, or is damaged.
+    """
+    pushed = _recorded(read_authority_file(authority_path, name))
+    found = {(role, ""): what for role, what in pushed.sides.items()}
+    for (role, serial), what in pushed.identities.items():
+        found[role, serial] = what.over(pushed.sides.get(role, WhatIsPushed()))
+    return pushed.sequence, found
+
+
+def _with_wanted(before: _Pushed, file: AuthorityFile, wanted: Wanted) -> _Pushed:
+    """Return what will have been pushed. Raises ConfigurationError."""
+    if wanted.is_nothing:
+        return before
+    endpoints, _ = relays_of(file)
+    relays = WhatIsPushed(pins=wanted.pins)
+    if wanted.hosts is not None:
+        paired = pair_hosts_and_ports(wanted.hosts, wanted.ports or ())
+        if wanted.ports is None:
+            kept = {normal_host(one.host): one.ports for one in endpoints}
+            paired = tuple(Endpoint(one.host, kept.get(normal_host(one.host), {})) for one in paired)
+        relays = attrs.evolve(relays, endpoints=paired)
+    elif wanted.ports is not None:
+        raise ConfigurationError("--public-ports needs --endpoint", remedy="name all relays with --endpoint")
+    if wanted.target is not None and wanted.role is Role.APPLICATION:
+        raise ConfigurationError("only connectors have a target", remedy="leave out --role or --target")
+    changes = {
+        Role.CONNECTOR: attrs.evolve(relays, target=wanted.target),
+        Role.APPLICATION: relays,
+    }
+    roles = _SIDES if wanted.role is None else (wanted.role,)
+    if not wanted.serial:
+        sides = dict(before.sides)
+        for role in roles:
+            if changes[role]:
+                sides[role] = changes[role].over(sides.get(role, WhatIsPushed()))
+        return attrs.evolve(before, sides=sides)
+    if wanted.role is None:
+        raise ConfigurationError(
+            "--serial needs --role", remedy="say whether it is a connector or an application: --role connector"
+        )
+    at = wanted.role, wanted.serial
+    identities = dict(before.identities)
+    identities[at] = changes[wanted.role].over(identities.get(at, WhatIsPushed()))
+    if sum(role is wanted.role for role, _ in identities) > MAX_EXCLUDED // 2:
+        raise ConfigurationError(
+            f"at most {MAX_EXCLUDED // 2} identities of one side can have updates of their own",
+            remedy="push to the whole side instead",
+        )
+    return attrs.evolve(before, identities=identities)
+
+
+def _updates(
+    file: AuthorityFile,
+    pushed: _Pushed,
+    wanted: Wanted,
+    first: int,
+    *,
+    not_before: float,
+    expires_at: float,
+    now: float,
+) -> tuple[StoredUpdate, ...]:
+    """Make the documents: first those for a whole side, then those for single identities, which are later."""
+    name = file.authority.connection_name
+    roles = set(_SIDES if wanted.is_nothing or wanted.role is None else (wanted.role,))
+    if not wanted.is_nothing and wanted.hosts is None and wanted.pins is None:
+        roles &= {Role.CONNECTOR}  # applications have no target
+    found = []
+
+    def add(role: Role, serial: str, sequence: int, what: WhatIsPushed, excluded: tuple[str, ...]) -> None:
+        try:
+            update = Update(
+                connection=name,
+                role=role,
+                sequence=sequence,
+                serial=serial,
+                excluded=excluded,
+                not_before=not_before,
+                not_after=expires_at,
+                endpoints=what.endpoints,
+                pins=what.pins,
+                target=what.target,
+            )
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from None
+        document = seal_update(file.authority, update, secrets.token_bytes(_NONCE_SIZE))
+        note = ", ".join(what.parts)
+        found.append(StoredUpdate(name, role, serial, sequence, document, now, expires_at, note))
+
+    for role, what in pushed.sides.items():
+        if role in roles:
+            add(role, "", first, what, tuple(sorted(serial for side, serial in pushed.identities if side is role)))
+    for (role, serial), what in pushed.identities.items():
+        if role in roles:
+            add(role, serial, first + 1, what.over(pushed.sides.get(role, WhatIsPushed())), ())
+    return tuple(found)
+
+
+def _with_own(file: AuthorityFile, wanted: Wanted) -> AuthorityFile:
+    """Return the authority file with what connection strings that are issued later have."""
+    if wanted.serial:
+        return file
+    if wanted.target is not None:
+        file = with_target(file, wanted.target)
+    endpoints, pins = relays_of(file)
+    what = _with_wanted(_Pushed(), file, attrs.evolve(wanted, target=None, role=None))
+    relays = what.sides.get(Role.CONNECTOR, WhatIsPushed())
+    return with_relays(
+        file,
+        endpoints if relays.endpoints is None else relays.endpoints,
+        pins if relays.pins is None else relays.pins,
+    )
+
+
+# --- the record in the authority file
+
+
+def _with_record(file: AuthorityFile, pushed: _Pushed) -> AuthorityFile:
+    record = {
+        "sequence": pushed.sequence,
+        "sides": {role.value: _as_json(what) for role, what in pushed.sides.items()},
+        "identities": [
+            {"role": role.value, "serial": serial, **_as_json(what)}
+            for (role, serial), what in pushed.identities.items()
+        ],
+    }
+    return attrs.evolve(file, extra={**file.extra, "updates": record})
+
+
+def _as_json(what: WhatIsPushed) -> dict[str, object]:
+    content: dict[str, object] = {}
+    if what.endpoints is not None:
+        content["relays"] = [endpoint.host for endpoint in what.endpoints]
+        content["ports"] = format_port_lists(what.endpoints)
+    if what.pins is not None:
+        content["pins"] = list(what.pins)
+    if what.target is not None:
+        content["target"] = str(what.target)
+    return content
+
+
+def _recorded(file: AuthorityFile) -> _Pushed:
+    """Raises ConfigurationError: the authority file is damaged."""
+    record = file.extra.get("updates")
+    if record is None:
+        return _Pushed()
+    try:
+        sequence = record["sequence"]
+        if type(sequence) is not int or not 0 <= sequence < MAX_SEQUENCE:
+            raise ValueError("sequence")
+        return _Pushed(
+            sequence,
+            {Role(role): _of_json(content) for role, content in record["sides"].items()},
+            {(Role(one["role"]), str(one["serial"])): _of_json(one) for one in record["identities"]},
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise damaged("updates") from None
+
+
+def _of_json(content: Mapping[str, Any]) -> WhatIsPushed:
+    endpoints = pins = None
+    if "relays" in content:
+        ports = content["ports"]
+        endpoints = pair_endpoints(list(content["relays"]), parse_port_lists_untrusted(ports) if ports else ())
+    if "pins" in content:
+        pins = tuple(map(str, content["pins"]))
+    target = parse_host_port_untrusted(content["target"]) if "target" in content else None
+    return WhatIsPushed(endpoints, pins, target)

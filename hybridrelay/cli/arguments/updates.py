@@ -1,0 +1,157 @@
+"""The arguments of ``hybridrelay updates`` and its subcommands."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_endpoint, add_name, add_relay
+
+_DESCRIPTION = """\
+Change the relays, their pins, and the target in connection strings that are in use, without touching the machines
+that have them. The authority signs an update. The relay gives it to connectors and clients over their control
+channels; it can neither read nor change it. They verify it, write it into their files, and use it without a restart.
+"""
+_PUSH = """\
+Sign an update with the authority file, and leave it at the relay. Programs that are connected get it within seconds,
+and others when they connect. The authority file gets the new values, too, so that connection strings that are issued
+later have them.
+
+Relays and pins go to connectors and applications, unless --role names one side, and the target goes to connectors.
+With --serial, the update is only for the identity with this serial number, and takes precedence over those for its
+side. Without any change, what was pushed before is pushed again.
+
+No program is cut off: one that reaches none of the relays in an update within 30 seconds keeps the earlier ones,
+says so in 'updates list', and tries again. A policy on its machine may refuse an update.
+
+With several relays, run the command for each of them; after the first one, without changes. To replace a relay, push
+a list with both, wait until 'updates list' shows that all programs have it, and then push the list without the
+earlier one. To add a relay, first import the hybrid connection there (see 'connections endpoints').
+"""
+_PUSH_EXAMPLES = """\
+examples:
+  another target:
+    hybridrelay updates push orders --target db2.internal:5432 \\
+      --authority-file orders.authority --state /var/lib/hybridrelay
+  add the relay b.example.com:
+    hybridrelay updates push orders \\
+      --endpoint a.example.com --relay-pin sha256:... \\
+      --endpoint b.example.com --relay-pin sha256:... \\
+      --authority-file orders.authority \\
+      --management https://a.example.com:9180 --token-file admin.token
+  the same update at the other relay:
+    hybridrelay updates push orders --authority-file orders.authority \\
+      --management https://b.example.com:9180 --token-file admin.token
+"""
+_LIST = """\
+List the updates that the relay has for a hybrid connection, and the programs that do not have them.
+
+  asked     the program has not answered
+  memory    it uses the update, but cannot write its file, and gets the update
+            again after a restart
+  waiting   it does not use the update yet: none of the relays in it accepts
+            the program, or its time has not come. It tries again.
+  refused   it does not use the update: it cannot verify it, or its policy
+            does not allow it
+"""
+_SHOW = """\
+Show what was pushed with an authority file: the relays, pins and target that updates state, and to whom. No relay is
+asked.
+"""
+
+
+def _add_authority(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--authority-file", metavar="F", type=values.path, required=True, help="the authority file, which signs"
+    )
+
+
+def _add_push_arguments(parser: Parser) -> None:
+    add_name(parser)
+    _add_authority(parser)
+    add_endpoint(parser, means="a relay's host name or address; name all of them, in order", required=False)
+    parser.add_argument(
+        "--relay-pin", metavar="PIN", type=values.pin, action="append", help="the pins of all relays; repeat it"
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        action="append",
+        help="as for 'connections create' (default: relays that the authority file names keep their ports)",
+    )
+    parser.add_argument(
+        "--target", metavar="HOST:PORT", type=values.target, help="the address that connectors connect to"
+    )
+    parser.add_argument(
+        "--role", choices=("connector", "application"), help="only for this side (default: for both, if possible)"
+    )
+    parser.add_argument(
+        "--serial",
+        metavar="HEX",
+        type=values.serial,
+        help="only for the identity with this serial number, which logs and audit log show; needs --role",
+    )
+    parser.add_argument(
+        "--expires",
+        metavar="TIME",
+        type=values.update_lifetime,
+        default=90 * 86_400.0,
+        help="how long the relay may deliver it, such as 12h or 30d; at most 400d (default: 90d)",
+    )
+    parser.add_argument(
+        "--not-before",
+        metavar="TIME",
+        type=values.update_lifetime,
+        default=0.0,
+        help="programs use it at the earliest after this time from now, such as 2h (default: at once)",
+    )
+    add_relay(parser, role="admin")
+
+
+def _add_list_arguments(parser: Parser) -> None:
+    add_name(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_relay(parser)
+
+
+def _add_show_arguments(parser: Parser) -> None:
+    add_name(parser)
+    _add_authority(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+COMMAND = Command(
+    "updates",
+    "change relays, pins and targets of running programs: push, list or show updates",
+    _DESCRIPTION,
+    "each subcommand has its own --help:\n  hybridrelay updates push --help\n",
+    subcommands=(
+        Command(
+            "push",
+            "sign an update of connection strings, and leave it at the relay",
+            _PUSH,
+            _PUSH_EXAMPLES,
+            _add_push_arguments,
+            run="updates:run_push",
+        ),
+        Command(
+            "list",
+            "list the updates at the relay, and who does not have them",
+            _LIST,
+            "example:\n  hybridrelay updates list orders --state /var/lib/hybridrelay\n",
+            _add_list_arguments,
+            run="updates:run_list",
+        ),
+        Command(
+            "show",
+            "show what was pushed with an authority file",
+            _SHOW,
+            "example:\n  hybridrelay updates show orders --authority-file orders.authority\n",
+            _add_show_arguments,
+            run="updates:run_show",
+        ),
+    ),
+)

@@ -1,0 +1,261 @@
+"""Receives updates of a connection string from its relays, and carries out what `update_machine` decides."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+import trio
+
+from .._nursery import FlatNursery
+from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, RelayUnreachable, RendezvousError
+from ..events.endpoint import OlderStringRestored, UpdateNotUsed, UpdateReceived
+from ..events.stream import EventStream
+from ..protocol import control
+from ..protocol.control import UpdateState
+from ..security import ConnectionString
+from ..security.names import normal_host
+from .control import ControlChannel
+from .endpoint import RelayEndpoint
+from .link import RelayLink
+from .new_keys import KeepString, check_token
+from .snapshot import UpdateStatus
+from .update_machine import (
+    AnswerRelay,
+    Command,
+    MachineState,
+    ReportNotUsed,
+    StoreString,
+    TryRelays,
+    UpdateMachine,
+    UseUpdate,
+)
+
+__all__ = ["TRIAL_SECONDS", "FloorOf", "Updates"]
+
+#: Returns the sequence of the last update of a connection string that was used on this machine; 0 if none was, or if
+#: it is not known. Must not raise.
+FloorOf: TypeAlias = Callable[[ConnectionString], Awaitable[int]]
+
+#: How long to try to reach a relay of an update (seconds). If none can be reached, the earlier ones stay in use.
+TRIAL_SECONDS = 30.0
+#: How many updates of a hybrid connection are handled at once, and how fast more are (seconds for each). A relay
+#: sends up to two, and repeats them once a minute.
+MAX_AT_ONCE = 8
+SECONDS_EACH = 5.0
+#: The same reason for not using an update is reported again after this time at the earliest (seconds).
+_REPORT_SECONDS = 3600.0
+#: Reports with changing reasons: how often at most (seconds).
+_REPORT_MIN_SECONDS = 20.0
+
+
+class Updates:
+    """Handles the updates for one hybrid connection.
+
+    Args:
+        string: returns the connection string that is in use.
+        use: uses a connection string from now on.
+        permits: returns why the policy of this machine, or another connection string, does not allow one; empty if it
+            is allowed.
+        new_link: makes a link to a relay, for a trial. Raises `ConfigurationError` if the relay cannot be used.
+        keep: stores a connection string; None means that it is kept in memory only.
+        floor: see `FloorOf`; None means that nothing is known.
+        clock: returns seconds since 1970.
+        events: the stream to which events are published.
+    """
+
+    def __init__(
+        self,
+        string: Callable[[], ConnectionString],
+        *,
+        use: Callable[[ConnectionString], object],
+        permits: Callable[[ConnectionString], str],
+        new_link: Callable[[RelayEndpoint], RelayLink],
+        keep: KeepString | None,
+        floor: FloorOf | None,
+        clock: Callable[[], float],
+        events: EventStream,
+    ) -> None:
+        self._string = string
+        self._use = use
+        self._permits = permits
+        self._new_link = new_link
+        self._keep = keep
+        self._floor = floor
+        self._clock = clock
+        self._events = events
+        self._machine = UpdateMachine()
+        self._lock = trio.Lock()
+        #: How many more updates may be handled at `_allowed_at` (Trio's clock).
+        self._allowed = float(MAX_AT_ONCE)
+        self._allowed_at = -math.inf
+        #: What was reported last, and when.
+        self._reported: tuple[int, UpdateState, str] | None = None
+        self._reported_at = -math.inf
+        self._has_warned = False
+
+    def status(self) -> UpdateStatus | None:
+        """Return the last update, for status and metrics; None if there is none."""
+        used = self._string().update_sequence
+        if (not_used := self._machine.not_used) is not None and not_used[0] > used:
+            sequence, state, detail = not_used
+            return UpdateStatus(sequence=sequence, state=state.value, detail=detail)
+        return UpdateStatus(sequence=used, state="used", detail="") if used else None
+
+    def may_handle(self) -> bool:
+        """Count an update that has arrived. Returns False if it is to be ignored, because too many arrive: the relay
+        delivers it again."""
+        now = trio.current_time()
+        self._allowed = min(MAX_AT_ONCE, self._allowed + (now - self._allowed_at) / SECONDS_EACH)
+        self._allowed_at = now
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
+
+    async def received(self, channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update) -> None:
+        """Handle an update that has arrived over a control channel of the relay at `endpoint`.
+
+        Takes up to `TRIAL_SECONDS`, and the time for writing a file. If cancelled, the update may be stored and not
+        used yet; the next start uses it.
+        """
+        async with self._lock:
+            string = self._string()
+            if message.connection != string.entity_path:
+                return
+            try:
+                document = base64.b64decode(message.document, validate=True)
+            except binascii.Error:
+                return  # the message would not have been decoded
+            floor = 0 if self._floor is None else await self._floor(string)
+            self._warn_if_older(string, floor)
+            commands = self._machine.delivered(
+                self._string(), message.sequence, document, floor=floor, now=self._clock(), permits=self._permits
+            )
+            try:
+                await self._carry_out(commands, channel, endpoint, message)
+            finally:
+                if self._machine.state is not MachineState.IDLE:  # cancelled
+                    self._machine.give_up()
+
+    async def _carry_out(
+        self, commands: list[Command], channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update
+    ) -> None:
+        while commands:
+            match commands.pop(0):
+                case AnswerRelay(state, detail):
+                    answer = control.UpdateKept(message.connection, message.sequence, state, detail)
+                    with suppress(RelayUnreachable):  # the relay delivers it again over the next control channel
+                        await channel.send(answer)
+                case TryRelays(wanted):
+                    why = "" if _is_named(wanted, channel, endpoint) else await self._try(wanted)
+                    commands += self._machine.tried(self._string(), why)
+                case StoreString(before, after):
+                    why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
+                    commands += self._machine.stored(self._string(), why)
+                case UseUpdate(string, changed, why):
+                    self._use_update(string, changed, why, endpoint.host)
+                case ReportNotUsed(state, detail):
+                    self._report(message, endpoint.host, state, detail)
+
+    def _use_update(self, string: ConnectionString, changed: tuple[str, ...], why_not_kept: str, host: str) -> None:
+        name, sequence = string.entity_path, string.update_sequence
+        try:
+            self._use(string)
+        except ConfigurationError as exc:  # the policy, or what else is served, has changed at this moment
+            event = UpdateNotUsed(connection=name, host=host, sequence=sequence, state="refused", detail=str(exc))
+            self._events.publish(event)
+            return
+        self._events.publish(
+            UpdateReceived(
+                connection=name,
+                host=host,
+                sequence=sequence,
+                changed=changed,
+                kept=not why_not_kept,
+                detail=why_not_kept,
+            )
+        )
+
+    def _report(self, message: control.Update, host: str, state: UpdateState, detail: str) -> None:
+        now, report = trio.current_time(), (message.sequence, state, detail)
+        wait = _REPORT_SECONDS if report == self._reported else _REPORT_MIN_SECONDS
+        if now - self._reported_at < wait:
+            return
+        self._reported, self._reported_at = report, now
+        self._events.publish(
+            UpdateNotUsed(
+                connection=message.connection, host=host, sequence=message.sequence, state=state.value, detail=detail
+            )
+        )
+
+    def _warn_if_older(self, string: ConnectionString, floor: int) -> None:
+        if floor > string.update_sequence and not self._has_warned:
+            self._has_warned = True
+            self._events.publish(
+                OlderStringRestored(connection=string.entity_path, sequence=string.update_sequence, used=floor)
+            )
+
+    # --- the trial
+
+    async def _try(self, string: ConnectionString) -> str:
+        """Return why none of the relays of a connection string can be reached; empty if one can."""
+        failures: dict[str, str] = {}
+        reached = False
+
+        async def try_one(endpoint: RelayEndpoint) -> None:
+            nonlocal reached
+            try:
+                why = await self._reach(endpoint, string)
+            except HybridRelayError as exc:
+                why = str(exc)
+            failures[endpoint.host] = why
+            if not why:
+                reached = True
+                nursery.cancel_scope.cancel()
+
+        endpoints = RelayEndpoint.all_from(string, clock=self._clock)
+        with trio.move_on_after(TRIAL_SECONDS):
+            async with FlatNursery() as nursery:
+                for endpoint in endpoints:
+                    nursery.start_soon(try_one, endpoint)
+        if reached:
+            return ""
+        told = [f"{one.host}: {failures.get(one.host, 'no answer')}" for one in endpoints]
+        return f"none of its relays can be used, so the earlier ones stay in use: {'; '.join(told)}"
+
+    async def _reach(self, endpoint: RelayEndpoint, string: ConnectionString) -> str:
+        """Return why a relay does not accept the key of a connection string; empty if it does.
+
+        Raises:
+            HybridRelayError: it cannot be reached, or is another relay.
+        """
+        link = self._new_link(endpoint)
+        async with FlatNursery() as nursery:
+            channel = await link.start_control(nursery)
+            try:
+                await check_token(channel, string, endpoint.host, self._clock())
+                why = ""
+            except AuthorizationError as exc:
+                why = str(exc)
+            except RendezvousError:
+                why = ""  # the relay has accepted the key before it refuses for another reason, such as a quota
+            nursery.cancel_scope.cancel()
+        return why
+
+
+def _is_named(wanted: ConnectionString, channel: ControlChannel, endpoint: RelayEndpoint) -> bool:
+    """Return whether a connection string names the relay of an open control channel, so that no trial is needed."""
+    pin, _ = channel.relay
+    if wanted.relay_pins and pin not in wanted.relay_pins:
+        return False
+    if bool(wanted.relay_pins) != bool(endpoint.pins):
+        return False
+    return any(
+        normal_host(one.host) == normal_host(endpoint.host) and dict(one.ports) == dict(endpoint.ports)
+        for one in wanted.endpoints
+    )

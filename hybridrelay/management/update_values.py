@@ -1,0 +1,100 @@
+"""The JSON values of the operations on updates of connection strings. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from ..relay.updates import MAX_UPDATE_NOTE, StoredUpdate
+from ..security import MAX_SEQUENCE, MAX_UPDATE
+from .values import Body, Value
+
+if TYPE_CHECKING:  # commands read these values, and only the relay makes them
+    from ..relay.snapshot import UpdateSnapshot
+
+__all__ = ["NewUpdate", "RecipientValue", "UpdatePage", "UpdateValue"]
+
+#: Base64 with padding.
+_BASE64 = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"
+
+
+class NewUpdate(Body, frozen=True):
+    """An update, which the caller has signed and encrypted."""
+
+    role: Literal["connector", "application"]
+    #: The sequence of the update.
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCE)]
+    #: The document, in Base64.
+    document: Annotated[str, msgspec.Meta(min_length=4, max_length=MAX_UPDATE // 3 * 4, pattern=_BASE64)]
+    #: When it is given to nobody any more (seconds since 1970).
+    expires_at: Annotated[float, msgspec.Meta(ge=0, le=MAX_SEQUENCE)]
+    #: The serial number of the only identity that it is for. By default, it is for all of its side.
+    serial: Annotated[str, msgspec.Meta(pattern=r"^([0-9A-F]{1,40})?$")] = ""
+    #: What it changes, for people.
+    note: Annotated[str, msgspec.Meta(max_length=MAX_UPDATE_NOTE)] = ""
+
+
+class RecipientValue(Value, frozen=True):
+    """A program that does not have an update."""
+
+    instance: str
+    #: The network address, or for IPv6 the /64.
+    address: str
+    #: ``connector`` or ``client``.
+    role: str
+    #: ``asked`` (it has not answered), ``memory`` (it uses the update, but would have to get it again after a
+    #: restart), ``waiting`` (it does not use the update yet) or ``refused``; ``detail`` says why.
+    state: str
+    detail: str
+    #: When it disconnected (seconds since 1970); null if it is connected.
+    departed_at: float | None
+
+
+class UpdateValue(Value, frozen=True):
+    """An update, without its document, which the relay cannot read. Times are seconds since 1970."""
+
+    role: str
+    #: The serial number of the only identity that it is for; empty if it is for all of its side.
+    serial: str
+    sequence: int
+    note: str
+    created_at: float
+    expires_at: float
+    #: How many programs this relay has seen that it is for, and how many of them have it.
+    recipients: int
+    kept: int
+    #: Some of those that do not have it.
+    missing: tuple[RecipientValue, ...]
+
+    @classmethod
+    def of(cls, update: StoredUpdate, live: UpdateSnapshot | None) -> UpdateValue:
+        """Make the value for an update of a store, and what the relay knows of the programs."""
+        missing = () if live is None else live.missing
+        return cls(
+            role=update.role.value,
+            serial=update.serial,
+            sequence=update.sequence,
+            note=update.note,
+            created_at=update.created_at,
+            expires_at=update.expires_at,
+            recipients=0 if live is None else live.recipients,
+            kept=0 if live is None else live.kept,
+            missing=tuple(
+                RecipientValue(
+                    instance=one.instance,
+                    address=one.address,
+                    role=one.role,
+                    state=one.state,
+                    detail=one.detail,
+                    departed_at=one.departed_at,
+                )
+                for one in missing
+            ),
+        )
+
+
+class UpdatePage(Value, frozen=True):
+    """The updates of a hybrid connection: the latest for each group of recipients."""
+
+    value: tuple[UpdateValue, ...]

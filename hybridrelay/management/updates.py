@@ -1,0 +1,74 @@
+"""The operations on updates of connection strings. The relay can neither read nor make them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from ..relay.store.store import Store
+from ..relay.updates import StoredUpdate
+from ..security import ManagementRole, Role
+from .calls import Call
+from .operations import Operation
+from .problem_kinds import Problem
+from .problems import problem
+from .update_values import NewUpdate, UpdatePage, UpdateValue
+
+__all__ = ["UPDATE_OPERATIONS"]
+
+_UPDATES = "/v1/hybridConnections/{name}/updates"
+
+
+async def _list_updates(call: Call) -> UpdatePage:
+    updates = await call.managed.read_store(lambda store: store.updates(call.name))
+    live = {(one.role, one.serial, one.sequence): one for one in call.managed.relay.updates(call.name)}
+    return UpdatePage(
+        value=tuple(UpdateValue.of(one, live.get((one.role.value, one.serial, one.sequence))) for one in updates)
+    )
+
+
+async def _push_update(call: Call) -> UpdateValue:
+    body = call.body_as(NewUpdate)
+    try:
+        update = StoredUpdate(
+            call.name,
+            Role(body.role),
+            body.serial,
+            body.sequence,
+            base64.b64decode(body.document, validate=True),
+            call.managed.clock(),
+            body.expires_at,
+            body.note,
+        )
+    except (binascii.Error, ValueError) as exc:
+        raise problem(Problem.INVALID, str(exc)) from exc
+
+    def put(store: Store) -> None:
+        store.put_update(update)
+
+    await call.managed.change_store(put)
+    return UpdateValue.of(update, None)
+
+
+#: The operations of this module, a part of the table of all operations.
+UPDATE_OPERATIONS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="listUpdates",
+        method="GET",
+        path=_UPDATES,
+        summary="List the updates of connection strings, with the programs that do not have them yet.",
+        role=ManagementRole.VIEWER,
+        handler=_list_updates,
+        answer=UpdatePage,
+    ),
+    Operation(
+        id="pushUpdate",
+        method="POST",
+        path=_UPDATES,
+        summary="Give the programs of one side an update, which the authority has signed, in place of the last one.",
+        role=ManagementRole.ADMIN,
+        handler=_push_update,
+        body=NewUpdate,
+        answer=UpdateValue,
+    ),
+)

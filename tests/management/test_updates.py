@@ -1,0 +1,76 @@
+"""Updates over the management API: by whom they can be seen and pushed, and what the audit log has of them."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+import trio
+
+from hybridrelay.management.callers import Caller
+from hybridrelay.relay.snapshot import RecipientSnapshot, UpdateSnapshot
+from hybridrelay.security import MAX_UPDATE, ManagementRole
+
+from .conftest import CONNECTIONS, Api, serve_api
+
+UPDATES = f"{CONNECTIONS}/orders/updates"
+BODY: dict[str, Any] = {
+    "role": "connector",
+    "sequence": 7,
+    "document": base64.b64encode(b"sealed").decode(),
+    "expiresAt": 9999.0,
+    "note": "target",
+}
+
+
+HAS_NOT = RecipientSnapshot(
+    instance="ab" * 16, address="192.0.2.1", role="connector", state="waiting", detail="no", departed_at=None
+)
+LIVE = UpdateSnapshot(role="connector", serial="", sequence=7, recipients=2, kept=1, missing=(HAS_NOT,))
+
+
+async def test_updates_are_pushed_and_listed(api: Api) -> None:
+    api.relay.pushed["orders"] = (LIVE,)
+    assert (await api.call("GET", UPDATES))[0].status == 404
+    assert (await api.call("POST", UPDATES, BODY))[0].status == 404
+    await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
+    answer, pushed = await api.call("POST", UPDATES, BODY)
+    assert (answer.status, pushed["sequence"], pushed["serial"]) == (200, 7, "")
+    for sequence in (7, 6):
+        assert (await api.call("POST", UPDATES, {**BODY, "sequence": sequence}))[0].status == 409
+    answer, listed = await api.call("GET", UPDATES)
+    (one,) = listed["value"]
+    assert (one["recipients"], one["kept"], one["missing"][0]["state"]) == (2, 1, "waiting")
+    assert str(BODY["document"]) not in str(listed)
+    await api.call("POST", UPDATES, {**BODY, "sequence": 8})  # what is known is about the earlier one
+    assert (await api.call("GET", UPDATES))[1]["value"][0]["missing"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"role": "relay"},
+        {"sequence": 0},
+        {"sequence": 2**53},
+        {"document": "x"},
+        {"document": base64.b64encode(bytes(MAX_UPDATE + 3)).decode()},
+        {"serial": "xyz"},
+        {"note": "a" * 129},
+        {"note": "a\nb"},
+        {"expiresAt": -1},
+        {"more": 1},
+    ],
+)
+async def test_bodies_that_are_refused(api: Api, wrong: dict[str, Any]) -> None:
+    await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
+    assert (await api.call("POST", UPDATES, {**BODY, **wrong}))[0].status == 400
+    assert (await api.call("GET", UPDATES))[1]["value"] == []
+
+
+async def test_who_may_push(api: Api, nursery: trio.Nursery) -> None:
+    await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
+    for role in (ManagementRole.VIEWER, ManagementRole.OPERATOR):
+        caller = await serve_api(api, Caller("test", role.name, role), nursery)
+        assert (await caller.call("POST", UPDATES, BODY))[0].status == 403
+        assert (await caller.call("GET", UPDATES))[0].status == 200

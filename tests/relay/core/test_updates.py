@@ -1,0 +1,120 @@
+"""Who is given an update, how often, and who counts as not having it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.protocol.control import UpdateState
+from hybridrelay.relay.core import updates
+from hybridrelay.relay.core.updates import DEPARTED_SECONDS, REPEAT_SECONDS, Distribution, GiveUpdate, Seen
+
+KEPT, MEMORY, WAITING, REFUSED, OTHER = UpdateState
+
+
+def seen(handle: str, instance: str = "", *, role: str = "connector", address: str = "192.0.2.1") -> Seen[str]:
+    return Seen(handle, instance or handle, address, role)
+
+
+def names(one: Distribution[str], *, missing: bool = True) -> list[str]:
+    return [each.instance for each in (one.missing if missing else one.recipients)]
+
+
+def test_it_is_repeated_until_it_is_kept() -> None:
+    machine = Distribution[str](5)
+    assert machine.observe([seen("a"), seen("b")], 0) == [GiveUpdate("a"), GiveUpdate("b")]
+    assert machine.observe([seen("a"), seen("b")], REPEAT_SECONDS - 1) == []
+    assert machine.answered("192.0.2.1", "a", KEPT, "") is not None
+    assert machine.answered("192.0.2.1", "b", WAITING, "no relay") is not None
+    assert names(machine) == ["b"]
+    assert machine.observe([seen("a"), seen("b")], REPEAT_SECONDS) == [GiveUpdate("b")]
+    assert machine.observe([seen("a2", "a"), seen("b")], REPEAT_SECONDS + 1) == [GiveUpdate("a2")]  # a new channel
+    assert machine.missing[0].detail == "no relay"
+
+
+def test_those_that_it_is_not_for_do_not_count() -> None:
+    machine = Distribution[str](5)
+    machine.observe([seen("a"), seen("b")], 0)
+    machine.answered("192.0.2.1", "a", OTHER, "")
+    assert (names(machine), names(machine, missing=False)) == (["b"], ["b"])
+    assert machine.observe([seen("a")], REPEAT_SECONDS) == []
+
+
+def test_answers_that_nobody_has_asked_for() -> None:
+    machine = Distribution[str](5)
+    assert machine.answered("192.0.2.1", "a", KEPT, "") is None
+    machine.observe([seen("a")], 0)
+    assert machine.answered("192.0.2.2", "a", KEPT, "") is None  # another program claims the instance
+    noted = [machine.answered("192.0.2.1", "a", WAITING, str(number)) for number in range(9)]
+    assert sum(one is not None for one in noted) == updates.MAX_ANSWERS
+    assert names(machine) == ["a"]
+
+
+def test_who_has_left() -> None:
+    """Connectors are remembered for the next update. Clients have new instances, and are remembered only if they do
+    not have this one."""
+    machine = Distribution[str](5)
+    everybody = [seen("c"), seen("d", role="client"), seen("e", role="client")]
+    machine.observe(everybody, 0)
+    machine.answered("192.0.2.1", "c", KEPT, "")
+    machine.answered("192.0.2.1", "d", KEPT, "")
+    machine.observe([], 10)
+    assert names(machine, missing=False) == ["c", "e"]
+    assert (names(machine), machine.missing[0].departed_at) == (["e"], 10)
+    later = Distribution(6, machine)
+    assert names(later) == ["c", "e"]
+    later.observe([seen("c")], 20)
+    later.answered("192.0.2.1", "c", KEPT, "")
+    assert names(later) == ["e"]
+    later.observe([], 11 + DEPARTED_SECONDS)
+    assert names(later, missing=False) == ["c"]
+
+
+def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "MAX_DEPARTED", 3)
+    monkeypatch.setattr(updates, "MAX_HOLDERS", 5)
+    machine = Distribution[str](5)
+    many = [seen(f"c{number}") for number in range(9)]
+    assert len(machine.observe(many, 0)) == 9
+    assert len(machine.recipients) == 5
+    machine.observe([], 1)
+    assert len(machine.recipients) == 3
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("observe"), st.sets(st.sampled_from("abc")), st.integers(0, 100)),
+            st.tuples(st.just("answer"), st.sampled_from("abc"), st.sampled_from(UpdateState)),
+        ),
+        max_size=40,
+    )
+)
+def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
+    """Nobody who has it is asked again on the same channel, and everybody else is, at the latest after a minute."""
+    machine, now, asked = Distribution[str](1), 0.0, dict[str, float]()
+    state: dict[str, UpdateState] = {}
+    for what, who, value in steps:
+        if what == "answer":
+            assert isinstance(who, str)
+            assert isinstance(value, UpdateState)
+            if machine.answered("192.0.2.1", who, value, "") is not None:
+                state[who] = value
+            continue
+        assert isinstance(who, set)
+        assert isinstance(value, int)
+        now += value
+        given_to = {one.handle for one in machine.observe([seen(one) for one in sorted(who)], now)}
+        for one in who:
+            is_due = one not in asked or (state.get(one) not in (KEPT, OTHER) and now - asked[one] >= REPEAT_SECONDS)
+            assert (one in given_to) == is_due
+            if one in given_to:
+                asked[one] = now
+        for one in set("abc") - who:
+            asked.pop(one, None)
+            if state.get(one) is OTHER:
+                del state[one]
+        missing = {one.instance for one in machine.missing}
+        assert {one for one in who if state.get(one) not in (KEPT, OTHER)} <= missing
+        assert not {one for one in who if state.get(one) in (KEPT, OTHER)} & missing
