@@ -29,7 +29,7 @@ from typing import TypeVar
 import trio
 
 from ..._threads import thread_errors
-from ...errors import HybridRelayError
+from ...errors import ConfigurationError, HybridRelayError
 from ...protocol.reasons import Reason
 from ...streams.forking import OwnSockets
 
@@ -251,10 +251,11 @@ def background() -> Background:
     """Return the background thread of this process, which is started if there is none.
 
     Raises:
-        HybridRelayError: the interpreter is exiting.
+        HybridRelayError: the interpreter is exiting, or gevent or eventlet has replaced threads.
         OSError: no thread can be started (EAGAIN).
     """
     global _background  # noqa: PLW0603 - one for each process
+    _check_threads()
     with _lock:
         if _is_exiting:
             raise _exiting()
@@ -262,6 +263,24 @@ def background() -> Background:
             _background = Background()
             _stop_with_worker_process()
         return _background
+
+
+def _check_threads() -> None:
+    """Check that threads are those of the system.
+
+    Raises:
+        ConfigurationError: they are not. A background thread would stop all others, and wait for itself.
+    """
+    gevent = sys.modules.get("gevent.monkey")
+    eventlet = sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("threading")) or (
+        eventlet is not None and eventlet.is_monkey_patched("thread")
+    ):
+        raise ConfigurationError(
+            "gevent or eventlet has replaced the threads of this program, and hybridrelay needs a real one",
+            remedy="run 'hybridrelay forward' beside the program, and connect to its port; or do not replace threads "
+            "(gevent.monkey.patch_all(thread=False))",
+        )
 
 
 def _stop_with_worker_process() -> None:

@@ -1,4 +1,9 @@
-"""The clients in the background thread that sockets share: one for each configuration."""
+"""The clients in the background thread that sockets share: one for each configuration.
+
+A client stays open as long as the process runs, even while no socket is open. So a further socket needs no handshake,
+and when a key is rolled, the client is there to get the new one. If there are very many clients, those that were not
+used for the longest time are closed.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +26,8 @@ from .background import Background
 
 __all__ = ["as_config", "check_timeout", "open_in_background"]
 
-#: How long a client stays open after its last socket was closed (seconds), so that the next one needs no handshake.
-KEEP_SECONDS = 60.0
+#: If there are more clients than this, those without sockets are closed. Each holds two connections with a relay.
+MAX_CLIENTS = 64
 #: The part of the time for a socket during which attempts to open a session are repeated. After that, the error of
 #: the last attempt is raised; without this, every error would be that the time has passed.
 _PATIENCE_PART = 0.9
@@ -31,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class SharedClient:
-    """A client whose streams are the connections of sockets. It ends when it was unused for a while."""
+    """A client whose streams are the connections of sockets. It ends when the thread stops, or `end` is called."""
 
     def __init__(self, config: ClientConfig, stopping: trio.Event) -> None:
         self.config = config
@@ -42,7 +47,18 @@ class SharedClient:
         self._failure: Exception | None = None
         #: How many sockets are being opened.
         self._opening = 0
-        self._used_at = trio.current_time()
+        #: When it was last used, on Trio's clock.
+        self.used_at = trio.current_time()
+        self._waiting = trio.CancelScope()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has sockets, or opens one."""
+        return bool(self._opening or self._connections)
+
+    def end(self) -> None:
+        """End it. It must not be used."""
+        self._waiting.cancel()
 
     async def connect(self, patience: float | None) -> socket.socket:
         """Return a socket that is connected with the target. See `Connections.connect`."""
@@ -60,18 +76,17 @@ class SharedClient:
             yield
         finally:
             self._opening -= 1
-            self._used_at = trio.current_time()
+            self.used_at = trio.current_time()
 
     async def run(self, clients: list[SharedClient]) -> None:
-        """Serve until the client was unused for a while, or the thread stops; then leave the list."""
+        """Serve until the thread stops, or `end` is called. If the client fails, it leaves the list."""
         try:
             async with open_client(self.config) as client, open_bridges() as bridges, FlatNursery() as waiting:
                 self._connections = Connections(client, bridges, waiting)
                 self._started.set()
-                is_unused = await self._wait_unused()
-                clients.remove(self)
-                if not is_unused:
-                    await self._connections.end_programs()
+                with self._waiting:
+                    await self._stopping.wait()
+                await self._connections.end_programs()
         except ConfigurationError as exc:
             self._failure = exc
         except Exception as exc:
@@ -81,18 +96,6 @@ class SharedClient:
             self._started.set()
             if self in clients:
                 clients.remove(self)
-
-    async def _wait_unused(self) -> bool:
-        """Wait until the client was unused for a while. Returns False if the thread stops before that."""
-        while not self._stopping.is_set():
-            if self._opening or self._connections:
-                self._used_at = trio.current_time()
-            remaining = self._used_at + KEEP_SECONDS - trio.current_time()
-            if remaining <= 0:
-                return True
-            with trio.move_on_after(remaining):
-                await self._stopping.wait()
-        return False
 
 
 #: The clients of the running background thread.
@@ -133,6 +136,12 @@ def _find(thread: Background, config: ClientConfig) -> SharedClient:
     for one in clients:
         if one.config == config:
             return one
+    if len(clients) >= MAX_CLIENTS:
+        unused = [one for one in clients if not one.is_used]
+        if unused:
+            oldest = min(unused, key=lambda one: one.used_at)
+            clients.remove(oldest)
+            oldest.end()
     made = SharedClient(config, thread.stopping)
     clients.append(made)
     thread.services.start_soon(made.run, clients)

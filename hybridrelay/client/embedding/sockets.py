@@ -25,8 +25,8 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
     reset: receiving then raises `ConnectionResetError`, and never returns an end of file that the target has not
     sent. Closing the socket delivers what was sent before.
 
-    Sockets with equal configurations share one session, so a further one costs one round trip. The session stays open
-    for a minute after the last one was closed.
+    Sockets with equal configurations share a client, and so a session: a further one costs one round trip. The client
+    stays open as long as the process runs.
 
     This blocks until the connector has connected to the target. Use `hybridrelay.aio` in asyncio, and `open_client`
     in Trio. Any thread may call it. After a fork, each process opens sockets of its own; a socket that was open

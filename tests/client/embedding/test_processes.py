@@ -222,6 +222,27 @@ sys.exit(worker.exitcode)
     nursery.cancel_scope.cancel()
 
 
+async def test_gevent_is_told_to_use_a_forward(published: Published, nursery: trio.Nursery) -> None:
+    """Otherwise, the program would hang."""
+    pytest.importorskip("gevent")
+    script = """
+import gevent.monkey
+gevent.monkey.patch_all()
+from hybridrelay import ConfigurationError
+
+for call in (lambda: open_socket(string), lambda: forward_in_thread(string).__enter__()):
+    try:
+        call()
+    except ConfigurationError as exc:
+        assert "hybridrelay forward" in exc.remedy
+    else:
+        sys.exit("no error")
+"""
+    process = await published.start(nursery, script)
+    assert await process.wait() == 0
+    nursery.cancel_scope.cancel()
+
+
 async def test_nothing_can_be_opened_after_the_exit_has_begun(published: Published, nursery: trio.Nursery) -> None:
     script = """
 import atexit
