@@ -17,7 +17,8 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -139,18 +140,29 @@ def _fresh_prefix(target: Path) -> str:
     return f".{target.name[:200]}."
 
 
-def create_file(path: Path, data: bytes) -> None:
+def _as_it_is(descriptor: int) -> None:
+    pass
+
+
+def create_file(path: Path, data: bytes, finish: Callable[[int], None] = _as_it_is) -> None:
     """Write a new file with mode 0600, and sync it to the disk. If this fails, nothing is left of it.
+
+    Args:
+        path: the file.
+        data: its content.
+        finish: called with the descriptor of the file before it is synced; may change its attributes.
 
     Raises:
         FileExistsError: the file exists.
         OSError: it cannot be written. It names the file.
+        Exception: what `finish` raises.
     """
     with naming(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, _NEW_MODE)
         try:
             try:
                 _write(descriptor, data)
+                finish(descriptor)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -245,13 +257,7 @@ class _Renaming(Replacement):
         self._target = target
         self._data = data
         self._fresh: Path | None = target.with_name(_fresh_prefix(target) + secrets.token_hex(4))
-        create_file(self._fresh, data)
-        if old is not None:
-            try:
-                _copy_attributes(target, old, self._fresh)
-            except BaseException:
-                self.discard()
-                raise
+        create_file(self._fresh, data, _as_it_is if old is None else partial(_copy_attributes, target, old))
 
     def commit(self) -> None:
         assert self._fresh is not None
@@ -378,8 +384,11 @@ def _mount_path(line: bytes) -> bytes:
     return path
 
 
-def _copy_attributes(source: Path, status: os.stat_result, fresh: Path) -> None:
+def _copy_attributes(source: Path, status: os.stat_result, fresh: int) -> None:
     """Give a new file the owner, group, extended attributes (including the access control list) and mode of another.
+
+    The new file is given as a descriptor. At its path there may be something else already, because the directory may
+    belong to somebody who replaces the file by a link; root would then give that user another file.
 
     Raises:
         _CannotKeep: this user is not permitted to.
@@ -387,17 +396,18 @@ def _copy_attributes(source: Path, status: os.stat_result, fresh: Path) -> None:
     if sys.platform == "win32":
         return
     try:
-        made = fresh.stat()
+        made = os.fstat(fresh)
         if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
-            os.chown(fresh, status.st_uid, status.st_gid)
+            os.fchown(fresh, status.st_uid, status.st_gid)
         if sys.platform == "linux":
             _copy_extended_attributes(source, fresh)
-        fresh.chmod(stat.S_IMODE(status.st_mode))
+        # Not the set-user-id bit, which a file with secrets does not need.
+        os.fchmod(fresh, status.st_mode & 0o777)
     except OSError as exc:
         raise _CannotKeep from exc
 
 
-def _copy_extended_attributes(source: Path, fresh: Path) -> None:
+def _copy_extended_attributes(source: Path, fresh: int) -> None:
     assert sys.platform == "linux"
     wanted, made = _extended_attributes(source), _extended_attributes(fresh)
     for name, value in wanted.items():
@@ -408,7 +418,7 @@ def _copy_extended_attributes(source: Path, fresh: Path) -> None:
             os.removexattr(fresh, name)
 
 
-def _extended_attributes(path: Path) -> dict[str, bytes]:
+def _extended_attributes(path: Path | int) -> dict[str, bytes]:
     assert sys.platform == "linux"
     try:
         return {name: os.getxattr(path, name) for name in os.listxattr(path)}

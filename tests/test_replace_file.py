@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,39 @@ def path() -> Iterator[Path]:
         made = Path(directory) / "file"
         made.write_text(OLD)
         yield made
+
+
+@posix
+@as_root
+def test_root_gives_nobody_another_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner of the directory replaces the new file by a link before it gets its attributes."""
+    os.chown(path.parent, 1000, 1000)
+    os.chown(path, 1000, 1000)
+    path.chmod(0o666)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        secret = Path(elsewhere) / "secret"
+        secret.write_text("of root")
+        secret.chmod(0o600)
+        copy = _replace_file._copy_attributes
+
+        def swap_first(*arguments: Any) -> None:
+            (fresh,) = [one for one in path.parent.iterdir() if one != path]
+            fresh.unlink()
+            fresh.symlink_to(secret)
+            copy(*arguments)
+
+        monkeypatch.setattr(_replace_file, "_copy_attributes", swap_first)
+        replace_file(path, NEW)
+
+        status = secret.stat()
+        assert (status.st_uid, stat.S_IMODE(status.st_mode), secret.read_text()) == (0, 0o600, "of root")
+
+
+@posix
+def test_a_new_file_runs_for_nobody_as_its_owner(path: Path) -> None:
+    path.chmod(0o4755)
+    replace_file(path, NEW)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
 def _names(path: Path) -> list[str]:

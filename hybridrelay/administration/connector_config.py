@@ -7,6 +7,8 @@ has to mean.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -37,6 +39,11 @@ class ConfigChange:
     removed: tuple[str, ...] = ()
 
 
+def _make_public(descriptor: int) -> None:
+    if sys.platform != "win32":
+        os.fchmod(descriptor, _PUBLIC)
+
+
 def update_connector_config(path: Path, files: Sequence[str], is_removed: Callable[[str], bool]) -> ConfigChange:
     """Add a table for each connection string file that has none yet, and remove tables.
 
@@ -54,8 +61,7 @@ def update_connector_config(path: Path, files: Sequence[str], is_removed: Callab
         OSError: it cannot be written.
     """
     if not path.exists():
-        create_file(path, (_HEADER + "".join(_table(file) for file in files)).encode())
-        path.chmod(_PUBLIC)
+        create_file(path, (_HEADER + "".join(_table(file) for file in files)).encode(), _make_public)
         return ConfigChange(added=tuple(files))
     file = read_toml(path, what=_WHAT, limit=_LIMIT)
     tables = file.content.get("connection", [])

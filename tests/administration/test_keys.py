@@ -98,7 +98,7 @@ def test_what_fails_before_the_change_changes_nothing(
     assert not out.exists() or out.read_bytes() == b""
 
 
-def _fail(path: Path, data: bytes) -> None:
+def _fail(path: Path, *_: object) -> None:
     raise OSError(28, "No space left on device", str(path))
 
 

@@ -142,7 +142,7 @@ def test_a_damaged_authority_file_is_named(run: Run, created: Created) -> None:
 def test_a_file_that_cannot_be_written_stops_it_before_the_registry_is_changed(
     run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, *_: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
     before = created.connector.read_bytes()

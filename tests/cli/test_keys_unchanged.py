@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -105,10 +106,10 @@ def test_a_file_that_cannot_be_written_stops_it_before_the_old_key_ends(
     keys = {slot: created.key("application", slot) for slot in KeySlot}
     before = created.application.read_bytes(), created.authority.read_bytes()
 
-    def fail(path: Path, data: bytes) -> None:
+    def fail(path: Path, data: bytes, *finish: Callable[[int], None]) -> None:
         if created.authority.name in path.name:
             raise OSError(28, "No space left on device", str(path))
-        create_file(path, data)
+        create_file(path, data, *finish)
 
     monkeypatch.setattr("hybridrelay._replace_file.create_file", fail)
     code, out, err = regenerate(
