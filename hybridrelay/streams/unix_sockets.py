@@ -79,8 +79,8 @@ async def listen_unix_socket(path: Path, *, mode: int = 0o600) -> tuple[trio.Soc
     sock = _new_socket()
     try:
         _remove_socket(path)
-        # On Linux, the file gets the mode of the socket, so that it is private from the beginning. Other systems need
-        # the second call; meanwhile, the private directory protects the file.
+        # On Linux, the file gets the mode of the socket without the bits of the umask, so that it is private from the
+        # beginning. On other systems, the private directory protects the file until it gets its mode.
         os.fchmod(sock.fileno(), mode)
         with short_path(path) as name:
             # Trio's bind would need a thread, and perhaps no thread can be started. On a local file system, this call
@@ -88,7 +88,7 @@ async def listen_unix_socket(path: Path, *, mode: int = 0o600) -> tuple[trio.Soc
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
                 binding.bind(name)
             await trio.lowlevel.checkpoint()
-        os.chmod(path, mode)
+        _set_mode(path, mode)
         sock.listen(_BACKLOG)
         return trio.SocketListener(sock), SocketFile(path)
     except BaseException:
@@ -157,6 +157,29 @@ def _remove_socket(path: Path) -> None:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file that is not a socket", str(path))
         path.unlink()
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Set the mode of a socket's file.
+
+    The directory may belong to somebody who replaces the file by a link, or by another file of this user. The mode of
+    nothing but a socket is changed.
+
+    Raises:
+        OSError: the file was replaced, or its mode cannot be changed.
+    """
+    if sys.platform != "linux":
+        os.chmod(path, mode, follow_symlinks=False)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_nlink != 1:
+            raise FileExistsError(errno.EEXIST, "another program has replaced the socket", str(path))
+        if stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{descriptor}", mode)
+    finally:
+        os.close(descriptor)
 
 
 def _new_socket() -> trio.socket.SocketType:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import stat
 import sys
 from pathlib import Path
 
 import pytest
 import trio
 
+from hybridrelay.streams import unix_sockets
 from hybridrelay.streams.unix_sockets import connect_unix_socket, listen_unix_socket, short_path
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
@@ -42,6 +45,47 @@ async def test_a_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
     async with listener:
         (tmp_path / "a.sock").unlink()
         file.remove()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+async def test_the_file_has_its_mode_whatever_the_umask_is(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        listener, _ = await listen_unix_socket(tmp_path / "a.sock", mode=0o666)
+    finally:
+        os.umask(before)
+    async with listener:
+        assert stat.S_IMODE((tmp_path / "a.sock").stat().st_mode) == 0o666
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "second name of a socket"])
+@pytest.mark.skipif(sys.platform != "linux", reason="the mode is changed in another way on other systems")
+async def test_the_mode_of_nothing_else_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The owner of the directory replaces the socket before it gets its mode."""
+    path, other = tmp_path / "a.sock", tmp_path / "other"
+    if kind == "second name of a socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            with short_path(other) as name:
+                sock.bind(name)
+    else:
+        other.touch()
+    other.chmod(0o600)
+    set_mode = unix_sockets._set_mode
+
+    def swap_first(path: Path, mode: int) -> None:
+        path.unlink()
+        if kind == "link":
+            path.symlink_to(other)
+        else:
+            path.hardlink_to(other)
+        set_mode(path, mode)
+
+    monkeypatch.setattr(unix_sockets, "_set_mode", swap_first)
+    with pytest.raises(FileExistsError):
+        await listen_unix_socket(path, mode=0o666)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no longer paths on other systems")
