@@ -128,7 +128,8 @@ class Claim:
             return ClaimState.TAKEN
         if self.revoked_at is not None:
             return ClaimState.REVOKED
-        return ClaimState.EXPIRED if now >= self.expires_at else ClaimState.OPEN
+        # Without content, it has expired already, by a clock that was ahead.
+        return ClaimState.EXPIRED if now >= self.expires_at or self.sealed is None else ClaimState.OPEN
 
     def revoked(self, now: float) -> Claim:
         """Return what is left of it after it was revoked at `now`."""

@@ -80,6 +80,14 @@ def test_states() -> None:
     assert attrs.evolve(CLAIM, taken_at=160.0).ended_at(151.0) == 160.0
 
 
+def test_a_claim_that_has_expired_by_a_clock_that_was_ahead_has_expired() -> None:
+    """Its content was deleted. Otherwise it would be taken without any, and the alarm would be raised later."""
+    emptied = CLAIM.without_content()
+    assert emptied.state(150.0) is ClaimState.EXPIRED
+    take = decide_take(emptied, PROOF, "192.0.2.1", 150.0)
+    assert (take.reason, take.sealed, take.changed) == (Reason.CLAIM_EXPIRED, None, None)
+
+
 def test_what_ended_long_ago_is_forgotten_and_what_is_open_never() -> None:
     assert to_forget([CLAIM], 199.0) == []
     assert to_forget([CLAIM], 200.0 + KEPT_SECONDS) == []
