@@ -91,8 +91,9 @@ class Found:
     authority: AuthorityFile | None = None
     #: Whether the directory has a file for further relays to import.
     has_relay_file: bool = False
-    #: The labels of the further applications that have a connection string in the directory.
-    labels: frozenset[str] = frozenset()
+    #: The further applications that have a connection string in the directory: for each label, the rule whose key it
+    #: has.
+    rules: Mapping[str, str] = attrs.field(factory=dict)
     #: What has to be done about files whose keys the relay no longer accepts.
     renewals: tuple[RenewKey, ...] = ()
 
@@ -235,7 +236,8 @@ def plan_changes(declared: Sequence[Declared], found: Mapping[str, Found]) -> tu
 
     Raises:
         ConfigurationError: two have the same name, the relay has one whose authority file is not in the directory,
-            or the relay lacks one whose relay file is not in the directory. The message says where it is declared.
+            the relay lacks one whose relay file is not in the directory, or an application has a connection string
+            with another rule. The message says where it is declared.
     """
     changes: list[Change] = []
     deletions: list[Change] = []
@@ -287,8 +289,22 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
         if rule is not None and rule not in _USUAL_RULES and rule not in added and known is None:
             added.add(rule)
             yield AddRule(one.name, rule)
-        if application.label not in found.labels:
+        right = rule or _usual_rule(found)
+        used = found.rules.get(application.label, right)
+        if application.label not in found.rules:
             yield Issue(one.name, application)
+        elif used != right:
+            file = Files(Path(), one.name).application(application.label)
+            raise ConfigurationError(
+                f"{one.where}: the connection string of {one.name} with the label {application.label} has the key of "
+                f"rule {used}, and not of rule {right}",
+                remedy=f"to have another one issued, move {file} away, run the command again, and give the "
+                "application its new connection string before the earlier rule is deleted",
+            )
+
+
+def _usual_rule(found: Found) -> str:
+    return Role.APPLICATION.value if found.authority is None else rule_of(found.authority, Role.APPLICATION).name
 
 
 def _undeclared_rules(one: Declared, found: Found) -> Iterable[Change]:
@@ -374,7 +390,11 @@ def find_state(declared: Sequence[Declared], directory: Path, registry: Registry
             info,
             authority,
             files.relay.exists(),
-            frozenset(one.label for one in applications.get(name, ()) if files.application(one.label).exists()),
+            {
+                one.label: read_file_with_keys(path, "").rule
+                for one in applications.get(name, ())
+                if (path := files.application(one.label)).exists()
+            },
             _renewals(files, info, authority) if info is not None and authority is not None else (),
         )
     return found

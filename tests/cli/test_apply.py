@@ -176,6 +176,26 @@ def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
     assert "1 hybrid connections are as declared" in scene.apply(declaration("b"), "--delete").out
 
 
+def test_an_application_that_has_another_rule_is_not_cut_off(scene: Scene) -> None:
+    assert scene.apply(declaration("orders", more=REPORTING)).code == 0
+    before = scene.everything()
+    other = REPORTING.replace('rule = "reporting"', 'rule = "other"')
+    for options in ((), ("--delete",)):
+        refused = scene.apply(declaration("orders", more=other), *options)
+        assert refused.code == 2
+        assert "with the label reporting has the key of rule reporting, and not of rule other" in refused.err
+        assert "move orders@reporting.application away" in refused.err
+        assert scene.everything() == before
+    without_rule = REPORTING.replace('rule = "reporting"\n', "")
+    refused = scene.apply(declaration("orders", more=without_rule), "--delete")
+    assert "rule reporting, and not of rule application" in refused.err
+    # What the message says.
+    (scene.out / "orders@reporting.application").rename(scene.folder / "earlier")
+    assert scene.apply(declaration("orders", more=other)).code == 0
+    assert load_connection_string(scene.out / "orders@reporting.application").key_name == "other"
+    assert scene.apply(declaration("orders", more=other), "--delete").code == 0
+
+
 def test_two_relays(scene: Scene) -> None:
     """The command is run for each; then a third relay takes the place of the second."""
     pin = f"sha256:{'A' * 43}="
