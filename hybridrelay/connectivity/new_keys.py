@@ -8,10 +8,14 @@ The rules:
 3. The changed connection string is first stored (`KeepString`), then the relay is answered, then the key is used,
    and shown to the other relays.
 4. The relay repeats the key until the answer is *kept*, so nothing is tried again here.
+5. Of the messages of a relay that wait, only the latest is handled, and new keys are handled with pauses between
+   them. A relay that an attacker controls can thus neither fill the memory, nor make the program write, register and
+   ask other relays without end.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol, TypeAlias
@@ -36,6 +40,10 @@ __all__ = ["KeepString", "NewKeys", "OtherRelay", "check_token"]
 #: argument is the connection string with the earlier key. Returns an empty text, or why it could not be stored. Must
 #: not raise.
 KeepString: TypeAlias = Callable[[ConnectionString, ConnectionString], Awaitable[str]]
+
+
+#: The shortest time between two keys of one relay, other than the key in use, that are handled (seconds).
+NEW_KEY_SECONDS = 5.0
 
 
 class OtherRelay(Protocol):
@@ -65,6 +73,15 @@ async def check_token(channel: ControlChannel, string: ConnectionString, host: s
         raise failure_error(string.entity_path, answer)
 
 
+@attrs.frozen
+class _Given:
+    """A message that waits to be handled; see `NewKeys.received` for the fields."""
+
+    channel: ControlChannel
+    message: control.Key
+    others: Sequence[OtherRelay]
+
+
 class NewKeys:
     """Handles the new keys for one hybrid connection.
 
@@ -91,12 +108,17 @@ class NewKeys:
         #: The key that was stored last, and the connection string before a key that could not be stored.
         self._stored: Secret | None = None
         self._unstored: ConnectionString | None = None
+        #: The latest message of each relay that waits to be handled, by the relay's host name.
+        self._waiting: dict[str, _Given] = {}
+        #: When the next new key of a relay may be handled, on Trio's clock.
+        self._next_at: dict[str, float] = {}
 
     async def received(
         self, channel: ControlChannel, host: str, message: control.Key, others: Sequence[OtherRelay]
     ) -> None:
         """Handle a message that has arrived over a control channel of the relay `host`. Messages that do not fit
-        (another rule, an invalid key) are ignored.
+        (another rule, an invalid key) are ignored. If an earlier message of this relay still waits, this one takes
+        its place, and this returns at once.
 
         Args:
             channel: the control channel, over which the answer is sent.
@@ -106,34 +128,63 @@ class NewKeys:
 
         If cancelled, the key may be stored and not used yet; the next start uses it.
         """
-        async with self._lock:
-            current = self._string()
-            try:
-                key = check_key(Secret(message.key))
-            except ValueError:
+        is_waiting = host in self._waiting
+        self._waiting[host] = _Given(channel, message, others)
+        if is_waiting:
+            return  # the task that waits already handles it
+        try:
+            await self._pause(host)
+            await self._lock.acquire()
+        finally:
+            given = self._waiting.pop(host)
+        try:
+            if self._is_new(given.message):
+                self._next_at[host] = trio.current_time() + NEW_KEY_SECONDS
+            await self._handle(given.channel, host, given.message, given.others)
+        finally:
+            self._lock.release()
+
+    async def _pause(self, host: str) -> None:
+        """Wait until the message of a relay that waits may be handled."""
+        while self._is_new(self._waiting[host].message):
+            at = self._next_at.get(host, -math.inf)
+            if trio.current_time() >= at:
                 return
-            if (message.connection, message.rule) != (current.entity_path, current.key_name):
-                return
-            is_new = key != current.key
-            wanted = attrs.evolve(current, key=key) if is_new else current
-            if is_new and (why := await _refusal(wanted, others)):
-                await _answer(channel, message, KeptState.WAITING, why)
-                return
-            why = await self._store(current, wanted)
-            await _answer(channel, message, KeptState.MEMORY if why else KeptState.KEPT, why)
-            if is_new:
-                self._events.publish(
-                    NewKeyReceived(
-                        connection=wanted.entity_path, host=host, key=key_fingerprint(key), kept=not why, detail=why
-                    )
+            await trio.sleep_until(at)
+
+    def _is_new(self, message: control.Key) -> bool:
+        return message.key != self._string().key.reveal()
+
+    async def _handle(
+        self, channel: ControlChannel, host: str, message: control.Key, others: Sequence[OtherRelay]
+    ) -> None:
+        current = self._string()
+        try:
+            key = check_key(Secret(message.key))
+        except ValueError:
+            return
+        if (message.connection, message.rule) != (current.entity_path, current.key_name):
+            return
+        is_new = key != current.key
+        wanted = attrs.evolve(current, key=key) if is_new else current
+        if is_new and (why := await _refusal(wanted, others)):
+            await _answer(channel, message, KeptState.WAITING, why)
+            return
+        why = await self._store(current, wanted)
+        await _answer(channel, message, KeptState.MEMORY if why else KeptState.KEPT, why)
+        if is_new:
+            self._events.publish(
+                NewKeyReceived(
+                    connection=wanted.entity_path, host=host, key=key_fingerprint(key), kept=not why, detail=why
                 )
-            self._use(wanted)
-            if is_new:
-                # Otherwise a relay that this program does not use now would not learn that it has the key, because
-                # the control channel over which it was asked before has been replaced.
-                for other in others:
-                    with suppress(HybridRelayError):
-                        await other.accepts(wanted)
+            )
+        self._use(wanted)
+        if is_new:
+            # Otherwise a relay that this program does not use now would not learn that it has the key, because the
+            # control channel over which it was asked before has been replaced.
+            for other in others:
+                with suppress(HybridRelayError):
+                    await other.accepts(wanted)
 
     async def _store(self, before: ConnectionString, wanted: ConnectionString) -> str:
         """Store a connection string, unless that was done. Returns an empty text, or why it could not be stored."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 import trio
+import trio.testing
 
-from hybridrelay.connectivity.new_keys import NewKeys
+from hybridrelay.connectivity.new_keys import NEW_KEY_SECONDS, NewKeys
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.endpoint import NewKeyReceived
@@ -125,7 +126,9 @@ async def test_a_string_that_was_read_with_the_key_is_kept() -> None:
     "error",
     [AuthorizationError("the key is wrong", reason=Reason.WRONG_KEY), RelayUnreachable("no route")],
 )
-async def test_a_key_that_another_relay_does_not_accept_is_not_used(error: Exception) -> None:
+async def test_a_key_that_another_relay_does_not_accept_is_not_used(
+    autojump_clock: trio.testing.MockClock, error: Exception
+) -> None:
     program = Program()
     keys = program.keys()
     other = Other(error=error)
@@ -164,3 +167,50 @@ async def test_two_relays_at_the_same_moment(nursery: trio.Nursery) -> None:
         both.start_soon(program.give, keys)
         both.start_soon(program.give, keys)
     assert program.steps.count(KEEP) == 1
+
+
+async def test_a_relay_that_gives_keys_without_end_is_slowed_down(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    program = Program()
+    keys = program.keys()
+    for number in range(10_000):
+        nursery.start_soon(program.give, keys, control.Key("orders", "application", number, f"key{number}"))
+        if number % 1000 == 0:
+            await trio.testing.wait_all_tasks_blocked(0.0)
+    await trio.testing.wait_all_tasks_blocked(0.0)
+    assert len(nursery.child_tasks) == 1  # the others are not waiting
+    await program.give(keys, attrs.evolve(GIVEN, key="latest"))
+    used = [step[1] for step in program.steps if isinstance(step, tuple) and step[0] == "use"]
+    assert len(used) == 1
+    await trio.sleep(NEW_KEY_SECONDS + 1)
+    used = [step[1] for step in program.steps if isinstance(step, tuple) and step[0] == "use"]
+    assert used[1:] == ["latest"]
+    assert len(program.events) == 2
+
+
+async def test_a_relay_that_gives_keys_without_end_does_not_delay_another_one(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    program = Program()
+    keys = program.keys()
+    await program.give(keys)
+    nursery.start_soon(program.give, keys, control.Key("orders", "application", 8, "bad"))
+    await trio.testing.wait_all_tasks_blocked(0.0)
+    began = trio.current_time()
+    await keys.received(program, "b.example.com", attrs.evolve(GIVEN, key="newer"), ())  # type: ignore[arg-type]
+    assert trio.current_time() == began
+    assert program.string.key.reveal() == "newer"
+
+
+async def test_a_message_whose_handling_was_cancelled_keeps_no_later_one_from_being_handled(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    program = Program()
+    keys = program.keys()
+    await program.give(keys)
+    newer = attrs.evolve(GIVEN, key="newer")
+    with trio.move_on_after(1):
+        await program.give(keys, newer)
+    assert program.string.key.reveal() == "new"
+    assert await program.give(keys, newer) == [("keep", "new", "newer"), (KeptState.KEPT, ""), ("use", "newer")]
