@@ -37,6 +37,8 @@ class Reading:
     wanted: tuple[Wanted, ...]
     #: The keys in the configuration file that have changed, and take effect only after a restart.
     needs_restart: tuple[str, ...] = ()
+    #: Whether all connection strings could be read.
+    is_complete: bool = True
 
 
 class Configuration:
@@ -58,6 +60,8 @@ class Configuration:
         self.file: Path | None = args.config
         self._threads: dict[str, FileThread] = {}
         self._marks: UpdateMarks | None = None
+        #: Why connection strings could not be read the last time, as it was reported.
+        self._unreadable: dict[Key, str] = {}
         self._entries: tuple[Entry, ...] = ()
         #: The entries whose files are watched. They may be those of a configuration that cannot be used; it is read
         #: again when one of its files appears.
@@ -113,7 +117,7 @@ class Configuration:
     async def read_again(self, running: Mapping[Key, Running], *, says_all: bool) -> Reading:
         """Read the configuration file and the connection strings again.
 
-        A connection string that cannot be used is reported, if it is served: the earlier one stays in use.
+        A connection string that cannot be used is reported once, if it is served: the earlier one stays in use.
 
         Args:
             running: what is served now.
@@ -133,7 +137,9 @@ class Configuration:
         wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
         placed = with_own_addresses(wanted, running)
         self._entries = entries
-        return Reading(placed, needs_restart)
+        for key in self._unreadable.keys() - {entry.key for entry in entries}:
+            del self._unreadable[key]
+        return Reading(placed, needs_restart, is_complete=not self._unreadable)
 
     def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
         assert self.file is not None
@@ -162,8 +168,11 @@ class Configuration:
         except ConfigurationError as exc:
             if now is None and entry.where:
                 raise entry.error(exc) from exc
-            publish_not_reloaded(exc)
+            if says_all or self._unreadable.get(entry.key) != str(exc):
+                publish_not_reloaded(exc)
+            self._unreadable[entry.key] = str(exc)
             return None if now is None else Wanted(entry, None)
+        self._unreadable.pop(entry.key, None)
         return Wanted(entry, string)
 
     def _load_again(self, path: str) -> ConnectionString:

@@ -17,7 +17,11 @@ from ..running import GracefulStop
 from .configuration import Configuration
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, make_plan
 
-__all__ = ["Reloads", "Service"]
+__all__ = ["RETRY_SECONDS", "Reloads", "Service"]
+
+#: If something could not be read, when to try again although no file has changed (seconds): the cause may be a deny
+#: list that does not exist yet, or descriptors that have run out.
+RETRY_SECONDS = 5.0
 
 
 class Service(Protocol):
@@ -62,6 +66,10 @@ class Reloads:
         self._service = service
         self._stop = stop
         self._lock = trio.Lock()
+        #: Why the last attempt has failed; None if it has not.
+        self._error: str | None = None
+        #: Whether to try again.
+        self._is_incomplete = False
 
     async def reload(self, *, says_all: bool = True) -> None:
         """Read everything again, and change over.
@@ -78,8 +86,11 @@ class Reloads:
                     return
                 done = await self._service.apply(plan)
             except ConfigurationError as exc:
-                publish_not_reloaded(exc)
+                if says_all or str(exc) != self._error:
+                    publish_not_reloaded(exc)
+                self._error, self._is_incomplete = str(exc), True
                 return
+            self._error, self._is_incomplete = None, not reading.is_complete
             read = {one.entry.key for one in reading.wanted if one.string is not None}
             unchanged = [key for key in plan.unchanged if key in read]
             if says_all:
@@ -92,8 +103,13 @@ class Reloads:
                 plainly_logged_events().publish(event)
 
     async def watch(self) -> None:
-        """Change over whenever a file has changed, until cancelled."""
-        await self._configuration.watch.run(self._reload_unless_it_fails)
+        """Change over whenever a file has changed, until cancelled. What could not be read is tried again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._configuration.watch.run, self._reload_unless_it_fails)
+            while True:
+                await trio.sleep(RETRY_SECONDS)
+                if self._is_incomplete:
+                    await self._reload_unless_it_fails()
 
     async def _reload_unless_it_fails(self) -> None:
         """Like `reload`. A bug is reported, and must not end the program."""

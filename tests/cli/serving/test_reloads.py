@@ -1,4 +1,4 @@
-"""What happens when changing over fails in a way that nobody has foreseen."""
+"""What happens when changing over fails: it is tried again, and a bug does not end the program."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import trio
 from hybridrelay.cli.entries import Key
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.cli.running import GracefulStop
+from hybridrelay.cli.serving import configuration as configuration_module
+from hybridrelay.cli.serving import reloads as reloads_module
 from hybridrelay.cli.serving.configuration import Configuration
 from hybridrelay.cli.serving.plan import Plan, Running, Step
 from hybridrelay.cli.serving.reloads import Reloads
-from hybridrelay.security import Role
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.security import ConnectionString, Role
 
 from ...waiting import async_wait_until
 from .test_plan import string
@@ -61,4 +64,86 @@ async def test_a_bug_does_not_end_the_program(
         file.write_text(string("one", port=34).format())
         await service.has_applied.wait()
     assert len(service.applied) == 2
+    nursery.cancel_scope.cancel()
+
+
+class RefusingService(Service):
+    """Cannot serve what it is to serve until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.why: str | None = "cannot read the deny list"
+
+    async def apply(self, plan: Plan) -> Sequence[Step]:
+        await trio.lowlevel.checkpoint()
+        self.applied.append(plan)
+        if self.why is not None:
+            raise ConfigurationError(self.why)
+        self.has_applied.set()
+        return ()
+
+
+async def test_what_could_not_be_read_is_tried_again_and_reported_once(
+    tmp_path: Path,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
+    file = tmp_path / "one.connector"
+    file.write_text(string("one").format())
+    file.chmod(0o600)
+    args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+    service = RefusingService()
+    reloads = Reloads("connector", Configuration(args, Role.CONNECTOR), service, GracefulStop(0))
+    nursery.start_soon(reloads.watch)
+
+    async def tried() -> bool:
+        return len(service.applied) > 3
+
+    with trio.fail_after(60):
+        file.write_text(string("one", port=2).format())
+        await async_wait_until(tried, seconds=60, what="several attempts")
+        assert caplog.text.count("cannot read the deny list") == 1
+        service.why = None
+        await service.has_applied.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_string_that_could_not_be_read_is_tried_again(
+    tmp_path: Path,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although its file is the same: its file system did not answer."""
+    monkeypatch.setattr(reloads_module, "RETRY_SECONDS", 0.1)
+    file = tmp_path / "one.connector"
+    file.write_text(string("one").format())
+    file.chmod(0o600)
+    args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
+    configuration = Configuration(args, Role.CONNECTOR)
+    (wanted,) = configuration.load()
+    assert wanted.string is not None
+    service = RefusingService()
+    service.why = None
+    service.running = {wanted.entry.key: Running(wanted.entry, wanted.string)}
+    attempts = 0
+
+    def load_again(path: str, role: Role) -> ConnectionString:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 4:
+            raise ConfigurationError("it did not answer")
+        return string("one", port=2)
+
+    monkeypatch.setattr(configuration_module, "load_again", load_again)
+    reloads = Reloads("connector", configuration, service, GracefulStop(0))
+    nursery.start_soon(reloads.watch)
+    with trio.fail_after(60):
+        file.write_text(string("one", port=2).format())
+        while not any(plan.steps for plan in service.applied):
+            service.has_applied = trio.Event()
+            await service.has_applied.wait()
+    assert caplog.text.count("it did not answer") == 1
     nursery.cancel_scope.cancel()
