@@ -219,7 +219,8 @@ async def test_the_targets_own_tls(site: Site, tmp_path: Path) -> None:
             await secure.send_all(await secure.receive_some())
 
     string = await site.publish(target)
-    context = ssl.create_default_context(cafile=str(authority.write(tmp_path / "ca.pem")))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.write(tmp_path / "ca.pem"))
 
     async def main() -> None:
         with pytest.raises(ssl.SSLCertVerificationError):

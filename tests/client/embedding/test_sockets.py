@@ -9,6 +9,7 @@ import socket
 import threading
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -24,10 +25,12 @@ from hybridrelay.client.embedding import background, shared
 from hybridrelay.connectivity.dialing import dial_udp_directly
 from hybridrelay.protocol import Reason
 from hybridrelay.security import ConnectionString, HostPort, Role
+from hybridrelay.streams import receive_exactly
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
+from ...system.deployment import deploy
 from ...waiting import async_wait_until
 from .conftest import Site
 
@@ -309,6 +312,20 @@ async def test_many_threads_share_one_session(site: Site) -> None:
         return background.call_and_wait(lambda _thread: sessions())
 
     assert await trio.to_thread.run_sync(ask) == [1]
+
+
+async def test_a_relay_that_is_killed_and_returns_is_only_a_pause(
+    site: Site, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    string = await site.publish()
+    ports = {name: port for name, port in site.deployment.ports.items() if port is not None}
+    async with await open_in_thread(string) as application:
+        await application.send_all(b"before")
+        assert await receive_exactly(application, 6) == b"before"
+        await site.deployment.kill_relay()
+        await application.send_all(b"meanwhile")
+        await deploy(nursery, tmp_path / "state", ports=ports)
+        assert await receive_exactly(application, 9) == b"meanwhile"
 
 
 async def test_clients_that_are_not_used_make_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
