@@ -74,7 +74,7 @@ def _update_config(args: argparse.Namespace, declared: list[Declared]) -> None:
     if change.added:
         output.say(f"added to {path}: {', '.join(change.added)}")
     if change.added or change.removed:
-        output.say(f"Copy {path.name} and {args.out / 'strings'} to the connector, for 'connector --config'.")
+        output.say(f"Copy {path} and {args.out / 'strings'} to the connector, for 'connector --config'.")
 
 
 def _read_connections(
