@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .declared import is_deletion as is_deletion
     from .declared import make_change as make_change
     from .declared import plan_changes as plan_changes
+    from .declared import push_hint as push_hint
     from .declared import update_config as update_config
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .keys import KeySource as KeySource
@@ -116,6 +117,7 @@ _HOMES = {
         "is_deletion",
         "make_change",
         "plan_changes",
+        "push_hint",
         "update_config",
     ),
     "files_with_relays": ("FileWithRelays",),

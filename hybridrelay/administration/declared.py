@@ -48,6 +48,7 @@ __all__ = [
     "is_deletion",
     "make_change",
     "plan_changes",
+    "push_hint",
     "update_config",
 ]
 
@@ -509,6 +510,19 @@ def make_change(
             delete_rule(registry, name, rule, before_change=before_change)
         case Delete(name):
             delete_connection(registry, name, before_change=before_change)
+
+
+def push_hint(change: Change, directory: Path) -> str:
+    """Return the command that also makes a change in programs which do not run with the files of the directory; empty
+    if a change needs none."""
+    match change:
+        case ChangeTarget(name, _, target):
+            options = f"--target {target}"
+        case ChangeRelays(name, _, hosts):
+            options = " ".join(f"--endpoint {host} --relay-pin PIN" for host in hosts)
+        case _:
+            return ""
+    return f"hybridrelay updates push {name} {options} --authority-file {Files(directory, name).authority}"
 
 
 def _complete(incomplete: Exception | None) -> None:

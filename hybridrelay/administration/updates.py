@@ -2,7 +2,8 @@
 
 The authority file records what was pushed, so that each update can state all of it:
 
-- for each side, what was pushed to everybody on this side;
+- for each side, whether relays, pins and the target were pushed to it. An update states those that the authority file
+  has, which `connections endpoints` and `set-target` may have changed since;
 - for single identities, what was pushed only to them. It takes precedence, and their updates also state the rest.
 
 The authority file is written first. If a relay cannot be reached then, pushing again completes the change.
@@ -35,7 +36,7 @@ from ..security import (
     seal_update,
 )
 from ..security.names import normal_host
-from .authority_content import damaged, relays_of, with_relays, with_target
+from .authority_content import damaged, relays_of, target_of, with_relays, with_target
 from .changes import IncompleteChange, nothing, only_change_of
 from .connections import read_authority_file
 from .provisioning import pair_hosts_and_ports
@@ -101,7 +102,8 @@ class _Pushed:
     """What an authority file records."""
 
     sequence: int = 0
-    sides: Mapping[Role, WhatIsPushed] = attrs.field(factory=dict[Role, WhatIsPushed])
+    #: The names of what was pushed to a side; see `WhatIsPushed.parts`.
+    sides: Mapping[Role, frozenset[str]] = attrs.field(factory=dict[Role, frozenset[str]])
     #: For single identities, by side and serial number.
     identities: Mapping[tuple[Role, str], WhatIsPushed] = attrs.field(factory=dict[tuple[Role, str], WhatIsPushed])
 
@@ -150,7 +152,8 @@ def push_updates(
         file = read_authority_file(authority_path, name)
         known = registry.connection(name)
         before = _recorded(file)
-        after = _with_wanted(before, file, wanted)
+        changes = _changes(file, wanted)
+        after = _with_changes(before, changes, wanted)
         if not after.sides and not after.identities:
             raise ConfigurationError(
                 f"no update of {name} was pushed before, so there is nothing to push again",
@@ -162,10 +165,12 @@ def push_updates(
         if sequence > MAX_SEQUENCE:
             raise ConfigurationError("the clock of this machine is wrong", remedy="set it, and run the command again")
         after = attrs.evolve(after, sequence=sequence)
+        if not wanted.serial:
+            file = _with_own(file, changes)
         updates = _updates(file, after, wanted, first, not_before=not_before, expires_at=now + seconds, now=now)
         before_change()
         try:
-            replace_file(authority_path, _with_record(_with_own(file, wanted), after).format())
+            replace_file(authority_path, _with_record(file, after).format())
         except OSError as exc:
             raise HybridRelayError(
                 f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
@@ -183,58 +188,72 @@ def push_updates(
 
 
 def pushed_so_far(authority_path: Path, name: str) -> tuple[int, Mapping[tuple[Role, str], WhatIsPushed]]:
-    """Return what was pushed so far, by side and serial number (empty for everybody), and the last sequence.
+    """Return what updates state now, by side and serial number (empty for everybody), and the last sequence.
 
     Raises:
         ConfigurationError: the authority file cannot be read, or is damaged.
     """
-    pushed = _recorded(read_authority_file(authority_path, name))
-    found = {(role, ""): what for role, what in pushed.sides.items()}
+    file = read_authority_file(authority_path, name)
+    pushed = _recorded(file)
+    found = {(role, ""): _stated_for(role, pushed, file) for role in pushed.sides}
     for (role, serial), what in pushed.identities.items():
-        found[role, serial] = what.over(pushed.sides.get(role, WhatIsPushed()))
+        found[role, serial] = what.over(_stated_for(role, pushed, file))
     return pushed.sequence, found
 
 
-def _with_wanted(before: _Pushed, file: AuthorityFile, wanted: Wanted) -> _Pushed:
-    """Return what will have been pushed. Raises ConfigurationError."""
-    if wanted.is_nothing:
-        return before
-    endpoints, _ = relays_of(file)
-    relays = WhatIsPushed(pins=wanted.pins)
-    if wanted.hosts is not None:
-        paired = pair_hosts_and_ports(wanted.hosts, wanted.ports or ())
-        if wanted.ports is None:
-            kept = {normal_host(one.host): one.ports for one in endpoints}
-            paired = tuple(Endpoint(one.host, kept.get(normal_host(one.host), {})) for one in paired)
-        relays = attrs.evolve(relays, endpoints=paired)
-    elif wanted.ports is not None:
-        raise ConfigurationError("--public-ports needs --endpoint", remedy="name all relays with --endpoint")
+def _stated_for(role: Role, pushed: _Pushed, file: AuthorityFile) -> WhatIsPushed:
+    """Return what updates for everybody on a side state."""
+    parts = pushed.sides.get(role, frozenset())
+    endpoints, pins = relays_of(file)
+    return WhatIsPushed(
+        endpoints if "relays" in parts else None,
+        pins if "pins" in parts else None,
+        target_of(file) if "target" in parts else None,
+    )
+
+
+def _changes(file: AuthorityFile, wanted: Wanted) -> WhatIsPushed:
+    """Return what is to be changed. Raises ConfigurationError."""
     if wanted.target is not None and wanted.role is Role.APPLICATION:
         raise ConfigurationError("only connectors have a target", remedy="leave out --role or --target")
-    changes = {
-        Role.CONNECTOR: attrs.evolve(relays, target=wanted.target),
-        Role.APPLICATION: relays,
-    }
-    roles = _SIDES if wanted.role is None else (wanted.role,)
-    if not wanted.serial:
-        sides = dict(before.sides)
-        for role in roles:
-            if changes[role]:
-                sides[role] = changes[role].over(sides.get(role, WhatIsPushed()))
-        return attrs.evolve(before, sides=sides)
-    if wanted.role is None:
+    if wanted.serial and wanted.role is None:
         raise ConfigurationError(
             "--serial needs --role", remedy="say whether it is a connector or an application: --role connector"
         )
+    if wanted.hosts is None and wanted.ports is not None:
+        raise ConfigurationError("--public-ports needs --endpoint", remedy="name all relays with --endpoint")
+    if wanted.hosts is None:
+        return WhatIsPushed(None, wanted.pins, wanted.target)
+    endpoints = pair_hosts_and_ports(wanted.hosts, wanted.ports or ())
+    if wanted.ports is None:
+        kept = {normal_host(one.host): one.ports for one in relays_of(file)[0]}
+        endpoints = tuple(Endpoint(one.host, kept.get(normal_host(one.host), {})) for one in endpoints)
+    return WhatIsPushed(endpoints, wanted.pins, wanted.target)
+
+
+def _with_changes(before: _Pushed, changes: WhatIsPushed, wanted: Wanted) -> _Pushed:
+    """Return what will have been pushed. Raises ConfigurationError."""
+    if not wanted.serial:
+        sides = dict(before.sides)
+        for role in _SIDES if wanted.role is None else (wanted.role,):
+            if parts := _parts_for(role, changes):
+                sides[role] = sides.get(role, frozenset()) | parts
+        return attrs.evolve(before, sides=sides)
+    if not changes:
+        return before
+    assert wanted.role is not None, "checked before"
     at = wanted.role, wanted.serial
-    identities = dict(before.identities)
-    identities[at] = changes[wanted.role].over(identities.get(at, WhatIsPushed()))
+    identities = {**before.identities, at: changes.over(before.identities.get(at, WhatIsPushed()))}
     if sum(role is wanted.role for role, _ in identities) > MAX_EXCLUDED // 2:
         raise ConfigurationError(
             f"at most {MAX_EXCLUDED // 2} identities of one side can have updates of their own",
             remedy="push to the whole side instead",
         )
     return attrs.evolve(before, identities=identities)
+
+
+def _parts_for(role: Role, changes: WhatIsPushed) -> frozenset[str]:
+    return frozenset(changes.parts) - ({"target"} if role is Role.APPLICATION else set())
 
 
 def _updates(
@@ -249,9 +268,9 @@ def _updates(
 ) -> tuple[StoredUpdate, ...]:
     """Make the documents: first those for a whole side, then those for single identities, which are later."""
     name = file.authority.connection_name
-    roles = set(_SIDES if wanted.is_nothing or wanted.role is None else (wanted.role,))
+    roles = _SIDES if wanted.role is None else (wanted.role,)
     if not wanted.is_nothing and wanted.hosts is None and wanted.pins is None:
-        roles &= {Role.CONNECTOR}  # applications have no target
+        roles = (Role.CONNECTOR,)  # applications have no target
     found = []
 
     def add(role: Role, serial: str, sequence: int, what: WhatIsPushed, excluded: tuple[str, ...]) -> None:
@@ -274,28 +293,25 @@ def _updates(
         note = ", ".join(what.parts)
         found.append(StoredUpdate(name, role, serial, sequence, document, now, expires_at, note))
 
-    for role, what in pushed.sides.items():
-        if role in roles:
-            add(role, "", first, what, tuple(sorted(serial for side, serial in pushed.identities if side is role)))
-    for (role, serial), what in pushed.identities.items():
-        if role in roles:
-            add(role, serial, first + 1, what.over(pushed.sides.get(role, WhatIsPushed())), ())
+    for role in roles:
+        stated = _stated_for(role, pushed, file)
+        if stated:
+            add(role, "", first, stated, tuple(sorted(serial for side, serial in pushed.identities if side is role)))
+        for (side, serial), what in pushed.identities.items():
+            if side is role:
+                add(role, serial, first + 1, what.over(stated), ())
     return tuple(found)
 
 
-def _with_own(file: AuthorityFile, wanted: Wanted) -> AuthorityFile:
+def _with_own(file: AuthorityFile, changes: WhatIsPushed) -> AuthorityFile:
     """Return the authority file with what connection strings that are issued later have."""
-    if wanted.serial:
-        return file
-    if wanted.target is not None:
-        file = with_target(file, wanted.target)
+    if changes.target is not None:
+        file = with_target(file, changes.target)
     endpoints, pins = relays_of(file)
-    what = _with_wanted(_Pushed(), file, attrs.evolve(wanted, target=None, role=None))
-    relays = what.sides.get(Role.CONNECTOR, WhatIsPushed())
     return with_relays(
         file,
-        endpoints if relays.endpoints is None else relays.endpoints,
-        pins if relays.pins is None else relays.pins,
+        endpoints if changes.endpoints is None else changes.endpoints,
+        pins if changes.pins is None else changes.pins,
     )
 
 
@@ -305,7 +321,7 @@ def _with_own(file: AuthorityFile, wanted: Wanted) -> AuthorityFile:
 def _with_record(file: AuthorityFile, pushed: _Pushed) -> AuthorityFile:
     record = {
         "sequence": pushed.sequence,
-        "sides": {role.value: _as_json(what) for role, what in pushed.sides.items()},
+        "sides": {role.value: sorted(parts) for role, parts in pushed.sides.items()},
         "identities": [
             {"role": role.value, "serial": serial, **_as_json(what)}
             for (role, serial), what in pushed.identities.items()
@@ -337,7 +353,7 @@ def _recorded(file: AuthorityFile) -> _Pushed:
             raise ValueError("sequence")
         return _Pushed(
             sequence,
-            {Role(role): _of_json(content) for role, content in record["sides"].items()},
+            {Role(role): frozenset(map(str, parts)) for role, parts in record["sides"].items()},
             {(Role(one["role"]), str(one["serial"])): _of_json(one) for one in record["identities"]},
         )
     except (ValueError, TypeError, KeyError, AttributeError):

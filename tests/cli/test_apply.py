@@ -96,8 +96,11 @@ def test_twenty_databases(scene: Scene) -> None:
     assert scene.everything() == before
     changed = declaration(*names[:-1]) + declaration(names[-1], port=6000, more=REPORTING).partition("\n")[2]
     done = scene.apply(changed)
+    authority = scene.out / "eu%2Fdb19.authority"
+    pushing = f"hybridrelay updates push eu/db19 --target db19.internal:6000 --authority-file {authority}"
     assert done.out.splitlines() == [
         "done: change the target of eu/db19 from db19.internal:5432 to db19.internal:6000",
+        f"  in programs that do not run with these files: {pushing}",
         "done: add rule reporting to eu/db19",
         "done: issue a connection string of eu/db19 with the label reporting",
     ]

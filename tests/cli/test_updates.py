@@ -106,6 +106,15 @@ def test_each_update_states_all_that_was_pushed(pushing_: Pushing) -> None:
     }  # fmt: skip
 
 
+def test_what_other_commands_have_changed_since_is_stated(pushing_: Pushing, run: Run) -> None:
+    """A target that was changed in files is not undone by a later update of the relays."""
+    pushing_.push("--target", "db2:1")
+    created = pushing_.created
+    run("connections", "set-target", "orders", "--target", "db3:1", "--update", created.authority, created.connector)
+    pushing_.push("--relay-pin", PIN)
+    assert pushing_.opened()[CONNECTORS].target == HostPort("db3", 1)
+
+
 def test_one_side_only(pushing_: Pushing) -> None:
     pushing_.push("--relay-pin", PIN, "--role", "application")
     assert set(pushing_.opened()) == {APPLICATIONS}

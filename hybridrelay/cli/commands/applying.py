@@ -15,6 +15,7 @@ from ...administration import (
     is_deletion,
     make_change,
     plan_changes,
+    push_hint,
     update_config,
 )
 from ...errors import ConfigurationError
@@ -58,6 +59,8 @@ def run_apply(args: argparse.Namespace) -> int:
                     remedy=exc.remedy or "correct this, and run the command again",
                 ) from exc
             output.say(f"done: {change}")
+            if hint := push_hint(change, args.out):
+                output.say(f"  in programs that do not run with these files: {hint}")
     for change in left:
         output.say(f"not done without --delete: {change}")
     if not args.dry_run:

@@ -68,7 +68,7 @@ def run_list(args: argparse.Namespace) -> int:
     if not updates:
         output.say(f"There are no updates of {args.name}. To push one: hybridrelay updates push --help")
         return exits.OK
-    header = ("UPDATE", "FOR", "CHANGES", "PUSHED", "HAVE IT")
+    header = ("UPDATE", "FOR", "STATES", "PUSHED", "HAVE IT")
     output.say(output.table(header, [_row(one, time.time()) for one in updates]))
     missing = [(update, one) for update in updates for one in update.missing]
     if missing:
