@@ -21,7 +21,7 @@ from .logs import set_up_logs
 
 _MAX_FILE = 256 * 1024
 #: Options that are not allowed in a file.
-_COMMAND_LINE_ONLY = frozenset({"config", "help", "version"})
+_COMMAND_LINE_ONLY = frozenset({"config", "help", "version", "check", "json"})
 #: Options that every command has, and that may also be given before the command's name.
 _COMMON = frozenset({"log_level", "log_json"})
 

@@ -17,7 +17,7 @@ import attrs
 from .._own_address import OWN, OwnAddress
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
-from ..security import ENVIRONMENT_VARIABLE
+from ..security import ENVIRONMENT_VARIABLE, HostPort
 
 __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
@@ -50,6 +50,9 @@ class Entry:
     proxy_protocol: bool = False
     #: A connector's deny list for this hybrid connection.
     deny_list: Path | None = None
+    #: The names and ports under which an application that `run` starts knows the target; empty for the local name of
+    #: the connection string.
+    published_names: tuple[HostPort, ...] = ()
     #: Where the entry is in the configuration file, for messages: ``connector.toml: line 3``. Empty if it comes from
     #: the options.
     where: str = attrs.field(default="", eq=False)
@@ -81,7 +84,7 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
         counts[name] += 1
         return name, counts[name] - 1
 
-    listens = "listen" in args
+    listens, runs = "listen" in args, "published_names" in args
     if args.connections:
         if args.files:
             raise ConfigurationError(
@@ -93,12 +96,17 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
                 f"{args.config} has tables [[connection]], which --listen does not apply to",
                 remedy='write listen in the tables; only "own" can be for all tables that have none',
             )
-        return tuple(_of_table(table, args, key_of, environ, listens=listens) for table in args.connections)
+        if runs and args.published_names:
+            raise ConfigurationError(
+                f"{args.config} has tables [[connection]], which --as does not apply to",
+                remedy="write as in the tables",
+            )
+        return tuple(_of_table(table, args, key_of, environ) for table in args.connections)
     if args.config is not None and not args.files and not environ.get(ENVIRONMENT_VARIABLE):
         raise ConfigurationError(
             f"{args.config} names no connection string",
             remedy='add a table [[connection]] with the name of its file: file = "orders.'
-            f'{"application" if listens else "connector"}"',
+            f'{"application" if listens or runs else "connector"}"',
         )
     files: Sequence[str | None] = args.files or [None]
     listen: Sequence[Listen | Literal["own"]] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
@@ -109,6 +117,8 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
             f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
             remedy="give one --listen for each --connection-string-file, or none at all; --listen own can be for all",
         )
+    if runs:
+        return _of_names(files, args.published_names, key_of)
     proxy_protocol = not listens and args.proxy_protocol
     return tuple(
         _listening(Entry(file, key_of(file), proxy_protocol=proxy_protocol), listen[number : number + 1])
@@ -122,13 +132,26 @@ def _listening(entry: Entry, listen: Sequence[Listen | Literal["own"]]) -> Entry
     return attrs.evolve(entry, listen=addresses, own_address=OWN in listen)
 
 
+def _of_names(
+    files: Sequence[str | None], names: Sequence[HostPort], key_of: Callable[[str | None], Key]
+) -> tuple[Entry, ...]:
+    if names and len(names) != len(files):
+        raise ConfigurationError(
+            f"{len(names)} times --as for {len(files)} connection string{'s' if len(files) > 1 else ''}",
+            remedy="give one --as for each --connection-string-file, or none at all; for several names of one, write "
+            "a configuration file",
+        )
+    return tuple(
+        Entry(file, key_of(file), published_names=(names[number],) if names else ())
+        for number, file in enumerate(files)
+    )
+
+
 def _of_table(
     table: argparse.Namespace,
     args: argparse.Namespace,
     key_of: Callable[[str | None], Key],
     environ: Mapping[str, str],
-    *,
-    listens: bool,
 ) -> Entry:
     file = table.file
     if file is None:
@@ -139,7 +162,9 @@ def _of_table(
                 remedy=f"in the service's unit: LoadCredential={table.credential}:/path/of/the/file; or use file",
             )
         file = str(Path(folder) / table.credential)
-    if listens:
+    if "published_names" in args:
+        return Entry(file, key_of(file), published_names=tuple(table.published_names), where=table.where)
+    if "listen" in args:
         return _listening(Entry(file, key_of(file), where=table.where), table.listen or args.listen or [ANYWHERE])
     # What a table does not say is as in the rest of the file, or in the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol

@@ -27,6 +27,7 @@ from .arguments import (
     relay,
     relay_stdio,
     rules,
+    run,
     service,
     status,
     tokens,
@@ -45,8 +46,9 @@ Self-hosted Hybrid Connections: reach one TCP resource inside a private network 
               bytes that it cannot read
   connector   in the private network: only dials out, and connects to the
               target (a database, an HTTP API ...)
-  client      beside the application: either the command 'forward', which opens
-              a local port, or the Python library ('import hybridrelay')
+  client      beside the application: the command 'forward', which opens a
+              local port; 'run', which starts the application so that it sees
+              the target's own name; or the Python library
 """
 
 _EXAMPLES = """\
@@ -65,11 +67,13 @@ set it up (each command has its own --help):
   beside the application:
     hybridrelay forward --connection-string-file orders.application \\
         --listen 127.0.0.1:5432
+  or, for one application, which keeps the host name and port that it knows:
+    hybridrelay run --connection-string-file orders.application -- psql ...
 
 exit codes:
   0 success, or stopped on request; 1 failure; 2 unusable input; 3 denied by
-  policy; 4 audit files were changed; 70 a bug; 128+N ended by signal N (130:
-  Ctrl-C); see docs/operating.md
+  policy; 4 audit files were changed; 70 a bug; 125 run has not started its
+  application; 128+N ended by signal N (130: Ctrl-C); see docs/operating.md
 """
 
 
@@ -93,6 +97,7 @@ COMMANDS: tuple[Command, ...] = (
     connector.COMMAND,
     forward.COMMAND,
     hosts.COMMAND,
+    run.COMMAND,
     policy.COMMAND,
     probe.COMMAND,
     service.COMMAND,

@@ -15,6 +15,7 @@ from ..protocol.reasons import Reason
 from .base import Event, Level
 
 __all__ = [
+    "ApplicationNotRedirected",
     "ConnectionsCutOff",
     "ConnectorPassedOver",
     "ForwardOpenToOthers",
@@ -274,6 +275,20 @@ class OwnPortNotOpened(Event):
     used_port: int
     detail: str
     remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class ApplicationNotRedirected(Event):
+    """A process of an application that ``hybridrelay run`` has started connects without being redirected, so that it
+    does not reach what is published. Published once."""
+
+    name: ClassVar = "application.not-redirected"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Connections of a process of the application cannot be redirected"
+
+    #: The id of the process, or of its thread.
+    process: int
+    detail: str
 
 
 @attrs.frozen(kw_only=True)

@@ -32,6 +32,7 @@ COMMANDS = [
     ("policy",),
     *(("policy", name) for name in ("show", "check", "template")),
     ("forward",),
+    ("run",),
     ("probe",),
     ("relay-stdio",),
 ]

@@ -97,6 +97,14 @@ def local_name(text: str) -> HostPort | Literal["none"]:
 
 
 @_argument
+def published_name(text: str) -> HostPort:
+    """Parse the name and port under which an application knows a target."""
+    from ...security import parse_local_name_untrusted
+
+    return parse_local_name_untrusted(text)
+
+
+@_argument
 def user_name(text: str) -> str:
     """Check the name of a user of the system, as useradd accepts it."""
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text):

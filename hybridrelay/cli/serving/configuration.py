@@ -27,7 +27,7 @@ from .watching import FileWatch
 __all__ = ["Configuration", "Reading"]
 
 #: The options that say what is served, which can be changed while the program runs.
-_SERVED = frozenset({"files", "listen", "connections", "proxy_protocol"})
+_SERVED = frozenset({"files", "listen", "published_names", "connections", "proxy_protocol"})
 
 
 @attrs.frozen

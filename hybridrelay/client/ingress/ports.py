@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -23,6 +25,7 @@ from ...events.stream import EventStream
 from ...mux import open_bridges
 from ...security import bracketed
 from ...security.names import is_loopback
+from ...streams.sockets import abort_socket
 from ...streams.unix_sockets import SocketFile, is_listening, listen_unix_socket
 from ..client import Client
 from .connections import Connections
@@ -90,11 +93,19 @@ class OpenPort:
     names: tuple[str, ...]
     #: The file of a Unix socket.
     file: SocketFile | None = None
+    #: Whether nobody but an application that this program has started can connect.
+    is_private: bool = False
+    #: Returns whether a connection from an address is served. None: all are.
+    admits: Callable[[tuple[str, int]], bool] | None = None
 
     @property
     def bound(self) -> list[tuple[str, int]]:
-        """The addresses and ports; empty for a Unix socket."""
-        return [] if self.file is not None else [one.socket.getsockname()[:2] for one in self.listeners]
+        """The addresses and ports that others may connect to; empty for a Unix socket."""
+        return (
+            []
+            if self.file is not None or self.is_private
+            else [one.socket.getsockname()[:2] for one in self.listeners]
+        )
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -189,6 +200,7 @@ class PortService:
         self._client = client
         self._listeners = [listener for port in ports for listener in port.listeners]
         self._names = tuple(name for port in ports for name in port.names)
+        self._admits = tuple(port.admits for port in ports if port.admits is not None)
         #: The bound addresses and ports.
         self.bound = [one for port in ports for one in port.bound]
         #: Set when no more connections are accepted.
@@ -216,9 +228,8 @@ class PortService:
                     served = Connections(client, bridges, waiting)
                     async with trio.open_nursery() as accepting:
                         what = f"{client.connection} at {', '.join(addresses)}"
-                        accept = partial(
-                            accept_sockets, served.take, self._listeners, events=client.events, what=what
-                        )
+                        take = partial(_take, served, self._admits)
+                        accept = partial(accept_sockets, take, self._listeners, events=client.events, what=what)
                         await accepting.start(accept)
                         task_status.started()
                         await self._stop.wait()
@@ -239,3 +250,17 @@ class PortService:
         addresses = tuple(format_address(host, port) for host, port in self.bound if not is_loopback(host))
         if addresses:
             self._client.events.publish(ForwardOpenToOthers(connection=self._client.connection, addresses=addresses))
+
+
+def _take(
+    served: Connections,
+    admits: Sequence[Callable[[tuple[str, int]], bool]],
+    accepted: socket.socket,
+    peer: Any,
+) -> None:
+    """Serve a connection, or reset it if one of the listeners does not admit it."""
+    if admits and not any(one(peer[:2]) for one in admits):
+        accepted.setblocking(False)
+        abort_socket(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+    else:
+        served.take(accepted, peer)

@@ -1,0 +1,253 @@
+"""The client's process of ``hybridrelay run``: it starts the application, and serves its connections. Linux only."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..._collector import short_collections
+from ..._descriptors import raise_descriptor_limit
+from ..._memory import keep_freed_memory
+from ..._nursery import FlatNursery
+from ...client import ClientConfig, OpenPort
+from ...client.application import linux
+from ...client.application.addresses import check_published
+from ...client.application.checking import find_abilities, find_facts, first_port
+from ...client.application.following import Messages
+from ...client.application.interception import redirect_connections
+from ...client.application.listeners import Listening, listen_for
+from ...client.application.name_server import serve_names
+from ...client.application.networks import Abilities, Network, Way, choose_way
+from ...client.application.processes import NotPrepared, Prepared, begin_application
+from ...client.application.refusals import explain
+from ...client.application.watching import ignore_signals, watch_application
+from ...errors import ConfigurationError
+from ...events.log import logged_events
+from ...events.stream import EventStream
+from ...security import ConnectionString, HostPort, Role
+from ..auditing import audited, make_audit
+from ..entries import Key
+from ..key_keeping import keeper_of
+from ..logs import log_python_messages, logs_are_json, print_error
+from ..proxies import make_commands, make_dialer
+from ..running import GracefulStop
+from ..status_served import status_served
+from ..update_marks import UpdateMarks
+from .application import ApplicationService
+from .configuration import Configuration
+from .plan import Wanted
+from .reloads import Reloads
+
+if TYPE_CHECKING:
+    from ...monitoring import StatusSource
+
+__all__ = ["leave_standard_streams", "run_client_process"]
+
+
+def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[signal.Signals]) -> None:
+    """Start the application, and serve its connections until it has ended. All signals are blocked.
+
+    Args:
+        args: the options.
+        messages: tells the first process what the application does.
+        mask: the signals that are blocked for the application.
+
+    Raises:
+        HybridRelayError, OSError: the application was not started. No process is left.
+    """
+    first = os.getppid()
+    configuration = Configuration(args, Role.APPLICATION)
+    marks = UpdateMarks.of_user()
+    wanted = configuration.load(marks)
+    hosts = {one.entry.key: _hosts_of(one) for one in wanted}
+    published = [host for one in hosts.values() for host in one]
+    check_published(published)
+    way = _choose(args.network, published)
+    listening = listen_for(published, way)
+    process = _begin(args, listening, way, mask)
+    # From here on, this process lives as long as the application, whatever happens to the terminal.
+    os.setpgid(0, 0)
+    leave_standard_streams()
+    ignore_signals()
+    if way.intercepts:
+        linux.become_subreaper()  # so that a process whose parent has ended is still one that may be traced
+    sockets = process.listeners or listening.listeners
+    ports = _ports_of(hosts, sockets, listening, way)
+    keep_freed_memory()
+    raise_descriptor_limit()
+    try:
+        with log_python_messages(), short_collections():
+            trio.run(
+                partial(_serve, args, configuration, wanted, marks, process, listening, ports, way, first, messages)
+            )
+    finally:
+        process.close()
+
+
+def _hosts_of(wanted: Wanted) -> Sequence[HostPort]:
+    """Return the names and ports under which the application knows a target."""
+    assert wanted.string is not None
+    if wanted.entry.published_names:
+        return wanted.entry.published_names
+    if wanted.string.local_name is None:
+        raise wanted.entry.error(
+            ConfigurationError(
+                f"the connection string of {wanted.string.entity_path} has no local name",
+                remedy="give the name and port that the application uses: --as HOST:PORT, or as = in the "
+                "configuration file",
+            )
+        )
+    return (wanted.string.local_name,)
+
+
+def _choose(name: str | None, published: Sequence[HostPort]) -> Way:
+    """Choose how the application is run. What was asked for is simply tried."""
+    if name is None:
+        return choose_way(None, published, find_abilities())
+    return choose_way(Network(name), published, Abilities(first_port=first_port()))
+
+
+def _begin(args: argparse.Namespace, listening: Listening, way: Way, mask: set[signal.Signals]) -> Prepared:
+    try:
+        return begin_application(args.application, listening.published, way, mask=mask)
+    except NotPrepared as exc:
+        refusal = explain(exc.step, exc.number, exc.text, find_facts())
+        raise ConfigurationError(
+            f"this machine does not allow --network {way.network.value} ({refusal})",
+            remedy=f"{refusal.remedy}; 'hybridrelay run --check' explains all ways",
+        ) from None
+
+
+def _ports_of(
+    hosts: Mapping[Key, Sequence[HostPort]], sockets: Sequence[socket.socket], listening: Listening, way: Way
+) -> dict[Key, Sequence[OpenPort]]:
+    """Return the listeners of each entry. Call it without Trio."""
+    every = iter(sockets)
+    admits = None if listening.redirected is None else listening.redirected.admits
+    is_private = way.has_network or way.intercepts
+    found: dict[Key, Sequence[OpenPort]] = {}
+    for key, names in hosts.items():
+        listeners = []
+        for sock in islice(every, len(names)):
+            sock.setblocking(False)
+            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
+        shown = tuple(map(str, names))
+        found[key] = [OpenPort(listeners, shown, is_private=is_private, admits=admits)]
+    return found
+
+
+def leave_standard_streams() -> None:
+    """Close standard input and output, and what was inherited besides: they are the application's.
+
+    Otherwise, the program at the other end of a pipe would not see that the application has closed it. The log still
+    goes to standard error.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2:
+            with contextlib.suppress(OSError):  # it was the descriptor of the directory
+                if not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                    os.close(number)
+
+
+async def _serve(
+    args: argparse.Namespace,
+    configuration: Configuration,
+    wanted: Sequence[Wanted],
+    marks: UpdateMarks,
+    process: Prepared,
+    listening: Listening,
+    ports: Mapping[Key, Sequence[OpenPort]],
+    way: Way,
+    first: int,
+    messages: Messages,
+) -> None:
+    commands = make_commands(args)
+    dialer = make_dialer(args, commands)
+    events = logged_events()
+
+    def make_config(string: ConnectionString) -> ClientConfig:
+        return ClientConfig(
+            string,
+            mode=args.mode,
+            dialer=dialer,
+            resume_deadline=args.resume_deadline,
+            upgrade_interval=args.upgrade_interval,
+            keep_string=keeper_of(configuration.files, marks),
+            update_floor=marks.floor,
+            open_patience=args.open_patience,
+            policy_directories=args.policy_dirs,
+        )
+
+    service = ApplicationService(make_config, events, ports)
+    stop = GracefulStop(args.grace)
+    reloads = Reloads("run", configuration, service, stop)
+
+    def source() -> StatusSource:
+        from ...monitoring import ClientsSource
+
+        return ClientsSource(lambda: service.clients, role="forward")
+
+    async with (
+        audited(make_audit(args), "run", events),
+        commands,
+        status_served(args.status, source, stop=stop.event, events=events),
+        FlatNursery() as background,
+    ):
+        background.start_soon(reloads.watch)
+        _start_helpers(background, process, listening, events)
+        async with FlatNursery() as serving:
+            await serving.start(service.run, wanted)
+            messages.started(process.pid, process.descriptor)
+            status = await _run_application(args.application, process, first, messages, reaps=way.intercepts)
+            messages.ended(status)
+            stop.event.set()
+            service.stop(args.grace)
+        background.cancel_scope.cancel()
+
+
+def _start_helpers(nursery: trio.Nursery, process: Prepared, listening: Listening, events: EventStream) -> None:
+    """Start what finds names, and redirects connections."""
+    names = listening.published.names
+    if process.names is not None:
+        nursery.start_soon(serve_names, process.names, names, None)
+    if process.notifications is not None:
+        assert listening.redirected is not None
+        nursery.start_soon(partial(redirect_connections, process.notifications, listening.redirected, events=events))
+        if listening.names is not None:
+            nursery.start_soon(serve_names, listening.names, names, listening.redirected.wanted_server)
+
+
+async def _run_application(
+    argv: Sequence[str], process: Prepared, first: int, messages: Messages, *, reaps: bool
+) -> int:
+    """Let the application be executed, and wait until it has ended. Return its status, as `os.waitpid` does."""
+    process.release()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_report_failure, argv, process)
+        # If it cannot be executed, it ends, and why is reported before this nursery ends.
+        return await watch_application(process.pid, first, messages, reaps=reaps)
+
+
+async def _report_failure(argv: Sequence[str], process: Prepared) -> None:
+    channel = process.channel()
+    await trio.lowlevel.wait_readable(channel)
+    failure = process.failure()
+    if failure is not None:
+        text = "there is no such program" if failure.errno == errno.ENOENT else failure.strerror
+        remedy = "give the application after --: hybridrelay run ... -- APP ARGS"
+        print_error(f"cannot run {argv[0]}: {text}", remedy, as_json=logs_are_json())

@@ -1,0 +1,309 @@
+"""Redirects an application's calls of connect(2), without namespaces: seccomp user notification.
+
+The kernel stops a thread of the application that calls connect(2), and notifies the client's process. It looks at the
+address. If this is a published one, it takes a copy of the application's own socket (pidfd_getfd(2)), connects it to
+a listener of its own, and lets the call return the result. Because it is the same socket, its options, its mode and
+its registrations with epoll stay as they are. All other calls are executed as the application has made them.
+
+This redirects programs that know nothing of it. It keeps no program from anything: one that changes the address in
+its memory after it was looked at, or connects by another system call (io_uring), connects to where it likes.
+
+The listeners are on loopback addresses of the machine, where any local user could connect to them. So they admit only
+connections that were made here: those whose local address was noted (`Redirected.admits`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+from collections.abc import Mapping
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from ...events.client import ApplicationNotRedirected
+from ...events.stream import EventStream
+from . import linux
+from .addresses import Address
+from .seccomp import (
+    ADDRESS_BYTES,
+    Notification,
+    SocketAddress,
+    continue_response,
+    error_response,
+    pack_address,
+    parse_address_untrusted,
+    parse_notification,
+    result_response,
+)
+
+__all__ = ["Redirected", "redirect_connections"]
+
+T = TypeVar("T")
+
+_DNS_PORT: Final = 53
+#: The longest time that a blocking connect(2) waits for a listener of this program (seconds).
+_CONNECT_SECONDS: Final = 30.0
+#: How many connected sockets are remembered that nothing has been received from. More cannot exist at an address.
+_MAX_NOTED: Final = 65536
+#: Services on Unix sockets that look up names for programs, and do not know what is published. To the C library, they
+#: do not run.
+_NAME_SERVICES: Final = frozenset(
+    {"/run/nscd/socket", "/var/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve"}
+)
+#: That the process has ended, or was interrupted by a signal.
+_GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EINTR})
+
+
+class Redirected:
+    """Where calls are redirected to, and which sockets were redirected.
+
+    Args:
+        listeners: for each published address, that of a listener.
+        name_server: the address of the name server to which questions to any other are redirected; None: names are
+            found in another way.
+    """
+
+    def __init__(self, listeners: Mapping[Address, Address], name_server: Address | None) -> None:
+        self.listeners = listeners
+        self.name_server = name_server
+        #: The local addresses of connections that a listener has not accepted yet.
+        self._connections = _Noted[None]()
+        #: The local address of each socket that asks the name server, and the server that it wanted to ask.
+        self._questioners = _Noted[Address]()
+
+    def note(self, local: Address) -> None:
+        """Note that a connection from this address will arrive at a listener."""
+        self._connections.add(local, None)
+
+    def admits(self, peer: Address) -> bool:
+        """Return whether a connection that was accepted from this address was made here. Forgets the address."""
+        return self._connections.take(peer)
+
+    def note_questioner(self, local: Address, server: Address) -> None:
+        """Note that a socket with this address asks the name server, instead of `server`."""
+        self._questioners.add(local, server)
+
+    def wanted_server(self, local: Address) -> Address | None:
+        """Return which server a socket wanted to ask; None if it was not redirected."""
+        return self._questioners.get(local)
+
+
+class _Noted(Generic[T]):
+    """Values by local address. The oldest one is forgotten when there are too many."""
+
+    def __init__(self) -> None:
+        self._values: dict[Address, T] = {}
+
+    def add(self, local: Address, value: T) -> None:
+        self._values.pop(local, None)
+        if len(self._values) >= _MAX_NOTED:
+            del self._values[next(iter(self._values))]
+        self._values[local] = value
+
+    def get(self, local: Address) -> T | None:
+        return self._values.get(local)
+
+    def take(self, local: Address) -> bool:
+        """Remove an address. Returns whether it was there."""
+        is_there = local in self._values
+        self._values.pop(local, None)
+        return is_there
+
+
+async def redirect_connections(descriptor: int, redirected: Redirected, *, events: EventStream) -> None:
+    """Answer notifications until the application and all of its processes have ended, or until cancelled.
+
+    If cancelled, calls that wait for an answer fail with ENOSYS when the descriptor is closed.
+
+    Args:
+        descriptor: gets the notifications. The caller closes it.
+        redirected: where calls are redirected to.
+        events: the stream to which an event is published if calls cannot be redirected.
+    """
+    interception = _Interception(descriptor, redirected, events)
+    async with trio.open_nursery() as nursery:
+        while await interception.wait():
+            if (notification := interception.receive()) is not None:
+                interception.answer(notification, nursery)
+        nursery.cancel_scope.cancel()
+
+
+class _Interception:
+    def __init__(self, descriptor: int, redirected: Redirected, events: EventStream) -> None:
+        self._descriptor = descriptor
+        self._redirected = redirected
+        self._events = events
+        self._has_warned = False
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    async def wait(self) -> bool:
+        """Wait for a notification. Returns False if there will be none, because no process has the filter."""
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            # Receiving waits if there is nothing to receive, so it has to be certain that there is.
+            for _, found in self._poll.poll(0):
+                if found & select.POLLIN:
+                    return True
+                if found:
+                    return False
+
+    def receive(self) -> Notification | None:
+        try:
+            return parse_notification(linux.receive_notification(self._descriptor))
+        except OSError as exc:
+            if exc.errno not in _GONE:
+                raise
+            return None
+
+    def answer(self, notification: Notification, nursery: trio.Nursery) -> None:
+        """Answer a notification, or start a task that does."""
+        response = continue_response(notification.identifier)
+        try:
+            address = parse_address_untrusted(_memory_of(notification))
+            if address is not None and address.path:
+                if self._redirected.name_server is not None and address.path in _NAME_SERVICES:
+                    response = error_response(notification.identifier, errno.ENOENT)
+            elif address is not None and (target := self._target_of(address)) is not None:
+                sock = self._socket_of(notification)
+                if sock is not None and _is_redirected(sock, address, self._redirected):
+                    nursery.start_soon(self._connect, notification, sock, address, target)
+                    return
+                if sock is not None:
+                    sock.close()
+        except OSError as exc:
+            self._warn(notification, exc)
+        self._send(response)
+
+    def _target_of(self, address: SocketAddress) -> Address | None:
+        """Return where a connection to `address` goes instead; None if it is not redirected."""
+        target = self._redirected.listeners.get((address.host, address.port))
+        return self._redirected.name_server if target is None and address.port == _DNS_PORT else target
+
+    def _socket_of(self, notification: Notification) -> socket.socket | None:
+        """Return a copy of the application's socket; None if its call was interrupted.
+
+        Raises:
+            OSError: it may not be copied, or is no socket.
+        """
+        process = os.pidfd_open(_process_of(notification.thread))
+        try:
+            copied = linux.take_descriptor(process, notification.descriptor)
+        finally:
+            os.close(process)
+        # If the thread still waits in its call, its number was not taken by another one meanwhile.
+        if not linux.notification_is_valid(self._descriptor, notification.identifier):
+            os.close(copied)
+            return None
+        try:
+            return socket.socket(fileno=copied)
+        except OSError:
+            os.close(copied)
+            raise
+
+    async def _connect(
+        self, notification: Notification, sock: socket.socket, address: SocketAddress, target: Address
+    ) -> None:
+        """Connect the application's socket, and answer.
+
+        If the application would wait for the connection, this waits, too, and without blocking this process: the
+        socket is non-blocking meanwhile, while the application waits in its call.
+        """
+        with sock:
+            waits = sock.type == socket.SOCK_STREAM and os.get_blocking(sock.fileno())
+            if waits:
+                os.set_blocking(sock.fileno(), False)
+            try:
+                number = linux.connect_raw(
+                    sock.fileno(), pack_address(*target, is_ipv6=sock.family == socket.AF_INET6)
+                )
+                if number in (0, errno.EINPROGRESS):
+                    # Before anything is awaited: the listener may get the connection at any time.
+                    self._note(sock, address)
+                if waits and number == errno.EINPROGRESS:
+                    number = await _wait_connected(sock)
+            finally:
+                if waits:
+                    os.set_blocking(sock.fileno(), True)
+        if number:
+            self._send(error_response(notification.identifier, number))
+        else:
+            self._send(result_response(notification.identifier, 0))
+
+    def _note(self, sock: socket.socket, wanted: SocketAddress) -> None:
+        host, port = sock.getsockname()[:2]
+        local = (host.removeprefix("::ffff:"), port)
+        if sock.type == socket.SOCK_DGRAM:
+            self._redirected.note_questioner(local, (wanted.host, wanted.port))
+        else:
+            self._redirected.note(local)
+
+    def _send(self, response: bytes) -> None:
+        try:
+            linux.send_response(self._descriptor, response)
+        except OSError as exc:
+            if exc.errno not in _GONE:
+                raise
+
+    def _warn(self, notification: Notification, error: OSError) -> None:
+        """Report once that calls are not redirected, unless the process has just ended."""
+        if error.errno not in _GONE and not self._has_warned:
+            self._has_warned = True
+            detail = f"{error.filename or 'redirecting'}: {error.strerror}"
+            self._events.publish(ApplicationNotRedirected(process=notification.thread, detail=detail))
+
+
+def _is_redirected(sock: socket.socket, address: SocketAddress, redirected: Redirected) -> bool:
+    """Return whether a socket is of the kind that is redirected: TCP, or UDP for questions to a name server."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    if sock.type == socket.SOCK_DGRAM:
+        return address.port == _DNS_PORT and redirected.name_server is not None
+    return sock.type == socket.SOCK_STREAM and (address.host, address.port) in redirected.listeners
+
+
+async def _wait_connected(sock: socket.socket) -> int:
+    """Wait until a socket is connected. Returns 0 or the error number."""
+    with trio.move_on_after(_CONNECT_SECONDS):
+        await trio.lowlevel.wait_writable(sock.fileno())
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return errno.ETIMEDOUT
+
+
+def _memory_of(notification: Notification) -> bytes:
+    """Return the address that the application has passed, or its beginning.
+
+    Raises:
+        OSError: its memory cannot be read.
+    """
+    size = min(notification.length, ADDRESS_BYTES)
+    path = f"/proc/{notification.thread}/mem"
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, size, notification.pointer)
+    except OSError as exc:
+        if exc.errno == errno.EIO:  # the pointer leads nowhere: the kernel will say so to the application
+            return b""
+        raise
+    except OverflowError:  # as does one that is no address at all
+        return b""
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _process_of(thread: int) -> int:
+    """Return the process to which a thread belongs.
+
+    Raises:
+        OSError: it has ended.
+    """
+    with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))

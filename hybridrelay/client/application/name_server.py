@@ -1,0 +1,99 @@
+"""The name server of an application: it knows the published names, and either nothing else, or whom else to ask."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Final
+
+import trio
+
+from ...security.names import normal_host
+from ..names.dns import MAX_MESSAGE, NotAQuery, Query, ResponseCode, make_answer, make_failure, parse_query_untrusted
+from .addresses import Address
+
+__all__ = ["serve_names"]
+
+#: How long an answer may be cached (seconds). Addresses stay the same as long as the application runs.
+_TTL: Final = 5
+#: How long another server may take to answer (seconds). Resolvers ask again after 5 s.
+_ASK_SECONDS: Final = 5.0
+#: How many questions are passed on at the same time. Further ones are dropped, and asked again by the resolver.
+_MAX_ASKED: Final = 256
+
+#: Returns the server that the socket with this address wanted to ask; None if its questions are ignored.
+WantedServer = Callable[[Address], Address | None]
+
+
+async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_server: WantedServer | None) -> None:
+    """Answer questions until cancelled.
+
+    Args:
+        sock: a bound UDP socket. The caller closes it.
+        names: the published names, in lower case, with their addresses.
+        wanted_server: whom to ask about other names. None: other names do not exist.
+    """
+    sock.setblocking(False)
+    asked = trio.CapacityLimiter(_MAX_ASKED)
+    async with trio.open_nursery() as nursery:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                data, peer = sock.recvfrom(MAX_MESSAGE)
+            except (BlockingIOError, ConnectionError):  # an earlier answer has reached nobody
+                continue
+            try:
+                query = parse_query_untrusted(data)
+            except NotAQuery:
+                continue
+            answer = _answer(query, names, knows_all=wanted_server is None)
+            if answer is not None:
+                if wanted_server is None or wanted_server(peer) is not None:
+                    _send(sock, answer, peer)
+            elif wanted_server is not None and (server := wanted_server(peer)) is not None:
+                try:
+                    asked.acquire_on_behalf_of_nowait(key := object())
+                except trio.WouldBlock:
+                    continue
+                nursery.start_soon(_pass_on, sock, data, peer, server, asked, key)
+
+
+def _answer(query: Query, names: Mapping[str, str], *, knows_all: bool) -> bytes | None:
+    """Return the answer; None if another server has to be asked."""
+    address = names.get(normal_host(query.name))
+    if address is not None and query.is_standard and query.is_internet:
+        return make_answer(query, [ip_address(address)], ttl=_TTL)
+    if not knows_all:
+        return None
+    return make_failure(query, ResponseCode.NAME_ERROR if query.is_standard else ResponseCode.NOT_IMPLEMENTED)
+
+
+async def _pass_on(
+    sock: socket.socket, data: bytes, peer: Address, server: Address, asked: trio.CapacityLimiter, key: object
+) -> None:
+    """Ask another server, and pass its answer on. If it does not answer, nobody does."""
+    try:
+        with trio.move_on_after(_ASK_SECONDS):
+            try:
+                family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+                with trio.socket.socket(family, socket.SOCK_DGRAM) as asking:
+                    await asking.connect(server)
+                    await asking.send(data)
+                    answer = await asking.recv(65535)
+                    while answer[:2] != data[:2]:  # the socket is connected, so this is not a stranger's
+                        answer = await asking.recv(65535)
+            except OSError:
+                # As from a server that cannot be reached: the resolver asks again, or gives up.
+                return
+            _send(sock, answer, peer)
+    finally:
+        asked.release_on_behalf_of(key)
+
+
+def _send(sock: socket.socket, answer: bytes, peer: Address) -> None:
+    try:
+        sock.sendto(answer, peer)
+    except OSError:
+        # The resolver has given up, or the socket's buffer is full; then the resolver asks again.
+        return

@@ -1,0 +1,138 @@
+"""The ways in which an application can see hosts under their names and ports, and which one is used. Pure.
+
+* ``host``: the application has a mount namespace of its own, with its own hosts file, and the network of the machine.
+  Hosts that have names get loopback addresses. Where this is not enough, because a host is an IP address, or a port
+  may be opened by root only, its calls of connect(2) are redirected in addition.
+* ``intercept``: no namespace. The application's calls of connect(2) are redirected, those to DNS servers as well.
+* ``private``: the application has a network namespace of its own, in which there is nothing but what is published.
+
+If nothing is said, the first of these that this machine allows is used, in this order: ``private`` comes last because
+it takes all other networks away from the application.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+import attrs
+
+from ...errors import ConfigurationError
+from ...security import HostPort
+from ...security.names import ip_address, normal_host
+
+__all__ = ["AUTOMATIC", "Abilities", "Network", "Refusal", "Way", "choose_way"]
+
+
+class Network(enum.Enum):
+    """What the application sees of the network; the values of ``--network``."""
+
+    HOST = "host"
+    PRIVATE = "private"
+    INTERCEPT = "intercept"
+
+
+#: The order in which the ways are tried.
+AUTOMATIC = (Network.HOST, Network.INTERCEPT, Network.PRIVATE)
+
+
+@attrs.frozen
+class Refusal:
+    """A step that this machine does not allow."""
+
+    #: What was attempted, as in ``unshare``.
+    step: str
+    #: The error.
+    text: str
+    #: What to change.
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.text}"
+
+
+@attrs.frozen
+class Abilities:
+    """What this machine allows an ordinary user. None means that it is allowed."""
+
+    #: A user namespace with a mount namespace, and mounts in it.
+    mounts: Refusal | None = None
+    #: A network namespace in addition.
+    network: Refusal | None = None
+    #: Notifications about system calls, and copies of the application's sockets.
+    interception: Refusal | None = None
+    #: The lowest port that an ordinary user may open.
+    first_port: int = 1024
+
+
+@attrs.frozen
+class Way:
+    """How the application is run."""
+
+    network: Network
+    #: Whether it has a mount namespace, with its own hosts file.
+    has_mounts: bool
+    #: Whether it has a network namespace.
+    has_network: bool
+    #: Whether its calls of connect(2) are redirected.
+    intercepts: bool
+
+    @property
+    def redirects_names(self) -> bool:
+        """Whether its questions to DNS servers are redirected, because it has no hosts file of its own."""
+        return self.intercepts and not self.has_mounts
+
+
+def needs_interception(published: Sequence[HostPort], first_port: int) -> bool:
+    """Return whether loopback addresses in the network of the machine are not enough for these hosts."""
+    return any(one.port < first_port or ip_address(normal_host(one.host)) is not None for one in published)
+
+
+def refusal_of(network: Network, published: Sequence[HostPort], abilities: Abilities) -> Refusal | None:
+    """Return why this machine does not allow a way, or None if it does."""
+    match network:
+        case Network.PRIVATE:
+            return abilities.mounts or abilities.network
+        case Network.INTERCEPT:
+            return abilities.interception
+        case Network.HOST:
+            if abilities.mounts is None and needs_interception(published, abilities.first_port):
+                return abilities.interception
+            return abilities.mounts
+
+
+def way_of(network: Network, published: Sequence[HostPort], first_port: int) -> Way:
+    """Return what a way consists of."""
+    match network:
+        case Network.PRIVATE:
+            return Way(network, has_mounts=True, has_network=True, intercepts=False)
+        case Network.INTERCEPT:
+            return Way(network, has_mounts=False, has_network=False, intercepts=True)
+        case Network.HOST:
+            intercepts = needs_interception(published, first_port)
+            return Way(network, has_mounts=True, has_network=False, intercepts=intercepts)
+
+
+def choose_way(wanted: Network | None, published: Sequence[HostPort], abilities: Abilities) -> Way:
+    """Choose how the application is run.
+
+    Args:
+        wanted: the way that the user has asked for; None means the first one that works.
+        published: what the application is to see.
+        abilities: what this machine allows.
+
+    Raises:
+        ConfigurationError: this machine does not allow it. The message says what was refused, and what to change.
+    """
+    refusals = []
+    for network in AUTOMATIC if wanted is None else (wanted,):
+        refusal = refusal_of(network, published, abilities)
+        if refusal is None:
+            return way_of(network, published, abilities.first_port)
+        refusals.append(refusal)
+    first = refusals[0]
+    what = "an application cannot be run with names of its own" if wanted is None else f"--network {wanted.value}"
+    raise ConfigurationError(
+        f"this machine does not allow {what} ({first})" if wanted else f"{what} on this machine ({first})",
+        remedy=f"{first.remedy}; 'hybridrelay run --check' explains all ways",
+    )

@@ -1,0 +1,47 @@
+"""The options of `run`, and `run --check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.cli import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="'run' needs Linux")
+
+
+def test_check_says_what_this_machine_allows(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["run", "--check"])
+    text = capsys.readouterr().out
+    assert [line.split()[0] for line in text.splitlines() if not line.startswith(" ")][:3] == [
+        "host", "intercept", "private"
+    ]  # fmt: skip
+    main(["run", "--check", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    usable = [one["network"] for one in found["networks"] if one["usable"]]
+    assert code == (0 if usable else 1)
+    assert found["default"] == (usable[0] if usable else None)
+    assert text.count(" usable: ") - text.count("not usable: ") == len(usable)
+    for one in found["networks"]:
+        assert (one["remedy"] is None) == (one["detail"] is None) == one["usable"]
+
+
+def test_an_application_has_to_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--connection-string-file", "F"]) == 2
+    assert "no application is given" in capsys.readouterr().err
+
+
+def test_options_of_the_application_come_after_two_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "psql", "--host", "x"]) == 2
+    assert "--host" in capsys.readouterr().err
+
+
+def test_other_systems_are_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("hybridrelay.cli.commands.run.sys.platform", "darwin")
+    assert main(["run", "--connection-string-file", str(tmp_path / "f"), "--", "true"]) == 2
+    assert "needs Linux" in capsys.readouterr().err

@@ -1,0 +1,421 @@
+"""An application that `run` starts is the command: its exit code, signals, terminal; and nothing is left of it."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import attrs
+import pytest
+
+from ..applications import NETWORKS, Runner, children_of, runner_for, skip_unless_linux
+from ..deployments import Deployment
+from ..waiting import TimeLimit, patience, wait_until
+
+skip_unless_linux()
+
+#: Sends a line to the target, and prints the answer.
+ECHO = "exec 3<>/dev/tcp/echo.corp.example/7; echo hello >&3; head -n 1 <&3"
+#: A step by which the kills of a run are later and later (seconds).
+STEP_SECONDS = 0.1
+
+
+@attrs.define
+class Target:
+    """An echo service, which counts what it gets, and does not send zeros back."""
+
+    port: int
+    received: int = 0
+    ended: threading.Event = attrs.field(factory=threading.Event)
+
+    def serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock:
+            try:
+                while data := sock.recv(65536):
+                    self.received += len(data)
+                    sock.sendall(data.strip(b"\0"))
+            except ConnectionError:
+                return
+            self.ended.set()
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found = Target(listener.getsockname()[1])
+        thread = threading.Thread(target=found.serve, args=(listener,), daemon=True)
+        thread.start()
+        yield found
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def shared(target: Target) -> Iterator[Runner]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")))
+        deployment = stack.enter_context(Deployment(folder))
+        deployment.start_relay()
+        published = deployment.create("echo", ("127.0.0.1", target.port))
+        deployment.start_connector(published)
+        done = deployment.run(
+            "connections",
+            "set-local-name",
+            "echo",
+            "--local-name",
+            "echo.corp.example:7",
+            "--update",
+            published.application,
+        )
+        assert done.returncode == 0, done.stderr
+        yield stack.enter_context(runner_for(published))
+
+
+@pytest.fixture
+def runner(shared: Runner) -> Runner:
+    """One for each test, so that a test sees only its own processes."""
+    return Runner(shared.folder, shared.file)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+# --- what the application sees
+
+
+def test_the_target_has_its_name_and_port(runner: Runner, network: str) -> None:
+    """A port below 1024, for which `host` needs redirection."""
+    done = runner.run("--network", network, "--", "bash", "-c", ECHO)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+
+
+@pytest.mark.parametrize("name", ["echo2.corp.example:7777", "10.20.30.40:7", "10.20.30.40:7777"])
+def test_another_name_can_be_given(runner: Runner, network: str, name: str) -> None:
+    host, _, port = name.partition(":")
+    script = ECHO.replace("echo.corp.example/7", f"{host}/{port}")
+    done = runner.run("--network", network, "--as", name, "--", "bash", "-c", script)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+
+
+def test_nothing_has_to_be_said(runner: Runner) -> None:
+    done = runner.run("--", "bash", "-c", ECHO)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\n", "")
+
+
+def test_a_configuration_file_gives_several_names(runner: Runner, network: str) -> None:
+    file = runner.folder / f"run-{network}.toml"
+    file.write_text(
+        f'network = "{network}"\n[[connection]]\nfile = "{runner.file}"\nas = ["one.example:4001", "10.1.2.3:4002"]\n'
+    )
+    scripts = [ECHO.replace("echo.corp.example/7", where) for where in ("one.example/4001", "10.1.2.3/4002")]
+    done = runner.run("--config", file, "--", "bash", "-c", "; ".join(scripts))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hello\nhello\n", "")
+
+
+def test_a_private_network_has_nothing_else(runner: Runner) -> None:
+    script = "ls /sys/class/net; (exec 3<>/dev/tcp/192.0.2.1/80) 2>&1; getent hosts other.example || echo none"
+    done = runner.run("--network", "private", "--", "bash", "-c", script)
+    assert "Connection refused" in done.stdout
+    assert done.stdout.endswith("none\n")
+
+
+def test_the_application_has_no_privileges(runner: Runner, network: str) -> None:
+    script = "id -u; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status"
+    done = runner.run("--network", network, "--", "sh", "-c", script)
+    user, *lines = done.stdout.split("\n")
+    if user == "0":
+        pytest.skip("the ordinary user is root, which has all capabilities over its own namespaces")
+    assert lines == ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", ""]
+
+
+def test_the_secret_of_the_client_is_not_passed_on(runner: Runner, network: str) -> None:
+    command = [one for one in runner.command("--network", network, "--", "env") if one != "--connection-string-file"]
+    command.remove(str(runner.file))
+    environment = {**runner.environment, "HYBRIDRELAY_CONNECTION_STRING": runner.file.read_text(), "OTHER": "stays"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=runner.folder)
+    assert done.returncode == 0, done.stderr
+    assert "OTHER=stays" in done.stdout
+    assert "SharedAccessKey" not in done.stdout
+
+
+def test_nobody_else_can_connect(runner: Runner) -> None:
+    """When connections are redirected, the listener is in the network of the machine, and resets strangers."""
+    with runner.start("--network", "intercept", "--", "bash", "-c", f"{ECHO}; read") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        (client,) = children_of(runner.processes(), process.pid)
+        ports = listening_ports(client)
+        assert ports
+        for address in ports:
+            with socket.create_connection(address, timeout=patience(10)) as sock:
+                with pytest.raises(ConnectionResetError):
+                    sock.recv(1)
+
+
+def listening_ports(process: int) -> list[tuple[str, int]]:
+    """The TCP sockets over IPv4 at which a process listens."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        inodes.update(re.findall(r"^socket:\[(\d+)\]$", os.readlink(descriptor)))
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[9] in inodes:
+            host, port = fields[1].split(":")
+            found.append((socket.inet_ntoa(struct.pack("<I", int(host, 16))), int(port, 16)))
+    return found
+
+
+# --- it is the command
+
+
+def test_the_exit_code_is_that_of_the_application(runner: Runner, network: str) -> None:
+    assert runner.run("--network", network, "--", "sh", "-c", "exit 200").returncode == 200
+
+
+def test_it_ends_by_the_signal_that_has_ended_the_application(runner: Runner, network: str) -> None:
+    done = runner.run("--network", network, "--", "sh", "-c", "kill -TERM $$")
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_an_application_that_cannot_be_executed(runner: Runner, network: str) -> None:
+    for name, code, text in (
+        ("no-such-program", 127, "there is no such program"),
+        ("/tmp", 126, "Permission denied"),
+    ):
+        done = runner.run("--network", network, "--", name)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith(f"hybridrelay: error: cannot run {name}: {text}\n")
+    runner.wait_until_gone()
+
+
+def test_a_script_without_a_first_line_is_run_by_a_shell(runner: Runner) -> None:
+    script = runner.folder / "script"
+    script.write_text("echo $1 $2\n")
+    script.chmod(0o755)
+    assert runner.run("--", script, "a", "--b").stdout == "a --b\n"
+
+
+def test_failures_before_the_application_runs(runner: Runner) -> None:
+    done = runner.run("--as", "localhost:80", "--", "true")
+    assert done.returncode == 2
+    done = Runner(runner.folder, Path("/nonexistent")).run("--", "true")
+    assert done.returncode == 125
+    assert "cannot read the connection string" in done.stderr
+    done = runner.run("--connection-string-file", runner.file, "--", "true")
+    assert done.returncode == 125
+    assert "two hybrid connections are to be echo.corp.example:7" in done.stderr
+
+
+def test_standard_streams_are_the_applications(runner: Runner, network: str) -> None:
+    assert runner.run("--network", network, "--", "cat", text_in="data\n").stdout == "data\n"
+    with runner.start("--network", network, "--", "sh", "-c", "exec >&-; read line; exit 3") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.read() == ""  # the end, although it still runs
+        assert process.poll() is None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.wait(patience(20)) == 3
+
+
+def test_no_descriptor_of_ours_is_passed_on(runner: Runner, network: str) -> None:
+    done = runner.run(
+        "--network", network, "--", "python3", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"
+    )
+    assert done.stdout == "['0', '1', '2', '3']\n"  # the last one is that of the directory
+
+
+def test_signals_are_passed_on(runner: Runner, network: str) -> None:
+    script = "trap 'echo one' USR1; trap 'echo term; exit 9' TERM; echo ready; while :; do read -t 0.1; done"
+    with runner.start("--network", network, "--", "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for number, text in ((signal.SIGUSR1, "one\n"), (signal.SIGTERM, "term\n")):
+            process.send_signal(number)
+            assert process.stdout.readline() == text
+        assert process.wait(patience(20)) == 9
+    runner.wait_until_gone()
+
+
+def test_signals_have_their_default_meaning(runner: Runner, network: str) -> None:
+    """Python ignores SIGPIPE, for example, which a program does not expect."""
+    command = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]
+    direct = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert runner.run("--network", network, "--", *command).stdout == direct.stdout
+
+
+def test_what_the_application_has_sent_last_arrives(runner: Runner, network: str, target: Target) -> None:
+    """It ends at once, with megabytes on their way."""
+    target.received = 0
+    target.ended.clear()
+    script = "exec 3<>/dev/tcp/echo.corp.example/7; head -c 3000000 /dev/zero >&3"
+    assert runner.run("--network", network, "--", "bash", "-c", script).returncode == 0
+    assert target.ended.wait(patience(20))
+    assert target.received == 3_000_000
+
+
+# --- the terminal
+
+
+class Terminal:
+    """A terminal in which a shell with job control runs."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._pid, self._descriptor = pty.fork()
+        if self._pid == 0:
+            try:
+                os.chdir(runner.folder)
+                os.execvpe(
+                    "bash",
+                    ["bash", "--norc", "--noediting", "-i"],
+                    {**runner.environment, "PS1": "$ ", "TERM": "dumb"},
+                )
+            finally:
+                os._exit(1)
+        self._text = ""
+
+    def send(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("4H", lines, columns, 0, 0))
+
+    def wait_for(self, pattern: str) -> None:
+        """Read until there is a match; what comes before it is not looked at again."""
+        limit = TimeLimit(30)
+        while (found := re.search(pattern, self._text)) is None:
+            assert limit.remaining > 0, f"no {pattern!r} in {self._text!r}"
+            if select.select([self._descriptor], [], [], 1)[0]:
+                self._text += os.read(self._descriptor, 65536).decode(errors="replace").replace("\r", "")
+        self._text = self._text[found.end() :]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+@pytest.fixture
+def terminal(runner: Runner) -> Iterator[Terminal]:
+    found = Terminal(runner)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_job_control(runner: Runner, network: str, terminal: Terminal) -> None:
+    script = runner.folder / "job"
+    script.write_text("trap 'echo resized' WINCH\necho started\ncat\n")
+    terminal.wait_for(r"\$ ")
+    terminal.send(" ".join(runner.command("--network", network, "--", "bash", script)) + "\n")
+    terminal.wait_for(r"\nstarted\n")
+    terminal.send("one\n")
+    terminal.wait_for(r"one\none\n")
+    terminal.send("\x1a")  # Ctrl-Z
+    terminal.wait_for(r"Stopped .*\n\$ ")
+    terminal.send("bg\n")
+    terminal.wait_for(r"\$ ")
+    terminal.send("\n")
+    # It reads from the terminal in the background, which stops it again, with another signal.
+    wait_until(lambda: is_stopped(runner), seconds=20, what="stopped in the background")
+    terminal.send("fg\n")
+    terminal.wait_for(r"\n")
+    terminal.send("two\n")
+    terminal.wait_for(r"two\n(.*\n)*two\n")
+    terminal.send("\x03")  # Ctrl-C
+    terminal.wait_for(r"\$ ")
+    terminal.send("echo code=$?\n")
+    terminal.wait_for(r"code=130\n")
+    wait_until(lambda: len(runner.processes()) == 1, seconds=20, what="only the shell is left")
+
+
+def is_stopped(runner: Runner) -> bool:
+    """Whether the first process, and the application, are stopped, and the process of the client is not."""
+    states = []
+    for pid in runner.processes():
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        if "bash" not in name or len(children_of(runner.processes(), pid)) == 0:
+            states.append(rest.split()[0])
+    return states.count("T") >= 2
+
+
+def test_the_size_of_the_terminal(runner: Runner, network: str, terminal: Terminal) -> None:
+    script = runner.folder / "size"
+    script.write_text("trap 'stty size' WINCH\necho started\nwhile :; do read -t 0.1; done\n")
+    terminal.wait_for(r"\$ ")
+    terminal.send(" ".join(runner.command("--network", network, "--", "bash", script)) + "\n")
+    terminal.wait_for(r"\nstarted\n")
+    terminal.resize(33, 77)
+    terminal.wait_for(r"33 77\n")
+
+
+# --- nothing is left
+
+
+@pytest.mark.parametrize("which", ["first", "client", "application"])
+def test_whatever_is_killed_nothing_is_left(runner: Runner, network: str, which: str) -> None:
+    before = traces()
+    script = f"{ECHO}; exec sleep 1000"
+    with runner.start("--network", network, "--", "bash", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        wait_until(lambda: len(runner.processes()) == 3, seconds=20, what="three processes")
+        (client,) = children_of(runner.processes(), process.pid)
+        (application,) = children_of(runner.processes(), client)
+        assert traces() == before
+        os.kill({"first": process.pid, "client": client, "application": application}[which], signal.SIGKILL)
+        assert process.wait(patience(20)) == (125 if which == "client" else -signal.SIGKILL)
+        runner.wait_until_gone()
+    assert traces() == before
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_kills_at_every_moment(runner: Runner, network: str, which: str) -> None:
+    """Later and later, until the application has run to its end before it is killed."""
+    before = traces()
+    for number in itertools.count():
+        with runner.start("--network", network, "--", "bash", "-c", ECHO) as process:
+            try:
+                process.wait(number * STEP_SECONDS)
+            except subprocess.TimeoutExpired:
+                victim = process.pid if which == "first" else max(runner.processes(), default=process.pid)
+                os.kill(victim, signal.SIGKILL)
+            process.wait(patience(20))
+            runner.wait_until_gone()
+            if process.returncode == 0:
+                break
+        assert number < 2000
+    assert traces() == before
+
+
+def traces() -> tuple[object, ...]:
+    """What a process could leave on the machine: mounts, and temporary files."""
+    names = {path.name for path in Path("/tmp").iterdir() if path.name.startswith(("hr", "hybridrelay-run"))}
+    return Path("/proc/self/mounts").read_text(), names
