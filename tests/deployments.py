@@ -329,13 +329,13 @@ class Deployment:
                 self.programs.pop().close()
 
     def create(
-        self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1", local_name: str | None = None
+        self, name: str, target: tuple[str, int] | str, *, endpoint: str = "127.0.0.1", local_name: str | None = None
     ) -> Published:
-        """Create a hybrid connection."""
+        """Create a hybrid connection. The target is an address and port, or text."""
         files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
-        host, port = target
+        text = target if isinstance(target, str) else f"{target[0]}:{target[1]}"
         done = self.run(
-            "connections", "create", name, "--target", f"{host}:{port}", "--endpoint", endpoint,
+            "connections", "create", name, "--target", text, "--endpoint", endpoint,
             "--state", self.state,
             *(() if local_name is None else ("--local-name", local_name)),
             *(part for role, file in files.items() for part in (f"--{role}-file", file)),

@@ -22,13 +22,14 @@ from ..security import (
     Role,
     Rule,
     Secret,
+    Target,
     choose_local_name,
     format_port_lists,
     local_name_of_target,
     pair_endpoints,
-    parse_host_port_untrusted,
     parse_local_name_untrusted,
     parse_port_lists_untrusted,
+    parse_target_untrusted,
 )
 
 #: The right of the rule in a connection string, by role.
@@ -37,7 +38,7 @@ RIGHTS: Mapping[Role, Right] = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: 
 
 def new_content(
     *,
-    target: HostPort,
+    target: Target,
     local_name: LocalNameChoice = None,
     endpoints: Sequence[Endpoint],
     pins: Sequence[str],
@@ -46,25 +47,25 @@ def new_content(
     """Return the value of `AuthorityFile.extra` for a new hybrid connection."""
     return {
         "target": str(target),
-        "local_name": _local_name(choose_local_name(local_name, local_name_of_target(target.host, target.port))),
+        "local_name": _local_name(choose_local_name(local_name, local_name_of_target(target))),
         **_relays(endpoints, pins),
         "rules": {role.value: _rule_as_json(rule) for role, rule in rules.items()},
     }
 
 
-def target_of(authority_file: AuthorityFile) -> HostPort:
-    """Return the address that the connector connects to.
+def target_of(authority_file: AuthorityFile) -> Target:
+    """Return what the connector connects to.
 
     Raises:
         ConfigurationError: the authority file is damaged.
     """
     try:
-        return parse_host_port_untrusted(_text(authority_file.extra, "target"))
+        return parse_target_untrusted(_text(authority_file.extra, "target"))
     except ValueError as exc:
         raise damaged(str(exc)) from None
 
 
-def with_target(authority_file: AuthorityFile, target: HostPort) -> AuthorityFile:
+def with_target(authority_file: AuthorityFile, target: Target) -> AuthorityFile:
     """Return a copy of an authority file that has another target for the connection strings issued from it."""
     return attrs.evolve(authority_file, extra={**authority_file.extra, "target": str(target)})
 
@@ -76,8 +77,7 @@ def local_name_of(authority_file: AuthorityFile) -> HostPort | None:
         ConfigurationError: the authority file is damaged.
     """
     if "local_name" not in authority_file.extra:  # was made before there were local names
-        target = target_of(authority_file)
-        return local_name_of_target(target.host, target.port)
+        return local_name_of_target(target_of(authority_file))
     try:
         text = _text(authority_file.extra, "local_name")
         return parse_local_name_untrusted(text) if text else None

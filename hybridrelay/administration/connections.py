@@ -14,7 +14,7 @@ from ..relay.limits import RELAY_RECORD_BYTES
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
 from ..relay.store.store import NameTaken
-from ..security import AuthorityFile, ConnectionString, HostPort, Identity, KeySlot, LocalNameChoice, Role, Rule
+from ..security import AuthorityFile, ConnectionString, Identity, KeySlot, LocalNameChoice, Role, Rule, Target
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
@@ -58,7 +58,7 @@ class CreatedConnection:
 def create_connection(
     name: str,
     *,
-    target: HostPort,
+    target: Target,
     local_name: LocalNameChoice = None,
     hosts: Sequence[str],
     files: NewFiles,
@@ -75,7 +75,7 @@ def create_connection(
 
     Args:
         name: the name of the hybrid connection.
-        target: the address that the connector connects to.
+        target: what the connector connects to.
         local_name: the name and port under which applications know the target on their own machines; None means the
             target's. Only files contain it: the relay does not get to know it.
         hosts: the hosts of its relays, in order of preference.

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import attrs
 
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, choose_local_name
+from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, Target, choose_local_name
 from .authority_content import local_name_of, relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
@@ -71,7 +71,7 @@ class Declared:
     """A hybrid connection as the file declares it."""
 
     name: str
-    target: HostPort
+    target: Target
     #: The hosts of its relays, in order of preference.
     hosts: tuple[str, ...]
     applications: tuple[Application, ...] = ()
@@ -127,8 +127,8 @@ class ChangeTarget:
     """Change the target."""
 
     name: str
-    before: HostPort
-    after: HostPort
+    before: Target
+    after: Target
 
     def __str__(self) -> str:
         return f"change the target of {self.name} from {self.before} to {self.after}"

@@ -16,11 +16,11 @@ from ..security import (
     AuthorityFile,
     ConnectionString,
     Endpoint,
-    HostPort,
     KeySlot,
     LocalNameChoice,
     Role,
     Rule,
+    Target,
     check_hosts,
     choose_local_name,
     create_authority,
@@ -62,7 +62,7 @@ def pair_hosts_and_ports(hosts: Sequence[str], ports: Sequence[Mapping[str, int 
 def provision(
     name: str,
     *,
-    target: HostPort,
+    target: Target,
     local_name: LocalNameChoice = None,
     endpoints: Sequence[Endpoint],
     pins: tuple[str, ...] = (),
@@ -73,7 +73,7 @@ def provision(
 
     Args:
         name: the name of the hybrid connection.
-        target: the address that the connector connects to.
+        target: what the connector connects to.
         local_name: the local name for applications; None means the target's name and port.
         endpoints: its relays, in order of preference.
         pins: the pins of the relays. If there are none, client and connector verify the relays' certificates with

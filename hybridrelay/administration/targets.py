@@ -8,20 +8,20 @@ from pathlib import Path
 import attrs
 
 from ..errors import ConfigurationError
-from ..security import ConnectionString, HostPort, Role
+from ..security import ConnectionString, Role, Target
 from .authority_content import with_target
 from .changes import FilesWritten, change_with_files, nothing, only_change_of
 from .files_with_keys import read_file_of
 
 
 def change_target(
-    name: str, target: HostPort, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
+    name: str, target: Target, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
 ) -> FilesWritten:
     """Write another target into the connection string files of connectors and into authority files.
 
     Args:
         name: the hybrid connection.
-        target: the address that the connector is to connect to.
+        target: what the connector is to connect to.
         files: the files to be changed; at least one.
         before_change: see `change_with_files`.
 
@@ -43,7 +43,7 @@ def change_target(
         )
 
 
-def _with_target(path: Path, name: str, target: HostPort) -> str:
+def _with_target(path: Path, name: str, target: Target) -> str:
     content = read_file_of(path, name)
     if not isinstance(content, ConnectionString):
         return with_target(content, target).format()

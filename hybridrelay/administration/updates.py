@@ -26,13 +26,13 @@ from ..security import (
     MAX_SEQUENCE,
     AuthorityFile,
     Endpoint,
-    HostPort,
     Role,
+    Target,
     Update,
     format_port_lists,
     pair_endpoints,
-    parse_host_port_untrusted,
     parse_port_lists_untrusted,
+    parse_target_untrusted,
     seal_update,
 )
 from ..security.names import normal_host
@@ -54,7 +54,7 @@ class WhatIsPushed:
 
     endpoints: tuple[Endpoint, ...] | None = None
     pins: tuple[str, ...] | None = None
-    target: HostPort | None = None
+    target: Target | None = None
 
     def __bool__(self) -> bool:
         return self != WhatIsPushed()
@@ -85,7 +85,7 @@ class Wanted:
     ports: Sequence[Mapping[str, int | None]] | None = None
     #: The pins of all relays.
     pins: tuple[str, ...] | None = None
-    target: HostPort | None = None
+    target: Target | None = None
     #: The side; None: relays and pins for both, and the target for connectors.
     role: Role | None = None
     #: The serial number of a single identity of this side.
@@ -367,5 +367,5 @@ def _of_json(content: Mapping[str, Any]) -> WhatIsPushed:
         endpoints = pair_endpoints(list(content["relays"]), parse_port_lists_untrusted(ports) if ports else ())
     if "pins" in content:
         pins = tuple(map(str, content["pins"]))
-    target = parse_host_port_untrusted(content["target"]) if "target" in content else None
+    target = parse_target_untrusted(content["target"]) if "target" in content else None
     return WhatIsPushed(endpoints, pins, target)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..policy import Action, Resource, denied, policy_sources, read_policy
-from ..security import HostPort
+from ..security import Target
 
 __all__ = ["refuse_denied"]
 
 
 def refuse_denied(
-    name: str, target: HostPort, hosts: Sequence[str] = (), pins: Sequence[str] = (), *, where: str = ""
+    name: str, target: Target, hosts: Sequence[str] = (), pins: Sequence[str] = (), *, where: str = ""
 ) -> None:
     """Check whether the policy of this machine allows to publish a hybrid connection.
 

@@ -39,8 +39,8 @@ from ..policy import Action, Decision, PolicyFile, denied, resource_of
 from ..protocol import control
 from ..security import (
     ConnectionString,
-    HostPort,
     StringUpdate,
+    Target,
     check_is_connection_string,
     expires_soon,
     key_fingerprint,
@@ -492,7 +492,7 @@ class Connector:
         self._events.publish(ConnectionAllowed(connection=published.name))
         self._relays.publish(published, links)
 
-    async def _dial_for_check(self, target: HostPort) -> trio.SocketStream:
+    async def _dial_for_check(self, target: Target) -> trio.SocketStream:
         return await open_target(target, permit=partial(self._policies.permit_check, target))
 
     def _network_changed(self, what: str) -> None:

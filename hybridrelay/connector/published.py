@@ -11,8 +11,9 @@ from ..connectivity.link import RelayLink
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.updates import Updates
 from ..policy import Decision, Resource, resource_of
-from ..security import ConnectionString, HostPort
+from ..security import ConnectionString, Target
 from .registration import Registration, RelayIdentity
+from .targets import check_supported
 from .unproven import Unproven
 
 
@@ -22,7 +23,7 @@ class Published:
     def __init__(self, string: ConnectionString) -> None:
         self.string = string
         self.name = string.entity_path
-        self.target = string.require_target()
+        self.target = check_supported(string.require_target())
         self.end_to_end = EndToEnd.from_connection_string(string)
         #: One entry for each relay that the connection string names.
         self.publications: list[Publication] = []
@@ -40,7 +41,7 @@ class Published:
         #: Why the policy does not allow to register it now; None if it does.
         self.denial: Decision | None = None
 
-    def resource(self, target: HostPort | None = None) -> Resource:
+    def resource(self, target: Target | None = None) -> Resource:
         """Return what the policy decides about.
 
         Args:

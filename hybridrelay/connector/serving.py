@@ -25,6 +25,8 @@ from ..mux import Bridged, BridgeProgress, Bridges, Offer, RunningBridge
 from ..policy import Action, Decision, Policy
 from ..policy.local_time import local_now
 from ..protocol.reasons import Reason
+from ..security import HostPort
+from ..security.names import UNIX_PREFIX
 from ..streams.sockets import abort_socket
 from .outcome import NotConnected, outcome_of
 from .proxy_header import proxy_header
@@ -216,7 +218,8 @@ class ServedStream:
         self._dialing: trio.CancelScope | None = None
         #: Why the policy has ended the stream; None if it has not.
         self._denial: Decision | None = None
-        #: The IP addresses of the target that may be dialed, or the one that is connected.
+        #: The IP addresses of the target that may be dialed, or the one that is connected; or the path of the Unix
+        #: socket.
         self.addresses: tuple[str, ...] = ()
 
     @property
@@ -309,7 +312,10 @@ class ServedStream:
 
     def _start(self, target: trio.SocketStream, bridges: Bridges) -> None:
         self._progress = BridgeProgress()
-        self.about.address = _peer_address(target)
+        if isinstance(self._target, HostPort):
+            self.about.address = _peer_address(target)
+        else:
+            self.about.address = f"{UNIX_PREFIX}{self.addresses[0]}"
         self._service.counters.stream_opened(self.origin.published.name)
         self._bridge = bridges.start(self._offer.accept(), target, progress=self._progress, over=self._over)
 
@@ -339,7 +345,8 @@ class ServedStream:
                 await self._recorded()
                 began = self._service.clock()
                 connected = await open_target(self._target, permit=self._permit)
-                self.addresses = _host_of(connected)
+                if isinstance(self._target, HostPort):  # of a Unix socket, `_permit` has noted the path
+                    self.addresses = _host_of(connected)
                 if self.origin.published.sends_proxy_header:
                     await self._send_proxy_header(connected)
                 self._service.counters.target_connect.observe(self._service.clock() - began)
@@ -420,4 +427,4 @@ def _peer_address(target: trio.SocketStream) -> str:
         name = target.socket.getpeername()
     except OSError:
         return ""
-    return format_address(*name[:2]) if isinstance(name, tuple) else str(name)
+    return format_address(*name[:2])

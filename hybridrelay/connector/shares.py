@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
-from ..security import HostPort
+from ..security import HostPort, Target
 
 __all__ = ["Share", "Shares", "count_local_ports"]
 
@@ -80,14 +80,15 @@ class Shares:
         """`limit` returns how many descriptors the process may have, `ports` how many local ports the machine has."""
         self.descriptors = Share("descriptors", RAISE_LIMIT, lambda: _usable_descriptors(limit()))
         self._ports = count_local_ports if ports is None else ports
-        self._by_target: dict[HostPort, Share] = {}
+        self._by_target: dict[Target, Share] = {}
 
-    def ports(self, target: HostPort) -> Share:
-        """Return the `Share` of the local ports for connections to one target."""
+    def ports(self, target: Target) -> Share:
+        """Return the `Share` of the local ports for connections to one target. For a Unix socket it is unlimited."""
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:
                 del self._by_target[other]
-            usable = max(1, self._ports() - _RESERVED_PORTS)
+            has_ports = isinstance(target, HostPort)
+            usable = max(1, self._ports() - _RESERVED_PORTS) if has_ports else None
             self._by_target[target] = Share(
                 f"local ports towards {target}", "widen net.ipv4.ip_local_port_range", lambda: usable
             )

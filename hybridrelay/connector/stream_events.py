@@ -9,7 +9,7 @@ import attrs
 from ..connectivity.activity import stream_activity_id
 from ..events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 from ..events.stream import EventStream
-from ..security import HostPort, PeerIdentity
+from ..security import PeerIdentity, Target
 from .outcome import NotConnected, StreamOutcome
 from .published import Published
 
@@ -44,7 +44,7 @@ class StreamEvents:
         self.began = clock()
         #: The stream's id in all its events, here and at the client.
         self.activity_id = stream_activity_id(origin.session, stream)
-        self.target: HostPort = origin.published.target  # a copy, since a reload may change it
+        self.target: Target = origin.published.target  # a copy, since a reload may change it
         #: The address that was connected to; empty before.
         self.address = ""
         self._events = events

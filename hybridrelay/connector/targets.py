@@ -10,12 +10,14 @@ import trio
 
 from .._descriptors import is_reserved
 from .._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+from ..errors import ConfigurationError
 from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
-from ..security import HostPort
+from ..security import Target, UnixSocket
 from ..streams.connecting import AddressInfo, open_tcp
-from ..streams.sockets import abort_stream, tune_socket
+from ..streams.sockets import abort_stream, reset_on_close, tune_socket
+from ..streams.unix_sockets import UnixSocketFile, has_unix_sockets
 
 #: How long resolving and connecting may take (seconds): enough for two lost SYN packets, and less than the connection
 #: timeouts of database drivers.
@@ -23,6 +25,7 @@ DIAL_SECONDS = 10.0
 
 _BY_ERRNO = {
     errno.ECONNREFUSED: Reason.TARGET_REFUSED,
+    errno.ENOENT: Reason.TARGET_REFUSED,  # a Unix socket on which nothing listens
     errno.ECONNRESET: Reason.TARGET_REFUSED,
     errno.ETIMEDOUT: Reason.TARGET_TIMEOUT,
 }
@@ -54,15 +57,29 @@ def _allow(address: str) -> Decision:
     return ALLOWED
 
 
+def check_supported(target: Target) -> Target:
+    """Return `target` if this system can connect to it.
+
+    Raises:
+        ConfigurationError: it is a Unix socket, and the system has none.
+    """
+    if isinstance(target, UnixSocket) and not has_unix_sockets():
+        raise ConfigurationError(
+            f"the target {target} is a Unix socket, and this system has none",
+            remedy="run the connector on the machine of the socket, or use a target with an address and a port",
+        )
+    return target
+
+
 async def open_target(
-    target: HostPort, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
+    target: Target, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
 ) -> trio.SocketStream:
-    """Connect to the target; its name is resolved on every call.
+    """Connect to the target; its name, or the path of a Unix socket, is resolved on every call.
 
     Args:
-        target: the address.
-        permit: decides about each IP address to which the name resolves. Only addresses that it allows are connected
-            to: the name is not resolved a second time.
+        target: the target.
+        permit: decides about each IP address to which the name resolves, or about the path of the Unix socket without
+            symbolic links and ``..``. Only what it allows is connected to: nothing is resolved a second time.
         seconds: the deadline for resolving and connecting together.
 
     Raises:
@@ -80,7 +97,10 @@ async def open_target(
 
     with trio.move_on_after(seconds):
         try:
-            stream = await open_tcp(target.host, target.port, keep_reset=True, choose=choose)
+            if isinstance(target, UnixSocket):
+                stream = await _open_unix(target, permit)
+            else:
+                stream = await open_tcp(target.host, target.port, keep_reset=True, choose=choose)
         except OSError as exc:
             raise _target_error(exc) from exc
         if is_reserved(stream.socket.fileno()):
@@ -89,6 +109,18 @@ async def open_target(
         tune_socket(stream.socket, user_timeout=False)  # a target may pause indefinitely
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
+
+
+async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> trio.SocketStream:
+    """Connect to a Unix socket. Raises TargetDenied or OSError."""
+    check_supported(target)
+    with await UnixSocketFile.open(target.path) as found:
+        decision = permit(found.path)
+        if decision.reason is not None:
+            raise TargetDenied(decision)
+        stream = await found.connect()
+    reset_on_close(stream, True)  # as for TCP; see `Bridges.start`
+    return stream
 
 
 def _target_error(exc: OSError) -> TargetError:

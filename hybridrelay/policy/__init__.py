@@ -1,6 +1,7 @@
 """What is allowed in the private network. All such decisions are made by `Policy.decide`.
 
-`decision.py`, `document.py`, `index.py`, `managed.py`, `schema.py`, `toml_files.py` and `values.py` are pure.
+`decision.py`, `document.py`, `index.py`, `managed.py`, `schema.py`, `toml_files.py`, `unix_paths.py` and `values.py`
+are pure.
 """
 
 from .connection_strings import authority_digest as authority_digest

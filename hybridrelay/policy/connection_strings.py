@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from ..errors import DeniedByPolicy
-from ..security import ConnectionString, HostPort
+from ..security import ConnectionString, Target
 from .decision import Decision, Resource
 
 __all__ = ["authority_digest", "denied", "resource_of"]
@@ -24,7 +24,7 @@ def authority_digest(string: ConnectionString) -> str:
     return "" if string.authority is None else hashlib.sha256(string.authority).hexdigest()
 
 
-def resource_of(string: ConnectionString, target: HostPort | None) -> Resource:
+def resource_of(string: ConnectionString, target: Target | None) -> Resource:
     """Return the resource for requests about this connection string.
 
     Args:

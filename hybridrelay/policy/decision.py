@@ -25,8 +25,9 @@ from typing import Any
 import attrs
 
 from ..protocol.reasons import Reason
-from ..security import HostPort, PeerIdentity
+from ..security import HostPort, PeerIdentity, Target, UnixSocket
 from .document import EntryList, HoursList, Restrictions
+from .index import TargetIndex
 from .schema import KEYS
 from .values import DAYS, address_of
 
@@ -58,12 +59,12 @@ class Resource:
 
     #: The name of the hybrid connection.
     connection: str
-    #: The address of the target, as it is configured; for `Action.FORWARD`, the local address and port. None: not
-    #: known yet.
-    target: HostPort | None
+    #: The target, as it is configured; for `Action.FORWARD`, the local address and port. None: not known yet.
+    target: Target | None
     #: For `Action.FORWARD`, the path of a Unix socket to listen on; empty if there is none.
     path: str = attrs.field(default="", kw_only=True)
-    #: The IP address that is to be connected to; empty if the target's name has not been resolved.
+    #: What is to be connected to: the IP address; or the path of the Unix socket, without symbolic links. Empty if
+    #: the target has not been resolved.
     address: str = attrs.field(default="", kw_only=True)
     #: The hosts of the relays that may be used, and all pins by which they are recognized.
     relays: tuple[str, ...] = attrs.field(default=(), kw_only=True)
@@ -217,25 +218,38 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
 
 
 def _denied_target(file: Restrictions, resource: Resource) -> Iterator[Decision]:
-    target = resource.target
-    if target is None:
+    if resource.target is None:
         return
-    address = address_of(resource.address or target.host)
-    if (denied := file.denied_targets) is not None:
-        number = denied.index.first_about(target.host, target.port, address)
-        if number is not None:
-            entry = denied.entries[number]
-            yield _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {_shown(resource)}')
-    allowed = file.allowed_targets
-    if allowed is not None and not allowed.index.permits(target.host, target.port, address):
+    if (denied := file.denied_targets) is not None and (number := _first_about(denied.index, resource)) is not None:
+        entry = denied.entries[number]
+        yield _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {_shown(resource)}')
+    if (allowed := file.allowed_targets) is not None and not _permits(allowed.index, resource):
         yield _missing("AllowedTargets", allowed, _shown(resource))
+
+
+def _first_about(index: TargetIndex, resource: Resource) -> int | None:
+    match resource.target:
+        case UnixSocket(path):
+            return index.first_about_path({path, resource.address or path})
+        case HostPort(host, port):
+            return index.first_about(host, port, address_of(resource.address or host))
+    return None
+
+
+def _permits(index: TargetIndex, resource: Resource) -> bool:
+    match resource.target:
+        case UnixSocket():
+            return index.permits_path(resource.address or None)
+        case HostPort(host, port):
+            return index.permits(host, port, address_of(resource.address or host))
+    return True
 
 
 def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
     allowed, local = file.allowed_forward_addresses, resource.target
     if allowed is None:
         return
-    if local is not None and not allowed.index.permits(local.host, local.port):
+    if isinstance(local, HostPort) and not allowed.index.permits(local.host, local.port):
         yield _missing("AllowedForwardAddresses", allowed, str(local))
     path = resource.path
     if path and not allowed.index.permits_path(path):
@@ -262,10 +276,11 @@ def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:
 
 
 def _shown(resource: Resource) -> str:
-    """Return the target, with the address that its name resolves to, if that is known."""
-    assert resource.target is not None
-    resolved = resource.address and resource.address != resource.target.host
-    return f"{resource.target} at {resource.address}" if resolved else str(resource.target)
+    """Return the target, with the address or path to which it resolves, if that is known."""
+    target = resource.target
+    assert target is not None
+    configured = target.path if isinstance(target, UnixSocket) else target.host
+    return str(target) if resource.address in ("", configured) else f"{target} at {resource.address}"
 
 
 def _denial(key: str, rule: str) -> Decision:

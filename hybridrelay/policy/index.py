@@ -17,13 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from ..security.names import ip_address, normal_host
-from .values import Address, HostPattern, LocalPattern, RelayPattern, TargetPattern, meanings
+from .values import ALL_PORTS, Address, HostPattern, LocalPattern, RelayPattern, TargetPattern, meanings
 
 __all__ = ["FirstRanges", "HostIndex", "LocalIndex", "RelayIndex", "TargetIndex"]
 
 HashableT = TypeVar("HashableT")
-
-_PORTS = (1, 65535)
 
 
 class FirstRanges:
@@ -150,7 +148,33 @@ class TargetIndex:
 
     def __init__(self, patterns: Iterable[TargetPattern]) -> None:
         """`patterns`: in the order of the list."""
-        self._index = HostIndex((rank, one.host, one.first_port, one.last_port) for rank, one in enumerate(patterns))
+        ranked = tuple(enumerate(patterns))
+        self._index = HostIndex(
+            (rank, one.host, one.first_port, one.last_port) for rank, one in ranked if one.path is None
+        )
+        #: The first pattern for each path of a socket, and for each directory, with a final slash.
+        self._paths = {one.path.path: rank for rank, one in reversed(ranked) if one.path is not None}
+        every_target = (rank for rank, one in ranked if one.path is None and one.is_about_path(()))
+        self._every_target = min(every_target, default=None)
+
+    def first_about_path(self, paths: Iterable[str]) -> int | None:
+        """Return the number of the first entry that is about a Unix socket (`TargetPattern.is_about_path`); None if
+        there is none."""
+        found = [rank for path in paths for rank in self._fitting(path)]
+        if self._every_target is not None:
+            found.append(self._every_target)
+        return min(found, default=None)
+
+    def permits_path(self, path: str | None) -> bool:
+        """Return whether an entry allows a Unix socket (`TargetPattern.permits_path`)."""
+        return bool(self._paths) if path is None else any(True for _ in self._fitting(path))
+
+    def _fitting(self, path: str) -> Iterator[int]:
+        """Yield the first pattern for this path, and for each directory on the way to it."""
+        ends = (position + 1 for position, character in enumerate(path) if character == "/")
+        for known in (path, *(path[:end] for end in ends)):
+            if known in self._paths:
+                yield self._paths[known]
 
     def first_about(self, host: str, port: int, address: Address | None) -> int | None:
         """Return the number of the first entry that is about a target (`TargetPattern.is_about`); None if there is
@@ -201,13 +225,13 @@ class RelayIndex:
         #: The pins that are allowed.
         self.pins = frozenset(one.pin for one in patterns if one.pin)
         hosts = (one.host for one in patterns if one.host is not None)
-        self._index = HostIndex((rank, host, *_PORTS) for rank, host in enumerate(hosts))
+        self._index = HostIndex((rank, host, *ALL_PORTS) for rank, host in enumerate(hosts))
 
     def permits(self, host: str) -> bool:
         """Return whether an entry allows the host of a relay (`RelayPattern.permits_host`)."""
-        if any(True for _ in self._index.by_name(host, _PORTS[0])):
+        if any(True for _ in self._index.by_name(host, ALL_PORTS[0])):
             return True
         address = ip_address(host)
         if address is None:
             return False
-        return any(True for _ in self._index.by_address(meanings(address)[-1], _PORTS[0]))
+        return any(True for _ in self._index.by_address(meanings(address)[-1], ALL_PORTS[0]))

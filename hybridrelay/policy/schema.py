@@ -40,7 +40,8 @@ class Key:
 
 _HOST = (
     "A host is a name, *.domain for all names below a domain, an address, a network such as 10.1.0.0/16 or "
-    "[2001:db8::/32], or * for every host. A port is a number, a range such as 8000-8999, or *."
+    "[2001:db8::/32], or * for every host. A port is a number, a range such as 8000-8999, or *. A Unix socket is "
+    "unix:/path, unix:/directory/* for all below a directory, or unix:* for all."
 )
 
 _ALL = (
@@ -57,8 +58,9 @@ _ALL = (
         Kind.LIST,
         "allowed-targets",
         "Allowed targets",
-        "The targets to which connectors may connect, as host:port. With this key, no other target is allowed. "
-        f"{_HOST} An entry with an address or a network allows a target by the address to which its name resolves.",
+        "The targets to which connectors may connect, as host:port or unix:/path. With this key, no other target is "
+        f"allowed. {_HOST} An entry with an address or a network allows a target by the address to which its name "
+        "resolves.",
         '["db.corp.example:5432", "10.20.0.0/16:443"]',
     ),
     Key(
@@ -66,9 +68,10 @@ _ALL = (
         Kind.LIST,
         "denied-targets",
         "Denied targets",
-        "Targets to which connectors may not connect, even if they are allowed elsewhere, as host:port. A network "
-        "denies every address in it, whatever name leads there. A name denies this name only, and not its addresses.",
-        '["*:22", "169.254.0.0/16:*", "127.0.0.0/8:*", "[::1]:*"]',
+        "Targets to which connectors may not connect, even if they are allowed elsewhere, as host:port or "
+        "unix:/path. A network denies every address in it, whatever name leads there. A name denies this name only, "
+        "and not its addresses. *:* denies Unix sockets, too.",
+        '["*:22", "169.254.0.0/16:*", "127.0.0.0/8:*", "[::1]:*", "unix:*"]',
     ),
     Key(
         "AllowedRelays",

@@ -9,15 +9,24 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import attrs
 
 from ..security import HostPort, check_pin
-from ..security.names import bracketed, check_host, ip_address, normal_host, parse_port_untrusted
+from ..security.names import (
+    UNIX_PREFIX,
+    bracketed,
+    check_host,
+    ip_address,
+    normal_host,
+    parse_port_untrusted,
+)
+from .unix_paths import PathPattern, parse_path
 
 __all__ = [
+    "ALL_PORTS",
     "DAYS",
     "Address",
     "HostPattern",
@@ -46,6 +55,8 @@ _HOURS = re.compile(
     r"(?P<begin>[0-9]{2}:[0-9]{2})-(?P<end>[0-9]{2}:[0-9]{2})"
 )
 _MINUTES_OF_A_DAY = 24 * 60
+#: The first and the last port.
+ALL_PORTS = 1, 65535
 #: A connection to the unspecified address goes to this machine itself.
 _LOOPBACK: Mapping[int, Address] = {4: ipaddress.IPv4Address("127.0.0.1"), 6: ipaddress.IPv6Address("::1")}
 
@@ -100,6 +111,11 @@ class HostPattern:
             return False
         return self.network.prefixlen == 0 or not address.is_unspecified
 
+    @property
+    def is_every(self) -> bool:
+        """Whether it is about every host."""
+        return not (self.name or self.suffix or self.network)
+
     def _fits_name(self, host: str) -> bool:
         name = normal_host(host)
         if self.name:
@@ -109,12 +125,15 @@ class HostPattern:
 
 @attrs.frozen
 class TargetPattern:
-    """An entry such as ``db.corp.example:5432``, ``*.corp.example:*`` or ``10.1.0.0/16:8000-8999``."""
+    """An entry such as ``db.corp.example:5432``, ``*.corp.example:*``, ``10.1.0.0/16:8000-8999``,
+    ``unix:/run/db.sock`` or ``unix:/run/postgresql/*``."""
 
     text: str
     host: HostPattern
     first_port: int
     last_port: int
+    #: Set if the entry is about Unix sockets. It is then about no host and port.
+    path: PathPattern | None = None
 
     def is_about(self, target: HostPort, address: Address | None) -> bool:
         """See `HostPattern.is_about`."""
@@ -128,8 +147,26 @@ class TargetPattern:
         """See `HostPattern.permits_listening`."""
         return self._has_port(local) and self.host.permits_listening(local.host)
 
+    def is_about_path(self, paths: Iterable[str]) -> bool:
+        """Return whether the entry is about a Unix socket, for a denial. ``*:*`` is about every target.
+
+        Args:
+            paths: its path as it is configured, and the one to which that leads, if it is known.
+        """
+        if self.path is None:
+            return self.host.is_every and (self.first_port, self.last_port) == ALL_PORTS
+        return any(map(self.path.fits, paths))
+
+    def permits_path(self, path: str | None) -> bool:
+        """Return whether the entry allows a Unix socket.
+
+        Args:
+            path: the path without symbolic links; None if it is not known yet.
+        """
+        return self.path is not None and (path is None or self.path.fits(path))
+
     def _has_port(self, target: HostPort) -> bool:
-        return self.first_port <= target.port <= self.last_port
+        return self.path is None and self.first_port <= target.port <= self.last_port
 
 
 @attrs.frozen
@@ -189,11 +226,14 @@ class Hours:
 
 
 def parse_target(text: str) -> TargetPattern:
-    """Parse ``host:port``, where the host may be a pattern, and the port a range or ``*``.
+    """Parse ``host:port``, where the host may be a pattern, and the port a range or ``*``; or ``unix:/path``,
+    ``unix:/directory/*``, or ``unix:*``.
 
     Raises:
         ValueError: it is not valid; the message says what is expected.
     """
+    if text.startswith(UNIX_PREFIX):
+        return TargetPattern(text, HostPattern(), *ALL_PORTS, path=parse_path(text.removeprefix(UNIX_PREFIX)))
     host, colon, port = text.rpartition(":")
     if not colon or "://" in text:
         raise ValueError("expected host:port, such as db.corp.example:5432 or 10.0.0.0/8:*")
@@ -264,7 +304,7 @@ def parse_hours(text: str) -> Hours:
 
 def _parse_ports(text: str) -> tuple[int, int]:
     if text == "*":
-        return 1, 65535
+        return ALL_PORTS
     first, dash, last = text.partition("-")
     try:
         ports = parse_port_untrusted(first), parse_port_untrusted(last if dash else first)

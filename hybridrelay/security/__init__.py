@@ -61,10 +61,13 @@ if TYPE_CHECKING:
     from .management_url import management_authorization as management_authorization
     from .management_url import parse_management_url_untrusted as parse_management_url_untrusted
     from .names import HostPort as HostPort
+    from .names import Target as Target
+    from .names import UnixSocket as UnixSocket
     from .names import bracketed as bracketed
     from .names import check_connection_name as check_connection_name
     from .names import check_host as check_host
     from .names import parse_host_port_untrusted as parse_host_port_untrusted
+    from .names import parse_target_untrusted as parse_target_untrusted
     from .networks import NO_NETWORKS as NO_NETWORKS
     from .networks import Networks as Networks
     from .networks import parse_networks_untrusted as parse_networks_untrusted
@@ -181,10 +184,13 @@ _HOMES = {
     ),
     "names": (
         "HostPort",
+        "Target",
+        "UnixSocket",
         "bracketed",
         "check_connection_name",
         "check_host",
         "parse_host_port_untrusted",
+        "parse_target_untrusted",
     ),
     "networks": (
         "NO_NETWORKS",

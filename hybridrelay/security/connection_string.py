@@ -29,7 +29,7 @@ from .endpoints import (
 )
 from .identity import Identity, Role
 from .local_names import check_local_name, parse_local_name_untrusted
-from .names import HostPort, check_connection_name, parse_host_port_untrusted
+from .names import HostPort, Target, check_connection_name, parse_target_untrusted
 from .pins import check_pin
 from .rules import check_key, check_rule_name
 from .secret import Secret
@@ -84,8 +84,8 @@ class ConnectionString:
     key: Secret = attrs.field(validator=lambda _instance, _attribute, value: check_key(value))
     #: The name of the hybrid connection.
     entity_path: str = attrs.field(validator=lambda _instance, _attribute, value: check_connection_name(value))
-    #: The address that the connector connects to; only a connector's connection string has it.
-    target: HostPort | None = None
+    #: What the connector connects to; only a connector's connection string has it.
+    target: Target | None = None
     #: The end-to-end identity of this side.
     identity: Identity | None = None
     #: The certificate (DER) of the authority that has issued the identities of both sides.
@@ -142,8 +142,8 @@ class ConnectionString:
             )
         return self.identity, self.authority
 
-    def require_target(self) -> HostPort:
-        """Return the address that the connector connects to.
+    def require_target(self) -> Target:
+        """Return what the connector connects to.
 
         Raises:
             ConnectionStringError: this is an application's connection string.
@@ -253,7 +253,7 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         key_name=field("SharedAccessKeyName", check_rule_name, ""),
         key=field("SharedAccessKey", lambda value: check_key(Secret(value)), Secret("")),
         entity_path=field("EntityPath", check_connection_name, ""),
-        target=field("Target", parse_host_port_untrusted, None),
+        target=field("Target", parse_target_untrusted, None),
         identity=None if private_key is None or certificate is None else Identity(certificate, private_key),
         authority=field("Authority", decode_der_untrusted, None),
         relay_pins=field("RelayPin", _parse_pins, ()),

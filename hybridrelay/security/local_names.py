@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, Literal, TypeAlias
 
-from .names import HostPort, ip_address, is_loopback, normal_host, parse_host_port_untrusted
+from .names import HostPort, Target, ip_address, is_loopback, normal_host, parse_host_port_untrusted
 
 #: What a user writes for no local name at all.
 NO_LOCAL_NAME: Final = "none"
@@ -42,14 +42,17 @@ def parse_local_name_untrusted(text: str) -> HostPort:
     return check_local_name(parse_host_port_untrusted(text))
 
 
-def local_name_of_target(host: str, port: int) -> HostPort | None:
+def local_name_of_target(target: Target) -> HostPort | None:
     """Return the local name that a new hybrid connection has if its administrator chooses none: the target's.
 
     Returns:
-        None if the target can be no local name, for example because it is on the connector's own machine.
+        None if the target can be no local name, for example because it is on the connector's own machine, or is a
+        Unix socket.
     """
+    if not isinstance(target, HostPort):
+        return None
     try:
-        return check_local_name(HostPort(host, port))
+        return check_local_name(target)
     except ValueError:
         return None
 

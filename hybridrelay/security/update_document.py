@@ -33,7 +33,7 @@ from .connection_string import MAX_RELAY_PINS, MAX_SEQUENCE, ConnectionString
 from .encoding import decode_der_untrusted
 from .endpoints import Endpoint, check_hosts, format_port_lists, pair_endpoints, parse_port_lists_untrusted
 from .identity import Authority, Role
-from .names import HostPort, check_connection_name, parse_host_port_untrusted
+from .names import Target, check_connection_name, parse_target_untrusted
 from .parsing_certificates import parsing_certificate
 from .pins import check_pin
 from .secret import Secret
@@ -106,7 +106,7 @@ class Update:
     excluded: tuple[str, ...] = ()
     endpoints: tuple[Endpoint, ...] | None = None
     pins: tuple[str, ...] | None = None
-    target: HostPort | None = None
+    target: Target | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.serial:
@@ -303,7 +303,7 @@ def _of_json(value: Mapping[str, Any]) -> Update:
     if "pins" in value:
         pins = _texts(value, "pins")
     if "target" in value:
-        target = parse_host_port_untrusted(_text(value, "target"))
+        target = parse_target_untrusted(_text(value, "target"))
     return Update(
         connection=_text(value, "connection"),
         role=Role(_text(value, "role")),

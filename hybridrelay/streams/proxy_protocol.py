@@ -109,10 +109,11 @@ def format_proxy_header(
     """Return a header of version 2 for a TCP connection.
 
     Args:
-        source: the address and port that the connection comes from; None if they are not known.
-        destination: the address and port that it is for; None if they are not known. If either is None, the header
-            has no addresses. Zones of IPv6 addresses are left out. If the two are of different families, both are
-            written as IPv6 addresses.
+        source: the address and port that the connection comes from; None if they are not known. The header then has
+            no addresses.
+        destination: the address and port that it is for; None if it is for a Unix socket, which has none. The header
+            then has the unspecified address of the family of `source`, and port 0. Zones of IPv6 addresses are left
+            out. If the two are of different families, both are written as IPv6 addresses.
         fields: additional fields (TLVs): their values by their types (0 to 255). Together they must have less than
             1 KiB.
 
@@ -122,7 +123,9 @@ def format_proxy_header(
     """
     tail = b"".join(bytes([kind]) + len(value).to_bytes(2) + value for kind, value in fields.items())
     family, addresses = _UNSPEC, b""
-    if source is not None and destination is not None:
+    if source is not None:
+        if destination is None:
+            destination = ("::" if ":" in source[0] else "0.0.0.0"), 0  # noqa: S104 - nothing is bound
         ends = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (source, destination)]
         if all(end.version == 4 for end in ends):
             family, packed = _INET, [end.packed for end in ends]

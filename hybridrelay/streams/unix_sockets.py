@@ -11,13 +11,18 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import trio
 
+from .._threads import run_in_thread
+
 __all__ = [
     "SocketFile",
+    "UnixSocketFile",
     "check_same_user",
     "connect_unix_socket",
+    "has_unix_sockets",
     "is_listening",
     "listen_unix_socket",
     "short_path",
@@ -26,6 +31,8 @@ __all__ = [
 #: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
 _MAX_PATH = 103
 _BACKLOG = 128
+#: The pauses between attempts to connect to a socket whose queue is full (seconds).
+_FIRST_PAUSE, _MAX_PAUSE = 0.005, 0.25
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -102,14 +109,127 @@ async def connect_unix_socket(path: Path) -> trio.SocketStream:
     Raises:
         OSError: nothing listens there, or this user may not connect to it.
     """
+    with short_path(path) as name:
+        return await _connect(name)
+
+
+async def _connect(name: str) -> trio.SocketStream:
+    """Connect to the Unix socket at a path that is short enough. Raises OSError.
+
+    While the socket's queue of connections is full, connecting is tried again; the caller sets the deadline. (Trio
+    would take a full queue for a connection attempt in progress, and then for a connection.)
+    """
     sock = _new_socket()
     try:
-        with short_path(path) as name:
-            await sock.connect(name)
+        with socket.socket(fileno=os.dup(sock.fileno())) as connecting:
+            connecting.setblocking(False)
+            pause = _FIRST_PAUSE
+            await trio.lowlevel.checkpoint()
+            while True:
+                try:
+                    connecting.connect(name)
+                    break
+                except BlockingIOError:
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, _MAX_PAUSE)
         return trio.SocketStream(sock)
     except BaseException:
         sock.close()
         raise
+
+
+class UnixSocketFile:
+    """The file of a Unix socket of another program, which was found at a path, and stays the same.
+
+    Use it as a context manager. On Linux, it keeps the file open: `connect` leads to exactly this file, even if
+    somebody replaces a part of the path meanwhile. On other systems, `connect` uses the path without symbolic links.
+
+    Attributes:
+        path: the path of the file without symbolic links and ``..``.
+    """
+
+    def __init__(self, path: str, descriptor: int | None) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    async def open(cls, path: str) -> Self:
+        """Find the file.
+
+        Args:
+            path: absolute; symbolic links are followed.
+
+        Raises:
+            OSError: there is no such file, or it is not a socket.
+
+        If cancelled, this returns at once, also if the file system does not answer.
+        """
+        # The thread may find the file after the caller was cancelled. Then it closes the file.
+        found: list[Self] = []
+        is_wanted = True
+
+        def find() -> None:
+            file = cls(*_find_socket(path))
+            found.append(file)
+            if not is_wanted:
+                file.close()
+
+        try:
+            await run_in_thread(find, abandon_on_cancel=True)
+        except BaseException:
+            is_wanted = False
+            for file in found:
+                file.close()
+            raise
+        return found[0]
+
+    async def connect(self) -> trio.SocketStream:
+        """Connect to the socket.
+
+        Raises:
+            OSError: nothing listens there, or this user may not connect to it.
+
+        The caller sets the deadline.
+        """
+        if self._descriptor is None:
+            return await connect_unix_socket(Path(self.path))
+        return await _connect(f"/proc/self/fd/{self._descriptor}")
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _find_socket(path: str) -> tuple[str, int | None]:
+    """Return the path of a socket without symbolic links, and on Linux a descriptor of its file. Raises OSError."""
+    if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
+        real = os.path.realpath(path, strict=True)
+        _check_socket(os.stat(real), path)
+        return real, None
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        _check_socket(status, path)
+        real = os.readlink(f"/proc/self/fd/{descriptor}")
+        if not status.st_nlink or not real.startswith("/"):  # it was removed meanwhile
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return real, descriptor
+
+
+def _check_socket(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
 
 
 async def is_listening(path: Path) -> bool:
@@ -182,8 +302,13 @@ def _set_mode(path: Path, mode: int) -> None:
         os.close(descriptor)
 
 
+def has_unix_sockets() -> bool:
+    """Return whether this system has Unix sockets, as far as Python can use them."""
+    return hasattr(socket, "AF_UNIX")
+
+
 def _new_socket() -> trio.socket.SocketType:
-    if not hasattr(socket, "AF_UNIX"):
+    if not has_unix_sockets():
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     return trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 

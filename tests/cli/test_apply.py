@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.administration.connector_config import update_connector_config
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import HostPort, Right, load_connection_string
+from hybridrelay.security import HostPort, Right, UnixSocket, load_connection_string
 
 from .conftest import Result, Run
 
@@ -153,6 +153,15 @@ def test_files_with_a_key_that_was_replaced_get_a_valid_one(scene: Scene, severa
         for rule, file in (("connector", "strings/b.connector"), ("reporting", "b@reporting.application")):
             assert load_connection_string(scene.out / file).key == registry.rule("b", rule).secondary
     assert "nothing was changed" in scene.apply(text).out
+
+
+def test_a_unix_socket_as_target(scene: Scene) -> None:
+    text = 'endpoint = "relay.example"\n[[connection]]\nname = "db"\ntarget = "{}"\n'
+    assert scene.apply(text.format("unix:/run/db.sock")).code == 0
+    assert load_connection_string(scene.out / "strings" / "db.connector").target == UnixSocket("/run/db.sock")
+    assert "nothing was changed" in scene.apply(text.format("unix:/run/db.sock")).out
+    done = scene.apply(text.format("db.internal:5432"))
+    assert done.out.splitlines() == ["done: change the target of db from unix:/run/db.sock to db.internal:5432"]
 
 
 def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:

@@ -106,6 +106,14 @@ def test_a_policy_that_cannot_be_used_is_an_error(run: Run, policy: Path, comman
         ("DeniedIdentities = ['billing']", "10.1.2.3:1 --label other", 0, "allowed: 10.1.2.3:1"),
         ("DeniedIdentities = ['0A']", "10.1.2.3:1 --serial 0a", 3, "serial 0A ({policy}:1)"),
         ("AllowedHours = []", "10.1.2.3:1", 3, "AllowedHours ({policy}:1) does not allow"),
+        ("AllowedTargets = ['unix:/nowhere/*']", "unix:/nowhere/a", 0, "allowed: unix:/nowhere/a\n"),
+        (
+            "AllowedTargets = ['unix:/nowhere/*']",
+            "unix:/nowhere/../x",
+            3,
+            "denied: unix:/nowhere/../x at /x: AllowedTargets ({policy}:1) does not allow unix:/nowhere/../x at /x",
+        ),
+        ("AllowedTargets = ['*:*']", "unix:/nowhere/a", 3, "AllowedTargets ({policy}:1) does not allow"),
     ],
 )
 def test_check(run: Run, policy: Path, text: str, arguments: str, code: int, says: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.security import HostPort, load_connection_string
+from hybridrelay.security import HostPort, UnixSocket, load_connection_string
 
 from .conftest import Created, Run
 
@@ -23,6 +23,33 @@ def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
     issue = ("connections", "issue", "orders", "--role", "connector", "--label", "x")
     assert run(*issue, "--authority-file", created.authority, "--out", tmp_path / "x").code == 0
     assert load_connection_string(tmp_path / "x").target == HostPort("fd00::5", 1433)
+
+
+def test_a_unix_socket(run: Run, created: Created, tmp_path: Path) -> None:
+    target = ("connections", "set-target", "orders", "--target", "unix:/run/postgresql/.s.PGSQL.5432")
+    assert run(*target, "--update", created.connector, created.authority).code == 0
+    socket = UnixSocket("/run/postgresql/.s.PGSQL.5432")
+    assert load_connection_string(created.connector).target == socket
+    issue = ("connections", "issue", "orders", "--role", "connector", "--label", "x")
+    assert run(*issue, "--authority-file", created.authority, "--out", tmp_path / "x").code == 0
+    assert load_connection_string(tmp_path / "x").target == socket
+    issue = ("connections", "issue", "orders", "--role", "application", "--label", "x")
+    assert run(*issue, "--authority-file", created.authority, "--out", tmp_path / "y").code == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("/run/db.sock", "write the path of a Unix socket as unix:/path"),
+        ("unix:run/db.sock", "expected unix:/path/of/the/socket"),
+        ("unix:/run/", "expected unix:/path/of/the/socket"),
+        ("unix:/run/a;b", "without ; and *"),
+        ("unix:/" + "x" * 1024, "at most 1024"),
+    ],
+)
+def test_what_is_no_unix_socket(run: Run, created: Created, target: str, says: str) -> None:
+    result = run("connections", "set-target", "orders", "--target", target, "--update", created.connector)
+    assert (result.code, says in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize(

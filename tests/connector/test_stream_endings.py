@@ -336,7 +336,7 @@ async def test_exactly_one_event_at_the_end(
     assert (_kind(ended), ended.reason) == (kind, reason)
     assert ended.activity_id == begun.activity_id
     assert (ended.connection, ended.label, ended.serial) == (begun.connection, begun.label, begun.serial)
-    assert ended.target == begun.target == f"127.0.0.1:{scene.published.target.port}"
+    assert ended.target == begun.target == str(scene.published.target)
     assert scene.happened.index(begun) < scene.happened.index(ended)
     assert audit() == ["open", "refused" if kind == NOT_CONNECTED else kind]
 

@@ -11,7 +11,7 @@ import trio.testing
 from hybridrelay.connector.target_checks import CHECK_SECONDS, TargetChecks
 from hybridrelay.connector.targets import TargetError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort
+from hybridrelay.security import HostPort, Target
 from hybridrelay.testing import tcp_pair
 
 A, B = HostPort("a.internal", 1), HostPort("b.internal", 2)
@@ -30,14 +30,14 @@ class Scene:
 
     def __init__(self) -> None:
         self.targets = [("one", A), ("two", B), ("three", A)]
-        self.dialed: list[HostPort] = []
-        self.refusing: set[HostPort] = set()
+        self.dialed: list[Target] = []
+        self.refusing: set[Target] = set()
         self.peers: list[trio.SocketStream] = []
         self.go_on = trio.Event()
         self.go_on.set()
         self.checks = TargetChecks(lambda: self.targets, self.dial)
 
-    async def dial(self, target: HostPort) -> trio.SocketStream:
+    async def dial(self, target: Target) -> trio.SocketStream:
         self.dialed.append(target)
         await self.go_on.wait()
         if target in self.refusing:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import trio
 
 from hybridrelay._threads import OutOfThreads
 from hybridrelay.connector import targets
-from hybridrelay.connector.targets import TargetError, open_target
+from hybridrelay.connector.targets import TargetDenied, TargetError, check_supported, open_target
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.policy.decision import ALLOWED, Decision
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort
+from hybridrelay.security import HostPort, UnixSocket
+from hybridrelay.streams.unix_sockets import listen_unix_socket
 
 TARGET = HostPort("db.internal", 5432)
 
@@ -82,3 +86,49 @@ async def test_the_last_descriptors_are_no_targets(monkeypatch: pytest.MonkeyPat
         async with await listener.accept() as accepted:
             with pytest.raises(trio.BrokenResourceError):
                 await accepted.receive_some()
+
+
+async def test_the_path_that_was_allowed_is_connected_to(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("db.sock")
+    listener, _ = await listen_unix_socket(tmp_path / "db.sock")
+    target, asked = UnixSocket(f"{tmp_path}/link"), []
+
+    def permit(path: str) -> Decision:
+        asked.append(path)
+        return ALLOWED
+
+    async with listener, await open_target(target, permit=permit) as stream, await listener.accept() as accepted:
+        await stream.send_all(b"x")
+        assert await accepted.receive_some() == b"x"
+    real = os.path.realpath(tmp_path / "db.sock")
+    assert asked == [real]
+    with pytest.raises(TargetDenied) as caught:
+        await open_target(target, permit=lambda _: Decision(Reason.DENIED_BY_POLICY, "a rule"))
+    assert caught.value.decision.rule == "a rule"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", Reason.TARGET_REFUSED),
+        ("abandoned", Reason.TARGET_REFUSED),
+        ("file", Reason.TARGET_UNREACHABLE),
+        ("file/x", Reason.TARGET_UNREACHABLE),
+    ],
+)
+async def test_a_unix_socket_on_which_nothing_listens(tmp_path: Path, name: str, reason: Reason) -> None:
+    listener, _ = await listen_unix_socket(tmp_path / "abandoned")
+    await listener.aclose()
+    (tmp_path / "file").touch()
+    with pytest.raises(TargetError) as caught:
+        await open_target(UnixSocket(f"{tmp_path}/{name}"))
+    assert caught.value.reason is reason
+    assert str(tmp_path) not in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    assert check_supported(TARGET) is TARGET
+    with pytest.raises(ConfigurationError, match=r"unix:/run/db\.sock is a Unix socket, and this system has none"):
+        check_supported(UnixSocket("/run/db.sock"))

@@ -56,7 +56,7 @@ class NetworkDeployment(Deployment):
         )
 
     def create(
-        self, name: str, target: tuple[str, int], *, endpoint: str = RELAY_HOST, local_name: str | None = None
+        self, name: str, target: tuple[str, int] | str, *, endpoint: str = RELAY_HOST, local_name: str | None = None
     ) -> Published:
         return super().create(name, target, endpoint=endpoint, local_name=local_name)
 

@@ -17,7 +17,7 @@ from hybridrelay.policy.directory import PolicyDirectory
 from hybridrelay.policy.document import Entry, IdentityList, Place, Restrictions
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, PeerIdentity, Role
+from hybridrelay.security import HostPort, PeerIdentity, Role, UnixSocket
 
 DENIED = Reason.DENIED_BY_POLICY
 PINS = tuple(f"sha256:{letter * 43}=" for letter in "AE")
@@ -135,6 +135,21 @@ DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
         {O, D},
         "max-streams-per-label",
         "MaxStreamsPerLabel = 1 (0.toml:1); 1 are open",
+    ),
+    (
+        "AllowedTargets = ['unix:/run/db/*']",
+        {"target": UnixSocket("/var/run/db/s"), "address": "/run/other"},
+        {P, S, O, D},
+        "allowed-targets",
+        "AllowedTargets (0.toml:1) does not allow unix:/var/run/db/s at /run/other",
+    ),
+    ("AllowedTargets = ['unix:/run/db/*']", {"target": UnixSocket("/var/run/db/s")}, set(), "", ""),
+    (
+        "DeniedTargets = ['unix:/run/docker.sock']\nAllowedTargets = ['unix:*']",
+        {"target": UnixSocket("/tmp/link"), "address": "/run/docker.sock"},
+        {P, S, O, D},
+        "denied-targets",
+        'DeniedTargets "unix:/run/docker.sock" (0.toml:1) denies unix:/tmp/link at /run/docker.sock',
     ),
     ("AllowUdp = false", {}, {D}, "allow-udp", "AllowUdp = false (0.toml:1)"),
     ("AllowUdp = true", {}, set(), "", ""),

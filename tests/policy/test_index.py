@@ -41,6 +41,30 @@ def test_targets(texts: list[str], host: str, port: int, resolved: str | None) -
     assert index.permits(host, port, address) is any(one.permits(target, address) for one in patterns)
 
 
+PATHS = ["/run/a", "/run/a/b", "/run/db/.s.PGSQL.5432", "/run/db", "/x"]
+path_patterns = st.sampled_from(
+    ["unix:*", "unix:/run/*", "unix:/run/db/*", "unix:/run/a/*", *(f"unix:{p}" for p in PATHS)]
+)
+
+
+@given(st.lists(targets | path_patterns, max_size=12), st.sampled_from(PATHS), st.none() | st.sampled_from(PATHS))
+def test_unix_sockets(texts: list[str], path: str, resolved: str | None) -> None:
+    patterns = [parse_target(text) for text in texts]
+    index = TargetIndex(patterns)
+    paths = {path, resolved or path}
+
+    about = [number for number, one in enumerate(patterns) if one.is_about_path(paths)]
+    assert index.first_about_path(paths) == min(about, default=None)
+    assert index.permits_path(resolved) is any(one.permits_path(resolved) for one in patterns)
+
+
+@given(st.lists(path_patterns, max_size=5), hosts, ports)
+def test_unix_sockets_are_no_hosts(texts: list[str], host: str, port: int) -> None:
+    index = TargetIndex(map(parse_target, texts))
+    assert index.first_about(host, port, address_of(host)) is None
+    assert not index.permits(host, port, address_of(host))
+
+
 @given(st.lists(targets | st.sampled_from(["unix:*", "unix:/run/a", "unix:/run/b"]), max_size=12), hosts, ports)
 def test_local_addresses(texts: list[str], host: str, port: int) -> None:
     patterns = [parse_local(text) for text in texts]

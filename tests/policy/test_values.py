@@ -164,3 +164,42 @@ def _moment(text: str) -> dt.datetime:
     day, time = text.split()
     days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
     return dt.datetime.fromisoformat(f"2026-03-{days.index(day) + 2:02}T{time}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "resolved", "is_about", "permits"),
+    [
+        ("unix:/run/db.sock", "/run/db.sock", "/run/db.sock", True, True),
+        ("unix:/run/db.sock", "/run/db.sock2", "/run/db.sock2", False, False),
+        ("unix:/run/db.sock", "/run/link", "/run/db.sock", True, True),
+        # A denial also holds for the path as it is configured. What is allowed is only where it leads.
+        ("unix:/run/link", "/run/link", "/run/db.sock", True, False),
+        ("unix:/run/db/*", "/run/db/a", "/run/db/a", True, True),
+        ("unix:/run/db/*", "/run/db/a/b", "/run/db/a/b", True, True),
+        ("unix:/run/db/*", "/run/db", "/run/db", False, False),
+        ("unix:/run/db/*", "/run/db2/a", "/run/db2/a", False, False),
+        ("unix:/run/db/*", "/run/db/../x", "/run/x", True, False),
+        ("unix:*", "/anything", "/anything", True, True),
+        # Every target includes Unix sockets, but only if it is denied.
+        ("*:*", "/run/db.sock", "/run/db.sock", True, False),
+        ("*:1-65534", "/run/db.sock", "/run/db.sock", False, False),
+        ("0.0.0.0/0:*", "/run/db.sock", "/run/db.sock", False, False),
+        # Not resolved yet: it may be allowed.
+        ("unix:/run/db.sock", "/x", None, False, True),
+        ("db:5432", "/x", None, False, False),
+    ],
+)
+def test_unix_sockets(pattern: str, path: str, resolved: str | None, is_about: bool, permits: bool) -> None:
+    parsed = parse_target(pattern)
+    assert parsed.is_about_path({path, resolved or path}) is is_about
+    assert parsed.permits_path(resolved) is permits
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["unix:", "unix:run/db", "unix:/run/../db", "unix:/run//db", "unix:/run/./db", "unix:/run/", "unix:/run/*/db",
+     "unix:/*x", "unix:/run/d*", "unix://run/db", "unix:/a;b", "unix:/a\nb"],
+)  # fmt: skip
+def test_paths_that_could_never_match(text: str) -> None:
+    with pytest.raises(ValueError, match=r"path|unix:/"):
+        parse_target(text)

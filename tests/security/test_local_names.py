@@ -80,9 +80,9 @@ def test_a_running_program_uses_another_one() -> None:
 
 
 def test_the_default_is_the_targets_name() -> None:
-    assert local_name_of_target("DB.corp.example.", 5432) == HostPort("db.corp.example", 5432)
+    assert local_name_of_target(HostPort("DB.corp.example.", 5432)) == HostPort("db.corp.example", 5432)
     for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0"):
-        assert local_name_of_target(host, 5432) is None
+        assert local_name_of_target(HostPort(host, 5432)) is None
 
 
 def test_choosing() -> None:

@@ -107,7 +107,7 @@ def postgresql() -> Iterator[int]:
     with private_folder("postgres") as folder:
         data = folder / "data"
         run([*user, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
-        settings = ["-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        settings = ["-c", f"unix_socket_directories={folder}", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         with serving(lambda port: [*user, server, "-D", data, "-p", str(port), *settings], "postgres") as port:
             yield port
 

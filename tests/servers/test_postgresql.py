@@ -52,6 +52,27 @@ def test_psql_over_a_unix_socket(site: Site, postgresql: int) -> None:
         assert run([find("psql"), *address, "-X", "-q", "-A", "-t", "-c", query]).strip() == "1000000|127.0.0.1"
 
 
+def test_the_unix_socket_of_postgresql_as_target(site: Site, postgresql: int, tmp_path: Path) -> None:
+    """PostgreSQL itself says over which socket the connector has come, and everything arrives."""
+    folder = psql(postgresql, "-c", "SHOW unix_socket_directories")
+    (tmp_path / "run").symlink_to(folder)
+    published = site.deployment.create("postgresql-target", f"unix:{tmp_path}/run/.s.PGSQL.{postgresql}")
+    connector = site.deployment.start_connector(published, arguments=["--check-target", "--status", "127.0.0.1:0"])
+    forward = site.deployment.start_forward(published)
+    with connector, forward.program:
+        assert (
+            psql(forward.port, "-c", "SELECT inet_client_addr() IS NULL, length(repeat('x', 1000000))") == "t|1000000"
+        )
+        psql(forward.port, "-c", f"CREATE TABLE over_unix AS SELECT generate_series(1, {ROWS}) AS n")
+        lines = "".join(f"{number}\n" for number in range(1, ROWS + 1))
+        copied = psql(forward.port, "-c", "\\copy (SELECT n FROM over_unix ORDER BY n) TO STDOUT")
+        assert copied == lines.strip()
+        # The audit log has the path that was configured, and the one to which it leads.
+        name = f".s.PGSQL.{postgresql}"
+        at = f"target='unix:{tmp_path}/run/{name}' .*address='unix:{folder}/{name}'"
+        connector.wait_for_line(at, where="err")
+
+
 def test_psql_copies_a_big_table_both_ways(port: int, tmp_path: Path) -> None:
     """Some 20 MB: out of one table, into a file, into another table, with nothing changed."""
     psql(port, "-c", "DROP TABLE IF EXISTS original, copy")

@@ -40,6 +40,7 @@ http {{
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   server {{
     listen 127.0.0.1:{port} proxy_protocol;
+    listen unix:{folder}/socket proxy_protocol;
     location / {{ return 200 "from $proxy_protocol_addr to $proxy_protocol_server_port"; }}
   }}
 }}
@@ -60,7 +61,7 @@ def haproxy() -> Iterator[int]:
 
 
 @contextmanager
-def nginx() -> Iterator[int]:
+def nginx() -> Iterator[tuple[int, Path]]:
     with private_folder() as folder:
 
         def command(port: int) -> list[str | Path]:
@@ -69,13 +70,13 @@ def nginx() -> Iterator[int]:
             return [find("nginx"), "-p", folder, "-e", "stderr", "-c", file]
 
         with serving(command, "nginx") as port:
-            yield port
+            yield port, folder / "socket"
 
 
 @contextmanager
-def forwarded(site: Site, name: str, port: int, setting: str) -> Iterator[tuple[int, Path, Program]]:
+def forwarded(site: Site, name: str, target: int | str, setting: str) -> Iterator[tuple[int, Path, Program]]:
     """A local port, the connector's configuration file, and the connector."""
-    published = site.deployment.create(name, ("127.0.0.1", port))
+    published = site.deployment.create(name, target if isinstance(target, str) else ("127.0.0.1", target))
     config = site.deployment.folder / f"{name}.toml"
     config.write_text(f'[[connection]]\nfile = "{published.connector.name}"\n{setting}\n')
     connector = site.deployment.start("connector", "--config", config)
@@ -97,8 +98,13 @@ def test_haproxy_knows_the_client(site: Site) -> None:
 
 
 def test_nginx_knows_the_client(site: Site) -> None:
-    with nginx() as port, forwarded(site, "pp-nginx", port, "proxy-protocol = true") as (local, _, _):
+    with nginx() as (port, _), forwarded(site, "pp-nginx", port, "proxy-protocol = true") as (local, _, _):
         assert get(local) == f"from {CLIENT} to {port}"
+
+
+def test_nginx_on_a_unix_socket_knows_the_client(site: Site) -> None:
+    with nginx() as (_, path), forwarded(site, "pp-unix", f"unix:{path}", "proxy-protocol = true") as (local, _, _):
+        assert get(local) == f"from {CLIENT} to "  # what nginx makes of port 0
 
 
 def test_the_header_byte_by_byte_and_switched_off_without_a_restart(site: Site) -> None:

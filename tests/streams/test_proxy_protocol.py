@@ -172,7 +172,10 @@ async def test_a_connection_that_ends_within_the_header_is_lost() -> None:
         (("2001:db8::7%eth0", 4711), ("2001:db8::1", 443), v2(1, 0x21, V6 + TLVS)),
         (("192.0.2.7", 4711), ("2001:db8::1", 443), v2(1, 0x21, addresses("::ffff:192.0.2.7", "2001:db8::1") + TLVS)),
         (None, ("198.51.100.1", 443), v2(1, 0, TLVS)),
-        (("192.0.2.7", 4711), None, v2(1, 0, TLVS)),
+        (None, None, v2(1, 0, TLVS)),
+        # A Unix socket has no address, so that of the destination is the unspecified one.
+        (("192.0.2.7", 0), None, v2(1, 0x11, bytes([192, 0, 2, 7]) + bytes(8) + TLVS)),
+        (("2001:db8::7", 0), None, v2(1, 0x21, ipaddress.ip_address("2001:db8::7").packed + bytes(20) + TLVS)),
     ],
 )
 def test_what_is_written(source: tuple[str, int] | None, destination: tuple[str, int] | None, header: bytes) -> None:

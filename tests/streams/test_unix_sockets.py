@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,7 +14,9 @@ import pytest
 import trio
 
 from hybridrelay.streams import unix_sockets
-from hybridrelay.streams.unix_sockets import connect_unix_socket, listen_unix_socket, short_path
+from hybridrelay.streams.unix_sockets import UnixSocketFile, connect_unix_socket, listen_unix_socket, short_path
+
+from ..waiting import async_wait_until, patience
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix sockets")
 
@@ -116,3 +119,120 @@ async def test_a_name_that_is_too_long_is_an_error_that_says_so(tmp_path: Path) 
 def test_a_short_path_is_used_as_it_is() -> None:
     with short_path(Path("relative.sock")) as name:
         assert name == "relative.sock"
+
+
+async def echo_once(listener: trio.SocketListener, answer: bytes) -> None:
+    async with await listener.accept() as stream:
+        await stream.send_all(answer)
+
+
+async def answer_of(file: UnixSocketFile) -> bytes:
+    async with await file.connect() as stream:
+        return bytes(await stream.receive_some())
+
+
+async def test_the_path_of_a_socket_is_found_without_links(tmp_path: Path, nursery: trio.Nursery) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    (tmp_path / "run" / "other").symlink_to("db.sock")
+    listener, _ = await listen_unix_socket(tmp_path / "run" / "db.sock")
+    async with listener:
+        for path in ("run/db.sock", "link/db.sock", "run/../link/other", "link/../run/./db.sock"):
+            nursery.start_soon(echo_once, listener, b"here")
+            with await UnixSocketFile.open(f"{tmp_path}/{path}") as file:
+                assert file.path == os.path.realpath(tmp_path / "run" / "db.sock")
+                assert await answer_of(file) == b"here"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only the path")
+async def test_what_was_found_stays_the_same(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Somebody replaces a part of the path between the check and the connection."""
+    for name in ("allowed", "secret"):
+        (tmp_path / name).mkdir()
+    allowed, _ = await listen_unix_socket(tmp_path / "allowed" / "s")
+    secret, _ = await listen_unix_socket(tmp_path / "secret" / "s")
+    link = tmp_path / "link"
+    link.symlink_to("allowed")
+    async with allowed, secret:
+        with await UnixSocketFile.open(f"{link}/s") as file:
+            link.unlink()
+            link.symlink_to("secret")
+            (tmp_path / "allowed" / "s").rename(tmp_path / "allowed" / "elsewhere")
+            (tmp_path / "allowed" / "s").symlink_to("../secret/s")
+            nursery.start_soon(echo_once, allowed, b"allowed")
+            assert await answer_of(file) == b"allowed"
+
+
+async def test_what_is_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, number in (
+        ("file", errno.ENOTSOCK),
+        ("nothing", errno.ENOENT),
+        ("dangling", errno.ENOENT),
+        ("loop", errno.ELOOP),
+        ("file/x", errno.ENOTDIR),
+        (".", errno.ENOTSOCK),
+    ):
+        with pytest.raises(OSError) as caught:
+            await UnixSocketFile.open(f"{tmp_path}/{name}")
+        assert caught.value.errno == number, name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer in other ways")
+async def test_a_full_queue_is_waited_for(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """The system says at once that the queue is full. This is no connection."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server, contextlib.ExitStack() as waiting:
+        with short_path(path) as name:
+            server.bind(name)
+        server.listen(0)
+        server.settimeout(patience(20))
+        while True:
+            filling = waiting.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            filling.setblocking(False)
+            try:
+                with short_path(path) as name:
+                    filling.connect(name)
+            except BlockingIOError:
+                break
+        with trio.move_on_after(60) as scope:
+            await connect_unix_socket(path)
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+
+            async def accept_later() -> None:
+                await trio.sleep(10)
+                server.accept()[0].close()
+
+            nursery.start_soon(accept_later)
+            async with await connect_unix_socket(path) as stream:
+                await stream.send_all(b"x")
+                connection = waiting.enter_context(server.accept()[0])
+                assert connection.recv(1) == b"x"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no descriptor")
+async def test_cancellation_leaves_no_descriptor(tmp_path: Path) -> None:
+    """Whether the thread has found the file before, or finds it after that."""
+    listener, _ = await listen_unix_socket(tmp_path / "s")
+    path = os.path.realpath(tmp_path / "s")
+
+    async def is_closed() -> bool:
+        return all(os.path.realpath(link) != path for link in Path("/proc/self/fd").iterdir())
+
+    async with listener:
+        for pause in (0, 1, 2, 5, 20):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+
+                    async def cancel(pause: int = pause, scope: trio.CancelScope = scope) -> None:
+                        for _ in range(pause):
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+
+                    nursery.start_soon(cancel)
+                    with await UnixSocketFile.open(path):
+                        pass
+            await async_wait_until(is_closed, seconds=patience(20), what="the file of the socket is closed")

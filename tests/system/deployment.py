@@ -27,6 +27,7 @@ from hybridrelay.security import (
     Role,
     Rule,
     Secret,
+    Target,
     create_authority,
 )
 
@@ -120,7 +121,7 @@ class Deployment:
         self,
         published: Published,
         role: Role,
-        target: HostPort | None = None,
+        target: Target | None = None,
         *,
         label: str = "lab",
         host: str = HOST,

@@ -312,7 +312,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         type=values.target,
         required=True,
-        help="the address that the connector connects to; IPv6 as [::1]:5432",
+        help="what the connector connects to: an address and a port (IPv6 as [::1]:5432), or unix:/path",
     )
 
 

@@ -17,7 +17,7 @@ from ..._own_address import OWN
 from ..._unix_address import UnixAddress, parse_unix_address
 
 if TYPE_CHECKING:
-    from ...security import HostPort, ManagementUrl, Networks, Right
+    from ...security import HostPort, ManagementUrl, Networks, Right, Target
 
 T = TypeVar("T")
 
@@ -81,11 +81,11 @@ def status_address(text: str) -> Path | tuple[str, int]:
 
 
 @_argument
-def target(text: str) -> HostPort:
-    """Parse ``host:port``, the address to connect to."""
-    from ...security import parse_host_port_untrusted
+def target(text: str) -> Target:
+    """Parse ``host:port`` or ``unix:/path``, which a connector is to connect to."""
+    from ...security import parse_target_untrusted
 
-    return parse_host_port_untrusted(text)
+    return parse_target_untrusted(text)
 
 
 @_argument

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import socket
 from collections.abc import Sequence
 
@@ -25,7 +26,7 @@ from ...policy.local_time import local_now
 from ...policy.machine import PolicySource
 from ...policy.templates import TEMPLATES
 from ...protocol.reasons import Reason
-from ...security import ConnectionString, HostPort, PeerIdentity, Role, load_connection_string
+from ...security import ConnectionString, PeerIdentity, Role, Target, UnixSocket, load_connection_string
 from .. import exits, output
 
 
@@ -73,7 +74,7 @@ def run_check(args: argparse.Namespace) -> int:
     string = None
     if args.connection_string_file is not None:
         string = load_connection_string(args.connection_string_file)
-    target: HostPort | None = args.target or (None if string is None else string.target)
+    target: Target | None = args.target or (None if string is None else string.target)
     if target is None and string is None:
         raise ConfigurationError("there is nothing to check", remedy="name a target, or a connection string file")
     resource = Resource("", target) if string is None else resource_of(string, target)
@@ -97,7 +98,7 @@ def run_check(args: argparse.Namespace) -> int:
         if string is not None:
             _say_string(string)
         for address, one in results:
-            at = f" at {address}" if address and target is not None and address != target.host else ""
+            at = f" at {address}" if address and address != _configured(target) else ""
             what = resource.connection if target is None else f"{target}{at}"
             output.say(f"allowed: {what}" if one.reason is None else f"denied: {what}: {one.rule}")
     return exits.OK if is_allowed else exits.DENIED
@@ -122,6 +123,9 @@ class _Check:
         target = self.resource.target
         if first.reason is not None or target is None:
             return [("", first)]
+        if isinstance(target, UnixSocket):
+            path = os.path.realpath(target.path)
+            return [(path, self._decide(path))]
         try:
             infos = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
@@ -143,6 +147,13 @@ class _Check:
     def _has_networks(self) -> bool:
         lists = [one for file in self.policy.files for one in (file.allowed_targets, file.denied_targets)]
         return any(entry.value.host.network is not None for one in lists if one is not None for entry in one.entries)
+
+
+def _configured(target: Target | None) -> str:
+    """Return the host or path of a target, as it is written."""
+    if target is None:
+        return ""
+    return target.path if isinstance(target, UnixSocket) else target.host
 
 
 def _say_string(string: ConnectionString) -> None:
