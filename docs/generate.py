@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from hybridrelay.client import lifecycle
+from hybridrelay.client.ingress import socks
 from hybridrelay.connectivity import selection, update_machine
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
@@ -144,6 +145,14 @@ MACHINES = (
         "the outcomes in [Events](events.md#how-a-session-ends).",
         lifecycle.TRANSITIONS,
         (lifecycle.State.SEARCHING,),
+    ),
+    Machine(
+        "Front: SOCKS5",
+        "hybridrelay.client.ingress.socks",
+        "One connection of an application to a SOCKS5 front, until the front knows what it wants. Everything that "
+        "has no arrow is refused, and ends the connection.",
+        socks.TRANSITIONS,
+        (socks.SocksState.METHODS,),
     ),
     Machine(
         "Prober: one step of a route",

@@ -109,10 +109,10 @@ def entries_of(args: argparse.Namespace, environ: Mapping[str, str] = os.environ
             f'{"application" if listens or runs else "connector"}"',
         )
     files: Sequence[str | None] = args.files or [None]
-    listen: Sequence[Listen | Literal["own"]] = (args.listen or [ANYWHERE] * len(files)) if listens else ()
+    listen: Sequence[Listen | Literal["own"]] = (args.listen or _default_listen(args) * len(files)) if listens else ()
     if list(listen) == [OWN]:
         listen = [OWN] * len(files)
-    if listens and len(listen) != len(files):
+    if listens and len(listen) not in (len(files), 0):
         raise ConfigurationError(
             f"{len(listen)} times --listen for {len(files)} connection string{'s' if len(files) > 1 else ''}",
             remedy="give one --listen for each --connection-string-file, or none at all; --listen own can be for all",
@@ -147,6 +147,11 @@ def _of_names(
     )
 
 
+def _default_listen(args: argparse.Namespace) -> list[Listen | Literal["own"]]:
+    """Return where an entry listens if nothing is said: if there are fronts, nowhere."""
+    return [] if args.socks or args.http_proxy else [ANYWHERE]
+
+
 def _of_table(
     table: argparse.Namespace,
     args: argparse.Namespace,
@@ -165,7 +170,9 @@ def _of_table(
     if "published_names" in args:
         return Entry(file, key_of(file), published_names=tuple(table.published_names), where=table.where)
     if "listen" in args:
-        return _listening(Entry(file, key_of(file), where=table.where), table.listen or args.listen or [ANYWHERE])
+        return _listening(
+            Entry(file, key_of(file), where=table.where), table.listen or args.listen or _default_listen(args)
+        )
     # What a table does not say is as in the rest of the file, or in the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
     return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)

@@ -7,6 +7,7 @@ from .embedding.forwards import BackgroundForward as BackgroundForward
 from .embedding.forwards import LocalAddress as LocalAddress
 from .embedding.forwards import forward_in_thread as forward_in_thread
 from .embedding.sockets import open_socket as open_socket
+from .ingress.fronts import Front as Front
 from .ingress.ports import OpenPort as OpenPort
 from .ingress.ports import PortService as PortService
 from .ingress.ports import open_port as open_port

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .connector import *  # noqa: F403
     from .connector_resources import *  # noqa: F403
     from .endpoint import *  # noqa: F403
+    from .fronts import *  # noqa: F403
     from .log import LogSubscriber as LogSubscriber
     from .log import logged_events as logged_events
     from .management import *  # noqa: F403
@@ -56,6 +57,7 @@ _OPEN = (
     "connector",
     "connector_resources",
     "endpoint",
+    "fronts",
     "management",
     "policy",
     "program",

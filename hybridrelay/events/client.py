@@ -309,7 +309,8 @@ class StreamRequested(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamFailed(Event):
-    """The connection of an application was reset, because no stream could be opened for it.
+    """The connection of an application was reset, because no stream could be opened for it. (If it came through a
+    front, it was told why instead.)
 
     For every `StreamRequested` of a forward, exactly one event of this class or `StreamClosed` is published, whatever
     the cause.

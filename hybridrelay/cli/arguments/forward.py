@@ -9,6 +9,7 @@ from ..command import Command
 from ..parsing import Parser
 from . import values
 from .audit_options import add_audit
+from .fronts import FRONTS, add_fronts
 from .options import (
     RELOADS,
     WHAT_IT_DOES,
@@ -51,6 +52,8 @@ computed from the host in its local name and is the same in every run, and the p
 hosts apply' writes these addresses with their names into the hosts file, so that programs find the target under the
 name and port that they know. A port that cannot be opened is replaced by another one, with a warning.
 
+{FRONTS}
+
 The ready line names the ports that were opened.
 
 {RELOADS.format(what="the connection strings, and the hybrid connections in --config")}
@@ -76,6 +79,9 @@ examples:
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
     hybridrelay forward --connection-string-file orders.application \\
         --listen unix:/run/orders/.s.PGSQL.5432,mode=660
+  a SOCKS5 proxy for all hybrid connections, with a password:
+    hybridrelay forward --connection-string-file *.application \\
+        --socks 127.0.0.1:1080 --front-users-file users
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
@@ -101,8 +107,9 @@ def _add_arguments(parser: Parser) -> None:
         parser,
         "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; or a Unix socket, to which "
         "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
-        "with the port of the local name (default: 127.0.0.1:0)",
+        "with the port of the local name (default: 127.0.0.1:0, or nowhere if there are fronts)",
     )
+    add_fronts(parser)
     add_policy_dir(parser)
     add_mode(parser)
     add_exec_command(parser)

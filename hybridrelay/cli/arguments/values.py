@@ -71,6 +71,12 @@ def local_address(text: str) -> tuple[str, int] | UnixAddress | Literal["own"]:
 
 
 @_argument
+def front_address(text: str) -> tuple[str, int] | UnixAddress:
+    """Parse what `listen_address` parses, or ``unix:/path``."""
+    return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)
+
+
+@_argument
 def status_address(text: str) -> Path | tuple[str, int]:
     """Parse the place where a status is served: ``address:port``, or the path of a Unix socket."""
     if "/" in text or ":" not in text:

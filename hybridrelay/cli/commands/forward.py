@@ -17,6 +17,7 @@ from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
 from ..serving.configuration import Configuration
 from ..serving.forward import ForwardService
+from ..serving.fronts import Fronts
 from ..serving.plan import make_plan
 from ..serving.reloads import Reloads
 from ..status_served import status_served
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     marks = UpdateMarks.of_user()
     wanted = configuration.load(marks)
     make_plan({}, wanted)  # refuses what cannot be served together
+    front_options = configuration.fronts()
     stop = GracefulStop(args.grace)
     events = logged_events()
     audit = make_audit(args)
@@ -56,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         )
 
     service = ForwardService(make_config, events, stop)
-    reloads = Reloads("forward", configuration, service, stop)
+    fronts = Fronts(service.find, service.use_fronts, events, stop.event)
+    reloads = Reloads("forward", configuration, service, stop, use_fronts=fronts.use)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource
@@ -73,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             watching.start_soon(reloads.watch)
             async with FlatNursery() as nursery:
                 await nursery.start(service.run, wanted)
+                await watching.start(fronts.run, front_options)
                 await stop.say_ready("forward", service.fields)
             watching.cancel_scope.cancel()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -20,6 +21,7 @@ from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
 from ..reloading import publish_not_reloaded
 from ..update_marks import UpdateMarks
+from .fronts import FrontOptions, read_front_options
 from .own_addresses import with_own_addresses
 from .plan import Running, Wanted
 from .watching import FileWatch
@@ -27,7 +29,9 @@ from .watching import FileWatch
 __all__ = ["Configuration", "Reading"]
 
 #: The options that say what is served, which can be changed while the program runs.
-_SERVED = frozenset({"files", "listen", "published_names", "connections", "proxy_protocol"})
+_SERVED = frozenset(
+    {"files", "listen", "published_names", "connections", "proxy_protocol", "socks", "http_proxy", "front_users_file"}
+)
 
 
 @attrs.frozen
@@ -39,6 +43,8 @@ class Reading:
     needs_restart: tuple[str, ...] = ()
     #: Whether all connection strings could be read.
     is_complete: bool = True
+    #: The fronts of a forward.
+    fronts: FrontOptions | None = None
 
 
 class Configuration:
@@ -58,6 +64,8 @@ class Configuration:
         self._role = role
         #: The configuration file.
         self.file: Path | None = args.config
+        #: The file with the users of fronts.
+        self._users_file: Path | None = None
         self._threads: dict[str, FileThread] = {}
         self._marks: UpdateMarks | None = None
         #: Why connection strings could not be read the last time, as it was reported.
@@ -71,7 +79,16 @@ class Configuration:
         self.watch.note(self._paths())
         use_config_file(args)
         self._entries = self._watched = entries_of(args)
+        self._users_file = getattr(args, "front_users_file", None)
         self.watch.note(self._paths())
+
+    def fronts(self) -> FrontOptions:
+        """Read the options of fronts at the start of a forward.
+
+        Raises:
+            ConfigurationError: see `read_front_options`.
+        """
+        return read_front_options(self._args)
 
     def files(self) -> Sequence[Path]:
         """Return the files with the connection strings that are served now."""
@@ -81,6 +98,8 @@ class Configuration:
         """Return the files that are watched."""
         if self.file is not None:
             yield self.file
+        if self._users_file is not None:
+            yield self._users_file
         for entry in self._watched:
             if entry.path is not None:
                 yield entry.path
@@ -131,23 +150,28 @@ class Configuration:
         """
         entries = self._entries
         needs_restart: tuple[str, ...] = ()
+        args = self._args
         if self.file is not None:
-            entries, needs_restart = await self._thread(str(self.file)).run(self._read_config)
+            entries, needs_restart, args = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
+        fronts = None
+        if "front_users_file" in args:  # a forward's
+            self._users_file = args.front_users_file
+            fronts = await self._thread(str(self._users_file)).run(partial(read_front_options, args, again=True))
         wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
         placed = with_own_addresses(wanted, running)
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
             del self._unreadable[key]
-        return Reading(placed, needs_restart, is_complete=not self._unreadable)
+        return Reading(placed, needs_restart, is_complete=not self._unreadable, fronts=fronts)
 
-    def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...], argparse.Namespace]:
         assert self.file is not None
         args = copy.copy(self._given)
         apply_config_file(args, self.file, regular=True)
         entries = entries_of(args)
         self.watch.note(entry.path for entry in entries if entry.path is not None)
-        return entries, tuple(_differences(self._args, args))
+        return entries, tuple(_differences(self._args, args)), args
 
     async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], says_all: bool) -> Wanted | None:
         """Read the connection string of an entry; None if there is nothing to serve."""

@@ -11,108 +11,26 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client, open_port
+from ...client import Client, ClientConfig, open_port
+from ...client.ingress.connections import Connections
 from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
-from ...security import ConnectionString
+from ...security import ConnectionString, HostPort
 from ...security.loading import naming
 from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
+from .served import LocalPort, Place, Served
 
 __all__ = ["ForwardService"]
 
-#: A local address of an entry, and how many of its earlier addresses are the same (127.0.0.1:0).
-_Place: TypeAlias = tuple[Listen, int]
 #: Ports that no client has, by the entry for which they were opened (None: any), and their place.
-_Spare: TypeAlias = dict[tuple[Key | None, _Place], "_Port"]
-
-
-@attrs.define(eq=False)
-class _Port:
-    """A local address, and what accepts connections there."""
-
-    opened: OpenPort
-    service: PortService | None = None
-
-    async def release(self, grace: float) -> None:
-        """Accept no more connections for the present client. The listeners stay open, for another one."""
-        service, self.service = self.service, None
-        if service is not None:
-            service.stop(grace)
-            await service.has_stopped.wait()
-
-    def close(self) -> None:
-        self.opened.close()
-
-
-@attrs.define(eq=False)
-class _Served:
-    """A hybrid connection with its client."""
-
-    entry: Entry
-    string: ConnectionString
-    ports: dict[_Place, _Port] = attrs.field(factory=dict)
-    client: Client | None = None
-    #: Whether the first attempt to connect is over, and connections are accepted.
-    has_started: bool = False
-    _stop: trio.Event = attrs.field(factory=trio.Event)
-    _grace: float = math.inf
-    _nursery: trio.Nursery | None = None
-    _services: list[PortService] = attrs.field(factory=list)
-
-    def end(self, grace: float) -> None:
-        """Accept no more connections. Open ones may continue for `grace` seconds; a second call can only shorten
-        this."""
-        self._grace = min(self._grace, grace)
-        self._stop.set()
-        for service in self._services:
-            service.stop(self._grace)
-
-    async def run(self, config: ClientConfig, events: EventStream, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve until `end` is called, or relays refuse the connection string.
-
-        Raises:
-            HybridRelayError: see `keep_connected`.
-        """
-        async with open_client(config, events=events) as self.client, FlatNursery() as connecting:
-            try:
-                await connecting.start(keep_connected, self.client)
-                async with FlatNursery() as self._nursery:
-                    for port in list(self.ports.values()):
-                        await self._serve(port)
-                    self.has_started = True
-                    task_status.started()
-                    await self._stop.wait()
-                connecting.cancel_scope.cancel()
-            finally:
-                self._nursery = None
-        self.client = None
-
-    async def add(self, place: _Place, port: _Port) -> None:
-        """Accept connections at one more port."""
-        self.ports[place] = port
-        await self._serve(port)
-
-    async def _serve(self, port: _Port) -> None:
-        assert self.client is not None
-        if self._nursery is not None:  # otherwise, it has ended by itself
-            port.service = PortService(self.client, [port.opened])
-            self._services.append(port.service)
-            await self._nursery.start(port.service.run)
-            if self._stop.is_set():
-                port.service.stop(self._grace)
-
-    def close_ports(self) -> None:
-        for port in self.ports.values():
-            port.close()
-        self.ports.clear()
+_Spare: TypeAlias = dict[tuple[Key | None, Place], "LocalPort"]
 
 
 class ForwardService:
@@ -130,10 +48,11 @@ class ForwardService:
         self._make_config = make_config
         self._events = events
         self._stop = stop
-        self._served: dict[Key, _Served] = {}
+        self._served: dict[Key, Served] = {}
         #: Those that were stopped or replaced, and may still have open connections.
-        self._ending: set[_Served] = set()
+        self._ending: set[Served] = set()
         self._nursery: trio.Nursery | None = None
+        self._fronts: tuple[str, ...] = ()
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -153,6 +72,30 @@ class ForwardService:
             for one in self._served.values()
         ]
 
+    def find(self, wanted: HostPort) -> Connections | None:
+        """Return what serves connections to a local name; None if no hybrid connection has it."""
+        for one in self._served.values():
+            if one.string.local_name == wanted and one.door is not None:
+                return one.door.connections
+        return None
+
+    def use_fronts(self, names: tuple[str, ...]) -> None:
+        """Use other addresses of fronts from now on.
+
+        Raises:
+            DeniedByPolicy: the policy of the machine does not allow them. Nothing was changed.
+        """
+        changed: list[Served] = []
+        try:
+            for one in self._served.values():
+                one.use_fronts(names)
+                changed.append(one)
+        except DeniedByPolicy:
+            for one in changed:
+                one.use_fronts(self._fronts)
+            raise
+        self._fronts = names
+
     async def run(
         self, wanted: Sequence[Wanted], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -169,7 +112,7 @@ class ForwardService:
             try:
                 for one in wanted:
                     assert one.string is not None
-                    self._served[one.entry.key] = served = _Served(one.entry, one.string)
+                    self._served[one.entry.key] = served = Served(one.entry, one.string)
                     for place in _places(one.entry):
                         served.ports[place] = await self._open(place)
                 async with FlatNursery() as starting:
@@ -184,10 +127,10 @@ class ForwardService:
                     served.close_ports()
                 raise
 
-    async def _open(self, place: _Place) -> _Port:
-        return _Port(await open_port(place[0], events=self._events))
+    async def _open(self, place: Place) -> LocalPort:
+        return LocalPort(await open_port(place[0], events=self._events))
 
-    async def _run(self, served: _Served, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, served: Served, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve one hybrid connection until it ends."""
         try:
             await served.run(self._make_config(served.string), self._events, task_status=task_status)
@@ -246,7 +189,7 @@ class ForwardService:
                     publish_not_reloaded(exc)
 
     async def _open_missing(
-        self, plan: Plan, wanted: Mapping[Key, Sequence[_Place]], stopping: Collection[Key]
+        self, plan: Plan, wanted: Mapping[Key, Sequence[Place]], stopping: Collection[Key]
     ) -> _Spare:
         """Open the ports that no client has.
 
@@ -277,14 +220,14 @@ class ForwardService:
             raise
         return opened
 
-    async def _give_up(self, served: _Served, keeps: Collection[_Place], spare: _Spare) -> None:
+    async def _give_up(self, served: Served, keeps: Collection[Place], spare: _Spare) -> None:
         """Take away the ports that an entry no longer has. Their open connections continue."""
         for place in [place for place in served.ports if place not in keeps]:
             port = served.ports.pop(place)
             await port.release(math.inf)
             spare[None, place] = port
 
-    async def _end(self, served: _Served, grace: float, spare: _Spare | None = None) -> None:
+    async def _end(self, served: Served, grace: float, spare: _Spare | None = None) -> None:
         """End a hybrid connection. Its ports become spare ones."""
         self._ending.add(served)
         if spare is not None:
@@ -296,12 +239,12 @@ class ForwardService:
         try:
             match step:
                 case Start(entry, string):
-                    served = _Served(entry, string)
+                    served = Served(entry, string, fronts=self._fronts)
                     served.ports.update(_ports_for(entry, served, spare))
                     self._served[entry.key] = served
                     await self._start(served)
                 case Replace(entry, string):
-                    earlier, served = self._served[entry.key], _Served(entry, string)
+                    earlier, served = self._served[entry.key], Served(entry, string, fronts=self._fronts)
                     self._ending.add(served)  # so that it ends if the program stops meanwhile
                     await self._start(served)
                     self._ending.discard(served)
@@ -333,17 +276,17 @@ class ForwardService:
             return False
         return True
 
-    async def _start(self, served: _Served) -> None:
+    async def _start(self, served: Served) -> None:
         assert self._nursery is not None
         await self._nursery.start(self._run, served)
 
-    async def _add(self, served: _Served, entry: Entry, spare: _Spare) -> None:
+    async def _add(self, served: Served, entry: Entry, spare: _Spare) -> None:
         """Accept connections at the ports that an entry has in addition."""
         for place, port in _ports_for(entry, served, spare).items():
             await served.add(place, port)
 
 
-def _places(entry: Entry) -> tuple[_Place, ...]:
+def _places(entry: Entry) -> tuple[Place, ...]:
     seen: Counter[Listen] = Counter()
     places = []
     for address in entry.listen:
@@ -352,11 +295,11 @@ def _places(entry: Entry) -> tuple[_Place, ...]:
     return tuple(places)
 
 
-def _ports_for(entry: Entry, served: _Served, spare: _Spare) -> dict[_Place, _Port]:
+def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, LocalPort]:
     """Take the ports that an entry has in addition from the spare ones."""
     found = {}
     for place in _places(entry):
         if place not in served.ports:
-            own: tuple[Key | None, _Place] = entry.key, place
+            own: tuple[Key | None, Place] = entry.key, place
             found[place] = spare.pop(own if own in spare else (None, place))
     return found

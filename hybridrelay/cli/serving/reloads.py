@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import trio
@@ -15,6 +15,7 @@ from ..entries import Key
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .configuration import Configuration
+from .fronts import FrontOptions
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, make_plan
 
 __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
@@ -58,13 +59,24 @@ class Reloads:
         configuration: reads the files.
         service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
+        use_fronts: uses the fronts of a forward from now on. Raises `ConfigurationError` if they cannot be used, and
+            has changed nothing then.
     """
 
-    def __init__(self, role: str, configuration: Configuration, service: Service, stop: GracefulStop) -> None:
+    def __init__(
+        self,
+        role: str,
+        configuration: Configuration,
+        service: Service,
+        stop: GracefulStop,
+        *,
+        use_fronts: Callable[[FrontOptions], Awaitable[None]] | None = None,
+    ) -> None:
         self._role = role
         self._configuration = configuration
         self._service = service
         self._stop = stop
+        self._use_fronts = use_fronts
         self._lock = trio.Lock()
         #: Why the last attempt has failed; None if it has not.
         self._error: str | None = None
@@ -84,6 +96,8 @@ class Reloads:
                 plan = make_plan(before, reading.wanted)
                 if self._stop.event.is_set():
                     return
+                if self._use_fronts is not None and reading.fronts is not None:
+                    await self._use_fronts(reading.fronts)
                 done = await self._service.apply(plan)
             except ConfigurationError as exc:
                 if says_all or str(exc) != self._error:

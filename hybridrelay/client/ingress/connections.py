@@ -20,6 +20,8 @@ from ...streams.loopback import loopback_pair
 from ...streams.sockets import abort_socket, reset_on_close, tune_socket, wait_reset
 from ..client import Client
 from ..outcome import Disconnected, Ending, outcome_of
+from .handshake import FrontHandshake
+from .replies import REPLY_SECONDS, close_after
 
 __all__ = ["Connections"]
 
@@ -60,6 +62,26 @@ class Connections:
         served = _Connection(self._client, self._bridges, local)
         if not served.begin():
             self._nursery.start_soon(self._wait, served)
+
+    def serve_answered(self, local: trio.SocketStream, handshake: FrontHandshake) -> None:
+        """Begin to serve a connection of a front, and return at once.
+
+        Like `serve`, but the application is told whether the connector has connected to the target, and if not, why;
+        then the connection ends without a reset.
+
+        Args:
+            local: the connection.
+            handshake: has received what the application wants.
+        """
+        self._nursery.start_soon(self._answer, _Connection(self._client, self._bridges, local), handshake)
+
+    async def _answer(self, served: _Connection, handshake: FrontHandshake) -> None:
+        is_cut_off = True
+        try:
+            await served.answer(handshake)
+            is_cut_off = False
+        finally:
+            self._waiting_cut_off += is_cut_off
 
     async def connect(self, *, patience: float | None = None) -> socket.socket:
         """Open a stream, and return an ordinary TCP socket of this machine that is connected with the target.
@@ -201,6 +223,40 @@ class _Connection:
             else:
                 self._bridge(stream)
 
+    async def answer(self, handshake: FrontHandshake) -> None:
+        """Open a stream, and tell the application the result, in the protocol of a front."""
+        self._begin_request()
+        try:
+            stream = await self._open_stream_unless_reset(wait_opened=True)
+        except StreamRefused as exc:
+            self._publish_failure(exc, self._seconds)
+            await close_after(self._local, handshake.failed(exc.reason, str(exc)))
+        except Exception as exc:  # noqa: BLE001
+            self._failed(exc)
+        except BaseException:  # cancelled: the forward stops
+            self._lost(Ending.LOST)
+            raise
+        else:
+            if stream is None:
+                self._lost(Ending.RESET_BY_APPLICATION)
+            else:
+                await self._tell_opened(stream, handshake.opened())
+
+    async def _tell_opened(self, stream: MuxStream, reply: bytes) -> None:
+        self._request.stream = stream
+        try:
+            with trio.fail_after(REPLY_SECONDS):
+                await self._local.send_all(reply)
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            stream.reset(Reason.CANCELLED)
+            self._lost(Ending.RESET_BY_APPLICATION)
+        except BaseException:  # cancelled: the forward stops
+            stream.reset(Reason.CANCELLED)
+            self._lost(Ending.LOST)
+            raise
+        else:
+            self._bridge(stream)
+
     def _bridge(self, stream: MuxStream) -> None:
         self._request.stream = stream
         self._progress = BridgeProgress()
@@ -297,9 +353,9 @@ class _Connection:
 
     # --- waiting for a session
 
-    async def _open_stream_unless_reset(self) -> MuxStream | None:
-        """Like `_open_stream`, but None if the application resets its connection during the wait for a session."""
-        if self._client.is_connected:  # nothing to wait for
+    async def _open_stream_unless_reset(self, *, wait_opened: bool = False) -> MuxStream | None:
+        """Like `_open_stream`, but None if the application resets its connection meanwhile."""
+        if self._client.is_connected and not wait_opened:  # nothing to wait for
             return await self._open_stream()
         stream: MuxStream | None = None
         async with FlatNursery() as nursery:
@@ -309,19 +365,19 @@ class _Connection:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            stream = await self._open_stream()
+            stream = await self._open_stream(wait_opened=wait_opened)
             nursery.cancel_scope.cancel()
         return stream
 
-    async def _open_stream(self) -> MuxStream:
-        """Return a stream that the connector has been asked to open.
+    async def _open_stream(self, *, wait_opened: bool = False) -> MuxStream:
+        """Return a stream that the connector has been asked to open, or, with `wait_opened`, has opened.
 
         Raises:
-            StreamRefused: no stream could be requested; `reason` says why.
+            StreamRefused: there is no stream; `reason` says why.
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
-                return await self._client.request_stream(wait_opened=False)
+                return await self._client.request_stream(wait_opened=wait_opened)
         except StreamRefused:
             raise
         except trio.TooSlowError as exc:

@@ -194,12 +194,15 @@ class PortService:
         client: opens the streams. `Client.listening` has the addresses while connections are accepted.
         ports: from `open_port`. The caller closes them after `run` has returned, or passes them to another
             `PortService` after `has_stopped` is set.
+        fronts: the addresses of fronts that pass connections to `connections`.
     """
 
-    def __init__(self, client: Client, ports: Sequence[OpenPort]) -> None:
+    def __init__(self, client: Client, ports: Sequence[OpenPort], *, fronts: Sequence[str] = ()) -> None:
         self._client = client
         self._listeners = [listener for port in ports for listener in port.listeners]
-        self._names = tuple(name for port in ports for name in port.names)
+        self._names = (*(name for port in ports for name in port.names), *fronts)
+        #: Serves connections that something else has accepted; None while no connections are accepted.
+        self.connections: Connections | None = None
         self._admits = tuple(port.admits for port in ports if port.admits is not None)
         #: The bound addresses and ports.
         self.bound = [one for port in ports for one in port.bound]
@@ -219,32 +222,43 @@ class PortService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped. If cancelled, all connections are reset."""
-        client, addresses = self._client, self._names
+        client = self._client
         served: Connections | None = None
-        client.listening = (*client.listening, *addresses)
+        client.listening = (*client.listening, *self._names)
         try:
             with self._scope:
                 async with open_bridges() as bridges, trio.open_nursery() as waiting:
-                    served = Connections(client, bridges, waiting)
+                    served = self.connections = Connections(client, bridges, waiting)
                     async with trio.open_nursery() as accepting:
-                        what = f"{client.connection} at {', '.join(addresses)}"
+                        what = f"{client.connection} at {', '.join(self._names)}"
                         take = partial(_take, served, self._admits)
                         accept = partial(accept_sockets, take, self._listeners, events=client.events, what=what)
                         await accepting.start(accept)
                         task_status.started()
                         await self._stop.wait()
-                        self._forget(addresses)
+                        self.connections = None
+                        self._forget()
                         accepting.cancel_scope.cancel()
                     self.has_stopped.set()
         finally:
-            self._forget(addresses)
+            self.connections = None
+            self._forget()
             self.has_stopped.set()
         cut_off = 0 if served is None else served.cut_off
         if cut_off:
             client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
 
-    def _forget(self, addresses: Sequence[str]) -> None:
-        self._client.listening = tuple(one for one in self._client.listening if one not in addresses)
+    def use_fronts(self, fronts: Sequence[str]) -> None:
+        """Use other addresses of fronts from now on.
+
+        Raises:
+            DeniedByPolicy: the policy of the machine does not allow it. Nothing was changed.
+        """
+        self._client.listening = (*(one for one in self._client.listening if one not in self._names), *fronts)
+        self._names = tuple(fronts)
+
+    def _forget(self) -> None:
+        self._client.listening = tuple(one for one in self._client.listening if one not in self._names)
 
     def _report_open_to_others(self) -> None:
         addresses = tuple(format_address(host, port) for host, port in self.bound if not is_loopback(host))

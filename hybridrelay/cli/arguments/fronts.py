@@ -1,0 +1,42 @@
+"""The options of fronts, which many hybrid connections of a forward share."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import values
+
+FRONTS = """\
+With --socks or --http-proxy, one local port serves all hybrid connections, under their local names. Nothing else can
+be reached through it. Programs that can use a proxy then need no change of the machine:
+  curl --proxy socks5h://127.0.0.1:1080 http://intranet.corp.example/
+The replies say whether a target refused the connection, is unreachable, or is denied by policy. If one of these
+options is given, a hybrid connection has a local port of its own only if --listen says so."""
+
+
+def add_fronts(parser: argparse.ArgumentParser) -> None:
+    """Add ``--socks``, ``--http-proxy`` and ``--front-users-file``."""
+    group = parser.add_argument_group("fronts")
+    group.add_argument(
+        "--socks",
+        metavar="ADDR:PORT|unix:PATH",
+        type=values.front_address,
+        action="append",
+        default=[],
+        help="serve SOCKS5 here, for local names (socks5h) only (may be repeated)",
+    )
+    group.add_argument(
+        "--http-proxy",
+        metavar="ADDR:PORT|unix:PATH",
+        type=values.front_address,
+        action="append",
+        default=[],
+        help="serve HTTP CONNECT here, for local names only (may be repeated)",
+    )
+    group.add_argument(
+        "--front-users-file",
+        metavar="F",
+        type=values.path,
+        help="a file with a line user:password for each user; --socks and --http-proxy then demand one of them "
+        "(default: they demand none)",
+    )

@@ -1,0 +1,123 @@
+"""One hybrid connection that a forward serves, and its local ports."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ..._nursery import FlatNursery
+from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client
+from ...events.stream import EventStream
+from ...security import ConnectionString
+from ..entries import Entry, Listen
+
+__all__ = ["LocalPort", "Place", "Served"]
+
+#: A local address of an entry, and how many of its earlier addresses are the same (127.0.0.1:0).
+Place: TypeAlias = tuple[Listen, int]
+
+
+@attrs.define(eq=False)
+class LocalPort:
+    """A local address, and what accepts connections there."""
+
+    opened: OpenPort
+    service: PortService | None = None
+
+    async def release(self, grace: float) -> None:
+        """Accept no more connections for the present client. The listeners stay open, for another one."""
+        service, self.service = self.service, None
+        if service is not None:
+            service.stop(grace)
+            await service.has_stopped.wait()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.opened.close()
+
+
+@attrs.define(eq=False)
+class Served:
+    """A hybrid connection with its client."""
+
+    entry: Entry
+    string: ConnectionString
+    ports: dict[Place, LocalPort] = attrs.field(factory=dict)
+    #: The addresses of fronts through which it can be reached.
+    fronts: tuple[str, ...] = ()
+    #: Serves connections that fronts have accepted.
+    door: PortService | None = None
+    client: Client | None = None
+    #: Whether the first attempt to connect is over, and connections are accepted.
+    has_started: bool = False
+    _stop: trio.Event = attrs.field(factory=trio.Event)
+    _grace: float = math.inf
+    _nursery: trio.Nursery | None = None
+    _services: list[PortService] = attrs.field(factory=list)
+
+    def end(self, grace: float) -> None:
+        """Accept no more connections. Open ones may continue for `grace` seconds; a second call can only shorten
+        this."""
+        self._grace = min(self._grace, grace)
+        self._stop.set()
+        for service in self._services:
+            service.stop(self._grace)
+
+    async def run(self, config: ClientConfig, events: EventStream, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until `end` is called, or relays refuse the connection string.
+
+        Raises:
+            HybridRelayError: see `keep_connected`.
+        """
+        async with open_client(config, events=events) as self.client, FlatNursery() as connecting:
+            try:
+                await connecting.start(keep_connected, self.client)
+                async with FlatNursery() as self._nursery:
+                    self.door = PortService(self.client, (), fronts=self.fronts)
+                    await self._start_service(self.door)
+                    for port in list(self.ports.values()):
+                        await self._serve(port)
+                    self.has_started = True
+                    task_status.started()
+                    await self._stop.wait()
+                connecting.cancel_scope.cancel()
+            finally:
+                self._nursery = None
+        self.client = None
+
+    async def add(self, place: Place, port: LocalPort) -> None:
+        """Accept connections at one more port."""
+        self.ports[place] = port
+        await self._serve(port)
+
+    async def _serve(self, port: LocalPort) -> None:
+        assert self.client is not None
+        if self._nursery is not None:  # otherwise, it has ended by itself
+            port.service = PortService(self.client, [port.opened])
+            await self._start_service(port.service)
+
+    async def _start_service(self, service: PortService) -> None:
+        assert self._nursery is not None
+        self._services.append(service)
+        await self._nursery.start(service.run)
+        if self._stop.is_set():
+            service.stop(self._grace)
+
+    def use_fronts(self, names: tuple[str, ...]) -> None:
+        """Use other addresses of fronts from now on.
+
+        Raises:
+            DeniedByPolicy: see `PortService.use_fronts`.
+        """
+        if self.door is not None:
+            self.door.use_fronts(names)
+        self.fronts = names
+
+    def close_ports(self) -> None:
+        """Stop listening."""
+        for port in self.ports.values():
+            port.close()
+        self.ports.clear()
