@@ -20,8 +20,8 @@ CONNECTION = 0xE1
 def proxy_header(origin: Origin, activity_id: str, target: object) -> bytes:
     """Return the header for a stream: the client's address, as the relay has stated it, and the proved label.
 
-    The relay does not state the port of the client, which is 0 in the header. If the address is not known, or is an
-    IPv6 address, of which the relay states only the /64, the header has no addresses.
+    The relay does not state the port of the client, which is 0 in the header. If the relay states no address, or only
+    a network, the header has no addresses.
 
     Args:
         origin: where the stream comes from.

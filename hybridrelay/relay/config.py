@@ -11,8 +11,9 @@ import attrs
 
 from ..abc import Binding
 from ..security import NO_NETWORKS, Networks
+from .client_addresses import ClientAddresses
 
-__all__ = ["MAX_WORKERS", "Binding", "RelayConfig", "RelayInfo", "default_workers"]
+__all__ = ["MAX_WORKERS", "Binding", "ClientAddresses", "RelayConfig", "RelayInfo", "default_workers"]
 
 #: More workers than this would be idle on most machines.
 MAX_WORKERS = 8
@@ -55,6 +56,8 @@ class RelayConfig:
     #: Reverse proxies in front of the WebSocket ports, whose X-Forwarded-For or Forwarded says where a connection
     #: comes from.
     trusted_proxies: Networks = NO_NETWORKS
+    #: What connectors are told about the addresses of clients.
+    client_addresses: ClientAddresses = ClientAddresses.EXACT
     #: The maximum size of the history file (bytes). 0: there is none, and only the last hour is kept, in memory.
     max_history_bytes: int = attrs.field(default=1 << 30, validator=attrs.validators.ge(0))
 

@@ -156,6 +156,13 @@ def _add_arguments(parser: Parser) -> None:
         "Forwarded where a request comes from; these headers are ignored in requests from other addresses",
     )
     parser.add_argument(
+        "--client-addresses",
+        choices=("exact", "network", "none"),
+        default="exact",
+        help="what connectors are told about the address of a client, for their audit logs and PROXY headers: the "
+        "whole address, only its network (IPv4: /24, IPv6: /64), or nothing (default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-history-mib",
         metavar="N",
         type=values.count_or_zero,

@@ -15,7 +15,7 @@ from ...events.program import ReloadSkipped
 from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
-from ...relay.config import default_workers
+from ...relay.config import ClientAddresses, default_workers
 from ...security import NO_NETWORKS
 from .. import exits
 from ..arguments import values
@@ -80,6 +80,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         keep_pairs=args.keep_pairs,
         proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
         trusted_proxies=args.trusted_proxies or NO_NETWORKS,
+        client_addresses=ClientAddresses(args.client_addresses),
         max_history_bytes=args.max_history_mib << 20,
     )
 

@@ -30,7 +30,7 @@ from ..core.rendezvous import Arrival
 from .certificates import RelayCertificates
 from .permits import HandshakeScheduler
 from .requests import ControlRequest, DataRequest, ProbeRequest, RequestReader
-from .slots import Slot, Slots, address_group
+from .slots import Slot, Slots
 from .unauthenticated import UnauthenticatedConnection
 
 __all__ = ["AuthenticatedControlChannel", "AuthenticatedDataChannel", "Authenticator"]
@@ -67,7 +67,7 @@ class Authenticator(Generic[PeerT]):
             authenticated.
         scheduler: gives permission for handshakes.
         requests: reads preambles.
-        admit: called with the session of a control channel, the address group of its peer, and the name of the
+        admit: called with the session of a control channel, the address of its peer, and the name of the
             transport; receives the peer's token. Returns None if the peer has left without a valid token. If it
             raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
@@ -203,7 +203,7 @@ class Authenticator(Generic[PeerT]):
                 self.layered.advance(layered)
             early = EarlySession(tls)
             try:
-                peer = await self.admit(early, address_group(connection.address), connection.port.transport)
+                peer = await self.admit(early, connection.address, connection.port.transport)
                 if peer is not None:
                     return AuthenticatedControlChannel(peer, early, tls)
                 await early.aclose(Reason.NO_ERROR)

@@ -238,6 +238,7 @@ class BrokerService:
         *,
         avoid: Collection[str] = (),
         instance: str = "",
+        client_address: str = "",
     ) -> control.Joined | control.Failed:
         """Find a listener that accepts, for an authorized sender. The id of the answer is 0.
 
@@ -248,6 +249,7 @@ class BrokerService:
             wanted: the only instance that is acceptable, or None for any.
             address, instance: the sender's address group (`address_group`) and instance.
             avoid: instances that are not asked if any instance is acceptable.
+            client_address: what the listener is told about the sender's address.
         """
         step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
@@ -261,7 +263,7 @@ class BrokerService:
             self._deadline_changed.set()
             ask = step
             try:
-                answer, reason = await self._ask(ask)
+                answer, reason = await self._ask(ask, client_address)
             except BaseException:
                 self.core.cancel_join(ask, trio.current_time())
                 self.carry_out()
@@ -272,7 +274,7 @@ class BrokerService:
             return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS, step.rendezvous_id)
         return control.Failed(0, step.reason, step.detail)
 
-    async def _ask(self, ask: AskListener[ListenerHandle]) -> tuple[Answer, Reason]:
+    async def _ask(self, ask: AskListener[ListenerHandle], client_address: str) -> tuple[Answer, Reason]:
         def withdraw() -> None:
             self.core.withdraw(ask.rendezvous_id, trio.current_time())
             self.carry_out()
@@ -283,7 +285,7 @@ class BrokerService:
 
         listener = ask.listener
         offer = partial(listener.handle.offer, listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS)
-        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id, client_address=ask.join.sender.address)
+        asks = partial(offer, withdraw, proved, ask.sender, ask.rendezvous_id, client_address=client_address)
         try:
             answer = await in_time(asks, OFFER_SECONDS)
         except trio.BrokenResourceError:

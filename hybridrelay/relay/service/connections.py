@@ -21,10 +21,11 @@ from ...security import NO_NETWORKS, Networks
 from ...streams.listening import remote_of
 from ...streams.proxy_protocol import ProxyHeaderError, receive_proxy_header
 from ...streams.turns import PeerTurns
+from ..client_addresses import ClientAddresses
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.permits import HandshakePermit
 from ..edge.ports import OpenPort
-from ..edge.slots import Slot
+from ..edge.slots import Slot, address_group
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
@@ -53,6 +54,7 @@ class ControlPeers:
         instance: see `control.Welcome.instance`.
         outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
         claims: answers takers; None means that there are no claims.
+        client_addresses: what connectors are told about the addresses of clients.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class ControlPeers:
         instance: str,
         outer_pins: Callable[[], tuple[str, ...]],
         claims: Claims | None = None,
+        client_addresses: ClientAddresses = ClientAddresses.EXACT,
     ) -> None:
         self._broker = broker
+        self._client_addresses = client_addresses
         self._instance = instance
         self._outer_pins = outer_pins
         self._claims = claims
@@ -82,6 +86,11 @@ class ControlPeers:
     async def admit(self, early: EarlySession, address: str, transport: str = "") -> ControlPeer | None:
         """Receive a peer's token. Returns None if the peer has left without presenting a valid one.
 
+        Args:
+            early: the session of the control channel.
+            address: the peer's IP address, or what stands for it if it has none.
+            transport: the name of the transport.
+
         Raises:
             RemoteProtocolError: the peer has violated the protocol.
             trio.BrokenResourceError: the channel was lost.
@@ -91,7 +100,8 @@ class ControlPeers:
             early,
             relay_instance=self._instance,
             outer_pins=self._outer_pins(),
-            address=address,
+            address=address_group(address),
+            client_address=self._client_addresses.stated(address),
             transport=transport,
             claims=self._claims,
             key_answered=self._answered,

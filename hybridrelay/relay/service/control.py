@@ -80,6 +80,7 @@ class ControlPeer:
         relay_instance: identifies this run of the relay: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
         address: the peer's address group (`address_group`), by which connectors distinguish senders.
+        client_address: what connectors are told about the peer's address (`ClientAddresses.stated`).
         transport: the name of the transport.
         claims: answers takers; None means that there are no claims.
         key_answered: called with address, instance and message when the peer has answered `control.Key`.
@@ -97,9 +98,11 @@ class ControlPeer:
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
+        client_address: str = "",
         transport: str = "",
     ) -> None:
         self._broker = broker
+        self._client_address = client_address
         self._claims = NoClaims() if claims is None else claims
         self._key_answered = key_answered
         self._update_answered = update_answered
@@ -301,7 +304,12 @@ class ControlPeer:
         joined = False
         try:
             answer = await self._broker.join(
-                grant, request.listener, self.address, avoid=request.avoid, instance=self.instance
+                grant,
+                request.listener,
+                self.address,
+                avoid=request.avoid,
+                instance=self.instance,
+                client_address=self._client_address,
             )
             joined = isinstance(answer, control.Joined)
         finally:

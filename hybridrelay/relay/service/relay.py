@@ -242,7 +242,9 @@ class Relay:
         )
         limiter = trio.CapacityLimiter(1)
         claims = ClaimService(own_store, limiter, self._events)
-        peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims)
+        peers = ControlPeers(
+            broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims, self._config.client_addresses
+        )
         rolls = RollService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
         peers.key_answered = rolls.answered
         updates = UpdateService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)

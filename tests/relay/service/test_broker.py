@@ -197,9 +197,9 @@ async def test_a_listener_can_distinguish_senders_and_learns_nothing_else_about_
     broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
     names = []
     for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
-        await broker.join(grant, None, address)
+        await broker.join(grant, None, address, client_address=f"{address} as stated")
         names.append(handle.sender)
-        assert handle.client_address == address
+        assert handle.client_address == f"{address} as stated"
         await broker.join(grant, None, address)
         assert handle.sender == names[-1]
     assert len(set(names)) == 3

@@ -17,8 +17,10 @@ from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession,
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.client_addresses import ClientAddresses
 from hybridrelay.relay.core import control_channel
 from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
+from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.places import TENURE_SECONDS
 from hybridrelay.relay.edge.authentication import AuthenticatedControlChannel
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
@@ -34,6 +36,7 @@ from hybridrelay.streams.turns import SharedTurns
 from hybridrelay.testing import session_pair
 
 from ...leaks import no_garbage_collector
+from ..listening import willing
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for, update
 from ..places import make_places
 
@@ -547,4 +550,24 @@ async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_t
     with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
         await peers.serve(channel)
     assert len(peers) == broker.listeners.count() == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("choice", "stated"), [("exact", "2001:db8::7:8"), ("network", "2001:db8::/64"), ("none", "")]
+)
+async def test_listeners_learn_as_much_of_a_clients_address_as_the_relay_tells(
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, choice: str, stated: str
+) -> None:
+    """Everything else in the relay goes by the /64."""
+    peers = ControlPeers(broker, "0" * 32, lambda: (), client_addresses=ClientAddresses(choice))
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
+    request = control.Join(1, "db", token_for(rules[1]))
+    channel, _ = await _admitted(peers, nursery, client_hello(), request, address="2001:db8::7:8")
+    assert channel.peer.address == "2001:db8::/64"
+    nursery.start_soon(peers.serve, channel)
+    await trio.testing.wait_all_tasks_blocked()
+    assert handle.client_address == stated
     nursery.cancel_scope.cancel()
