@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .changes import FilesWritten as FilesWritten
     from .changes import IncompleteChange as IncompleteChange
     from .claims import CreatedClaim as CreatedClaim
+    from .claims import IdentityOnRequest as IdentityOnRequest
     from .claims import create_claim as create_claim
+    from .claims import prepare_claim as prepare_claim
     from .claims import revoke_claim as revoke_claim
     from .connections import CreatedConnection as CreatedConnection
     from .connections import NewFiles as NewFiles
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from .declared import push_hint as push_hint
     from .declared import update_config as update_config
     from .files_with_relays import FileWithRelays as FileWithRelays
+    from .issuers import MadeIssuer as MadeIssuer
+    from .issuers import make_issuer as make_issuer
     from .keys import KeySource as KeySource
     from .keys import RegeneratedKey as RegeneratedKey
     from .keys import RevokedKey as RevokedKey
@@ -93,11 +97,7 @@ _HOMES = {
         "FilesWritten",
         "IncompleteChange",
     ),
-    "claims": (
-        "CreatedClaim",
-        "create_claim",
-        "revoke_claim",
-    ),
+    "claims": ("CreatedClaim", "IdentityOnRequest", "create_claim", "prepare_claim", "revoke_claim"),
     "connections": (
         "CreatedConnection",
         "NewFiles",
@@ -121,6 +121,7 @@ _HOMES = {
         "update_config",
     ),
     "files_with_relays": ("FileWithRelays",),
+    "issuers": ("MadeIssuer", "make_issuer"),
     "keys": (
         "KeySource",
         "RegeneratedKey",

@@ -16,6 +16,7 @@ from ..security import (
     AuthorityFile,
     Endpoint,
     HostPort,
+    Issuer,
     KeySlot,
     LocalNameChoice,
     Right,
@@ -24,6 +25,8 @@ from ..security import (
     Secret,
     Target,
     choose_local_name,
+    decode_der_untrusted,
+    encode_der,
     format_port_lists,
     local_name_of_target,
     pair_endpoints,
@@ -141,6 +144,27 @@ def with_rule(authority_file: AuthorityFile, role: Role, rule: Rule) -> Authorit
     """Return a copy of an authority file that has other keys for the connection strings for `role`."""
     rules = {**_get(authority_file.extra, "rules", dict), role.value: _rule_as_json(rule)}
     return attrs.evolve(authority_file, extra={**authority_file.extra, "rules": rules})
+
+
+def issuer_of(authority_file: AuthorityFile) -> Issuer | None:
+    """Return the issuer that connectors get; None if the hybrid connection has none.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    if "issuer" not in authority_file.extra:
+        return None
+    content = _get(authority_file.extra, "issuer", dict)
+    try:
+        return Issuer(decode_der_untrusted(_text(content, "certificate")), Secret(_text(content, "private_key")))
+    except ValueError as exc:
+        raise damaged(f"issuer: {exc}") from None
+
+
+def with_issuer(authority_file: AuthorityFile, issuer: Issuer) -> AuthorityFile:
+    """Return a copy of an authority file with another issuer for the connectors' connection strings."""
+    content = {"certificate": encode_der(issuer.certificate), "private_key": issuer.private_key.reveal()}
+    return attrs.evolve(authority_file, extra={**authority_file.extra, "issuer": content})
 
 
 def _rule_as_json(rule: Rule) -> dict[str, str]:

@@ -1,22 +1,40 @@
 """Creating and revoking claims, which bring connection strings to the machines that are to have them.
 
-The connection string is sealed here. The relay gets the id of the claim, a digest of the proof and the sealed
-content, and never the code.
+The content is sealed here. The relay gets the id of the claim, a digest of the proof and the sealed content, and
+never the code. If the hybrid connection has an issuer, the content for an application has no private key: the taker
+makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 
 from ..errors import ConfigurationError
 from ..relay.store.checks import no_claim
-from ..security import ClaimCode, ClaimKeys, ConnectionString, Endpoint, Secret, seal_claim
+from ..security import (
+    Authority,
+    ClaimBundle,
+    ClaimCode,
+    ClaimContent,
+    ClaimKeys,
+    ConnectionString,
+    Endpoint,
+    LocalNameChoice,
+    Role,
+    Secret,
+    certify_claim,
+    seal_claim,
+)
+from ..security.loading import naming
+from .authority_content import issuer_of
 from .changes import attempted, nothing
+from .connections import make_connection_string, read_authority_file
 from .registry import ClaimInfo, Registry
 
-__all__ = ["CreatedClaim", "create_claim", "revoke_claim"]
+__all__ = ["CreatedClaim", "IdentityOnRequest", "create_claim", "prepare_claim", "revoke_claim"]
 
 #: The fewest characters of an id that `revoke_claim` accepts.
 MIN_ID_PREFIX = 6
@@ -33,10 +51,70 @@ class CreatedClaim:
     endpoint: Endpoint
 
 
+@attrs.frozen
+class IdentityOnRequest:
+    """The content of a claim for an application whose identity a connector's issuer makes when it is taken."""
+
+    #: The connection string without an identity.
+    string: ConnectionString
+    authority: Authority
+    #: The label that the identity will have.
+    label: str
+
+    def bundle(self, keys: ClaimKeys, *, now: float, expires_at: float) -> ClaimBundle:
+        """Return what is sealed.
+
+        Args:
+            keys: those of the claim.
+            now: seconds since 1970.
+            expires_at: when the claim expires (seconds since 1970).
+        """
+        key = keys.private_key()
+        certificate = certify_claim(self.authority, self.label, key, now=now, expires_at=expires_at)
+        return ClaimBundle(self.string, self.authority.certificate, certificate)
+
+
+def prepare_claim(
+    name: str,
+    role: Role,
+    label: str,
+    *,
+    authority_path: Path,
+    registry: Registry,
+    rule: str | None = None,
+    local_name: LocalNameChoice = None,
+    valid_years: float,
+    with_private_key: bool = False,
+    now: float,
+) -> ConnectionString | IdentityOnRequest:
+    """Make what a claim brings to its machine. For an application of a hybrid connection with an issuer, this is an
+    `IdentityOnRequest`, unless `with_private_key` is True; otherwise a connection string with a new identity.
+
+    Arguments and errors are those of `make_connection_string`.
+    """
+    authority_file = read_authority_file(authority_path, name)
+    with naming(authority_path):
+        on_request = role is Role.APPLICATION and not with_private_key and issuer_of(authority_file) is not None
+    string = make_connection_string(
+        name,
+        role,
+        label,
+        authority_path=authority_path,
+        rule=rule,
+        slot=None,
+        registry=registry,
+        local_name=local_name,
+        valid_years=valid_years,
+        has_identity=not on_request,
+        now=now,
+    )
+    return IdentityOnRequest(string, authority_file.authority, label) if on_request else string
+
+
 def create_claim(
     registry: Registry,
     name: str,
-    string: ConnectionString,
+    content: ConnectionString | IdentityOnRequest,
     *,
     host: str | None = None,
     seconds: float,
@@ -44,12 +122,12 @@ def create_claim(
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedClaim:
-    """Seal a connection string, and leave it at a relay for the machine that is to have it.
+    """Seal a content, and leave it at a relay for the machine that is to have it.
 
     Args:
         registry: the registry of the relay.
         name: the hybrid connection.
-        string: its connection string.
+        content: its connection string, or what `prepare_claim` returns.
         host: the relay's host name, which must be one of those in the connection string; None means the only one.
         seconds: for how long the claim can be taken; at most 7 days.
         note: a text by which people recognize the claim; at most 128 characters. The relay sees it.
@@ -61,6 +139,7 @@ def create_claim(
             refuses the claim.
         OutcomeUnknown: the relay did not answer. Revoke the claim, if it is listed, and create another one.
     """
+    string = content if isinstance(content, ConnectionString) else content.string
     if string.entity_path != name:
         raise ConfigurationError(f"the connection string is of {string.entity_path}, not of {name}")
     endpoint = _endpoint(string, host)
@@ -72,9 +151,14 @@ def create_claim(
         )
     code = ClaimCode.generate(endpoint, relay.pin if string.relay_pins else None)
     keys = ClaimKeys.of(code)
-    sealed = seal_claim(keys, string)
+    sealed: ClaimContent
+    if isinstance(content, ConnectionString):
+        sealed = content
+    else:
+        sealed = content.bundle(keys, now=now, expires_at=now + seconds)
+    data = seal_claim(keys, sealed)
     before_change()
-    info = registry.add_claim(name, keys, sealed, seconds=seconds, note=note, now=now)
+    info = registry.add_claim(name, keys, data, seconds=seconds, note=note, now=now)
     return CreatedClaim(info, code.format(), endpoint)
 
 

@@ -66,6 +66,7 @@ def create_connection(
     pins: Sequence[str] = (),
     ports: Sequence[Mapping[str, int | None]] = (),
     valid_years: float = DEFAULT_VALID_YEARS,
+    has_issuer: bool = False,
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedConnection:
@@ -85,6 +86,7 @@ def create_connection(
         ports: the ports that differ from the defaults: one mapping for all relays, or one for each. If empty, those
             that the relay of `registry` has.
         valid_years: how long the authority and both identities are valid.
+        has_issuer: whether the connector gets an issuer.
         now: seconds since 1970.
         before_change: called before the hybrid connection is added to the registry; see `change_with_files`.
 
@@ -111,6 +113,7 @@ def create_connection(
         pins=tuple(pins),
         now=now,
         valid_years=valid_years,
+        has_issuer=has_issuer,
     )
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
@@ -329,13 +332,14 @@ def make_connection_string(
     key_file: Path | None = None,
     local_name: LocalNameChoice = None,
     valid_years: float = DEFAULT_VALID_YEARS,
+    has_identity: bool = True,
     now: float,
 ) -> ConnectionString:
     """Make another connection string, with a new identity, in memory.
 
     Arguments and errors are those of `issue_connection_string`. In addition, `slot` may be None if there is a
     `registry`: this means the new key, if the key of the rule is being rolled; otherwise the primary one, or the only
-    one.
+    one. Without `has_identity`, no identity is issued, and the connection string has none.
     """
     if role is Role.CONNECTOR and local_name is not None:
         raise ConfigurationError(
@@ -370,6 +374,7 @@ def make_connection_string(
             slot=slot,
             known=known,
             local_name=local_name,
+            has_identity=has_identity,
         )
 
 

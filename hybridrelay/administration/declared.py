@@ -18,7 +18,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, Target, choose_local_name
-from .authority_content import local_name_of, relays_of, rule_of, target_of
+from .authority_content import RIGHTS, local_name_of, relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
     NewFiles,
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 #: The rules that every hybrid connection has.
-_USUAL_RULES = frozenset(role.value for role in Role)
+_USUAL_RULES = frozenset(role.value for role in RIGHTS)
 
 
 @attrs.frozen
@@ -406,7 +406,7 @@ def _renewals(files: Files, info: ConnectionInfo, authority: AuthorityFile) -> t
     if len(info.hosts) > 1:
         return ()  # another relay may have got the new key before this one
     found = [read_file_with_keys(path, "") for path in files.existing_strings()]
-    found += [read_file_with_keys(files.authority, rule_of(authority, role).name) for role in Role]
+    found += [read_file_with_keys(files.authority, rule_of(authority, role).name) for role in RIGHTS]
     invalid: dict[str, list[Path]] = {}
     for file in found:
         rule = info.find_rule(file.rule)

@@ -25,7 +25,7 @@ from ..security import (
     parse_connection_string_untrusted,
 )
 from ..security.loading import naming
-from .authority_content import rule_of, with_rule
+from .authority_content import RIGHTS, rule_of, with_rule
 from .registry import RuleInfo
 
 #: An authority file has a few KB, a connection string less.
@@ -186,7 +186,7 @@ def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
     if isinstance(content, ConnectionString):
         return ConnectionStringFile(path, content.entity_path, content.key_name, content)
     with naming(path):
-        for role in Role:
+        for role in RIGHTS:
             has = rule_of(content, role)
             if has.name == rule:
                 return AuthorityFileWithKeys(path, content.authority.connection_name, rule, content, role, has)

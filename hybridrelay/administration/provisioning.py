@@ -21,14 +21,26 @@ from ..security import (
     Role,
     Rule,
     Target,
+    authority_for_connectors,
     check_hosts,
     choose_local_name,
     create_authority,
+    create_issuer,
     pair_endpoints,
     update_key,
 )
-from ..security.identity import DEFAULT_VALID_YEARS
-from .authority_content import RIGHTS, damaged, local_name_of, new_content, relays_of, rule_of, target_of
+from ..security.identity import DEFAULT_VALID_YEARS, SIDES
+from .authority_content import (
+    RIGHTS,
+    damaged,
+    issuer_of,
+    local_name_of,
+    new_content,
+    relays_of,
+    rule_of,
+    target_of,
+    with_issuer,
+)
 
 
 @attrs.frozen
@@ -68,6 +80,7 @@ def provision(
     pins: tuple[str, ...] = (),
     now: float,
     valid_years: float = DEFAULT_VALID_YEARS,
+    has_issuer: bool = False,
 ) -> Provisioned:
     """Make a hybrid connection.
 
@@ -80,6 +93,7 @@ def provision(
             certificate authorities.
         now: seconds since 1970.
         valid_years: how long the authority and the two identities are valid.
+        has_issuer: whether the connector gets an issuer.
 
     Raises:
         ConfigurationError: the name or a host is not valid.
@@ -88,12 +102,14 @@ def provision(
     hosts = [endpoint.host for endpoint in endpoints]
     extra = new_content(target=target, local_name=local_name, endpoints=endpoints, pins=pins, rules=rules)
     authority_file = AuthorityFile(create_authority(name, now=now, valid_years=valid_years), extra)
+    if has_issuer:
+        authority_file = with_issuer(authority_file, create_issuer(authority_file.authority, now=now))
     try:
         record = RelayRecord(name, hosts, rules.values())
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from None
     strings = {
-        role: issue_string(authority_file, role, role.value, now=now, valid_years=valid_years) for role in Role
+        role: issue_string(authority_file, role, role.value, now=now, valid_years=valid_years) for role in SIDES
     }
     return Provisioned(record, strings[Role.CONNECTOR], strings[Role.APPLICATION], authority_file)
 
@@ -108,6 +124,7 @@ def issue_string(
     slot: KeySlot = KeySlot.PRIMARY,
     known: Rule | None = None,
     local_name: LocalNameChoice = None,
+    has_identity: bool = True,
 ) -> ConnectionString:
     """Make a complete connection string with a new identity.
 
@@ -120,6 +137,7 @@ def issue_string(
         slot: which of the rule's two keys the connection string contains.
         known: the rule with its keys, from the relay; None takes the rule and the keys from the authority file.
         local_name: for an application: its local name; None means the one in the authority file.
+        has_identity: whether to issue an identity; otherwise the connection string has none.
 
     Raises:
         ConfigurationError: the authority has expired, its file is damaged, the rule has no key in `slot`, or the
@@ -135,6 +153,8 @@ def issue_string(
             "writes both keys into the authority file",
         )
     endpoints, pins = relays_of(authority_file)
+    issuer = issuer_of(authority_file) if role is Role.CONNECTOR else None
+    certificate = authority.certificate if issuer is None else authority_for_connectors(authority)
     try:
         return ConnectionString(
             endpoints=endpoints,
@@ -142,8 +162,9 @@ def issue_string(
             key=key,
             entity_path=authority.connection_name,
             target=target_of(authority_file) if role is Role.CONNECTOR else None,
-            identity=authority.issue(role, label, now=now, valid_years=valid_years),
-            authority=authority.certificate,
+            identity=authority.issue(role, label, now=now, valid_years=valid_years) if has_identity else None,
+            authority=certificate if has_identity else None,
+            issuer=issuer,
             relay_pins=pins,
             local_name=choose_local_name(local_name, local_name_of(authority_file))
             if role is Role.APPLICATION

@@ -1,4 +1,8 @@
-"""Takes claims for commands: reads the code, gets the connection string from the relay, and writes it to a file.
+"""Takes claims for commands: reads the code, gets the content from the relay, and writes a connection string.
+
+The content is a connection string, or what is needed to ask a connector for an identity. In the second case, the
+private key is made here. What the relay has delivered is first written to a file of its own (`pending_file`), because
+the relay has deleted it: if no connector answers, the same command continues from there, and needs no code.
 
 The relay delivers a claim once. If its answer does not arrive, or the program is killed before it has written the
 file, the program asks again, perhaps after a restart, and the relay should not take it for a thief. So before it
@@ -12,7 +16,9 @@ import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -22,28 +28,49 @@ from .._replace_file import create_file
 from .._text_files import decode_text, read_stream, read_text
 from ..abc import Dialer
 from ..administration.new_files import check_new_files, new_files
+from ..client import ClientConfig, open_client, request_identity
 from ..connectivity.backoff import Backoff
 from ..connectivity.claims import new_attempt, take_claim
-from ..errors import AuthorizationError, ConfigurationError, RelayUnreachable
+from ..errors import (
+    AuthorizationError,
+    ConfigurationError,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+)
 from ..events.claims import ClaimKept, ClaimWaiting
 from ..events.plain_log import plainly_logged_events
 from ..protocol.control import CLAIM_ATTEMPT_SIZE
 from ..protocol.reasons import Reason
-from ..security import ClaimCode, ConnectionString, parse_claim_code_untrusted
+from ..security import (
+    ClaimCode,
+    ClaimContent,
+    ClaimKeys,
+    ConnectionString,
+    PendingClaim,
+    parse_claim_code_untrusted,
+)
 from ..security.claim_code import MAX_CLAIM_CODE
 from ..security.loading import naming
+from ..security.pending_claim import MAX_PENDING_CLAIM
 from . import exits
 from .proxies import make_commands, make_dialer
 from .running import run_until_stopped
+from .times import utc_text
 
-__all__ = ["read_claim_code", "take_at_first_start", "take_to_file"]
+__all__ = ["pending_file", "read_claim_code", "take_at_first_start", "take_to_file"]
 
 #: UTF-16 takes two bytes for each character.
 _MAX_BYTES = 2 * MAX_CLAIM_CODE + 4
 _MAX_ATTEMPT = 1024
 _ATTEMPT = re.compile(rf"[0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}}", re.ASCII)
-#: While a relay cannot be reached: the longest pause between two attempts (seconds).
+#: While a relay or a connector cannot be reached: the longest pause between two attempts (seconds).
 _MAX_PAUSE_SECONDS = 30.0
+#: Why a connector may issue the identity at another time, or another connector may.
+_PASSING = frozenset({Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.LIMIT, Reason.AUDIT_UNAVAILABLE})
+#: Why a claim can never be used any more.
+_LOST = frozenset({Reason.CLAIM_USED})
 
 
 def read_claim_code(file: str | None) -> ClaimCode:
@@ -76,10 +103,20 @@ def _read_standard_input() -> str:
     return decode_text(sys.stdin.buffer.readline(_MAX_BYTES + 1), source="standard input", limit=_MAX_BYTES)
 
 
+def pending_file(out: Path) -> Path:
+    """Return the file for a claim that was taken, and whose identity has not been issued yet.
+
+    Args:
+        out: the file for the connection string.
+    """
+    return out.with_name(f"{out.name}.claim")
+
+
 def take_at_first_start(args: argparse.Namespace) -> None:
     """Take the claim of ``--claim-file`` if the file of ``--connection-string-file`` does not exist yet.
 
-    A relay that cannot be reached is retried until it can, or a signal stops the program.
+    A relay that cannot be reached is retried until it can, and so is a connector that has to issue the identity, or a
+    signal stops the program.
 
     Args:
         args: the parsed arguments of connector or forward.
@@ -87,6 +124,7 @@ def take_at_first_start(args: argparse.Namespace) -> None:
     Raises:
         ConfigurationError: the options do not fit together, or the code or the file cannot be used.
         AuthorizationError: the relay refuses.
+        PeerIdentityError: the connector refuses.
         SystemExit: a signal has stopped the program.
     """
     if args.claim_file is None:
@@ -99,42 +137,62 @@ def take_at_first_start(args: argparse.Namespace) -> None:
     out = Path(args.files[0])
     if out.exists():
         return
-    code = read_claim_code(args.claim_file)
-    string = take_to_file(code, out, args, patient=True)
+    string = take_to_file(partial(read_claim_code, args.claim_file), out, args, patient=True)
     plainly_logged_events().publish(ClaimKept(connection=string.entity_path, file=str(out)))
 
 
-def take_to_file(code: ClaimCode, out: Path, args: argparse.Namespace, *, patient: bool = False) -> ConnectionString:
+def take_to_file(
+    read_code: Callable[[], ClaimCode], out: Path, args: argparse.Namespace, *, patient: bool = False
+) -> ConnectionString:
     """Take a claim, and write its connection string to a new file of mode 0600.
 
     Whether the file can be written is checked before, because the relay delivers the content only once.
 
     Args:
-        code: the code of the claim.
+        read_code: reads the code of the claim. Not called if there is a pending file.
         out: the new file.
         args: the parsed arguments, with the options of `add_mode`, `add_exec_command`, `add_proxy` and `add_http`.
-        patient: whether to try again for as long as the relay cannot be reached.
+        patient: whether to try again for as long as the relay cannot be reached, or no connector issues the identity.
 
     Raises:
         ConfigurationError, AuthorizationError, RelayUnreachable: see `take_claim`.
-        OSError: the file could not be written, and the content is lost; or the attempt could not be stored, and the
-            relay was not asked.
-        SystemExit: a signal has stopped the program before the claim was taken.
+        HybridRelayError: the identity was not issued. The message names the pending file.
+        OSError: a file could not be written, and the content is lost; or the attempt could not be stored, and the
+            relay was not asked; or the connection string could not be written, and the pending file is still there.
+        SystemExit: a signal has stopped the program before the connection string was written.
     """
     check_new_files([out])
+    pending = pending_file(out)
+    waits = pending.exists()
+    if not waits:
+        check_new_files([pending])
+    code = None if waits else read_code()
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
     kept: list[ConnectionString] = []
 
-    def keep(string: ConnectionString) -> None:
-        with new_files({out: string.format() + "\n"}):
-            kept.append(string)
+    def keep(content: ClaimContent | ConnectionString) -> None:
+        if isinstance(content, ConnectionString):
+            with new_files({out: content.format() + "\n"}):
+                kept.append(content)
+        else:
+            assert code is not None
+            text = PendingClaim.begin(ClaimKeys.of(code), content).format()
+            with new_files({pending: text}):
+                pass
 
     attempt = _Attempt(out)
 
     async def main() -> None:
         async with commands:
-            await _take(code, keep, attempt, args.mode, dialer, patient=patient)
+            if code is not None:
+                await _take(code, keep, attempt, args.mode, dialer, patient=patient)
+            if kept:
+                return
+            claim = _read_pending(pending)
+            config = ClientConfig(claim.claiming, mode=args.mode, dialer=dialer)
+            keep(await _complete(claim, config, pending, patient=patient))
+            pending.unlink()
 
     stopped_by = run_until_stopped(main)
     if not kept:
@@ -179,15 +237,14 @@ class _Attempt:
 
 async def _take(
     code: ClaimCode,
-    keep: Callable[[ConnectionString], None],
+    keep: Callable[[ClaimContent], None],
     attempt: _Attempt,
     mode: str,
     dialer: Dialer | None,
     *,
     patient: bool,
 ) -> None:
-    backoff = Backoff(max_seconds=_MAX_PAUSE_SECONDS)
-    said = False
+    waiting = _Waiting(code.endpoint.host, patient)
     while True:
         try:
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
@@ -196,14 +253,69 @@ async def _take(
                 attempt.forget()
             raise
         except RelayUnreachable as exc:
-            if not patient:
-                raise
-            if not said:
-                host = code.endpoint.host
-                event = ClaimWaiting(host=host, detail=str(exc), remedy=exc.remedy or "")
-                plainly_logged_events().publish(event)
-                said = True
-            await trio.sleep(backoff.next_wait())
+            await waiting.after(exc)
         else:
             attempt.forget()
             return
+
+
+async def _complete(claim: PendingClaim, config: ClientConfig, pending: Path, *, patient: bool) -> ConnectionString:
+    """Ask a connector for the identity of a claim, and return the complete connection string."""
+    waiting = _Waiting(claim.string.hosts[0], patient)
+    until = utc_text(claim.details.not_after)
+    while True:
+        try:
+            async with open_client(config) as client:
+                issued = await request_identity(client, claim.private_key)
+            return claim.complete(issued, now=time.time())
+        except HybridRelayError as exc:
+            told = _not_complete(exc, pending, until)
+            if not _may_pass(exc):
+                raise told from exc
+            await waiting.after(told)
+
+
+def _may_pass(error: HybridRelayError) -> bool:
+    if isinstance(error, RelayUnreachable | RendezvousError):
+        return True
+    return isinstance(error, PeerIdentityError) and error.reason in _PASSING
+
+
+def _not_complete(error: HybridRelayError, pending: Path, until: str) -> HybridRelayError:
+    if error.reason in _LOST:
+        kept = f"{pending} is of no use any more: remove it"
+        remedy = error.remedy
+    else:
+        kept = f"what the relay has delivered is kept in {pending}, and can be used until {until}"
+        again = "run the same command again, which needs no code any more"
+        if error.reason is Reason.NO_LISTENER:
+            remedy = f"start the connector of the hybrid connection, then {again}"
+        else:
+            remedy = f"{error.remedy}; then {again}" if error.remedy else again
+    return HybridRelayError(f"{error}; {kept}", reason=error.reason, remedy=remedy)
+
+
+class _Waiting:
+    """Waits between attempts, and says so once for each reason."""
+
+    def __init__(self, host: str, patient: bool) -> None:
+        self._host = host
+        self._patient = patient
+        self._backoff = Backoff(max_seconds=_MAX_PAUSE_SECONDS)
+        self._said: Reason | None = None
+
+    async def after(self, error: HybridRelayError) -> None:
+        """Wait after an attempt that has failed, or raise its error."""
+        if not self._patient:
+            raise error
+        if error.reason is not self._said:
+            self._said = error.reason
+            event = ClaimWaiting(host=self._host, detail=str(error), remedy=error.remedy or "")
+            plainly_logged_events().publish(event)
+        await trio.sleep(self._backoff.next_wait())
+
+
+def _read_pending(path: Path) -> PendingClaim:
+    text = read_text(path, what="the claim that was taken", limit=MAX_PENDING_CLAIM, secret=True, regular=True)
+    with naming(path):
+        return PendingClaim.parse_untrusted(text)

@@ -13,3 +13,4 @@ from .ingress.ports import PortService as PortService
 from .ingress.ports import open_port as open_port
 from .ingress.ports import run_forward as run_forward
 from .ingress.readiness import keep_connected as keep_connected
+from .issuing import request_identity as request_identity

@@ -31,7 +31,7 @@ from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
 from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
-from ..mux import DATA_CONFIG, Budget, MuxStream, Session
+from ..mux import DATA_CONFIG, Budget, Feature, MuxStream, Session
 from ..policy import WatchedPolicy
 from ..protocol import control
 from ..protocol.reasons import Reason
@@ -120,7 +120,9 @@ class Client:
             self._end_to_end,
             nursery,
             # A connector opens no streams.
-            config=attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline, max_streams=0),
+            config=attrs.evolve(
+                DATA_CONFIG, resume_deadline=config.resume_deadline, max_streams=0, features=Feature.ISSUE
+            ),
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
             events=self._events,
         )

@@ -1,4 +1,4 @@
-"""Takes a claim: gets a sealed connection string from the relay, and decrypts it."""
+"""Takes a claim: gets its sealed content from the relay, and decrypts it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..abc import Dialer, Transport
 from ..errors import AuthorizationError, HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Category, Reason
-from ..security import ClaimCode, ClaimKeys, ConnectionString, open_claim_untrusted
+from ..security import ClaimCode, ClaimContent, ClaimKeys, open_claim_untrusted
 from .discovery import AUTO
 from .endpoint import RelayEndpoint
 from .instance import new_instance
@@ -47,21 +47,21 @@ def new_attempt() -> str:
 
 async def take_claim(
     code: ClaimCode,
-    keep: Callable[[ConnectionString], None],
+    keep: Callable[[ClaimContent], None],
     *,
     attempt: Callable[[], str] = new_attempt,
     mode: str = AUTO,
     dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
 ) -> None:
-    """Take a claim, and pass its connection string to `keep`.
+    """Take a claim, and pass its content to `keep`.
 
     The relay delivers it once. Therefore, once it has been asked for, cancellation waits for the answer (up to twenty
     seconds) and for `keep`.
 
     Args:
         code: the claim's code.
-        keep: stores the connection string. It should not fail, so check before whether it can.
+        keep: stores the content. It should not fail, so check before whether it can.
         attempt: returns the number by which the relay recognizes this taker if it asks again, because the answer did
             not arrive: otherwise the relay would take it for somebody else, and raise the alarm. Called immediately
             before the relay is asked.

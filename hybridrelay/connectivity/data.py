@@ -41,10 +41,11 @@ class EndToEnd:
 
     @classmethod
     def from_connection_string(cls, string: ConnectionString) -> EndToEnd:
-        """Use the identity of a connection string.
+        """Use the identity of a connection string. That of an application may also be a claim certificate.
 
         Raises:
-            ConfigurationError: the identity is missing or damaged, or is for another hybrid connection or role.
+            ConfigurationError: the identity or the issuer is missing or damaged, or is for another hybrid connection
+                or role.
             OSError: see `data_server_context`.
         """
         identity, authority = string.require_identity()
@@ -54,12 +55,15 @@ class EndToEnd:
         name = identity.details.name
         # Without this check, a connector with a wrong identity would register and seem to work, and yet fail with
         # every client.
-        if (name.connection_name, name.role) != (string.entity_path, role):
+        is_claim = role is Role.APPLICATION and name.role is Role.CLAIM
+        if name.connection_name != string.entity_path or not (name.role is role or is_claim):
             raise ConfigurationError(
                 f"the connection string is {_whose(role)} for {string.entity_path}, and the identity in it is "
                 f"{_whose(name.role)} for {name.connection_name}",
                 remedy="use the connection strings as created; 'connections issue' makes further ones",
             )
+        if string.issuer is not None:
+            string.issuer.check(authority)
         return cls(string.entity_path, role, identity.serial, context)
 
     async def secure(
@@ -84,7 +88,9 @@ class EndToEnd:
         try:
             with trio.fail_after(TLS_SECONDS):
                 await tls.do_handshake()
-            peer = check_peer(tls, self.connection, self.role.other)
+            # A connector without an issuer accepts claims, too, and answers that it issues no identities.
+            is_connector = self.role is Role.CONNECTOR
+            peer = check_peer(tls, self.connection, self.role.other, accepts_claims=is_connector)
             if pinned is not None and not peer.is_same_certificate(pinned):
                 raise PeerIdentityError(
                     f"the {peer.role} at the other end is {peer.label} ({peer.serial}), and the session began with "

@@ -51,6 +51,7 @@ from .channels import DataChannels
 from .config import ConnectorConfig
 from .counters import ConnectorCounters
 from .instance_file import Instances, UnrecordedInstances
+from .issuing import UsedClaimsFile
 from .policies import Policies
 from .published import Published
 from .registrar import Registrar
@@ -114,6 +115,8 @@ class Connector:
             changed=self._key_use_changed,
             counters=self._counters,
             recorded=None if config.audit is None else config.audit.recorded,
+            used_claims=None if config.used_claims is None else UsedClaimsFile(config.used_claims),
+            clock=clock,
         )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)

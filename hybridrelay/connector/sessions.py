@@ -6,6 +6,7 @@ documented here, too.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from functools import partial
 from typing import NoReturn
@@ -23,12 +24,13 @@ from ..events.endpoint import SessionEnded, SessionOpened, SessionRefused, Sessi
 from ..events.policy import PolicyRefused
 from ..events.program import ProgramStopping
 from ..events.stream import EventStream
-from ..mux import Account, Budget, Session, SessionConfig, SessionRole, open_bridges, refuse_session
+from ..mux import Account, Budget, Feature, Kind, Session, SessionConfig, SessionRole, open_bridges, refuse_session
 from ..policy import Action, Policy
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
-from ..security import PeerIdentity, Secret
+from ..security import PeerIdentity, Role, Secret
 from ..streams.turns import PeerTurns
+from .issuing import Issuing, UsedClaimsFile
 from .published import Published
 from .serving import StreamService
 from .shares import Shares
@@ -39,6 +41,9 @@ __all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 #: How many sessions one identity may have. Several processes may share a connection string, and each needs a session.
 #: The limit bounds the number of tasks.
 MAX_SESSIONS_PER_IDENTITY = 256
+#: The same for a claim certificate, which is used by one process for one request. A session of an earlier attempt may
+#: not have ended.
+MAX_SESSIONS_PER_CLAIM = 4
 #: The memory budget: the bytes that all sessions together may use for receive windows, and for data that is being
 #: sent.
 PROCESS_BUDGET = 1 << 30
@@ -136,6 +141,8 @@ class Sessions:
         changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
         recorded: see `StreamService`.
+        used_claims: the file in which used claims are noted, if there is one.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -148,6 +155,8 @@ class Sessions:
         changed: Callable[[], None],
         counters: EndpointCounters | None = None,
         recorded: Callable[[], Awaitable[None]] | None = None,
+        used_claims: UsedClaimsFile | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._lost = lost
         self._changed = changed
@@ -158,6 +167,7 @@ class Sessions:
         self._events = events
         counters = EndpointCounters() if counters is None else counters
         self.streams = StreamService(lambda: self._policy, self._shares, events, counters, recorded=recorded)
+        self._issuing = Issuing(used_claims, lambda: self._policy, events, recorded=recorded, clock=clock)
         #: The memory and the turns that the sessions of one identity share, while it has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         self._turns = PeerTurns()
@@ -265,7 +275,8 @@ class Sessions:
             return reason
         if published.is_withdrawn and not hello.attach:
             return Reason.GOING_AWAY
-        if hello.attach or self.count_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
+        limit = MAX_SESSIONS_PER_CLAIM if peer.role is Role.CLAIM else MAX_SESSIONS_PER_IDENTITY
+        if hello.attach or self.count_of(published, peer) < limit:
             return None
         self.publish_refusal(published, peer, Reason.LIMIT, "it has too many sessions")
         return Reason.LIMIT
@@ -362,7 +373,8 @@ class Sessions:
 
         session = Session(
             SessionRole.ACCEPTOR,
-            config=self._config,
+            # The feature is offered only where it can be used.
+            config=attrs.evolve(self._config, features=Feature.ISSUE) if published.string.issuer else self._config,
             budget=self._budget,
             account=account,
             turns=self._turns.of(owner),
@@ -413,7 +425,12 @@ class Sessions:
                 )
                 async with open_bridges() as bridges, FlatNursery() as opening:
                     async for offer in session.offers:
-                        opening.start_soon(self.streams.serve, offer, served.origin, bridges)
+                        if offer.kind is Kind.ISSUE:
+                            opening.start_soon(self._issuing.serve, offer, served.origin)
+                        elif peer.role is Role.CLAIM:
+                            offer.refuse(Reason.IDENTITY_WRONG_ROLE, "a claim is only for getting an identity")
+                        else:
+                            opening.start_soon(self.streams.serve, offer, served.origin, bridges)
             await session.wait_ended()
         finally:
             if is_open:

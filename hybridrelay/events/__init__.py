@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .connector_resources import *  # noqa: F403
     from .endpoint import *  # noqa: F403
     from .fronts import *  # noqa: F403
+    from .identities import *  # noqa: F403
     from .log import LogSubscriber as LogSubscriber
     from .log import logged_events as logged_events
     from .management import *  # noqa: F403
@@ -58,6 +59,7 @@ _OPEN = (
     "connector_resources",
     "endpoint",
     "fronts",
+    "identities",
     "management",
     "policy",
     "program",

@@ -100,6 +100,10 @@ class Reason(enum.IntEnum):
     TLS_FAILED = 0x25
     #: A later data channel of a session led to another identity than the first.
     IDENTITY_CHANGED = 0x26
+    #: The claim certificate was used before, for another key.
+    CLAIM_USED = 0x27
+    #: The connector does not issue the identity that was requested.
+    ISSUE_REFUSED = 0x28
     IDENTITY_NOT_ACCEPTED = 0x2F
 
     # --- authorization at the relay
@@ -292,6 +296,8 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.IDENTITY_CHANGED: _Entry(
         _C.IDENTITY, _D.PERMANENT, "another identity answered than the one with which the session began"
     ),
+    Reason.CLAIM_USED: _Entry(_C.IDENTITY, _D.PERMANENT, "the claim was used before, for another machine"),
+    Reason.ISSUE_REFUSED: _Entry(_C.IDENTITY, _D.ANSWER, "the connector does not issue the identity"),
     Reason.IDENTITY_NOT_ACCEPTED: _Entry(
         _C.IDENTITY, _D.PASSING, "the identity is not acceptable for a reason that this version does not know"
     ),

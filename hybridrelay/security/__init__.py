@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .claim_code import ClaimCode as ClaimCode
     from .claim_code import parse_claim_code_untrusted as parse_claim_code_untrusted
     from .claim_seal import MAX_SEALED as MAX_SEALED
+    from .claim_seal import ClaimBundle as ClaimBundle
+    from .claim_seal import ClaimContent as ClaimContent
     from .claim_seal import ClaimKeys as ClaimKeys
     from .claim_seal import open_claim_untrusted as open_claim_untrusted
     from .claim_seal import seal_claim as seal_claim
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from .connection_string import ConnectionString as ConnectionString
     from .connection_string import check_is_connection_string as check_is_connection_string
     from .connection_string import parse_connection_string_untrusted as parse_connection_string_untrusted
+    from .encoding import decode_der_untrusted as decode_der_untrusted
+    from .encoding import encode_der as encode_der
     from .endpoints import Endpoint as Endpoint
     from .endpoints import check_hosts as check_hosts
     from .endpoints import format_port_lists as format_port_lists
@@ -41,7 +45,19 @@ if TYPE_CHECKING:
     from .identity import Role as Role
     from .identity import check_label as check_label
     from .identity import create_authority as create_authority
+    from .identity import details_of as details_of
     from .identity import expires_soon as expires_soon
+    from .identity_requests import IdentityRequest as IdentityRequest
+    from .identity_requests import RequestError as RequestError
+    from .identity_requests import make_request as make_request
+    from .identity_requests import new_private_key as new_private_key
+    from .identity_requests import parse_request_untrusted as parse_request_untrusted
+    from .issuer import Issuer as Issuer
+    from .issuer import authority_for_connectors as authority_for_connectors
+    from .issuer import certify_claim as certify_claim
+    from .issuer import check_issued_untrusted as check_issued_untrusted
+    from .issuer import claim_private_key as claim_private_key
+    from .issuer import create_issuer as create_issuer
     from .loading import ENVIRONMENT_VARIABLE as ENVIRONMENT_VARIABLE
     from .loading import load_connection_string as load_connection_string
     from .local_names import NO_LOCAL_NAME as NO_LOCAL_NAME
@@ -71,6 +87,7 @@ if TYPE_CHECKING:
     from .networks import NO_NETWORKS as NO_NETWORKS
     from .networks import Networks as Networks
     from .networks import parse_networks_untrusted as parse_networks_untrusted
+    from .pending_claim import PendingClaim as PendingClaim
     from .pins import check_pin as check_pin
     from .pins import spki_pin as spki_pin
     from .relay_tls import certificate_expires_at as certificate_expires_at
@@ -126,6 +143,8 @@ _HOMES = {
         "parse_claim_code_untrusted",
     ),
     "claim_seal": (
+        "ClaimBundle",
+        "ClaimContent",
         "ClaimKeys",
         "MAX_SEALED",
         "open_claim_untrusted",
@@ -154,7 +173,27 @@ _HOMES = {
         "Role",
         "check_label",
         "create_authority",
+        "details_of",
         "expires_soon",
+    ),
+    "identity_requests": (
+        "IdentityRequest",
+        "RequestError",
+        "make_request",
+        "new_private_key",
+        "parse_request_untrusted",
+    ),
+    "issuer": (
+        "Issuer",
+        "authority_for_connectors",
+        "certify_claim",
+        "check_issued_untrusted",
+        "claim_private_key",
+        "create_issuer",
+    ),
+    "encoding": (
+        "decode_der_untrusted",
+        "encode_der",
     ),
     "loading": (
         "ENVIRONMENT_VARIABLE",
@@ -236,6 +275,7 @@ _HOMES = {
         "StringUpdate",
         "update_string",
     ),
+    "pending_claim": ("PendingClaim",),
     "tls": (
         "PeerIdentity",
         "check_peer",

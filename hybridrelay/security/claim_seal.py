@@ -1,10 +1,15 @@
 """What a claim's secret is used for: finding the claim, taking it, and decrypting it. Pure.
 
-From the secret S of 20 bytes, HKDF-SHA256 (RFC 5869, salt ``hybridrelay claim v1``) derives three independent values:
+From the secret S of 20 bytes, HKDF-SHA256 (RFC 5869, salt ``hybridrelay claim v1``) derives independent values:
 
     info ``mailbox``   16 bytes: the id of the claim at the relay
     info ``proof``     32 bytes: proves to the relay that its sender has the code; the relay stores only its SHA-256
     info ``seal``      32 bytes: the key of ChaCha20-Poly1305 (RFC 8439), which the relay never has
+    info ``identity``  32 bytes: the Ed25519 private key of a claim certificate
+
+The content is one of two. Version 1 is a connection string. Version 2 has no private key: it is a connection string
+without an identity, the authority's certificate, and a claim certificate (`issuer.py`), for whose key the taker needs
+the code. With it, the taker asks a connector for an identity, once.
 
 The sealed content is JSON (UTF-8), padded with spaces to a multiple of 1,024 bytes, so that its length does not tell
 whether it is for a connector or an application. The nonce is zero, because each secret seals exactly one content. The
@@ -15,15 +20,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any, TypeAlias
 
 import attrs
 
 from ..errors import ClaimError, ConnectionStringError
 from .claim_code import ClaimCode
 from .connection_string import ConnectionString, parse_connection_string_untrusted
+from .encoding import decode_der_untrusted, encode_der
+from .issuer import claim_private_key
 from .secret import Secret
 
-__all__ = ["MAX_SEALED", "ClaimKeys", "open_claim_untrusted", "seal_claim"]
+__all__ = ["MAX_SEALED", "ClaimBundle", "ClaimContent", "ClaimKeys", "open_claim_untrusted", "seal_claim"]
 
 #: The maximum size of a sealed content (bytes). A connection string has about 2 KB.
 #: A multiple of three, so that the longest Base64 text has no padding, and a schema can state its length.
@@ -34,6 +42,7 @@ _PADDING = 1024
 _TAG = 16
 _NONCE = bytes(12)
 _VERSION = 1
+_VERSION_OF_BUNDLE = 2
 _NEW_CLAIM = "the claim is used up: ask the administrator to create a new one"
 
 
@@ -46,6 +55,7 @@ class ClaimKeys:
     #: 64 lower-case hexadecimal digits.
     proof: Secret
     _seal: bytes = attrs.field(repr=False)
+    _identity: bytes = attrs.field(repr=False)
 
     @classmethod
     def of(cls, code: ClaimCode) -> ClaimKeys:
@@ -55,7 +65,12 @@ class ClaimKeys:
             _derive(secret, b"mailbox", 16).hex(),
             Secret(_derive(secret, b"proof", 32).hex()),
             _derive(secret, b"seal", 32),
+            _derive(secret, b"identity", 32),
         )
+
+    def private_key(self) -> Secret:
+        """Return the private key of the claim certificate: PKCS #8 DER in Base64."""
+        return claim_private_key(self._identity)
 
     @property
     def proof_digest(self) -> str:
@@ -70,23 +85,50 @@ def _derive(secret: bytes, info: bytes, size: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=size, salt=_SALT, info=info).derive(secret)
 
 
-def seal_claim(keys: ClaimKeys, string: ConnectionString) -> bytes:
-    """Encrypt a connection string for a claim. Call it once for each secret.
+@attrs.frozen
+class ClaimBundle:
+    """The content of a claim without a private key."""
+
+    #: An application's connection string without an identity.
+    string: ConnectionString
+    #: The authority's certificate (DER).
+    authority: bytes = attrs.field(repr=False)
+    #: The claim certificate (DER).
+    certificate: bytes = attrs.field(repr=False)
+
+
+#: What can be sealed.
+ClaimContent: TypeAlias = ConnectionString | ClaimBundle
+
+
+def seal_claim(keys: ClaimKeys, content: ClaimContent) -> bytes:
+    """Encrypt the content of a claim. Call it once for each secret.
 
     Raises:
         ClaimError: the connection string is too long.
     """
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    content = json.dumps({"version": _VERSION, "connectionString": string.format()}).encode()
-    content += b" " * (-len(content) % _PADDING)
+    text = json.dumps(_to_json(content)).encode()
+    text += b" " * (-len(text) % _PADDING)
     # The longest content for which there is room is a whole number of paddings, less the tag.
-    if len(content) + _TAG > MAX_SEALED:
+    if len(text) + _TAG > MAX_SEALED:
         raise ClaimError("the connection string is too long for a claim", remedy="name fewer relays in it")
-    return ChaCha20Poly1305(keys._seal).encrypt(_NONCE, content, keys.mailbox.encode("ascii"))
+    return ChaCha20Poly1305(keys._seal).encrypt(_NONCE, text, keys.mailbox.encode("ascii"))
 
 
-def open_claim_untrusted(keys: ClaimKeys, sealed: bytes) -> ConnectionString:
+def _to_json(content: ClaimContent) -> dict[str, object]:
+    if isinstance(content, ConnectionString):
+        return {"version": _VERSION, "connectionString": content.format()}
+    return {
+        "version": _VERSION_OF_BUNDLE,
+        "connectionString": content.string.format(),
+        "authority": encode_der(content.authority),
+        "claimCertificate": encode_der(content.certificate),
+    }
+
+
+def open_claim_untrusted(keys: ClaimKeys, sealed: bytes) -> ClaimContent:
     """Decrypt what a relay has delivered.
 
     Raises:
@@ -106,15 +148,30 @@ def open_claim_untrusted(keys: ClaimKeys, sealed: bytes) -> ConnectionString:
         value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
         raise ClaimError("the content of the claim is damaged", remedy=_NEW_CLAIM) from None
-    if not isinstance(value, dict) or value.get("version") != _VERSION:
+    version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, bool) or version not in (_VERSION, _VERSION_OF_BUNDLE):
         raise ClaimError(
             "the content of the claim was made by another version of hybridrelay",
             remedy="use the version with which the claim was created, and ask for a new claim",
         )
-    text = value.get("connectionString")
     try:
-        if not isinstance(text, str):
-            raise ClaimError("the content of the claim is not a connection string", remedy=_NEW_CLAIM)
-        return parse_connection_string_untrusted(text)
+        string = parse_connection_string_untrusted(_text(value, "connectionString"))
     except ConnectionStringError as exc:
         raise ClaimError(f"the content of the claim cannot be used: {exc}", remedy=_NEW_CLAIM) from None
+    if version == _VERSION:
+        return string
+    try:
+        authority = decode_der_untrusted(_text(value, "authority"))
+        certificate = decode_der_untrusted(_text(value, "claimCertificate"))
+    except ValueError:
+        raise ClaimError("the claim certificate is damaged", remedy=_NEW_CLAIM) from None
+    if string.identity is not None or string.target is not None:
+        raise ClaimError("the content of the claim contradicts itself", remedy=_NEW_CLAIM)
+    return ClaimBundle(string, authority, certificate)
+
+
+def _text(value: dict[str, Any], name: str) -> str:
+    text = value.get(name)
+    if not isinstance(text, str):
+        raise ClaimError("the content of the claim is not a connection string", remedy=_NEW_CLAIM)
+    return text

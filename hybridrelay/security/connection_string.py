@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -28,6 +28,7 @@ from .endpoints import (
     parse_port_lists_untrusted,
 )
 from .identity import Identity, Role
+from .issuer import Issuer
 from .local_names import check_local_name, parse_local_name_untrusted
 from .names import HostPort, Target, check_connection_name, parse_target_untrusted
 from .pins import check_pin
@@ -53,6 +54,8 @@ _FIELDS = (
     "PrivateKey",
     "Certificate",
     "Authority",
+    "IssuerCertificate",
+    "IssuerKey",
     "RelayPin",
     "Ports",
     "LocalName",
@@ -90,6 +93,8 @@ class ConnectionString:
     identity: Identity | None = None
     #: The certificate (DER) of the authority that has issued the identities of both sides.
     authority: bytes | None = attrs.field(default=None, repr=False)
+    #: Signs the identities of applications; only a connector's connection string may have it.
+    issuer: Issuer | None = None
     #: The pins of the relays, ``sha256:<base64>``; any of them is accepted for any relay. If there are none, the
     #: relays' certificates are verified with certificate authorities.
     relay_pins: tuple[str, ...] = attrs.field(default=())
@@ -117,6 +122,8 @@ class ConnectionString:
             raise ValueError("a local name is for applications, and a target for connectors")
         if (self.identity is None) != (self.authority is None):
             raise ValueError("an identity needs its authority, and an authority needs an identity")
+        if self.issuer is not None and (self.identity is None or self.target is None):
+            raise ValueError("only a connector with an identity can have an issuer")
 
     @property
     def role(self) -> Role:
@@ -183,6 +190,11 @@ class ConnectionString:
             values["PrivateKey"] = self.identity.private_key.reveal()
             values["Certificate"] = encode_der(self.identity.certificate)
             values["Authority"] = encode_der(self.authority)
+            if self.issuer is not None:
+                values["IssuerCertificate"] = encode_der(self.issuer.certificate)
+                values["IssuerKey"] = self.issuer.private_key.reveal()
+            elif self.identity.issuer is not None:
+                values["IssuerCertificate"] = encode_der(self.identity.issuer)
         if self.relay_pins:
             values["RelayPin"] = ",".join(self.relay_pins)
         if ports := format_port_lists(self.endpoints):
@@ -228,6 +240,7 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
     if given and len(given) < len(_IDENTITY_FIELDS):
         missing = next(name for name in _IDENTITY_FIELDS if name not in fields)
         raise _error(missing, f"is missing: it comes together with {given[0]}", remedy=_WHOLE_REMEDY)
+    _check_issuer_fields(fields, has_identity=bool(given))
 
     if "Target" in fields and "LocalName" in fields:
         raise _error(
@@ -245,6 +258,13 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
 
     private_key = field("PrivateKey", _parse_private_key, None)
     certificate = field("Certificate", decode_der_untrusted, None)
+    issuer_key = field("IssuerKey", _parse_private_key, None)
+    issuer_certificate = field("IssuerCertificate", decode_der_untrusted, None)
+    issuer = identity = None
+    if issuer_key is not None and issuer_certificate is not None:
+        issuer = Issuer(issuer_certificate, issuer_key)
+    if private_key is not None and certificate is not None:
+        identity = Identity(certificate, private_key, issuer_certificate if issuer is None else None)
     hosts = field("Endpoint", parse_hosts_untrusted, tuple[str, ...]())
     return ConnectionString(
         endpoints=field(
@@ -254,8 +274,9 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
         key=field("SharedAccessKey", lambda value: check_key(Secret(value)), Secret("")),
         entity_path=field("EntityPath", check_connection_name, ""),
         target=field("Target", parse_target_untrusted, None),
-        identity=None if private_key is None or certificate is None else Identity(certificate, private_key),
+        identity=identity,
         authority=field("Authority", decode_der_untrusted, None),
+        issuer=issuer,
         relay_pins=field("RelayPin", _parse_pins, ()),
         local_name=field("LocalName", parse_local_name_untrusted, None),
         update_key=field("UpdateKey", _parse_update_key, None),
@@ -314,6 +335,21 @@ def _split(text: str) -> dict[str, str]:
             raise _error(name, "appears twice")
         fields[name] = value.strip()
     return fields
+
+
+def _check_issuer_fields(fields: Mapping[str, str], *, has_identity: bool) -> None:
+    """Check that the fields about an issuer fit to the others: a connector has the issuer and its key, and an
+    application has the certificate of the issuer that has made its identity."""
+    certificate, key = "IssuerCertificate" in fields, "IssuerKey" in fields
+    is_connector = "Target" in fields
+    if certificate and not has_identity:
+        raise _error("PrivateKey", "is missing: it comes together with IssuerCertificate", remedy=_WHOLE_REMEDY)
+    if key and not certificate:
+        raise _error("IssuerCertificate", "is missing: it comes together with IssuerKey", remedy=_WHOLE_REMEDY)
+    if is_connector and certificate and not key:
+        raise _error("IssuerKey", "is missing: it comes together with IssuerCertificate", remedy=_WHOLE_REMEDY)
+    if key and not is_connector:
+        raise _error("IssuerKey", "is only for connectors, and this is an application's", remedy=_WHOLE_REMEDY)
 
 
 def _parse_private_key(text: str) -> Secret:

@@ -17,7 +17,7 @@ from pathlib import Path
 from .._replace_file import create_file_once
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..events.plain_log import plainly_logged_events
-from .identity import BACKDATE_SECONDS
+from .building_certificates import BACKDATE_SECONDS
 from .parsing_certificates import parsing_certificate
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import is_short_pin, pin_matches, spki_pin

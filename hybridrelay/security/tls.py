@@ -22,6 +22,7 @@ from ..failure import causes
 from ..protocol.reasons import Reason
 from .encoding import decode_der_untrusted, pem
 from .identity import Identity, IdentityName, Role
+from .issuer import ISSUER_ORGANIZATION
 
 # The first parsing of a time imports a module (`_strptime`). Do it now, because later there may be no descriptor left
 # for reading it.
@@ -65,6 +66,8 @@ class PeerIdentity:
     not_after: float
     #: SHA-256 of the whole certificate; empty if only its fields were available.
     certificate_hash: bytes = attrs.field(default=b"", eq=False, repr=False)
+    #: Whether an issuer has made it, and not the authority itself.
+    is_from_issuer: bool = False
 
     def is_same_certificate(self, other: PeerIdentity) -> bool:
         """Return whether both are known to have presented exactly the same certificate. A renewed one differs."""
@@ -81,7 +84,11 @@ class HasPeerCertificate(Protocol):
 
 
 def check_peer(
-    peer: HasPeerCertificate | Mapping[str, Any], connection_name: str, expected_role: Role
+    peer: HasPeerCertificate | Mapping[str, Any],
+    connection_name: str,
+    expected_role: Role,
+    *,
+    accepts_claims: bool = False,
 ) -> PeerIdentity:
     """Check that a verified peer belongs to this hybrid connection and has this role.
 
@@ -89,6 +96,7 @@ def check_peer(
         peer: the TLS object after the handshake, or the result of its `getpeercert`.
         connection_name: the name of the hybrid connection.
         expected_role: the role that the peer must have.
+        accepts_claims: whether it may have the role `Role.CLAIM` instead.
 
     Raises:
         PeerIdentityError: the identity is for another hybrid connection (`reason` is IDENTITY_WRONG_CONNECTION) or
@@ -114,7 +122,7 @@ def check_peer(
             reason=Reason.IDENTITY_WRONG_CONNECTION,
             remedy="give both sides the connection strings of the same hybrid connection",
         )
-    if name.role is not expected_role:
+    if name.role is not expected_role and not (accepts_claims and name.role is Role.CLAIM):
         raise PeerIdentityError(
             f"the peer's identity is for the {name.role}, and the {expected_role} was expected",
             reason=Reason.IDENTITY_WRONG_ROLE,
@@ -126,6 +134,8 @@ def check_peer(
         label=name.label,
         serial=str(certificate["serialNumber"]),
         not_after=float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+        # A chain is built by names, so this one cannot be forged without the authority.
+        is_from_issuer=(("organizationName", ISSUER_ORGANIZATION),) in certificate.get("issuer", ()),
         certificate_hash=b"" if isinstance(peer, Mapping) else _certificate_hash(peer),
     )
 
@@ -217,6 +227,8 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
     try:
         key = decode_der_untrusted(identity.private_key.reveal())
         chain = pem("CERTIFICATE", identity.certificate) + pem("PRIVATE KEY", key)
+        if identity.issuer is not None:
+            chain += pem("CERTIFICATE", identity.issuer)
         with private_file(chain.encode("ascii")) as path:
             context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as exc:

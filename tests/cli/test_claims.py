@@ -12,9 +12,13 @@ import pytest
 
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
+    ClaimBundle,
+    ClaimContent,
     ClaimKeys,
+    ConnectionString,
     KeySlot,
     Role,
+    load_connection_string,
     open_claim_untrusted,
     parse_claim_code_untrusted,
     parse_connection_string_untrusted,
@@ -46,6 +50,7 @@ def test_a_claim_is_created_for_a_new_identity(run: Run, created: Created) -> No
     assert claim.expires_at - claim.created_at == 2 * 86_400
     assert claim.sealed is not None
     string = open_claim_untrusted(keys, claim.sealed)
+    assert isinstance(string, ConnectionString)
     identity, _ = string.require_identity()
     assert (identity.details.name.role, identity.details.name.label) == (Role.APPLICATION, "billing")
     assert string.key == created.key("application", KeySlot.PRIMARY)
@@ -60,7 +65,7 @@ def test_a_claim_for_an_existing_file_and_the_code_in_a_file(run: Run, created: 
     result = run(*arguments, "--out", out, "--json", "--state", created.state)
     assert result.code == 0
     shown = json.loads(result.out)
-    assert set(shown) == {"id", "relay", "expires_at"}
+    assert set(shown) == {"id", "relay", "expires_at", "has_private_key"}
     if sys.platform != "win32":
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
     keys = ClaimKeys.of(parse_claim_code_untrusted(out.read_text()))
@@ -188,3 +193,50 @@ def test_a_qr_code_without_its_package(run: Run, created: Created, monkeypatch: 
     assert (result.code, "pip install 'hybridrelay[qr]'" in result.err) == (2, True)
     with SQLiteStore.open(created.state) as store:
         assert store.claims("orders") == ()
+
+
+def test_with_an_issuer_a_claim_contains_no_private_key(run: Run, created: Created) -> None:
+    done = run(
+        "connections", "issuer", "orders", "--authority-file", created.authority, "--update", created.connector
+    )
+    assert done.code == 0
+    assert "is valid until" in done.out
+    assert load_connection_string(created.connector).issuer is not None
+
+    def content(*more: str) -> ClaimContent:
+        result = run(*issued(created, "--json", *more))
+        assert result.code == 0
+        shown = json.loads(result.out)
+        keys = ClaimKeys.of(parse_claim_code_untrusted(shown["code"]))
+        with SQLiteStore.open(created.state) as store:
+            (sealed,) = [one.sealed for one in store.claims("orders") if one.mailbox == keys.mailbox]
+        assert sealed is not None
+        found = open_claim_untrusted(keys, sealed)
+        assert shown["has_private_key"] is isinstance(found, ConnectionString)
+        return found
+
+    bundle = content()
+    assert isinstance(bundle, ClaimBundle)
+    assert bundle.string.identity is None
+    assert isinstance(content("--with-private-key"), ConnectionString)
+    text = run(*issued(created)).out
+    assert "The claim contains no private key" in text
+    # A connector's claim is what it was: there is nobody who could issue its identity.
+    result = run(
+        "claims", "create", "orders", "--role", "connector", "--label", "second", "--json",
+        "--authority-file", created.authority, "--state", created.state,
+    )  # fmt: skip
+    assert json.loads(result.out)["has_private_key"] is True
+
+
+def test_a_private_key_in_a_file_and_without_one(run: Run, created: Created) -> None:
+    result = run(
+        "claims", "create", "orders", "--connection-string-file", created.connector, "--with-private-key",
+        "--state", created.state,
+    )  # fmt: skip
+    assert (result.code, "--with-private-key and" in result.err) == (2, True)
+
+
+def test_an_issuer_without_a_connector_file_says_what_to_do(run: Run, created: Created) -> None:
+    done = run("connections", "issuer", "orders", "--authority-file", created.authority)
+    assert (done.code, "No connector has it yet" in done.out) == (0, True)

@@ -12,6 +12,7 @@ import pytest
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
     ClaimKeys,
+    ConnectionString,
     KeySlot,
     generate_key,
     load_connection_string,
@@ -246,6 +247,8 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
     with SQLiteStore.open(created.state) as store:
         (kept,) = store.claims("orders")
     assert kept.sealed is not None
-    assert open_claim_untrusted(ClaimKeys.of(code), kept.sealed).key == new
+    string = open_claim_untrusted(ClaimKeys.of(code), kept.sealed)
+    assert isinstance(string, ConnectionString)
+    assert string.key == new
     assert run("keys", "revoke", "orders", "--rule", "application", "--key", "primary", *where).code == 0
     assert "is rolled to" not in run("keys", "list", "orders", *where).out

@@ -10,6 +10,7 @@ import pytest
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
     ClaimKeys,
+    ConnectionString,
     HostPort,
     load_connection_string,
     open_claim_untrusted,
@@ -104,7 +105,9 @@ def test_a_claim_has_it(run: Run, created: Created) -> None:
         (claim,) = store.claims("orders")
     assert claim.sealed is not None
     assert NAME.host.encode() not in claim.sealed
-    assert open_claim_untrusted(ClaimKeys.of(code), claim.sealed).local_name == NAME
+    content = open_claim_untrusted(ClaimKeys.of(code), claim.sealed)
+    assert isinstance(content, ConnectionString)
+    assert content.local_name == NAME
     existing = (
         "claims",
         "create",

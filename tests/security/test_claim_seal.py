@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -15,12 +16,20 @@ from hypothesis import strategies as st
 from hybridrelay.errors import ClaimError
 from hybridrelay.security import (
     MAX_SEALED,
+    ClaimBundle,
     ClaimCode,
     ClaimKeys,
     ConnectionString,
     Endpoint,
+    HostPort,
     Identity,
+    IdentityName,
+    PendingClaim,
+    Role,
     Secret,
+    certify_claim,
+    create_authority,
+    encode_der,
     open_claim_untrusted,
     parse_claim_code_untrusted,
     seal_claim,
@@ -111,7 +120,7 @@ def test_any_bytes_raise_this_error(data: bytes) -> None:
         (b"\xff", "damaged"),
         (b"[" * 2000, "damaged"),
         (b"[]", "another version"),
-        (b'{"version": 2}', "another version"),
+        (b'{"version": 3}', "another version"),
         (b'{"version": 1}', "not a connection string"),
         (b'{"version": 1, "connectionString": 5}', "not a connection string"),
         (b'{"version": 1, "connectionString": "SharedAccessKey=geheim"}', "cannot be used"),
@@ -122,3 +131,81 @@ def test_a_content_of_another_kind_is_refused(content: bytes, says: str) -> None
     with pytest.raises(ClaimError, match=says) as caught:
         open_claim_untrusted(KEYS, sealed)
     assert "geheim" not in str(caught.value)
+
+
+AUTHORITY = create_authority("orders", now=1_800_000_000.0)
+
+
+def bundle() -> ClaimBundle:
+    certificate = certify_claim(
+        AUTHORITY, "billing", KEYS.private_key(), now=1_800_000_000.0, expires_at=1_800_086_400.0
+    )
+    return ClaimBundle(STRING, AUTHORITY.certificate, certificate)
+
+
+def test_a_content_without_a_private_key_can_be_opened() -> None:
+    made = bundle()
+    sealed = seal_claim(KEYS, made)
+    assert open_claim_untrusted(KEYS, sealed) == made
+    content = ChaCha20Poly1305(KEYS._seal).decrypt(bytes(12), sealed, KEYS.mailbox.encode())
+    value = json.loads(content)
+    assert (value["version"], sorted(value)) == (
+        2, ["authority", "claimCertificate", "connectionString", "version"],
+    )  # fmt: skip
+    assert "PrivateKey" not in value["connectionString"]
+
+
+def test_the_key_of_a_claim_certificate_is_derived_from_the_code() -> None:
+    seed = hkdf(bytes(range(100, 120)), b"identity", 32)
+    assert base64.b64decode(KEYS.private_key().reveal()).endswith(seed)
+    assert KEYS.private_key().reveal() not in repr(KEYS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"authority": "AA"}, {"authority": None}, {"claimCertificate": 5}, {"connectionString": "x"},
+        {"connectionString": attrs.evolve(STRING, target=HostPort("a", 1)).format()}, {"version": 3},
+    ],
+)  # fmt: skip
+def test_a_damaged_content_without_a_private_key_is_refused(changes: dict[str, object]) -> None:
+    value = {
+        "version": 2,
+        "connectionString": STRING.format(),
+        "authority": encode_der(AUTHORITY.certificate),
+        "claimCertificate": encode_der(bundle().certificate),
+        **changes,
+    }
+    content = json.dumps(value).encode()
+    sealed = ChaCha20Poly1305(KEYS._seal).encrypt(bytes(12), content, KEYS.mailbox.encode())
+    with pytest.raises(ClaimError):
+        open_claim_untrusted(KEYS, sealed)
+
+
+# --- a claim that was taken
+
+
+def test_a_pending_claim_is_read_as_it_was_written() -> None:
+    claim = PendingClaim.begin(KEYS, bundle())
+    assert PendingClaim.parse_untrusted(claim.format()) == claim
+    assert claim.private_key != claim.claim_key == KEYS.private_key()
+    assert claim.expected == IdentityName("orders", Role.APPLICATION, "billing")
+    assert claim.claiming.require_identity()[0].role is Role.CLAIM
+    for secret in (claim.private_key, claim.claim_key, claim.string.key):
+        assert secret.reveal() not in repr(claim)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", '{"format": "hybridrelay-pending-claim", "version": 2}', "[" * 9999]
+)
+def test_another_file_is_no_pending_claim(text: str) -> None:
+    with pytest.raises(ClaimError):
+        PendingClaim.parse_untrusted(text)
+
+
+@pytest.mark.parametrize("part", ["connectionString", "authority", "claimCertificate", "claimKey", "privateKey"])
+@pytest.mark.parametrize("value", [None, 5, "", "?"])
+def test_a_damaged_pending_claim(part: str, value: object) -> None:
+    content = json.loads(PendingClaim.begin(KEYS, bundle()).format())
+    with pytest.raises(ClaimError, match="damaged"):
+        PendingClaim.parse_untrusted(json.dumps({**content, part: value}))

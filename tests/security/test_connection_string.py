@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import TypedDict
@@ -24,7 +25,9 @@ from hybridrelay.security import (
     HostPort,
     Role,
     Secret,
+    authority_for_connectors,
     create_authority,
+    create_issuer,
     generate_key,
     load_connection_string,
     parse_connection_string_untrusted,
@@ -378,3 +381,46 @@ def test_a_string_in_place_of_a_file_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_connection_string(PLAIN)
     assert "c2V" not in f"{caught.value} {caught.value.remedy} {caught.value.__cause__}"
+
+
+# --- issuers
+
+ISSUER = create_issuer(AUTHORITY, now=NOW)
+WITH_ISSUER = attrs.evolve(FULL, issuer=ISSUER, authority=authority_for_connectors(AUTHORITY))
+
+
+def test_a_connector_may_have_an_issuer() -> None:
+    text = WITH_ISSUER.format()
+    assert parse_connection_string_untrusted(text) == WITH_ISSUER
+    assert ISSUER.private_key.reveal() not in repr(WITH_ISSUER)
+
+
+def test_an_application_may_have_an_identity_of_an_issuer() -> None:
+    identity = attrs.evolve(AUTHORITY.issue(Role.APPLICATION, "a", now=NOW), issuer=ISSUER.certificate)
+    string = attrs.evolve(FULL, target=None, identity=identity)
+    assert parse_connection_string_untrusted(string.format()) == string
+    assert "IssuerKey" not in string.format()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (WITH_ISSUER.format().replace("IssuerKey=", "RelayPin=x;Unknown="), "Unknown"),
+        (re.sub("IssuerKey=[^;]*;", "", WITH_ISSUER.format()), "IssuerKey"),
+        (re.sub("IssuerCertificate=[^;]*;", "", WITH_ISSUER.format()), "IssuerCertificate"),
+        (re.sub("Target=[^;]*;", "", WITH_ISSUER.format()), "IssuerKey"),
+        (f"{PLAIN};IssuerCertificate=MAA=", "PrivateKey"),
+        (f"{PLAIN};IssuerKey=MAA=", "IssuerCertificate"),
+        (re.sub("IssuerKey=[^;]*;", "IssuerKey=?;", WITH_ISSUER.format()), "IssuerKey"),
+    ],
+)
+def test_fields_about_an_issuer_that_do_not_fit(text: str, part: str) -> None:
+    with pytest.raises(ConnectionStringError) as caught:
+        parse_connection_string_untrusted(text)
+    assert caught.value.part in {part, f"'{part}'"}
+    assert ISSUER.private_key.reveal() not in str(caught.value)
+
+
+def test_only_a_connector_can_have_an_issuer() -> None:
+    with pytest.raises(ValueError, match="only a connector"):
+        attrs.evolve(FULL, target=None, issuer=ISSUER)

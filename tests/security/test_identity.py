@@ -8,6 +8,7 @@ import json
 import time
 from typing import TypeVar
 
+import attrs
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -93,7 +94,10 @@ def test_expires_soon() -> None:
     assert not expires_soon(identity, NOW + YEAR - 60 * DAY)
     assert expires_soon(identity, NOW + YEAR - 60 * DAY + 1)
     assert expires_soon(identity, NOW + 2 * YEAR)
-    assert expires_soon(identity, NOW, within_seconds=2 * YEAR)
+    # One that an issuer has made is renewed 30 days before its end.
+    renewable = attrs.evolve(identity, issuer=b"0\x00")
+    assert not expires_soon(renewable, NOW + YEAR - 21 * DAY)
+    assert expires_soon(renewable, NOW + YEAR - 21 * DAY + 1)
 
 
 @pytest.mark.parametrize("years", [0, -1, 101, float("nan")])

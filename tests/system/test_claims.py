@@ -24,7 +24,16 @@ from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.claims import Claim
 from hybridrelay.relay.service.claims import ClaimService
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
-from hybridrelay.security import ClaimCode, ClaimKeys, ConnectionString, Endpoint, Role, Secret, seal_claim
+from hybridrelay.security import (
+    ClaimCode,
+    ClaimContent,
+    ClaimKeys,
+    ConnectionString,
+    Endpoint,
+    Role,
+    Secret,
+    seal_claim,
+)
 from hybridrelay.security.pins import short_pin
 
 from .deployment import HOST, Deployment
@@ -52,7 +61,7 @@ def claim_of(deployment: Deployment) -> Claim:
 @pytest.mark.parametrize("mode", [AUTO, "tcp", "websocket"])
 async def test_a_claim_is_delivered_once(deployment: Deployment, mode: str) -> None:
     code, string = create(deployment)
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
 
     await take_claim(code, kept.append, mode=mode)
 
@@ -70,7 +79,7 @@ async def test_a_claim_is_delivered_once(deployment: Deployment, mode: str) -> N
 
 async def test_of_many_takers_at_once_one_gets_it(deployment: Deployment) -> None:
     code, string = create(deployment)
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     refused: list[Reason] = []
 
     async def take() -> None:
@@ -110,7 +119,7 @@ async def test_what_was_delivered_is_nowhere_in_the_files_of_the_relay(deploymen
     code, string = create(deployment)
     claim = claim_of(deployment)
     assert claim.sealed is not None
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     await take_claim(code, kept.append, mode="tcp")
     await deployment.kill_relay()
 
@@ -133,7 +142,7 @@ async def test_a_guess_learns_nothing(deployment: Deployment, guess: str) -> Non
     answer = await ask(deployment, wrong)
     assert answer == control.Failed(1, Reason.CLAIM_UNKNOWN)
     assert claim_of(deployment) == before
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     await take_claim(code, kept.append, mode="tcp")
     assert kept == [string]
 
@@ -205,17 +214,17 @@ async def test_a_long_content_arrives_whole(deployment: Deployment) -> None:
     sealed = claim_of(deployment).sealed
     assert sealed is not None
     assert len(sealed) > control.CLAIM_PART_SIZE
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     await take_claim(code, kept.append, mode="tcp")
     assert kept == longs
 
 
 async def test_cancellation_does_not_lose_what_was_asked_for(deployment: Deployment) -> None:
     code, string = create(deployment)
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     with trio.CancelScope() as scope:
 
-        def keep(one: ConnectionString) -> None:
+        def keep(one: ClaimContent) -> None:
             kept.append(one)
 
         async def cancel_when_taken() -> None:
@@ -253,7 +262,7 @@ async def test_a_taker_that_asks_again_raises_no_alarm_about_itself(
     deployment: Deployment, lost_answers: list[str]
 ) -> None:
     code, _ = create(deployment)
-    kept: list[ConnectionString] = []
+    kept: list[ClaimContent] = []
     attempt = new_attempt()
     with pytest.raises(RelayUnreachable):
         await take_claim(code, kept.append, attempt=lambda: attempt, mode="tcp")

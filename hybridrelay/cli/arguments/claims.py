@@ -29,6 +29,11 @@ Create a claim, and show its code. The connection string in it is either a new o
 (--role, --label and --authority-file, as for 'connections issue', with a key that the relay has), or the one in a
 file (--connection-string-file).
 
+If the hybrid connection has an issuer ('connections issuer'), a new claim for an application contains no private
+key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days. So a
+connector has to run before the claim expires. With --with-private-key, the claim contains a whole
+connection string with its private key instead, which is valid for --valid-years, and no connector is needed.
+
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
 be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: whoever uses it
 first gets the connection string.
@@ -54,9 +59,13 @@ standard input. It is never given on the command line, which every user of the m
 The relay delivers a claim once. If it answers that the claim was taken before, and it was not you, tell the
 administrator at once: somebody else has the connection string.
 
-The exit code is 1 if the relay refuses or cannot be reached, and 2 if the code was mistyped or FILE cannot be
-written. The claim is not taken then, except if the relay was lost while it delivered the claim, or if FILE became
-unwritable meanwhile: ask the administrator for a new one in these cases.
+If the claim contains no private key, the key is made here, and a connector issues the identity. If none can, what the
+relay has delivered is kept in FILE.claim, which only you can read: run the same command again when a connector runs.
+It needs no code then. FILE.claim is removed when FILE is written.
+
+The exit code is 1 if the relay or the connector refuses or cannot be reached, and 2 if the code was mistyped or FILE
+cannot be written. The claim is not taken then, except if FILE.claim was written; or if the relay was lost while it
+delivered the claim, or a file became unwritable meanwhile: ask the administrator for a new one in the last two cases.
 """
 _TAKE_EXAMPLES = """\
 examples:
@@ -92,6 +101,11 @@ def _add_create_arguments(parser: Parser) -> None:
     )
     add_local_name(parser, default="the one in the authority file; only for a new string of --role application")
     add_years(parser)
+    parser.add_argument(
+        "--with-private-key",
+        action="store_true",
+        help="for an application of a hybrid connection with an issuer: make its private key here, and seal it",
+    )
     parser.add_argument(
         "--connection-string-file",
         metavar="F",

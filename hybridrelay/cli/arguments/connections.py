@@ -9,6 +9,7 @@ from .applying import APPLY
 from .creation import CREATE
 from .disabling import DISABLE, ENABLE
 from .endpoints import ENDPOINTS
+from .issuer import ISSUER
 from .limits import LIMITS
 from .options import add_local_name, add_management, add_name, add_relay, add_years
 from .set_local_name import SET_LOCAL_NAME
@@ -132,6 +133,7 @@ COMMAND = Command(
             _add_issue_arguments,
             run="connections:run_issue",
         ),
+        ISSUER,
         ENDPOINTS,
         SET_TARGET,
         SET_LOCAL_NAME,

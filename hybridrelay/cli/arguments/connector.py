@@ -118,6 +118,14 @@ def _add_arguments(parser: Parser) -> None:
         "deadline; each connector needs its own file (default: a file in $STATE_DIRECTORY, "
         "$XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; 'none' switches it off)",
     )
+    parser.add_argument(
+        "--used-claims",
+        metavar="F",
+        type=values.path,
+        help="if a connection string has an issuer: the file in which this connector notes which claims were used, "
+        "so that none can be used twice; connectors of one machine may share it (default: used-claims.json in the "
+        "directory of the default instance file; 'none': identities are renewed, but claims are refused)",
+    )
     add_upgrade_interval(parser)
     add_audit(parser, may_require=True)
     add_status(parser)

@@ -115,6 +115,12 @@ def _add_arguments(parser: Parser) -> None:
         "(default: with --state or --management, the ports of that relay; with --relay-file, the default ports)",
     )
     add_years(parser)
+    parser.add_argument(
+        "--issuer",
+        action="store_true",
+        help="give the connector an issuer, which signs the identities of applications that take claims; see "
+        "'connections issuer'",
+    )
 
 
 CREATE = Command(

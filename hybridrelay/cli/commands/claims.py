@@ -6,11 +6,20 @@ import argparse
 import io
 import time
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
 from ..._printable import printable
-from ...administration import ClaimInfo, CreatedClaim, Registry, create_claim, make_connection_string, revoke_claim
+from ...administration import (
+    ClaimInfo,
+    CreatedClaim,
+    IdentityOnRequest,
+    Registry,
+    create_claim,
+    prepare_claim,
+    revoke_claim,
+)
 from ...administration.new_files import check_new_files, new_files
 from ...errors import ConfigurationError
 from ...relay.claims import ClaimState
@@ -28,11 +37,11 @@ def run_create(args: argparse.Namespace) -> int:
     draw = _qr_drawer() if args.qr else None
     with open_registry(args) as registry:
         now = time.time()
-        string = _issued(args, registry, now) if args.connection_string_file is None else _existing(args)
+        content = _prepared(args, registry, now) if args.connection_string_file is None else _existing(args)
         created = create_claim(
             registry,
             args.name,
-            string,
+            content,
             host=args.endpoint,
             seconds=args.expires,
             note=args.note,
@@ -47,9 +56,9 @@ def run_create(args: argparse.Namespace) -> int:
                 registry.revoke_claim(args.name, created.info.id)
                 raise
     if args.json:
-        output.say_json(_created_as_dict(created, shown=args.out is None))
+        output.say_json(_created_as_dict(created, content, shown=args.out is None))
     else:
-        _tell(args, created)
+        _tell(args, created, content)
     if draw is not None:
         output.say()
         output.say(draw(created.code.reveal()))
@@ -57,8 +66,8 @@ def run_create(args: argparse.Namespace) -> int:
 
 
 def _existing(args: argparse.Namespace) -> ConnectionString:
-    for option in ("role", "label", "authority_file", "rule", "local_name"):
-        if getattr(args, option) is not None:
+    for option in ("role", "label", "authority_file", "rule", "local_name", "with_private_key"):
+        if getattr(args, option) not in (None, False):
             raise ConfigurationError(
                 f"--{option.replace('_', '-')} and --connection-string-file cannot be used together",
                 remedy="leave one of them out: the connection string in the file has its identity already",
@@ -66,7 +75,7 @@ def _existing(args: argparse.Namespace) -> ConnectionString:
     return load_connection_string(args.connection_string_file)
 
 
-def _issued(args: argparse.Namespace, registry: Registry, now: float) -> ConnectionString:
+def _prepared(args: argparse.Namespace, registry: Registry, now: float) -> ConnectionString | IdentityOnRequest:
     for option in ("role", "label", "authority_file"):
         if getattr(args, option) is None:
             raise ConfigurationError(
@@ -74,21 +83,21 @@ def _issued(args: argparse.Namespace, registry: Registry, now: float) -> Connect
                 remedy="give --role, --label and --authority-file, with which a new connection string is issued, or "
                 "--connection-string-file with an existing one",
             )
-    return make_connection_string(
+    return prepare_claim(
         args.name,
         Role(args.role),
         args.label,
         authority_path=args.authority_file,
         rule=args.rule,
-        slot=None,
         registry=registry,
         local_name=args.local_name,
         valid_years=args.valid_years,
+        with_private_key=args.with_private_key,
         now=now,
     )
 
 
-def _tell(args: argparse.Namespace, created: CreatedClaim) -> None:
+def _tell(args: argparse.Namespace, created: CreatedClaim, content: ConnectionString | IdentityOnRequest) -> None:
     until = utc_text(created.info.expires_at)
     output.say(f"created claim {created.info.id} at {created.endpoint.host}, which can be taken once until {until}")
     if args.out is not None:
@@ -102,11 +111,24 @@ def _tell(args: argparse.Namespace, created: CreatedClaim) -> None:
         "is to have the connection string, run 'hybridrelay claims take --out FILE'. If it says that the claim was\n"
         f"taken before, somebody else has it: see 'hybridrelay claims list {args.name} {describe_access(args)}'."
     )
+    if isinstance(content, IdentityOnRequest):
+        output.say(
+            "The claim contains no private key: that machine makes it, and a connector with the issuer signs.\n"
+            "So a connector has to run when the claim is taken."
+        )
 
 
-def _created_as_dict(created: CreatedClaim, *, shown: bool) -> dict[str, object]:
+def _created_as_dict(
+    created: CreatedClaim, content: ConnectionString | IdentityOnRequest, *, shown: bool
+) -> dict[str, object]:
     code = {"code": created.code.reveal()} if shown else {}
-    return {"id": created.info.id, "relay": created.endpoint.host, "expires_at": created.info.expires_at, **code}
+    return {
+        "id": created.info.id,
+        "relay": created.endpoint.host,
+        "expires_at": created.info.expires_at,
+        "has_private_key": isinstance(content, ConnectionString),
+        **code,
+    }
 
 
 def _qr_drawer() -> Callable[[str], str]:
@@ -181,7 +203,7 @@ def run_revoke(args: argparse.Namespace) -> int:
 def run_take(args: argparse.Namespace) -> int:
     """Take a claim, and write its connection string."""
     check_new_files([args.out])
-    string = take_to_file(read_claim_code(args.code_file), args.out, args)
+    string = take_to_file(partial(read_claim_code, args.code_file), args.out, args)
     identity, _ = string.require_identity()
     name = identity.details.name
     output.say(

@@ -47,15 +47,26 @@ def _instance_file(
     program runs, so that the default file belongs to the configuration file."""
     if named is not None:
         return None if named.name == "none" else InstanceFile(named, events=events)
-    try:
-        home: Path | None = Path.home()
-    except RuntimeError:  # the user is not in the system's database
-        home = None
-    folder = state_folder(os.environ, home)
+    folder = _state_folder()
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
     if config is not None:
         published = [("", str(config.absolute()))]
     return None if folder is None else default_instance_file(folder, published, events=events)
+
+
+def _state_folder() -> Path | None:
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:  # the user is not in the system's database
+        home = None
+    return state_folder(os.environ, home)
+
+
+def _used_claims(named: Path | None) -> Path | None:
+    if named is not None:
+        return None if named.name == "none" else named
+    folder = _state_folder()
+    return None if folder is None else folder / "used-claims.json"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),
         audit=audit,
+        used_claims=_used_claims(args.used_claims),
     )
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)

@@ -46,6 +46,7 @@ def run_create(args: argparse.Namespace) -> int:
             pins=args.relay_pin or (),
             ports=args.public_ports or (),
             valid_years=args.valid_years,
+            has_issuer=args.issuer,
             now=time.time(),
             before_change=args.signals.hold,
         )

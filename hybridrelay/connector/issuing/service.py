@@ -1,0 +1,228 @@
+"""Answers requests for identities: streams of the kind *issue*."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from ..._threads import run_in_thread
+from ..._unexpected_failure import unexpected_failure
+from ...audit.record import NotRecordedError
+from ...errors import ConfigurationError
+from ...events.identities import ClaimUsedAgain, IdentityIssued, IdentityNotIssued
+from ...events.stream import EventStream
+from ...mux import MuxStream, Offer
+from ...policy import Policy
+from ...protocol.issuing import (
+    MAX_ISSUE_REQUEST,
+    IssueAnswer,
+    Issued,
+    IssueRefused,
+    parse_issue_request_untrusted,
+)
+from ...protocol.reasons import Reason
+from ...security import Issuer, RequestError, Role, details_of, parse_request_untrusted
+from ..stream_events import Origin
+from .decision import RENEWALS_SECONDS, Asker, Decision, UsedClaims, decide_issue
+from .used_claims import UsedClaimsFile
+
+__all__ = ["Issuing"]
+
+#: How long one request may take (seconds).
+ISSUE_SECONDS = 20.0
+#: How many requests of one connector are served at a time; all others are refused. Each is some milliseconds of work.
+MAX_REQUESTS = 16
+#: How many renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
+_MAX_REMEMBERED = 4096
+
+
+class Issuing:
+    """Issues identities for all hybrid connections of a connector.
+
+    Args:
+        used: the file in which used claims are noted; None: the connector has none, and serves no claims.
+        policy: returns the policy that is in force now.
+        events: the stream to which events are published.
+        recorded: see `StreamService`.
+        clock: returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        used: UsedClaimsFile | None,
+        policy: Callable[[], Policy],
+        events: EventStream,
+        *,
+        recorded: Callable[[], Awaitable[None]] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._used = used
+        self._policy = policy
+        self._events = events
+        self._recorded = recorded
+        self._clock = clock
+        #: When identities were renewed, by hybrid connection and serial.
+        self._renewals: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._requests = 0
+
+    async def serve(self, offer: Offer, origin: Origin) -> None:
+        """Serve one request, and publish an event about it. An error does not affect other streams.
+
+        If cancelled before the answer is sent, a claim may be noted as used. The same request is then answered the
+        next time.
+        """
+        if self._requests >= MAX_REQUESTS:
+            self._refused(origin, IssueRefused(Reason.LIMIT, "too many requests at the same time"))
+            offer.refuse(Reason.LIMIT)
+            return
+        self._requests += 1
+        try:
+            with trio.move_on_after(ISSUE_SECONDS):
+                async with offer.accept() as stream:
+                    await self._serve(stream, origin)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client is gone; it asks again
+        except Exception as exc:  # noqa: BLE001
+            # A bug in this program. It is logged, and must not affect other streams.
+            self._events.publish(unexpected_failure("request for an identity", exc, origin.published.name))
+        finally:
+            self._requests -= 1
+
+    async def _serve(self, stream: MuxStream, origin: Origin) -> None:
+        answer = await self._answer(await _receive(stream), origin)
+        if isinstance(answer, IssueRefused):
+            self._refused(origin, answer)
+        await stream.send_all(answer.encode())
+        await stream.send_eof()
+
+    async def _answer(self, data: bytes, origin: Origin) -> IssueAnswer:
+        issuer = origin.published.string.issuer
+        if issuer is None:  # it was removed while the session was open
+            return IssueRefused(Reason.ISSUE_REFUSED, "the connector has no issuer any more")
+        try:
+            request = parse_issue_request_untrusted(data)
+        except ValueError as exc:
+            return IssueRefused(Reason.ISSUE_REFUSED, f"the request is malformed: {exc}")
+        peer = origin.peer
+        asker = Asker(peer.connection_name, peer.role, peer.label, peer.serial, peer.not_after, peer.is_from_issuer)
+        renewals = tuple(self._renewals.get((asker.connection, asker.serial), ()))
+        work = partial(_issue, request.request, asker, issuer, self._used, renewals, self._clock)
+        try:
+            decision, issued = await run_in_thread(work)
+        except RequestError as exc:
+            return IssueRefused(Reason.ISSUE_REFUSED, str(exc))
+        except ConfigurationError as exc:
+            # Of this machine, so the client is not told the details.
+            self._refused(origin, IssueRefused(Reason.ISSUE_REFUSED, str(exc)), remedy=exc.remedy or "")
+            return IssueRefused(Reason.ISSUE_REFUSED, "the connector cannot issue identities now; its log says why")
+        if issued is None:
+            if decision.reason is Reason.CLAIM_USED and decision.earlier is not None:
+                self._events.publish(
+                    ClaimUsedAgain(
+                        connection=asker.connection,
+                        label=asker.label,
+                        claim=asker.serial,
+                        used_at=decision.earlier.used_at,
+                        client_address=origin.client_address,
+                    )
+                )
+            return IssueRefused(decision.reason, decision.detail)
+        if asker.role is Role.APPLICATION:
+            self._note_renewal(asker)
+        details = details_of(issued.certificate)
+        is_claim = asker.role is Role.CLAIM
+        self._events.publish(
+            IdentityIssued(
+                connection=asker.connection,
+                label=asker.label,
+                serial=details.serial,
+                not_after=details.not_after,
+                claim=asker.serial if is_claim else "",
+                earlier="" if is_claim else asker.serial,
+                again=decision.earlier is not None,
+                route=origin.route,
+                client_address=origin.client_address,
+            )
+        )
+        try:
+            await self._wait_recorded()
+        except NotRecordedError as exc:
+            return IssueRefused(Reason.AUDIT_UNAVAILABLE, str(exc))
+        return issued
+
+    def _note_renewal(self, asker: Asker) -> None:
+        key, now = (asker.connection, asker.serial), self._clock()
+        recent = [at for at in self._renewals.pop(key, ()) if abs(now - at) < RENEWALS_SECONDS]
+        self._renewals[key] = [*recent, now]
+        if len(self._renewals) > _MAX_REMEMBERED:
+            self._renewals.popitem(last=False)
+
+    async def _wait_recorded(self) -> None:
+        """Wait until the audit log has the event, as before a target is dialed.
+
+        Raises:
+            NotRecordedError: a required sink cannot be written, or there is none.
+        """
+        if self._recorded is not None:
+            await self._recorded()
+        elif required := self._policy().required_audit:
+            raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
+
+    def _refused(self, origin: Origin, refusal: IssueRefused, *, remedy: str = "") -> None:
+        self._events.publish(
+            IdentityNotIssued(
+                connection=origin.published.name,
+                label=origin.peer.label,
+                serial=origin.peer.serial,
+                role=origin.peer.role.value,
+                reason=refusal.reason,
+                detail=refusal.detail,
+                remedy=remedy,
+                client_address=origin.client_address,
+            )
+        )
+
+
+async def _receive(stream: MuxStream) -> bytes:
+    """Return the request. Of one that is too long, return just enough to notice it."""
+    received = bytearray()
+    while len(received) <= MAX_ISSUE_REQUEST and (data := await stream.receive_some()):
+        received += data
+    return bytes(received)
+
+
+def _issue(
+    request: bytes,
+    asker: Asker,
+    issuer: Issuer,
+    used: UsedClaimsFile | None,
+    renewals: tuple[float, ...],
+    clock: Callable[[], float],
+) -> tuple[Decision, Issued | None]:
+    """Decide, note what has to be noted, and sign. Blocks.
+
+    Raises:
+        RequestError: the request is not acceptable.
+        ConfigurationError: the file of used claims cannot be used, or the issuer is damaged.
+    """
+    checked = parse_request_untrusted(request)
+    now = clock()
+    decide = partial(
+        decide_issue, asker, checked.public_key, renewals=renewals, issuer_ends=issuer.not_after, now=now
+    )
+    if asker.role is not Role.CLAIM:
+        decision = decide(used=UsedClaims())
+    elif used is None:
+        raise ConfigurationError(
+            "there is no file in which used claims could be noted",
+            remedy="name one that this program can write: --used-claims FILE",
+        )
+    else:
+        decision = used.decide(lambda known: decide(used=known))
+    if decision.reason is not Reason.NO_ERROR:
+        return decision, None
+    return decision, issuer.sign(asker.connection, asker.label, checked, now=now)
