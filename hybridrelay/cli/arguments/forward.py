@@ -82,6 +82,9 @@ examples:
   a SOCKS5 proxy for all hybrid connections, with a password:
     hybridrelay forward --connection-string-file *.application \\
         --socks 127.0.0.1:1080 --front-users-file users
+  names for a resolver of this machine, such as systemd-resolved:
+    hybridrelay forward --config forward.toml --listen own \\
+        --dns 127.0.0.1:5353
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket

@@ -11,11 +11,12 @@ With --socks or --http-proxy, one local port serves all hybrid connections, unde
 be reached through it. Programs that can use a proxy then need no change of the machine:
   curl --proxy socks5h://127.0.0.1:1080 http://intranet.corp.example/
 The replies say whether a target refused the connection, is unreachable, or is denied by policy. If one of these
-options is given, a hybrid connection has a local port of its own only if --listen says so."""
+options is given, a hybrid connection has a local port of its own only if --listen says so. With --dns, the program
+answers the questions of resolvers for local names."""
 
 
 def add_fronts(parser: argparse.ArgumentParser) -> None:
-    """Add ``--socks``, ``--http-proxy`` and ``--front-users-file``."""
+    """Add ``--socks``, ``--http-proxy``, ``--front-users-file`` and ``--dns``."""
     group = parser.add_argument_group("fronts")
     group.add_argument(
         "--socks",
@@ -39,4 +40,13 @@ def add_fronts(parser: argparse.ArgumentParser) -> None:
         type=values.path,
         help="a file with a line user:password for each user; --socks and --http-proxy then demand one of them "
         "(default: they demand none)",
+    )
+    group.add_argument(
+        "--dns",
+        metavar="ADDR:PORT",
+        type=values.address_with_port,
+        action="append",
+        default=[],
+        help="answer DNS queries here (UDP and TCP) for local names: with the addresses on which this program "
+        "listens for them, such as those of --listen own; other names are refused (may be repeated)",
     )

@@ -71,6 +71,12 @@ def local_address(text: str) -> tuple[str, int] | UnixAddress | Literal["own"]:
 
 
 @_argument
+def address_with_port(text: str) -> tuple[str, int]:
+    """Parse ``address:port``; port 0 is allowed."""
+    return _split_address(text)
+
+
+@_argument
 def front_address(text: str) -> tuple[str, int] | UnixAddress:
     """Parse what `listen_address` parses, or ``unix:/path``."""
     return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     service = ForwardService(make_config, events, stop)
-    fronts = Fronts(service.find, service.use_fronts, events, stop.event)
+    fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)
     reloads = Reloads("forward", configuration, service, stop, use_fronts=fronts.use)
 
     def source() -> StatusSource:

@@ -30,7 +30,8 @@ __all__ = ["Configuration", "Reading"]
 
 #: The options that say what is served, which can be changed while the program runs.
 _SERVED = frozenset(
-    {"files", "listen", "published_names", "connections", "proxy_protocol", "socks", "http_proxy", "front_users_file"}
+    {"files", "listen", "published_names", "connections", "proxy_protocol"}
+    | {"socks", "http_proxy", "dns", "front_users_file"}
 )
 
 

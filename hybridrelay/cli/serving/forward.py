@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
 import trio
@@ -78,6 +79,23 @@ class ForwardService:
             if one.string.local_name == wanted and one.door is not None:
                 return one.door.connections
         return None
+
+    def find_addresses(self, name: str) -> Sequence[IPv4Address | IPv6Address] | None:
+        """Return the local addresses for the host of a local name, in lower case; None if it is not published.
+
+        They are reached from this machine: where a port listens on all addresses, it is the loopback address.
+        """
+        found: dict[IPv4Address | IPv6Address, None] | None = None
+        for one in self._served.values():
+            local_name = one.string.local_name
+            if local_name is not None and local_name.host == name:
+                found = {} if found is None else found
+                for port in one.ports.values():
+                    for host, _ in port.opened.bound:
+                        address = ip_address(host.partition("%")[0])
+                        loopback = ip_address("127.0.0.1" if address.version == 4 else "::1")
+                        found[loopback if address.is_unspecified else address] = None
+        return None if found is None else list(found)
 
     def use_fronts(self, names: tuple[str, ...]) -> None:
         """Use other addresses of fronts from now on.

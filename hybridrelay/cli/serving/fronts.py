@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 import trio
 
 from ..._nursery import FlatNursery
 from ..._unix_address import UnixAddress
-from ...client import Front, OpenPort, open_port
+from ...client import Front, open_port
 from ...client.ingress.fronts import FindConnections
 from ...client.ingress.handshake import CheckUser, FrontHandshake
 from ...client.ingress.http_connect import HttpConnectHandshake
 from ...client.ingress.socks import SocksHandshake
 from ...client.ingress.users import FrontUsers, load_front_users
+from ...client.names.name_server import FindAddresses, open_name_server
 from ...events.stream import EventStream
 
 __all__ = ["FrontOptions", "Fronts", "read_front_options"]
@@ -49,15 +50,26 @@ def read_front_options(args: argparse.Namespace, *, again: bool = False) -> Fron
     Raises:
         ConfigurationError: the file with users cannot be used.
     """
-    keys = (*(("socks", one) for one in args.socks), *(("http-proxy", one) for one in args.http_proxy))
+    given = {"socks": args.socks, "http-proxy": args.http_proxy, "dns": args.dns}
+    keys: list[_Key] = [(kind, one) for kind, addresses in given.items() for one in addresses]
     file = args.front_users_file
-    users = None if file is None or not keys else load_front_users(file, regular=again)
+    users = None if file is None else load_front_users(file, regular=again)
     return FrontOptions(tuple(dict.fromkeys(keys)), users)
+
+
+class _Server(Protocol):
+    """What serves a front."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None: ...
 
 
 @attrs.define(eq=False)
 class _Running:
-    port: OpenPort
+    server: _Server
+    #: Closes its listeners.
+    close: Callable[[], None]
+    #: The addresses at which hybrid connections can be reached, for the policy. A name server has none.
+    names: tuple[str, ...]
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
@@ -66,6 +78,7 @@ class Fronts:
 
     Args:
         find: finds what is published.
+        find_addresses: finds the addresses of published names.
         use_names: called with the addresses of all fronts, before they accept connections. Raises `DeniedByPolicy` if
             the policy of the machine does not allow them.
         events: the stream to which events are published.
@@ -75,11 +88,13 @@ class Fronts:
     def __init__(
         self,
         find: FindConnections,
+        find_addresses: FindAddresses,
         use_names: Callable[[tuple[str, ...]], None],
         events: EventStream,
         stop: trio.Event,
     ) -> None:
         self._find = find
+        self._find_addresses = find_addresses
         self._use_names = use_names
         self._events = events
         self._stop = stop
@@ -102,7 +117,7 @@ class Fronts:
         finally:
             self._nursery = None
             for one in self._running.values():
-                one.port.close()
+                one.close()
 
     async def use(self, options: FrontOptions) -> None:
         """Change over to other fronts, while `run` runs. Connections that were made through a front that is gone
@@ -115,33 +130,42 @@ class Fronts:
         try:
             for key in options.addresses:
                 if key not in self._running:
-                    opened[key] = _Running(await open_port(key[1], events=self._events))
+                    opened[key] = await self._open(*key)
             after = {key: self._running.get(key) or opened[key] for key in options.addresses}
-            self._use_names(tuple(name for one in after.values() for name in one.port.names))
+            self._use_names(tuple(name for one in after.values() for name in one.names))
         except BaseException:
             for one in opened.values():
-                one.port.close()
+                one.close()
             raise
         before, self._running, self._users = self._running, after, options.users
         for key, one in before.items():
             if key not in after:
                 one.scope.cancel()
-                one.port.close()
-        for key, one in opened.items():
+                one.close()
+        for one in opened.values():
             assert self._nursery is not None
-            await self._nursery.start(self._serve, key[0], one)
+            await self._nursery.start(_serve, one)
 
-    async def _serve(self, kind: str, running: _Running, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _open(self, kind: str, address: tuple[str, int] | UnixAddress) -> _Running:
+        if kind == "dns":
+            assert not isinstance(address, UnixAddress)
+            server = await open_name_server(address, self._find_addresses, events=self._events)
+            return _Running(server, server.close, ())
+        port = await open_port(address, events=self._events)
         front = Front(
             kind,
-            running.port,
+            port,
             partial(self._handshake, kind),
             demands_user=lambda: self._users is not None,
             find=self._find,
             events=self._events,
         )
-        with running.scope:
-            await front.run(task_status=task_status)
+        return _Running(front, port.close, port.names)
 
     def _handshake(self, kind: str) -> FrontHandshake:
         return _PROTOCOLS[kind](None if self._users is None else self._users.check)
+
+
+async def _serve(running: _Running, *, task_status: trio.TaskStatus[None]) -> None:
+    with running.scope:
+        await running.server.run(task_status=task_status)
