@@ -25,6 +25,7 @@ __all__ = [
     "RESERVED",
     "START",
     "Chain",
+    "Checkpoint",
     "FieldValue",
     "Position",
     "checkpoint_message",
@@ -64,6 +65,26 @@ class Position:
     seq: int
     #: The SHA-256 of its bytes, with the line end, in hexadecimal.
     head: str
+
+
+@attrs.frozen
+class Checkpoint:
+    """A signature over all lines up to one, as other sinks and relays keep it."""
+
+    #: The id of the log: 16 hexadecimal digits.
+    log: str
+    #: The number of the last line that is signed, and its hash.
+    seq: int
+    head: str
+    #: When it was signed, as in the line; empty in this field and the next two if the signature is not known.
+    at: str = ""
+    #: The public key of the file, as text, and the signature in base64.
+    key: str = ""
+    signature: str = ""
+
+    def is_signed_with(self, key: VerifyingKey) -> bool:
+        """Return whether this key has made the signature."""
+        return self.key == str(key) and key.verifies(self.signature, checkpoint_message(self.seq, self.head, self.at))
 
 
 #: Where a chain begins.
@@ -125,23 +146,26 @@ class Chain:
     Args:
         key: signs the lines.
         position: the last line that exists.
+        log: the id of the log.
     """
 
     key: SigningKey
     position: Position = START
+    log: str = ""
+    #: The last checkpoint that was made here; None before the first.
+    signed: Checkpoint | None = attrs.field(default=None, init=False)
 
-    def opened(self, at: str, software: str, log: str, oldest: int | None = None) -> bytes:
+    def opened(self, at: str, software: str, oldest: int | None = None) -> bytes:
         """Return the first line of a file, which names the file's key.
 
         Args:
             at: the time, from `time_text`.
             software: name and version of the program.
-            log: the id of the log, which is the same in all of its files.
             oldest: the number of the first line that has to exist; None if not known.
         """
         fields: dict[str, FieldValue] = {
             "format": FORMAT,
-            "log": log,
+            "log": self.log,
             "key": str(self.key.public),
             "software": software,
             **({} if oldest is None else {"oldest": oldest}),
@@ -166,6 +190,7 @@ class Chain:
         last = self.position
         signature = self.key.sign(checkpoint_message(last.seq, last.head, at))
         covers: dict[str, str | int] = {"seq": last.seq, "head": last.head, "at": at}
+        self.signed = Checkpoint(self.log, last.seq, last.head, at, str(self.key.public), signature)
         return self.record(at, "log.checkpoint", {"covers": covers, "sig": signature})
 
     def continued(self, at: str, new_key: VerifyingKey) -> bytes:

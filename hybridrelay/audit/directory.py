@@ -36,6 +36,7 @@ from .chain import (
     CHECKPOINT_BYTES,
     MAX_LINE,
     Chain,
+    Checkpoint,
     FieldValue,
     Position,
     file_name,
@@ -93,8 +94,6 @@ class _State:
     """The newest file."""
 
     chain: Chain
-    #: The id of the log.
-    log: str
     file: AppendedFile
     name: str
     size: int
@@ -143,8 +142,8 @@ class AuditDirectory:
         self._state: _State | None = None
         #: The newest file and its size, up to where everything in it was reported as written; None at the start.
         self._good: tuple[str, int] | None = None
-        #: The last line that a signature covers, and that is on the disk; None if this object has signed nothing.
-        self.signed: Position | None = None
+        #: The last checkpoint that is on the disk; None if this object has signed nothing.
+        self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
 
@@ -158,7 +157,7 @@ class AuditDirectory:
     def log(self) -> str:
         """The id of the log. Only while the directory is open."""
         assert self._state is not None
-        return self._state.log
+        return self._state.chain.log
 
     @property
     def key(self) -> VerifyingKey:
@@ -198,9 +197,8 @@ class AuditDirectory:
                 if unsigned is not None:
                     fields["unsigned_from"] = unsigned
                 line = state.chain.record(self._now(), "log.resumed", fields)
-                signed = state.chain.position
                 self._write([line, state.chain.checkpoint(self._now())], signed=True)
-                self.signed = signed
+                self.signed = state.chain.signed
         except BaseException:
             self._drop()
             raise
@@ -229,7 +227,7 @@ class AuditDirectory:
         if key is None:
             key = self._new_key()
             self._write_next(key)
-        self._state = self._begin_file(Chain(key), secrets.token_hex(8), 1)
+        self._state = self._begin_file(Chain(key, log=secrets.token_hex(8)), 1)
         self._promote()
         self._good = self._state.name, self._state.size
         return Opened(key.public, True, 0, None)
@@ -256,14 +254,14 @@ class AuditDirectory:
         signing = self._settle_key(key)
         log = str(first.get("log"))
         position = Position(int(last["seq"]), last["hash"])
-        chain = Chain(signing, position)
+        chain = Chain(signing, position, log)
         oldest = self._oldest(name, first)
         if last["event"] == "log.continued":
-            return self._finish_change(chain, log, str(last.get("new_key")), oldest), size - end, None
+            return self._finish_change(chain, str(last.get("new_key")), oldest), size - end, None
         if self._disk_has(_NEXT):  # it was never used
             self._erase(_NEXT)
         file = self._disk.append_to(name)
-        state = _State(chain, log, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock(), oldest)
+        state = _State(chain, file, name, end, _day_of(str(first.get("at"))), unsigned, self._clock(), oldest)
         return state, size - end, position.seq - unsigned + 1 if unsigned else None
 
     def _begun_again(self) -> _State:
@@ -282,12 +280,12 @@ class AuditDirectory:
             raise self._damaged(f"{_SIGNING} is missing or is another key than that of the newest file")
         return present
 
-    def _finish_change(self, chain: Chain, log: str, new_key: str, oldest: int) -> _State:
+    def _finish_change(self, chain: Chain, new_key: str, oldest: int) -> _State:
         """Begin the next file, after the last line of the one before it was written."""
         following = self._read_key(_NEXT)
         if following is None or str(following.public) != new_key:
             raise self._damaged(f"{_NEXT} is missing or is another key than the one for the next file")
-        state = self._begin_file(Chain(following, chain.position), log, oldest)
+        state = self._begin_file(Chain(following, chain.position, chain.log), oldest)
         self._state = state
         self._promote()
         return state
@@ -390,12 +388,10 @@ class AuditDirectory:
             size = sum(largest_line(record.event, record.fields) for record in records)
             self._make_room(size + CHECKPOINT_BYTES * (len(records) // CHECKPOINT_LINES + 1))
         lines: list[bytes] = []
-        signed = self.signed
         try:
             for record in records:
                 lines.append(state.chain.record(time_text(record.at), record.event, record.fields))
                 if state.unsigned + len(lines) >= CHECKPOINT_LINES:
-                    signed = state.chain.position
                     lines.append(state.chain.checkpoint(self._now()))
                     self._write(lines, signed=True, sync=False)
                     lines = []
@@ -403,7 +399,8 @@ class AuditDirectory:
         except BaseException:
             self._drop()
             raise
-        self._good, self.signed = (state.name, state.size), signed
+        self._good = state.name, state.size
+        self.signed = state.chain.signed or self.signed
         return state.chain.position
 
     def tick(self) -> Position | None:
@@ -429,13 +426,12 @@ class AuditDirectory:
             ConfigurationError, OSError: see `append`.
         """
         state = self._ready()
-        signed = state.chain.position
         try:
             self._write([state.chain.checkpoint(self._now())], signed=True)
         except BaseException:
             self._drop()
             raise
-        self._good, self.signed = (state.name, state.size), signed
+        self._good, self.signed = (state.name, state.size), state.chain.signed
         return state.chain.position
 
     def close(self) -> None:
@@ -476,17 +472,16 @@ class AuditDirectory:
         self._write([state.chain.continued(self._now(), key.public)], signed=True)
         state.file.close()
         self._state = None
-        self._state = self._begin_file(Chain(key, state.chain.position), state.log, state.oldest)
+        self._state = self._begin_file(Chain(key, state.chain.position, state.chain.log), state.oldest)
         self._promote()
         self._ended_bytes = self._ended.size()
         return self._state
 
-    def _begin_file(self, chain: Chain, log: str, oldest: int) -> _State:
+    def _begin_file(self, chain: Chain, oldest: int) -> _State:
         name = file_name(chain.position.seq + 1)
         now = self._clock()
         # Signed at once, so that the file can be verified with its key from the first moment.
-        lines = chain.opened(time_text(now), f"hybridrelay {__version__}", log, oldest)
-        signed = chain.position
+        lines = chain.opened(time_text(now), f"hybridrelay {__version__}", oldest)
         lines += chain.checkpoint(time_text(now))
         file = self._disk.append_to(name)
         try:
@@ -496,8 +491,8 @@ class AuditDirectory:
         except BaseException:
             file.close()
             raise
-        self.signed = signed
-        return _State(chain, log, file, name, len(lines), int(now // DAY_SECONDS), 0, now, oldest)
+        self.signed = chain.signed
+        return _State(chain, file, name, len(lines), int(now // DAY_SECONDS), 0, now, oldest)
 
     def _write(self, lines: Sequence[bytes], *, signed: bool = False, sync: bool = True) -> None:
         state = self._state
@@ -590,7 +585,7 @@ class AuditDirectory:
         try:
             record = state.chain.record(self._now(), "log.deleted", fields)
             self._write([record, state.chain.checkpoint(self._now())], signed=True)
-            self._good = state.name, state.size
+            self._good, self.signed = (state.name, state.size), state.chain.signed
             self._ended.delete(name)
             state.oldest = next_number
         except BaseException:

@@ -14,19 +14,31 @@ import attrs
 import msgspec
 
 from ..errors import ConfigurationError
-from .chain import MAX_LINE, file_name, file_number
+from .chain import MAX_LINE, Checkpoint, file_name, file_number
 from .ended import EARLIER_KEYS, MAX_EARLIER_KEYS_BYTES
 from .keys import VerifyingKey
 from .verification import BadLine, Verdict, Verifier
 
-__all__ = ["RecordFilter", "newest_key", "parse_keys", "parse_witness", "read_records", "verify_directory"]
+__all__ = [
+    "RecordFilter",
+    "log_id",
+    "newest_key",
+    "newest_name",
+    "parse_keys",
+    "parse_witness",
+    "read_records",
+    "verify_directory",
+]
 
-#: Finds the id of the log, and the number and the hash of a line, in what another sink has kept of a checkpoint. The
-#: format does not matter.
+#: Finds the id of the log, the number and the hash of a line, and the signature, in what another sink has kept of a
+#: checkpoint. The format does not matter.
 _WITNESS = re.compile(
     r"\blog\W{1,4}([0-9a-f]{16})\b.{0,20}?"
     r"\blast\W{1,4}([0-9]{1,18})\b.{0,80}?"
     r"\bhead\W{1,4}([0-9a-f]{64})\b"
+    r"(?:.{0,20}?\bsigned_?[aA]t\W{1,4}([0-9TZ:.-]{1,32})\W.{0,20}?"
+    r"\bkey\W{1,4}(ed25519:[0-9A-Za-z+/]{43}=)\W.{0,20}?"
+    r"\bsignature\W{1,4}([0-9A-Za-z+/]{86}==))?"
 )
 
 
@@ -64,7 +76,7 @@ class RecordFilter:
 
 
 def verify_directory(
-    directory: Path, pinned: Collection[VerifyingKey] = (), witnessed: Mapping[tuple[str, int], str] | None = None
+    directory: Path, pinned: Collection[VerifyingKey] = (), witnessed: Collection[Checkpoint] = ()
 ) -> Verdict:
     """Check all files of a directory.
 
@@ -78,7 +90,7 @@ def verify_directory(
     """
     for _ in range(_ATTEMPTS):
         try:
-            return _verified(directory, Verifier(pinned, witnessed or {}))
+            return _verified(directory, Verifier(pinned, witnessed))
         except _FileGone:
             pass
     raise ConfigurationError(
@@ -142,11 +154,25 @@ def newest_key(directory: Path) -> VerifyingKey:
     Raises:
         ConfigurationError: the directory cannot be read, or has no audit files.
     """
+    return _newest(directory)[0]
+
+
+def newest_name(directory: Path) -> str:
+    """Return the name of the newest file. Errors are as for `newest_key`."""
+    return _files(directory)[-1]
+
+
+def log_id(directory: Path) -> str:
+    """Return the id of the log. Errors are as for `newest_key`."""
+    return _newest(directory)[1]
+
+
+def _newest(directory: Path) -> tuple[VerifyingKey, str]:
     for line in _newest_lines(directory):
         try:
             content = msgspec.json.decode(line)
             if isinstance(content, dict):
-                return VerifyingKey.parse(str(content.get("key")))
+                return VerifyingKey.parse(str(content.get("key"))), str(content.get("log"))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
             pass
         break
@@ -171,18 +197,19 @@ def parse_keys(text: str) -> list[VerifyingKey]:
     return keys
 
 
-def parse_witness(text: str) -> dict[tuple[str, int], str]:
-    """Return the hashes of lines, by the id of the log and their numbers, in a text in which another sink has kept
-    checkpoints: an export of the journal, the log of a syslog server, lines of JSON.
+def parse_witness(text: str) -> list[Checkpoint]:
+    """Return the checkpoints in a text in which a witness has kept them.
+
+    The text is, for example, an export of the journal, the log of a syslog server, or lines of JSON.
 
     Raises:
-        ValueError: there is none, or the text contradicts itself.
+        ValueError: there is none.
     """
-    found: dict[tuple[str, int], str] = {}
-    for line in text.split("\n"):
-        for log, number, head in _WITNESS.findall(line):
-            if found.setdefault((log, int(number)), head) != head:
-                raise ValueError(f"it has two different hashes of record {number}")
+    found = [
+        Checkpoint(log, int(number), head, *signed)
+        for line in text.split("\n")
+        for log, number, head, *signed in _WITNESS.findall(line)
+    ]
     if not found:
         raise ValueError("it contains no checkpoint: no line has log, last and head of an event audit.checkpoint")
     return found

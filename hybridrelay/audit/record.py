@@ -33,6 +33,7 @@ AUDITED_SUBJECTS: Final = frozenset(
         # relay
         "listener",
         "rendezvous",
+        "checkpoint",
         "drain",
         "management",
         "certificate",
@@ -47,6 +48,7 @@ AUDITED_SUBJECTS: Final = frozenset(
 #: can cause them (``claim.refused``: anybody with a code that was used).
 _LEFT_OUT = frozenset(
     {
+        "checkpoint.refused",
         "claim.refused",
         "claim.unknown",
         "management.authentication-failed",
@@ -82,12 +84,27 @@ NOT_THERE: Final = "the policy requires this sink, and the program does not writ
 
 @attrs.frozen
 class SinkProblem:
-    """A sink that cannot be written at the moment."""
+    """A sink that cannot be written at the moment, or a relay that does not confirm that it keeps checkpoints."""
 
+    #: The name of the sink, or ``witness`` and the relay.
     sink: str
     detail: str
     #: Whether new streams are refused meanwhile.
     is_required: bool
+
+    @property
+    def text(self) -> str:
+        """What is wrong, as a sentence."""
+        if self.sink.startswith("witness"):
+            return f"the audit log lacks a required {self.sink}: {self.detail}"
+        return f"the audit log cannot be written to {self.sink}: {self.detail}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.sink.startswith("witness"):
+            return "make the relay reachable and let it store checkpoints, write audit files, or change AuditWitness"
+        return "free space, or start the server or service; writing is tried again by itself"
 
 
 def record_of(event: Event, at: float) -> Record | None:

@@ -12,14 +12,16 @@ import trio
 from .._nursery import FlatNursery
 from .._threads import run_in_thread
 from ..errors import ConfigurationError
-from ..events.audit import AuditFileNotCompressed, AuditRecordsLeftOut
+from ..events.audit import AuditCheckpoint, AuditFileNotCompressed, AuditRecordsLeftOut
 from ..events.base import Event
 from ..events.plain_log import also_subscribed
 from ..events.stream import EventStream, Subscriber
+from .chain import Checkpoint
 from .record import NOT_THERE, NotRecordedError, SinkProblem, record_of
 from .sinks.files import FileSink
 from .sinks.sink import Sink, SinkKind
 from .source_limit import SourceLimit
+from .witnessing import Witnessing
 from .writer import SinkWriter
 
 __all__ = ["AuditTrail"]
@@ -63,11 +65,17 @@ class AuditTrail:
         self._required_by_policy: frozenset[str] = frozenset()
         self._clock = clock
         self._source_limit = SourceLimit()
+        #: Sends checkpoints to relays, and knows which of them have confirmed them.
+        self.witnessing = Witnessing()
         #: One for each sink; empty unless the audit log is open.
         self._writers: tuple[SinkWriter, ...] = ()
 
     def __call__(self, event: Event) -> None:
         """Record an event, if it belongs in the audit log. Never waits."""
+        if isinstance(event, AuditCheckpoint):
+            self.witnessing.signed(
+                Checkpoint(event.log, event.last, event.head, event.signed_at, event.key, event.signature)
+            )
         record = record_of(event, self._clock())
         if record is not None and self._source_limit.admits(record, trio.current_time()):
             for writer in self._writers:

@@ -18,6 +18,7 @@ from .chain import (
     FORMAT,
     MAX_LINE,
     START,
+    Checkpoint,
     Position,
     checkpoint_message,
     continued_message,
@@ -89,6 +90,8 @@ class Verdict:
     deleted: int
     #: The reasons that signed lines give for deletions: ``age``, ``size``; sorted.
     deleted_for: tuple[str, ...]
+    #: The number of the last line of which the witness has a checkpoint that agrees; 0 if there is none.
+    witnessed_up_to: int
     #: What an auditor should know although no line is wrong, as sentences.
     notes: tuple[str, ...]
 
@@ -107,12 +110,13 @@ class Verifier:
 
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
-        witnessed: the hashes of lines in the checkpoints of a witness (another sink, which has kept checkpoints), by
-            the id of the log and the numbers of the lines. If there are any, some have to be of this log.
+        witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, some have to
+            be of this log. Those that contradict the lines count only if they are signed with a key of this log, or
+            have no signature at all. Otherwise whoever can send a relay checkpoints could discredit the log.
     """
 
     pinned: Collection[VerifyingKey] = ()
-    witnessed: Mapping[tuple[str, int], str] = attrs.field(factory=dict)
+    witnessed: Collection[Checkpoint] = ()
     _files: list[FileReport] = attrs.field(factory=list, init=False)
     _file: _File | None = attrs.field(default=None, init=False)
     _name: str = attrs.field(default="", init=False)
@@ -138,8 +142,16 @@ class Verifier:
     _begun_at: str = attrs.field(default="", init=False)
     _ended_at: str = attrs.field(default="", init=False)
     _is_torn: bool = attrs.field(default=False, init=False)
-    _is_witnessed_up_to: int = attrs.field(default=0, init=False)
+    #: The checkpoints of the witness by the number of the last line that they cover.
+    _by_seq: dict[int, list[Checkpoint]] = attrs.field(factory=dict, init=False)
+    _witnessed_up_to: int = attrs.field(default=0, init=False)
+    #: How many checkpoints contradict the lines, and are not signed with a key of this log.
+    _unproven: int = attrs.field(default=0, init=False)
     _notes: list[str] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        for one in self.witnessed:
+            self._by_seq.setdefault(one.seq, []).append(one)
 
     def earlier_key(self, line: bytes) -> None:
         """Follow the trusted keys through a file that was deleted.
@@ -255,17 +267,7 @@ class Verifier:
                 "none of the given keys has signed any of these files: they are not the files that were expected, or "
                 "the files of that key were removed",
             )
-        of_this_log = [seq for log, seq in self.witnessed if log == self._log]
-        if self.witnessed and not of_this_log:
-            raise BadLine(first.name, 1, "no checkpoint of the witness is of this log: it is another one")
-        late = [seq for seq in of_this_log if seq > self._end.seq]
-        if late:
-            raise BadLine(
-                self._file.name,
-                self._line,
-                f"the log ends with record {self._end.seq}, but the witness has a checkpoint of record {max(late)}: "
-                "the end was cut off, or an old state was put back",
-            )
+        self._check_witness_as_a_whole(first, begin)
         if self._continued is not None:
             self._notes.append(
                 f"the file {self._continued[0]}, which has to follow, is missing: the program was killed before it "
@@ -276,8 +278,6 @@ class Verifier:
                 f"the last line of {self._file.name} is not complete: the program writes it now, or was killed while "
                 "it did"
             )
-        if self.witnessed:
-            self._notes.append(f"the checkpoints of the witness agree up to record {self._is_witnessed_up_to}")
         return Verdict(
             tuple(self._files),
             self._log,
@@ -288,6 +288,7 @@ class Verifier:
             is_pinned,
             begin.seq,
             tuple(sorted(set(self._deleted.values()))),
+            self._witnessed_up_to,
             tuple(self._notes),
         )
 
@@ -384,12 +385,49 @@ class Verifier:
         self._said_to_be_deleted.clear()
 
     def _check_witness(self) -> None:
-        expected = self.witnessed.get((self._log, self._end.seq))
-        if expected is None:
-            return
-        if expected != self._end.head:
-            self._fail(f"record {self._end.seq} has another hash than in the checkpoint of the witness")
-        self._is_witnessed_up_to = max(self._is_witnessed_up_to, self._end.seq)
+        """Check the last line against the checkpoints of the witness."""
+        assert self._file is not None
+        for one in self._by_seq.get(self._end.seq, ()):
+            if one.log != self._log:
+                continue
+            if one.head == self._end.head:
+                self._witnessed_up_to = self._end.seq
+            elif not one.signature or one.is_signed_with(self._file.key):
+                self._fail(f"record {self._end.seq} has another hash than in the checkpoint of the witness")
+            else:
+                self._unproven += 1
+
+    def _check_witness_as_a_whole(self, first: FileReport, begin: Position) -> None:
+        """Check, after the last line, that nothing is missing of which the witness has a checkpoint."""
+        of_this_log = [one for one in self.witnessed if one.log == self._log]
+        if self.witnessed and not of_this_log:
+            raise BadLine(first.name, 1, "no checkpoint of the witness is of this log: it is another one")
+        keys = {file.key for file in self._files}
+        if self._continued is not None:
+            with contextlib.suppress(ValueError):
+                keys.add(VerifyingKey.parse(self._continued[1]))
+        late = [one for one in of_this_log if one.seq > self._end.seq]
+        proven = [one.seq for one in late if not one.signature or any(one.is_signed_with(key) for key in keys)]
+        if proven:
+            raise BadLine(
+                self._name,
+                self._line,
+                f"the log ends with record {self._end.seq}, but the witness has a checkpoint of record "
+                f"{max(proven)}: the end was cut off, or an old state was put back",
+            )
+        self._unproven += len(late)
+        early = sum(one.seq <= begin.seq for one in of_this_log)
+        if self._unproven and not self._witnessed_up_to and not early:
+            raise BadLine(
+                first.name, 1, "no checkpoint of the witness is signed with a key of these files: it is another log"
+            )
+        if early:
+            self._notes.append(f"the witness has {early} checkpoints of records that the log itself has deleted")
+        if self._unproven:
+            self._notes.append(
+                f"{self._unproven} checkpoints of the witness contradict the log, and are not signed with a key of "
+                "these files: somebody else has sent them, or all files of the key that signed them are missing"
+            )
 
     # --- lines about the log itself
 

@@ -111,6 +111,7 @@ class Client:
             clock=clock,
             on_draining=self._draining,
             on_given=self._given,
+            witnessing=None if config.audit is None else config.audit.witnessing,
             events=self._events,
         )
         self._senders = Senders(self._find_senders(string, ()))

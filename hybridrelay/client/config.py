@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -17,6 +18,9 @@ from ..connectivity.updates import FloorOf
 from ..mux import DATA_CONFIG, Budget
 from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
 from .patience import check_patience
+
+if TYPE_CHECKING:  # loaded only by programs that have an audit log
+    from ..audit import AuditTrail
 
 __all__ = ["ClientConfig", "to_connection_string"]
 
@@ -88,3 +92,6 @@ class ClientConfig:
     keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of the connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
+    #: The audit log of the program, which has to be open (`AuditTrail.opened`). The relays are asked to keep its
+    #: checkpoints. None: there is none.
+    audit: AuditTrail | None = attrs.field(default=None, kw_only=True)

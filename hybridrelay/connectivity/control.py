@@ -11,6 +11,7 @@ import trio
 from .._nursery import FlatNursery
 from .._version import __version__
 from ..abc import Dialer
+from ..audit.chain import Checkpoint
 from ..errors import RelayUnreachable, SessionError
 from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Session, SessionRole
 from ..protocol import RemoteProtocolError, control
@@ -39,8 +40,16 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class _Request:
     """A request that waits for its answer."""
 
-    message: control.Register | control.Join | control.Take | control.Check
-    answer: control.Registered | control.Joined | control.Taken | control.Checked | control.Failed | None = None
+    message: control.Register | control.Join | control.Take | control.Check | control.Witness
+    answer: (
+        control.Registered
+        | control.Joined
+        | control.Taken
+        | control.Checked
+        | control.Witnessed
+        | control.Failed
+        | None
+    ) = None
     #: The parts of a claim's content that have arrived so far.
     parts: list[str] = attrs.field(factory=list[str])
     #: Set when the answer has arrived, or can no longer arrive.
@@ -75,7 +84,8 @@ class ControlChannel:
         self.intercepted_by = None if certificate is None else certificate.intercepted_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
-        #: Far from the ids that the registration machine of a connector gives its own requests over the channel.
+        #: For `check` and `witness`. Far from the ids that the registration machine of a connector gives its own
+        #: requests over the channel.
         self._check_ids = itertools.count(_FIRST_CHECK_ID)
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
@@ -137,6 +147,29 @@ class ControlChannel:
         assert isinstance(answer, control.Checked | control.Failed), "checked when it was delivered"
         return answer
 
+    async def witness(self, connection: str, checkpoint: Checkpoint) -> control.Witnessed | control.Failed:
+        """Ask the relay to keep a checkpoint of this program's audit log.
+
+        A relay of an earlier version does not answer. Errors and cancellation are as for `register`.
+
+        Args:
+            connection: a hybrid connection of which the relay has accepted a token over this channel.
+            checkpoint: the checkpoint, with its signature.
+        """
+        message = control.Witness(
+            next(self._check_ids),
+            connection,
+            checkpoint.log,
+            checkpoint.seq,
+            checkpoint.head,
+            checkpoint.at,
+            checkpoint.key,
+            checkpoint.signature,
+        )
+        answer = await self._request(_Request(message))
+        assert isinstance(answer, control.Witnessed | control.Failed), "checked when it was delivered"
+        return answer
+
     async def take(self, message: control.Take) -> bytes | control.Failed:
         """Take a claim, and return its sealed content. Errors and cancellation are as for `register`.
 
@@ -148,7 +181,7 @@ class ControlChannel:
 
     async def _request(
         self, request: _Request
-    ) -> control.Registered | control.Joined | control.Taken | control.Checked | control.Failed:
+    ) -> control.Registered | control.Joined | control.Taken | control.Checked | control.Witnessed | control.Failed:
         message = request.message
         self._requests[message.id] = request
         try:
@@ -182,7 +215,11 @@ class ControlChannel:
     def _deliver(self, message: control.Message | control.Unknown) -> None:
         match message:
             case (
-                control.Registered(id=id_) | control.Joined(id=id_) | control.Checked(id=id_) | control.Failed(id=id_)
+                control.Registered(id=id_)
+                | control.Joined(id=id_)
+                | control.Checked(id=id_)
+                | control.Witnessed(id=id_)
+                | control.Failed(id=id_)
             ):
                 if (request := self._requests.get(id_)) is not None:
                     if request.answer is not None:
@@ -219,8 +256,8 @@ class ControlChannel:
 
 
 def _is_answer(
-    message: control.Registered | control.Joined | control.Checked | control.Failed,
-    request: control.Register | control.Join | control.Take | control.Check,
+    message: control.Registered | control.Joined | control.Checked | control.Witnessed | control.Failed,
+    request: control.Register | control.Join | control.Take | control.Check | control.Witness,
 ) -> bool:
     """Return whether the message can be the answer to this request. `control.Failed` can answer any request."""
     match message:
@@ -230,6 +267,8 @@ def _is_answer(
             return isinstance(request, control.Join)
         case control.Checked():
             return isinstance(request, control.Check)
+        case control.Witnessed():
+            return isinstance(request, control.Witness)
         case control.Failed():
             return True
 

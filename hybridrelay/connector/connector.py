@@ -18,7 +18,7 @@ from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
-from ..audit.record import NOT_THERE, SinkProblem
+from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
@@ -29,6 +29,7 @@ from ..connectivity.refusals import all_failed
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, TargetCheck
 from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, HybridRelayError
+from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
 from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
 from ..events.log import logged_events
@@ -63,6 +64,8 @@ from .targets import open_target
 
 __all__ = ["Connector", "run_connector"]
 
+#: How often to check whether required witnesses of the audit log have confirmed its checkpoints (seconds).
+_WITNESS_SECONDS = 5.0
 #: How often to check whether something still depends on an earlier key (seconds).
 _FOLLOW_SECONDS = 1.0
 
@@ -114,7 +117,7 @@ class Connector:
             lost=self._data_channel_lost,
             changed=self._key_use_changed,
             counters=self._counters,
-            recorded=None if config.audit is None else config.audit.recorded,
+            recorded=None if config.audit is None else self._recorded,
             used_claims=None if config.used_claims is None else UsedClaimsFile(config.used_claims),
             clock=clock,
         )
@@ -135,7 +138,14 @@ class Connector:
         self._relays = Relays(
             new_link=partial(new_link, instance=instances.instance, upgrade_interval=config.upgrade_interval),
             new_registrar=lambda link, changed: Registrar(
-                link, channels, self._sessions, instances, clock=clock, events=events, changed=changed
+                link,
+                channels,
+                self._sessions,
+                instances,
+                clock=clock,
+                events=events,
+                changed=changed,
+                witnessing=None if config.audit is None else config.audit.witnessing,
             ),
             changed=self._registration_changed,
             events=events,
@@ -355,9 +365,42 @@ class Connector:
 
     def _audit_problems(self) -> tuple[SinkProblem, ...]:
         if self._audit is not None:
-            return self._audit.problems
+            return (*self._audit.problems, *self._witness_problems())
         required = sorted(self._policies.policy.required_audit)
+        if self._policies.policy.audit_witnesses:
+            required.append("witness")
         return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
+
+    def _witness_problems(self) -> tuple[SinkProblem, ...]:
+        """Return the relays that the policy requires as witnesses of the audit log, and that fail to be."""
+        required = self._policies.policy.audit_witnesses
+        if self._audit is None or not required:
+            return ()
+        used = {host for one in self._published.values() for host in one.string.hosts}
+        return self._audit.witnessing.witnesses.problems(required, used, trio.current_time())
+
+    async def _recorded(self) -> None:
+        """Wait until the audit log has what was published so far, in all sinks that have to have it.
+
+        Raises:
+            NotRecordedError: a required sink cannot be written, or a required witness is overdue.
+        """
+        assert self._audit is not None
+        await self._audit.recorded()
+        for problem in self._witness_problems():
+            raise NotRecordedError(f"{problem.sink}: {problem.detail}")
+
+    async def _watch_witnesses(self) -> None:
+        """Publish when required witnesses fail, and when they confirm again, until cancelled."""
+        failed: dict[str, str] = {}
+        while True:
+            problems = {one.sink: one.detail for one in self._witness_problems()}
+            for sink in problems.keys() - failed.keys():
+                self._events.publish(AuditWitnessFailed(witness=sink, detail=problems[sink]))
+            for sink in failed.keys() - problems.keys():
+                self._events.publish(AuditWitnessRestored(witness=sink))
+            failed = problems
+            await trio.sleep(_WITNESS_SECONDS)
 
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
@@ -383,6 +426,7 @@ class Connector:
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
                 nursery.start_soon(self._policies.watch)
+                nursery.start_soon(self._watch_witnesses)
                 nursery.start_soon(self._end_when_over)
                 nursery.start_soon(self._relays.run)
                 await self._settled.wait()

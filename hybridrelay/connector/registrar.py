@@ -16,12 +16,14 @@ import trio
 
 from .._nursery import FlatNursery
 from ..abc import Purpose
+from ..audit.witnessing import Witnessing
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.new_keys import check_token
 from ..connectivity.refusals import failure_error
 from ..connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
+from ..connectivity.witnessing import send_checkpoints
 from ..errors import HybridRelayError, RelayUnreachable
 from ..events.base import Event
 from ..events.connector import InstanceReplaced
@@ -47,6 +49,8 @@ class _Running:
     channel: ControlChannel | None = None
     #: Runs the requests over the channel. They end with it.
     nursery: trio.Nursery | None = None
+    #: Whether checkpoints of the audit log are sent over it.
+    is_witnessed: bool = False
     #: The answers to the message that is being handled.
     replies: deque[control.Message] = attrs.field(factory=deque)
 
@@ -70,6 +74,7 @@ class Registrar:
         clock: returns seconds since 1970.
         events: the stream to which events are published.
         changed: called when a hybrid connection was registered, refused or lost at this relay.
+        witnessing: the checkpoints of the audit log, which the relay is asked to keep; None: there are none.
     """
 
     def __init__(
@@ -82,8 +87,10 @@ class Registrar:
         clock: Callable[[], float],
         events: EventStream,
         changed: Callable[[], None],
+        witnessing: Witnessing | None = None,
     ) -> None:
         self.link = link
+        self._witnessing = witnessing
         self._data_channels = channels
         self._sessions = sessions
         self._instances = instances
@@ -335,6 +342,19 @@ class Registrar:
         except RelayUnreachable:
             pass  # an offer could not be answered: the channel is lost, which `_run_channel` reports
 
+    def _begin_sending_checkpoints(self, number: int) -> None:
+        running = self._running.get(number)
+        if self._witnessing is None or running is None or running.channel is None or running.is_witnessed:
+            return
+        running.is_witnessed = True
+
+        def registered() -> str | None:
+            names = (name for name, one in self._publications.items() if one.state.over == number)
+            return min(names, default=None)
+
+        assert running.nursery is not None
+        running.nursery.start_soon(send_checkpoints, running.channel, self.link.host, registered, self._witnessing)
+
     def _key_received(self, running: _Running, channel: ControlChannel, message: control.Key) -> None:
         publication = self._publications.get(message.connection)
         if publication is not None and publication.published.new_keys is not None:
@@ -392,6 +412,7 @@ class Registrar:
         match answer:
             case control.Registered(expires_at=expires_at):
                 self._feed(inputs.RequestGranted(*asked, expires_at - self._clock()))
+                self._begin_sending_checkpoints(command.channel)
             case control.Failed():
                 self._feed(inputs.RequestRefused(*asked, failure_error(command.name, answer)))
 

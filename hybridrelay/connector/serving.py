@@ -403,6 +403,8 @@ class ServedStream:
             await self._service.recorded()
         elif required := self._service.policy().required_audit:
             raise NotRecordedError(f"the policy requires an audit log ({', '.join(sorted(required))})")
+        elif self._service.policy().audit_witnesses:
+            raise NotRecordedError("the policy requires relays that keep checkpoints of the audit log")
 
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""

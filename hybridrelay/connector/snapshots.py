@@ -46,7 +46,7 @@ def connector_snapshot(
         counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
-        audit: the sinks of its audit log that cannot be written.
+        audit: the sinks of its audit log that cannot be written, and the witnesses that do not confirm.
     """
     of_sessions = Counter(served.published.name for served in sessions)
     of_streams = Counter(stream.origin.published.name for stream in sessions.streams)
@@ -94,6 +94,7 @@ def connector_snapshot(
         reserved=total.reserved,
         transports={name: name in in_use for name in sorted(relays.transports() | in_use)},
         counters=counters.copy(),
+        audit=audit,
     )
 
 

@@ -17,6 +17,10 @@ __all__ = [
     "AuditRecordsLost",
     "AuditSinkFailed",
     "AuditSinkRestored",
+    "AuditWitnessFailed",
+    "AuditWitnessRestored",
+    "CheckpointRefused",
+    "CheckpointsDeleted",
 ]
 
 
@@ -54,8 +58,8 @@ class AuditFilesRecovered(Event):
 
 @attrs.frozen(kw_only=True)
 class AuditCheckpoint(Event):
-    """A part of the audit files was signed. Other sinks get this event, so that they can show later whether the end
-    of the files was cut off (``audit verify --witness``).
+    """A part of the audit files was signed. Other sinks and relays get this, so that they can show later whether the
+    end of the files was cut off (``audit verify --witness``).
     """
 
     name: ClassVar = "audit.checkpoint"
@@ -68,6 +72,10 @@ class AuditCheckpoint(Event):
     #: The number of the last record that is signed, and its hash.
     last: int
     head: str
+    #: When it was signed, the public key of the file, and the signature.
+    signed_at: str
+    key: str
+    signature: str
 
 
 @attrs.frozen(kw_only=True)
@@ -99,6 +107,32 @@ class AuditSinkRestored(Event):
 
 
 @attrs.frozen(kw_only=True)
+class AuditWitnessFailed(Event):
+    """A relay that the policy requires as a witness (``AuditWitness``) has not confirmed that it keeps checkpoints of
+    the audit log. The connector refuses new streams. Published once, until `AuditWitnessRestored`.
+    """
+
+    name: ClassVar = "audit.witness-failed"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A required witness of the audit log fails, and new streams are refused"
+
+    #: ``witness`` and the relay's host name; ``witness`` alone if there is no such relay, or are no checkpoints.
+    witness: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class AuditWitnessRestored(Event):
+    """The required witness has confirmed the checkpoints, or is no longer required."""
+
+    name: ClassVar = "audit.witness-restored"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A required witness of the audit log has confirmed again"
+
+    witness: str
+
+
+@attrs.frozen(kw_only=True)
 class AuditRecordsLost(Event):
     """Only a record in the sink itself: so many records are missing before it."""
 
@@ -127,6 +161,39 @@ class AuditRecordsLeftOut(Event):
     connection: str
     #: How many were left out since the last such event, in all sinks.
     records: int
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointRefused(Event):
+    """A connector or client wanted the relay to keep a checkpoint of its audit log, and a limit is reached.
+
+    Checkpoints that are kept already are not affected. ``hybridrelay audit checkpoints`` shows them, and can delete
+    those of a log.
+    """
+
+    name: ClassVar = "checkpoint.refused"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A checkpoint of an audit log was refused"
+
+    connection: str
+    #: The address of the peer, and its instance.
+    peer: str
+    instance: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointsDeleted(Event):
+    """An administrator has deleted the checkpoints of an audit log that the relay kept as a witness."""
+
+    name: ClassVar = "checkpoint.deleted"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Checkpoints of an audit log were deleted"
+
+    connection: str
+    #: The id of the audit log, and how many were deleted.
+    log: str
+    checkpoints: int
 
 
 @attrs.frozen(kw_only=True)

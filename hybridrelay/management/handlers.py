@@ -20,6 +20,7 @@ from ..security.names import parse_host_untrusted
 from .audit import AUDIT_ROWS
 from .callers import Scope
 from .calls import Call
+from .checkpoints import CHECKPOINT_OPERATIONS
 from .claims import CLAIM_OPERATIONS
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .following import EVENT_ROWS
@@ -487,6 +488,7 @@ OPERATIONS: Operations[Call] = Operations(
         *HISTORY_ROWS,
         *EVENT_ROWS,
         *AUDIT_ROWS,
+        *CHECKPOINT_OPERATIONS,
         *TOKEN_OPERATIONS,
         *USAGE_ROWS,
     ]

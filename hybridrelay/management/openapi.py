@@ -54,6 +54,11 @@ _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,256}$"},
         "example": "application",
     },
+    "log": {
+        "description": "The id of an audit log.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+        "example": "0123456789abcdef",
+    },
     "edition": {
         "description": "The name of an edition.",
         "schema": {"type": "string", "pattern": "^[a-z0-9-]{1,64}$"},

@@ -14,7 +14,7 @@ from .problems import problem
 
 __all__ = ["check_param", "param_of", "valid_params"]
 
-#: The form of the ids of instances, sessions and claims, and that of the ids of senders.
+#: The form of the ids of instances, sessions and claims, and that of the ids of senders and audit logs.
 _LONG_ID, _SHORT_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{16}")
 
 _EDITION = re.compile(r"[a-z0-9-]{1,64}")
@@ -55,6 +55,7 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "session": partial(_check_id, _LONG_ID),
     "token": check_token_id,
     "edition": _check_edition,
+    "log": partial(_check_id, _SHORT_ID),
 }
 
 

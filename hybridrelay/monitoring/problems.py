@@ -134,8 +134,8 @@ def _of_audit(sinks: Sequence[SinkProblem]) -> Iterator[ProblemStatus]:
         effect = "new streams are refused" if one.is_required else "its records wait"
         yield ProblemStatus(
             code="audit-failed",
-            detail=f"the audit log cannot be written to {one.sink}: {one.detail}; {effect}",
-            remedy="free space, or start the server or service; writing is tried again by itself",
+            detail=f"{one.text}; {effect}",
+            remedy=one.remedy,
         )
 
 

@@ -35,10 +35,8 @@ def endpoint_checks(
         # A program that opens streams itself needs no session until it asks for one.
         is_connected = connection.is_connected or (role == "client" and connection.failure is None)
         checks.append(_check("session", is_connected, why_not_connected(connection), connection.name))
-    for sink in snapshot.audit:
-        if sink.is_required:
-            why = f"the audit log cannot be written to {sink.sink}: {sink.detail}", "free space, or start the server"
-            checks.append(_check("audit", False, why))
+    required = (sink for sink in snapshot.audit if sink.is_required)
+    checks.extend(_check("audit", False, (sink.text, sink.remedy)) for sink in required)
     for one in targets:
         why = f"the target {one.target} cannot be reached: {one.detail}", one.remedy
         checks.append(_check("target", one.ok, why, one.connection))

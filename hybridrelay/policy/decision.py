@@ -19,7 +19,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -117,6 +117,13 @@ class Policy:
         """The kinds of sinks of the audit log without which no stream may be opened."""
         lists = [file.require_audit for file in self.files if file.require_audit is not None]
         return frozenset[str]().union(*(one.index for one in lists))
+
+    @property
+    def audit_witnesses(self) -> tuple[Callable[[str], bool], ...]:
+        """For each file that names relays which have to keep the checkpoints of the audit log: whether it names the
+        relay with a host."""
+        lists = [file.audit_witness for file in self.files if file.audit_witness is not None]
+        return tuple(one.index.permits for one in lists)
 
     def within_hours(self, at: dt.datetime) -> tuple[bool, ...]:
         """Return for each file with allowed hours whether a local time is within them.

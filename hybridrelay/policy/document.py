@@ -25,6 +25,7 @@ from .values import (
     parse_local,
     parse_relay,
     parse_target,
+    parse_witness,
 )
 
 __all__ = ["MAX_ENTRIES", "Entry", "EntryList", "Place", "Restrictions", "Setting", "make_restrictions"]
@@ -184,6 +185,7 @@ class Restrictions:
     max_streams_per_label: Entry[int] | None = None
     allowed_hours: HoursList | None = None
     require_audit: SinkList | None = None
+    audit_witness: RelayList | None = None
     allow_udp: Entry[bool] | None = None
     allowed_forward_addresses: LocalList | None = None
     allow_run: Entry[bool] | None = None
@@ -228,6 +230,7 @@ _LISTS: Mapping[str, tuple[Callable[[str], object], Callable[[Place, tuple[Entry
     "DeniedIdentities": (_parse_identity, IdentityList),
     "AllowedHours": (parse_hours, HoursList),
     "RequireAudit": (parse_audit_sink, SinkList),
+    "AuditWitness": (parse_witness, RelayList),
     "AllowedForwardAddresses": (parse_local, LocalList),
 }
 

@@ -135,6 +135,16 @@ _ALL = (
         '["file"]',
     ),
     Key(
+        "AuditWitness",
+        Kind.LIST,
+        "audit-witness",
+        "Relays that keep checkpoints of the audit log",
+        "The relays that have to confirm that they keep the checkpoints of the audit files (--audit-dir) of a "
+        "connector: host names, *.domain, or addresses. Those of them that a connector uses have to confirm within 5 "
+        "minutes, and it has to use at least one. Otherwise it opens no streams.",
+        '["relay.example.com"]',
+    ),
+    Key(
         "AllowUdp",
         Kind.FLAG,
         "allow-udp",

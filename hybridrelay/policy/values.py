@@ -2,6 +2,8 @@
 
 Every parser accepts only what has one meaning. A pattern that could never match anything is refused, because a denial
 that has no effect would go unnoticed.
+
+The module is long because each kind of value has its parser here.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ __all__ = [
     "parse_local",
     "parse_relay",
     "parse_target",
+    "parse_witness",
 ]
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -269,6 +272,17 @@ def parse_relay(text: str) -> RelayPattern:
     if ":" in host and not host.startswith("["):
         raise ValueError("expected the host name of a relay without a port, or a pin (sha256:...)")
     return RelayPattern(text, _parse_host_pattern(host))
+
+
+def parse_witness(text: str) -> RelayPattern:
+    """Parse the host of a relay, or ``*.domain``.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    if text.startswith("sha256:"):
+        raise ValueError("expected the host name or address of a relay, and not a pin")
+    return parse_relay(text)
 
 
 def parse_authority(text: str) -> str:

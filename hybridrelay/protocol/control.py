@@ -73,6 +73,13 @@ CLAIM_PART_SIZE = 3 * 1024
 MAX_CLAIM_PARTS = 8
 #: The longest document of an update, in Base64 (`hybridrelay.security.MAX_UPDATE` bytes).
 MAX_DOCUMENT = 6144
+#: The size of the id of an audit log and of the hash of a record (bytes), and the longest texts of a checkpoint
+#: (characters).
+AUDIT_LOG_SIZE = 8
+AUDIT_HASH_SIZE = 32
+MAX_AUDIT_TIME = 32
+MAX_AUDIT_KEY = 64
+MAX_AUDIT_SIGNATURE = 96
 #: The longest names of rules, and keys.
 MAX_RULE = 256
 MAX_KEY_TEXT = 256
@@ -426,6 +433,34 @@ class Checked:
 
 
 @attrs.frozen
+class Witness:
+    """A peer asks the relay to keep a checkpoint of its audit log. Answered by `Witnessed` or `Failed`.
+
+    The relay does not check the signature: it does not know the peer's keys.
+    """
+
+    id: int = attrs.field(validator=_integer)
+    #: A hybrid connection of which the peer has presented a valid token over this channel.
+    connection: str = attrs.field(validator=_connection)
+    #: The id of the audit log.
+    log: str = attrs.field(validator=_hex(AUDIT_LOG_SIZE))
+    #: The number of the last record that is signed, and its hash.
+    seq: int = attrs.field(validator=_integer)
+    head: str = attrs.field(validator=_hex(AUDIT_HASH_SIZE))
+    #: When it was signed, as the audit log states it; the public key, and the signature.
+    at: str = attrs.field(validator=_text(MAX_AUDIT_TIME))
+    key: str = attrs.field(validator=_text(MAX_AUDIT_KEY))
+    signature: str = attrs.field(validator=_text(MAX_AUDIT_SIGNATURE))
+
+
+@attrs.frozen
+class Witnessed:
+    """Answer to `Witness`: the relay has stored the checkpoint."""
+
+    id: int = attrs.field(validator=_integer)
+
+
+@attrs.frozen
 class Failed:
     """The answer to any request that fails."""
 
@@ -480,6 +515,8 @@ Message: TypeAlias = (
     | UpdateKept
     | Check
     | Checked
+    | Witness
+    | Witnessed
     | Failed
     | Ended
     | Draining
@@ -489,7 +526,7 @@ _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
         Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Take, Taken,
-        Key, KeyKept, Update, UpdateKept, Check, Checked, Failed, Ended, Draining,
+        Key, KeyKept, Update, UpdateKept, Check, Checked, Witness, Witnessed, Failed, Ended, Draining,
     )
 }  # fmt: skip
 _TYPES = {cls: name for name, cls in _CLASSES.items()}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import attrs
 
 from .._histogram import HistogramSnapshot
+from .checkpoints import CheckpointQuery, KeptCheckpoint
 from .history import HistoryQuery, Row
 from .model import KeyId
 from .usage import NO_USAGE, PastUsage, Period, Usage
@@ -344,6 +345,20 @@ class LiveRelay(Protocol):
 
     def note_use(self, key: KeyId) -> None:
         """Note that a key was used now, for the management API."""
+
+    async def checkpoints(self, query: CheckpointQuery) -> list[KeptCheckpoint]:
+        """Return a page of the checkpoints of audit logs that the relay keeps, in the order in which it stored them.
+
+        Raises:
+            StateError: the file cannot be read.
+        """
+
+    async def delete_checkpoints(self, connection: str, log: str) -> int:
+        """Delete the checkpoints of a log that are kept under the name of a hybrid connection. Returns how many.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
 
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         """Return what happened in some intervals: their beginnings (seconds since 1970) and rows, in order of time.

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
-from hybridrelay.audit.chain import START, Chain, FieldValue, Position, file_name, time_text
+from hybridrelay.audit.chain import START, Chain, Checkpoint, FieldValue, Position, file_name, time_text
 from hybridrelay.audit.keys import SigningKey, VerifyingKey
 from hybridrelay.audit.verification import Verdict, Verifier
 
@@ -44,9 +44,9 @@ class WrittenLog:
 
     def begin_file(self, position: Position | None = None, key: SigningKey | None = None) -> None:
         self.keys.append(SigningKey.generate() if key is None else key)
-        self.chain = Chain(self.key, START if position is None else position)
+        self.chain = Chain(self.key, START if position is None else position, self.log)
         self.lines = self.files[file_name(self.chain.position.seq + 1)] = []
-        self.lines.append(self.chain.opened(self.at(), "hybridrelay", self.log))
+        self.lines.append(self.chain.opened(self.at(), "hybridrelay"))
 
     def rotate(self) -> None:
         new = SigningKey.generate()
@@ -69,10 +69,10 @@ class WrittenLog:
 def verify(
     files: Mapping[str, Iterable[bytes]],
     pinned: Collection[VerifyingKey] = (),
-    witnessed: Mapping[tuple[str, int], str] | None = None,
+    witnessed: Collection[Checkpoint] = (),
 ) -> Verdict:
     """Verify files in the order of their names."""
-    verifier = Verifier(pinned, witnessed or {})
+    verifier = Verifier(pinned, witnessed)
     for name in sorted(files):
         verifier.begin_file(name)
         for line in files[name]:

@@ -404,7 +404,7 @@ class TestFiles:
             for number in range(300):
                 scene.events.publish(opened(number))
             await scene.trail.recorded()
-        (checkpoint, *_) = scene.of(AuditCheckpoint)
+        *_, checkpoint = scene.of(AuditCheckpoint)
         assert isinstance(checkpoint, AuditCheckpoint)
         assert checkpoint.last >= 255
         assert "audit.checkpoint" in other.events

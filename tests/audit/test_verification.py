@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hybridrelay.audit.chain import MAX_LINE, Chain, FieldValue, Position, file_name, hash_of, time_text
+from hybridrelay.audit.chain import MAX_LINE, Chain, Checkpoint, FieldValue, Position, file_name, hash_of, time_text
 from hybridrelay.audit.keys import SigningKey, VerifyingKey
 from hybridrelay.audit.verification import BadLine, Verifier
 
@@ -261,7 +262,7 @@ class TestFiles:
         log = WrittenLog.of(2, 2)
         _, last = names(log)
         removed = log.files.pop(last)
-        noted = {(log.log, json.loads(removed[-1])["seq"]): hash_of(removed[-1])}
+        noted = [Checkpoint(log.log, json.loads(removed[-1])["seq"], hash_of(removed[-1]))]
 
         (note,) = verify(log.files).notes
         assert f"the file {last}, which has to follow, is missing" in note
@@ -354,22 +355,75 @@ class TestWitnesses:
 
     def test_they_agree(self) -> None:
         log = WrittenLog.of(5)
-        noted = {(log.log, number): hash_of(log.lines[number - 1]) for number in (2, 5)}
-        noted["fedcba9876543210", 4] = "0" * 64  # of another log
+        noted = [Checkpoint(log.log, number, hash_of(log.lines[number - 1])) for number in (2, 5)]
+        noted.append(Checkpoint("fedcba9876543210", 4, "0" * 64))  # of another log
 
-        assert "agree up to record 5" in verify(log.files, witnessed=noted).notes[0]
+        assert verify(log.files, witnessed=noted).witnessed_up_to == 5
 
     def test_another_log_with_valid_signatures_took_the_place_of_this_one(self) -> None:
         log, other = WrittenLog.of(5), WrittenLog.of(5)
 
         with pytest.raises(BadLine, match="record 4 has another hash than in the checkpoint of the witness"):
-            verify(other.files, witnessed={(log.log, 4): hash_of(log.lines[3])})
+            verify(other.files, witnessed=[Checkpoint(log.log, 4, hash_of(log.lines[3]))])
+
+    def signed(self, log: WrittenLog, key: SigningKey | None = None, seq: int = 0, head: str = "") -> Checkpoint:
+        """A checkpoint with a signature; by default, that of the last line of the log."""
+        chain = Chain(log.key if key is None else key, log.chain.position, log.log)
+        if seq:
+            chain.position = Position(seq, head)
+        chain.checkpoint(log.at())
+        assert chain.signed is not None
+        return chain.signed
+
+    def test_a_signed_one_that_agrees(self) -> None:
+        log = WrittenLog.of(3, 3)
+        one = self.signed(log)
+        verdict = verify(log.files, witnessed=[one])
+        assert (verdict.witnessed_up_to, verdict.notes) == (one.seq, ())
+
+    @pytest.mark.parametrize("where", ["within", "at the end"])
+    def test_a_signed_one_that_contradicts(self, where: str) -> None:
+        log = WrittenLog.of(5)
+        seq = 4 if where == "within" else 99
+        with pytest.raises(BadLine, match="witness"):
+            verify(log.files, witnessed=[self.signed(log, seq=seq, head="0" * 64)])
+
+    def test_a_key_that_the_last_line_names_counts_too(self) -> None:
+        log = WrittenLog.of(2, 2)
+        one = self.signed(log)
+        log.files.pop(names(log)[-1])
+        with pytest.raises(BadLine, match="the end was cut off"):
+            verify(log.files, witnessed=[one])
+
+    @pytest.mark.parametrize("seq", [4, 99])
+    def test_one_that_somebody_else_has_sent_does_not_discredit_the_log(self, seq: int) -> None:
+        log = WrittenLog.of(5)
+        good, forged = self.signed(log), self.signed(log, SigningKey.generate(), seq, "0" * 64)
+        broken = attrs.evolve(self.signed(log, seq=seq, head="0" * 64), signature="A" * 86 + "==")
+        verdict = verify(log.files, witnessed=[good, forged, broken])
+        assert verdict.witnessed_up_to == good.seq
+        assert "2 checkpoints of the witness contradict the log" in verdict.notes[0]
+        with pytest.raises(BadLine, match="is signed with a key of these files"):
+            verify(log.files, witnessed=[forged])
+
+    def test_those_of_deleted_records(self) -> None:
+        log = WrittenLog.of(2, 2)
+        first, second = names(log)
+        end = json.loads(log.files[first][-1])["seq"]
+        old = Checkpoint(log.log, 2, "0" * 64)
+        fields: dict[str, FieldValue] = {"last": end, "head": hash_of(log.files[first][-1]), "reason": "size"}
+        log.lines.append(log.chain.record(log.at(), "log.deleted", fields))
+        log.checkpoint()
+        log.files = {second: log.files[second]}
+        verdict = verify(log.files, witnessed=[old])
+        assert verdict.deleted_for == ("size",)
+        assert verdict.notes == ("the witness has 1 checkpoints of records that the log itself has deleted",)
 
     def test_nothing_is_about_this_log(self) -> None:
         log = WrittenLog.of(5)
 
         with pytest.raises(BadLine, match="it is another one"):
-            verify(log.files, witnessed={("fedcba9876543210", 4): hash_of(log.lines[3])})
+            verify(log.files, witnessed=[Checkpoint("fedcba9876543210", 4, hash_of(log.lines[3]))])
 
     def test_a_file_of_another_log_with_the_key_of_this_one(self) -> None:
         log = WrittenLog.of(2, 2)

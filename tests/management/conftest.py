@@ -36,6 +36,7 @@ _PARAMETERS = {
     "session": "4" * 32,
     "claim": "5" * 32,
     "token": "a" * 8,
+    "log": "6" * 16,
 }
 
 

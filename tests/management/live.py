@@ -18,6 +18,7 @@ from hybridrelay.relay import (
     SenderSnapshot,
     SessionSnapshot,
 )
+from hybridrelay.relay.checkpoints import CheckpointQuery, KeptCheckpoint
 from hybridrelay.relay.counters import RelayCounters
 from hybridrelay.relay.history import HistoryQuery, Row
 from hybridrelay.relay.model import KeyId
@@ -114,6 +115,27 @@ class FakeRelay:
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
         return _page(self.held_sessions, limit, after, connection)
+
+    #: The checkpoints of audit logs, and what was asked for.
+    held_checkpoints: list[KeptCheckpoint] = attrs.field(factory=list, kw_only=True)
+
+    async def checkpoints(self, query: CheckpointQuery) -> list[KeptCheckpoint]:
+        found = [
+            one
+            for one in self.held_checkpoints
+            if one.id > query.after
+            and query.log in ("", one.log)
+            and query.connection in ("", one.connection)
+            and one.connection.startswith(query.prefix)
+        ]
+        return found[: query.limit]
+
+    async def delete_checkpoints(self, connection: str, log: str) -> int:
+        before = len(self.held_checkpoints)
+        self.held_checkpoints = [
+            one for one in self.held_checkpoints if (one.connection, one.log) != (connection, log)
+        ]
+        return before - len(self.held_checkpoints)
 
     #: The rows of the history, and what was asked for.
     rows: list[tuple[int, Row]] = attrs.field(factory=list, kw_only=True)

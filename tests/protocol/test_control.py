@@ -17,7 +17,6 @@ from hybridrelay.protocol.config import DIALED_CONTROL_CONFIG
 from hybridrelay.protocol.control import (
     MAX_AVOID,
     MAX_DETAIL,
-    MAX_INTEGER,
     MAX_LIFETIME_SECONDS,
     MAX_MESSAGE_SIZE,
     MAX_REPLACES,
@@ -44,6 +43,7 @@ from hybridrelay.protocol.control import (
     encode_message,
     instance_of,
 )
+from hybridrelay.protocol.control_fields import MAX_INTEGER
 from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
 from hybridrelay.protocol.limits import MAX_CONNECTION_NAME, MAX_TOKEN
 from hybridrelay.protocol.reasons import Reason
@@ -172,6 +172,21 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
     ),
     (control.Check(8, "sql", "t"), {"type": "check", "id": 8, "connection": "sql", "token": "t"}),
     (control.Checked(8), {"type": "checked", "id": 8}),
+    (
+        control.Witness(9, "sql", "0f" * 8, 258, "ab" * 32, "2026-11-30T05:00:00.000Z", "ed25519:AA==", "AAAA"),
+        {
+            "type": "witness",
+            "id": 9,
+            "connection": "sql",
+            "log": "0f" * 8,
+            "seq": 258,
+            "head": "ab" * 32,
+            "at": "2026-11-30T05:00:00.000Z",
+            "key": "ed25519:AA==",
+            "signature": "AAAA",
+        },
+    ),
+    (control.Witnessed(9), {"type": "witnessed", "id": 9}),
     (
         Failed(6, Reason.NO_LISTENER, "ask again"),
         {"type": "failed", "id": 6, "reason": "no-listener", "detail": "ask again"},

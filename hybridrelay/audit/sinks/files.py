@@ -31,6 +31,7 @@ class FileSink:
 
     def open(self) -> Sequence[Event]:
         """See `Sink.open`."""
+        before = self.directory.signed
         opened = self.directory.open()
         events: list[Event] = [AuditFilesOpened(directory=self.name, key=str(opened.key), is_new=opened.is_new)]
         if opened.removed_bytes or opened.unsigned_from is not None:
@@ -41,7 +42,7 @@ class FileSink:
                     unsigned_from=opened.unsigned_from or 0,
                 )
             )
-        return events
+        return [*events, *self._checkpoint(before)]
 
     def write(self, records: Sequence[Record]) -> Sequence[Event]:
         """See `Sink.write`. The records are on the disk when this returns."""
@@ -62,7 +63,16 @@ class FileSink:
         signed = self.directory.signed
         if signed is None or signed == before:
             return ()
-        return (AuditCheckpoint(directory=self.name, log=self.directory.log, last=signed.seq, head=signed.head),)
+        event = AuditCheckpoint(
+            directory=self.name,
+            log=signed.log,
+            last=signed.seq,
+            head=signed.head,
+            signed_at=signed.at,
+            key=signed.key,
+            signature=signed.signature,
+        )
+        return (event,)
 
     def close(self) -> None:
         """See `Sink.close`."""

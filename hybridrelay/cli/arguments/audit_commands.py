@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_relay
+from .options import add_management, add_relay
 
 _DESCRIPTION = """\
 There are two audit logs.
@@ -40,8 +43,9 @@ is, and ends with exit code 4.
 
 The hashes and signatures prove that nothing was changed since it was signed. To find out whether all files were
 replaced by others, give the public key of the log (--key), which 'hybridrelay audit key DIR' shows when the log is
-new. To find out whether the end was cut off, give what another sink has kept of the checkpoints (--witness): an
-export of the journal, the log of a syslog server, or any other text with lines of the event audit.checkpoint.
+new. To find out whether the end was cut off, or an old state was put back, give a witness (--witness), which has kept
+checkpoints elsewhere: a relay ('relay', with --management), or a file of another sink: an export of the journal, the
+log of a syslog server, or any other text with lines of the event audit.checkpoint.
 """
 _VERIFY_EXAMPLES = """\
 examples:
@@ -53,6 +57,20 @@ examples:
     journalctl -t hybridrelay-audit -g 'was signed' -o cat > checkpoints
     hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub \\
         --witness checkpoints
+  together with what the relay has kept:
+    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub --witness relay \
+        --management https://relay.example.com:9180 --token-file viewer.token
+"""
+_CHECKPOINTS = """\
+Show the checkpoints of audit logs that a relay keeps. Connectors and forward send them when they write audit files
+(--audit-dir). 'audit verify --witness relay' compares the files with them. The relay has not verified the signatures.
+A program sends them with the key of the first of its hybrid connections, in alphabetical order.
+"""
+_CHECKPOINTS_EXAMPLES = """\
+examples:
+  hybridrelay audit checkpoints --state /var/lib/hybridrelay
+  for 'audit verify --witness checkpoints' on a machine that does not reach the relay:
+    hybridrelay audit checkpoints --json --state /var/lib/hybridrelay > checkpoints
 """
 _KEY = """\
 Show the public key of the newest file of an audit directory. With this key, 'audit verify --key' finds out later
@@ -126,9 +144,40 @@ def _add_verify_arguments(parser: Parser) -> None:
         type=values.path,
         action="append",
         default=[],
-        help="a text file with events audit.checkpoint, as another sink has kept them; may be repeated",
+        help="what has kept checkpoints: relay, or a text file with events audit.checkpoint of another sink, or with "
+        "the output of 'audit checkpoints --json'; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    group = parser.add_argument_group("the relay of --witness relay")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+    )
+    add_management(which, group)
+
+
+def _add_checkpoints_arguments(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each checkpoint, for programs")
+    parser.add_argument("--log", metavar="ID", type=log_id, help="only the audit log with this id")
+    parser.add_argument(
+        "--connection",
+        metavar="NAME",
+        type=values.connection_name,
+        help="only those that were sent with a key of this hybrid connection",
+    )
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete the checkpoints of --log and --connection, for example to make room; needs an admin's token",
+    )
+    add_relay(parser)
+
+
+def log_id(text: str) -> str:
+    """Parse the id of an audit log."""
+    if not re.fullmatch(r"[0-9a-f]{16}", text):
+        raise argparse.ArgumentTypeError("expected the id of an audit log: 16 hexadecimal digits")
+    return text
 
 
 def _add_filter(parser: Parser) -> None:
@@ -206,6 +255,14 @@ COMMAND = Command(
             _EXPORT_EXAMPLES,
             _add_export_arguments,
             run="audit_files:run_export",
+        ),
+        Command(
+            "checkpoints",
+            "show the checkpoints of audit logs that a relay keeps as a witness",
+            _CHECKPOINTS,
+            _CHECKPOINTS_EXAMPLES,
+            _add_checkpoints_arguments,
+            run="audit_checkpoints:run",
         ),
         Command(
             "calls",

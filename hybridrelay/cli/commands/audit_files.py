@@ -13,9 +13,18 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..._text_files import read_text
-from ...audit.chain import time_text
+from ...audit.chain import Checkpoint, time_text
 from ...audit.export import to_cef, to_ocsf
-from ...audit.reading import RecordFilter, newest_key, parse_keys, parse_witness, read_records, verify_directory
+from ...audit.reading import (
+    RecordFilter,
+    log_id,
+    newest_key,
+    newest_name,
+    parse_keys,
+    parse_witness,
+    read_records,
+    verify_directory,
+)
 from ...audit.verification import BadLine, Verdict
 from ...errors import ConfigurationError
 from ...events.plain_log import fields_text
@@ -23,6 +32,8 @@ from .. import exits, output
 
 T = TypeVar("T")
 
+#: The value of ``--witness`` that means the relay of ``--state`` or ``--management``.
+_RELAY = Path("relay")
 #: The largest file with keys, and with what other sinks have kept (bytes).
 _MAX_KEYS, _MAX_WITNESS = 64 * 1024, 256 << 20
 #: Why files were deleted, by the reason in the records about it.
@@ -34,12 +45,9 @@ _COLUMNS = ("seq", "prev", "at", "event", "connection", "label", "target")
 def run_verify(args: argparse.Namespace) -> int:
     """Check audit files."""
     pinned = _parsed(args.key, parse_keys, "the file with public keys", _MAX_KEYS)
-    witnessed: dict[tuple[str, int], str] = {}
-    for one in _parsed(args.witness, lambda text: [parse_witness(text)], "the witness", _MAX_WITNESS):
-        for which, head in one.items():
-            if witnessed.setdefault(which, head) != head:
-                raise ConfigurationError(f"the files of --witness have two different hashes of record {which[1]}")
+    files = [one for one in args.witness if one != _RELAY]
     try:
+        witnessed = [*_parsed(files, parse_witness, "the witness", _MAX_WITNESS), *_of_relay(args)]
         verdict = verify_directory(args.directory, pinned, witnessed)
     except BadLine as bad:
         if args.json:
@@ -52,6 +60,31 @@ def run_verify(args: argparse.Namespace) -> int:
     else:
         _say_verdict(verdict, has_keys=bool(pinned))
     return exits.OK
+
+
+def _of_relay(args: argparse.Namespace) -> list[Checkpoint]:
+    """Return the checkpoints that a relay keeps of this log, if ``--witness relay`` asks for them."""
+    has_relay = args.state is not None or args.management is not None
+    if _RELAY not in args.witness:
+        if has_relay:
+            raise ConfigurationError("the options for a relay need --witness relay", remedy="add --witness relay")
+        return []
+    if not has_relay:
+        raise ConfigurationError(
+            "--witness relay needs the relay: --state or --management",
+            remedy="add one of them; for a file with the name relay, give --witness ./relay",
+        )
+    from .audit_checkpoints import read_checkpoints, witness_of  # imported here, because it takes long
+
+    log = log_id(args.directory)
+    found = witness_of(read_checkpoints(args, log=log))
+    if not found:
+        raise BadLine(
+            newest_name(args.directory),
+            1,
+            f"the relay keeps no checkpoint of this log ({log}): it is another log, or the relay was not its witness",
+        )
+    return found
 
 
 def run_key(args: argparse.Namespace) -> int:
@@ -118,6 +151,8 @@ def _say_verdict(verdict: Verdict, *, has_keys: bool) -> None:
     output.say(
         f"signed up to record {verdict.signed_up_to}" + (f"; {unsigned} later ones are not yet" if unsigned else "")
     )
+    if verdict.witnessed_up_to:
+        output.say(f"witnessed up to record {verdict.witnessed_up_to}")
     output.say(f"last record: {verdict.end.seq}, hash {verdict.end.head}")
     if verdict.deleted:
         reasons = " and ".join(_REASONS.get(reason, reason) for reason in verdict.deleted_for)
@@ -145,6 +180,7 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
         "isPinned": verdict.is_pinned,
         "deleted": verdict.deleted,
         "deletedFor": list(verdict.deleted_for),
+        "witnessedUpTo": verdict.witnessed_up_to,
         "notes": list(verdict.notes),
     }
 

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             update_floor=marks.floor,
             open_patience=args.open_patience,
             policy_directories=args.policy_dirs,
+            audit=audit,
         )
 
     service = ForwardService(make_config, events, stop)

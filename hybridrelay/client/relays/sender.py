@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from ...abc import Purpose
+from ...audit.witnessing import Witnessing
 from ...connectivity.control import ControlChannel
 from ...connectivity.data import EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
@@ -21,6 +22,7 @@ from ...connectivity.link import RelayLink, make_connection_token
 from ...connectivity.new_keys import check_token
 from ...connectivity.refusals import failure_error
 from ...connectivity.snapshot import FailureSnapshot, RelaySnapshot, RelayState
+from ...connectivity.witnessing import send_checkpoints
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
 from ...events.client import ConnectorPassedOver, JoinRightEnded
 from ...events.endpoint import EarlierKeyUsed, RelayDraining
@@ -90,6 +92,7 @@ class Sender:
         nursery: runs the control channel.
         clock: returns seconds since 1970.
         on_draining: called when the relay has announced that it is draining, or about to stop.
+        witnessing: the checkpoints of the audit log, which the relay is asked to keep; None: there are none.
         on_given: called with the control channel over which a new key or an update has arrived, and the message.
         events: the stream to which events are published.
     """
@@ -102,6 +105,7 @@ class Sender:
         nursery: trio.Nursery,
         *,
         earlier: ConnectionString | None = None,
+        witnessing: Witnessing | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
         on_given: Callable[[Sender, ControlChannel, control.Key | control.Update], None],
@@ -119,6 +123,9 @@ class Sender:
         self._clock = clock
         self._on_draining = on_draining
         self._on_given = on_given
+        self._witnessing = witnessing
+        #: The task that sends checkpoints over each control channel.
+        self._sending: dict[ControlChannel, trio.CancelScope] = {}
         self._events = events
         self._control: ControlChannel | None = None
         #: When the control channel was opened, on Trio's clock.
@@ -345,7 +352,17 @@ class Sender:
                 raise failure_error(self._connection, answer)
             if listener not in (None, answer.listener):
                 raise RelayUnreachable("the relay sent an unexpected answer", reason=Reason.PROTOCOL_ERROR)
+            if self._witnessing is not None and channel not in self._sending and not channel.has_ended:
+                self._sending[channel] = scope = trio.CancelScope()
+                self._nursery.start_soon(self._send_checkpoints, channel, scope, self._witnessing)
             return answer
+
+    async def _send_checkpoints(
+        self, channel: ControlChannel, scope: trio.CancelScope, witnessing: Witnessing
+    ) -> None:
+        """Ask the relay to keep the checkpoints of the audit log, until the control channel ends."""
+        with scope:
+            await send_checkpoints(channel, self.link.host, lambda: self._connection, witnessing)
 
     async def _open(
         self, channel: ControlChannel, joined: control.Joined, key: Secret, pinned: PeerIdentity | None
@@ -406,6 +423,8 @@ class Sender:
                 self._on_given(self, channel, message)
         if self._control is channel:
             self._control = None
+        if channel in self._sending:
+            self._sending.pop(channel).cancel()
 
 
 def _same_key(one: ConnectionString, other: ConnectionString) -> bool:

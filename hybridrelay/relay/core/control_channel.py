@@ -35,6 +35,7 @@ __all__ = [
     "Authorize",
     "Close",
     "ControlChannelCore",
+    "KeepCheckpoint",
     "KeyAnswered",
     "OfferAnswered",
     "Request",
@@ -66,8 +67,9 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
         control.Check,
         control.KeyKept,
         control.UpdateKept,
+        control.Witness,
     ),
-    control.PeerRole.CLIENT: (control.Join, control.Check, control.KeyKept, control.UpdateKept),
+    control.PeerRole.CLIENT: (control.Join, control.Check, control.KeyKept, control.UpdateKept, control.Witness),
     control.PeerRole.TAKER: (control.Take,),
 }
 
@@ -135,6 +137,13 @@ class UpdateAnswered:
 
 
 @attrs.frozen
+class KeepCheckpoint:
+    """Store a checkpoint of the peer's audit log, and answer."""
+
+    request: control.Witness
+
+
+@attrs.frozen
 class Close:
     """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
@@ -143,7 +152,16 @@ class Close:
 
 
 Output: TypeAlias = (
-    Say | Authorize | StartJoin | OfferAnswered | SenderProved | TakeClaim | KeyAnswered | UpdateAnswered | Close
+    Say
+    | Authorize
+    | StartJoin
+    | OfferAnswered
+    | SenderProved
+    | TakeClaim
+    | KeyAnswered
+    | UpdateAnswered
+    | KeepCheckpoint
+    | Close
 )
 
 
@@ -241,12 +259,22 @@ class ControlChannelCore(Generic[HandleT]):
                 return KeyAnswered(message)
             case control.UpdateKept():
                 return UpdateAnswered(message)
+            case control.Witness():
+                return self._keep_checkpoint(message)
             case control.Take():
                 if self._has_asked_for_claim:  # so that each guess costs a TLS handshake, whose rate is limited
                     raise RemoteProtocolError("only one claim can be taken on a control channel")
                 self._has_asked_for_claim = True
                 return TakeClaim(message)
         return None
+
+    def _keep_checkpoint(self, message: control.Witness) -> Say | KeepCheckpoint:
+        if not self.authorized:
+            raise RemoteProtocolError("a checkpoint of an audit log was sent before a valid token")
+        if message.connection not in self.connections:
+            reason = Reason.RIGHT_MISSING
+            return Say(control.Failed(message.id, reason, "no valid token of this hybrid connection was presented"))
+        return KeepCheckpoint(message)
 
     def _greet(self, message: control.Message) -> Say:
         if not isinstance(message, control.Hello):

@@ -29,6 +29,7 @@ from ..edge.slots import Slot, address_group
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
+from .checkpoints import Checkpoints
 from .claims import Claims
 from .control import ControlPeer
 
@@ -55,6 +56,7 @@ class ControlPeers:
         outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
         claims: answers takers; None means that there are no claims.
         client_addresses: what connectors are told about the addresses of clients.
+        checkpoints: keeps checkpoints of audit logs; None means that none are kept.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class ControlPeers:
         outer_pins: Callable[[], tuple[str, ...]],
         claims: Claims | None = None,
         client_addresses: ClientAddresses = ClientAddresses.EXACT,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self._broker = broker
         self._client_addresses = client_addresses
         self._instance = instance
         self._outer_pins = outer_pins
         self._claims = claims
+        self._checkpoints = checkpoints
         self._peers: set[ControlPeer] = set()
         #: See `ControlPeer`. Set when the relay is assembled.
         self.key_answered: Callable[[str, str, control.KeyKept], None] | None = None
@@ -104,6 +108,7 @@ class ControlPeers:
             client_address=self._client_addresses.stated(address),
             transport=transport,
             claims=self._claims,
+            checkpoints=self._checkpoints,
             key_answered=self._answered,
             update_answered=self._update_answered,
         )

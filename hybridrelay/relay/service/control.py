@@ -21,11 +21,13 @@ from ...events.relay import ListenerDropped
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
 from ...protocol.reasons import Reason
+from ..checkpoints import Pace
 from ..core.authorization import Grant
 from ..core.control_channel import (
     Authorize,
     Close,
     ControlChannelCore,
+    KeepCheckpoint,
     KeyAnswered,
     OfferAnswered,
     Output,
@@ -39,6 +41,7 @@ from ..core.control_channel import (
 from ..limits import REVOKED_CHANNEL_SECONDS
 from ..model import KeyId
 from .broker import BrokerService
+from .checkpoints import Checkpoints, NoCheckpoints
 from .claims import Claims, NoClaims
 from .listener_handle import ListenerHandle
 from .patience import happens
@@ -83,6 +86,7 @@ class ControlPeer:
         client_address: what connectors are told about the peer's address (`ClientAddresses.stated`).
         transport: the name of the transport.
         claims: answers takers; None means that there are no claims.
+        checkpoints: keeps checkpoints of the peer's audit log; None means that the relay keeps none.
         key_answered: called with address, instance and message when the peer has answered `control.Key`.
         update_answered: called with address, instance, role and message when it has answered `control.Update`.
     """
@@ -93,6 +97,7 @@ class ControlPeer:
         early: EarlySession | None = None,
         *,
         claims: Claims | None = None,
+        checkpoints: Checkpoints | None = None,
         key_answered: Callable[[str, str, control.KeyKept], None] = _ignore,
         update_answered: Callable[[str, str, control.PeerRole | None, control.UpdateKept], None] = _ignore_update,
         relay_instance: str = "0" * 32,
@@ -104,6 +109,10 @@ class ControlPeer:
         self._broker = broker
         self._client_address = client_address
         self._claims = NoClaims() if claims is None else claims
+        self._checkpoints = NoCheckpoints() if checkpoints is None else checkpoints
+        #: Limits the checkpoints, of which one is stored at a time.
+        self._checkpoint_pace = Pace()
+        self._is_keeping = False
         self._key_answered = key_answered
         self._update_answered = update_answered
         self._early = early
@@ -270,6 +279,13 @@ class ControlPeer:
             case TakeClaim(request):
                 for message in await self._claims.take(request, self.address):
                     await self.send(message)
+            case KeepCheckpoint(request):
+                if self._is_keeping or not self._checkpoint_pace.admits(trio.current_time()):
+                    detail = "too many checkpoints of audit logs over this control channel"
+                    await self.send(control.Failed(request.id, Reason.BUSY, detail))
+                else:
+                    self._is_keeping = True
+                    self._nursery.start_soon(self._keep_checkpoint, request)
             case OfferAnswered(id_, answer):
                 self._answered(id_, answer)
             case SenderProved(id_):
@@ -277,6 +293,13 @@ class ControlPeer:
                     offer.proved()
             case Close():
                 self._close(output)
+
+    async def _keep_checkpoint(self, request: control.Witness) -> None:
+        try:
+            answer = await self._checkpoints.keep(request, self.instance, self.address)
+        finally:
+            self._is_keeping = False
+        await self.send(answer)
 
     async def _authorize(self, wanted: Authorize) -> None:
         """Grant or refuse a request."""

@@ -11,6 +11,7 @@ import trio
 
 from ..._histogram import Histogram, HistogramSnapshot
 from ..._loop_lag import LoopLag
+from ..checkpoints import CheckpointQuery, KeptCheckpoint
 from ..core.listener import Listener
 from ..core.pairs import Pair, PairEnd, Traffic
 from ..core.places import Places
@@ -23,6 +24,7 @@ from ..model import KeyId
 from ..snapshot import (
     ConnectionSnapshot,
     EndSnapshot,
+    FileProblem,
     ListenerSnapshot,
     PlacesSnapshot,
     Position,
@@ -36,6 +38,7 @@ from ..snapshot import (
 )
 from ..usage import TOTAL, PastUsage, Period, Usage
 from .broker import RENDEZVOUS_BUCKETS, BrokerService
+from .checkpoints import CheckpointService
 from .connections import ControlPeers
 from .history import HistoryService
 from .listener_handle import ListenerHandle, SenderHandle
@@ -70,6 +73,7 @@ class RunningRelay:
     usage: UsageService
     rolls: RollService
     updates: UpdateService
+    checkpoints: CheckpointService
     clock: Callable[[], float]
 
     def snapshot(self, *, sees: Sees = lambda _name: True) -> RelaySnapshot:
@@ -88,13 +92,17 @@ class RunningRelay:
             certificates=self.certificates.snapshot(),
             is_running=True,
             draining_since=broker.draining_since,
-            file_problems=tuple(one for one in (self.history.problem, self.usage.problem) if one is not None),
+            file_problems=tuple(one for one in self._file_problems if one is not None),
             usage=self.usage.machine.of(TOTAL),
             quotas=tuple(
                 QuotaSnapshot(name, kind.value, used, limit)
                 for name, kind, used, limit in islice(quotas, _MAX_QUOTAS)
             ),
         )
+
+    @property
+    def _file_problems(self) -> tuple[FileProblem | None, ...]:
+        return self.history.problem, self.usage.problem, self.checkpoints.problem
 
     def listener_count(self, name: str) -> int:
         """See `LiveRelay.listener_count`."""
@@ -304,6 +312,14 @@ class MaybeRunningRelay:
     async def history(self, query: HistoryQuery) -> list[tuple[int, Row]]:
         """See `LiveRelay.history`."""
         return [] if self.running is None else await self.running.history.read(query)
+
+    async def checkpoints(self, query: CheckpointQuery) -> list[KeptCheckpoint]:
+        """See `LiveRelay.checkpoints`."""
+        return [] if self.running is None else await self.running.checkpoints.read(query)
+
+    async def delete_checkpoints(self, connection: str, log: str) -> int:
+        """See `LiveRelay.delete_checkpoints`."""
+        return 0 if self.running is None else await self.running.checkpoints.delete(connection, log)
 
     def drain(self) -> bool:
         """See `LiveRelay.drain`."""

@@ -44,6 +44,7 @@ from ..store.relay_id import load_or_create_relay_id
 from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
+from .checkpoints import CheckpointService
 from .claims import ClaimService
 from .connections import ConnectionService, ControlPeers
 from .history import HistoryService
@@ -76,6 +77,7 @@ class _Parts:
     connections: ConnectionService
     running: RunningRelay
     claims: ClaimService
+    checkpoints: CheckpointService
 
     def statistics(self) -> dict[str, int]:
         """Return their current statistics, with the names in docs/operating.md."""
@@ -177,6 +179,7 @@ class Relay:
                         parts.broker.close()
                         await parts.running.history.finish()
                         await parts.running.usage.finish()
+                        await parts.checkpoints.finish()
 
     @contextmanager
     def _recorded(self, relay_id: bytes) -> Iterator[None]:
@@ -242,8 +245,14 @@ class Relay:
         )
         limiter = trio.CapacityLimiter(1)
         claims = ClaimService(own_store, limiter, self._events)
+        checkpoints = CheckpointService(self._config.state_dir, clock=self._clock, events=self._events)
         peers = ControlPeers(
-            broker, secrets.token_hex(16), lambda: certificates.outer_pins, claims, self._config.client_addresses
+            broker,
+            secrets.token_hex(16),
+            lambda: certificates.outer_pins,
+            claims,
+            self._config.client_addresses,
+            checkpoints,
         )
         rolls = RollService(broker, lambda: peers, own_store, limiter, clock=self._clock, events=self._events)
         peers.key_answered = rolls.answered
@@ -281,9 +290,10 @@ class Relay:
             usage,
             rolls,
             updates,
+            checkpoints,
             clock=self._clock,
         )
-        return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims)
+        return _Parts(certificates, broker, peers, slots, scheduler, connections, running, claims, checkpoints)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
@@ -313,6 +323,7 @@ class Relay:
         nursery.start_soon(self.live.lag.measure)
         nursery.start_soon(parts.running.announce_drains)
         nursery.start_soon(parts.claims.run)
+        nursery.start_soon(parts.checkpoints.run)
         nursery.start_soon(parts.running.rolls.run)
         nursery.start_soon(parts.running.updates.run)
         take = None

@@ -29,6 +29,7 @@ from hybridrelay.relay.core.control_channel import (
     Authorize,
     Close,
     ControlChannelCore,
+    KeepCheckpoint,
     KeyAnswered,
     OfferAnswered,
     Say,
@@ -558,6 +559,24 @@ def test_a_stranger_cannot_guess_unnoticed_with_checks(scene: Scene) -> None:
     assert [type(output) for output in scene.broker.take()] == [TokenInvalid] * REFUSALS_BEFORE_AUTHORIZED
     with pytest.raises(RemoteProtocolError, match="too many"):
         channel.refuse(control.Check(9, "db", "t"), error)
+
+
+WITNESS = control.Witness(4, "db", "0f" * 8, 1, "ab" * 32, "t", "k", "s")
+
+
+@pytest.mark.parametrize(("hello", "rule"), [(CONNECTOR, "listener"), (CLIENT, "sender")])
+def test_checkpoints_are_kept_for_peers_with_a_key(scene: Scene, hello: control.Hello, rule: str) -> None:
+    channel = make_channel(scene, hello)
+    with pytest.raises(RemoteProtocolError, match="before a valid token"):
+        channel.receive(WITNESS)
+    channel.authorize(control.Check(1, "db", "t"), scene.grant(rule), 0.0)
+    assert channel.receive(WITNESS) == KeepCheckpoint(WITNESS)
+    other = channel.receive(attrs.evolve(WITNESS, connection="other"))
+    assert isinstance(other, Say)
+    assert isinstance(other.message, control.Failed)
+    assert (other.message.id, other.message.reason) == (4, Reason.RIGHT_MISSING)
+    with pytest.raises(RemoteProtocolError, match="may not send"):
+        make_channel(scene, TAKER).receive(WITNESS)
 
 
 def test_an_answer_about_a_key_is_passed_on(scene: Scene) -> None:

@@ -23,6 +23,7 @@ from hybridrelay.relay.edge.slots import Slots
 from hybridrelay.relay.limits import LISTENERS_PER_CONNECTION
 from hybridrelay.relay.model import KeyId
 from hybridrelay.relay.service.broker import BrokerService
+from hybridrelay.relay.service.checkpoints import CheckpointService
 from hybridrelay.relay.service.connections import ControlPeers
 from hybridrelay.relay.service.history import HistoryService
 from hybridrelay.relay.service.listener_handle import ListenerHandle
@@ -82,10 +83,21 @@ def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
     updates = UpdateService(
         broker, lambda: peers, MemoryStore(), trio.CapacityLimiter(1), clock=time.time, events=EventStream()
     )
+    checkpoints = CheckpointService(Path("/nowhere"), clock=time.time, events=EventStream())
     return RunningRelay(
-        broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), history, usage, rolls, updates,
+        broker,
+        peers,
+        certificates,
+        *places,
+        Slots(100),
+        HandshakeScheduler(),
+        history,
+        usage,
+        rolls,
+        updates,
+        checkpoints,
         time.time,
-    )  # fmt: skip
+    )
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certificates: RelayCertificates) -> None:

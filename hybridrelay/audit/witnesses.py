@@ -1,0 +1,118 @@
+"""Which relays keep the checkpoints of this program's audit log as witnesses, according to their answers. Pure.
+
+The rules:
+
+1. Each relay is sent the latest checkpoint that it has not confirmed. Earlier ones are left out, because a checkpoint
+   covers everything before it.
+2. A relay is overdue when it has confirmed nothing for `CONFIRM_SECONDS` although there was something to confirm.
+3. The policy may name relays that have to be witnesses (``AuditWitness``). Those of them that the program uses must
+   not be overdue, and it has to use at least one of each file of the policy. Otherwise it opens no streams.
+4. A confirmation counts only for the checkpoint that was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+import attrs
+
+from .chain import Checkpoint
+from .record import SinkProblem
+
+__all__ = ["CONFIRM_SECONDS", "Witnesses"]
+
+#: How long a relay may take to confirm a checkpoint (seconds).
+CONFIRM_SECONDS: Final = 300.0
+
+_NO_FILES = "the policy (AuditWitness) requires relays that keep checkpoints, and no audit files are written"
+_NO_RELAY = "the policy (AuditWitness) requires relays as witnesses, and none of them is a relay of this program"
+
+
+@attrs.define
+class _Relay:
+    #: Since when there is something to confirm (seconds); None if the relay has confirmed everything.
+    pending_since: float | None
+    #: The checkpoint that it has confirmed last.
+    confirmed: Checkpoint | None = None
+    #: Why it has not confirmed the latest one, as far as known.
+    why: str = ""
+
+
+@attrs.define
+class Witnesses:
+    """The relays of a program, by their host names. Times are in seconds, on a clock that never goes back."""
+
+    #: The latest checkpoint of the audit log; None if there is none yet.
+    latest: Checkpoint | None = attrs.field(default=None, init=False)
+    _relays: dict[str, _Relay] = attrs.field(factory=dict, init=False)
+
+    def signed(self, checkpoint: Checkpoint, now: float) -> None:
+        """Note that a checkpoint was written."""
+        self.latest = checkpoint
+        for relay in self._relays.values():
+            if relay.pending_since is None:
+                relay.pending_since = now
+
+    def wanted(self, host: str, now: float) -> Checkpoint | None:
+        """Return the checkpoint that a relay is to be sent next; None if it has confirmed the latest one."""
+        relay = self._of(host, now)
+        return None if relay.confirmed == self.latest else self.latest
+
+    def confirmed(self, host: str, checkpoint: Checkpoint, now: float) -> None:
+        """Note that a relay has confirmed a checkpoint that it was sent."""
+        relay = self._of(host, now)
+        relay.confirmed, relay.why = checkpoint, ""
+        # If another one was signed meanwhile, the relay has as much time for it as for any other.
+        relay.pending_since = None if checkpoint == self.latest else now
+
+    def failed(self, host: str, why: str, now: float) -> None:
+        """Note why a relay has not confirmed a checkpoint that it was sent."""
+        self._of(host, now).why = why
+
+    def confirmed_by(self, host: str) -> Checkpoint | None:
+        """Return the last checkpoint that a relay has confirmed."""
+        relay = self._relays.get(host)
+        return None if relay is None else relay.confirmed
+
+    def keep_only(self, hosts: Collection[str]) -> None:
+        """Forget relays that the program does not use any longer."""
+        for host in self._relays.keys() - set(hosts):
+            del self._relays[host]
+
+    def problems(
+        self, required: Collection[Callable[[str], bool]], used: Collection[str], now: float
+    ) -> tuple[SinkProblem, ...]:
+        """Return why no streams may be opened; nothing if they may.
+
+        Args:
+            required: for each file of the policy that names witnesses: whether it names the relay with this host.
+            used: the hosts of the program's relays.
+            now: the time.
+        """
+        if not required:
+            return ()
+        if self.latest is None:
+            return (SinkProblem("witness", _NO_FILES, is_required=True),)
+        if not all(any(names(host) for host in used) for names in required):
+            return (SinkProblem("witness", _NO_RELAY, is_required=True),)
+        needed = sorted({host for host in used if any(names(host) for names in required)})
+        return tuple(
+            SinkProblem(f"witness {host}", self._of(host, now).why or _not_confirmed(), is_required=True)
+            for host in needed
+            if self._is_overdue(host, now)
+        )
+
+    def _is_overdue(self, host: str, now: float) -> bool:
+        since = self._of(host, now).pending_since
+        return since is not None and now - since > CONFIRM_SECONDS
+
+    def _of(self, host: str, now: float) -> _Relay:
+        relay = self._relays.get(host)
+        if relay is None:
+            relay = self._relays[host] = _Relay(None if self.latest is None else now)
+        return relay
+
+
+def _not_confirmed() -> str:
+    return f"it has not confirmed a checkpoint for {CONFIRM_SECONDS / 60:g} minutes"

@@ -1,0 +1,124 @@
+"""Checkpoints of the audit logs of connectors and clients, which a relay keeps as evidence: values and limits. Pure.
+
+The rules:
+
+1. Whoever has a valid key of a hybrid connection may have checkpoints kept under its name. Nothing that was stored is
+   replaced or deleted because of what a peer sends: when a limit is reached, further checkpoints are refused. So who
+   floods the relay can keep others with a key of the same hybrid connection from storing more, which they notice, but
+   cannot remove evidence.
+2. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last of each hour, log and instance
+   are left, and after 30 days, the first and the last of each day. Each signature covers everything before it, so
+   those between prove little more.
+3. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from ..protocol.control import Witness
+
+__all__ = [
+    "KEPT_SECONDS",
+    "MAX_BYTES",
+    "MAX_LOGS",
+    "MAX_ROWS",
+    "PACE_BURST",
+    "PACE_SECONDS",
+    "THINNED",
+    "CheckpointQuery",
+    "CheckpointsFull",
+    "KeptCheckpoint",
+    "Pace",
+]
+
+#: How long checkpoints are kept (seconds).
+KEPT_SECONDS: Final = 400 * 86_400.0
+#: From which age on, only the first and the last checkpoint of each interval are kept (both in seconds).
+THINNED: Final = ((86_400.0, 3600), (30 * 86_400.0, 86_400))
+#: The most audit logs, and checkpoints, that are kept for one hybrid connection. A log that is busy all the time has
+#: about 6,000.
+MAX_LOGS: Final = 64
+MAX_ROWS: Final = 20_000
+#: The maximum size of all checkpoints (bytes): about 600,000.
+MAX_BYTES: Final = 256 << 20
+PACE_SECONDS: Final = 10.0
+PACE_BURST: Final = 5
+
+
+@attrs.frozen
+class KeptCheckpoint:
+    """A checkpoint that the relay keeps."""
+
+    #: What the peer has sent.
+    connection: str
+    log: str
+    seq: int
+    head: str
+    at: str
+    key: str
+    signature: str
+    #: The instance and the address group of the peer.
+    instance: str
+    address: str
+    #: When the relay stored it (seconds since 1970).
+    received_at: float
+    #: Its number in the store; 0 before it is stored.
+    id: int = 0
+
+    @classmethod
+    def of(cls, request: Witness, instance: str, address: str, now: float) -> KeptCheckpoint:
+        """Return the checkpoint that a peer has sent."""
+        return cls(
+            request.connection,
+            request.log,
+            request.seq,
+            request.head,
+            request.at,
+            request.key,
+            request.signature,
+            instance,
+            address,
+            now,
+        )
+
+
+@attrs.frozen
+class CheckpointQuery:
+    """Which checkpoints to read, in the order in which they were stored."""
+
+    limit: int
+    #: Only those with a higher number.
+    after: int = 0
+    #: Only this log, and only this hybrid connection; empty: all.
+    log: str = ""
+    connection: str = ""
+    #: Only hybrid connections whose names begin with this.
+    prefix: str = ""
+
+
+class CheckpointsFull(Exception):
+    """A limit for checkpoints is reached. The text says which."""
+
+
+@attrs.define
+class Pace:
+    """How many checkpoints one control channel may send now."""
+
+    _allowed: float = float(PACE_BURST)
+    _at: float = 0.0
+
+    def admits(self, now: float) -> bool:
+        """Return whether another one may be sent.
+
+        Args:
+            now: seconds, on a clock that never goes back.
+        """
+        self._allowed = min(PACE_BURST, self._allowed + max(0.0, now - self._at) / PACE_SECONDS)
+        self._at = now
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True

@@ -1,0 +1,122 @@
+"""``audit checkpoints``, and ``audit verify`` with a relay as the witness."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.audit.chain import Checkpoint
+from hybridrelay.audit.directory import AuditDirectory
+from hybridrelay.audit.disk import Disk
+from hybridrelay.audit.record import Record
+from hybridrelay.relay.checkpoints import CheckpointQuery, KeptCheckpoint
+from hybridrelay.relay.store.checkpoints import CheckpointFile
+
+from ..management.live import FakeRelay
+from .conftest import Created, Run
+from .served_relay import Way, served
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+
+@attrs.frozen
+class Scene:
+    """A relay that keeps checkpoints of the log in a directory."""
+
+    way: Way
+    log: str
+    folder: Path
+
+
+def kept(one: Checkpoint, number: int, connection: str = "orders") -> KeptCheckpoint:
+    return KeptCheckpoint(
+        connection, one.log, one.seq, one.head, one.at, one.key, one.signature, "a" * 32, "192.0.2.7", 5.0, number
+    )
+
+
+@pytest.fixture(params=["store", "socket", "https"])
+def scene(request: pytest.FixtureRequest, created: Created, tmp_path: Path) -> Iterator[Scene]:
+    folder = tmp_path / "audit"
+    directory = AuditDirectory(Disk(folder), clock=time.time)
+    directory.open()
+    found = []
+    for number in range(3):
+        directory.append([Record(1.7e9, "stream.opened", {"number": number})])
+        directory.checkpoint()
+        assert directory.signed is not None
+        found.append(directory.signed)
+    directory.close()
+    held = [kept(one, number) for number, one in enumerate(found, 1)]
+    held.append(kept(attrs.evolve(found[0], log="e" * 16), 4, "payroll"))
+    if request.param == "store":
+        with contextlib.closing(CheckpointFile(created.state)) as file:
+            for one in held:
+                file.keep(one)
+        yield Scene(Way("store", created.state, ("--state", created.state)), found[0].log, folder)
+        return
+    relay = FakeRelay()
+    relay.held_checkpoints += held
+    with served(created.state, over_tcp=request.param == "https", relay=relay) as way:
+        yield Scene(way, found[0].log, folder)
+
+
+def test_they_are_shown_and_deleted(run: Run, scene: Scene) -> None:
+    options = scene.way.options
+    shown = run("audit", "checkpoints", *options)
+    header, *rows = shown.out.splitlines()
+    assert (shown.code, header.split()[:2], len(rows)) == (0, ["CONNECTION", "LOG"], 4)
+    assert "192.0.2.7" in rows[0]
+    only = run("audit", "checkpoints", "--json", "--log", "e" * 16, *options).out.splitlines()
+    assert [json.loads(line)["connection"] for line in only] == ["payroll"]
+    assert len(run("audit", "checkpoints", "--json", "--connection", "orders", *options).out.splitlines()) == 3
+
+    assert run("audit", "checkpoints", "--delete", *options).code == 2
+    assert run("audit", "checkpoints", "--log", "nonsense", *options).code == 2
+    deleted = run("audit", "checkpoints", "--delete", "--connection", "payroll", "--log", "e" * 16, *options)
+    assert (deleted.code, deleted.err) == (0, "")
+    assert run("audit", "checkpoints", "--log", "e" * 16, *options).out == "no checkpoints match\n"
+
+
+def test_the_relay_is_the_witness(run: Run, scene: Scene, tmp_path: Path) -> None:
+    verify = ("audit", "verify", scene.folder, "--witness", "relay", *scene.way.options)
+    good = run(*verify)
+    assert (good.code, "witnessed up to record 7" in good.out) == (0, True)
+    assert json.loads(run(*verify, "--json").out)["witnessedUpTo"] == 7
+    exported = tmp_path / "checkpoints"
+    exported.write_text(run("audit", "checkpoints", "--json", *scene.way.options).out)
+    assert run("audit", "verify", scene.folder, "--witness", exported).code == 0
+
+    (path,) = scene.folder.glob("audit-*")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:6]))
+    assert run("audit", "verify", scene.folder).code == 0
+    for witness in (verify, ("audit", "verify", scene.folder, "--witness", exported)):
+        cut = run(*witness)
+        assert (cut.code, "the end was cut off" in cut.out) == (4, True)
+
+    other = tmp_path / "other"
+    directory = AuditDirectory(Disk(other), clock=time.time)
+    directory.open()
+    directory.close()
+    replaced = run("audit", "verify", other, "--witness", "relay", *scene.way.options)
+    assert (replaced.code, "keeps no checkpoint of this log" in replaced.out) == (4, True)
+
+
+def test_options_that_do_not_fit_together(run: Run, scene: Scene) -> None:
+    missing = run("audit", "verify", scene.folder, "--witness", "relay")
+    assert (missing.code, "--state or --management" in missing.err) == (2, True)
+    surplus = run("audit", "verify", scene.folder, *scene.way.options)
+    assert (surplus.code, "--witness relay" in surplus.err) == (2, True)
+
+
+def test_a_relay_without_the_file(run: Run, created: Created) -> None:
+    assert run("audit", "checkpoints", "--state", created.state).out == "no checkpoints match\n"
+    with contextlib.closing(CheckpointFile(created.state)) as file:
+        assert file.read(CheckpointQuery(1)) == []

@@ -1,0 +1,137 @@
+"""The file with checkpoints of audit logs: what is kept, what is refused, and what is left after a while."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.relay.checkpoints import KEPT_SECONDS, CheckpointQuery, CheckpointsFull, KeptCheckpoint, Pace
+from hybridrelay.relay.store import checkpoints as module
+from hybridrelay.relay.store.checkpoints import CHECKPOINTS_FILE, CheckpointFile
+
+HOUR, DAY = 3600.0, 86_400.0
+NOW = 20_000 * DAY
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[CheckpointFile]:
+    made = CheckpointFile(tmp_path)
+    yield made
+    made.close()
+
+
+def one(seq: int, *, log: str = "0f" * 8, connection: str = "orders", at: float = NOW) -> KeptCheckpoint:
+    return KeptCheckpoint(
+        connection, log, seq, f"{seq:064x}", "2026-11-30T05:00:00.000Z", "ed25519:k", "sig", "a" * 32, "192.0.2.1", at
+    )
+
+
+def seqs(file: CheckpointFile, **query: object) -> list[int]:
+    return [found.seq for found in file.read(CheckpointQuery(10_000, **query))]  # type: ignore[arg-type]
+
+
+def test_what_was_kept_is_there_after_reopening(file: CheckpointFile, tmp_path: Path) -> None:
+    file.keep(one(1))
+    file.keep(one(1))  # repeated
+    file.keep(attrs.evolve(one(1), head="f" * 64))  # contradicts it: both are evidence
+    file.keep(one(2, log="1" * 16, connection="other"))
+    file.close()
+    with contextlib.closing(CheckpointFile(tmp_path)) as again:
+        first, second, third = again.read(CheckpointQuery(10))
+        assert first == attrs.evolve(one(1), id=first.id)
+        assert (second.head, third.connection) == ("f" * 64, "other")
+        assert again.read(CheckpointQuery(1, after=first.id)) == [second]
+        assert seqs(again, log="1" * 16) == [2]
+        assert seqs(again, connection="orders") == [1, 1]
+        assert seqs(again, prefix="ot") == [2]
+        assert seqs(again, prefix="o_") == []
+    assert (tmp_path / CHECKPOINTS_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_flood_removes_nothing_and_other_hybrid_connections_are_not_affected(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 50)
+    monkeypatch.setattr(module, "MAX_LOGS", 4)
+    file.keep(one(7))
+    for number in range(3):
+        file.keep(one(number, log=f"{number:016x}"))
+    with pytest.raises(CheckpointsFull, match="of 4 audit logs"):
+        file.keep(one(1, log="f" * 16))
+    for number in range(100, 146):
+        file.keep(one(number))
+    with pytest.raises(CheckpointsFull, match="50 checkpoints"):
+        file.keep(one(1000))
+    file.keep(one(1, connection="other"))
+    assert seqs(file, connection="orders")[0] == 7
+    assert len(seqs(file, connection="orders")) == 50
+
+    assert file.delete("orders", f"{0:016x}") == 1
+    assert file.delete("orders", f"{0:016x}") == 0
+    file.keep(one(1, log="f" * 16))
+
+
+def test_a_full_file_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with contextlib.closing(CheckpointFile(tmp_path, max_bytes=96 * 1024)) as file:
+        kept = 0
+        with pytest.raises(CheckpointsFull, match="its limit is reached"):  # noqa: PT012
+            for number in range(1000):
+                file.keep(one(number, connection=f"c{number}"))
+                kept += 1
+        assert kept > 50
+        assert seqs(file) == list(range(kept))
+        assert file.delete("c0", "0f" * 8) == 1
+
+
+def test_the_first_and_the_last_of_each_interval_are_left(file: CheckpointFile) -> None:
+    begin = NOW - 40 * DAY
+    for number in range(40 * 24 * 4):  # four each hour
+        file.keep(one(number, at=begin + number * 900.0))
+    file.sweep(NOW)
+    found = file.read(CheckpointQuery(10_000))
+    ages = [NOW - each.received_at for each in found]
+    assert len([age for age in ages if age <= DAY]) == 24 * 4
+    assert len([age for age in ages if DAY < age <= 30 * DAY]) == 29 * 24 * 2
+    assert len([age for age in ages if age > 30 * DAY]) == 10 * 2
+    assert found[0].seq == 0
+    file.sweep(NOW)
+    assert len(file.read(CheckpointQuery(10_000))) == len(found)
+    file.sweep(NOW + 30 * DAY)
+    assert len(seqs(file)) == 40 * 2
+    file.keep(one(10**6, at=NOW))  # the counts that limits depend on are right
+    file.sweep(NOW + KEPT_SECONDS + 1)
+    assert seqs(file) == []
+    database = sqlite3.connect(file.file.path)
+    assert database.execute("SELECT * FROM logs").fetchall() == []
+    database.close()
+
+
+def test_logs_and_instances_are_thinned_separately(file: CheckpointFile) -> None:
+    for number in range(5):
+        file.keep(one(number, at=NOW - 2 * DAY + number))
+        file.keep(one(number, at=NOW - 2 * DAY + number, log="1" * 16))
+        file.keep(attrs.evolve(one(100 + number, at=NOW - 2 * DAY + number), instance="b" * 32))
+    file.sweep(NOW)
+    assert sorted(seqs(file)) == [0, 0, 4, 4, 100, 104]
+
+
+def test_a_damaged_file_is_set_aside(file: CheckpointFile, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINTS_FILE).write_bytes(b"nonsense" * 1000)
+    (tmp_path / CHECKPOINTS_FILE).chmod(0o600)
+    file.keep(one(1))
+    assert file.set_aside is not None
+    assert seqs(file) == [1]
+
+
+def test_the_pace_of_a_control_channel() -> None:
+    pace = Pace()
+    assert [pace.admits(1000.0) for _ in range(7)] == [True] * 5 + [False] * 2
+    assert not pace.admits(1009.0)
+    assert pace.admits(1010.0)
+    assert not pace.admits(1011.0)
+    assert not pace.admits(900.0)

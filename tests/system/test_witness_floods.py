@@ -1,0 +1,91 @@
+"""Peers that misuse a relay as a witness, and relays that lie to those whose witness they are."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+
+from hybridrelay.audit.chain import Checkpoint
+from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.link import make_connection_token
+from hybridrelay.events.audit import CheckpointRefused
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.checkpoints import CheckpointQuery
+from hybridrelay.relay.store import checkpoints as store_module
+from hybridrelay.security import ConnectionString, Role
+
+from .deployment import HOST, Deployment
+from .live_scene import relay_and_connector
+from .test_checks import open_channel
+
+
+def checkpoint(seq: int, log: str = "0f" * 8) -> Checkpoint:
+    return Checkpoint(log, seq, f"{seq:064x}", "2026-11-30T05:00:00.000Z", "ed25519:" + "A" * 43 + "=", "A" * 88)
+
+
+async def registered(deployment: Deployment, string: ConnectionString) -> ControlChannel:
+    channel = await open_channel(deployment, deployment.nursery, control.PeerRole.CONNECTOR)
+    token = make_connection_token(string, HOST, time.time())
+    answer = await channel.register(control.Register(1, string.entity_path, token))
+    assert isinstance(answer, control.Registered)
+    return channel
+
+
+async def test_a_flood_is_refused_and_the_channel_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    async with relay_and_connector(tmp_path_factory.mktemp("state")) as (relay, deployment, published, _):
+        string = deployment.string(published, Role.CONNECTOR)
+        channel = await registered(deployment, string)
+        answers: list[control.Witnessed | control.Failed] = []
+
+        async def ask(number: int) -> None:
+            answers.append(await channel.witness(published.name, checkpoint(number)))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as asking:
+                for number in range(300):
+                    asking.start_soon(ask, number)
+        accepted = [one for one in answers if isinstance(one, control.Witnessed)]
+        refused = [one for one in answers if isinstance(one, control.Failed)]
+        assert 1 <= len(accepted) <= 6
+        assert {one.reason for one in refused} == {Reason.BUSY}
+        assert len(await relay.live.checkpoints(CheckpointQuery(1000))) == len(accepted)
+        token = make_connection_token(string, HOST, time.time())
+        assert isinstance(await channel.check(published.name, token), control.Checked)
+
+
+async def test_what_is_stored_stays_when_the_limit_is_reached(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_ROWS", 3)
+    async with relay_and_connector(tmp_path_factory.mktemp("state")) as (relay, deployment, published, events):
+        channel = await registered(deployment, deployment.string(published, Role.CONNECTOR))
+        answers = [await channel.witness(published.name, checkpoint(number)) for number in range(5)]
+        assert [type(one) for one in answers] == [control.Witnessed] * 3 + [control.Failed] * 2
+        assert isinstance(answers[-1], control.Failed)
+        assert answers[-1].reason is Reason.LIMIT
+        assert len([one for one in events if isinstance(one, CheckpointRefused)]) == 2
+        assert [one.seq for one in await relay.live.checkpoints(CheckpointQuery(10))] == [0, 1, 2]
+
+
+async def test_only_for_hybrid_connections_whose_key_was_shown(deployment: Deployment, nursery: trio.Nursery) -> None:
+    string = deployment.string(deployment.publish(), Role.CONNECTOR)
+    channel = await registered(deployment, string)
+    answer = await channel.witness("other", checkpoint(1))
+    assert isinstance(answer, control.Failed)
+    assert answer.reason is Reason.RIGHT_MISSING
+    assert not channel.has_ended
+    nursery.cancel_scope.cancel()
+
+
+async def test_not_before_a_valid_token(deployment: Deployment, nursery: trio.Nursery) -> None:
+    deployment.publish()
+    channel = await open_channel(deployment, nursery, control.PeerRole.CONNECTOR)
+    await channel.send(control.Witness(1, "db", "0f" * 8, 1, "ab" * 32, "t", "k", "s"))
+    with trio.fail_after(20):
+        async for _ in channel.messages:
+            pass
+    assert channel.has_ended
+    nursery.cancel_scope.cancel()
