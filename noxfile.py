@@ -166,11 +166,11 @@ def schema(session: nox.Session) -> None:
 
 @nox.session
 def reach(session: nox.Session) -> None:
-    """Programs in Java, PHP and Node reach real servers under their own names, through ``forward`` and ``run``.
+    """Programs in Java, PHP, Node and Go reach real servers under their own names, through ``forward`` and ``run``.
 
-    Needs a JDK with Maven, and Node with npm. The drivers come from Maven Central and the npm registry.
+    Needs a JDK with Maven, Node with npm, and Go. The drivers come from Maven Central and the npm registry.
     """
-    absent = [tool for tool in ("java", "mvn", "node", "npm") if shutil.which(tool) is None]
+    absent = [tool for tool in ("java", "mvn", "node", "npm", "go") if shutil.which(tool) is None]
     if absent and not os.environ.get("CI"):
         session.skip(f"not installed: {', '.join(absent)}")
     install_wheel(session)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,11 @@ from pathlib import Path
 import attrs
 import pytest
 
+from ..applications import NETWORKS
 from ..deployments import Published, free_port
 from ..servers.conftest import Site, find
 from ..servers.conftest import mariadb as mariadb  # noqa: PLC0414 - a fixture
+from ..servers.conftest import nginx as nginx  # noqa: PLC0414
 from ..servers.conftest import postgresql as postgresql  # noqa: PLC0414
 from ..servers.conftest import redis as redis  # noqa: PLC0414
 from ..servers.conftest import site as site  # noqa: PLC0414
@@ -29,7 +30,7 @@ NAMES = {
     "mariadb": "shop.corp.example",
     "redis": "cache.corp.example",
 }
-WAYS = ("forward", "run")
+WAYS = ("forward", *(f"run-{network}" for network in NETWORKS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,10 +97,9 @@ def reached(
     """The servers, through ``hybridrelay forward`` and a hosts file, and through ``hybridrelay run``."""
     at = {server: one.at for server, one in servers.items()}
     files: list[str | Path] = ["--connection-string-file", *(one.published.application for one in servers.values())]
-    if request.param == "run":
-        if importlib.util.find_spec("hybridrelay.cli.commands.run") is None:
-            pytest.skip("there is no command `run`")
-        yield Reached(at, (*site.deployment.command("run", *files), "--"))
+    way, _, network = request.param.partition("-")
+    if way == "run":
+        yield Reached(at, (*site.deployment.command("run", "--network", network, *files), "--"))
         return
     hosts = tmp_path_factory.mktemp("forward") / "hosts"
     hosts.write_text("127.0.0.1 localhost\n")

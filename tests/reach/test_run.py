@@ -1,0 +1,60 @@
+"""Programs that `run` starts as an ordinary user: a static one in Go, Java, and Node, in each of the three ways."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..applications import NETWORKS, Runner, runner_for
+from ..servers.conftest import Site, WebServer, find
+from .conftest import PROGRAMS
+
+URL = "http://intranet/"
+
+
+@pytest.fixture(scope="module")
+def runner(site: Site, nginx: WebServer) -> Iterator[Runner]:
+    (nginx.root / "index.html").write_text("the intranet\n")
+    published = site.deployment.create("reach-web", ("127.0.0.1", nginx.port), local_name="intranet:80")
+    with site.deployment.start_connector(published), runner_for(published) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def go_program(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program without the C library, which reads the hosts file and asks DNS servers itself."""
+    program = runner.folder / "fetch"
+    caches = {name: str(tmp_path_factory.mktemp(name)) for name in ("GOCACHE", "GOPATH")}
+    subprocess.run(
+        [find("go"), "build", "-o", program, PROGRAMS / "fetch.go"],
+        check=True, env={**os.environ, **caches, "CGO_ENABLED": "0", "GO111MODULE": "off"},
+    )  # fmt: skip
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_static_program(runner: Runner, go_program: Path, network: str) -> None:
+    done = runner.run("--network", network, "--", go_program, URL)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_java(runner: Runner, network: str) -> None:
+    source = runner.folder / "Fetch.java"
+    shutil.copy(PROGRAMS / "Fetch.java", source)
+    source.chmod(0o644)
+    done = runner.run("--network", network, "--", find("java"), source, URL)
+    assert (done.returncode, done.stdout) == (0, "the intranet\nthe intranet\n")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_node(runner: Runner, network: str) -> None:
+    script = f"fetch('{URL}').then(answer => answer.text()).then(text => process.stdout.write(text))"
+    done = runner.run("--network", network, "--", find("node"), "-e", script)
+    assert (done.returncode, done.stdout) == (0, "the intranet\n")
