@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from .deployments import HYBRIDRELAY, Published
+from .deployments import HYBRIDRELAY, Published, skip_unless_ci
 from .waiting import patience, wait_until
 
 NETWORKS = ("host", "intercept", "private")
@@ -42,6 +43,22 @@ def as_ordinary_user() -> tuple[str, ...]:
     if check.returncode == 0:
         return other
     return (setpriv, "--bounding-set=-all", "--inh-caps=-all", "--")
+
+
+@cache
+def _refusals() -> dict[str, str]:
+    """What this machine does not allow an ordinary user, by the value of ``--network``."""
+    command = [*as_ordinary_user(), *HYBRIDRELAY, "run", "--check", "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/")
+    found = json.loads(done.stdout)["networks"]
+    return {one["network"]: f"{one['step']}: {one['detail']}" for one in found if not one["usable"]}
+
+
+def require_network(network: str) -> str:
+    """Return `network` if this machine allows it; otherwise, skip the test, except for root in CI."""
+    if network in _refusals():
+        skip_unless_ci(f"this machine does not allow --network {network}: {_refusals()[network]}")
+    return network
 
 
 @attrs.frozen
@@ -116,7 +133,7 @@ def runner_for(published: Published) -> Iterator[Runner]:
     try:
         file = folder / "application"
         shutil.copy(published.application, file)
-        if len(as_ordinary_user()) > 0 and f"--reuid={_USER}" in as_ordinary_user():
+        if f"--reuid={_USER}" in as_ordinary_user():
             for path in (folder, file):
                 os.chown(path, _USER, _USER)
         yield Runner(folder, file)

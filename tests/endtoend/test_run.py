@@ -22,7 +22,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from ..applications import NETWORKS, Runner, children_of, runner_for, skip_unless_linux
+from ..applications import NETWORKS, Runner, children_of, require_network, runner_for, skip_unless_linux
 from ..deployments import Deployment
 from ..waiting import TimeLimit, patience, wait_until
 
@@ -101,8 +101,7 @@ def runner(shared: Runner) -> Runner:
 
 @pytest.fixture(params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    return require_network(request.param)
 
 
 # --- what the application sees

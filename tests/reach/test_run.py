@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ..applications import NETWORKS, Runner, runner_for
+from ..applications import NETWORKS, Runner, require_network, runner_for
 from ..servers.conftest import Site, WebServer, find
 from .conftest import PROGRAMS
 
@@ -38,13 +38,16 @@ def go_program(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path
     return program
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> str:
+    return require_network(request.param)
+
+
 def test_a_static_program(runner: Runner, go_program: Path, network: str) -> None:
     done = runner.run("--network", network, "--", go_program, URL)
     assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 def test_java(runner: Runner, network: str) -> None:
     source = runner.folder / "Fetch.java"
     shutil.copy(PROGRAMS / "Fetch.java", source)
@@ -53,7 +56,6 @@ def test_java(runner: Runner, network: str) -> None:
     assert (done.returncode, done.stdout) == (0, "the intranet\nthe intranet\n")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 def test_node(runner: Runner, network: str) -> None:
     script = f"fetch('{URL}').then(answer => answer.text()).then(text => process.stdout.write(text))"
     done = runner.run("--network", network, "--", find("node"), "-e", script)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import attrs
 import pytest
 
-from ..applications import NETWORKS, Runner, runner_for, skip_unless_linux
+from ..applications import NETWORKS, Runner, require_network, runner_for, skip_unless_linux
 from .conftest import Site, WebServer, find
 
 skip_unless_linux()
@@ -40,7 +40,11 @@ def runners(site: Site, postgresql: int, nginx: WebServer) -> Iterator[Runners]:
         yield Runners(*found)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> str:
+    return require_network(request.param)
+
+
 def test_psql(runners: Runners, network: str) -> None:
     """Also several in a script, and the exit code of the script."""
     psql = f"{find('psql')} -h sql01.corp.example -p 5432 -U postgres -d postgres -X -A -t"
@@ -49,14 +53,12 @@ def test_psql(runners: Runners, network: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (7, "42\n1000000\n", "")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 def test_curl(runners: Runners, network: str) -> None:
     """A name without a domain, and a port that only root may open."""
     done = runners.web.run("--network", network, "--", find("curl"), "-sS", "http://intranet/")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the intranet\n", "")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
 def test_python(runners: Runners, network: str) -> None:
     """Blocking sockets, and the non-blocking ones of asyncio, several at once."""
     script = """

@@ -1,0 +1,35 @@
+"""Which connections a redirection admits."""
+
+from __future__ import annotations
+
+from hybridrelay.client.application import interception
+from hybridrelay.client.application.interception import Redirected
+
+PEER = ("127.0.0.1", 40000)
+
+
+def test_a_connection_is_admitted_once() -> None:
+    redirected = Redirected({}, None)
+    assert not redirected.admits(PEER)
+    redirected.note(PEER)
+    assert redirected.admits(PEER)
+    assert not redirected.admits(PEER)
+
+
+def test_questioners_are_remembered() -> None:
+    redirected = Redirected({}, None)
+    assert redirected.wanted_server(PEER) is None
+    redirected.note_questioner(PEER, ("10.0.0.2", 53))
+    redirected.note_questioner(PEER, ("10.0.0.3", 53))
+    assert redirected.wanted_server(PEER) == ("10.0.0.3", 53)
+    assert redirected.wanted_server(PEER) == ("10.0.0.3", 53)
+    assert not redirected.admits(PEER)
+
+
+def test_what_is_remembered_is_limited() -> None:
+    redirected = Redirected({}, None)
+    for port in range(interception._MAX_NOTED + 1):
+        redirected.note(("127.0.0.1", port))
+    assert not redirected.admits(("127.0.0.1", 0))
+    assert redirected.admits(("127.0.0.1", 1))
+    assert redirected.admits(("127.0.0.1", interception._MAX_NOTED))
