@@ -7,6 +7,7 @@ import os
 import ssl
 import stat
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -229,6 +230,8 @@ async def test_the_targets_own_tls(site: Site, tmp_path: Path) -> None:
         writer.write(b"question")
         assert await reader.read(100) == b"question"
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     await in_asyncio(main())
 

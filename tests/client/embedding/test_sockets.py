@@ -263,7 +263,7 @@ async def test_what_cannot_be_reached_is_said_by_the_errors_of_the_library(site:
     ports = dict.fromkeys(site.deployment.ports, 1)
     away = site.deployment.string(nobody, Role.APPLICATION, ports=ports)
     with pytest.raises(RelayUnreachable):
-        await open_in_thread(away, timeout=0.5)
+        await open_in_thread(ClientConfig(away, open_patience=0))
 
     with pytest.raises(ConnectionStringError) as wrong:
         await open_in_thread("application.txt")  # type: ignore[arg-type]
