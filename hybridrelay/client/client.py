@@ -347,6 +347,15 @@ class Client:
         earlier = self._string if known else None
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
+    def refresh(self) -> None:
+        """Use the connection string again that is in use: with the key or the update that a relay has given, even if
+        it could not be stored.
+
+        Raises:
+            ConfigurationError: see `update`.
+        """
+        self.update(self._string)
+
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
 

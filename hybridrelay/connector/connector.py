@@ -303,6 +303,16 @@ class Connector:
             self._nursery.start_soon(self._follow_key, published)
         return update
 
+    def refresh(self, number: int) -> None:
+        """Use a connection string again, so that what relays have refused is requested again at once.
+
+        This is the one in use: with the key or the update that a relay has given, even if it could not be stored.
+
+        Raises:
+            ConfigurationError: see `update`.
+        """
+        self.update(number, self._published[number].string)
+
     def _why_not(self, published: Published, string: ConnectionString) -> str:
         """Return why a changed connection string could not be used; empty if it could."""
         resource = resource_of(string, string.require_target())

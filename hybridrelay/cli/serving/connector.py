@@ -58,9 +58,9 @@ class ConnectorService:
     def refresh(self, keys: Iterable[Key]) -> None:
         """See `Service.refresh`."""
         for key in keys:
-            entry, string = self._running[key].entry, self._running[key].string
+            entry = self._running[key].entry
             try:
-                self._connector.update(self._numbers[key], string)
+                self._connector.refresh(self._numbers[key])
             except ConfigurationError as exc:
                 publish_not_reloaded(entry.error(ConfigurationError(f"{entry.file}: {exc}", remedy=exc.remedy)))
 

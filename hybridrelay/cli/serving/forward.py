@@ -202,7 +202,7 @@ class ForwardService:
             if served is not None and served.client is not None:
                 try:
                     with naming(key[0]):
-                        served.client.update(served.string)
+                        served.client.refresh()
                 except ConfigurationError as exc:
                     publish_not_reloaded(exc)
 
