@@ -103,7 +103,9 @@ class Client:
             transports=transports,
             events=self._events,
         )
-        self._new_link = partial(new_link, instance=new_instance(), upgrade_interval=config.upgrade_interval)
+        #: Also for relays that are only tried out: a relay then sees the same program.
+        instance = new_instance()
+        self._new_link = partial(new_link, instance=instance, upgrade_interval=config.upgrade_interval)
         self._new_sender = partial(
             Sender,
             end_to_end=self._end_to_end,
@@ -132,7 +134,7 @@ class Client:
             lambda: self._string,
             use=self.update,
             permits=self._why_not,
-            new_link=lambda endpoint: new_link(endpoint, instance=new_instance()),
+            new_link=partial(new_link, instance=instance),
             keep=config.keep_string,
             floor=config.update_floor,
             clock=clock,

@@ -21,7 +21,6 @@ from ..abc import Transport
 from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
@@ -131,10 +130,8 @@ class Connector:
             transports=transports,
             events=events,
         )
-        #: Makes a link to a relay that is only tried out, with an instance of its own.
-        self._new_trial_link: Callable[[RelayEndpoint], RelayLink] = lambda endpoint: new_link(
-            endpoint, instance=new_instance()
-        )
+        #: Makes a link to a relay that is only tried out. With the same instance, the relay sees the same program.
+        self._new_trial_link: Callable[[RelayEndpoint], RelayLink] = partial(new_link, instance=instances.instance)
         self._relays = Relays(
             new_link=partial(new_link, instance=instances.instance, upgrade_interval=config.upgrade_interval),
             new_registrar=lambda link, changed: Registrar(

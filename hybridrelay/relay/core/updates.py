@@ -12,8 +12,9 @@ The rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+from collections import Counter
+from collections.abc import Set as AbstractSet
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -22,39 +23,46 @@ from ...protocol.control import UpdateState
 __all__ = [
     "DEPARTED_SECONDS",
     "MAX_DEPARTED",
-    "MAX_HOLDERS",
+    "MAX_RECIPIENTS",
     "REPEAT_SECONDS",
+    "Channel",
     "Distribution",
     "GiveUpdate",
     "Recipient",
-    "Seen",
 ]
 
-HandleT = TypeVar("HandleT")
+
+class Channel(Protocol):
+    """A control channel of a program that may be a recipient. Hashed and compared by identity."""
+
+    @property
+    def instance(self) -> str:
+        """The instance of the program."""
+
+    @property
+    def address(self) -> str:
+        """The address group of the program."""
+
+    @property
+    def role(self) -> str | None:
+        """``connector`` or ``client``."""
+
+
+ChannelT = TypeVar("ChannelT", bound=Channel)
+#: Address group and instance: another program may claim the same instance.
+_Program: TypeAlias = tuple[str, str]
 
 #: How often a program that has not kept the update is given it again (seconds).
 REPEAT_SECONDS = 60.0
 #: How many answers of a program are noted each time it is asked. Each is an event.
 MAX_ANSWERS = 3
 #: How many programs are remembered. Others are given the update, but are not listed.
-MAX_HOLDERS = 10_000
+MAX_RECIPIENTS = 10_000
 #: How many programs are remembered after they have disconnected, and for how long (seconds).
 MAX_DEPARTED = 1000
 DEPARTED_SECONDS = 30 * 86_400.0
 
 _SETTLED = frozenset({UpdateState.KEPT, UpdateState.OTHER})
-
-
-@attrs.frozen
-class Seen(Generic[HandleT]):
-    """A control channel of a program that may be a recipient."""
-
-    handle: HandleT
-    instance: str
-    #: The address group of the peer.
-    address: str
-    #: ``connector`` or ``client``.
-    role: str
 
 
 @attrs.define
@@ -79,33 +87,36 @@ class Recipient:
 
 
 @attrs.frozen
-class GiveUpdate(Generic[HandleT]):
+class GiveUpdate(Generic[ChannelT]):
     """Send the update over this control channel."""
 
-    handle: HandleT
+    channel: ChannelT
 
 
-class Distribution(Generic[HandleT]):
-    """The machine of one update.
+class Distribution(Generic[ChannelT]):
+    """The machine of one update. A call of `observe` takes time in proportion to what has changed, and to the number
+    of programs that do not have the update.
 
     Args:
         sequence: the sequence of the update.
         earlier: the machine of the update that this one replaces, if there is one.
     """
 
-    def __init__(self, sequence: int, earlier: Distribution[HandleT] | None = None) -> None:
+    def __init__(self, sequence: int, earlier: Distribution[ChannelT] | None = None) -> None:
         self.sequence = sequence
-        #: By address group and instance: another program may claim the same instance.
-        self._recipients: dict[tuple[str, str], Recipient] = {}
-        #: When the update was last sent over each control channel.
-        self._asked: dict[HandleT, float] = {}
+        self._recipients: dict[_Program, Recipient] = {}
+        #: The programs of the control channels that were last observed, and how many channels each has.
+        self._channels: dict[ChannelT, _Program] = {}
+        self._open: Counter[_Program] = Counter()
+        #: When the update was last sent over each channel whose program has not settled yet.
+        self._asked: dict[ChannelT, float] = {}
         for at, one in () if earlier is None else earlier._recipients.items():
             if one.departed_at is not None and one.state is not UpdateState.OTHER:
                 self._recipients[at] = Recipient(one.instance, one.address, one.role, departed_at=one.departed_at)
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
-        """The programs that were seen, except those for which the update is not, in the order in which they were."""
+        """The programs that were seen, except those for which the update is not."""
         return tuple(one for one in self._recipients.values() if one.state is not UpdateState.OTHER)
 
     @property
@@ -113,52 +124,69 @@ class Distribution(Generic[HandleT]):
         """Those of them that have not kept the update."""
         return tuple(one for one in self._recipients.values() if not one.has_settled)
 
-    def observe(self, channels: Iterable[Seen[HandleT]], now: float) -> list[GiveUpdate[HandleT]]:
+    def observe(self, channels: AbstractSet[ChannelT], now: float) -> list[GiveUpdate[ChannelT]]:
         """Note the control channels that exist now, and return to which of them the update is to be sent.
 
         Args:
             channels: all control channels of programs that may be recipients.
             now: seconds since 1970.
         """
-        outputs: list[GiveUpdate[HandleT]] = []
-        asked: dict[HandleT, float] = {}
-        present: set[tuple[str, str]] = set()
-        for seen in channels:
-            at = seen.address, seen.instance
-            present.add(at)
-            known = self._recipients.get(at)
-            if known is None:
-                known = Recipient(seen.instance, seen.address, seen.role)
-                if len(self._recipients) < MAX_HOLDERS:
-                    self._recipients[at] = known
-            known.departed_at = None
-            last = self._asked.get(seen.handle)
-            if last is None or (not known.has_settled and now - last >= REPEAT_SECONDS):
-                outputs.append(GiveUpdate(seen.handle))
-                known.answers_left = MAX_ANSWERS
-                last = now
-            asked[seen.handle] = last
-        self._asked = asked
-        self._note_departures(present, now)
+        for channel in self._channels.keys() - channels:
+            self._depart(channel, now)
+        outputs = []
+        for channel in channels - self._channels.keys():
+            self._arrive(channel)
+            outputs.append(self._give(channel, now))
+        for channel, last in list(self._asked.items()):
+            known = self._recipients.get(self._channels[channel])
+            if known is not None and known.has_settled:
+                del self._asked[channel]
+            elif now - last >= REPEAT_SECONDS:
+                outputs.append(self._give(channel, now))
+        self._forget(now)
         return outputs
 
-    def _note_departures(self, present: set[tuple[str, str]], now: float) -> None:
-        departed = []
-        for at, one in list(self._recipients.items()):
-            if at in present:
-                continue
-            if one.departed_at is None:
-                one.departed_at = now
-            if (
-                one.state is UpdateState.OTHER
-                or (one.has_settled and one.role != "connector")
-                or now - one.departed_at > DEPARTED_SECONDS
-            ):
-                del self._recipients[at]
-            else:
-                departed.append((one.departed_at, at))
-        for _, at in sorted(departed)[:-MAX_DEPARTED]:
+    def _arrive(self, channel: ChannelT) -> None:
+        at = channel.address, channel.instance
+        self._channels[channel] = at
+        self._open[at] += 1
+        known = self._recipients.get(at)
+        if known is not None:
+            known.departed_at = None
+        elif len(self._recipients) < MAX_RECIPIENTS:
+            self._recipients[at] = Recipient(channel.instance, channel.address, str(channel.role))
+
+    def _give(self, channel: ChannelT, now: float) -> GiveUpdate[ChannelT]:
+        self._asked[channel] = now
+        known = self._recipients.get(self._channels[channel])
+        if known is not None:
+            known.answers_left = MAX_ANSWERS
+        return GiveUpdate(channel)
+
+    def _depart(self, channel: ChannelT, now: float) -> None:
+        at = self._channels.pop(channel)
+        self._asked.pop(channel, None)
+        self._open[at] -= 1
+        if self._open[at]:
+            return
+        del self._open[at]
+        one = self._recipients.get(at)
+        if one is None:
+            return
+        one.departed_at = now
+        if one.state is UpdateState.OTHER or (one.has_settled and one.role != "connector"):
             del self._recipients[at]
+
+    def _forget(self, now: float) -> None:
+        """Forget programs that have left long ago, or of which there are too many."""
+        if len(self._recipients) == len(self._open):
+            return
+        departed = [(one.departed_at, at) for at, one in self._recipients.items() if one.departed_at is not None]
+        departed.sort()
+        too_many = len(departed) - MAX_DEPARTED
+        for number, (since, at) in enumerate(departed):
+            if number < too_many or now - since > DEPARTED_SECONDS:
+                del self._recipients[at]
 
     def answered(self, address: str, instance: str, state: UpdateState, detail: str) -> Recipient | None:
         """Note the answer of a program. Returns the program; None if it is unknown, has said this before, or has
@@ -168,4 +196,6 @@ class Distribution(Generic[HandleT]):
             return None
         known.answers_left -= 1
         known.state, known.detail = state, detail
+        if known.departed_at is not None and state is UpdateState.OTHER:
+            del self._recipients[address, instance]
         return known

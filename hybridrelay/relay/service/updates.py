@@ -15,7 +15,7 @@ from ...events.relay_changes import UpdateAnswered
 from ...events.stream import EventStream
 from ...protocol import control
 from ...security import Role
-from ..core.updates import Distribution, Recipient, Seen
+from ..core.updates import Distribution, Recipient
 from ..snapshot import RecipientSnapshot, UpdateSnapshot
 from ..store.store import Store
 from ..updates import StoredUpdate
@@ -26,6 +26,8 @@ __all__ = ["UpdateService"]
 
 #: How often control channels are looked at while there are updates (seconds).
 _LOOK_SECONDS = 2.0
+#: How many control channels are looked at before other tasks run.
+_AT_ONCE = 200
 #: How many programs without the update a snapshot lists.
 _MAX_LISTED = 100
 
@@ -70,7 +72,7 @@ class UpdateService:
         while True:
             await self._read()
             if self._updates:
-                self._look()
+                await self._look()
             await trio.sleep(_LOOK_SECONDS)
 
     async def _read(self) -> None:
@@ -92,24 +94,32 @@ class UpdateService:
             machines[at] = machine
         self._machines = machines
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         now = self._clock()
-        seen: dict[tuple[str, Role], list[Seen[ControlPeer]]] = defaultdict(list)
-        names = {(connection, role) for connection, role, _ in self._updates}
-        for peer in self._peers():
-            role = None if peer.role is None else _ROLES.get(peer.role)
-            if role is None:
-                continue
-            for name in {key.connection for key in peer.keys}:
-                if (name, role) in names:
-                    seen[name, role].append(Seen(peer, peer.instance, peer.address, str(peer.role)))
+        channels = await self._channels()
         for at, machine in self._machines.items():
             update = self._updates[at]
-            outputs = machine.observe(seen[update.connection, update.role], now)
+            outputs = machine.observe(channels[update.connection, update.role], now)
             if now < update.expires_at:
                 document = base64.b64encode(update.document).decode("ascii")
                 for output in outputs:
-                    output.handle.give(control.Update(update.connection, update.sequence, document))
+                    output.channel.give(control.Update(update.connection, update.sequence, document))
+            await trio.lowlevel.checkpoint()
+
+    async def _channels(self) -> dict[tuple[str, Role], set[ControlPeer]]:
+        """Return the control channels of programs that may be recipients. There may be thousands, so that this lets
+        other tasks run meanwhile. A channel that has ended meanwhile drops what is sent."""
+        found: dict[tuple[str, Role], set[ControlPeer]] = defaultdict(set)
+        wanted = {(connection, role) for connection, role, _ in self._updates}
+        for number, peer in enumerate(tuple(self._peers()), 1):
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            role = None if peer.role is None else _ROLES.get(peer.role)
+            if role is not None:
+                for key in peer.keys:
+                    if (key.connection, role) in wanted:
+                        found[key.connection, role].add(peer)
+        return found
 
     def answered(
         self, address: str, instance: str, role: control.PeerRole | None, answer: control.UpdateKept

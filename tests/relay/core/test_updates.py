@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.protocol.control import UpdateState
 from hybridrelay.relay.core import updates
-from hybridrelay.relay.core.updates import DEPARTED_SECONDS, REPEAT_SECONDS, Distribution, GiveUpdate, Seen
+from hybridrelay.relay.core.updates import DEPARTED_SECONDS, REPEAT_SECONDS, Distribution, GiveUpdate
 
 KEPT, MEMORY, WAITING, REFUSED, OTHER = UpdateState
 
 
-def seen(handle: str, instance: str = "", *, role: str = "connector", address: str = "192.0.2.1") -> Seen[str]:
-    return Seen(handle, instance or handle, address, role)
+@attrs.frozen
+class Channel:
+    handle: str
+    instance: str
+    address: str
+    role: str
 
 
-def names(one: Distribution[str], *, missing: bool = True) -> list[str]:
-    return [each.instance for each in (one.missing if missing else one.recipients)]
+def seen(handle: str, instance: str = "", *, role: str = "connector", address: str = "192.0.2.1") -> Channel:
+    return Channel(handle, instance or handle, address, role)
+
+
+def observe(machine: Distribution[Channel], *channels: Channel, now: float) -> list[str]:
+    """The channels over which the update is sent, sorted."""
+    outputs = machine.observe(set(channels), now)
+    assert all(isinstance(one, GiveUpdate) for one in outputs)
+    return sorted(one.channel.handle for one in outputs)
+
+
+def names(one: Distribution[Channel], *, missing: bool = True) -> list[str]:
+    return sorted(each.instance for each in (one.missing if missing else one.recipients))
 
 
 def test_it_is_repeated_until_it_is_kept() -> None:
-    machine = Distribution[str](5)
-    assert machine.observe([seen("a"), seen("b")], 0) == [GiveUpdate("a"), GiveUpdate("b")]
-    assert machine.observe([seen("a"), seen("b")], REPEAT_SECONDS - 1) == []
+    machine = Distribution[Channel](5)
+    assert observe(machine, seen("a"), seen("b"), now=0) == ["a", "b"]
+    assert observe(machine, seen("a"), seen("b"), now=REPEAT_SECONDS - 1) == []
     assert machine.answered("192.0.2.1", "a", KEPT, "") is not None
     assert machine.answered("192.0.2.1", "b", WAITING, "no relay") is not None
     assert names(machine) == ["b"]
-    assert machine.observe([seen("a"), seen("b")], REPEAT_SECONDS) == [GiveUpdate("b")]
-    assert machine.observe([seen("a2", "a"), seen("b")], REPEAT_SECONDS + 1) == [GiveUpdate("a2")]  # a new channel
+    assert observe(machine, seen("a"), seen("b"), now=REPEAT_SECONDS) == ["b"]
+    assert observe(machine, seen("a2", "a"), seen("b"), now=REPEAT_SECONDS + 1) == ["a2"]  # a new channel
     assert machine.missing[0].detail == "no relay"
 
 
 def test_those_that_it_is_not_for_do_not_count() -> None:
-    machine = Distribution[str](5)
-    machine.observe([seen("a"), seen("b")], 0)
+    machine = Distribution[Channel](5)
+    observe(machine, seen("a"), seen("b"), now=0)
     machine.answered("192.0.2.1", "a", OTHER, "")
     assert (names(machine), names(machine, missing=False)) == (["b"], ["b"])
-    assert machine.observe([seen("a")], REPEAT_SECONDS) == []
+    assert observe(machine, seen("a"), now=REPEAT_SECONDS) == []
 
 
 def test_answers_that_nobody_has_asked_for() -> None:
-    machine = Distribution[str](5)
+    machine = Distribution[Channel](5)
     assert machine.answered("192.0.2.1", "a", KEPT, "") is None
-    machine.observe([seen("a")], 0)
+    observe(machine, seen("a"), now=0)
     assert machine.answered("192.0.2.2", "a", KEPT, "") is None  # another program claims the instance
     noted = [machine.answered("192.0.2.1", "a", WAITING, str(number)) for number in range(9)]
     assert sum(one is not None for one in noted) == updates.MAX_ANSWERS
@@ -54,31 +70,43 @@ def test_answers_that_nobody_has_asked_for() -> None:
 def test_who_has_left() -> None:
     """Connectors are remembered for the next update. Clients have new instances, and are remembered only if they do
     not have this one."""
-    machine = Distribution[str](5)
+    machine = Distribution[Channel](5)
     everybody = [seen("c"), seen("d", role="client"), seen("e", role="client")]
-    machine.observe(everybody, 0)
+    observe(machine, *everybody, now=0)
     machine.answered("192.0.2.1", "c", KEPT, "")
     machine.answered("192.0.2.1", "d", KEPT, "")
-    machine.observe([], 10)
+    observe(machine, now=10)
     assert names(machine, missing=False) == ["c", "e"]
     assert (names(machine), machine.missing[0].departed_at) == (["e"], 10)
     later = Distribution(6, machine)
     assert names(later) == ["c", "e"]
-    later.observe([seen("c")], 20)
+    observe(later, seen("c"), now=20)
     later.answered("192.0.2.1", "c", KEPT, "")
     assert names(later) == ["e"]
-    later.observe([], 11 + DEPARTED_SECONDS)
+    observe(later, now=11 + DEPARTED_SECONDS)
     assert names(later, missing=False) == ["c"]
+
+
+def test_a_second_channel_of_the_same_program() -> None:
+    """As while it tries out the relays of an update."""
+    machine = Distribution[Channel](5)
+    assert observe(machine, seen("trial", "a"), now=0) == ["trial"]
+    observe(machine, now=1)
+    assert machine.missing[0].departed_at == 1
+    assert observe(machine, seen("first", "a"), seen("second", "a"), now=2) == ["first", "second"]
+    machine.answered("192.0.2.1", "a", KEPT, "")
+    observe(machine, seen("first", "a"), now=3)
+    assert (names(machine), machine.recipients[0].departed_at) == ([], None)
 
 
 def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updates, "MAX_DEPARTED", 3)
-    monkeypatch.setattr(updates, "MAX_HOLDERS", 5)
-    machine = Distribution[str](5)
+    monkeypatch.setattr(updates, "MAX_RECIPIENTS", 5)
+    machine = Distribution[Channel](5)
     many = [seen(f"c{number}") for number in range(9)]
-    assert len(machine.observe(many, 0)) == 9
+    assert len(observe(machine, *many, now=0)) == 9
     assert len(machine.recipients) == 5
-    machine.observe([], 1)
+    observe(machine, now=1)
     assert len(machine.recipients) == 3
 
 
@@ -93,7 +121,7 @@ def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
     """Nobody who has it is asked again on the same channel, and everybody else is, at the latest after a minute."""
-    machine, now, asked = Distribution[str](1), 0.0, dict[str, float]()
+    machine, now, asked = Distribution[Channel](1), 0.0, dict[str, float]()
     state: dict[str, UpdateState] = {}
     for what, who, value in steps:
         if what == "answer":
@@ -101,11 +129,13 @@ def test_a_simple_model(steps: list[tuple[str, object, object]]) -> None:
             assert isinstance(value, UpdateState)
             if machine.answered("192.0.2.1", who, value, "") is not None:
                 state[who] = value
+                if value is OTHER and who not in asked:  # it has left
+                    del state[who]
             continue
         assert isinstance(who, set)
         assert isinstance(value, int)
         now += value
-        given_to = {one.handle for one in machine.observe([seen(one) for one in sorted(who)], now)}
+        given_to = set(observe(machine, *(seen(one) for one in sorted(who)), now=now))
         for one in who:
             is_due = one not in asked or (state.get(one) not in (KEPT, OTHER) and now - asked[one] >= REPEAT_SECONDS)
             assert (one in given_to) == is_due
