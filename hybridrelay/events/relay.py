@@ -13,6 +13,7 @@ __all__ = [
     "ChannelFailed",
     "ControlChannelDisplaced",
     "ForwardedAddressMalformed",
+    "ListenerChosen",
     "ListenerDeclined",
     "ListenerDisplaced",
     "ListenerDropped",
@@ -172,6 +173,21 @@ class ListenerDropped(Event):
 
     peer: str = ""
     instance: str
+
+
+@attrs.frozen(kw_only=True)
+class ListenerChosen(_Offer):
+    """There are several listeners, and this one is offered a rendezvous."""
+
+    name: ClassVar = "listener.chosen"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "One of several listeners was chosen"
+
+    #: ``fewest-sessions``, ``random``, or ``drawn`` and ``only`` after others were passed over.
+    why: str
+    #: How many sessions it had at this relay, and how many listeners could have been chosen.
+    sessions: int
+    candidates: int
 
 
 @attrs.frozen(kw_only=True)

@@ -20,6 +20,7 @@ from ...errors import RendezvousError
 from ...events.base import Event
 from ...events.relay import (
     ControlChannelDisplaced,
+    ListenerChosen,
     ListenerDeclined,
     ListenerDisplaced,
     ListenerLeft,
@@ -46,6 +47,7 @@ from ...protocol.reasons import Reason
 from ...security import Right
 from ..model import StoreChange
 from .authorization import Authorization, Grant
+from .choice import Choice, SessionCounts
 from .commands import (
     AskListener,
     CheckListener,
@@ -115,6 +117,8 @@ class Broker(Generic[HandleT]):
         self.quotas = Quotas(authorization.connections) if quotas is None else quotas
         #: Control channels of clients, by hybrid connection.
         self.senders: Counter[str] = Counter()
+        #: How many rendezvous each listener has.
+        self._sessions = SessionCounts()
         self._outputs: list[Command[HandleT] | Event] = []
 
     def take(self) -> list[Command[HandleT] | Event]:
@@ -343,8 +347,11 @@ class Broker(Generic[HandleT]):
             return self._fail(join, join.why)
         if reason := self.authorization.why_revoked(key):  # revoked while a listener was asked
             return self._fail(join, reason)
+        choice: Choice[HandleT] | None = None
         if join.wanted is None:
-            listener = self.listeners.choose(name, passed_over=join.passed_over.union(join.avoid))
+            passed_over = join.passed_over.union(join.avoid)
+            choice = self.listeners.choose(name, passed_over=passed_over, sessions=self._sessions.of)
+            listener = None if choice is None else choice.listener
         else:
             listener = None if join.passed_over else self.listeners.find(name, join.wanted)
         if listener is None:
@@ -355,6 +362,18 @@ class Broker(Generic[HandleT]):
             return self._fail(join, exc.reason, str(exc))
         for ended in made.displaced:
             self._ended(ended)
+        self._sessions.began(made.id, name, listener.instance)
+        if choice is not None and choice.candidates > 1:
+            self._outputs.append(
+                ListenerChosen(
+                    connection=name,
+                    activity_id=made.id,
+                    instance=listener.instance,
+                    why=choice.why.value,
+                    sessions=choice.sessions,
+                    candidates=choice.candidates,
+                )
+            )
         join.apply(Answer.CHOSEN)
         join.asked += 1
         join.listener, join.rendezvous_id, join.sender_ticket = listener, made.id, made.sender_ticket
@@ -465,6 +484,7 @@ class Broker(Generic[HandleT]):
             is_established: whether its place is established.
         """
         has_room = self.rendezvous.take_over(note, joined_at, is_established=is_established)
+        self._sessions.began(note.id, note.connection, note.listener.instance)
         self._outputs.append(RendezvousTakenOver(connection=note.connection, activity_id=note.id))
         why_not = self._why_not(note) or (None if has_room else Input.DISPLACED)
         if why_not is not None:
@@ -510,6 +530,7 @@ class Broker(Generic[HandleT]):
         if isinstance(ended, Stopping):
             self._outputs.append(StopMoving(ended.rendezvous_id))
             return
+        self._sessions.ended(ended.rendezvous_id)
         self._outputs.append(RefuseDataChannel(ended.rendezvous_id, ended.status))
         if ended.outcome is Outcome.KEPT:
             self._outputs.append(RendezvousKept(connection=ended.connection, activity_id=ended.rendezvous_id))

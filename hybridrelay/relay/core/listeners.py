@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic
 
 import attrs
@@ -36,6 +36,7 @@ from ..limits import (
     SENIORITY_SECONDS,
 )
 from ..model import KeyId
+from .choice import Choice, choose_listener
 from .displacement import choose_displaced
 from .holders import network_of
 from .listener import HandleT, Listener
@@ -43,6 +44,10 @@ from .lottery import Lottery
 from .sorted_index import SortedIndex
 
 __all__ = ["Listener", "ListenerTable"]
+
+
+def _none(_listener: object) -> int:
+    return 0
 
 
 @attrs.frozen
@@ -206,20 +211,24 @@ class ListenerTable(Generic[HandleT]):
             self.index.discard(connection, listener.instance)
         return listeners
 
-    def choose(self, connection: str, *, passed_over: Collection[str] = ()) -> Listener[HandleT] | None:
-        """Choose a random listener whose instance was not passed over; None if there is none.
+    def choose(
+        self,
+        connection: str,
+        *,
+        passed_over: Collection[str] = (),
+        sessions: Callable[[Listener[HandleT]], int] = _none,
+    ) -> Choice[HandleT] | None:
+        """Choose a listener whose instance was not passed over (`choose_listener`); None if there is none.
 
-        Without `passed_over`, all listeners are equally likely, so that the load is shared evenly. Otherwise, all
-        combinations of key and network are equally likely, so that listeners of one holder that all decline cannot
-        use up all attempts of a sender.
+        Args:
+            connection: the hybrid connection.
+            passed_over: instances that are not chosen.
+            sessions: returns how many sessions a listener has.
         """
         candidates = [one for one in self.of(connection) if one.instance not in passed_over]
-        if passed_over and candidates:
-            groups: dict[Hashable, list[Listener[HandleT]]] = {}
-            for one in candidates:
-                groups.setdefault((one.key, network_of(one.address)), []).append(one)
-            candidates = list(groups.values())[self._randbelow(len(groups))]
-        return candidates[self._randbelow(len(candidates))] if candidates else None
+        return choose_listener(
+            candidates, sessions=sessions, has_passed_over=bool(passed_over), randbelow=self._randbelow
+        )
 
     def find(self, connection: str, instance: str) -> Listener[HandleT] | None:
         """Return the registration of an instance, or None; `why_not` then returns the reason."""

@@ -15,6 +15,7 @@ from hybridrelay.events import (
     ConnectionEnabled,
     KeyChanged,
     KeyRevoked,
+    ListenerChosen,
     ListenerDeclined,
     ListenerDisplaced,
     ListenerLeft,
@@ -255,6 +256,14 @@ def test_listeners_are_asked_one_after_the_other(scene: Scene) -> None:
         CheckListener(a),
         RefuseDataChannel(first.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
         ended(first.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
+        ListenerChosen(
+            connection=NAME,
+            activity_id=second.rendezvous_id,
+            instance="b",
+            why="drawn",
+            sessions=0,
+            candidates=2,
+        ),
     ]
     third = scene.answer(second, Answer.DECLINED, Reason.LIMIT)
     assert isinstance(third, AskListener)

@@ -69,7 +69,7 @@ def test_different_instances_coexist_and_are_chosen_at_random() -> None:
         assert listeners.register(listener(name)) is None
     assert {one.instance for one in listeners.of("sql")} == {"a", "b", "c"}
     chosen = [listeners.choose("sql") for _ in range(100)]
-    assert {one.instance for one in chosen if one} == {"a", "b", "c"}
+    assert {one.listener.instance for one in chosen if one} == {"a", "b", "c"}
     assert listeners.count() == 3
 
 
@@ -77,7 +77,7 @@ def test_those_passed_over_are_not_chosen_again() -> None:
     listeners = table()
     listeners.register(listener("a"))
     listeners.register(listener("b"))
-    assert {one.instance for _ in range(20) if (one := listeners.choose("sql", passed_over={"a"}))} == {"b"}
+    assert {one.listener.instance for _ in range(20) if (one := listeners.choose("sql", passed_over={"a"}))} == {"b"}
     assert listeners.choose("sql", passed_over=["a", "b"]) is None
     assert listeners.choose("elsewhere") is None
 
@@ -93,11 +93,11 @@ def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender
         for _ in range(8):
             chosen = listeners.choose("sql", passed_over=passed_over)
             assert chosen is not None
-            passed_over.add(chosen.instance)
+            passed_over.add(chosen.listener.instance)
         found += "honest" in passed_over
     assert found > 95
     # Where nobody was passed over, all are equally likely.
-    first = Counter(one.address for _ in range(610) if (one := listeners.choose("sql")))
+    first = Counter(one.listener.address for _ in range(610) if (one := listeners.choose("sql")))
     assert first["192.0.2.1"] < 40
 
 
@@ -463,7 +463,7 @@ class ListenerMachine(RuleBasedStateMachine):
     def choose(self, passed_over: set[str]) -> None:
         chosen = self.table.choose("sql", passed_over=passed_over)
         candidates = [one for name, one in self.registered.items() if name not in passed_over]
-        assert chosen in candidates if candidates else chosen is None
+        assert chosen.listener in candidates if chosen is not None else not candidates
 
     @invariant()
     def agrees(self) -> None:

@@ -1,0 +1,125 @@
+"""Chooses the listener that is offered a rendezvous. Pure.
+
+The rules, of which the first one that applies decides:
+
+| there are | chosen is | `Why` |
+|---|---|---|
+| no candidates | none | |
+| one candidate | this one | ONLY |
+| several, and others were passed over | any, after a key and a network were drawn | DRAWN |
+| several, and a coin shows heads | any | RANDOM |
+| several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
+
+The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
+once, in order to have few. Because of the coin, each of n candidates is nevertheless offered at least one of 2 n
+rendezvous on average, whatever the others do, and none gets more than half of them, and one of 2 n, for having few
+sessions.
+
+A rendezvous that others have declined goes to any key and network with equal probability. So listeners of one holder
+that all decline cannot use up all attempts of a sender.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic
+
+import attrs
+
+from .holders import network_of
+from .listener import HandleT, Listener
+
+__all__ = ["Choice", "SessionCounts", "Why", "choose_listener"]
+
+
+class Why(enum.StrEnum):
+    """Why a listener was chosen."""
+
+    #: There was no other one.
+    ONLY = "only"
+    #: No other one has fewer sessions.
+    FEWEST_SESSIONS = "fewest-sessions"
+    #: At random, among all.
+    RANDOM = "random"
+    #: At random, after others have declined or have not answered, or because the sender avoids them.
+    DRAWN = "drawn"
+
+
+@attrs.frozen
+class Choice(Generic[HandleT]):
+    """The listener that was chosen, and why."""
+
+    listener: Listener[HandleT]
+    why: Why
+    #: How many sessions it has at this relay, and how many listeners could have been chosen.
+    sessions: int
+    candidates: int
+
+
+def choose_listener(
+    candidates: Sequence[Listener[HandleT]],
+    *,
+    sessions: Callable[[Listener[HandleT]], int],
+    has_passed_over: bool,
+    randbelow: Callable[[int], int],
+) -> Choice[HandleT] | None:
+    """Choose a listener for a rendezvous.
+
+    Args:
+        candidates: the listeners that can be chosen.
+        sessions: returns how many sessions a listener has at this relay.
+        has_passed_over: whether there are other listeners, which were passed over.
+        randbelow: returns a random number from 0 up to its argument, exclusively.
+
+    Returns:
+        The choice; None if there are no candidates.
+    """
+    if not candidates:
+        return None
+    if len(candidates) == 1:
+        among, why = candidates, Why.ONLY
+    elif has_passed_over:
+        groups: dict[Hashable, list[Listener[HandleT]]] = {}
+        for one in candidates:
+            groups.setdefault((one.key, network_of(one.address)), []).append(one)
+        among, why = list(groups.values())[randbelow(len(groups))], Why.DRAWN
+    elif randbelow(2):
+        among, why = candidates, Why.RANDOM
+    else:
+        fewest = min(map(sessions, candidates))
+        among, why = [one for one in candidates if sessions(one) == fewest], Why.FEWEST_SESSIONS
+    chosen = among[randbelow(len(among))]
+    return Choice(chosen, why, sessions(chosen), len(candidates))
+
+
+class SessionCounts:
+    """How many rendezvous, joined or about to be, each listener has at this relay."""
+
+    def __init__(self) -> None:
+        self._of: Counter[tuple[str, str]] = Counter()
+        #: The listener of each rendezvous: its hybrid connection and instance.
+        self._by_rendezvous: dict[str, tuple[str, str]] = {}
+
+    def began(self, rendezvous_id: str, connection: str, instance: str) -> None:
+        """Count a rendezvous, whose id is new."""
+        self._by_rendezvous[rendezvous_id] = connection, instance
+        self._of[connection, instance] += 1
+
+    def ended(self, rendezvous_id: str) -> None:
+        """Count it no longer. Does nothing if the id is not known."""
+        at = self._by_rendezvous.pop(rendezvous_id, None)
+        if at is None:
+            return
+        self._of[at] -= 1
+        if not self._of[at]:
+            del self._of[at]
+
+    def of(self, listener: Listener[HandleT]) -> int:
+        """Return the number for a listener."""
+        return self._of[listener.connection, listener.instance]
+
+    def __len__(self) -> int:
+        """Return the number of all."""
+        return len(self._by_rendezvous)
