@@ -129,6 +129,9 @@ class ConnectionSnapshot:
     failure: FailureSnapshot | None = None
     #: The last update of its connection string; None if there was none.
     update: UpdateStatus | None = None
+    #: At a connector: the rule of the policy, with file and line, that does not allow it or its target; empty if
+    #: there is none. It may be registered nevertheless, so that clients are told.
+    denial: str = ""
 
     @property
     def is_registered(self) -> bool:

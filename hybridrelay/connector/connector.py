@@ -367,6 +367,7 @@ class Connector:
             max_sessions=max_sessions,
             max_streams=max_streams,
             clock=self._clock,
+            policy=self._policies.policy,
             audit=self._audit_problems(),
         )
 
@@ -511,6 +512,7 @@ class Connector:
         if self._nursery is None:  # nothing is registered yet
             return
         for published in self._published.values():
+            published.target_denial = None
             action = Action.REGISTER if published.denial is None else Action.PUBLISH
             decision = self._policies.policy.decide(None, action, published.resource())
             if published.denial is None and decision.reason is not None:
@@ -518,6 +520,8 @@ class Connector:
                 self._relays.withdraw(published)
             elif published.denial is not None and decision.reason is None:
                 self._release(published)
+            elif published.denial is not None:
+                published.denial = decision  # another rule may deny it now
         self._registration_changed()
 
     def _require_audit(self) -> None:

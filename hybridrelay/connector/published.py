@@ -10,7 +10,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.updates import Updates
-from ..policy import Decision, Resource, resource_of
+from ..policy import Action, Decision, Policy, Resource, resource_of
 from ..security import ConnectionString, Target
 from .registration import Registration, RelayIdentity
 from .targets import check_supported
@@ -40,6 +40,9 @@ class Published:
         self.sends_proxy_header = False
         #: Why the policy does not allow to register it now; None if it does.
         self.denial: Decision | None = None
+        #: Why the policy has not allowed the address or path to which the target was resolved last; None if it has,
+        #: or has changed since then.
+        self.target_denial: Decision | None = None
 
     def resource(self, target: Target | None = None) -> Resource:
         """Return what the policy decides about.
@@ -49,6 +52,14 @@ class Published:
                 current one.
         """
         return resource_of(self.string, self.target if target is None else target)
+
+    def why_denied(self, policy: Policy) -> Decision | None:
+        """Return the decision of the policy against this hybrid connection or its target; None if it is allowed, as
+        far as this is known."""
+        if self.denial is not None:
+            return self.denial
+        decision = policy.decide(None, Action.PUBLISH, self.resource())
+        return self.target_denial if decision.reason is None else decision
 
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""

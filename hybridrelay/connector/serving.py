@@ -345,6 +345,7 @@ class ServedStream:
                 await self._recorded()
                 began = self._service.clock()
                 connected = await open_target(self._target, permit=self._permit)
+                self.origin.published.target_denial = None
                 if isinstance(self._target, HostPort):  # of a Unix socket, `_permit` has noted the path
                     self.addresses = _host_of(connected)
                 if self.origin.published.sends_proxy_header:
@@ -356,6 +357,7 @@ class ServedStream:
         except NotRecordedError as exc:
             return NotConnected(Reason.AUDIT_UNAVAILABLE, str(exc))
         except TargetDenied as exc:
+            self.origin.published.target_denial = exc.decision
             return self._refused(exc.decision)
         except TargetError as exc:
             if exc.remedy is not None:

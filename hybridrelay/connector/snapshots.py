@@ -18,6 +18,7 @@ from ..connectivity.snapshot import (
     StreamState,
 )
 from ..mux import MemoryUse
+from ..policy import Policy
 from .published import Published
 from .relays import Relays
 from .serving import ServedStream
@@ -35,6 +36,7 @@ def connector_snapshot(
     max_sessions: int,
     max_streams: int,
     clock: Callable[[], float],
+    policy: Policy,
     audit: tuple[SinkProblem, ...] = (),
 ) -> EndpointSnapshot:
     """Return a snapshot of a connector.
@@ -46,6 +48,7 @@ def connector_snapshot(
         counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
+        policy: the policy that is in force.
         audit: the sinks of its audit log that cannot be written, and the witnesses that do not confirm.
     """
     of_sessions = Counter(served.published.name for served in sessions)
@@ -60,6 +63,7 @@ def connector_snapshot(
             streams=of_streams[one.name],
             target=str(one.target),
             update=None if one.updates is None else one.updates.status(),
+            denial="" if (denial := one.why_denied(policy)) is None else denial.rule,
         )
         for one in published
     )

@@ -17,10 +17,13 @@ from ..connectivity.snapshot import (
 )
 from .values import ProblemStatus, Role
 
-__all__ = ["MAX_PROBLEMS", "endpoint_problems", "why_not_connected", "why_not_registered"]
+__all__ = ["MAX_PROBLEMS", "endpoint_problems", "why_denied", "why_not_connected", "why_not_registered"]
 
 #: The maximum number of problems that are listed.
 MAX_PROBLEMS = 100
+_CHANGE_POLICY = (
+    "use what the policy allows (hybridrelay policy show), or have this rule changed; no restart is needed"
+)
 _SEE_LOG = "look in this program's log for what it is waiting for"
 
 
@@ -49,8 +52,16 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
     return tuple(found[:MAX_PROBLEMS])
 
 
+def why_denied(connection: ConnectionSnapshot) -> tuple[str, str]:
+    """Return which rule of the policy is against a hybrid connection, and what to do."""
+    effect = "its streams are refused" if connection.is_registered else "it is not registered at any relay"
+    return f"{connection.name} is denied by policy, so {effect}: {connection.denial}", _CHANGE_POLICY
+
+
 def why_not_registered(connection: ConnectionSnapshot) -> tuple[str, str]:
     """Return why a hybrid connection is registered nowhere, and what to do."""
+    if connection.denial:
+        return why_denied(connection)
     failures = [(relay.host, relay.failure) for relay in connection.relays if relay.failure is not None]
     if not failures:
         return "no relay has answered yet", _SEE_LOG
@@ -72,7 +83,11 @@ def _of_connector(connections: Sequence[ConnectionSnapshot], role: Role, stoppin
     if stopping:  # a connector that is stopping has withdrawn its registrations
         return
     for connection in connections:
-        if not connection.is_registered:
+        if connection.denial:
+            detail, remedy = why_denied(connection)
+            yield ProblemStatus(code="denied-by-policy", detail=detail, remedy=remedy, connection=connection.name)
+    for connection in connections:
+        if not connection.is_registered and not connection.denial:
             detail, remedy = why_not_registered(connection)
             yield ProblemStatus(
                 code="not-registered",

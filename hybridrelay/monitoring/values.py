@@ -161,6 +161,7 @@ class ProblemStatus(Value, frozen=True):
 
     code: Literal[
         "stopping",
+        "denied-by-policy",
         "not-registered",
         "relay-failed",
         "no-session",

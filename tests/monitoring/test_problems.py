@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hybridrelay.audit.record import SinkProblem
-from hybridrelay.connectivity.snapshot import EndpointSnapshot, SessionState, TargetCheck, UpdateStatus
+from hybridrelay.connectivity.snapshot import EndpointSnapshot, RelaySnapshot, SessionState, TargetCheck, UpdateStatus
 from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
 from hybridrelay.monitoring.readiness import endpoint_checks
 from hybridrelay.monitoring.values import Role
@@ -57,6 +57,20 @@ def test_a_problem_says_why_and_what_to_do() -> None:
     assert "no relay has answered yet" in found.detail
     (found,) = endpoint_problems(endpoint(BROKEN), role="forward", stopping=False)
     assert found.detail == "db has no session for new connections: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("relays", "says"),
+    [((failed("a"),), "not registered at any relay"), ((relay("a"),), "its streams are refused")],
+)
+def test_what_the_policy_denies_is_named_with_its_rule(relays: tuple[RelaySnapshot, ...], says: str) -> None:
+    rule = 'DeniedTargets "*:22" (/etc/hybridrelay/policy.d/10.toml:3) denies db:22'
+    snapshot = endpoint(connection("db", *relays, denial=rule))
+    (found,) = endpoint_problems(snapshot, role="connector", stopping=False)
+    assert (found.code, found.connection) == ("denied-by-policy", "db")
+    assert rule in found.detail
+    assert says in found.detail
+    assert "hybridrelay policy show" in found.remedy
 
 
 def test_an_update_that_is_not_used() -> None:

@@ -392,6 +392,25 @@ async def test_the_health_check_dials_only_what_is_allowed(nursery: trio.Nursery
     nursery.cancel_scope.cancel()
 
 
+def has_denial(connector: Connector, rule: str) -> bool:
+    (connection,) = connector.snapshot().connections
+    return rule in connection.denial if rule else not connection.denial
+
+
+async def test_the_status_shows_what_is_denied(nursery: trio.Nursery, scene: Scene) -> None:
+    connector = await scene.start()
+    assert has_denial(connector, "")
+    for text, rule in (
+        ("AllowHybridConnections = false\n", "AllowHybridConnections = false"),
+        ("AllowedRelays = ['relay.example']\n", "AllowedRelays"),
+        ("DeniedTargets = ['*:*']\n", "DeniedTargets"),
+        ("", ""),
+    ):
+        scene.write(text)
+        await scene.until(partial(has_denial, connector, rule))
+    nursery.cancel_scope.cancel()
+
+
 # --- the application's side
 
 
