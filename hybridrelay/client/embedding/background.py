@@ -39,9 +39,9 @@ T = TypeVar("T")
 
 #: How long services may take to stop when the interpreter exits (seconds). A client that is still delivering the last
 #: bytes of a stream then has another ten seconds or so.
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 10.0
 #: How long the exit of the interpreter waits for the thread (seconds): longer than that takes.
-_EXIT_SECONDS = 20.0
+_EXIT_SECONDS = 25.0
 
 
 class Background:
@@ -106,7 +106,7 @@ class Background:
         return future
 
     def stop(self) -> None:
-        """Stop the thread, as the exit of the interpreter does. Returns when it has ended, after 20 seconds at the
+        """Stop the thread, as the exit of the interpreter does. Returns when it has ended, after 25 seconds at the
         latest."""
         self.soon(self.stopping.set)
         self._thread.join(_EXIT_SECONDS)

@@ -31,8 +31,8 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
     This blocks until the connector has connected to the target. Use `hybridrelay.aio` in asyncio, and `open_client`
     in Trio. Any thread may call it. After a fork, each process opens sockets of its own; a socket that was open
     before lasts as long as the process that has opened it. When the interpreter exits, sockets that are open count as
-    closed: what was sent is delivered, for which the exit waits up to 20 seconds. If the process is killed, the
-    target sees a reset.
+    closed: what was sent is delivered, for which the exit waits up to 25 seconds. If that fails, or if the process is
+    killed, the target sees a reset.
 
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is

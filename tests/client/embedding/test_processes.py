@@ -95,6 +95,28 @@ async def test_an_exit_does_not_wait_for_a_target_that_has_more_to_say(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_cannot_be_delivered_at_the_exit_does_not_seem_complete(
+    published: Published, nursery: trio.Nursery
+) -> None:
+    """The target does not read, so the last bytes stay in the process until its time is over."""
+    script = """
+import hybridrelay.client.embedding.background as background
+background._STOP_SECONDS = 0.1
+sock = open_socket(string)
+sock.settimeout(1)
+try:
+    sock.sendall(bytes(1 << 28))
+except TimeoutError:
+    pass
+"""
+    process = await published.start(nursery, script)
+    target = await published.accept()
+    assert await process.wait() == 0
+    with pytest.raises(trio.BrokenResourceError):
+        await receive_all(target)
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "sys.exit('no')", "os.kill(os.getpid(), signal.SIGINT)"])
 async def test_every_orderly_end_exits_at_once(published: Published, nursery: trio.Nursery, end: str) -> None:
     """An open socket, one that another thread waits for, and an open forward."""
