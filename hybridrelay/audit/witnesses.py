@@ -70,16 +70,6 @@ class Witnesses:
         """Note why a relay has not confirmed a checkpoint that it was sent."""
         self._of(host, now).why = why
 
-    def confirmed_by(self, host: str) -> Checkpoint | None:
-        """Return the last checkpoint that a relay has confirmed."""
-        relay = self._relays.get(host)
-        return None if relay is None else relay.confirmed
-
-    def keep_only(self, hosts: Collection[str]) -> None:
-        """Forget relays that the program does not use any longer."""
-        for host in self._relays.keys() - set(hosts):
-            del self._relays[host]
-
     def problems(
         self, required: Collection[Callable[[str], bool]], used: Collection[str], now: float
     ) -> tuple[SinkProblem, ...]:
