@@ -1,5 +1,5 @@
-"""Writes what a relay gives a program into the file with its connection string: a new key, or an update that the
-authority has signed."""
+"""Writes what a running program gets into the file with its connection string: a new key from a relay, an update that
+the authority has signed, or a renewed identity from a connector."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _keep(path: Path, before: ConnectionString, after: ConnectionString) -> str 
             current = load_connection_string(path, regular=True)
             if (current.entity_path, current.identity) != (before.entity_path, before.identity):
                 return None
-            changes: dict[str, Any] = {}
+            changes: dict[str, Any] = {} if after.identity == before.identity else {"identity": after.identity}
             if _key_of(after) not in (_key_of(before), _key_of(current)):
                 if _key_of(current) != _key_of(before):
                     return f"{path} has yet another key: somebody else has changed it"

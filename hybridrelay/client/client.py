@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -56,6 +57,10 @@ from .sessions import DELIVERY_SECONDS, Sessions
 from .snapshots import client_snapshot
 from .stream_events import StreamReports
 from .upgrades import Upgrades
+from .use_renewed import UseRenewed
+
+if TYPE_CHECKING:
+    from .renewal import Renewer
 
 #: The default memory budget: the bytes that all clients of this process together may use for receive windows, and for
 #: data that is being sent.
@@ -143,6 +148,9 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._attendance = Attendance(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
+        self._keep_string, self._use_renewed = config.keep_string, config.use_renewed
+        #: Renews the identity; None if it is not renewed.
+        self.renewer: Renewer | None = None
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
@@ -294,6 +302,26 @@ class Client:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._attendance.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
+            if self._use_renewed is not None:
+                nursery.start_soon(self._renew_identity, self._use_renewed)
+
+    async def _renew_identity(self, use: UseRenewed) -> None:
+        """Renew the identity, if an issuer has made it, once it is due."""
+        identity, _ = self._string.require_identity()
+        if identity.issuer is None:
+            return
+        from .issuing import request_identity  # imported here, because most clients do not need them
+        from .renewal import Renewer
+
+        self.renewer = Renewer(
+            lambda: self._string,
+            partial(request_identity, self),
+            self._keep_string,
+            use,
+            self._events,
+            clock=self._clock,
+        )
+        await self.renewer.run()
 
     def _end_denied(self) -> None:
         """End everything that is open, because the policy of the machine does not allow it any more."""

@@ -18,6 +18,7 @@ from ..connectivity.updates import FloorOf
 from ..mux import DATA_CONFIG, Budget
 from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
 from .patience import check_patience
+from .use_renewed import UseRenewed
 
 if TYPE_CHECKING:  # loaded only by programs that have an audit log
     from ..audit import AuditTrail
@@ -90,6 +91,9 @@ class ClientConfig:
     #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
     #: it. None: the new key is kept in memory only, and the relay is told so.
     keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
+    #: Uses a connection string with a renewed identity, in place of the earlier one: opens another client with it,
+    #: and closes this one when its streams have ended. None: an identity that an issuer has made is not renewed.
+    use_renewed: UseRenewed | None = attrs.field(default=None, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of the connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
     #: The audit log of the program, which has to be open (`AuditTrail.opened`). The relays are asked to keep its

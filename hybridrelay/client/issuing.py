@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import trio
 
 from ..errors import PeerIdentityError, RendezvousError, StreamRefused
-from ..mux import Kind, MuxStream
+from ..mux import Kind, MuxStream, Session
 from ..protocol.issuing import MAX_ISSUE_ANSWER, Issued, IssueRefused, IssueRequest, parse_issue_answer_untrusted
 from ..protocol.reasons import Reason
 from ..security import Secret, make_request
-from .client import Client
 
 __all__ = ["request_identity"]
 
@@ -30,7 +31,14 @@ _REMEDIES = {
 }
 
 
-async def request_identity(client: Client, private_key: Secret, *, patience: float | None = None) -> Issued:
+class Connects(Protocol):
+    """A client."""
+
+    async def connect(self, *, patience: float | None = None) -> Session:
+        """See `Client.connect`."""
+
+
+async def request_identity(client: Connects, private_key: Secret, *, patience: float | None = None) -> Issued:
     """Ask a connector to issue an identity for a key. Who asks is the identity of the client's connection string: a
     claim certificate, or the earlier identity.
 

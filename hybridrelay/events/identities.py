@@ -1,4 +1,4 @@
-"""Events about identities that a connector issues."""
+"""Events about identities that a connector issues, and that applications renew."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ __all__ = [
     "ClaimUsedAgain",
     "IdentityIssued",
     "IdentityNotIssued",
+    "IdentityNotRenewed",
+    "IdentityRenewed",
 ]
 
 
@@ -75,3 +77,41 @@ class ClaimUsedAgain(Event):
     #: When it was used first (seconds since 1970).
     used_at: float
     client_address: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class IdentityRenewed(Event):
+    """This program has a new identity, and uses it for new sessions."""
+
+    name: ClassVar = "identity.renewed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The identity was renewed"
+
+    connection: str
+    label: str
+    serial: str
+    #: Until when it is valid (seconds since 1970).
+    not_after: float
+    #: Whether it is stored where the program reads its connection string at its next start.
+    kept: bool
+    #: Why not.
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class IdentityNotRenewed(Event):
+    """An attempt to renew the identity has failed. The program tries again."""
+
+    name: ClassVar = "identity.not-renewed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The identity was not renewed"
+
+    connection: str
+    label: str
+    #: Until when the present identity is valid (seconds since 1970).
+    not_after: float
+    reason: Reason
+    detail: str
+    remedy: str = ""
+    #: How long until the next attempt.
+    retry_seconds: float

@@ -49,6 +49,7 @@ def update_string(current: ConnectionString, new: ConnectionString) -> StringUpd
     """Decide which changes in `new` a running program applies.
 
     The identity is not changed: open sessions are bound to the identities of both sides, and could not resume with
+    another one. An earlier identity than the current one, both made by issuers for the same label, does not count as
     another one.
 
     Raises:
@@ -65,8 +66,20 @@ def update_string(current: ConnectionString, new: ConnectionString) -> StringUpd
             remedy="put the correct connection string into the file",
         )
     identity_changed = (new.identity, new.authority) != (current.identity, current.authority)
+    if identity_changed and _was_renewed(current, new):
+        identity_changed = False  # the file could not be written when the identity was renewed
     return StringUpdate(
         attrs.evolve(new, identity=current.identity, authority=current.authority),
         tuple(name for name, part in _TAKEN_UP.items() if part(new) != part(current)),
         ("identity",) if identity_changed else (),
     )
+
+
+def _was_renewed(current: ConnectionString, new: ConnectionString) -> bool:
+    """Return whether the current identity was renewed from one like that in `new`, which ends earlier."""
+    ours, theirs = current.identity, new.identity
+    if ours is None or theirs is None or ours.issuer is None or theirs.issuer is None:
+        return False
+    if current.authority != new.authority or ours.details.name != theirs.details.name:
+        return False
+    return theirs.details.not_after < ours.details.not_after

@@ -1,130 +1,180 @@
-"""Data channels are renewed after a day or 128 GiB, in virtual time."""
+"""When an identity is renewed, and what happens if that fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
+import attrs
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.lifecycle.inputs import MoveCause
-from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.relays.sender import Sender
-from hybridrelay.client.relays.senders import Senders
-from hybridrelay.client.session import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, ClientSession
-from hybridrelay.client.sessions import Sessions
-from hybridrelay.connectivity.data import EndToEnd
-from hybridrelay.errors import HybridRelayError
-from hybridrelay.events import EventStream
-from hybridrelay.mux import DATA_CONFIG, Budget
+from hybridrelay.client.renewal import Renewer, is_renewable, renew_at, retry_wait
+from hybridrelay.errors import HybridRelayError, PeerIdentityError, RendezvousError
+from hybridrelay.events import Event, EventStream, IdentityNotRenewed, IdentityRenewed
+from hybridrelay.protocol.issuing import Issued
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    Identity,
+    Role,
+    Secret,
+    create_authority,
+    create_issuer,
+    make_request,
+    new_private_key,
+    parse_request_untrusted,
+)
 
-from .fakes import FakeSender
-from .relays.test_sender import connection_string
-from .test_session import FakeSession, Scene
-
-DAY = 24 * 3600
-GIB = 1 << 30
-
-
-class AgingSession(FakeSession):
-    """A session whose channel is as old as it is, and has carried so much."""
-
-    def __init__(self, carried: int = 0) -> None:
-        super().__init__()
-        self._opened_at = trio.current_time()
-        self._carried = carried
-
-    def renew(self) -> None:
-        """Begin with another channel."""
-        self._opened_at, self._carried = trio.current_time(), 0
-
-    @property
-    def channel_age(self) -> float:
-        return trio.current_time() - self._opened_at
-
-    @channel_age.setter
-    def channel_age(self, _: float) -> None:
-        pass
-
-    @property
-    def channel_bytes(self) -> int:
-        return self._carried
-
-    @channel_bytes.setter
-    def channel_bytes(self, _: int) -> None:
-        pass
+DAY = 86_400.0
+NOW = 1_800_000_000.0
+AUTHORITY = create_authority("orders", now=NOW)
+ISSUER = create_issuer(AUTHORITY, now=NOW)
 
 
-class Moved(ClientSession):
-    """Notes when it is moved."""
+def issue(key: Secret, *, now: float = NOW, label: str = "billing") -> Issued:
+    return ISSUER.sign("orders", label, parse_request_untrusted(make_request(key)), now=now)
 
-    moved_at: list[float]
 
-    async def move(
-        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
-    ) -> HybridRelayError | None:
+def identity() -> Identity:
+    key = new_private_key()
+    issued = issue(key)
+    return Identity(issued.certificate, key, issued.issuer)
+
+
+STRING = ConnectionString(
+    endpoints=(Endpoint("relay.example.com"),), key_name="a", key=Secret("k"), entity_path="orders",
+    identity=identity(), authority=AUTHORITY.certificate,
+)  # fmt: skip
+
+
+def test_an_identity_is_due_at_two_thirds_of_its_life() -> None:
+    assert renew_at(identity().details) == pytest.approx(NOW + 60 * DAY, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("one", "renewable"),
+    [
+        (identity(), True),
+        (AUTHORITY.issue(Role.APPLICATION, "a", now=NOW), False),
+        (AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), False),
+        (attrs.evolve(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), issuer=ISSUER.certificate), False),
+    ],
+)
+def test_what_is_renewed(one: Identity, renewable: bool) -> None:
+    assert is_renewable(one) is renewable
+
+
+def test_failures_are_retried_with_a_bound() -> None:
+    waits = [retry_wait(failures, 0.999) for failures in range(1, 40)]
+    assert waits[:3] == pytest.approx([60, 120, 240], rel=0.01)
+    assert max(waits) <= 6 * 3600
+    assert retry_wait(1, 0.0) == 30.0
+    assert retry_wait(10_000, 0.0) == 3 * 3600
+
+
+@attrs.define
+class Machine:
+    """A machine whose wall clock is Trio's, and connectors that answer as told."""
+
+    answers: list[HybridRelayError | str] = attrs.field(factory=list)
+    why_not_kept: str = ""
+    asked_at: list[float] = attrs.field(factory=list)
+    keys: list[Secret] = attrs.field(factory=list)
+    events: list[Event] = attrs.field(factory=list)
+    used: list[tuple[ConnectionString, ConnectionString]] = attrs.field(factory=list)
+    kept: list[ConnectionString] = attrs.field(factory=list)
+    string: ConnectionString = STRING
+
+    def clock(self) -> float:
+        return NOW + trio.current_time()
+
+    async def request(self, key: Secret) -> Issued:
+        self.asked_at.append(trio.current_time())
+        self.keys.append(key)
         await trio.lowlevel.checkpoint()
-        assert cause is MoveCause.RENEWAL
-        self.moved_at.append(trio.current_time())
-        assert isinstance(self.session, AgingSession)
-        self.session.renew()
-        return None
+        answer = self.answers.pop(0) if self.answers else "billing"
+        if isinstance(answer, HybridRelayError):
+            raise answer
+        return issue(key, now=self.clock(), label=answer)
+
+    async def keep(self, before: ConnectionString, after: ConnectionString) -> str:
+        await trio.lowlevel.checkpoint()
+        if not self.why_not_kept:
+            self.kept.append(after)
+        return self.why_not_kept
+
+    def renewer(self, *, keeps: bool = True) -> Renewer:
+        return Renewer(
+            lambda: self.string,
+            self.request,
+            self.keep if keeps else None,
+            lambda before, after: self.used.append((before, after)),
+            EventStream(self.events.append),
+            clock=self.clock,
+            chance=lambda: 0.5,
+        )
 
 
-def moved(session: AgingSession) -> Moved:
-    made = Moved(
-        "db",
-        "x-session-1",
-        Scene(count=1).senders,
-        ListenerSearch(AvoidedListeners()),
-        new_session=lambda: session,
-        explain=lambda error: error,
-        events=EventStream(),
+async def test_it_is_renewed_once_it_is_due(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    await machine.renewer().run()
+    (at,) = machine.asked_at
+    assert 60 * DAY <= at <= 61 * DAY
+    ((before, after),) = machine.used
+    assert before == STRING
+    assert after.identity is not None
+    assert (after.identity.label, after.identity.private_key) == ("billing", machine.keys[0])
+    assert attrs.evolve(after, identity=before.identity) == before
+    assert machine.kept == [after]
+    (event,) = machine.events
+    assert isinstance(event, IdentityRenewed)
+    assert (event.serial, event.kept, event.detail) == (after.identity.serial, True, "")
+    assert event.not_after == pytest.approx(NOW + at + 90 * DAY, abs=2)
+
+
+async def test_failures_are_visible_and_the_key_stays_the_same(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine(
+        [
+            RendezvousError("no connector is listening", reason=Reason.NO_LISTENER, remedy="start one"),
+            PeerIdentityError("not now", reason=Reason.LIMIT),
+            "another label",
+        ]
     )
-    made.moved_at = []
-    return made
+    renewer = machine.renewer()
+    await renewer.run()
+    assert len(machine.asked_at) == 4
+    assert len(set(machine.keys)) == 1
+    failures = [event for event in machine.events if isinstance(event, IdentityNotRenewed)]
+    assert [event.reason for event in failures][:2] == [Reason.NO_LISTENER, Reason.LIMIT]
+    assert "another name" in failures[2].detail
+    assert failures[0].remedy == "start one"
+    assert failures[0].retry_seconds == 45.0
+    assert renewer.failure is None
+    assert len(machine.used) == 1
 
 
-async def start_renewing(nursery: trio.Nursery, *opened: Moved) -> None:
-    sessions = Sessions(
-        "db",
-        Senders([FakeSender("a.example")]),
-        EndToEnd.from_connection_string(connection_string()),
-        nursery,
-        config=DATA_CONFIG,
-        budget=Budget(1 << 20),
-        events=EventStream(),
-    )
-    for one in opened:
-        await nursery.start(sessions.run, one)
-    nursery.start_soon(sessions.renew)
+async def test_one_that_has_expired_is_tried_all_the_same(autojump_clock: trio.testing.MockClock) -> None:
+    error = PeerIdentityError("expired", reason=Reason.IDENTITY_EXPIRED)
+    machine = Machine([error] * 300)
+    renewer = machine.renewer()
+    with trio.move_on_after(100 * DAY):
+        await renewer.run()
+    assert renewer.failure is error
+    assert 150 <= len(machine.asked_at) <= 300
 
 
-async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    present, replaced = moved(AgingSession()), moved(AgingSession())
-    began = trio.current_time()
-    await start_renewing(nursery, present, replaced)
-    await trio.sleep(DAY - 1)
-    assert not present.moved_at
-    await trio.sleep(2 * DAY)
-    for one in (present, replaced):
-        # One look a minute.
-        assert [round((at - began) / DAY, 2) for at in one.moved_at] == [1.0, 2.0]
-    nursery.cancel_scope.cancel()
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_what_cannot_be_stored_is_used_from_memory(autojump_clock: trio.testing.MockClock, keeps: bool) -> None:
+    machine = Machine(why_not_kept="f cannot be written: Read-only file system")
+    await machine.renewer(keeps=keeps).run()
+    (event,) = machine.events
+    assert isinstance(event, IdentityRenewed)
+    assert not event.kept
+    assert event.detail == (machine.why_not_kept if keeps else "this program has no file for it")
+    assert len(machine.used) == 1
 
 
-@pytest.mark.parametrize(("carried", "renewed"), [(127 * GIB, False), (128 * GIB, False), (128 * GIB + 1, True)])
-async def test_a_channel_is_renewed_after_128_gib(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, carried: int, renewed: bool
-) -> None:
-    one = moved(AgingSession(carried))
-    await start_renewing(nursery, one)
-    await trio.sleep(200)
-    assert bool(one.moved_at) is renewed
-    nursery.cancel_scope.cancel()
-
-
-def test_the_limits_are_what_the_documentation_says() -> None:
-    assert MAX_CHANNEL_SECONDS == DAY
-    assert MAX_CHANNEL_BYTES == 128 * GIB
+async def test_one_of_the_authority_is_not_renewed(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine(string=attrs.evolve(STRING, identity=AUTHORITY.issue(Role.APPLICATION, "a", now=NOW)))
+    await machine.renewer().run()
+    assert not machine.asked_at

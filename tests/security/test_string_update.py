@@ -13,10 +13,15 @@ from hybridrelay.security import (
     ConnectionString,
     Endpoint,
     HostPort,
+    Identity,
     Role,
     Secret,
     create_authority,
+    create_issuer,
     generate_key,
+    make_request,
+    new_private_key,
+    parse_request_untrusted,
     update_string,
 )
 
@@ -96,3 +101,24 @@ def test_no_secret_is_told() -> None:
     update = update_string(CURRENT, string())
 
     assert update.string.key.reveal() not in repr(update) + str(update)
+
+
+def test_an_earlier_identity_does_not_replace_a_renewed_one() -> None:
+    """The file could not be written when the identity was renewed, and is read again."""
+    issuer = create_issuer(AUTHORITY, now=NOW)
+
+    def issued(label: str, seconds: float) -> ConnectionString:
+        key = new_private_key()
+        answer = issuer.sign(AUTHORITY.connection_name, label, parse_request_untrusted(make_request(key)), now=NOW,
+                             seconds=seconds)  # fmt: skip
+        identity = Identity(answer.certificate, key, answer.issuer)
+        return attrs.evolve(CURRENT, target=None, identity=identity, authority=AUTHORITY.certificate)
+
+    early, late, other = issued("a", 60), issued("a", 90), issued("b", 60)
+    assert update_string(late, early).needs_restart == ()
+    assert update_string(late, early).string == late
+    assert update_string(early, late).needs_restart == ("identity",)
+    assert update_string(late, other).needs_restart == ("identity",)
+    plain = attrs.evolve(early, identity=AUTHORITY.issue(Role.APPLICATION, "a", now=NOW))
+    assert update_string(late, plain).needs_restart == ("identity",)
+    assert update_string(plain, late).needs_restart == ("identity",)

@@ -30,9 +30,10 @@ Create a claim, and show its code. The connection string in it is either a new o
 file (--connection-string-file).
 
 If the hybrid connection has an issuer ('connections issuer'), a new claim for an application contains no private
-key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days. So a
-connector has to run before the claim expires. With --with-private-key, the claim contains a whole
-connection string with its private key instead, which is valid for --valid-years, and no connector is needed.
+key. The machine that takes it makes the key, and asks a connector for an identity, which is valid for 90 days and
+which 'forward' and 'run' renew. So a connector has to run before the claim expires. With --with-private-key, the
+claim contains a whole connection string with its private key instead, which is valid for --valid-years, and no
+connector is needed.
 
 The code has about 110 characters, and can be typed: case and hyphens do not matter, and mistakes are noticed. It can
 be used once, until the claim expires. Pass it on in a way that you trust, such as a phone call: whoever uses it

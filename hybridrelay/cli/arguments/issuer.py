@@ -13,7 +13,8 @@ connection. It is in the connection strings of connectors, and can sign the iden
 else: no certificate that it signs is ever accepted as a connector's.
 
 With it, private keys never travel. 'claims create --role application' then makes claims without a private key: the
-machine that takes the claim makes it, and the connector signs. Such an identity is valid for 90 days.
+machine that takes the claim makes it, and the connector signs. Such an identity is valid for 90 days, and 'forward'
+and 'run' renew it at two thirds of this time, over the same way.
 
 The issuer is written into the authority file, so that connection strings issued later for connectors have it, and
 into the connector files that are named with --update. A connector that runs with these files uses it within seconds.

@@ -188,6 +188,7 @@ async def _serve(
             resume_deadline=args.resume_deadline,
             upgrade_interval=args.upgrade_interval,
             keep_string=keeper_of(configuration.files, marks),
+            use_renewed=reloads.use_renewed,
             update_floor=marks.floor,
             open_patience=args.open_patience,
             policy_directories=args.policy_dirs,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+import attrs
 import trio
 
 from ..._unexpected_failure import unexpected_failure
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
 from ...events.program import ConfigurationReloaded, ConnectionStringReloaded, RestartNeeded
+from ...security import ConnectionString
 from ..entries import Key
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
@@ -78,6 +80,9 @@ class Reloads:
         self._stop = stop
         self._use_fronts = use_fronts
         self._lock = trio.Lock()
+        #: Connection strings with earlier and with renewed identities, which are not in use yet.
+        self._renewed: list[tuple[ConnectionString, ConnectionString]] = []
+        self._is_renewed = trio.Event()
         #: Why the last attempt has failed; None if it has not.
         self._error: str | None = None
         #: Whether to try again.
@@ -120,10 +125,38 @@ class Reloads:
         """Change over whenever a file has changed, until cancelled. What could not be read is tried again."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._configuration.watch.run, self._reload_unless_it_fails)
+            nursery.start_soon(self._use_all_renewed)
             while True:
                 await trio.sleep(RETRY_SECONDS)
                 if self._is_incomplete:
                     await self._reload_unless_it_fails()
+
+    def use_renewed(self, before: ConnectionString, after: ConnectionString) -> None:
+        """Use a connection string with a renewed identity in place of an earlier one, in the background. Open
+        connections continue with the earlier identity."""
+        self._renewed.append((before, after))
+        self._is_renewed.set()
+
+    async def _use_all_renewed(self) -> None:
+        while True:
+            await self._is_renewed.wait()
+            self._is_renewed = trio.Event()
+            while self._renewed:
+                before, after = self._renewed.pop(0)
+                try:
+                    await self._use_one_renewed(before, after)
+                except ConfigurationError as exc:
+                    publish_not_reloaded(exc)
+
+    async def _use_one_renewed(self, before: ConnectionString, after: ConnectionString) -> None:
+        async with self._lock:
+            for running in list(self._service.running.values()):
+                string = running.string
+                # Its key or its relays may have changed meanwhile.
+                if (string.entity_path, string.identity) == (before.entity_path, before.identity):
+                    step = Replace(running.entry, attrs.evolve(string, identity=after.identity))
+                    if not self._stop.event.is_set():
+                        await self._service.apply(Plan((step,), ()))
 
     async def _reload_unless_it_fails(self) -> None:
         """Like `reload`. A bug is reported, and must not end the program."""

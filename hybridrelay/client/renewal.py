@@ -1,0 +1,169 @@
+"""Renewing the identity of an application: when (pure), and the task that does it.
+
+| state | what is done |
+|---|---|
+| before two thirds of the identity's life | wait |
+| after that | ask a connector, after a random part of a hundredth of its life, so that not all ask at once |
+| an attempt has failed | try again after a minute, then twice as long each time, and every six hours at most |
+| it has expired | the same: perhaps a clock is wrong; the log and the status say what to do |
+
+The new private key is made here. It stays the same until an attempt succeeds.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from ..connectivity.new_keys import KeepString
+from ..errors import HybridRelayError
+from ..events.identities import IdentityNotRenewed, IdentityRenewed
+from ..events.stream import EventStream
+from ..protocol.issuing import Issued
+from ..security import (
+    ConnectionString,
+    Identity,
+    IdentityDetails,
+    Role,
+    Secret,
+    check_issued_untrusted,
+    new_private_key,
+)
+from ..security.building_certificates import BACKDATE_SECONDS
+from .use_renewed import UseRenewed
+
+__all__ = ["Renewer", "is_renewable", "renew_at", "retry_wait"]
+
+_FIRST_RETRY_SECONDS = 60.0
+_LONGEST_RETRY_SECONDS = 6 * 3600.0
+#: How often to look at the clock, which may be set, or may have stopped while the machine was suspended (seconds).
+_CHECK_SECONDS = 600.0
+
+
+def is_renewable(identity: Identity) -> bool:
+    """Return whether an identity renews itself: it is an application's, and an issuer has made it."""
+    return identity.issuer is not None and identity.role is Role.APPLICATION
+
+
+def renew_at(details: IdentityDetails) -> float:
+    """Return when an identity is due: at two thirds of its life, in seconds since 1970."""
+    issued_at = min(details.not_before + BACKDATE_SECONDS, details.not_after)
+    return issued_at + (details.not_after - issued_at) * 2 / 3
+
+
+def retry_wait(failures: int, chance: float) -> float:
+    """Return how long to wait after a failed attempt (seconds).
+
+    Args:
+        failures: how many attempts have failed, one at least.
+        chance: a random number in [0, 1).
+    """
+    longest = min(_LONGEST_RETRY_SECONDS, _FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 20))
+    return longest * (0.5 + chance / 2)
+
+
+class Renewer:
+    """Renews the identity of one client.
+
+    Args:
+        string: returns the connection string that is in use.
+        request: asks a connector for an identity for a key; see `request_identity`.
+        keep: stores the changed connection string; None means that it is kept in memory only.
+        use: uses it. This client continues with the earlier identity until it is closed.
+        events: the stream to which events are published.
+        clock: returns seconds since 1970.
+        chance: returns a random number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        string: Callable[[], ConnectionString],
+        request: Callable[[Secret], Awaitable[Issued]],
+        keep: KeepString | None,
+        use: UseRenewed,
+        events: EventStream,
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._string = string
+        self._request = request
+        self._keep = keep
+        self._use = use
+        self._events = events
+        self._clock = clock
+        self._chance = chance
+        #: Why the last attempt has failed; None if it has not.
+        self.failure: HybridRelayError | None = None
+
+    async def run(self) -> None:
+        """Renew the identity once it is due, and return. The client keeps its own for as long as it exists."""
+        identity, _ = self._string().require_identity()
+        if not is_renewable(identity):
+            return
+        details = identity.details
+        due = renew_at(details)
+        spread = (details.not_after - due) / 33  # a hundredth of its life
+        await self._wait_until(due + spread * self._chance())
+        key, failures = new_private_key(), 0
+        while True:
+            try:
+                renewed = await self._renewed(key)
+            except HybridRelayError as exc:
+                failures += 1
+                self.failure = exc
+                wait = retry_wait(failures, self._chance())
+                self._events.publish(
+                    IdentityNotRenewed(
+                        connection=self._string().entity_path,
+                        label=identity.label,
+                        not_after=details.not_after,
+                        reason=exc.reason,
+                        detail=str(exc),
+                        remedy=exc.remedy or "",
+                        retry_seconds=round(wait, 1),
+                    )
+                )
+                await trio.sleep(wait)
+            else:
+                break
+        self.failure = None
+        await self._take_up(renewed)
+
+    async def _wait_until(self, due: float) -> None:
+        while True:
+            remaining = due - self._clock()
+            if remaining <= 0:
+                return
+            await trio.sleep(min(remaining, _CHECK_SECONDS))
+
+    async def _renewed(self, key: Secret) -> Identity:
+        """Ask for the new identity, once.
+
+        Raises:
+            HybridRelayError: there is no connector, it refuses, or its answer cannot be used.
+        """
+        string = self._string()
+        identity, authority = string.require_identity()
+        issued = await self._request(key)
+        check_issued_untrusted(issued, authority, identity.details.name, key, now=self._clock())
+        return Identity(issued.certificate, key, issued.issuer)
+
+    async def _take_up(self, renewed: Identity) -> None:
+        before = self._string()
+        after = attrs.evolve(before, identity=renewed)
+        why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
+        self._events.publish(
+            IdentityRenewed(
+                connection=after.entity_path,
+                label=renewed.label,
+                serial=renewed.serial,
+                not_after=renewed.details.not_after,
+                kept=not why,
+                detail=why,
+            )
+        )
+        self._use(before, after)
