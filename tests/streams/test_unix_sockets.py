@@ -236,3 +236,20 @@ async def test_cancellation_leaves_no_descriptor(tmp_path: Path) -> None:
                     with await UnixSocketFile.open(path):
                         pass
             await async_wait_until(is_closed, seconds=patience(20), what="the file of the socket is closed")
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "directory"])
+async def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "a.sock", tmp_path / "other"
+    other.write_text("precious")
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "link":
+        path.symlink_to(other)
+    else:
+        path.mkdir()
+    with pytest.raises(FileExistsError, match="not a socket"):
+        await listen_unix_socket(path)
+    assert path.exists()
+    assert path.is_symlink() == (kind == "link")
+    assert other.read_text() == "precious"
