@@ -222,6 +222,10 @@ class ControlChannelCore(Generic[HandleT]):
         """The key for which the channel counts, at first that of the first valid token; None before that."""
         return None if self._place is None else self._place.holder.key
 
+    def _belongs_to(self, connection: str) -> bool:
+        """Return whether the peer has a key of a hybrid connection. Others cannot answer for its programs."""
+        return any(key.connection == connection for key in self._keys)
+
     def key_for(self, connection: str) -> KeyId | None:
         """Return the key of the peer's latest valid token for a hybrid connection, or None."""
         keys = [key for key in self._keys if key.connection == connection]
@@ -256,9 +260,9 @@ class ControlChannelCore(Generic[HandleT]):
             case control.Check():
                 return Authorize(message, Right.LISTEN if role is control.PeerRole.CONNECTOR else Right.SEND)
             case control.KeyKept():
-                return KeyAnswered(message)
+                return KeyAnswered(message) if self._belongs_to(message.connection) else None
             case control.UpdateKept():
-                return UpdateAnswered(message)
+                return UpdateAnswered(message) if self._belongs_to(message.connection) else None
             case control.Witness():
                 return self._keep_checkpoint(message)
             case control.Take():

@@ -579,7 +579,11 @@ def test_checkpoints_are_kept_for_peers_with_a_key(scene: Scene, hello: control.
         make_channel(scene, TAKER).receive(WITNESS)
 
 
-def test_an_answer_about_a_key_is_passed_on(scene: Scene) -> None:
+def test_an_answer_about_a_key_is_passed_on_only_from_those_who_have_one(scene: Scene) -> None:
     answer = control.KeyKept("db", 7, control.KeptState.KEPT)
-    for hello in (CONNECTOR, CLIENT):
-        assert make_channel(scene, hello).receive(answer) == KeyAnswered(answer)
+    for hello, rule in ((CONNECTOR, "listener"), (CLIENT, "sender")):
+        channel = make_channel(scene, hello)
+        assert channel.receive(answer) is None
+        channel.authorize(control.Check(1, "db", "t"), scene.grant(rule), 0.0)
+        assert channel.receive(answer) == KeyAnswered(answer)
+        assert channel.receive(attrs.evolve(answer, connection="other")) is None
