@@ -99,6 +99,19 @@ def test_strings_without_a_local_name(run: Run, created: Created, hosts: Path) -
     assert "connections set-local-name orders" in result.err
 
 
+def test_names_that_fronts_need(run: Run, created: Created) -> None:
+    forward = ("forward", "--socks", "127.0.0.1:0", "--connection-string-file", created.application)
+    result = run(*forward, created.application)
+    assert result.code == 2
+    assert f"have the same local name, {NAME}:5432" in result.err
+    change = ("connections", "set-local-name", "orders", "--local-name", "none")
+    assert run(*change, "--update", created.application).code == 0
+    result = run(*forward)
+    assert result.code == 2
+    assert "no front can lead to it" in result.err
+    assert "connections set-local-name orders --local-name HOST:PORT" in result.err
+
+
 def test_two_with_the_same_local_name(run: Run, created: Created, hosts: Path, tmp_path: Path) -> None:
     files = ("--connection-string-file", created.application, created.application)
     result = run("forward", *files, "--listen", "own")

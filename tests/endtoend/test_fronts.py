@@ -19,6 +19,7 @@ from .targets import echo, serve
 
 INTRANET = "intranet.corp.example"
 GONE = "gone.corp.example"
+DENIED = "denied.corp.example"
 
 
 async def web(stream: trio.SocketStream) -> None:
@@ -37,6 +38,7 @@ class Scene:
     """A forward with both fronts: a web server, an echo, and a target that refuses."""
 
     deployment: Deployment
+    connector: Program
     forward: Program
     socks: str
     http: str
@@ -63,14 +65,20 @@ async def start(deployment: Deployment, nursery: trio.Nursery, *options: str | P
         "web": (await serve(nursery, web), f"{INTRANET}:80"),
         "echo": (await serve(nursery, echo), "echo.corp.example:7"),
         "gone": (("127.0.0.1", refusing), f"{GONE}:80"),
+        "denied": (await serve(nursery, web), f"{DENIED}:80"),
     }
+    policies = deployment.folder / "connector-policies"
+    policies.mkdir(mode=0o700)
+    (policies / "policy.toml").write_text("")
     connections = {}
     for name, (target, local_name) in targets.items():
         connections[name] = one = deployment.create(name, target)
         change = ("connections", "set-local-name", name, "--local-name", local_name, "--update", one.application)
         done = await trio.to_thread.run_sync(partial(deployment.run, *change))
         assert done.returncode == 0, done.stderr
-    deployment.start_connector(*connections.values(), arguments=["--mode", "tcp"])
+    connector = deployment.start_connector(
+        *connections.values(), arguments=["--mode", "tcp", "--policy-dir", str(policies)]
+    )
     forward = deployment.start(
         "forward", "--mode", "tcp", "--connection-string-file", *(one.application for one in connections.values()),
         "--socks", "127.0.0.1:0", "--http-proxy", "127.0.0.1:0", *options,
@@ -79,7 +87,7 @@ async def start(deployment: Deployment, nursery: trio.Nursery, *options: str | P
         kind: (await forward.logs(rf"front\.listening: .* front={kind} addresses=(\S+)"))[1]
         for kind in ("socks", "http-proxy")
     }
-    return Scene(deployment, forward, fronts["socks"], fronts["http-proxy"], connections)
+    return Scene(deployment, connector, forward, fronts["socks"], fronts["http-proxy"], connections)
 
 
 @pytest.fixture
@@ -120,6 +128,23 @@ async def test_programs_reach_what_is_published_and_nothing_else(scene: Scene, n
     assert code == 97
     refused = await scene.forward.logs(r"front\.request-refused: .* wanted=(\S+:81)")
     assert refused[1] == f"{INTRANET}:81"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_target_that_the_policy_denies(scene: Scene, nursery: trio.Nursery) -> None:
+    """From the moment at which the connector's policy denies it."""
+    target = re.search(r"denied=127\.0\.0\.1:(\d+)", scene.connector.out)
+    assert target is not None
+    policy = scene.deployment.folder / "connector-policies" / "policy.toml"
+    policy.write_text(f'DeniedTargets = ["127.0.0.1:{target[1]}"]\n')
+    await scene.connector.logs(r"policy\.in-force: .* rules=1")
+    code, _, err = await scene.curl("--socks5-hostname", scene.socks, f"http://{DENIED}/")
+    assert code == 97
+    assert re.search(r"\(2\)", err), err
+    code, _, err = await scene.curl("--proxytunnel", "--proxy", f"http://{scene.http}", f"http://{DENIED}/")
+    assert code == 56
+    assert "403" in err
+    await scene.forward.logs(r"stream\.failed: .* reason=denied-by-policy")
     nursery.cancel_scope.cancel()
 
 

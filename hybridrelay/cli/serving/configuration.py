@@ -22,7 +22,7 @@ from ..entries import Entry, Key, entries_of
 from ..reloading import publish_not_reloaded
 from ..update_marks import UpdateMarks
 from .fronts import FrontOptions, read_front_options
-from .own_addresses import with_own_addresses
+from .own_addresses import check_names_for_fronts, with_own_addresses
 from .plan import Running, Wanted
 from .watching import FileWatch
 
@@ -132,7 +132,10 @@ class Configuration:
                 marks.warn_if_older(string)
             found.append(Wanted(entry, string))
         self._marks = marks
-        return with_own_addresses(found, {})
+        placed = with_own_addresses(found, {})
+        if "front_users_file" in self._args and (self._args.socks or self._args.http_proxy):
+            check_names_for_fronts(placed, {})
+        return placed
 
     async def read_again(self, running: Mapping[Key, Running], *, says_all: bool) -> Reading:
         """Read the configuration file and the connection strings again.
@@ -161,6 +164,8 @@ class Configuration:
             fronts = await self._thread(str(self._users_file)).run(partial(read_front_options, args, again=True))
         wanted = [one for entry in entries if (one := await self._read_entry(entry, running, says_all)) is not None]
         placed = with_own_addresses(wanted, running)
+        if "front_users_file" in args and (args.socks or args.http_proxy):
+            check_names_for_fronts(placed, running)
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
             del self._unreadable[key]

@@ -1,4 +1,4 @@
-"""Gives each host name that is published its own local address. Pure."""
+"""Gives each host name that is published its own local address, and checks names that fronts need. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...security import ConnectionString, HostPort
 from ..entries import Entry, Key
 from .plan import Running, Wanted
 
-__all__ = ["with_own_addresses"]
+__all__ = ["check_names_for_fronts", "with_own_addresses"]
 
 
 def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> tuple[Wanted, ...]:
@@ -39,6 +39,35 @@ def with_own_addresses(wanted: Sequence[Wanted], running: Mapping[Key, Running])
     )
 
 
+def check_names_for_fronts(wanted: Sequence[Wanted], running: Mapping[Key, Running]) -> None:
+    """Check that fronts know which hybrid connection an application means, and that every one can be reached.
+
+    Args:
+        wanted, running: see `with_own_addresses`.
+
+    Raises:
+        ConfigurationError: two have the same local name, or one has neither a local name nor a port of its own. The
+            message says where.
+    """
+    by_name: dict[HostPort, Entry] = {}
+    for one in wanted:
+        entry, string = one.entry, one.string or running[one.entry.key].string
+        name = string.local_name
+        if name is None:
+            if not entry.listen:
+                text = f"the connection string of {string.entity_path} has no local name, so no front can lead to it"
+                raise entry.error(ConfigurationError(text, remedy=f"{_give_name(entry, string)}, or add --listen"))
+        elif (other := by_name.setdefault(name, entry)) is not entry:
+            text = f"{other.file} and {entry.file} have the same local name, {name}, so a front cannot choose"
+            remedy = f"leave one of them out, or {_give_name(entry, string)}"
+            raise entry.error(ConfigurationError(text, remedy=remedy))
+
+
+def _give_name(entry: Entry, string: ConnectionString) -> str:
+    command = f"hybridrelay connections set-local-name {string.entity_path} --local-name HOST:PORT"
+    return f"give it one: {command} --update {entry.file or 'FILE'}"
+
+
 def _with_address(entry: Entry, name: HostPort, addresses: Mapping[str, str]) -> Entry:
     return attrs.evolve(entry, listen=(*entry.listen, OwnAddress(addresses[name.host], name.port)), own_address=False)
 
@@ -48,6 +77,5 @@ def _local_name(entry: Entry, string: ConnectionString) -> HostPort:
         text = (
             f"the connection string of {string.entity_path} has no local name, so it can have no address of its own"
         )
-        remedy = f"give it one: hybridrelay connections set-local-name {string.entity_path} --local-name HOST:PORT "
-        raise entry.error(ConfigurationError(text, remedy=f"{remedy}--update {entry.file or 'FILE'}"))
+        raise entry.error(ConfigurationError(text, remedy=_give_name(entry, string)))
     return string.local_name

@@ -66,6 +66,64 @@ def test_what_a_killed_command_has_left_is_removed(hosts: Path) -> None:
     assert not left.exists()
 
 
+#: Applies a line in a child, which kills itself at its n-th system call, for n from 1 until it survives. Prints what
+#: the file has after each.
+_KILLS = """
+import os, signal, sys
+from pathlib import Path
+from hybridrelay.client.names.hosts_file import apply_lines
+from hybridrelay.client.names.hosts_block import HostsLine
+
+path, before = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+calls = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "close", "ftruncate", "chown")}
+
+def child(left):
+    def counting(call):
+        def counted(*args, **more):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **more)
+        return counted
+    for name, call in calls.items():
+        setattr(os, name, counting(call))
+    apply_lines(path, [HostsLine("127.64.3.7", "sql01.corp.example")])
+
+for left in range(1, 100):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(left)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    print(path.read_bytes().hex())
+    path.write_bytes(before)
+    if not os.WIFSIGNALED(status):
+        break
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_command_that_is_killed(hosts: Path, in_place: bool) -> None:
+    """At each of its system calls: the file has what it had, or everything; and the next command works."""
+    if in_place:
+        os.link(hosts, hosts.with_name("second name"))  # so that nothing is renamed over it
+    done = subprocess.run([sys.executable, "-c", _KILLS, hosts], capture_output=True, text=True, check=True)
+    found = [bytes.fromhex(line) for line in done.stdout.split()]
+    assert len(found) > 5
+    for content in found:
+        # In place, space is reserved with empty lines first.
+        assert content.rstrip(b"\n") == CONTENT or content == with_lines(CONTENT, LINES)
+    assert found[-1] == with_lines(CONTENT, LINES)
+    apply_lines(hosts, LINES)
+    assert not list(hosts.parent.glob(".hosts.*")), "what was left behind is removed"
+    remove_lines(hosts)
+    assert hosts.read_bytes() == CONTENT
+
+
 def test_a_change_by_another_program_is_kept(hosts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It writes after the file was read, and before it is replaced."""
     read = hosts_file.read_hosts_file
