@@ -1,4 +1,7 @@
-"""Events of the relay: what its peers do."""
+"""Events of the relay: what its peers do.
+
+This module is long because each event has a class.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ __all__ = [
     "ListenerChosen",
     "ListenerDeclined",
     "ListenerDisplaced",
+    "ListenerDrainEnded",
+    "ListenerDrainStarted",
     "ListenerDropped",
     "ListenerLeft",
     "ListenerRefused",
@@ -161,6 +166,30 @@ class ListenerSilent(_Offer):
     operation: ClassVar = "ListenerUnresponsive"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A listener has not answered, and another one is asked"
+
+
+@attrs.frozen(kw_only=True)
+class ListenerDrainStarted(Event):
+    """An administrator drains a connector: it is offered no new sessions, and those that it has continue."""
+
+    name: ClassVar = "listener.drain-started"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A listener is offered no new sessions"
+
+    connection: str
+    instance: str
+
+
+@attrs.frozen(kw_only=True)
+class ListenerDrainEnded(Event):
+    """An administrator has ended the drain of a connector."""
+
+    name: ClassVar = "listener.drain-ended"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A listener is offered new sessions again"
+
+    connection: str
+    instance: str
 
 
 @attrs.frozen(kw_only=True)

@@ -22,6 +22,7 @@ from .live_values import (
     ConnectionState,
     ConnectionStatePage,
     Dropped,
+    ListenerDrain,
     ListenerPage,
     ListenerValue,
     LivePageQuery,
@@ -119,6 +120,21 @@ async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> Dropp
 
 async def _drop_listener(call: Call) -> Dropped:
     return await _drop(call, call.managed.relay.drop_listener, "instance")
+
+
+async def _set_draining(call: Call, on: bool) -> ListenerDrain:
+    await call.managed.read_store(lambda store: store.get(call.name))
+    changed = call.managed.relay.drain_listener(call.name, call.params["instance"], on)
+    call.effect.is_unchanged = not changed
+    return ListenerDrain(changed=changed)
+
+
+async def _drain_listener(call: Call) -> ListenerDrain:
+    return await _set_draining(call, True)
+
+
+async def _undo_drain_listener(call: Call) -> ListenerDrain:
+    return await _set_draining(call, False)
 
 
 async def _drop_sender(call: Call) -> Dropped:
@@ -295,6 +311,24 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         role=ManagementRole.OPERATOR,
         handler=_drop_listener,
         answer=Dropped,
+    ),
+    Operation(
+        id="drainListener",
+        method="POST",
+        path=f"{_CONNECTION}/listeners/{{instance}}/drain",
+        summary="Offer no new sessions to a connector; those that it has continue.",
+        role=ManagementRole.OPERATOR,
+        handler=_drain_listener,
+        answer=ListenerDrain,
+    ),
+    Operation(
+        id="undoDrainListener",
+        method="DELETE",
+        path=f"{_CONNECTION}/listeners/{{instance}}/drain",
+        summary="Offer new sessions to a connector again.",
+        role=ManagementRole.OPERATOR,
+        handler=_undo_drain_listener,
+        answer=ListenerDrain,
     ),
     Operation(
         id="dropSender",

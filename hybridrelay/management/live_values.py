@@ -104,6 +104,8 @@ class ListenerValue(Value, frozen=True):
     sessions: int
     bytes_to_client: int
     bytes_to_connector: int
+    #: Whether it is drained: it is offered no new sessions.
+    draining: bool = False
 
     @classmethod
     def of(cls, one: ListenerSnapshot) -> ListenerValue:
@@ -120,6 +122,7 @@ class ListenerValue(Value, frozen=True):
             sessions=one.sessions,
             bytes_to_client=one.bytes_to_client,
             bytes_to_connector=one.bytes_to_connector,
+            draining=one.draining,
         )
 
 
@@ -225,6 +228,13 @@ class SessionPage(Value, frozen=True):
 
     value: tuple[SessionValue, ...]
     next_cursor: str | None
+
+
+class ListenerDrain(Value, frozen=True):
+    """Whether the drain of a connector has begun, or ended."""
+
+    #: False if it had before, or if the connector is not registered.
+    changed: bool
 
 
 class Dropped(Value, frozen=True):

@@ -76,6 +76,9 @@ class _Peer(EndSnapshot):
 class ListenerSnapshot(_Peer):
     """One registration of a connector. Its address and transport are those of the control channel."""
 
+    #: Whether an administrator drains it, so that it is offered no new sessions.
+    draining: bool = False
+
     @property
     def key(self) -> str:
         """Identifies it among the listeners of the hybrid connection."""
@@ -381,6 +384,10 @@ class LiveRelay(Protocol):
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration. Returns False if there is none. The connector may register again after a while."""
+
+    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+        """Offer no new sessions to a registered connector, or offer them again. Returns whether this has changed
+        anything."""
 
     def drop_sender(self, connection: str, sender: str) -> bool:
         """End the control channel of a client. Returns False if there is none."""

@@ -199,6 +199,16 @@ def test_a_relay_that_cannot_be_reached(run: Run, way: Way, tmp_path: Path) -> N
 def test_live_commands_over_the_network(run: Run, way: Way, relay: FakeRelay) -> None:
     shown = json.loads(run("status", "--json", *way.options).out)
     (listener,) = shown["listeners"]
+    drain = ("drain", "orders", listener["instance"], *way.options)
+    assert run(*drain).out == f"The connector {listener['instance']} is offered no new sessions of orders.\n"
+    assert json.loads(run("status", "--json", *way.options).out)["listeners"][0]["draining"] is True
+    again = run(*drain)
+    assert (again.code, "nothing was changed" in again.err) == (1, True)
+    assert run(*drain, "--undo").out == (
+        f"The connector {listener['instance']} is offered new sessions of orders again.\n"
+    )
+    alone = run("drain", "orders", *way.options)
+    assert (alone.code, "the instance of the connector is missing" in alone.err) == (2, True)
     dropped = run("drop", "listener", "orders", listener["instance"], *way.options)
     assert dropped.out == f"The listener {listener['instance']} of orders has ended.\n"
     again = run("drop", "listener", "orders", listener["instance"], *way.options)

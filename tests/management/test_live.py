@@ -37,7 +37,7 @@ KEYS = {"listeners": "1" * 32, "senders": "3" * 16, "sessions": "4" * 32}
 async def test_listeners_senders_and_sessions_are_listed(viewer: Api, api: Api) -> None:
     await api.call("PUT", ORDERS, BODY)
     expected: dict[str, dict[str, Any]] = {
-        "listeners": {**LISTENER_END, **COMMON, "since": 1000.0},
+        "listeners": {**LISTENER_END, **COMMON, "since": 1000.0, "draining": False},
         "senders": {**SENDER_END, **COMMON, "id": "3" * 16, "since": 1001.0},
         "sessions": {
             "id": "4" * 32, "connection": "orders", "listener": LISTENER_END, "sender": SENDER_END, "since": 1002.0,
@@ -49,6 +49,20 @@ async def test_listeners_senders_and_sessions_are_listed(viewer: Api, api: Api) 
             answer, found = await viewer.call("GET", path)
             assert (answer.status, found) == (200, {"value": [value], "nextCursor": None})
         assert (await viewer.call("GET", f"{CONNECTIONS}/other/{what}"))[0].status == 404
+
+
+async def test_one_connector_is_drained(api: Api, viewer: Api) -> None:
+    await api.call("PUT", ORDERS, BODY)
+    at = f"{ORDERS}/listeners/{'1' * 32}/drain"
+    assert (await viewer.call("POST", at))[0].status == 403
+    for method, draining in (("POST", True), ("DELETE", False)):
+        for changed in (True, False):
+            answer, found = await api.call(method, at)
+            assert (answer.status, found) == (200, {"changed": changed})
+        (shown,) = (await viewer.call("GET", f"{ORDERS}/listeners"))[1]["value"]
+        assert shown["draining"] is draining
+    assert (await api.call("POST", f"{ORDERS}/listeners/{'0' * 32}/drain"))[1] == {"changed": False}
+    assert (await api.call("POST", f"{CONNECTIONS}/other/listeners/{'1' * 32}/drain"))[0].status == 404
 
 
 @pytest.mark.parametrize("what", KEYS)

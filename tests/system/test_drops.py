@@ -55,6 +55,17 @@ async def test_a_listener_that_was_dropped_stays_away_for_a_while_and_its_sessio
         assert scene.reasons(RendezvousEnded) == []
 
 
+async def test_the_sessions_of_a_listener_that_is_drained_go_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as scene:
+        (listener,) = scene.live.listeners(9)
+        await scene.echoes(b"before")
+        assert scene.live.drain_listener("db", listener.instance, True)
+        assert [one.draining for one in scene.live.listeners(9)] == [True]
+        await scene.echoes(b"still there")
+        assert scene.live.drain_listener("db", listener.instance, False)
+        assert [one.draining for one in scene.live.listeners(9)] == [False]
+
+
 async def test_a_session_that_was_dropped_is_resumed(tmp_path: Path) -> None:
     async with running(tmp_path) as scene:
         await scene.echoes(b"before")

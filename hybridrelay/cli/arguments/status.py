@@ -44,13 +44,19 @@ that connectors and clients use another relay of the hybrid connection. Sessions
 string names another relay, the client moves its sessions there. 'hybridrelay status' shows how many sessions are
 left.
 
-The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping the relay interrupts
-nothing.
+With NAME and INSTANCE, drain only one connector of a hybrid connection, for example before it is updated. The relay
+offers it no new sessions, and other connectors get them. Its sessions continue, and can resume. If no other connector
+is registered, clients are told 'no-listener'. Several relays have to be told separately.
+
+The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping what was drained
+interrupts nothing.
 """
 _DRAIN_EXAMPLES = """\
 examples:
   hybridrelay drain --state /var/lib/hybridrelay
   hybridrelay drain --undo --state /var/lib/hybridrelay
+  one connector:
+    hybridrelay drain orders 5f0c8a1e9b7d4c3f2a1b0c9d8e7f6a5b --state state
 """
 
 
@@ -99,8 +105,12 @@ def _add_status_arguments(parser: Parser) -> None:
 
 
 def _add_drain_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", type=values.connection_name, help="drain one connector of this connection"
+    )
+    parser.add_argument("instance", metavar="INSTANCE", nargs="?", help="the instance of that connector")
     add_relay(parser, has_to_run=True, role="operator")
-    parser.add_argument("--undo", action="store_true", help="accept registrations and joins again")
+    parser.add_argument("--undo", action="store_true", help="end the drain")
 
 
 STATUS = Command(
@@ -121,7 +131,7 @@ DROP = Command(
 )
 DRAIN = Command(
     "drain",
-    "make a running relay refuse new registrations and joins, or accept them again",
+    "drain a running relay, or one of its connectors, or undo that",
     _DRAIN,
     _DRAIN_EXAMPLES,
     _add_drain_arguments,

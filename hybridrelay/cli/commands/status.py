@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import trio
 
-from ...errors import ManagementError
+from ...errors import ConfigurationError, ManagementError
 from ...management import Address, ManagementClient, read_status
-from ...management.live_values import Dropped, RelayValue
+from ...management.live_values import Dropped, ListenerDrain, RelayValue
 from .. import async_output, exits, output
 from ..relay_access import address_of, describe_access, refuse_management_options
 from ..running import run_until_stopped
@@ -120,7 +120,9 @@ def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T 
 
 
 def run_drain(args: argparse.Namespace) -> int:
-    """Make the relay refuse new registrations and joins, or accept them again."""
+    """Make the relay refuse new registrations and joins, or accept them again; or drain one connector."""
+    if args.name is not None:
+        return _drain_listener(args)
     relay = _call(args, "DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
     if isinstance(relay, int):
         return relay
@@ -128,4 +130,28 @@ def run_drain(args: argparse.Namespace) -> int:
         output.say("The relay accepts registrations and joins again.")
     else:
         output.say(f"The relay accepts no new registrations and joins. Sessions left: {relay.session_count}.")
+    return exits.OK
+
+
+def _drain_listener(args: argparse.Namespace) -> int:
+    """Offer no new sessions to one connector, or offer them again."""
+    if args.instance is None:
+        raise ConfigurationError(
+            "the instance of the connector is missing",
+            remedy=f"name it after {args.name}: hybridrelay status --json shows it under listeners",
+        )
+    path = f"/v1/hybridConnections/{quote(args.name, safe='')}/listeners/{quote(args.instance, safe='')}/drain"
+    answer = _call(args, "DELETE" if args.undo else "POST", path, ListenerDrain)
+    if isinstance(answer, int):
+        return answer
+    if not answer.changed:
+        raise ManagementError(
+            f"nothing was changed: {args.instance} is not registered for {args.name} at this relay, or it is "
+            f"{'not drained' if args.undo else 'drained'} already",
+            remedy=f"see hybridrelay status --json {describe_access(args)}",
+        )
+    if args.undo:
+        output.say(f"The connector {args.instance} is offered new sessions of {args.name} again.")
+    else:
+        output.say(f"The connector {args.instance} is offered no new sessions of {args.name}.")
     return exits.OK

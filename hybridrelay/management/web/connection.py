@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...http import Response
-from ..live_values import Dropped, ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
+from ..live_values import Dropped, ListenerDrain, ListenerPage, ListenerValue, SenderPage, SenderValue, SessionPage
 from ..sizes import bytes_of
 from ..usage import ConnectionUsage
 from ..values import ConnectionValue
@@ -101,6 +101,19 @@ def _drop(visit: Visit, action: str, label: str) -> Child:
     return post_form(action, button("Drop", kind="quiet", label=label)) if visit.is_operator else None
 
 
+def _drain(visit: Visit, path: str, one: ListenerValue) -> Child:
+    """Return whether a listener is drained, and the button that changes this."""
+    state = "drained " if one.draining else ""
+    if not visit.is_operator:
+        return state
+    if one.draining:
+        action, text = "undo-drain", "Undo drain"
+    else:
+        action, text = "drain", "Drain"
+    label = f"{text} of listener {one.instance[:12]}" if one.draining else f"{text} listener {one.instance[:12]}"
+    return [state, post_form(f"{path}/{action}", button(text, kind="quiet", label=label))]
+
+
 def _peer(one: ListenerValue | SenderValue, href: str) -> list[Child]:
     # A client has an id besides its instance; commands and the API need it to drop it.
     others = [("Sender", one.id)] if isinstance(one, SenderValue) else []
@@ -137,9 +150,14 @@ def _listeners(visit: Visit, found: ConnectionValue, page: ListenerPage) -> Chil
     rows = [
         [
             *_peer(one, f"{_api(name)}/listeners"),
-            _drop(
-                visit, f"{path_of(name)}/listeners/{segment(one.instance)}/drop", f"Drop listener {one.instance[:12]}"
-            ),
+            [
+                _drain(visit, f"{path_of(name)}/listeners/{segment(one.instance)}", one),
+                _drop(
+                    visit,
+                    f"{path_of(name)}/listeners/{segment(one.instance)}/drop",
+                    f"Drop listener {one.instance[:12]}",
+                ),
+            ],
         ]
         for one in page.value
     ]
@@ -216,6 +234,20 @@ async def _drop_listener(visit: Visit) -> Response:
     return redirect(done(path_of(name), "listener-dropped" if dropped.ended else "had-ended"))
 
 
+async def _drain_listener(visit: Visit) -> Response:
+    return await _set_draining(visit, "drainListener", "listener-drained")
+
+
+async def _undo_drain_listener(visit: Visit) -> Response:
+    return await _set_draining(visit, "undoDrainListener", "listener-accepting")
+
+
+async def _set_draining(visit: Visit, operation: str, message: str) -> Response:
+    name = visit.param("name")
+    answer = await visit.get(operation, ListenerDrain, name=name, instance=visit.param("instance"))
+    return redirect(done(path_of(name), message if answer.changed else "not-changed"))
+
+
 async def _drop_sender(visit: Visit) -> Response:
     name = visit.param("name")
     dropped = await visit.get("dropSender", Dropped, name=name, sender=visit.param("sender"))
@@ -233,6 +265,13 @@ _PATH = "/connections/{name}"
 CONNECTION_PAGES: tuple[Page, ...] = (
     Page(id="showHybridConnection", method="GET", path=_PATH, show=_show),
     Page(id="sendListenerDrop", method="POST", path=f"{_PATH}/listeners/{{instance}}/drop", show=_drop_listener),
+    Page(id="sendListenerDrain", method="POST", path=f"{_PATH}/listeners/{{instance}}/drain", show=_drain_listener),
+    Page(
+        id="sendListenerDrainUndo",
+        method="POST",
+        path=f"{_PATH}/listeners/{{instance}}/undo-drain",
+        show=_undo_drain_listener,
+    ),
     Page(id="sendSenderDrop", method="POST", path=f"{_PATH}/senders/{{sender}}/drop", show=_drop_sender),
     Page(id="sendSessionDrop", method="POST", path=f"{_PATH}/sessions/{{session}}/drop", show=_drop_session),
 )

@@ -13,6 +13,9 @@ __all__ = ["done", "message_of"]
 _MESSAGES: Mapping[str, str] = {
     "logged-out": "You have logged out.",
     "listener-dropped": "The listener was dropped. It may register again after 30 seconds.",
+    "listener-drained": "The listener is drained: it is offered no new sessions.",
+    "listener-accepting": "The listener is offered new sessions again.",
+    "not-changed": "Nothing was changed: the listener has left, or this was done before.",
     "sender-dropped": "The sender was dropped. It opens another control channel when it needs one.",
     "session-dropped": "The session's data channels were dropped. The client resumes the session if it can.",
     "had-ended": "It had already ended. Nothing was dropped.",

@@ -23,6 +23,8 @@ from ...events.relay import (
     ListenerChosen,
     ListenerDeclined,
     ListenerDisplaced,
+    ListenerDrainEnded,
+    ListenerDrainStarted,
     ListenerLeft,
     ListenerRegistered,
     ListenerSilent,
@@ -266,6 +268,15 @@ class Broker(Generic[HandleT]):
         if listener is not None:
             self._end_registration(listener, Reason.ADMINISTRATOR_DROPPED)
         return listener is not None
+
+    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+        """Offer no new sessions to a listener, or offer them again, for an administrator. Returns whether this has
+        changed anything."""
+        has_changed = self.listeners.set_draining(connection, instance, on)
+        if has_changed:
+            event = ListenerDrainStarted if on else ListenerDrainEnded
+            self._outputs.append(event(connection=connection, instance=instance))
+        return has_changed
 
     def token_expired(self, listener: Listener[HandleT]) -> None:
         """End a registration whose token has expired and was not renewed."""

@@ -81,6 +81,9 @@ class _Connection(Generic[HandleT]):
     registered_since: dict[str, float] = attrs.field(factory=dict)
     #: When each registered instance first registered.
     since: dict[str, float] = attrs.field(factory=dict)
+    #: Instances that are offered no new sessions, because an administrator drains them. An instance that is
+    #: registered or remembered stays here until that is undone.
+    draining: set[str] = attrs.field(factory=set)
     #: The same for departed instances that were registered for `SENIORITY_SECONDS`.
     seniors: dict[str, _Senior] = attrs.field(factory=dict)
 
@@ -88,8 +91,9 @@ class _Connection(Generic[HandleT]):
 class ListenerTable(Generic[HandleT]):
     """All listeners of a relay. There are two kinds of methods:
 
-    - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended.
-    - `choose`, `find`, `is_remembered`, `why_not`, `since`, `of`, `all` and `count` only read it.
+    - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended;
+      `set_draining` changes it, too.
+    - `choose`, `find`, `is_draining`, `is_remembered`, `why_not`, `since`, `of`, `all` and `count` only read it.
     """
 
     def __init__(
@@ -184,6 +188,28 @@ class ListenerTable(Generic[HandleT]):
             self._depart(known, connection, instance, kept_out_until=self._clock() + DROPPED_SECONDS)
         return listener
 
+    def set_draining(self, connection: str, instance: str, on: bool) -> bool:
+        """Choose a registered instance for no new sessions, or choose it again. `find` still returns it, so that its
+        sessions can resume.
+
+        Returns:
+            Whether this has changed anything. It has not if the instance is not registered.
+        """
+        known = self._connections.get(connection)
+        if known is None or instance not in known.listeners or on is (instance in known.draining):
+            return False
+        if on:
+            known.draining &= known.listeners.keys() | known.departed.keys()  # forget those that are gone
+            known.draining.add(instance)
+        else:
+            known.draining.discard(instance)
+        return True
+
+    def is_draining(self, listener: Listener[HandleT]) -> bool:
+        """Return whether a listener is offered no new sessions."""
+        known = self._connections.get(listener.connection)
+        return known is not None and listener.instance in known.draining
+
     def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:
         """Note that an instance is dead, according to its successor.
 
@@ -225,7 +251,11 @@ class ListenerTable(Generic[HandleT]):
             passed_over: instances that are not chosen.
             sessions: returns how many sessions a listener has.
         """
-        candidates = [one for one in self.of(connection) if one.instance not in passed_over]
+        known = self._connections.get(connection)
+        draining = frozenset[str]() if known is None else known.draining
+        candidates = [
+            one for one in self.of(connection) if one.instance not in passed_over and one.instance not in draining
+        ]
         return choose_listener(
             candidates, sessions=sessions, has_passed_over=bool(passed_over), randbelow=self._randbelow
         )

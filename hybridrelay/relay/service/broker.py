@@ -371,6 +371,12 @@ class BrokerService:
         self.carry_out()
         return is_dropped
 
+    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+        """Offer no new sessions to a listener, or offer them again. See `ListenerTable.set_draining`."""
+        has_changed = self.core.drain_listener(connection, instance, on)
+        self.carry_out()
+        return has_changed
+
     def drop_sender(self, connection: str, sender_id: str) -> bool:
         """End the control channel of a client. Returns False if there is none."""
         sender = self.senders.get(connection, sender_id)

@@ -161,6 +161,10 @@ class RunningRelay:
         """See `LiveRelay.drop_listener`."""
         return self.broker.drop_listener(connection, instance)
 
+    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+        """See `LiveRelay.drain_listener`."""
+        return self.broker.drain_listener(connection, instance, on)
+
     def drop_sender(self, connection: str, sender: str) -> bool:
         """See `LiveRelay.drop_sender`."""
         return self.broker.drop_sender(connection, sender)
@@ -183,6 +187,7 @@ class RunningRelay:
             sessions=traffic.pairs,
             bytes_to_client=traffic.to_client,
             bytes_to_connector=traffic.to_connector,
+            draining=self.broker.listeners.is_draining(one),
         )
 
     def _sender(self, connection: str, sender_id: str, one: SenderHandle, traffic: Traffic) -> SenderSnapshot:
@@ -338,6 +343,10 @@ class MaybeRunningRelay:
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""
         return self.running is not None and self.running.drop_listener(connection, instance)
+
+    def drain_listener(self, connection: str, instance: str, on: bool) -> bool:
+        """See `LiveRelay.drain_listener`."""
+        return self.running is not None and self.running.drain_listener(connection, instance, on)
 
     def drop_sender(self, connection: str, sender: str) -> bool:
         """See `LiveRelay.drop_sender`."""

@@ -254,6 +254,23 @@ async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browse
     assert len(relay.live.held_listeners) == 2
 
 
+async def test_draining_one_listener(relay: Relay, admin: Browser) -> None:
+    at = path_of("orders")
+    for action, says, undo in (
+        ("drain", "is offered no new sessions", "undo-drain"),
+        ("undo-drain", "is offered new sessions again", "drain"),
+    ):
+        path = f"{at}/listeners/{'1' * 32}/{action}"
+        assert path in page_of(await admin.get(at)).actions
+        answer = await admin.post(path)
+        shown = page_of(await admin.get(answer.headers["location"]))
+        assert (answer.status, says in shown.text) == (303, True)
+        assert f"{at}/listeners/{'1' * 32}/{undo}" in shown.actions
+        answer = await admin.post(path)
+        assert "Nothing was changed" in page_of(await admin.get(answer.headers["location"])).text
+    assert calls(relay) == [(one, 200) for one in ("drainListener", "undoDrainListener") for _ in range(2)]
+
+
 async def test_dropping(relay: Relay, admin: Browser) -> None:
     at = path_of("orders")
     for path, held, what in (

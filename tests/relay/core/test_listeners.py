@@ -82,6 +82,32 @@ def test_those_passed_over_are_not_chosen_again() -> None:
     assert listeners.choose("elsewhere") is None
 
 
+def test_a_listener_that_is_drained_is_found_and_not_chosen() -> None:
+    listeners = table()
+    a, b = listener("a"), listener("b")
+    for one in (a, b):
+        listeners.register(one)
+    assert listeners.set_draining("sql", "a", True)
+    assert not listeners.set_draining("sql", "a", True)
+    offered = [listeners.choose("sql") for _ in range(20)]
+    assert {one.listener for one in offered if one is not None} == {b}
+    assert listeners.find("sql", "a") is a
+    assert (listeners.is_draining(a), listeners.is_draining(b)) == (True, False)
+    # It stays so while its control channel is replaced, and until it is undone.
+    listeners.remove(a)
+    assert not listeners.set_draining("sql", "a", False)
+    again = listener("a", generation=2)
+    listeners.register(again)
+    assert listeners.is_draining(again)
+    listeners.set_draining("sql", "b", True)
+    assert listeners.choose("sql") is None
+    assert listeners.set_draining("sql", "a", False)
+    chosen = listeners.choose("sql")
+    assert chosen is not None
+    assert chosen.listener is again
+    assert not listeners.set_draining("elsewhere", "a", True)
+
+
 def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender() -> None:
     listeners = table(max_per_connection=64)
     for number in range(60):
