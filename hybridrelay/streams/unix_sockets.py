@@ -175,7 +175,7 @@ class UnixSocketFile:
                 file.close()
 
         try:
-            await run_in_thread(find, abandon_on_cancel=True)
+            await run_in_thread(find, limiter=_path_threads(), abandon_on_cancel=True)
         except BaseException:
             is_wanted = False
             for file in found:
@@ -206,6 +206,21 @@ class UnixSocketFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+#: The limiter of the threads that find sockets, of a Trio run. A file system that does not answer uses up only these,
+#: and not the threads in which keys and policies are read.
+_PATH_THREADS: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("hybridrelay Unix socket paths")
+_MAX_PATH_THREADS = 8
+
+
+def _path_threads() -> trio.CapacityLimiter:
+    try:
+        return _PATH_THREADS.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_MAX_PATH_THREADS)
+        _PATH_THREADS.set(limiter)
+        return limiter
 
 
 def _find_socket(path: str) -> tuple[str, int | None]:

@@ -8,11 +8,13 @@ import os
 import socket
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import trio
 
+from hybridrelay._threads import run_in_thread
 from hybridrelay.streams import unix_sockets
 from hybridrelay.streams.unix_sockets import UnixSocketFile, connect_unix_socket, listen_unix_socket, short_path
 
@@ -253,3 +255,30 @@ async def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
     assert path.exists()
     assert path.is_symlink() == (kind == "link")
     assert other.read_text() == "precious"
+
+
+async def test_a_file_system_that_does_not_answer_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    begun = threading.Semaphore(0)
+
+    def find(path: str) -> tuple[str, int | None]:
+        begun.release()
+        answers.wait(patience(20))
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    async def look() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            await UnixSocketFile.open("/nowhere/s")
+
+    monkeypatch.setattr(unix_sockets, "_find_socket", find)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(look)
+            for _ in range(8):
+                assert await trio.to_thread.run_sync(begun.acquire, True, patience(20))
+            with trio.fail_after(patience(20)):
+                assert await run_in_thread(lambda: "keys and policies") == "keys and policies"
+            nursery.cancel_scope.cancel()
+    finally:
+        answers.set()
