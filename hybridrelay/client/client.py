@@ -21,15 +21,16 @@ from ..abc import Transport
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.expiry import ExpiryNotices, credentials_of, watch_expiry
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
-from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, UpdateStatus
+from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, FailureSnapshot, UpdateStatus
 from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
-from ..events.endpoint import IdentityExpiresSoon, NetworkChanged
+from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG, Budget, Feature, MuxStream, Session
@@ -39,7 +40,6 @@ from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
     StringUpdate,
-    expires_soon,
     update_string,
 )
 from .attendance import Attendance
@@ -89,9 +89,8 @@ class Client:
         #: The events of this client alone; `events` may be shared with other clients.
         self._events = EventStream((logged_events() if events is None else events).publish, self._counters)
         string = config.string
-        identity, _ = string.require_identity()
-        if expires_soon(identity, now=clock()):
-            self._events.publish(IdentityExpiresSoon(connection=string.entity_path))
+        string.require_identity()
+        self._credentials = credentials_of(string)
         self._permission = Permission(
             WatchedPolicy.shared(config.policy_directories), self._events, ended=self._end_denied
         )
@@ -302,8 +301,15 @@ class Client:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self._attendance.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
+            nursery.start_soon(watch_expiry, lambda: self._credentials, ExpiryNotices(), self._events, self._clock)
             if self._use_renewed is not None:
                 nursery.start_soon(self._renew_identity, self._use_renewed)
+
+    def credentials(self) -> tuple[CredentialSnapshot, ...]:
+        """Return what expires in the connection string."""
+        now, error = self._clock(), None if self.renewer is None else self.renewer.failure
+        failure = None if error is None else FailureSnapshot.of(error)
+        return tuple(one.snapshot(now, failure) for one in self._credentials)
 
     async def _renew_identity(self, use: UseRenewed) -> None:
         """Renew the identity, if an issuer has made it, once it is due."""

@@ -13,6 +13,7 @@ from ..connectivity.counters import EndpointCounters
 from ..connectivity.session_snapshot import session_snapshot
 from ..connectivity.snapshot import (
     ConnectionSnapshot,
+    CredentialSnapshot,
     EndpointSnapshot,
     FailureSnapshot,
     StreamSnapshot,
@@ -39,6 +40,8 @@ class _Client(Protocol):
 
     @property
     def update_status(self) -> UpdateStatus | None: ...
+
+    def credentials(self) -> tuple[CredentialSnapshot, ...]: ...
 
 
 def client_snapshot(
@@ -84,6 +87,7 @@ def client_snapshot(
         waiting=opener.waiting,
         failure=None if opener.failure is None else FailureSnapshot.of(opener.failure[0], offset + opener.failure[1]),
         update=client.update_status,
+        credentials=client.credentials(),
     )
     counted = counters.copy()
     for request in client.requests:

@@ -110,6 +110,23 @@ class UpdateStatus:
 
 
 @attrs.frozen(kw_only=True)
+class CredentialSnapshot:
+    """An identity or an issuer in a connection string."""
+
+    #: ``identity``, ``renewable-identity`` (an issuer has made it) or ``issuer``.
+    kind: str
+    #: The label of an identity; empty for an issuer.
+    label: str
+    serial: str
+    expires_at: float
+    #: Whether somebody should do something about it.
+    is_problem: bool
+    remedy: str
+    #: Why the last attempt to renew it has failed; None if it has not.
+    failure: FailureSnapshot | None = None
+
+
+@attrs.frozen(kw_only=True)
 class ConnectionSnapshot:
     """One hybrid connection of a connector or client."""
 
@@ -129,6 +146,8 @@ class ConnectionSnapshot:
     failure: FailureSnapshot | None = None
     #: The last update of its connection string; None if there was none.
     update: UpdateStatus | None = None
+    #: What expires in its connection string.
+    credentials: tuple[CredentialSnapshot, ...] = ()
     #: At a connector: the rule of the policy, with file and line, that does not allow it or its target; empty if
     #: there is none. It may be registered nevertheless, so that clients are told.
     denial: str = ""

@@ -21,6 +21,7 @@ from ..abc import Transport
 from ..audit.record import NOT_THERE, NotRecordedError, SinkProblem
 from ..connectivity.data import EndToEnd
 from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.expiry import Credential, ExpiryNotices, watch_expiry
 from ..connectivity.link import RelayLink
 from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
@@ -30,7 +31,7 @@ from ..connectivity.updates import Updates
 from ..errors import ConfigurationError, HybridRelayError
 from ..events.audit import AuditWitnessFailed, AuditWitnessRestored
 from ..events.connector import RefusedEverywhere, RegistrationMissing, RegistrationPending
-from ..events.endpoint import IdentityExpiresSoon, KeyInUse, NetworkChanged
+from ..events.endpoint import KeyInUse, NetworkChanged
 from ..events.log import logged_events
 from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReloaded
 from ..events.stream import EventStream
@@ -42,7 +43,6 @@ from ..security import (
     StringUpdate,
     Target,
     check_is_connection_string,
-    expires_soon,
     key_fingerprint,
     update_string,
 )
@@ -199,9 +199,6 @@ class Connector:
         # From here on nothing can fail.
         if instead_of is not None:
             self.withdraw(instead_of, grace=math.inf)
-        identity, _ = string.require_identity()
-        if expires_soon(identity, now=self._clock()):
-            self._events.publish(IdentityExpiresSoon(connection=published.name))
         number = next(self._numbers)
         self._published[number] = published
         published.new_keys = NewKeys(
@@ -433,6 +430,7 @@ class Connector:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_network, self._network_changed)
                 nursery.start_soon(self._sessions.streams.keep_reporting)
+                nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
                 nursery.start_soon(self._policies.watch)
                 nursery.start_soon(self._watch_witnesses)
                 nursery.start_soon(self._end_when_over)
@@ -445,6 +443,10 @@ class Connector:
                 nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+
+    def _credentials(self) -> list[Credential]:
+        """Return what expires in the connection strings."""
+        return [credential for one in self._published.values() for credential in one.credentials]
 
     def _key_use_changed(self) -> None:
         """Note that something may have begun or ceased to depend on a key."""

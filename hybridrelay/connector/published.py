@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from ..connectivity.data import EndToEnd
+from ..connectivity.expiry import credentials_of
 from ..connectivity.link import RelayLink
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.updates import Updates
@@ -25,6 +26,8 @@ class Published:
         self.name = string.entity_path
         self.target = check_supported(string.require_target())
         self.end_to_end = EndToEnd.from_connection_string(string)
+        #: What expires in the connection string.
+        self.credentials = credentials_of(string)
         #: One entry for each relay that the connection string names.
         self.publications: list[Publication] = []
         #: Entries for relays that the connection string no longer names. They stay until another registration
@@ -64,6 +67,7 @@ class Published:
     def use(self, string: ConnectionString) -> None:
         """Continue with a changed connection string (from `update_string`), which has the same identity."""
         self.string, self.target = string, string.require_target()
+        self.credentials = credentials_of(string)
 
     @property
     def uses_current_key(self) -> bool:

@@ -55,6 +55,7 @@ def connector_snapshot(
     of_streams = Counter(stream.origin.published.name for stream in sessions.streams)
     memory = [served.session.memory_use() for served in sessions]
     total = sum(memory, MemoryUse())
+    now, trio_now, monotonic_now = clock(), trio.current_time(), sessions.streams.clock()
     connections = tuple(
         ConnectionSnapshot(
             name=one.name,
@@ -63,6 +64,7 @@ def connector_snapshot(
             streams=of_streams[one.name],
             target=str(one.target),
             update=None if one.updates is None else one.updates.status(),
+            credentials=tuple(credential.snapshot(now) for credential in one.credentials),
             denial="" if (denial := one.why_denied(policy)) is None else denial.rule,
         )
         for one in published
@@ -70,7 +72,6 @@ def connector_snapshot(
     in_use = {relay.route.transport for one in connections for relay in one.relays if relay.route is not None} | {
         served.candidate.transport.name for served in sessions if served.session.is_attached
     }
-    now, trio_now, monotonic_now = clock(), trio.current_time(), sessions.streams.clock()
     return EndpointSnapshot(
         connections=connections,
         sessions=tuple(

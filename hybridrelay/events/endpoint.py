@@ -366,13 +366,24 @@ class OlderStringRestored(Event):
 
 @attrs.frozen(kw_only=True)
 class IdentityExpiresSoon(Event):
-    """The certificate in a connection string is about to expire."""
+    """An identity or an issuer in a connection string is about to expire, or has expired. Published once for each
+    threshold (such as 60, 30, 14, 7, 3 and 1 days before, and at the end), and at each start of the program."""
 
     name: ClassVar = "identity.expires-soon"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The identity in a connection string expires soon: issue a new one"
+    summary: ClassVar = "An identity or an issuer in a connection string expires soon, or has expired"
 
     connection: str
+    #: ``identity``; ``renewable-identity``, which an issuer has made, and which is not renewed for some reason; or
+    #: ``issuer``.
+    what: str
+    #: The label of an identity.
+    label: str = ""
+    serial: str
+    #: When it expires (seconds since 1970), and the whole days until then.
+    not_after: float
+    days: int
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)

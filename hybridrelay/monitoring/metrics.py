@@ -32,6 +32,7 @@ def endpoint_metrics(
     labels = {one.name: one.name for one in snapshot.connections[:MAX_CONNECTIONS]}
     parts = [
         *_of_connections(snapshot, labels),
+        *_of_credentials(snapshot, labels),
         *_of_sessions(snapshot),
         *_of_counters(snapshot, labels, role),
         histogram("hybridrelay_loop_lag_seconds", "How late the event loop was.", *_parts(loop_lag)),
@@ -63,6 +64,19 @@ def _of_connections(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Itera
         "hybridrelay_streams",
         "Streams that have not ended.",
         [({"connection": name}, value) for name, value in streams.items()],
+    )
+
+
+def _of_credentials(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Iterator[str]:
+    first: dict[tuple[str, str], float] = {}
+    for connection in snapshot.connections:
+        for one in connection.credentials:
+            key = labels.get(connection.name, OTHER), "issuer" if one.kind == "issuer" else "identity"
+            first[key] = min(one.expires_at, first.get(key, one.expires_at))
+    yield gauge(
+        "hybridrelay_identity_expiry_timestamp_seconds",
+        "When the identity or the issuer in a connection string expires.",
+        [({"connection": name, "what": what}, at) for (name, what), at in first.items()],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -46,6 +47,7 @@ def endpoint_problems(snapshot: EndpointSnapshot, *, role: Role, stopping: bool)
         )
     of_connections = _of_connector if role == "connector" else _of_client
     found += islice(of_connections(snapshot.connections, role, stopping), MAX_PROBLEMS)
+    found += islice(_of_credentials(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_updates(snapshot.connections), MAX_PROBLEMS)
     found += islice(_of_audit(snapshot.audit), MAX_PROBLEMS)
     found += islice(_of_sessions(snapshot.sessions), MAX_PROBLEMS)
@@ -128,6 +130,22 @@ def _of_client(connections: Sequence[ConnectionSnapshot], role: Role, stopping: 
                 code="no-session",
                 detail=f"{connection.name} has no session for new connections: {detail}",
                 remedy=remedy,
+                connection=connection.name,
+            )
+
+
+def _of_credentials(connections: Sequence[ConnectionSnapshot]) -> Iterator[ProblemStatus]:
+    for connection in connections:
+        for one in connection.credentials:
+            if not one.is_problem:
+                continue
+            what = f"the identity {one.label} ({one.serial})" if one.label else f"the issuer ({one.serial})"
+            until = dt.datetime.fromtimestamp(int(one.expires_at), dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+            why = "" if one.failure is None else f", and could not be renewed: {one.failure.detail}"
+            yield ProblemStatus(
+                code="identity-expires",
+                detail=f"{what} in the connection string of {connection.name} is valid until {until}{why}",
+                remedy=one.remedy,
                 connection=connection.name,
             )
 

@@ -82,6 +82,20 @@ class LastUpdate(Value, frozen=True):
     detail: str
 
 
+class CredentialStatus(Value, frozen=True):
+    """An identity or an issuer in a connection string."""
+
+    #: ``identity``, ``renewable-identity`` (an issuer has made it, and it is renewed) or ``issuer``.
+    kind: str
+    #: The label of an identity; empty for an issuer.
+    label: str
+    serial: str
+    #: Seconds since 1970.
+    expires_at: float
+    #: Why the last attempt to renew it has failed; null if it has not.
+    failure: FailureStatus | None
+
+
 class ConnectionStatus(Value, frozen=True):
     """One hybrid connection."""
 
@@ -102,6 +116,8 @@ class ConnectionStatus(Value, frozen=True):
     #: The last update of its connection string that the program has used, or that it does not use although it is
     #: later; null if there was none.
     update: LastUpdate | None
+    #: What expires in its connection string.
+    credentials: tuple[CredentialStatus, ...]
 
 
 class SessionStatus(Value, frozen=True):
@@ -169,6 +185,7 @@ class ProblemStatus(Value, frozen=True):
         "session-resuming",
         "audit-failed",
         "update-not-used",
+        "identity-expires",
     ]
     detail: str
     remedy: str

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from .identity import check_label as check_label
     from .identity import create_authority as create_authority
     from .identity import details_of as details_of
-    from .identity import expires_soon as expires_soon
     from .identity_requests import IdentityRequest as IdentityRequest
     from .identity_requests import RequestError as RequestError
     from .identity_requests import make_request as make_request
@@ -174,7 +173,6 @@ _HOMES = {
         "check_label",
         "create_authority",
         "details_of",
-        "expires_soon",
     ),
     "identity_requests": (
         "IdentityRequest",

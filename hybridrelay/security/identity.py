@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
 DEFAULT_VALID_YEARS = 10.0
-#: A warning is logged if an identity expires within this time (60 days), which leaves time for a change window.
-EXPIRY_WARNING_SECONDS = 60 * 86400
-#: The same for an identity that an issuer has made (21 days). It is renewed 30 days before its end, so this means
-#: that renewing it has failed for 9 days.
-RENEWABLE_WARNING_SECONDS = 21 * 86400
 MAX_LABEL = 64
 _URI_PREFIX = "hybridrelay://identity/"
 
@@ -263,18 +258,6 @@ def create_authority(connection_name: str, *, now: float, valid_years: float = D
         .sign(key, None)
     )
     return Authority(connection_name, certificate_der(certificate), encode_key(key))
-
-
-def expires_soon(identity: Identity, now: float) -> bool:
-    """Return whether a person should be warned at `now` (seconds since 1970) that the identity expires, or has
-    expired.
-
-    An identity that an issuer has made is normally renewed before, and a claim certificate is short-lived.
-    """
-    if identity.role is Role.CLAIM:
-        return False
-    within = EXPIRY_WARNING_SECONDS if identity.issuer is None else RENEWABLE_WARNING_SECONDS
-    return identity.details.not_after - now < within
 
 
 def format_serial(serial: int) -> str:

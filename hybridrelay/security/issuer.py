@@ -16,6 +16,7 @@ in the claim's code. It can be used for a single request, and for nothing else.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from .building_certificates import (
     subject_name,
     to_datetime,
 )
-from .identity import Authority, IdentityName, Role, details_of
+from .identity import Authority, IdentityName, Role, details_of, format_serial
 from .identity_requests import IdentityRequest, load_private_key
 from .parsing_certificates import parsing_certificate
 from .secret import Secret
@@ -62,7 +63,7 @@ IDENTITY_SECONDS = 90 * 86_400.0
 ISSUER_ORGANIZATION = "hybridrelay issuer"
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Issuer:
     """An issuer, with its private key. Only connectors have it."""
 
@@ -71,7 +72,7 @@ class Issuer:
     #: PKCS #8 DER in Base64.
     private_key: Secret
 
-    @property
+    @functools.cached_property
     def not_after(self) -> float:
         """When it ends (seconds since 1970).
 
@@ -80,6 +81,16 @@ class Issuer:
         """
         certificate, _ = self._load()
         return certificate.not_valid_after_utc.timestamp()
+
+    @functools.cached_property
+    def serial(self) -> str:
+        """The certificate's serial number, in hexadecimal.
+
+        Raises:
+            ConfigurationError: it is damaged.
+        """
+        certificate, _ = self._load()
+        return format_serial(certificate.serial_number)
 
     def check(self, authority: bytes) -> None:
         """Check that it belongs to an authority (DER), and is what this module makes.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import pytest
 
 from hybridrelay._histogram import HistogramSnapshot
-from hybridrelay.connectivity.snapshot import EndpointSnapshot
+from hybridrelay.connectivity.snapshot import CredentialSnapshot, EndpointSnapshot
 from hybridrelay.monitoring.metrics import MAX_CONNECTIONS, OTHER, endpoint_metrics
 from hybridrelay.monitoring.values import Role
 from hybridrelay.protocol.reasons import Reason
@@ -21,6 +22,7 @@ LAG = HistogramSnapshot((0.1, 1.0), (3, 2, 1), 12.5)
 #: Those of a connector.
 NAMES = {
     "hybridrelay_registered",
+    "hybridrelay_identity_expiry_timestamp_seconds",
     "hybridrelay_streams",
     "hybridrelay_streams_opened",
     "hybridrelay_target_connect_seconds",
@@ -104,3 +106,19 @@ def test_the_number_of_series_is_bounded() -> None:
         values = samples(found[family])
         assert len(values) == MAX_CONNECTIONS + 1
         assert values[("connection", OTHER), *labels] == 7
+
+
+def test_when_identities_and_issuers_expire() -> None:
+    def one(kind: str, expires_at: float) -> CredentialSnapshot:
+        return CredentialSnapshot(
+            kind=kind, label="a", serial="0A", expires_at=expires_at, is_problem=False, remedy=""
+        )
+
+    db = attrs.evolve(connection("db"), credentials=(one("identity", 5.0), one("issuer", 7.0)))
+    other = attrs.evolve(connection("other"), credentials=(one("renewable-identity", 9.0),))
+    found = families(endpoint(db, other))["hybridrelay_identity_expiry_timestamp_seconds"]
+    assert {(one.labels["connection"], one.labels["what"]): one.value for one in found.samples} == {
+        ("db", "identity"): 5.0,
+        ("db", "issuer"): 7.0,
+        ("other", "identity"): 9.0,
+    }

@@ -6,7 +6,14 @@ import attrs
 import pytest
 
 from hybridrelay.audit.record import SinkProblem
-from hybridrelay.connectivity.snapshot import EndpointSnapshot, RelaySnapshot, SessionState, TargetCheck, UpdateStatus
+from hybridrelay.connectivity.snapshot import (
+    CredentialSnapshot,
+    EndpointSnapshot,
+    RelaySnapshot,
+    SessionState,
+    TargetCheck,
+    UpdateStatus,
+)
 from hybridrelay.monitoring.problems import MAX_PROBLEMS, endpoint_problems
 from hybridrelay.monitoring.readiness import endpoint_checks
 from hybridrelay.monitoring.values import Role
@@ -140,3 +147,23 @@ def test_a_connector_without_a_required_sink_is_not_ready() -> None:
 
     optional = attrs.evolve(NOT_WRITTEN, is_required=False)
     assert all(one.ok for one in endpoint_checks(endpoint(audit=(optional,)), (), role="connector", stopping=False))
+
+
+def test_what_expires_is_a_problem_with_its_end_and_what_to_do() -> None:
+    expiring = CredentialSnapshot(
+        kind="renewable-identity", label="billing", serial="0A", expires_at=1_800_000_000.0, is_problem=True,
+        remedy="start a connector", failure=DOWN,
+    )  # fmt: skip
+    fine = attrs.evolve(expiring, is_problem=False)
+    (found,) = endpoint_problems(
+        endpoint(attrs.evolve(FINE, credentials=(expiring, fine))), role="forward", stopping=False
+    )
+    assert found.code == "identity-expires"
+    assert found.detail == (
+        "the identity billing (0A) in the connection string of db is valid until 2027-01-15 08:00 UTC, and could not "
+        "be renewed: connection refused"
+    )
+    assert found.remedy == "start a connector"
+    issuer = attrs.evolve(expiring, kind="issuer", label="", failure=None)
+    (found,) = endpoint_problems(endpoint(attrs.evolve(FINE, credentials=(issuer,))), role="forward", stopping=False)
+    assert found.detail.startswith("the issuer (0A) in the connection string of db is valid until")

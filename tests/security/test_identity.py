@@ -8,7 +8,6 @@ import json
 import time
 from typing import TypeVar
 
-import attrs
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -25,7 +24,6 @@ from hybridrelay.security import (
     Secret,
     check_label,
     create_authority,
-    expires_soon,
 )
 from hybridrelay.security.identity import format_serial
 
@@ -86,18 +84,6 @@ def test_no_identity_outlives_its_authority() -> None:
     with pytest.raises(ConfigurationError, match="expired") as caught:
         AUTHORITY.issue(Role.APPLICATION, "x", now=NOW + 10 * YEAR)
     assert caught.value.remedy
-
-
-def test_expires_soon() -> None:
-    identity = AUTHORITY.issue(Role.APPLICATION, "x", now=NOW, valid_years=1)
-    assert not expires_soon(identity, NOW)
-    assert not expires_soon(identity, NOW + YEAR - 60 * DAY)
-    assert expires_soon(identity, NOW + YEAR - 60 * DAY + 1)
-    assert expires_soon(identity, NOW + 2 * YEAR)
-    # One that an issuer has made is renewed 30 days before its end.
-    renewable = attrs.evolve(identity, issuer=b"0\x00")
-    assert not expires_soon(renewable, NOW + YEAR - 21 * DAY)
-    assert expires_soon(renewable, NOW + YEAR - 21 * DAY + 1)
 
 
 @pytest.mark.parametrize("years", [0, -1, 101, float("nan")])
