@@ -91,12 +91,22 @@ def test_strings_without_a_local_name(run: Run, created: Created, hosts: Path) -
     assert run(*change, "10.1.2.3:5432", "--update", created.application).code == 0
     result = run(*apply)
     assert result.code == 2
-    assert "no connection string has a local name with a host name" in result.err
+    assert "no hybrid connection has both a local name" in result.err
     assert run(*change, "none", "--update", created.application).code == 0
     result = run(*apply)
     assert result.code == 2
     assert "has no local name, so it can have no address of its own" in result.err
     assert "connections set-local-name orders" in result.err
+
+
+def test_a_port_that_differs_in_every_run_gets_no_name(
+    run: Run, created: Created, hosts: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "forward.toml"
+    config.write_text(f'[[connection]]\nfile = "{created.application}"\n')
+    result = run("hosts", "apply", "--config", config, "--hosts-file", hosts)
+    assert result.code == 2
+    assert "let forward use --listen own" in result.err
 
 
 def test_names_that_fronts_need(run: Run, created: Created) -> None:

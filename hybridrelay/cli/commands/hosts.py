@@ -15,7 +15,7 @@ from ...security import Role
 from ...security.names import ip_address
 from .. import exits, output
 from ..arguments.forward import parse_forward
-from ..entries import Listen
+from ..entries import Listen, is_any_port
 from ..serving.configuration import Configuration
 
 
@@ -25,8 +25,9 @@ def run_apply(args: argparse.Namespace) -> int:
     lines = list(_wanted_lines(args))
     if not lines:
         raise ConfigurationError(
-            "no connection string has a local name with a host name",
-            remedy="give them one with 'hybridrelay connections set-local-name'; 'hosts remove' removes all names",
+            "no hybrid connection has both a local name with a host name, and a fixed address and port",
+            remedy="give it a local name with 'hybridrelay connections set-local-name', and let forward use --listen "
+            "own; 'hosts remove' removes all names",
         )
     content = read_hosts_file(path)
     for number, name in other_lines(content, {line.name for line in lines}):
@@ -83,7 +84,7 @@ def _addresses(listen: Sequence[Listen]) -> Iterable[str]:
     for one in listen:
         if isinstance(one, OwnAddress):
             yield one.host
-        elif isinstance(one, tuple):
+        elif isinstance(one, tuple) and not is_any_port(one):
             host = "127.0.0.1" if one[0] == "localhost" else one[0]
             address = ip_address(host)
             if address is not None:
