@@ -168,7 +168,8 @@ def _add_checkpoints_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--delete",
         action="store_true",
-        help="delete the checkpoints of --log and --connection, for example to make room; needs an admin's token",
+        help="delete the checkpoints of --log and --connection, for example to make room; only while the relay runs; "
+        "needs an admin's token",
     )
     add_relay(parser)
 

@@ -48,15 +48,12 @@ def _delete(args: argparse.Namespace) -> int:
         )
     with open_client(args) as client:
         if client is None:
-            prepare_state_directory(args.state, create=False)
-            file = CheckpointFile(args.state)
-            try:
-                file.delete(args.connection, args.log)
-            finally:
-                file.close()
-        else:
-            path = f"/v1/hybridConnections/{quote(args.connection, safe='')}/auditCheckpoints/{args.log}"
-            client.run(lambda api: api.call("DELETE", path, type(None)))
+            raise ConfigurationError(
+                "checkpoints are evidence, and are deleted only by a running relay, which records it",
+                remedy="start the relay, and try again",
+            )
+        path = f"/v1/hybridConnections/{quote(args.connection, safe='')}/auditCheckpoints/{args.log}"
+        client.run(lambda api: api.call("DELETE", path, type(None)))
     output.say(f"deleted the checkpoints of the audit log {args.log} that were kept for {args.connection}")
     return exits.OK
 
