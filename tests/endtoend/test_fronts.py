@@ -249,6 +249,9 @@ async def test_a_policy_may_deny_a_front(deployment: Deployment, nursery: trio.N
     policies = tmp_path / "policies"
     policies.mkdir(mode=0o700)
     (policies / "policy.toml").write_text('AllowedForwardAddresses = ["127.0.0.1:5432"]\n')
+    change = ("connections", "set-local-name", "echo", "--local-name", "echo.corp.example:7")
+    done = await trio.to_thread.run_sync(partial(deployment.run, *change, "--update", published.application))
+    assert done.returncode == 0, done.stderr
     forward = ("forward", "--mode", "tcp", "--connection-string-file", published.application)
     run = partial(deployment.run, *forward, "--policy-dir", policies, "--socks", "127.0.0.1:0")
     done = await trio.to_thread.run_sync(run)
