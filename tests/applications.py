@@ -31,7 +31,8 @@ _MARK = "HYBRIDRELAY_TEST_RUN"
 def as_ordinary_user() -> tuple[str, ...]:
     """What to put before a command so that it has no privileges.
 
-    This is another user, or, if that user cannot read the interpreter that runs the tests, root without capabilities.
+    This is another user, or, if that user cannot read the interpreter that runs the tests, root without capabilities,
+    except the one that root needs to have the same user id in a namespace (user_namespaces(7)).
     """
     if os.geteuid() != 0:
         return ()
@@ -42,7 +43,7 @@ def as_ordinary_user() -> tuple[str, ...]:
     check = subprocess.run([*other, *HYBRIDRELAY, "--version"], check=False, capture_output=True, cwd="/")
     if check.returncode == 0:
         return other
-    return (setpriv, "--bounding-set=-all", "--inh-caps=-all", "--")
+    return (setpriv, "--bounding-set=-all,+setfcap", "--inh-caps=-all", "--")
 
 
 @cache
@@ -71,6 +72,11 @@ class Runner:
     #: The processes that it starts, and theirs, have this in their environment.
     mark: str = attrs.field(factory=lambda: secrets.token_hex(8))
 
+    @property
+    def temporary(self) -> Path:
+        """The directory for temporary files."""
+        return self.folder / "tmp"
+
     def command(self, *arguments: str | Path) -> list[str]:
         """Return the command line of ``hybridrelay run`` with these arguments."""
         string = () if "--config" in arguments else ("--connection-string-file", self.file)
@@ -84,7 +90,7 @@ class Runner:
             _MARK: self.mark,
             "HOME": str(self.folder),
             "XDG_STATE_HOME": str(self.folder),
-            "TMPDIR": "/tmp",
+            "TMPDIR": str(self.temporary),
         }
 
     def run(self, *arguments: str | Path, text_in: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -133,8 +139,9 @@ def runner_for(published: Published) -> Iterator[Runner]:
     try:
         file = folder / "application"
         shutil.copy(published.application, file)
+        (folder / "tmp").mkdir()
         if f"--reuid={_USER}" in as_ordinary_user():
-            for path in (folder, file):
+            for path in (folder, file, folder / "tmp"):
                 os.chown(path, _USER, _USER)
         yield Runner(folder, file)
     finally:

@@ -378,9 +378,19 @@ def test_the_size_of_the_terminal(runner: Runner, network: str, terminal: Termin
 # --- nothing is left
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_application_runs(runner: Runner, number: signal.Signals) -> None:
+    """It ends the command, as it would end the application."""
+    with runner.start("--", "sleep", "1000") as process:
+        wait_until(lambda: len(runner.processes()) >= 2, seconds=20, what="the process of the client")
+        process.send_signal(number)
+        assert process.wait(patience(20)) == -number
+        runner.wait_until_gone()
+
+
 @pytest.mark.parametrize("which", ["first", "client", "application"])
 def test_whatever_is_killed_nothing_is_left(runner: Runner, network: str, which: str) -> None:
-    before = traces()
+    before = traces(runner)
     script = f"{ECHO}; exec sleep 1000"
     with runner.start("--network", network, "--", "bash", "-c", script) as process:
         assert process.stdout is not None
@@ -388,17 +398,20 @@ def test_whatever_is_killed_nothing_is_left(runner: Runner, network: str, which:
         wait_until(lambda: len(runner.processes()) == 3, seconds=20, what="three processes")
         (client,) = children_of(runner.processes(), process.pid)
         (application,) = children_of(runner.processes(), client)
-        assert traces() == before
+        assert traces(runner) == before
         os.kill({"first": process.pid, "client": client, "application": application}[which], signal.SIGKILL)
         assert process.wait(patience(20)) == (125 if which == "client" else -signal.SIGKILL)
         runner.wait_until_gone()
-    assert traces() == before
+    assert traces(runner) == before
 
 
-@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize(
+    ("network", "which"), [("host", "last"), ("intercept", "first"), ("private", "first"), ("private", "last")]
+)
 def test_kills_at_every_moment(runner: Runner, network: str, which: str) -> None:
-    """Later and later, until the application has run to its end before it is killed."""
-    before = traces()
+    """The first process, or the last one that there is, later and later, until the application has ended before."""
+    require_network(network)
+    before = traces(runner)
     for number in itertools.count():
         with runner.start("--network", network, "--", "bash", "-c", ECHO) as process:
             try:
@@ -411,10 +424,9 @@ def test_kills_at_every_moment(runner: Runner, network: str, which: str) -> None
             if process.returncode == 0:
                 break
         assert number < 2000
-    assert traces() == before
+    assert traces(runner) == before
 
 
-def traces() -> tuple[object, ...]:
+def traces(runner: Runner) -> tuple[object, ...]:
     """What a process could leave on the machine: mounts, and temporary files."""
-    names = {path.name for path in Path("/tmp").iterdir() if path.name.startswith(("hr", "hybridrelay-run"))}
-    return Path("/proc/self/mounts").read_text(), names
+    return Path("/proc/self/mounts").read_text(), sorted(runner.temporary.iterdir())
