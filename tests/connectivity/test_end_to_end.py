@@ -106,7 +106,7 @@ def test_a_certificate_that_was_not_seen_is_the_same_as_none() -> None:
     assert not unseen.is_same_certificate(attrs.evolve(unseen, certificate_hash=b"x"))
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", [Role.CONNECTOR, Role.APPLICATION])
 def test_a_string_with_the_identity_of_another_connection_or_role_is_refused(
     authority: Authority, role: Role
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_string_with_the_identity_of_another_connection_or_role_is_refused(
         EndToEnd.from_connection_string(string(authority, role, identity=wrong))
 
 
-@pytest.mark.parametrize("stranger", list(Role))
+@pytest.mark.parametrize("stranger", [Role.CONNECTOR, Role.APPLICATION])
 async def test_an_identity_of_another_connection_of_the_same_authority_is_refused(
     authority: Authority, stranger: Role
 ) -> None:
@@ -136,7 +136,7 @@ async def test_an_identity_of_another_connection_of_the_same_authority_is_refuse
     assert refused.reason is Reason.IDENTITY_WRONG_CONNECTION
 
 
-@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("role", [Role.CONNECTOR, Role.APPLICATION])
 async def test_a_peer_that_says_nothing_is_not_waited_for_for_ever(
     autojump_clock: trio.testing.MockClock, authority: Authority, role: Role
 ) -> None:
