@@ -21,7 +21,7 @@ from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
 from ..reloading import publish_not_reloaded
 from ..update_marks import UpdateMarks
-from .fronts import FrontOptions, read_front_options
+from .front_options import FrontOptions, read_front_options
 from .own_addresses import check_names_for_fronts, with_own_addresses
 from .plan import Running, Wanted
 from .watching import FileWatch

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import attrs
 import trio
@@ -15,46 +14,25 @@ from ..._unix_address import UnixAddress
 from ...client import Front, open_port
 from ...client.ingress.fronts import FindConnections
 from ...client.ingress.handshake import CheckUser, FrontHandshake
-from ...client.ingress.http_connect import HttpConnectHandshake
 from ...client.ingress.socks import SocksHandshake
-from ...client.ingress.users import FrontUsers, load_front_users
+from ...client.ingress.users import FrontUsers
 from ...client.names.name_server import FindAddresses, open_name_server
 from ...events.stream import EventStream
+from .front_options import FrontKey, FrontOptions
 
-__all__ = ["FrontOptions", "Fronts", "read_front_options"]
+__all__ = ["Fronts"]
 
-#: The kind of a front, and its address.
-_Key: TypeAlias = tuple[str, tuple[str, int] | UnixAddress]
+
+def _http_proxy(check_user: CheckUser | None) -> FrontHandshake:
+    from ...client.ingress.http_connect import HttpConnectHandshake  # imported here, because few have such a front
+
+    return HttpConnectHandshake(check_user)
+
+
 _PROTOCOLS: Mapping[str, Callable[[CheckUser | None], FrontHandshake]] = {
     "socks": SocksHandshake,
-    "http-proxy": HttpConnectHandshake,
+    "http-proxy": _http_proxy,
 }
-
-
-@attrs.frozen
-class FrontOptions:
-    """Which fronts there are."""
-
-    addresses: tuple[_Key, ...] = ()
-    #: The users of whom one is demanded; None if none is.
-    users: FrontUsers | None = None
-
-
-def read_front_options(args: argparse.Namespace, *, again: bool = False) -> FrontOptions:
-    """Read the options of fronts, and the file with users.
-
-    Args:
-        args: the options of a forward.
-        again: whether the program runs already, so that a pipe cannot be read.
-
-    Raises:
-        ConfigurationError: the file with users cannot be used.
-    """
-    given = {"socks": args.socks, "http-proxy": args.http_proxy, "dns": args.dns}
-    keys: list[_Key] = [(kind, one) for kind, addresses in given.items() for one in addresses]
-    file = args.front_users_file
-    users = None if file is None else load_front_users(file, regular=again)
-    return FrontOptions(tuple(dict.fromkeys(keys)), users)
 
 
 class _Server(Protocol):
@@ -98,7 +76,7 @@ class Fronts:
         self._use_names = use_names
         self._events = events
         self._stop = stop
-        self._running: dict[_Key, _Running] = {}
+        self._running: dict[FrontKey, _Running] = {}
         self._users: FrontUsers | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -126,7 +104,7 @@ class Fronts:
         Raises:
             ConfigurationError: see `run`. Nothing was changed.
         """
-        opened: dict[_Key, _Running] = {}
+        opened: dict[FrontKey, _Running] = {}
         try:
             for key in options.addresses:
                 if key not in self._running:

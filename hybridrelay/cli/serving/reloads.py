@@ -17,7 +17,7 @@ from ..entries import Key
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .configuration import Configuration
-from .fronts import FrontOptions
+from .front_options import FrontOptions
 from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, make_plan
 
 __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
