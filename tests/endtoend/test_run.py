@@ -213,6 +213,20 @@ def test_an_application_that_cannot_be_executed(runner: Runner, network: str) ->
     runner.wait_until_gone()
 
 
+def test_folders_of_the_path_that_cannot_be_entered_have_no_programs(runner: Runner) -> None:
+    """As in a shell: 127. A file in another one that is not executable: 126."""
+    closed, opened = runner.folder / "closed", runner.folder / "opened"
+    for folder in (closed, opened):
+        folder.mkdir()
+    (opened / "no-program").write_text("")
+    closed.chmod(0)
+    environment = {**runner.environment, "PATH": f"{closed}:{opened}:{os.environ['PATH']}"}
+    for name, code in (("no-such-program", 127), ("no-program", 126)):
+        command = runner.command("--", name)
+        done = subprocess.run(command, check=False, capture_output=True, env=environment, cwd=runner.folder)
+        assert done.returncode == code, done.stderr
+
+
 def test_a_script_without_a_first_line_is_run_by_a_shell(runner: Runner) -> None:
     script = runner.folder / "script"
     script.write_text("echo $1 $2\n")

@@ -268,8 +268,9 @@ def execute(argv: Sequence[str]) -> OSError:
                     os.execv(_SHELL, [_SHELL, path, *argv[1:]])  # noqa: S606
                 except OSError as shell_exc:
                     return shell_exc
-            if exc.errno not in (errno.ENOENT, errno.ENOTDIR):
-                if exc.errno != errno.EACCES:
-                    return exc
+            if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                return exc
+            # A folder that this user may not enter has no program, for a shell. A file in it may not be executable.
+            if exc.errno == errno.EACCES and ("/" in name or os.path.isfile(path)):
                 failure = exc  # perhaps it is in another folder
     return failure
