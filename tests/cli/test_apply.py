@@ -161,7 +161,9 @@ def test_a_unix_socket_as_target(scene: Scene) -> None:
     assert load_connection_string(scene.out / "strings" / "db.connector").target == UnixSocket("/run/db.sock")
     assert "nothing was changed" in scene.apply(text.format("unix:/run/db.sock")).out
     done = scene.apply(text.format("db.internal:5432"))
-    assert done.out.splitlines() == ["done: change the target of db from unix:/run/db.sock to db.internal:5432"]
+    change, advice = done.out.splitlines()
+    assert change == "done: change the target of db from unix:/run/db.sock to db.internal:5432"
+    assert "hybridrelay updates push db --target db.internal:5432 " in advice
 
 
 def test_nothing_is_deleted_unless_it_is_told(scene: Scene) -> None:
