@@ -92,7 +92,10 @@ class Client:
         string.require_identity()
         self._credentials = credentials_of(string)
         self._permission = Permission(
-            WatchedPolicy.shared(config.policy_directories), self._events, ended=self._end_denied
+            WatchedPolicy.shared(config.policy_directories),
+            self._events,
+            runs_application=config.runs_application,
+            ended=self._end_denied,
         )
         self._permission.check(string)
         self._string = string

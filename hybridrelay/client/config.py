@@ -85,6 +85,8 @@ class ClientConfig:
     )
     #: Directories with policy files, which can only restrict further what the policy of the machine allows.
     policy_directories: tuple[Path, ...] = attrs.field(default=(), kw_only=True, converter=_to_paths)
+    #: Whether the client serves an application that ``hybridrelay run`` has started, which a policy may forbid.
+    runs_application: bool = attrs.field(default=False, kw_only=True)
     #: The memory that the sessions may use for receive windows and for data that is being sent. None: one GiB, shared
     #: by all clients of the process.
     budget: Budget | None = attrs.field(default=None, kw_only=True)

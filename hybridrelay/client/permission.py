@@ -22,11 +22,15 @@ class Permission:
     Args:
         policy: the policy of the machine and of further directories.
         events: the stream to which events are published.
+        runs_application: whether the client serves an application that ``hybridrelay run`` has started.
         ended: called when the policy does not allow it any more.
     """
 
-    def __init__(self, policy: WatchedPolicy, events: EventStream, *, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, policy: WatchedPolicy, events: EventStream, *, runs_application: bool, ended: Callable[[], None]
+    ) -> None:
         self._policy = policy
+        self._runs_application = runs_application
         self._events = events
         self._ended = ended
         self._is_denied = False
@@ -42,9 +46,12 @@ class Permission:
             raise denied(string.entity_path, denial)
 
     def _denial(self, string: ConnectionString, listening: Sequence[str]) -> Decision | None:
-        resources = [_resource_of(string, one) for one in listening]
+        if self._runs_application:  # its addresses are names of targets, which AllowedForwardAddresses is not about
+            action, resources = Action.RUN, [resource_of(string, None)]
+        else:
+            action, resources = Action.FORWARD, [_resource_of(string, one) for one in listening]
         for resource in resources or [resource_of(string, None)]:
-            decision = self._policy.policy.decide(None, Action.FORWARD, resource)
+            decision = self._policy.policy.decide(None, action, resource)
             if decision.reason is not None:
                 return decision
         return None

@@ -245,6 +245,25 @@ def test_failures_before_the_application_runs(runner: Runner) -> None:
     assert "two hybrid connections are to be echo.corp.example:7" in done.stderr
 
 
+def test_a_policy_may_forbid_it(runner: Runner) -> None:
+    """When the application is started, and while it runs. Where `forward` may listen does not matter."""
+    policies = runner.folder / "policies"
+    policies.mkdir()
+    file = policies / "policy.toml"
+    file.write_text("AllowRun = false\n")
+    done = runner.run("--policy-dir", policies, "--", "echo", "started")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert re.search(r"denied by policy.*AllowRun = false", done.stderr, re.DOTALL)
+    file.write_text('AllowedForwardAddresses = ["127.0.0.1:5432"]\n')
+    talk = "exec 3<>/dev/tcp/echo.corp.example/7; echo hello >&3; head -n 1 <&3; cat <&3; echo ended"
+    with runner.start("--policy-dir", policies, "--", "bash", "-c", talk) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hello\n"
+        file.write_text("AllowRun = false\n")
+        assert process.stdout.readline() == "ended\n"
+        assert process.wait(patience(20)) == 0
+
+
 def test_standard_streams_are_the_applications(runner: Runner, network: str) -> None:
     assert runner.run("--network", network, "--", "cat", text_in="data\n").stdout == "data\n"
     with runner.start("--network", network, "--", "sh", "-c", "exec >&-; read line; exit 3") as process:

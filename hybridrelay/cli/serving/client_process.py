@@ -192,6 +192,7 @@ async def _serve(
             update_floor=marks.floor,
             open_patience=args.open_patience,
             policy_directories=args.policy_dirs,
+            runs_application=True,
         )
 
     service = ApplicationService(make_config, events, ports)
