@@ -303,7 +303,7 @@ class ServedStream:
 
     @property
     def _owner(self) -> tuple[Published, str]:
-        return self.origin.published, self.origin.peer.serial
+        return self.origin.published, self.origin.peer.holder
 
     @property
     def _shares(self) -> tuple[Share, ...]:

@@ -126,8 +126,8 @@ class ProvenChannel:
 
     @property
     def owner(self) -> tuple[Published, str]:
-        """What distinguishes the identity from others, for shares and limits."""
-        return self.published, self.peer.serial
+        """What distinguishes the holder of the identity from others, for shares and limits."""
+        return self.published, self.peer.holder
 
 
 class Sessions:
@@ -282,8 +282,9 @@ class Sessions:
         return Reason.LIMIT
 
     def count_of(self, published: Published, peer: PeerIdentity) -> int:
-        """Return how many sessions this identity has."""
-        return sum(1 for served in self._served.values() if served.is_of(published, peer))
+        """Return how many sessions the holder of this identity has."""
+        of_this = (one for one in self._served.values() if one.published is published)
+        return sum(1 for served in of_this if served.peer.holder == peer.holder)
 
     async def take(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
         """Run a new session on a data channel until it ends, or give the channel to the session that `hello` names.

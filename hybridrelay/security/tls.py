@@ -69,6 +69,16 @@ class PeerIdentity:
     #: Whether an issuer has made it, and not the authority itself.
     is_from_issuer: bool = False
 
+    @property
+    def holder(self) -> str:
+        """Identifies who has this identity, among the identities of its authority, for shares and limits.
+
+        This is the serial, or for an application's identity that an issuer has made, the label. The label cannot
+        change when the identity is renewed. The serial can, so one application may have several serials.
+        """
+        is_renewable = self.is_from_issuer and self.role is Role.APPLICATION
+        return f"label {self.label}" if is_renewable else self.serial
+
     def is_same_certificate(self, other: PeerIdentity) -> bool:
         """Return whether both are known to have presented exactly the same certificate. A renewed one differs."""
         return bool(self.certificate_hash) and self.certificate_hash == other.certificate_hash

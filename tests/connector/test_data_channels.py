@@ -45,6 +45,10 @@ from .fakes import WSS, FakeControl, FakeRelay, FakeSession, no_check, published
 
 PEER = PeerIdentity("one", security.Role.APPLICATION, "app", "0A", 4e9)
 ANOTHER = attrs.evolve(PEER, serial="0B")
+#: An identity that an issuer has made, the same one after it was renewed, and a claim for it.
+RENEWABLE = attrs.evolve(PEER, serial="0C", is_from_issuer=True)
+RENEWED = attrs.evolve(RENEWABLE, serial="0D")
+CLAIM = attrs.evolve(PEER, serial="0E", role=security.Role.CLAIM)
 
 
 class Scene:
@@ -252,6 +256,22 @@ async def test_sessions_of_one_identity_are_limited(
     nursery.cancel_scope.cancel()
 
 
+async def test_whoever_renews_an_identity_has_one_share(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(nursery)
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS_PER_IDENTITY", 2)
+    for peer in (RENEWABLE, RENEWED):
+        await scene.session(peer=peer)
+    for peer in (RENEWABLE, RENEWED):
+        with pytest.raises(SessionError) as refused:
+            await scene.session(peer=peer)
+        assert refused.value.reason is Reason.LIMIT
+    for peer in (PEER, attrs.evolve(RENEWED, label="other"), CLAIM):
+        await scene.session(peer=peer)
+    nursery.cancel_scope.cancel()
+
+
 async def test_sessions_count_towards_the_share_of_descriptors(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
@@ -290,12 +310,13 @@ async def test_the_sessions_of_one_identity_share_turns_and_memory(
             made.append((turns, account))
 
     monkeypatch.setattr(sessions_module, "Session", Recorded)
-    for whose, peer in ((scene.one, PEER), (scene.one, PEER), (scene.one, ANOTHER), (scene.two, PEER)):
+    own = [(scene.one, one) for one in (PEER, PEER, RENEWABLE, RENEWED, ANOTHER)]
+    for whose, peer in (*own, (scene.two, PEER)):
         await scene.session(whose, peer)
     for kind in zip(*made, strict=True):
-        first, second, of_another, of_another_authority = map(id, kind)
-        assert first == second
-        assert len({first, of_another, of_another_authority}) == 3
+        first, second, renewable, renewed, of_another, of_another_authority = map(id, kind)
+        assert (first, renewable) == (second, renewed)
+        assert len({first, renewable, of_another, of_another_authority}) == 4
     nursery.cancel_scope.cancel()
 
 
