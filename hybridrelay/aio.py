@@ -131,7 +131,7 @@ async def _open_forward(
 
 
 async def _result(future: Future[T], dispose: Callable[[T], None]) -> T:
-    """Wait for a call in the background thread, without blocking the event loop. If cancelled, the call is, too."""
+    """Wait for a call in the background thread, without blocking the event loop. Cancelling this cancels the call."""
     try:
         return await asyncio.wrap_future(future)
     except BaseException:

@@ -2,8 +2,8 @@
 
 A client needs a control channel only to join, and its sessions do not depend on one. But only over a control channel
 can a relay give the client the new key of a rule, or announce that it drains. When a relay was restarted, sessions
-may go on without a pause, although the control channel was lost. If nothing opened another one, a client would never
-learn of a key that is rolled then, and would be cut off when the old key is revoked.
+may go on without a pause, although the control channel was lost. If nothing opened another one, a client would not
+learn of a key that is rolled afterwards, and would be cut off when the old key is revoked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Session(Protocol):
 
 
 class Attendance:
-    """Opens lost control channels again; see the module.
+    """Replaces lost control channels; see the module.
 
     Args:
         senders: the client's relays.
@@ -62,7 +62,7 @@ class Attendance:
                     nursery.start_soon(self._attend, sender)
 
     def _look(self, now: float) -> list[Sender]:
-        """Return the relays to which a control channel is to be opened now."""
+        """Return the relays to which a control channel has to be opened now."""
         used = [one for one in self._senders.all if any(session.goes_through(one) for session in self._sessions)]
         missing = [one for one in used if not (one.has_control or one.is_away)]
         self._missing = {

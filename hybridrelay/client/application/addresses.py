@@ -23,8 +23,8 @@ __all__ = ["BASES", "MAX_PUBLISHED", "Address", "Published", "addresses_of", "ch
 #: An IP address and a port.
 Address = tuple[str, int]
 
-#: How many hosts with their ports one run may have: the last byte of their addresses, and what the kernel passes from
-#: one process to another at once, leave room for that many.
+#: How many hosts with their ports one run may have. Their addresses differ in the last byte only, and the kernel
+#: passes at most 253 descriptors of listeners from one process to another at once.
 MAX_PUBLISHED = 250
 #: How many networks of 256 addresses there are to choose from.
 BASES = 64 * 256

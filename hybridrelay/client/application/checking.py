@@ -77,7 +77,7 @@ def _try(way: Way, facts: Facts) -> Refusal | None:
 
 
 def _use_process(pid: int, descriptor: int) -> None:
-    """Do with a process what redirecting its calls needs.
+    """Try on a process what is needed to redirect its calls.
 
     Raises:
         OSError: that is not allowed.

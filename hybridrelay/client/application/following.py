@@ -1,4 +1,4 @@
-"""What the first process does while the application runs in another one: it stands for the application.
+"""Lets the first process stand in for the application, which runs in another process.
 
 Three processes take part:
 
@@ -210,7 +210,7 @@ def end_like(status: int) -> int:
     if code >= 0:
         return code
     number = -code
-    # If there is a dump of memory, the application has written it.
+    # Write no core dump: if there is to be one, the application has already written it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)

@@ -5,8 +5,8 @@ address. If this is a published one, it takes a copy of the application's own so
 a listener of its own, and lets the call return the result. Because it is the same socket, its options, its mode and
 its registrations with epoll stay as they are. All other calls are executed as the application has made them.
 
-This redirects programs that know nothing of it. It keeps no program from anything: one that changes the address in
-its memory after it was looked at, or connects by another system call (io_uring), connects to where it likes.
+This works for programs that know nothing of it. It is no sandbox: a program that changes the address in its memory
+after it was looked at, or that connects by another system call (io_uring), can connect to any address.
 
 The listeners are on loopback addresses of the machine, where any local user could connect to them. So they admit only
 connections that were made here: those whose local address was noted (`Redirected.admits`).
@@ -47,14 +47,14 @@ T = TypeVar("T")
 _DNS_PORT: Final = 53
 #: The longest time that a blocking connect(2) waits for a listener of this program (seconds).
 _CONNECT_SECONDS: Final = 30.0
-#: How many connected sockets are remembered that nothing has been received from. More cannot exist at an address.
+#: How many local addresses are remembered. One IP address has no more ports than this.
 _MAX_NOTED: Final = 65536
-#: Services on Unix sockets that look up names for programs, and do not know what is published. To the C library, they
-#: do not run.
+#: The Unix sockets of services that look up names for programs, and do not know the published ones. Connecting to
+#: them fails as if these services did not run, so that the C library looks up names itself.
 _NAME_SERVICES: Final = frozenset(
     {"/run/nscd/socket", "/var/run/nscd/socket", "/run/systemd/resolve/io.systemd.Resolve"}
 )
-#: That the process has ended, or was interrupted by a signal.
+#: Errors that mean that the process has ended, or that a signal has interrupted its call.
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.EINTR})
 
 
@@ -62,9 +62,9 @@ class Redirected:
     """Where calls are redirected to, and which sockets were redirected.
 
     Args:
-        listeners: for each published address, that of a listener.
-        name_server: the address of the name server to which questions to any other are redirected; None: names are
-            found in another way.
+        listeners: for each published address, the address of the listener that serves it.
+        name_server: the address of the name server to which queries to any other are redirected; None if names are
+            resolved in another way.
     """
 
     def __init__(self, listeners: Mapping[Address, Address], name_server: Address | None) -> None:
@@ -145,7 +145,7 @@ class _Interception:
         """Wait for a notification. Returns False if there will be none, because no process has the filter."""
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
-            # Receiving waits if there is nothing to receive, so it has to be certain that there is.
+            # Receiving blocks if there is nothing to receive, so make sure that there is something.
             for _, found in self._poll.poll(0):
                 if found & select.POLLIN:
                     return True
@@ -195,7 +195,7 @@ class _Interception:
             copied = linux.take_descriptor(process, notification.descriptor)
         finally:
             os.close(process)
-        # If the thread still waits in its call, its number was not taken by another one meanwhile.
+        # If the thread still waits in its call, its id cannot have been reused for another one meanwhile.
         if not linux.notification_is_valid(self._descriptor, notification.identifier):
             os.close(copied)
             return None
@@ -210,8 +210,8 @@ class _Interception:
     ) -> None:
         """Connect the application's socket, and answer.
 
-        If the application would wait for the connection, this waits, too, and without blocking this process: the
-        socket is non-blocking meanwhile, while the application waits in its call.
+        If the application's socket is blocking, this waits for the connection, too, but without blocking this
+        process: the socket is made non-blocking while the application waits in its call.
         """
         with sock:
             waits = sock.type == socket.SOCK_STREAM and os.get_blocking(sock.fileno())
@@ -286,10 +286,10 @@ def _memory_of(notification: Notification) -> bytes:
     try:
         return os.pread(descriptor, size, notification.pointer)
     except OSError as exc:
-        if exc.errno == errno.EIO:  # the pointer leads nowhere: the kernel will say so to the application
+        if exc.errno == errno.EIO:  # the pointer is invalid: the kernel will tell the application
             return b""
         raise
-    except OverflowError:  # as does one that is no address at all
+    except OverflowError:  # the pointer is too large to be an address
         return b""
     finally:
         with contextlib.suppress(OSError):

@@ -110,7 +110,7 @@ def unshare(flags: int) -> None:
 
 
 def make_mounts_private() -> None:
-    """Let no mount of this namespace appear in another one, and none of another one here.
+    """Keep mounts of this namespace from appearing in other ones, and those of other ones from appearing here.
 
     Raises:
         OSError: EACCES, EPERM: a security policy refuses it.
@@ -128,7 +128,7 @@ def mount_tmpfs(directory: str) -> None:
 
 
 def bind_mount(source: str, target: str) -> None:
-    """Show `source` in the place of `target`, which has to exist.
+    """Mount `source` over `target`, which has to exist.
 
     Raises:
         OSError: see `make_mounts_private`; or ENOENT.
@@ -137,7 +137,7 @@ def bind_mount(source: str, target: str) -> None:
 
 
 def unmount(directory: str) -> None:
-    """Take away a mount, as soon as nothing uses it any more.
+    """Detach a mount at once. It ends as soon as nothing uses it any more.
 
     Raises:
         OSError: EINVAL: nothing is mounted there.
@@ -286,8 +286,8 @@ def take_descriptor(process: int, number: int) -> int:
         number: the descriptor's number there.
 
     Raises:
-        OSError: EPERM: a security policy does not allow to trace that process; EBADF: there is no such descriptor;
-            ENOSYS: the kernel is older than 5.6.
+        OSError: EPERM: a security policy does not allow this process to trace that one; EBADF: there is no such
+            descriptor; ENOSYS: the kernel is older than 5.6.
     """
     found = _library().syscall(
         ctypes.c_long(_PIDFD_GETFD), ctypes.c_long(process), ctypes.c_long(number), ctypes.c_long(0)

@@ -1,4 +1,4 @@
-"""The name server of an application: it knows the published names, and either nothing else, or whom else to ask."""
+"""The name server of an application. It knows the published names; for others, it may ask another server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_serv
             await trio.lowlevel.wait_readable(sock)
             try:
                 data, peer = sock.recvfrom(MAX_MESSAGE)
-            except (BlockingIOError, ConnectionError):  # an earlier answer has reached nobody
+            except (BlockingIOError, ConnectionError):  # an earlier answer was not delivered
                 continue
             try:
                 query = parse_query_untrusted(data)
@@ -81,10 +81,10 @@ async def _pass_on(
                     await asking.connect(server)
                     await asking.send(data)
                     answer = await asking.recv(65535)
-                    while answer[:2] != data[:2]:  # the socket is connected, so this is not a stranger's
+                    while answer[:2] != data[:2]:  # from the same server, to which the socket is connected
                         answer = await asking.recv(65535)
             except OSError:
-                # As from a server that cannot be reached: the resolver asks again, or gives up.
+                # As if that server could not be reached: the resolver asks again, or gives up.
                 return
             _send(sock, answer, peer)
     finally:

@@ -29,9 +29,9 @@ NAMESERVER = "127.0.0.53"
 #: Where resolvers look for a name server if there is no resolv.conf.
 _DEFAULT_NAMESERVER = "127.0.0.1"
 _BACKLOG = 1024
-#: Sockets of the name service cache, which does not know an application's hosts file.
+#: Directories with the socket of the name service cache (nscd), which does not know an application's hosts file.
 _CACHES = ("/run/nscd", "/var/run/nscd")
-#: Directories on which the private files are mounted for a moment. Any directory will do.
+#: Directories of which one is the mount point of the private files for a moment. Any directory will do.
 _STAGES = ("/tmp", "/run", "/var", "/home", "/mnt")  # noqa: S108 - nothing is written to the directory of the machine
 #: No file in /etc that is replaced is longer (bytes).
 _MAX_FILE = 4 << 20
@@ -40,7 +40,7 @@ _MAX_FILE = 4 << 20
 def enter_namespaces(*, network: bool) -> None:
     """Enter a new mount namespace, and a new network namespace if `network`.
 
-    A process that may administrate the machine (CAP_SYS_ADMIN, as root has) needs no user namespace for that.
+    A process with CAP_SYS_ADMIN, which root has, needs no user namespace for that.
 
     Raises:
         OSError: this machine does not allow it. `filename` names the step.
@@ -51,7 +51,7 @@ def enter_namespaces(*, network: bool) -> None:
     else:
         user, group = os.getuid(), os.getgid()
         linux.unshare(flags | linux.CLONE_NEWUSER)
-        # Whoever may not change groups may map the own one; see user_namespaces(7).
+        # A process may map its own group only if it has given up setgroups(2); see user_namespaces(7).
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{user} {user} 1")
         _write("/proc/self/gid_map", f"{group} {group} 1")
@@ -59,7 +59,7 @@ def enter_namespaces(*, network: bool) -> None:
 
 
 def enter_mounts(published: Published, *, alone: bool) -> str:
-    """Let files in /etc name the hosts, in this mount namespace.
+    """Replace files in /etc, in this mount namespace only, by versions with the names of the hosts.
 
     Args:
         published: the hosts with their addresses.
@@ -78,7 +78,7 @@ def enter_mounts(published: Published, *, alone: bool) -> str:
     }
     if alone:
         contents["/etc/resolv.conf"] = resolver_file(_read("/etc/resolv.conf"), nameserver)
-    # The C library works without these two, and then finds hosts in the hosts file, and a name server.
+    # The C library works without the other two: it then uses the hosts file, and the default name server.
     contents = {path: text for path, text in contents.items() if path == "/etc/hosts" or os.path.exists(path)}
     for directory in {os.path.realpath(one) for one in _CACHES if os.path.isdir(one)}:
         linux.mount_tmpfs(directory)
@@ -91,7 +91,7 @@ def enter_mounts(published: Published, *, alone: bool) -> str:
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
         file.chmod(0o644)
         linux.bind_mount(str(file), os.path.realpath(path))  # resolv.conf is often a symbolic link
-    linux.unmount(stage)  # what is shown elsewhere stays
+    linux.unmount(stage)  # the bind mounts stay
     return nameserver
 
 
@@ -145,7 +145,7 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    # Opened without O_CREAT and O_TRUNC, as these files are written at once.
+    # Without O_CREAT and O_TRUNC, and in one write(2), because these files belong to the kernel.
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

@@ -1,9 +1,9 @@
 """Starts the application's process, prepares it, and executes the application in it.
 
 The process is forked before Trio and threads start, because only a process with one thread can enter a user
-namespace, and because a fork copies only one thread. Until the application is executed, it waits at a socket whose
-other end only its parent has. If the parent ends, it ends as well: before that by the end of the socket, and at any
-time because the kernel kills it (`die_with_parent`).
+namespace, and because a fork copies only one thread. Before it executes the application, it waits for a message on a
+socket whose other end only its parent has. If the parent ends, it ends as well: while it waits, because the socket
+ends, and at any time because the kernel kills it (`die_with_parent`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "without_signals",
 ]
 
-#: The exit codes of shells for an application that cannot be executed, and for one that there is not.
+#: The exit codes of shells for an application that cannot be executed, and for one that does not exist.
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 #: Messages are JSON, and shorter than this (bytes).
@@ -78,7 +78,7 @@ class Prepared:
     """The application's process, which waits until it may execute the application."""
 
     pid: int
-    #: Refers to the process, also after another one has got its number.
+    #: A pidfd: it refers to this process even after the process id was given to another one.
     descriptor: int
     #: A listener for each published address, if the process has a network of its own.
     listeners: list[socket.socket]
@@ -95,7 +95,7 @@ class Prepared:
             self._channel.send(b"{}")
 
     def channel(self) -> socket.socket:
-        """The socket that has an end when the application is executed, or a message if it cannot be executed."""
+        """The socket that ends when the application is executed, or has a message if it cannot be executed."""
         return self._channel
 
     def failure(self) -> OSError | None:
@@ -186,7 +186,7 @@ def _be_application(
         linux.die_with_parent(parent)
         try:
             kept = _prepare(published, way)
-            # A user namespace may have changed what the kernel does at the parent's end.
+            # Once more, because entering a user namespace may have cleared this setting.
             linux.die_with_parent(parent)
         except UnsupportedMachine as exc:
             _send(channel, {"step": "seccomp", "errno": errno.ENOSYS, "text": str(exc)})
@@ -237,9 +237,9 @@ def _send(channel: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _restore_signals(mask: set[signal.Signals]) -> None:
-    """Give signals back the meaning that they had when the program was started.
+    """Restore the dispositions of signals that they had when the program was started.
 
-    Signals that Python handles get their default meaning with exec. Those that were ignored stay ignored.
+    Signals that Python handles get their default disposition. Those that were ignored stay ignored.
     """
     for name in _IGNORED_BY_PYTHON:
         if hasattr(signal, name):
@@ -270,7 +270,8 @@ def execute(argv: Sequence[str]) -> OSError:
                     return shell_exc
             if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 return exc
-            # A folder that this user may not enter has no program, for a shell. A file in it may not be executable.
+            # As in a shell, a folder that this user may not enter counts as having no program. But there may be a
+            # file that is not executable.
             if exc.errno == errno.EACCES and ("/" in name or os.path.isfile(path)):
                 failure = exc  # perhaps it is in another folder
     return failure

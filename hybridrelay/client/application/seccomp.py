@@ -1,4 +1,4 @@
-"""The filter of system calls, and the messages of seccomp user notification (seccomp_unotify(2)). Pure.
+"""The system call filter, and the messages of seccomp user notification (seccomp_unotify(2)). Pure.
 
 The filter is a program of classic BPF, which sees the number of the system call and its arguments, but not what they
 point to. It reports every connect(2) of the architecture for which it is made. All other calls, and those of other

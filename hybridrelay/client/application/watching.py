@@ -1,4 +1,4 @@
-"""Waits for what the application does: it stops, continues, ends. In the client's process."""
+"""Watches the application from the client's process: whether it stops, continues or ends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ __all__ = ["ignore_signals", "watch_application"]
 
 
 def ignore_signals() -> None:
-    """Let no signal that may be meant for the application end or stop the client's process, which has to live longer.
+    """Keep signals that may be meant for the application from ending or stopping the client's process.
+
+    The client's process has to outlive the application.
 
     A service manager may send SIGTERM to all processes of a service, for example. Handlers are installed, instead of
     ignoring the signals, because programs that this process starts would ignore them as well.
     """
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), lambda _number, _frame: None)
-    # Writing to a terminal whose foreground it is not must not stop it.
+    # It is not in the terminal's foreground, and must not be stopped when it writes to the terminal.
     for name in ("SIGTTIN", "SIGTTOU"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -51,7 +53,7 @@ async def watch_application(pid: int, first: int, messages: Messages, *, reaps: 
             elif os.WIFSTOPPED(status):
                 messages.stopped(os.WSTOPSIG(status))
             elif os.WIFCONTINUED(status):
-                # Somebody has continued the application alone. Who started the first process has to see it.
+                # Somebody has continued only the application. What has started the first process has to see that.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(first, signal.SIGCONT)
             else:

@@ -284,8 +284,8 @@ def _check_threads() -> None:
 
 
 def _stop_with_worker_process() -> None:
-    """Let the thread stop at the end of a process of `multiprocessing` that was forked, which runs no exit functions
-    but its own."""
+    """Let the thread stop at the end of a forked process of `multiprocessing`, which does not run the functions that
+    are registered with `atexit`."""
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is not None and multiprocessing.parent_process() is not None:
         from multiprocessing.util import Finalize

@@ -28,8 +28,8 @@ __all__ = ["as_config", "check_timeout", "open_in_background"]
 
 #: If there are more clients than this, those without sockets are closed. Each holds two connections with a relay.
 MAX_CLIENTS = 64
-#: The part of the time for a socket during which attempts to open a session are repeated. After that, the error of
-#: the last attempt is raised; without this, every error would be that the time has passed.
+#: The fraction of the timeout during which attempts to open a session are repeated. After that, the error of the last
+#: attempt is raised; without this, the error would always be that the time has passed.
 _PATIENCE_PART = 0.9
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class SharedClient:
         return bool(self._opening or self._connections)
 
     def end(self) -> None:
-        """End it. It must not be used."""
+        """End the client, which must not be in use."""
         self._waiting.cancel()
 
     async def connect(self, patience: float | None) -> socket.socket:
@@ -79,7 +79,7 @@ class SharedClient:
             self.used_at = trio.current_time()
 
     async def run(self, clients: list[SharedClient]) -> None:
-        """Serve until the thread stops, or `end` is called. If the client fails, it leaves the list."""
+        """Serve until the thread stops, or `end` is called. At the end, the client is removed from the list."""
         try:
             async with open_client(self.config) as client, open_bridges() as bridges, FlatNursery() as waiting:
                 self._connections = Connections(client, bridges, waiting)

@@ -54,5 +54,5 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a socket that nobody has got."""
+    """Close a socket whose caller no longer waits for it."""
     sock.close()

@@ -1,7 +1,8 @@
 """Fronts: local ports that many hybrid connections share. Applications say which one they want, in the protocol of a
 proxy.
 
-Only what is published can be reached. Nothing is connected, and no name is resolved, because an application asks.
+Only what is published can be reached. A front never connects to an address, and never resolves a name, that an
+application has sent.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ FindConnections = Callable[[HostPort], Connections | None]
 
 #: How long an application may take to say what it wants (seconds).
 HANDSHAKE_SECONDS: Final = 10.0
-#: How many applications may be about to say what they want. If there are more, the oldest gives way.
+#: How many handshakes may be in progress. If there are more, the oldest is cancelled.
 MAX_HANDSHAKES: Final = 256
-#: How much is looked at, at once (bytes).
+#: How many bytes of a handshake are looked at, at once.
 _PEEK_BYTES: Final = 4096
 
 

@@ -1,4 +1,4 @@
-"""What the fronts have in common: an application says, in a protocol of proxies, which host and port it wants. Pure.
+"""What the fronts have in common: an application says, in a proxy's protocol, which host and port it wants. Pure.
 
 A front is a local port that many hybrid connections share. `socks.py` and `http_connect.py` are its two protocols.
 """
@@ -20,7 +20,7 @@ CheckUser = Callable[[bytes, bytes], bool]
 
 
 class FrontRefusal(Exception):
-    """The application asks for nothing that a front has. The text says why, without repeating what was sent.
+    """The application asks for something that a front does not offer. The text says why, without quoting the request.
 
     `reply` is to be sent before the connection is closed; it may be empty.
     """

@@ -93,7 +93,7 @@ class OpenPort:
     names: tuple[str, ...]
     #: The file of a Unix socket.
     file: SocketFile | None = None
-    #: Whether nobody but an application that this program has started can connect.
+    #: Whether only an application that this program has started can connect.
     is_private: bool = False
     #: Returns whether a connection from an address is served. None: all are.
     admits: Callable[[tuple[str, int]], bool] | None = None
@@ -120,8 +120,8 @@ async def open_port(address: tuple[str, int] | OwnAddress | UnixAddress, *, even
 
     Args:
         address: a host name or an address, and a port, where 0 means any free port; or a Unix socket. The file of a
-            Unix socket that a killed program has left behind is replaced. An address of its own may get another port,
-            which an event tells.
+            Unix socket that a killed program has left behind is replaced. For an `OwnAddress`, another port may be
+            opened, which an event reports.
         events: the stream to which events are published.
 
     Raises:
@@ -166,8 +166,8 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
 
 
 async def _open_own_port(address: OwnAddress, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on an address of its own; on any free port if the one that is wanted cannot be had, so that one port
-    does not prevent others."""
+    """Listen on an address of its own; on any free port of it if the wanted one cannot be opened, so that this does
+    not affect the other ports."""
     try:
         return await open_listeners(address.host, address.port, events=events)
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Closing a connection of an application after a last reply, so that it reads the reply, and no reset."""
+"""Closing a connection of an application after a last reply, so that it reads the reply instead of a reset."""
 
 from __future__ import annotations
 

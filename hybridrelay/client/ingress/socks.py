@@ -104,8 +104,8 @@ class SocksHandshake:
         return _reply(cause_of(reason).socks)
 
     def _length(self) -> int:
-        """Return the length of the message that is expected, as far as it is known. It is more than what there is, if
-        the message is not complete."""
+        """Return the length of the expected message, as far as it is known. While the message is not complete, this
+        is more than has been received."""
         buffer = self._buffer
         if buffer and buffer[0] != (_USER_VERSION if self._state is SocksState.USER else _VERSION):
             return 1  # refused without waiting for the rest, which may never come

@@ -114,7 +114,7 @@ def parse_query_untrusted(data: bytes) -> Query:
 
 
 def _parse_name(data: bytes, start: int) -> tuple[str, int]:
-    """Return a name, and the offset behind it.
+    """Return a name, and the offset of what follows it.
 
     Raises:
         NotAQuery: it is malformed. A question needs no compression, so that is malformed as well.

@@ -14,7 +14,7 @@ from .hosts_block import HostsLine, with_lines, without_lines
 
 __all__ = ["apply_lines", "default_hosts_file", "read_hosts_file", "remove_lines"]
 
-#: In bytes. Lists of advertisers' hosts, which some people put there, have a few megabytes.
+#: In bytes. Blocklists of advertisers' hosts, which some users put there, have a few megabytes.
 _MAX_FILE = 64 * 1024 * 1024
 #: How long to wait for another command that changes the file (seconds).
 _LOCK_SECONDS = 10.0

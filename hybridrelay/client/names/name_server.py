@@ -5,8 +5,9 @@ It knows nothing else, and asks nobody. The rules:
 1. A published name has the addresses on which this program listens for it. Questions for records of other types, such
    as AAAA, get an empty answer, so that resolvers do not look elsewhere.
 2. A name below a published name does not exist (NXDOMAIN).
-3. All other names are refused (REFUSED), so that resolvers ask other servers. So is everything outside the Internet.
-4. What is no query is ignored, over TCP by closing the connection.
+3. Queries for all other names are refused (REFUSED), so that resolvers ask other servers. So are queries of a class
+   other than IN.
+4. Messages that are no queries are ignored. Over TCP, the connection is closed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ FindAddresses: TypeAlias = Callable[[str], Sequence[IPv4Address | IPv6Address] |
 TTL_SECONDS: Final = 5
 #: How long a connection may be idle, and how long a message may take to arrive or to be accepted (seconds).
 IDLE_SECONDS: Final = 10.0
-#: How many connections there may be. If there are more, the oldest gives way.
+#: How many connections there may be. If there are more, the oldest is closed.
 MAX_CONNECTIONS: Final = 64
 #: How many questions are answered on one connection.
 _MAX_QUESTIONS: Final = 1000
