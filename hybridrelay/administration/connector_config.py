@@ -1,8 +1,8 @@
 """Keeping the tables ``[[connection]]`` of a connector's configuration file in step with what is declared.
 
-Everything else in the file is the operator's: other options, further keys of the tables, tables of other hybrid
-connections, comments. It stays as it is, so the text is changed line by line, and the result is compared with what it
-has to mean.
+Everything else in the file belongs to the operator: other options, further keys of the tables, tables of other hybrid
+connections, comments. It has to stay as it is. So the text is changed line by line, and what the result means is
+compared with what it has to mean.
 """
 
 from __future__ import annotations

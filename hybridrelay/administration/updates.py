@@ -2,9 +2,10 @@
 
 The authority file records what was pushed, so that each update can state all of it:
 
-- for each side, whether relays, pins and the target were pushed to it. An update states those that the authority file
-  has, which `connections endpoints` and `set-target` may have changed since;
-- for single identities, what was pushed only to them. It takes precedence, and their updates also state the rest.
+- for each side, whether relays, pins and the target were pushed to it, but not their values: an update states the
+  present values in the authority file, which `connections endpoints` and `set-target` may have changed meanwhile;
+- for single identities, the values that were pushed only to them. These take precedence. An update for such an
+  identity also states what was pushed to its whole side.
 
 The authority file is written first. If a relay cannot be reached then, pushing again completes the change.
 """
@@ -60,7 +61,7 @@ class WhatIsPushed:
         return self != WhatIsPushed()
 
     def over(self, other: WhatIsPushed) -> WhatIsPushed:
-        """Return this, completed with what `other` states in addition."""
+        """Return this, completed with what only `other` states."""
         return WhatIsPushed(
             other.endpoints if self.endpoints is None else self.endpoints,
             other.pins if self.pins is None else self.pins,

@@ -14,8 +14,8 @@ from .disk import Disk
 
 __all__ = ["EARLIER_KEYS", "MAX_EARLIER_KEYS_BYTES", "EndedFiles"]
 
-#: The last lines of deleted files. Each is signed with the key of its own file, and names that of the next one. So a
-#: public key stays usable for ``audit verify --key`` after the files that it has signed were deleted.
+#: The last lines of deleted files. Each is signed with the key of its own file, and names the key of the next one. So
+#: a public key stays usable for ``audit verify --key`` after the files that it has signed were deleted.
 EARLIER_KEYS = "earlier-keys.jsonl"
 #: How many bytes of these lines are kept: about 2,000. With a file each day, they last for more than five years.
 MAX_EARLIER_KEYS_BYTES = 1 << 20
@@ -73,7 +73,7 @@ class EndedFiles:
         """Delete a file in each of its forms, and keep its last line in `EARLIER_KEYS`.
 
         Raises:
-            OSError: it may or may not exist. Call this again.
+            OSError: the file may or may not have been deleted. Call this again.
         """
         with self._lock:
             self._keep_last_line(name)

@@ -65,8 +65,8 @@ class SourceLimit:
         return True
 
     def take_left_out(self, now: float) -> Mapping[str, int]:
-        """Return how many records were left out since the last call, by hybrid connection, and forget those that have
-        caused none for a while.
+        """Return how many records were left out since the last call, by hybrid connection. Hybrid connections that
+        have caused no records for a while are forgotten.
 
         The key is an empty text for records that name no hybrid connection.
         """

@@ -5,8 +5,9 @@ The rules:
 1. Each relay is sent the latest checkpoint that it has not confirmed. Earlier ones are left out, because a checkpoint
    covers everything before it.
 2. A relay is overdue when it has confirmed nothing for `CONFIRM_SECONDS` although there was something to confirm.
-3. The policy may name relays that have to be witnesses (``AuditWitness``). Those of them that the program uses must
-   not be overdue, and it has to use at least one of each file of the policy. Otherwise it opens no streams.
+3. The files of the policy may name relays that have to be witnesses (``AuditWitness``). Those of them that the
+   program uses must not be overdue, and the program has to use at least one of the relays that each file names.
+   Otherwise it opens no streams.
 4. A confirmation counts only for the checkpoint that was sent.
 """
 
@@ -76,7 +77,8 @@ class Witnesses:
         """Return why no streams may be opened; nothing if they may.
 
         Args:
-            required: for each file of the policy that names witnesses: whether it names the relay with this host.
+            required: for each file of the policy that names witnesses, a function that returns whether the file names
+                the relay with a given host.
             used: the hosts of the program's relays.
             now: the time.
         """

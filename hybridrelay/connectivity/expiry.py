@@ -111,7 +111,7 @@ def credentials_of(string: ConnectionString) -> tuple[Credential, ...]:
 
 
 class ExpiryNotices:
-    """Remembers what was said about which credential. Pure: the time is an argument."""
+    """Remembers which thresholds were reported for each credential. Pure: the time is an argument."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, CredentialKind, str], int] = {}
@@ -124,7 +124,7 @@ class ExpiryNotices:
             if threshold is None:
                 continue
             before = self._said.get(key)
-            # A clock that goes back says nothing again.
+            # If the clock goes back, nothing is reported again.
             said[key] = threshold if before is None else min(before, threshold)
             if before is None or threshold < before:
                 events.append(
@@ -152,7 +152,7 @@ async def watch_expiry(
 
     Args:
         credentials: returns what may expire now.
-        notices: remembers what was said.
+        notices: remembers what was reported.
         events: the stream to which events are published.
         clock: returns seconds since 1970.
     """

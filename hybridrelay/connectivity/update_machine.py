@@ -9,11 +9,11 @@ The rules:
    than the last update that was used on this machine (a backup was restored), only that update or a later one is
    used.
 3. An update is used only within its time, and if the policy of this machine allows the result.
-4. If it changes relays or pins, it is first found out whether one of the relays in it can be reached, has one of the
-   pins in it, and accepts the key. Until then, the earlier ones stay in use. The relay delivers the update again, so
-   that it is tried again.
-5. The changed connection string is first stored, then the relay is answered, and then the string is used. If it
-   cannot be stored, it is used nevertheless, and the relay is told so.
+4. If an update changes relays or pins, the program first finds out whether one of the relays in it can be reached,
+   has one of the pins in it, and accepts the key. Until one does, the earlier relays and pins stay in use. The relay
+   delivers the update again, and each time the program tries again.
+5. The program first stores the changed connection string, then answers the relay, and then uses the string. If it
+   cannot store the string, it uses it nevertheless, and tells the relay so.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MachineState(enum.Enum):
 
     #: Nothing is to be done.
     IDLE = "idle"
-    #: It is being found out whether one of its relays can be reached.
+    #: The program is finding out whether one of its relays can be reached.
     TRYING = "trying"
     #: The changed connection string is being stored.
     STORING = "storing"

@@ -43,8 +43,8 @@ FloorOf: TypeAlias = Callable[[ConnectionString], Awaitable[int]]
 
 #: How long to try to reach a relay of an update (seconds). If none can be reached, the earlier ones stay in use.
 TRIAL_SECONDS = 30.0
-#: How many updates of a hybrid connection are handled at once, and how fast more are (seconds for each). A relay
-#: sends up to two, and repeats them once a minute.
+#: How many updates of a hybrid connection are handled in quick succession, and after how many seconds another one is.
+#: A relay sends up to two, and repeats them once a minute.
 MAX_AT_ONCE = 8
 SECONDS_EACH = 5.0
 #: The same reason for not using an update is reported again after this time at the earliest (seconds).
@@ -59,8 +59,8 @@ class Updates:
     Args:
         string: returns the connection string that is in use.
         use: uses a connection string from now on.
-        permits: returns why the policy of this machine, or another connection string, does not allow one; empty if it
-            is allowed.
+        permits: returns why a connection string is not allowed, because of the policy of this machine or because of
+            another connection string; empty if it is allowed.
         new_link: makes a link to a relay, for a trial. Raises `ConfigurationError` if the relay cannot be used.
         keep: stores a connection string; None means that it is kept in memory only.
         floor: see `FloorOf`; None means that nothing is known.

@@ -1,10 +1,10 @@
 """Finding the entries of a long list that are about a target, without looking at all of them. Pure.
 
-A list may have 10,000 entries, and is asked about every stream. Its entries are sorted once by the kind of their
-host: a name, the end of names, a network, or every host. Entries with the same host are merged into ranges of ports,
-each with the first entry that covers it. A question then looks up the name, each end of the name, and each length of
-prefix that the list contains. What it costs depends on these lengths, at most 33 for IPv4 and 129 for IPv6, and not
-on the number of entries.
+A list may have 10,000 entries, and is consulted for every stream. When it is read, its entries are grouped by the
+kind of their host: a name, a suffix of names, a network, or every host. Entries with the same host are merged into
+ranges of ports, each with the first entry that covers it. A query then looks up the name, each suffix of the name,
+and the prefix of the address for each length of prefix in the list. Its cost depends on the number of these lengths,
+at most 33 for IPv4 and 129 for IPv6, and not on the number of entries.
 
 The patterns in `values` say what an entry means. A test compares the two.
 """
@@ -28,7 +28,7 @@ class FirstRanges:
     """Ranges of numbers, and for each number the first of the ranges that contain it.
 
     Args:
-        ranges: for each range its rank, its first and its last number. The lowest rank comes first.
+        ranges: for each range its rank, its first and its last number. The range with the lowest rank is the first.
     """
 
     def __init__(self, ranges: Iterable[tuple[int, int, int]]) -> None:
@@ -85,8 +85,8 @@ class HostIndex:
     """The first of many patterns of hosts and ports that fits.
 
     Args:
-        patterns: for each pattern its rank, the pattern of the host, and the first and last port. The lowest rank
-            comes first.
+        patterns: for each pattern its rank, the pattern of the host, and the first and last port. The pattern with
+            the lowest rank is the first.
     """
 
     def __init__(self, patterns: Iterable[tuple[int, HostPattern, int, int]]) -> None:
@@ -115,7 +115,7 @@ class HostIndex:
             networks.freeze()
 
     def by_name(self, host: str, port: int) -> Iterator[int]:
-        """Yield the first pattern of each kind that fits the name, or every host."""
+        """Yield the first pattern of each kind that fits the name: a pattern for every host, the name or a suffix."""
         name = normal_host(host)
         found = [self._everywhere.first("host", port), self._names.first(name, port)]
         if ip_address(host) is None:
@@ -204,7 +204,7 @@ class LocalIndex:
         self._paths = frozenset(one.path for one in patterns if one.path)
 
     def permits(self, host: str, port: int) -> bool:
-        """Return whether an entry allows to listen at an address (`LocalPattern.permits`)."""
+        """Return whether an entry allows listening at an address (`LocalPattern.permits`)."""
         if any(True for _ in self._index.by_name(host, port)):
             return True
         address = ip_address(host)
@@ -213,7 +213,7 @@ class LocalIndex:
         return any(True for _ in self._index.by_address(address, port, only_all=address.is_unspecified))
 
     def permits_path(self, path: str) -> bool:
-        """Return whether an entry allows to listen on a Unix socket (`LocalPattern.permits_path`)."""
+        """Return whether an entry allows listening on a Unix socket (`LocalPattern.permits_path`)."""
         return not self._paths.isdisjoint(("*", path))
 
 

@@ -3,12 +3,12 @@
 The rules:
 
 1. Whoever has a valid key of a hybrid connection may have checkpoints kept under its name. Nothing that was stored is
-   replaced or deleted because of what a peer sends: when a limit is reached, further checkpoints are refused. So who
-   floods the relay can keep others with a key of the same hybrid connection from storing more, which they notice, but
-   cannot remove evidence.
+   replaced or deleted because of what a peer sends: when a limit is reached, further checkpoints are refused. So
+   somebody who floods the relay can keep others with a key of the same hybrid connection from storing more, which
+   they notice, but cannot remove evidence.
 2. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last of each hour, log and instance
    are left, and after 30 days, the first and the last of each day. Each signature covers everything before it, so
-   those between prove little more.
+   those in between prove little more.
 3. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
@@ -38,8 +38,8 @@ __all__ = [
 KEPT_SECONDS: Final = 400 * 86_400.0
 #: From which age on, only the first and the last checkpoint of each interval are kept (both in seconds).
 THINNED: Final = ((86_400.0, 3600), (30 * 86_400.0, 86_400))
-#: The most audit logs, and checkpoints, that are kept for one hybrid connection. A log that is busy all the time has
-#: about 6,000.
+#: For one hybrid connection: of how many audit logs checkpoints are kept, and how many checkpoints in all. A log that
+#: is busy all the time has about 6,000.
 MAX_LOGS: Final = 64
 MAX_ROWS: Final = 20_000
 #: The maximum size of all checkpoints (bytes): about 600,000.

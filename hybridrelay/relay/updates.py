@@ -1,7 +1,7 @@
 """Updates: documents with which the authority of a hybrid connection changes connection strings. Pure.
 
-A relay keeps the latest document for each group of recipients, and gives it to them. It cannot read one
-(`hybridrelay.security.update_document`); what it knows about one is what the administrator has stated.
+A relay keeps the latest document for each group of recipients, and gives it to them. It cannot read a document
+(`hybridrelay.security.update_document`), and knows about it only what the administrator has stated.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def subject_name(organization: str, common_name: str) -> x509.Name:
 
 
 def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    """Return the extension that allows only to sign certificates, or only to sign handshakes."""
+    """Return the extension that allows a key to sign only certificates, or only handshakes."""
     from cryptography import x509
 
     usages: dict[str, Any] = dict.fromkeys(
@@ -189,10 +189,10 @@ def to_datetime(seconds: float) -> dt.datetime:
 
 
 def end_of_validity(now: float, valid_years: float) -> dt.datetime:
-    """Return when a certificate ends that is issued now for a number of years.
+    """Return when a certificate that is issued now, for a number of years, ends.
 
     Raises:
-        ConfigurationError: the number is not more than 0 and at most 100.
+        ConfigurationError: the number is not above 0, or is above 100.
     """
     if not 0 < valid_years <= 100:
         raise ConfigurationError("the validity must be more than 0 and at most 100 years")

@@ -1,8 +1,8 @@
 """Requests for certificates: how a machine asks for an identity without its private key leaving the machine. Pure.
 
 A request is a certification request (PKCS #10, RFC 2986) with an Ed25519 key, an empty subject and no attributes. It
-says nothing but the public key, and its signature proves that the sender has the private key. Everything else in the
-certificate is decided by the issuer.
+states nothing but the public key, and its signature proves that the sender has the private key. The issuer decides
+everything else in the certificate.
 """
 
 from __future__ import annotations

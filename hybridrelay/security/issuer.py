@@ -1,7 +1,8 @@
-"""The issuer: a certificate authority below the one of the hybrid connection, which can sign applications only.
+"""The issuer: a certificate authority below that of the hybrid connection, which can sign only for applications.
 
 A connector has its private key, so that machines get and renew their identities without the administrator, and
-without a private key leaving any machine. Three things keep it from making a connector; OpenSSL checks all of them:
+without a private key leaving any machine. Three things keep it from making a connector's identity; OpenSSL checks
+them:
 
 1. The issuer's certificate has the extended key usage *client* and no other, so that no certificate below it is
    accepted as a server's.
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 DEFAULT_ISSUER_YEARS = 2.0
-#: How long the identities are valid that an issuer makes (90 days).
+#: How long identities that an issuer has made are valid (90 days).
 IDENTITY_SECONDS = 90 * 86_400.0
 #: The organization in the name of an issuer.
 ISSUER_ORGANIZATION = "hybridrelay issuer"
@@ -234,7 +235,7 @@ def certify_claim(authority: Authority, label: str, private_key: Secret, *, now:
 
     Args:
         authority: signs it.
-        label: the label that the identity will have for which it is used.
+        label: the label of the identity that will be issued for this claim.
         private_key: the claim's private key; only its public key is used.
         now: seconds since 1970.
         expires_at: when it ends (seconds since 1970).

@@ -2,14 +2,14 @@
 
 A relay stores an update and delivers it. It can neither make nor change nor read one:
 
-- The authority signs the update with its Ed25519 key (RFC 8032). Before the signed bytes comes a text that occurs in
-  no other signature of this key, which otherwise signs only certificates. What is signed names the recipients (hybrid
-  connection, side, and optionally the serial of one identity), so that an update cannot be given to others.
+- The authority signs the update with its Ed25519 key (RFC 8032). The signed bytes begin with a text that
+  occurs in no other signature of this key, which otherwise signs only certificates. They also name the recipients
+  (hybrid connection, side, and optionally the serial of one identity), so that an update cannot be given to others.
 - The update is encrypted with ChaCha20-Poly1305 (RFC 8439), with a key that all recipients of one side share. It is
   derived from the authority's private key with HKDF-SHA256 (RFC 5869), and is in each connection string that the
   authority issues (``UpdateKey``). So the administrator needs no list of the identities, and no relay ever has it.
-  It only keeps the content from relays: whoever has a connection string of that side can read an update, and cannot
-  forge one.
+  The encryption only hides the content from relays: whoever has a connection string of that side can read an update,
+  but cannot forge one.
 
 The plain content is the signature (64 bytes), then JSON (UTF-8), padded with spaces. The document is a random nonce
 of 12 bytes and the encrypted content. The additional data is the hybrid connection and the side.

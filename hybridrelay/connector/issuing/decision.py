@@ -9,7 +9,7 @@
 | claim | was used for another key | *claim used*, and an alarm |
 | claim | was not used, and too many are noted | *limit* |
 | application | the authority has made its identity, and no issuer | *issue refused* |
-| application | it has asked `MAX_RENEWALS` times in the last `RENEWALS_SECONDS` | *limit* |
+| application | it was renewed `MAX_RENEWALS` times in the last `RENEWALS_SECONDS` | *limit* |
 | application | otherwise | issued |
 
 A used claim is noted until `KEPT_SECONDS` after its certificate has expired, so that a clock that was wrong for a
@@ -47,7 +47,7 @@ KEPT_SECONDS = 30 * 86_400.0
 #: answer, or could not store it.
 MAX_RENEWALS = 12
 RENEWALS_SECONDS = 3600.0
-#: An issuer that ends within this time issues no more: what it signs ends with it.
+#: An issuer that ends within this time issues nothing any more, because what it signs ends with it.
 _ISSUER_SECONDS = 86_400.0
 
 
@@ -108,7 +108,7 @@ class Decision:
 
 
 def key_digest(public_key: bytes) -> str:
-    """Return the value by which a public key is noted."""
+    """Return the digest that is noted for a public key."""
     return hashlib.sha256(public_key).hexdigest()
 
 

@@ -34,7 +34,7 @@ __all__ = ["Issuing"]
 
 #: How long one request may take (seconds).
 ISSUE_SECONDS = 20.0
-#: How many requests of one connector are served at a time; all others are refused. Each is some milliseconds of work.
+#: How many requests a connector serves at a time; all others are refused. Each takes some milliseconds of work.
 MAX_REQUESTS = 16
 #: How many renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
@@ -188,7 +188,7 @@ class Issuing:
 
 
 async def _receive(stream: MuxStream) -> bytes:
-    """Return the request. Of one that is too long, return just enough to notice it."""
+    """Return the request. If it is too long, return only as much as shows this."""
     received = bytearray()
     while len(received) <= MAX_ISSUE_REQUEST and (data := await stream.receive_some()):
         received += data

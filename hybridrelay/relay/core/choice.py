@@ -6,14 +6,14 @@ The rules, of which the first one that applies decides:
 |---|---|---|
 | no candidates | none | |
 | one candidate | this one | ONLY |
-| several, and others were passed over | any, after a key and a network were drawn | DRAWN |
+| several, and others were passed over | any of those with a key and a network that were drawn before | DRAWN |
 | several, and a coin shows heads | any | RANDOM |
 | several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
 
 The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
-once, in order to have few. Because of the coin, each of n candidates is nevertheless offered at least one of 2 n
-rendezvous on average, whatever the others do, and none gets more than half of them, and one of 2 n, for having few
-sessions.
+once, in order to have few. Because of the coin, each of n candidates is nevertheless offered at least 1/(2n) of all
+rendezvous on average, whatever the others do, and a candidate that always has the fewest sessions is offered at most
+1/2 + 1/(2n).
 
 A rendezvous that others have declined goes to any key and network with equal probability. So listeners of one holder
 that all decline cannot use up all attempts of a sender.

@@ -6,8 +6,9 @@ The rules:
    connection, over the control channel on which it did so. The program answers what it has done (`UpdateState`).
 2. A program that has neither *kept* the update nor said that it is for *others* is given it again every
    `REPEAT_SECONDS`, and on each new control channel.
-3. Programs that have disconnected are remembered if they do not have the update, and connectors in any case: when the
-   next update comes, they do not have that one. Not more than `MAX_DEPARTED` of them, for `DEPARTED_SECONDS`.
+3. Programs that have disconnected are remembered if they do not have the update. Connectors are remembered in any
+   case, because they will not have the next update. At most `MAX_DEPARTED` programs are remembered in this way, each
+   for `DEPARTED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Distribution(Generic[ChannelT]):
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
-        """The programs that were seen, except those for which the update is not."""
+        """The programs that were seen, except those that have answered that the update is for others."""
         return tuple(one for one in self._recipients.values() if one.state is not UpdateState.OTHER)
 
     @property
