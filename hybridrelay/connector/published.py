@@ -41,7 +41,7 @@ class Published:
         self.is_withdrawn = False
         #: Whether connections to the target begin with a PROXY header.
         self.sends_proxy_header = False
-        #: Why the policy does not allow to register it now; None if it does.
+        #: Why the policy does not allow registering it now; None if it does.
         self.denial: Decision | None = None
         #: Why the policy has not allowed the address or path to which the target was resolved last; None if it has,
         #: or has changed since then.

@@ -183,11 +183,11 @@ class LocalPattern:
     path: str = ""
 
     def permits(self, local: HostPort) -> bool:
-        """Return whether the entry allows to listen at an address and port."""
+        """Return whether the entry allows listening at an address and port."""
         return self.address is not None and self.address.permits_listening(local)
 
     def permits_path(self, path: str) -> bool:
-        """Return whether the entry allows to listen on a Unix socket."""
+        """Return whether the entry allows listening on a Unix socket."""
         return bool(self.path) and self.path in ("*", path)
 
 

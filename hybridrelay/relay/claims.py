@@ -3,7 +3,7 @@
 The rules:
 
 1. Whoever shows the proof of an open claim gets its content. It is deleted in the same change of the store that notes
-   when it was taken, and from where. So it is delivered at most once, also if two takers come at the same moment, or
+   when it was taken, and from where. So it is delivered at most once, even if two takers come at the same moment, or
    the relay is killed.
 2. A further taker with the right proof is told when the claim was taken, and the relay raises the alarm: one of the
    two should not have had the code.
