@@ -192,17 +192,21 @@ class ListenerTable(Generic[HandleT]):
         """Choose a registered instance for no new sessions, or choose it again. `find` still returns it, so that its
         sessions can resume.
 
+        A drain stays in force while the instance is not registered, and can be ended then, too.
+
         Returns:
-            Whether this has changed anything. It has not if the instance is not registered.
+            Whether this has changed anything. A drain does not begin if the instance is not registered.
         """
         known = self._connections.get(connection)
-        if known is None or instance not in known.listeners or on is (instance in known.draining):
+        if known is None or on is (instance in known.draining):
             return False
-        if on:
+        if not on:
+            known.draining.discard(instance)
+        elif instance in known.listeners:
             known.draining &= known.listeners.keys() | known.departed.keys()  # forget those that are gone
             known.draining.add(instance)
         else:
-            known.draining.discard(instance)
+            return False
         return True
 
     def is_draining(self, listener: Listener[HandleT]) -> bool:

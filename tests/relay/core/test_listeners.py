@@ -95,7 +95,7 @@ def test_a_listener_that_is_drained_is_found_and_not_chosen() -> None:
     assert (listeners.is_draining(a), listeners.is_draining(b)) == (True, False)
     # It stays so while its control channel is replaced, and until it is undone.
     listeners.remove(a)
-    assert not listeners.set_draining("sql", "a", False)
+    assert not listeners.set_draining("sql", "a", True)
     again = listener("a", generation=2)
     listeners.register(again)
     assert listeners.is_draining(again)
@@ -106,6 +106,13 @@ def test_a_listener_that_is_drained_is_found_and_not_chosen() -> None:
     assert chosen is not None
     assert chosen.listener is again
     assert not listeners.set_draining("elsewhere", "a", True)
+    # An administrator can also undo it while the connector is away.
+    listeners.remove(b)
+    assert listeners.set_draining("sql", "b", False)
+    assert not listeners.set_draining("sql", "b", False)
+    back = listener("b", generation=3)
+    listeners.register(back)
+    assert not listeners.is_draining(back)
 
 
 def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender() -> None:
