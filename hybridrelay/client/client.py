@@ -347,7 +347,7 @@ class Client:
         if isinstance(message, control.Key):
             others = [other for other in self._senders.all if other is not sender]
             handle = partial(self._new_keys.received, channel, sender.host, message, others)
-        elif self._updates.may_handle():
+        elif self._updates.may_handle(sender.host):
             handle = partial(self._updates.received, channel, sender.link.endpoint, message)
         else:
             return

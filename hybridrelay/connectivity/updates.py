@@ -43,10 +43,13 @@ FloorOf: TypeAlias = Callable[[ConnectionString], Awaitable[int]]
 
 #: How long to try to reach a relay of an update (seconds). If none can be reached, the earlier ones stay in use.
 TRIAL_SECONDS = 30.0
-#: How many updates of a hybrid connection are handled in quick succession, and after how many seconds another one is.
-#: A relay sends up to two, and repeats them once a minute.
+#: How many updates of a hybrid connection from one relay are handled in quick succession, and after how many seconds
+#: another one is. A relay sends up to two, and repeats them once a minute. Each relay has an allowance of its own, so
+#: that one that sends without end does not keep out the updates of others.
 MAX_AT_ONCE = 8
 SECONDS_EACH = 5.0
+#: How long an answer may take to be sent (seconds). A relay that reads nothing must not delay the updates of others.
+ANSWER_SECONDS = 10.0
 #: The same reason for not using an update is reported again after this time at the earliest (seconds).
 _REPORT_SECONDS = 3600.0
 #: Reports with changing reasons: how often at most (seconds).
@@ -90,9 +93,9 @@ class Updates:
         self._events = events
         self._machine = UpdateMachine()
         self._lock = trio.Lock()
-        #: How many more updates may be handled at `_allowed_at` (Trio's clock).
-        self._allowed = float(MAX_AT_ONCE)
-        self._allowed_at = -math.inf
+        #: For each relay that has delivered one: how many more may be handled, and when that was (Trio's clock). The
+        #: hosts are those of connection strings, so there are few.
+        self._allowed: dict[str, tuple[float, float]] = {}
         #: What was reported last, and when.
         self._reported: tuple[int, UpdateState, str] | None = None
         self._reported_at = -math.inf
@@ -106,16 +109,15 @@ class Updates:
             return UpdateStatus(sequence=sequence, state=state.value, detail=detail)
         return UpdateStatus(sequence=used, state="used", detail="") if used else None
 
-    def may_handle(self) -> bool:
-        """Count an update that has arrived. Returns False if it is to be ignored, because too many arrive: the relay
-        delivers it again."""
+    def may_handle(self, host: str) -> bool:
+        """Count an update that has arrived from the relay at `host`. Returns False if it is to be ignored, because
+        too many arrive from there: the relay delivers it again."""
         now = trio.current_time()
-        self._allowed = min(MAX_AT_ONCE, self._allowed + (now - self._allowed_at) / SECONDS_EACH)
-        self._allowed_at = now
-        if self._allowed < 1:
-            return False
-        self._allowed -= 1
-        return True
+        allowed, at = self._allowed.get(host, (MAX_AT_ONCE, now))
+        allowed = min(MAX_AT_ONCE, allowed + (now - at) / SECONDS_EACH)
+        may = allowed >= 1
+        self._allowed[host] = allowed - may, now
+        return may
 
     async def received(self, channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update) -> None:
         """Handle an update that has arrived over a control channel of the relay at `endpoint`.
@@ -149,7 +151,8 @@ class Updates:
             match commands.pop(0):
                 case AnswerRelay(state, detail):
                     answer = control.UpdateKept(message.connection, message.sequence, state, detail)
-                    with suppress(RelayUnreachable):  # the relay delivers it again over the next control channel
+                    # If it cannot be sent, the relay delivers the update again.
+                    with trio.move_on_after(ANSWER_SECONDS), suppress(RelayUnreachable):
                         await channel.send(answer)
                 case TryRelays(wanted):
                     why = "" if _is_named(wanted, channel, endpoint) else await self._try(wanted)

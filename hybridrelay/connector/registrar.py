@@ -367,7 +367,7 @@ class Registrar:
     def _update_received(self, running: _Running, channel: ControlChannel, message: control.Update) -> None:
         publication = self._publications.get(message.connection)
         updates = None if publication is None else publication.published.updates
-        if updates is not None and updates.may_handle():
+        if updates is not None and updates.may_handle(self.link.host):
             assert running.nursery is not None
             running.nursery.start_soon(updates.received, channel, self.link.endpoint, message)
 

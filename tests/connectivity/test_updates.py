@@ -16,7 +16,7 @@ from hybridrelay.connectivity import updates as module
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.endpoint import RelayEndpoint
 from hybridrelay.connectivity.link import RelayLink
-from hybridrelay.connectivity.updates import MAX_AT_ONCE, SECONDS_EACH, TRIAL_SECONDS, Updates
+from hybridrelay.connectivity.updates import ANSWER_SECONDS, MAX_AT_ONCE, SECONDS_EACH, TRIAL_SECONDS, Updates
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.endpoint import UpdateNotUsed, UpdateReceived
@@ -241,13 +241,13 @@ async def test_a_cancelled_trial_is_begun_again(autojump_clock: MockClock) -> No
 
 
 async def test_a_relay_that_delivers_very_many(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few are examined, and fewer events are published. An honest relay is heard afterwards."""
+    """Few are examined, and fewer events are published. Another relay is heard meanwhile, and this one afterwards."""
     examined: list[int] = []
     program = Program()
     updates = program.updates()
     garbage = base64.b64encode(bytes(4608)).decode()
     for number in range(10_000):
-        if updates.may_handle():
+        if updates.may_handle("a.example"):
             examined.append(number)
             await program.deliver(updates, control.Update("orders", number, garbage))
         await trio.sleep(0.01)
@@ -255,9 +255,27 @@ async def test_a_relay_that_delivers_very_many(autojump_clock: MockClock, monkey
     assert len(program.events) <= 100 / module._REPORT_MIN_SECONDS + 1
     assert all(isinstance(event, UpdateNotUsed) for event in program.events)
     assert program.string == STRING
-    await trio.sleep(SECONDS_EACH)
-    assert updates.may_handle()
+    assert updates.may_handle("b.example")
     assert ("use", 5) in await program.deliver(updates)
+    await trio.sleep(SECONDS_EACH)
+    assert updates.may_handle("a.example")
+
+
+async def test_a_relay_that_reads_no_answer_delays_no_other(autojump_clock: MockClock) -> None:
+    class Deaf:
+        relay = PIN, "0" * 32
+
+        async def send(self, message: control.Message) -> None:
+            await trio.sleep_forever()
+
+    program = Program()
+    updates = program.updates()
+    async with trio.open_nursery() as nursery:
+        deaf = cast(ControlChannel, Deaf())
+        nursery.start_soon(updates.received, deaf, RelayEndpoint("b.example", {}, (PIN,)), TARGET)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (KEPT, "") in await program.deliver(updates)
+    assert trio.current_time() <= ANSWER_SECONDS
 
 
 async def test_updates_for_others_change_nothing() -> None:
