@@ -136,7 +136,10 @@ class Client:
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
             events=self._events,
         )
-        self._new_keys = NewKeys(lambda: self._string, self.update, config.keep_string, self._events)
+        changing = trio.Lock()
+        self._new_keys = NewKeys(
+            lambda: self._string, self.update, config.keep_string, self._events, changing=changing
+        )
         self._updates = Updates(
             lambda: self._string,
             use=self.update,
@@ -146,6 +149,7 @@ class Client:
             floor=config.update_floor,
             clock=clock,
             events=self._events,
+            changing=changing,
         )
         self._upgrades = Upgrades(self._sessions, self._events)
         self._attendance = Attendance(self._senders, self._sessions)

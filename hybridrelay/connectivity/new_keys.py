@@ -91,6 +91,8 @@ class NewKeys:
             it may accept now.
         keep: stores a connection string; None means that it is kept in memory only.
         events: the stream to which events are published.
+        changing: held while a changed connection string is stored and used. Updates hold the same lock, so that
+            neither stores or uses a string without the change that the other makes at the same time.
     """
 
     def __init__(
@@ -99,11 +101,14 @@ class NewKeys:
         use: Callable[[ConnectionString], object],
         keep: KeepString | None,
         events: EventStream,
+        *,
+        changing: trio.Lock,
     ) -> None:
         self._string = string
         self._use = use
         self._keep = keep
         self._events = events
+        self._changing = changing
         self._lock = trio.Lock()
         #: The key that was stored last, and the connection string before a key that could not be stored.
         self._stored: Secret | None = None
@@ -166,19 +171,22 @@ class NewKeys:
         if (message.connection, message.rule) != (current.entity_path, current.key_name):
             return
         is_new = key != current.key
-        wanted = attrs.evolve(current, key=key) if is_new else current
-        if is_new and (why := await _refusal(wanted, others)):
+        if is_new and (why := await _refusal(attrs.evolve(current, key=key), others)):
             await _answer(channel, message, KeptState.WAITING, why)
             return
-        why = await self._store(current, wanted)
-        await _answer(channel, message, KeptState.MEMORY if why else KeptState.KEPT, why)
-        if is_new:
-            self._events.publish(
-                NewKeyReceived(
-                    connection=wanted.entity_path, host=host, key=key_fingerprint(key), kept=not why, detail=why
+        async with self._changing:
+            # Everything but the key may have changed while the others were asked, or while the string is stored.
+            current = self._string()
+            why = await self._store(current, attrs.evolve(current, key=key))
+            await _answer(channel, message, KeptState.MEMORY if why else KeptState.KEPT, why)
+            if is_new:
+                self._events.publish(
+                    NewKeyReceived(
+                        connection=current.entity_path, host=host, key=key_fingerprint(key), kept=not why, detail=why
+                    )
                 )
-            )
-        self._use(wanted)
+            wanted = attrs.evolve(self._string(), key=key)
+            self._use(wanted)
         if is_new:
             # Otherwise a relay that this program does not use now would not learn that it has the key, because the
             # control channel over which it was asked before has been replaced.

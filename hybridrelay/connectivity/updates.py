@@ -69,6 +69,8 @@ class Updates:
         floor: see `FloorOf`; None means that nothing is known.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
+        changing: held while a changed connection string is stored and used. New keys hold the same lock, so that
+            neither stores or uses a string without the change that the other makes at the same time.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Updates:
         floor: FloorOf | None,
         clock: Callable[[], float],
         events: EventStream,
+        changing: trio.Lock,
     ) -> None:
         self._string = string
         self._use = use
@@ -91,6 +94,7 @@ class Updates:
         self._floor = floor
         self._clock = clock
         self._events = events
+        self._changing = changing
         self._machine = UpdateMachine()
         self._lock = trio.Lock()
         #: For each relay that has delivered one: how many more may be handled, and when that was (Trio's clock). The
@@ -135,18 +139,29 @@ class Updates:
                 return  # the message would not have been decoded
             floor = 0 if self._floor is None else await self._floor(string)
             self._warn_if_older(string, floor)
-            commands = self._machine.delivered(
-                self._string(), message.sequence, document, floor=floor, now=self._clock(), permits=self._permits
-            )
             try:
-                await self._carry_out(commands, channel, endpoint, message)
+                async with self._changing:
+                    commands = self._machine.delivered(
+                        self._string(),
+                        message.sequence,
+                        document,
+                        floor=floor,
+                        now=self._clock(),
+                        permits=self._permits,
+                    )
+                    wanted = await self._carry_out(commands, channel, endpoint, message)
+                if wanted is not None:  # takes a while, in which the string may get another key
+                    why = "" if _is_named(wanted, channel, endpoint) else await self._try(wanted)
+                    async with self._changing:
+                        await self._carry_out(self._machine.tried(self._string(), why), channel, endpoint, message)
             finally:
                 if self._machine.state is not MachineState.IDLE:  # cancelled
                     self._machine.give_up()
 
     async def _carry_out(
         self, commands: list[Command], channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update
-    ) -> None:
+    ) -> ConnectionString | None:
+        """Carry out commands. Returns the connection string whose relays are to be tried next; None if none is."""
         while commands:
             match commands.pop(0):
                 case AnswerRelay(state, detail):
@@ -155,8 +170,7 @@ class Updates:
                     with trio.move_on_after(ANSWER_SECONDS), suppress(RelayUnreachable):
                         await channel.send(answer)
                 case TryRelays(wanted):
-                    why = "" if _is_named(wanted, channel, endpoint) else await self._try(wanted)
-                    commands += self._machine.tried(self._string(), why)
+                    return wanted
                 case StoreString(before, after):
                     why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
                     commands += self._machine.stored(self._string(), why)
@@ -164,6 +178,7 @@ class Updates:
                     self._use_update(string, changed, why, endpoint.host)
                 case ReportNotUsed(state, detail):
                     self._report(message, endpoint.host, state, detail)
+        return None
 
     def _use_update(self, string: ConnectionString, changed: tuple[str, ...], why_not_kept: str, host: str) -> None:
         name, sequence = string.entity_path, string.update_sequence

@@ -201,8 +201,13 @@ class Connector:
             self.withdraw(instead_of, grace=math.inf)
         number = next(self._numbers)
         self._published[number] = published
+        changing = trio.Lock()
         published.new_keys = NewKeys(
-            lambda: published.string, partial(self._use_key, published), self._keep_string, self._events
+            lambda: published.string,
+            partial(self._use_key, published),
+            self._keep_string,
+            self._events,
+            changing=changing,
         )
         published.updates = Updates(
             lambda: published.string,
@@ -213,6 +218,7 @@ class Connector:
             floor=self._update_floor,
             clock=self._clock,
             events=self._events,
+            changing=changing,
         )
         if decision.reason is None:
             self._relays.publish(published, links)

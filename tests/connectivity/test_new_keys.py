@@ -68,7 +68,11 @@ class Program:
 
     def keys(self, *, has_file: bool = True) -> NewKeys:
         return NewKeys(
-            lambda: self.string, self.use, self.keep if has_file else None, EventStream(self.events.append)
+            lambda: self.string,
+            self.use,
+            self.keep if has_file else None,
+            EventStream(self.events.append),
+            changing=trio.Lock(),
         )
 
     async def give(self, keys: NewKeys, message: control.Key = GIVEN, *others: Other) -> list[object]:

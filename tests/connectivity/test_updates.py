@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import attrs
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from hybridrelay.administration.provisioning import provision
 from hybridrelay.connectivity import updates as module
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.endpoint import RelayEndpoint
 from hybridrelay.connectivity.link import RelayLink
+from hybridrelay.connectivity.new_keys import NewKeys, OtherRelay
 from hybridrelay.connectivity.updates import ANSWER_SECONDS, MAX_AT_ONCE, SECONDS_EACH, TRIAL_SECONDS, Updates
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
@@ -91,6 +94,7 @@ class Program:
     use_fails: bool = False
     steps: list[object] = attrs.field(factory=list)
     events: list[Event] = attrs.field(factory=list)
+    changing: trio.Lock = attrs.field(factory=trio.Lock)
     is_lost: bool = False
     #: As of an open control channel.
     relay: tuple[str, str] = (PIN, "0" * 32)
@@ -121,6 +125,7 @@ class Program:
             floor=None,
             clock=lambda: NOW,
             events=EventStream(self.events.append),
+            changing=self.changing,
         )
 
     async def deliver(self, updates: Updates, given: control.Update = TARGET) -> list[object]:
@@ -307,3 +312,68 @@ async def test_two_relays_with_different_updates() -> None:
         assert (KEPT, "") in await program.deliver(updates, first)
         assert (KEPT, "") in await program.deliver(updates, second)
         assert program.string.update_sequence == 6
+
+
+@attrs.define
+class SlowProgram(Program):
+    """A program that stores connection strings as a whole, each one when the test says so."""
+
+    stored: list[ConnectionString] = attrs.field(factory=list)
+    may_store: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
+
+    async def keep(self, before: ConnectionString, after: ConnectionString) -> str:
+        await self.may_store.acquire()
+        self.stored.append(after)
+        return ""
+
+    async def accepts(self, string: ConnectionString) -> None:
+        """As another relay, which is asked about a new key."""
+        await self.may_store.acquire()
+
+    @property
+    def host(self) -> str:
+        return "b.example"
+
+    def new_keys(self) -> NewKeys:
+        events = EventStream(self.events.append)
+        return NewKeys(lambda: self.string, self.use, self.keep, events, changing=self.changing)
+
+    async def give_key(self, keys: NewKeys, *others: OtherRelay) -> None:
+        given = control.Key("orders", self.string.key_name, 7, "new")
+        await keys.received(cast(ControlChannel, self), "a.example", given, others)
+
+
+@pytest.mark.parametrize("asks_others", [False, True])
+@pytest.mark.parametrize("key_first", [False, True])
+@pytest.mark.parametrize("given", [TARGET, relays("b.example")], ids=["without a trial", "with a trial"])
+async def test_a_new_key_at_the_same_time(
+    given: control.Update, key_first: bool, asks_others: bool, nursery: trio.Nursery
+) -> None:
+    """Whatever is stored or used later has both."""
+    program = SlowProgram()
+    updates, keys = program.updates(), program.new_keys()
+    others = [program] if asks_others else []
+    starts: list[Callable[[], Awaitable[object]]] = [
+        partial(program.give_key, keys, *others),
+        partial(program.deliver, updates, given),
+    ]
+    for start in starts if key_first else reversed(starts):
+        nursery.start_soon(start)
+        await wait_all_tasks_blocked()
+    while nursery.child_tasks:
+        program.may_store.release()
+        await wait_all_tasks_blocked()
+    for string in (program.string, program.stored[-1]):
+        assert (string.key.reveal(), string.update_sequence) == ("new", 5)
+        assert (string.target, string.endpoints) != (STRING.target, STRING.endpoints)
+    assert len(program.stored) == 2
+
+
+async def test_a_key_that_is_stored_while_the_string_is_read_again(nursery: trio.Nursery) -> None:
+    program = SlowProgram()
+    nursery.start_soon(program.give_key, program.new_keys())
+    await wait_all_tasks_blocked()
+    program.string = attrs.evolve(program.string, target=HostPort("db3", 1))
+    program.may_store.release()
+    await wait_all_tasks_blocked()
+    assert (program.string.key.reveal(), program.string.target) == ("new", HostPort("db3", 1))
