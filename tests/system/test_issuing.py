@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import trio
 
 from hybridrelay.client import Client, request_identity
 from hybridrelay.connector import Connector, ConnectorConfig, Policy
+from hybridrelay.connector.issuing import service as service_module
+from hybridrelay.connector.issuing.service import MAX_OF_ONE
 from hybridrelay.errors import HybridRelayError, PeerIdentityError, StreamRefused
 from hybridrelay.events import ClaimUsedAgain, Event, EventStream, IdentityIssued, IdentityNotIssued
 from hybridrelay.mux import Kind
@@ -362,6 +365,35 @@ async def test_hostile_requests_are_refused_and_change_nothing(scene: Scene) -> 
     assert len(scene.of(IdentityNotIssued)) == len(hostile)
 
 
+async def test_who_sends_no_request_keeps_nobody_from_getting_an_identity(scene: Scene) -> None:
+    await scene.start()
+    async with AsyncExitStack() as silent:
+        for number in range(5):
+            string = scene.application(f"silent{number}")
+            client = await silent.enter_async_context(scene.deployment.client(string, mode="tcp"))
+            session = await client.connect()
+            for _ in range(MAX_OF_ONE):
+                await silent.enter_async_context(await session.open_stream(Kind.ISSUE))
+        async with scene.deployment.client(scene.application(), mode="tcp") as client:
+            await request_identity(client, new_private_key())
+        await ask(scene, scene.claim("other"))
+        assert scene.of(IdentityNotIssued) == []
+
+
+async def test_a_request_that_does_not_arrive(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "RECEIVE_SECONDS", 0.05)
+    await scene.start()
+    async with scene.deployment.client(scene.application("silent"), mode="tcp") as client:
+        session = await client.connect()
+        async with await session.open_stream(Kind.ISSUE) as stream:
+            answer = parse_issue_answer_untrusted(await receive_all(stream))
+    assert isinstance(answer, IssueRefused)
+    assert answer.reason is Reason.PEER_SILENT
+    (event,) = scene.of(IdentityNotIssued)
+    assert isinstance(event, IdentityNotIssued)
+    assert (event.label, event.reason) == ("silent", Reason.PEER_SILENT)
+
+
 async def test_a_flood_of_requests_is_limited(scene: Scene) -> None:
     await scene.start()
     outcomes: list[bool] = []
@@ -380,7 +412,7 @@ async def test_a_flood_of_requests_is_limited(scene: Scene) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(flood)
-        assert outcomes == [True] * 4
+        assert outcomes == [True] * (20 - MAX_OF_ONE)
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(partial(stream.aclose))

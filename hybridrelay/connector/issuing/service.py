@@ -1,9 +1,13 @@
-"""Answers requests for identities: streams of the kind *issue*."""
+"""Answers requests for identities: streams of the kind *issue*.
+
+One identity may have only a few requests open, and a request takes one of the places for work only after it has
+arrived. So nobody can keep others from getting identities by requests that are never sent.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -32,10 +36,13 @@ from .used_claims import UsedClaimsFile
 
 __all__ = ["Issuing"]
 
-#: How long one request may take (seconds).
+#: How long one request may take to arrive, and how long it may take in all (seconds).
+RECEIVE_SECONDS = 10.0
 ISSUE_SECONDS = 20.0
-#: How many requests a connector serves at a time; all others are refused. Each takes some milliseconds of work.
-MAX_REQUESTS = 16
+#: How many requests of one identity may be open at a time; further ones are refused.
+MAX_OF_ONE = 4
+#: How many requests of one connector are worked on at a time; others wait. Each is some milliseconds of work.
+_MAX_AT_WORK = 16
 #: How many renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
 
@@ -67,7 +74,9 @@ class Issuing:
         self._clock = clock
         #: When identities were renewed, by hybrid connection and serial.
         self._renewals: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
-        self._requests = 0
+        #: How many requests are open, by hybrid connection and serial.
+        self._open: Counter[tuple[str, str]] = Counter()
+        self._places = trio.CapacityLimiter(_MAX_AT_WORK)
 
     async def serve(self, offer: Offer, origin: Origin) -> None:
         """Serve one request, and publish an event about it. An error does not affect other streams.
@@ -75,11 +84,12 @@ class Issuing:
         If cancelled before the answer is sent, a claim may be noted as used. The same request is then answered the
         next time.
         """
-        if self._requests >= MAX_REQUESTS:
-            self._refused(origin, IssueRefused(Reason.LIMIT, "too many requests at the same time"))
+        asker = origin.published.name, origin.peer.serial
+        if self._open[asker] >= MAX_OF_ONE:
+            self._refused(origin, IssueRefused(Reason.LIMIT, "this identity has too many requests at the same time"))
             offer.refuse(Reason.LIMIT)
             return
-        self._requests += 1
+        self._open[asker] += 1
         try:
             with trio.move_on_after(ISSUE_SECONDS):
                 async with offer.accept() as stream:
@@ -90,10 +100,18 @@ class Issuing:
             # A bug in this program. It is logged, and must not affect other streams.
             self._events.publish(unexpected_failure("request for an identity", exc, origin.published.name))
         finally:
-            self._requests -= 1
+            self._open[asker] -= 1
+            if not self._open[asker]:
+                del self._open[asker]
 
     async def _serve(self, stream: MuxStream, origin: Origin) -> None:
-        answer = await self._answer(await _receive(stream), origin)
+        data: bytes | None = None
+        with trio.move_on_after(RECEIVE_SECONDS):
+            data = await _receive(stream)
+        if data is None:
+            answer: IssueAnswer = IssueRefused(Reason.PEER_SILENT, "the request has not arrived in time")
+        else:
+            answer = await self._answer(data, origin)
         if isinstance(answer, IssueRefused):
             self._refused(origin, answer)
         await stream.send_all(answer.encode())
@@ -112,7 +130,8 @@ class Issuing:
         renewals = tuple(self._renewals.get((asker.connection, asker.serial), ()))
         work = partial(_issue, request.request, asker, issuer, self._used, renewals, self._clock)
         try:
-            decision, issued = await run_in_thread(work)
+            async with self._places:
+                decision, issued = await run_in_thread(work)
         except RequestError as exc:
             return IssueRefused(Reason.ISSUE_REFUSED, str(exc))
         except ConfigurationError as exc:
