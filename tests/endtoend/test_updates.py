@@ -182,10 +182,10 @@ async def test_a_relay_that_delivers_an_earlier_update_after_a_backup_was_restor
         database.execute(f"INSERT INTO updates VALUES ({', '.join('?' * len(earlier))})", earlier)
     await trio.to_thread.run_sync(deployment.start_relay)
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)
-    assert "update.older-string" in connector.err
     await trio.to_thread.run_sync(
         partial(connector.wait_for_line, "update.not-used.*a later update was used on this machine", where="err")
     )
+    assert "update.older-string" in connector.err
     assert published.connector.read_bytes() == backup
     # An honest relay has the latest one, which is used again.
     deployment.programs[-2].kill()
