@@ -348,9 +348,8 @@ class Registrar:
             return
         running.is_witnessed = True
 
-        def registered() -> str | None:
-            names = (name for name, one in self._publications.items() if one.state.over == number)
-            return min(names, default=None)
+        def registered() -> list[str]:
+            return sorted(name for name, one in self._publications.items() if one.state.over == number)
 
         assert running.nursery is not None
         running.nursery.start_soon(send_checkpoints, running.channel, self.link.host, registered, self._witnessing)

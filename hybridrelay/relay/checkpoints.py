@@ -2,14 +2,18 @@
 
 The rules:
 
-1. Whoever has a valid key of a hybrid connection may have checkpoints kept under its name. Nothing that was stored is
-   replaced or deleted because of what a peer sends: when a limit is reached, further checkpoints are refused. So
-   somebody who floods the relay can keep others with a key of the same hybrid connection from storing more, which
-   they notice, but cannot remove evidence.
+1. Whoever has a valid key of a hybrid connection may have checkpoints kept under its name. When its room is used up,
+   further checkpoints are refused, and the checkpoints of other logs are not affected. So somebody who floods the
+   relay can keep others with a key of the same hybrid connection from storing more, which they notice, but cannot
+   remove their evidence. A quarter of the room is reserved for connectors, so that clients cannot stop a connector
+   whose policy requires a witness.
 2. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last of each hour, log and instance
    are left, and after 30 days, the first and the last of each day. Each signature covers everything before it, so
    those in between prove little more.
-3. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+3. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
+   log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
+   the time do not use up the room.
+4. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -21,12 +25,17 @@ import attrs
 from ..protocol.control import Witness
 
 __all__ = [
+    "CLIENT_LOGS",
+    "CLIENT_ROWS",
     "KEPT_SECONDS",
     "MAX_BYTES",
     "MAX_LOGS",
     "MAX_ROWS",
     "PACE_BURST",
     "PACE_SECONDS",
+    "PRESSED",
+    "PRESS_ROWS",
+    "PRESS_SECONDS",
     "THINNED",
     "CheckpointQuery",
     "CheckpointsFull",
@@ -42,6 +51,15 @@ THINNED: Final = ((86_400.0, 3600), (30 * 86_400.0, 86_400))
 #: is busy all the time has about 6,000.
 MAX_LOGS: Final = 64
 MAX_ROWS: Final = 20_000
+#: How many of them there may be for clients to add one; connectors may use the rest, too.
+CLIENT_LOGS: Final = 48
+CLIENT_ROWS: Final = 15_000
+#: As `THINNED`, for one log of a hybrid connection with room for less than `PRESS_ROWS` more checkpoints. One after
+#: the other is applied, until there is as much. A log that is busy all the time has about 900 after all of them.
+PRESSED: Final = ((3600.0, 600), (86_400.0, 21_600), (3600.0, 3600), (86_400.0, 86_400))
+PRESS_ROWS: Final = 250
+#: How often one log may make room for itself (seconds). Each time takes some milliseconds.
+PRESS_SECONDS: Final = 30.0
 #: The maximum size of all checkpoints (bytes): about 600,000.
 MAX_BYTES: Final = 256 << 20
 PACE_SECONDS: Final = 10.0

@@ -42,25 +42,57 @@ class Channel:
 
 
 @pytest.mark.parametrize(
-    ("answer", "name", "why"),
+    ("answer", "names", "why"),
     [
-        (control.Failed(1, Reason.LIMIT, "no room"), "orders", "no room"),
-        (control.Failed(1, Reason.BUSY), "orders", Reason.BUSY.describe),
-        (None, "orders", "it does not answer; a relay of an earlier version keeps no checkpoints"),
-        (control.Witnessed(1), None, "no hybrid connection is registered there at the moment"),
+        (control.Failed(1, Reason.LIMIT, "no room"), ["orders"], "no room"),
+        (control.Failed(1, Reason.BUSY), ["orders", "other"], Reason.BUSY.describe),
+        (None, ["orders", "other"], "it does not answer; a relay of an earlier version keeps no checkpoints"),
+        (control.Witnessed(1), [], "no hybrid connection is registered there at the moment"),
     ],
     ids=["refused", "without a text", "no answer", "nothing registered"],
 )
 async def test_why_a_relay_is_no_witness(
-    nursery: trio.Nursery, answer: control.Witnessed | control.Failed | None, name: str | None, why: str
+    nursery: trio.Nursery, answer: control.Witnessed | control.Failed | None, names: list[str], why: str
 ) -> None:
     witnessing, channel = Witnessing(), Channel(answer)
     witnessing.signed(ONE)
-    nursery.start_soon(partial(send_checkpoints, channel, HOST, lambda: name, witnessing))  # type: ignore[arg-type]
+    nursery.start_soon(partial(send_checkpoints, channel, HOST, lambda: names, witnessing))  # type: ignore[arg-type]
     await trio.testing.wait_all_tasks_blocked()
     (problem,) = witnessing.witnesses.problems([lambda _: True], [HOST], trio.current_time() + 1000)
     assert problem.detail == why
-    assert channel.asked == ([] if name is None else [(name, ONE)])
+    assert channel.asked == [(name, ONE) for name in names[:1]]
+    nursery.cancel_scope.cancel()
+
+
+async def test_without_room_under_one_name_the_next_ones_are_asked(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    has_room = {"e"}
+
+    class Full(Channel):
+        async def witness(self, connection: str, checkpoint: Checkpoint) -> control.Witnessed | control.Failed:
+            is_kept = connection in has_room
+            self.answer = control.Witnessed(1) if is_kept else control.Failed(1, Reason.LIMIT, "no room")
+            return await super().witness(connection, checkpoint)
+
+    witnessing, channel = Witnessing(), Full()
+    nursery.start_soon(partial(send_checkpoints, channel, HOST, lambda: names, witnessing))  # type: ignore[arg-type]
+    for seq, asked in ((1, ["a", "b", "c", "d", "e"]), (2, ["e"])):
+        channel.asked.clear()
+        witnessing.signed(attrs.evolve(ONE, seq=seq))
+        await trio.sleep(100)
+        assert [name for name, _ in channel.asked] == asked
+        assert witnessing.witnesses.wanted(HOST, trio.current_time()) is None
+    channel.asked.clear()
+    has_room.clear()
+    names.remove("b")
+    witnessing.signed(attrs.evolve(ONE, seq=3))
+    await trio.testing.wait_all_tasks_blocked(0.0)
+    assert [name for name, _ in channel.asked] == ["e", "a", "c"]  # a few at once, the one with room first
+    has_room.add("a")
+    await trio.sleep(200)
+    assert witnessing.witnesses.wanted(HOST, trio.current_time()) is None
     nursery.cancel_scope.cancel()
 
 
@@ -68,7 +100,7 @@ async def test_a_channel_that_is_lost_ends_it() -> None:
     witnessing, channel = Witnessing(), Channel(has_ended=True)
     witnessing.signed(ONE)
     with trio.fail_after(10):
-        await send_checkpoints(channel, HOST, lambda: "orders", witnessing)  # type: ignore[arg-type]
+        await send_checkpoints(channel, HOST, lambda: ["orders"], witnessing)  # type: ignore[arg-type]
 
 
 async def test_confirmations_that_a_relay_makes_up_do_not_count(nursery: trio.Nursery) -> None:
@@ -85,7 +117,7 @@ async def test_confirmations_that_a_relay_makes_up_do_not_count(nursery: trio.Nu
         ended.set()
 
     nursery.start_soon(serve)
-    nursery.start_soon(send_checkpoints, channel, HOST, lambda: "orders", witnessing)
+    nursery.start_soon(send_checkpoints, channel, HOST, lambda: ["orders"], witnessing)
     for number in (0, 1, 2**48):  # before anything was asked
         await theirs.send_all(control.encode_message(control.Witnessed(number)))
     await trio.testing.wait_all_tasks_blocked()

@@ -133,11 +133,11 @@ async def test_a_required_witness_that_does_not_confirm_refuses_streams_and_reco
     store = service_module.CheckpointService.keep
     is_broken = True
 
-    async def keep(self: service_module.CheckpointService, *arguments: object) -> object:
+    async def keep(self: service_module.CheckpointService, *arguments: object, for_client: bool) -> object:
         if is_broken:
             request = arguments[0]
             return service_module.control.Failed(request.id, Reason.LIMIT, "no room")  # type: ignore[attr-defined]
-        return await store(self, *arguments)  # type: ignore[arg-type]
+        return await store(self, *arguments, for_client=for_client)  # type: ignore[arg-type]
 
     monkeypatch.setattr(service_module.CheckpointService, "keep", keep)
     monkeypatch.setattr("hybridrelay.relay.checkpoints.PACE_BURST", 10**9)

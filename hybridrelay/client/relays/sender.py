@@ -362,7 +362,7 @@ class Sender:
     ) -> None:
         """Ask the relay to keep the checkpoints of the audit log, until the control channel ends."""
         with scope:
-            await send_checkpoints(channel, self.link.host, lambda: self._connection, witnessing)
+            await send_checkpoints(channel, self.link.host, lambda: (self._connection,), witnessing)
 
     async def _open(
         self, channel: ControlChannel, joined: control.Joined, key: Secret, pinned: PeerIdentity | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, TypeVarTuple
 
@@ -36,20 +37,25 @@ _FILE_SECONDS: Final = 5.0
 class Checkpoints(Protocol):
     """What a control channel needs to keep checkpoints."""
 
-    async def keep(self, request: control.Witness, instance: str, address: str) -> control.Witnessed | control.Failed:
+    async def keep(
+        self, request: control.Witness, instance: str, address: str, *, for_client: bool
+    ) -> control.Witnessed | control.Failed:
         """Store a checkpoint for a peer, and return the answer to it.
 
         Args:
             request: what the peer has sent.
             instance: its instance.
             address: its address group.
+            for_client: whether it is a client; see `CheckpointFile.keep`.
         """
 
 
 class NoCheckpoints:
     """A relay that keeps no checkpoints."""
 
-    async def keep(self, request: control.Witness, instance: str, address: str) -> control.Witnessed | control.Failed:
+    async def keep(
+        self, request: control.Witness, instance: str, address: str, *, for_client: bool
+    ) -> control.Witnessed | control.Failed:
         """See `Checkpoints.keep`."""
         return control.Failed(request.id, Reason.LIMIT, "this relay keeps no checkpoints of audit logs")
 
@@ -72,14 +78,16 @@ class CheckpointService:
         #: Why the file cannot be used at the moment; None if it can.
         self.problem: FileProblem | None = None
 
-    async def keep(self, request: control.Witness, instance: str, address: str) -> control.Witnessed | control.Failed:
+    async def keep(
+        self, request: control.Witness, instance: str, address: str, *, for_client: bool
+    ) -> control.Witnessed | control.Failed:
         """See `Checkpoints.keep`. If cancelled, it may be stored nevertheless."""
         if self._waiting >= _MAX_WAITING:
             return control.Failed(request.id, Reason.BUSY, "too many checkpoints of audit logs wait to be stored")
         checkpoint = KeptCheckpoint.of(request, instance, address, self._clock())
         self._waiting += 1
         try:
-            await self._use(self._file.keep, checkpoint)
+            await self._use(partial(self._file.keep, checkpoint, for_client=for_client))
         except CheckpointsFull as exc:
             detail = str(exc)
             self._events.publish(

@@ -296,7 +296,9 @@ class ControlPeer:
 
     async def _keep_checkpoint(self, request: control.Witness) -> None:
         try:
-            answer = await self._checkpoints.keep(request, self.instance, self.address)
+            answer = await self._checkpoints.keep(
+                request, self.instance, self.address, for_client=self.role is control.PeerRole.CLIENT
+            )
         finally:
             self._is_keeping = False
         await self.send(answer)

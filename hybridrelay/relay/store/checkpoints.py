@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import attrs
+
 from ..checkpoints import (
+    CLIENT_LOGS,
+    CLIENT_ROWS,
     KEPT_SECONDS,
     MAX_BYTES,
     MAX_LOGS,
     MAX_ROWS,
+    PRESS_ROWS,
+    PRESS_SECONDS,
+    PRESSED,
     THINNED,
     CheckpointQuery,
     CheckpointsFull,
@@ -60,7 +68,7 @@ _READ: Final = f"""
     ORDER BY id LIMIT :limit
     """  # noqa: S608
 #: Deletes all but the first and the last of each interval.
-_THIN: Final = """
+_THIN_WHERE: Final = """
     DELETE FROM checkpoints WHERE id IN (
         SELECT id FROM (
             SELECT id,
@@ -68,11 +76,15 @@ _THIN: Final = """
                 row_number() OVER (PARTITION BY connection, log, instance, number ORDER BY id DESC) AS backwards
             FROM (
                 SELECT id, connection, log, instance, CAST(received_at / :seconds AS INTEGER) AS number
-                FROM checkpoints WHERE received_at >= :begin AND received_at < :end
+                FROM checkpoints WHERE {}
             )
         ) WHERE forwards > 1 AND backwards > 1
     )
     """
+_THIN: Final = _THIN_WHERE.format("received_at >= :begin AND received_at < :end")
+_THIN_LOG: Final = _THIN_WHERE.format(
+    "connection = :connection AND log = :log AND instance = :instance AND +received_at < :end"
+)
 
 
 class CheckpointFile:
@@ -96,15 +108,22 @@ class CheckpointFile:
         self.set_aside: tuple[Path, str] | None = None
         #: For each interval in `THINNED`, up to when `sweep` has thinned (seconds since 1970).
         self._thinned_to = dict.fromkeys((seconds for _, seconds in THINNED), 0.0)
+        #: When logs have made room for themselves, by hybrid connection and log (seconds since 1970).
+        self._pressed_at: dict[tuple[str, str], float] = {}
 
-    def keep(self, checkpoint: KeptCheckpoint) -> None:
+    def keep(self, checkpoint: KeptCheckpoint, *, for_client: bool = False) -> None:
         """Store a checkpoint. If it is stored already, nothing changes.
 
+        Args:
+            checkpoint: the checkpoint.
+            for_client: whether a client has sent it, which may not use the room that is reserved for connectors.
+
         Raises:
-            CheckpointsFull: a limit is reached. Nothing was changed.
+            CheckpointsFull: a limit is reached.
         """
         try:
-            self._repeated(lambda database: _keep(database, checkpoint))
+            if full := self._repeated(lambda database: self._keep(database, checkpoint, for_client)):
+                raise CheckpointsFull(full)
         except ExpendableFileError as exc:
             if exc.is_full:
                 raise CheckpointsFull(str(exc)) from exc
@@ -132,7 +151,40 @@ class CheckpointFile:
         """
         self._repeated(lambda database: self._sweep(database, now))
 
+    def _keep(self, database: sqlite3.Connection, one: KeptCheckpoint, for_client: bool) -> str:
+        """Store a checkpoint. Returns which limit is reached; empty if none is."""
+        max_logs, max_rows = (CLIENT_LOGS, CLIENT_ROWS) if for_client else (MAX_LOGS, MAX_ROWS)
+        rest = "; the rest is reserved for connectors" if for_client else ""
+        known = dict(
+            database.execute("SELECT log, rows FROM logs WHERE connection = ?", (one.connection,)).fetchall()
+        )
+        if one.log not in known and len(known) >= max_logs:
+            return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
+        rows = sum(known.values())
+        if (missing := rows - max_rows + PRESS_ROWS) > 0 and one.log in known:
+            rows -= self._press(database, one, missing)
+        if rows >= max_rows:
+            return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
+        database.execute(_INSERT, attrs.astuple(one)[:-1])
+        return ""
+
+    def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int) -> int:
+        """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""
+        log, now = (one.connection, one.log), one.received_at
+        if abs(now - self._pressed_at.get(log, -math.inf)) < PRESS_SECONDS:
+            return 0
+        self._pressed_at[log] = now
+        deleted = 0
+        for age, seconds in PRESSED:
+            end = (now - age) // seconds * seconds  # only intervals that are over
+            values = {"connection": one.connection, "log": one.log, "instance": one.instance}
+            deleted += database.execute(_THIN_LOG, values | {"end": end, "seconds": seconds}).rowcount
+            if deleted >= wanted:
+                break
+        return deleted
+
     def _sweep(self, database: sqlite3.Connection, now: float) -> None:
+        self._pressed_at.clear()
         database.execute("DELETE FROM checkpoints WHERE received_at < ?", (now - KEPT_SECONDS,))
         for age, seconds in THINNED:
             end = (now - age) // seconds * seconds  # only intervals that are over
@@ -173,27 +225,6 @@ class CheckpointFile:
                 remedy="nothing needs to be done: it is renamed, and a new one is made",
                 is_damaged=True,
             ) from exc
-
-
-def _keep(database: sqlite3.Connection, one: KeptCheckpoint) -> None:
-    known = dict(database.execute("SELECT log, rows FROM logs WHERE connection = ?", (one.connection,)).fetchall())
-    if one.log not in known and len(known) >= MAX_LOGS:
-        raise CheckpointsFull(f"checkpoints of {MAX_LOGS} audit logs are kept for this hybrid connection already")
-    if sum(known.values()) >= MAX_ROWS:
-        raise CheckpointsFull(f"{MAX_ROWS} checkpoints are kept for this hybrid connection already")
-    values = (
-        one.connection,
-        one.log,
-        one.seq,
-        one.head,
-        one.at,
-        one.key,
-        one.signature,
-        one.instance,
-        one.address,
-        one.received_at,
-    )
-    database.execute(_INSERT, values)
 
 
 def _read(database: sqlite3.Connection, query: CheckpointQuery) -> list[KeptCheckpoint]:

@@ -76,6 +76,57 @@ def test_a_flood_removes_nothing_and_other_hybrid_connections_are_not_affected(
     file.keep(one(1, log="f" * 16))
 
 
+def test_programs_that_are_busy_all_the_time_do_not_use_up_the_room(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 800)
+    monkeypatch.setattr(module, "PRESS_ROWS", 100)
+    seq = 0
+    for minute in range(0, 36 * 60, 2):
+        at = NOW + minute * 60.0
+        for log in range(6):
+            seq += 1
+            file.keep(one(seq, log=f"{log:016x}", at=at + log))
+        if minute % 60 == 0:
+            file.sweep(at)
+    for log in range(6):
+        found = file.read(CheckpointQuery(10_000, log=f"{log:016x}"))
+        times = [each.received_at - log - NOW for each in found]
+        assert times[0] == 0.0
+        assert times[-31:] == [36 * HOUR - 120.0 * number for number in range(31, 0, -1)]  # all of the last hour
+        assert {time // HOUR for time in times if time >= 13 * HOUR} == set(range(13, 36))
+
+
+def test_a_log_makes_room_only_at_its_own_expense(file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 40)
+    for number in range(20):
+        file.keep(one(number, log="1" * 16, at=NOW + number))
+        file.keep(attrs.evolve(one(100 + number, log="2" * 16, at=NOW + number), instance="b" * 32))
+    with pytest.raises(CheckpointsFull, match="40 checkpoints"):
+        file.keep(one(1, log="3" * 16, at=NOW + DAY))  # it has none
+    with pytest.raises(CheckpointsFull, match="40 checkpoints"):
+        file.keep(one(200, log="2" * 16, at=NOW + DAY))  # it has none of this instance
+    assert len(seqs(file)) == 40
+    file.keep(one(200, log="1" * 16, at=NOW + DAY))
+    assert seqs(file, log="1" * 16) == [0, 19, 200]
+    assert len(seqs(file, log="2" * 16)) == 20
+
+
+def test_clients_leave_room_for_connectors(file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLIENT_ROWS", 6)
+    monkeypatch.setattr(module, "CLIENT_LOGS", 2)
+    for number in range(2):
+        file.keep(one(1, log=f"{number:016x}"), for_client=True)
+    with pytest.raises(CheckpointsFull, match=r"of 2 audit logs .* reserved for connectors"):
+        file.keep(one(1, log="f" * 16), for_client=True)
+    file.keep(one(1, log="f" * 16))
+    for number in range(2, 5):
+        file.keep(one(number, log=f"{0:016x}"), for_client=True)
+    with pytest.raises(CheckpointsFull, match=r"6 checkpoints .* reserved for connectors"):
+        file.keep(one(9, log=f"{0:016x}"), for_client=True)
+    file.keep(one(2, log="f" * 16))
+
+
 def test_a_full_file_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     with contextlib.closing(CheckpointFile(tmp_path, max_bytes=96 * 1024)) as file:
         kept = 0
