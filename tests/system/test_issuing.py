@@ -317,10 +317,17 @@ async def test_an_identity_of_the_authority_is_not_renewed(scene: Scene) -> None
 
 
 async def test_renewing_too_often(scene: Scene) -> None:
+    """Whatever the serial is: the limit is one for the label."""
     await scene.start()
-    async with scene.deployment.client(scene.application(), mode="tcp") as client:
+    string, key = scene.application(), new_private_key()
+    async with scene.deployment.client(string, mode="tcp") as client:
         for _ in range(12):
+            issued = await request_identity(client, key)
+        with pytest.raises(PeerIdentityError) as caught:
             await request_identity(client, new_private_key())
+    assert caught.value.reason is Reason.LIMIT
+    renewed = attrs.evolve(string, identity=Identity(issued.certificate, key, issued.issuer))
+    async with scene.deployment.client(renewed, mode="tcp") as client:
         with pytest.raises(PeerIdentityError) as caught:
             await request_identity(client, new_private_key())
     assert caught.value.reason is Reason.LIMIT

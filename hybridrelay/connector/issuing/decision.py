@@ -9,7 +9,7 @@
 | claim | was used for another key | *claim used*, and an alarm |
 | claim | was not used, and too many are noted | *limit* |
 | application | the authority has made its identity, and no issuer | *issue refused* |
-| application | it was renewed `MAX_RENEWALS` times in the last `RENEWALS_SECONDS` | *limit* |
+| application | its label has had `MAX_RENEWALS` renewals in the last `RENEWALS_SECONDS` | *limit* |
 | application | otherwise | issued |
 
 A used claim is noted until `KEPT_SECONDS` after its certificate has expired, so that a clock that was wrong for a
@@ -43,8 +43,8 @@ __all__ = [
 MAX_USED_CLAIMS = 4096
 #: How long after its expiry a used claim stays noted (30 days).
 KEPT_SECONDS = 30 * 86_400.0
-#: How often one identity may renew itself in an hour. It does so once in 60 days, and again if it did not get the
-#: answer, or could not store it.
+#: How often the identities of one label may be renewed in an hour, whatever their serials. A program renews its
+#: identity once in 60 days, and again if it did not get the answer, or could not store it.
 MAX_RENEWALS = 12
 RENEWALS_SECONDS = 3600.0
 #: An issuer that ends within this time issues nothing any more, because what it signs ends with it.
@@ -127,7 +127,7 @@ def decide_issue(
         asker: who asks.
         public_key: the key for which an identity is requested.
         used: the claims that were used.
-        renewals: when this identity has been renewed, in seconds since 1970.
+        renewals: when identities with this label have been renewed, in seconds since 1970.
         issuer_ends: when the issuer ends.
         now: seconds since 1970.
     """
@@ -157,7 +157,9 @@ def _application(asker: Asker, key: str, used: UsedClaims, renewals: Sequence[fl
             Reason.ISSUE_REFUSED, "its identity was made with the authority file, with which it is replaced, too"
         )
     if sum(1 for at in renewals if abs(now - at) < RENEWALS_SECONDS) >= MAX_RENEWALS:
-        return Decision(Reason.LIMIT, f"it has been renewed {MAX_RENEWALS} times in the last hour")
+        return Decision(
+            Reason.LIMIT, f"the identities of its label have been renewed {MAX_RENEWALS} times in an hour"
+        )
     return Decision(Reason.NO_ERROR)
 
 

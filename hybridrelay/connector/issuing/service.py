@@ -43,7 +43,7 @@ ISSUE_SECONDS = 20.0
 MAX_OF_ONE = 4
 #: How many requests of one connector are worked on at a time; others wait. Each is some milliseconds of work.
 _MAX_AT_WORK = 16
-#: How many renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
+#: How many labels of renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
 
 
@@ -72,7 +72,7 @@ class Issuing:
         self._events = events
         self._recorded = recorded
         self._clock = clock
-        #: When identities were renewed, by hybrid connection and serial.
+        #: When identities were renewed, by hybrid connection and label: each renewal makes another serial.
         self._renewals: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
         #: How many requests are open, by hybrid connection and serial.
         self._open: Counter[tuple[str, str]] = Counter()
@@ -127,7 +127,7 @@ class Issuing:
             return IssueRefused(Reason.ISSUE_REFUSED, f"the request is malformed: {exc}")
         peer = origin.peer
         asker = Asker(peer.connection_name, peer.role, peer.label, peer.serial, peer.not_after, peer.is_from_issuer)
-        renewals = tuple(self._renewals.get((asker.connection, asker.serial), ()))
+        renewals = tuple(self._renewals.get((asker.connection, asker.label), ()))
         work = partial(_issue, request.request, asker, issuer, self._used, renewals, self._clock)
         try:
             async with self._places:
@@ -174,7 +174,7 @@ class Issuing:
         return issued
 
     def _note_renewal(self, asker: Asker) -> None:
-        key, now = (asker.connection, asker.serial), self._clock()
+        key, now = (asker.connection, asker.label), self._clock()
         recent = [at for at in self._renewals.pop(key, ()) if abs(now - at) < RENEWALS_SECONDS]
         self._renewals[key] = [*recent, now]
         if len(self._renewals) > _MAX_REMEMBERED:
