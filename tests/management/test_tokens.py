@@ -11,6 +11,7 @@ from hybridrelay.security import ManagementRole
 
 from .conftest import CONNECTIONS, Api, path_of, serve_api
 from .live import listener, sender, session
+from .test_checkpoints import kept
 
 TOKENS = "/v1/tokens"
 BODY = {"endpoints": ["relay.example.com"]}
@@ -62,6 +63,7 @@ async def test_a_scope_is_all_that_a_caller_sees_and_changes(api: Api, nursery: 
         api.relay.held_listeners.append(listener(name.replace("%2F", "/")))
         api.relay.held_senders.append(sender(name.replace("%2F", "/")))
         api.relay.held_sessions.append(session(name.replace("%2F", "/")))
+        api.relay.held_checkpoints.append(kept(len(api.relay.held_checkpoints) + 1, name.replace("%2F", "/")))
     for scope, seen in ((Scope("team/"), ["team/a", "team/b"]), (Scope(only="other"), ["other"])):
         scoped = await serve_api(api, Caller("test", "scoped", ManagementRole.ADMIN, scope), nursery)
         before = api.store.list()
