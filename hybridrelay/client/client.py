@@ -157,6 +157,7 @@ class Client:
         self._keep_string, self._use_renewed = config.keep_string, config.use_renewed
         #: Renews the identity; None if it is not renewed.
         self.renewer: Renewer | None = None
+        self._renewal_scope = trio.CancelScope()
         self._open_patience = config.open_patience
         #: The streams that applications have requested. Public because the code that serves local ports (`ingress/`)
         #: publishes the events of its streams itself.
@@ -289,6 +290,7 @@ class Client:
         return trio.current_time() + (self._open_patience if patience is None else check_patience(patience))
 
     async def _aclose(self) -> None:
+        self._renewal_scope.cancel()  # it may wait for a session, of which there will be none
         self._opener.close()
         try:
             await self._sessions.aclose()
@@ -334,7 +336,8 @@ class Client:
             self._events,
             clock=self._clock,
         )
-        await self.renewer.run()
+        with self._renewal_scope:
+            await self.renewer.run()
 
     def _end_denied(self) -> None:
         """End everything that is open, because the policy of the machine does not allow it any more."""

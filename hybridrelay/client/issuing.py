@@ -53,11 +53,14 @@ async def request_identity(client: Connects, private_key: Secret, *, patience: f
     Raises:
         PeerIdentityError: the connector does not issue it; `reason` says why.
         HybridRelayError: there is no connector; see `Client.connect`.
-        RendezvousError: the connector was lost before it answered. It may have issued the identity; ask again with
-            the same key.
+        RendezvousError: the connector was lost before it answered, or the client was closed. The connector may have
+            issued the identity; ask again with the same key.
     """
     request = IssueRequest(make_request(private_key)).encode()
-    session = await client.connect(patience=patience)
+    try:
+        session = await client.connect(patience=patience)
+    except trio.ClosedResourceError as exc:
+        raise _closed() from exc
     try:
         with trio.fail_after(ANSWER_SECONDS):
             stream = await session.open_stream(Kind.ISSUE)
@@ -73,6 +76,8 @@ async def request_identity(client: Connects, private_key: Secret, *, patience: f
         raise _refusal(Reason.PROTOCOL_ERROR, f"its answer is malformed: {exc}") from exc
     except trio.TooSlowError as exc:
         raise RendezvousError("the connector did not answer in time", reason=Reason.PEER_SILENT) from exc
+    except trio.ClosedResourceError as exc:
+        raise _closed() from exc
     except trio.BrokenResourceError as exc:
         raise RendezvousError(
             f"the connector was lost before it answered: {exc}", reason=Reason.SESSION_LOST
@@ -80,6 +85,10 @@ async def request_identity(client: Connects, private_key: Secret, *, patience: f
     if isinstance(answer, IssueRefused):
         raise _refusal(answer.reason, answer.detail)
     return answer
+
+
+def _closed() -> RendezvousError:
+    return RendezvousError("the client was closed before the connector answered", reason=Reason.GOING_AWAY)
 
 
 def _refusal(reason: Reason, detail: str) -> PeerIdentityError:
