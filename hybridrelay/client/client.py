@@ -177,6 +177,11 @@ class Client:
         return self._string.entity_path
 
     @property
+    def connection_string(self) -> ConnectionString:
+        """The connection string in use: with the key, the relays and the pins that `update` or a relay has given."""
+        return self._string
+
+    @property
     def events(self) -> EventStream:
         """The events of this client, to which programs may subscribe."""
         return self._events

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
+import attrs
 import trio
 
 from ..._nursery import FlatNursery
@@ -25,7 +26,7 @@ from ...security.loading import naming
 from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
-from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, Wanted
+from .plan import Change, Plan, Renew, Replace, Running, Start, Step, Stop, Update, Wanted
 from .served import LocalPort, Place, Served
 
 __all__ = ["ForwardService"]
@@ -135,7 +136,7 @@ class ForwardService:
                         served.ports[place] = await self._open(place)
                 async with FlatNursery() as starting:
                     for served in list(self._served.values()):
-                        starting.start_soon(self._nursery.start, self._run, served)
+                        starting.start_soon(self._nursery.start, self._run, served, served.string)
                 task_status.started()
                 await self._stop.event.wait()
                 for served in (*self._served.values(), *self._ending):
@@ -148,10 +149,10 @@ class ForwardService:
     async def _open(self, place: Place) -> LocalPort:
         return LocalPort(await open_port(place[0], events=self._events))
 
-    async def _run(self, served: Served, *, task_status: trio.TaskStatus[None]) -> None:
-        """Serve one hybrid connection until it ends."""
+    async def _run(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve one hybrid connection with a connection string until it ends."""
         try:
-            await served.run(self._make_config(served.string), self._events, task_status=task_status)
+            await served.run(self._make_config(string), self._events, task_status=task_status)
         except (AuthorizationError, DeniedByPolicy) as exc:
             # The others continue; at the start, or if this is the last one, the program ends.
             is_last = all(one is served for one in self._served.values())
@@ -260,19 +261,19 @@ class ForwardService:
                     served = Served(entry, string, fronts=self._fronts)
                     served.ports.update(_ports_for(entry, served, spare))
                     self._served[entry.key] = served
-                    await self._start(served)
+                    await self._start(served, string)
                 case Replace(entry, string):
-                    earlier, served = self._served[entry.key], Served(entry, string, fronts=self._fronts)
-                    self._ending.add(served)  # so that it ends if the program stops meanwhile
-                    await self._start(served)
-                    self._ending.discard(served)
-                    self._served[entry.key] = served
-                    for place, port in list(earlier.ports.items()):
-                        del earlier.ports[place]
-                        await port.release(math.inf)
-                        await served.add(place, port)
-                    await self._end(earlier, math.inf)
+                    served = Served(entry, string, fronts=self._fronts)
+                    await self._replace(served, string)
                     await self._add(served, entry, spare)
+                case Renew(key, identity):
+                    earlier = self._served.get(key)
+                    if earlier is None or earlier.client is None:
+                        return False  # it has ended meanwhile, or not begun
+                    # `Served.string` stays what was read, with which the next reload compares what it reads.
+                    read = attrs.evolve(earlier.string, identity=identity)
+                    used = attrs.evolve(earlier.client.connection_string, identity=identity)
+                    await self._replace(Served(earlier.entry, read, fronts=self._fronts), used)
                 case Change(entry):
                     served = self._served[entry.key]
                     served.entry = entry
@@ -289,14 +290,37 @@ class ForwardService:
             if isinstance(step, Start | Replace):
                 named = ConfigurationError(f"{step.entry.file}: {exc}", remedy=exc.remedy)
                 publish_not_reloaded(step.entry.error(named))
+            elif isinstance(step, Renew):
+                name = step.identity.details.name.connection_name
+                text = f"the renewed identity of {name} cannot be used yet: {exc}"
+                publish_not_reloaded(ConfigurationError(text, remedy=exc.remedy))
             else:
                 publish_not_reloaded(exc)
             return False
         return True
 
-    async def _start(self, served: Served) -> None:
+    async def _start(self, served: Served, string: ConnectionString) -> None:
         assert self._nursery is not None
-        await self._nursery.start(self._run, served)
+        await self._nursery.start(self._run, served, string)
+
+    async def _replace(self, served: Served, string: ConnectionString) -> None:
+        """Serve a hybrid connection with another client, which uses this connection string. It gets the ports of the
+        earlier one, whose open connections continue.
+
+        Raises:
+            HybridRelayError: it cannot start. The earlier one continues.
+        """
+        key = served.entry.key
+        earlier = self._served[key]
+        self._ending.add(served)  # so that it ends if the program stops meanwhile
+        await self._start(served, string)
+        self._ending.discard(served)
+        self._served[key] = served
+        for place, port in list(earlier.ports.items()):
+            del earlier.ports[place]
+            await port.release(math.inf)
+            await served.add(place, port)
+        await self._end(earlier, math.inf)
 
     async def _add(self, served: Served, entry: Entry, spare: _Spare) -> None:
         """Accept connections at the ports that an entry has in addition."""

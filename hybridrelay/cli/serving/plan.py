@@ -7,6 +7,7 @@ The rules:
 2. What is unchanged is not touched.
 3. A connection string of the same hybrid connection, with the same identity, is used in place (`Update`).
 4. With another identity, it replaces the earlier one (`Replace`): open connections continue for as long as they like.
+   An identity that the program itself has renewed replaces the earlier one alone (`Renew`).
 5. A connection string for another hybrid connection counts as a new entry, and the earlier one as gone.
 6. An entry whose connection string cannot be read now keeps the earlier one.
 7. Everything that stops comes before everything that starts, because both may need the same name or address.
@@ -23,10 +24,10 @@ import attrs
 from ..._own_address import OwnAddress
 from ...connectivity import format_address
 from ...errors import ConfigurationError
-from ...security import ConnectionString, StringUpdate, update_string
+from ...security import ConnectionString, Identity, StringUpdate, update_string
 from ..entries import Entry, Key, Listen, is_any_port
 
-__all__ = ["Change", "Plan", "Replace", "Running", "Start", "Step", "Stop", "Update", "Wanted", "make_plan"]
+__all__ = ["Change", "Plan", "Renew", "Replace", "Running", "Start", "Step", "Stop", "Update", "Wanted", "make_plan"]
 
 
 @attrs.frozen
@@ -70,6 +71,16 @@ class Replace:
 
 
 @attrs.frozen
+class Renew:
+    """Serve the same hybrid connection with a renewed identity, and otherwise with the connection string that its
+    client uses: relays may have given it another key or other relays, which no file has. No file asks for this step,
+    so it is in no plan of `make_plan`. A connector's identity is not renewed."""
+
+    key: Key
+    identity: Identity
+
+
+@attrs.frozen
 class Update:
     """Use a changed connection string in place."""
 
@@ -84,9 +95,9 @@ class Change:
     entry: Entry
 
 
-Step: TypeAlias = Start | Stop | Replace | Update | Change
+Step: TypeAlias = Start | Stop | Replace | Renew | Update | Change
 #: The order in which the steps are taken.
-_ORDER = (Stop, Replace, Change, Update, Start)
+_ORDER = (Stop, Replace, Renew, Change, Update, Start)
 
 
 @attrs.frozen

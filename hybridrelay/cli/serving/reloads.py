@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-import attrs
 import trio
 
 from ..._unexpected_failure import unexpected_failure
@@ -18,7 +17,7 @@ from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .configuration import Configuration
 from .front_options import FrontOptions
-from .plan import Change, Plan, Replace, Running, Start, Step, Stop, Update, make_plan
+from .plan import Change, Plan, Renew, Replace, Running, Start, Step, Stop, Update, make_plan
 
 __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
 
@@ -150,13 +149,13 @@ class Reloads:
 
     async def _use_one_renewed(self, before: ConnectionString, after: ConnectionString) -> None:
         async with self._lock:
-            for running in list(self._service.running.values()):
+            assert after.identity is not None
+            for key, running in list(self._service.running.items()):
                 string = running.string
                 # Its key or its relays may have changed meanwhile.
-                if (string.entity_path, string.identity) == (before.entity_path, before.identity):
-                    step = Replace(running.entry, attrs.evolve(string, identity=after.identity))
-                    if not self._stop.event.is_set():
-                        await self._service.apply(Plan((step,), ()))
+                is_earlier = (string.entity_path, string.identity) == (before.entity_path, before.identity)
+                if is_earlier and not self._stop.event.is_set():
+                    await self._service.apply(Plan((Renew(key, after.identity),), ()))
 
     async def _reload_unless_it_fails(self) -> None:
         """Like `reload`. A bug is reported, and must not end the program."""

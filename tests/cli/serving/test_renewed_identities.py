@@ -1,0 +1,137 @@
+"""How a program that serves local ports takes up an identity that it has renewed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from hybridrelay.abc import Dialer
+from hybridrelay.cli.parser import build_parser
+from hybridrelay.cli.running import GracefulStop
+from hybridrelay.cli.serving.configuration import Configuration
+from hybridrelay.cli.serving.forward import ForwardService
+from hybridrelay.cli.serving.reloads import Reloads
+from hybridrelay.client import Client, ClientConfig
+from hybridrelay.events import EventStream
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    Identity,
+    Role,
+    Secret,
+    create_authority,
+    create_issuer,
+    make_request,
+    new_private_key,
+    parse_request_untrusted,
+)
+
+from ...waiting import async_wait_until
+
+AUTHORITY = create_authority("orders", now=time.time())
+ISSUER = create_issuer(AUTHORITY, now=time.time())
+RELAYS = (Endpoint("192.0.2.1"),)
+
+
+def identity(*, days: float) -> Identity:
+    key = new_private_key()
+    request = parse_request_untrusted(make_request(key))
+    issued = ISSUER.sign("orders", "billing", request, now=time.time(), seconds=days * 86_400)
+    return Identity(issued.certificate, key, issued.issuer)
+
+
+EARLIER, RENEWED = identity(days=30), identity(days=90)
+READ = ConnectionString(RELAYS, "a", Secret("k1"), "orders", None, EARLIER, AUTHORITY.certificate)
+
+
+async def refuse(_host: str, _port: int) -> trio.abc.Stream:
+    raise OSError("there is no relay")
+
+
+def make_config(string: ConnectionString) -> ClientConfig:
+    return ClientConfig(string, mode="tcp", dialer=Dialer(tcp=refuse))
+
+
+@attrs.define
+class Program:
+    """A forward that reads its connection string from a file, and reaches no relay."""
+
+    service: ForwardService
+    reloads: Reloads
+
+    @property
+    def ports(self) -> list[str]:
+        return [names for _, names in self.service.fields]
+
+    def serving(self) -> Client:
+        """The client that has the ports."""
+        (client,) = (one for one in self.service.clients if one.listening)
+        return client
+
+    async def wait_until_renewed(self) -> None:
+        async def is_renewed() -> bool:
+            serving = [one.connection_string.identity for one in self.service.clients if one.listening]
+            return serving == [RENEWED]  # none while the ports are handed over
+
+        await async_wait_until(is_renewed, seconds=30, what="a client with the renewed identity")
+
+
+@asynccontextmanager
+async def forward(folder: Path) -> AsyncIterator[Program]:
+    file = folder / "orders.application"
+    file.write_text(READ.format())
+    file.chmod(0o600)
+    options = ["--connection-string-file", str(file), "--listen", "127.0.0.1:0"]
+    configuration = Configuration(build_parser().parse_args(["forward", *options]), Role.APPLICATION)
+    stop = GracefulStop(0)
+    service = ForwardService(make_config, EventStream(), stop)
+    reloads = Reloads("forward", configuration, service, stop)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.run, configuration.load())
+            nursery.start_soon(reloads.watch)
+            yield Program(service, reloads)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_relays_have_given_stays_in_use(tmp_path: Path) -> None:
+    """A key and relays that no file has."""
+    given = attrs.evolve(READ, key=Secret("k2"), endpoints=(Endpoint("192.0.2.2"),), update_sequence=7)
+    async with forward(tmp_path) as program:
+        earlier, ports = program.serving(), program.ports
+        earlier.update(given)
+        program.reloads.use_renewed(given, attrs.evolve(given, identity=RENEWED))
+        await program.wait_until_renewed()
+        assert program.serving() is not earlier
+        assert program.serving().connection_string == attrs.evolve(given, identity=RENEWED)
+        assert program.ports == ports
+
+
+async def test_a_file_that_could_not_be_written_undoes_nothing(tmp_path: Path) -> None:
+    """The program reads it again, and it has the earlier identity and the earlier key."""
+    given = attrs.evolve(READ, key=Secret("k2"))
+    async with forward(tmp_path) as program:
+        program.serving().update(given)
+        program.reloads.use_renewed(given, attrs.evolve(given, identity=RENEWED))
+        await program.wait_until_renewed()
+        serving = program.serving()
+        await program.reloads.reload()
+        assert program.serving() is serving
+        assert serving.connection_string == attrs.evolve(given, identity=RENEWED)
+
+
+async def test_a_file_that_has_been_written_changes_nothing_more(tmp_path: Path) -> None:
+    after = attrs.evolve(READ, identity=RENEWED)
+    async with forward(tmp_path) as program:
+        program.reloads.use_renewed(READ, after)
+        await program.wait_until_renewed()
+        serving = program.serving()
+        (tmp_path / "orders.application").write_text(after.format())
+        await program.reloads.reload()
+        assert program.serving() is serving
+        assert serving.connection_string == after
