@@ -24,6 +24,9 @@ __all__ = ["RETRY_SECONDS", "Reloads", "Service"]
 #: If something could not be read, when to try again although no file has changed (seconds): the cause may be a deny
 #: list that does not exist yet, or descriptors that have run out.
 RETRY_SECONDS = 5.0
+#: The longest time until a renewed identity that could not be used is tried again (seconds). It begins with
+#: `RETRY_SECONDS`, and doubles each time; the earlier identity is valid for a third of its life yet.
+LONGEST_RETRY_SECONDS = 3600.0
 
 
 class Service(Protocol):
@@ -132,30 +135,48 @@ class Reloads:
 
     def use_renewed(self, before: ConnectionString, after: ConnectionString) -> None:
         """Use a connection string with a renewed identity in place of an earlier one, in the background. Open
-        connections continue with the earlier identity."""
+        connections continue with the earlier identity. If this fails, it is reported, and tried again until it
+        succeeds."""
         self._renewed.append((before, after))
         self._is_renewed.set()
 
     async def _use_all_renewed(self) -> None:
-        while True:
-            await self._is_renewed.wait()
-            self._is_renewed = trio.Event()
-            while self._renewed:
-                before, after = self._renewed.pop(0)
-                try:
-                    await self._use_one_renewed(before, after)
-                except ConfigurationError as exc:
-                    publish_not_reloaded(exc)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._is_renewed.wait()
+                self._is_renewed = trio.Event()
+                while self._renewed:
+                    nursery.start_soon(self._use_until_it_succeeds, *self._renewed.pop(0))
 
-    async def _use_one_renewed(self, before: ConnectionString, after: ConnectionString) -> None:
+    async def _use_until_it_succeeds(self, before: ConnectionString, after: ConnectionString) -> None:
+        wait = RETRY_SECONDS
+        while not await self._use_one_renewed(before, after):
+            await trio.sleep(wait)
+            wait = min(2 * wait, LONGEST_RETRY_SECONDS)
+
+    async def _use_one_renewed(self, before: ConnectionString, after: ConnectionString) -> bool:
+        """Use a renewed identity everywhere where the earlier one is in use. Returns whether that has succeeded; if
+        not, the failure was reported."""
+        assert after.identity is not None
+        is_done = True
         async with self._lock:
-            assert after.identity is not None
             for key, running in list(self._service.running.items()):
                 string = running.string
                 # Its key or its relays may have changed meanwhile.
                 is_earlier = (string.entity_path, string.identity) == (before.entity_path, before.identity)
                 if is_earlier and not self._stop.event.is_set():
-                    await self._service.apply(Plan((Renew(key, after.identity),), ()))
+                    is_done = await self._renew(Renew(key, after.identity)) and is_done
+        return is_done
+
+    async def _renew(self, step: Renew) -> bool:
+        """Take this step. Returns whether it succeeded; if not, the failure was reported. A bug is one, too."""
+        try:
+            return bool(await self._service.apply(Plan((step,), ())))
+        except ConfigurationError as exc:
+            publish_not_reloaded(exc)
+        except Exception as exc:  # noqa: BLE001
+            plainly_logged_events().publish(unexpected_failure("the use of a renewed identity", exc))
+        return False
 
     async def _reload_unless_it_fails(self) -> None:
         """Like `reload`. A bug is reported, and must not end the program."""
