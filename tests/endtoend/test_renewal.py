@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 from hybridrelay.security import (
@@ -20,7 +22,9 @@ from hybridrelay.security import (
     parse_request_untrusted,
 )
 
+from ..applications import runner_for
 from ..deployments import Deployment, Program, Published
+from ..waiting import async_wait_until
 from .targets import echo, exchange, serve
 
 
@@ -102,3 +106,51 @@ async def test_without_a_file_the_renewed_identity_is_used_from_memory(
     data = os.urandom(10_000)
     assert await exchange(int(match[1]), data) == data
     assert before.serial != issued
+
+
+#: Sends a line over one connection, a line over another one for each line of standard input, and another line over
+#: the first one.
+TALK = """
+exec 3<>/dev/tcp/echo.corp.example/7
+echo before >&3; read -r line <&3; echo "$line"
+while read -r _; do
+    exec 4<>/dev/tcp/echo.corp.example/7
+    echo new >&4; read -r line <&4; echo "$line"
+    exec 4>&-
+done
+echo after >&3; read -r line <&3; echo "$line"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="'run' needs Linux")
+async def test_new_connections_of_an_application_that_runs_use_the_renewed_identity(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    target = await serve(nursery, echo)
+    published = await trio.to_thread.run_sync(prepare, deployment, target)
+    out = deployment.folder / "billing.application"
+    before = await trio.to_thread.run_sync(partial(short_lived, published, out, seconds=600))
+    connector = deployment.programs[1]
+    arguments = ("--as", "echo.corp.example:7", "--mode", "tcp", "--", "bash", "-c", TALK)
+    with runner_for(attrs.evolve(published, application=out)) as runner, runner.start(*arguments) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        assert await trio.to_thread.run_sync(stdout.readline) == "before\n"
+        issued = (await connector.logs(r"identity\.issued.* serial=([0-9A-F]+)"))[1]
+        assert issued != before.serial
+
+        async def is_used() -> bool:
+            """Open another connection, and return whether one has used the renewed identity."""
+            stdin.write("another\n")
+            stdin.flush()
+            assert await trio.to_thread.run_sync(stdout.readline) == "new\n"
+            return re.search(rf"event='open'.* serial='{issued}'", connector.err) is not None
+
+        await async_wait_until(is_used, seconds=30, what="a connection with the renewed identity")
+        output, log = await trio.to_thread.run_sync(process.communicate)
+        assert output == "after\n"
+        assert process.returncode == 0
+        assert "takes effect later" not in log
+        renewed, _ = load_connection_string(runner.file).require_identity()
+        assert renewed.serial == issued

@@ -1,7 +1,8 @@
 """The hybrid connections of an application that ``hybridrelay run`` has started: a client for each, and listeners.
 
 The listeners were opened before the application was started, and stay the same as long as it runs. So a changed
-connection string is used in place, and everything else that changes takes effect when the application is run again.
+connection string is used in place, one with another identity is used by another client at the same listeners, and
+everything else that changes takes effect when the application is run again.
 """
 
 from __future__ import annotations
@@ -13,27 +14,18 @@ import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...client import Client, ClientConfig, OpenPort, PortService, keep_connected, open_client
+from ...client import Client, ClientConfig, OpenPort
 from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
 from ...events.stream import EventStream
 from ...security import ConnectionString
 from ...security.loading import naming
-from ..entries import Entry, Key
+from ..entries import ANYWHERE, Key
 from ..reloading import publish_not_reloaded
-from .plan import Plan, Running, Start, Step, Update, Wanted
+from .plan import Plan, Renew, Replace, Running, Start, Step, Update, Wanted
+from .served import LocalPort, Served
 
 __all__ = ["ApplicationService"]
-
-
-@attrs.define(eq=False)
-class _Served:
-    """A hybrid connection with its client."""
-
-    entry: Entry
-    string: ConnectionString
-    ports: Sequence[OpenPort]
-    client: Client | None = None
 
 
 class ApplicationService:
@@ -54,9 +46,10 @@ class ApplicationService:
         self._make_config = make_config
         self._events = events
         self._ports = ports
-        self._served: dict[Key, _Served] = {}
-        self._stop = trio.Event()
-        self._grace = math.inf
+        self._served: dict[Key, Served] = {}
+        #: Those that were replaced, and may still have open connections, and those that are to replace others.
+        self._others: set[Served] = set()
+        self._nursery: trio.Nursery | None = None
 
     @property
     def running(self) -> Mapping[Key, Running]:
@@ -66,20 +59,20 @@ class ApplicationService:
     @property
     def clients(self) -> Iterable[Client]:
         """All clients that are open."""
-        return [one.client for one in self._served.values() if one.client is not None]
+        return [one.client for one in (*self._served.values(), *self._others) if one.client is not None]
 
     @property
     def fields(self) -> Sequence[tuple[str, str]]:
         """See `Service.fields`."""
         return [
-            (one.string.entity_path, ",".join(name for port in one.ports for name in port.names))
-            for one in self._served.values()
+            (one.string.entity_path, ",".join(name for port in self._ports[key] for name in port.names))
+            for key, one in self._served.items()
         ]
 
     def stop(self, grace: float) -> None:
         """Accept no more connections. Those that are open may take `grace` seconds to end."""
-        self._grace = grace
-        self._stop.set()
+        for served in (*self._served.values(), *self._others):
+            served.end(grace)
 
     async def run(
         self, wanted: Sequence[Wanted], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -93,40 +86,33 @@ class ApplicationService:
         Raises:
             HybridRelayError: before that, a relay refuses a connection string, or is not the expected one.
         """
-        async with FlatNursery() as nursery:
+        async with FlatNursery() as self._nursery:
             async with FlatNursery() as starting:
                 for one in wanted:
                     assert one.string is not None
-                    served = _Served(one.entry, one.string, self._ports[one.entry.key])
-                    self._served[one.entry.key] = served
-                    starting.start_soon(nursery.start, self._serve, served)
+                    self._served[one.entry.key] = served = Served(one.entry, one.string)
+                    # The listeners are open already, so it is enough that no two have the same place.
+                    for number, port in enumerate(self._ports[one.entry.key]):
+                        served.ports[ANYWHERE, number] = LocalPort(port)
+                    starting.start_soon(self._nursery.start, self._serve, served, one.string)
             task_status.started()
 
-    async def _serve(self, served: _Served, *, task_status: trio.TaskStatus[None]) -> None:
-        has_started = False
+    async def _serve(self, served: Served, string: ConnectionString, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve one hybrid connection with a connection string until it ends."""
         try:
-            async with open_client(self._make_config(served.string), events=self._events) as served.client:
-                async with FlatNursery() as connecting:
-                    await connecting.start(keep_connected, served.client)
-                    service = PortService(served.client, served.ports)
-                    async with FlatNursery() as serving:
-                        await serving.start(service.run)
-                        has_started = True
-                        task_status.started()
-                        await self._stop.wait()
-                        service.stop(self._grace)
-                    connecting.cancel_scope.cancel()
+            await served.run(self._make_config(string), self._events, task_status=task_status)
         except (AuthorizationError, DeniedByPolicy) as exc:
-            if not has_started:
+            if not served.has_started:
                 raise
-            name, remedy = served.string.entity_path, exc.remedy or ""
-            self._events.publish(
-                ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=remedy)
-            )
+            if served not in self._others:
+                name, remedy = served.string.entity_path, exc.remedy or ""
+                self._events.publish(
+                    ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=remedy)
+                )
         finally:
             served.client = None
-            for port in served.ports:
-                port.close()
+            served.close_ports()
+            self._others.discard(served)
 
     async def apply(self, plan: Plan) -> Sequence[Step]:
         """See `Service.apply`. Only changed connection strings are used.
@@ -142,24 +128,75 @@ class ApplicationService:
                         remedy="run the application again",
                     )
                 )
-        done: list[Step] = []
-        for step in plan.steps:
-            if isinstance(step, Update):
-                served = self._served[step.key]
-                try:
-                    with naming(step.key[0]):
-                        if served.client is not None:
-                            served.client.update(step.update.string)
-                except HybridRelayError as exc:
-                    publish_not_reloaded(exc)
-                    continue
-                served.string = step.update.string
-                done.append(step)
-            else:
-                text = "the configuration of hybrid connections has changed, which takes effect later"
-                publish_not_reloaded(ConfigurationError(text, remedy="run the application again"))
+        return [step for step in plan.steps if await self._take(step)]
+
+    async def _take(self, step: Step) -> bool:
+        """Take one step. Returns whether it succeeded; if not, the failure was reported."""
         await trio.lowlevel.checkpoint()
-        return done
+        try:
+            match step:
+                case Update(key, update):
+                    served = self._served[key]
+                    with naming(key[0]):
+                        if served.client is not None:
+                            served.client.update(update.string)
+                    served.string = update.string
+                case Replace(entry, string):
+                    with naming(entry.key[0]):
+                        await self._replace(entry.key, string, string)
+                    if entry != self._served[entry.key].entry:
+                        _publish_too_late()
+                case Renew(key, identity):
+                    served = self._served[key]
+                    if served.client is not None:
+                        # `Served.string` stays what was read, with which the next reload compares what it reads.
+                        read = attrs.evolve(served.string, identity=identity)
+                        used = attrs.evolve(served.client.connection_string, identity=identity)
+                        await self._replace(key, read, used)
+                case _:
+                    _publish_too_late()
+                    return False
+        except HybridRelayError as exc:
+            if isinstance(step, Renew):
+                name = step.identity.details.name.connection_name
+                text = f"the renewed identity of {name} cannot be used yet: {exc}"
+                exc = ConfigurationError(text, remedy=exc.remedy)
+            publish_not_reloaded(exc)
+            return False
+        return True
+
+    async def _replace(self, key: Key, read: ConnectionString, used: ConnectionString) -> None:
+        """Serve a hybrid connection with another client. It gets the listeners of the earlier one, whose open
+        connections continue. If nothing is served there any more, do nothing.
+
+        Args:
+            key: which hybrid connection.
+            read: its connection string, as it was read.
+            used: the connection string that the client uses.
+
+        Raises:
+            HybridRelayError: it cannot start. The earlier one continues.
+        """
+        earlier = self._served[key]
+        if earlier.client is None:
+            return
+        served = Served(earlier.entry, read)
+        self._others.add(served)  # so that it ends if the application ends meanwhile
+        assert self._nursery is not None
+        await self._nursery.start(self._serve, served, used)
+        if self._served[key].client is None:  # it has ended meanwhile, and its listeners are closed
+            served.end(0)
+            return
+        self._others.discard(served)
+        self._others.add(earlier)
+        self._served[key] = served
+        await served.take_ports(earlier)
+        earlier.end(math.inf)
 
     def refresh(self, keys: Iterable[Key]) -> None:
         """See `Service.refresh`. Nobody asks for it: SIGHUP is the application's own."""
+
+
+def _publish_too_late() -> None:
+    text = "the configuration of hybrid connections has changed, which takes effect later"
+    publish_not_reloaded(ConfigurationError(text, remedy="run the application again"))

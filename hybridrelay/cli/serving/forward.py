@@ -316,10 +316,7 @@ class ForwardService:
         await self._start(served, string)
         self._ending.discard(served)
         self._served[key] = served
-        for place, port in list(earlier.ports.items()):
-            del earlier.ports[place]
-            await port.release(math.inf)
-            await served.add(place, port)
+        await served.take_ports(earlier)
         await self._end(earlier, math.inf)
 
     async def _add(self, served: Served, entry: Entry, spare: _Spare) -> None:

@@ -1,4 +1,4 @@
-"""One hybrid connection that a forward serves, and its local ports."""
+"""One hybrid connection that a forward, or `run`, serves, and its local ports."""
 
 from __future__ import annotations
 
@@ -92,6 +92,13 @@ class Served:
         """Accept connections at one more port."""
         self.ports[place] = port
         await self._serve(port)
+
+    async def take_ports(self, earlier: Served) -> None:
+        """Accept connections at the ports of another client in its place. Its open connections continue."""
+        for place, port in list(earlier.ports.items()):
+            del earlier.ports[place]
+            await port.release(math.inf)
+            await self.add(place, port)
 
     async def _serve(self, port: LocalPort) -> None:
         assert self.client is not None
