@@ -34,7 +34,7 @@ from .control import ControlChannel
 from .link import make_connection_token
 from .refusals import failure_error
 
-__all__ = ["KeepString", "NewKeys", "OtherRelay", "check_token"]
+__all__ = ["ANSWER_SECONDS", "KeepString", "NewKeys", "OtherRelay", "check_token"]
 
 #: Stores a connection string whose key a relay has changed, where the program reads it when it starts. The first
 #: argument is the connection string with the earlier key. Returns an empty text, or why it could not be stored. Must
@@ -42,6 +42,8 @@ __all__ = ["KeepString", "NewKeys", "OtherRelay", "check_token"]
 KeepString: TypeAlias = Callable[[ConnectionString, ConnectionString], Awaitable[str]]
 
 
+#: How long an answer to a relay may take to be sent (seconds). One that reads nothing must not delay others.
+ANSWER_SECONDS = 10.0
 #: The shortest time between two keys of one relay, other than the key in use, that are handled (seconds).
 NEW_KEY_SECONDS = 5.0
 
@@ -221,5 +223,6 @@ async def _refusal(string: ConnectionString, others: Sequence[OtherRelay]) -> st
 
 
 async def _answer(channel: ControlChannel, message: control.Key, state: KeptState, detail: str) -> None:
-    with suppress(RelayUnreachable):  # the relay asks again over the next control channel
+    # If it cannot be sent, the relay asks again over the next control channel.
+    with trio.move_on_after(ANSWER_SECONDS), suppress(RelayUnreachable):
         await channel.send(control.KeyKept(message.connection, message.generation, state, detail))

@@ -22,7 +22,7 @@ from ..security.names import normal_host
 from .control import ControlChannel
 from .endpoint import RelayEndpoint
 from .link import RelayLink
-from .new_keys import KeepString, check_token
+from .new_keys import ANSWER_SECONDS, KeepString, check_token
 from .snapshot import UpdateStatus
 from .update_machine import (
     AnswerRelay,
@@ -48,8 +48,6 @@ TRIAL_SECONDS = 30.0
 #: that one that sends without end does not keep out the updates of others.
 MAX_AT_ONCE = 8
 SECONDS_EACH = 5.0
-#: How long an answer may take to be sent (seconds). A relay that reads nothing must not delay the updates of others.
-ANSWER_SECONDS = 10.0
 #: The same reason for not using an update is reported again after this time at the earliest (seconds).
 _REPORT_SECONDS = 3600.0
 #: Reports with changing reasons: how often at most (seconds).

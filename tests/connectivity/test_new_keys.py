@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity.new_keys import NEW_KEY_SECONDS, NewKeys
+from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.new_keys import ANSWER_SECONDS, NEW_KEY_SECONDS, NewKeys
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.endpoint import NewKeyReceived
@@ -205,6 +208,22 @@ async def test_a_relay_that_gives_keys_without_end_does_not_delay_another_one(
     await keys.received(program, "b.example.com", attrs.evolve(GIVEN, key="newer"), ())  # type: ignore[arg-type]
     assert trio.current_time() == began
     assert program.string.key.reveal() == "newer"
+
+
+async def test_a_relay_that_reads_no_answer_delays_no_other(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    class Deaf:
+        async def send(self, message: control.KeyKept) -> None:
+            await trio.sleep_forever()
+
+    program = Program()
+    keys = program.keys()
+    nursery.start_soon(keys.received, cast(ControlChannel, Deaf()), "b.example.com", GIVEN, ())
+    await trio.testing.wait_all_tasks_blocked(0.0)
+    await program.give(keys, attrs.evolve(GIVEN, key="newer"))
+    assert program.string.key.reveal() == "newer"
+    assert trio.current_time() <= ANSWER_SECONDS
 
 
 async def test_a_message_whose_handling_was_cancelled_keeps_no_later_one_from_being_handled(

@@ -18,8 +18,8 @@ from hybridrelay.connectivity import updates as module
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.endpoint import RelayEndpoint
 from hybridrelay.connectivity.link import RelayLink
-from hybridrelay.connectivity.new_keys import NewKeys, OtherRelay
-from hybridrelay.connectivity.updates import ANSWER_SECONDS, MAX_AT_ONCE, SECONDS_EACH, TRIAL_SECONDS, Updates
+from hybridrelay.connectivity.new_keys import ANSWER_SECONDS, NewKeys, OtherRelay
+from hybridrelay.connectivity.updates import MAX_AT_ONCE, SECONDS_EACH, TRIAL_SECONDS, Updates
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.events import Event, EventStream
 from hybridrelay.events.endpoint import UpdateNotUsed, UpdateReceived
