@@ -42,8 +42,8 @@ from ..security import (
     StringUpdate,
     update_string,
 )
-from .attendance import Attendance
 from .config import ClientConfig, to_connection_string
+from .control_channel_keeper import ControlChannelKeeper
 from .counters import ClientCounters
 from .following import Follower
 from .opening import SessionOpener
@@ -152,7 +152,7 @@ class Client:
             changing=changing,
         )
         self._upgrades = Upgrades(self._sessions, self._events)
-        self._attendance = Attendance(self._senders, self._sessions)
+        self._control_channel_keeper = ControlChannelKeeper(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._keep_string, self._use_renewed = config.keep_string, config.use_renewed
         #: Renews the identity; None if it is not renewed.
@@ -313,7 +313,7 @@ class Client:
             nursery.start_soon(watch_network, self._network_changed)
             nursery.start_soon(self._sessions.renew)
             nursery.start_soon(self._follower.run)
-            nursery.start_soon(self._attendance.run)
+            nursery.start_soon(self._control_channel_keeper.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
             nursery.start_soon(watch_expiry, lambda: self._credentials, ExpiryNotices(), self._events, self._clock)
             if self._use_renewed is not None:

@@ -64,7 +64,8 @@ class Killing:
 async def registered(program: Program, count: int = 1) -> Holdings:
     """What the program holds when it is quiet and has that many control channels.
 
-    A client whose session went on while the relay was away opens another one after up to 35 s (`Attendance`).
+    A client whose session went on while the relay was away opens another one after up to 35 s
+    (`ControlChannelKeeper`).
     """
 
     async def look() -> bool:

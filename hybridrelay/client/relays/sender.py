@@ -255,7 +255,7 @@ class Sender:
             for one in (self._string, string):
                 await check_token(channel, one, self.link.host, self._clock())
 
-    async def attend(self) -> None:
+    async def ensure_control_channel(self) -> None:
         """Open a control channel if there is none, and show the relay over it that this client has a key.
 
         Raises:

@@ -404,7 +404,7 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
         events=EventStream(),
     )
     has_control = [sender.has_control]
-    await sender.attend()
+    await sender.ensure_control_channel()
     has_control.append(sender.has_control)
     (token,) = link.opened[0].checked
     rules = [Rule("sender", {Right.SEND}, primary=string.key)]
@@ -413,9 +413,9 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     await trio.testing.wait_all_tasks_blocked()
     has_control.append(sender.has_control)
     assert has_control == [False, True, False]
-    await sender.attend()
-    await sender.attend()
+    await sender.ensure_control_channel()
+    await sender.ensure_control_channel()
     assert [len(one.checked) for one in link.opened] == [1, 2]
     link.opened[1].accepts = False
     with pytest.raises(AuthorizationError):
-        await sender.attend()
+        await sender.ensure_control_channel()

@@ -19,10 +19,10 @@ from ..errors import HybridRelayError
 from .relays.sender import Sender
 from .relays.senders import Senders
 
-__all__ = ["LOOK_SECONDS", "SPREAD_SECONDS", "Attendance"]
+__all__ = ["CHECK_SECONDS", "SPREAD_SECONDS", "ControlChannelKeeper"]
 
 #: How often to look for lost control channels (seconds).
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 #: A lost control channel is replaced after a random time of up to this (seconds), because all clients of a relay that
 #: was restarted have lost theirs at the same moment, and nothing urgent depends on them.
 SPREAD_SECONDS = 30.0
@@ -34,7 +34,7 @@ class _Session(Protocol):
     def goes_through(self, sender: Sender) -> bool: ...
 
 
-class Attendance:
+class ControlChannelKeeper:
     """Replaces lost control channels; see the module.
 
     Args:
@@ -55,13 +55,13 @@ class Attendance:
     async def run(self) -> None:
         """Replace lost control channels until cancelled."""
         while True:
-            await trio.sleep(LOOK_SECONDS)
-            due = self._look(trio.current_time())
+            await trio.sleep(CHECK_SECONDS)
+            due = self._due(trio.current_time())
             async with trio.open_nursery() as nursery:
                 for sender in due:
-                    nursery.start_soon(self._attend, sender)
+                    nursery.start_soon(self._replace, sender)
 
-    def _look(self, now: float) -> list[Sender]:
+    def _due(self, now: float) -> list[Sender]:
         """Return the relays to which a control channel has to be opened now."""
         used = [one for one in self._senders.all if any(session.goes_through(one) for session in self._sessions)]
         missing = [one for one in used if not (one.has_control or one.is_away)]
@@ -75,10 +75,10 @@ class Attendance:
             first_seconds=_FIRST_SECONDS, max_seconds=_MAX_SECONDS, min_seconds=_MIN_SECONDS, random=self._draw
         )
 
-    async def _attend(self, sender: Sender) -> None:
+    async def _replace(self, sender: Sender) -> None:
         _, backoff = self._missing[sender]
         try:
-            await sender.attend()
+            await sender.ensure_control_channel()
         except HybridRelayError:
             # The sessions do not depend on it. If they are lost, the attempt to resume them reports what is wrong.
             self._missing[sender] = trio.current_time() + backoff.next_wait(), backoff

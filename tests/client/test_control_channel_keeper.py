@@ -8,7 +8,7 @@ import attrs
 import trio
 import trio.testing
 
-from hybridrelay.client.attendance import LOOK_SECONDS, SPREAD_SECONDS, Attendance
+from hybridrelay.client.control_channel_keeper import CHECK_SECONDS, SPREAD_SECONDS, ControlChannelKeeper
 from hybridrelay.client.relays.sender import Sender
 from hybridrelay.client.relays.senders import Senders
 from hybridrelay.errors import HybridRelayError, RelayUnreachable
@@ -22,15 +22,15 @@ class Relay(FakeSender):
     def __init__(self, host: str) -> None:
         super().__init__(host)
         self.has = True
-        self.attended: list[float] = []
+        self.opened_at: list[float] = []
         self.refusal: HybridRelayError | None = None
 
     @property
     def has_control(self) -> bool:
         return self.has
 
-    async def attend(self) -> None:
-        self.attended.append(trio.current_time())
+    async def ensure_control_channel(self) -> None:
+        self.opened_at.append(trio.current_time())
         await trio.sleep(0.1)
         if self.refusal is not None:
             raise self.refusal
@@ -57,7 +57,7 @@ class Scene:
 def begin(nursery: trio.Nursery, draw: float = 0.5) -> Scene:
     relays = [Relay("a.example"), Relay("b.example")]
     scene = Scene(relays, [relays[0]])
-    nursery.start_soon(Attendance(Senders(relays), scene, draw=lambda: draw).run)
+    nursery.start_soon(ControlChannelKeeper(Senders(relays), scene, draw=lambda: draw).run)
     return scene
 
 
@@ -67,18 +67,18 @@ async def test_a_lost_control_channel_is_opened_again_after_a_random_pause(
     scene = begin(nursery, draw=0.5)
     first, second = scene.relays
     await trio.sleep(1000)
-    assert first.attended == []
+    assert first.opened_at == []
     first.has = second.has = False
     began = trio.current_time()
-    await trio.sleep(SPREAD_SECONDS + 2 * LOOK_SECONDS)
-    (at,) = first.attended
-    assert SPREAD_SECONDS / 2 <= at - began <= SPREAD_SECONDS / 2 + 2 * LOOK_SECONDS
-    assert second.attended == []  # no session goes through it
+    await trio.sleep(SPREAD_SECONDS + 2 * CHECK_SECONDS)
+    (at,) = first.opened_at
+    assert SPREAD_SECONDS / 2 <= at - began <= SPREAD_SECONDS / 2 + 2 * CHECK_SECONDS
+    assert second.opened_at == []  # no session goes through it
     await trio.sleep(1000)
-    assert len(first.attended) == 1
+    assert len(first.opened_at) == 1
     first.has = False
     await trio.sleep(1000)
-    assert len(first.attended) == 2
+    assert len(first.opened_at) == 2
 
 
 async def test_a_session_that_opens_one_itself_needs_no_other(
@@ -89,7 +89,7 @@ async def test_a_session_that_opens_one_itself_needs_no_other(
     await trio.sleep(SPREAD_SECONDS / 2)
     scene.relays[0].has = True
     await trio.sleep(1000)
-    assert scene.relays[0].attended == []
+    assert scene.relays[0].opened_at == []
 
 
 async def test_attempts_that_fail_become_rare(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
@@ -97,7 +97,7 @@ async def test_attempts_that_fail_become_rare(autojump_clock: trio.testing.MockC
     relay = scene.relays[0]
     relay.has, relay.refusal = False, RelayUnreachable("dropped")
     await trio.sleep(3600)
-    pauses = [round(after - before) for before, after in zip(relay.attended, relay.attended[1:], strict=False)]
+    pauses = [round(after - before) for before, after in zip(relay.opened_at, relay.opened_at[1:], strict=False)]
     assert pauses == sorted(pauses)
     assert pauses[0] >= 29
     assert 290 <= pauses[-1] <= 310
@@ -113,9 +113,9 @@ async def test_a_relay_that_asked_to_be_left_alone_is_not_asked(
     relay = scene.relays[0]
     relay.has, relay.away_until = False, trio.current_time() + 60
     await trio.sleep(59)
-    assert relay.attended == []
-    await trio.sleep(SPREAD_SECONDS + 2 * LOOK_SECONDS)
-    assert len(relay.attended) == 1
+    assert relay.opened_at == []
+    await trio.sleep(SPREAD_SECONDS + 2 * CHECK_SECONDS)
+    assert len(relay.opened_at) == 1
 
 
 async def test_without_a_session_nobody_is_asked(
@@ -125,4 +125,4 @@ async def test_without_a_session_nobody_is_asked(
     scene.through = []
     scene.relays[0].has = False
     await trio.sleep(1000)
-    assert scene.relays[0].attended == []
+    assert scene.relays[0].opened_at == []
