@@ -12,9 +12,9 @@ from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import audited, make_audit
-from ..key_keeping import keeper_of
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
+from ..serving.client_config import client_config
 from ..serving.configuration import Configuration
 from ..serving.forward import ForwardService
 from ..serving.fronts import Fronts
@@ -45,19 +45,7 @@ def run(args: argparse.Namespace) -> int:
     audit = make_audit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
-        return ClientConfig(
-            string,
-            mode=args.mode,
-            dialer=dialer,
-            resume_deadline=args.resume_deadline,
-            upgrade_interval=args.upgrade_interval,
-            keep_string=keeper_of(configuration.files, marks),
-            use_renewed=reloads.use_renewed,
-            update_floor=marks.floor,
-            open_patience=args.open_patience,
-            policy_directories=args.policy_dirs,
-            audit=audit,
-        )
+        return client_config(string, args, configuration, marks, dialer=dialer, audit=audit, reloads=reloads)
 
     service = ForwardService(make_config, events, stop)
     fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)

@@ -38,13 +38,13 @@ from ...events.stream import EventStream
 from ...security import ConnectionString, HostPort, Role
 from ..auditing import audited, make_audit
 from ..entries import Key
-from ..key_keeping import keeper_of
 from ..logs import log_python_messages, logs_are_json, print_error
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop
 from ..status_served import status_served
 from ..update_marks import UpdateMarks
 from .application import ApplicationService
+from .client_config import client_config
 from .configuration import Configuration
 from .plan import Wanted
 from .reloads import Reloads
@@ -179,19 +179,17 @@ async def _serve(
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
     events = logged_events()
+    audit = make_audit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
-        return ClientConfig(
+        return client_config(
             string,
-            mode=args.mode,
+            args,
+            configuration,
+            marks,
             dialer=dialer,
-            resume_deadline=args.resume_deadline,
-            upgrade_interval=args.upgrade_interval,
-            keep_string=keeper_of(configuration.files, marks),
-            use_renewed=reloads.use_renewed,
-            update_floor=marks.floor,
-            open_patience=args.open_patience,
-            policy_directories=args.policy_dirs,
+            audit=audit,
+            reloads=reloads,
             runs_application=True,
         )
 
@@ -205,7 +203,7 @@ async def _serve(
         return ClientsSource(lambda: service.clients, role="forward")
 
     async with (
-        audited(make_audit(args), "run", events),
+        audited(audit, "run", events),
         commands,
         status_served(args.status, source, stop=stop.event, events=events),
         FlatNursery() as background,
