@@ -108,13 +108,25 @@ async def test_without_local_ports(machine: Machine, deployment: Deployment) -> 
     )
     forward = deployment.start("forward", "--connection-string-file", published.application, wrapper=machine.wrapper)
     port = int(re.findall(r"127\.0\.0\.1:(\d+)", forward.out)[0])
-    machine.run("echo 60000 60001 > /proc/sys/net/ipv4/ip_local_port_range")
+    # Two ports that no connection has yet: a program may have been given any of the system's local ports before the
+    # range is narrowed. The source port of the application is outside of every range.
     script = f"""
-import socket
-held = [socket.socket() for _ in range(2)]
-for number, one in enumerate(held, 60000):
-    one.bind(("", number))
-sock = socket.create_connection(("127.0.0.1", {port}), source_address=("127.0.0.1", 50000))
+import pathlib, socket
+
+def narrow_and_hold(first):
+    pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(f"{{first}} {{first + 1}}")
+    held = [socket.socket(), socket.socket()]
+    try:
+        for number, one in enumerate(held, first):
+            one.bind(("", number))
+    except OSError:
+        for one in held:
+            one.close()
+        return []
+    return held
+
+held = next(filter(None, map(narrow_and_hold, range(60000, 60100, 2))))
+sock = socket.create_connection(("127.0.0.1", {port}), source_address=("127.0.0.1", 20000))
 sock.sendall(b"x")
 try:
     sock.recv(1)
