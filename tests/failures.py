@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ _MAX_EXCEPTIONS = 5
 
 
 def describe_failure(exc: BaseException) -> str:
-    """The type, the message and the place of an exception; of a group, those of what it contains."""
+    """The type, the message and the place of an exception; of a group, those of what it contains.
+
+    A failed program's last lines on standard error belong to the message.
+    """
     leaves = list(_leaves(exc))
     described = [_describe(leaf) for leaf in leaves[:_MAX_EXCEPTIONS]]
     if more := leaves[_MAX_EXCEPTIONS:]:
@@ -34,6 +38,9 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 
 def _describe(exc: BaseException) -> str:
     lines = f"{type(exc).__name__}: {exc}".splitlines()
+    if isinstance(exc, subprocess.CalledProcessError) and exc.stderr:
+        stderr = exc.stderr if isinstance(exc.stderr, str) else exc.stderr.decode(errors="replace")
+        lines += [f"stderr: {line}" for line in stderr.splitlines()[-_LAST_LINES:]]
     if len(lines) > _FIRST_LINES + _LAST_LINES:
         lines = [*lines[:_FIRST_LINES], "[...]", *lines[-_LAST_LINES:]]
     lines = [line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}[...]" for line in lines]

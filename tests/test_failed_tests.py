@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .failures import describe_failure
+
 TESTS = """
 import gc, socket
 
@@ -53,3 +55,11 @@ def test_what_a_run_says_about_its_failures(tmp_path: Path, workers: int) -> Non
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100)
     assert "1 failed, 1 passed, 1 error" in done.stdout, "what `test_one` leaves open is no failure of `test_two`"
     assert CAUSES in done.stdout.partition("= causes of the failures =")[2]
+
+
+def test_what_a_failed_program_printed() -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('what went wrong')"]
+    for text in (True, False):
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            subprocess.run(command, check=True, capture_output=True, text=text)
+        assert "stderr: what went wrong" in describe_failure(caught.value)
