@@ -14,7 +14,8 @@ from ..ports import HOST, free_port
 from ..programs import run
 from .base import CONNECTOR, Deployment, System
 
-_COMMAND = (sys.executable, "-m", "hybridrelay")
+#: The command of the installed version.
+HYBRIDRELAY = (sys.executable, "-m", "hybridrelay")
 _PORTS = ("probe", "control", "data", "http", "https")
 
 
@@ -33,9 +34,11 @@ class HybridRelay(System):
         ports: tuple[str, ...],
         *,
         connector_options: Sequence[str] = (),
+        relay_options: Sequence[str] = (),
     ) -> None:
         self.name = name
         self._connector_options = connector_options
+        self._relay_options = relay_options
         self.description = description
         self._mode = mode
         self._opened = ports
@@ -46,11 +49,12 @@ class HybridRelay(System):
         ports = {name: free_port() if name in self._opened else None for name in _PORTS}
         text = ",".join(f"{name}={port or 'off'}" for name, port in ports.items())
         state = folder / "state"
-        relay = deployment.start_relay([*_COMMAND, "relay", "--state", state, "--host", HOST, "--ports", text])
+        options: list[str | Path] = ["--state", state, "--host", HOST, "--ports", text, *self._relay_options]
+        relay = deployment.start_relay([*HYBRIDRELAY, "relay", *options])
         relay.wait_for_line("^ready")
         connector, application = folder / "connector", folder / "application"
         run([
-            *_COMMAND, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
+            *HYBRIDRELAY, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
             "--target", f"{HOST}:{deployment.server.port}",
             "--connector-file", connector, "--application-file", application,
             "--authority-file", folder / "authority",
@@ -58,14 +62,14 @@ class HybridRelay(System):
         strings = "--connection-string-file"
         mode = ("--mode", self._mode)
         started = deployment.start(
-            CONNECTOR, [*_COMMAND, "connector", strings, connector, *mode, *self._connector_options]
+            CONNECTOR, [*HYBRIDRELAY, "connector", strings, connector, *mode, *self._connector_options]
         )
         started.wait_for_line("^ready")
         if deployment.line is not None:
             _lead_across(application, deployment, ports)
         deployment.entry = free_port()
         listen = f"{HOST}:{deployment.entry}"
-        client = deployment.start_client([*_COMMAND, "forward", strings, application, "--listen", listen, *mode])
+        client = deployment.start_client([*HYBRIDRELAY, "forward", strings, application, "--listen", listen, *mode])
         client.wait_for_line("^ready")
 
 
