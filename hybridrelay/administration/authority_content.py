@@ -15,7 +15,8 @@ from ..errors import ConfigurationError
 from ..security import (
     AuthorityFile,
     Endpoint,
-    HostPort,
+    HostPorts,
+    HostTarget,
     Issuer,
     KeySlot,
     LocalNameChoice,
@@ -47,10 +48,16 @@ def new_content(
     pins: Sequence[str],
     rules: Mapping[Role, Rule],
 ) -> dict[str, object]:
-    """Return the value of `AuthorityFile.extra` for a new hybrid connection."""
+    """Return the value of `AuthorityFile.extra` for a new hybrid connection.
+
+    Raises:
+        ConfigurationError: the local name has a port that the target does not have.
+    """
+    chosen = choose_local_name(local_name, local_name_of_target(target))
+    check_local_ports(chosen, target)
     return {
         "target": str(target),
-        "local_name": _local_name(choose_local_name(local_name, local_name_of_target(target))),
+        "local_name": _local_name(chosen),
         **_relays(endpoints, pins),
         "rules": {role.value: _rule_as_json(rule) for role, rule in rules.items()},
     }
@@ -73,7 +80,7 @@ def with_target(authority_file: AuthorityFile, target: Target) -> AuthorityFile:
     return attrs.evolve(authority_file, extra={**authority_file.extra, "target": str(target)})
 
 
-def local_name_of(authority_file: AuthorityFile) -> HostPort | None:
+def local_name_of(authority_file: AuthorityFile) -> HostTarget | None:
     """Return the local name for applications; None if they get none.
 
     Raises:
@@ -88,12 +95,34 @@ def local_name_of(authority_file: AuthorityFile) -> HostPort | None:
         raise damaged(str(exc)) from None
 
 
-def with_local_name(authority_file: AuthorityFile, local_name: HostPort | None) -> AuthorityFile:
-    """Return a copy of an authority file that has another local name for the connection strings issued from it."""
+def check_local_ports(local_name: HostTarget | None, target: Target) -> None:
+    """Check that a new local name with several ports has none that the target does not have.
+
+    Raises:
+        ConfigurationError: it has one.
+    """
+    if isinstance(local_name, HostPorts):
+        known = target.ports if isinstance(target, HostPorts) else ()
+        unknown = next((port for port in local_name.ports if port not in known), None)
+        if unknown is not None:
+            raise ConfigurationError(
+                f"the local name {local_name} has port {unknown}, and the target {target} does not have it",
+                remedy="several ports of a local name have the same numbers as those of the target; a local name "
+                "with one port stands for the first port of the target, whatever its number is",
+            )
+
+
+def with_local_name(authority_file: AuthorityFile, local_name: HostTarget | None) -> AuthorityFile:
+    """Return a copy of an authority file that has another local name for the connection strings issued from it.
+
+    Raises:
+        ConfigurationError: the local name has a port that the target does not have.
+    """
+    check_local_ports(local_name, target_of(authority_file))
     return attrs.evolve(authority_file, extra={**authority_file.extra, "local_name": _local_name(local_name)})
 
 
-def _local_name(local_name: HostPort | None) -> str:
+def _local_name(local_name: HostTarget | None) -> str:
     return "" if local_name is None else str(local_name)
 
 

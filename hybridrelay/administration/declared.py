@@ -17,7 +17,7 @@ from urllib.parse import quote
 import attrs
 
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, HostPort, KeySlot, LocalNameChoice, Right, Role, Target, choose_local_name
+from ..security import AuthorityFile, HostTarget, KeySlot, LocalNameChoice, Right, Role, Target, choose_local_name
 from .authority_content import RIGHTS, local_name_of, relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
@@ -139,7 +139,7 @@ class ChangeLocalName:
     """Change the local name."""
 
     name: str
-    after: HostPort | None
+    after: HostTarget | None
 
     def __str__(self) -> str:
         return f"change the local name of {self.name} to {self.after or 'none'}"

@@ -8,20 +8,20 @@ from pathlib import Path
 import attrs
 
 from ..errors import ConfigurationError
-from ..security import ConnectionString, HostPort, Role
+from ..security import ConnectionString, HostTarget, Role
 from .authority_content import with_local_name
 from .changes import FilesWritten, change_with_files, nothing, only_change_of
 from .files_with_keys import read_file_of
 
 
 def change_local_name(
-    name: str, local_name: HostPort | None, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
+    name: str, local_name: HostTarget | None, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
 ) -> FilesWritten:
     """Write another local name into the connection string files of applications and into authority files.
 
     Args:
         name: the hybrid connection.
-        local_name: the name and port under which applications are to know the target; None for no local name.
+        local_name: the name and ports under which applications are to know the target; None for no local name.
         files: the files to be changed; at least one.
         before_change: see `change_with_files`.
 
@@ -43,7 +43,7 @@ def change_local_name(
         )
 
 
-def _with_local_name(path: Path, name: str, local_name: HostPort | None) -> str:
+def _with_local_name(path: Path, name: str, local_name: HostTarget | None) -> str:
     content = read_file_of(path, name)
     if not isinstance(content, ConnectionString):
         return with_local_name(content, local_name).format()

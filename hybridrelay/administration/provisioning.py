@@ -32,6 +32,7 @@ from ..security import (
 from ..security.identity import DEFAULT_VALID_YEARS, SIDES
 from .authority_content import (
     RIGHTS,
+    check_local_ports,
     damaged,
     issuer_of,
     local_name_of,
@@ -155,13 +156,16 @@ def issue_string(
     endpoints, pins = relays_of(authority_file)
     issuer = issuer_of(authority_file) if role is Role.CONNECTOR else None
     certificate = authority.certificate if issuer is None else authority_for_connectors(authority)
+    target = target_of(authority_file)
+    if local_name is not None:
+        check_local_ports(choose_local_name(local_name, None), target)
     try:
         return ConnectionString(
             endpoints=endpoints,
             key_name=rule.name,
             key=key,
             entity_path=authority.connection_name,
-            target=target_of(authority_file) if role is Role.CONNECTOR else None,
+            target=target if role is Role.CONNECTOR else None,
             identity=authority.issue(role, label, now=now, valid_years=valid_years) if has_identity else None,
             authority=certificate if has_identity else None,
             issuer=issuer,

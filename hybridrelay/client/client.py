@@ -36,6 +36,7 @@ from ..events.stream import EventStream
 from ..mux import DATA_CONFIG, Budget, Feature, MuxStream, Session
 from ..policy import WatchedPolicy
 from ..protocol import control
+from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
@@ -441,13 +442,16 @@ class Client:
         self._follower.use(update.string, key_changed=update.key_changed)
         return update
 
-    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def open_stream(
+        self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
+    ) -> MuxStream:
         """Open a stream to the target, and return when the connector has connected to the target.
 
         If cancelled, the connector abandons its attempt to connect, too. Publishes `StreamRequested`, and exactly one
         `StreamClosed` or `StreamNotOpened`, whatever ends the stream.
 
         Args:
+            port: which port of the target, if the hybrid connection has several. None means the first one.
             wait_opened: if False, return as soon as the connector has been asked. Up to 16 KiB can then be sent
                 without waiting for a round trip; if the connector or the target refuses, the stream breaks
                 (`MuxStream.wait_opened` raises the reason).
@@ -456,26 +460,29 @@ class Client:
         Raises:
             StreamRefused: the target or the connector refused the stream; `reason` says which and why.
             HybridRelayError: no session could be opened; see `connect`.
+            ValueError: `port` is no port.
         """
         with self._reports.request() as follow:
-            stream = await self.request_stream(wait_opened=wait_opened, patience=patience)
+            stream = await self.request_stream(port=port, wait_opened=wait_opened, patience=patience)
             follow(stream)
         return stream
 
-    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(
+        self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
+    ) -> MuxStream:
         """Like `open_stream`, for callers that publish the events of the stream themselves."""
         deadline = self._deadline(patience)
         opened = await self._opener.get(deadline)
         try:
-            return await _open_stream(opened.session, wait_opened)
+            return await _open_stream(opened.session, port, wait_opened)
         except StreamRefused as exc:
             if not self.may_try_again(exc):
                 raise
         # The session has ended in the meantime. Nothing was sent on the stream, so another session may open it.
         opened = await self._opener.get(deadline)
-        return await _open_stream(opened.session, wait_opened)
+        return await _open_stream(opened.session, port, wait_opened)
 
-    def request_stream_nowait(self) -> MuxStream | None:
+    def request_stream_nowait(self, *, port: int | None = None) -> MuxStream | None:
         """Like `request_stream` without `wait_opened`, but return None if that has to wait: for a session, or because
         very many streams wait for an answer.
 
@@ -485,7 +492,7 @@ class Client:
         opened = self._opener.open
         if opened is None or not opened.session.unanswered.may_open_now:
             return None
-        return opened.session.open_stream_nowait()
+        return opened.session.open_stream_nowait(metadata=port_metadata(port))
 
     def stream_id_of(self, stream: MuxStream) -> str:
         """Return the id of a stream of this client in the connector's events."""
@@ -510,9 +517,12 @@ class Client:
         return opened
 
 
-async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
+async def _open_stream(session: Session, port: int | None, wait_opened: bool) -> MuxStream:
     await session.unanswered.wait_to_open()
-    return await session.open_stream() if wait_opened else session.open_stream_nowait()
+    metadata = port_metadata(port)
+    if wait_opened:
+        return await session.open_stream(metadata=metadata)
+    return session.open_stream_nowait(metadata=metadata)
 
 
 @asynccontextmanager

@@ -37,11 +37,11 @@ from ..events.policy import ConnectionAllowed, ConnectionDenied, PolicyNotReload
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG
 from ..policy import Action, Decision, PolicyFile, denied, resource_of
-from ..protocol import control
+from ..protocol import control, open_metadata
 from ..security import (
     ConnectionString,
+    StreamTarget,
     StringUpdate,
-    Target,
     check_is_connection_string,
     key_fingerprint,
     update_string,
@@ -56,6 +56,7 @@ from .policies import Policies
 from .published import Published
 from .registrar import Registrar
 from .relays import Relays
+from .requested import first_target
 from .sessions import Sessions
 from .snapshots import connector_snapshot
 from .target_checks import TargetChecks
@@ -99,7 +100,9 @@ class Connector:
         self._events = events = logged_events() if events is None else events
         self._clock = clock
         self._audit = config.audit
-        session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
+        session_config = attrs.evolve(
+            DATA_CONFIG, resume_deadline=config.resume_deadline, metadata_types={open_metadata.PORT}
+        )
         #: Set and replaced by a new event whenever something may have begun or ceased to depend on a key.
         self._key_use = trio.Event()
         self._counters = ConnectorCounters()
@@ -170,7 +173,7 @@ class Connector:
         if denials and (denial := denials[0]) is not None and None not in denials:
             raise denied(self._published[0].name, denial)
         self._target_checks = TargetChecks(
-            lambda: [(one.name, one.target) for one in self._published.values() if one.denial is None],
+            lambda: [(one.name, first_target(one.target)) for one in self._published.values() if one.denial is None],
             self._dial_for_check,
         )
 
@@ -416,6 +419,8 @@ class Connector:
     async def check_targets(self) -> tuple[TargetCheck, ...]:
         """Find out whether the targets can be reached, by connecting to each of them, at most once in 60 seconds.
 
+        Of a target with several ports, only the first one is connected to: others may be open only at times.
+
         If cancelled, targets that have not answered are not dialed again until 60 seconds have passed.
         """
         return await self._target_checks.results()
@@ -558,7 +563,7 @@ class Connector:
         self._events.publish(ConnectionAllowed(connection=published.name))
         self._relays.publish(published, links)
 
-    async def _dial_for_check(self, target: Target) -> trio.SocketStream:
+    async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream:
         return await open_target(target, permit=partial(self._policies.permit_check, target))
 
     def _network_changed(self, what: str) -> None:

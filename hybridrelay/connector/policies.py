@@ -19,7 +19,7 @@ from ..policy import (
     Resource,
     WatchedPolicy,
 )
-from ..security import Target
+from ..security import StreamTarget
 from .config import ConnectorConfig
 
 __all__ = ["Policies"]
@@ -150,7 +150,7 @@ class Policies:
             if self.policy.depends_on_time:
                 self._time_passed()
 
-    def permit_check(self, target: Target, address: str) -> Decision:
+    def permit_check(self, target: StreamTarget, address: str) -> Decision:
         """Return whether an address of a target may be dialed for a health check."""
         return self.policy.decide(None, Action.PUBLISH, Resource("", target, address=address))
 

@@ -25,12 +25,13 @@ from ..mux import Bridged, BridgeProgress, Bridges, Offer, RunningBridge
 from ..policy import Action, Decision, Policy
 from ..policy.local_time import local_now
 from ..protocol.reasons import Reason
-from ..security import HostPort
-from ..security.names import UNIX_PREFIX
+from ..security import HostPort, StreamTarget
+from ..security.targets import UNIX_PREFIX
 from ..streams.sockets import abort_socket
 from .outcome import NotConnected, outcome_of
 from .proxy_header import proxy_header
 from .published import Published
+from .requested import first_target, requested_untrusted
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
 from .targets import TargetDenied, TargetError, open_target
@@ -98,7 +99,9 @@ class StreamService:
             origin: where it comes from, for events.
             bridges: the bridges of the session. When they are cut off, the stream ends.
         """
-        served = ServedStream(self, offer, origin, self._events_of(origin, offer.stream_id))
+        requested = requested_untrusted(origin.published.target, offer.metadata)
+        about = self._events_of(origin, offer.stream_id, requested.target)
+        served = ServedStream(self, offer, origin, about, requested.refusal)
         self._open[served] = None
         self._of_label[origin.peer.label] += 1
         await served.connect(bridges)
@@ -167,13 +170,13 @@ class StreamService:
 
     def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
         """Publish the events of a stream that the session itself refused, because of one of its limits."""
-        about = self._events_of(origin, stream)
+        about = self._events_of(origin, stream, first_target(origin.published.target))
         about.opened()
         about.ended(NotConnected(reason))
         self.counters.stream_opened(origin.published.name, reason)
 
-    def _events_of(self, origin: Origin, stream: int) -> StreamEvents:
-        return StreamEvents(self.events, origin, stream, self.clock)
+    def _events_of(self, origin: Origin, stream: int, target: StreamTarget) -> StreamEvents:
+        return StreamEvents(self.events, origin, stream, target, self.clock)
 
     async def keep_reporting(self) -> None:
         """Publish an event each day for each stream that is open, until cancelled."""
@@ -196,6 +199,7 @@ class ServedStream:
         "_dialing",
         "_offer",
         "_progress",
+        "_refusal",
         "_service",
         "_target",
         "about",
@@ -203,13 +207,22 @@ class ServedStream:
         "origin",
     )
 
-    def __init__(self, service: StreamService, offer: Offer, origin: Origin, about: StreamEvents) -> None:
+    def __init__(
+        self,
+        service: StreamService,
+        offer: Offer,
+        origin: Origin,
+        about: StreamEvents,
+        refusal: NotConnected | None,
+    ) -> None:
         self._service = service
         self._offer = offer
         self.origin = origin
         #: Publishes the events of the stream.
         self.about = about
         self._target = about.target
+        #: Why it is refused whatever the policy says; None if it is not.
+        self._refusal = refusal
         #: The bytes that the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
         #: The bridge to the target; None while the target is not connected.
@@ -259,6 +272,8 @@ class ServedStream:
     async def _reach_target(self) -> trio.SocketStream | NotConnected:
         """Connect to the target, if that is allowed. A connection counts in the application's shares of descriptors
         and ports until `_over`."""
+        if self._refusal is not None:
+            return self._refusal
         peer, published = self.origin.peer, self.origin.published
         decision = self._service.decide_new(self)
         if decision.reason is not None:

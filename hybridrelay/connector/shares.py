@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
-from ..security import HostPort, Target
+from ..security import HostPort, StreamTarget
 
 __all__ = ["Share", "Shares", "count_local_ports"]
 
@@ -80,9 +80,9 @@ class Shares:
         """`limit` returns how many descriptors the process may have, `ports` how many local ports the machine has."""
         self.descriptors = Share("descriptors", RAISE_LIMIT, lambda: _usable_descriptors(limit()))
         self._ports = count_local_ports if ports is None else ports
-        self._by_target: dict[Target, Share] = {}
+        self._by_target: dict[StreamTarget, Share] = {}
 
-    def ports(self, target: Target) -> Share:
+    def ports(self, target: StreamTarget) -> Share:
         """Return the `Share` of the local ports for connections to one target. For a Unix socket it is unlimited."""
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:

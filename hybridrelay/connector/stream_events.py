@@ -9,7 +9,7 @@ import attrs
 from ..connectivity.activity import stream_activity_id
 from ..events.endpoint import StreamClosed, StreamNotConnected, StreamOpened, StreamStillOpen
 from ..events.stream import EventStream
-from ..security import PeerIdentity, Target
+from ..security import PeerIdentity, StreamTarget
 from .outcome import NotConnected, StreamOutcome
 from .published import Published
 
@@ -37,14 +37,17 @@ class StreamEvents:
         events: the stream to which events are published.
         origin: where the stream comes from.
         stream: its id in its session.
+        target: what it is to be connected to.
         clock: returns seconds on a monotonic clock.
     """
 
-    def __init__(self, events: EventStream, origin: Origin, stream: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, events: EventStream, origin: Origin, stream: int, target: StreamTarget, clock: Callable[[], float]
+    ) -> None:
         self.began = clock()
         #: The stream's id in all its events, here and at the client.
         self.activity_id = stream_activity_id(origin.session, stream)
-        self.target: Target = origin.published.target  # a copy, since a reload may change it
+        self.target = target  # that of the hybrid connection may be changed by a reload
         #: The address that was connected to; empty before.
         self.address = ""
         self._events = events

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from ..connectivity.snapshot import TargetCheck
-from ..security import Target
+from ..security import StreamTarget
 from ..streams.sockets import reset_on_close
 from .targets import TargetError, open_target
 
@@ -28,16 +28,16 @@ class TargetChecks:
 
     def __init__(
         self,
-        targets: Callable[[], Sequence[tuple[str, Target]]],
-        dial: Callable[[Target], Awaitable[trio.SocketStream]] = open_target,
+        targets: Callable[[], Sequence[tuple[str, StreamTarget]]],
+        dial: Callable[[StreamTarget], Awaitable[trio.SocketStream]] = open_target,
     ) -> None:
         self._targets = targets
         self._dial = dial
         self._lock = trio.Lock()
         #: When each target was dialed last, on Trio's clock.
-        self._dialed: dict[Target, float] = {}
+        self._dialed: dict[StreamTarget, float] = {}
         #: Why dialing a target failed; None if it succeeded. A target is missing while there is no result.
-        self._failures: dict[Target, TargetError | None] = {}
+        self._failures: dict[StreamTarget, TargetError | None] = {}
 
     async def results(self) -> tuple[TargetCheck, ...]:
         """Return the results, at most `CHECK_SECONDS` old. This takes as long as dialing the slowest target.
@@ -56,7 +56,7 @@ class TargetChecks:
                         nursery.start_soon(self._check, target)
             return tuple(self._result(name, target) for name, target in targets)
 
-    async def _check(self, target: Target) -> None:
+    async def _check(self, target: StreamTarget) -> None:
         self._failures.pop(target, None)
         try:
             stream = await self._dial(target)
@@ -67,7 +67,7 @@ class TargetChecks:
             reset_on_close(stream, False)
             await trio.aclose_forcefully(stream)
 
-    def _result(self, name: str, target: Target) -> TargetCheck:
+    def _result(self, name: str, target: StreamTarget) -> TargetCheck:
         if target not in self._failures:
             return TargetCheck(name, str(target), "cancelled", "the check was interrupted", "ask again later")
         failure = self._failures[target]

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
-from ..security import Target, UnixSocket
+from ..security import StreamTarget, Target, UnixSocket
 from ..streams.connecting import AddressInfo, open_tcp
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from ..streams.unix_sockets import UnixSocketFile, has_unix_sockets
@@ -72,7 +72,7 @@ def check_supported(target: Target) -> Target:
 
 
 async def open_target(
-    target: Target, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
+    target: StreamTarget, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
 ) -> trio.SocketStream:
     """Connect to the target; its name, or the path of a Unix socket, is resolved on every call.
 

@@ -10,7 +10,9 @@ Rules:
 2. Within a file, a denial wins over everything that allows.
 3. A list of what is allowed denies everything of its kind that is not in it. Without the list, a file does not
    restrict that kind.
-4. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
+4. A hybrid connection whose target has several ports may be published only if all of them are allowed, and a session
+   may begin if one of them is. A stream is decided about for its own port.
+5. What is not known yet, such as the address that a name resolves to, does not deny. The decision is made again when
    it is known, before it has any effect.
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 import attrs
 
 from ..protocol.reasons import Reason
-from ..security import HostPort, PeerIdentity, Target, UnixSocket
+from ..security import HostPort, HostPorts, PeerIdentity, StreamTarget, Target, UnixSocket
 from .document import EntryList, HoursList, Restrictions
 from .index import TargetIndex
 from .schema import KEYS
@@ -59,7 +61,8 @@ class Resource:
 
     #: The name of the hybrid connection.
     connection: str
-    #: The target, as it is configured; for `Action.FORWARD`, the local address and port. None: not known yet.
+    #: The target, as it is configured; of several ports, the one that a stream is for. For `Action.FORWARD`, the
+    #: local address and its ports. None: not known yet.
     target: Target | None
     #: For `Action.FORWARD`, the path of a Unix socket to listen on; empty if there is none.
     path: str = attrs.field(default="", kw_only=True)
@@ -187,7 +190,7 @@ def _denials(
             if (allow_run := file.allow_run) is not None and not allow_run.value:
                 yield _denial("AllowRun", f"AllowRun = false ({allow_run.place})")
         case Action.PUBLISH | Action.OPEN_SESSION | Action.OPEN_STREAM | Action.OPEN_DATAGRAMS:
-            yield from _denied_target(file, resource)
+            yield from _denied_targets(file, resource, one_is_enough=action is Action.OPEN_SESSION)
     if action in (Action.OPEN_SESSION, Action.OPEN_STREAM, Action.OPEN_DATAGRAMS):
         yield from _other_hours(file, resource)
     if action is Action.OPEN_DATAGRAMS and (allow_udp := file.allow_udp) is not None and not allow_udp.value:
@@ -224,40 +227,63 @@ def _unknown_relays(file: Restrictions, resource: Resource) -> Iterator[Decision
             yield _missing("AllowedRelays", allowed, host)
 
 
-def _denied_target(file: Restrictions, resource: Resource) -> Iterator[Decision]:
-    if resource.target is None:
-        return
-    if (denied := file.denied_targets) is not None and (number := _first_about(denied.index, resource)) is not None:
+def _each(target: Target | None) -> Iterator[StreamTarget]:
+    """Yield what streams may be connected to."""
+    if isinstance(target, HostPorts):
+        yield from target.each
+    elif target is not None:
+        yield target
+
+
+def _denied_targets(file: Restrictions, resource: Resource, *, one_is_enough: bool) -> Iterator[Decision]:
+    """Yield the first denial of a target, or of one of its ports. `one_is_enough`: only if all ports are denied."""
+    first = None
+    for target in _each(resource.target):
+        denial = _denied_target(file, target, resource.address)
+        if denial is None and one_is_enough:
+            return
+        if denial is not None and not one_is_enough:
+            yield denial
+            return
+        first = first or denial
+    if first is not None:
+        yield first
+
+
+def _denied_target(file: Restrictions, target: StreamTarget, address: str) -> Decision | None:
+    shown = _shown(target, address)
+    denied = file.denied_targets
+    if denied is not None and (number := _first_about(denied.index, target, address)) is not None:
         entry = denied.entries[number]
-        yield _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {_shown(resource)}')
-    if (allowed := file.allowed_targets) is not None and not _permits(allowed.index, resource):
-        yield _missing("AllowedTargets", allowed, _shown(resource))
-
-
-def _first_about(index: TargetIndex, resource: Resource) -> int | None:
-    match resource.target:
-        case UnixSocket(path):
-            return index.first_about_path({path, resource.address or path})
-        case HostPort(host, port):
-            return index.first_about(host, port, address_of(resource.address or host))
+        return _denial("DeniedTargets", f'DeniedTargets "{entry.text}" ({entry.place}) denies {shown}')
+    if (allowed := file.allowed_targets) is not None and not _permits(allowed.index, target, address):
+        return _missing("AllowedTargets", allowed, shown)
     return None
 
 
-def _permits(index: TargetIndex, resource: Resource) -> bool:
-    match resource.target:
-        case UnixSocket():
-            return index.permits_path(resource.address or None)
+def _first_about(index: TargetIndex, target: StreamTarget, address: str) -> int | None:
+    match target:
+        case UnixSocket(path):
+            return index.first_about_path({path, address or path})
         case HostPort(host, port):
-            return index.permits(host, port, address_of(resource.address or host))
-    return True
+            return index.first_about(host, port, address_of(address or host))
+
+
+def _permits(index: TargetIndex, target: StreamTarget, address: str) -> bool:
+    match target:
+        case UnixSocket():
+            return index.permits_path(address or None)
+        case HostPort(host, port):
+            return index.permits(host, port, address_of(address or host))
 
 
 def _other_port(file: Restrictions, resource: Resource) -> Iterator[Decision]:
-    allowed, local = file.allowed_forward_addresses, resource.target
+    allowed = file.allowed_forward_addresses
     if allowed is None:
         return
-    if isinstance(local, HostPort) and not allowed.index.permits(local.host, local.port):
-        yield _missing("AllowedForwardAddresses", allowed, str(local))
+    for local in _each(resource.target):
+        if isinstance(local, HostPort) and not allowed.index.permits(local.host, local.port):
+            yield _missing("AllowedForwardAddresses", allowed, str(local))
     path = resource.path
     if path and not allowed.index.permits_path(path):
         yield _missing("AllowedForwardAddresses", allowed, f"unix:{path}")
@@ -282,12 +308,10 @@ def _too_many(file: Restrictions, resource: Resource) -> Iterator[Decision]:
             yield _denial(name, f"{name} = {limit.value} ({limit.place}); {count} are open")
 
 
-def _shown(resource: Resource) -> str:
+def _shown(target: StreamTarget, address: str) -> str:
     """Return the target, with the address or path to which it resolves, if that is known."""
-    target = resource.target
-    assert target is not None
     configured = target.path if isinstance(target, UnixSocket) else target.host
-    return str(target) if resource.address in ("", configured) else f"{target} at {resource.address}"
+    return str(target) if address in ("", configured) else f"{target} at {address}"
 
 
 def _denial(key: str, rule: str) -> Decision:

@@ -6,7 +6,7 @@ import posixpath
 
 import attrs
 
-from ..security.names import check_unix_path
+from ..security.targets import check_unix_path
 
 __all__ = ["PathPattern", "parse_path"]
 

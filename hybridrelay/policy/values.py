@@ -18,13 +18,13 @@ import attrs
 
 from ..security import HostPort, check_pin
 from ..security.names import (
-    UNIX_PREFIX,
     bracketed,
     check_host,
     ip_address,
     normal_host,
     parse_port_untrusted,
 )
+from ..security.targets import UNIX_PREFIX
 from .unix_paths import PathPattern, parse_path
 
 __all__ = [

@@ -74,6 +74,8 @@ class Reason(enum.IntEnum):
     METADATA_NOT_UNDERSTOOD = 0x0C
     #: The connector cannot write its audit log, and is configured to open no stream without it.
     AUDIT_UNAVAILABLE = 0x0D
+    #: The client has asked for a port that the target in the connector's connection string does not have.
+    PORT_NOT_PUBLISHED = 0x0E
     STREAM_FAILED = 0x0F
 
     # --- a session
@@ -268,6 +270,9 @@ _TABLE: Mapping[Reason, _Entry] = {
     ),
     Reason.AUDIT_UNAVAILABLE: _Entry(
         _C.STREAM, _D.ANSWER, "the connector cannot write its audit log, without which it opens no stream"
+    ),
+    Reason.PORT_NOT_PUBLISHED: _Entry(
+        _C.STREAM, _D.ANSWER, "the hybrid connection does not include this port of the target"
     ),
     Reason.STREAM_FAILED: _Entry(
         _C.STREAM, _D.ANSWER, "the stream failed for a reason that this version does not know"

@@ -76,13 +76,10 @@ if TYPE_CHECKING:
     from .management_url import management_authorization as management_authorization
     from .management_url import parse_management_url_untrusted as parse_management_url_untrusted
     from .names import HostPort as HostPort
-    from .names import Target as Target
-    from .names import UnixSocket as UnixSocket
     from .names import bracketed as bracketed
     from .names import check_connection_name as check_connection_name
     from .names import check_host as check_host
     from .names import parse_host_port_untrusted as parse_host_port_untrusted
-    from .names import parse_target_untrusted as parse_target_untrusted
     from .networks import NO_NETWORKS as NO_NETWORKS
     from .networks import Networks as Networks
     from .networks import parse_networks_untrusted as parse_networks_untrusted
@@ -116,6 +113,13 @@ if TYPE_CHECKING:
     from .secret import Secret as Secret
     from .string_update import StringUpdate as StringUpdate
     from .string_update import update_string as update_string
+    from .targets import HostPorts as HostPorts
+    from .targets import HostTarget as HostTarget
+    from .targets import PortSet as PortSet
+    from .targets import StreamTarget as StreamTarget
+    from .targets import Target as Target
+    from .targets import UnixSocket as UnixSocket
+    from .targets import parse_target_untrusted as parse_target_untrusted
     from .tls import PeerIdentity as PeerIdentity
     from .tls import check_peer as check_peer
     from .tls import data_client_context as data_client_context
@@ -221,13 +225,10 @@ _HOMES = {
     ),
     "names": (
         "HostPort",
-        "Target",
-        "UnixSocket",
         "bracketed",
         "check_connection_name",
         "check_host",
         "parse_host_port_untrusted",
-        "parse_target_untrusted",
     ),
     "networks": (
         "NO_NETWORKS",
@@ -274,6 +275,15 @@ _HOMES = {
         "update_string",
     ),
     "pending_claim": ("PendingClaim",),
+    "targets": (
+        "HostPorts",
+        "HostTarget",
+        "PortSet",
+        "StreamTarget",
+        "Target",
+        "UnixSocket",
+        "parse_target_untrusted",
+    ),
     "tls": (
         "PeerIdentity",
         "check_peer",

@@ -30,10 +30,11 @@ from .endpoints import (
 from .identity import Identity, Role
 from .issuer import Issuer
 from .local_names import check_local_name, parse_local_name_untrusted
-from .names import HostPort, Target, check_connection_name, parse_target_untrusted
+from .names import check_connection_name
 from .pins import check_pin
 from .rules import check_key, check_rule_name
 from .secret import Secret
+from .targets import HostTarget, Target, parse_target_untrusted
 
 T = TypeVar("T")
 
@@ -98,9 +99,9 @@ class ConnectionString:
     #: The pins of the relays, ``sha256:<base64>``; any of them is accepted for any relay. If there are none, the
     #: relays' certificates are verified with certificate authorities.
     relay_pins: tuple[str, ...] = attrs.field(default=())
-    #: The name and port under which this machine's applications know the target; only an application's connection
+    #: The name and ports under which this machine's applications know the target; only an application's connection
     #: string has it. It is advice, and is used on this machine only: neither relay nor connector get to know it.
-    local_name: HostPort | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
+    local_name: HostTarget | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
     #: The key with which updates for this side are encrypted (`update_document`); None if it cannot read updates.
     update_key: Secret | None = None
     #: The sequence of the last update that was used; 0 if none was.

@@ -1,7 +1,10 @@
-"""Local names: the name and port under which the applications of a machine know the target.
+"""Local names: the name and ports under which the applications of a machine know the target.
 
 An application's connection string may have one. It is advice for that machine only: commands use it for names and
 ports that they make there. It is never sent to a relay or a connector, and does not change where a connector dials.
+
+A local name with one port (`HostPort`) stands for the first port of the target, whatever its number is there. A local
+name with several ports (`HostPorts`) stands for those ports of the target that have the same numbers.
 """
 
 from __future__ import annotations
@@ -9,15 +12,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, Literal, TypeAlias
 
-from .names import HostPort, Target, ip_address, is_loopback, normal_host, parse_host_port_untrusted
+from .names import HostPort, ip_address, is_loopback, normal_host
+from .targets import HostPorts, HostTarget, Target, parse_host_target_untrusted
 
 #: What a user writes for no local name at all.
 NO_LOCAL_NAME: Final = "none"
 #: A local name; "none"; or None if nothing was said about it.
-LocalNameChoice: TypeAlias = HostPort | Literal["none"] | None
+LocalNameChoice: TypeAlias = HostTarget | Literal["none"] | None
 
 
-def check_local_name(name: HostPort) -> HostPort:
+def check_local_name(name: HostTarget) -> HostTarget:
     """Return `name`, with its host in normal form, if programs of this machine may reach something else under it.
 
     Raises:
@@ -30,26 +34,27 @@ def check_local_name(name: HostPort) -> HostPort:
     address = ip_address(name.host)
     if address is not None and (_is_no_host(address) or "%" in name.host):
         raise ValueError("a local name is a host name, or the address of one host without a zone")
-    return HostPort(normal_host(name.host), name.port)
+    host = normal_host(name.host)
+    return HostPort(host, name.port) if isinstance(name, HostPort) else HostPorts(host, name.ports)
 
 
-def parse_local_name_untrusted(text: str) -> HostPort:
-    """Parse a local name: ``host:port``, or ``[IPv6]:port``.
+def parse_local_name_untrusted(text: str) -> HostTarget:
+    """Parse a local name; see `parse_host_target_untrusted`.
 
     Raises:
         ValueError: it is not valid; the message does not repeat the text.
     """
-    return check_local_name(parse_host_port_untrusted(text))
+    return check_local_name(parse_host_target_untrusted(text))
 
 
-def local_name_of_target(target: Target) -> HostPort | None:
+def local_name_of_target(target: Target) -> HostTarget | None:
     """Return the local name that a new hybrid connection has if its administrator chooses none: the target's.
 
     Returns:
         None if the target can be no local name, for example because it is on the connector's own machine, or is a
         Unix socket.
     """
-    if not isinstance(target, HostPort):
+    if not isinstance(target, HostPort | HostPorts):
         return None
     try:
         return check_local_name(target)
@@ -57,7 +62,7 @@ def local_name_of_target(target: Target) -> HostPort | None:
         return None
 
 
-def choose_local_name(choice: LocalNameChoice, otherwise: HostPort | None) -> HostPort | None:
+def choose_local_name(choice: LocalNameChoice, otherwise: HostTarget | None) -> HostTarget | None:
     """Return the local name that was chosen, or `otherwise` if nothing was said."""
     if choice is None:
         return otherwise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final, TypeAlias
 
 import attrs
 
@@ -22,10 +21,6 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 #: A port number, without signs, spaces, underscores, leading zeros (octal for some parsers) and digits of other
 #: scripts.
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-#: What the path of a Unix socket begins with, where an address and a port could be instead.
-UNIX_PREFIX: Final = "unix:"
-#: The longest path of a Unix socket that can be a target. On Linux, the connector reaches every one of them.
-_MAX_UNIX_PATH = 1024
 
 
 def check_connection_name(name: str) -> str:
@@ -125,37 +120,6 @@ class HostPort:
         return f"{bracketed(self.host)}:{self.port}"
 
 
-def check_unix_path(path: str) -> str:
-    """Return `path` if it is valid as the path of a Unix socket to connect to.
-
-    Raises:
-        ValueError: it is not; the message does not repeat the path.
-    """
-    if not path.startswith("/") or path.endswith("/"):
-        raise ValueError("expected unix:/path/of/the/socket, an absolute path")
-    if len(path) > _MAX_UNIX_PATH:
-        raise ValueError(f"the path of a Unix socket has at most {_MAX_UNIX_PATH} characters")
-    # A connection string consists of ASCII, and separates its fields by semicolons.
-    if not (path.isascii() and path.isprintable()) or ";" in path or "*" in path:
-        raise ValueError("the path of a Unix socket consists of printable ASCII characters without ; and *")
-    return path
-
-
-@attrs.frozen
-class UnixSocket:
-    """A Unix socket to connect to. `str()` is ``unix:/path``."""
-
-    #: Absolute. It may lead over symbolic links, and contain ``..``.
-    path: str = attrs.field(validator=lambda _instance, _attribute, value: check_unix_path(value))
-
-    def __str__(self) -> str:
-        return f"{UNIX_PREFIX}{self.path}"
-
-
-#: What a connector connects to.
-Target: TypeAlias = HostPort | UnixSocket
-
-
 def is_loopback(host: str) -> bool:
     """Return whether this is a name or an address that always means the local machine."""
     address = ip_address(host)
@@ -205,6 +169,16 @@ def parse_host_port_untrusted(text: str) -> HostPort:
     Raises:
         ValueError: it is not valid; the message does not repeat the text.
     """
+    host, port = split_port(text)
+    return HostPort(host, parse_port_untrusted(port))
+
+
+def split_port(text: str) -> tuple[str, str]:
+    """Split a host, which is checked and returned without brackets, and what follows the colon after it.
+
+    Raises:
+        ValueError: it is not valid; the message does not repeat the text.
+    """
     if "://" in text:
         raise ValueError("expected host:port, without a scheme such as tcp://")
     host, colon, port = text.rpartition(":")
@@ -216,17 +190,4 @@ def parse_host_port_untrusted(text: str) -> HostPort:
             raise ValueError("brackets are for IPv6 addresses")
     elif ":" in host:
         raise ValueError("write an IPv6 address in brackets: [::1]:5432")
-    return HostPort(check_host(host), parse_port_untrusted(port))
-
-
-def parse_target_untrusted(text: str) -> Target:
-    """Parse ``unix:/path``, or an address and a port as `parse_host_port_untrusted` does.
-
-    Raises:
-        ValueError: it is not valid; the message does not repeat the text.
-    """
-    if text.startswith(UNIX_PREFIX):
-        return UnixSocket(text.removeprefix(UNIX_PREFIX))
-    if text.startswith("/"):
-        raise ValueError("write the path of a Unix socket as unix:/path")
-    return parse_host_port_untrusted(text)
+    return check_host(host), port

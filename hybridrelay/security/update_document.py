@@ -33,10 +33,11 @@ from .connection_string import MAX_RELAY_PINS, MAX_SEQUENCE, ConnectionString
 from .encoding import decode_der_untrusted
 from .endpoints import Endpoint, check_hosts, format_port_lists, pair_endpoints, parse_port_lists_untrusted
 from .identity import Authority, Role
-from .names import Target, check_connection_name, parse_target_untrusted
+from .names import check_connection_name
 from .parsing_certificates import parsing_certificate
 from .pins import check_pin
 from .secret import Secret
+from .targets import Target, parse_target_untrusted
 
 __all__ = [
     "MAX_EXCLUDED",

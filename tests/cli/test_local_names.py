@@ -12,6 +12,7 @@ from hybridrelay.security import (
     ClaimKeys,
     ConnectionString,
     HostPort,
+    HostTarget,
     load_connection_string,
     open_claim_untrusted,
     parse_claim_code_untrusted,
@@ -22,7 +23,7 @@ from .conftest import Created, Run
 NAME = HostPort("sql01.corp.example", 1433)
 
 
-def local_name(path: Path) -> HostPort | None:
+def local_name(path: Path) -> HostTarget | None:
     return load_connection_string(path).local_name
 
 
@@ -191,7 +192,7 @@ def test_declared(run: Run, tmp_path: Path) -> None:
         assert result.code == 0, result.err
         return result.out
 
-    def names() -> list[HostPort | None]:
+    def names() -> list[HostTarget | None]:
         return [local_name(path) for path in sorted(out.glob("*.application"))]
 
     apply("")

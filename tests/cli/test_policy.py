@@ -143,17 +143,28 @@ def test_every_address_of_a_name_is_checked(run: Run, policy: Path, monkeypatch:
             "target": "db:1",
             "results": [
                 {
+                    "target": "db:1",
                     "address": "11.0.0.1",
                     "allowed": False,
                     "rule": f"AllowedTargets ({policy}:1) does not allow db:1 at 11.0.0.1",
                 },
-                {"address": "10.0.0.1", "allowed": True, "rule": ""},
+                {"target": "db:1", "address": "10.0.0.1", "allowed": True, "rule": ""},
             ],
             "relays": [],
             "authority": None,
         },
     )
     assert "allowed: db:1 at 10.0.0.1" in run("policy", "check", "db:1").out
+    policy.write_text("AllowedTargets = ['10.0.0.0/8:1-3']\n")
+    result = run("policy", "check", "db:2-5,1")
+    assert result.code == exits.DENIED, "not every port is allowed"
+    assert result.out.splitlines() == [
+        f"denied: db:2-3,1 at 11.0.0.1: AllowedTargets ({policy}:1) does not allow db:2 at 11.0.0.1",
+        "allowed: db:2-3,1 at 10.0.0.1",
+        f"denied: db:4-5: AllowedTargets ({policy}:1) does not allow db:4",
+    ]
+    assert run("policy", "check", "db:1-3").code == 0
+    policy.write_text("AllowedTargets = ['10.0.0.0/8:*']\n")
     result = run("policy", "check", "unknown:1")
     assert result.code == exits.FAILED
     assert "unknown cannot be resolved here, and the policy has rules about addresses" in result.err

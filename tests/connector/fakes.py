@@ -28,6 +28,7 @@ from hybridrelay.security import (
     ConnectionString,
     Endpoint,
     HostPort,
+    HostTarget,
     PeerIdentity,
     Role,
     Secret,
@@ -194,7 +195,7 @@ class FakeDataChannels(DataChannels):
         await trio.sleep_forever()
 
 
-def published(name: str, key: Secret | None = None, target: HostPort = DATABASE) -> Published:
+def published(name: str, key: Secret | None = None, target: HostTarget = DATABASE) -> Published:
     authority = create_authority(name, now=time.time())
     return Published(
         ConnectionString(

@@ -21,16 +21,18 @@ from hybridrelay.errors import StreamRefused
 from hybridrelay.events import (
     Event,
     EventStream,
+    PolicyRefused,
     StreamClosed,
     StreamNotConnected,
     StreamOpened,
     StreamStillOpen,
 )
-from hybridrelay.mux import MuxStream, Session, open_bridges
+from hybridrelay.mux import MuxStream, Session, SessionConfig, open_bridges
 from hybridrelay.policy import Policy
 from hybridrelay.policy.toml_files import parse_policy_file
+from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, PeerIdentity, Role
+from hybridrelay.security import HostPort, HostPorts, HostTarget, PeerIdentity, PortSet, Role
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
 
@@ -42,7 +44,7 @@ PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
 class Scene:
     """An application's session, and the connector that serves its streams."""
 
-    def __init__(self, client: Session, server: Session, target: HostPort, policy: Policy) -> None:
+    def __init__(self, client: Session, server: Session, target: HostTarget, policy: Policy) -> None:
         self.client = client
         self.server = server
         self.published = published("orders", target=target)
@@ -60,13 +62,15 @@ class Scene:
     async def start(
         cls,
         nursery: trio.Nursery,
-        target: HostPort,
+        target: HostTarget,
         policy: Policy | None = None,
         *,
         channels: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
     ) -> Scene:
         client, server = await session_pair(
-            nursery, channels=trio.testing.memory_stream_pair if channels is None else lambda: channels
+            nursery,
+            channels=trio.testing.memory_stream_pair if channels is None else lambda: channels,
+            config=SessionConfig(metadata_types={PORT}),
         )
         scene = cls(client, server, target, policy or Policy())
         nursery.start_soon(scene.serve)
@@ -201,6 +205,48 @@ async def test_all_events_of_a_stream_say_where_it_comes_from_and_the_last_what_
     assert {(one.route, one.client_address) for one in about} == {("tcp at relay.example", "192.0.2.7")}
     assert [one.address for one in about if isinstance(one, StreamClosed)] == [f"127.0.0.1:{port}"]
     refused.reset(Reason.CANCELLED)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_is_connected_to_the_port_that_it_is_for_and_to_no_other(
+    nursery: trio.Nursery, target: Target
+) -> None:
+    """A peer's number only chooses among the ports of the connector's own connection string."""
+    port = target.address.port
+    async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as closed_to_clients:
+        other = closed_to_clients.socket.getsockname()[1]
+        nothing = 1 if other != 1 else 2
+        scene = await Scene.start(nursery, HostPorts("127.0.0.1", PortSet([(nothing, nothing), (port, port)])))
+        stream = await scene.client.open_stream(metadata=port_metadata(port))
+        async with await target.accept() as server:
+            await talk(stream, server)
+            await _finish(scene, stream, server)
+            await eventually(lambda: isinstance(scene.events[-1], StreamClosed))
+        scene.events.clear()
+        with pytest.raises(StreamRefused, match=f"this hybrid connection has no port {other}") as caught:
+            await scene.client.open_stream(metadata=port_metadata(other))
+        assert caught.value.reason is Reason.PORT_NOT_PUBLISHED
+        opened, refused = scene.events
+    assert isinstance(opened, StreamOpened)
+    assert isinstance(refused, StreamNotConnected)
+    assert (opened.target, refused.target) == (f"127.0.0.1:{other}",) * 2
+    assert (refused.reason, f"{nothing},{port}" in refused.detail) == (Reason.PORT_NOT_PUBLISHED, True)
+    nursery.cancel_scope.cancel()
+
+
+async def test_each_port_is_decided_about_by_itself(nursery: trio.Nursery, target: Target) -> None:
+    port = target.address.port
+    denied = port - 1
+    policy = Policy(files=(parse_policy_file("10.toml", f"AllowedTargets = ['127.0.0.1:{port}']"),))
+    scene = await Scene.start(nursery, HostPorts("127.0.0.1", PortSet([(denied, port)])), policy)
+    with pytest.raises(StreamRefused) as caught:
+        await scene.client.open_stream()  # for the first port
+    assert caught.value.reason is Reason.DENIED_BY_POLICY
+    (refusal,) = [one for one in scene.events if isinstance(one, PolicyRefused)]
+    assert refusal.detail == f"AllowedTargets (10.toml:1) does not allow 127.0.0.1:{denied}"
+    stream = await scene.client.open_stream(metadata=port_metadata(port))
+    async with await target.accept() as server:
+        await talk(stream, server)
     nursery.cancel_scope.cancel()
 
 

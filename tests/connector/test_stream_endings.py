@@ -17,6 +17,7 @@ import trio.testing
 from hybridrelay.connector import serving, sessions
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.channels import DataChannels
+from hybridrelay.connector.requested import first_target
 from hybridrelay.connector.sessions import ProvenChannel, Sessions
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.targets import TargetError
@@ -217,7 +218,7 @@ async def _stream_is_denied(scene: Scene) -> None:
 
 async def _application_has_its_share(scene: Scene) -> None:
     scene.sessions.streams.shares = shares = Shares(limit=lambda: 10_000, ports=lambda: 1)
-    taken = shares.ports(scene.published.target)
+    taken = shares.ports(first_target(scene.published.target))
     assert taken.take((scene.published, PEER.serial))
     await _ask(scene)
     await eventually(scene.ends)

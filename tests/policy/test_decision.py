@@ -17,7 +17,7 @@ from hybridrelay.policy.directory import PolicyDirectory
 from hybridrelay.policy.document import Entry, IdentityList, Place, Restrictions
 from hybridrelay.policy.toml_files import parse_policy_file
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, PeerIdentity, Role, UnixSocket
+from hybridrelay.security import HostPort, HostPorts, PeerIdentity, PortSet, Role, UnixSocket
 
 DENIED = Reason.DENIED_BY_POLICY
 PINS = tuple(f"sha256:{letter * 43}=" for letter in "AE")
@@ -29,6 +29,7 @@ RESOURCE = Resource(
     authority="ab" * 32,
     at=dt.datetime(2026, 3, 4, 12, 0),  # noqa: DTZ001 - local time; a Wednesday
 )
+FTP = HostPorts("ftp", PortSet([(21, 21), (50000, 50001)]))
 SHOP = PeerIdentity("orders", Role.APPLICATION, "shop", "0a", 4e9)
 STREAM = Action.OPEN_STREAM
 
@@ -80,6 +81,11 @@ DENIALS: list[tuple[str, dict[str, Any], set[Action], str, str]] = [
     ("AllowedTargets = []", {}, {P, S, O, D}, "allowed-targets", "AllowedTargets (0.toml:1) does not allow db.corp"),
     ("AllowedTargets = ['*.corp.example:5432']", {}, set(), "", ""),
     ("AllowedTargets = ['10.0.0.0/8:*']", {}, set(), "", ""),
+    ("AllowedTargets = ['ftp:21']", {"target": FTP}, {P, O, D}, "allowed-targets", "does not allow ftp:50000"),
+    ("DeniedTargets = ['ftp:50001']", {"target": FTP}, {P, O, D}, "denied-targets", "denies ftp:50001"),
+    ("AllowedTargets = ['ftp:22']", {"target": FTP}, {P, S, O, D}, "allowed-targets", "does not allow ftp:21"),
+    ("AllowedTargets = ['ftp:21', 'ftp:50000-50001']", {"target": FTP}, set(), "", ""),
+    ("AllowedForwardAddresses = ['ftp:21']", {"target": FTP}, {F}, "allowed-forward-addresses", "ftp:50000"),
     (
         "AllowedTargets = ['10.0.0.0/8:*']",
         {"address": "11.0.0.1"},

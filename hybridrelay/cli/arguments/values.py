@@ -17,7 +17,7 @@ from ..._own_address import OWN
 from ..._unix_address import UnixAddress, parse_unix_address
 
 if TYPE_CHECKING:
-    from ...security import HostPort, ManagementUrl, Networks, Right, Target
+    from ...security import HostPort, HostTarget, ManagementUrl, Networks, Right, Target
 
 T = TypeVar("T")
 
@@ -94,14 +94,14 @@ def status_address(text: str) -> Path | tuple[str, int]:
 
 @_argument
 def target(text: str) -> Target:
-    """Parse ``host:port`` or ``unix:/path``, which a connector is to connect to."""
+    """Parse ``host:port``, ``host:port,port-port`` or ``unix:/path``, which a connector is to connect to."""
     from ...security import parse_target_untrusted
 
     return parse_target_untrusted(text)
 
 
 @_argument
-def local_name(text: str) -> HostPort | Literal["none"]:
+def local_name(text: str) -> HostTarget | Literal["none"]:
     """Parse a local name, or ``none``."""
     from ...security import NO_LOCAL_NAME, parse_local_name_untrusted
 
@@ -111,9 +111,12 @@ def local_name(text: str) -> HostPort | Literal["none"]:
 @_argument
 def published_name(text: str) -> HostPort:
     """Parse the name and port under which an application knows a target."""
-    from ...security import parse_local_name_untrusted
+    from ...security import HostPort, parse_local_name_untrusted
 
-    return parse_local_name_untrusted(text)
+    name = parse_local_name_untrusted(text)
+    if not isinstance(name, HostPort):
+        raise ValueError("one port is possible here")
+    return name
 
 
 @_argument

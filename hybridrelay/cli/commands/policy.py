@@ -6,7 +6,8 @@ import argparse
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import attrs
 
@@ -26,7 +27,18 @@ from ...policy.local_time import local_now
 from ...policy.machine import PolicySource
 from ...policy.templates import TEMPLATES
 from ...protocol.reasons import Reason
-from ...security import ConnectionString, PeerIdentity, Role, Target, UnixSocket, load_connection_string
+from ...security import (
+    ConnectionString,
+    HostPort,
+    HostPorts,
+    PeerIdentity,
+    PortSet,
+    Role,
+    StreamTarget,
+    Target,
+    UnixSocket,
+    load_connection_string,
+)
 from .. import exits, output
 
 
@@ -81,14 +93,22 @@ def run_check(args: argparse.Namespace) -> int:
     subject = PeerIdentity(resource.connection, Role.APPLICATION, args.label or "", args.serial, math.inf)
     found = _Check(policy, subject if args.label or args.serial else None, resource)
     results = found.results()
-    is_allowed = any(decision.reason is None for _, decision in results)
+    is_allowed = all(
+        any(one.is_allowed for one in of_target) for _, of_target in groupby(results, key=lambda one: one.target)
+    )
     if args.json:
         output.say_json(
             {
                 "allowed": is_allowed,
                 "target": None if target is None else str(target),
                 "results": [
-                    {"address": address, "allowed": one.reason is None, "rule": one.rule} for address, one in results
+                    {
+                        "target": None if one.target is None else str(one.target),
+                        "address": one.address,
+                        "allowed": one.is_allowed,
+                        "rule": one.decision.rule,
+                    }
+                    for one in results
                 ],
                 "relays": list(resource.relays),
                 "authority": f"sha256:{resource.authority}" if resource.authority else None,
@@ -97,11 +117,43 @@ def run_check(args: argparse.Namespace) -> int:
     else:
         if string is not None:
             _say_string(string)
-        for address, one in results:
-            at = f" at {address}" if address and address != _configured(target) else ""
-            what = resource.connection if target is None else f"{target}{at}"
-            output.say(f"allowed: {what}" if one.reason is None else f"denied: {what}: {one.rule}")
+        for line in _lines(results, resource.connection):
+            output.say(line)
     return exits.OK if is_allowed else exits.DENIED
+
+
+@attrs.frozen
+class _Result:
+    """The decision about one address of a target, or about the target itself."""
+
+    target: StreamTarget | None
+    address: str
+    decision: Decision
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.decision.reason is None
+
+    def says(self) -> tuple[str, str, str]:
+        """Return what the line about this port has besides: a word, the address, and the kind of the rule."""
+        configured = None if self.target is None else _configured(self.target)
+        at = f" at {self.address}" if self.address and self.address != configured else ""
+        return ("allowed", at, "") if self.is_allowed else ("denied", at, self.decision.kind)
+
+
+def _lines(results: Sequence[_Result], connection: str) -> Iterator[str]:
+    """Yield a line for each result. Ports with the same result share a line, which has the rule for the first."""
+    grouped: dict[tuple[str, str, str], list[_Result]] = {}
+    for one in results:
+        grouped.setdefault(one.says(), []).append(one)
+    for (word, at, _), same in grouped.items():
+        target: Target | None = same[0].target
+        ports = [one.target.port for one in same if isinstance(one.target, HostPort)]
+        if isinstance(target, HostPort) and len(ports) > 1 and len(ports) == len(set(ports)):
+            target = HostPorts(target.host, PortSet.of(ports))
+        what = connection if target is None else f"{target}{at}"
+        rule = same[0].decision.rule
+        yield f"{word}: {what}: {rule}" if rule else f"{word}: {what}"
 
 
 @attrs.frozen
@@ -112,47 +164,54 @@ class _Check:
     subject: PeerIdentity | None
     resource: Resource
 
-    def results(self) -> list[tuple[str, Decision]]:
-        """Return a decision for each address of the target; for a target that is denied by its name, or if there is
-        no target, one without an address.
+    def results(self) -> list[_Result]:
+        """Return a result for each port and each address of the target; for a port that is denied by its name, or if
+        there is no target, one without an address.
 
         Raises:
             HybridRelayError: the name cannot be resolved, and the decision depends on it.
         """
-        first = self._decide("")
         target = self.resource.target
-        if first.reason is not None or target is None:
-            return [("", first)]
+        if target is None:
+            return [self._decide(None)]
         if isinstance(target, UnixSocket):
-            path = os.path.realpath(target.path)
-            return [(path, self._decide(path))]
+            first = self._decide(target)
+            return [self._decide(target, os.path.realpath(target.path)) if first.is_allowed else first]
+        ports = [self._decide(port) for port in (target.each if isinstance(target, HostPorts) else (target,))]
+        addresses = self._addresses(target.host) if any(one.is_allowed for one in ports) else ()
+        found = []
+        for port in ports:
+            more = [self._decide(port.target, address) for address in addresses] if port.is_allowed else []
+            found += more or [port]
+        return found
+
+    def _addresses(self, host: str) -> Sequence[str]:
+        """Return the addresses of a host; none if it cannot be resolved, and no rule needs them."""
         try:
-            infos = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+            infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as exc:
             if self._has_networks():
                 raise HybridRelayError(
-                    f"{target.host} cannot be resolved here, and the policy has rules about addresses",
+                    f"{host} cannot be resolved here, and the policy has rules about addresses",
                     reason=Reason.TARGET_NAME_NOT_FOUND,
                     remedy="run this command on the machine of the connector, or check an address",
                 ) from exc
-            return [("", first)]
-        addresses = dict.fromkeys(str(info[4][0]) for info in infos)
-        return [(address, self._decide(address)) for address in addresses]
+            return ()
+        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
 
-    def _decide(self, address: str) -> Decision:
+    def _decide(self, target: StreamTarget | None, address: str = "") -> _Result:
         at = local_now() if self.policy.depends_on_time else None
-        action = Action.FORWARD if self.resource.target is None else Action.OPEN_STREAM
-        return self.policy.decide(self.subject, action, attrs.evolve(self.resource, address=address, at=at))
+        action = Action.FORWARD if target is None else Action.OPEN_STREAM
+        resource = attrs.evolve(self.resource, target=target, address=address, at=at)
+        return _Result(target, address, self.policy.decide(self.subject, action, resource))
 
     def _has_networks(self) -> bool:
         lists = [one for file in self.policy.files for one in (file.allowed_targets, file.denied_targets)]
         return any(entry.value.host.network is not None for one in lists if one is not None for entry in one.entries)
 
 
-def _configured(target: Target | None) -> str:
+def _configured(target: StreamTarget) -> str:
     """Return the host or path of a target, as it is written."""
-    if target is None:
-        return ""
     return target.path if isinstance(target, UnixSocket) else target.host
 
 

@@ -108,7 +108,8 @@ def _hosts_of(wanted: Wanted) -> Sequence[HostPort]:
                 "configuration file",
             )
         )
-    return (wanted.string.local_name,)
+    name = wanted.string.local_name
+    return (name,) if isinstance(name, HostPort) else tuple(name.each)
 
 
 def _choose(name: str | None, published: Sequence[HostPort]) -> Way:

@@ -8,7 +8,7 @@ import attrs
 
 from ..._own_address import OwnAddress, own_addresses
 from ...errors import ConfigurationError
-from ...security import ConnectionString, HostPort
+from ...security import ConnectionString, HostPort, HostTarget
 from ..entries import Entry, Key
 from .plan import Running, Wanted
 
@@ -49,7 +49,7 @@ def check_names_for_fronts(wanted: Sequence[Wanted], running: Mapping[Key, Runni
         ConfigurationError: two have the same local name, or one has neither a local name nor a port of its own. The
             message says where.
     """
-    by_name: dict[HostPort, Entry] = {}
+    by_name: dict[HostTarget, Entry] = {}
     for one in wanted:
         entry, string = one.entry, one.string or running[one.entry.key].string
         name = string.local_name
@@ -68,11 +68,13 @@ def _give_name(entry: Entry, string: ConnectionString) -> str:
     return f"give it one: {command} --update {entry.file or 'FILE'}"
 
 
-def _with_address(entry: Entry, name: HostPort, addresses: Mapping[str, str]) -> Entry:
-    return attrs.evolve(entry, listen=(*entry.listen, OwnAddress(addresses[name.host], name.port)), own_address=False)
+def _with_address(entry: Entry, name: HostTarget, addresses: Mapping[str, str]) -> Entry:
+    first = name if isinstance(name, HostPort) else name.first
+    own = OwnAddress(addresses[name.host], first.port)
+    return attrs.evolve(entry, listen=(*entry.listen, own), own_address=False)
 
 
-def _local_name(entry: Entry, string: ConnectionString) -> HostPort:
+def _local_name(entry: Entry, string: ConnectionString) -> HostTarget:
     if string.local_name is None:
         text = (
             f"the connection string of {string.entity_path} has no local name, so it can have no address of its own"

@@ -91,6 +91,7 @@ _BY_REASON: Mapping[Reason, Cause] = {
     Reason.TARGET_NAME_SERVICE_FAILED: Cause(4, 502, "dns_timeout"),
     Reason.TARGET_TIMEOUT: Cause(6, 504, "connection_timeout"),
     Reason.DENIED_BY_POLICY: _DENIED,
+    Reason.PORT_NOT_PUBLISHED: _DENIED,
     Reason.LIMIT: Cause(1, 503, "connection_limit_reached"),
     Reason.OUT_OF_RESOURCES: Cause(1, 503, "connection_limit_reached"),
     Reason.INTERNAL_ERROR: _FAILED,

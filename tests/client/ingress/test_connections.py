@@ -60,13 +60,15 @@ class FakeClient(Client):
     def open_patience(self) -> float:
         return 60.0
 
-    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(
+        self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
+    ) -> MuxStream:
         await self.ready.wait()
         if self.error is not None:
             raise self.error
         return self.session.open_stream_nowait()
 
-    def request_stream_nowait(self) -> MuxStream | None:
+    def request_stream_nowait(self, *, port: int | None = None) -> MuxStream | None:
         if not self.ready.is_set() or isinstance(self.error, RelayUnreachable):
             return None
         if self.error is not None:

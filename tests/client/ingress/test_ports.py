@@ -50,10 +50,12 @@ class FakeClient(Client):
         await trio.lowlevel.checkpoint()
         raise RelayUnreachable("down")
 
-    def request_stream_nowait(self) -> MuxStream | None:
+    def request_stream_nowait(self, *, port: int | None = None) -> MuxStream | None:
         return None
 
-    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(
+        self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
+    ) -> MuxStream:
         self.is_waiting.set()
         await trio.sleep_forever()
         raise AssertionError("unreachable")

@@ -1,0 +1,230 @@
+"""Targets: what a connector connects to, and how it is written. Pure.
+
+A target is one of these, and so is, without the Unix socket, a local name:
+
+* ``db.corp:5432``: one port of a host (`HostPort`);
+* ``ftp.corp:21,50000-50100``: several ports of a host (`HostPorts`);
+* ``unix:/run/db.sock``: a Unix socket of the connector's machine (`UnixSocket`).
+
+`parse_target_untrusted` is the only parser. Connection strings, the command line, configuration files and updates use
+it. What a kind of target adds to the text after the ports has its place in `_parse_ports_of_host`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
+
+import attrs
+
+from .names import HostPort, bracketed, check_host, parse_port_untrusted, split_port
+
+__all__ = [
+    "MAX_TARGET_PORTS",
+    "UNIX_PREFIX",
+    "HostPorts",
+    "HostTarget",
+    "PortSet",
+    "StreamTarget",
+    "Target",
+    "UnixSocket",
+    "check_unix_path",
+    "parse_host_target_untrusted",
+    "parse_target_untrusted",
+]
+
+#: What the path of a Unix socket begins with, where an address and a port could be instead.
+UNIX_PREFIX: Final = "unix:"
+#: The longest path of a Unix socket that can be a target. On Linux, the connector reaches every one of them.
+_MAX_UNIX_PATH = 1024
+#: How many ports a target may have. A forward opens a listener for each of them.
+MAX_TARGET_PORTS: Final = 512
+#: No list of so many ports is longer (characters).
+_MAX_PORTS_TEXT = MAX_TARGET_PORTS * len("65535,")
+_SEVERAL = re.compile(r"[,-]")
+
+
+def _as_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    return tuple(ranges)
+
+
+@attrs.frozen
+class PortSet:
+    """Different ports, in the order in which they are written. `str()` is ``21,50000-50100``.
+
+    Raises:
+        ValueError: a range is empty or contains what is no port, a port occurs twice, or there are none or too many.
+    """
+
+    #: The first and the last port of each range.
+    ranges: tuple[tuple[int, int], ...] = attrs.field(converter=_as_ranges)
+
+    @ranges.validator
+    def _check(self, attribute: object, ranges: tuple[tuple[int, int], ...]) -> None:
+        if not ranges:
+            raise ValueError("the port is missing")
+        for first, last in ranges:
+            if not 1 <= first <= 65535 or not 1 <= last <= 65535:
+                raise ValueError("a port is a number from 1 to 65535")
+            if first > last:
+                raise ValueError(f"the range of ports {first}-{last} ends before it begins")
+        if len(self) > MAX_TARGET_PORTS:
+            raise ValueError(f"at most {MAX_TARGET_PORTS} ports are possible, and these are {len(self)}")
+        end = 0
+        for first, last in sorted(ranges):
+            if first <= end:
+                raise ValueError(f"port {first} occurs twice")
+            end = last
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges:
+            yield from range(first, last + 1)
+
+    def __contains__(self, port: int) -> bool:
+        return any(first <= port <= last for first, last in self.ranges)
+
+    @property
+    def first(self) -> int:
+        """The port that is written first."""
+        return self.ranges[0][0]
+
+    def __str__(self) -> str:
+        return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges)
+
+    @classmethod
+    def of(cls, ports: Iterable[int]) -> PortSet:
+        """Return the set of some ports, in their order. Numbers that follow each other become a range.
+
+        Raises:
+            ValueError: see `PortSet`.
+        """
+        ranges: list[tuple[int, int]] = []
+        for port in ports:
+            if ranges and ranges[-1][1] == port - 1:
+                ranges[-1] = ranges[-1][0], port
+            else:
+                ranges.append((port, port))
+        return cls(ranges)
+
+
+@attrs.frozen
+class HostPorts:
+    """Several ports of one host, such as those of FTP. `str()` puts IPv6 addresses in brackets.
+
+    The port that is written first is the *first port*: the one that is meant where no port is named.
+
+    Raises:
+        ValueError: the host is not valid, or there is only one port, which `HostPort` is for.
+    """
+
+    host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
+    ports: PortSet = attrs.field()
+
+    @ports.validator
+    def _check_ports(self, attribute: object, value: PortSet) -> None:
+        if len(value) == 1:
+            raise ValueError("several ports are at least two")
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.ports}"
+
+    def at(self, port: int) -> HostPort:
+        """Return one of the ports with the host. It has to be in the set."""
+        assert port in self.ports
+        return HostPort(self.host, port)
+
+    @property
+    def first(self) -> HostPort:
+        """The first port, with the host."""
+        return self.at(self.ports.first)
+
+    @property
+    def each(self) -> Iterator[HostPort]:
+        """Every port, with the host."""
+        return (HostPort(self.host, port) for port in self.ports)
+
+
+def check_unix_path(path: str) -> str:
+    """Return `path` if it is valid as the path of a Unix socket to connect to.
+
+    Raises:
+        ValueError: it is not; the message does not repeat the path.
+    """
+    if not path.startswith("/") or path.endswith("/"):
+        raise ValueError("expected unix:/path/of/the/socket, an absolute path")
+    if len(path) > _MAX_UNIX_PATH:
+        raise ValueError(f"the path of a Unix socket has at most {_MAX_UNIX_PATH} characters")
+    # A connection string consists of ASCII, and separates its fields by semicolons.
+    if not (path.isascii() and path.isprintable()) or ";" in path or "*" in path:
+        raise ValueError("the path of a Unix socket consists of printable ASCII characters without ; and *")
+    return path
+
+
+@attrs.frozen
+class UnixSocket:
+    """A Unix socket to connect to. `str()` is ``unix:/path``."""
+
+    #: Absolute. It may lead over symbolic links, and contain ``..``.
+    path: str = attrs.field(validator=lambda _instance, _attribute, value: check_unix_path(value))
+
+    def __str__(self) -> str:
+        return f"{UNIX_PREFIX}{self.path}"
+
+
+#: A host with one port or several.
+HostTarget: TypeAlias = HostPort | HostPorts
+#: What a connector connects to.
+Target: TypeAlias = HostTarget | UnixSocket
+#: What one stream is connected to.
+StreamTarget: TypeAlias = HostPort | UnixSocket
+
+
+def parse_target_untrusted(text: str) -> Target:
+    """Parse ``unix:/path``, or a host with its ports as `parse_host_target_untrusted` does.
+
+    Raises:
+        ValueError: it is not valid; the message does not repeat the text.
+    """
+    if text.startswith(UNIX_PREFIX):
+        return UnixSocket(text.removeprefix(UNIX_PREFIX))
+    if text.startswith("/"):
+        raise ValueError("write the path of a Unix socket as unix:/path")
+    return parse_host_target_untrusted(text)
+
+
+def parse_host_target_untrusted(text: str) -> HostTarget:
+    """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``, where several ports and ranges may follow each other,
+    separated by commas: ``ftp.corp:21,50000-50100``.
+
+    Raises:
+        ValueError: it is not valid; the message does not repeat the text, except for the numbers of ports.
+    """
+    host, ports = split_port(text)
+    return _parse_ports_of_host(host, ports)
+
+
+def _parse_ports_of_host(host: str, text: str) -> HostTarget:
+    """Parse what follows the colon after a host."""
+    if not _SEVERAL.search(text):
+        return HostPort(host, parse_port_untrusted(text))
+    ports = _parse_ports(text)
+    return HostPorts(host, ports) if len(ports) > 1 else HostPort(host, ports.first)
+
+
+def _parse_ports(text: str) -> PortSet:
+    if len(text) > _MAX_PORTS_TEXT:
+        raise ValueError(f"at most {MAX_TARGET_PORTS} ports are possible")
+    ranges = []
+    for item in text.split(","):
+        first, dash, last = item.partition("-")
+        try:
+            ranges.append((parse_port_untrusted(first), parse_port_untrusted(last if dash else first)))
+        except ValueError:
+            raise ValueError(
+                "a port is a number from 1 to 65535; write several as 21,50000-50100, without blanks"
+            ) from None
+    return PortSet(ranges)

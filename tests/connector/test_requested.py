@@ -1,0 +1,57 @@
+"""Which port of a target a stream is for: never one that the connector's own connection string does not have."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.connector.requested import requested_untrusted
+from hybridrelay.protocol import Metadata, MetadataEntry
+from hybridrelay.protocol.metadata import NO_METADATA
+from hybridrelay.protocol.open_metadata import PORT, port_metadata
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import HostPort, HostPorts, PortSet, StreamTarget, Target, UnixSocket
+
+FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
+DATABASE = HostPort("db.corp", 5432)
+SOCKET = UnixSocket("/run/db.sock")
+
+
+@pytest.mark.parametrize(
+    ("target", "metadata", "wanted", "reason"),
+    [
+        (FTP, NO_METADATA, HostPort("ftp.corp", 21), None),
+        (FTP, port_metadata(50100), HostPort("ftp.corp", 50100), None),
+        (FTP, port_metadata(22), HostPort("ftp.corp", 22), Reason.PORT_NOT_PUBLISHED),
+        (DATABASE, NO_METADATA, DATABASE, None),
+        (DATABASE, port_metadata(5432), DATABASE, None),
+        (DATABASE, port_metadata(22), HostPort("db.corp", 22), Reason.PORT_NOT_PUBLISHED),
+        (SOCKET, NO_METADATA, SOCKET, None),
+        (SOCKET, port_metadata(22), SOCKET, Reason.PORT_NOT_PUBLISHED),
+        (FTP, Metadata([MetadataEntry(PORT, b"\0\0")]), FTP.first, Reason.METADATA_NOT_UNDERSTOOD),
+        (FTP, Metadata([MetadataEntry(PORT, b"21")]), HostPort("ftp.corp", 0x3231), Reason.PORT_NOT_PUBLISHED),
+        (FTP, Metadata([MetadataEntry(PORT, b"")]), FTP.first, Reason.METADATA_NOT_UNDERSTOOD),
+    ],
+)
+def test_ports(target: Target, metadata: Metadata, wanted: StreamTarget, reason: Reason | None) -> None:
+    found = requested_untrusted(target, metadata)
+    assert found.target == wanted
+    assert (None if found.refusal is None else found.refusal.reason) is reason
+
+
+def test_only_the_log_of_the_private_network_says_which_ports_there_are() -> None:
+    refusal = requested_untrusted(FTP, port_metadata(22)).refusal
+    assert refusal is not None
+    assert refusal.detail == "the client has asked for port 22, and the target is ftp.corp:21,50000-50100"
+    assert refusal.client_text == "this hybrid connection has no port 22"
+
+
+@given(
+    st.sampled_from([FTP, DATABASE, SOCKET]),
+    st.builds(lambda value: Metadata([MetadataEntry(PORT, value)]), st.binary(max_size=6)),
+)
+def test_whatever_a_client_sends_nothing_else_is_dialed(target: Target, metadata: Metadata) -> None:
+    found = requested_untrusted(target, metadata)
+    if found.refusal is None:
+        assert found.target in (list(target.each) if isinstance(target, HostPorts) else [target])
