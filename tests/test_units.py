@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import plistlib
+import pwd
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from hybridrelay.administration import (
     windows_text,
 )
 from hybridrelay.cli import main
+from hybridrelay.cli.commands import service
 from hybridrelay.cli.config_file import apply_config_file
 from hybridrelay.cli.parser import build_parser
 
@@ -91,10 +93,21 @@ def test_launchd(role: ServiceRole) -> None:
 
 @pytest.mark.parametrize("role", [ServiceRole.CONNECTOR, ServiceRole.FORWARD])
 def test_windows(role: ServiceRole) -> None:
-    service = ET.fromstring(windows_text(settings(role)))
-    arguments = service.findtext("arguments")
+    text = windows_text(settings(role))
+    root = ET.fromstring(text)
+    arguments = root.findtext("arguments")
     assert arguments is not None
     assert build_parser().parse_args(shlex.split(arguments, posix=False)).command == role
+    assert root.findtext("executable") == PROGRAM
+    # WinSW 2 reads domain and user, WinSW 3 reads username. Without an account, the service would be LocalSystem.
+    account = {child.tag: child.text for child in root.findall("serviceaccount/*")}
+    assert account == {
+        "domain": "NT AUTHORITY", "user": "LocalService", "username": r"NT AUTHORITY\LocalService",
+    }  # fmt: skip
+    # What the account may write is made by the instructions.
+    folder = r"%ProgramData%\hybridrelay"
+    assert root.findtext("logpath") == rf"{folder}\log"
+    assert all(rf'icacls "{folder}\{name}" /grant *S-1-5-19:(OI)(CI)M' in text for name in ("strings", "log"))
     with pytest.raises(ValueError, match="does not run on Windows"):
         windows_text(settings(ServiceRole.RELAY))
 
@@ -103,13 +116,15 @@ def test_windows(role: ServiceRole) -> None:
 def test_the_configuration_to_begin_with(role: ServiceRole, tmp_path: Path) -> None:
     """As it is, and with its comments made into settings."""
     text = example_config(settings(role))
-    for content in (text, re.sub(r"^# (\[\[|file|listen)", r"\1", text, flags=re.MULTILINE)):
+    for content in (text, re.sub(r"^# (\[\[|file|listen|tls|management)", r"\1", text, flags=re.MULTILINE)):
         path = tmp_path / "file.toml"
         path.write_text(content)
         args = build_parser().parse_args([role])
         apply_config_file(args, path)
         if role is ServiceRole.RELAY:
             assert args.state == Path("/var/lib/hybridrelay")
+        else:
+            assert str(args.status) == f"/var/lib/hybridrelay-{role}/status.sock"
     if role is not ServiceRole.RELAY:
         (connection,) = args.connections
         assert Path(connection.file).parent == tmp_path / "strings"
@@ -163,32 +178,132 @@ def test_what_is_refused(arguments: list[str], says: str, capsys: pytest.Capture
     assert says in capsys.readouterr().err
 
 
+def test_a_program_for_windows(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its path is that of another machine."""
+    command = ["service", "print", "connector", "--for", "windows"]
+    assert main(command) == 0
+    assert "<executable>hybridrelay.exe</executable>" in capsys.readouterr().out
+    assert main([*command, "--program", r"C:\Program Files\R&D\hybridrelay.exe"]) == 0
+    root = ET.fromstring(capsys.readouterr().out)
+    assert root.findtext("executable") == r"C:\Program Files\R&D\hybridrelay.exe"
+
+
+class Machine:
+    """A machine, below a directory, whose user databases and programs are replaced."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.calls_file = folder / "calls"
+        self.calls_file.touch()
+        self.users: dict[str, tuple[int, int]] = {}
+        self.owners: dict[str, tuple[str | None, int | None]] = {}
+        for name in ("systemctl", "launchctl", "useradd"):
+            program = folder / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            # Nothing is loaded in launchd.
+            status = f'[ "$1" != print ] || [ -e {folder}/loaded ]' if name == "launchctl" else "true"
+            program.write_text(f'#!/bin/sh\necho "{name} $*" >> {self.calls_file}\n{status}\n')
+            program.chmod(0o755)
+        #: The program of the services, and the Python that runs it.
+        self.program = folder / "bin" / "hybridrelay"
+        self.program.write_text(f"#!{folder}/bin/python\n")
+        monkeypatch.setenv("PATH", f"{folder}/bin{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(service, "_below", lambda root, path: folder / PurePosixPath(path).relative_to("/"))
+        monkeypatch.setattr(service, "_HIDDEN", (f"{folder}/home/",))
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(pwd, "getpwnam", self._user)
+        monkeypatch.setattr(shutil, "chown", self._chown)
+
+    def _user(self, name: str) -> pwd.struct_passwd:
+        if f" {name}\n" in self.calls_file.read_text():  # useradd has made it, and its group
+            self.users.setdefault(name, (os.getuid(), os.getgid()))
+        uid, gid = self.users[name]
+        return pwd.struct_passwd((name, "x", uid, gid, "", "/", "/sbin/nologin"))
+
+    def _chown(self, path: Path, user: str | None = None, group: int | None = None) -> None:
+        self.owners[str(path.relative_to(self.folder))] = (user, group)
+
+    def run(self, action: str, *arguments: str, system: str = "systemd") -> int:
+        options = ["--program", str(self.program)] if action == "install" else []
+        return main(["service", action, "--for", system, *arguments, *options])
+
+    @property
+    def calls(self) -> list[str]:
+        return self.calls_file.read_text().splitlines()
+
+
 @pytest.fixture
-def fake_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs of the system that write down how they are called."""
-    for name in ("systemctl", "useradd"):
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n')
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
-    return tmp_path / "calls"
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
 
 
-def test_what_is_run_on_a_real_machine(fake_system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_run_on_a_real_machine(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     """As root, with the paths below a directory and the system's programs replaced: their order and arguments."""
-    from hybridrelay.cli.commands import service
-
-    monkeypatch.setattr(service, "_below", lambda root, path: tmp_path / PurePosixPath(path).relative_to("/"))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(shutil, "chown", lambda *arguments: None)
-    common = ["--for", "systemd", "connector"]
-    assert main(["service", "install", *common, "--user", "nobody-knows-me", "--program", PROGRAM]) == 0
-    assert main(["service", "uninstall", *common]) == 0
-    assert fake_system.read_text().splitlines() == [
+    assert machine.run("install", "connector", "--user", "nobody-knows-me") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Then: systemctl start hybridrelay-connector"
+    assert machine.run("install", "connector", "--user", "nobody-knows-me") == 0
+    again = capsys.readouterr().out
+    assert "Next:" not in again  # it is configured
+    assert again.splitlines()[-1] == "Then: systemctl restart hybridrelay-connector"
+    assert machine.run("uninstall", "connector") == 0
+    assert machine.calls == [
         "useradd --system --user-group --home-dir /var/lib/hybridrelay --shell /usr/sbin/nologin nobody-knows-me",
-        "systemctl daemon-reload",
-        "systemctl enable hybridrelay-connector",
+        *["systemctl daemon-reload", "systemctl enable hybridrelay-connector"] * 2,
         "systemctl disable --now hybridrelay-connector",
         "systemctl daemon-reload",
     ]
+
+
+def test_a_user_whose_group_has_another_name(machine: Machine) -> None:
+    """Its group gets the directories, and the unit names no group."""
+    machine.users["alice"] = (os.getuid(), 4321)
+    assert machine.run("install", "forward", "--user", "alice") == 0
+    assert machine.owners == {"etc/hybridrelay": ("root", 4321), "etc/hybridrelay/strings": ("alice", 4321)}
+    unit = (machine.folder / "etc/systemd/system/hybridrelay-forward.service").read_text()
+    assert "User=alice\n" in unit
+    assert "Group=" not in unit
+
+
+def test_directories_of_another_user_are_refused(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written then."""
+    assert machine.run("install", "relay", "--user", "first") == 0
+    machine.users["second"] = (os.getuid() + 1, os.getgid())
+    assert machine.run("install", "connector", "--user", "second") == 2
+    assert "does not belong to the user second" in capsys.readouterr().err
+    (machine.folder / "etc/hybridrelay/strings").rmdir()
+    machine.users["second"] = (os.getuid() + 1, os.getgid() + 1)
+    assert machine.run("install", "connector", "--user", "second") == 2
+    assert "the user second cannot enter" in capsys.readouterr().err
+    assert not (machine.folder / "etc/hybridrelay/connector.toml").exists()
+    (machine.folder / "etc/hybridrelay").chmod(0o751)
+    assert machine.run("install", "connector", "--user", "second") == 0
+
+
+@pytest.mark.parametrize("hidden", ["program", "python"])
+def test_a_program_that_the_service_cannot_see(
+    hidden: str, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program, or the Python of its virtual environment, is a link into a home directory."""
+    home = machine.folder / "home"
+    home.mkdir()
+    if hidden == "program":
+        machine.program.rename(home / "hybridrelay")
+        machine.program.symlink_to(home / "hybridrelay")
+    else:
+        (home / "python3.11").touch()
+        (machine.folder / "bin/python").symlink_to(home / "python3.11")
+    assert machine.run("install", "relay") == 2
+    shown = capsys.readouterr()
+    assert "the service could not see" in shown.err
+    assert str(home) in shown.err
+    assert (shown.out, machine.calls) == ("", [])
+
+
+def test_launchd_stops_what_is_loaded(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.users["_hr"] = (os.getuid(), os.getgid())
+    for is_loaded in (False, True):
+        assert machine.run("install", "relay", "--user", "_hr", system="launchd") == 0
+        if is_loaded:
+            (machine.folder / "loaded").touch()
+        assert machine.run("uninstall", "relay", system="launchd") == 0
+        assert ("launchctl bootout system/org.hybridrelay.relay" in machine.calls) is is_loaded

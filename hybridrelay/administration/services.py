@@ -6,6 +6,7 @@ import enum
 import plistlib
 from pathlib import PurePosixPath
 from typing import Final
+from xml.sax.saxutils import escape
 
 import attrs
 
@@ -57,6 +58,11 @@ class ServiceSettings:
     def state(self) -> PurePosixPath:
         """The directory of the state, which belongs to the user."""
         return PurePosixPath("/var/lib") / ("hybridrelay" if self.role is ServiceRole.RELAY else self.name)
+
+    @property
+    def status(self) -> PurePosixPath:
+        """The socket at which a connector or forward serves its status."""
+        return self.state / "status.sock"
 
 
 _COMMON: Final = """\
@@ -121,7 +127,6 @@ Type=notify
 ExecStart={settings.program} {settings.role} --config {settings.config}
 ExecReload=/bin/kill -HUP $MAINPID
 User={settings.user}
-Group={settings.user}
 StateDirectory={settings.state.name}
 StateDirectoryMode=0700
 {own}{_COMMON}
@@ -136,7 +141,6 @@ def launchd_plist(settings: ServiceSettings) -> str:
         "Label": f"org.{settings.name.replace('-', '.')}",
         "ProgramArguments": [settings.program, str(settings.role), "--config", str(settings.config)],
         "UserName": settings.user,
-        "GroupName": settings.user,
         "RunAtLoad": True,
         # Exit code 2: a file cannot be used, so that a restart does not help. launchd has no such condition; it waits
         # between two starts.
@@ -164,28 +168,42 @@ def windows_text(settings: ServiceSettings) -> str:
     if settings.role is ServiceRole.RELAY:
         raise ValueError("a relay does not run on Windows")
     folder = r"%ProgramData%\hybridrelay"
-    return f"""\
-<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs a program as a
-     service. Copy WinSW-x64.exe to "{folder}\\{settings.name}.exe" and this file to "{folder}\\{settings.name}.xml".
-     Only administrators and the service may read that directory. Then run, as an administrator:
-       "{folder}\\{settings.name}.exe" install
-       "{folder}\\{settings.name}.exe" start
-     and to remove the service: the same with stop, and uninstall. -->
+    # The account is given in the forms of WinSW 2 (domain, user) and WinSW 3 (username), which ignore each other's
+    # form. Without a form that it knows, WinSW runs the service with all rights, as LocalSystem.
+    return rf"""<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs
+     a program as a service: the one that is named in <executable>, under the account LocalService.
+
+     1. Make the directories, as an administrator, in a command prompt. LocalService may read the first one, and write
+        in the two others. Nobody else has access, except administrators and the system.
+          mkdir "{folder}\strings" "{folder}\log"
+          icacls "{folder}" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F *S-1-5-19:(OI)(CI)RX
+          icacls "{folder}\strings" /grant *S-1-5-19:(OI)(CI)M
+          icacls "{folder}\log" /grant *S-1-5-19:(OI)(CI)M
+     2. Copy WinSW-x64.exe to "{folder}\{settings.name}.exe", and this file to "{folder}\{settings.name}.xml".
+     3. Write "{folder}\{settings.role}.toml", and copy the connection strings that it names to "{folder}\strings".
+     4. Install and start the service:
+          "{folder}\{settings.name}.exe" install
+          "{folder}\{settings.name}.exe" start
+
+     To remove it, run the same program with stop, and then with uninstall. -->
 <service>
   <id>{settings.name}</id>
   <name>hybridrelay {settings.role}</name>
   <description>hybridrelay {settings.role}</description>
-  <executable>hybridrelay.exe</executable>
-  <arguments>{settings.role} --config "{folder}\\{settings.role}.toml"</arguments>
+  <executable>{escape(settings.program)}</executable>
+  <arguments>{settings.role} --config "{folder}\{settings.role}.toml"</arguments>
   <serviceaccount>
-    <username>NT AUTHORITY\\LocalService</username>
+    <domain>NT AUTHORITY</domain>
+    <user>LocalService</user>
+    <username>NT AUTHORITY\LocalService</username>
   </serviceaccount>
   <startmode>Automatic</startmode>
   <delayedAutoStart>true</delayedAutoStart>
   <depend>Dnscache</depend>
   <onfailure action="restart" delay="5 sec"/>
   <stoptimeout>{_STOP_SECONDS} sec</stoptimeout>
-  <log mode="roll"/>
+  <logpath>{folder}\log</logpath>
+  <log mode="roll-by-size"/>
 </service>
 """
 
@@ -193,11 +211,26 @@ def windows_text(settings: ServiceSettings) -> str:
 def example_config(settings: ServiceSettings) -> str:
     """Return a configuration file to begin with. That of a relay is complete; the others need a connection."""
     if settings.role is ServiceRole.RELAY:
-        return f'# Options of hybridrelay relay; see hybridrelay relay --help.\nstate = "{settings.state}"\n'
+        return f"""\
+# Options of hybridrelay relay; see hybridrelay relay --help. A change takes effect after a restart.
+state = "{settings.state}"
+
+# A certificate from a public CA for port 443, which the user {settings.user} can read. It may be renewed at any time.
+# tls-certificate = "fullchain.pem"
+# tls-key = "privkey.pem"
+
+# The dashboard and the management API, besides the socket in the state directory.
+# management = "127.0.0.1:9180"
+"""
     listen = '# listen = "127.0.0.1:5432"\n' if settings.role is ServiceRole.FORWARD else ""
     side = "application" if settings.role is ServiceRole.FORWARD else "connector"
-    return (
-        f"# Options of hybridrelay {settings.role}, and a table for each hybrid connection.\n"
-        "# Changed tables take effect without a restart, and changed options after one.\n"
-        f'# [[connection]]\n# file = "strings/orders.{side}"\n{listen}'
-    )
+    return f"""\
+# Options of hybridrelay {settings.role}, and a table for each hybrid connection.
+# Changed tables take effect without a restart, and changed options after one.
+
+# To see it: hybridrelay status --from {settings.status}
+status = "{settings.status}"
+
+# [[connection]]
+# file = "strings/orders.{side}"
+{listen}"""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,8 @@ _DAEMONS = PurePosixPath("/Library/LaunchDaemons")
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - nothing is written there
 #: How long a command of the system may take (seconds). Stopping a service takes as long as its grace period.
 _SECONDS = 180
+#: The longest first line of a script that the system accepts (bytes), and more.
+_LONGEST_LINE = 4096
 #: A mode by which everybody can read a file that only root can change.
 _PUBLIC = 0o644
 
@@ -35,16 +38,22 @@ def run_install(args: argparse.Namespace) -> int:
     """Install a service."""
     settings = _settings(args)
     root = _check_root(args)
-    owner = None if args.root is not None else _make_user(settings.user, _system(args))
+    owner = None
+    if args.root is None:
+        _check_interpreter(args, settings)
+        owner = _make_user(settings.user, _system(args))
+        _check_access(root, settings, owner)
     _make_directory(root, settings.config_directory, 0o750, owner, of_root=True)
     _make_directory(root, settings.strings, 0o700, owner)
     if _system(args) == "launchd":
         _make_directory(root, settings.state, 0o700, owner)
     config = _below(root, settings.config)
-    if not config.exists():
+    is_configured = config.exists()
+    if not is_configured:
         _write(config, example_config(settings), _PUBLIC)
         output.say(f"wrote {config}")
     file = _below(root, _file(args, settings))
+    was_installed = file.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     _write(file, _text(args, settings), _PUBLIC)
     output.say(f"wrote {file}")
@@ -53,7 +62,7 @@ def run_install(args: argparse.Namespace) -> int:
             _run("systemctl", "daemon-reload")
             _run("systemctl", "enable", settings.name)
         output.say(f"{settings.name} starts with this machine.")
-    _tell_next(args, settings)
+    _tell_next(args, settings, is_configured=is_configured, was_installed=was_installed)
     return exits.OK
 
 
@@ -68,7 +77,9 @@ def run_uninstall(args: argparse.Namespace) -> int:
         if _system(args) == "systemd":
             _run("systemctl", "disable", "--now", settings.name)
         else:
-            _run("launchctl", "bootout", f"system/{file.stem}")
+            # Something that is not loaded cannot be stopped.
+            if _succeeds("launchctl", "print", f"system/{file.stem}"):
+                _run("launchctl", "bootout", f"system/{file.stem}")
     file.unlink()
     if args.root is None and _system(args) == "systemd":
         _run("systemctl", "daemon-reload")
@@ -83,6 +94,9 @@ def _system(args: argparse.Namespace) -> str:
 
 
 def _settings(args: argparse.Namespace) -> ServiceSettings:
+    if _system(args) == "windows" and sys.platform != "win32":
+        # It is for another machine, where this machine's paths mean nothing.
+        return ServiceSettings(ServiceRole(args.role), str(args.program or "hybridrelay.exe"), args.user)
     program = Path(sys.argv[0]) if args.program is None else args.program
     found = shutil.which(program) or str(program)
     path = os.path.abspath(found)
@@ -91,13 +105,39 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
             f"the path of the program has a blank or a special character: {path}",
             remedy="install hybridrelay elsewhere, for example in /opt/hybridrelay, or name another with --program",
         )
-    if path.startswith(_HIDDEN) and _system(args) == "systemd":
-        raise ConfigurationError(
-            f"the service could not see its program: {path}",
-            remedy="it sees no home directories and no temporary files: install hybridrelay elsewhere, for example "
-            "in /opt/hybridrelay, or name another with --program",
-        )
+    if _system(args) == "systemd":
+        _check_visible(path, "its program")
     return ServiceSettings(ServiceRole(args.role), path, args.user)
+
+
+def _check_visible(path: str, what: str) -> None:
+    if path.startswith(_HIDDEN):
+        raise ConfigurationError(
+            f"the service could not see {what}: {path}",
+            remedy="it sees no home directories and no temporary files: install hybridrelay elsewhere, for example "
+            "in /opt/hybridrelay, with a Python that is not in a home directory, or name another with --program",
+        )
+
+
+def _check_interpreter(args: argparse.Namespace, settings: ServiceSettings) -> None:
+    """Check that a service of systemd can see what its program consists of: the Python from which a virtual
+    environment was made may be in a home directory, and so may the code, if it is installed in editable mode."""
+    if _system(args) != "systemd":
+        return
+    if args.program is None:
+        _check_visible(os.path.realpath(__file__), "the code of its program")
+    program = Path(os.path.realpath(settings.program))
+    _check_visible(str(program), "its program")
+    try:
+        with program.open("rb") as file:
+            first = file.readline(_LONGEST_LINE)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the program of the service cannot be read: {exc.strerror}: {program}",
+            remedy="name the hybridrelay that the service is to run with --program",
+        ) from None
+    if first.startswith(b"#!"):
+        _check_visible(os.path.realpath(first[2:].split()[0]).decode(errors="replace"), "the Python of its program")
 
 
 def _text(args: argparse.Namespace, settings: ServiceSettings) -> str:
@@ -153,15 +193,46 @@ def _make_user(name: str, system: str) -> str:
     return name
 
 
+def _check_access(root: Path, settings: ServiceSettings, owner: str) -> None:
+    """Check that the service can use the directories that are there already."""
+    import pwd  # imported here, because Windows does not have it
+
+    user = pwd.getpwnam(owner)
+    strings, config = (_below(root, path) for path in (settings.strings, settings.config_directory))
+    if strings.exists() and (number := strings.stat().st_uid) != user.pw_uid:
+        raise ConfigurationError(
+            f"{strings} does not belong to the user {owner}, and the service has to write changed keys there",
+            remedy=f"use the user that it belongs to ({_name_of(number)}) for all services of this machine: --user",
+        )
+    if config.exists():
+        found = config.stat()
+        if not found.st_mode & stat.S_IXOTH and found.st_gid != user.pw_gid and found.st_uid != user.pw_uid:
+            raise ConfigurationError(
+                f"the user {owner} cannot enter {config}",
+                remedy=f"give it the group of {owner}, or let every user enter it: chmod a+x {config}",
+            )
+
+
+def _name_of(number: int) -> str:
+    import pwd  # imported here, because Windows does not have it
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"number {number}"
+
+
 def _make_directory(root: Path, path: PurePosixPath, mode: int, owner: str | None, *, of_root: bool = False) -> None:
-    """Make a directory, if it is missing, that belongs to the service's user, or to root and that user's group."""
+    """Make a directory, if it is missing. It belongs to the service's user, or to root and the group of that user."""
     directory = _below(root, path)
     if directory.exists():
         return
     directory.mkdir(parents=True)
     directory.chmod(mode)
     if owner is not None:
-        shutil.chown(directory, "root" if of_root else owner, owner)
+        import pwd  # imported here, because Windows does not have it
+
+        shutil.chown(directory, "root" if of_root else owner, pwd.getpwnam(owner).pw_gid)
     output.say(f"made {directory}")
 
 
@@ -171,6 +242,14 @@ def _write(path: Path, text: str, mode: int) -> None:
     else:
         create_file(path, text.encode())
     path.chmod(mode)
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        _run(*command)
+    except HybridRelayError:
+        return False
+    return True
 
 
 def _run(*command: str) -> None:
@@ -188,19 +267,25 @@ def _run(*command: str) -> None:
         )
 
 
-def _tell_next(args: argparse.Namespace, settings: ServiceSettings) -> None:
+def _tell_next(
+    args: argparse.Namespace, settings: ServiceSettings, *, is_configured: bool, was_installed: bool
+) -> None:
     if args.root is not None:
         output.say(
             f"Only files were written. On the machine itself, the user {settings.user} has to exist, "
             f"{settings.strings} has to belong to it, {settings.config_directory} to root and its group, and the "
             "service has to be enabled."
         )
-    if settings.role is not ServiceRole.RELAY:
+    if settings.role is not ServiceRole.RELAY and not is_configured:
         output.say(
             f"Next: copy the connection strings to {settings.strings} (owner {settings.user}, mode 0600), and name "
             f"them in {settings.config}."
         )
     if _system(args) == "systemd":
-        output.say(f"Then: systemctl start {settings.name}")
+        output.say(f"Then: systemctl {'restart' if was_installed else 'start'} {settings.name}")
+    elif was_installed:
+        label = f"system/{_file(args, settings).stem}"
+        output.say(f"Then, if it is running: launchctl bootout {label}")
+        output.say(f"Then: launchctl bootstrap system {_file(args, settings)}")
     else:
         output.say(f"Then: launchctl bootstrap system {_file(args, settings)}")
