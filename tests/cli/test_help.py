@@ -19,23 +19,14 @@ from hybridrelay.client import ClientConfig
 
 from .conftest import Run
 
-COMMANDS = [
-    ("demo",),
-    ("relay",),
-    ("connections",),
-    *(("connections", name) for name in ("create", "import", "issue", "endpoints", "list", "show", "delete")),
-    ("keys",),
-    *(("keys", name) for name in ("list", "regenerate", "revoke")),
-    ("rules",),
-    *(("rules", name) for name in ("list", "set", "delete")),
-    ("connector",),
-    ("policy",),
-    *(("policy", name) for name in ("show", "check", "template")),
-    ("forward",),
-    ("run",),
-    ("probe",),
-    ("relay-stdio",),
-]
+
+def _paths(commands: Iterable[Command] = parser_module.COMMANDS) -> Iterator[tuple[str, ...]]:
+    for command in commands:
+        yield (command.name,)
+        yield from ((command.name, *path) for path in _paths(command.subcommands))
+
+
+COMMANDS = list(_paths())
 
 
 @pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)
@@ -44,7 +35,7 @@ def test_every_command_explains_itself(run: Run, command: tuple[str, ...], monke
     result = run(*command, "--help")
 
     assert (result.code, result.err) == (0, "")
-    assert re.search("\n +hybridrelay ", result.out), "no example"
+    assert re.search("\n +(sudo )?hybridrelay ", result.out), "no example"
     assert all(option in result.out for option in ("--version", "--log-level", "--log-json"))
     assert max(map(len, result.out.splitlines())) <= 80
 

@@ -50,16 +50,17 @@ log of a syslog server, or any other text with lines of the event audit.checkpoi
 _VERIFY_EXAMPLES = """\
 examples:
   when the connector runs for the first time; keep the file elsewhere:
-    hybridrelay audit key /var/lib/hybridrelay/audit > audit.pub
+    hybridrelay audit key audit > audit.pub
   later:
-    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub
+    hybridrelay audit verify audit --key audit.pub
   together with the journal, if the connector has --audit-to journal:
     journalctl -t hybridrelay-audit -g 'was signed' -o cat > checkpoints
-    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub \\
+    hybridrelay audit verify audit --key audit.pub \\
         --witness checkpoints
   together with what the relay has kept:
-    hybridrelay audit verify /var/lib/hybridrelay/audit --key audit.pub --witness relay \
-        --management https://relay.example.com:9180 --token-file viewer.token
+    hybridrelay audit verify audit --key audit.pub \\
+        --witness relay --management https://relay.example.com:9180 \\
+        --token-file viewer.token
 """
 _CHECKPOINTS = """\
 Show the checkpoints of audit logs that a relay keeps. Connectors and forward send them when they write audit files
@@ -69,8 +70,9 @@ A program sends them with the key of the first of its hybrid connections, in alp
 _CHECKPOINTS_EXAMPLES = """\
 examples:
   hybridrelay audit checkpoints --state /var/lib/hybridrelay
-  for 'audit verify --witness checkpoints' on a machine that does not reach the relay:
-    hybridrelay audit checkpoints --json --state /var/lib/hybridrelay > checkpoints
+  for 'audit verify --witness saved', on a machine that does not reach the
+  relay:
+    hybridrelay audit checkpoints --state /var/lib/hybridrelay --json > saved
 """
 _KEY = """\
 Show the public key of the newest file of an audit directory. With this key, 'audit verify --key' finds out later
@@ -83,9 +85,9 @@ Show records of an audit directory, the oldest first. They are not checked: use 
 _SHOW_EXAMPLES = """\
 examples:
   what the application billing has reached in the last day:
-    hybridrelay audit show /var/lib/hybridrelay/audit --label billing --since 24h
+    hybridrelay audit show audit --label billing --since 24h
   who was refused:
-    hybridrelay audit show /var/lib/hybridrelay/audit --event stream.not-connected
+    hybridrelay audit show audit --event stream.not-connected
 """
 _EXPORT = """\
 Write records of an audit directory to standard output, one in each line, for other systems: as they are (jsonl), as
@@ -94,8 +96,8 @@ use 'hybridrelay audit verify' for that.
 """
 _EXPORT_EXAMPLES = """\
 examples:
-  hybridrelay audit export /var/lib/hybridrelay/audit --format ocsf > events.jsonl
-  hybridrelay audit export /var/lib/hybridrelay/audit --format cef --since 7d
+  hybridrelay audit export audit --format ocsf > events.jsonl
+  hybridrelay audit export audit --format cef --since 7d
 """
 
 
@@ -237,7 +239,7 @@ COMMAND = Command(
             "key",
             "show the public key of audit files",
             _KEY,
-            "example:\n  hybridrelay audit key /var/lib/hybridrelay/audit > audit.pub\n",
+            "example:\n  hybridrelay audit key /var/lib/hybridrelay-connector/audit > audit.pub\n",
             _add_directory,
             run="audit_files:run_key",
         ),

@@ -57,7 +57,7 @@ examples:
   with an audit log in tamper-evident files and at a syslog server; without
   the files, no stream is opened:
     hybridrelay connector --connection-string-file orders.connector \\
-        --audit-dir /var/lib/hybridrelay/audit --audit-required file \\
+        --audit-dir /var/lib/hybridrelay-connector/audit --audit-required file \\
         --audit-to syslog+tls://logs.example.com
   with its status, and metrics for Prometheus, on a loopback port:
     hybridrelay connector --connection-string-file orders.connector \\

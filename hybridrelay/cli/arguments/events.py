@@ -22,7 +22,8 @@ examples:
   hybridrelay events --state /var/lib/hybridrelay
   hybridrelay events --follow --state /var/lib/hybridrelay
   warnings and errors only, such as refused tokens:
-    hybridrelay events --follow --json --state state | jq 'select(.level != "info")'
+    hybridrelay events --follow --json --state state |
+        jq 'select(.level != "info")'
 """
 
 

@@ -16,9 +16,11 @@ Name the files with --update. A forward that runs with these files uses the new 
 """
 _LOCAL_NAME_EXAMPLE = """\
 examples:
-  hybridrelay connections set-local-name orders --local-name sql01.corp.example:1433 \\
+  hybridrelay connections set-local-name orders \\
+      --local-name sql01.corp.example:1433 \\
       --update orders.application orders.authority
-  hybridrelay connections set-local-name orders --local-name none --update orders.application
+  hybridrelay connections set-local-name orders --local-name none \\
+      --update orders.application
 """
 
 
