@@ -22,6 +22,9 @@ BASE_WINDOW = 16 * KIB
 #: Part of the wire format.
 MAX_DATA = 64 * KIB
 
+#: The longest datagram (bytes): the most that UDP carries over IPv4. Part of the wire format.
+MAX_DATAGRAM = 65_507
+
 #: The largest payload of a DATA frame while several streams have something to send (in turn, round robin).
 FAIR_DATA = 16 * KIB
 

@@ -15,7 +15,7 @@ class Feature(enum.IntFlag):
     A feature is used if both sides offer it. A bit without a name here belongs to a later version, and is ignored.
     """
 
-    #: Streams of `Kind.DATAGRAMS`.
+    #: Streams of `Kind.DATAGRAMS`, and DATAGRAM frames.
     DATAGRAMS = 1 << 0
     #: Streams of `Kind.ISSUE`.
     ISSUE = 1 << 1
@@ -29,7 +29,7 @@ class Kind(enum.IntEnum):
 
     #: A byte stream: one TCP connection of the application.
     STREAM = 0
-    #: Datagrams between two addresses.
+    #: A flow: the datagrams between one address of the application and the target.
     DATAGRAMS = 1
     #: The exchange by which an application renews its identity.
     ISSUE = 2

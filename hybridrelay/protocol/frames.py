@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import attrs
 
-from .config import MAX_DATA
+from .config import MAX_DATA, MAX_DATAGRAM
 from .errors import RemoteProtocolError
 from .features import ALL_FEATURE_BITS
 from .metadata import NO_METADATA, Metadata, decode_metadata_untrusted
@@ -250,6 +250,18 @@ class GoAway(_SessionFrame):
 
 
 @attrs.frozen
+class Datagram(Frame):
+    """One datagram of a flow. Only known if the feature *datagrams* is in use."""
+
+    TYPE: ClassVar[int] = 0x0E
+    stream: int
+    data: bytes = attrs.field(repr=False, validator=attrs.validators.max_len(MAX_DATAGRAM))
+
+    def payload(self) -> bytes:
+        return self.data
+
+
+@attrs.frozen
 class Ignorable(Frame):
     """A frame of an unknown type, which is ignored. Its stream id may be any number."""
 
@@ -268,6 +280,11 @@ _DATA = Data.TYPE
 def data_header(stream: int, length: int) -> bytes:
     """Return the header of a DATA frame. The payload is written after it."""
     return HEADER.pack(Data.TYPE << 24 | length, stream)
+
+
+def datagram_header(stream: int, length: int) -> bytes:
+    """Return the header of a DATAGRAM frame. The payload is written after it."""
+    return HEADER.pack(Datagram.TYPE << 24 | length, stream)
 
 
 # --- decoding. Each function takes (stream, payload), and raises ValueError or struct.error if they are malformed,
@@ -331,6 +348,7 @@ _DECODERS: dict[int, Callable[[int, bytes], Frame]] = {
     Ping.TYPE: lambda stream, payload: Ping(payload),
     Pong.TYPE: lambda stream, payload: Pong(payload),
     GoAway.TYPE: _decode_goaway,
+    Datagram.TYPE: Datagram,
     **{kind: _ignorable_decoder(kind) for kind in range(FIRST_IGNORABLE_TYPE, 0x100)},
 }
 _SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.TYPE})
@@ -343,11 +361,14 @@ class FrameDecoder:
 
     Args:
         max_data: the largest payload of a DATA frame.
+        datagrams: whether DATAGRAM frames are known.
     """
 
-    __slots__ = ("_kept", "_wanted", "max_data")
+    __slots__ = ("_kept", "_wanted", "datagrams", "max_data")
 
-    def __init__(self, max_data: int = MAX_DATA) -> None:
+    def __init__(self, max_data: int = MAX_DATA, *, datagrams: bool = False) -> None:
+        #: May be changed at any time, like `max_data`.
+        self.datagrams = datagrams
         #: May be changed at any time. The new value applies to headers that are read afterwards.
         self.max_data = max_data
         self._kept = bytearray()
@@ -404,9 +425,9 @@ class FrameDecoder:
         return len(self._kept) >= self._wanted
 
     def _check_header(self, kind: int, length: int, stream: int) -> None:
-        if kind not in _DECODERS:
+        if kind not in _DECODERS or (kind == Datagram.TYPE and not self.datagrams):
             raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
-        if length > (self.max_data if kind == Data.TYPE else MAX_CONTROL):
+        if length > (self.max_data if kind == Data.TYPE else MAX_DATAGRAM if kind == Datagram.TYPE else MAX_CONTROL):
             raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
         if (stream == 0) != (kind in _SESSION_TYPES) and kind < FIRST_IGNORABLE_TYPE:
             raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")

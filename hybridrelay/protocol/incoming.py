@@ -10,6 +10,7 @@ from typing import Any
 
 from . import frames
 from .config import BASE_WINDOW, SessionConfig
+from .datagrams import Flow
 from .delivery import Inbox
 from .errors import RemoteProtocolError
 from .events import (
@@ -22,7 +23,7 @@ from .events import (
     StreamSettled,
     StreamWritable,
 )
-from .features import NO_FEATURES, may_open
+from .features import NO_FEATURES, Kind, may_open
 from .metadata import NO_METADATA
 from .output import Output
 from .reasons import Reason
@@ -34,7 +35,7 @@ from .windows import Budget, ReceiveWindow
 #: Frames that may arrive after the end of their stream. We forget a stream as soon as everything that we wrote for it
 #: is acknowledged (possibly by HELLO), and at that moment the peer may have one of these frames in its queue. DATA
 #: and FIN are never queued as frames.
-_CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window})
+_CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window, frames.Datagram})
 
 
 class Incoming:
@@ -62,7 +63,7 @@ class Incoming:
         #: Counted frames up to this number were first written before the reattachment, so they may be for streams
         #: that have ended since (SPEC.md, section 5).
         self.replayed_until = 0
-        #: Bytes of DATA that were received on all channels, for streams whose application still reads.
+        #: Bytes of DATA and DATAGRAM that were received on all channels, for streams whose application still reads.
         self.data_received = 0
 
     def receive_untrusted(self, frame: frames.Frame, now: float) -> None:
@@ -74,7 +75,10 @@ class Incoming:
             return
         stream = self._table.streams.get(frame.stream)
         if stream is not None and stream.announced:
-            _HANDLERS[type(frame)](self, stream, frame, now)
+            handler = (_HANDLERS if stream.flow is None else _FLOW_HANDLERS).get(type(frame))
+            if handler is None:
+                raise RemoteProtocolError(f"frame of type {frame.TYPE:#04x} on a stream of kind {stream.kind}")
+            handler(self, stream, frame, now)
             return
         may_cross = type(frame) in _CROSSING or self._inbox.received <= self.replayed_until
         if stream is not None or not may_cross or not self._table.was_opened(frame.stream):
@@ -99,7 +103,9 @@ class Incoming:
             budget, metadata = self._refused_budget, NO_METADATA
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
-        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata)
+        is_flow = frame.kind == Kind.DATAGRAMS and may_open(frame.kind, self.features)
+        flow = Flow(sending, self._budget) if is_flow else None
+        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata, flow=flow)
         # The limit in OPEN applies from OPENED on. We cannot send data before that, so it is set now.
         stream.send_window.raise_to(frame.limit)
         table.add_offered(stream)
@@ -126,7 +132,7 @@ class Incoming:
         if stream.states.apply(Input.RECV_OPENED):
             stream.send_window.raise_to(frame.limit)
             # More memory may be available than when OPEN was written. If so, raise the limit and state it.
-            if stream.receive_window.grow_to(self._config.initial_window, now):
+            if stream.flow is None and stream.receive_window.grow_to(self._config.initial_window, now):
                 self._output.window(stream)
             self._events.append(StreamAnswered(stream))
             self._output.schedule(stream)
@@ -139,6 +145,23 @@ class Incoming:
             self.data_received += len(frame.data)
             stream.add_input(frame.data)
             self._events.append(StreamReadable(stream))
+
+    def _on_datagram(self, stream: Stream, frame: frames.Datagram, now: float) -> None:
+        assert stream.flow is not None
+        # After our FIN, nobody waits for datagrams any more.
+        if stream.states.apply(Input.RECV_DATA) and stream.states.sending is Sending.OPEN:
+            flow = stream.flow
+            flow.received_count += 1
+            flow.bytes_received += len(frame.data)
+            self.data_received += len(frame.data)
+            flow.received.put(frame.data, now)
+            self._events.append(StreamReadable(stream))
+
+    def _on_flow_fin(self, stream: Stream, frame: frames.Fin, now: float) -> None:
+        if stream.states.apply(Input.RECV_FIN):
+            self._output.end_flow(stream)
+            self._events.append(StreamReadable(stream))
+            self._table.settle(stream)
 
     def _on_fin(self, stream: Stream, frame: frames.Fin, now: float) -> None:
         if stream.states.apply(Input.RECV_FIN):
@@ -177,4 +200,12 @@ _HANDLERS: dict[type[frames.Frame], Callable[[Incoming, Stream, Any, float], Non
     frames.Reset: Incoming._on_abort,
     frames.Stop: Incoming._on_stop,
     frames.Window: Incoming._on_window,
+}
+#: For flows. They have no windows, and end in both directions together, so STOP makes no sense.
+_FLOW_HANDLERS: dict[type[frames.Frame], Callable[[Incoming, Stream, Any, float], None]] = {
+    frames.Opened: Incoming._on_opened,
+    frames.Refused: Incoming._on_abort,
+    frames.Datagram: Incoming._on_datagram,
+    frames.Fin: Incoming._on_flow_fin,
+    frames.Reset: Incoming._on_abort,
 }

@@ -9,8 +9,10 @@ order on the wire:
    is due; then counted frames other than OPEN, DATA and FIN, in the order in which they were queued. ACK precedes
    RESET and STOP, so that the peer knows whether its own FIN had arrived. ACK also precedes OPEN, so that a stream
    that has ended no longer counts when its successor is opened.
-4. OPEN; FIN of streams without data; DATA, round robin among streams, each stream's FIN after its last DATA. OPEN and
-   DATA wait while the unacknowledged frames are at their limit.
+4. OPEN; DATAGRAM, round robin among flows, up to a quarter of each write; FIN of streams without data; DATA, round
+   robin among streams, each stream's FIN after its last DATA. OPEN and DATA wait while the unacknowledged frames are
+   at their limit. DATAGRAM precedes DATA, because a datagram that had to wait for its turn among thousands of streams
+   would be useless, and because the streams have three quarters of each write anyway.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 from . import frames
-from .config import FAIR_DATA, MAX_DATA, MAX_PONGS_OWED, SessionConfig
+from .config import FAIR_DATA, MAX_DATA, MAX_DATAGRAM, MAX_PONGS_OWED, SessionConfig
 from .delivery import EMPTY, Buffer, Inbox, Outbox
 from .errors import RemoteProtocolError
 from .events import SessionEvent, StreamWritable
@@ -31,6 +33,9 @@ from .table import StreamTable
 
 #: Buffers shorter than this are joined (bytes), because a separate buffer costs more than copying this much.
 _JOIN_BELOW = 4096
+#: The share of a write that datagrams may use. The longest datagram always fits into an empty write.
+_DATAGRAM_SHARE = 4
+_LONGEST_DATAGRAM = frames.HEADER_SIZE + MAX_DATAGRAM
 
 
 class Output:
@@ -59,12 +64,14 @@ class Output:
         self._goaway_due = False
         self._last_ack: frames.Ack | None = None
         self._windows: dict[Stream, None] = {}
-        #: Bytes of DATA that were written on all channels, not counting repetitions.
+        #: Bytes of DATA and DATAGRAM that were written on all channels, not counting repetitions.
         self.data_written = 0
         self._controls: deque[tuple[Stream, frames.Frame]] = EMPTY
         self._opens: OrderedDict[Stream, None] = OrderedDict()
         self._fins: deque[Stream] = EMPTY
         self._ready: deque[Stream] = EMPTY
+        #: The flows that have datagrams to write.
+        self._flows: deque[Stream] = EMPTY
 
     @property
     def is_pending(self) -> bool:
@@ -75,6 +82,7 @@ class Output:
             or self._controls
             or self._windows
             or self._fins
+            or self._flows
             or self._inbox.due
             or self._ping_due
             or self._pongs
@@ -135,10 +143,22 @@ class Output:
                 if self._ready is EMPTY:
                     self._ready = deque()
                 self._ready.append(stream)
+            elif stream.flow is not None and stream.flow.to_send:
+                if self._flows is EMPTY:
+                    self._flows = deque()
+                self._flows.append(stream)
             else:
                 if self._fins is EMPTY:
                     self._fins = deque()
                 self._fins.append(stream)
+
+    def end_flow(self, stream: Stream) -> None:
+        """End our direction of a flow whose other direction the peer has ended. What waits to be sent is dropped."""
+        states = stream.states
+        if states.opening is Opening.ANSWERED and states.receiving is Receiving.FINISHED:
+            states.apply(Input.SEND_FIN)
+            stream.drop_output(self.outbox)
+            self.schedule(stream)
 
     # --- the channel
 
@@ -150,7 +170,7 @@ class Output:
         if resumed:
             # Frames without a number may have been lost with the old channel.
             self._goaway_due = self.goaway is not None
-            self._windows.update(dict.fromkeys(self._table.streams.values()))
+            self._windows.update(dict.fromkeys(one for one in self._table.streams.values() if one.flow is None))
 
     def detached(self) -> None:
         """Drop what concerned only the channel, which is lost."""
@@ -162,7 +182,7 @@ class Output:
         """Drop everything, because the session is over."""
         self.detached()
         self._ping_due = self._goaway_due = False
-        for queue in (self._windows, self._controls, self._opens, self._fins, self._ready):
+        for queue in (self._windows, self._controls, self._opens, self._fins, self._ready, self._flows):
             queue.clear()
 
     def acknowledge_before_goaway(self) -> None:
@@ -198,6 +218,8 @@ class Output:
                 room -= self._write_controls(out)
             if self._opens:
                 room -= self._write_opens(out, now)
+            if self._flows:
+                room -= self._write_datagrams(out, max(max_bytes // _DATAGRAM_SHARE, _LONGEST_DATAGRAM), now)
             if self._fins:
                 self._write_fins(out)
             self._write_data(out, room)
@@ -253,8 +275,9 @@ class Output:
         while self._opens and not self.outbox.is_full:
             stream, _ = self._opens.popitem(last=False)
             stream.announce()
-            # Reserve now what the peer may send after OPENED, so that no WINDOW has to follow.
-            stream.receive_window.grow_to(self._config.initial_window, now)
+            if stream.flow is None:
+                # Reserve now what the peer may send after OPENED, so that no WINDOW has to follow.
+                stream.receive_window.grow_to(self._config.initial_window, now)
             limit = stream.receive_window.limit
             size += self._write_counted(out, frames.Open(stream.id, limit, stream.kind, stream.metadata), stream)
             if stream.states.receiving is Receiving.STOPPED:
@@ -273,6 +296,33 @@ class Output:
         stream.states.apply(Input.FIN_WRITTEN)
         self._table.fin_written(stream)
         self._table.settle(stream)
+
+    def _write_datagrams(self, out: list[Buffer], room: int, now: float) -> int:
+        """Write datagrams of the flows in turn, at most `room` bytes. Returns how many bytes were written."""
+        flows, left = self._flows, room
+        while flows:
+            stream = flows.popleft()
+            flow = stream.flow
+            assert flow is not None
+            turn_ends = left - FAIR_DATA
+            while left > turn_ends and (data := flow.to_send.take(now, left - frames.HEADER_SIZE)) is not None:
+                header = frames.datagram_header(stream.id, len(data))
+                out.extend([header + data] if len(data) < _JOIN_BELOW else [header, data])
+                left -= len(data) + frames.HEADER_SIZE
+                flow.sent_count += 1
+                flow.bytes_sent += len(data)
+                self.data_written += len(data)
+            if not flow.to_send and stream.owes_fin:
+                self._write_fin(out, stream)
+            if not stream.reschedule():
+                continue
+            if left > turn_ends:  # the next datagram does not fit into this write, and comes first in the next one
+                flows.appendleft(stream)
+                break
+            flows.append(stream)
+        if not flows:
+            self._flows = EMPTY
+        return room - left
 
     def _write_fins(self, out: list[Buffer]) -> None:
         while self._fins:

@@ -27,10 +27,12 @@ from typing import Any
 
 from . import events, frames
 from .config import MAX_DATA, MAX_IGNORED_IN_A_ROW, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
+from .datagrams import Flow
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import SessionEvent
-from .features import NO_FEATURES, Kind, may_open, used_features
+from .features import NO_FEATURES, Feature, Kind, may_open, used_features
+from .flows import FlowRequests
 from .incoming import Incoming
 from .liveness import Liveness
 from .metadata import NO_METADATA, Metadata
@@ -107,6 +109,8 @@ class SessionCore:
         self._table = StreamTable(role, self._outbox)
         self._output = Output(self.config, self._table, self._outbox, self._inbox, self._liveness, self._events)
         self._incoming = Incoming(self.config, self.budget, self._table, self._output, self._inbox, self._events)
+        #: Sends and receives datagrams.
+        self.flows = FlowRequests(self._check_not_ended, self._output, self._table)
         #: The streams by id. A stream stays until it is over, acknowledged and completely read.
         self.streams = self._table.streams
 
@@ -127,12 +131,12 @@ class SessionCore:
 
     @property
     def data_written(self) -> int:
-        """Bytes of DATA that were written so far, not counting repetitions after a resumption."""
+        """Bytes of DATA and DATAGRAM that were written so far, not counting repetitions after a resumption."""
         return self._output.data_written
 
     @property
     def data_received(self) -> int:
-        """Bytes of DATA that have arrived so far for streams that read."""
+        """Bytes of DATA and DATAGRAM that have arrived so far for streams that read."""
         return self._incoming.data_received
 
     @property
@@ -299,7 +303,9 @@ class SessionCore:
         if table.own_count >= limit or not self.budget.reserve_base():
             raise LocalProtocolError(Reason.LIMIT.describe, reason=Reason.LIMIT)
         window = ReceiveWindow(self.budget, self.config.max_window)
-        stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, kind, metadata, announced=False)
+        flow = Flow(self.sending, self.budget) if kind == Kind.DATAGRAMS else None
+        states = StreamStates(Opening.AWAITING)
+        stream = Stream(table.next_id, states, window, kind, metadata, announced=False, flow=flow)
         table.add_own(stream)
         self._output.open(stream)
         if table.next_id > self.config.last_stream_id:
@@ -315,9 +321,12 @@ class SessionCore:
         """
         self._apply_local(stream, Input.SEND_OPENED)
         self._table.offered -= 1
-        stream.receive_window.grow_to(self.config.initial_window, now)
+        if stream.flow is None:
+            stream.receive_window.grow_to(self.config.initial_window, now)
         self._output.control(stream, frames.Opened(stream.id, stream.receive_window.limit))
         self._output.schedule(stream)
+        if stream.flow is not None:
+            self._output.end_flow(stream)
 
     def refuse(self, stream: Stream, reason: Reason, text: str = "") -> None:
         """Answer an offered stream with REFUSED. `text` is for people; it is cut to `MAX_TEXT` bytes.
@@ -524,8 +533,10 @@ class SessionCore:
             else:
                 stream.settle()
                 self._events.append(events.StreamSettled(stream))
-            # Data that has arrived on a stream that ended normally can still be read.
+            # Data that has arrived on a stream that ended normally can still be read; datagrams cannot.
             stream.receive_window.close()
+            if stream.flow is not None:
+                stream.flow.clear()
         self._table.clear()
         self._output.clear()
         self._outbox.clear()
@@ -569,6 +580,7 @@ class SessionCore:
         self._incoming.replayed_until = frame.written
         if not resumed:
             self.features = self._incoming.features = used_features(self.config.features, frame.features)
+        self._decoder.datagrams = Feature.DATAGRAMS in self.features
         if self.role is SessionRole.ACCEPTOR:
             self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
             self._hello_due = True

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import attrs
 
+from .datagrams import Flow
 from .delivery import Buffer, Outbox
 from .features import Kind
 from .metadata import NO_METADATA, Metadata
@@ -106,6 +107,9 @@ class Stream:
     is_delivered: bool = False
     #: Whether the driver has to be informed, once, when it is known whether everything was delivered.
     wants_delivery: bool = False
+    #: The datagrams of a stream of `Kind.DATAGRAMS`; None for other kinds. A flow has nothing in the other queues,
+    #: and its windows have no effect.
+    flow: Flow | None = None
     receive_queue: list[Buffer] = attrs.field(factory=list)
     readable_bytes: int = 0
     #: The observer that is informed of this stream's events.
@@ -114,7 +118,12 @@ class Stream:
     @property
     def at_eof(self) -> bool:
         """Whether the peer ended its direction and everything was read."""
-        return self.states.receiving is Receiving.FINISHED and not self.receive_queue
+        return self.states.receiving is Receiving.FINISHED and not self.has_input
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something has arrived that the application has not read."""
+        return bool(self.receive_queue) or (self.flow is not None and bool(self.flow.received))
 
     @property
     def is_aborted(self) -> bool:
@@ -131,12 +140,24 @@ class Stream:
         return self.states.sending in (Sending.FINISHING, Sending.STOPPED)
 
     @property
+    def bytes_to_send(self) -> int:
+        """How many bytes wait to be written, of data or of datagrams."""
+        return self.queued_bytes if self.flow is None else self.flow.to_send.size
+
+    @property
+    def bytes_to_read(self) -> int:
+        """How many bytes have arrived and were not read, of data or of datagrams."""
+        return self.readable_bytes if self.flow is None else self.flow.received.size
+
+    @property
     def has_output(self) -> bool:
         """Whether this stream has something to write, and enough credit of its own for it."""
         if self.states.opening is Opening.OFFERED or not self.announced:
             return False
         if self.send_queue:
             return self.send_window.limit > self.send_window.sent
+        if self.flow is not None and self.flow.to_send:
+            return True
         return self.owes_fin
 
     # --- the driver
@@ -201,6 +222,8 @@ class Stream:
     def drop_output(self, outbox: Outbox) -> None:
         """Drop what is queued. Frames that were written stay in the outbox, and so does a buffer that they use in
         part."""
+        if self.flow is not None:
+            self.flow.to_send.clear()
         if not self.send_queue:
             return
         if self._head_memory:
@@ -320,6 +343,8 @@ class Stream:
 
     def drop_input(self) -> None:
         """Drop what was received and not read."""
+        if self.flow is not None:
+            self.flow.received.clear()
         self.receive_queue = []
         self.readable_bytes = 0
 

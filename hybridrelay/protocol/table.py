@@ -77,7 +77,7 @@ class StreamTable:
             else:
                 self.peer_count -= 1
                 self._outbox.sending.keep_streams(-1)
-        if not stream.receive_queue:
+        if not stream.has_input:
             del self.streams[stream.id]
             stream.receive_window.close()
 

@@ -29,7 +29,7 @@ class CoreSide:
 
     def take_wire(self) -> list[Frame]:
         """Remove and return the frames on the wire. The peer never receives them."""
-        frames = list(FrameDecoder().decode_untrusted(bytes(self.wire)))
+        frames = list(FrameDecoder(datagrams=True).decode_untrusted(bytes(self.wire)))
         self.wire.clear()
         return frames
 

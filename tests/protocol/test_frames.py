@@ -15,6 +15,7 @@ from hybridrelay.protocol.frames import (
     MAX_LIMIT,
     Ack,
     Data,
+    Datagram,
     Fin,
     Frame,
     FrameDecoder,
@@ -31,6 +32,7 @@ from hybridrelay.protocol.frames import (
     Window,
     clip_text,
     data_header,
+    datagram_header,
 )
 
 ID, SECRET = bytes(range(16)), bytes(range(100, 132))
@@ -80,6 +82,8 @@ FRAMES: list[tuple[Frame, str]] = [
     (Ping(b"12345678"), "0b 000008 00000000  3132333435363738"),
     (Pong(b"12345678"), "0c 000008 00000000  3132333435363738"),
     (GoAway(Reason.NO_ERROR, 0), "0d 000008 00000000  0000 0000 00000000"),
+    (Datagram(6, b""), "0e 000000 00000006"),
+    (Datagram(6, b"d" * 65_507), "0e 00ffe3 00000006" + "64" * 65_507),
     (Ignorable(0x80, 0), "80 000000 00000000"),
     (Ignorable(0xFF, 0xFFFFFFFE, b"z" * 1280), "ff 000500 fffffffe" + "7a" * 1280),
     (GoAway(Reason.GOING_AWAY, 9, final=True, text="bye"), "0d 00000b 00000000  0011 0001 00000009 627965"),
@@ -88,7 +92,7 @@ TABLE = pytest.mark.parametrize(("frame", "hex_bytes"), FRAMES, ids=[repr(frame)
 
 
 def decode(*pieces: bytes) -> list[Frame]:
-    decoder = FrameDecoder()
+    decoder = FrameDecoder(datagrams=True)
     return [frame for piece in pieces for frame in decoder.decode_untrusted(piece)]
 
 
@@ -112,7 +116,7 @@ def test_is_read_byte_by_byte(frame: Frame, hex_bytes: str) -> None:
 def test_is_read_before_the_next_frame_and_before_junk(frame: Frame, hex_bytes: str) -> None:
     data = bytes.fromhex(hex_bytes)
     assert decode(data + data[:5], data[5:]) == [frame, frame]
-    decoder = FrameDecoder()
+    decoder = FrameDecoder(datagrams=True)
     arriving = decoder.decode_untrusted(data + b"\xff" * 8)
     assert next(arriving) == frame
     with pytest.raises(RemoteProtocolError):
@@ -121,12 +125,18 @@ def test_is_read_before_the_next_frame_and_before_junk(frame: Frame, hex_bytes: 
 
 def test_every_kind_is_in_the_table() -> None:
     assert {type(frame) for frame, _ in FRAMES} == {
-        Hello, Open, Opened, Refused, Data, Fin, Reset, Stop, Window, Ack, Ping, Pong, GoAway, Ignorable,
+        Hello, Open, Opened, Refused, Data, Fin, Reset, Stop, Window, Ack, Ping, Pong, GoAway, Datagram, Ignorable,
     }  # fmt: skip
 
 
 def test_the_header_of_data_stands_alone() -> None:
     assert data_header(7, 3) + b"abc" == Data(7, b"abc").encode()
+    assert datagram_header(7, 3) + b"abc" == Datagram(7, b"abc").encode()
+
+
+def test_datagrams_are_unknown_unless_they_are_in_use() -> None:
+    with pytest.raises(RemoteProtocolError, match="unknown frame type 0x0e"):
+        list(FrameDecoder().decode_untrusted(Datagram(1, b"").encode()))
 
 
 def raw(kind: int, stream: int, payload: bytes = b"", *, length: int | None = None) -> bytes:
@@ -139,14 +149,15 @@ def entry(kind: int, value: bytes) -> bytes:
 
 MALFORMED = {
     "type 0": raw(0x00, 0),
-    "type beyond the last": raw(0x0E, 0),
+    "type beyond the last": raw(0x0F, 0),
     "type below those that are ignored": raw(0x7F, 0),
     "HELLO on a stream": raw(0x01, 1, bytes(80)),
     "ACK on a stream": raw(0x0A, 1, bytes(8)),
     "PING on a stream": raw(0x0B, 1, bytes(8)),
     "PONG on a stream": raw(0x0C, 1, bytes(8)),
     "GOAWAY on a stream": raw(0x0D, 1, bytes(8)),
-    **{f"type {kind:#04x} on stream 0": raw(kind, 0, bytes(8)) for kind in range(2, 10)},
+    **{f"type {kind:#04x} on stream 0": raw(kind, 0, bytes(8)) for kind in (*range(2, 10), 14)},
+    "a long DATAGRAM, announced": raw(0x0E, 1, length=65_508),
     "short HELLO": raw(0x01, 0, bytes(79)),
     "short OPEN": raw(0x02, 1, bytes(8)),
     "OPEN with too much metadata": raw(0x02, 1, bytes(9) + entry(1, bytes(512)) + entry(2, bytes(505))),

@@ -2,7 +2,7 @@
 
 The model: what is read of a stream is a prefix of what was written into it, and end of file comes after all of it and
 after nothing else. No step that is legal ends the session. When both sides have said all and read all, nothing of
-any stream is left, and every budget is back to nothing.
+any stream is left, and every budget is back to nothing. What is read of a flow is a part of what was sent, in order.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from hybridrelay.protocol import (
     Reason,
     SessionConfig,
 )
+from hybridrelay.protocol.datagrams import MAX_QUEUED_BYTES, MAX_QUEUED_DATAGRAMS, Flow
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.frames import Hello, Ignorable
 from hybridrelay.protocol.metadata import NO_METADATA
@@ -37,7 +38,7 @@ KIB = 1024
 PATTERN = random.Random(0).randbytes(500_000)
 sides = st.sampled_from([0, 1])
 picks = st.integers(0, 1 << 16)
-kinds = st.sampled_from([Kind.STREAM, Kind.STREAM, Kind.DATAGRAMS, Kind.ISSUE])
+kinds = st.sampled_from([Kind.STREAM, Kind.STREAM, Kind.ISSUE])
 sizes = st.sampled_from([1, 2, 100, 4095, 5000, 16_384, 40_000, 100_000, 400_000])
 amounts = st.one_of(st.integers(1, 200), st.integers(1, 300_000), st.just(1 << 30))
 
@@ -69,6 +70,23 @@ class End:
     @property
     def can_stop(self) -> bool:
         return not self.stream.is_aborted and self.stream.states.opening is not Opening.OFFERED
+
+
+@attrs.define(eq=False)
+class FlowEnd:
+    """One end of a flow. Each datagram begins with its number."""
+
+    side: CoreSide
+    stream: Stream
+    peer: FlowEnd | None = None
+    sent: list[bytes] = attrs.field(factory=list)
+    #: The number of the last datagram that was read.
+    last_read: int = -1
+
+    @property
+    def flow(self) -> Flow:
+        assert self.stream.flow is not None
+        return self.stream.flow
 
 
 class SessionModel(RuleBasedStateMachine):
@@ -104,7 +122,8 @@ class SessionModel(RuleBasedStateMachine):
         self.budgets = (Budget(shared * KIB), Budget(shared * KIB))
         self.pair = CorePair.established(config, budgets=self.budgets)
         self.ends: list[End] = []
-        self.offered: list[End] = []
+        self.flows: list[FlowEnd] = []
+        self.offered: list[End | FlowEnd] = []
         self.hellos: list[Hello] = []
         for number in range(streams):
             self.open_and_accept(number % 2, 100)
@@ -180,6 +199,55 @@ class SessionModel(RuleBasedStateMachine):
             end.side.core.stop(end.stream)
             end.stopped = True
 
+    @rule(side=sides, early=st.sampled_from([0, 1, 70]), early_end=st.booleans())
+    def open_flow(self, side: int, early: int, early_end: bool) -> None:
+        try:
+            stream = self.pair.sides[side].core.open_stream(Kind.DATAGRAMS, METADATA)
+        except LocalProtocolError:
+            return
+        end = FlowEnd(self.pair.sides[side], stream)
+        self.flows.append(end)
+        for _ in range(early):
+            self.send_datagram_on(end, 40)
+        if early_end:
+            end.side.core.send_fin(stream)
+
+    @precondition(lambda self: any(end.stream.can_send for end in self.flows))
+    @rule(pick=picks, size=st.sampled_from([4, 4, 100, 5000, 65_507, 65_508]), count=st.sampled_from([1, 3, 80]))
+    def send_datagrams(self, pick: int, size: int, count: int) -> None:
+        ends = [end for end in self.flows if end.stream.can_send]
+        for _ in range(count):
+            self.send_datagram_on(ends[pick % len(ends)], size)
+
+    def send_datagram_on(self, end: FlowEnd, size: int) -> None:
+        data = len(end.sent).to_bytes(4, "big") + bytes(size - 4)
+        end.side.core.flows.send(end.stream, data, self.pair.now)
+        end.sent.append(data)
+
+    @precondition(lambda self: any(end.flow.received for end in self.flows))
+    @rule(pick=picks)
+    def read_datagrams(self, pick: int) -> None:
+        ends = [end for end in self.flows if end.flow.received]
+        self.read_datagrams_on(ends[pick % len(ends)])
+
+    def read_datagrams_on(self, end: FlowEnd) -> None:
+        while (data := end.side.core.flows.read(end.stream, self.pair.now)) is not None:
+            assert end.peer is not None
+            number = int.from_bytes(data[:4], "big")
+            assert number > end.last_read, "none twice, and in order"
+            assert data == end.peer.sent[number], "whole"
+            end.last_read = number
+
+    @precondition(lambda self: any(end.stream.can_send for end in self.flows))
+    @rule(pick=picks, how=st.sampled_from(["finish", "finish", "reset"]))
+    def end_flow(self, pick: int, how: str) -> None:
+        ends = [end for end in self.flows if end.stream.can_send]
+        end = ends[pick % len(ends)]
+        if how == "reset":
+            end.side.core.reset(end.stream, Reason.CANCELLED)
+        else:
+            end.side.core.send_fin(end.stream)
+
     @precondition(lambda self: any(end.stream.receive_queue for end in self.ends))
     @rule(pick=picks, max_bytes=amounts)
     def read(self, pick: int, max_bytes: int) -> None:
@@ -243,7 +311,12 @@ class SessionModel(RuleBasedStateMachine):
     def take_events(self) -> None:
         for side in self.pair.sides:
             for event in side.take_events():
-                if isinstance(event, StreamOffered):
+                if isinstance(event, StreamOffered) and event.stream.flow is not None:
+                    opened = next(e for e in self.flows if e.side is not side and e.stream.id == event.stream.id)
+                    opened.peer = flow = FlowEnd(side, event.stream, opened)
+                    self.flows.append(flow)
+                    self.offered.append(flow)
+                elif isinstance(event, StreamOffered):
                     opener = self.pair.other(side).core.streams.get(event.stream.id)
                     peer = next(e for e in self.ends if e.side is not side and e.stream.id == event.stream.id)
                     assert opener is None or opener is peer.stream
@@ -268,6 +341,14 @@ class SessionModel(RuleBasedStateMachine):
             assert not (stream.is_aborted and (stream.at_eof or stream.receive_queue or stream.send_queue))
 
     @invariant()
+    def queues_of_datagrams_are_bounded(self) -> None:
+        for end in self.flows:
+            for queue in (end.flow.to_send, end.flow.received):
+                assert len(queue) <= MAX_QUEUED_DATAGRAMS
+                assert queue.size <= MAX_QUEUED_BYTES
+                assert not (end.stream.is_aborted and queue)
+
+    @invariant()
     def the_session_lives(self) -> None:
         for side in self.pair.sides:
             assert side.core.ended is None
@@ -277,7 +358,8 @@ class SessionModel(RuleBasedStateMachine):
         for side, shared in zip(self.pair.sides, self.budgets, strict=True):
             budget = side.core.budget
             ours = [s for s in side.core.streams.values() if s.receive_window.budget is budget]
-            assert budget.base + budget.elastic == sum(s.receive_window.set_aside for s in ours)
+            lent = sum(s.flow.borrowed for s in ours if s.flow is not None)
+            assert budget.base + budget.elastic == sum(s.receive_window.set_aside for s in ours) + lent
             assert (shared.base, shared.elastic) == (budget.base, budget.elastic)
             assert budget.base + budget.elastic <= min(budget.limit, shared.limit)
             for stream in ours:
@@ -302,7 +384,13 @@ class SessionModel(RuleBasedStateMachine):
                 assert end.read == end.peer.written, "everything that was written arrives"
         for end in self.ends:
             self.finish_on(end)
+        for flow in self.flows:
+            if flow.stream.can_send and flow.side is self.pair.initiator:
+                flow.side.core.send_fin(flow.stream)
         self.settle()
+        for flow in self.flows:
+            assert flow.stream.states.is_over, "the other side answers FIN with FIN"
+            self.read_datagrams_on(flow)
         while sum([self.read_on(end, 1 << 30) for end in self.ends]):
             self.settle()
         self.settle()
@@ -314,6 +402,7 @@ class SessionModel(RuleBasedStateMachine):
             table = side.core._table
             assert (table.own_count, table.peer_count, table.offered) == (0, 0, 0)
             assert side.core._outbox.kept_bytes == 0
+            assert side.core.sending.held == 0
         for budget in self.budgets:
             assert (budget.base, budget.elastic) == (0, 0)
 
