@@ -19,6 +19,9 @@ from .bridges import open_bridges as open_bridges
 from .bridging import Bridged as Bridged
 from .bridging import Party as Party
 from .early import EarlySession as EarlySession
+from .flow import DatagramFlow as DatagramFlow
+from .flow import FlowEnd as FlowEnd
+from .flow import FlowProgress as FlowProgress
 from .greeting import receive_hello as receive_hello
 from .greeting import refuse_session as refuse_session
 from .memory_use import MemoryUse as MemoryUse

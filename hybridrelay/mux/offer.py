@@ -1,4 +1,4 @@
-"""A stream that the peer wants to open, for the application to accept or to refuse."""
+"""A stream or flow that the peer wants to open, for the application to accept or to refuse."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import trio
 
 from ..protocol import Kind, Metadata
 from ..protocol.reasons import Reason
-from ..protocol.states import Opening
+from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
+from .flow import DatagramFlow
 from .stream import MuxStream, SessionPort
 
 __all__ = ["Offer"]
 
 
 class Offer:
-    """A stream that the peer wants to open. Answer it with `accept` or `refuse`."""
+    """A stream or flow that the peer wants to open. Answer it with `accept` (or `accept_flow`, if its kind is
+    `Kind.DATAGRAMS`) or `refuse`."""
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
         self._session = session
         self._state = state
-        self._stream = MuxStream(session, state)
+        self._stream = MuxStream(session, state) if state.flow is None else DatagramFlow(session, state)
 
     @property
     def kind(self) -> Kind:
@@ -49,12 +51,24 @@ class Offer:
 
     def accept(self) -> MuxStream:
         """Answer with OPENED. If the offer was withdrawn, the returned stream is broken from the start."""
+        assert isinstance(self._stream, MuxStream)
+        self._accept()
+        return self._stream
+
+    def accept_flow(self) -> DatagramFlow:
+        """Like `accept`, for a flow. It may have received datagrams already, and may even have been ended."""
+        assert isinstance(self._stream, DatagramFlow)
+        self._accept()
+        if self._state.states.sending is not Sending.OPEN:
+            self._stream.on_readable()
+        return self._stream
+
+    def _accept(self) -> None:
         self._stream.cancel_when_aborted(None)
         if self._state.states.opening is Opening.OFFERED:
             self._session.core.accept(self._state, trio.current_time())
             self._session.output()
             self._stream.on_answered()
-        return self._stream
 
     def refuse(self, reason: Reason, text: str = "") -> None:
         """Answer with REFUSED. Does nothing if the offer was withdrawn."""

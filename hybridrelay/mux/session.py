@@ -32,6 +32,7 @@ from ..streams.turns import MAX_FRAMES, SharedTurns
 from ._channel import Channel
 from ._offers import OfferQueue
 from ._unanswered import UnansweredStreams
+from .flow import DatagramFlow
 from .greeting import epoch_of
 from .memory_use import MemoryUse
 from .offer import Offer
@@ -212,8 +213,8 @@ class Session:
         core = self.core
         streams = core.streams.values()
         return MemoryUse(
-            sum(stream.queued_bytes for stream in streams),
-            sum(stream.readable_bytes for stream in streams),
+            sum(stream.bytes_to_send for stream in streams),
+            sum(stream.bytes_to_read for stream in streams),
             core.unacknowledged_bytes,
             core.budget.reserved,
         )
@@ -248,22 +249,32 @@ class Session:
         """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
 
         Args:
-            kind: what the stream is for; every kind except `Kind.STREAM` needs a feature (`features`).
+            kind: what the stream is for, except `Kind.DATAGRAMS`; each but `Kind.STREAM` needs one of `features`.
             metadata: for the peer's application, which finds it in `Offer.metadata`.
 
         Raises:
             StreamRefused: the session has ended or is going away, a limit is reached, or `kind` is not offered.
                 `reason` says which.
         """
+        assert kind is not Kind.DATAGRAMS, "use open_flow_nowait"
+        stream = MuxStream(self, self._open(kind, metadata))
+        self.output()
+        return stream
+
+    def open_flow_nowait(self, *, metadata: Metadata = NO_METADATA) -> DatagramFlow:
+        """Open a flow of datagrams without waiting for the answer. Raises StreamRefused, as `open_stream_nowait`."""
+        flow = DatagramFlow(self, self._open(Kind.DATAGRAMS, metadata))
+        self.output()
+        return flow
+
+    def _open(self, kind: Kind, metadata: Metadata) -> Stream:
         try:
-            core = self.core.open_stream(kind, metadata)
+            stream = self.core.open_stream(kind, metadata)
         except LocalProtocolError as exc:
             raise StreamRefused(str(exc), reason=exc.reason) from exc
         if not self.core.accepts_streams:
             self._set_leaving()  # that was the last stream that the session can open
-        stream = MuxStream(self, core)
-        self.unanswered.opened(core.id)
-        self.output()
+        self.unanswered.opened(stream.id)
         return stream
 
     def answered(self, stream_id: int) -> None:

@@ -202,6 +202,6 @@ async def test_a_stream_that_cannot_be_opened_is_refused_with_the_true_reason(
     elif reason is Reason.GOING_AWAY:
         client.drain()
     with pytest.raises(StreamRefused) as refused:
-        client.open_stream_nowait(Kind.DATAGRAMS if reason is Reason.KIND_NOT_OFFERED else Kind.STREAM)
+        client.open_stream_nowait(Kind.ISSUE if reason is Reason.KIND_NOT_OFFERED else Kind.STREAM)
     assert refused.value.reason is reason
     nursery.cancel_scope.cancel()

@@ -64,12 +64,14 @@ async def test_the_acceptor_sees_kind_and_metadata(nursery: trio.Nursery) -> Non
     client, server = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
     metadata = Metadata([MetadataEntry(0x4001, b"hello"), MetadataEntry(9, b"unknown")])
     assert client.features == server.features == Feature.DATAGRAMS
-    for kind in (Kind.STREAM, Kind.DATAGRAMS):
-        stream = client.open_stream_nowait(kind, metadata=metadata)
-        offer = await server.offers.receive()
-        assert (offer.kind, offer.metadata) == (kind, metadata)
-        assert offer.metadata.get(0x4001) == b"hello"
-        assert offer.accept().metadata == stream.metadata == metadata
+    stream = client.open_stream_nowait(metadata=metadata)
+    flow = client.open_flow_nowait(metadata=metadata)
+    offer, offered_flow = await server.offers.receive(), await server.offers.receive()
+    assert (offer.kind, offered_flow.kind) == (Kind.STREAM, Kind.DATAGRAMS)
+    assert offer.metadata == offered_flow.metadata == metadata
+    assert offer.metadata.get(0x4001) == b"hello"
+    assert offer.accept().metadata == stream.metadata == metadata
+    assert offered_flow.accept_flow().metadata == flow.metadata == metadata
     nursery.cancel_scope.cancel()
 
 
@@ -77,7 +79,7 @@ async def test_a_kind_that_the_acceptor_does_not_offer_is_refused(nursery: trio.
     config = SessionConfig(features=Feature.ISSUE)
     client, server = await session_pair(nursery, config=config)
     with pytest.raises(StreamRefused) as caught:
-        await client.open_stream(Kind.DATAGRAMS)
+        client.open_flow_nowait()
     assert caught.value.reason is Reason.KIND_NOT_OFFERED
     async with trio.open_nursery() as inner:
         inner.start_soon(client.open_stream)

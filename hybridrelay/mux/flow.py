@@ -1,0 +1,300 @@
+"""A flow of datagrams of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
+
+from ..errors import StreamRefused, StreamReset
+from ..protocol.datagrams import Dropped
+from ..protocol.reasons import Reason
+from ..protocol.states import Opening, Sending
+from ..protocol.stream import Stream
+from ..streams.conflict import ConflictDetector
+from ..streams.waiter import Waiter
+from .bridging import Party
+from .stream import SessionPort
+
+__all__ = ["DatagramFlow", "FlowEnd", "FlowProgress"]
+
+
+@attrs.frozen
+class FlowProgress:
+    """What a flow has carried. Datagrams that were sent may not have arrived."""
+
+    #: Datagrams that were written to a channel, and datagrams that arrived over one; and their bytes.
+    sent: int
+    received: int
+    bytes_sent: int
+    bytes_received: int
+    #: Datagrams that this side has dropped.
+    dropped: Dropped
+
+
+@attrs.frozen
+class FlowEnd:
+    """How a flow has ended."""
+
+    #: LOCAL if this side closed or reset it, PEER if the peer did, and SESSION if it was lost with its session.
+    ended_by: Party
+    #: `Reason.NO_ERROR` if it was closed.
+    reason: Reason
+    #: The peer's text about the reason; may be empty.
+    text: str
+    #: Whether the flow was accepted before.
+    was_accepted: bool
+    progress: FlowProgress
+
+
+class DatagramFlow(trio.abc.AsyncResource):
+    """One flow of a `Session`: datagrams between one address of the application and the target.
+
+    Datagrams can be lost, as with UDP: those for which there is no room, those that have waited for more than half a
+    second on either side, and those that are on the way while the session loses its channel. Nothing waits for room.
+    """
+
+    __slots__ = (
+        "_answer", "_cancel_on_abort", "_closed", "_end", "_end_callback", "_receive_conflict", "_receiver",
+        "_session", "_state", "_watcher", "metadata", "was_accepted",
+    )  # fmt: skip
+
+    def __init__(self, session: SessionPort, state: Stream) -> None:
+        assert state.flow is not None
+        self._session = session
+        self._state = state
+        #: The metadata in OPEN, at most 1,024 bytes.
+        self.metadata = state.metadata
+        #: Whether the flow was accepted, by the peer or by us. It may have ended since.
+        self.was_accepted = False
+        self._closed = False
+        self._end: FlowEnd | None = None
+        self._end_callback: Callable[[FlowEnd], None] | None = None
+        self._watcher: Callable[[], None] | None = None
+        self._cancel_on_abort: trio.CancelScope | None = None
+        self._receive_conflict = ConflictDetector("another task is receiving on this flow")
+        self._receiver = Waiter()
+        self._answer = trio.Event()
+        state.observe(self)
+
+    def __repr__(self) -> str:
+        states = self._state.states
+        return f"<DatagramFlow {self._state.id} {states.opening.name}/{states.sending.name}>"
+
+    @property
+    def stream_id(self) -> int:
+        """Unique among the streams and flows of the session, and the same on both sides."""
+        return self._state.id
+
+    @property
+    def session_id(self) -> bytes:
+        """The id of its session, which is the same on both sides."""
+        return self._session.core.session_id
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._end is not None
+
+    @property
+    def reset_reason(self) -> Reason:
+        """Why the flow was refused, reset or lost; `Reason.NO_ERROR` if it was not."""
+        return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
+
+    def so_far(self) -> FlowProgress:
+        """Return what the flow has carried so far. It may have ended."""
+        flow = self._state.flow
+        assert flow is not None
+        dropped = attrs.evolve(flow.dropped)
+        return FlowProgress(flow.sent_count, flow.received_count, flow.bytes_sent, flow.bytes_received, dropped)
+
+    # --- datagrams
+
+    async def send(self, data: bytes) -> None:
+        """Queue a datagram: 0 to 65,507 bytes; a longer one is dropped. Never waits for room: older datagrams are
+        dropped instead.
+
+        Raises:
+            trio.BrokenResourceError: the flow was refused, reset, lost with its session, or ended by the peer.
+            trio.ClosedResourceError: we closed the flow.
+
+        If cancelled, nothing was queued.
+        """
+        await checkpoint_if_cancelled()
+        self.send_nowait(data)
+        await cancel_shielded_checkpoint()
+
+    def send_nowait(self, data: bytes) -> None:
+        """Like `send`, but without a checkpoint."""
+        if self._closed:
+            raise trio.ClosedResourceError("the flow was closed")
+        if not self._state.can_send:
+            self._raise_broken()
+        self._session.core.flows.send(self._state, data, trio.current_time())
+        self._session.output()
+
+    async def receive(self) -> bytes:
+        """Return the next datagram, or wait for it. b"" is a datagram without content.
+
+        Raises:
+            trio.EndOfChannel: the peer has ended the flow.
+            trio.BrokenResourceError: the flow was refused, reset or lost with its session.
+            trio.ClosedResourceError: we closed the flow.
+            trio.BusyResourceError: another task is receiving.
+
+        If cancelled, no datagram is lost. (One that nobody receives within half a second is dropped.)
+        """
+        with self._receive_conflict:
+            await checkpoint_if_cancelled()
+            while True:
+                data = self.receive_nowait()
+                if data is not None:
+                    await cancel_shielded_checkpoint()
+                    return data
+                if self._state.at_eof:
+                    raise trio.EndOfChannel
+                await self._receiver.wait()
+
+    def receive_nowait(self) -> bytes | None:
+        """Return the next datagram, or None if there is none now, or none any more (see `has_ended`).
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as for `receive`.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("the flow was closed")
+        if self._state.is_aborted:
+            self._raise_broken()
+        return self._session.core.flows.read(self._state, trio.current_time())
+
+    def set_watcher(self, watcher: Callable[[], None] | None) -> None:
+        """From now on, call `watcher` whenever something has happened to the flow: it was accepted, a datagram has
+        arrived, or it has ended. It must neither wait nor raise. None: call nobody."""
+        self._watcher = watcher
+
+    # --- ending
+
+    async def aclose(self) -> None:
+        """End the flow, for both sides. Datagrams that wait to be sent are still sent, if that is possible soon.
+
+        Never waits for the peer or fails, even if cancelled.
+        """
+        self.close_nowait()
+        await checkpoint()
+
+    def close_nowait(self) -> None:
+        """Like `aclose`, but without a checkpoint. An offered flow is refused."""
+        if self._closed:
+            return
+        self._closed = True
+        core, states = self._session.core, self._state.states
+        self._ended(Party.LOCAL, Reason.NO_ERROR)
+        if core.ended is None and not states.is_aborted:
+            if states.opening is Opening.OFFERED:
+                core.reset(self._state, Reason.CANCELLED)
+            elif states.sending is Sending.OPEN:
+                core.send_fin(self._state)
+            core.flows.drop_received(self._state)
+            self._session.output()
+        self._wake()
+
+    def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
+        """Abort the flow, and drop what was not written yet. Synchronous and idempotent.
+
+        `text` is sent to the peer: at most 256 bytes, and nothing secret.
+        """
+        self._closed = True
+        self._ended(Party.LOCAL, reason)
+        if self._session.core.ended is None:
+            self._session.core.reset(self._state, reason, text)
+            self._session.output()
+        self._wake()
+
+    def set_end_callback(self, callback: Callable[[FlowEnd], None]) -> None:
+        """Call `callback` once, when the flow has ended, or at once if it already has. It must neither wait nor
+        raise."""
+        if self._end is not None:
+            callback(self._end)
+        else:
+            self._end_callback = callback
+
+    def _ended(self, ended_by: Party, reason: Reason, text: str = "") -> None:
+        if self._end is None:
+            self._end = FlowEnd(ended_by, reason, text, self.was_accepted, self.so_far())
+            callback, self._end_callback = self._end_callback, None
+            if callback is not None:
+                callback(self._end)
+
+    # --- opening
+
+    async def wait_opened(self) -> None:
+        """Wait until the peer has accepted the flow. Datagrams may be sent before.
+
+        Raises:
+            StreamRefused: the peer refused it, or the session was lost. `reason` says why.
+
+        If cancelled, the flow continues to wait for the answer.
+        """
+        await self._answer.wait()
+        if self._state.is_aborted:
+            raise self.refusal()
+
+    def refusal(self) -> StreamRefused:
+        """Return the error that says why the flow was aborted before it was accepted."""
+        reason, text = self._state.reason, self._state.text
+        return StreamRefused(text or reason.describe, reason=reason)
+
+    def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
+        """Cancel `scope` when the flow is aborted; None removes the current scope."""
+        self._cancel_on_abort = scope
+        if scope is not None and self._state.is_aborted:
+            scope.cancel()
+
+    # --- `StreamObserver`, for the session
+
+    def on_answered(self) -> None:
+        """Note that the flow was accepted, by the peer or by us."""
+        self.was_accepted = True
+        self._wake()
+
+    def on_readable(self) -> None:
+        """Note that a datagram has arrived, or that the peer has ended the flow."""
+        # FIN may arrive before we have accepted the flow; then the flow ends when it is accepted.
+        if self._state.states.sending is not Sending.OPEN:
+            self._ended(Party.PEER, Reason.NO_ERROR)
+        self._wake()
+
+    def on_writable(self) -> None:
+        """Not used: nothing waits for room."""
+
+    def on_aborted(self) -> None:
+        """Note that the flow was refused or reset, or lost with its session."""
+        party = Party.PEER
+        if self._session.core.ended is not None:
+            party = Party.SESSION
+        elif self._state.states.aborted_by_us:
+            party = Party.LOCAL
+        self._ended(party, self._state.reason, self._state.text)
+        self._wake()
+
+    def on_settled(self) -> None:
+        """Note that the session has ended."""
+
+    def _raise_broken(self) -> None:
+        if not self._state.is_aborted:
+            raise trio.BrokenResourceError("the peer has ended the flow")
+        reason, text = self._state.reason, self._state.text
+        message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
+        raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
+
+    def _wake(self) -> None:
+        self._receiver.wake()
+        if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
+            self._answer.set()
+            self._session.answered(self._state.id)
+        if self._cancel_on_abort is not None and self._state.is_aborted:
+            self._cancel_on_abort.cancel()
+        if self._watcher is not None:
+            self._watcher()
