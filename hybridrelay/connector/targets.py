@@ -16,6 +16,7 @@ from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
 from ..security import StreamTarget, Target, UnixSocket
 from ..streams.connecting import AddressInfo, open_tcp
+from ..streams.path_threads import PathSilent
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from ..streams.unix_sockets import UnixSocketFile, has_unix_sockets
 
@@ -125,6 +126,12 @@ async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> t
 
 def _target_error(exc: OSError) -> TargetError:
     """Combine the failures at all addresses that were tried into one error."""
+    if isinstance(exc, PathSilent):
+        return TargetError(
+            "the file system of the target's Unix socket does not answer",
+            Reason.TARGET_TIMEOUT,
+            remedy="check whether a network file system cannot be reached",
+        )
     # `open_tcp` raises one error for all addresses, whose cause has the error of each.
     failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
     for cause in failed:

@@ -15,7 +15,7 @@ from typing import Self
 
 import trio
 
-from .._threads import run_in_thread
+from .path_threads import PathThreads
 
 __all__ = [
     "SocketFile",
@@ -160,7 +160,8 @@ class UnixSocketFile:
             path: absolute; symbolic links are followed.
 
         Raises:
-            OSError: there is no such file, or it is not a socket.
+            PathSilent: the file system has not answered earlier calls for this path.
+            OSError: there is no such file, it is not a socket, or no thread can be started.
 
         If cancelled, this returns at once, also if the file system does not answer.
         """
@@ -175,7 +176,7 @@ class UnixSocketFile:
                 file.close()
 
         try:
-            await run_in_thread(find, limiter=_path_threads(), abandon_on_cancel=True)
+            await _path_threads().run(path, find)
         except BaseException:
             is_wanted = False
             for file in found:
@@ -208,19 +209,18 @@ class UnixSocketFile:
         self.close()
 
 
-#: The limiter of the threads that find sockets, of a Trio run. A file system that does not answer uses up only these,
-#: and not the threads in which keys and policies are read.
-_PATH_THREADS: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("hybridrelay Unix socket paths")
-_MAX_PATH_THREADS = 8
+#: The threads that find sockets, of a Trio run. A file system that does not answer uses up only some of these, and
+#: none of the threads in which keys and policies are read.
+_PATH_THREADS: trio.lowlevel.RunVar[PathThreads] = trio.lowlevel.RunVar("hybridrelay Unix socket paths")
 
 
-def _path_threads() -> trio.CapacityLimiter:
+def _path_threads() -> PathThreads:
     try:
         return _PATH_THREADS.get()
     except LookupError:
-        limiter = trio.CapacityLimiter(_MAX_PATH_THREADS)
-        _PATH_THREADS.set(limiter)
-        return limiter
+        threads = PathThreads()
+        _PATH_THREADS.set(threads)
+        return threads
 
 
 def _find_socket(path: str) -> tuple[str, int | None]:

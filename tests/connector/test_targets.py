@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from hybridrelay.errors import ConfigurationError
 from hybridrelay.policy.decision import ALLOWED, Decision
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, UnixSocket
+from hybridrelay.streams import unix_sockets
+from hybridrelay.streams.path_threads import THREADS_PER_PATH
 from hybridrelay.streams.unix_sockets import listen_unix_socket
+
+from ..waiting import patience
 
 TARGET = HostPort("db.internal", 5432)
 
@@ -125,6 +130,34 @@ async def test_a_unix_socket_on_which_nothing_listens(tmp_path: Path, name: str,
     assert caught.value.reason is reason
     assert str(tmp_path) not in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_file_system_that_does_not_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Further attempts are not said to be those of a target that does not answer."""
+    answers = threading.Event()
+
+    def find(path: str) -> tuple[str, int | None]:
+        answers.wait(patience(20))
+        return path, None
+
+    monkeypatch.setattr(unix_sockets, "_find_socket", find)
+    said = []
+    try:
+        for _ in range(THREADS_PER_PATH + 1):
+            with pytest.raises(TargetError) as caught:
+                await open_target(UnixSocket("/mnt/server/db.sock"))
+            assert caught.value.reason is Reason.TARGET_TIMEOUT
+            said.append(str(caught.value))
+    finally:
+        answers.set()
+    assert said == [
+        "the target did not answer within 10 s",
+        "the target did not answer within 10 s",
+        "the file system of the target's Unix socket does not answer",
+    ]
+    assert caught.value.remedy == "check whether a network file system cannot be reached"
 
 
 def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import trio
 
 from hybridrelay._threads import run_in_thread
 from hybridrelay.streams import unix_sockets
+from hybridrelay.streams.path_threads import THREADS_PER_PATH, PathSilent
 from hybridrelay.streams.unix_sockets import UnixSocketFile, connect_unix_socket, listen_unix_socket, short_path
 
 from ..waiting import async_wait_until, patience
@@ -257,28 +258,39 @@ async def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
     assert other.read_text() == "precious"
 
 
-async def test_a_file_system_that_does_not_answer_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_system_that_does_not_answer_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what is read in other threads, nor the sockets at other paths."""
     answers = threading.Event()
     begun = threading.Semaphore(0)
+    find_socket = unix_sockets._find_socket
 
     def find(path: str) -> tuple[str, int | None]:
-        begun.release()
-        answers.wait(patience(20))
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if path == "/nowhere/s":
+            begun.release()
+            answers.wait(patience(20))
+        return find_socket(path)
 
     async def look() -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PathSilent):
             await UnixSocketFile.open("/nowhere/s")
 
     monkeypatch.setattr(unix_sockets, "_find_socket", find)
+    listener, _ = await listen_unix_socket(tmp_path / "s")
     try:
-        async with trio.open_nursery() as nursery:
+        async with listener, trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(look)
-            for _ in range(8):
+            for _ in range(THREADS_PER_PATH):
                 assert await trio.to_thread.run_sync(begun.acquire, True, patience(20))
             with trio.fail_after(patience(20)):
                 assert await run_in_thread(lambda: "keys and policies") == "keys and policies"
+                with await UnixSocketFile.open(f"{tmp_path}/s") as file:
+                    assert file.path == os.path.realpath(tmp_path / "s")
+                with pytest.raises(PathSilent, match="the file system does not answer: '/nowhere/s'"):
+                    await UnixSocketFile.open("/nowhere/s")
+            assert not begun.acquire(blocking=False)
             nursery.cancel_scope.cancel()
     finally:
         answers.set()
