@@ -205,6 +205,22 @@ class ListenerDropped(Event):
 
 
 @attrs.frozen(kw_only=True)
+class ControlChannelUnread(Event):
+    """A connector or client has read nothing from its control channel for half a minute, although messages wait, and
+    the channel was closed.
+    """
+
+    name: ClassVar = "control.unread"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A control channel that its peer does not read was closed"
+
+    peer: str = ""
+    instance: str
+    #: How many messages waited.
+    messages: int
+
+
+@attrs.frozen(kw_only=True)
 class ListenerChosen(_Offer):
     """There are several listeners, and this one is offered a rendezvous."""
 

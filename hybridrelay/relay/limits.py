@@ -142,6 +142,15 @@ CONTROL_CHANNELS_PER_KEY = 8192
 #: is among the first to be displaced. A client opens another one when it needs it.
 IDLE_CLIENT_SECONDS = 60.0
 
+#: How often expired registrations are ended, and control channels looked at that are not read (seconds). Connectors
+#: renew registrations long before they expire.
+SWEEP_SECONDS = 5.0
+
+#: A control channel ends when a message has waited this many sweeps for room in its queue (30 s), because the peer
+#: reads nothing. Protects memory: what the relay says without being asked, such as offers, waits without another
+#: limit. Before a message has to wait, the peer has left about 144 KiB unread.
+UNREAD_SWEEPS = 6
+
 #: How long a control channel may stay open if the relay has refused a registration over it, and nothing else is
 #: registered over it. This is longer than a connector waits between two attempts.
 REFUSED_CHANNEL_SECONDS = 60.0

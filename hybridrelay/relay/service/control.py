@@ -17,7 +17,7 @@ import trio
 from ..._printable import printable
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
-from ...events.relay import ListenerDropped
+from ...events.relay import ControlChannelUnread, ListenerDropped
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
 from ...protocol.reasons import Reason
@@ -38,7 +38,7 @@ from ..core.control_channel import (
     TakeClaim,
     UpdateAnswered,
 )
-from ..limits import REVOKED_CHANNEL_SECONDS
+from ..limits import REVOKED_CHANNEL_SECONDS, UNREAD_SWEEPS
 from ..model import KeyId
 from .broker import BrokerService
 from .checkpoints import Checkpoints, NoCheckpoints
@@ -136,6 +136,10 @@ class ControlPeer:
         self._granted: tuple[Request, Grant] | None = None
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
+        #: The messages that wait until the queue of the channel has room, the oldest first, and for each of them, in
+        #: which sweep it began to wait.
+        self._unsent: dict[object, int] = {}
+        self._sweeps = 0
         self._ids = itertools.count(1)
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
@@ -299,9 +303,9 @@ class ControlPeer:
             answer = await self._checkpoints.keep(
                 request, self.instance, self.address, for_client=self.role is control.PeerRole.CLIENT
             )
+            await self.send(answer)
         finally:
             self._is_keeping = False
-        await self.send(answer)
 
     async def _authorize(self, wanted: Authorize) -> None:
         """Grant or refuse a request."""
@@ -337,19 +341,27 @@ class ControlPeer:
                 client_address=self._client_address,
             )
             joined = isinstance(answer, control.Joined)
+            await self.send(attrs.evolve(answer, id=request.id))
         finally:
+            # A join counts until its answer was sent. Otherwise a peer that reads nothing could have any number.
             self._channel.join_ended(joined=joined)
-        await self.send(attrs.evolve(answer, id=request.id))
 
     # --- messages to the peer
 
     async def send(self, message: control.Message) -> None:
-        """Send a message. A lost channel is not an error here, because the task that reads it notices."""
+        """Send a message. A lost channel is not an error here, because the task that reads it notices.
+
+        Waits while the peer reads nothing and the queue of the channel is full; see `check_reading`.
+        """
+        waiting = object()
+        self._unsent[waiting] = self._sweeps
         try:
             async with self._sending:
                 await (self._early or self._stream).send_whole(control.encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        finally:
+            del self._unsent[waiting]
 
     def give(self, message: control.Key | control.Update) -> None:
         """Give the peer the new key of a rule or an update, without waiting until the message was sent."""
@@ -460,6 +472,20 @@ class ControlPeer:
         if (close := self._channel.expire(now)) is not None:
             self._perform_soon(close)
         self._broker.carry_out()
+
+    def check_reading(self) -> None:
+        """End the channel if a message to the peer has waited for `UNREAD_SWEEPS` calls of this method.
+
+        Calls are counted, and not seconds, so that the peer is not blamed if this process was suspended.
+        """
+        self._sweeps += 1
+        oldest = next(iter(self._unsent.values()), self._sweeps)
+        if self._sweeps - oldest > UNREAD_SWEEPS and self._session.outcome is None:
+            unsent = len(self._unsent)
+            self._broker.events.publish(
+                ControlChannelUnread(peer=self.address, instance=self.instance, messages=unsent)
+            )
+            self._session.close(Reason.PEER_SILENT)
 
     def check_keys(self) -> None:
         """See `ControlChannelCore.check_keys`."""

@@ -37,7 +37,14 @@ from ..edge.permits import HandshakeScheduler
 from ..edge.ports import Ports
 from ..edge.requests import RequestReader
 from ..edge.slots import Slots
-from ..limits import LAYERED_TLS, NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS, Shares, unauthenticated_slots
+from ..limits import (
+    LAYERED_TLS,
+    NESTED_HANDSHAKES,
+    SWEEP_SECONDS,
+    UNAUTHENTICATED_SLOTS,
+    Shares,
+    unauthenticated_slots,
+)
 from ..model import StoreChange
 from ..store.public_ports import save_public_ports
 from ..store.relay_id import load_or_create_relay_id
@@ -61,8 +68,6 @@ __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
 #: How long a relay that is stopping lets open connections continue (seconds).
 DRAIN_SECONDS = 1.0
-#: How often expired registrations are ended (seconds). Connectors renew registrations long before they expire.
-_SWEEP_SECONDS = 5.0
 
 
 @attrs.frozen
@@ -316,7 +321,7 @@ class Relay:
     ) -> None:
         """Open all ports, and serve until `stop` is set. Connections are served by tasks in `nursery`."""
         nursery.start_soon(parts.broker.expire)
-        nursery.start_soon(self._end_expired_registrations, parts.peers)
+        nursery.start_soon(self._sweep, parts.peers)
         nursery.start_soon(parts.scheduler.run)
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
@@ -391,12 +396,14 @@ class Relay:
         """
         return self._parts is not None and await self._parts.certificates.reload()
 
-    async def _end_expired_registrations(self, peers: ControlPeers) -> None:
+    async def _sweep(self, peers: ControlPeers) -> None:
+        """End expired registrations, and control channels that are not read."""
         while True:
-            await trio.sleep(_SWEEP_SECONDS)
+            await trio.sleep(SWEEP_SECONDS)
             now = self._clock()
             for peer in peers:
                 peer.expire(now)
+                peer.check_reading()
 
 
 async def run_relay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.events import EventStream
+from hybridrelay.events.relay import ControlChannelUnread
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import STATUS_SIZE
@@ -23,7 +26,7 @@ from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.places import TENURE_SECONDS
 from hybridrelay.relay.edge.authentication import AuthenticatedControlChannel
-from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
+from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED, UNREAD_SWEEPS
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.connections import ControlPeers
@@ -42,6 +45,8 @@ from ..places import make_places
 
 SECRET = "1" * 64
 NAMES = ("db", "other", "third")
+#: More messages with keys than the queue of a control channel holds.
+MANY = 2000
 
 
 @pytest.fixture
@@ -93,6 +98,75 @@ async def test_concurrent_joins_are_limited(
         answer = await client.ask(control.Join(99, "db", token_for(rules[1])))
         assert isinstance(answer, control.Failed)
         assert answer.reason in {Reason.LISTENER_SILENT, Reason.NO_LISTENER}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_reads_nothing_has_a_limited_number_of_joins(
+    registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    """The answers wait until it reads, and only as many as it may have joins. Then the relay reads nothing, either,
+    and at last ends the channel."""
+    events, unread = EventStream(), list[ControlChannelUnread]()
+    events.subscribe(lambda event: unread.append(event) if isinstance(event, ControlChannelUnread) else None)
+    broker = make_broker(registry, events)
+    async with trio.open_nursery() as nursery:
+        client = await _client(broker, nursery)
+        with trio.move_on_after(60) as scope:
+            for number in itertools.count():
+                await client.say(control.Join(number, "db", token_for(rules[1])))
+        assert scope.cancelled_caught, "the relay does not read any more"
+        for _ in range(UNREAD_SWEEPS):
+            client.peer.check_reading()
+        assert not has_ended(client.session)
+        client.peer.check_reading()
+        client.peer.check_reading()
+        await trio.testing.wait_all_tasks_blocked()
+        assert has_ended(client.session)
+        (event,) = unread
+        assert event.instance == client_hello().instance
+        assert 1 <= event.messages <= MAX_JOINS + 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_reads_late_keeps_its_channel(
+    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        connector = await _connector(broker, nursery)
+        key = control.Key("db", "rule", 1, "k" * 100)
+        for _ in range(3):
+            for _ in range(MANY):
+                connector.peer.give(key)
+            for _ in range(UNREAD_SWEEPS):
+                await trio.testing.wait_all_tasks_blocked()
+                connector.peer.check_reading()
+            for _ in range(MANY):
+                assert await connector.hear() == key
+        connector.peer.check_reading()
+        assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_channel_stores_one_checkpoint_at_a_time_until_the_answer_was_read(
+    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        client = await _client(broker, nursery)
+        assert isinstance(await client.ask(control.Check(1, "db", token_for(rules[1]))), control.Checked)
+        for _ in range(MANY):
+            client.peer.give(control.Key("db", "rule", 1, "k" * 100))
+        for number in (2, 3):
+            await client.say(control.Witness(number, "db", "0f" * 8, number, "ab" * 32, "t", "k", "s"))
+            await trio.sleep(60)
+        for _ in range(MANY):
+            assert isinstance(await client.hear(), control.Key)
+        details = {}
+        for _ in range(2):
+            answer = await client.hear()
+            assert isinstance(answer, control.Failed)  # this relay keeps no checkpoints
+            details[answer.id] = answer.detail
+        assert "too many checkpoints" not in details[2]
+        assert "too many checkpoints" in details[3]
         nursery.cancel_scope.cancel()
 
 
