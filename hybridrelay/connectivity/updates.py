@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
 
+import attrs
 import trio
 
 from .._nursery import FlatNursery
@@ -54,8 +55,26 @@ _REPORT_SECONDS = 3600.0
 _REPORT_MIN_SECONDS = 20.0
 
 
+@attrs.frozen
+class _Delivered:
+    """An update that waits to be handled; see `Updates.received` for the fields."""
+
+    channel: ControlChannel
+    endpoint: RelayEndpoint
+    message: control.Update
+
+    async def answer(self, state: UpdateState, detail: str) -> None:
+        """Answer the relay. If the answer cannot be sent, the relay delivers the update again."""
+        message = control.UpdateKept(self.message.connection, self.message.sequence, state, detail)
+        with trio.move_on_after(ANSWER_SECONDS), suppress(RelayUnreachable):
+            await self.channel.send(message)
+
+
 class Updates:
     """Handles the updates for one hybrid connection.
+
+    One update is handled at a time. Of the updates of a relay that wait, only the latest is handled, so that a relay
+    that an attacker controls can neither fill the memory, nor keep out the updates of other relays.
 
     Args:
         string: returns the connection string that is in use.
@@ -95,6 +114,8 @@ class Updates:
         self._changing = changing
         self._machine = UpdateMachine()
         self._lock = trio.Lock()
+        #: The latest update of each relay that waits to be handled, by the relay's host name.
+        self._waiting: dict[str, _Delivered] = {}
         #: For each relay that has delivered one: how many more may be handled, and when that was (Trio's clock). The
         #: hosts are those of connection strings, so there are few.
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -122,61 +143,87 @@ class Updates:
         return may
 
     async def received(self, channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update) -> None:
-        """Handle an update that has arrived over a control channel of the relay at `endpoint`.
+        """Handle an update that has arrived over a control channel of the relay at `endpoint`. If an earlier update
+        of this relay still waits, this one takes its place, and this returns at once: the relay delivers the earlier
+        one again.
 
-        Takes up to `TRIAL_SECONDS`, and the time for writing a file. If cancelled, the update may be stored and not
-        used yet; the next start uses it.
+        Takes up to `TRIAL_SECONDS`, and the time for writing a file; and before that, as much for each other relay.
+        If cancelled, the update may be stored and not used yet; the next start uses it.
         """
-        async with self._lock:
-            string = self._string()
-            if message.connection != string.entity_path:
-                return
+        given = _Delivered(channel, endpoint, message)
+        try:
+            self._lock.acquire_nowait()  # of two that arrive together, both are handled
+        except trio.WouldBlock:
+            host = endpoint.host
+            is_waiting = host in self._waiting
+            self._waiting[host] = given
+            if is_waiting:
+                return  # the task that waits already handles it
             try:
-                document = base64.b64decode(message.document, validate=True)
-            except binascii.Error:
-                return  # the message would not have been decoded
-            floor = 0 if self._floor is None else await self._floor(string)
-            self._warn_if_older(string, floor)
-            try:
-                async with self._changing:
-                    commands = self._machine.delivered(
-                        self._string(),
-                        message.sequence,
-                        document,
-                        floor=floor,
-                        now=self._clock(),
-                        permits=self._permits,
-                    )
-                    wanted = await self._carry_out(commands, channel, endpoint, message)
-                if wanted is not None:  # takes a while, in which the string may get another key
-                    why = "" if _is_named(wanted, channel, endpoint) else await self._try(wanted)
-                    async with self._changing:
-                        await self._carry_out(self._machine.tried(self._string(), why), channel, endpoint, message)
+                await self._lock.acquire()
             finally:
-                if self._machine.state is not MachineState.IDLE:  # cancelled
-                    self._machine.give_up()
+                given = self._waiting.pop(host)
+        try:
+            answer = await self._handle(given)
+        finally:
+            self._lock.release()
+        if answer is not None:
+            await given.answer(answer.state, answer.detail)
 
-    async def _carry_out(
-        self, commands: list[Command], channel: ControlChannel, endpoint: RelayEndpoint, message: control.Update
-    ) -> ConnectionString | None:
-        """Carry out commands. Returns the connection string whose relays are to be tried next; None if none is."""
+    async def _handle(self, given: _Delivered) -> AnswerRelay | None:
+        """Handle an update. Returns the answer, unless it was sent."""
+        string, message = self._string(), given.message
+        if message.connection != string.entity_path:
+            return None
+        try:
+            document = base64.b64decode(message.document, validate=True)
+        except binascii.Error:
+            return None  # the message would not have been decoded
+        floor = 0 if self._floor is None else await self._floor(string)
+        self._warn_if_older(string, floor)
+        try:
+            async with self._changing:
+                commands = self._machine.delivered(
+                    self._string(),
+                    message.sequence,
+                    document,
+                    floor=floor,
+                    now=self._clock(),
+                    permits=self._permits,
+                )
+                next_step = await self._carry_out(commands, given)
+            if isinstance(next_step, TryRelays):  # takes a while, in which the string may get another key
+                wanted = next_step.string
+                why = "" if _is_named(wanted, given.channel, given.endpoint) else await self._try(wanted)
+                async with self._changing:
+                    next_step = await self._carry_out(self._machine.tried(self._string(), why), given)
+                    assert not isinstance(next_step, TryRelays)
+            return next_step
+        finally:
+            if self._machine.state is not MachineState.IDLE:  # cancelled
+                self._machine.give_up()
+
+    async def _carry_out(self, commands: list[Command], given: _Delivered) -> TryRelays | AnswerRelay | None:
+        """Carry out commands, except for one that is returned: `TryRelays`, or an answer after which nothing more
+        changes, and which a relay that reads nothing therefore delays for nobody but itself."""
+        answer = None
         while commands:
             match commands.pop(0):
-                case AnswerRelay(state, detail):
-                    answer = control.UpdateKept(message.connection, message.sequence, state, detail)
-                    # If it cannot be sent, the relay delivers the update again.
-                    with trio.move_on_after(ANSWER_SECONDS), suppress(RelayUnreachable):
-                        await channel.send(answer)
-                case TryRelays(wanted):
-                    return wanted
+                case AnswerRelay(state, detail) as command:
+                    if any(isinstance(later, UseUpdate) for later in commands):
+                        await given.answer(state, detail)  # now, because afterwards this may not be a relay any more
+                    else:
+                        answer = command
+                case TryRelays() as command:
+                    return command
                 case StoreString(before, after):
                     why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
                     commands += self._machine.stored(self._string(), why)
                 case UseUpdate(string, changed, why):
-                    self._use_update(string, changed, why, endpoint.host)
+                    self._use_update(string, changed, why, given.endpoint.host)
                 case ReportNotUsed(state, detail):
-                    self._report(message, endpoint.host, state, detail)
-        return None
+                    self._report(given.message, given.endpoint.host, state, detail)
+        return answer
 
     def _use_update(self, string: ConnectionString, changed: tuple[str, ...], why_not_kept: str, host: str) -> None:
         name, sequence = string.entity_path, string.update_sequence

@@ -283,6 +283,65 @@ async def test_a_relay_that_reads_no_answer_delays_no_other(autojump_clock: Mock
     assert trio.current_time() <= ANSWER_SECONDS
 
 
+@pytest.mark.parametrize("has_trial", [False, True])
+async def test_a_relay_that_delivers_for_hours_and_reads_no_answer(
+    autojump_clock: MockClock, has_trial: bool
+) -> None:
+    """Its updates do not accumulate, and the update of another relay is used as soon as one of them was handled."""
+    waiting = 0
+
+    class Deaf:
+        relay = PIN, "0" * 32
+
+        async def send(self, message: control.Message) -> None:
+            await trio.sleep_forever()
+
+    program = Program()
+    program.relays.answers["unreachable.example"] = None
+    updates = program.updates()
+    endpoint, deaf = RelayEndpoint("evil.example", {}, (PIN,)), cast(ControlChannel, Deaf())
+    given = message(4, endpoints=(Endpoint("unreachable.example"),)) if has_trial else message(4, serial="AB")
+
+    async def receive() -> None:
+        nonlocal waiting
+        waiting += 1
+        await updates.received(deaf, endpoint, given)
+        waiting -= 1
+
+    async with trio.open_nursery() as nursery:
+
+        async def deliver() -> None:
+            while True:
+                if updates.may_handle("evil.example"):
+                    nursery.start_soon(receive)
+                await trio.sleep(1)
+
+        nursery.start_soon(deliver)
+        await trio.sleep(3600)
+        assert waiting <= 2 + ANSWER_SECONDS / SECONDS_EACH
+        began = trio.current_time()
+        assert ("use", 5) in await program.deliver(updates)
+        assert trio.current_time() - began <= TRIAL_SECONDS
+        async with program.changing:  # held for no answer
+            pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_the_updates_of_a_relay_that_wait_the_latest_is_handled(autojump_clock: MockClock) -> None:
+    program = Program()
+    program.relays.answers["unreachable.example"] = None
+    updates = program.updates()
+    slow, first, second = message(4, endpoints=(Endpoint("unreachable.example"),)), message(5), TARGET
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(program.deliver, updates, slow)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(program.deliver, updates, first)
+        await wait_all_tasks_blocked()
+        assert await program.deliver(updates, second) == []
+    assert [step for step in program.steps if step == ("use", 5)] == [("use", 5)]
+    assert program.string.target == HostPort("db2", 1)
+
+
 async def test_updates_for_others_change_nothing() -> None:
     program = Program()
     updates = program.updates()
