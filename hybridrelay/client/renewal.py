@@ -149,7 +149,14 @@ class Renewer:
         string = self._string()
         identity, authority = string.require_identity()
         issued = await self._request(key)
-        check_issued_untrusted(issued, authority, identity.details.name, key, now=self._clock())
+        check_issued_untrusted(
+            issued,
+            authority,
+            identity.details.name,
+            key,
+            now=self._clock(),
+            lasts_until=identity.details.not_after,
+        )
         return Identity(issued.certificate, key, issued.issuer)
 
     async def _take_up(self, renewed: Identity) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "certificate_der",
     "encode_key",
     "end_of_validity",
+    "identity_extensions",
     "key_usage",
     "load_ca",
     "new_key",
@@ -94,22 +95,40 @@ def sign_identity(
     Returns:
         The certificate in DER.
     """
+    builder = certificate_builder(subject, issuer.subject, public_key, now)
+    builder = builder.not_valid_after(min(end, issuer.not_valid_after_utc))
+    for value, critical in identity_extensions(issuer, public_key, uri=uri, is_server=is_server)[1:]:
+        builder = builder.add_extension(value, critical=critical)
+    return certificate_der(builder.sign(issuer_key, None))
+
+
+def identity_extensions(
+    issuer: x509.Certificate, public_key: Any, *, uri: str, is_server: bool
+) -> list[tuple[x509.ExtensionType, bool]]:
+    """Return the extensions of an identity's certificate, and whether each is critical. The first one, which names
+    the key, is in all certificates (`certificate_builder`).
+
+    Args:
+        issuer: the certificate of the authority or issuer.
+        public_key: the public key of the identity.
+        uri, is_server: see `sign_identity`.
+
+    Raises:
+        x509.ExtensionNotFound: `issuer` does not name its key.
+    """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     usage = ExtendedKeyUsageOID.SERVER_AUTH if is_server else ExtendedKeyUsageOID.CLIENT_AUTH
     issuer_key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    signed = (
-        certificate_builder(subject, issuer.subject, public_key, now)
-        .not_valid_after(min(end, issuer.not_valid_after_utc))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id), critical=False)
-        .sign(issuer_key, None)
-    )
-    return certificate_der(signed)
+    return [
+        (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (key_usage(signs_certificates=False), True),
+        (x509.ExtendedKeyUsage([usage]), True),
+        (x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id), False),
+    ]
 
 
 def new_key() -> ed25519.Ed25519PrivateKey:

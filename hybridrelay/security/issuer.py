@@ -30,6 +30,7 @@ from .building_certificates import (
     certificate_der,
     encode_key,
     end_of_validity,
+    identity_extensions,
     key_usage,
     load_ca,
     new_key,
@@ -60,6 +61,9 @@ __all__ = [
 DEFAULT_ISSUER_YEARS = 2.0
 #: How long identities that an issuer has made are valid (90 days).
 IDENTITY_SECONDS = 90 * 86_400.0
+#: How long an identity that is accepted from a connector is valid at least (half a day). An issuer that ends within a
+#: day issues nothing; the rest is for clocks that differ.
+_SHORTEST_SECONDS = 43_200.0
 #: The organization in the name of an issuer.
 ISSUER_ORGANIZATION = "hybridrelay issuer"
 
@@ -100,17 +104,14 @@ class Issuer:
             ConfigurationError: it does not, or is damaged.
         """
         from cryptography import x509
-        from cryptography.x509.oid import ExtendedKeyUsageOID
 
         issuer, _ = self._load()
         try:
             with parsing_certificate():
                 above = x509.load_der_x509_certificate(authority)
                 issuer.verify_directly_issued_by(above)
-                limits = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-                usage = issuer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
                 allowed = above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-                is_issuer = limits.ca and limits.path_length == 0 and list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+                is_issuer = _is_issuer(issuer)
         except ValueError:
             raise ConfigurationError("the issuer was not made by the authority of the connection string") from None
         if not is_issuer or allowed == 0:
@@ -147,7 +148,7 @@ class Issuer:
             certificate,
             key,
             ed25519.Ed25519PublicKey.from_public_bytes(request.public_key),
-            subject=subject_name(f"hybridrelay {Role.APPLICATION}", label),
+            subject=_subject(name),
             uri=name.uri,
             is_server=False,
             now=now,
@@ -159,6 +160,7 @@ class Issuer:
         return load_ca(self.certificate, self.private_key, "the issuer")
 
 
+_COMPARE_CLOCKS = "compare the clocks of both machines"
 _RENEW_ISSUER = "make a new issuer with the authority file: hybridrelay connections issuer --help"
 
 
@@ -252,7 +254,7 @@ def certify_claim(authority: Authority, label: str, private_key: Secret, *, now:
         above,
         above_key,
         load_private_key(private_key).public_key(),
-        subject=subject_name(f"hybridrelay {Role.CLAIM}", label),
+        subject=_subject(name),
         uri=name.uri,
         is_server=False,
         now=now,
@@ -261,9 +263,12 @@ def certify_claim(authority: Authority, label: str, private_key: Secret, *, now:
 
 
 def check_issued_untrusted(
-    issued: Issued, authority: bytes, name: IdentityName, private_key: Secret, *, now: float
+    issued: Issued, authority: bytes, name: IdentityName, private_key: Secret, *, now: float, lasts_until: float = 0.0
 ) -> None:
-    """Check what a connector has answered to a request of this side.
+    """Check what a connector has answered to a request of this side, before it takes the place of anything.
+
+    Only what an issuer makes (`Issuer.sign`) is accepted. Other connectors accept nothing else, either: if a stolen
+    connector could answer with anything less, the program would be left without an identity.
 
     Args:
         issued: the answer.
@@ -271,6 +276,8 @@ def check_issued_untrusted(
         name: the name that the identity has to have.
         private_key: the private key for which it was requested.
         now: seconds since 1970.
+        lasts_until: when the identity that it is to replace ends (seconds since 1970). The new one must not end
+            earlier.
 
     Raises:
         ConfigurationError: it cannot be used. The message says why.
@@ -281,19 +288,61 @@ def check_issued_untrusted(
     if details.name != name:
         raise ConfigurationError("the connector has issued an identity with another name")
     if details.not_after <= now:
+        raise ConfigurationError("the connector has issued an identity that has expired", remedy=_COMPARE_CLOCKS)
+    if details.not_before > now:
+        raise ConfigurationError("the connector has issued an identity that is not valid yet", remedy=_COMPARE_CLOCKS)
+    if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(
-            "the connector has issued an identity that has expired", remedy="compare the clocks of both machines"
+            "the connector has issued an identity that ends too early",
+            remedy="replace the connector's issuer if it ends soon: hybridrelay connections issuer --help",
         )
     try:
         with parsing_certificate():
             leaf, issuer = (x509.load_der_x509_certificate(der) for der in (issued.certificate, issued.issuer))
             leaf.verify_directly_issued_by(issuer)
             issuer.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
+            is_made_by_issuer = _is_issuer(issuer) and _is_as_signed(leaf, issuer, name)
+            is_issuer_valid = issuer.not_valid_before_utc.timestamp() <= now < issuer.not_valid_after_utc.timestamp()
             is_ours = leaf.public_key() == load_private_key(private_key).public_key()
     except ValueError:
         raise ConfigurationError("the connector has issued an identity that the authority does not confirm") from None
+    if not is_made_by_issuer:
+        raise ConfigurationError("the connector has issued an identity that is not like those of an issuer")
+    if not is_issuer_valid:
+        raise ConfigurationError("the issuer of the connector is not valid now", remedy=_COMPARE_CLOCKS)
     if not is_ours:
         raise ConfigurationError("the connector has issued an identity for another key")
+
+
+def _is_issuer(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate is one of an issuer, apart from who has signed it. Raises ValueError."""
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    return limits.ca and limits.path_length == 0 and list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def _is_as_signed(leaf: x509.Certificate, issuer: x509.Certificate, name: IdentityName) -> bool:
+    """Return whether a certificate is like those that `Issuer.sign` makes, apart from signature and times.
+
+    Raises:
+        ValueError: a certificate is malformed.
+    """
+    from cryptography import x509
+
+    expected = identity_extensions(issuer, leaf.public_key(), uri=name.uri, is_server=False)
+    found = {(one.oid, one.critical): one.value for one in leaf.extensions}
+    return (
+        leaf.version is x509.Version.v3
+        and leaf.subject == _subject(name)
+        and found == {(value.oid, critical): value for value, critical in expected}
+    )
+
+
+def _subject(name: IdentityName) -> x509.Name:
+    return subject_name(f"hybridrelay {name.role}", name.label)
 
 
 def _name(connection_name: str, role: Role, label: str) -> IdentityName:

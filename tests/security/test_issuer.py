@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
@@ -22,6 +23,7 @@ from hybridrelay.security import (
     Issuer,
     PeerIdentity,
     Role,
+    Secret,
     authority_for_connectors,
     certify_claim,
     check_issued_untrusted,
@@ -36,15 +38,20 @@ from hybridrelay.security.building_certificates import (
     certificate_builder,
     certificate_der,
     encode_key,
+    identity_extensions,
     key_usage,
     load_ca,
+    sign_identity,
     subject_name,
+    to_datetime,
 )
 from hybridrelay.security.identity import details_of
+from hybridrelay.security.identity_requests import load_private_key
 
 from .test_mutual_tls import CONNECTOR, NOW, OURS, THEIRS, meet
 
 DAY = 86_400.0
+Extension: TypeAlias = tuple[x509.ExtensionType, bool]
 ISSUER = create_issuer(OURS, now=NOW)
 #: What connectors with an issuer trust.
 TRUSTED = attrs.evolve(OURS, certificate=authority_for_connectors(OURS))
@@ -262,6 +269,119 @@ def test_an_answer_is_checked() -> None:
             check_issued_untrusted(answer, OURS.certificate, NAME, key, now=NOW)
     with pytest.raises(ConfigurationError, match="another key"):
         check_issued_untrusted(good, OURS.certificate, NAME, new_private_key(), now=NOW)
+
+
+STOLEN = OURS.issue(Role.CONNECTOR, "hq", now=NOW)
+
+
+def answered(
+    key: Secret, *, signer: Identity | Issuer = ISSUER, begin: float = NOW, days: float = 90, is_server: bool = False
+) -> Issued:
+    """What somebody with the connection string of a connector can answer: anything."""
+    above, above_key = load_ca(signer.certificate, signer.private_key, "")
+    signed = sign_identity(
+        above,
+        above_key,
+        load_private_key(key).public_key(),
+        subject=subject_name("hybridrelay application", "billing"),
+        uri=NAME.uri,
+        is_server=is_server,
+        now=begin,
+        end=to_datetime(begin + days * DAY),
+    )
+    return Issued(signed, signer.certificate)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"signer": STOLEN}, "not like those of an issuer"),
+        ({"is_server": True}, "not like those of an issuer"),
+        ({"begin": NOW + 3 * DAY}, "not valid yet"),
+        ({"days": 0.4}, "ends too early"),
+    ],
+)
+def test_an_identity_that_no_connector_would_accept_is_not_accepted_here_either(
+    options: dict[str, Any], why: str
+) -> None:
+    """Otherwise it would take the place of a good one."""
+    key = new_private_key()
+    check_issued_untrusted(answered(key), OURS.certificate, NAME, key, now=NOW)
+    with pytest.raises(ConfigurationError, match=why):
+        check_issued_untrusted(answered(key, **options), OURS.certificate, NAME, key, now=NOW)
+
+
+def test_an_identity_does_not_take_the_place_of_one_that_ends_later() -> None:
+    key = new_private_key()
+    answer = answered(key, days=90)
+    end = details_of(answer.certificate).not_after
+    check_issued_untrusted(answer, OURS.certificate, NAME, key, now=NOW, lasts_until=end)
+    with pytest.raises(ConfigurationError, match="ends too early"):
+        check_issued_untrusted(answer, OURS.certificate, NAME, key, now=NOW, lasts_until=end + 1)
+
+
+def test_the_issuer_has_to_be_valid_too() -> None:
+    key = new_private_key()
+    issuer = create_issuer(OURS, now=NOW - 60 * DAY, valid_years=30 / 365)
+    forged = sign_identity_beyond(issuer, key)
+    with pytest.raises(ConfigurationError, match="the issuer of the connector is not valid now"):
+        check_issued_untrusted(forged, OURS.certificate, NAME, key, now=NOW)
+
+
+def sign_identity_beyond(issuer: Issuer, key: Secret) -> Issued:
+    """An identity that ends after its issuer."""
+    above, above_key = load_ca(issuer.certificate, issuer.private_key, "")
+    public = load_private_key(key).public_key()
+    subject = subject_name("hybridrelay application", "billing")
+    builder = certificate_builder(subject, above.subject, public, NOW).not_valid_after(to_datetime(NOW + 90 * DAY))
+    for value, critical in identity_extensions(above, public, uri=NAME.uri, is_server=False)[1:]:
+        builder = builder.add_extension(value, critical=critical)
+    return Issued(certificate_der(builder.sign(above_key, None)), issuer.certificate)
+
+
+EXTENSIONS: list[Callable[[list[Extension]], list[Extension]]] = [
+    lambda found: found[:-1],  # the key of the issuer
+    lambda found: [one for one in found if not isinstance(one[0], x509.ExtendedKeyUsage)],
+    lambda found: [*found, (x509.UnrecognizedExtension(ObjectIdentifier("1.2.3.4"), b"\x05\x00"), True)],
+    lambda found: [*found, (x509.NameConstraints(None, [x509.DNSName("a")]), False)],
+    lambda found: [
+        (x509.BasicConstraints(ca=True, path_length=None), True)
+        if isinstance(value, x509.BasicConstraints)
+        else (value, critical)
+        for value, critical in found
+    ],
+    lambda found: [
+        (key_usage(signs_certificates=True), True) if isinstance(value, x509.KeyUsage) else (value, critical)
+        for value, critical in found
+    ],
+    lambda found: [
+        (x509.AuthorityKeyIdentifier(b"another", None, None), False)
+        if isinstance(value, x509.AuthorityKeyIdentifier)
+        else (value, critical)
+        for value, critical in found
+    ],
+]
+
+
+@pytest.mark.parametrize("change", EXTENSIONS)
+def test_every_extension_has_to_be_as_an_issuer_makes_it(
+    change: Callable[[list[Extension]], list[Extension]],
+) -> None:
+    key = new_private_key()
+    above, above_key = load_ca(ISSUER.certificate, ISSUER.private_key, "")
+    public = load_private_key(key).public_key()
+
+    def made(change: Callable[[list[Extension]], list[Extension]]) -> Issued:
+        subject = subject_name("hybridrelay application", "billing")
+        builder = certificate_builder(subject, above.subject, public, NOW)
+        builder = builder.not_valid_after(to_datetime(NOW + 90 * DAY))
+        for value, critical in change(identity_extensions(above, public, uri=NAME.uri, is_server=False)[1:]):
+            builder = builder.add_extension(value, critical=critical)
+        return Issued(certificate_der(builder.sign(above_key, None)), ISSUER.certificate)
+
+    check_issued_untrusted(made(list), OURS.certificate, NAME, key, now=NOW)
+    with pytest.raises(ConfigurationError, match="not like those of an issuer"):
+        check_issued_untrusted(made(change), OURS.certificate, NAME, key, now=NOW)
 
 
 def test_the_end_of_an_identity_is_in_its_details() -> None:
