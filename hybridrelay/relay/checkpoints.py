@@ -7,13 +7,17 @@ The rules:
    relay can keep others with a key of the same hybrid connection from storing more, which they notice, but cannot
    remove their evidence. A quarter of the room is reserved for connectors, so that clients cannot stop a connector
    whose policy requires a witness.
-2. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last of each hour, log and instance
-   are left, and after 30 days, the first and the last of each day. Each signature covers everything before it, so
-   those in between prove little more.
-3. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
+2. A checkpoint has to be signed with the key that it names. Whose key this is, the relay does not know.
+3. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last record of each hour, log and key
+   are left, and after 30 days, those of each day. Each signature covers everything before it, so those in between
+   prove little more. Only who has the key of a log can add to what is compared here, so nobody else can have its
+   checkpoints deleted.
+4. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
    log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
    the time do not use up the room.
-4. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
+5. No hybrid connection may have more than a part of what is still free in the file (`FREE_PART`). So the file is
+   never full for a hybrid connection that has few checkpoints, however many others have used up their room.
+6. A control channel may send `PACE_BURST` checkpoints at once, and then one every `PACE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from ..protocol.control import Witness
 __all__ = [
     "CLIENT_LOGS",
     "CLIENT_ROWS",
+    "FREE_PART",
     "KEPT_SECONDS",
     "MAX_BYTES",
     "MAX_LOGS",
@@ -36,6 +41,7 @@ __all__ = [
     "PRESSED",
     "PRESS_ROWS",
     "PRESS_SECONDS",
+    "ROW_BYTES",
     "THINNED",
     "CheckpointQuery",
     "CheckpointsFull",
@@ -60,8 +66,14 @@ PRESSED: Final = ((3600.0, 600), (86_400.0, 21_600), (3600.0, 3600), (86_400.0, 
 PRESS_ROWS: Final = 250
 #: How often one log may make room for itself (seconds). Each time takes some milliseconds.
 PRESS_SECONDS: Final = 30.0
-#: The maximum size of all checkpoints (bytes): about 600,000.
+#: The maximum size of all checkpoints (bytes): at least 390,000.
 MAX_BYTES: Final = 256 << 20
+#: The size of one checkpoint with its indices (bytes), estimated from above.
+ROW_BYTES: Final = 700
+#: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20 that
+#: use up what they may leave a sixth of the file free, and 1,000 a part of it in which another one has room for 380
+#: checkpoints.
+FREE_PART: Final = 0.25
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5
 
@@ -101,6 +113,17 @@ class KeptCheckpoint:
             address,
             now,
         )
+
+    def is_signed(self) -> bool:
+        """Return whether it is signed with the key that it names."""
+        from ..audit.chain import Checkpoint  # imported here, because it takes long
+        from ..audit.keys import VerifyingKey
+
+        try:
+            key = VerifyingKey.parse(self.key)
+        except ValueError:
+            return False
+        return Checkpoint(self.log, self.seq, self.head, self.at, self.key, self.signature).is_signed_with(key)
 
 
 @attrs.frozen

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import pytest
 import trio
 
-from hybridrelay.audit.chain import Checkpoint
+from hybridrelay.audit.chain import Checkpoint, checkpoint_message
+from hybridrelay.audit.keys import SigningKey
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.link import make_connection_token
 from hybridrelay.events.audit import CheckpointRefused
@@ -21,9 +23,12 @@ from .deployment import HOST, Deployment
 from .live_scene import relay_and_connector
 from .test_checks import open_channel
 
+KEY = SigningKey.generate()
+
 
 def checkpoint(seq: int, log: str = "0f" * 8) -> Checkpoint:
-    return Checkpoint(log, seq, f"{seq:064x}", "2026-11-30T05:00:00.000Z", "ed25519:" + "A" * 43 + "=", "A" * 88)
+    head, at = f"{seq:064x}", "2026-11-30T05:00:00.000Z"
+    return Checkpoint(log, seq, head, at, str(KEY.public), KEY.sign(checkpoint_message(seq, head, at)))
 
 
 async def registered(deployment: Deployment, string: ConnectionString) -> ControlChannel:
@@ -78,6 +83,20 @@ async def test_only_for_hybrid_connections_whose_key_was_shown(deployment: Deplo
     assert answer.reason is Reason.RIGHT_MISSING
     assert not channel.has_ended
     nursery.cancel_scope.cancel()
+
+
+async def test_only_what_is_signed_with_the_key_that_it_names(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with relay_and_connector(tmp_path_factory.mktemp("state")) as (relay, deployment, published, events):
+        channel = await registered(deployment, deployment.string(published, Role.CONNECTOR))
+        answer = await channel.witness(published.name, attrs.evolve(checkpoint(1), head="ab" * 32))
+        assert isinstance(answer, control.Failed)
+        assert answer.reason is Reason.PROTOCOL_ERROR
+        assert "not signed with the key that it names" in answer.detail
+        assert isinstance(await channel.witness(published.name, checkpoint(1)), control.Witnessed)
+        assert [one.seq for one in await relay.live.checkpoints(CheckpointQuery(10))] == [1]
+        assert len([one for one in events if isinstance(one, CheckpointRefused)]) == 1
 
 
 async def test_not_before_a_valid_token(deployment: Deployment, nursery: trio.Nursery) -> None:

@@ -335,6 +335,11 @@ class ControlChannelCore(Generic[HandleT]):
                 del senders[name]
         self._sends_for = now
 
+    @property
+    def is_own_connector(self) -> bool:
+        """Whether the peer is a connector that has proved that the instance is its own."""
+        return self._owns_instance and not self._is_client
+
     def _may_be_for_session(self, request: Request) -> bool:
         """Return whether the request may be for an existing session."""
         if isinstance(request, control.Join):

@@ -46,8 +46,12 @@ class Checkpoints(Protocol):
             request: what the peer has sent.
             instance: its instance.
             address: its address group.
-            for_client: whether it is a client; see `CheckpointFile.keep`.
+            for_client: whether it may be a client; see `CheckpointFile.keep`.
         """
+
+
+class _NotSigned(Exception):
+    """A peer has sent a checkpoint without a valid signature."""
 
 
 class NoCheckpoints:
@@ -87,18 +91,24 @@ class CheckpointService:
         checkpoint = KeptCheckpoint.of(request, instance, address, self._clock())
         self._waiting += 1
         try:
-            await self._use(partial(self._file.keep, checkpoint, for_client=for_client))
-        except CheckpointsFull as exc:
+            await self._use(partial(self._keep, checkpoint, for_client=for_client))
+        except (CheckpointsFull, _NotSigned) as exc:
             detail = str(exc)
             self._events.publish(
                 CheckpointRefused(connection=request.connection, peer=address, instance=instance, detail=detail)
             )
-            return control.Failed(request.id, Reason.LIMIT, detail)
+            reason = Reason.LIMIT if isinstance(exc, CheckpointsFull) else Reason.PROTOCOL_ERROR
+            return control.Failed(request.id, reason, detail)
         except StateError:
             return control.Failed(request.id, Reason.BUSY, "the relay cannot store checkpoints of audit logs now")
         finally:
             self._waiting -= 1
         return control.Witnessed(request.id)
+
+    def _keep(self, checkpoint: KeptCheckpoint, *, for_client: bool) -> None:
+        if not checkpoint.is_signed():
+            raise _NotSigned("the checkpoint is not signed with the key that it names")
+        self._file.keep(checkpoint, for_client=for_client)
 
     async def read(self, query: CheckpointQuery) -> list[KeptCheckpoint]:
         """Read a page of checkpoints. Raises StateError."""

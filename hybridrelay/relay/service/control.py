@@ -301,7 +301,7 @@ class ControlPeer:
     async def _keep_checkpoint(self, request: control.Witness) -> None:
         try:
             answer = await self._checkpoints.keep(
-                request, self.instance, self.address, for_client=self.role is control.PeerRole.CLIENT
+                request, self.instance, self.address, for_client=not self._channel.is_own_connector
             )
             await self.send(answer)
         finally:

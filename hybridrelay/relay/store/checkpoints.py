@@ -13,6 +13,7 @@ import attrs
 from ..checkpoints import (
     CLIENT_LOGS,
     CLIENT_ROWS,
+    FREE_PART,
     KEPT_SECONDS,
     MAX_BYTES,
     MAX_LOGS,
@@ -20,6 +21,7 @@ from ..checkpoints import (
     PRESS_ROWS,
     PRESS_SECONDS,
     PRESSED,
+    ROW_BYTES,
     THINNED,
     CheckpointQuery,
     CheckpointsFull,
@@ -33,12 +35,12 @@ __all__ = ["CHECKPOINTS_FILE", "CheckpointFile"]
 T = TypeVar("T")
 
 CHECKPOINTS_FILE: Final = "audit-checkpoints.db"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _SCHEMA: Final = (
     """
     CREATE TABLE checkpoints (
         id INTEGER PRIMARY KEY AUTOINCREMENT, connection TEXT, log TEXT, seq INTEGER, head TEXT, at TEXT, key TEXT,
-        signature TEXT, instance TEXT, address TEXT, received_at REAL
+        signature TEXT, instance TEXT, address TEXT, received_at REAL, for_client INTEGER
     )
     """,
     "CREATE UNIQUE INDEX once ON checkpoints (connection, log, seq, head, key)",
@@ -60,22 +62,25 @@ _SCHEMA: Final = (
     """,
 )
 _COLUMNS: Final = "connection, log, seq, head, at, key, signature, instance, address, received_at"
-_INSERT: Final = f"INSERT OR IGNORE INTO checkpoints ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_INSERT: Final = f"""
+    INSERT OR IGNORE INTO checkpoints ({_COLUMNS}, for_client) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """  # noqa: S608
 _READ: Final = f"""
     SELECT {_COLUMNS}, id FROM checkpoints
     WHERE id > :after AND (:log = '' OR log = :log) AND (:connection = '' OR connection = :connection)
         AND substr(connection, 1, length(:prefix)) = :prefix
     ORDER BY id LIMIT :limit
     """  # noqa: S608
-#: Deletes all but the first and the last of each interval.
+#: Deletes all but the first and the last record of each interval, log and key. The numbers of records are compared,
+#: and not when they arrived, so that repeating an earlier checkpoint does not make it the last one.
 _THIN_WHERE: Final = """
     DELETE FROM checkpoints WHERE id IN (
         SELECT id FROM (
             SELECT id,
-                row_number() OVER (PARTITION BY connection, log, instance, number ORDER BY id) AS forwards,
-                row_number() OVER (PARTITION BY connection, log, instance, number ORDER BY id DESC) AS backwards
+                row_number() OVER (PARTITION BY connection, log, key, number ORDER BY seq, id) AS forwards,
+                row_number() OVER (PARTITION BY connection, log, key, number ORDER BY seq DESC, id DESC) AS backwards
             FROM (
-                SELECT id, connection, log, instance, CAST(received_at / :seconds AS INTEGER) AS number
+                SELECT id, seq, connection, log, key, CAST(received_at / :seconds AS INTEGER) AS number
                 FROM checkpoints WHERE {}
             )
         ) WHERE forwards > 1 AND backwards > 1
@@ -83,7 +88,8 @@ _THIN_WHERE: Final = """
     """
 _THIN: Final = _THIN_WHERE.format("received_at >= :begin AND received_at < :end")
 _THIN_LOG: Final = _THIN_WHERE.format(
-    "connection = :connection AND log = :log AND instance = :instance AND +received_at < :end"
+    "connection = :connection AND log = :log AND instance = :instance AND for_client = :for_client"
+    " AND +received_at < :end"
 )
 
 
@@ -103,6 +109,7 @@ class CheckpointFile:
         self.file = ExpendableFile(
             state_dir / CHECKPOINTS_FILE, "the file of audit checkpoints", _SCHEMA, _VERSION, max_bytes
         )
+        self._max_bytes = max_bytes
         self._database: sqlite3.Connection | None = None
         #: The new path of a damaged file, and what was wrong with it. The caller resets it.
         self.set_aside: tuple[Path, str] | None = None
@@ -116,7 +123,9 @@ class CheckpointFile:
 
         Args:
             checkpoint: the checkpoint.
-            for_client: whether a client has sent it, which may not use the room that is reserved for connectors.
+            for_client: whether it is not certain that a connector has sent it: one that has proved that the instance
+                is its own. The rest of the room is reserved for connectors, and only a connector makes room among the
+                checkpoints of connectors.
 
         Raises:
             CheckpointsFull: a limit is reached.
@@ -144,7 +153,7 @@ class CheckpointFile:
         )
 
     def sweep(self, now: float) -> None:
-        """Delete what is old, and all but the first and the last of each interval.
+        """Delete what is old, and all but the first and the last record of each interval, log and key.
 
         Args:
             now: seconds since 1970.
@@ -161,14 +170,25 @@ class CheckpointFile:
         if one.log not in known and len(known) >= max_logs:
             return f"checkpoints of {max_logs} audit logs are kept for this hybrid connection already{rest}"
         rows = sum(known.values())
-        if (missing := rows - max_rows + PRESS_ROWS) > 0 and one.log in known:
-            rows -= self._press(database, one, missing)
+        part = self._part(database)
+        if (missing := rows - min(max_rows, part) + PRESS_ROWS) > 0 and one.log in known:
+            rows -= self._press(database, one, missing, for_client)
         if rows >= max_rows:
             return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
-        database.execute(_INSERT, attrs.astuple(one)[:-1])
+        if rows > part:
+            return f"{rows} checkpoints are kept for this hybrid connection already, and there is room for few more"
+        database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 
-    def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int) -> int:
+    def _part(self, database: sqlite3.Connection) -> int:
+        """Return how many checkpoints one hybrid connection may have now; see `FREE_PART`."""
+        (pages,), (unused,), (size,) = (
+            database.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+        )
+        free = self._max_bytes - (pages - unused) * size
+        return int(max(0, free) * FREE_PART / ROW_BYTES)
+
+    def _press(self, database: sqlite3.Connection, one: KeptCheckpoint, wanted: int, for_client: bool) -> int:
         """Delete checkpoints of the log to which one is to be added; see `PRESSED`. Returns how many."""
         log, now = (one.connection, one.log), one.received_at
         if abs(now - self._pressed_at.get(log, -math.inf)) < PRESS_SECONDS:
@@ -177,8 +197,15 @@ class CheckpointFile:
         deleted = 0
         for age, seconds in PRESSED:
             end = (now - age) // seconds * seconds  # only intervals that are over
-            values = {"connection": one.connection, "log": one.log, "instance": one.instance}
-            deleted += database.execute(_THIN_LOG, values | {"end": end, "seconds": seconds}).rowcount
+            values = {
+                "connection": one.connection,
+                "log": one.log,
+                "instance": one.instance,
+                "for_client": for_client,
+                "end": end,
+                "seconds": seconds,
+            }
+            deleted += database.execute(_THIN_LOG, values).rowcount
             if deleted >= wanted:
                 break
         return deleted

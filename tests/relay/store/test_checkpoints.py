@@ -10,6 +10,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from hybridrelay.audit.chain import checkpoint_message
+from hybridrelay.audit.keys import SigningKey
 from hybridrelay.relay.checkpoints import KEPT_SECONDS, CheckpointQuery, CheckpointsFull, KeptCheckpoint, Pace
 from hybridrelay.relay.store import checkpoints as module
 from hybridrelay.relay.store.checkpoints import CHECKPOINTS_FILE, CheckpointFile
@@ -166,9 +168,87 @@ def test_logs_and_instances_are_thinned_separately(file: CheckpointFile) -> None
     for number in range(5):
         file.keep(one(number, at=NOW - 2 * DAY + number))
         file.keep(one(number, at=NOW - 2 * DAY + number, log="1" * 16))
-        file.keep(attrs.evolve(one(100 + number, at=NOW - 2 * DAY + number), instance="b" * 32))
+        file.keep(attrs.evolve(one(100 + number, at=NOW - 2 * DAY + number), key="ed25519:other"))
     file.sweep(NOW)
     assert sorted(seqs(file)) == [0, 0, 4, 4, 100, 104]
+
+
+@pytest.mark.parametrize("thin", ["later", "early"])
+def test_nobody_without_the_key_of_a_log_can_have_its_checkpoints_deleted(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch, thin: str
+) -> None:
+    """Somebody adds others to the log, at the beginning and at the end of each hour, with a key of their own; and
+    repeats what was deleted, at the end of the hour."""
+    if thin == "early":
+        monkeypatch.setattr(module, "MAX_ROWS", 200)
+    for minute in range(3 * 60):
+        at = NOW + minute * 60.0
+        forged = attrs.evolve(one(10_000 + minute, at=at), key="ed25519:forged")
+        if minute % 60 == 0:
+            file.keep(forged)
+        file.keep(one(minute, at=at + 1.0))
+        if minute % 60 == 59:
+            file.keep(attrs.evolve(forged, received_at=at + 2.0))
+    if thin == "later":
+        file.sweep(NOW + 2 * DAY)
+    for hour in range(1, 4):  # genuine ones that were deleted
+        for again in range(hour * 60 - 30, hour * 60 - 20):
+            file.keep(one(again, at=NOW + hour * HOUR - 1.0))
+    file.close()  # so that the next sweep begins at the beginning
+    with contextlib.closing(CheckpointFile(file.file.path.parent)) as later:
+        later.sweep(NOW + 2 * DAY)
+        genuine = [found.seq for found in later.read(CheckpointQuery(1000)) if found.key != "ed25519:forged"]
+    assert {0, 59, 60, 119, 120, 179} <= set(genuine)
+
+
+def test_a_client_makes_no_room_among_the_checkpoints_of_a_connector(
+    file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it can state the same log and instance."""
+    monkeypatch.setattr(module, "CLIENT_ROWS", 40)
+    for number in range(40):
+        file.keep(one(number, at=NOW + number))
+    with pytest.raises(CheckpointsFull):
+        file.keep(one(100, at=NOW + DAY), for_client=True)
+    assert len(seqs(file)) == 40
+
+
+@pytest.mark.parametrize("attackers", [20, 60])
+def test_many_hybrid_connections_together_leave_room_for_another_one(tmp_path: Path, attackers: int) -> None:
+    with contextlib.closing(CheckpointFile(tmp_path, max_bytes=2 << 20)) as file:
+        full = set[int]()
+        for number in range(4000):
+            for attacker in set(range(attackers)) - full:
+                row = attrs.evolve(
+                    one(number, connection=f"a{attacker}", log=f"{number % 48:016x}"), key=f"k{number}"
+                )
+                try:
+                    file.keep(row, for_client=True)
+                except CheckpointsFull:
+                    full.add(attacker)
+            if len(full) == attackers:
+                break
+        assert len(full) == attackers
+        for number in range(20):
+            file.keep(one(number, connection="another"))
+        assert seqs(file, connection="another") == list(range(20))
+
+
+def test_what_is_not_signed_with_the_key_that_it_names() -> None:
+    key = SigningKey.generate()
+    message = checkpoint_message(1, "ab" * 32, "t")
+    good = attrs.evolve(one(1), head="ab" * 32, at="t", key=str(key.public), signature=key.sign(message))
+    assert good.is_signed()
+    for changes in (
+        {"seq": 2},
+        {"head": "cd" * 32},
+        {"at": "u"},
+        {"key": str(SigningKey.generate().public)},
+        {"key": "ed25519:k"},
+        {"signature": ""},
+        {"signature": "A" * 88},
+    ):
+        assert not attrs.evolve(good, **changes).is_signed()
 
 
 def test_a_damaged_file_is_set_aside(file: CheckpointFile, tmp_path: Path) -> None:
