@@ -111,8 +111,9 @@ class Verifier:
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
         witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, some have to
-            be of this log. Those that contradict the lines count only if they are signed with a key of this log, or
-            have no signature at all. Otherwise whoever can send a relay checkpoints could discredit the log.
+            be of this log. Those that contradict the lines count only if they are signed with a key of this log.
+            Otherwise whoever can send a relay checkpoints, or can have a line written to the log of a sink, could
+            discredit this log.
     """
 
     pinned: Collection[VerifyingKey] = ()
@@ -392,7 +393,7 @@ class Verifier:
                 continue
             if one.head == self._end.head:
                 self._witnessed_up_to = self._end.seq
-            elif not one.signature or one.is_signed_with(self._file.key):
+            elif one.is_signed_with(self._file.key):
                 self._fail(f"record {self._end.seq} has another hash than in the checkpoint of the witness")
             else:
                 self._unproven += 1
@@ -407,7 +408,7 @@ class Verifier:
             with contextlib.suppress(ValueError):
                 keys.add(VerifyingKey.parse(self._continued[1]))
         late = [one for one in of_this_log if one.seq > self._end.seq]
-        proven = [one.seq for one in late if not one.signature or any(one.is_signed_with(key) for key in keys)]
+        proven = [one.seq for one in late if any(one.is_signed_with(key) for key in keys)]
         if proven:
             raise BadLine(
                 self._name,

@@ -177,6 +177,16 @@ def test_who_repairs_the_hashes_of_several_files_lacks_the_signature() -> None:
         verify(log.files)
 
 
+def signed(log: WrittenLog, key: SigningKey | None = None, seq: int = 0, head: str = "") -> Checkpoint:
+    """A checkpoint with a signature; by default, that of the last line of the log."""
+    chain = Chain(log.key if key is None else key, log.chain.position, log.log)
+    if seq:
+        chain.position = Position(seq, head)
+    chain.checkpoint(log.at())
+    assert chain.signed is not None
+    return chain.signed
+
+
 class TestFiles:
     """What is done to whole files."""
 
@@ -261,8 +271,8 @@ class TestFiles:
         """Only a witness proves this. Otherwise the program may have been killed."""
         log = WrittenLog.of(2, 2)
         _, last = names(log)
-        removed = log.files.pop(last)
-        noted = [Checkpoint(log.log, json.loads(removed[-1])["seq"], hash_of(removed[-1]))]
+        noted = [signed(log)]
+        log.files.pop(last)
 
         (note,) = verify(log.files).notes
         assert f"the file {last}, which has to follow, is missing" in note
@@ -363,21 +373,12 @@ class TestWitnesses:
     def test_another_log_with_valid_signatures_took_the_place_of_this_one(self) -> None:
         log, other = WrittenLog.of(5), WrittenLog.of(5)
 
-        with pytest.raises(BadLine, match="record 4 has another hash than in the checkpoint of the witness"):
+        with pytest.raises(BadLine, match="no checkpoint of the witness is signed with a key of these files"):
             verify(other.files, witnessed=[Checkpoint(log.log, 4, hash_of(log.lines[3]))])
-
-    def signed(self, log: WrittenLog, key: SigningKey | None = None, seq: int = 0, head: str = "") -> Checkpoint:
-        """A checkpoint with a signature; by default, that of the last line of the log."""
-        chain = Chain(log.key if key is None else key, log.chain.position, log.log)
-        if seq:
-            chain.position = Position(seq, head)
-        chain.checkpoint(log.at())
-        assert chain.signed is not None
-        return chain.signed
 
     def test_a_signed_one_that_agrees(self) -> None:
         log = WrittenLog.of(3, 3)
-        one = self.signed(log)
+        one = signed(log)
         verdict = verify(log.files, witnessed=[one])
         assert (verdict.witnessed_up_to, verdict.notes) == (one.seq, ())
 
@@ -386,11 +387,11 @@ class TestWitnesses:
         log = WrittenLog.of(5)
         seq = 4 if where == "within" else 99
         with pytest.raises(BadLine, match="witness"):
-            verify(log.files, witnessed=[self.signed(log, seq=seq, head="0" * 64)])
+            verify(log.files, witnessed=[signed(log, seq=seq, head="0" * 64)])
 
     def test_a_key_that_the_last_line_names_counts_too(self) -> None:
         log = WrittenLog.of(2, 2)
-        one = self.signed(log)
+        one = signed(log)
         log.files.pop(names(log)[-1])
         with pytest.raises(BadLine, match="the end was cut off"):
             verify(log.files, witnessed=[one])
@@ -398,13 +399,15 @@ class TestWitnesses:
     @pytest.mark.parametrize("seq", [4, 99])
     def test_one_that_somebody_else_has_sent_does_not_discredit_the_log(self, seq: int) -> None:
         log = WrittenLog.of(5)
-        good, forged = self.signed(log), self.signed(log, SigningKey.generate(), seq, "0" * 64)
-        broken = attrs.evolve(self.signed(log, seq=seq, head="0" * 64), signature="A" * 86 + "==")
-        verdict = verify(log.files, witnessed=[good, forged, broken])
+        good, forged = signed(log), signed(log, SigningKey.generate(), seq, "0" * 64)
+        broken = attrs.evolve(signed(log, seq=seq, head="0" * 64), signature="A" * 86 + "==")
+        unsigned = Checkpoint(log.log, seq, "0" * 64)  # from a line that somebody has had written, for example
+        verdict = verify(log.files, witnessed=[good, forged, broken, unsigned])
         assert verdict.witnessed_up_to == good.seq
-        assert "2 checkpoints of the witness contradict the log" in verdict.notes[0]
-        with pytest.raises(BadLine, match="is signed with a key of these files"):
-            verify(log.files, witnessed=[forged])
+        assert "3 checkpoints of the witness contradict the log" in verdict.notes[0]
+        for one in (forged, broken, unsigned):
+            with pytest.raises(BadLine, match="is signed with a key of these files"):
+                verify(log.files, witnessed=[one])
 
     def test_those_of_deleted_records(self) -> None:
         log = WrittenLog.of(2, 2)
