@@ -156,14 +156,18 @@ async def test_a_required_witness_that_does_not_confirm_refuses_streams_and_reco
                 return [one for one in events if isinstance(one, kind)]
 
             await until(partial(of, AuditWitnessFailed))
+            # On a slow machine, the relay may be overdue before its first answer has arrived.
+            await until(lambda: [problem.detail for problem in connector.snapshot().audit] == ["no room"])
             (problem,) = connector.snapshot().audit
-            assert (problem.sink, problem.detail, problem.is_required) == (f"witness {HOST}", "no room", True)
+            assert (problem.sink, problem.is_required) == (f"witness {HOST}", True)
             async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
                 for _ in range(2):
                     with pytest.raises(StreamRefused) as caught:
                         await client.open_stream()
                     assert caught.value.reason is Reason.AUDIT_UNAVAILABLE
-                assert of(AuditWitnessFailed) == [AuditWitnessFailed(witness=f"witness {HOST}", detail="no room")]
+                (failed,) = of(AuditWitnessFailed)
+                assert isinstance(failed, AuditWitnessFailed)
+                assert failed.witness == f"witness {HOST}"
 
                 is_broken = False
                 await until(partial(of, AuditWitnessRestored))
