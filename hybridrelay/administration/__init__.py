@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from .declared import Application as Application
     from .declared import Change as Change
     from .declared import Declared as Declared
+    from .declared import advice_after as advice_after
     from .declared import find_state as find_state
     from .declared import is_deletion as is_deletion
     from .declared import make_change as make_change
     from .declared import plan_changes as plan_changes
-    from .declared import push_hint as push_hint
     from .declared import update_config as update_config
     from .files_with_relays import FileWithRelays as FileWithRelays
     from .issuers import MadeIssuer as MadeIssuer
@@ -113,11 +113,11 @@ _HOMES = {
         "Application",
         "Change",
         "Declared",
+        "advice_after",
         "find_state",
         "is_deletion",
         "make_change",
         "plan_changes",
-        "push_hint",
         "update_config",
     ),
     "files_with_relays": ("FileWithRelays",),

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import quote
 
 import attrs
 
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, HostTarget, KeySlot, LocalNameChoice, Right, Role, Target, choose_local_name
-from .authority_content import RIGHTS, local_name_of, relays_of, rule_of, target_of
+from ..security.loading import naming
+from .authority_content import RIGHTS, issuer_of, local_name_of, relays_of, rule_of, target_of
 from .changes import nothing
 from .connections import (
     NewFiles,
@@ -30,7 +30,9 @@ from .connections import (
     read_relay_record,
 )
 from .connector_config import ConfigChange, update_connector_config
+from .declared_files import Files
 from .files_with_keys import read_file_with_keys
+from .issuers import has_issuer, make_issuer
 from .keys import KeySource, key_in_use, use_key
 from .local_names import change_local_name
 from .registry import ConnectionInfo, Registry
@@ -42,18 +44,19 @@ __all__ = [
     "Application",
     "Change",
     "Declared",
-    "Files",
     "Found",
+    "advice_after",
     "find_state",
     "is_deletion",
     "make_change",
     "plan_changes",
-    "push_hint",
     "update_config",
 ]
 
 #: The rules that every hybrid connection has.
 _USUAL_RULES = frozenset(role.value for role in RIGHTS)
+#: How long before its end an issuer is replaced (days). Connectors report then for the first time that it ends soon.
+RENEW_ISSUER_DAYS = 60
 
 
 @attrs.frozen
@@ -64,6 +67,8 @@ class Application:
     label: str
     #: The rule whose key it uses; None means the usual one of applications.
     rule: str | None = None
+    #: Whether its machine gets the connection string by a claim, so that none is issued into the directory.
+    by_claim: bool = False
 
 
 @attrs.frozen
@@ -78,6 +83,9 @@ class Declared:
     #: The local name of applications. If nothing is said, a new hybrid connection gets the target's, and one that
     #: there is already keeps what it has.
     local_name: LocalNameChoice = None
+    #: Whether its connector has an issuer. If nothing is said, a new hybrid connection gets none, and one that there
+    #: is already keeps what it has.
+    issuer: bool | None = None
     #: Where it is in the file, for messages.
     where: str = attrs.field(default="", eq=False)
 
@@ -97,6 +105,18 @@ class Found:
     rules: Mapping[str, str] = attrs.field(factory=dict)
     #: What has to be done about files whose keys the relay no longer accepts.
     renewals: tuple[RenewKey, ...] = ()
+    #: Its issuer, if it has one.
+    issuer: FoundIssuer | None = None
+
+
+@attrs.frozen
+class FoundIssuer:
+    """The issuer in an authority file."""
+
+    #: Whether it ends within `RENEW_ISSUER_DAYS`, or has ended.
+    ends_soon: bool = False
+    #: Whether the connector's connection string in the directory lacks an issuer.
+    is_missing: bool = False
 
 
 # --- changes
@@ -109,7 +129,9 @@ class Create:
     declared: Declared
 
     def __str__(self) -> str:
-        return f"create {self.declared.name}: target {self.declared.target}, relays {', '.join(self.declared.hosts)}"
+        one = self.declared
+        issuer = ", with an issuer" if one.issuer else ""
+        return f"create {one.name}: target {one.target}, relays {', '.join(one.hosts)}{issuer}"
 
 
 @attrs.frozen
@@ -157,6 +179,20 @@ class RenewKey:
     def __str__(self) -> str:
         names = ", ".join(path.name for path in self.files)
         return f"write the {self.slot} key of rule {self.rule} of {self.name} into {names}"
+
+
+@attrs.frozen
+class GiveIssuer:
+    """Give the connector an issuer, or a new one. Identities that an earlier one has made stay valid."""
+
+    name: str
+    #: Whether this is because the one that it has ends soon.
+    ends_soon: bool = False
+
+    def __str__(self) -> str:
+        if self.ends_soon:
+            return f"give {self.name} a new issuer, because its issuer ends in less than {RENEW_ISSUER_DAYS} days"
+        return f"give {self.name} an issuer"
 
 
 @attrs.frozen
@@ -215,7 +251,17 @@ class Delete:
 
 
 Change: TypeAlias = (
-    Create | Import | RenewKey | ChangeTarget | ChangeLocalName | ChangeRelays | AddRule | Issue | DeleteRule | Delete
+    Create
+    | Import
+    | RenewKey
+    | ChangeTarget
+    | ChangeLocalName
+    | GiveIssuer
+    | ChangeRelays
+    | AddRule
+    | Issue
+    | DeleteRule
+    | Delete
 )
 
 
@@ -237,8 +283,8 @@ def plan_changes(declared: Sequence[Declared], found: Mapping[str, Found]) -> tu
 
     Raises:
         ConfigurationError: two have the same name, the relay has one whose authority file is not in the directory,
-            the relay lacks one whose relay file is not in the directory, or an application has a connection string
-            with another rule. The message says where it is declared.
+            the relay lacks one whose relay file is not in the directory, an application has a connection string with
+            another rule, or one is declared to have no issuer, and has one. The message says where it is declared.
     """
     changes: list[Change] = []
     deletions: list[Change] = []
@@ -279,6 +325,7 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
         local_name = local_name_of(found.authority)
         if (wanted := choose_local_name(one.local_name, local_name)) != local_name:
             yield ChangeLocalName(one.name, wanted)
+        yield from _changes_of_issuer(one, found.issuer)
         endpoints, _ = relays_of(found.authority)
         before = tuple(endpoint.host for endpoint in endpoints)
         if before != one.hosts or (found.info is not None and found.info.hosts != one.hosts):
@@ -293,7 +340,8 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
         right = rule or _usual_rule(found)
         used = found.rules.get(application.label, right)
         if application.label not in found.rules:
-            yield Issue(one.name, application)
+            if not application.by_claim:
+                yield Issue(one.name, application)
         elif used != right:
             file = Files(Path(), one.name).application(application.label)
             raise ConfigurationError(
@@ -302,6 +350,17 @@ def _changes_of(one: Declared, found: Found) -> Iterable[Change]:
                 remedy=f"to have another one issued, move {file} away, run the command again, and give the "
                 "application its new connection string before the earlier rule is deleted",
             )
+
+
+def _changes_of_issuer(one: Declared, found: FoundIssuer | None) -> Iterable[Change]:
+    if one.issuer is False and found is not None:
+        raise ConfigurationError(
+            f"{one.where}: {one.name} has an issuer, which cannot be taken away: connectors would no longer accept "
+            "the identities that it has made",
+            remedy="leave out 'issuer = false'",
+        )
+    if one.issuer and (found is None or found.ends_soon or found.is_missing):
+        yield GiveIssuer(one.name, ends_soon=found is not None and found.ends_soon)
 
 
 def _usual_rule(found: Found) -> str:
@@ -320,60 +379,15 @@ def _undeclared_rules(one: Declared, found: Found) -> Iterable[Change]:
 # --- the directory
 
 
-@attrs.frozen
-class Files:
-    """The files of one hybrid connection in a directory."""
-
-    directory: Path
-    name: str
-
-    @staticmethod
-    def base_of(name: str) -> str:
-        """Return the beginning of the names of its files."""
-        return quote(name, safe="")
-
-    def _path(self, suffix: str) -> Path:
-        return self.directory / f"{self.base_of(self.name)}{suffix}"
-
-    @property
-    def strings(self) -> Path:
-        """The directory of the connectors' connection strings."""
-        return self.directory / "strings"
-
-    @property
-    def authority(self) -> Path:
-        """The authority file."""
-        return self._path(".authority")
-
-    @property
-    def connector(self) -> Path:
-        """The connection string of the connector. It is in a directory of its own, as a service has them
-        (`ServiceSettings.strings`), so that this directory can be copied as it is."""
-        return self.strings / f"{self.base_of(self.name)}.connector"
-
-    @property
-    def relay(self) -> Path:
-        """The file for further relays to import."""
-        return self._path(".relay")
-
-    def application(self, label: str | None = None) -> Path:
-        """Return the connection string of the first application, or of the one with this label."""
-        # No name has an @, so that no other hybrid connection has a file of this name.
-        return self._path(".application" if label is None else f"@{quote(label, safe='')}.application")
-
-    def existing_strings(self) -> tuple[Path, ...]:
-        """Return its connection strings that are in the directory."""
-        return tuple(path for path in (self.connector, *self.applications()) if path.exists())
-
-    def applications(self) -> tuple[Path, ...]:
-        """Return the connection strings of applications that are in the directory."""
-        others = sorted(self.directory.glob(f"{self.base_of(self.name)}@*.application"))
-        return tuple(path for path in (self.application(), *others) if path.exists())
-
-
-def find_state(declared: Sequence[Declared], directory: Path, registry: Registry) -> dict[str, Found]:
+def find_state(declared: Sequence[Declared], directory: Path, registry: Registry, *, now: float) -> dict[str, Found]:
     """Read what there is of every hybrid connection that is declared, or that the relay has and whose authority file
     is in the directory.
+
+    Args:
+        declared: the hybrid connections in the file.
+        directory: where the files are.
+        registry: the relay's registry.
+        now: seconds since 1970.
 
     Raises:
         ConfigurationError: a file cannot be read, or is not what its name says.
@@ -397,8 +411,18 @@ def find_state(declared: Sequence[Declared], directory: Path, registry: Registry
                 if (path := files.application(one.label)).exists()
             },
             _renewals(files, info, authority) if info is not None and authority is not None else (),
+            None if authority is None else _find_issuer(files, authority, now),
         )
     return found
+
+
+def _find_issuer(files: Files, authority: AuthorityFile, now: float) -> FoundIssuer | None:
+    with naming(files.authority):
+        issuer = issuer_of(authority)
+        if issuer is None:
+            return None
+        ends_soon = issuer.not_after - now < RENEW_ISSUER_DAYS * 86_400
+    return FoundIssuer(ends_soon, files.connector.exists() and not has_issuer(files.connector, files.name))
 
 
 def _renewals(files: Files, info: ConnectionInfo, authority: AuthorityFile) -> tuple[RenewKey, ...]:
@@ -459,6 +483,7 @@ def make_change(
                 registry=None if several else registry,
                 pins=pins,
                 ports=ports,
+                has_issuer=declared.issuer is True,
                 now=now,
                 before_change=before_change,
             )
@@ -481,6 +506,10 @@ def make_change(
         case ChangeLocalName(name, local_name):
             update = [files.authority, *files.applications()]
             _complete(change_local_name(name, local_name, update, before_change=before_change).incomplete)
+        case GiveIssuer(name):
+            connectors = [files.connector] if files.connector.exists() else []
+            made = make_issuer(name, files.authority, connectors, now=now, before_change=before_change)
+            _complete(made.written.incomplete)
         case ChangeRelays(name, _, after):
             done = change_relays(
                 name,
@@ -512,17 +541,20 @@ def make_change(
             delete_connection(registry, name, before_change=before_change)
 
 
-def push_hint(change: Change, directory: Path) -> str:
-    """Return the command that also makes a change in programs which do not run with the files of the directory; empty
-    if a change needs none."""
+def advice_after(change: Change, directory: Path) -> str:
+    """Return how a change reaches programs that do not run with the files of the directory; empty if this is not
+    necessary."""
     match change:
+        case GiveIssuer(name):
+            return f"copy the connection string to connectors that run elsewhere: {Files(directory, name).connector}"
         case ChangeTarget(name, _, target):
             options = f"--target {target}"
         case ChangeRelays(name, _, hosts):
             options = " ".join(f"--endpoint {host} --relay-pin PIN" for host in hosts)
         case _:
             return ""
-    return f"hybridrelay updates push {name} {options} --authority-file {Files(directory, name).authority}"
+    command = f"hybridrelay updates push {name} {options} --authority-file {Files(directory, name).authority}"
+    return f"in programs that do not run with these files: {command}"
 
 
 def _complete(incomplete: Exception | None) -> None:

@@ -15,7 +15,7 @@ from .changes import FilesWritten, change_with_files, nothing, only_change_of
 from .connections import read_authority_file
 from .files_with_keys import read_file_of
 
-__all__ = ["MadeIssuer", "make_issuer"]
+__all__ = ["MadeIssuer", "has_issuer", "make_issuer"]
 
 
 @attrs.frozen
@@ -66,6 +66,16 @@ def make_issuer(
             remedy="make it possible to write these files, and run the command again",
         )
         return MadeIssuer(written, issuer.not_after)
+
+
+def has_issuer(path: Path, name: str) -> bool:
+    """Return whether a connection string file has an issuer.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is for another hybrid connection.
+    """
+    content = read_file_of(path, name)
+    return isinstance(content, ConnectionString) and content.issuer is not None
 
 
 def _with_issuer(path: Path, name: str, authority_file: AuthorityFile, issuer: Issuer) -> str:

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hybridrelay.administration.authority_content import issuer_of
+from hybridrelay.administration.connections import read_authority_file
 from hybridrelay.administration.connector_config import update_connector_config
+from hybridrelay.administration.declared import RENEW_ISSUER_DAYS
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import HostPort, Right, UnixSocket, load_connection_string
+from hybridrelay.security import HostPort, Issuer, Right, UnixSocket, load_connection_string
 
 from .conftest import Result, Run
 
@@ -231,6 +234,102 @@ def test_two_relays(scene: Scene) -> None:
     assert "nothing was changed" in scene.apply(three).out
 
 
+ISSUER = "issuer = true\n"
+
+
+def issuer_in(scene: Scene, name: str) -> Issuer:
+    """The issuer of a hybrid connection, which its connector's connection string and its authority file have."""
+    issuer = load_connection_string(scene.out / "strings" / f"{name}.connector").issuer
+    assert issuer is not None
+    assert issuer_of(read_authority_file(scene.out / f"{name}.authority", name)) == issuer
+    return issuer
+
+
+def test_an_issuer_for_a_new_hybrid_connection_and_for_one_that_is_there(scene: Scene) -> None:
+    assert scene.apply(declaration("a")).code == 0
+    before = scene.everything()
+    wanted = declaration("b", more=ISSUER) + declaration("a", more=ISSUER).partition("\n")[2]
+    would = scene.apply(wanted, "--dry-run")
+    lines = [
+        "create b: target b.internal:5432, relays relay.example, with an issuer",
+        "give a an issuer",
+    ]
+    assert would.out.splitlines() == [f"would {line}" for line in lines]
+    assert scene.everything() == before
+    done = scene.apply(wanted)
+    advice = f"  copy the connection string to connectors that run elsewhere: {scene.out / 'strings' / 'a.connector'}"
+    assert done.out.splitlines()[:3] == [f"done: {lines[0]}", f"done: {lines[1]}", advice]
+    string = load_connection_string(scene.out / "strings" / "a.connector")
+    _, authority = string.require_identity()
+    issuer_in(scene, "a").check(authority)
+    issuer_in(scene, "b")
+    after = scene.everything()
+    assert {name for name in before if after[name] != before[name]} == {
+        "a.connector",
+        "a.authority",
+        "connector.toml",
+    }
+    # Neither a second time nor without the key is anything changed.
+    for text in (wanted, declaration("b", "a")):
+        assert "nothing was changed" in scene.apply(text).out
+        assert scene.everything() == after
+    refused = scene.apply(declaration("b") + declaration("a", more="issuer = false\n").partition("\n")[2])
+    assert (refused.code, scene.everything()) == (2, after)
+    assert "line 5: a has an issuer, which cannot be taken away" in refused.err
+    assert scene.apply(declaration("b", "a", "c", more="issuer = false\n")).code == 0
+    assert load_connection_string(scene.out / "strings" / "c.connector").issuer is None
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_an_issuer_that_the_connector_lacks_or_that_ends_soon(scene: Scene, missing: bool) -> None:
+    """A new one is made, and one that does not end soon is kept."""
+    wanted = declaration("a", more=ISSUER)
+    assert scene.apply(wanted).code == 0
+    connector, authority = scene.out / "strings" / "a.connector", scene.out / "a.authority"
+    if missing:
+        string = load_connection_string(connector)
+        connector.write_text(attrs.evolve(string, issuer=None).format())
+    else:
+        years = f"{(RENEW_ISSUER_DAYS + 1) / 365.25:.4f}"
+        options = ("--authority-file", authority, "--update", connector)
+        assert scene.run("connections", "issuer", "a", *options, "--valid-years", years).code == 0
+        assert "nothing was changed" in scene.apply(wanted).out
+        years = f"{(RENEW_ISSUER_DAYS - 1) / 365.25:.4f}"
+        assert scene.run("connections", "issuer", "a", *options, "--valid-years", years).code == 0
+    before = issuer_of(read_authority_file(authority, "a"))
+    why = "give a an issuer" if missing else "give a a new issuer, because its issuer ends in less than 60 days"
+    assert scene.apply(wanted, "--dry-run").out.splitlines() == [f"would {why}"]
+    assert scene.apply(wanted).out.splitlines()[0] == f"done: {why}"
+    assert issuer_in(scene, "a") != before
+    assert "nothing was changed" in scene.apply(wanted).out
+
+
+def test_a_connector_whose_connection_string_was_moved_away(scene: Scene) -> None:
+    """Then the authority file gets the issuer, for connection strings that are issued later."""
+    assert scene.apply(declaration("a")).code == 0
+    (scene.out / "strings" / "a.connector").rename(scene.folder / "moved")
+    assert scene.apply(declaration("a", more=ISSUER)).code == 0
+    assert issuer_of(read_authority_file(scene.out / "a.authority", "a")) is not None
+    assert "nothing was changed" in scene.apply(declaration("a", more=ISSUER)).out
+
+
+def test_an_application_that_takes_a_claim(scene: Scene) -> None:
+    """It gets its rule, and no connection string in a file; the claim has no private key."""
+    wanted = declaration("a", more=ISSUER + REPORTING + "by-claim = true\n")
+    assert scene.apply(wanted).out.splitlines()[0].startswith("done: create a: ")
+    assert not (scene.out / "a@reporting.application").exists()
+    assert "nothing was changed" in scene.apply(wanted, "--delete").out
+    options = ("--role", "application", "--label", "reporting", "--rule", "reporting")
+    source = ("--authority-file", scene.out / "a.authority", "--state", scene.folder / "state")
+    created = scene.run("claims", "create", "a", *options, *source)
+    assert (created.code, created.err) == (0, "")
+    assert "The claim contains no private key" in created.out
+    # Without the key, one is issued; and with it again, that one is left alone.
+    assert scene.apply(wanted.replace("by-claim = true\n", "")).code == 0
+    assert load_connection_string(scene.out / "a@reporting.application").key_name == "reporting"
+    assert "nothing was changed" in scene.apply(wanted).out
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -242,6 +341,7 @@ def test_two_relays(scene: Scene) -> None:
         (declaration("a", more="[[connection.application]]\nrule = 'x'\n"), "line 5: label is missing"),
         (declaration("a", more=REPORTING + REPORTING), "line 8: the label reporting occurs twice"),
         (declaration("a", port=70000), "line 4: target: "),
+        (declaration("a", more="issuer = 'yes'\n"), "line 5: issuer: expected true or false"),
         (
             declaration("new", "first"),
             "line 5: the relay has a hybrid connection first, whose authority file is not in",

@@ -47,10 +47,17 @@ databases.toml:
   target = "db2.internal:5432"
   # how applications know it (default: as the target, when it is created)
   local-name = "billing.corp.example:5432"
+  # the connector signs identities of applications ('connections issuer')
+  issuer = true
   # further applications: each has a label, and optionally a rule of its own
   [[connection.application]]
   label = "reporting"
   rule = "reporting"
+  # one that takes a claim ('claims create'): no connection string is issued here
+  [[connection.application]]
+  label = "archive"
+  rule = "archive"
+  by-claim = true
 
 with several relays, run the command for each of them:
   endpoint = ["a.example.com", "b.example.com"]
@@ -87,6 +94,7 @@ def _connection_keys() -> argparse.ArgumentParser:
     parser.add_argument("--name", type=values.connection_name)
     parser.add_argument("--target", type=values.target)
     parser.add_argument("--local-name", type=values.local_name)
+    parser.add_argument("--issuer", action="store_true", default=None)
     _add_endpoints(parser)
     return parser
 
@@ -95,6 +103,7 @@ def _application_keys() -> argparse.ArgumentParser:
     parser = Parser(add_help=False)
     parser.add_argument("--label", type=values.label)
     parser.add_argument("--rule", type=values.rule_name)
+    parser.add_argument("--by-claim", action="store_true")
     return parser
 
 

@@ -11,11 +11,11 @@ from ..._toml_files import TomlFile, read_toml
 from ...administration import (
     Application,
     Declared,
+    advice_after,
     find_state,
     is_deletion,
     make_change,
     plan_changes,
-    push_hint,
     update_config,
 )
 from ...errors import ConfigurationError
@@ -41,7 +41,7 @@ def run_apply(args: argparse.Namespace) -> int:
         args.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         (args.out / "strings").mkdir(mode=0o700, exist_ok=True)
     with open_registry(args, create=not args.dry_run) as registry:
-        changes = plan_changes(declared, find_state(declared, args.out, registry))
+        changes = plan_changes(declared, find_state(declared, args.out, registry, now=time.time()))
         left = [change for change in changes if is_deletion(change) and not args.delete]
         to_make = [change for change in changes if change not in left]
         for number, change in enumerate(to_make):
@@ -59,8 +59,8 @@ def run_apply(args: argparse.Namespace) -> int:
                     remedy=exc.remedy or "correct this, and run the command again",
                 ) from exc
             output.say(f"done: {change}")
-            if hint := push_hint(change, args.out):
-                output.say(f"  in programs that do not run with these files: {hint}")
+            if advice := advice_after(change, args.out):
+                output.say(f"  {advice}")
     for change in left:
         output.say(f"not done without --delete: {change}")
     if not args.dry_run:
@@ -99,6 +99,7 @@ def _read_connections(
             tuple(endpoints),
             tuple(_read_applications(args, applications, file, (*place, "application"))),
             found.local_name,
+            found.issuer,
             where,
         )
 
@@ -115,7 +116,7 @@ def _read_applications(
         if found.label in labels:
             raise ConfigurationError(f"{where}: the label {found.label} occurs twice")
         labels.add(found.label)
-        yield Application(found.label, found.rule)
+        yield Application(found.label, found.rule, found.by_claim)
 
 
 def _tables(tables: Any, file: TomlFile, place: tuple[str | int, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
