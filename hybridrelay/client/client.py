@@ -28,8 +28,9 @@ from ..connectivity.network import watch_network
 from ..connectivity.new_keys import NewKeys
 from ..connectivity.report import Report
 from ..connectivity.snapshot import MAX_LISTED, CredentialSnapshot, EndpointSnapshot, FailureSnapshot, UpdateStatus
+from ..connectivity.string_files import keep_in_own_file, renewed_in_own_file
 from ..connectivity.updates import Updates
-from ..errors import ConfigurationError, DeniedByPolicy, StreamRefused
+from ..errors import ConfigurationError, DeniedByPolicy, HybridRelayError, StreamRefused
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
@@ -40,6 +41,7 @@ from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
+    Role,
     StringUpdate,
     update_string,
 )
@@ -101,7 +103,7 @@ class Client:
         self._permission.check(string)
         self._string = string
         self._clock = clock
-        self._end_to_end = EndToEnd.from_connection_string(string)
+        end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
         new_link = partial(
             RelayLink,
@@ -116,7 +118,6 @@ class Client:
         self._new_link = partial(new_link, instance=instance, upgrade_interval=config.upgrade_interval)
         self._new_sender = partial(
             Sender,
-            end_to_end=self._end_to_end,
             nursery=nursery,
             clock=clock,
             on_draining=self._draining,
@@ -128,7 +129,7 @@ class Client:
         self._sessions = Sessions(
             self.connection,
             self._senders,
-            self._end_to_end,
+            end_to_end,
             nursery,
             # A connector opens no streams.
             config=attrs.evolve(
@@ -156,6 +157,7 @@ class Client:
         self._control_channel_keeper = ControlChannelKeeper(self._senders, self._sessions)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._keep_string, self._use_renewed = config.keep_string, config.use_renewed
+        self._renews_identity = config.renews_identity
         #: Renews the identity; None if it is not renewed.
         self.renewer: Renewer | None = None
         self._renewal_scope = trio.CancelScope()
@@ -164,7 +166,7 @@ class Client:
         #: publishes the events of its streams itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
         self._listening: tuple[str, ...] = ()
-        self._reports = StreamReports(lambda: self.connection, self._events, self.requests, self._end_to_end.serial)
+        self._reports = StreamReports(lambda: self.connection, self._events, self.requests, self._sessions.serial_of)
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -257,7 +259,6 @@ class Client:
             self._sessions,
             self._opener,
             self._counters,
-            serial=self._end_to_end.serial,
             max_sessions=max_sessions,
             max_streams=max_streams,
             clock=self._clock,
@@ -317,8 +318,8 @@ class Client:
             nursery.start_soon(self._control_channel_keeper.run)
             nursery.start_soon(self._permission.watch, lambda: self._string, lambda: self._listening)
             nursery.start_soon(watch_expiry, lambda: self._credentials, ExpiryNotices(), self._events, self._clock)
-            if self._use_renewed is not None:
-                nursery.start_soon(self._renew_identity, self._use_renewed)
+            if self._renews_identity:
+                nursery.start_soon(self._renew_identities)
 
     def credentials(self) -> tuple[CredentialSnapshot, ...]:
         """Return what expires in the connection string."""
@@ -326,10 +327,11 @@ class Client:
         failure = None if error is None else FailureSnapshot.of(error)
         return tuple(one.snapshot(now, failure) for one in self._credentials)
 
-    async def _renew_identity(self, use: UseRenewed) -> None:
-        """Renew the identity, if an issuer has made it, once it is due."""
+    async def _renew_identities(self) -> None:
+        """Renew the identity whenever it is due, if an issuer has made it; only once if another client uses the new
+        one."""
         identity, _ = self._string.require_identity()
-        if identity.issuer is None:
+        if identity.issuer is None or identity.role is not Role.APPLICATION:
             return
         from .issuing import request_identity  # imported here, because most clients do not need them
         from .renewal import Renewer
@@ -338,12 +340,34 @@ class Client:
             lambda: self._string,
             partial(request_identity, self),
             self._keep_string,
-            use,
+            self._use_identity if self._use_renewed is None else partial(_pass_on, self._use_renewed),
             self._events,
+            renewed_elsewhere=renewed_in_own_file if self._keep_string is keep_in_own_file else None,
             clock=self._clock,
         )
         with self._renewal_scope:
             await self.renewer.run()
+            while self._use_renewed is None:
+                await self.renewer.run()
+
+    async def _use_identity(self, _: ConnectionString, renewed: ConnectionString) -> None:
+        """Use a renewed identity for new streams. Those that are open continue in their sessions, which keep the
+        earlier one.
+
+        Raises:
+            HybridRelayError: no session can be opened with it. The earlier identity stays in use.
+        """
+        identity = renewed.identity
+        try:
+            end_to_end = EndToEnd.from_connection_string(attrs.evolve(self._string, identity=identity))
+        except OSError as exc:  # OpenSSL reads the private key from a file
+            raise HybridRelayError(f"it cannot be given to OpenSSL: {exc}") from exc
+        opened = await self._open_session(end_to_end)
+        # From here on nothing can fail. The key may have changed meanwhile.
+        self._string = attrs.evolve(self._string, identity=identity)
+        self._credentials = credentials_of(self._string)
+        self._sessions.use(end_to_end)
+        self._opener.replace(opened)
 
     def _end_denied(self) -> None:
         """End everything that is open, because the policy of the machine does not allow it any more."""
@@ -503,10 +527,11 @@ class Client:
         """Return whether another session may accept the stream, because connector and target have not refused it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
-    async def _open_session(self) -> ClientSession:
+    async def _open_session(self, end_to_end: EndToEnd | None = None) -> ClientSession:
+        """Open a session, with another identity than the one in use if one is given."""
         self._permission.check(self._string, self._listening)
         with self._follower.opening():
-            opened = await self._sessions.open()
+            opened = await self._sessions.open(end_to_end)
         try:
             # The policy may have changed meanwhile, which has ended only the sessions that there were.
             self._permission.check(self._string, self._listening)
@@ -515,6 +540,10 @@ class Client:
             raise
         self._follower.opened(opened)
         return opened
+
+
+async def _pass_on(use: UseRenewed, before: ConnectionString, after: ConnectionString) -> None:
+    use(before, after)
 
 
 async def _open_stream(session: Session, port: int | None, wait_opened: bool) -> MuxStream:

@@ -14,6 +14,7 @@ from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..connectivity.new_keys import KeepString
+from ..connectivity.string_files import keep_in_own_file
 from ..connectivity.updates import FloorOf
 from ..mux import DATA_CONFIG, Budget
 from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
@@ -90,11 +91,14 @@ class ClientConfig:
     #: The memory that the sessions may use for receive windows and for data that is being sent. None: one GiB, shared
     #: by all clients of the process.
     budget: Budget | None = attrs.field(default=None, kw_only=True)
-    #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
-    #: it. None: the new key is kept in memory only, and the relay is told so.
-    keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
+    #: Stores a connection string with another key (while a key is rolled), an update, or a renewed identity, so that
+    #: the next start uses it. By default, it is stored in the file that it was read from
+    #: (`ConnectionString.file`), if there is one. None: it is kept in memory only, and the relay is told so.
+    keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
+    #: Whether an identity that an issuer has made is renewed at two thirds of its life.
+    renews_identity: bool = attrs.field(default=True, kw_only=True)
     #: Uses a connection string with a renewed identity, in place of the earlier one: opens another client with it,
-    #: and closes this one when its streams have ended. None: an identity that an issuer has made is not renewed.
+    #: and closes this one when its streams have ended. None: this client uses it for new streams itself.
     use_renewed: UseRenewed | None = attrs.field(default=None, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of the connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)

@@ -129,6 +129,11 @@ class SessionOpener:
             await self._wait(_Waiter(deadline))
             ended = RendezvousError("the connector ended the session at once", reason=Reason.GOING_AWAY)
 
+    def replace(self, opened: ClientSession) -> None:
+        """Use this session for new streams from now on. The earlier one is passed to `replaced`."""
+        self._scope.cancel()  # an attempt in progress would replace it with a session like the earlier one
+        self._use(opened)
+
     def close(self) -> None:
         """Open no further sessions. Callers that wait get `trio.ClosedResourceError`."""
         self._closed = True
@@ -198,15 +203,18 @@ class SessionOpener:
                 self.failure = exc, trio.current_time()
                 self._failed(exc, final=not may_pass(exc))
             else:
-                self.failure = None
-                before, self.latest = self.latest, opened
-                self._opened_at = trio.current_time()
                 self._ended_early += 1  # reset above once it has lasted
-                self._succeeded()
-                if before is not None and before.session.outcome is None:
-                    self._replaced(before)
+                self._use(opened)
                 return
             await trio.sleep(backoff.next_wait())
+
+    def _use(self, opened: ClientSession) -> None:
+        self.failure = None
+        before, self.latest = self.latest, opened
+        self._opened_at = trio.current_time()
+        self._succeeded()
+        if before is not None and before.session.outcome is None:
+            self._replaced(before)
 
     async def _let_resume(self) -> None:
         latest = self.latest

@@ -4,8 +4,10 @@
 |---|---|
 | before two thirds of the identity's life | wait |
 | after that | ask a connector, after a random part of a hundredth of its life, so that not all ask at once |
+| another program has renewed it in the same file meanwhile | use that one |
 | an attempt has failed | try again after a minute, then twice as long each time, and every six hours at most |
 | it has expired | the same: perhaps a clock is wrong; the log and the status say what to do |
+| there is a new one, which cannot be used yet | the same; the earlier one stays in use |
 
 The new private key is made here. It stays the same until an attempt succeeds.
 """
@@ -14,6 +16,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -33,9 +37,10 @@ from ..security import (
     new_private_key,
 )
 from ..security.building_certificates import BACKDATE_SECONDS
-from .use_renewed import UseRenewed
 
 __all__ = ["Renewer", "is_renewable", "renew_at", "retry_wait"]
+
+T = TypeVar("T")
 
 _FIRST_RETRY_SECONDS = 60.0
 _LONGEST_RETRY_SECONDS = 6 * 3600.0
@@ -72,8 +77,10 @@ class Renewer:
         string: returns the connection string that is in use.
         request: asks a connector for an identity for a key; see `request_identity`.
         keep: stores the changed connection string; None means that it is kept in memory only.
-        use: uses it. This client continues with the earlier identity until it is closed.
+        use: uses it in place of the earlier one; it may raise `HybridRelayError`, and is then called again.
         events: the stream to which events are published.
+        renewed_elsewhere: returns the identity that another program has stored for this connection string, if it has
+            renewed it; None: no other program can do so.
         clock: returns seconds since 1970.
         chance: returns a random number in [0, 1).
     """
@@ -83,9 +90,10 @@ class Renewer:
         string: Callable[[], ConnectionString],
         request: Callable[[Secret], Awaitable[Issued]],
         keep: KeepString | None,
-        use: UseRenewed,
+        use: Callable[[ConnectionString, ConnectionString], Awaitable[None]],
         events: EventStream,
         *,
+        renewed_elsewhere: Callable[[ConnectionString], Awaitable[Identity | None]] | None = None,
         clock: Callable[[], float],
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -94,13 +102,14 @@ class Renewer:
         self._keep = keep
         self._use = use
         self._events = events
+        self._renewed_elsewhere = renewed_elsewhere
         self._clock = clock
         self._chance = chance
         #: Why the last attempt has failed; None if it has not.
         self.failure: HybridRelayError | None = None
 
     async def run(self) -> None:
-        """Renew the identity once it is due, and return. The client keeps its own for as long as it exists."""
+        """Renew the identity once it is due, and return when the new one is in use."""
         identity, _ = self._string().require_identity()
         if not is_renewable(identity):
             return
@@ -108,30 +117,38 @@ class Renewer:
         due = renew_at(details)
         spread = (details.not_after - due) / 33  # a hundredth of its life
         await self._wait_until(due + spread * self._chance())
-        key, failures = new_private_key(), 0
+        renewed = await self._until_it_succeeds(partial(self._renewed, new_private_key()))
+        before = self._string()
+        after = attrs.evolve(before, identity=renewed)
+        await self._until_it_succeeds(
+            partial(self._use, before, after), prefix="the renewed identity cannot be used yet: "
+        )
+
+    async def _until_it_succeeds(self, attempt: Callable[[], Awaitable[T]], *, prefix: str = "") -> T:
+        failures = 0
         while True:
             try:
-                renewed = await self._renewed(key)
+                result = await attempt()
             except HybridRelayError as exc:
                 failures += 1
                 self.failure = exc
                 wait = retry_wait(failures, self._chance())
+                identity, _ = self._string().require_identity()
                 self._events.publish(
                     IdentityNotRenewed(
                         connection=self._string().entity_path,
                         label=identity.label,
-                        not_after=details.not_after,
+                        not_after=identity.details.not_after,
                         reason=exc.reason,
-                        detail=str(exc),
+                        detail=f"{prefix}{exc}",
                         remedy=exc.remedy or "",
                         retry_seconds=round(wait, 1),
                     )
                 )
                 await trio.sleep(wait)
             else:
-                break
-        self.failure = None
-        await self._take_up(renewed)
+                self.failure = None
+                return result
 
     async def _wait_until(self, due: float) -> None:
         while True:
@@ -141,12 +158,17 @@ class Renewer:
             await trio.sleep(min(remaining, _CHECK_SECONDS))
 
     async def _renewed(self, key: Secret) -> Identity:
-        """Ask for the new identity, once.
+        """Get the new identity, once, and store it.
 
         Raises:
             HybridRelayError: there is no connector, it refuses, or its answer cannot be used.
         """
         string = self._string()
+        if self._renewed_elsewhere is not None:
+            stored = await self._renewed_elsewhere(string)
+            if stored is not None:
+                self._say_renewed(stored, why="another program has renewed it in the same file", kept=True)
+                return stored
         identity, authority = string.require_identity()
         issued = await self._request(key)
         check_issued_untrusted(
@@ -157,20 +179,21 @@ class Renewer:
             now=self._clock(),
             lasts_until=identity.details.not_after,
         )
-        return Identity(issued.certificate, key, issued.issuer)
-
-    async def _take_up(self, renewed: Identity) -> None:
+        renewed = Identity(issued.certificate, key, issued.issuer)
         before = self._string()
         after = attrs.evolve(before, identity=renewed)
         why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
+        self._say_renewed(renewed, why=why, kept=not why)
+        return renewed
+
+    def _say_renewed(self, renewed: Identity, *, why: str, kept: bool) -> None:
         self._events.publish(
             IdentityRenewed(
-                connection=after.entity_path,
+                connection=self._string().entity_path,
                 label=renewed.label,
                 serial=renewed.serial,
                 not_after=renewed.details.not_after,
-                kept=not why,
+                kept=kept,
                 detail=why,
             )
         )
-        self._use(before, after)

@@ -17,6 +17,7 @@ import trio
 from .._nursery import FlatNursery
 from ..connectivity.activity import session_activity_id
 from ..connectivity.backoff import Backoff
+from ..connectivity.data import EndToEnd
 from ..errors import HybridRelayError, SessionError
 from ..events.base import Event
 from ..events.stream import EventStream
@@ -59,7 +60,8 @@ class ClientSession:
 
     Args:
         connection: the hybrid connection's name, for events.
-        serial: the serial of this application's identity, for the id of the session in events.
+        end_to_end: the end-to-end TLS, with the identity of this application. The session can be resumed only with
+            this identity.
         senders: the client's relays.
         search: knows which connectors are avoided.
         new_session: makes a session that does not run yet.
@@ -70,7 +72,7 @@ class ClientSession:
     def __init__(
         self,
         connection: str,
-        serial: str,
+        end_to_end: EndToEnd,
         senders: Senders,
         search: ListenerSearch,
         *,
@@ -79,7 +81,7 @@ class ClientSession:
         events: EventStream,
     ) -> None:
         self._machine = Machine(connection, search, random.random)
-        self._serial = serial
+        self._end_to_end = end_to_end
         self._senders = senders
         self._search = search
         self._new_session = new_session
@@ -118,7 +120,12 @@ class ClientSession:
     @property
     def activity_id(self) -> str:
         """The session's id in events, here and at the connector. Available once `run` has started."""
-        return session_activity_id(self.session.session_id, self._serial)
+        return session_activity_id(self.session.session_id, self.serial)
+
+    @property
+    def serial(self) -> str:
+        """The serial of the identity with which it was opened."""
+        return self._end_to_end.serial
 
     @property
     def channel(self) -> DataChannel:
@@ -252,7 +259,7 @@ class ClientSession:
         tries_every_relay: bool = True,
     ) -> None:
         scope = self._scopes[attempt] = trio.CancelScope()
-        opening = partial(self._senders.open_data_channel, to, senders, home=home)
+        opening = partial(self._senders.open_data_channel, to, senders, self._end_to_end, home=home)
         self._start_soon(self._open_channel, attempt, scope, opening, tries_every_relay)
 
     async def _open_channel(

@@ -33,7 +33,7 @@ class Sessions:
     Args:
         connection: the hybrid connection's name, for events.
         senders: the client's relays.
-        end_to_end: used to explain why a connector did not accept a session.
+        end_to_end: the end-to-end TLS of new sessions.
         nursery: runs the sessions.
         config: the configuration of each session.
         budget: the memory budget that the sessions share.
@@ -59,6 +59,8 @@ class Sessions:
         self._budget = budget
         self._events = events
         self._avoided = AvoidedListeners()
+        #: The serials of earlier identities, by the sessions that were opened with them.
+        self._earlier: dict[bytes, str] = {}
         #: The sessions that have not ended, in the order in which they began.
         self._live: dict[ClientSession, None] = {}
 
@@ -71,31 +73,38 @@ class Sessions:
         """The number of streams that have not ended, in all sessions."""
         return sum(one.session.stream_count for one in self)
 
-    async def open(self) -> ClientSession:
+    def serial_of(self, session_id: bytes) -> str:
+        """Return the serial of the identity with which a session was opened."""
+        return self._earlier.get(session_id, self._end_to_end.serial)
+
+    def use(self, end_to_end: EndToEnd) -> None:
+        """Open sessions with another identity from now on. Earlier ones can be resumed only with theirs."""
+        ids = {one.session.session_id: one.serial for one in self}
+        earlier = {**self._earlier, **ids}
+        self._end_to_end = end_to_end
+        self._earlier = {id_: serial for id_, serial in earlier.items() if id_ in ids and serial != end_to_end.serial}
+
+    async def open(self, end_to_end: EndToEnd | None = None) -> ClientSession:
         """Open a session with any acceptable connector. If one connector fails, others are tried.
+
+        Args:
+            end_to_end: has the identity; None means the one that is in use.
 
         Raises:
             HybridRelayError: no session could be opened; see `Client.connect`.
         """
+        end_to_end = self._end_to_end if end_to_end is None else end_to_end
         opened = ClientSession(
             self._connection,
-            self._end_to_end.serial,
+            end_to_end,
             self._senders,
             ListenerSearch(self._avoided),
             new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),
-            explain=self._explain,
+            explain=partial(_explain, end_to_end),
             events=self._events,
         )
         await self._nursery.start(self.run, opened)
         return opened
-
-    def _explain(self, exc: SessionError) -> HybridRelayError:
-        if exc.reason.category is Category.IDENTITY:
-            return PeerIdentityError(
-                f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
-                reason=exc.reason,
-            )
-        return self._end_to_end.explain(exc)
 
     async def run(
         self, opened: ClientSession, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -156,3 +165,12 @@ class Sessions:
             for one in self:
                 one.session.reset_open_streams(Reason.CANCELLED)
                 nursery.start_soon(partial(one.session.aclose, grace=DELIVERY_SECONDS))
+
+
+def _explain(end_to_end: EndToEnd, exc: SessionError) -> HybridRelayError:
+    if exc.reason.category is Category.IDENTITY:
+        return PeerIdentityError(
+            f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
+            reason=exc.reason,
+        )
+    return end_to_end.explain(exc)

@@ -51,7 +51,6 @@ def client_snapshot(
     opener: SessionOpener,
     counters: EndpointCounters,
     *,
-    serial: str,
     max_sessions: int,
     max_streams: int,
     clock: Callable[[], float],
@@ -64,7 +63,6 @@ def client_snapshot(
         sessions: its sessions.
         opener: opens the sessions.
         counters: its counters. They count a stream only when it ends, so open streams are added here.
-        serial: the serial of the application's identity.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
     """
@@ -101,7 +99,7 @@ def client_snapshot(
                 held,
                 connection=name,
                 peer=one.channel.peer.identity,
-                serial=serial,
+                serial=one.serial,
                 link=one.channel.sender.link,
                 candidate=one.channel.candidate,
                 rendezvous=one.channel.rendezvous,
@@ -111,7 +109,7 @@ def client_snapshot(
             for one, held in islice(zip(live, memory, strict=True), max_sessions)
         ),
         session_count=len(live),
-        streams=tuple(_stream(one, name, serial, offset) for one in islice(client.requests, max_streams)),
+        streams=tuple(_stream(one, name, sessions, offset) for one in islice(client.requests, max_streams)),
         stream_count=len(client.requests),
         queued=total.queued,
         unread=total.unread,
@@ -122,11 +120,12 @@ def client_snapshot(
     )
 
 
-def _stream(request: StreamRequest, name: str, serial: str, offset: float) -> StreamSnapshot:
+def _stream(request: StreamRequest, name: str, sessions: Sessions, offset: float) -> StreamSnapshot:
     stream, session, sent, received = request.stream, "", 0, 0
     state = StreamState.WAITING
     if stream is not None:
-        session, so_far = session_activity_id(stream.session_id, serial), stream.so_far()
+        session = session_activity_id(stream.session_id, sessions.serial_of(stream.session_id))
+        so_far = stream.so_far()
         sent, received = so_far.sent, so_far.received
         state = StreamState.CONNECTING
         if stream.was_accepted:

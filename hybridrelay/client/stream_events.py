@@ -29,16 +29,20 @@ class StreamReports:
         connection: returns the name of the hybrid connection.
         events: gets the events.
         requests: the client's open requests.
-        serial: the serial of the application's identity.
+        serial_of: returns the serial of the identity with which a session was opened.
     """
 
     def __init__(
-        self, connection: Callable[[], str], events: EventStream, requests: StreamRequests, serial: str
+        self,
+        connection: Callable[[], str],
+        events: EventStream,
+        requests: StreamRequests,
+        serial_of: Callable[[bytes], str],
     ) -> None:
         self._connection = connection
         self._events = events
         self._requests = requests
-        self._serial = serial
+        self._serial_of = serial_of
         #: The streams that have not ended. The budget of the session bounds their number: each reserves a part of it
         #: until it has been read to its end, and ends with the session at the latest.
         self._streams: set[MuxStream] = set()
@@ -99,7 +103,8 @@ class StreamReports:
 
     def id_of(self, stream: MuxStream) -> str:
         """Return the id of a stream in the connector's events."""
-        return stream_activity_id(session_activity_id(stream.session_id, self._serial), stream.stream_id)
+        session_id = stream.session_id
+        return stream_activity_id(session_activity_id(session_id, self._serial_of(session_id)), stream.stream_id)
 
     def close(self) -> None:
         """Publish the ends of all streams that were never closed, because the client and its sessions have ended."""

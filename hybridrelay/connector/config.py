@@ -13,6 +13,7 @@ from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
 from ..connectivity.new_keys import KeepString
+from ..connectivity.string_files import keep_in_own_file
 from ..connectivity.updates import FloorOf
 from ..errors import ConfigurationError
 from ..mux import DATA_CONFIG
@@ -81,9 +82,10 @@ class ConnectorConfig:
     #: The audit log, which has to have the record of a stream before the target is dialed. It has to be open
     #: (`AuditTrail.opened`) for the events that are passed to `run_connector`.
     audit: AuditTrail | None = attrs.field(default=None, kw_only=True)
-    #: Stores a connection string whose key a relay has changed (while a key is rolled), so that the next start uses
-    #: it. None: the new key is kept in memory only, and the relay is told so.
-    keep_string: KeepString | None = attrs.field(default=None, kw_only=True)
+    #: Stores a connection string with another key (while a key is rolled), or with an update, so that the next start
+    #: uses it. By default, it is stored in the file that it was read from (`ConnectionString.file`), if there is one.
+    #: None: it is kept in memory only, and the relay is told so.
+    keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
     #: The file in which the connector notes which claims were used, if a connection string has an issuer. With None,

@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import attrs
@@ -106,6 +107,8 @@ class ConnectionString:
     update_key: Secret | None = None
     #: The sequence of the last update that was used; 0 if none was.
     update_sequence: int = 0
+    #: The regular file that it was read from, in which a running program stores what changes; None if there is none.
+    file: Path | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
 
     @endpoints.validator
     def _check_endpoints(self, attribute: object, value: tuple[Endpoint, ...]) -> None:

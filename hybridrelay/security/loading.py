@@ -6,7 +6,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
+
+import attrs
 
 from .._text_files import TextError, read_stream, read_text
 from ..errors import ConfigurationError, ConnectionStringError
@@ -31,7 +34,9 @@ def load_connection_string(
 ) -> ConnectionString:
     """Read a connection string.
 
-    Logs a warning if users other than the file's owner can read it (not on Windows).
+    Logs a warning if users other than the file's owner can read it (not on Windows). The result knows its file
+    (`ConnectionString.file`): unless told otherwise, a program that runs with it stores a new key, an update or a
+    renewed identity there.
 
     Args:
         source: the path of a file, ``-`` for standard input, or None for the variable `ENVIRONMENT_VARIABLE`.
@@ -65,7 +70,14 @@ def load_connection_string(
     except TextError as exc:
         raise ConnectionStringError(str(exc), remedy=exc.remedy) from None
     with naming(describe_source(source)):
-        return parse_connection_string_untrusted(text, remedy=_FILE_REMEDY)
+        string = parse_connection_string_untrusted(text, remedy=_FILE_REMEDY)
+    return string if source == "-" else attrs.evolve(string, file=_regular_file(Path(source)))
+
+
+def _regular_file(path: Path) -> Path | None:
+    """Return the absolute path of a file, because the program may change its directory; None if it is not a regular
+    file, but a pipe, for instance."""
+    return path.absolute() if path.is_file() else None
 
 
 def describe_source(source: str | os.PathLike[str] | None) -> str:

@@ -9,7 +9,7 @@ import attrs
 from ..errors import ConfigurationError
 from .connection_string import ConnectionString
 
-__all__ = ["StringUpdate", "update_string"]
+__all__ = ["StringUpdate", "update_string", "was_renewed"]
 
 _KEY = "shared access key"
 _TAKEN_UP: Mapping[str, Callable[[ConnectionString], object]] = {
@@ -66,7 +66,7 @@ def update_string(current: ConnectionString, new: ConnectionString) -> StringUpd
             remedy="put the correct connection string into the file",
         )
     identity_changed = (new.identity, new.authority) != (current.identity, current.authority)
-    if identity_changed and _was_renewed(current, new):
+    if identity_changed and was_renewed(current, new):
         identity_changed = False  # the file could not be written when the identity was renewed
     return StringUpdate(
         attrs.evolve(new, identity=current.identity, authority=current.authority),
@@ -75,7 +75,7 @@ def update_string(current: ConnectionString, new: ConnectionString) -> StringUpd
     )
 
 
-def _was_renewed(current: ConnectionString, new: ConnectionString) -> bool:
+def was_renewed(current: ConnectionString, new: ConnectionString) -> bool:
     """Return whether the current identity was renewed from one like that in `new`, which ends earlier."""
     ours, theirs = current.identity, new.identity
     if ours is None or theirs is None or ours.issuer is None or theirs.issuer is None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.cli import key_keeping
 from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.update_marks import UpdateMarks
+from hybridrelay.connectivity import string_files
 from hybridrelay.security import ConnectionString, Secret, load_connection_string
 
 from .conftest import Created
@@ -78,7 +78,7 @@ async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatc
     def refuse(path: Path, text: str) -> None:
         raise OSError(30, os.strerror(30), str(path))
 
-    monkeypatch.setattr(key_keeping, "replace_file", refuse)
+    monkeypatch.setattr(string_files, "replace_file", refuse)
     keep = keeper_of(lambda: [created.application], NO_MARKS)
     assert await keep(before, after) == f"{created.application} cannot be written: Read-only file system"
     assert created.application.read_text() == text

@@ -12,9 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hybridrelay.cli import key_keeping
-from hybridrelay.cli.key_keeping import keeper_of, previous_of
+from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.update_marks import UpdateMarks
+from hybridrelay.connectivity import string_files
+from hybridrelay.connectivity.string_files import previous_of
 from hybridrelay.security import ConnectionString, Endpoint, HostPort, Secret, load_connection_string
 
 from .conftest import Created
@@ -84,7 +85,7 @@ async def test_a_file_that_cannot_be_written(
     def refuse(path: Path, text: str) -> None:
         raise OSError(30, os.strerror(30), str(path))
 
-    monkeypatch.setattr(key_keeping, "replace_file", refuse)
+    monkeypatch.setattr(string_files, "replace_file", refuse)
     why = await keeper_of(lambda: [created.connector], marks)(before, updated(before))
     assert why == f"{created.connector} cannot be written: Read-only file system"
     assert marks.read(before) == 5
@@ -155,7 +156,7 @@ def test_killed_at_every_write(created: Created, marks: UpdateMarks) -> None:
     after = updated(before)
 
     def work() -> None:
-        assert key_keeping._keep(created.connector, before, after) == ""
+        assert string_files.write_changes(created.connector, before, after) == ""
         marks.note(after)
 
     number = 0
@@ -171,7 +172,7 @@ def test_killed_at_every_write(created: Created, marks: UpdateMarks) -> None:
         assert marks.read(before) in (0, 5)
         if not was_killed:
             break
-        assert key_keeping._keep(created.connector, before, after) == ""
+        assert string_files.write_changes(created.connector, before, after) == ""
         assert load_connection_string(created.connector) == after
     assert number > 8, "the hook has seen few operations"
     assert found == after

@@ -11,6 +11,7 @@ import trio.testing
 from hybridrelay.client.relays.listeners import ListenerSearch
 from hybridrelay.client.relays.sender import DataChannel, Peer, Sender
 from hybridrelay.connectivity import DIRECTLY, RelayEndpoint, candidates, discover
+from hybridrelay.connectivity.data import EndToEnd
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import HybridRelayError
@@ -22,6 +23,8 @@ from ..stream_pairs import CLIENT
 
 #: What a search for any listener finds.
 ANY = Peer("any", PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash"))
+#: The end-to-end TLS of a client, which no `FakeSender` uses.
+OURS = EndToEnd("db", Role.APPLICATION, "x-session-1", CLIENT)
 CARRIER = candidates(discover(), "tcp")[0]
 
 
@@ -41,6 +44,7 @@ class FakeSender(Sender):
         self.error: HybridRelayError | None = None
         self.asked: list[float] = []
         self.wanted: list[Peer | ListenerSearch] = []
+        self.identities: list[str] = []
         self.opened: list[DataChannel] = []
         self.cancelled = self.channels_lost = 0
         #: Called when a data channel was opened.
@@ -49,9 +53,10 @@ class FakeSender(Sender):
     def __repr__(self) -> str:
         return f"<FakeSender at {self.link.host}>"
 
-    async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
+    async def open_data_channel(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
         self.asked.append(trio.current_time())
         self.wanted.append(to)
+        self.identities.append(end_to_end.serial)
         try:
             await trio.sleep(self.takes)
             await self.ready.wait()
@@ -67,8 +72,8 @@ class FakeSender(Sender):
     def data_channel_lost(self) -> None:
         self.channels_lost += 1
 
-    async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
-        return await self.open_data_channel(to)
+    async def open_data_channel_probing(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
+        return await self.open_data_channel(to, end_to_end)
 
 
 def data_channel(sender: Sender, peer: Peer = ANY) -> DataChannel:

@@ -21,7 +21,7 @@ from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import HybridRelayError, RelayUnreachable
 from hybridrelay.events import EventStream
 
-from .fakes import data_channel
+from .fakes import OURS, data_channel
 from .relays.test_sender import connection_string
 from .test_session import Scene
 
@@ -54,7 +54,7 @@ class Moved(ClientSession):
         scene = Scene(count=1)
         super().__init__(
             "db",
-            "x-session-1",
+            OURS,
             scene.senders,
             ListenerSearch(AvoidedListeners()),
             new_session=lambda: scene.session,

@@ -84,6 +84,10 @@ class Machine:
     used: list[tuple[ConnectionString, ConnectionString]] = attrs.field(factory=list)
     kept: list[ConnectionString] = attrs.field(factory=list)
     string: ConnectionString = STRING
+    #: Why the renewed identity cannot be used, at one attempt after the other.
+    not_usable: list[HybridRelayError] = attrs.field(factory=list)
+    #: What another program has stored.
+    stored: Identity | None = None
 
     def clock(self) -> float:
         return NOW + trio.current_time()
@@ -103,13 +107,26 @@ class Machine:
             self.kept.append(after)
         return self.why_not_kept
 
+    async def use(self, before: ConnectionString, after: ConnectionString) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.not_usable:
+            raise self.not_usable.pop(0)
+        self.used.append((before, after))
+        self.string = after
+
+    async def renewed_elsewhere(self, string: ConnectionString) -> Identity | None:
+        await trio.lowlevel.checkpoint()
+        assert string == self.string
+        return self.stored
+
     def renewer(self, *, keeps: bool = True) -> Renewer:
         return Renewer(
             lambda: self.string,
             self.request,
             self.keep if keeps else None,
-            lambda before, after: self.used.append((before, after)),
+            self.use,
             EventStream(self.events.append),
+            renewed_elsewhere=self.renewed_elsewhere,
             clock=self.clock,
             chance=lambda: 0.5,
         )
@@ -178,3 +195,41 @@ async def test_one_of_the_authority_is_not_renewed(autojump_clock: trio.testing.
     machine = Machine(string=attrs.evolve(STRING, identity=AUTHORITY.issue(Role.APPLICATION, "a", now=NOW)))
     await machine.renewer().run()
     assert not machine.asked_at
+
+
+async def test_what_another_program_has_stored_is_used_and_nobody_is_asked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stored = identity()
+    machine = Machine(stored=stored)
+    await machine.renewer().run()
+    assert not machine.asked_at
+    ((_, after),) = machine.used
+    assert after.identity == stored
+    (event,) = machine.events
+    assert isinstance(event, IdentityRenewed)
+    assert (event.serial, event.kept) == (stored.serial, True)
+    assert "another program has renewed it" in event.detail
+
+
+async def test_one_that_cannot_be_used_yet_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
+    """It was stored, so no further one is requested, and the failure is visible meanwhile."""
+    machine = Machine(not_usable=[RendezvousError("no session", reason=Reason.NO_LISTENER)] * 3)
+    renewer = machine.renewer()
+    with trio.move_on_after(61 * DAY) as scope:
+        await renewer.run()
+    assert not scope.cancelled_caught
+    assert len(machine.asked_at) == len(machine.kept) == len(machine.used) == 1
+    failures = [event for event in machine.events if isinstance(event, IdentityNotRenewed)]
+    assert [failure.retry_seconds for failure in failures] == [45.0, 90.0, 180.0]
+    assert all(failure.detail == "the renewed identity cannot be used yet: no session" for failure in failures)
+    assert renewer.failure is None
+
+
+async def test_it_is_renewed_again_and_again(autojump_clock: trio.testing.MockClock) -> None:
+    machine = Machine()
+    renewer = machine.renewer()
+    for _ in range(4):
+        await renewer.run()
+    assert [at / DAY for at in machine.asked_at] == pytest.approx([60.45, 120.9, 181.35, 241.8], abs=0.1)
+    assert len({after.identity for _, after in machine.used}) == 4

@@ -39,7 +39,7 @@ from hybridrelay.mux import Session
 from hybridrelay.protocol.events import SessionOutcome
 from hybridrelay.protocol.reasons import Reason
 
-from .fakes import ANY, FakeSender
+from .fakes import ANY, OURS, FakeSender
 
 DOWN = RelayUnreachable("down")
 ABSENT = RendezvousError("absent", reason=Reason.LISTENER_ABSENT)
@@ -183,12 +183,12 @@ class Scene:
         self.published: list[Event] = []
 
     async def open_any(self) -> DataChannel:
-        return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order())
+        return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order(), OURS)
 
     def make(self) -> ClientSession:
         return ClientSession(
             "db",
-            "x-session-1",
+            OURS,
             self.senders,
             ListenerSearch(AvoidedListeners()),
             new_session=lambda: self.session,

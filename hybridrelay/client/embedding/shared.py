@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import attrs
 import trio
 
 from ..._nursery import FlatNursery
@@ -19,7 +20,7 @@ from ...errors import ConfigurationError, StreamRefused
 from ...mux import open_bridges
 from ...protocol.reasons import Reason
 from ...security import ConnectionString
-from ..client import open_client
+from ..client import Client, open_client
 from ..config import ClientConfig
 from ..ingress.connections import OPEN_SECONDS, Connections
 from .background import Background
@@ -41,6 +42,7 @@ class SharedClient:
     def __init__(self, config: ClientConfig, stopping: trio.Event) -> None:
         self.config = config
         self._stopping = stopping
+        self._client: Client | None = None
         self._connections: Connections | None = None
         #: Set when the client can be used, or has failed.
         self._started = trio.Event()
@@ -50,6 +52,13 @@ class SharedClient:
         #: When it was last used, on Trio's clock.
         self.used_at = trio.current_time()
         self._waiting = trio.CancelScope()
+
+    def serves(self, config: ClientConfig) -> bool:
+        """Return whether this client can be used for a configuration: it is equal, or has the connection string that
+        is in use now, because the program has read the file again in which the client has stored a change."""
+        if self._client is None or config.string == self.config.string:
+            return config == self.config
+        return config == attrs.evolve(self.config, string=self._client.connection_string)
 
     @property
     def is_used(self) -> bool:
@@ -82,7 +91,7 @@ class SharedClient:
         """Serve until the thread stops, or `end` is called. At the end, the client is removed from the list."""
         try:
             async with open_client(self.config) as client, open_bridges() as bridges, FlatNursery() as waiting:
-                self._connections = Connections(client, bridges, waiting)
+                self._client, self._connections = client, Connections(client, bridges, waiting)
                 self._started.set()
                 with self._waiting:
                     await self._stopping.wait()
@@ -134,7 +143,7 @@ def _find(thread: Background, config: ClientConfig) -> SharedClient:
         clients = []
         _CLIENTS.set(clients)
     for one in clients:
-        if one.config == config:
+        if one.serves(config):
             return one
     if len(clients) >= MAX_CLIENTS:
         unused = [one for one in clients if not one.is_used]

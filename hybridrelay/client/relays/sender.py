@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import trio
@@ -88,7 +89,6 @@ class Sender:
         string: names the hybrid connection and has the key.
         earlier: the previous connection string, if it was changed while the client runs. It is used if the relay
             refuses the key of `string`.
-        end_to_end: the end-to-end TLS of the data channels.
         nursery: runs the control channel.
         clock: returns seconds since 1970.
         on_draining: called when the relay has announced that it is draining, or about to stop.
@@ -101,7 +101,6 @@ class Sender:
         self,
         link: RelayLink,
         string: ConnectionString,
-        end_to_end: EndToEnd,
         nursery: trio.Nursery,
         *,
         earlier: ConnectionString | None = None,
@@ -118,7 +117,6 @@ class Sender:
         self.failed_at = -math.inf
         self._connection = string.entity_path
         self._string = string
-        self._end_to_end = end_to_end
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
@@ -266,12 +264,13 @@ class Sender:
         with self._forgetting_the_route(channel), self._requesting(channel):
             await check_token(channel, string, self.link.host, self._clock())
 
-    async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
+    async def open_data_channel(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
         """Join, and open the data channel with the ticket. A route that fails is forgotten.
 
         Args:
             to: the only acceptable peer; or a search that accepts any listener. If one is silent, the search tries
                 others in parallel; if one fails, the search tries another in its place.
+            end_to_end: the end-to-end TLS, with the identity of this application.
 
         Raises:
             HybridRelayError: see `Client.connect`.
@@ -282,15 +281,16 @@ class Sender:
         """
         if isinstance(to, Peer):
             channel = await self._control_channel()
-            return await self._open(channel, *await self._join(channel, to.instance), to.identity)
-        return await Search(to, self._ask_for_any, self._open_to_any, _discard, self._listener_failed).run()
+            return await self._open(channel, *await self._join(channel, to.instance), end_to_end, to.identity)
+        open_to_any = partial(self._open_to_any, end_to_end)
+        return await Search(to, self._ask_for_any, open_to_any, _discard, self._listener_failed).run()
 
     async def _ask_for_any(self, avoid: tuple[str, ...]) -> _Joined:
         channel = await self._control_channel()
         return _Joined(channel, *await self._join(channel, None, avoid))
 
-    async def _open_to_any(self, joined: _Joined) -> DataChannel:
-        return await self._open(joined.channel, joined.answer, joined.key, None)
+    async def _open_to_any(self, end_to_end: EndToEnd, joined: _Joined) -> DataChannel:
+        return await self._open(joined.channel, joined.answer, joined.key, end_to_end, None)
 
     def _listener_failed(self, instance: str, error: HybridRelayError) -> None:
         self._events.publish(
@@ -299,15 +299,15 @@ class Sender:
             )
         )
 
-    async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
+    async def open_data_channel_probing(self, to: Peer | ListenerSearch, end_to_end: EndToEnd) -> DataChannel:
         """Like `open_data_channel`, but if a remembered route fails, probe the routes and try once more."""
         remembered = self.link.remembers
         try:
-            return await self.open_data_channel(to)
+            return await self.open_data_channel(to, end_to_end)
         except RelayUnreachable:
             if not remembered:
                 raise
-        return await self.open_data_channel(to)
+        return await self.open_data_channel(to, end_to_end)
 
     async def _join(
         self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
@@ -365,12 +365,17 @@ class Sender:
             await send_checkpoints(channel, self.link.host, lambda: (self._connection,), witnessing)
 
     async def _open(
-        self, channel: ControlChannel, joined: control.Joined, key: Secret, pinned: PeerIdentity | None
+        self,
+        channel: ControlChannel,
+        joined: control.Joined,
+        key: Secret,
+        end_to_end: EndToEnd,
+        pinned: PeerIdentity | None,
     ) -> DataChannel:
         with self._forgetting_the_route(channel):
             candidate = await self.link.choose()
             stream, identity = await open_data_channel(
-                self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dialer=self.link.dialer
+                self.link.endpoint, candidate, joined.ticket, end_to_end, pinned=pinned, dialer=self.link.dialer
             )
         return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key, joined.rendezvous)
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import trio
 
 from ..._nursery import FlatNursery
+from ...connectivity.data import EndToEnd
 from ...connectivity.refusals import all_failed
 from ...errors import HybridRelayError, RendezvousError
 from ...protocol.reasons import Category, Reason
@@ -70,13 +71,19 @@ class Senders:
         return sorted(self.all, key=key)
 
     async def open_data_channel(
-        self, to: Peer | ListenerSearch, senders: Sequence[Sender], *, home: Sender | None = None
+        self,
+        to: Peer | ListenerSearch,
+        senders: Sequence[Sender],
+        end_to_end: EndToEnd,
+        *,
+        home: Sender | None = None,
     ) -> DataChannel:
         """Open a data channel through the first of these relays that leads to an acceptable peer.
 
         Args:
             to: the only acceptable peer, or the search for any.
             senders: the relays to try, in this order.
+            end_to_end: the end-to-end TLS, with the identity of this application.
             home: the session's own relay, through which its last data channel went; None for a new session.
 
         Raises:
@@ -86,7 +93,7 @@ class Senders:
         If cancelled, no data channel stays open.
         """
         failures: dict[Sender, HybridRelayError] = {}
-        channel = await self._try(senders, to, failures)
+        channel = await self._try(senders, to, end_to_end, failures)
         if channel is None:
             raise self._error(failures, home)
         return channel
@@ -100,7 +107,11 @@ class Senders:
         return min(sender.away_until for sender in self.all)
 
     async def _try(
-        self, senders: Sequence[Sender], to: Peer | ListenerSearch, failures: dict[Sender, HybridRelayError]
+        self,
+        senders: Sequence[Sender],
+        to: Peer | ListenerSearch,
+        end_to_end: EndToEnd,
+        failures: dict[Sender, HybridRelayError],
     ) -> DataChannel | None:
         """Try each relay once. Returns None if all have failed, and puts their errors into `failures`."""
         opened: list[DataChannel] = []
@@ -108,9 +119,9 @@ class Senders:
         async def attempt(sender: Sender, failed: trio.Event) -> None:
             try:
                 if isinstance(to, Peer):
-                    opened.append(await sender.open_data_channel(to))
+                    opened.append(await sender.open_data_channel(to, end_to_end))
                 else:
-                    opened.append(await sender.open_data_channel_probing(to))
+                    opened.append(await sender.open_data_channel_probing(to, end_to_end))
             except HybridRelayError as exc:
                 failures[sender] = exc
                 sender.note(exc)

@@ -41,7 +41,7 @@ from hybridrelay.security import (
     verify_token,
 )
 
-from ..fakes import CARRIER
+from ..fakes import CARRIER, OURS
 
 HOST = "relay.example"
 
@@ -116,7 +116,6 @@ async def test_draining_keeps_a_client_away_for_a_minute_at_most(
     sender = Sender(
         link,
         string,
-        EndToEnd.from_connection_string(string),
         nursery,
         clock=time.time,
         on_draining=drained.append,
@@ -138,7 +137,6 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
     sender = Sender(
         link,
         string,
-        EndToEnd.from_connection_string(string),
         nursery,
         clock=time.time,
         on_draining=lambda sender: None,
@@ -147,7 +145,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
     )
     for count in (1, 2, 3):
         with pytest.raises(RelayUnreachable):
-            await sender.open_data_channel(search())
+            await sender.open_data_channel(search(), OURS)
         assert len(link.opened) == count
         assert all(channel.closed for channel in link.opened)
 
@@ -158,16 +156,16 @@ async def test_control_channels_are_opened_with_the_key_that_is_in_use(
     """Another one when the connection string changes, and the earlier one where the relay refuses that."""
     relay, string = Relay({ONE: None}), connection_string()
     sender = sender_at(relay, nursery, monkeypatch, string)
-    await sender.open_data_channel(search())
+    await sender.open_data_channel(search(), OURS)
     assert relay.key == string.key
     changed = attrs.evolve(string, key=generate_key())
     relay.valid = string.key
     sender.use(changed)
     assert relay.key == changed.key
-    await sender.open_data_channel(search())
+    await sender.open_data_channel(search(), OURS)
     assert relay.key == string.key
     relay.valid = changed.key
-    await sender.open_data_channel(search())
+    await sender.open_data_channel(search(), OURS)
     assert relay.key == changed.key
 
 
@@ -182,18 +180,18 @@ async def test_the_earlier_key_is_used_at_a_relay_that_was_never_asked_before_th
         changed = attrs.evolve(string, key=generate_key())
         sender.use(changed)
     assert not sender.has_accepted_key
-    channel = await sender.open_data_channel(search())
+    channel = await sender.open_data_channel(search(), OURS)
     assert channel.key == string.key
     found = [(sender.falls_back, sender.has_accepted_key)]
     relay.valid = changed.key
-    channel = await sender.open_data_channel(search())
+    channel = await sender.open_data_channel(search(), OURS)
     assert channel.key == changed.key
     found.append((sender.falls_back, sender.has_accepted_key))
     assert found == [(True, False), (False, True)]
     # The earlier key has been replaced: it is not tried any more.
     relay.valid, before = generate_key(), len(relay.joins)
     with pytest.raises(AuthorizationError):
-        await sender.open_data_channel(search())
+        await sender.open_data_channel(search(), OURS)
     assert len(relay.joins) == before + 1
 
 
@@ -205,7 +203,7 @@ async def test_where_both_keys_are_refused_the_present_one_is_reported(
     relay.valid = generate_key()
     sender.use(attrs.evolve(string, key_name="gone", key=generate_key()))
     with pytest.raises(AuthorizationError) as caught:
-        await sender.open_data_channel(search())
+        await sender.open_data_channel(search(), OURS)
     assert caught.value.reason is Reason.UNKNOWN_RULE
     assert len(relay.joins) == 2
 
@@ -307,11 +305,9 @@ def sender_at(
 ) -> Sender:
     monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
     string = string or connection_string()
-    end_to_end = EndToEnd.from_connection_string(string)
     return Sender(
         relay,
         string,
-        end_to_end,
         nursery,
         clock=time.time,
         on_draining=lambda _: None,
@@ -325,16 +321,16 @@ async def test_a_listener_of_no_use_is_passed_over_for_the_next(
 ) -> None:
     relay = Relay({ONE: ROGUE, TWO: SILENT, THREE: None})
     sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
-    channel = await sender.open_data_channel(ListenerSearch(avoided))
+    channel = await sender.open_data_channel(ListenerSearch(avoided), OURS)
     assert channel.peer == Peer(THREE, IDENTITY)
     assert [join.avoid for join in relay.joins] == [(), (ONE,), (ONE, TWO)]
     # The next search goes to the good one at once, until some time has passed.
-    await sender.open_data_channel(ListenerSearch(avoided))
+    await sender.open_data_channel(ListenerSearch(avoided), OURS)
     assert relay.joins[-1].avoid == (ONE, TWO)
     assert len(relay.joins) == 4
     await trio.sleep(AVOID_SECONDS)
     relay.listeners[ONE] = None
-    assert (await sender.open_data_channel(ListenerSearch(avoided))).peer.instance == ONE
+    assert (await sender.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
     nursery.cancel_scope.cancel()
 
 
@@ -344,10 +340,10 @@ async def test_where_all_are_of_no_use_the_error_is_the_last_ones_and_all_are_tr
     relay = Relay({ONE: SILENT, TWO: ROGUE})
     sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
     with pytest.raises(PeerIdentityError) as caught:
-        await sender.open_data_channel(ListenerSearch(avoided))
+        await sender.open_data_channel(ListenerSearch(avoided), OURS)
     assert caught.value is ROGUE
     relay.listeners[ONE] = None
-    assert (await sender.open_data_channel(ListenerSearch(avoided))).peer.instance == ONE
+    assert (await sender.open_data_channel(ListenerSearch(avoided), OURS)).peer.instance == ONE
     nursery.cancel_scope.cancel()
 
 
@@ -358,7 +354,7 @@ async def test_no_listener_at_all_is_told_as_that(
     sender = sender_at(relay, nursery, monkeypatch)
     avoided.add(ONE, trio.current_time())  # it failed before, and has left
     with pytest.raises(RendezvousError) as caught:
-        await sender.open_data_channel(ListenerSearch(avoided))
+        await sender.open_data_channel(ListenerSearch(avoided), OURS)
     assert caught.value.reason is Reason.NO_LISTENER
     nursery.cancel_scope.cancel()
 
@@ -370,7 +366,7 @@ async def test_a_relay_that_sends_us_to_the_same_listener_again_is_not_asked_for
     relay.is_old = True
     sender = sender_at(relay, nursery, monkeypatch)
     with pytest.raises(PeerIdentityError):
-        await sender.open_data_channel(search())
+        await sender.open_data_channel(search(), OURS)
     assert len(relay.joins) == MAX_TRIED
     nursery.cancel_scope.cancel()
 
@@ -381,11 +377,11 @@ async def test_a_session_that_resumes_goes_to_its_own_listener_only(
     relay = Relay({ONE: ROGUE, TWO: None})
     sender = sender_at(relay, nursery, monkeypatch)
     with pytest.raises(PeerIdentityError):
-        await sender.open_data_channel(Peer(ONE, IDENTITY))
+        await sender.open_data_channel(Peer(ONE, IDENTITY), OURS)
     assert [join.listener for join in relay.joins] == [ONE]
     # A relay that names another listener than the one it was asked for is not believed.
     with pytest.raises(RelayUnreachable):
-        await sender.open_data_channel(Peer(TWO, IDENTITY))
+        await sender.open_data_channel(Peer(TWO, IDENTITY), OURS)
     nursery.cancel_scope.cancel()
 
 
@@ -396,7 +392,6 @@ async def test_a_client_shows_its_key_over_a_control_channel_that_replaces_a_los
     sender = Sender(
         link,
         string,
-        EndToEnd.from_connection_string(string),
         nursery,
         clock=time.time,
         on_draining=lambda _: None,

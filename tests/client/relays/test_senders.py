@@ -11,7 +11,7 @@ from hybridrelay.client.relays.senders import NEXT_RELAY_SECONDS, SET_BACK_SECON
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
-from ..fakes import ANY, FakeSender
+from ..fakes import ANY, OURS, FakeSender
 
 DOWN = RelayUnreachable("down", remedy="start it")
 NO_LISTENER = RendezvousError("nobody", reason=Reason.NO_LISTENER)
@@ -38,7 +38,7 @@ async def test_the_first_choice_comes_first(
 ) -> None:
     a, b, c = relays
     assert senders.in_order() == [a, b, c]
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is a
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is a
     assert not b.asked
     assert not c.asked
 
@@ -48,13 +48,13 @@ async def test_what_worked_is_first_as_long_as_it_works(
 ) -> None:
     a, b, c = relays
     a.error = DOWN
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is b
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is b
     a.error = None
     await trio.sleep(10 * SET_BACK_SECONDS)
     assert senders.in_order() == [b, a, c]
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is b
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is b
     b.error = DOWN
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is a
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is a
 
 
 async def test_who_failed_is_behind_the_others_for_a_while(
@@ -62,12 +62,12 @@ async def test_who_failed_is_behind_the_others_for_a_while(
 ) -> None:
     a, b, c = relays
     a.error = b.error = DOWN
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is c
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is c
     c.error = DOWN
     a.error = None
     await trio.sleep(SET_BACK_SECONDS / 2)
     assert senders.in_order() == [c, a, b]
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is a
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is a
     await trio.sleep(SET_BACK_SECONDS * 0.6)
     assert senders.in_order() == [a, b, c], "b failed longer ago"
 
@@ -90,7 +90,7 @@ async def test_a_refusal_is_no_reason_to_wait(
     a, b, _ = relays
     a.error = WRONG_KEY
     began = trio.current_time()
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is b
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is b
     assert trio.current_time() - began == pytest.approx(0.02)
     assert a.failed_at > began
 
@@ -101,7 +101,7 @@ async def test_a_relay_that_says_nothing_is_overtaken(
     a, b, c = relays
     a.takes = b.takes = 60
     began = trio.current_time()
-    channel = await senders.open_data_channel(search(), senders.in_order())
+    channel = await senders.open_data_channel(search(), senders.in_order(), OURS)
     assert channel.sender is c
     assert trio.current_time() - began == pytest.approx(2 * NEXT_RELAY_SECONDS + 0.01)
     assert (a.cancelled, b.cancelled) == (1, 1)
@@ -113,7 +113,7 @@ async def test_a_slow_relay_still_wins_where_the_others_fail(
 ) -> None:
     a, b, c = relays
     a.takes, b.error, c.error = 20, DOWN, DOWN
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is a
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is a
 
 
 async def test_of_two_that_arrive_together_one_is_closed(
@@ -128,7 +128,7 @@ async def test_of_two_that_arrive_together_one_is_closed(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(arrive)
-        channel = await senders.open_data_channel(search(), senders.in_order())
+        channel = await senders.open_data_channel(search(), senders.in_order(), OURS)
     (other,) = (one for one in [*a.opened, *b.opened] if one is not channel)
     with pytest.raises(trio.ClosedResourceError):
         await other.stream.send_all(b"x")
@@ -148,7 +148,7 @@ async def test_cancelled_nothing_stays_open(
     a.on_opened = opened.set
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel)
-        await senders.open_data_channel(search(), senders.in_order())
+        await senders.open_data_channel(search(), senders.in_order(), OURS)
         returned.set()
     assert not returned.is_set(), "it was cancelled in the moment of success"
     (channel,) = a.opened
@@ -162,7 +162,7 @@ async def test_a_listener_at_the_second_relay_is_found_at_once(
     a, b, _ = relays
     a.error = NO_LISTENER
     began = trio.current_time()
-    assert (await senders.open_data_channel(search(), senders.in_order())).sender is b
+    assert (await senders.open_data_channel(search(), senders.in_order(), OURS)).sender is b
     assert trio.current_time() - began == pytest.approx(0.02)
     assert a.failed_at < began, "nothing is wrong with that relay"
 
@@ -175,7 +175,7 @@ async def test_each_relay_is_asked_once(
     a.error = DOWN
     b.error = c.error = RendezvousError("not now", reason=reason)
     with pytest.raises(RendezvousError) as caught:
-        await senders.open_data_channel(search(), senders.in_order())
+        await senders.open_data_channel(search(), senders.in_order(), OURS)
     assert caught.value.reason is reason
     assert [len(relay.asked) for relay in relays] == [1, 1, 1]
     for word in ("a.example: down", "b.example: not now", "c.example: not now"):
@@ -189,11 +189,11 @@ async def test_that_a_connector_is_gone_is_for_its_own_relay_or_for_all_to_say(
 
     async def reason(*tried: FakeSender, home: FakeSender | None) -> Reason:
         with pytest.raises(HybridRelayError) as caught:
-            await senders.open_data_channel(ANY, tried, home=home)
+            await senders.open_data_channel(ANY, tried, OURS, home=home)
         return caught.value.reason
 
     a.error, b.error = GONE, DOWN
-    assert (await senders.open_data_channel(ANY, senders.in_order(), home=a)).sender is c
+    assert (await senders.open_data_channel(ANY, senders.in_order(), OURS, home=a)).sender is c
     c.error = NO_LISTENER
     assert await reason(a, b, c, home=a) is Reason.LISTENER_GONE
     assert await reason(a, b, c, home=None) is not Reason.LISTENER_GONE
@@ -209,14 +209,14 @@ async def test_every_relay_is_named_where_all_fail(
     a, b, c = relays
     a.error, b.error, c.error = DOWN, WRONG_KEY, RelayUnreachable("far away", remedy="start it")
     with pytest.raises(RelayUnreachable) as caught:
-        await senders.open_data_channel(ANY, senders.in_order())
+        await senders.open_data_channel(ANY, senders.in_order(), OURS)
     assert str(caught.value) == "no relay works: a.example: down; b.example: wrong; c.example: far away"
     assert caught.value.remedy == "start it"
     assert not caught.value.reason.is_permanent, "a and c may come back"
     for relay in relays:
         relay.error = WRONG_KEY
     with pytest.raises(AuthorizationError) as refused:
-        await senders.open_data_channel(ANY, senders.in_order())
+        await senders.open_data_channel(ANY, senders.in_order(), OURS)
     assert refused.value.reason is Reason.WRONG_KEY
 
 
