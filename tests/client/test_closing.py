@@ -39,7 +39,9 @@ async def test_streams_have_their_event_although_the_sessions_do_not_end(
 ) -> None:
     client_session, connector = await session_pair(nursery)
 
-    async def request_stream(_: Client, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(
+        _: Client, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
+    ) -> MuxStream:
         stream = client_session.open_stream_nowait()
         (await connector.offers.receive()).accept()
         await stream.wait_opened()
