@@ -9,7 +9,15 @@ import attrs
 from ..protocol.reasons import Reason
 from .base import Event, Level
 
-__all__ = ["ClaimKept", "ClaimRefused", "ClaimTaken", "ClaimTakenAgain", "ClaimUnknown", "ClaimWaiting"]
+__all__ = [
+    "ClaimExpiresSoon",
+    "ClaimKept",
+    "ClaimRefused",
+    "ClaimTaken",
+    "ClaimTakenAgain",
+    "ClaimUnknown",
+    "ClaimWaiting",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -61,6 +69,24 @@ class ClaimRefused(Event):
     claim: str
     peer: str
     reason: Reason
+
+
+@attrs.frozen(kw_only=True)
+class ClaimExpiresSoon(Event):
+    """A claim has not been taken, and three quarters of its time have passed. Published once for each claim by a
+    running relay, within a minute."""
+
+    name: ClassVar = "claim.expires-soon"
+    level: ClassVar = Level.WARNING
+    is_limited: ClassVar = False
+    summary: ClassVar = "A claim that was not taken expires soon"
+
+    connection: str
+    claim: str
+    #: The note that it was created with.
+    note: str
+    #: Until when it can be taken (seconds since 1970).
+    expires_at: float
 
 
 @attrs.frozen(kw_only=True)

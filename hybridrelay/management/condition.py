@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from itertools import islice
 
+from ..relay.claims import Claim
 from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, QuotaSnapshot, RelaySnapshot
 from .callers import Scope
 from .live_values import RelayProblem
@@ -19,6 +21,8 @@ EXPIRY_SECONDS = 21 * 86400.0
 NEARLY_FULL = 0.9
 #: How many hybrid connections without a listener are listed by name.
 MAX_UNSERVED = 100
+#: How many claims that expire soon are listed.
+MAX_CLAIMS = 100
 
 _PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
 
@@ -40,7 +44,12 @@ def part_of_scope(snapshot: RelaySnapshot, scope: Scope) -> RelaySnapshot:
 
 
 def relay_problems(
-    snapshot: RelaySnapshot, unserved: Sequence[str], unserved_count: int, now: float
+    snapshot: RelaySnapshot,
+    unserved: Sequence[str],
+    unserved_count: int,
+    now: float,
+    *,
+    claims: Sequence[Claim] = (),
 ) -> tuple[RelayProblem, ...]:
     """Return the problems, the most important first.
 
@@ -49,6 +58,7 @@ def relay_problems(
         unserved: the names of hybrid connections without a registered connector, at most `MAX_UNSERVED`.
         unserved_count: the number of all hybrid connections without a registered connector.
         now: the time, in seconds since 1970.
+        claims: the open claims.
     """
     found: list[RelayProblem] = []
     if snapshot.draining_since is not None:
@@ -72,6 +82,7 @@ def relay_problems(
         snapshot.unauthenticated,
         "if all of them stay taken, someone is opening connections without authenticating",
     )
+    found += islice((_of_claim(claim) for claim in claims if claim.ends_soon(now)), MAX_CLAIMS)
     found += [
         RelayProblem(
             code="no-listener",
@@ -118,6 +129,18 @@ def _of_quota(quota: QuotaSnapshot) -> RelayProblem:
         detail=f"{used}; further requests are refused" if quota.is_reached else used,
         remedy=f"raise the limit if it is too low: {command}",
         connection=quota.connection,
+    )
+
+
+def _of_claim(claim: Claim) -> RelayProblem:
+    note = f" ({claim.note})" if claim.note else ""
+    return RelayProblem(
+        code="claim-expires",
+        detail=f"the claim {claim.mailbox[:8]}{note} of {claim.connection} was not taken, and expires at "
+        f"{_date(claim.expires_at)}",
+        remedy=f"take it on its machine before that, or revoke it: hybridrelay claims revoke {claim.connection} "
+        f"{claim.mailbox[:8]}",
+        connection=claim.connection,
     )
 
 

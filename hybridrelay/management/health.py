@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 
 from ..errors import StateError
+from ..relay.claims import Claim
 from ..relay.snapshot import RelaySnapshot
 from ..security import ManagementRole
 from .calls import Call
@@ -17,7 +20,10 @@ __all__ = ["HEALTH_ROWS", "readiness"]
 
 
 async def _get_metrics(call: Call) -> Text:
-    return Text(await relay_metrics(call.managed.relay), MEDIA_TYPE)
+    claims: tuple[Claim, ...] = ()
+    with suppress(StateError):  # a registry that cannot be read does not keep back the other metrics
+        claims = await call.managed.read_store(lambda store: store.open_claims())
+    return Text(await relay_metrics(call.managed.relay, claims), MEDIA_TYPE)
 
 
 async def _get_live(call: Call) -> LiveValue:

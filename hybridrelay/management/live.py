@@ -222,6 +222,8 @@ async def _get_relay(call: Call) -> RelayValue:
                     unserved.append(name)
             after = name
         count += len(names)
+    every_claim = await call.managed.read_store(lambda store: store.open_claims())
+    claims = [claim for claim in every_claim if call.caller.sees(claim.connection)]
     whole = relay.snapshot(sees=call.caller.sees)
     if call.managed.audit is not None and call.managed.audit.problem is not None:
         whole = attrs.evolve(whole, file_problems=(*whole.file_problems, call.managed.audit.problem))
@@ -229,7 +231,9 @@ async def _get_relay(call: Call) -> RelayValue:
         total = ConnectionSnapshot(whole.listeners, whole.senders, whole.sessions)
     value = RelayValue(
         version=__version__,
-        problems=relay_problems(part_of_scope(whole, scope), unserved, unserved_count, call.managed.clock()),
+        problems=relay_problems(
+            part_of_scope(whole, scope), unserved, unserved_count, call.managed.clock(), claims=claims
+        ),
         draining_since=whole.draining_since,
         pin=info.pin,
         connection_count=count,

@@ -274,7 +274,8 @@ class RelayProblem(Value, frozen=True):
     """A problem of the relay, and what an administrator can do about it."""
 
     #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
-    #: ``control-channels``, ``draining``, ``quota-near``, ``quota-reached``, ``history``, ``usage`` or ``audit``.
+    #: ``control-channels``, ``draining``, ``quota-near``, ``quota-reached``, ``claim-expires``, ``history``,
+    #: ``usage`` or ``audit``.
     code: str
     detail: str
     remedy: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 
@@ -12,6 +12,7 @@ from .._statistics import open_descriptors
 from .._threads import run_in_thread
 from .._version import __version__
 from ..relay import LiveRelay
+from ..relay.claims import Claim
 from ..relay.snapshot import ConnectionSnapshot, PlacesSnapshot, RelaySnapshot
 from ..relay.usage import TOTAL
 from .exposition import Sample, counter, gauge, histogram
@@ -22,13 +23,23 @@ __all__ = ["relay_metrics"]
 _AT_A_TIME = 100
 
 
-async def relay_metrics(relay: LiveRelay) -> str:
+async def relay_metrics(relay: LiveRelay, claims: Sequence[Claim]) -> str:
     """Return all metrics in the text format. Other tasks run meanwhile, so the numbers may have been taken at
-    different times."""
+    different times.
+
+    Args:
+        relay: the relay.
+        claims: the open claims.
+    """
     descriptors = await run_in_thread(open_descriptors)
     by_label = await _by_label(relay)
     parts = []
-    for part in (*_of_connections(by_label), *_of_counters(relay), *_of_relay(relay.snapshot(), descriptors)):
+    for part in (
+        *_of_connections(by_label),
+        *_of_claims(relay, claims),
+        *_of_counters(relay),
+        *_of_relay(relay.snapshot(), descriptors),
+    ):
         parts.append(part)
         await trio.lowlevel.checkpoint()
     rendezvous = "The time from the offer to a listener until both data channels were open."
@@ -75,6 +86,25 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
             yield {"connection": name, "direction": "to_connector"}, one.bytes_to_connector
 
     yield counter("hybridrelay_relayed_bytes_total", "Bytes that were passed on, counted while they flow.", moved())
+
+
+def _of_claims(relay: LiveRelay, claims: Sequence[Claim]) -> Iterator[str]:
+    count: Counter[str] = Counter()
+    first: dict[str, float] = {}
+    for claim in claims:
+        label = relay.counters.label(claim.connection)
+        count[label] += 1
+        first[label] = min(claim.expires_at, first.get(label, claim.expires_at))
+    yield gauge(
+        "hybridrelay_open_claims",
+        "Claims that were not taken yet.",
+        [({"connection": label}, value) for label, value in count.items()],
+    )
+    yield gauge(
+        "hybridrelay_claim_expiry_timestamp_seconds",
+        "When the first of the claims that were not taken yet expires.",
+        [({"connection": label}, at) for label, at in first.items()],
+    )
 
 
 def _of_usage(relay: LiveRelay) -> Iterator[str]:

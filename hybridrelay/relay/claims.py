@@ -10,7 +10,8 @@ The rules:
 3. A taker may state a random number, its *attempt*. Whoever states the attempt to which the content was delivered is
    the same taker, which did not receive the answer. It gets nothing, but there is no alarm.
 4. An unknown claim and a wrong proof have the same answer, so that a guess reveals nothing.
-5. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.
+5. A claim that is still open in the last quarter of its time *ends soon*: perhaps its machine was forgotten.
+6. What is left of a claim that was taken, was revoked or has expired is kept for `KEPT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -144,6 +145,11 @@ class Claim:
         if self.state(now) is ClaimState.OPEN:
             return None
         return self.taken_at or self.revoked_at or self.expires_at
+
+    def ends_soon(self, now: float) -> bool:
+        """Return whether it is open, and in the last quarter of its time."""
+        left = self.expires_at - now
+        return self.state(now) is ClaimState.OPEN and left <= (self.expires_at - self.created_at) / 4
 
 
 @attrs.frozen

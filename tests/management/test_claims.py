@@ -16,6 +16,7 @@ from hybridrelay.management.audit_entries import AuditFilter
 from hybridrelay.management.audit_log import AuditLog
 from hybridrelay.management.callers import Caller, Scope
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.claims import Claim
 from hybridrelay.security import ManagementRole
 
 from .conftest import CONNECTIONS, Api, serve_api
@@ -124,3 +125,28 @@ async def test_the_audit_log_has_every_attempt_to_take_one(tmp_path: Path) -> No
         (409, "claim", ID, "192.0.2.5"),
         (404, "", "", "192.0.2.4"),
     ]
+
+
+async def test_open_claims_in_the_status_and_the_metrics(timed: Api, nursery: trio.Nursery) -> None:
+    """A problem in the last quarter of their time, for those who may see the hybrid connection."""
+    api = timed
+    await create_connection(api)
+    await api.call("POST", CLAIMS, BODY)
+    digest = hashlib.sha256(PROOF).hexdigest()
+    api.store.add_claim(Claim("cd" * 16, "orders", digest, b"sealed", 1234.5 - 2701, 1234.5 + 899))
+    caller = Caller("token", "x", ManagementRole.VIEWER)
+    _, relay = await (await serve_api(api, caller, nursery)).call("GET", "/v1/relay")
+    (found,) = [one for one in relay["problems"] if one["code"] == "claim-expires"]
+    assert found["connection"] == "orders"
+    assert "the claim cdcdcdcd of orders was not taken, and expires at 1970-01-01 00:35 UTC" in found["detail"]
+    assert "hybridrelay claims revoke orders cdcdcdcd" in found["remedy"]
+    other = await serve_api(api, Caller("sas", "x", ManagementRole.ADMIN, Scope(only="other")), nursery)
+    _, relay = await other.call("GET", "/v1/relay")
+    assert "claim-expires" not in [one["code"] for one in relay["problems"]]
+    answer = await api.client.request("GET", "/metrics")
+    lines = answer.body.decode().splitlines()
+    assert 'hybridrelay_open_claims{connection="orders"} 2' in lines
+    assert 'hybridrelay_claim_expiry_timestamp_seconds{connection="orders"} 2133.5' in lines
+    await api.call("DELETE", f"{CLAIMS}/{'cd' * 16}")
+    _, relay = await api.call("GET", "/v1/relay")
+    assert "claim-expires" not in [one["code"] for one in relay["problems"]]

@@ -27,7 +27,7 @@ async def test_bytes_are_seen_before_the_stream_ends(tmp_path: Path, mode: str, 
             after = scene.live.connection("db")
             assert after.bytes_to_client - before.bytes_to_client >= 100_000
             assert after.bytes_to_connector - before.bytes_to_connector >= 100_000
-        lines = (await relay_metrics(scene.live)).splitlines()
+        lines = (await relay_metrics(scene.live, ())).splitlines()
         for line in (
             f'hybridrelay_relayed_bytes_total{{connection="db",direction="to_client"}} {after.bytes_to_client}',
             'hybridrelay_listener_connections_total{connection="db",result="success"} 1',

@@ -1,21 +1,23 @@
-"""Delivers the contents of claims to those who show the proof, and deletes what has expired."""
+"""Delivers the contents of claims to those who show the proof, deletes what has expired, and reports what expires
+soon."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from ..._threads import run_in_thread
 from ...errors import StateError
-from ...events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
+from ...events.claims import ClaimExpiresSoon, ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from ...events.stream import EventStream
 from ...protocol import control
 from ...protocol.control import CLAIM_PART_SIZE
 from ...protocol.reasons import Reason
-from ..claims import Take
+from ..claims import Claim, Take
 from ..store.store import Store
 
 __all__ = ["ClaimService", "Claims", "NoClaims"]
@@ -54,12 +56,18 @@ class ClaimService:
         store: the store.
         limiter: allows one thread at a time to use the store.
         events: the stream to which events are published.
+        clock: returns seconds since 1970.
     """
 
-    def __init__(self, store: Store, limiter: trio.CapacityLimiter, events: EventStream) -> None:
+    def __init__(
+        self, store: Store, limiter: trio.CapacityLimiter, events: EventStream, *, clock: Callable[[], float]
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._events = events
         self._limiter = limiter
+        #: The ids of the open claims about which `ClaimExpiresSoon` was published.
+        self._reported: frozenset[str] = frozenset()
 
     async def take(self, request: control.Take, peer: str) -> list[control.Taken] | list[control.Failed]:
         """See `Claims.take`.
@@ -105,11 +113,35 @@ class ClaimService:
             self._events.publish(ClaimRefused(connection=connection, claim=id_, peer=peer, reason=take.reason))
 
     async def run(self) -> None:
-        """Delete the contents of claims that have expired, until cancelled."""
+        """Call `sweep` every minute, until cancelled."""
         while True:
             with contextlib.suppress(StateError):  # claims that have expired are not delivered meanwhile
-                await run_in_thread(self._store.sweep_claims, limiter=self._limiter)
+                await self.sweep()
             await trio.sleep(_SWEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """Delete the contents of claims that have expired, and report those that expire soon.
+
+        Raises:
+            StateError: the registry cannot be used now.
+        """
+        await run_in_thread(self._store.sweep_claims, limiter=self._limiter)
+        self._report(await run_in_thread(self._store.open_claims, limiter=self._limiter))
+
+    def _report(self, claims: Sequence[Claim]) -> None:
+        now = self._clock()
+        ending = [claim for claim in claims if claim.ends_soon(now)]
+        for claim in ending:
+            if claim.mailbox not in self._reported:
+                self._events.publish(
+                    ClaimExpiresSoon(
+                        connection=claim.connection,
+                        claim=claim.mailbox,
+                        note=claim.note,
+                        expires_at=claim.expires_at,
+                    )
+                )
+        self._reported = frozenset(claim.mailbox for claim in ending)
 
 
 def _detail(take: Take) -> str:

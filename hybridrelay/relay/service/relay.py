@@ -249,7 +249,7 @@ class Relay:
             events=self._events,
         )
         limiter = trio.CapacityLimiter(1)
-        claims = ClaimService(own_store, limiter, self._events)
+        claims = ClaimService(own_store, limiter, self._events, clock=self._clock)
         checkpoints = CheckpointService(self._config.state_dir, clock=self._clock, events=self._events)
         peers = ControlPeers(
             broker,

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 from ..claims import Claim, ClaimState, to_forget
 
-__all__ = ["claims_to_sweep", "insert_claim", "read_claim", "read_claims", "sweep_claims", "update_claim"]
+__all__ = [
+    "claims_to_sweep",
+    "insert_claim",
+    "read_claim",
+    "read_claims",
+    "read_open_claims",
+    "sweep_claims",
+    "update_claim",
+]
 
 _COLUMNS = (
     "mailbox, connection, proof_digest, sealed, created_at, expires_at, note, taken_at, taken_by, revoked_at, "
@@ -25,6 +33,17 @@ def read_claims(database: sqlite3.Connection, connection: str) -> Iterator[Claim
     rows = database.execute(
         f"SELECT {_COLUMNS} FROM claims WHERE connection = ? ORDER BY created_at DESC, mailbox",  # noqa: S608
         (connection,),
+    )
+    return (Claim(*row) for row in rows.fetchall())
+
+
+def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[Claim]:
+    """Read the open claims of all hybrid connections, the one that ends first at the beginning. Raises as
+    `read_claims`."""
+    rows = database.execute(
+        f"SELECT {_COLUMNS} FROM claims WHERE sealed IS NOT NULL AND expires_at > ? "  # noqa: S608
+        "ORDER BY expires_at, mailbox",
+        (now,),
     )
     return (Claim(*row) for row in rows.fetchall())
 

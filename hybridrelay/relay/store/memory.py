@@ -122,6 +122,12 @@ class MemoryStore:
         self._read()
         return self._editions
 
+    def open_claims(self) -> tuple[Claim, ...]:
+        """See `Store.open_claims`."""
+        now = self._clock()
+        found = [claim for claim in self._claims.values() if claim.state(now) is ClaimState.OPEN]
+        return tuple(sorted(found, key=lambda claim: (claim.expires_at, claim.mailbox)))
+
     def claims(self, name: str) -> tuple[Claim, ...]:
         """See `Store.claims`."""
         self.get(name)

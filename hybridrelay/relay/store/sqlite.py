@@ -36,6 +36,7 @@ from ..claims import Claim, ClaimState, Take, decide_take
 from ..model import NO_DESCRIPTION, Description, HybridConnection, KeyRoll, RelayRecord
 from ..quotas import NO_QUOTA, Edition, Editions, Limits, Quota
 from ..updates import StoredUpdate
+from . import claim_rows
 from .checks import (
     changed_edition,
     check_edition,
@@ -57,7 +58,6 @@ from .checks import (
     with_rule,
     without_rule,
 )
-from .claim_rows import claims_to_sweep, insert_claim, read_claim, read_claims, sweep_claims, update_claim
 from .edition_rows import read_editions, set_edition, set_edition_in_use
 from .reserve import Reserve, is_disk_full
 from .rows import (
@@ -253,11 +253,16 @@ class SQLiteStore:
         with self._reading():
             return read_editions(self._database)
 
+    def open_claims(self) -> tuple[Claim, ...]:
+        """See `Store.open_claims`."""
+        with self._reading():
+            return tuple(claim_rows.read_open_claims(self._database, self._clock()))
+
     def claims(self, name: str) -> tuple[Claim, ...]:
         """See `Store.claims`."""
         self.get(name)
         with self._reading():
-            return tuple(read_claims(self._database, name))
+            return tuple(claim_rows.read_claims(self._database, name))
 
     def updates(self, name: str | None = None) -> tuple[StoredUpdate, ...]:
         """See `Store.updates`."""
@@ -462,10 +467,10 @@ class SQLiteStore:
             is_open = "SELECT count(*) FROM claims WHERE sealed IS NOT NULL AND expires_at > ?"
             (open_,) = database.execute(is_open, (now,)).fetchone()
             (ours,) = database.execute(f"{is_open} AND connection = ?", (now, claim.connection)).fetchone()
-            is_taken = read_claim(database, claim.mailbox) is not None
+            is_taken = claim_rows.read_claim(database, claim.mailbox) is not None
             check_new_claim(claim, is_taken=is_taken, open_=open_, open_of_connection=ours, now=now)
-            insert_claim(database, claim)
-            sweep_claims(database, claim.connection, now)
+            claim_rows.insert_claim(database, claim)
+            claim_rows.sweep_claims(database, claim.connection, now)
 
     def take_claim(self, mailbox: str, proof: bytes, taker: str, attempt: bytes = b"") -> Take:
         """See `Store.take_claim`. Reading comes first, so that a wrong guess costs one lookup, and locks nothing."""
@@ -480,11 +485,11 @@ class SQLiteStore:
             # Again, because another taker may have come meanwhile, at this process or another one.
             take = self._decide_take(mailbox, proof, taker, attempt)
             if take.changed is not None:
-                update_claim(database, take.changed)
+                claim_rows.update_claim(database, take.changed)
         return take
 
     def _decide_take(self, mailbox: str, proof: bytes, taker: str, attempt: bytes) -> Take:
-        claim, disabled = read_claim(self._database, mailbox) or (None, False)
+        claim, disabled = claim_rows.read_claim(self._database, mailbox) or (None, False)
         return decide_take(claim, proof, taker, self._clock(), attempt=attempt, disabled=disabled)
 
     def revoke_claim(self, name: str, mailbox: str) -> bool:
@@ -494,22 +499,22 @@ class SQLiteStore:
     def _revoke_claim(self, name: str, mailbox: str) -> bool:
         now = self._clock()
         with self._change() as database:
-            claim, _ = read_claim(database, mailbox) or (None, False)
+            claim, _ = claim_rows.read_claim(database, mailbox) or (None, False)
             if claim is None or claim.connection != name:
                 raise no_claim(name)
             if claim.state(now) is not ClaimState.OPEN:
                 return False
-            update_claim(database, claim.revoked(now))
+            claim_rows.update_claim(database, claim.revoked(now))
         return True
 
     def sweep_claims(self) -> None:
         """See `Store.sweep_claims`. Changes the file only if there is something to delete."""
         now = self._clock()
         with self._reading():
-            due = claims_to_sweep(self._database, now)
+            due = claim_rows.claims_to_sweep(self._database, now)
         for name in due:
             with self._change() as database:
-                sweep_claims(database, name, now)
+                claim_rows.sweep_claims(database, name, now)
 
     def put_update(self, update: StoredUpdate) -> None:
         """See `Store.put_update`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
+import attrs
 import pytest
 import trio
 
 from hybridrelay.errors import StateError
 from hybridrelay.events import Event, EventStream
-from hybridrelay.events.claims import ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
+from hybridrelay.events.claims import ClaimExpiresSoon, ClaimRefused, ClaimTaken, ClaimTakenAgain, ClaimUnknown
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.claims import Claim
@@ -37,7 +38,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def service(store: MemoryStore, events: list[Event]) -> ClaimService:
-    return ClaimService(store, trio.CapacityLimiter(1), EventStream(events.append))
+    return ClaimService(store, trio.CapacityLimiter(1), EventStream(events.append), clock=lambda: AT)
 
 
 def add(store: MemoryStore, sealed: bytes = b"sealed") -> None:
@@ -119,3 +120,38 @@ async def test_a_store_that_cannot_be_used(
 
 async def test_a_relay_without_claims() -> None:
     assert await NoClaims().take(TAKE, PEER) == [control.Failed(7, Reason.CLAIM_UNKNOWN)]
+
+
+@attrs.define
+class Clock:
+    """A clock that the test sets."""
+
+    now: float = AT
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("ended", ["taken", "revoked"])
+async def test_a_claim_that_expires_soon_is_reported_once(events: list[Event], ended: str) -> None:
+    """When three quarters of its time have passed, and not if it has been taken or revoked before."""
+    clock = Clock()
+    store = MemoryStore(clock)
+    store.create("orders", ["relay"], [Rule.generate("sender", [Right.SEND])])
+    digest = hashlib.sha256(PROOF).hexdigest()
+    day = 86_400.0
+    for number, note in ((1, "forgotten"), (2, "used")):
+        store.add_claim(Claim(f"{number:032x}", "orders", digest, b"sealed", AT, AT + day, note))
+    if ended == "taken":
+        store.take_claim(f"{2:032x}", PROOF, PEER)
+    else:
+        store.revoke_claim("orders", f"{2:032x}")
+    service = ClaimService(store, trio.CapacityLimiter(1), EventStream(events.append), clock=clock)
+    found: list[list[Event]] = []
+    for at in (0.0, 0.74, 0.75, 0.9, 1.0):
+        clock.now = AT + at * day
+        await service.sweep()
+        found.append(list(events))
+        events.clear()
+    expected = ClaimExpiresSoon(connection="orders", claim=f"{1:032x}", note="forgotten", expires_at=AT + day)
+    assert found == [[], [], [expected], [], []]

@@ -549,6 +549,24 @@ def test_a_claim_is_delivered_once(store: Store, rules: Rules) -> None:
     assert store.get("sql") == before  # nothing of the hybrid connection has changed
 
 
+def test_the_open_claims_of_all(store: Store, rules: Rules) -> None:
+    """The one that ends first at the beginning; those that have ended are left out."""
+    store.create("sql", ["relay.example.com"], rules)
+    store.create("orders", ["relay.example.com"], rules)
+    assert store.open_claims() == ()
+    late, soon, taken, revoked = (
+        new_claim(1),
+        new_claim(2, "orders", seconds=600.0),
+        new_claim(3),
+        new_claim(4, "orders"),
+    )
+    for claim in (late, soon, taken, revoked):
+        store.add_claim(claim)
+    store.take_claim(taken.mailbox, PROOF, "192.0.2.1")
+    store.revoke_claim("orders", revoked.mailbox)
+    assert store.open_claims() == (soon, late)
+
+
 def test_the_attempt_to_which_a_claim_was_delivered_is_stored(store: Store, rules: Rules) -> None:
     store.create("sql", ["relay.example.com"], rules)
     store.add_claim(new_claim())
