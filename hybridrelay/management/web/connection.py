@@ -1,4 +1,5 @@
-"""The page of a hybrid connection: its listeners, senders and sessions, with buttons to end them, and its rules."""
+"""The page of a hybrid connection: its listeners, senders and sessions, with buttons to end them, its rules, and what
+is on its way to programs."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from ..live_values import Dropped, ListenerDrain, ListenerPage, ListenerValue, S
 from ..sizes import bytes_of
 from ..usage import ConnectionUsage
 from ..values import ConnectionValue
+from .distribution import distribution_sections
 from .html import Child, Element, h
 from .layout import View, redirect
 from .messages import done
@@ -68,6 +70,7 @@ async def _show(visit: Visit) -> View:
             ),
             connection_usage_section(visit, usage),
             rules_section(visit, found),
+            await distribution_sections(visit, found),
             await settings_sections(visit, found, version),
             _about(visit, found),
         ),

@@ -23,6 +23,7 @@ _MESSAGES: Mapping[str, str] = {
     "rule-deleted": "The rule was deleted. Everything that its keys had authorized has ended.",
     "key-regenerated": "The key was replaced. Everything that the old key had authorized has ended.",
     "key-revoked": "The key was revoked. Everything that it had authorized has ended.",
+    "claim-revoked": "The claim was revoked. Nobody can take it any more.",
     "connection-disabled": "The hybrid connection is disabled. Everything that used it has ended.",
     "connection-enabled": "The hybrid connection is enabled. Its connector registers again within a minute.",
     "connection-changed": "The hybrid connection was changed.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .connection import CONNECTION_PAGES
 from .connections import CONNECTIONS_PAGES
 from .create import CREATE_PAGES
+from .distribution import DISTRIBUTION_PAGES
 from .editions import EDITION_PAGES
 from .events_and_audit import EVENT_PAGES
 from .login import PUBLIC_PAGES
@@ -25,6 +26,7 @@ PAGES: tuple[Page | PublicPage, ...] = (
     *CONNECTIONS_PAGES,
     *CONNECTION_PAGES,
     *RULE_PAGES,
+    *DISTRIBUTION_PAGES,
     *SETTINGS_PAGES,
     *CREATE_PAGES,
     *EVENT_PAGES,

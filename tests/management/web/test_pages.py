@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
@@ -21,15 +22,23 @@ from hybridrelay.management.audit_log import AuditLog
 from hybridrelay.management.audited_registry import AuditedRegistry
 from hybridrelay.management.peers import Peer
 from hybridrelay.management.web.paths import path_of
+from hybridrelay.relay.claims import Claim, ClaimState
 from hybridrelay.relay.history import Row
 from hybridrelay.relay.model import Description
 from hybridrelay.relay.quotas import NO_LIMITS
-from hybridrelay.relay.snapshot import QuotaSnapshot
+from hybridrelay.relay.snapshot import (
+    HolderSnapshot,
+    QuotaSnapshot,
+    RecipientSnapshot,
+    RollSnapshot,
+    UpdateSnapshot,
+)
+from hybridrelay.relay.updates import StoredUpdate
 from hybridrelay.relay.usage import TOTAL, PastUsage, Period, Usage
-from hybridrelay.security import KeySlot, ManagementRole
+from hybridrelay.security import KeySlot, ManagementRole, Role
 
 from ..live import listener, sender, session
-from ..managed_relay import Relay
+from ..managed_relay import NOW, Relay
 from .browser import Browser, Page, browser_of, page_of, parts_of
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>\u202e&amp;"
@@ -212,9 +221,12 @@ async def test_the_default_number_of_listeners(admin: Browser) -> None:
 
 async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser: Browser) -> None:
     await browser.log_in(relay.token(role=ManagementRole.VIEWER)[1])
+    digest = hashlib.sha256(bytes(32)).hexdigest()
+    relay.store.add_claim(Claim("7" * 32, "orders", digest, b"sealed", NOW, NOW + 60))
     before = relay.store.get("orders")
     at = path_of("orders")
     for path in (
+        f"{at}/claims/{'7' * 32}/revoke",
         f"{at}/listeners/{'1' * 32}/drop",
         f"{at}/senders/{'3' * 16}/drop",
         f"{at}/sessions/{'4' * 32}/drop",
@@ -233,7 +245,8 @@ async def test_a_viewer_that_sends_every_form_all_the_same(relay: Relay, browser
         assert "needs the role" in page_of(answer).text
     assert relay.store.get("orders") == before
     assert len(relay.live.held_listeners + relay.live.held_senders + relay.live.held_sessions) == 3
-    assert [status for _, status in calls(relay)] == [403] * 12
+    assert relay.store.claims("orders")[0].state(NOW) is ClaimState.OPEN
+    assert [status for _, status in calls(relay)] == [403] * 13
 
 
 async def test_a_caller_with_a_scope_sees_its_part(relay: Relay, browser: Browser) -> None:
@@ -786,3 +799,53 @@ async def test_a_target_is_one_word_for_the_shell(admin: Browser, host: str) -> 
 
     words = shlex.split(create.replace("\\\n", ""))
     assert words[words.index("--target") + 1] == f"{host}:1"
+
+
+async def test_claims_key_rolls_and_updates(relay: Relay, admin: Browser) -> None:
+    """With who does not have the new key or the update yet."""
+    at = path_of("orders")
+    text = page_of(await admin.get(at)).text
+    for nothing in ("There is no claim.", "No key is being rolled.", "No update was pushed."):
+        assert nothing in text
+    digest = hashlib.sha256(bytes(32)).hexdigest()
+    for number, note in ((1, PRINTABLE), (2, "for Ann")):
+        relay.store.add_claim(Claim(f"{number:032x}", "orders", digest, b"sealed", NOW, NOW + 60, note))
+    relay.store.take_claim(f"{2:032x}", bytes(32), "192.0.2.7")
+    relay.store.take_claim(f"{2:032x}", bytes(32), "192.0.2.8")
+    generation = relay.store.get("orders").generations["all", KeySlot.SECONDARY]
+    relay.store.roll_key("orders", "all", KeySlot.SECONDARY, None, seconds=600, waits=False, generation=generation)
+    holder = HolderSnapshot(
+        instance="5" * 32, address="192.0.2.5", role="client", state="memory", detail=PRINTABLE, is_connected=True
+    )
+    relay.live.rolls["orders", "all"] = RollSnapshot(3, 2, (holder,))
+    relay.store.put_update(StoredUpdate("orders", Role.CONNECTOR, "", 7, b"sealed", NOW, NOW + 900, "target"))
+    behind = RecipientSnapshot(
+        instance="6" * 32, address="192.0.2.6", role="connector", state="refused", detail="clock", departed_at=NOW
+    )
+    relay.live.pushed["orders"] = (
+        UpdateSnapshot(role="connector", serial="", sequence=7, recipients=5, kept=4, missing=(behind,)),
+    )
+    page = page_of(await admin.get(at))
+    for shown in (
+        PRINTABLE, "Open", "Taken", "from 192.0.2.7", "Alarm", "from 192.0.2.8: somebody else has the code",
+        "the new key is the secondary one", "2 of 3 programs have it", "192.0.2.5", "has not stored it",
+        "connectors", "4 of 5", "192.0.2.6", "refuses it", "clock",
+    ):  # fmt: skip
+        assert shown in page.text, shown
+    assert not [one for one in page.all("img") if "onerror" in one]
+    for href in ("claims", "updates", "authorizationRules/all/roll"):
+        assert (await admin.get(f"/v1/hybridConnections/orders/{href}")).status == 200
+        assert f"/v1/hybridConnections/orders/{href}" in page.links
+
+    revoke = f"{at}/claims/{1:032x}/revoke"
+    assert [link for link in page.links if link.endswith("/revoke") and "/claims/" in link] == [revoke]
+    confirmation = page_of(await admin.get(revoke))
+    assert PRINTABLE in confirmation.text
+    assert confirmation.actions.count(revoke) == 1
+    answer = await admin.post(revoke)
+    assert (answer.status, answer.headers["location"]) == (303, f"{at}?done=claim-revoked")
+    assert "The claim was revoked." in page_of(await admin.get(f"{at}?done=claim-revoked")).text
+    states = {claim.mailbox: claim.state(NOW) for claim in relay.store.claims("orders")}
+    assert states == {f"{1:032x}": ClaimState.REVOKED, f"{2:032x}": ClaimState.TAKEN}
+    for claim in (1, 2, 3):
+        assert (await admin.get(f"{at}/claims/{claim:032x}/revoke")).status == 404

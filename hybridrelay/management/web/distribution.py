@@ -1,0 +1,259 @@
+"""The parts of a hybrid connection's page about keys and changes that are on their way to programs: claims, key rolls
+and updates. Claims can be revoked here. Claims and updates are made by commands, because the relay must not have what
+that needs.
+"""
+
+from __future__ import annotations
+
+from ...http import RequestError, Response
+from ...security import ManagementRole
+from ..claim_values import ClaimPage, ClaimValue
+from ..problem_kinds import Problem
+from ..problems import problem
+from ..roll_values import HolderValue, RollValue
+from ..update_values import RecipientValue, UpdatePage, UpdateValue
+from ..values import ConnectionValue
+from .html import Child, Element, h
+from .layout import View, redirect
+from .messages import done
+from .page import Page
+from .parts import api_line, badge, button, empty, identity, linked, post_form, section, table
+from .paths import path_of
+from .shown import moment, name_of, segment
+from .visit import Visit
+
+__all__ = ["DISTRIBUTION_PAGES", "distribution_sections"]
+
+#: How many claims are listed. The API lists all of them.
+_SHOWN_CLAIMS = 50
+_KINDS = {"open": "warn", "taken": "good", "expired": "plain", "revoked": "plain"}
+_STATES = {
+    "asked": "has not answered",
+    "memory": "uses it, but has not stored it",
+    "waiting": "does not use it yet",
+    "refused": "refuses it",
+}
+
+
+async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Child]:
+    """Make the parts of the page."""
+    name = found.name
+    claims = await visit.get("listClaims", ClaimPage, name=name)
+    updates = await visit.get("listUpdates", UpdatePage, name=name)
+    rolls = {
+        rule.name: roll
+        for rule in found.authorization_rules
+        if (roll := await _roll(visit, name, rule.name)) is not None
+    }
+    return [
+        section(
+            "Claims",
+            _claims(visit, name, claims),
+            api_line(visit, f"{_api(name)}/claims"),
+            id_="claims",
+            note="Connection strings that wait for the machines that are to have them. Each is delivered once.",
+        ),
+        section(
+            "Key rolls",
+            [_one_roll(rule, roll, f"{_api(name)}/authorizationRules/{segment(rule)}/roll")
+             for rule, roll in rolls.items()]
+            or empty(
+                "No key is being rolled.",
+                f"A roll gives programs a new key by itself: hybridrelay keys roll {name} --rule RULE.",
+            ),
+            api_line(visit, *(f"{_api(name)}/authorizationRules/{segment(rule)}/roll" for rule in rolls))
+            if rolls
+            else None,
+            id_="rolls",
+            note="Programs that use the old key get the new one. The old one is revoked when all of them have it.",
+        ),
+        section(
+            "Updates",
+            _updates(name, updates),
+            api_line(visit, f"{_api(name)}/updates"),
+            id_="updates",
+            note="Changes of connection strings, which the authority has signed. The relay cannot read them.",
+        ),
+    ]  # fmt: skip
+
+
+def _api(name: str) -> str:
+    return f"/v1/hybridConnections/{segment(name)}"
+
+
+async def _roll(visit: Visit, name: str, rule: str) -> RollValue | None:
+    """Return the roll of a rule's key; None if there is none."""
+    try:
+        return await visit.get("getRoll", RollValue, name=name, rule=rule)
+    except RequestError as exc:
+        if exc.failure.status == Problem.NOT_FOUND.status:
+            return None
+        raise
+
+
+# --- claims
+
+
+def _claims(visit: Visit, name: str, page: ClaimPage) -> Child:
+    if not page.value:
+        return empty(
+            "There is no claim.",
+            f"A claim brings a connection string to its machine: hybridrelay claims create {name}.",
+        )
+    rows = [
+        [
+            identity(one.id),
+            name_of(one.note) if one.note else "",
+            [badge(one.state.capitalize(), _KINDS[one.state]), _alarm(one)],
+            moment(one.created_at),
+            moment(one.expires_at),
+            [moment(one.taken_at), f" from {one.taken_by}"] if one.taken_at is not None else "",
+            h("a", "Revoke", href=f"{path_of(name)}/claims/{segment(one.id)}/revoke",
+              class_="button quiet danger inline", aria_label=f"Revoke claim {one.id[:12]}")
+            if visit.is_admin and one.state == "open" else None,
+        ]
+        for one in page.value[:_SHOWN_CLAIMS]
+    ]  # fmt: skip
+    every = h("a", "The API lists all of them", href=f"{_api(name)}/claims")
+    return [
+        table("Claims", ("Claim", "Note", "State", "Created", "Expires", "Taken", ""), rows),
+        h("p", f"These are the latest {_SHOWN_CLAIMS}. ", every, ".", class_="note")
+        if len(page.value) > _SHOWN_CLAIMS
+        else None,
+    ]
+
+
+def _alarm(one: ClaimValue) -> Child:
+    if not one.taken_again:
+        return None
+    return [
+        " ",
+        badge("Alarm", "bad"),
+        h("p", "Asked for again at ", moment(one.taken_again_at), f" from {one.taken_again_by}: somebody else has "
+          "the code. Regenerate the key of its rule, and deny its label.", class_="hint"),
+    ]  # fmt: skip
+
+
+async def _open_claim(visit: Visit) -> ClaimValue:
+    page = await visit.get("listClaims", ClaimPage, name=visit.param("name"))
+    for one in page.value:
+        if one.id == visit.param("claim") and one.state == "open":
+            return one
+    raise problem(Problem.NOT_FOUND, "there is no open claim with this id")
+
+
+async def _confirm_revoke(visit: Visit) -> View:
+    name, claim = visit.param("name"), await _open_claim(visit)
+    action = f"{path_of(name)}/claims/{segment(claim.id)}/revoke"
+    facts = (
+        ("Hybrid connection", name_of(name)),
+        ("Claim", h("code", claim.id)),
+        ("Note", name_of(claim.note) if claim.note else "none"),
+        ("Expires", moment(claim.expires_at)),
+    )
+    return View(
+        title="Revoke this claim?",
+        place="/connections",
+        parents=(("/connections", "Connections"), (path_of(name), name)),
+        is_live=False,
+        content=(
+            h(
+                "section",
+                h("dl", [h("div", h("dt", what), h("dd", value)) for what, value in facts], class_="facts"),
+                h("p", "Its content is deleted, and from then on its code is useless."),
+                h(
+                    "div",
+                    post_form(action, button("Revoke the claim", kind="danger")),
+                    h("a", "Cancel", href=path_of(name), class_="button"),
+                    class_="row",
+                ),
+                class_="card",
+            ),
+        ),
+    )
+
+
+async def _revoke(visit: Visit) -> Response:
+    name = visit.param("name")
+    await visit.perform("revokeClaim", name=name, claim=visit.param("claim"))
+    return redirect(done(path_of(name), "claim-revoked"))
+
+
+# --- rolls and updates
+
+
+def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
+    have = f"{roll.kept} of {roll.holders} programs have it"
+    end = "at" if roll.wait_for_grace else "when all have it, at the latest at"
+    return h(
+        "div",
+        h("p", h("b", name_of(rule)), f": the new key is the {roll.slot} one, since ", moment(roll.started_at), "; ",
+          linked(have, href), f". The old one is revoked {end} ", moment(roll.ends_at), "."),
+        _missing(f"Programs without the new key of {rule}", roll.missing),
+    )  # fmt: skip
+
+
+def _updates(name: str, page: UpdatePage) -> Child:
+    if not page.value:
+        return empty(
+            "No update was pushed.",
+            f"An update changes the target, relays or pins of running programs: hybridrelay updates push {name}.",
+        )
+    rows = [
+        [
+            _recipients(one),
+            str(one.sequence),
+            name_of(one.note) if one.note else "",
+            moment(one.created_at),
+            moment(one.expires_at),
+            linked(f"{one.kept} of {one.recipients}", f"{_api(name)}/updates"),
+        ]
+        for one in page.value
+    ]
+    columns = ("For", "Sequence", "Changes", "Pushed", "Expires", "Programs that have it")
+    return [
+        table("Updates", columns, rows, numeric=(1,)),
+        [
+            _missing(f"Programs without update {one.sequence} for {_recipients(one)}", one.missing)
+            for one in page.value
+            if one.missing
+        ],
+    ]
+
+
+def _recipients(one: UpdateValue) -> str:
+    if one.serial:
+        return f"the identity {one.serial[:12]}"
+    return "connectors" if one.role == "connector" else "clients"
+
+
+def _missing(caption: str, missing: tuple[HolderValue, ...] | tuple[RecipientValue, ...]) -> Child:
+    if not missing:
+        return None
+    rows = [
+        [
+            identity(one.instance),
+            one.role,
+            one.address,
+            _STATES.get(one.state, one.state),
+            name_of(one.detail) if one.detail else "",
+            "yes" if _is_connected(one) else "no",
+        ]
+        for one in missing
+    ]
+    return [
+        h("h3", caption),
+        table(caption, ("Instance", "Program", "Address", "State", "Detail", "Connected"), rows),
+    ]
+
+
+def _is_connected(one: HolderValue | RecipientValue) -> bool:
+    return one.is_connected if isinstance(one, HolderValue) else one.departed_at is None
+
+
+_PATH = "/connections/{name}/claims/{claim}/revoke"
+
+DISTRIBUTION_PAGES: tuple[Page, ...] = (
+    Page(id="confirmClaimRevocation", method="GET", role=ManagementRole.ADMIN, path=_PATH, show=_confirm_revoke),
+    Page(id="sendClaimRevocation", method="POST", path=_PATH, show=_revoke),
+)
