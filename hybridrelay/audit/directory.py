@@ -12,8 +12,9 @@ that names the next file and the public key of that file. The steps of this chan
 never reported as written may be missing afterwards, and nothing else.
 
 Files that have ended are deleted, the oldest first, when they are older than they are kept, or when the directory has
-reached its size. The record about a deletion is signed before the file is deleted. If the program ends between the
-two, the file is still there, and is deleted later, with another record.
+reached its size. A clock that is wrong for a while deletes nothing (`_counted_time.py`). The record about a deletion
+is signed before the file is deleted. If the program ends between the two, the file is still there, and is deleted
+later, with another record.
 
 All methods block, and are called by one thread at a time. After an `OSError`, the same call can be made again. The
 module is long because writing, changing files and continuing after a crash are one state machine.
@@ -30,6 +31,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
+from .._counted_time import counted
 from .._version import __version__
 from ..errors import ConfigurationError
 from .chain import (
@@ -146,6 +148,8 @@ class AuditDirectory:
         self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
+        #: When files were begun, by their names (seconds since 1970), as far as they were looked at.
+        self._begun_at: dict[str, float] = {}
 
     @property
     def position(self) -> Position:
@@ -534,17 +538,23 @@ class AuditDirectory:
         if self._deletion_due - DELETION_SECONDS <= now < self._deletion_due:
             return
         self._deletion_due = now + DELETION_SECONDS
-        while self._ended_before(now - self._keep_seconds):
+        for _ in range(self._old_files(now)):
             self._delete_oldest("age")
 
-    def _ended_before(self, limit: float) -> bool:
-        """Return whether the oldest file that has ended did so before this time."""
+    def _old_files(self, now: float) -> int:
+        """Return how many files, the oldest ones, ended longer ago than they are kept."""
         state, names = self._state, self._ended.names()
         assert state is not None
         if not names:
-            return False
-        following = self._parsed(self._ended.first_line([*names, state.name][1]))
-        return _seconds_of(str(following.get("at"))) <= limit
+            return 0
+        begun = {name: self._begun_at.get(name) for name in (*names, state.name)}
+        self._begun_at = {name: self._seconds_of_first_line(name) if at is None else at for name, at in begun.items()}
+        # A file ended when the next one was begun.
+        _, *ended, now = counted([*self._begun_at.values(), now])
+        return sum(1 for at in ended if at <= now - self._keep_seconds)
+
+    def _seconds_of_first_line(self, name: str) -> float:
+        return _seconds_of(str(self._parsed(self._ended.first_line(name)).get("at")))
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest files until `needed` bytes can be appended within the size of the directory."""

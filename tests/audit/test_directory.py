@@ -230,6 +230,36 @@ class TestFilesThatHaveEnded:
         assert numbers_in(tmp_path) == [4, 5]
         assert "log.deleted" in events_in(tmp_path)
 
+    def test_a_clock_that_is_wrong_for_a_while_deletes_nothing(self, tmp_path: Path, clock: Clock) -> None:
+        """It is set to another year, and back; the machine starts in 1970; and it was off for a month."""
+        directory = make(tmp_path, clock, keep_days=30)
+        directory.open()
+        for number in range(50):
+            directory.append(records(number))
+            now = clock.now
+            for wrong in (now + 400 * 86_400, 0.0) if number == 20 else ():
+                clock.now = wrong
+                directory.append(records(1000 + number))
+                clock.now = wrong + 3 * 86_400
+                directory.tick()
+                directory.append(records(2000 + number))
+            clock.now = now + 86_400
+            directory.tick()
+            if number < 30:
+                assert numbers_in(tmp_path)[0] == 0
+        assert numbers_in(tmp_path)[0] % 1000 == 20  # as if the clock had always been right
+
+        clock.now += 40 * 86_400
+        directory.tick()
+        assert numbers_in(tmp_path)[0] % 1000 == 20
+        for number in range(100, 110):
+            directory.append(records(number))
+            clock.now += 86_400
+            directory.tick()
+        assert numbers_in(tmp_path) == [*range(100, 110)]
+        directory.close()
+        assert checked(tmp_path).deleted > 0
+
 
 class TestAfterAnAbruptEnd:
     """What is found when the program starts again."""

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import attrs
 
+from ..._counted_time import EARLIEST, counted
 from ..checkpoints import (
     CLIENT_LOGS,
     CLIENT_ROWS,
@@ -93,6 +94,16 @@ _THIN_LOG: Final = _THIN_WHERE.format(
 )
 
 
+#: When the first checkpoint of each part of a day was stored, in the order in which they were.
+_READINGS: Final = """
+    SELECT received_at FROM checkpoints
+    WHERE id IN (SELECT min(id) FROM checkpoints GROUP BY CAST(received_at / ? AS INTEGER)) ORDER BY id
+    """
+_READING_SECONDS: Final = 43_200.0
+#: How many times of earlier sweeps are remembered: those of a month.
+_MAX_READINGS: Final = 60
+
+
 class CheckpointFile:
     """The checkpoints in a state directory. Only one thread may use it at a time. Any method may raise
     `ExpendableFileError`.
@@ -115,6 +126,8 @@ class CheckpointFile:
         self.set_aside: tuple[Path, str] | None = None
         #: For each interval in `THINNED`, up to when `sweep` has thinned (seconds since 1970).
         self._thinned_to = dict.fromkeys((seconds for _, seconds in THINNED), 0.0)
+        #: When `sweep` was called, twice a day.
+        self._swept_at: list[float] = []
         #: When logs have made room for themselves, by hybrid connection and log (seconds since 1970).
         self._pressed_at: dict[tuple[str, str], float] = {}
 
@@ -154,6 +167,8 @@ class CheckpointFile:
 
     def sweep(self, now: float) -> None:
         """Delete what is old, and all but the first and the last record of each interval, log and key.
+
+        A clock that is wrong for less than a week deletes nothing; see `counted`.
 
         Args:
             now: seconds since 1970.
@@ -212,7 +227,13 @@ class CheckpointFile:
 
     def _sweep(self, database: sqlite3.Connection, now: float) -> None:
         self._pressed_at.clear()
-        database.execute("DELETE FROM checkpoints WHERE received_at < ?", (now - KEPT_SECONDS,))
+        stored = [at for (at,) in database.execute(_READINGS, (_READING_SECONDS,))]
+        if not self._swept_at or not 0 <= now - self._swept_at[-1] < _READING_SECONDS:
+            self._swept_at = [*self._swept_at[1 - _MAX_READINGS :], now]
+        now = counted([*stored, *self._swept_at, now])[-1]
+        # When those with an earlier time were received is not known, so they are only thinned.
+        old = "DELETE FROM checkpoints WHERE received_at >= ? AND received_at < ?"
+        database.execute(old, (EARLIEST, now - KEPT_SECONDS))
         for age, seconds in THINNED:
             end = (now - age) // seconds * seconds  # only intervals that are over
             begin = self._thinned_to[seconds]

@@ -17,7 +17,7 @@ from hybridrelay.relay.store import checkpoints as module
 from hybridrelay.relay.store.checkpoints import CHECKPOINTS_FILE, CheckpointFile
 
 HOUR, DAY = 3600.0, 86_400.0
-NOW = 20_000 * DAY
+NOW = 21_000 * DAY
 
 
 @pytest.fixture
@@ -35,6 +35,14 @@ def one(seq: int, *, log: str = "0f" * 8, connection: str = "orders", at: float 
 
 def seqs(file: CheckpointFile, **query: object) -> list[int]:
     return [found.seq for found in file.read(CheckpointQuery(10_000, **query))]  # type: ignore[arg-type]
+
+
+def sweep(file: CheckpointFile, until: float) -> None:
+    """Sweep every day, from the last checkpoint on."""
+    at = file.read(CheckpointQuery(10_000))[-1].received_at
+    while (at := at + DAY) < until:
+        file.sweep(at)
+    file.sweep(until)
 
 
 def test_what_was_kept_is_there_after_reopening(file: CheckpointFile, tmp_path: Path) -> None:
@@ -154,22 +162,38 @@ def test_the_first_and_the_last_of_each_interval_are_left(file: CheckpointFile) 
     assert found[0].seq == 0
     file.sweep(NOW)
     assert len(file.read(CheckpointQuery(10_000))) == len(found)
-    file.sweep(NOW + 30 * DAY)
+    sweep(file, NOW + 30 * DAY)
     assert len(seqs(file)) == 40 * 2
     file.keep(one(10**6, at=NOW))  # the counts that limits depend on are right
-    file.sweep(NOW + KEPT_SECONDS + 1)
+    sweep(file, NOW + KEPT_SECONDS + 1)
     assert seqs(file) == []
     database = sqlite3.connect(file.file.path)
     assert database.execute("SELECT * FROM logs").fetchall() == []
     database.close()
 
 
-def test_logs_and_instances_are_thinned_separately(file: CheckpointFile) -> None:
+def test_a_clock_that_is_wrong_for_a_while_deletes_nothing(file: CheckpointFile) -> None:
+    for day in range(40):
+        for number in range(3):
+            file.keep(one(3 * day + number, at=NOW + day * DAY + number))
+    end = NOW + 39 * DAY
+    file.sweep(end)
+    before = len(seqs(file))
+    for wrong in (end + 10 * KEPT_SECONDS, end + 10 * KEPT_SECONDS + DAY, 0.0):
+        file.keep(one(10**6 + int(wrong), at=wrong))
+        file.sweep(wrong)
+    assert len(seqs(file)) == before + 3
+    for day in range(1, 4):
+        file.sweep(end + day * DAY)
+    assert len([seq for seq in seqs(file) if seq < 10**6]) < before  # it is right again
+
+
+def test_logs_and_keys_are_thinned_separately(file: CheckpointFile) -> None:
     for number in range(5):
         file.keep(one(number, at=NOW - 2 * DAY + number))
         file.keep(one(number, at=NOW - 2 * DAY + number, log="1" * 16))
         file.keep(attrs.evolve(one(100 + number, at=NOW - 2 * DAY + number), key="ed25519:other"))
-    file.sweep(NOW)
+    sweep(file, NOW)
     assert sorted(seqs(file)) == [0, 0, 4, 4, 100, 104]
 
 
@@ -190,13 +214,13 @@ def test_nobody_without_the_key_of_a_log_can_have_its_checkpoints_deleted(
         if minute % 60 == 59:
             file.keep(attrs.evolve(forged, received_at=at + 2.0))
     if thin == "later":
-        file.sweep(NOW + 2 * DAY)
+        sweep(file, NOW + 2 * DAY)
     for hour in range(1, 4):  # genuine ones that were deleted
         for again in range(hour * 60 - 30, hour * 60 - 20):
             file.keep(one(again, at=NOW + hour * HOUR - 1.0))
     file.close()  # so that the next sweep begins at the beginning
     with contextlib.closing(CheckpointFile(file.file.path.parent)) as later:
-        later.sweep(NOW + 2 * DAY)
+        sweep(later, NOW + 2 * DAY)
         genuine = [found.seq for found in later.read(CheckpointQuery(1000)) if found.key != "ed25519:forged"]
     assert {0, 59, 60, 119, 120, 179} <= set(genuine)
 
