@@ -54,8 +54,10 @@ class _FileGone(Exception):
 class RecordFilter:
     """Which records are wanted; empty values match everything."""
 
-    #: Not older than this, as in the field ``at``.
+    #: From this time on, as in the field ``at``.
     since: str = ""
+    #: Before this time.
+    until: str = ""
     label: str = ""
     #: The host, or host and port, of the target.
     target: str = ""
@@ -65,9 +67,10 @@ class RecordFilter:
 
     def matches(self, record: Mapping[str, Any]) -> bool:
         """Return whether a record is wanted."""
-        event, target = str(record.get("event")), str(record.get("target", ""))
+        at, event, target = str(record.get("at")), str(record.get("event")), str(record.get("target", ""))
         return (
-            str(record.get("at")) >= self.since
+            at >= self.since
+            and (not self.until or at < self.until)
             and self.label in ("", record.get("label"))
             and self.connection in ("", record.get("connection"))
             and self.event in ("", event, event.partition(".")[0])

@@ -72,6 +72,8 @@ def test_the_audit_log_is_shown(run: Run, way: Way, tmp_path: Path) -> None:
         (("--caller", kind), len(expected) - (kind != "local")),
         (("--caller", "nobody"), 0),
         (("--since", "1h"), len(expected)),
+        (("--since", "2000-01-01"), len(expected)),
+        (("--since", "9000-01-01"), 0),
     ):
         assert len(json.loads(run("audit", "calls", "--json", *more, *way.options).out)) == count, more
     assert run("audit", "calls", "--caller", "nobody", *way.options).out == "no entries match\n"
@@ -92,7 +94,7 @@ def test_the_audit_log_of_a_relay_that_does_not_run(run: Run, created: Created, 
 
 @pytest.mark.parametrize("command", ["events", "audit"])
 def test_wrong_times(run: Run, command: str) -> None:
-    for since in ("x", "-1", "1.5h", "0m", "1" * 19):
+    for since in ("x", "-1", "1.5h", "0m", "1" * 19, "2026-13-01", "2026-01-01 10:00", "1969-12-31", "20260101"):
         assert run(command, f"--since={since}", "--state", "s").code == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from hybridrelay.cli.arguments import values
 from hybridrelay.cli.commands.relay import make_bindings
 from hybridrelay.relay import Binding
+
+NOW = 1_800_000_000
 
 
 @pytest.mark.parametrize(
@@ -147,3 +150,20 @@ def test_counts(text: str, number: int) -> None:
 def test_no_counts(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", NOW - 1_800),
+        ("12h", NOW - 43_200),
+        ("7d", NOW - 604_800),
+        ("2026-01-31", 1_769_817_600),
+        ("2026-01-31T12:00", 1_769_860_800),
+        ("2026-01-31T12:00:00.500Z", 1_769_860_800.5),
+        ("2026-01-31T12:00+02:00", 1_769_853_600),
+    ],
+)
+def test_moments(text: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: float(NOW))
+    assert values.moment(text) == expected

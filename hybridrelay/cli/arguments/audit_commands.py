@@ -86,6 +86,8 @@ _SHOW_EXAMPLES = """\
 examples:
   what the application billing has reached in the last day:
     hybridrelay audit show audit --label billing --since 24h
+  what was reached on one day (in UTC):
+    hybridrelay audit show audit --since 2026-01-31 --until 2026-02-01
   who was refused:
     hybridrelay audit show audit --event stream.not-connected
 """
@@ -113,8 +115,9 @@ def _add_calls_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--since",
         metavar="TIME",
-        type=values.age,
-        help="only entries that are not older than this, such as 30m, 12h or 7d",
+        type=values.moment,
+        help="only entries since then: 30m, 12h or 7d ago, a date (2026-01-31), or a date and time "
+        "(2026-01-31T12:00) in UTC",
     )
     parser.add_argument(
         "--caller", metavar="C", default="", help="only callers that begin with this, such as 'local' or 'token ci'"
@@ -187,8 +190,12 @@ def _add_filter(parser: Parser) -> None:
     parser.add_argument(
         "--since",
         metavar="TIME",
-        type=values.age,
-        help="only records that are not older than this, such as 30m, 12h or 7d",
+        type=values.moment,
+        help="only records since then: 30m, 12h or 7d ago, a date (2026-01-31), or a date and time "
+        "(2026-01-31T12:00) in UTC",
+    )
+    parser.add_argument(
+        "--until", metavar="TIME", type=values.moment, help="only records before then, in the same forms"
     )
     parser.add_argument("--label", metavar="L", default="", help="only identities with this label")
     parser.add_argument("--target", metavar="T", default="", help="only this target: a host, or host:port")

@@ -6,9 +6,12 @@ The module is long because it has a small function for each kind of value.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import datetime as dt
 import functools
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -213,12 +216,19 @@ def event_number(text: str) -> int:
 
 
 @_argument
-def age(text: str) -> float:
-    """Parse an age, such as ``30m``, ``12h`` or ``7d``. Returns seconds."""
+def moment(text: str) -> float:
+    """Parse a time: an age (``30m``, ``12h``, ``7d``), a date, or a date and time, in UTC unless it has an offset.
+    Returns seconds since 1970."""
     match = re.fullmatch(r"([0-9]{1,4})([mhd])", text)
-    if match is None or int(match[1]) == 0:
-        raise ValueError("expected a time such as 30m, 12h or 7d")
-    return float(int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]])
+    if match is not None and int(match[1]) > 0:
+        return time.time() - int(match[1]) * {"m": 60, "h": 3_600, "d": 86_400}[match[2]]
+    if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:|$)", text):
+        with contextlib.suppress(ValueError, OverflowError):
+            parsed = dt.datetime.fromisoformat(text)
+            found = (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=dt.UTC)).timestamp()
+            if found >= 0:
+                return found
+    raise ValueError("expected a time such as 30m, 12h or 7d ago, 2026-01-31, or 2026-01-31T12:00 (UTC)")
 
 
 @_argument

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from functools import partial
 
 import msgspec
@@ -21,9 +20,8 @@ from ..times import utc_text
 
 def run(args: argparse.Namespace) -> int:
     """Show the audit log."""
-    since = None if args.since is None else time.time() - args.since
     with open_client(args) as client:
-        entries = _read_files(args, since) if client is None else client.run(partial(_ask, args=args, since=since))
+        entries = _read_files(args) if client is None else client.run(partial(_ask, args=args))
     entries.reverse()
     if args.json:
         output.say_json(msgspec.to_builtins(entries))
@@ -35,13 +33,13 @@ def run(args: argparse.Namespace) -> int:
     return exits.OK
 
 
-async def _ask(client: ManagementClient, args: argparse.Namespace, since: float | None) -> list[AuditEntry]:
+async def _ask(client: ManagementClient, args: argparse.Namespace) -> list[AuditEntry]:
     query = {
         "limit": min(args.limit, PAGE),
         "caller": args.caller or None,
         "operation": args.operation or None,
         "connection": args.connection,
-        "since": since,
+        "since": args.since,
     }
     reader, found = PageReader(client, "/v1/audit", AuditValue, query), list[AuditEntry]()
     while len(found) < args.limit and (page := await reader.next()) is not None:
@@ -49,9 +47,11 @@ async def _ask(client: ManagementClient, args: argparse.Namespace, since: float 
     return found[: args.limit]
 
 
-def _read_files(args: argparse.Namespace, since: float | None) -> list[AuditEntry]:
+def _read_files(args: argparse.Namespace) -> list[AuditEntry]:
     prepare_state_directory(args.state, create=False)
-    wanted = AuditFilter(caller=args.caller, operation=args.operation, connection=args.connection or "", since=since)
+    wanted = AuditFilter(
+        caller=args.caller, operation=args.operation, connection=args.connection or "", since=args.since
+    )
     found: list[AuditEntry] = []
     before: int | None = None
     while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -133,7 +132,8 @@ def _parsed(paths: Iterable[Path], parse: Callable[[str], list[T]], what: str, l
 
 def _filter(args: argparse.Namespace) -> RecordFilter:
     return RecordFilter(
-        since="" if args.since is None else time_text(time.time() - args.since),
+        since="" if args.since is None else time_text(args.since),
+        until="" if args.until is None else time_text(args.until),
         label=args.label,
         target=args.target,
         connection=args.connection or "",
