@@ -90,6 +90,9 @@ class Dialer:
     #: What transports over HTTP add to their requests. If there are header fields, `tcp` verifies the certificate of
     #: the outer TLS. A transport must not send them over a connection without outer TLS.
     http: HttpOptions = NO_HTTP_OPTIONS
+    #: Returns the options for a connection that begins now, in place of `http`, if they may change while a program
+    #: runs. `hybridrelay.connectivity` calls it once for each connection; transports use `http`.
+    current_http: Callable[[], HttpOptions] | None = None
 
 
 @attrs.frozen

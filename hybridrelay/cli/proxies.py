@@ -1,4 +1,8 @@
-"""Makes the dialer from the options about proxies, HTTP, and the command of mode ``exec``."""
+"""Makes the dialer from the options about proxies, HTTP, and the command of mode ``exec``.
+
+A command that does one thing uses `make_dialer`. A program whose options may change while it runs uses
+`ChangingDialer`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,12 @@ import os
 from pathlib import Path
 
 import attrs
+import trio
 
 from .._defaults import PROXY_PASSWORD_VARIABLE
 from .._text_files import read_text, strip_value
 from ..abc import Dialer
+from ..connectivity import DIRECTLY
 from ..connectivity.commands import Commands
 from ..connectivity.proxies import ProxyDial, ProxySettings, resolve_dialer
 from ..connectivity.proxies.settings import has_password
@@ -39,13 +45,74 @@ def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> D
     Raises:
         ConfigurationError: the options cannot be used. The message contains no secret.
     """
-    dialer = _proxy_dialer(args)
+    proxies = _explicit_proxies(args)
+    dialer = None if proxies is None else Dialer(ProxyDial(proxies))
     http = _http_options(args)
     if http != NO_HTTP_OPTIONS:
         dialer = attrs.evolve(resolve_dialer(dialer), http=http)
     if commands is None or args.exec_command is None:
         return dialer
     return attrs.evolve(resolve_dialer(dialer), process=commands.dial)
+
+
+@attrs.frozen
+class DialOptions:
+    """The options about proxies and HTTP, which may change while a program runs."""
+
+    proxies: ProxySettings
+    http: HttpOptions
+
+
+def read_dial_options(args: argparse.Namespace, *, again: bool = False) -> DialOptions:
+    """Read the options about proxies and HTTP, and the files that they name.
+
+    Args:
+        args: the parsed arguments of a command with `add_proxy` and `add_http`.
+        again: whether the program runs already, so that a pipe cannot be read.
+
+    Raises:
+        ConfigurationError: the options cannot be used. The message contains no secret.
+    """
+    proxies = _explicit_proxies(args, again=again)
+    http = _http_options(args, again=again)
+    return DialOptions(ProxySettings.from_environment() if proxies is None else proxies, http)
+
+
+def dial_files(args: argparse.Namespace) -> list[Path]:
+    """Return the files that `read_dial_options` reads."""
+    return [file for file in (args.proxy_password_file, args.websocket_headers_file) if file is not None]
+
+
+class ChangingDialer:
+    """A dialer whose options may change while a program runs. Connections keep those with which they began.
+
+    Args:
+        options: the options at the start.
+        commands: see `make_commands`.
+    """
+
+    def __init__(self, options: DialOptions, commands: Commands) -> None:
+        self._options = options
+        self._dial = ProxyDial(options.proxies)
+        dialer = Dialer(self._dial, self._dial_udp, current_http=lambda: self._options.http)
+        #: What connectors and clients take.
+        self.dialer = attrs.evolve(dialer, process=commands.dial) if commands.is_configured else dialer
+
+    def use(self, options: DialOptions) -> tuple[str, ...]:
+        """Use other options for connections that begin from now on. Returns what has changed."""
+        before, self._options = self._options, options
+        self._dial.settings = options.proxies
+        parts = (
+            ("proxy", before.proxies, options.proxies),
+            ("path-prefix", before.http.path_prefix, options.http.path_prefix),
+            ("header-fields", before.http.headers, options.http.headers),
+        )
+        return tuple(name for name, earlier, now in parts if earlier != now)
+
+    async def _dial_udp(self, host: str, port: int) -> trio.socket.SocketType:
+        # Proxies do not carry UDP.
+        dial = DIRECTLY.udp if self._options.proxies.proxy is None else Dialer(self._dial).udp
+        return await dial(host, port)
 
 
 def make_commands(args: argparse.Namespace) -> Commands:
@@ -62,12 +129,12 @@ def make_commands(args: argparse.Namespace) -> Commands:
     return Commands(args.exec_command)
 
 
-def _http_options(args: argparse.Namespace) -> HttpOptions:
+def _http_options(args: argparse.Namespace, *, again: bool = False) -> HttpOptions:
     prefix: str = args.websocket_path_prefix or ""
     file: Path | None = args.websocket_headers_file
     if file is None:
         return HttpOptions(prefix)
-    text = read_text(file, what="the file with header fields", limit=_MAX_HEADERS_BYTES, secret=True)
+    text = read_text(file, what="the file with header fields", limit=_MAX_HEADERS_BYTES, secret=True, regular=again)
     headers: list[tuple[str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
         name, colon, value = line.partition(":")
@@ -89,7 +156,8 @@ def _http_options(args: argparse.Namespace) -> HttpOptions:
         raise ConfigurationError(f"{file}: {exc}", remedy="remove what is not needed") from None
 
 
-def _proxy_dialer(args: argparse.Namespace) -> Dialer | None:
+def _explicit_proxies(args: argparse.Namespace, *, again: bool = False) -> ProxySettings | None:
+    """Return the proxy of ``--proxy``; None without this option."""
     if args.proxy is None:
         if args.proxy_password_file is not None:
             raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")
@@ -100,15 +168,15 @@ def _proxy_dialer(args: argparse.Namespace) -> Dialer | None:
             "--proxy has a password in it, which every user of this machine can see",
             remedy=f"change it, and give the new one with --proxy-password-file or in {PROXY_PASSWORD_VARIABLE}",
         )
-    settings = ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy))
-    return Dialer(ProxyDial(settings))
+    return ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy, again=again))
 
 
-def _password(file: Path | None, url: str) -> Secret | None:
+def _password(file: Path | None, url: str, *, again: bool) -> Secret | None:
     if file is None:
         text = os.environ.get(PROXY_PASSWORD_VARIABLE) if "@" in url else None
         return Secret(text.rstrip("\r\n")) if text else None
-    text = read_text(file, what="the proxy's password file", limit=_MAX_PASSWORD_BYTES, secret=True).rstrip("\n")
+    what = "the proxy's password file"
+    text = read_text(file, what=what, limit=_MAX_PASSWORD_BYTES, secret=True, regular=again).rstrip("\n")
     if not text or not text.isprintable():
         raise ConfigurationError(
             f"{file} does not contain exactly one line with a password", remedy="write the password as the only line"

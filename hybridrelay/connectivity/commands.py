@@ -56,6 +56,11 @@ class Commands:
         self._manager: FlatNursery | None = None
         self._nursery: trio.Nursery | None = None
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is a command."""
+        return self._command is not None
+
     async def __aenter__(self) -> Self:
         self._manager = FlatNursery()  # it can be made only while Trio runs
         self._nursery = await self._manager.__aenter__()

@@ -110,6 +110,7 @@ async def connect(
     If cancelled, nothing stays open.
     """
     route, transport = candidate.route, candidate.transport
+    http = dialer.http if dialer.current_http is None else dialer.current_http()
     dial_seconds, transport_seconds = timing.dial_seconds, timing.transport_seconds
     port = route.port_for(purpose)
     number = endpoint.number_of(port)
@@ -144,7 +145,7 @@ async def connect(
         stream = await timed(partial(dialer.tcp, target_of(host), number))
         if not port.outer_tls:
             return stream
-        tls = await _connect_outer_tls(stream, host, verified=bool(dialer.http.headers))
+        tls = await _connect_outer_tls(stream, host, verified=bool(http.headers))
         if on_outer_certificate is not None:
             on_outer_certificate(tls.getpeercert(binary_form=True) or b"")
         return tls
@@ -158,7 +159,7 @@ async def connect(
     with _failing_at(Step.TRANSPORT):
         with scope:
             reached = Address(endpoint.host, number, port.outer_tls)
-            connection = await transport.connect(reached, Dialer(tcp, udp, process, dialer.http))
+            connection = await transport.connect(reached, Dialer(tcp, udp, process, http))
             return connection.stream
         raise trio.TooSlowError
 

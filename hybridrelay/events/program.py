@@ -15,6 +15,7 @@ __all__ = [
     "CertificateUnchanged",
     "ConfigurationReloaded",
     "ConnectionStringReloaded",
+    "DialOptionsReloaded",
     "FileReadableByOthers",
     "InternalError",
     "LeftoverRemoved",
@@ -167,6 +168,18 @@ class ConfigurationReloaded(Event):
     changed: tuple[str, ...] = ()
     #: How many hybrid connections were not touched.
     unchanged: int
+
+
+@attrs.frozen(kw_only=True)
+class DialOptionsReloaded(Event):
+    """A connector or client has read again how it reaches relays. Connections that exist already continue."""
+
+    name: ClassVar = "dial-options.reloaded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "How relays are reached has changed, and new connections use it"
+
+    #: What has changed: ``proxy`` (with its credentials), ``path-prefix`` or ``header-fields``.
+    changed: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)

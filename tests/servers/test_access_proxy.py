@@ -110,6 +110,19 @@ def test_bytes_arrive_through_a_proxy_that_demands_a_header_field(strips: bool) 
             assert SECRET not in Path(f"/proc/{program.pid}/cmdline").read_text()
 
 
+def test_changed_header_fields_are_used_without_a_restart() -> None:
+    with site(strips=True) as found:
+        right = found.headers.read_text()
+        found.headers.write_text("X-Access-Token: expired\n")
+        arguments = ("--connection-string-file", found.published.connector, "--websocket-headers-file", found.headers)
+        command = found.deployment.command("connector", *arguments, *OPTIONS)
+        with Program(command, environment=found.trusting) as connector:
+            connector.wait_for_line("403", where="err")
+            found.headers.write_text(right)
+            connector.wait_for_line(r"dial-options\.reloaded", where="err")
+            connector.wait_for_line("^ready connector")
+
+
 def _probe(found: Site, *arguments: str | Path, trusts: bool = True) -> tuple[int, str]:
     environment = found.trusting if trusts else {}
     command = found.deployment.command(

@@ -9,6 +9,7 @@ from ..parsing import Parser
 from . import values
 from .audit_options import add_audit
 from .options import (
+    HOW_REACHED,
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
@@ -27,6 +28,9 @@ from .options import (
     add_upgrade_interval,
 )
 
+_RELOADED = (
+    "the connection strings, the hybrid connections in --config, the deny list, the policy, and " + HOW_REACHED
+)
 _DESCRIPTION = f"""\
 Run the connector, in the private network, where it can reach the target. It connects to the relay and accepts no
 connections itself. For applications that prove their identity, it connects to the target that its own connection
@@ -44,7 +48,7 @@ ready when each hybrid connection is registered at one relay or more; the log sa
 a connection string for a permanent reason, the connector continues without that registration as long as something
 else is registered; the ready line names the hybrid connections that are served.
 
-{RELOADS.format(what="the connection strings, the hybrid connections in --config, the deny list and the policy")}
+{RELOADS.format(what=_RELOADED)}
 
 {WHAT_IT_DOES}
 """

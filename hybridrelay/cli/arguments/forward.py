@@ -11,6 +11,7 @@ from . import values
 from .audit_options import add_audit
 from .fronts import FRONTS, add_fronts
 from .options import (
+    HOW_REACHED,
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
@@ -30,6 +31,7 @@ from .options import (
     add_upgrade_interval,
 )
 
+_RELOADED = "the connection strings, the hybrid connections in --config, and " + HOW_REACHED
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
@@ -56,7 +58,7 @@ name and port that they know. A port that cannot be opened is replaced by anothe
 
 The ready line names the ports that were opened.
 
-{RELOADS.format(what="the connection strings, and the hybrid connections in --config")}
+{RELOADS.format(what=_RELOADED)}
 
 {WHAT_IT_DOES}
 """

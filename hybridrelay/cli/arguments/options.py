@@ -21,6 +21,12 @@ When a file has changed, and at SIGHUP (kill -HUP PID; not on Windows), the prog
 are not affected. The log says what was reloaded. If a file cannot be used, the program keeps what it read before.
 SIGHUP never ends the program."""
 
+#: How relays are reached, as a part of `what`.
+HOW_REACHED = (
+    "how relays are reached (--proxy, --websocket-path-prefix, and the files of --proxy-password-file and "
+    "--websocket-headers-file)"
+)
+
 #: A part of the help of commands that use connection strings.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable

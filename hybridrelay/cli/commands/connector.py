@@ -26,7 +26,7 @@ from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import audited, make_audit
 from ..key_keeping import keeper_of
-from ..proxies import make_commands, make_dialer
+from ..proxies import ChangingDialer, make_commands
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 from ..serving.configuration import Configuration
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the connector until a signal stops it."""
     configuration = Configuration(args, Role.CONNECTOR)
     commands = make_commands(args)
-    dialer = make_dialer(args, commands)
+    dialer = ChangingDialer(configuration.dial_options(), commands)
     if args.claim_file is not None:
         from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     config = ConnectorConfig(
         strings,
         mode=args.mode,
-        dialer=dialer,
+        dialer=dialer.dialer,
         policy=Policy() if args.deny_list is None else PolicyFile(args.deny_list),
         policy_directories=args.policy_dirs,
         resume_deadline=args.resume_deadline,
@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     connector = Connector(config, events=events)
     stop = GracefulStop(args.grace)
 
-    reloads = Reloads("connector", configuration, ConnectorService(connector, wanted, grace=args.grace), stop)
+    service = ConnectorService(connector, wanted, grace=args.grace)
+    reloads = Reloads("connector", configuration, service, stop, dialer=dialer)
 
     async def reload() -> None:
         await reloads.reload()

@@ -12,7 +12,7 @@ from ...events.log import logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..auditing import audited, make_audit
-from ..proxies import make_commands, make_dialer
+from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop, run_until_stopped
 from ..serving.client_config import client_config
 from ..serving.configuration import Configuration
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Forward until a signal stops it."""
     configuration = Configuration(args, Role.APPLICATION)
     commands = make_commands(args)
-    dialer = make_dialer(args, commands)
+    dialer = ChangingDialer(configuration.dial_options(), commands)
     if args.claim_file is not None:
         from ..claim_taking import take_at_first_start  # imported here, because it is rarely needed
 
@@ -45,11 +45,11 @@ def run(args: argparse.Namespace) -> int:
     audit = make_audit(args)
 
     def make_config(string: ConnectionString) -> ClientConfig:
-        return client_config(string, args, configuration, marks, dialer=dialer, audit=audit, reloads=reloads)
+        return client_config(string, args, configuration, marks, dialer=dialer.dialer, audit=audit, reloads=reloads)
 
     service = ForwardService(make_config, events, stop)
     fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)
-    reloads = Reloads("forward", configuration, service, stop, use_fronts=fronts.use)
+    reloads = Reloads("forward", configuration, service, stop, dialer=dialer, use_fronts=fronts.use)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource

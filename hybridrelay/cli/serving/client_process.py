@@ -39,7 +39,7 @@ from ...security import ConnectionString, HostPort, Role
 from ..auditing import audited, make_audit
 from ..entries import Key
 from ..logs import log_python_messages, logs_are_json, print_error
-from ..proxies import make_commands, make_dialer
+from ..proxies import ChangingDialer, make_commands
 from ..running import GracefulStop
 from ..status_served import status_served
 from ..update_marks import UpdateMarks
@@ -178,7 +178,7 @@ async def _serve(
     messages: Messages,
 ) -> None:
     commands = make_commands(args)
-    dialer = make_dialer(args, commands)
+    dialer = ChangingDialer(configuration.dial_options(), commands)
     events = logged_events()
     audit = make_audit(args)
 
@@ -188,7 +188,7 @@ async def _serve(
             args,
             configuration,
             marks,
-            dialer=dialer,
+            dialer=dialer.dialer,
             audit=audit,
             reloads=reloads,
             runs_application=True,
@@ -196,7 +196,7 @@ async def _serve(
 
     service = ApplicationService(make_config, events, ports)
     stop = GracefulStop(args.grace)
-    reloads = Reloads("run", configuration, service, stop)
+    reloads = Reloads("run", configuration, service, stop, dialer=dialer)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource

@@ -19,6 +19,7 @@ from ...security.loading import describe_source
 from ..config_file import apply_config_file, use_config_file
 from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
+from ..proxies import DialOptions, dial_files, read_dial_options
 from ..reloading import publish_not_reloaded
 from ..update_marks import UpdateMarks
 from .front_options import FrontOptions, read_front_options
@@ -32,7 +33,10 @@ __all__ = ["Configuration", "Reading"]
 _SERVED = frozenset(
     {"files", "listen", "published_names", "connections", "proxy_protocol"}
     | {"socks", "http_proxy", "dns", "front_users_file"}
+    | {"proxy", "proxy_password_file", "websocket_path_prefix", "websocket_headers_file"}
 )
+#: What names the files about how relays are reached, in errors.
+_DIAL_FILES = "the file of --proxy-password-file or --websocket-headers-file"
 
 
 @attrs.frozen
@@ -40,6 +44,8 @@ class Reading:
     """What is to be served from now on."""
 
     wanted: tuple[Wanted, ...]
+    #: How relays are reached.
+    dial: DialOptions
     #: The keys in the configuration file that have changed, and take effect only after a restart.
     needs_restart: tuple[str, ...] = ()
     #: Whether all connection strings could be read.
@@ -67,6 +73,8 @@ class Configuration:
         self.file: Path | None = args.config
         #: The file with the users of fronts.
         self._users_file: Path | None = None
+        #: The files about how relays are reached.
+        self._dial_files: list[Path] = []
         self._threads: dict[str, FileThread] = {}
         self._marks: UpdateMarks | None = None
         #: Why connection strings could not be read the last time, as it was reported.
@@ -81,6 +89,7 @@ class Configuration:
         use_config_file(args)
         self._entries = self._watched = entries_of(args)
         self._users_file = getattr(args, "front_users_file", None)
+        self._dial_files = dial_files(args)
         self.watch.note(self._paths())
 
     def fronts(self) -> FrontOptions:
@@ -90,6 +99,14 @@ class Configuration:
             ConfigurationError: see `read_front_options`.
         """
         return read_front_options(self._args)
+
+    def dial_options(self) -> DialOptions:
+        """Read how relays are reached, at the start of a program.
+
+        Raises:
+            ConfigurationError: see `read_dial_options`.
+        """
+        return read_dial_options(self._args)
 
     def files(self) -> Sequence[Path]:
         """Return the files with the connection strings that are served now."""
@@ -101,6 +118,7 @@ class Configuration:
             yield self.file
         if self._users_file is not None:
             yield self._users_file
+        yield from self._dial_files
         for entry in self._watched:
             if entry.path is not None:
                 yield entry.path
@@ -158,6 +176,8 @@ class Configuration:
         if self.file is not None:
             entries, needs_restart, args = await self._thread(str(self.file)).run(self._read_config)
             self._watched = entries
+        self._dial_files = dial_files(args)
+        dial = await self._thread(_DIAL_FILES).run(partial(read_dial_options, args, again=True))
         fronts = None
         if "front_users_file" in args:  # a forward's
             self._users_file = args.front_users_file
@@ -169,7 +189,7 @@ class Configuration:
         self._entries = entries
         for key in self._unreadable.keys() - {entry.key for entry in entries}:
             del self._unreadable[key]
-        return Reading(placed, needs_restart, is_complete=not self._unreadable, fronts=fronts)
+        return Reading(placed, dial, needs_restart, is_complete=not self._unreadable, fronts=fronts)
 
     def _read_config(self) -> tuple[tuple[Entry, ...], tuple[str, ...], argparse.Namespace]:
         assert self.file is not None

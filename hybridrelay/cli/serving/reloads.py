@@ -10,9 +10,15 @@ import trio
 from ..._unexpected_failure import unexpected_failure
 from ...errors import ConfigurationError
 from ...events.plain_log import plainly_logged_events
-from ...events.program import ConfigurationReloaded, ConnectionStringReloaded, RestartNeeded
+from ...events.program import (
+    ConfigurationReloaded,
+    ConnectionStringReloaded,
+    DialOptionsReloaded,
+    RestartNeeded,
+)
 from ...security import ConnectionString
 from ..entries import Key
+from ..proxies import ChangingDialer
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
 from .configuration import Configuration
@@ -63,6 +69,7 @@ class Reloads:
         configuration: reads the files.
         service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
+        dialer: reaches the relays.
         use_fronts: uses the fronts of a forward from now on. Raises `ConfigurationError` if they cannot be used, and
             has changed nothing then.
     """
@@ -74,12 +81,14 @@ class Reloads:
         service: Service,
         stop: GracefulStop,
         *,
+        dialer: ChangingDialer,
         use_fronts: Callable[[FrontOptions], Awaitable[None]] | None = None,
     ) -> None:
         self._role = role
         self._configuration = configuration
         self._service = service
         self._stop = stop
+        self._dialer = dialer
         self._use_fronts = use_fronts
         self._lock = trio.Lock()
         #: Connection strings with earlier and with renewed identities, which are not in use yet.
@@ -114,6 +123,9 @@ class Reloads:
             self._error, self._is_incomplete = None, not reading.is_complete
             read = {one.entry.key for one in reading.wanted if one.string is not None}
             unchanged = [key for key in plan.unchanged if key in read]
+            changed = self._dialer.use(reading.dial)
+            if changed:
+                plainly_logged_events().publish(DialOptionsReloaded(changed=changed))
             if says_all:
                 self._service.refresh(plan.unchanged)
             self._report(before, done, plan, unchanged if says_all else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,17 +11,25 @@ import trio
 
 from hybridrelay.cli.entries import Key
 from hybridrelay.cli.parser import build_parser
+from hybridrelay.cli.proxies import ChangingDialer
 from hybridrelay.cli.running import GracefulStop
 from hybridrelay.cli.serving import configuration as configuration_module
 from hybridrelay.cli.serving import reloads as reloads_module
 from hybridrelay.cli.serving.configuration import Configuration
 from hybridrelay.cli.serving.plan import Plan, Running, Step
 from hybridrelay.cli.serving.reloads import Reloads
+from hybridrelay.connectivity.commands import Commands
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import ConnectionString, Role
 
 from ...waiting import async_wait_until
 from .test_plan import string
+
+
+def make_reloads(args: argparse.Namespace, service: Service, configuration: Configuration | None = None) -> Reloads:
+    configuration = configuration or Configuration(args, Role.CONNECTOR)
+    dialer = ChangingDialer(configuration.dial_options(), Commands(None))
+    return Reloads("connector", configuration, service, GracefulStop(0), dialer=dialer)
 
 
 class Service:
@@ -52,7 +61,7 @@ async def test_a_bug_does_not_end_the_program(
     file.chmod(0o600)
     args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
     service = Service()
-    reloads = Reloads("connector", Configuration(args, Role.CONNECTOR), service, GracefulStop(0))
+    reloads = make_reloads(args, service)
     nursery.start_soon(reloads.watch)
 
     async def heard() -> bool:
@@ -95,7 +104,7 @@ async def test_what_could_not_be_read_is_tried_again_and_reported_once(
     file.chmod(0o600)
     args = build_parser().parse_args(["connector", "--connection-string-file", str(file)])
     service = RefusingService()
-    reloads = Reloads("connector", Configuration(args, Role.CONNECTOR), service, GracefulStop(0))
+    reloads = make_reloads(args, service)
     nursery.start_soon(reloads.watch)
 
     async def tried() -> bool:
@@ -138,7 +147,7 @@ async def test_a_connection_string_that_could_not_be_read_is_tried_again(
         return string("one", port=2)
 
     monkeypatch.setattr(configuration_module, "load_again", load_again)
-    reloads = Reloads("connector", configuration, service, GracefulStop(0))
+    reloads = make_reloads(args, service, configuration)
     nursery.start_soon(reloads.watch)
     with trio.fail_after(60):
         file.write_text(string("one", port=2).format())

@@ -15,6 +15,7 @@ import trio.testing
 from hybridrelay.abc import Dialer
 from hybridrelay.cli.entries import Key
 from hybridrelay.cli.parser import build_parser
+from hybridrelay.cli.proxies import ChangingDialer
 from hybridrelay.cli.running import GracefulStop
 from hybridrelay.cli.serving import reloads as reloads_module
 from hybridrelay.cli.serving.configuration import Configuration
@@ -22,6 +23,7 @@ from hybridrelay.cli.serving.forward import ForwardService
 from hybridrelay.cli.serving.plan import Plan, Renew, Running, Step
 from hybridrelay.cli.serving.reloads import LONGEST_RETRY_SECONDS, RETRY_SECONDS, Reloads
 from hybridrelay.client import Client, ClientConfig
+from hybridrelay.connectivity.commands import Commands
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import EventStream
 from hybridrelay.security import (
@@ -100,7 +102,8 @@ async def forward(folder: Path) -> AsyncIterator[Program]:
         return ClientConfig(string, mode="tcp", dialer=Dialer(tcp=refuse))
 
     service = ForwardService(make_config, EventStream(), stop)
-    reloads = Reloads("forward", configuration, service, stop)
+    dialer = ChangingDialer(configuration.dial_options(), Commands(None))
+    reloads = Reloads("forward", configuration, service, stop, dialer=dialer)
     program = Program(service, reloads)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -205,7 +208,8 @@ async def test_how_often_it_is_tried(
     (wanted,) = configuration.load()
     failures: list[Exception | None] = [None, ConfigurationError("not now"), RuntimeError("a bug"), *[None] * 20]
     service = FailingService({wanted.entry.key: Running(wanted.entry, READ)}, failures)
-    reloads = Reloads("forward", configuration, service, GracefulStop(0))
+    dialer = ChangingDialer(configuration.dial_options(), Commands(None))
+    reloads = Reloads("forward", configuration, service, GracefulStop(0), dialer=dialer)
     nursery.start_soon(reloads._use_all_renewed)
     reloads.use_renewed(READ, attrs.evolve(READ, identity=RENEWED))
     await service.is_renewed.wait()
