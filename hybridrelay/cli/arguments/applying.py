@@ -53,7 +53,7 @@ databases.toml:
   [[connection.application]]
   label = "reporting"
   rule = "reporting"
-  # one that takes a claim ('claims create'): no connection string is issued here
+  # one that takes a claim: no connection string is issued here
   [[connection.application]]
   label = "archive"
   rule = "archive"

@@ -179,7 +179,8 @@ async def _confirm_regenerate(visit: Visit) -> View:
         visit,
         "regenerate",
         "Regenerate",
-        "Afterwards, put the new key into the connection strings that contain the old one: hybridrelay keys use.",
+        "Afterwards, put the new key into the connection strings that contain the old one: hybridrelay keys use. "
+        "If the key has not been stolen, roll it instead, which ends nothing: hybridrelay keys roll.",
     )
 
 
