@@ -148,6 +148,7 @@ def launchd_plist(settings: ServiceSettings) -> str:
         "ThrottleInterval": 10,
         "ExitTimeOut": _STOP_SECONDS,
         "EnvironmentVariables": {"STATE_DIRECTORY": str(settings.state)},
+        "StandardOutPath": f"/var/log/{settings.name}.log",
         "StandardErrorPath": f"/var/log/{settings.name}.log",
         "SoftResourceLimits": {"NumberOfFiles": 65536},
         "HardResourceLimits": {"NumberOfFiles": 65536},

@@ -85,6 +85,8 @@ def run_uninstall(args: argparse.Namespace) -> int:
         _run("systemctl", "daemon-reload")
     output.say(f"removed {file}")
     output.say(f"{settings.config_directory}, {settings.state} and the user were not removed.")
+    if settings.role is ServiceRole.RELAY and args.root is None and _system(args) == "systemd":
+        output.say("Open sessions may continue for up to a minute (--keep-pairs); then its worker processes end.")
     return exits.OK
 
 
