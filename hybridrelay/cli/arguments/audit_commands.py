@@ -156,7 +156,10 @@ def _add_verify_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("the relay of --witness relay")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
-        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
     add_management(which, group)
 

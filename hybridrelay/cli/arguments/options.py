@@ -240,7 +240,10 @@ def add_relay(
     group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
     add_management(which, group)
     return which
@@ -288,7 +291,7 @@ def add_state(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=values.path,
         required=True,
-        help="the relay's state directory; only its owner may use it",
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
 
 
