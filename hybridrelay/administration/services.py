@@ -12,7 +12,7 @@ import attrs
 
 __all__ = ["ServiceRole", "ServiceSettings", "example_config", "launchd_plist", "systemd_unit", "windows_text"]
 
-#: When launchd or WinSW kills a program that was asked to stop, which includes its grace period (seconds).
+#: How long launchd or WinSW waits for a program to stop, including its grace period, before it is killed (seconds).
 _STOP_SECONDS: Final = 90
 
 

@@ -111,7 +111,7 @@ def add_open_patience(parser: argparse.ArgumentParser) -> None:
     """Add ``--open-patience``."""
     means = (
         "how long a new connection waits while the relay or the connector is unavailable, before it is reset; "
-        "0: it is reset at once"
+        "0: it is reset immediately"
     )
     _add_seconds(parser, "--open-patience", default=_defaults.OPEN_PATIENCE, means=means)
 
@@ -189,7 +189,7 @@ def add_http(parser: argparse.ArgumentParser) -> None:
         "--websocket-headers-file",
         metavar="F",
         type=values.path,
-        help="a file with header fields that an access proxy in front of the relay demands, one 'Name: value' on "
+        help="a file with header fields that an access proxy in front of the relay requires, one 'Name: value' on "
         "each line; they are secrets, and are sent only over https, to a server with a valid certificate",
     )
 
