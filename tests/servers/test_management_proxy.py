@@ -1,0 +1,105 @@
+"""The management API and the dashboard behind a real nginx, configured as the docs say."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import ssl
+from pathlib import Path
+from urllib.parse import urlencode
+
+from ..certificates import CertificateAuthority
+from ..deployments import Deployment, Program, free_port, wait_for_port
+from .conftest import find, private_folder
+
+DOCS = Path(__file__).parents[2] / "docs" / "management.md"
+NAME = "relay-admin.example.com"
+
+_NGINX = """
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log stderr;
+events {{ }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+{server}
+}}
+"""
+
+
+def documented_server(port: int, api: int, folder: Path) -> str:
+    """The server block of the docs, with this machine's addresses in the place of its examples."""
+    found = re.search(r"<!-- nginx -->\n```nginx\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, "docs/management.md has the configuration"
+    text = found[1]
+    changes = {
+        r"listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        r"ssl_certificate .*;": f"ssl_certificate {folder}/certificate.pem;",
+        r"ssl_certificate_key .*;": f"ssl_certificate_key {folder}/key.pem;",
+        r"127\.0\.0\.1:9180": f"127.0.0.1:{api}",
+    }
+    for pattern, replacement in changes.items():
+        text, count = re.subn(pattern, replacement, text)
+        assert count == 1, pattern
+    return text
+
+
+def documented_options() -> list[str]:
+    found = re.search(r"--management-host \S+ --trusted-proxies \S+", DOCS.read_text(encoding="utf-8"))
+    assert found, "docs/management.md has the command"
+    return found[0].split()
+
+
+def test_behind_nginx() -> None:
+    server, port, api, authority = find("nginx"), free_port(), free_port(), CertificateAuthority()
+    with private_folder() as folder, Deployment(folder) as deployment:
+        deployment.start_relay("--management", f"127.0.0.1:{api}", *documented_options())
+        token_file = folder / "ann.token"
+        create = ("tokens", "create", "ann", "--role", "admin", "--out", token_file, "--state", deployment.state)
+        with Program(deployment.command(*create)) as created:
+            assert created.wait(60) == 0
+        certificate, key = authority.issue(NAME)
+        (folder / "certificate.pem").write_bytes(certificate)
+        (folder / "key.pem").write_bytes(key)
+        authority.write(folder / "ca.pem")
+        (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, server=documented_server(port, api, folder)))
+        command: list[str | Path] = [server, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"]
+        with Program(command, name="nginx") as nginx:
+            wait_for_port(port, nginx)
+            context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+            context.check_hostname = False  # it is dialed by its address
+            token = token_file.read_text().strip()
+
+            def ask(method: str, path: str, body: str = "", **headers: str) -> tuple[int, str, bytes]:
+                """Return the status, the cookie, and the body."""
+                connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=60)
+                try:
+                    connection.request(method, path, body or None, {"Host": NAME, **headers})
+                    response = connection.getresponse()
+                    return response.status, response.getheader("Set-Cookie", ""), response.read()
+                finally:
+                    connection.close()
+
+            form = {
+                "Content-Type": "application/x-www-form-urlencoded",
+                "Origin": f"https://{NAME}",
+                "X-Forwarded-For": "203.0.113.9",  # nginx appends its own client, which is also a trusted proxy
+            }
+            status, cookie, _ = ask("POST", "/login", urlencode({"token": token, "next": "/"}), **form)
+            assert status == 303
+            # The relay knows that the browser uses TLS.
+            assert cookie.startswith("__Host-")
+            assert "; Secure" in cookie
+            assert ask("GET", "/connections", Cookie=cookie.partition(";")[0])[0] == 200
+            status, _, body = ask("GET", "/v1/audit?operation=logIn", Authorization=f"Bearer {token}")
+            assert status == 200
+            (entry,) = json.loads(body)["value"]
+            assert entry["peer"] == "203.0.113.9"
+            assert ask("GET", "/v1/relay", Authorization=f"Bearer {token}", Host="other.example.com")[0] == 421
