@@ -150,7 +150,7 @@ def tests(session: nox.Session) -> None:
     group(session, "test")
     group(session, "recipes")
     use_long_paths(session)
-    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
+    session.run("pytest", "-m", "not slow", "--durations=60", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
 
 @nox.session
