@@ -104,16 +104,27 @@ def relay_problems(
 
 
 def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayProblem]:
+    found = []
+    if certificate.failure:
+        found.append(
+            RelayProblem(
+                code="certificate-not-renewed",
+                detail=f"the files of --tls-certificate have changed, and cannot be used: {certificate.failure}; the "
+                "earlier certificate stays in force",
+                remedy=certificate.remedy or "correct the files; the relay reads them again within half a minute",
+            )
+        )
     if now < certificate.expires_at - EXPIRY_SECONDS:
-        return []
+        return found
     is_over = now >= certificate.expires_at
     return [
+        *found,
         RelayProblem(
             code="certificate-expired" if is_over else "certificate-expires",
             detail=f"the certificate of --tls-certificate {'expired' if is_over else 'expires'} at "
             f"{_date(certificate.expires_at)}",
             remedy="renew it; the relay notices the new file within half a minute",
-        )
+        ),
     ]
 
 

@@ -273,9 +273,9 @@ class CertificateValue(Value, frozen=True):
 class RelayProblem(Value, frozen=True):
     """A problem of the relay, and what an administrator can do about it."""
 
-    #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
-    #: ``control-channels``, ``draining``, ``quota-near``, ``quota-reached``, ``claim-expires``, ``history``,
-    #: ``usage`` or ``audit``.
+    #: ``no-listener``, ``certificate-not-renewed``, ``certificate-expires``, ``certificate-expired``,
+    #: ``unauthenticated-slots``, ``pairs``, ``control-channels``, ``draining``, ``quota-near``, ``quota-reached``,
+    #: ``claim-expires``, ``history``, ``usage`` or ``audit``.
     code: str
     detail: str
     remedy: str

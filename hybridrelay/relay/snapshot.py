@@ -156,6 +156,9 @@ class CertificateSnapshot:
     pin: str
     #: Seconds since 1970.
     expires_at: float
+    #: Why the files that are there now cannot be used in its place, and what to do about it; empty if they can.
+    failure: str = ""
+    remedy: str = ""
 
 
 @attrs.frozen

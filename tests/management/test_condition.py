@@ -29,6 +29,16 @@ def test_a_certificate_that_expires(days: float, expected: str) -> None:
     assert codes(RelaySnapshot(certificates=(certificate,))) == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(("days", "also"), [(30, []), (20, ["certificate-expires"])])
+def test_a_certificate_that_is_not_renewed(days: float, also: list[str]) -> None:
+    certificate = CertificateSnapshot("public", "sha256:pin", NOW + days * DAY, "permission denied", "chmod it")
+    snapshot = RelaySnapshot(certificates=(certificate,))
+    assert codes(snapshot) == ["certificate-not-renewed", *also]
+    problem = relay_problems(snapshot, (), 0, NOW)[0]
+    assert "permission denied" in problem.detail
+    assert problem.remedy == "chmod it"
+
+
 def test_the_most_important_comes_first() -> None:
     full = PlacesSnapshot(90, 100)
     snapshot = RelaySnapshot(pairs=full, control_channels=full, unauthenticated=full)

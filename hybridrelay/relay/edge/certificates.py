@@ -155,8 +155,11 @@ class RelayCertificates:
 
     def snapshot(self) -> tuple[CertificateSnapshot, ...]:
         """Return the certificates that expire. The relay's self-signed ones do not."""
-        public = self._public
-        return () if public is None else (CertificateSnapshot("public", public.pin, public.expires_at),)
+        if self._renewal is None:
+            return ()
+        public, error = self._renewal.current, self._renewal.error
+        failure, remedy = ("", "") if error is None else (str(error), error.remedy or "")
+        return (CertificateSnapshot("public", public.pin, public.expires_at, failure, remedy),)
 
     def control_context(self, *, by_authority: bool) -> ssl.SSLContext:
         """Return the context for a control channel.

@@ -85,6 +85,8 @@ class Renewal(Generic[T]):
         self._thread = FileThread(str(self._paths[0]))
         #: Whether the last attempt to read the files failed.
         self._must_retry = False
+        #: Why it failed; None if it has not.
+        self.error: ConfigurationError | None = None
         self._change = SettledChange(self._stamp())
         self._loaded = self._load()
         #: The value that was in force before `current`; None if there was none.
@@ -108,11 +110,15 @@ class Renewal(Generic[T]):
         """
         async with self._reloading:
             self._must_retry = True
-            stamp, loaded = await self._thread.run(self._stamp_and_load)
-            self._change.was_read(stamp)
-            if isinstance(loaded, ConfigurationError):
-                raise loaded
-            self._must_retry = False
+            try:
+                stamp, loaded = await self._thread.run(self._stamp_and_load)
+                self._change.was_read(stamp)
+                if isinstance(loaded, ConfigurationError):
+                    raise loaded
+            except ConfigurationError as exc:
+                self.error = exc
+                raise
+            self._must_retry, self.error = False, None
             if loaded.contents == self._loaded.contents:
                 self._events.publish(CertificateUnchanged(file=str(self._paths[0])))
                 return False

@@ -101,8 +101,13 @@ async def test_what_cannot_be_used_changes_nothing(
         await certificates.reload()
 
     assert state(certificates) == before
+    (shown,) = certificates.snapshot()
+    assert ".pem" in shown.failure
+    assert shown.remedy
     renew(files)
     assert await certificates.reload()
+    (shown,) = certificates.snapshot()
+    assert (shown.failure, shown.remedy) == ("", "")
 
 
 async def test_files_that_change_while_they_are_read(
