@@ -264,6 +264,9 @@ class UpdateInfo:
     kept: int = 0
     #: Some of those that do not have it.
     missing: tuple[RecipientInfo, ...] = ()
+    #: Since when the relay has noted this. Programs that have not connected since then are not counted. None if no
+    #: relay runs, so that nothing is known of programs.
+    seen_since: float | None = None
 
 
 @attrs.frozen
@@ -281,6 +284,8 @@ class RollInfo:
     kept: int = 0
     #: Some of those that do not have it.
     missing: tuple[HolderInfo, ...] = ()
+    #: See `UpdateInfo.seen_since`.
+    seen_since: float | None = None
 
 
 class Registry(Protocol):

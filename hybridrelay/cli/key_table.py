@@ -9,6 +9,7 @@ import attrs
 from ..administration import ConnectionInfo, KeyInfo, RollInfo
 from ..security import KeySlot, Rule
 from . import output
+from .not_counted import not_counted
 from .times import utc_text
 
 
@@ -83,6 +84,8 @@ def roll_text(rule: str, roll: RollInfo) -> str:
             "two, or within a minute if the relay has just been restarted. If this does not change, no program that "
             "uses this rule is connected."
         )
+    if text := not_counted(roll.started_at, roll.seen_since):
+        lines.append(text)
     if roll.missing:
         rows = [
             (

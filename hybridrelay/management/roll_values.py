@@ -62,10 +62,13 @@ class RollValue(Value, frozen=True):
     kept: int
     #: Some of those that do not have it.
     missing: tuple[HolderValue, ...]
+    #: Since when the relay has noted this: since the roll began, or since the relay was started. Programs that have
+    #: not connected since then are not counted.
+    seen_since: float | None = None
 
     @classmethod
-    def of(cls, roll: KeyRoll, live: RollSnapshot) -> RollValue:
-        """Make the value for a roll, and what the relay knows of the programs."""
+    def of(cls, roll: KeyRoll, live: RollSnapshot, relay_started_at: float) -> RollValue:
+        """Make the value for a roll, and what the relay, which was started then, knows of the programs."""
         return cls(
             slot=roll.slot.value,
             started_at=roll.started_at,
@@ -84,4 +87,5 @@ class RollValue(Value, frozen=True):
                 )
                 for one in live.missing
             ),
+            seen_since=max(roll.started_at, relay_started_at),
         )

@@ -55,7 +55,8 @@ async def _get_roll(call: Call) -> RollValue:
     roll = connection.roll(call.rule)
     if roll is None:
         raise NotFound(f"no key of rule {call.rule} is being rolled")
-    return RollValue.of(roll, call.managed.relay.roll(call.name, call.rule) or RollSnapshot())
+    live = call.managed.relay.roll(call.name, call.rule) or RollSnapshot()
+    return RollValue.of(roll, live, call.managed.started_at)
 
 
 #: The operations of this module, a part of the table of all operations.

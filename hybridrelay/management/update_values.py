@@ -66,10 +66,14 @@ class UpdateValue(Value, frozen=True):
     kept: int
     #: Some of those that do not have it.
     missing: tuple[RecipientValue, ...]
+    #: Since when the relay has noted this: since the update was pushed, or since the relay was started. Programs that
+    #: have not connected since then are not counted.
+    seen_since: float | None = None
 
     @classmethod
-    def of(cls, update: StoredUpdate, live: UpdateSnapshot | None) -> UpdateValue:
-        """Make the value for an update of a store, and what the relay knows of the programs."""
+    def of(cls, update: StoredUpdate, live: UpdateSnapshot | None, started_at: float) -> UpdateValue:
+        """Make the value for an update of a store, and what the relay, which was started then, knows of the
+        programs."""
         missing = () if live is None else live.missing
         return cls(
             role=update.role.value,
@@ -91,6 +95,7 @@ class UpdateValue(Value, frozen=True):
                 )
                 for one in missing
             ),
+            seen_since=max(update.created_at, started_at),
         )
 
 

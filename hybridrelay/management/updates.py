@@ -23,7 +23,10 @@ async def _list_updates(call: Call) -> UpdatePage:
     updates = await call.managed.read_store(lambda store: store.updates(call.name))
     live = {(one.role, one.serial, one.sequence): one for one in call.managed.relay.updates(call.name)}
     return UpdatePage(
-        value=tuple(UpdateValue.of(one, live.get((one.role.value, one.serial, one.sequence))) for one in updates)
+        value=tuple(
+            UpdateValue.of(one, live.get((one.role.value, one.serial, one.sequence)), call.managed.started_at)
+            for one in updates
+        )
     )
 
 
@@ -47,7 +50,7 @@ async def _push_update(call: Call) -> UpdateValue:
         store.put_update(update)
 
     await call.managed.change_store(put)
-    return UpdateValue.of(update, None)
+    return UpdateValue.of(update, None, call.managed.started_at)
 
 
 #: The operations of this module, a part of the table of all operations.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hybridrelay.cli.not_counted import not_counted
 from hybridrelay.errors import DeniedByPolicy, StateError
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.updates import MAX_UPDATES_PER_CONNECTION, StoredUpdate
@@ -234,3 +235,18 @@ def test_the_policy_of_this_machine(pushing_: Pushing, monkeypatch: pytest.Monke
 
 def test_a_relay_keeps_as_many_as_an_authority_can_push() -> None:
     assert MAX_UPDATES_PER_CONNECTION >= 2 + 2 * (MAX_EXCLUDED // 2)
+
+
+@pytest.mark.parametrize(
+    ("seen_since", "says"), [(None, "No relay runs"), (100.0, ""), (101.0, "started at 1970-01-01T00:01:41Z")]
+)
+def test_which_programs_are_not_counted(seen_since: float | None, says: str) -> None:
+    text = not_counted(100.0, seen_since)
+    assert (says in text, bool(text)) == (True, bool(says))
+
+
+def test_the_list_says_that_nothing_is_known_without_a_relay(pushing_: Pushing) -> None:
+    pushing_.push("--target", "db2:1")
+    listed = pushing_.list().out
+    assert "0 of 0" in listed
+    assert "No relay runs with this state directory, so it is not known which programs have it." in listed

@@ -197,6 +197,8 @@ async def test_a_relay_that_delivers_an_earlier_update_after_a_backup_was_restor
         partial(connector.wait_for_line, f"update.received.*sequence={sequence}", where="err")
     )
     assert load_connection_string(published.connector).target == HostPort("127.0.0.1", 2)
+    text = await run(deployment, "updates", "list", "orders", "--state", deployment.state)
+    assert "Programs that have not connected since then are not counted." in text
     nursery.cancel_scope.cancel()
 
 

@@ -40,6 +40,7 @@ async def test_a_roll_begins_and_is_shown(api: Api, viewer: Api) -> None:
     assert answer.status == 200
     assert (shown["slot"], shown["waitForGrace"], shown["holders"]) == ("secondary", True, 0)
     assert shown["endsAt"] - shown["startedAt"] == 60
+    assert shown["seenSince"] == max(shown["startedAt"], api.managed.started_at)
     api.relay.rolls["orders", "application"] = RollSnapshot(2, 1, (MISSING,))
     _, shown = await viewer.call("GET", f"{RULE}/roll")
     assert (shown["holders"], shown["kept"]) == (2, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -74,3 +75,14 @@ async def test_who_may_push(api: Api, nursery: trio.Nursery) -> None:
         caller = await serve_api(api, Caller("test", role.name, role), nursery)
         assert (await caller.call("POST", UPDATES, BODY))[0].status == 403
         assert (await caller.call("GET", UPDATES))[0].status == 200
+
+
+async def test_since_when_the_relay_knows(api: Api, nursery: trio.Nursery) -> None:
+    """Since the update was pushed; or, if it was started later, since then."""
+    await api.call("PUT", f"{CONNECTIONS}/orders", {"endpoints": ["relay.example.com"]})
+    _, pushed = await api.call("POST", UPDATES, BODY)
+    assert pushed["seenSince"] == pushed["createdAt"]
+    api.managed = attrs.evolve(api.managed, started_at=pushed["createdAt"] + 5)
+    later = await serve_api(api, Caller("token", "x", ManagementRole.VIEWER), nursery)
+    (listed,) = (await later.call("GET", UPDATES))[1]["value"]
+    assert listed["seenSince"] == pushed["createdAt"] + 5

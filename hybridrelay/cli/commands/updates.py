@@ -11,6 +11,7 @@ from ..._printable import printable
 from ...administration import UpdateInfo, Wanted, WhatIsPushed, push_updates, pushed_so_far
 from ...security import Role, format_port_lists
 from .. import exits, output
+from ..not_counted import not_counted
 from ..policy_denials import refuse_denied
 from ..public_ports import warn_of_unknown_ports
 from ..relay_access import describe_access, open_registry
@@ -85,6 +86,10 @@ def run_list(args: argparse.Namespace) -> int:
             for update, one in missing
         ]
         output.say(output.table(("UPDATE", "PROGRAM", "INSTANCE", "ADDRESS", "STATE", "WHY"), rows))
+    first = min(updates, key=lambda one: one.created_at)
+    if text := not_counted(first.created_at, first.seen_since):
+        output.say()
+        output.say(text)
     return exits.OK
 
 

@@ -189,6 +189,7 @@ def _one_roll(rule: str, roll: RollValue, href: str) -> Element:
         "div",
         h("p", h("b", name_of(rule)), f": the new key is the {roll.slot} one, since ", moment(roll.started_at), "; ",
           linked(have, href), f". The old one is revoked {end} ", moment(roll.ends_at), "."),
+        _not_counted(roll.started_at, roll.seen_since),
         _missing(f"Programs without the new key of {rule}", roll.missing),
     )  # fmt: skip
 
@@ -211,14 +212,25 @@ def _updates(name: str, page: UpdatePage) -> Child:
         for one in page.value
     ]
     columns = ("For", "Sequence", "Changes", "Pushed", "Expires", "Programs that have it")
+    first = min(page.value, key=lambda one: one.created_at)
     return [
         table("Updates", columns, rows, numeric=(1,)),
+        _not_counted(first.created_at, first.seen_since),
         [
             _missing(f"Programs without update {one.sequence} for {_recipients(one)}", one.missing)
             for one in page.value
             if one.missing
         ],
     ]
+
+
+def _not_counted(began_at: float, seen_since: float | None) -> Child:
+    if seen_since is None or seen_since <= began_at:
+        return None
+    return h(
+        "p", "The relay was started at ", moment(seen_since),
+        ". Programs that have not connected since then are not counted.", class_="note",
+    )  # fmt: skip
 
 
 def _recipients(one: UpdateValue) -> str:
