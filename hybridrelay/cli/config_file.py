@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,15 @@ def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action
     actions = [action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY]
     actions.sort(key=lambda action: action.dest in _COMMON)
     return {name[2:]: action for action in actions for name in action.option_strings if name.startswith("--")}
+
+
+def changed_options(before: argparse.Namespace, after: argparse.Namespace, *, but: Collection[str] = ()) -> list[str]:
+    """Return the keys of a configuration file whose values differ, except those of options in `but`."""
+    return [
+        name
+        for name, action in _known_options(before.parser).items()
+        if action.dest not in but and getattr(before, action.dest, None) != getattr(after, action.dest, None)
+    ]
 
 
 def _is_given(args: argparse.Namespace, action: argparse.Action) -> bool:

@@ -183,6 +183,19 @@ class DialOptionsReloaded(Event):
 
 
 @attrs.frozen(kw_only=True)
+class RelayOptionsReloaded(Event):
+    """The configuration file of a relay was read again, and the relay uses what has changed for new connections."""
+
+    name: ClassVar = "relay-options.reloaded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Options of the relay were reloaded, and new connections use them"
+
+    file: str
+    #: The keys in the file.
+    changed: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class RestartNeeded(Event):
     """Something has changed in a configuration file that a running program cannot change."""
 

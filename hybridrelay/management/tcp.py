@@ -157,6 +157,12 @@ class ManagementTcp:
         """Read the certificates again; see `Renewal.reload`. Returns False if there is no certificate."""
         return self._tls is not None and await self._tls.reload()
 
+    def use_proxies(self, proxy_protocol_from: Networks, trusted_proxies: Networks) -> None:
+        """Use other proxies (see `TcpOptions`) for connections that arrive from now on."""
+        self._options = attrs.evolve(
+            self._options, proxy_protocol_from=proxy_protocol_from, trusted_proxies=trusted_proxies
+        )
+
     async def watch(self) -> None:
         """Watch for renewed certificates, until cancelled."""
         if self._tls is not None:

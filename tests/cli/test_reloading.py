@@ -95,7 +95,7 @@ def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
 
 def test_a_relay_without_anything_to_reload(deployment: Deployment) -> None:
     relay = deployment.start("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS)
-    hang_up(relay, "no --tls-certificate to reload")
+    hang_up(relay, "no --config or --tls-certificate to reload")
     assert relay.terminate() == 0
 
 

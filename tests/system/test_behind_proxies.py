@@ -25,6 +25,7 @@ from hybridrelay.events import (
 from hybridrelay.protocol.preamble import PROBE_SIZE, STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import Relay, RelayConfig, RelayInfo
+from hybridrelay.relay.config import ClientAddresses
 from hybridrelay.relay.service import relay as relay_module
 from hybridrelay.security import parse_networks_untrusted
 from hybridrelay.streams import receive_exactly
@@ -49,6 +50,8 @@ class Running:
     info: RelayInfo
     published: list[Event]
     published_one: Callable[[], trio.Event]
+    relay: Relay
+    config: RelayConfig
 
     async def event(self, kind: type[Event]) -> Event:
         """The first event of a kind."""
@@ -95,7 +98,7 @@ async def running(
     relay = Relay(config, events=EventStream(publish))
     async with trio.open_nursery() as nursery:
         info: RelayInfo = await nursery.start(relay.run)
-        yield Running(info, published, lambda: waiting)
+        yield Running(info, published, lambda: waiting, relay, config)
         nursery.cancel_scope.cancel()
 
 
@@ -245,3 +248,33 @@ async def test_both_kinds_of_proxies_one_behind_the_other(tmp_path: Path) -> Non
     async with running(tmp_path, proxy_protocol_from="127.0.0.5", trusted_proxies="192.0.2.7") as relay:
         assert await upgraded_peer(relay, "X-Forwarded-For: 203.0.113.9\r\n", header=V1) == "203.0.113.9"
         assert await upgraded_peer(relay, "X-Forwarded-For: 203.0.113.9\r\n", header=LOCAL) == PROXY
+
+
+@pytest.mark.usefixtures("each_way_to_accept")
+async def test_the_proxies_can_be_changed_while_the_relay_runs(tmp_path: Path) -> None:
+    """For connections that arrive afterwards; one that waits for its preamble is not affected."""
+    async with running(tmp_path) as relay, relay.connect("probe") as earlier:
+        changed = attrs.evolve(
+            relay.config,
+            proxy_protocol_from=parse_networks_untrusted(PROXY),
+            trusted_proxies=parse_networks_untrusted(OTHER),
+            client_addresses=ClientAddresses.NONE,
+            max_pairs=7,
+            bindings={"probe": (Binding("127.0.0.1", 0),)},
+        )
+        async with relay.connect("probe") as stream:
+            await probe(stream)
+        assert relay.relay.update(changed) == ("bindings", "max_pairs")
+        async with relay.connect("probe") as stream:
+            await probe(stream, V1)
+        async with relay.connect("probe") as stream:
+            await stream.send_all(Preamble(Purpose.PROBE).encode())
+            assert await is_closed(stream)
+        refused = await relay.event(ProxyHeaderRefused)
+        assert isinstance(refused, ProxyHeaderRefused)
+        async with relay.connect("probe", OTHER) as stream:
+            await probe(stream)
+        assert relay.relay.update(relay.config) == ()
+        async with relay.connect("probe") as stream:
+            await probe(stream)
+        await probe(earlier)

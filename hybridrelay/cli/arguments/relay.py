@@ -25,7 +25,9 @@ The ready line ends with the relay's pin, by which client and connector recogniz
 reads the pin from the state directory, or takes it from --relay-pin.
 
 {RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate")}
-A renewed certificate is also noticed without a signal, within half a minute.
+A renewed certificate is also noticed without a signal, within half a minute. At SIGHUP, the relay also uses changed
+values of proxy-protocol-from, trusted-proxies and client-addresses in the file of --config. The log names other
+settings that have changed, because they need a restart.
 
 {WHAT_IT_DOES}
 """

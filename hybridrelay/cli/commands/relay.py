@@ -16,18 +16,18 @@ from ...events.stream import EventStream
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
 from ...relay.config import ClientAddresses, default_workers
-from ...security import NO_NETWORKS
+from ...security import NO_NETWORKS, Networks
 from .. import exits
 from ..arguments import values
 from ..auditing import audited, make_audit
-from ..config_file import use_config_file
+from ..relay_configuration import RelayConfiguration
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the relay until a signal stops it."""
-    use_config_file(args)
+    configuration = RelayConfiguration(args)
     events = logged_events()
     relay = Relay(make_config(args), events=events)
     tcp = make_management(args, events)
@@ -35,9 +35,16 @@ def run(args: argparse.Namespace) -> int:
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def reload() -> None:
-        if args.tls_certificate is None and args.management_tls_certificate is None:
-            detail = "there is no --tls-certificate to reload; changes to the registry need no signal"
+        if args.tls_certificate is None and args.management_tls_certificate is None and args.config is None:
+            detail = "there is no --config or --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
+        try:
+            if await configuration.read_again():
+                relay.update(make_config(args))
+                if tcp is not None:
+                    tcp.use_proxies(*_proxies(args))
+        except ConfigurationError as exc:
+            publish_not_reloaded(exc)
         for reload_certificates in (relay.reload_certificates, *([] if tcp is None else [tcp.reload])):
             try:
                 await reload_certificates()
@@ -67,6 +74,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         raise ConfigurationError("no state directory was given", remedy="relay --state DIR, or state in --config")
     if args.tls_key is not None and args.tls_certificate is None:
         raise ConfigurationError("--tls-key needs --tls-certificate", remedy="give both, or neither")
+    proxy_protocol_from, trusted_proxies = _proxies(args)
     return RelayConfig(
         state_dir=args.state,
         bindings=make_bindings(args.host or [""], args.ports or {}, args.websocket_path_prefix or ""),
@@ -78,11 +86,16 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs_per_key=args.max_pairs_per_key,
         workers=default_workers() if args.workers is None else args.workers,
         keep_pairs=args.keep_pairs,
-        proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
-        trusted_proxies=args.trusted_proxies or NO_NETWORKS,
+        proxy_protocol_from=proxy_protocol_from,
+        trusted_proxies=trusted_proxies,
         client_addresses=ClientAddresses(args.client_addresses),
         max_history_bytes=args.max_history_mib << 20,
     )
+
+
+def _proxies(args: argparse.Namespace) -> tuple[Networks, Networks]:
+    """Return the proxies that send PROXY headers, and those that are trusted reverse proxies."""
+    return args.proxy_protocol_from or NO_NETWORKS, args.trusted_proxies or NO_NETWORKS
 
 
 def make_management(args: argparse.Namespace, events: EventStream) -> ManagementTcp | None:
@@ -99,14 +112,15 @@ def make_management(args: argparse.Namespace, events: EventStream) -> Management
                     f"--{name} needs --management", remedy="say where to listen: --management ADDR:PORT"
                 )
         return None
+    proxy_protocol_from, trusted_proxies = _proxies(args)
     options = TcpOptions(
         addresses=args.management,
         certificate=args.management_tls_certificate,
         key=args.management_tls_key,
         client_ca=args.management_client_ca,
         hosts=args.management_host or (),
-        proxy_protocol_from=args.proxy_protocol_from or NO_NETWORKS,
-        trusted_proxies=args.trusted_proxies or NO_NETWORKS,
+        proxy_protocol_from=proxy_protocol_from,
+        trusted_proxies=trusted_proxies,
     )
     return ManagementTcp(options, events=events)
 

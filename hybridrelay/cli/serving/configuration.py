@@ -16,7 +16,7 @@ from ...events.plain_log import plainly_logged_events
 from ...events.program import ReloadSkipped
 from ...security import ConnectionString, Role
 from ...security.loading import describe_source
-from ..config_file import apply_config_file, use_config_file
+from ..config_file import apply_config_file, changed_options, use_config_file
 from ..connection_strings import load_again, load_all
 from ..entries import Entry, Key, entries_of
 from ..proxies import DialOptions, dial_files, read_dial_options
@@ -197,7 +197,7 @@ class Configuration:
         apply_config_file(args, self.file, regular=True)
         entries = entries_of(args)
         self.watch.note(entry.path for entry in entries if entry.path is not None)
-        return entries, tuple(_differences(self._args, args)), args
+        return entries, tuple(changed_options(self._args, args, but=_SERVED)), args
 
     async def _read_entry(self, entry: Entry, running: Mapping[Key, Running], says_all: bool) -> Wanted | None:
         """Read the connection string of an entry; None if there is nothing to serve."""
@@ -233,17 +233,3 @@ class Configuration:
 
     def _thread(self, file: str) -> FileThread:
         return self._threads.setdefault(file, FileThread(file))
-
-
-def _differences(before: argparse.Namespace, after: argparse.Namespace) -> Sequence[str]:
-    names = {
-        action.dest: name[2:]
-        for action in before.parser._actions
-        for name in action.option_strings
-        if name.startswith("--")
-    }
-    return [
-        name
-        for dest, name in names.items()
-        if dest not in _SERVED and getattr(before, dest, None) != getattr(after, dest, None)
-    ]

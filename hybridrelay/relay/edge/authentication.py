@@ -55,7 +55,7 @@ class AuthenticatedControlChannel(Generic[PeerT]):
     tls: TLSStream
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Authenticator(Generic[PeerT]):
     """Authenticates connections.
 
@@ -72,7 +72,8 @@ class Authenticator(Generic[PeerT]):
             raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: the stream to which events are published.
-        trusted_proxies: the reverse proxies whose statements about where a connection comes from are trusted.
+        trusted_proxies: the reverse proxies whose statements about where a connection comes from are trusted. May be
+            replaced.
     """
 
     certificates: RelayCertificates

@@ -118,7 +118,8 @@ class UnauthenticatedConnections:
         self._scheduler = scheduler
         self._decode = decode
         self._serve = serve
-        self._proxies = proxies
+        #: The proxies that have to send a PROXY header. May be replaced: connections that wait are not affected.
+        self.proxies = proxies
         self._refused = refused
         #: The waiting connections by descriptor, the oldest first.
         self._connections: dict[int, _Waiting] = {}
@@ -157,7 +158,7 @@ class UnauthenticatedConnections:
             self._slots.take(address, lambda: self._close(fd)),
             Handshake(address_group(address), lambda: self._hand_over(fd)),
             trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
-            _Stage.PROXY if self._proxies.covers(address) else _first_stage(port),
+            _Stage.PROXY if self.proxies.covers(address) else _first_stage(port),
         )
         if len(self._connections) == 1:
             self._poll_scope.deadline = self._first_deadline()

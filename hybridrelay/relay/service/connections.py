@@ -69,7 +69,8 @@ class ControlPeers:
         checkpoints: Checkpoints | None = None,
     ) -> None:
         self._broker = broker
-        self._client_addresses = client_addresses
+        #: May be replaced: peers that have been admitted are not affected.
+        self.client_addresses = client_addresses
         self._instance = instance
         self._outer_pins = outer_pins
         self._claims = claims
@@ -105,7 +106,7 @@ class ControlPeers:
             relay_instance=self._instance,
             outer_pins=self._outer_pins(),
             address=address_group(address),
-            client_address=self._client_addresses.stated(address),
+            client_address=self.client_addresses.stated(address),
             transport=transport,
             claims=self._claims,
             checkpoints=self._checkpoints,
@@ -193,6 +194,13 @@ class ConnectionService:
         self._proxies = proxies
         #: Set by `watch_unauthenticated`.
         self._waiting: UnauthenticatedConnections | None = None
+
+    def use_proxies(self, proxy_protocol_from: Networks, trusted_proxies: Networks) -> None:
+        """Use other proxies for connections that arrive from now on."""
+        self._proxies = proxy_protocol_from
+        if self._waiting is not None:
+            self._waiting.proxies = proxy_protocol_from
+        self._authenticator.trusted_proxies = trusted_proxies
 
     async def watch_unauthenticated(
         self,

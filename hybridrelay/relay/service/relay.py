@@ -68,6 +68,8 @@ __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
 #: How long a relay that is stopping lets open connections continue (seconds).
 DRAIN_SECONDS = 1.0
+#: The fields of `RelayConfig` that can be changed while the relay runs.
+_UPDATED = ("proxy_protocol_from", "trusted_proxies", "client_addresses")
 
 
 @attrs.frozen
@@ -395,6 +397,26 @@ class Relay:
                 in force.
         """
         return self._parts is not None and await self._parts.certificates.reload()
+
+    def update(self, config: RelayConfig) -> tuple[str, ...]:
+        """Use a changed configuration from now on, as far as that is possible without a restart: the proxies in front
+        of the relay, and what connectors are told about the addresses of clients. Open connections are not affected.
+
+        Returns:
+            The names of the other fields that have changed, and take effect only after a restart.
+
+        Raises:
+            TypeError: `config` is not a `RelayConfig`.
+        """
+        check_type(config, RelayConfig, "RelayConfig(...)")
+        used = {name: getattr(config, name) for name in _UPDATED}
+        now = self._config = attrs.evolve(self._config, **used)
+        if self._parts is not None:
+            self._parts.connections.use_proxies(now.proxy_protocol_from, now.trusted_proxies)
+            self._parts.peers.client_addresses = now.client_addresses
+        return tuple(
+            one.name for one in attrs.fields(RelayConfig) if getattr(now, one.name) != getattr(config, one.name)
+        )
 
     async def _sweep(self, peers: ControlPeers) -> None:
         """End expired registrations, and control channels that are not read."""
