@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 import sys
 from typing import Any
@@ -81,6 +82,50 @@ async def _listen(family: int, type_: int, protocol: int, address: tuple[Any, ..
     except BaseException:
         sock.close()
         raise
+
+
+async def bind_datagrams(host: str, port: int) -> list[socket.socket]:
+    """Return UDP sockets that receive datagrams at all addresses of a host name that belong to this machine. They do
+    not block.
+
+    Args:
+        host: a name or an address, and not one that stands for all addresses: an answer has to come from the address
+            to which the request was sent.
+        port: 0 for any free port, which is a different one for each address.
+
+    Raises:
+        OSError: see `open_listeners`; or `host` stands for all addresses (EINVAL).
+    """
+    with thread_errors():
+        addresses = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_DGRAM)
+    found: list[socket.socket] = []
+    absent: list[OSError] = []
+    try:
+        for family, type_, protocol, _, address in addresses:
+            if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified:
+                raise OSError(errno.EINVAL, "datagrams need one address; all addresses together are not possible")
+            try:
+                sock = socket.socket(family, type_, protocol)
+            except OSError as exc:
+                absent.append(exc)
+                continue
+            try:
+                sock.setblocking(False)
+                sock.bind(address)
+            except OSError as exc:
+                sock.close()
+                if exc.errno != errno.EADDRNOTAVAIL:
+                    raise
+                absent.append(exc)
+            else:
+                found.append(sock)
+        if not found:
+            raise absent[0]
+    except BaseException:
+        for sock in found:
+            sock.close()
+        raise
+    return found
 
 
 def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[str, str]:

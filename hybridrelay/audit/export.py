@@ -115,6 +115,8 @@ def _activity(record: Mapping[str, Any], activity: int) -> int:
     return _RESET if activity == _CLOSE and record.get("outcome") == "broken" else activity
 
 
+#: What the target of a flow of datagrams ends with.
+_DATAGRAMS = "/udp"
 #: The fields of records that have a place of their own in CEF.
 _CEF_KEYS: Final = {
     "label": "suser",
@@ -142,6 +144,8 @@ def to_cef(record: Mapping[str, Any]) -> str:
             fields[key] = record[name]
     if target := record.get("target"):
         fields["dhost"], fields["dpt"] = _host_and_port(str(target))
+        if str(target).endswith(_DATAGRAMS):
+            fields["proto"] = "UDP"
     if address := record.get("address"):
         fields["dst"] = _host_and_port(str(address))[0]
     for key, label, name in (
@@ -166,7 +170,7 @@ def _cef_value(value: object) -> str:
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
+    host, _, port = text.removesuffix(_DATAGRAMS).rpartition(":")
     return (host.strip("[]"), int(port)) if host and port.isascii() and port.isdecimal() else (text, 0)
 
 

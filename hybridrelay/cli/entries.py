@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from .._datagram_address import DatagramAddress
 from .._own_address import OWN, OwnAddress
 from .._unix_address import UnixAddress
 from ..errors import ConfigurationError
@@ -21,8 +22,8 @@ from ..security import ENVIRONMENT_VARIABLE, HostPort
 
 __all__ = ["ANYWHERE", "Entry", "Key", "Listen", "entries_of", "is_any_port"]
 
-#: A local address: a host and a port, an address of its own, or a Unix socket.
-Listen: TypeAlias = tuple[str, int] | OwnAddress | UnixAddress
+#: A local address: a host and a port (for streams, or also for datagrams), an address of its own, or a Unix socket.
+Listen: TypeAlias = tuple[str, int] | DatagramAddress | OwnAddress | UnixAddress
 #: Identifies an entry as long as the program runs: the file, and the number of earlier entries with the same file.
 Key: TypeAlias = tuple[str, int]
 
@@ -32,7 +33,9 @@ ANYWHERE: Listen = ("127.0.0.1", 0)
 
 def is_any_port(address: Listen) -> bool:
     """Return whether the system chooses the port of a local address, so that several may be the same."""
-    return isinstance(address, tuple) and address[1] == 0
+    return (
+        address[1] == 0 if isinstance(address, tuple) else isinstance(address, DatagramAddress) and not address.port
+    )
 
 
 @attrs.frozen
@@ -138,8 +141,8 @@ def _of_names(
     if names and len(names) != len(files):
         raise ConfigurationError(
             f"{len(names)} times --as for {len(files)} connection string{'s' if len(files) > 1 else ''}",
-            remedy="give one --as for each --connection-string-file, or none at all; to give one hybrid connection "
-            "several names, write a configuration file",
+            remedy="give one --as for each --connection-string-file, or none at all; for several names of one, write "
+            "a configuration file",
         )
     return tuple(
         Entry(file, key_of(file), published_names=(names[number],) if names else ())
@@ -148,7 +151,7 @@ def _of_names(
 
 
 def _default_listen(args: argparse.Namespace) -> list[Listen | Literal["own"]]:
-    """Return the default local addresses of an entry: none, if there are fronts."""
+    """Return where an entry listens if nothing is said: if there are fronts, nowhere."""
     return [] if args.socks or args.http_proxy else [ANYWHERE]
 
 
@@ -173,6 +176,6 @@ def _of_table(
         return _listening(
             Entry(file, key_of(file), where=table.where), table.listen or args.listen or _default_listen(args)
         )
-    # Keys that a table does not have are taken from the rest of the file, or from the options.
+    # What a table does not say is as in the rest of the file, or in the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
     return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)

@@ -34,9 +34,9 @@ from ..errors import ConfigurationError, DeniedByPolicy, HybridRelayError, Strea
 from ..events.endpoint import NetworkChanged
 from ..events.log import logged_events
 from ..events.stream import EventStream
-from ..mux import DATA_CONFIG, Budget, Feature, MuxStream, Session
+from ..mux import DATA_CONFIG, Budget, DatagramFlow, Feature, MuxStream, Session
 from ..policy import WatchedPolicy
-from ..protocol import control
+from ..protocol import Metadata, control
 from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
 from ..security import (
@@ -133,7 +133,10 @@ class Client:
             nursery,
             # A connector opens no streams.
             config=attrs.evolve(
-                DATA_CONFIG, resume_deadline=config.resume_deadline, max_streams=0, features=Feature.ISSUE
+                DATA_CONFIG,
+                resume_deadline=config.resume_deadline,
+                max_streams=0,
+                features=Feature.ISSUE | Feature.DATAGRAMS,
             ),
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
             events=self._events,
@@ -166,7 +169,9 @@ class Client:
         #: publishes the events of its streams itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
         self._listening: tuple[str, ...] = ()
-        self._reports = StreamReports(lambda: self.connection, self._events, self.requests, self._sessions.serial_of)
+        self._reports = StreamReports(
+            lambda: self.connection, self._events, self.requests, self._sessions.serial_of, self._counters
+        )
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -215,7 +220,7 @@ class Client:
         """The local addresses of a forward that uses this client.
 
         Raises, when it is set:
-            DeniedByPolicy: the policy of the machine does not allow listening there.
+            DeniedByPolicy: the policy of the machine does not allow to listen there.
         """
         return self._listening
 
@@ -284,7 +289,7 @@ class Client:
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or the one that accepted did not open its data channel.
             PeerIdentityError: client and connector do not accept each other.
-            DeniedByPolicy: the policy of this machine does not allow using the hybrid connection.
+            DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
             StreamRefused: too many streams are already waiting for a session (`Reason.LIMIT`).
             trio.ClosedResourceError: the block of `open_client` has ended.
 
@@ -424,9 +429,8 @@ class Client:
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
     def refresh(self) -> None:
-        """Use the current connection string again, so that what relays have refused is requested again at once.
-
-        This is the one in use: with the key or the update that a relay has given, even if it could not be stored.
+        """Use the connection string again that is in use: with the key or the update that a relay has given, even if
+        it could not be stored.
 
         Raises:
             ConfigurationError: see `update`.
@@ -519,6 +523,44 @@ class Client:
             return None
         return opened.session.open_stream_nowait(metadata=port_metadata(port))
 
+    async def open_flow(
+        self,
+        *,
+        port: int | None = None,
+        wait_opened: bool = True,
+        patience: float | None = None,
+        application: Callable[[], str] = str,
+    ) -> DatagramFlow:
+        """Open a flow of datagrams to the target, and return when the connector has accepted it.
+
+        The hybrid connection's target has to be one for datagrams (``dns.corp:53/udp``). Publishes events and is
+        cancelled as `open_stream`. The caller closes the flow; the connector ends one that is idle.
+
+        Args:
+            port, patience: as for `open_stream`.
+            wait_opened: if False, return as soon as the connector has been asked. Datagrams can then be sent without
+                waiting for a round trip; if the connector refuses, the flow breaks (`DatagramFlow.wait_opened`
+                raises the reason).
+            application: returns the address of the application, for the status.
+
+        Raises:
+            StreamRefused, HybridRelayError, ValueError: as for `open_stream`. If connector or target have only
+                streams, the reason is `Reason.KIND_NOT_OFFERED`.
+        """
+        metadata = port_metadata(port)
+        with self._reports.request_flow(application) as follow:
+            deadline = self._deadline(patience)
+            opened = await self._opener.get(deadline)
+            try:
+                flow = await _open_flow(opened.session, metadata, wait_opened)
+            except StreamRefused as exc:
+                if not self.may_try_again(exc):
+                    raise
+                opened = await self._opener.get(deadline)
+                flow = await _open_flow(opened.session, metadata, wait_opened)
+            follow(flow)
+        return flow
+
     def stream_id_of(self, stream: MuxStream) -> str:
         """Return the id of a stream of this client in the connector's events."""
         return self._reports.id_of(stream)
@@ -555,6 +597,18 @@ async def _open_stream(session: Session, port: int | None, wait_opened: bool) ->
     return session.open_stream_nowait(metadata=metadata)
 
 
+async def _open_flow(session: Session, metadata: Metadata, wait_opened: bool) -> DatagramFlow:
+    await session.unanswered.wait_to_open()
+    flow = session.open_flow_nowait(metadata=metadata)
+    if wait_opened:
+        try:
+            await flow.wait_opened()
+        except BaseException:
+            flow.reset(Reason.CANCELLED)
+            raise
+    return flow
+
+
 @asynccontextmanager
 async def open_client(
     config: ClientConfig | ConnectionString | str,
@@ -575,7 +629,7 @@ async def open_client(
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
-        DeniedByPolicy: the policy of this machine does not allow using the hybrid connection.
+        DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, the policy of
             the machine cannot be read, or the environment names an impossible proxy.
     """

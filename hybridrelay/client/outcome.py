@@ -6,10 +6,10 @@ import enum
 
 import attrs
 
-from ..mux import Bridged, Party, StreamEnd
+from ..mux import Bridged, FlowEnd, Party, StreamEnd
 from ..protocol.reasons import Reason
 
-__all__ = ["Disconnected", "Ending", "outcome_of", "outcome_of_stream"]
+__all__ = ["Disconnected", "Ending", "outcome_of", "outcome_of_flow", "outcome_of_stream"]
 
 
 class Ending(enum.StrEnum):
@@ -80,6 +80,14 @@ def outcome_of_stream(end: StreamEnd) -> Disconnected:
     to_client = Ending.FINISHED if end.received_all else stopped
     kind = _kind(to_target, to_client)
     return Disconnected(kind, to_target, to_client, Reason.NO_ERROR if kind == "closed" else end.reason)
+
+
+def outcome_of_flow(end: FlowEnd) -> Disconnected:
+    """Return how a flow of datagrams ended: *closed* if one side has ended it, otherwise *broken*."""
+    if end.reason is Reason.NO_ERROR:
+        return Disconnected("closed", Ending.FINISHED, Ending.FINISHED, Reason.NO_ERROR)
+    broke = _BROKEN_BY[end.ended_by]
+    return Disconnected("broken", broke, broke, end.reason)
 
 
 def _kind(to_target: Ending, to_client: Ending) -> str:

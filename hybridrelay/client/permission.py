@@ -37,7 +37,7 @@ class Permission:
         self._publish_event()
 
     def check(self, string: ConnectionString, listening: Sequence[str] = ()) -> None:
-        """Check whether the policy allows using a connection string, and listening at some local addresses.
+        """Check whether the policy allows to use a connection string, and to listen at some local addresses.
 
         Raises:
             DeniedByPolicy: it does not.
@@ -85,7 +85,8 @@ class Permission:
 
 
 def _resource_of(string: ConnectionString, listening: str) -> Resource:
-    """Return the resource for listening at an address, or on a Unix socket (``unix:/path``)."""
+    """Return the resource for listening at an address, for streams or datagrams, or on a Unix socket
+    (``unix:/path``)."""
     if listening.startswith("unix:"):
         return attrs.evolve(resource_of(string, None), path=listening.removeprefix("unix:"))
-    return resource_of(string, parse_host_port_untrusted(listening))
+    return resource_of(string, parse_host_port_untrusted(listening.removesuffix("/udp")))

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from ..connectivity.counters import EndpointCounters
-from ..mux import MuxStream
+from ..mux import DatagramFlow, MuxStream
 from ..protocol.reasons import Reason
 
 __all__ = ["StreamRequest", "StreamRequests"]
@@ -18,7 +18,7 @@ __all__ = ["StreamRequest", "StreamRequests"]
 
 @attrs.define(eq=False)
 class StreamRequest:
-    """One connection of an application, or one call of `Client.open_stream`."""
+    """One connection or flow of datagrams of an application, or one call of `Client.open_stream`."""
 
     #: The request's id in events.
     id: str
@@ -26,8 +26,8 @@ class StreamRequest:
     began: float
     #: Returns the address of the application; empty if there is none. Raises OSError if its connection is closed.
     application: Callable[[], str]
-    #: The stream, as soon as there is a session for it.
-    stream: MuxStream | None = None
+    #: The stream or flow of datagrams, as soon as there is a session for it.
+    stream: MuxStream | DatagramFlow | None = None
 
     @property
     def was_accepted(self) -> bool:

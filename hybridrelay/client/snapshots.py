@@ -20,7 +20,7 @@ from ..connectivity.snapshot import (
     StreamState,
     UpdateStatus,
 )
-from ..mux import MemoryUse
+from ..mux import FlowProgress, MemoryUse
 from .opening import SessionOpener
 from .relays.senders import Senders
 from .requests import StreamRequest, StreamRequests
@@ -126,10 +126,14 @@ def _stream(request: StreamRequest, name: str, sessions: Sessions, offset: float
     if stream is not None:
         session = session_activity_id(stream.session_id, sessions.serial_of(stream.session_id))
         so_far = stream.so_far()
-        sent, received = so_far.sent, so_far.received
+        is_half_closed = False
+        if isinstance(so_far, FlowProgress):
+            sent, received = so_far.bytes_sent, so_far.bytes_received
+        else:
+            sent, received, is_half_closed = so_far.sent, so_far.received, so_far.is_half_closed
         state = StreamState.CONNECTING
         if stream.was_accepted:
-            state = StreamState.HALF_CLOSED if so_far.is_half_closed else StreamState.OPEN
+            state = StreamState.HALF_CLOSED if is_half_closed else StreamState.OPEN
     try:
         application = request.application()
     except OSError:

@@ -9,14 +9,15 @@ from contextlib import contextmanager
 import trio
 
 from ..connectivity.activity import session_activity_id, stream_activity_id
+from ..connectivity.counters import EndpointCounters
 from ..errors import HybridRelayError
 from ..events.base import Event
 from ..events.client import StreamNotOpened, StreamRequested
 from ..events.endpoint import StreamClosed
 from ..events.stream import EventStream
-from ..mux import MuxStream, StreamEnd
+from ..mux import DatagramFlow, FlowEnd, MuxStream, StreamEnd
 from ..protocol.reasons import Reason
-from .outcome import outcome_of_stream
+from .outcome import outcome_of_flow, outcome_of_stream
 from .requests import StreamRequests
 
 __all__ = ["StreamReports"]
@@ -30,6 +31,7 @@ class StreamReports:
         events: gets the events.
         requests: the client's open requests.
         serial_of: returns the serial of the identity with which a session was opened.
+        counters: counts datagrams.
     """
 
     def __init__(
@@ -38,14 +40,16 @@ class StreamReports:
         events: EventStream,
         requests: StreamRequests,
         serial_of: Callable[[bytes], str],
+        counters: EndpointCounters,
     ) -> None:
+        self._counters = counters
         self._connection = connection
         self._events = events
         self._requests = requests
         self._serial_of = serial_of
         #: The streams that have not ended. The budget of the session bounds their number: each reserves a part of it
         #: until it has been read to its end, and ends with the session at the latest.
-        self._streams: set[MuxStream] = set()
+        self._streams: set[MuxStream | DatagramFlow] = set()
 
     @contextmanager
     def request(self) -> Iterator[Callable[[MuxStream], None]]:
@@ -101,7 +105,62 @@ class StreamReports:
             self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
             raise
 
-    def id_of(self, stream: MuxStream) -> str:
+    @contextmanager
+    def request_flow(self, application: Callable[[], str]) -> Iterator[Callable[[DatagramFlow], None]]:
+        """Like `request`, for a flow of datagrams. `application` returns the address of its application."""
+        request = self._requests.begin(application)
+        connection, id_, began = self._connection(), request.id, request.began
+        self._events.publish(StreamRequested(connection=connection, activity_id=id_))
+
+        def not_opened(reason: Reason, detail: str, stream_id: str = "") -> Event:
+            return StreamNotOpened(
+                connection=connection,
+                activity_id=id_,
+                reason=reason,
+                detail=detail,
+                seconds=trio.current_time() - began,
+                stream_id=stream_id,
+            )
+
+        def ended(end: FlowEnd, stream_id: str) -> Event:
+            if not end.was_accepted:
+                return not_opened(end.reason, end.text, stream_id)
+            outcome, progress = outcome_of_flow(end), end.progress
+            return StreamClosed(
+                connection=connection,
+                activity_id=id_,
+                outcome=outcome.kind,
+                reason=outcome.reason,
+                to_target=str(outcome.to_target),
+                to_client=str(outcome.to_client),
+                bytes_to_target=progress.bytes_sent,
+                bytes_to_client=progress.bytes_received,
+                datagrams_to_target=progress.sent,
+                datagrams_to_client=progress.received,
+                datagrams_dropped=progress.dropped.queue + progress.dropped.age + progress.dropped.size,
+                seconds=trio.current_time() - began,
+                stream_id=stream_id,
+            )
+
+        def follow(flow: DatagramFlow) -> None:
+            def end(how: FlowEnd) -> None:
+                self._streams.discard(flow)
+                self._requests.end(request, how.reason)
+                self._counters.add_flow(how.progress.sent, how.progress.received, how.progress.dropped)
+                self._events.publish(ended(how, self.id_of(flow)))
+
+            self._streams.add(flow)
+            request.stream = flow
+            flow.set_end_callback(end)
+
+        try:
+            yield follow
+        except BaseException as exc:
+            self._requests.end(request, _reason_of(exc))
+            self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
+            raise
+
+    def id_of(self, stream: MuxStream | DatagramFlow) -> str:
         """Return the id of a stream in the connector's events."""
         session_id = stream.session_id
         return stream_activity_id(session_activity_id(session_id, self._serial_of(session_id)), stream.stream_id)

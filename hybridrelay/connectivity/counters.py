@@ -7,6 +7,7 @@ from collections import Counter
 from .._histogram import Histogram
 from ..events.base import Event
 from ..events.endpoint import SessionRefused, SessionResumed
+from ..protocol.datagrams import Dropped
 from ..protocol.reasons import Reason
 
 __all__ = ["CONNECT_BUCKETS", "SUCCESS", "EndpointCounters"]
@@ -32,12 +33,23 @@ class EndpointCounters:
         self.target_connect = Histogram(CONNECT_BUCKETS)
         #: By result: `SUCCESS`, or the slug of a reason.
         self.session_resumes: Counter[str] = Counter()
+        #: Datagrams of flows that have ended: ``to_target`` and ``to_client``.
+        self.datagrams: Counter[str] = Counter()
+        #: Datagrams of such flows that were dropped here: ``queue``, ``age`` and ``size``.
+        self.datagrams_dropped: Counter[str] = Counter()
         #: By the kind of the rule, never by the identity that the rule denies.
         self.policy_refusals: Counter[str] = Counter()
 
     def stream_opened(self, connection: str, reason: Reason = Reason.NO_ERROR) -> None:
         """Count a stream that was opened, or with a `reason`, one that was not."""
         self.streams_opened[connection, SUCCESS if reason is Reason.NO_ERROR else reason.slug] += 1
+
+    def add_flow(self, to_target: int, to_client: int, dropped: Dropped) -> None:
+        """Count the datagrams of a flow that has ended."""
+        self.datagrams["to_target"] += to_target
+        self.datagrams["to_client"] += to_client
+        for cause in ("queue", "age", "size"):
+            self.datagrams_dropped[cause] += getattr(dropped, cause)
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -58,4 +70,6 @@ class EndpointCounters:
         self.streams_opened.update(other.streams_opened)
         self.session_resumes.update(other.session_resumes)
         self.policy_refusals.update(other.policy_refusals)
+        self.datagrams.update(other.datagrams)
+        self.datagrams_dropped.update(other.datagrams_dropped)
         self.target_connect.add(other.target_connect)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,6 +41,7 @@ from ..policy import Action, Decision, PolicyFile, denied, resource_of
 from ..protocol import control, open_metadata
 from ..security import (
     ConnectionString,
+    HostPort,
     StreamTarget,
     StringUpdate,
     check_is_connection_string,
@@ -60,7 +62,7 @@ from .requested import first_target
 from .sessions import Sessions
 from .snapshots import connector_snapshot
 from .target_checks import TargetChecks
-from .targets import open_target
+from .targets import open_datagram_target, open_target
 
 __all__ = ["Connector", "run_connector"]
 
@@ -386,7 +388,7 @@ class Connector:
         return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
 
     def _witness_problems(self) -> tuple[SinkProblem, ...]:
-        """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""
+        """Return the relays that the policy requires as witnesses of the audit log, and that fail to be."""
         required = self._policies.policy.audit_witnesses
         if self._audit is None or not required:
             return ()
@@ -563,8 +565,11 @@ class Connector:
         self._events.publish(ConnectionAllowed(connection=published.name))
         self._relays.publish(published, links)
 
-    async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream:
-        return await open_target(target, permit=partial(self._policies.permit_check, target))
+    async def _dial_for_check(self, target: StreamTarget) -> trio.SocketStream | socket.socket:
+        permit = partial(self._policies.permit_check, target)
+        if isinstance(target, HostPort) and target.protocols.has_datagrams:
+            return await open_datagram_target(target, permit=permit)
+        return await open_target(target, permit=permit)
 
     def _network_changed(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))

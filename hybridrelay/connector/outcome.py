@@ -6,10 +6,11 @@ import enum
 
 import attrs
 
-from ..mux import Bridged, Party
+from ..mux import Bridged, FlowEnd, Party
 from ..protocol.reasons import Reason
+from .flow_bridge import FlowCarried
 
-__all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_of"]
+__all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_of", "outcome_of_flow"]
 
 
 class Ending(enum.StrEnum):
@@ -51,6 +52,8 @@ class Disconnected:
     reason: Reason
     bytes_to_target: int = 0
     bytes_to_client: int = 0
+    #: What a flow of datagrams has carried; None for a stream.
+    carried: FlowCarried | None = None
 
 
 #: How a stream ended. Every stream has exactly one outcome, for whatever reason it ended, including cancellation.
@@ -87,6 +90,31 @@ def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWA
     elif bridged.ended_by is Party.CALLER:
         reason = cancelled_because
     return Disconnected(kind, to_target, to_client, reason, bridged.received, bridged.sent)
+
+
+def outcome_of_flow(
+    end: FlowEnd, carried: FlowCarried, has_target_failed: bool, cut_off_because: Reason
+) -> Disconnected:
+    """Return how a flow of datagrams ended: *closed* if it was idle, or the client has ended it; otherwise *broken*.
+
+    Args:
+        end: how it ended.
+        carried: what it has carried.
+        has_target_failed: whether it ended because the target could not be reached.
+        cut_off_because: why this connector cut it off, if it did.
+    """
+    reason = end.reason
+    if reason is Reason.NO_ERROR:
+        ending = Ending.FINISHED
+    elif has_target_failed:
+        ending = Ending.RESET_BY_TARGET
+    elif end.ended_by is Party.PEER:
+        ending = Ending.RESET_BY_APPLICATION
+    else:
+        ending = Ending.LOST
+        reason = cut_off_because if end.ended_by is Party.LOCAL else reason
+    kind = "closed" if ending is Ending.FINISHED else "broken"
+    return Disconnected(kind, ending, ending, reason, carried.bytes_to_target, carried.bytes_to_client, carried)
 
 
 def _kind(to_target: Ending, to_client: Ending) -> str:

@@ -1,17 +1,17 @@
-"""Which port of a target a stream is for. Pure.
+"""Which port of a target a stream or a flow of datagrams is for. Pure.
 
-The ports come from the connector's own connection string. The client states a number, and all that it can achieve is
-that one of these ports is chosen, or that the stream is refused.
+The ports and protocols come from the connector's own connection string. The client states a number and a kind, and
+all that it can achieve is that one of these ports is chosen, or that the stream is refused.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from ..protocol import Metadata
+from ..protocol import Kind, Metadata
 from ..protocol.open_metadata import requested_port_untrusted
 from ..protocol.reasons import Reason
-from ..security import HostPort, HostPorts, StreamTarget, Target
+from ..security import HostPort, HostTarget, Protocols, StreamTarget, Target, UnixSocket
 from .outcome import NotConnected
 
 __all__ = ["Requested", "first_target", "requested_untrusted"]
@@ -28,35 +28,52 @@ class Requested:
 
 
 def first_target(target: Target) -> StreamTarget:
-    """Return what a stream connects to if the client states no port."""
-    return target.first if isinstance(target, HostPorts) else target
+    """Return what a stream connects to if the client states no port; for a target that has only datagrams, a flow."""
+    if isinstance(target, UnixSocket):
+        return target
+    return _first(target, Protocols.TCP if target.protocols.has_streams else Protocols.UDP)
 
 
-def requested_untrusted(target: Target, metadata: Metadata) -> Requested:
+def requested_untrusted(target: Target, metadata: Metadata, kind: Kind = Kind.STREAM) -> Requested:
     """Return what a client requests.
 
     Args:
         target: the target in the connector's connection string.
         metadata: that of OPEN.
+        kind: `Kind.STREAM` or `Kind.DATAGRAMS`.
     """
+    protocol = Protocols.UDP if kind is Kind.DATAGRAMS else Protocols.TCP
+    first = target if isinstance(target, UnixSocket) else _first(target, protocol)
     try:
         port = requested_port_untrusted(metadata)
     except ValueError as exc:
-        return Requested(first_target(target), NotConnected(Reason.METADATA_NOT_UNDERSTOOD, str(exc)))
-    if port is None:
-        return Requested(first_target(target))
-    match target:
-        case HostPorts(host, ports):
-            is_published = port in ports
-        case HostPort(host, only):
-            is_published = port == only
-        case _:
+        return Requested(first, NotConnected(Reason.METADATA_NOT_UNDERSTOOD, str(exc)))
+    if isinstance(target, UnixSocket):
+        if port is not None:
             return Requested(target, _not_published(port, target))
-    wanted = HostPort(host, port)
-    return Requested(wanted) if is_published else Requested(wanted, _not_published(port, target))
+        return Requested(target, _other_protocol(kind, target) if kind is Kind.DATAGRAMS else None)
+    wanted = first if port is None else HostPort(target.host, port, protocols=protocol)
+    if port is not None and not (port == target.port if isinstance(target, HostPort) else port in target.ports):
+        return Requested(wanted, _not_published(port, target))
+    protocols = target.protocols
+    if not (protocols.has_datagrams if kind is Kind.DATAGRAMS else protocols.has_streams):
+        return Requested(wanted, _other_protocol(kind, target))
+    return Requested(wanted)
+
+
+def _first(target: HostTarget, protocol: Protocols) -> HostPort:
+    return HostPort(
+        target.host, target.port if isinstance(target, HostPort) else target.ports.first, protocols=protocol
+    )
 
 
 def _not_published(port: int, target: Target) -> NotConnected:
     # The client is not told which ports there are.
     detail = f"the client has asked for port {port}, and the target is {target}"
     return NotConnected(Reason.PORT_NOT_PUBLISHED, detail, f"this hybrid connection has no port {port}")
+
+
+def _other_protocol(kind: Kind, target: Target) -> NotConnected:
+    wanted, text = ("datagrams", "no datagrams") if kind is Kind.DATAGRAMS else ("a stream", "only datagrams")
+    detail = f"the client has asked for {wanted}, and the target is {target}"
+    return NotConnected(Reason.KIND_NOT_OFFERED, detail, f"this hybrid connection has {text}")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from typing import ClassVar, TypeAlias
 
 import attrs
 import trio
@@ -21,27 +23,33 @@ from ..connectivity.counters import EndpointCounters
 from ..events.connector_resources import ShareUsedUp, TargetOutOfResources
 from ..events.policy import PolicyRefused
 from ..events.stream import EventStream
-from ..mux import Bridged, BridgeProgress, Bridges, Offer, RunningBridge
+from ..mux import Bridged, BridgeProgress, Bridges, Kind, Offer, RunningBridge
 from ..policy import Action, Decision, Policy
 from ..policy.local_time import local_now
 from ..protocol.reasons import Reason
 from ..security import HostPort, StreamTarget
 from ..security.targets import UNIX_PREFIX
 from ..streams.sockets import abort_socket
-from .outcome import NotConnected, outcome_of
+from .flow_bridge import FlowBridge, FlowCarried
+from .outcome import NotConnected, outcome_of, outcome_of_flow
 from .proxy_header import proxy_header
 from .published import Published
 from .requested import first_target, requested_untrusted
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
-from .targets import TargetDenied, TargetError, open_target
+from .targets import TargetDenied, TargetError, open_datagram_target, open_target
 
-__all__ = ["REPEAT_SECONDS", "ServedStream", "StreamService"]
+__all__ = ["MAX_FLOWS_PER_SESSION", "REPEAT_SECONDS", "ServedFlow", "ServedStream", "StreamService"]
 
 #: An event is published for each open stream at this interval (seconds).
 REPEAT_SECONDS = 24 * 3600.0
+#: How many flows of datagrams a session may have. Each has a UDP socket, and any datagram of an application from
+#: another port opens one.
+MAX_FLOWS_PER_SESSION = 1024
 #: How often to check for streams whose next event is due (seconds).
 _CHECK_SECONDS = 600.0
+#: What leads to the target: a connection, or the UDP socket of a flow.
+_Connected: TypeAlias = trio.SocketStream | socket.socket
 
 
 class StreamService:
@@ -77,8 +85,9 @@ class StreamService:
         self.recorded = recorded
         #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
-        #: How many of them each label has.
+        #: How many of them each label has, and how many flows each session has, by its id in events.
         self._of_label: Counter[str] = Counter()
+        self._flows: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[ServedStream]:
         """Return all streams that have not ended, the oldest first."""
@@ -89,7 +98,7 @@ class StreamService:
 
     async def serve(self, offer: Offer, origin: Origin, bridges: Bridges) -> None:
         """Connect to the target for a stream that an application requests, start the bridge between the two, and
-        return. An error does not affect other streams.
+        return. For a flow of datagrams, return when it has ended. An error does not affect other streams.
 
         Publishes one event at the beginning and exactly one at the end of the stream. The second one may be published
         later: when the client has acknowledged everything or the session ends, and after 5 seconds at the latest.
@@ -99,20 +108,31 @@ class StreamService:
             origin: where it comes from, for events.
             bridges: the bridges of the session. When they are cut off, the stream ends.
         """
-        requested = requested_untrusted(origin.published.target, offer.metadata)
+        requested = requested_untrusted(origin.published.target, offer.metadata, offer.kind)
         about = self._events_of(origin, offer.stream_id, requested.target)
-        served = ServedStream(self, offer, origin, about, requested.refusal)
+        is_flow = offer.kind is Kind.DATAGRAMS
+        served = (ServedFlow if is_flow else ServedStream)(self, offer, origin, about, requested.refusal)
         self._open[served] = None
         self._of_label[origin.peer.label] += 1
+        self._flows[origin.session] += is_flow
         await served.connect(bridges)
+        if isinstance(served, ServedFlow):
+            await served.run()
+
+    def may_open_flow(self, served: ServedFlow) -> bool:
+        """Return whether the session of a flow, which counts already, may have it."""
+        return self._flows[served.origin.session] <= MAX_FLOWS_PER_SESSION
 
     def ended(self, served: ServedStream) -> None:
         """Note that a stream has ended."""
         del self._open[served]
-        label = served.origin.peer.label
-        self._of_label[label] -= 1
-        if not self._of_label[label]:
-            del self._of_label[label]
+        for counter, key in (
+            (self._of_label, served.origin.peer.label),
+            (self._flows, served.origin.session),
+        ):
+            counter[key] -= counter is self._of_label or isinstance(served, ServedFlow)
+            if not counter[key]:
+                del counter[key]
 
     def decide(self, served: ServedStream, *, address: str = "", streams: int = 0, of_label: int = 0) -> Decision:
         """Return whether the policy allows a stream.
@@ -130,7 +150,7 @@ class StreamService:
             streams_of_label=of_label,
             at=self.local_time() if policy.depends_on_time else None,
         )
-        return policy.decide(origin.peer, Action.OPEN_STREAM, resource)
+        return policy.decide(origin.peer, served.action, resource)
 
     def decide_new(self, served: ServedStream) -> Decision:
         """Return whether the policy allows a stream that is requested now, before its target's name is resolved."""
@@ -193,6 +213,8 @@ class StreamService:
 class ServedStream:
     """One stream, from the application's request to its one outcome."""
 
+    #: What the policy decides about.
+    action: ClassVar = Action.OPEN_STREAM
     __slots__ = (
         "_bridge",
         "_denial",
@@ -226,7 +248,7 @@ class ServedStream:
         #: The bytes that the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
         #: The bridge to the target; None while the target is not connected.
-        self._bridge: RunningBridge | None = None
+        self._bridge: RunningBridge | FlowBridge | None = None
         #: The attempt to connect to the target, while there is one.
         self._dialing: trio.CancelScope | None = None
         #: Why the policy has ended the stream; None if it has not.
@@ -236,9 +258,19 @@ class ServedStream:
         self.addresses: tuple[str, ...] = ()
 
     @property
-    def so_far(self) -> Bridged | None:
+    def so_far(self) -> Bridged | FlowCarried | None:
         """The progress of the bridge; None while the target is not connected."""
         return None if self._progress is None else self._progress.so_far()
+
+    @property
+    def bytes_so_far(self) -> tuple[int, int] | None:
+        """The bytes that were moved to the target, and to the client; None while the target is not connected."""
+        match self.so_far:
+            case Bridged(received=to_target, sent=to_client):
+                return to_target, to_client
+            case FlowCarried(bytes_to_target=to_target, bytes_to_client=to_client):
+                return to_target, to_client
+        return None
 
     async def connect(self, bridges: Bridges) -> None:
         """Connect to the target, and start the bridge. See `StreamService.serve`."""
@@ -248,16 +280,16 @@ class ServedStream:
         outcome = NotConnected(Reason.GOING_AWAY)
         try:
             reached = await self._reach_target()
-            if isinstance(reached, trio.SocketStream):
-                self._start(reached, bridges)
-            else:
+            if isinstance(reached, NotConnected):
                 outcome = reached
+            else:
+                self._start(reached, bridges)
         except Exception as exc:  # noqa: BLE001
             # A bug in this program, or no memory. It is logged, and must not affect other streams.
             self._report_bug(exc)
             outcome = NotConnected(Reason.INTERNAL_ERROR)
         finally:
-            if self._progress is None:
+            if self._bridge is None:
                 self._not_connected(outcome)
 
     def _report_bug(self, bug: Exception) -> None:
@@ -269,7 +301,7 @@ class ServedStream:
         self._service.ended(self)
         self.about.ended(outcome)
 
-    async def _reach_target(self) -> trio.SocketStream | NotConnected:
+    async def _reach_target(self) -> _Connected | NotConnected:
         """Connect to the target, if that is allowed. A connection counts in the application's shares of descriptors
         and ports until `_over`."""
         if self._refusal is not None:
@@ -294,7 +326,7 @@ class ServedStream:
                     return NotConnected(Reason.LIMIT, why, why)
                 taken.callback(share.give_back, self._owner)
             target = await self._connect()
-            if isinstance(target, trio.SocketStream):
+            if not isinstance(target, NotConnected):
                 taken.pop_all()
             return target
 
@@ -325,7 +357,17 @@ class ServedStream:
         shares = self._service.shares
         return shares.descriptors, shares.ports(self._target)
 
-    def _start(self, target: trio.SocketStream, bridges: Bridges) -> None:
+    async def _open(self) -> _Connected:
+        """Connect to the target. Raises TargetError."""
+        began = self._service.clock()
+        connected = await open_target(self._target, permit=self._permit)
+        if self.origin.published.sends_proxy_header:
+            await self._send_proxy_header(connected)
+        self._service.counters.target_connect.observe(self._service.clock() - began)
+        return connected
+
+    def _start(self, target: _Connected, bridges: Bridges) -> None:
+        assert isinstance(target, trio.SocketStream)
         self._progress = BridgeProgress()
         if isinstance(self._target, HostPort):
             self.about.address = _peer_address(target)
@@ -336,39 +378,43 @@ class ServedStream:
 
     def _over(self, bug: Exception | None) -> None:
         """The bridge has ended, and has closed the connection to the target."""
-        for share in self._shares:
-            share.give_back(self._owner)
-        # GOING_AWAY: if the bridge was cut off, this connector stops.
-        cut_off_because = Reason.GOING_AWAY
-        if self._denial is not None and self._denial.reason is not None:
-            cut_off_because = self._denial.reason
         if bug is not None:
             self._report_bug(bug)
-            cut_off_because = Reason.INTERNAL_ERROR
-        self._service.ended(self)
+        cut_off_because = self._cut_off_because(bug)
+        self._give_back()
         progress, ended_at = self._progress, self._service.clock()
         assert progress is not None
         progress.when_settled(
             lambda: self.about.ended(outcome_of(progress.so_far(), cancelled_because=cut_off_because), ended_at)
         )
 
-    async def _connect(self) -> trio.SocketStream | NotConnected:
+    def _give_back(self) -> None:
+        """Note that the stream has ended, and no longer has a connection to the target."""
+        for share in self._shares:
+            share.give_back(self._owner)
+        self._service.ended(self)
+
+    def _cut_off_because(self, bug: Exception | None) -> Reason:
+        """Return why the stream was cut off, if it was."""
+        if bug is not None:
+            return Reason.INTERNAL_ERROR
+        if self._denial is not None and self._denial.reason is not None:
+            return self._denial.reason
+        return Reason.GOING_AWAY  # this connector stops
+
+    async def _connect(self) -> _Connected | NotConnected:
         """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""
         try:
             with trio.CancelScope() as self._dialing:
                 self._offer.cancel_when_withdrawn(self._dialing)
                 await self._recorded()
-                began = self._service.clock()
-                connected = await open_target(self._target, permit=self._permit)
+                connected = await self._open()
                 self.origin.published.target_denial = None
                 if isinstance(self._target, HostPort):  # of a Unix socket, `_permit` has noted the path
                     self.addresses = _host_of(connected)
-                if self.origin.published.sends_proxy_header:
-                    await self._send_proxy_header(connected)
-                self._service.counters.target_connect.observe(self._service.clock() - began)
                 if self._denial is None:
                     return connected
-                abort_socket(connected)  # the policy has changed too late to cancel the attempt
+                _abandon(connected)  # the policy has changed too late to cancel the attempt
         except NotRecordedError as exc:
             return NotConnected(Reason.AUDIT_UNAVAILABLE, str(exc))
         except TargetDenied as exc:
@@ -425,25 +471,81 @@ class ServedStream:
 
     def report_open(self) -> None:
         """Publish that the stream is still open, if nothing was published about it for `REPEAT_SECONDS`."""
-        if self._progress is not None:
-            so_far = self._progress.so_far()
-            self.about.still_open(
-                bytes_to_target=so_far.received, bytes_to_client=so_far.sent, at_most_every=REPEAT_SECONDS
+        if (so_far := self.bytes_so_far) is not None:
+            self.about.still_open(bytes_to_target=so_far[0], bytes_to_client=so_far[1], at_most_every=REPEAT_SECONDS)
+
+
+class ServedFlow(ServedStream):
+    """One flow of datagrams, from the application's request to its one outcome."""
+
+    __slots__ = ()
+    action: ClassVar = Action.OPEN_DATAGRAMS
+
+    @property
+    def so_far(self) -> FlowCarried | None:
+        """What the flow has carried; None while the target is not connected."""
+        return self._bridge.so_far() if isinstance(self._bridge, FlowBridge) else None
+
+    async def _reach_target(self) -> _Connected | NotConnected:
+        if not self._service.may_open_flow(self):
+            text = f"the session has {MAX_FLOWS_PER_SESSION} flows of datagrams, which is the limit"
+            return NotConnected(Reason.LIMIT, text, text)
+        return await super()._reach_target()
+
+    async def _open(self) -> _Connected:
+        assert isinstance(self._target, HostPort)
+        return await open_datagram_target(self._target, permit=self._permit)
+
+    def _start(self, target: _Connected, bridges: Bridges) -> None:
+        assert isinstance(target, socket.socket)
+        assert isinstance(self._target, HostPort)
+        self.about.address = _peer_address(target)
+        counters = self._service.counters
+        counters.stream_opened(self.origin.published.name)
+        self._bridge = FlowBridge(self._offer.accept_flow(), target, self._target.port, counters)
+
+    async def run(self) -> None:
+        """Serve the flow until it ends, if it was opened. If cancelled, it is reset."""
+        if not isinstance(bridge := self._bridge, FlowBridge):
+            return
+        bug: Exception | None = None
+        try:
+            await bridge.run()
+        except Exception as exc:  # noqa: BLE001 - it is logged, and must not affect other streams
+            bug = exc
+            self._report_bug(exc)
+        finally:
+            self._give_back()
+            bridge.flow.set_end_callback(
+                lambda end: self.about.ended(
+                    outcome_of_flow(end, bridge.so_far(), bridge.has_target_failed, self._cut_off_because(bug))
+                )
             )
 
 
-def _host_of(target: trio.SocketStream) -> tuple[str, ...]:
+def _abandon(connected: _Connected) -> None:
+    if isinstance(connected, trio.SocketStream):
+        abort_socket(connected)
+    else:
+        connected.close()
+
+
+def _host_of(target: _Connected) -> tuple[str, ...]:
     """Return the IP address that a connection leads to; empty if the connection has ended already."""
     try:
-        return (str(target.socket.getpeername()[0]),)
+        return (str(_socket_of(target).getpeername()[0]),)
     except OSError:
         return ()
 
 
-def _peer_address(target: trio.SocketStream) -> str:
+def _socket_of(connected: _Connected) -> trio.socket.SocketType | socket.socket:
+    return connected.socket if isinstance(connected, trio.SocketStream) else connected
+
+
+def _peer_address(target: _Connected) -> str:
     """Return the address that a connection leads to; empty if the connection has ended already."""
     try:
-        name = target.socket.getpeername()
+        name = _socket_of(target).getpeername()
     except OSError:
         return ""
     return format_address(*name[:2])

@@ -141,7 +141,7 @@ class Sessions:
         changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
         recorded: see `StreamService`.
-        used_claims: the file in which used claims are recorded, if there is one.
+        used_claims: the file in which used claims are noted, if there is one.
         clock: returns seconds since 1970.
     """
 
@@ -374,8 +374,11 @@ class Sessions:
 
         session = Session(
             SessionRole.ACCEPTOR,
-            # The feature is offered only where it can be used.
-            config=attrs.evolve(self._config, features=Feature.ISSUE) if published.string.issuer else self._config,
+            # Issuing is offered only where it is possible. Whether datagrams are possible can change with the target.
+            config=attrs.evolve(
+                self._config,
+                features=Feature.DATAGRAMS | Feature.ISSUE if published.string.issuer else Feature.DATAGRAMS,
+            ),
             budget=self._budget,
             account=account,
             turns=self._turns.of(owner),

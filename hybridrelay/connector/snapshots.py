@@ -17,7 +17,7 @@ from ..connectivity.snapshot import (
     StreamSnapshot,
     StreamState,
 )
-from ..mux import MemoryUse
+from ..mux import Bridged, MemoryUse
 from ..policy import Policy
 from .published import Published
 from .relays import Relays
@@ -105,9 +105,11 @@ def connector_snapshot(
 
 def _stream(served: ServedStream, since: float) -> StreamSnapshot:
     so_far, about = served.so_far, served.about
+    moved = served.bytes_so_far or (0, 0)
     state = StreamState.CONNECTING
     if so_far is not None:
-        state = StreamState.HALF_CLOSED if so_far.sent_all or so_far.received_all else StreamState.OPEN
+        half_closed = isinstance(so_far, Bridged) and (so_far.sent_all or so_far.received_all)
+        state = StreamState.HALF_CLOSED if half_closed else StreamState.OPEN
     return StreamSnapshot(
         id=about.activity_id,
         connection=served.origin.published.name,
@@ -116,6 +118,6 @@ def _stream(served: ServedStream, since: float) -> StreamSnapshot:
         since=since,
         label=served.origin.peer.label,
         target=str(about.target),
-        bytes_to_target=0 if so_far is None else so_far.received,
-        bytes_to_client=0 if so_far is None else so_far.sent,
+        bytes_to_target=moved[0],
+        bytes_to_client=moved[1],
     )

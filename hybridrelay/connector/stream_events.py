@@ -113,6 +113,9 @@ class StreamEvents:
                 to_client=str(outcome.to_client),
                 bytes_to_target=outcome.bytes_to_target,
                 bytes_to_client=outcome.bytes_to_client,
+                datagrams_to_target=None if (carried := outcome.carried) is None else carried.datagrams_to_target,
+                datagrams_to_client=None if carried is None else carried.datagrams_to_client,
+                datagrams_dropped=None if carried is None else carried.dropped,
                 seconds=seconds,
             )
         self._events.publish(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -23,13 +24,13 @@ class TargetChecks:
 
     Args:
         targets: returns the hybrid connections and their current targets.
-        dial: connects to a target.
+        dial: connects to a target; for datagrams, returns a UDP socket, which only shows that there is a route.
     """
 
     def __init__(
         self,
         targets: Callable[[], Sequence[tuple[str, StreamTarget]]],
-        dial: Callable[[StreamTarget], Awaitable[trio.SocketStream]] = open_target,
+        dial: Callable[[StreamTarget], Awaitable[trio.SocketStream | socket.socket]] = open_target,
     ) -> None:
         self._targets = targets
         self._dial = dial
@@ -64,6 +65,9 @@ class TargetChecks:
             self._failures[target] = exc
         else:
             self._failures[target] = None
+            if isinstance(stream, socket.socket):  # nothing can be found out without sending something
+                stream.close()
+                return
             reset_on_close(stream, False)
             await trio.aclose_forcefully(stream)
 

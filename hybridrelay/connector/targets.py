@@ -14,8 +14,8 @@ from ..errors import ConfigurationError
 from ..failure import causes
 from ..policy.decision import ALLOWED, Decision
 from ..protocol.reasons import Reason
-from ..security import StreamTarget, Target, UnixSocket
-from ..streams.connecting import AddressInfo, open_tcp
+from ..security import HostPort, StreamTarget, Target, UnixSocket
+from ..streams.connecting import AddressInfo, open_tcp, resolve_host
 from ..streams.path_threads import PathSilent
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from ..streams.unix_sockets import UnixSocketFile, has_unix_sockets
@@ -58,6 +58,15 @@ def _allow(address: str) -> Decision:
     return ALLOWED
 
 
+def _permitted(addresses: Sequence[AddressInfo], permit: Callable[[str], Decision]) -> Sequence[AddressInfo]:
+    """Return the addresses that are allowed, at least one. Raises TargetDenied."""
+    decisions = [(address, permit(str(address[4][0]))) for address in addresses]
+    allowed = [address for address, decision in decisions if decision.reason is None]
+    if not allowed:
+        raise TargetDenied(decisions[-1][1])
+    return allowed
+
+
 def check_supported(target: Target) -> Target:
     """Return `target` if this system can connect to it.
 
@@ -90,11 +99,7 @@ async def open_target(
     """
 
     def choose(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
-        decisions = [(address, permit(str(address[4][0]))) for address in addresses]
-        allowed = [address for address, decision in decisions if decision.reason is None]
-        if not allowed:
-            raise TargetDenied(decisions[-1][1])
-        return allowed
+        return _permitted(addresses, permit)
 
     with trio.move_on_after(seconds):
         try:
@@ -110,6 +115,42 @@ async def open_target(
         tune_socket(stream.socket, user_timeout=False)  # a target may pause indefinitely
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
+
+
+async def open_datagram_target(
+    target: HostPort, *, permit: Callable[[str], Decision] = _allow, seconds: float = DIAL_SECONDS
+) -> socket.socket:
+    """Return a UDP socket that is connected to the target and does not block. Nothing is sent.
+
+    Arguments and errors as for `open_target`. The first permitted address is used to which this machine has a route.
+    """
+    with trio.move_on_after(seconds):
+        try:
+            found = _permitted(await resolve_host(target.host, target.port, socket.SOCK_DGRAM), permit)
+            sock = _connect_datagrams(found)
+        except OSError as exc:
+            raise _target_error(exc) from exc
+        if is_reserved(sock.fileno()):
+            sock.close()
+            raise _out_of(OUT_OF_DESCRIPTORS)
+        return sock
+    raise TargetError(f"the name service did not answer within {seconds:g} s", Reason.TARGET_NAME_SERVICE_FAILED)
+
+
+def _connect_datagrams(addresses: Sequence[AddressInfo]) -> socket.socket:
+    """Return a UDP socket that is connected to the first address for which that is possible. Raises OSError."""
+    failure = OSError("no address")
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            failure = exc
+        else:
+            return sock
+    raise failure
 
 
 async def _open_unix(target: UnixSocket, permit: Callable[[str], Decision]) -> trio.SocketStream:

@@ -18,6 +18,7 @@ __all__ = [
     "ApplicationNotRedirected",
     "ConnectionsCutOff",
     "ConnectorPassedOver",
+    "FlowsUsedUp",
     "ForwardOpenToOthers",
     "ForwardPortClosed",
     "ForwardStillUnavailable",
@@ -227,7 +228,7 @@ class ForwardOpenToOthers(Event):
 
     name: ClassVar = "forward.open-to-others"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Other machines can connect: everyone who can reach the address can reach the target"
+    summary: ClassVar = "Not only this machine can connect: everyone who can reach the address can reach the target"
 
     connection: str
     #: The listening addresses that are not loopback addresses, with their ports.
@@ -262,6 +263,20 @@ class ConnectionsCutOff(Event):
 
 
 @attrs.frozen(kw_only=True)
+class FlowsUsedUp(Event):
+    """A forward drops datagrams, because as many source addresses have sent some as it serves at a time. Published
+    again when there have been only half as many since."""
+
+    name: ClassVar = "forward.flows-used-up"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Datagrams of further source addresses are dropped, because there are too many flows"
+
+    connection: str
+    #: How many flows a local port may have.
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
 class OwnPortNotOpened(Event):
     """A forward listens on another port of an address of its own than the one in the local name."""
 
@@ -293,10 +308,11 @@ class ApplicationNotRedirected(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamRequested(Event):
-    """An application has connected to a forward, or a program calls `Client.open_stream`.
+    """An application has connected to a forward or begun to send datagrams to it, or a program calls
+    `Client.open_stream` or `Client.open_flow`.
 
-    Exactly one `StreamClosed`, `StreamFailed` (of a forward) or `StreamNotOpened` (of a program) follows, whatever
-    ends the stream.
+    Exactly one `StreamClosed`, `StreamFailed` (of a connection to a forward) or `StreamNotOpened` (of a flow of
+    datagrams, or a program) follows, whatever ends the stream.
     """
 
     name: ClassVar = "stream.requested"
@@ -309,8 +325,8 @@ class StreamRequested(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamFailed(Event):
-    """The connection of an application was reset, because no stream could be opened for it. (An application that uses
-    a front gets a reply that says why, instead of a reset.)
+    """The connection of an application was reset, because no stream could be opened for it. (If it came through a
+    front, it was told why instead.)
 
     For every `StreamRequested` of a forward, exactly one event of this class or `StreamClosed` is published, whatever
     the cause.

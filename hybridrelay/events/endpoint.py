@@ -2,6 +2,8 @@
 
 ``activity_id`` is the session's id in events of sessions. In events of streams, it is the stream's id, which begins
 with the id of the session. A connector and its client have the same ids.
+
+This module is long because connector and client have most of their events in common.
 """
 
 from __future__ import annotations
@@ -187,6 +189,10 @@ class StreamClosed(_Stream):
     to_client: str
     bytes_to_target: int
     bytes_to_client: int
+    #: Of a flow of datagrams: how many were passed on in each direction, and how many this side has dropped.
+    datagrams_to_target: int | None = None
+    datagrams_to_client: int | None = None
+    datagrams_dropped: int | None = None
     seconds: float
     #: At the client: the stream's ``activity_id`` in the connector's events; empty if there never was a session.
     stream_id: str = ""
@@ -261,7 +267,7 @@ class KeyInUse(Event):
 
     name: ClassVar = "key.in-use"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Only this key is in use now"
+    summary: ClassVar = "Everything uses the key now"
 
     connection: str
     #: The fingerprint of the key.
@@ -294,7 +300,7 @@ class UpdateReceived(Event):
 
     name: ClassVar = "update.received"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The connection string was changed by an update that its authority has signed"
+    summary: ClassVar = "The connection string was updated, as its authority has signed"
 
     connection: str
     #: The relay that has delivered it.
@@ -344,7 +350,7 @@ class UpdateNotRemembered(Event):
 
     name: ClassVar = "update.not-remembered"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "It cannot be recorded that an update was used"
+    summary: ClassVar = "It cannot be remembered that an update was used"
 
     connection: str
     detail: str

@@ -110,6 +110,17 @@ def _of_counters(snapshot: EndpointSnapshot, labels: dict[str, str], role: Role)
         "Sessions that lost their data channel, by result: success if they resumed, otherwise why they did not.",
         [({"result": result}, value) for result, value in counters.session_resumes.items()],
     )
+    yield counter(
+        "hybridrelay_datagrams_total",
+        "Datagrams that were passed on, by direction, counted when their flow has ended.",
+        [({"direction": one}, counters.datagrams[one]) for one in ("to_target", "to_client")],
+    )
+    yield counter(
+        "hybridrelay_datagrams_dropped_total",
+        "Datagrams that this program has dropped, by cause, counted when their flow has ended: no room (queue), late "
+        "(age), or too long (size).",
+        [({"cause": one}, counters.datagrams_dropped[one]) for one in ("queue", "age", "size")],
+    )
     if role == "connector":
         connecting = counters.target_connect.snapshot()
         yield histogram(

@@ -96,7 +96,18 @@ class DatagramFlow(trio.abc.AsyncResource):
     @property
     def has_ended(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self._end is not None
+        return self._end is not None or self._state.is_aborted
+
+    @property
+    def has_input(self) -> bool:
+        """Whether a datagram has arrived that was not received."""
+        return self._state.has_input
+
+    @property
+    def dropped(self) -> Dropped:
+        """How many datagrams this side has dropped. An owner of the flow that drops others adds them here."""
+        assert self._state.flow is not None
+        return self._state.flow.dropped
 
     @property
     def reset_reason(self) -> Reason:

@@ -149,7 +149,8 @@ _ALL = (
         Kind.FLAG,
         "allow-udp",
         "Allow datagrams",
-        "false: connectors open no streams of datagrams (UDP) to their targets. Without this key, they are allowed.",
+        "false: connectors open no flows of datagrams (UDP) to their targets. Without this key, they are allowed "
+        "where the target is written with /udp or /tcp+udp.",
         "false",
     ),
     Key(

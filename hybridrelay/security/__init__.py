@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from .management_url import management_authorization as management_authorization
     from .management_url import parse_management_url_untrusted as parse_management_url_untrusted
     from .names import HostPort as HostPort
+    from .names import Protocols as Protocols
     from .names import bracketed as bracketed
     from .names import check_connection_name as check_connection_name
     from .names import check_host as check_host
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from .targets import StreamTarget as StreamTarget
     from .targets import Target as Target
     from .targets import UnixSocket as UnixSocket
+    from .targets import each_stream_target as each_stream_target
     from .targets import parse_target_untrusted as parse_target_untrusted
     from .tls import PeerIdentity as PeerIdentity
     from .tls import check_peer as check_peer
@@ -225,6 +227,7 @@ _HOMES = {
     ),
     "names": (
         "HostPort",
+        "Protocols",
         "bracketed",
         "check_connection_name",
         "check_host",
@@ -282,6 +285,7 @@ _HOMES = {
         "StreamTarget",
         "Target",
         "UnixSocket",
+        "each_stream_target",
         "parse_target_untrusted",
     ),
     "tls": (

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final, Literal, TypeAlias
 
-from .names import HostPort, ip_address, is_loopback, normal_host
+from .names import HostPort, Protocols, ip_address, is_loopback, normal_host
 from .targets import HostPorts, HostTarget, Target, parse_host_target_untrusted
 
 #: What a user writes for no local name at all.
@@ -44,7 +44,10 @@ def parse_local_name_untrusted(text: str) -> HostTarget:
     Raises:
         ValueError: it is not valid; the message does not repeat the text.
     """
-    return check_local_name(parse_host_target_untrusted(text))
+    name = parse_host_target_untrusted(text)
+    if name.protocols is not Protocols.TCP:
+        raise ValueError("a local name is written without /udp and /tcp+udp")
+    return check_local_name(name)
 
 
 def local_name_of_target(target: Target) -> HostTarget | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import re
 
@@ -104,12 +105,34 @@ def without_zone(host: str) -> str:
     return host.partition("%")[0]
 
 
+class Protocols(enum.Enum):
+    """What can be sent to the ports of a target. The value is how it is written after them."""
+
+    #: Streams (TCP).
+    TCP = ""
+    #: Datagrams (UDP).
+    UDP = "/udp"
+    BOTH = "/tcp+udp"
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether TCP connections are possible."""
+        return self is not Protocols.UDP
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether flows of datagrams are possible."""
+        return self is not Protocols.TCP
+
+
 @attrs.frozen
 class HostPort:
-    """An address to connect to: a DNS name or an IP address, and a port. `str()` puts IPv6 addresses in brackets."""
+    """An address to connect to: a DNS name or an IP address, and a port. `str()` puts IPv6 addresses in brackets, and
+    appends ``/udp`` or ``/tcp+udp``."""
 
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
     port: int = attrs.field()
+    protocols: Protocols = attrs.field(default=Protocols.TCP, kw_only=True)
 
     @port.validator
     def _check_port(self, attribute: object, value: int) -> None:
@@ -117,7 +140,7 @@ class HostPort:
             raise ValueError("a port is a number from 1 to 65535")
 
     def __str__(self) -> str:
-        return f"{bracketed(self.host)}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}{self.protocols.value}"
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,8 @@ A target is one of these, and so is, without the Unix socket, a local name:
 * ``ftp.corp:21,50000-50100``: several ports of a host (`HostPorts`);
 * ``unix:/run/db.sock``: a Unix socket of the connector's machine (`UnixSocket`).
 
+After the ports of a target, ``/udp`` means datagrams instead of streams, and ``/tcp+udp`` means both.
+
 `parse_target_untrusted` is the only parser. Connection strings, the command line, configuration files and updates use
 it. What a kind of target adds to the text after the ports has its place in `_parse_ports_of_host`.
 """
@@ -18,7 +20,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from .names import HostPort, bracketed, check_host, parse_port_untrusted, split_port
+from .names import HostPort, Protocols, bracketed, check_host, parse_port_untrusted, split_port
 
 __all__ = [
     "MAX_TARGET_PORTS",
@@ -30,6 +32,7 @@ __all__ = [
     "Target",
     "UnixSocket",
     "check_unix_path",
+    "each_stream_target",
     "parse_host_target_untrusted",
     "parse_target_untrusted",
 ]
@@ -43,6 +46,7 @@ MAX_TARGET_PORTS: Final = 512
 #: No list of so many ports is longer (characters).
 _MAX_PORTS_TEXT = MAX_TARGET_PORTS * len("65535,")
 _SEVERAL = re.compile(r"[,-]")
+_PROTOCOLS = {one.value: one for one in Protocols}
 
 
 def _as_ranges(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -123,6 +127,7 @@ class HostPorts:
 
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
     ports: PortSet = attrs.field()
+    protocols: Protocols = attrs.field(default=Protocols.TCP, kw_only=True)
 
     @ports.validator
     def _check_ports(self, attribute: object, value: PortSet) -> None:
@@ -130,10 +135,10 @@ class HostPorts:
             raise ValueError("several ports are at least two")
 
     def __str__(self) -> str:
-        return f"{bracketed(self.host)}:{self.ports}"
+        return f"{bracketed(self.host)}:{self.ports}{self.protocols.value}"
 
     def at(self, port: int) -> HostPort:
-        """Return one of the ports with the host. It has to be in the set."""
+        """Return one of the ports with the host, without the protocols. It has to be in the set."""
         assert port in self.ports
         return HostPort(self.host, port)
 
@@ -179,8 +184,20 @@ class UnixSocket:
 HostTarget: TypeAlias = HostPort | HostPorts
 #: What a connector connects to.
 Target: TypeAlias = HostTarget | UnixSocket
-#: What one stream is connected to.
+#: What one stream or flow of datagrams is connected to; it has one protocol.
 StreamTarget: TypeAlias = HostPort | UnixSocket
+
+
+def each_stream_target(target: Target) -> Iterator[StreamTarget]:
+    """Yield everything to which a stream or a flow of datagrams may be connected. Each has only one protocol."""
+    if isinstance(target, UnixSocket):
+        yield target
+        return
+    for port in [target.port] if isinstance(target, HostPort) else target.ports:
+        if target.protocols.has_streams:
+            yield HostPort(target.host, port)
+        if target.protocols.has_datagrams:
+            yield HostPort(target.host, port, protocols=Protocols.UDP)
 
 
 def parse_target_untrusted(text: str) -> Target:
@@ -198,7 +215,7 @@ def parse_target_untrusted(text: str) -> Target:
 
 def parse_host_target_untrusted(text: str) -> HostTarget:
     """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``, where several ports and ranges may follow each other,
-    separated by commas: ``ftp.corp:21,50000-50100``.
+    separated by commas: ``ftp.corp:21,50000-50100``. After the ports, ``/udp`` or ``/tcp+udp`` may follow.
 
     Raises:
         ValueError: it is not valid; the message does not repeat the text, except for the numbers of ports.
@@ -209,10 +226,16 @@ def parse_host_target_untrusted(text: str) -> HostTarget:
 
 def _parse_ports_of_host(host: str, text: str) -> HostTarget:
     """Parse what follows the colon after a host."""
-    if not _SEVERAL.search(text):
-        return HostPort(host, parse_port_untrusted(text))
-    ports = _parse_ports(text)
-    return HostPorts(host, ports) if len(ports) > 1 else HostPort(host, ports.first)
+    numbers, slash, suffix = text.partition("/")
+    if slash + suffix not in _PROTOCOLS:
+        raise ValueError("after the ports of a target, only /udp and /tcp+udp are possible")
+    protocols = _PROTOCOLS[slash + suffix]
+    if not _SEVERAL.search(numbers):
+        return HostPort(host, parse_port_untrusted(numbers), protocols=protocols)
+    ports = _parse_ports(numbers)
+    if len(ports) == 1:
+        return HostPort(host, ports.first, protocols=protocols)
+    return HostPorts(host, ports, protocols=protocols)
 
 
 def _parse_ports(text: str) -> PortSet:

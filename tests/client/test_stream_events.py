@@ -27,7 +27,9 @@ class Scene:
         self._ended = trio.Event()
         self.counters = EndpointCounters()
         self.requests = StreamRequests(lambda: "db", self.counters)
-        self.reports = StreamReports(lambda: "db", EventStream(self._publish), self.requests, lambda _: "0A")
+        self.reports = StreamReports(
+            lambda: "db", EventStream(self._publish), self.requests, lambda _: "0A", self.counters
+        )
 
     def _publish(self, event: Event) -> None:
         self.published.append(event)
@@ -314,7 +316,7 @@ async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
     published: list[Event] = []
     counters = EndpointCounters()
     requests = StreamRequests(lambda: "db", counters)
-    reports = StreamReports(lambda: "db", EventStream(published.append), requests, lambda _: "0A")
+    reports = StreamReports(lambda: "db", EventStream(published.append), requests, lambda _: "0A", counters)
     with pytest.raises(type(failure.raised)), reports.request():
         raise failure.raised
     requested, end = published

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.connector.requested import requested_untrusted
-from hybridrelay.protocol import Metadata, MetadataEntry
+from hybridrelay.protocol import Kind, Metadata, MetadataEntry
 from hybridrelay.protocol.metadata import NO_METADATA
 from hybridrelay.protocol.open_metadata import PORT, port_metadata
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, HostPorts, PortSet, StreamTarget, Target, UnixSocket
+from hybridrelay.security import HostPort, HostPorts, PortSet, Protocols, StreamTarget, Target, UnixSocket
 
 FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
 DATABASE = HostPort("db.corp", 5432)
@@ -37,6 +37,30 @@ SOCKET = UnixSocket("/run/db.sock")
 def test_ports(target: Target, metadata: Metadata, wanted: StreamTarget, reason: Reason | None) -> None:
     found = requested_untrusted(target, metadata)
     assert found.target == wanted
+    assert (None if found.refusal is None else found.refusal.reason) is reason
+
+
+DNS = HostPort("dns.corp", 53, protocols=Protocols.BOTH)
+KERBEROS = HostPorts("kdc.corp", PortSet([(88, 88), (464, 464)]), protocols=Protocols.UDP)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "port", "wanted", "reason"),
+    [
+        (DNS, Kind.STREAM, None, "dns.corp:53", None),
+        (DNS, Kind.DATAGRAMS, None, "dns.corp:53/udp", None),
+        (DNS, Kind.DATAGRAMS, 54, "dns.corp:54/udp", Reason.PORT_NOT_PUBLISHED),
+        (KERBEROS, Kind.DATAGRAMS, None, "kdc.corp:88/udp", None),
+        (KERBEROS, Kind.DATAGRAMS, 464, "kdc.corp:464/udp", None),
+        (KERBEROS, Kind.STREAM, 464, "kdc.corp:464", Reason.KIND_NOT_OFFERED),
+        (KERBEROS, Kind.STREAM, None, "kdc.corp:88", Reason.KIND_NOT_OFFERED),
+        (DATABASE, Kind.DATAGRAMS, None, "db.corp:5432/udp", Reason.KIND_NOT_OFFERED),
+        (SOCKET, Kind.DATAGRAMS, None, "unix:/run/db.sock", Reason.KIND_NOT_OFFERED),
+    ],
+)
+def test_protocols(target: Target, kind: Kind, port: int | None, wanted: str, reason: Reason | None) -> None:
+    found = requested_untrusted(target, port_metadata(port), kind)
+    assert str(found.target) == wanted
     assert (None if found.refusal is None else found.refusal.reason) is reason
 
 

@@ -14,6 +14,7 @@ _EXAMPLES: dict[object, object] = {
     int: 7,
     float: 1.25,
     bool: True,
+    int | None: 5,
     Reason: Reason.LIMIT,
     tuple[str, ...]: ("a", "b"),
     BaseException: ValueError("why"),

@@ -30,6 +30,8 @@ NAMES = {
     "hybridrelay_session_bytes",
     "hybridrelay_transport",
     "hybridrelay_policy_refusals",
+    "hybridrelay_datagrams",
+    "hybridrelay_datagrams_dropped",
     "hybridrelay_build_info",
     "hybridrelay_open_files",
     "hybridrelay_loop_lag_seconds",

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.security import HostPort, HostPorts, PortSet, Target, UnixSocket, parse_target_untrusted
+from hybridrelay.security import (
+    HostPort,
+    HostPorts,
+    PortSet,
+    Protocols,
+    Target,
+    UnixSocket,
+    each_stream_target,
+    local_name_of_target,
+    parse_local_name_untrusted,
+    parse_target_untrusted,
+)
 from hybridrelay.security.targets import MAX_TARGET_PORTS
 
 FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
@@ -18,6 +29,10 @@ FTP = HostPorts("ftp.corp", PortSet([(21, 21), (50000, 50100)]))
         ("db.corp:5432", HostPort("db.corp", 5432)),
         ("[fd00::5]:5432", HostPort("fd00::5", 5432)),
         ("ftp.corp:21,50000-50100", FTP),
+        ("dns.corp:53/udp", HostPort("dns.corp", 53, protocols=Protocols.UDP)),
+        ("dc1.corp:389/tcp+udp", HostPort("dc1.corp", 389, protocols=Protocols.BOTH)),
+        ("kdc.corp:88,464/udp", HostPorts("kdc.corp", PortSet([(88, 88), (464, 464)]), protocols=Protocols.UDP)),
+        ("[fd00::5]:53/udp", HostPort("fd00::5", 53, protocols=Protocols.UDP)),
         ("[fd00::5]:1-2", HostPorts("fd00::5", PortSet([(1, 2)]))),
         ("10.0.0.5:443,80,81", HostPorts("10.0.0.5", PortSet([(443, 443), (80, 80), (81, 81)]))),
         ("unix:/run/a:1,2", UnixSocket("/run/a:1,2")),
@@ -90,3 +105,25 @@ def test_any_text_is_a_target_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert parse_target_untrusted(str(target)) == target
+
+
+@pytest.mark.parametrize("suffix", ["/tcp", "/", "/UDP", "/udp+tcp", "/udp/udp", "/sctp", "/tcp+udp,54"])
+def test_other_protocols_are_refused(suffix: str) -> None:
+    with pytest.raises(ValueError, match=r"only /udp and /tcp\+udp are possible"):
+        parse_target_untrusted(f"dns.corp:53{suffix}")
+
+
+def test_a_stream_or_flow_has_one_protocol() -> None:
+    def shown(text: str) -> list[str]:
+        return [str(one) for one in each_stream_target(parse_target_untrusted(text))]
+
+    assert shown("h:1") == ["h:1"]
+    assert shown("h:1,3/udp") == ["h:1/udp", "h:3/udp"]
+    assert shown("h:1-2/tcp+udp") == ["h:1", "h:1/udp", "h:2", "h:2/udp"]
+    assert shown("unix:/run/db") == ["unix:/run/db"]
+
+
+def test_a_local_name_has_no_protocols() -> None:
+    with pytest.raises(ValueError, match="without /udp"):
+        parse_local_name_untrusted("dns.corp:53/udp")
+    assert str(local_name_of_target(parse_target_untrusted("dns.corp:53/udp"))) == "dns.corp:53"

@@ -35,8 +35,8 @@ _RELOADED = "the connection strings, the hybrid connections in --config, and " +
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
-fails, the application's connection is reset, so that the application does not mistake the failure for the end of the
-data. (Unix sockets have no reset: their connections simply end.)
+fails, the application's connection is reset; the application never sees a false end of file. (A Unix socket has no
+reset: a connection to one ends.)
 
 {WHERE_FROM}
 
@@ -81,6 +81,9 @@ examples:
   on a Unix socket, to which the group may connect, for psql -h /run/orders:
     hybridrelay forward --connection-string-file orders.application \\
         --listen unix:/run/orders/.s.PGSQL.5432,mode=660
+  datagrams, for a target such as dns.corp.example:53/udp:
+    hybridrelay forward --connection-string-file dns.application \\
+        --listen 127.0.0.1:5300/udp
   a SOCKS5 proxy for all hybrid connections, with a password:
     hybridrelay forward --connection-string-file *.application \\
         --socks 127.0.0.1:1080 --front-users-file users
@@ -95,7 +98,7 @@ examples:
   paths are relative to the file:
     hybridrelay forward --config forward.toml
 
-forward.toml; changes take effect without a restart:
+forward.toml; when it changes, the program changes over without a restart:
   [[connection]]
   file = "orders.application"
   listen = "127.0.0.1:5432"
@@ -110,9 +113,10 @@ def _add_arguments(parser: Parser) -> None:
     add_claim_file(parser)
     _add_listen(
         parser,
-        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; or a Unix socket, to which "
+        "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; with /udp or /tcp+udp: for "
+        "datagrams, if the target has them; or a Unix socket, to which "
         "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
-        "with the port of the local name (default: 127.0.0.1:0; or none, with --socks or --http-proxy)",
+        "with the port of the local name (default: 127.0.0.1:0, or nowhere if there are fronts)",
     )
     add_fronts(parser)
     add_policy_dir(parser)

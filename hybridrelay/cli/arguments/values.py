@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from ..._datagram_address import DatagramAddress
 from ..._own_address import OWN
 from ..._unix_address import UnixAddress, parse_unix_address
 
@@ -66,10 +67,14 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @_argument
-def local_address(text: str) -> tuple[str, int] | UnixAddress | Literal["own"]:
-    """Parse what `listen_address` parses, ``unix:/path``, or ``own``."""
+def local_address(text: str) -> tuple[str, int] | DatagramAddress | UnixAddress | Literal["own"]:
+    """Parse what `listen_address` parses, with ``/udp`` or ``/tcp+udp`` if there are datagrams; ``unix:/path``; or
+    ``own``."""
     if text == OWN:
         return OWN
+    for suffix, with_streams in (("/udp", False), ("/tcp+udp", True)):
+        if text.endswith(suffix) and not text.startswith("unix:"):
+            return DatagramAddress(*_split_address(text.removesuffix(suffix)), with_streams)
     return parse_unix_address(text) if text.startswith("unix:") else _split_address(text)
 
 
@@ -97,7 +102,8 @@ def status_address(text: str) -> Path | tuple[str, int]:
 
 @_argument
 def target(text: str) -> Target:
-    """Parse ``host:port``, ``host:port,port-port`` or ``unix:/path``, which a connector is to connect to."""
+    """Parse ``host:port``, ``host:port,port-port``, with ``/udp`` or ``/tcp+udp`` if there are datagrams, or
+    ``unix:/path``, which a connector is to connect to."""
     from ...security import parse_target_untrusted
 
     return parse_target_untrusted(text)

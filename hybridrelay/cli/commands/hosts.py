@@ -7,6 +7,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Sequence
 
+from ..._datagram_address import DatagramAddress
 from ..._own_address import OwnAddress
 from ...client.names.hosts_block import HostsLine, lines_in, other_lines, with_lines
 from ...client.names.hosts_file import apply_lines, default_hosts_file, read_hosts_file, remove_lines
@@ -84,8 +85,9 @@ def _addresses(listen: Sequence[Listen]) -> Iterable[str]:
     for one in listen:
         if isinstance(one, OwnAddress):
             yield one.host
-        elif isinstance(one, tuple) and not is_any_port(one):
-            host = "127.0.0.1" if one[0] == "localhost" else one[0]
+        elif isinstance(one, tuple | DatagramAddress) and not is_any_port(one):
+            name = one[0] if isinstance(one, tuple) else one.host
+            host = "127.0.0.1" if name == "localhost" else name
             address = ip_address(host)
             if address is not None:
                 local = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")

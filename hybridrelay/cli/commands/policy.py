@@ -33,10 +33,12 @@ from ...security import (
     HostPorts,
     PeerIdentity,
     PortSet,
+    Protocols,
     Role,
     StreamTarget,
     Target,
     UnixSocket,
+    each_stream_target,
     load_connection_string,
 )
 from .. import exits, output
@@ -143,14 +145,15 @@ class _Result:
 
 def _lines(results: Sequence[_Result], connection: str) -> Iterator[str]:
     """Yield a line for each result. Ports with the same result share a line, which has the rule for the first."""
-    grouped: dict[tuple[str, str, str], list[_Result]] = {}
+    grouped: dict[tuple[str, str, str, Protocols | None], list[_Result]] = {}
     for one in results:
-        grouped.setdefault(one.says(), []).append(one)
-    for (word, at, _), same in grouped.items():
+        protocols = one.target.protocols if isinstance(one.target, HostPort) else None
+        grouped.setdefault((*one.says(), protocols), []).append(one)
+    for (word, at, _, _), same in grouped.items():
         target: Target | None = same[0].target
         ports = [one.target.port for one in same if isinstance(one.target, HostPort)]
         if isinstance(target, HostPort) and len(ports) > 1 and len(ports) == len(set(ports)):
-            target = HostPorts(target.host, PortSet.of(ports))
+            target = HostPorts(target.host, PortSet.of(ports), protocols=target.protocols)
         what = connection if target is None else f"{target}{at}"
         rule = same[0].decision.rule
         yield f"{word}: {what}: {rule}" if rule else f"{word}: {what}"
@@ -177,7 +180,7 @@ class _Check:
         if isinstance(target, UnixSocket):
             first = self._decide(target)
             return [self._decide(target, os.path.realpath(target.path)) if first.is_allowed else first]
-        ports = [self._decide(port) for port in (target.each if isinstance(target, HostPorts) else (target,))]
+        ports = [self._decide(port) for port in each_stream_target(target)]
         addresses = self._addresses(target.host) if any(one.is_allowed for one in ports) else ()
         found = []
         for port in ports:
@@ -201,7 +204,10 @@ class _Check:
 
     def _decide(self, target: StreamTarget | None, address: str = "") -> _Result:
         at = local_now() if self.policy.depends_on_time else None
-        action = Action.FORWARD if target is None else Action.OPEN_STREAM
+        action = Action.FORWARD
+        if target is not None:
+            has_datagrams = isinstance(target, HostPort) and target.protocols.has_datagrams
+            action = Action.OPEN_DATAGRAMS if has_datagrams else Action.OPEN_STREAM
         resource = attrs.evolve(self.resource, target=target, address=address, at=at)
         return _Result(target, address, self.policy.decide(self.subject, action, resource))
 

@@ -66,10 +66,10 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
     """Fork the client's process.
 
     Args:
-        run: called in the new process, which ends with the exit code that it returns.
+        run: runs in the new process, and returns its exit code. It must not return if it was not forked.
 
     Returns:
-        The process id, and the socket on which `Messages` of the process arrive.
+        The process, and the socket with its messages.
 
     Raises:
         OSError: no process can be started.
@@ -84,7 +84,7 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
             ours.close()
             code = run(Messages(theirs))
         finally:
-            # Never return into the code of the first process, whose cleanup must not run in this one.
+            # Whatever has happened: what the first process has registered for its own end must not run here.
             os._exit(code)
     theirs.close()
     return pid, ours
@@ -162,7 +162,7 @@ class _Follower:
             return
         if self.application is None or self.status is not None:
             if number in ENDING:
-                # The application is not running, so the signal can only be meant for this process.
+                # The application does not run (any more), and this process is all that there is to be ended.
                 if self.status is None:
                     self.status = number
                 os.kill(self._client, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The name server of an application. It knows the published names; it may forward other queries to another server."""
+"""The name server of an application. It knows the published names; for others, it may ask another server."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["serve_names"]
 _TTL: Final = 5
 #: How long another server may take to answer (seconds). Resolvers ask again after 5 s.
 _ASK_SECONDS: Final = 5.0
-#: How many forwarded queries may wait for an answer. Further ones are dropped, and the resolver repeats them.
+#: How many questions are passed on at the same time. Further ones are dropped, and asked again by the resolver.
 _MAX_ASKED: Final = 256
 
-#: Returns the server to which the socket with this address sent its query; None if its queries are ignored.
+#: Returns the server that the socket with this address wanted to ask; None if its questions are ignored.
 WantedServer = Callable[[Address], Address | None]
 
 
 async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_server: WantedServer | None) -> None:
-    """Answer queries until cancelled.
+    """Answer questions until cancelled.
 
     Args:
         sock: a bound UDP socket. The caller closes it.
         names: the published names, in lower case, with their addresses.
-        wanted_server: to which server other queries are forwarded. None: other names do not exist.
+        wanted_server: whom to ask about other names. None: other names do not exist.
     """
     sock.setblocking(False)
     asked = trio.CapacityLimiter(_MAX_ASKED)
@@ -60,7 +60,7 @@ async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_serv
 
 
 def _answer(query: Query, names: Mapping[str, str], *, knows_all: bool) -> bytes | None:
-    """Return the answer; None if the query has to be forwarded."""
+    """Return the answer; None if another server has to be asked."""
     address = names.get(normal_host(query.name))
     if address is not None and query.is_standard and query.is_internet:
         return make_answer(query, [ip_address(address)], ttl=_TTL)
@@ -72,8 +72,7 @@ def _answer(query: Query, names: Mapping[str, str], *, knows_all: bool) -> bytes
 async def _pass_on(
     sock: socket.socket, data: bytes, peer: Address, server: Address, asked: trio.CapacityLimiter, key: object
 ) -> None:
-    """Forward a query to another server, and its answer to the resolver. If that server does not answer, there is no
-    answer."""
+    """Ask another server, and pass its answer on. If it does not answer, nobody does."""
     try:
         with trio.move_on_after(_ASK_SECONDS):
             try:
@@ -85,7 +84,7 @@ async def _pass_on(
                     while answer[:2] != data[:2]:  # from the same server, to which the socket is connected
                         answer = await asking.recv(65535)
             except OSError:
-                # To the resolver, that server does not answer: the resolver repeats the query, or gives up.
+                # As if that server could not be reached: the resolver asks again, or gives up.
                 return
             _send(sock, answer, peer)
     finally:
@@ -96,5 +95,5 @@ def _send(sock: socket.socket, answer: bytes, peer: Address) -> None:
     try:
         sock.sendto(answer, peer)
     except OSError:
-        # The resolver has given up; or the socket's buffer is full, and the resolver will repeat the query.
+        # The resolver has given up, or the socket's buffer is full; then the resolver asks again.
         return

@@ -1,4 +1,7 @@
-"""Local ports and Unix sockets that look like the target: every connection becomes one stream."""
+"""Local ports and Unix sockets that look like the target: every connection becomes one stream.
+
+This module is long because it also opens the ports, of every kind, and explains why one cannot be opened.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import trio
 
 from ..._accepting import accept_sockets
 from ..._check_type import check_type
-from ..._listening import explain_listen_error, open_listeners
+from ..._datagram_address import DatagramAddress
+from ..._listening import bind_datagrams, explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
 from ..._own_address import OwnAddress
 from ..._unix_address import UnixAddress
@@ -29,14 +33,18 @@ from ...streams.sockets import abort_socket
 from ...streams.unix_sockets import SocketFile, is_listening, listen_unix_socket
 from ..client import Client
 from .connections import Connections
+from .datagrams import serve_datagrams
 from .readiness import keep_connected
 
 __all__ = ["OpenPort", "PortService", "open_port", "run_forward"]
 
+#: How often to look for a port that is free for streams and for datagrams.
+_ATTEMPTS = 16
+
 
 async def run_forward(
     client: Client,
-    listen: Sequence[tuple[str, int] | UnixAddress],
+    listen: Sequence[tuple[str, int] | DatagramAddress | UnixAddress],
     *,
     stop: trio.Event | None = None,
     grace: float = 0.0,
@@ -53,7 +61,7 @@ async def run_forward(
 
     Args:
         client: from `open_client`.
-        listen: (host, port) of each local address; port 0 means any free port.
+        listen: (host, port) of each local address; port 0 means any free port. A `DatagramAddress` is for datagrams.
         stop: setting it stops gracefully: no further connections are accepted, and those that are open have up to
             `grace` seconds to finish.
         grace: seconds; after that, open connections are reset.
@@ -91,6 +99,8 @@ class OpenPort:
     listeners: Sequence[trio.SocketListener]
     #: The addresses of the listeners, for people.
     names: tuple[str, ...]
+    #: UDP sockets.
+    datagrams: Sequence[socket.socket] = ()
     #: The file of a Unix socket.
     file: SocketFile | None = None
     #: Whether only an application that this program has started can connect.
@@ -104,7 +114,10 @@ class OpenPort:
         return (
             []
             if self.file is not None or self.is_private
-            else [one.socket.getsockname()[:2] for one in self.listeners]
+            else [
+                *(one.socket.getsockname()[:2] for one in self.listeners),
+                *(one.getsockname()[:2] for one in self.datagrams),
+            ]
         )
 
     def close(self) -> None:
@@ -113,9 +126,13 @@ class OpenPort:
             self.file.remove()
         for listener in self.listeners:
             listener.socket.close()
+        for sock in self.datagrams:
+            sock.close()
 
 
-async def open_port(address: tuple[str, int] | OwnAddress | UnixAddress, *, events: EventStream) -> OpenPort:
+async def open_port(
+    address: tuple[str, int] | DatagramAddress | OwnAddress | UnixAddress, *, events: EventStream
+) -> OpenPort:
     """Listen on a local address, for `PortService`. The caller closes it.
 
     Args:
@@ -129,6 +146,8 @@ async def open_port(address: tuple[str, int] | OwnAddress | UnixAddress, *, even
     """
     if isinstance(address, UnixAddress):
         return await _open_unix_socket(address)
+    if isinstance(address, DatagramAddress):
+        return await _open_datagram_port(address, events=events)
     listeners = await (
         _open_own_port(address, events=events)
         if isinstance(address, OwnAddress)
@@ -153,7 +172,31 @@ async def _open_unix_socket(address: UnixAddress) -> OpenPort:
             remedy="choose a short path in a directory that exists and that this user may write to; only a socket is "
             "replaced",
         ) from exc
-    return OpenPort([listener], (str(address),), file)
+    return OpenPort([listener], (str(address),), file=file)
+
+
+async def _open_datagram_port(address: DatagramAddress, *, events: EventStream) -> OpenPort:
+    """Open a UDP socket, and with streams a TCP listener at the same port. A free port may be taken in between, so
+    that is tried a few times."""
+    for attempt in reversed(range(_ATTEMPTS)):
+        listeners = await _open_tcp_port(address.host, address.port, events=events) if address.with_streams else []
+        try:
+            places = [one.socket.getsockname()[:2] for one in listeners] or [(address.host, address.port)]
+            found = [sock for host, port in places for sock in await bind_datagrams(host, port)]
+        except OSError as exc:
+            for listener in listeners:
+                listener.socket.close()
+            if attempt and address.port == 0 and exc.errno == errno.EADDRINUSE:
+                continue
+            otherwise = "or choose another --listen address; port 0 means any free port"
+            text, remedy = explain_listen_error(exc, address.port, otherwise=otherwise)
+            raise ConfigurationError(f"cannot receive datagrams at {address}: {text}", remedy=remedy) from exc
+        names = (
+            *(format_address(*one.socket.getsockname()[:2]) for one in listeners),
+            *(f"{format_address(*sock.getsockname()[:2])}/udp" for sock in found),
+        )
+        return OpenPort(listeners, names, found)
+    raise AssertionError
 
 
 async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[trio.SocketListener]:
@@ -166,23 +209,22 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
 
 
 async def _open_own_port(address: OwnAddress, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on an address of its own. If the wanted port cannot be opened, listen on any free port of the address,
-    so that the other hybrid connections can still be reached."""
+    """Listen on an address of its own; on any free port of it if the wanted one cannot be opened, so that this does
+    not affect the other ports."""
     try:
         return await open_listeners(address.host, address.port, events=events)
     except OSError as exc:
         if exc.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
                 f"cannot listen on {address}: this machine has no such address",
-                remedy=f"as root, add it (on macOS with 'ifconfig lo0 alias {address.host}'), or use another "
-                "--listen",
+                remedy=f"let root add it, on macOS with 'ifconfig lo0 alias {address.host}'; or use another --listen",
             ) from exc
         if exc.errno not in (errno.EACCES, errno.EADDRINUSE):
             raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
         listeners = await _open_tcp_port(address.host, 0, events=events)
         text, remedy = explain_listen_error(exc, address.port, otherwise="or let the application use the other port")
         if exc.errno == errno.EADDRINUSE:
-            remedy = f"a program that listens on all addresses may be using the port: {remedy}"
+            remedy = f"a program that listens on all addresses has the port, too: {remedy}"
         used = listeners[0].socket.getsockname()[1]
         events.publish(OwnPortNotOpened(address=str(address), used_port=used, detail=text, remedy=remedy))
         return listeners
@@ -201,6 +243,7 @@ class PortService:
     def __init__(self, client: Client, ports: Sequence[OpenPort], *, fronts: Sequence[str] = ()) -> None:
         self._client = client
         self._listeners = [listener for port in ports for listener in port.listeners]
+        self._datagrams = [sock for port in ports for sock in port.datagrams]
         self._names = (*(name for port in ports for name in port.names), *fronts)
         #: Serves connections that something else has accepted; None while no connections are accepted.
         self.connections: Connections | None = None
@@ -215,6 +258,7 @@ class PortService:
 
     def stop(self, grace: float) -> None:
         """Accept no more connections. Those that are open have up to `grace` seconds to finish, and are then reset.
+        Flows of datagrams end at once; the next datagram from the same program begins another one.
 
         A second call can only shorten this time.
         """
@@ -234,7 +278,10 @@ class PortService:
                         what = f"{client.connection} at {', '.join(self._names)}"
                         take = partial(_take, served, self._admits)
                         accept = partial(accept_sockets, take, self._listeners, events=client.events, what=what)
-                        await accepting.start(accept)
+                        if self._listeners or not self._datagrams:
+                            await accepting.start(accept)
+                        for sock in self._datagrams:
+                            accepting.start_soon(serve_datagrams, client, sock)
                         task_status.started()
                         await self._stop.wait()
                         self.connections = None

@@ -73,4 +73,8 @@ def _amounts(event: StreamNotConnected | StreamClosed | StreamStillOpen) -> dict
     to_client, to_target = (
         (0, 0) if isinstance(event, StreamNotConnected) else (event.bytes_to_client, event.bytes_to_target)
     )
-    return {"bytes_to_client": to_client, "bytes_to_target": to_target, "seconds": event.seconds}
+    amounts = {"bytes_to_client": to_client, "bytes_to_target": to_target, "seconds": event.seconds}
+    if isinstance(event, StreamClosed) and event.datagrams_to_target is not None:
+        names = ("datagrams_to_client", "datagrams_to_target", "datagrams_dropped")
+        amounts |= {name: getattr(event, name) for name in names}
+    return amounts

@@ -1,0 +1,185 @@
+"""Local ports for datagrams: all datagrams from one source address are one flow."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Any, TypeAlias
+
+import trio
+
+from ..._unexpected_failure import unexpected_failure
+from ...connectivity.endpoint import format_address
+from ...errors import HybridRelayError
+from ...events.client import FlowsUsedUp
+from ...mux import DatagramFlow
+from ...protocol.config import MAX_DATAGRAM
+from ...protocol.datagrams import DatagramQueue, Dropped
+from ...streams.datagrams import TOO_LONG
+from ..client import Client
+
+__all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
+
+#: How many flows one local port may have: as many as a connector accepts in a session. Any program of this machine
+#: can open flows, by sending from many ports.
+MAX_LOCAL_FLOWS = 1024
+#: How long a flow may be idle (seconds). This is longer than at the connector, which knows the target and ends the
+#: flow first.
+IDLE_SECONDS = 90.0
+#: How long to wait for a session (seconds), unless the client's `open_patience` is longer.
+OPEN_SECONDS = 30.0
+#: How long datagrams of a source address are dropped after its flow could not be opened, or has failed (seconds), so
+#: that a program that sends without pause does not cause a request for each datagram.
+PAUSE_SECONDS = 1.0
+#: The pause after an error of the socket that concerns no single datagram (seconds).
+_ERROR_SECONDS = 0.1
+
+#: The source address of datagrams, as the socket module has it.
+_Source: TypeAlias = tuple[Any, ...]
+
+
+class _Unlimited:
+    """Counts no memory: for the datagrams that wait for a session, of which each flow has few."""
+
+    def take(self, amount: int) -> bool:
+        return True
+
+    def release(self, amount: int) -> None:
+        pass
+
+
+async def serve_datagrams(client: Client, sock: socket.socket) -> None:
+    """Pass on what arrives at a UDP socket, and the answers, until cancelled. Then all flows are ended.
+
+    An error of one flow does not affect others. The socket stays open.
+
+    Args:
+        client: opens the flows.
+        sock: is bound, and does not block.
+    """
+    async with trio.open_nursery() as nursery:
+        port = _Port(client, sock, nursery)
+        await port.receive()
+
+
+class _Port:
+    def __init__(self, client: Client, sock: socket.socket, nursery: trio.Nursery) -> None:
+        self.client = client
+        self.socket = sock
+        self._nursery = nursery
+        self._flows: dict[_Source, _LocalFlow] = {}
+        #: Whether there are as many flows as possible, and this was reported.
+        self._is_full = False
+
+    async def receive(self) -> None:
+        receiver = trio.socket.from_stdlib_socket(self.socket.dup())
+        with receiver:
+            while True:
+                try:
+                    data, source = await receiver.recvfrom(MAX_DATAGRAM + 1)
+                except ConnectionResetError:
+                    continue  # Windows reports that an earlier answer has not reached its program
+                except OSError as exc:
+                    self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
+                    await trio.sleep(_ERROR_SECONDS)
+                    continue
+                flow = self._flows.get(source) or self._begin(source)
+                if flow is not None:
+                    flow.send(data)
+
+    def _begin(self, source: _Source) -> _LocalFlow | None:
+        if len(self._flows) >= MAX_LOCAL_FLOWS:
+            if not self._is_full:
+                self._is_full = True
+                self.client.events.publish(FlowsUsedUp(connection=self.client.connection, limit=MAX_LOCAL_FLOWS))
+            return None
+        flow = self._flows[source] = _LocalFlow(self, source)
+        self._nursery.start_soon(flow.run)
+        return flow
+
+    def forget(self, flow: _LocalFlow) -> None:
+        """Begin another flow with the next datagram from the same source address. Idempotent."""
+        if self._flows.get(flow.source) is flow:
+            del self._flows[flow.source]
+        self._is_full = self._is_full and len(self._flows) > MAX_LOCAL_FLOWS // 2
+
+
+class _LocalFlow:
+    """The datagrams from and to one source address."""
+
+    def __init__(self, port: _Port, source: _Source) -> None:
+        self._port = port
+        self.source = source
+        #: None until there is a session.
+        self._flow: DatagramFlow | None = None
+        #: What was received until then.
+        self._early = DatagramQueue(_Unlimited(), Dropped())
+        self._has_ended = False
+        #: The scope in which the flow is idle.
+        self._waiting = trio.CancelScope()
+        self._last = trio.current_time()
+
+    def send(self, data: bytes) -> None:
+        """Pass on a datagram of the application."""
+        self._last = trio.current_time()
+        if self._flow is not None and not self._flow.has_ended:
+            self._flow.send_nowait(data)
+        elif not self._has_ended and len(data) <= MAX_DATAGRAM:
+            self._early.put(data, self._last)
+
+    async def run(self) -> None:
+        """Serve the flow until it ends. Events report how it ended."""
+        try:
+            await self._serve()
+            if self._has_failed:
+                await trio.sleep(PAUSE_SECONDS)
+        finally:
+            self._port.forget(self)
+
+    @property
+    def _has_failed(self) -> bool:
+        return self._flow is None or bool(self._flow.reset_reason)
+
+    async def _serve(self) -> None:
+        client = self._port.client
+        try:
+            with trio.fail_after(max(OPEN_SECONDS, client.open_patience)):
+                address = partial(format_address, *self.source[:2])
+                flow = self._flow = await client.open_flow(wait_opened=False, application=address)
+        except (HybridRelayError, trio.ClosedResourceError, trio.TooSlowError):
+            self._has_ended = True  # an event has reported it
+            return
+        try:
+            flow.set_watcher(self._deliver)
+            while not flow.has_ended and (data := self._early.take(trio.current_time())) is not None:
+                flow.send_nowait(data)
+            self._deliver()
+            while not flow.has_ended:
+                deadline = self._last + IDLE_SECONDS
+                if trio.current_time() >= deadline:
+                    flow.close_nowait()
+                    return
+                with trio.CancelScope(deadline=deadline) as self._waiting:
+                    await trio.sleep_forever()
+        finally:
+            self._has_ended = True
+            flow.set_watcher(None)
+            flow.close_nowait()
+
+    def _deliver(self) -> None:
+        """Pass on what has arrived to the application."""
+        flow = self._flow
+        assert flow is not None
+        while flow.has_input and (data := flow.receive_nowait()) is not None:
+            self._last = trio.current_time()
+            try:
+                self._port.socket.sendto(data, self.source)
+            except OSError as exc:  # the program is gone, or the system has no room: UDP loses datagrams
+                if exc.errno in TOO_LONG:
+                    flow.dropped.size += 1
+                else:
+                    flow.dropped.queue += 1
+        if flow.has_ended:
+            if not self._has_failed:
+                self._port.forget(self)
+            self._waiting.cancel()

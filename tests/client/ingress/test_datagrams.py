@@ -1,0 +1,284 @@
+"""Local ports for datagrams, with a session in the same process, and a clock that the test moves."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay._datagram_address import DatagramAddress
+from hybridrelay.client import Client, run_forward
+from hybridrelay.client.ingress import datagrams
+from hybridrelay.client.ingress.datagrams import IDLE_SECONDS, PAUSE_SECONDS
+from hybridrelay.client.requests import StreamRequests
+from hybridrelay.client.stream_events import StreamReports
+from hybridrelay.connectivity.counters import EndpointCounters
+from hybridrelay.errors import ConfigurationError, RelayUnreachable, StreamRefused
+from hybridrelay.events import Event, EventStream, FlowsUsedUp, ForwardOpenToOthers, StreamClosed, StreamNotOpened
+from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.testing import session_pair
+
+#: The sockets of the test that runs.
+OPEN: list[trio.socket.SocketType] = []
+
+
+@pytest.fixture(autouse=True)
+async def closing() -> AsyncIterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+class FakeClient(Client):
+    """A client whose session is one of this process."""
+
+    listening: tuple[str, ...] = ()
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.published: list[Event] = []
+        self.counters = EndpointCounters()
+        self.requests = StreamRequests(lambda: "dns", self.counters)
+        self.reports = StreamReports(lambda: "dns", self.events, self.requests, lambda _: "0A", self.counters)
+        self.listening = ()
+        self.attempts = 0
+        #: Set when there is a session.
+        self.has_session = trio.Event()
+        self.has_session.set()
+
+    @property
+    def connection(self) -> str:
+        return "dns"
+
+    @property
+    def events(self) -> EventStream:
+        return EventStream(self.published.append)
+
+    @property
+    def open_streams(self) -> int:
+        return 0
+
+    @property
+    def open_patience(self) -> float:
+        return 1.0
+
+    async def connect(self, *, patience: float | None = None) -> Session:
+        await trio.lowlevel.checkpoint()
+        raise RelayUnreachable("not used")
+
+    async def open_flow(
+        self,
+        *,
+        port: int | None = None,
+        wait_opened: bool = True,
+        patience: float | None = None,
+        application: Callable[[], str] = str,
+    ) -> DatagramFlow:
+        self.attempts += 1
+        with self.reports.request_flow(application) as follow:
+            await self.has_session.wait()
+            flow = self.session.open_flow_nowait()
+            follow(flow)
+        return flow
+
+
+class Program:
+    """An application with a UDP socket."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self._to = (host, port)
+        OPEN.append(self.socket)
+
+    async def send(self, data: bytes) -> None:
+        await self.socket.sendto(data, self._to)
+
+    async def receive(self) -> bytes:
+        data, source = await self.socket.recvfrom(70_000)
+        assert source[:2] == self._to, "the answer comes from the address that the request was sent to"
+        return data
+
+
+class Scene:
+    def __init__(self, client: FakeClient, connector: Session, bound: tuple[str, int], stop: trio.Event) -> None:
+        self.client = client
+        self.connector = connector
+        self.bound = bound
+        self.stop = stop
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, host: str = "127.0.0.1") -> Scene:
+        session, connector = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
+        client, stop = FakeClient(session), trio.Event()
+        forward = partial(run_forward, client, [DatagramAddress(host, 0)], stop=stop)
+        (bound,) = await nursery.start(forward)
+        return cls(client, connector, bound, stop)
+
+    def program(self) -> Program:
+        return Program(*self.bound)
+
+    async def accept(self) -> DatagramFlow:
+        return (await self.connector.offers.receive()).accept_flow()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_each_source_address_is_a_flow(nursery: trio.Nursery, host: str) -> None:
+    scene = await Scene.start(nursery, host)
+    one, two = scene.program(), scene.program()
+    await one.send(b"from one")
+    first = await scene.accept()
+    assert await first.receive() == b"from one"
+    await two.send(b"from two")
+    second = await scene.accept()
+    assert await second.receive() == b"from two"
+    await one.send(b"")
+    assert await first.receive() == b""
+    for flow, program, answer in ((first, one, b"to one"), (second, two, b"x" * 60_000), (first, one, b"")):
+        await flow.send(answer)
+        assert await program.receive() == answer
+    applications = [request.application() for request in scene.client.requests]
+    names = [program.socket.getsockname()[1] for program in (one, two)]
+    assert [int(address.rpartition(":")[2]) for address in applications] == names
+    await first.aclose()
+    with trio.fail_after(10):
+        while not (closed := [event for event in scene.client.published if isinstance(event, StreamClosed)]):
+            await trio.lowlevel.checkpoint()
+    assert (closed[0].outcome, closed[0].datagrams_to_target, closed[0].datagrams_to_client) == ("closed", 2, 2)
+    assert scene.client.counters.datagrams == {"to_target": 2, "to_client": 2}
+    await one.send(b"again")
+    assert await (await scene.accept()).receive() == b"again"
+    nursery.cancel_scope.cancel()
+
+
+async def test_datagrams_wait_for_a_session(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    scene = await Scene.start(nursery)
+    scene.client.has_session = trio.Event()
+    program = scene.program()
+    await program.send(b"too early")
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    mock_clock.jump(1)
+    await program.send(b"in time")
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    scene.client.has_session.set()
+    assert await (await scene.accept()).receive() == b"in time"
+    assert scene.client.attempts == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_flow_ends(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    scene = await Scene.start(nursery)
+    program = scene.program()
+    await program.send(b"request")
+    flow = await scene.accept()
+    assert await flow.receive() == b"request"
+    mock_clock.jump(IDLE_SECONDS - 1)
+    await flow.send(b"answer")
+    assert await program.receive() == b"answer"
+    mock_clock.jump(IDLE_SECONDS - 1)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert not flow.has_ended
+    mock_clock.jump(1)
+    with pytest.raises(trio.EndOfChannel):
+        await flow.receive()
+    assert len(scene.client.requests) == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_after_a_refusal_there_is_a_pause(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    scene = await Scene.start(nursery)
+    program = scene.program()
+    for attempt in (1, 2):
+        await program.send(b"request")
+        offer = await scene.connector.offers.receive()
+        offer.refuse(Reason.TARGET_REFUSED)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(3):
+            await program.send(b"again")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert scene.client.attempts == attempt
+        mock_clock.jump(PAUSE_SECONDS)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    refused = [event.reason for event in scene.client.published if isinstance(event, StreamNotOpened)]
+    assert refused == [Reason.TARGET_REFUSED] * 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_number_of_flows_is_limited(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagrams, "MAX_LOCAL_FLOWS", 2)
+    scene = await Scene.start(nursery)
+    programs = [scene.program() for _ in range(4)]
+    for program in programs:
+        await program.send(b"x")
+    flows = [await scene.accept(), await scene.accept()]
+    with trio.fail_after(10):
+        while not [event for event in scene.client.published if isinstance(event, FlowsUsedUp)]:
+            await trio.lowlevel.checkpoint()
+    for flow in flows:
+        await flow.aclose()
+    with trio.fail_after(10):
+        while len(scene.client.requests):
+            await trio.lowlevel.checkpoint()
+    await programs[3].send(b"now")
+    assert await (await scene.accept()).receive() == b"now"
+    assert len([event for event in scene.client.published if isinstance(event, FlowsUsedUp)]) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_stopping_ends_the_flows(nursery: trio.Nursery) -> None:
+    scene = await Scene.start(nursery)
+    program = scene.program()
+    await program.send(b"request")
+    flow = await scene.accept()
+    assert await flow.receive() == b"request"
+    scene.stop.set()
+    with pytest.raises(trio.EndOfChannel):
+        await flow.receive()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("with_streams", [True, False])
+async def test_the_port_of_streams_and_datagrams_is_the_same(nursery: trio.Nursery, with_streams: bool) -> None:
+    session, _ = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
+    client = FakeClient(session)
+    address = DatagramAddress("127.0.0.1", 0, with_streams)
+    bound: list[tuple[str, int]] = await nursery.start(partial(run_forward, client, [address]))
+    assert len(bound) == 1 + with_streams
+    assert len(set(bound)) == 1
+    host, port = bound[0]
+    names = (f"{host}:{port}",) if with_streams else ()
+    assert client.listening == (*names, f"{host}:{port}/udp")
+    assert [event for event in client.published if isinstance(event, ForwardOpenToOthers)] == []
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("host", "text"), [("0.0.0.0", "datagrams need one address"), ("::", "datagrams need one address")]
+)
+async def test_an_answer_has_to_come_from_the_right_address(nursery: trio.Nursery, host: str, text: str) -> None:
+    session, _ = await session_pair(nursery)
+    with pytest.raises(ConfigurationError, match=text):
+        await run_forward(FakeClient(session), [DatagramAddress(host, 0)])
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_port_that_is_taken(nursery: trio.Nursery) -> None:
+    session, _ = await session_pair(nursery)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        with pytest.raises(ConfigurationError, match="cannot receive datagrams at"):
+            await run_forward(FakeClient(session), [DatagramAddress("127.0.0.1", taken.getsockname()[1])])
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_without_datagrams(nursery: trio.Nursery) -> None:
+    session, _ = await session_pair(nursery)
+    client = FakeClient(session)
+    with pytest.raises(StreamRefused) as caught:
+        await client.open_flow()
+    assert caught.value.reason is Reason.KIND_NOT_OFFERED
+    nursery.cancel_scope.cancel()
