@@ -224,3 +224,21 @@ async def test_a_forward_in_a_thread_renews_its_identity(scene: Scene) -> None:
         token = trio.lowlevel.current_trio_token()
         assert await trio.to_thread.run_sync(run, is_stored, token) == b"ab"
     assert scene.issued == [scene.stored.serial]
+
+
+async def test_what_another_process_has_renewed_is_used_from_the_file(scene: Scene) -> None:
+    """As by several processes of a server, which have read the same file. None of them asks a connector again."""
+    string = scene.string
+    async with open_client(string) as client:
+        await client.connect()
+        serial = await scene.renewed(client)
+    async with open_client(string, events=scene.events_of_clients()) as another:
+        assert await scene.renewed(another) == serial
+        async with await another.open_stream() as stream:
+            await talk(stream, b"x")
+    assert scene.issued == [serial]
+    (renewed,) = [event for event in scene.published if isinstance(event, IdentityRenewed)]
+    assert (renewed.serial, renewed.kept) == (serial, True)
+    assert "another program has renewed it in the same file" in renewed.detail
+    (opened,) = [event for event in scene.events if isinstance(event, StreamOpened)]
+    assert opened.serial == serial
