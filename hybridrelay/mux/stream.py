@@ -91,8 +91,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._settled_callback: Callable[[], None] | None = None
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
-        self._sender = Waiter()
-        self._receiver = Waiter()
+        self._sender, self._receiver = Waiter(), Waiter()
         self._answer = trio.Event()
         self._cancel_on_abort: trio.CancelScope | None = None
         #: Whether the stream was accepted, by the peer or by us. It may have ended since.
@@ -297,13 +296,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     @property
     def send_share(self) -> int:
-        """This stream's share of its session's memory for sending (bytes). It makes no sense to read more than this
-        at a time from the source of the data. The share is small if this process has little memory left for
-        sending."""
+        """This stream's share of its session's memory for sending (bytes), which is small if this process has little
+        left for that. It makes no sense to read more than this at a time from the source of the data."""
         core = self._core
         share = max(BASE_WINDOW, QUEUED_PER_SESSION // (len(core.streams) or 1))
-        available = core.sending.available
-        return share if available >= share else max(STREAM_SHARE, available)
+        return min(share, max(STREAM_SHARE, core.sending.available))
 
     @property
     def _queue_limit(self) -> int:
