@@ -1,4 +1,4 @@
-"""Loopback addresses that belong to one host name each, so that a forward can keep every name's own port. Pure.
+"""A loopback address for each host name, so that a forward can listen on the same port as each target. Pure.
 
 1. The address of a name is computed from the name, in 127.64.0.0/10. So it is the same in every run, and another
    program can compute it, too.

@@ -50,7 +50,7 @@ class Replacement(abc.ABC):
         """Replace the old content. When this returns, the new content is on the disk.
 
         Raises:
-            OSError: this failed in spite of all preparations. The error names the file, which is unchanged.
+            OSError: this failed despite all preparations. The error names the file, which is unchanged.
         """
 
     @abc.abstractmethod

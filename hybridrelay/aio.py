@@ -1,4 +1,4 @@
-"""For asyncio programs: connections with a target, and local ports that lead to it.
+"""For asyncio programs: connections to a target, and local ports that lead to it.
 
 A thread of the process does the work (see `hybridrelay.open_socket`), so nothing here blocks the event loop. All
 coroutines can be cancelled at any time: opening then stops, and nothing stays open. They work with any event loop for
@@ -55,7 +55,7 @@ async def open_connection(
     ssl: _ssl.SSLContext | None = None,
     server_hostname: str | None = None,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a reader and a writer for a connection with the target, as `asyncio.open_connection` does.
+    """Return a reader and a writer for a connection to the target, as `asyncio.open_connection` does.
 
     ``writer.write_eof()`` ends only the sending direction. If the target or the tunnel fails, reading raises
     `ConnectionResetError`; it never returns an end of file that the target has not sent. Close the writer, also if a

@@ -68,7 +68,7 @@ class FailureKind(enum.StrEnum):
     PROXY_UNREACHABLE = "proxy-unreachable"
     #: The proxy's own certificate cannot be verified. Nothing was sent to it.
     PROXY_UNTRUSTED = "proxy-untrusted"
-    #: The proxy demands authentication, or rejects the user name or password.
+    #: The proxy requires authentication, or rejects the user name or password.
     PROXY_AUTHENTICATION = "proxy-authentication"
     #: The proxy does not allow connections to this address and port.
     PROXY_REFUSED = "proxy-refused"
@@ -140,7 +140,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     ),
     FailureKind.WRONG_IDENTITY: (
         "the certificate is not the relay's",
-        "something on the way intercepts TLS, or the relay has a new certificate: compare the pin with the relay's",
+        "something on the path intercepts TLS, or the relay has a new certificate: compare the pin with the relay's",
     ),
     FailureKind.TLS_FAILED: ("the TLS handshake failed", "a firewall or proxy may be interfering with TLS; " + _ASK),
     FailureKind.REFUSED_BY_RELAY: ("the relay refused", None),
@@ -153,7 +153,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "compare the proxy's name with its certificate, or install the authority that made it on this machine",
     ),
     FailureKind.PROXY_AUTHENTICATION: (
-        "the proxy demands authentication",
+        "the proxy requires authentication",
         "give the proxy's user name and password",
     ),
     FailureKind.PROXY_REFUSED: (
@@ -173,7 +173,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "check the proxy's scheme and port: http, https and socks5 are different protocols",
     ),
     FailureKind.INTERCEPTION_FAILED: (
-        "something on the way intercepts TLS and cannot connect to the relay",
+        "something on the path intercepts TLS, and cannot connect to the relay",
         _INTERCEPTION_REMEDY,
     ),
     FailureKind.OTHER: ("failed", None),

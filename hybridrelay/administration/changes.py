@@ -65,7 +65,7 @@ def nothing() -> None:
 
 @contextlib.contextmanager
 def attempted(change: Callable[[], object]) -> Iterator[None]:
-    """If the block does not find what has to be changed, attempt the change nevertheless.
+    """If the block does not find what has to be changed, attempt the change anyway.
 
     The attempt fails, too, but the audit log of the relay has it. Without this, nobody could see that someone has
     tried to change what does not exist.
@@ -153,5 +153,5 @@ def _nothing_was_changed() -> Iterator[None]:
     except OSError as exc:
         raise HybridRelayError(
             f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
-            remedy="make it possible to write this file, and run the command again",
+            remedy="make this file writable, and run the command again",
         ) from exc

@@ -78,7 +78,7 @@ def create_connection(
         name: the name of the hybrid connection.
         target: what the connector connects to.
         local_name: the name and port under which applications know the target on their own machines; None means the
-            target's. Only files contain it: the relay does not get to know it.
+            target's. Only files contain it: the relay never learns it.
         hosts: the hosts of its relays, in order of preference.
         files: the files to be written.
         registry: the registry of its only relay. None if `files.relay` is to be imported there.

@@ -63,7 +63,7 @@ def make_issuer(
             before_change=before_change,
             replace={authority_path: with_issuer(authority_file, issuer).format(), **contents},
             what="the other files have the new issuer",
-            remedy="make it possible to write these files, and run the command again",
+            remedy="make these files writable, and run the command again",
         )
         return MadeIssuer(written, issuer.not_after)
 
@@ -90,7 +90,7 @@ def _with_issuer(path: Path, name: str, authority_file: AuthorityFile, issuer: I
     authority = authority_for_connectors(authority_file.authority)
     if content.authority not in (authority, authority_file.authority.certificate):
         raise ConfigurationError(
-            f"{path} belongs to another authority than {name} has in its authority file",
-            remedy="name the authority file that was created with it",
+            f"{path} belongs to an authority other than the one in the authority file of {name}",
+            remedy="name the authority file that was created with the connection string",
         )
     return attrs.evolve(content, authority=authority, issuer=issuer).format() + "\n"

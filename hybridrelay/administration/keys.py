@@ -16,7 +16,7 @@ from .registry import Registry, RuleInfo
 
 #: No key has this generation, so a change of a key with it changes nothing.
 _NO_GENERATION = 2**53 - 1
-_TRY_AGAIN = "make it possible to write these files, and run the command again"
+_TRY_AGAIN = "make these files writable, and run the command again"
 
 
 @attrs.frozen

@@ -39,7 +39,7 @@ def change_local_name(
             before_change=before_change,
             replace={path: _with_local_name(path, name, local_name) for path in files},
             what="the other files have the new local name",
-            remedy="make it possible to write these files, and run the command again",
+            remedy="make these files writable, and run the command again",
         )
 
 

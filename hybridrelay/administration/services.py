@@ -12,7 +12,7 @@ import attrs
 
 __all__ = ["ServiceRole", "ServiceSettings", "example_config", "launchd_plist", "systemd_unit", "windows_text"]
 
-#: When launchd or WinSW kills a program that was asked to stop, which includes its grace period (seconds).
+#: How long launchd or WinSW waits for a program to stop, including its grace period, before it is killed (seconds).
 _STOP_SECONDS: Final = 90
 
 
@@ -148,6 +148,7 @@ def launchd_plist(settings: ServiceSettings) -> str:
         "ThrottleInterval": 10,
         "ExitTimeOut": _STOP_SECONDS,
         "EnvironmentVariables": {"STATE_DIRECTORY": str(settings.state)},
+        "StandardOutPath": f"/var/log/{settings.name}.log",
         "StandardErrorPath": f"/var/log/{settings.name}.log",
         "SoftResourceLimits": {"NumberOfFiles": 65536},
         "HardResourceLimits": {"NumberOfFiles": 65536},

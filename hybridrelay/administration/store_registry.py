@@ -142,7 +142,7 @@ class StoreRegistry:
         return None if found is None else RollInfo(found.slot, found.started_at, found.ends_at, found.waits)
 
     def updates(self, name: str) -> tuple[UpdateInfo, ...]:
-        """See `Registry.updates`. While no relay runs, no program has one."""
+        """See `Registry.updates`. No relay runs, so nothing is known of programs."""
         return tuple(
             UpdateInfo(one.role.value, one.serial, one.sequence, one.note, one.created_at, one.expires_at)
             for one in self._store.updates(name)

@@ -39,7 +39,7 @@ def change_target(
             before_change=before_change,
             replace={path: _with_target(path, name, target) for path in files},
             what="the other files have the new target",
-            remedy="make it possible to write these files, and run the command again",
+            remedy="make these files writable, and run the command again",
         )
 
 

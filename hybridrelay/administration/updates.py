@@ -94,7 +94,7 @@ class Wanted:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether what was pushed before is only to be pushed again."""
+        """Whether nothing is to be changed, so that earlier updates are pushed again."""
         return self.hosts is None and self.ports is None and self.pins is None and self.target is None
 
 
@@ -175,7 +175,7 @@ def push_updates(
         except OSError as exc:
             raise HybridRelayError(
                 f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
-                remedy="make it possible to write this file, and run the command again",
+                remedy="make this file writable, and run the command again",
             ) from exc
         for update in updates:
             try:

@@ -8,13 +8,13 @@ that names the next file and the public key of that file. The steps of this chan
 3. The next file is written, with its first line.
 4. ``signing.key``, the present private key, is overwritten, and ``next.key`` takes its place.
 
-`AuditDirectory.open` continues after any of them. It also removes a line that was not written completely. What was
-never reported as written may be missing afterwards, and nothing else.
+`AuditDirectory.open` continues after any of them. It also removes a line that was not written completely. Afterwards,
+only records that were never reported as written may be missing.
 
-Files that have ended are deleted, the oldest first, when they are older than they are kept, or when the directory has
-reached its size. A clock that is wrong for a while deletes nothing (`_counted_time.py`). The record about a deletion
-is signed before the file is deleted. If the program ends between the two, the file is still there, and is deleted
-later, with another record.
+Files that have ended are deleted, the oldest first, when they ended more than `keep_days` ago, or when the directory
+has reached its maximum size. A clock that is wrong for a while deletes nothing (`_counted_time.py`). The record about
+a deletion is signed before the file is deleted. If the program ends between the two, the file is still there, and is
+deleted later, with another record.
 
 All methods block, and are called by one thread at a time. After an `OSError`, the same call can be made again. The
 module is long because writing, changing files and continuing after a crash are one state machine.
@@ -61,12 +61,12 @@ MAX_BYTES: Final = 64 << 20
 KEEP_DAYS: Final = 400.0
 #: The most lines between two checkpoints.
 CHECKPOINT_LINES: Final = 256
-#: After lines, there is a checkpoint within this time (seconds).
+#: How long a line may be without a checkpoint that covers it (seconds).
 CHECKPOINT_SECONDS: Final = 60.0
 #: Without lines, there is a checkpoint after this time (seconds): an hour in which nothing happens is then distinct
 #: from one that was removed.
 IDLE_SECONDS: Final = 3600.0
-#: How often to look for files that are older than they are kept (seconds).
+#: How often to look for files that are old enough to be deleted (seconds).
 DELETION_SECONDS: Final = 600.0
 
 _SIGNING, _NEXT = "signing.key", "next.key"
@@ -443,7 +443,7 @@ class AuditDirectory:
         directory is not open.
 
         Raises:
-            OSError: it could not be signed. The directory is closed nevertheless.
+            OSError: it could not be signed. The directory is closed all the same.
         """
         try:
             if self._state is not None:
@@ -581,7 +581,7 @@ class AuditDirectory:
         name, following = names[0], [*names, state.name][1]
         number, next_number = file_number(name) or 0, file_number(following) or 0
         # If the next file was damaged, the deletion is recorded without a hash, and does not count when the files are
-        # verified. They would not pass anyway, and the disk has to be protected nevertheless.
+        # verified. They would not pass anyway, and the disk still has to be protected.
         head = self._parsed(self._ended.first_line(following)).get("prev")
         fields: dict[str, FieldValue] = {
             "file": name,

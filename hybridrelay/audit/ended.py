@@ -35,7 +35,7 @@ class EndedFiles:
     def __init__(self, disk: Disk, max_keys_bytes: int = MAX_EARLIER_KEYS_BYTES) -> None:
         self._disk = disk
         self._max_keys_bytes = max_keys_bytes
-        #: Held while a file changes its form, or is deleted.
+        #: Held while a file is replaced by its compressed copy, or is deleted.
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -70,7 +70,7 @@ class EndedFiles:
             return self._disk.first_line(f"{name}.gz", MAX_LINE)
 
     def delete(self, name: str) -> None:
-        """Delete a file in each of its forms, and keep its last line in `EARLIER_KEYS`.
+        """Delete a file, compressed or not, and keep its last line in `EARLIER_KEYS`.
 
         Raises:
             OSError: the file may or may not have been deleted. Call this again.

@@ -103,8 +103,11 @@ class SinkProblem:
     def remedy(self) -> str:
         """What to do about it."""
         if self.sink.startswith("witness"):
-            return "make the relay reachable and let it store checkpoints, write audit files, or change AuditWitness"
-        return "free space, or start the server or service; writing is tried again by itself"
+            return (
+                "check that the relay can be reached and has room for checkpoints, and that the program has an "
+                "--audit-dir; or change AuditWitness in the policy"
+            )
+        return "free disk space, or start the server or service; the program tries again by itself"
 
 
 def record_of(event: Event, at: float) -> Record | None:

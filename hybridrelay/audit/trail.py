@@ -56,7 +56,7 @@ class AuditTrail:
         missing = set(required) - {sink.kind for sink in sinks if sink.notices_loss}
         if missing:
             raise ConfigurationError(
-                f"the audit log is required in {' and '.join(sorted(missing))}, and is not written there",
+                f"an audit log in {' and '.join(sorted(missing))} is required, but the program writes none there",
                 remedy="add --audit-dir for file, --audit-to for the others",
             )
         self._sinks = tuple(sinks)
@@ -125,7 +125,7 @@ class AuditTrail:
             NotRecordedError: a required sink cannot be written, or there is none. Its text names the sink. Other
                 sinks that cannot be written are not waited for.
 
-        If cancelled, the records are written nevertheless.
+        The records are written even if this is cancelled.
         """
         if not self._writers:
             raise NotRecordedError("the audit log is not open")

@@ -258,7 +258,7 @@ class Verifier:
             raise BadLine(
                 first.name,
                 1,
-                f"the lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
+                f"lines 1 to {begin.seq} are missing, and no signed line says that they were deleted",
             )
         is_pinned = not self._signers.isdisjoint(self.pinned) or self._led_to == (first.key, first.name)
         if self.pinned and not is_pinned:
@@ -276,8 +276,8 @@ class Verifier:
             )
         if self._is_torn:
             self._notes.append(
-                f"the last line of {self._file.name} is not complete: the program writes it now, or was killed while "
-                "it did"
+                f"the last line of {self._file.name} is not complete: the program is writing it now, or was killed "
+                "while it was writing it"
             )
         return Verdict(
             tuple(self._files),
@@ -323,14 +323,14 @@ class Verifier:
         except ValueError:
             self._fail("it names no key")
         if self._continued is not None and str(key) != self._continued[1]:
-            self._fail("it names another key than the last line of the file before it")
+            self._fail("it names a key other than the one in the last line of the file before it")
         if self._begin is None:
             if seq < 1 or (seq == 1 and content["prev"] != START.head):
                 self._fail("it is not the beginning of a log")
             self._begin = self._end = Position(seq - 1, content["prev"])
         log = content.get("log")
         if not isinstance(log, str) or not log or (self._log and log != self._log):
-            self._fail("it does not have the id of the log that the files before it have")
+            self._fail("it has a log id other than the one in the files before it")
         self._log = log
         self._continued = None
         self._file = _File(self._name, key, seq)
@@ -344,7 +344,7 @@ class Verifier:
             )
         if prev != self._end.head:
             if self._line == 1:
-                self._fail("it does not continue the file before it, one of which was changed or replaced")
+                self._fail("it does not continue the file before it: one of the two files was changed or replaced")
             self._fail(
                 "it does not have the hash that the next line states: one of the two was changed", self._line - 1
             )
@@ -358,7 +358,7 @@ class Verifier:
             or covers.get("head") != content["prev"]
             or not isinstance(covers.get("at"), str)
         ):
-            self._fail("its signature is for other lines than those before it")
+            self._fail("its signature covers lines other than those before it")
         at: str = covers["at"]
         return at
 
@@ -394,7 +394,9 @@ class Verifier:
             if one.head == self._end.head:
                 self._witnessed_up_to = self._end.seq
             elif one.is_signed_with(self._file.key):
-                self._fail(f"record {self._end.seq} has another hash than in the checkpoint of the witness")
+                self._fail(
+                    f"the hash of record {self._end.seq} differs from the one in the checkpoint of the witness"
+                )
             else:
                 self._unproven += 1
 
@@ -402,7 +404,7 @@ class Verifier:
         """Check, after the last line, that nothing is missing of which the witness has a checkpoint."""
         of_this_log = [one for one in self.witnessed if one.log == self._log]
         if self.witnessed and not of_this_log:
-            raise BadLine(first.name, 1, "no checkpoint of the witness is of this log: it is another one")
+            raise BadLine(first.name, 1, "no checkpoint of the witness belongs to this log: this is another log")
         keys = {file.key for file in self._files}
         if self._continued is not None:
             with contextlib.suppress(ValueError):
@@ -414,13 +416,13 @@ class Verifier:
                 self._name,
                 self._line,
                 f"the log ends with record {self._end.seq}, but the witness has a checkpoint of record "
-                f"{max(proven)}: the end was cut off, or an old state was put back",
+                f"{max(proven)}: the end was cut off, or an older copy was restored",
             )
         self._unproven += len(late)
         early = sum(one.seq <= begin.seq for one in of_this_log)
         if self._unproven and not self._witnessed_up_to and not early:
             raise BadLine(
-                first.name, 1, "no checkpoint of the witness is signed with a key of these files: it is another log"
+                first.name, 1, "no checkpoint of the witness is signed with a key of these files: this is another log"
             )
         if early:
             self._notes.append(f"the witness has {early} checkpoints of records that the log itself has deleted")

@@ -26,8 +26,8 @@ __all__ = ["CONFIRM_SECONDS", "Witnesses"]
 #: How long a relay may take to confirm a checkpoint (seconds).
 CONFIRM_SECONDS: Final = 300.0
 
-_NO_FILES = "the policy (AuditWitness) requires relays that keep checkpoints, and no audit files are written"
-_NO_RELAY = "the policy (AuditWitness) requires relays as witnesses, and none of them is a relay of this program"
+_NO_FILES = "the policy (AuditWitness) requires relays as witnesses, but this program writes no audit directory"
+_NO_RELAY = "the policy (AuditWitness) requires relays as witnesses, but this program uses none of them"
 
 
 @attrs.define

@@ -218,7 +218,7 @@ class SinkWriter:
             self._publish(events)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        # If it hangs, the program can end nevertheless.
+        # The program can end even while the function hangs.
         return await run_in_thread(function, *arguments, limiter=self._limiter, abandon_on_cancel=True)
 
 

@@ -35,14 +35,14 @@ from ..errors import (
     AuthorizationError,
     ConfigurationError,
     HybridRelayError,
-    PeerIdentityError,
+    RelayIdentityError,
     RelayUnreachable,
     RendezvousError,
 )
 from ..events.claims import ClaimKept, ClaimWaiting
 from ..events.plain_log import plainly_logged_events
 from ..protocol.control import CLAIM_ATTEMPT_SIZE
-from ..protocol.reasons import Reason
+from ..protocol.reasons import Duration, Reason
 from ..security import (
     ClaimCode,
     ClaimContent,
@@ -67,8 +67,8 @@ _MAX_ATTEMPT = 1024
 _ATTEMPT = re.compile(rf"[0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}}", re.ASCII)
 #: While a relay or a connector cannot be reached: the longest pause between two attempts (seconds).
 _MAX_PAUSE_SECONDS = 30.0
-#: Why a connector may issue the identity at another time, or another connector may.
-_PASSING = frozenset({Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.LIMIT, Reason.AUDIT_UNAVAILABLE})
+#: Answers of a connector that another connector may not give, or the same one at another time.
+_OTHERS_MAY_ISSUE = frozenset({Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.AUDIT_UNAVAILABLE})
 #: Why a claim can never be used any more.
 _LOST = frozenset({Reason.CLAIM_USED})
 
@@ -115,8 +115,9 @@ def pending_file(out: Path) -> Path:
 def take_at_first_start(args: argparse.Namespace) -> None:
     """Take the claim of ``--claim-file`` if the file of ``--connection-string-file`` does not exist yet.
 
-    A relay that cannot be reached is retried until it can, and so is a connector that has to issue the identity, or a
-    signal stops the program.
+    Until a signal stops the program, it tries again for every reason that may pass: a relay cannot be reached or is
+    being restarted, the hybrid connection is disabled, no connector issues the identity, or the one that was asked is
+    lost before it has answered.
 
     Args:
         args: the parsed arguments of connector or forward.
@@ -248,11 +249,11 @@ async def _take(
     while True:
         try:
             await take_claim(code, keep, attempt=attempt.get, mode=mode, dialer=dialer)
-        except AuthorizationError as exc:
-            if exc.reason is not Reason.CLAIM_LOST:  # then the relay would raise the alarm at the next start
-                attempt.forget()
-            raise
-        except RelayUnreachable as exc:
+        except (AuthorizationError, RelayUnreachable) as exc:
+            if not _may_pass(exc):
+                if exc.reason is not Reason.CLAIM_LOST:  # then the relay would raise the alarm at the next start
+                    attempt.forget()
+                raise
             await waiting.after(exc)
         else:
             attempt.forget()
@@ -264,21 +265,30 @@ async def _complete(claim: PendingClaim, config: ClientConfig, pending: Path, *,
     waiting = _Waiting(claim.string.hosts[0], patient)
     until = utc_text(claim.details.not_after)
     while True:
+        error: HybridRelayError
         try:
             async with open_client(config) as client:
                 issued = await request_identity(client, claim.private_key)
-            return claim.complete(issued, now=time.time())
         except HybridRelayError as exc:
-            told = _not_complete(exc, pending, until)
-            if not _may_pass(exc):
-                raise told from exc
-            await waiting.after(told)
+            error, passes = exc, _may_pass(exc)
+        else:
+            try:
+                return claim.complete(issued, now=time.time())
+            except ConfigurationError as exc:
+                error, passes = exc, True  # another connector may issue one that can be used
+        told = _not_complete(error, pending, until)
+        if not passes:
+            raise told from error
+        await waiting.after(told)
 
 
 def _may_pass(error: HybridRelayError) -> bool:
+    """Return whether another attempt may succeed, although nobody has changed anything here."""
     if isinstance(error, RelayUnreachable | RendezvousError):
         return True
-    return isinstance(error, PeerIdentityError) and error.reason in _PASSING
+    if isinstance(error, ConfigurationError | RelayIdentityError):
+        return False
+    return error.reason.duration is Duration.PASSING or error.reason in _OTHERS_MAY_ISSUE
 
 
 def _not_complete(error: HybridRelayError, pending: Path, until: str) -> HybridRelayError:

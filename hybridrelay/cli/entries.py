@@ -141,8 +141,8 @@ def _of_names(
     if names and len(names) != len(files):
         raise ConfigurationError(
             f"{len(names)} times --as for {len(files)} connection string{'s' if len(files) > 1 else ''}",
-            remedy="give one --as for each --connection-string-file, or none at all; for several names of one, write "
-            "a configuration file",
+            remedy="give one --as for each --connection-string-file, or none at all; to give one hybrid connection "
+            "several names, write a configuration file",
         )
     return tuple(
         Entry(file, key_of(file), published_names=(names[number],) if names else ())
@@ -151,7 +151,7 @@ def _of_names(
 
 
 def _default_listen(args: argparse.Namespace) -> list[Listen | Literal["own"]]:
-    """Return where an entry listens if nothing is said: if there are fronts, nowhere."""
+    """Return the default local addresses of an entry: none, if there are fronts."""
     return [] if args.socks or args.http_proxy else [ANYWHERE]
 
 
@@ -176,6 +176,6 @@ def _of_table(
         return _listening(
             Entry(file, key_of(file), where=table.where), table.listen or args.listen or _default_listen(args)
         )
-    # What a table does not say is as in the rest of the file, or in the options.
+    # Keys that a table does not have are taken from the rest of the file, or from the options.
     general = args.proxy_protocol if table.proxy_protocol is None else table.proxy_protocol
     return Entry(file, key_of(file), proxy_protocol=general, deny_list=table.deny_list, where=table.where)

@@ -15,7 +15,7 @@ NOT_AUTHENTIC = 4
 #: A bug. This is EX_SOFTWARE in sysexits.h.
 BUG = 70
 #: ``run`` itself has failed, before it has started the application. Other programs that run programs use this code
-#: as well (timeout, env, docker run), so that it can be told from the codes of the application.
+#: as well (timeout, env, docker run), so that it can be distinguished from the codes of the application.
 NOT_STARTED = 125
 #: Added to the number of the signal that ended a command before its work was done, as in shells (130 for Ctrl-C).
 SIGNAL = 128

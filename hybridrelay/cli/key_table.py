@@ -72,16 +72,17 @@ def roll_text(rule: str, roll: RollInfo) -> str:
     """Return how far the roll of a rule's key has got, and which programs do not have the new key."""
     at_latest = f"at {utc_text(roll.ends_at)}"
     when = at_latest if roll.waits else f"when all have the new one, or {at_latest}"
+    since = utc_text(roll.started_at)
     lines = [
-        f"Rule {rule}: the {roll.slot.other} key is rolled to the {roll.slot} one since {utc_text(roll.started_at)}.",
+        f"Rule {rule}: the {roll.slot.other} key is being rolled to the {roll.slot} one (since {since}).",
         f"{roll.kept} of {roll.holders} programs have the new key.",
         f"The {roll.slot.other} key is revoked {when}.",
     ]
     if not roll.holders:
         lines.append(
-            "No program was given the new key so far. Those that are connected are asked within a second or two, or "
-            "within a minute if the relay was restarted just before; if this stays so, none is connected that uses "
-            "this rule."
+            "The relay has not given the new key to any program yet. Connected programs get it within a second or "
+            "two, or within a minute if the relay has just been restarted. If this does not change, no program that "
+            "uses this rule is connected."
         )
     if text := not_counted(roll.started_at, roll.seen_since):
         lines.append(text)

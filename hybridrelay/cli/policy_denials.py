@@ -13,7 +13,7 @@ __all__ = ["refuse_denied"]
 def refuse_denied(
     name: str, target: Target, hosts: Sequence[str] = (), pins: Sequence[str] = (), *, where: str = ""
 ) -> None:
-    """Check whether the policy of this machine allows to publish a hybrid connection.
+    """Check whether the policy of this machine allows publishing a hybrid connection.
 
     Args:
         name: the hybrid connection.

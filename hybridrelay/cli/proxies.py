@@ -160,13 +160,14 @@ def _explicit_proxies(args: argparse.Namespace, *, again: bool = False) -> Proxy
     """Return the proxy of ``--proxy``; None without this option."""
     if args.proxy is None:
         if args.proxy_password_file is not None:
-            raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")
+            raise ConfigurationError("--proxy-password-file needs --proxy", remedy="name the proxy with --proxy")
         return None
     if has_password(args.proxy):
         # The password is not repeated: the error may be written to a log.
         raise ConfigurationError(
             "--proxy has a password in it, which every user of this machine can see",
-            remedy=f"change it, and give the new one with --proxy-password-file or in {PROXY_PASSWORD_VARIABLE}",
+            remedy="change the password, and give the new one with --proxy-password-file or in "
+            f"{PROXY_PASSWORD_VARIABLE}",
         )
     return ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy, again=again))
 

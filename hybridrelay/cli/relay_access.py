@@ -142,7 +142,7 @@ def refuse_management_options(args: argparse.Namespace, given: str, *, remedy: s
     for option in ("token_file", "management_ca", "management_pin"):
         if getattr(args, option) is not None:
             raise ConfigurationError(
-                f"--{option.replace('_', '-')} is for --management, and not for {given}",
+                f"--{option.replace('_', '-')} can only be used with --management, and not with {given}",
                 remedy=f"leave it out: {remedy}; or give --management URL",
             )
 

@@ -168,7 +168,7 @@ class _Stopper:
     def handlers(self) -> Iterator[None]:
         before = {number: signal.signal(number, self._handle) for number in self._signals()}
         if sys.platform != "win32":
-            before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._handle_question)
+            before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._handle_statistics_request)
         try:
             yield
         finally:
@@ -196,7 +196,7 @@ class _Stopper:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stop)
 
-    def _handle_question(self, number: int, frame: FrameType | None) -> None:
+    def _handle_statistics_request(self, number: int, frame: FrameType | None) -> None:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 # Signals that arrive before Trio calls this are combined into one request.

@@ -220,7 +220,7 @@ class Client:
         """The local addresses of a forward that uses this client.
 
         Raises, when it is set:
-            DeniedByPolicy: the policy of the machine does not allow to listen there.
+            DeniedByPolicy: the policy of the machine does not allow listening there.
         """
         return self._listening
 
@@ -289,7 +289,7 @@ class Client:
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or the one that accepted did not open its data channel.
             PeerIdentityError: client and connector do not accept each other.
-            DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
+            DeniedByPolicy: the policy of this machine does not allow using the hybrid connection.
             StreamRefused: too many streams are already waiting for a session (`Reason.LIMIT`).
             trio.ClosedResourceError: the block of `open_client` has ended.
 
@@ -429,8 +429,9 @@ class Client:
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
     def refresh(self) -> None:
-        """Use the connection string again that is in use: with the key or the update that a relay has given, even if
-        it could not be stored.
+        """Use the current connection string again, so that what relays have refused is requested again at once.
+
+        This is the one in use: with the key or the update that a relay has given, even if it could not be stored.
 
         Raises:
             ConfigurationError: see `update`.
@@ -629,7 +630,7 @@ async def open_client(
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
-        DeniedByPolicy: the policy of this machine does not allow to use the hybrid connection.
+        DeniedByPolicy: the policy of this machine does not allow using the hybrid connection.
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, the policy of
             the machine cannot be read, or the environment names an impossible proxy.
     """

@@ -19,7 +19,7 @@ ANSWER_SECONDS = 30.0
 _REMEDIES = {
     Reason.KIND_NOT_OFFERED: (
         "give every connector of the hybrid connection an issuer (hybridrelay connections issuer --help), and a "
-        "version of hybridrelay that knows it"
+        "version of hybridrelay that supports issuers"
     ),
     Reason.CLAIM_USED: (
         "tell the administrator at once: somebody else has the code of this claim. The administrator then denies the "
@@ -39,8 +39,8 @@ class Connects(Protocol):
 
 
 async def request_identity(client: Connects, private_key: Secret, *, patience: float | None = None) -> Issued:
-    """Ask a connector to issue an identity for a key. Who asks is the identity of the client's connection string: a
-    claim certificate, or the earlier identity.
+    """Ask a connector to issue an identity for a key. The client authenticates with the identity in its connection
+    string: a claim certificate, or the earlier identity.
 
     Args:
         client: a client of the hybrid connection.

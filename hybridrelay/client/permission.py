@@ -37,7 +37,7 @@ class Permission:
         self._publish_event()
 
     def check(self, string: ConnectionString, listening: Sequence[str] = ()) -> None:
-        """Check whether the policy allows to use a connection string, and to listen at some local addresses.
+        """Check whether the policy allows using a connection string, and listening at some local addresses.
 
         Raises:
             DeniedByPolicy: it does not.

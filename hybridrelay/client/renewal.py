@@ -22,7 +22,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from ..connectivity.new_keys import KeepString
+from ..connectivity.new_keys import NO_FILE, KeepString
 from ..errors import HybridRelayError
 from ..events.identities import IdentityNotRenewed, IdentityRenewed
 from ..events.stream import EventStream
@@ -49,7 +49,7 @@ _CHECK_SECONDS = 600.0
 
 
 def is_renewable(identity: Identity) -> bool:
-    """Return whether an identity renews itself: it is an application's, and an issuer has made it."""
+    """Return whether an identity is to be renewed: it is an application's, and an issuer has made it."""
     return identity.issuer is not None and identity.role is Role.APPLICATION
 
 
@@ -182,7 +182,7 @@ class Renewer:
         renewed = Identity(issued.certificate, key, issued.issuer)
         before = self._string()
         after = attrs.evolve(before, identity=renewed)
-        why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
+        why = NO_FILE if self._keep is None else await self._keep(before, after)
         self._say_renewed(renewed, why=why, kept=not why)
         return renewed
 

@@ -238,7 +238,7 @@ class ClientSession:
                     self._move.over.set()
             case commands.CheckRelay():
                 self.channel.sender.data_channel_lost()
-            case commands.SetBackRelay():
+            case commands.TryRelayLater():
                 self.channel.sender.failed()
             case commands.Fail(error):
                 self._failure = error

@@ -3,7 +3,7 @@
 | what | thresholds: days before its end |
 |---|---|
 | an identity that the authority has made, and an issuer | 60, 30, 14, 7, 3, 1, 0 |
-| an identity that an issuer has made, which renews itself 30 days before its end | 21, 14, 7, 3, 1, 0 |
+| an identity that an issuer has made, which is renewed 30 days before its end | 21, 14, 7, 3, 1, 0 |
 | a claim certificate | none: it is used at once |
 """
 

@@ -65,7 +65,7 @@ _AWAKE: int | None = getattr(time, "CLOCK_UPTIME_RAW", _MONOTONIC)
 
 
 def boot_time() -> float:
-    """Seconds on a clock that also runs while the machine sleeps; only differences have a meaning."""
+    """Seconds on a clock that also runs while the machine sleeps; only differences are meaningful."""
     return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
 
 

@@ -34,13 +34,14 @@ from .control import ControlChannel
 from .link import make_connection_token
 from .refusals import failure_error
 
-__all__ = ["ANSWER_SECONDS", "KeepString", "NewKeys", "OtherRelay", "check_token"]
+__all__ = ["ANSWER_SECONDS", "NO_FILE", "KeepString", "NewKeys", "OtherRelay", "check_token"]
 
 #: Stores a connection string whose key a relay has changed, where the program reads it when it starts. The first
 #: argument is the connection string with the earlier key. Returns an empty text, or why it could not be stored. Must
 #: not raise.
 KeepString: TypeAlias = Callable[[ConnectionString, ConnectionString], Awaitable[str]]
-
+#: Why a connection string is not stored if there is no `KeepString`.
+NO_FILE = "this program has no file in which to store the connection string"
 
 #: How long an answer to a relay may take to be sent (seconds). One that reads nothing must not delay others.
 ANSWER_SECONDS = 10.0
@@ -205,7 +206,7 @@ class NewKeys:
         if self._unstored is None:
             return ""  # it was read with this key
         if self._keep is None:
-            return "this program has no file for it"
+            return NO_FILE
         why = await self._keep(self._unstored, wanted)
         if not why:
             self._stored, self._unstored = wanted.key, None

@@ -124,9 +124,9 @@ class SelectionRules:
     #: answers have arrived by then, and users do not notice it. Infinite: only when the previous one has failed.
     stagger_seconds: float = 0.25
     #: When a worse route is usable, better ones that are being tried get a grace period as long as the worse one
-    #: took, since all routes to a distant relay are slow. This is its minimum ...
+    #: took, since all routes to a distant relay are slow. This is the minimum of that period.
     min_grace_seconds: float = 0.3
-    #: ... and this its maximum.
+    #: The maximum of that period.
     max_grace_seconds: float = 2.0
     #: Try every port of every route, all at once.
     complete: bool = False

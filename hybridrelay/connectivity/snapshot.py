@@ -149,7 +149,7 @@ class ConnectionSnapshot:
     #: What expires in its connection string.
     credentials: tuple[CredentialSnapshot, ...] = ()
     #: At a connector: the rule of the policy, with file and line, that does not allow it or its target; empty if
-    #: there is none. It may be registered nevertheless, so that clients are told.
+    #: there is none. It may still be registered, so that clients are told.
     denial: str = ""
 
     @property

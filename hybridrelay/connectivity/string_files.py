@@ -1,5 +1,5 @@
-"""Storing what a running program gets in the file with its connection string: a new key from a relay, an update that
-the authority has signed, or a renewed identity from a connector."""
+"""Storing what a running program receives in the file with its connection string: a new key from a relay, an update
+that the authority has signed, or a renewed identity from a connector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_FILE = "the connection string was not read from a file"
 
 
 def previous_of(path: Path) -> Path:
-    """Return the file that has the connection string from before the last update."""
+    """Return the file that contains the connection string from before the last update."""
     return path.with_name(f"{path.name}.previous")
 
 
@@ -74,7 +74,7 @@ def write_changes(path: Path, before: ConnectionString, after: ConnectionString)
             changes: dict[str, Any] = {} if after.identity == before.identity else {"identity": after.identity}
             if _key_of(after) not in (_key_of(before), _key_of(current)):
                 if _key_of(current) != _key_of(before):
-                    return f"{path} has yet another key: somebody else has changed it"
+                    return f"{path} contains neither the old key nor the new one: somebody else has changed it"
                 changes["key"] = after.key
             if before.update_sequence != after.update_sequence > current.update_sequence:
                 _keep_previous(path, current)
@@ -95,8 +95,8 @@ def _key_of(string: ConnectionString) -> tuple[object, ...]:
 
 
 def _keep_previous(path: Path, current: ConnectionString) -> None:
-    """Keep the connection string from before an update. That this is impossible (a single file is mounted into a
-    container) must not keep the update from being used."""
+    """Keep the connection string from before an update. If this is impossible, for example because a single file is
+    mounted into a container, the update is used anyway."""
     previous = previous_of(path)
     try:
         replace_file(previous, current.format() + "\n")

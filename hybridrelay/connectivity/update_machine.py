@@ -13,7 +13,7 @@ The rules:
    has one of the pins in it, and accepts the key. Until one does, the earlier relays and pins stay in use. The relay
    delivers the update again, and each time the program tries again.
 5. The program first stores the changed connection string, then answers the relay, and then uses the string. If it
-   cannot store the string, it uses it nevertheless, and tells the relay so.
+   cannot store the string, it uses the string anyway, and tells the relay so.
 """
 
 from __future__ import annotations
@@ -174,12 +174,12 @@ class UpdateMachine:
             return self._turn_down(
                 sequence,
                 UpdateState.WAITING,
-                "a later update was used on this machine, which this relay does not have",
+                "this machine has already used a later update, which this relay does not have",
             )
         if now > update.not_after:
             return self._turn_down(sequence, UpdateState.REFUSED, "the update has expired")
         if now < update.not_before:
-            return self._turn_down(sequence, UpdateState.WAITING, "the time of the update has not come")
+            return self._turn_down(sequence, UpdateState.WAITING, "the update is not to be used yet")
         try:
             wanted = update.applied_to(string)
         except ValueError as exc:

@@ -23,7 +23,7 @@ from ..security.names import normal_host
 from .control import ControlChannel
 from .endpoint import RelayEndpoint
 from .link import RelayLink
-from .new_keys import ANSWER_SECONDS, KeepString, check_token
+from .new_keys import ANSWER_SECONDS, NO_FILE, KeepString, check_token
 from .snapshot import UpdateStatus
 from .update_machine import (
     AnswerRelay,
@@ -51,7 +51,7 @@ MAX_AT_ONCE = 8
 SECONDS_EACH = 5.0
 #: The same reason for not using an update is reported again after this time at the earliest (seconds).
 _REPORT_SECONDS = 3600.0
-#: Reports with changing reasons: how often at most (seconds).
+#: Reports with changing reasons: the shortest time between two (seconds).
 _REPORT_MIN_SECONDS = 20.0
 
 
@@ -217,7 +217,7 @@ class Updates:
                 case TryRelays() as command:
                     return command
                 case StoreString(before, after):
-                    why = "this program has no file for it" if self._keep is None else await self._keep(before, after)
+                    why = NO_FILE if self._keep is None else await self._keep(before, after)
                     commands += self._machine.stored(self._string(), why)
                 case UseUpdate(string, changed, why):
                     self._use_update(string, changed, why, given.endpoint.host)

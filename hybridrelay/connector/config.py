@@ -88,6 +88,6 @@ class ConnectorConfig:
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
-    #: The file in which the connector notes which claims were used, if a connection string has an issuer. With None,
-    #: it issues no identities for claims, but renews those of applications.
+    #: The file in which the connector records which claims were used, if a connection string has an issuer. With
+    #: None, it issues no identities for claims, but renews those of applications.
     used_claims: Path | None = attrs.field(default=None, kw_only=True)

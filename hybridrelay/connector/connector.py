@@ -388,7 +388,7 @@ class Connector:
         return tuple(SinkProblem(kind, NOT_THERE, is_required=True) for kind in required)
 
     def _witness_problems(self) -> tuple[SinkProblem, ...]:
-        """Return the relays that the policy requires as witnesses of the audit log, and that fail to be."""
+        """Return the relays that the policy requires as witnesses of the audit log, and that have not confirmed."""
         required = self._policies.policy.audit_witnesses
         if self._audit is None or not required:
             return ()

@@ -39,7 +39,7 @@ def proxy_header(origin: Origin, activity_id: str, target: object) -> bytes:
 
 
 def _parse(text: str) -> tuple[str, int] | None:
-    """Parse an IP address with or without a port. It is the relay's statement, so that it may be anything."""
+    """Parse an IP address with or without a port. The relay has stated it, so it may be anything."""
     try:
         return str(ipaddress.ip_address(text)), 0
     except ValueError:

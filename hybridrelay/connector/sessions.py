@@ -141,7 +141,7 @@ class Sessions:
         changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
         recorded: see `StreamService`.
-        used_claims: the file in which used claims are noted, if there is one.
+        used_claims: the file in which used claims are recorded, if there is one.
         clock: returns seconds since 1970.
     """
 

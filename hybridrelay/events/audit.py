@@ -41,12 +41,12 @@ class AuditFilesOpened(Event):
 
 @attrs.frozen(kw_only=True)
 class AuditFilesRecovered(Event):
-    """The program had ended abruptly, and its audit files were put in order."""
+    """The program had ended abruptly, and its audit files were repaired."""
 
     name: ClassVar = "audit.files-recovered"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "The last run ended abruptly: the audit files were put in order, and no whole record was removed"
+        "The audit files were repaired after the program had ended abruptly; no complete record was removed"
     )
 
     directory: str
@@ -114,7 +114,9 @@ class AuditWitnessFailed(Event):
 
     name: ClassVar = "audit.witness-failed"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A required witness of the audit log fails, and new streams are refused"
+    summary: ClassVar = (
+        "A required witness has not confirmed a checkpoint of the audit log, so new streams are refused"
+    )
 
     #: ``witness`` and the relay's host name; ``witness`` alone if there is no such relay, or are no checkpoints.
     witness: str
@@ -134,7 +136,7 @@ class AuditWitnessRestored(Event):
 
 @attrs.frozen(kw_only=True)
 class AuditRecordsLost(Event):
-    """Only a record in the sink itself: so many records are missing before it."""
+    """A record that is written only to the sink itself, in place of records that are missing there."""
 
     name: ClassVar = "audit.records-lost"
     level: ClassVar = Level.ERROR

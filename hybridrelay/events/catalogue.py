@@ -42,7 +42,7 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the connector's files and resources", connector_resources),
     ("Events of the policy", policy),
     ("Events of the client", client),
-    ("Events of the fronts of a forward", fronts),
+    ("Events of the fronts and the name server of a forward", fronts),
     ("Events of connector and client", endpoint),
     ("Events of connectivity", connectivity),
     ("Events of the audit log", audit),

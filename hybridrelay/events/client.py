@@ -228,7 +228,7 @@ class ForwardOpenToOthers(Event):
 
     name: ClassVar = "forward.open-to-others"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Not only this machine can connect: everyone who can reach the address can reach the target"
+    summary: ClassVar = "Other machines can connect: everyone who can reach the address can reach the target"
 
     connection: str
     #: The listening addresses that are not loopback addresses, with their ports.
@@ -325,8 +325,8 @@ class StreamRequested(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamFailed(Event):
-    """The connection of an application was reset, because no stream could be opened for it. (If it came through a
-    front, it was told why instead.)
+    """The connection of an application was reset, because no stream could be opened for it. (An application that uses
+    a front gets a reply that says why, instead of a reset.)
 
     For every `StreamRequested` of a forward, exactly one event of this class or `StreamClosed` is published, whatever
     the cause.

@@ -267,7 +267,7 @@ class KeyInUse(Event):
 
     name: ClassVar = "key.in-use"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Everything uses the key now"
+    summary: ClassVar = "Only this key is in use now"
 
     connection: str
     #: The fingerprint of the key.
@@ -300,7 +300,7 @@ class UpdateReceived(Event):
 
     name: ClassVar = "update.received"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "The connection string was updated, as its authority has signed"
+    summary: ClassVar = "The connection string was changed by an update that its authority has signed"
 
     connection: str
     #: The relay that has delivered it.
@@ -350,7 +350,7 @@ class UpdateNotRemembered(Event):
 
     name: ClassVar = "update.not-remembered"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "It cannot be remembered that an update was used"
+    summary: ClassVar = "It cannot be recorded that an update was used"
 
     connection: str
     detail: str

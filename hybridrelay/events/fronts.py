@@ -1,4 +1,4 @@
-"""Events of the fronts of a forward: ports that many hybrid connections share, and its name server."""
+"""Events of what all hybrid connections of a forward share: its fronts, and its name server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import attrs
 
 from .base import Event, Level
 
-__all__ = ["FrontListening", "FrontOpenToOthers", "FrontRequestRefused"]
+__all__ = [
+    "FrontListening",
+    "FrontOpenToOthers",
+    "FrontRequestRefused",
+    "NameServerListening",
+    "NameServerOpenToOthers",
+]
 
 
 @attrs.frozen(kw_only=True)
 class FrontListening(Event):
-    """A front accepts connections, or the name server of a forward answers questions."""
+    """A front accepts connections."""
 
     name: ClassVar = "front.listening"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A front of this forward is listening"
 
-    #: ``socks``, ``http-proxy`` or ``dns``.
+    #: ``socks`` or ``http-proxy``.
     front: str
     #: The local addresses.
     addresses: tuple[str, ...]
@@ -37,6 +43,29 @@ class FrontOpenToOthers(Event):
     addresses: tuple[str, ...]
     #: Whether they need a user name and a password.
     demands_user: bool
+
+
+@attrs.frozen(kw_only=True)
+class NameServerListening(Event):
+    """The name server of a forward answers queries."""
+
+    name: ClassVar = "name-server.listening"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The name server of this forward is listening"
+
+    #: The local addresses.
+    addresses: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class NameServerOpenToOthers(Event):
+    """Other machines can query the name server, because it does not listen on a loopback address."""
+
+    name: ClassVar = "name-server.open-to-others"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Other machines can query the name server of this forward"
+
+    addresses: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)

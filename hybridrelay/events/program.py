@@ -284,11 +284,11 @@ class ResourcesRestored(Event):
 
 @attrs.frozen(kw_only=True)
 class ListenAddressSkipped(Event):
-    """It is impossible to listen on one of several local addresses. The others are used."""
+    """The program cannot listen on one of several local addresses. The others are used."""
 
     name: ClassVar = "listening.address-skipped"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "An address cannot be listened on; the others are used"
+    summary: ClassVar = "The program cannot listen on one of its addresses; the others are used"
 
     address: str
     detail: str

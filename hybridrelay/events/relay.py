@@ -216,7 +216,7 @@ class ControlChannelUnread(Event):
 
     peer: str = ""
     instance: str
-    #: How many messages waited.
+    #: How many messages waited for room in its queue, besides those in it.
     messages: int
 
 

@@ -175,4 +175,4 @@ def remedy_of(exc: OSError) -> str:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space on the disk of the state directory"
     shortage = shortage_of(exc)
-    return "make it possible to write there" if shortage is None else shortage.remedy
+    return "make the state directory writable" if shortage is None else shortage.remedy

@@ -211,7 +211,7 @@ class ManagementClient:
             if not self._has_answered:
                 raise
             raise ManagementError(
-                f"{self._peer} has stopped since the request before, and did not get this one",
+                f"{self._peer} has stopped since the previous request, and did not get this one",
                 remedy="run the command again",
             ) from exc
         except trio.TooSlowError as exc:

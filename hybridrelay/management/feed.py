@@ -20,7 +20,7 @@ from ..events.plain_log import FieldValue, event_fields
 
 __all__ = ["MAX_EVENTS", "Feed", "FeedPage", "NumberedEvent"]
 
-#: How many events are kept. A peer that causes many events thereby removes older ones, which are still in the log.
+#: How many events are kept. If a peer causes many events, older ones are removed here, but are still in the log.
 MAX_EVENTS = 10_000
 #: By how much the first number grows for each second of the clock. A relay publishes fewer events in a second.
 _PER_SECOND = 1_000_000

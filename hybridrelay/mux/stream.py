@@ -295,6 +295,16 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         await self._sender.wait()
 
     @property
+    def queued_bytes(self) -> int:
+        """How many bytes wait to be written to the channel."""
+        return self._state.queued_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """How many bytes were written to the channel. While bytes are queued, this grows only if the peer reads."""
+        return self._state.send_window.sent
+
+    @property
     def send_share(self) -> int:
         """This stream's share of its session's memory for sending (bytes), which is small if this process has little
         left for that. It makes no sense to read more than this at a time from the source of the data."""

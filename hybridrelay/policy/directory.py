@@ -122,13 +122,13 @@ def check_owner(path: Path, owner: int) -> None:
 def _has_dangling_link(path: Path) -> bool:
     """Return whether a path does not exist because a symbolic link on the way leads nowhere.
 
-    That is not the same as if nobody had made it: perhaps a file system is not mounted yet.
+    Such a path does not count as missing: perhaps a file system is not mounted yet.
     """
     return any(one.is_symlink() and not one.exists() for one in (path, *path.parents))
 
 
 def _steps(path: Path) -> Iterator[Path]:
-    """Yield everything that the system looks at when a path is opened: directories, symbolic links, and at last what
+    """Yield everything that the system looks at when a path is opened: directories, symbolic links, and finally what
     the path leads to.
 
     Raises:
@@ -173,7 +173,7 @@ def _check_owner(path: Path, status: os.stat_result, owner: int, *, is_named: bo
             f"the policy is not used, because {path} does not belong to root",
             remedy=f"check what it contains, then run: chown root {path}",
         )
-    # Everybody may write a link by its mode, but can only replace it in its directory.
+    # The mode of a symbolic link lets everybody write it, but only those who can write its directory can replace it.
     is_safe = stat.S_ISLNK(status.st_mode) or (not is_named and status.st_mode & stat.S_ISVTX)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_safe:
         raise ConfigurationError(

@@ -87,7 +87,8 @@ class EntryList(Generic[T]):
         return [entry.value for entry in self.entries]
 
 
-# Each of the following lists is made for one kind of values, and finds among them without looking at each of them.
+# Each of the following classes is a list of one kind of values. Its index finds an entry without looking at all of
+# them.
 
 
 @attrs.frozen

@@ -45,7 +45,7 @@ def parse_registry(
 def _scalar(key: str, value: RegistryValue) -> Setting:
     name, data, kind = value
     place = Place(f"{key}\\{name}")
-    known = _BY_LOWER_CASE.get(name.lower(), name)  # names in the registry are the same in any case
+    known = _BY_LOWER_CASE.get(name.lower(), name)  # the registry ignores the case of names
     if known in KEYS and kind != REG_DWORD:
         raise ConfigurationError(f"{place}: expected {_expected(known)}")
     if known in KEYS and KEYS[known].kind is Kind.FLAG and data in (0, 1):
@@ -89,7 +89,7 @@ def parse_property_list(file: str, data: bytes) -> Restrictions:
 
     try:
         content = plistlib.loads(data)
-    except Exception as exc:  # noqa: BLE001 - the parser raises many kinds, also AttributeError
+    except Exception as exc:  # noqa: BLE001 - the parser raises many types, even AttributeError
         raise ConfigurationError(f"{file} is not a property list ({type(exc).__name__})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigurationError(f"{file} is not a dictionary")

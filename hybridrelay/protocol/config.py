@@ -122,6 +122,7 @@ CONTROL_CONFIG = SessionConfig(
     max_backlog=1,
     initial_window=BASE_WINDOW,
     max_window=BASE_WINDOW,
+    send_queue=16 * KIB,  # a peer that reads nothing can make the relay keep this much
     is_control=True,
     max_unacknowledged=MIB,
     budget=128 * KIB,

@@ -142,7 +142,7 @@ class UpdateState(enum.StrEnum):
     KEPT = "kept"
     #: It uses the update, but after a restart it would have to get it again.
     MEMORY = "memory"
-    #: It does not use the update yet, because none of the relays in it accepts the peer, or its time has not come.
+    #: It does not use the update yet, because none of the relays in it accepts the peer, or it is not to be used yet.
     WAITING = "waiting"
     #: It does not use the update, which is not authentic, has expired, or is not allowed by a policy.
     REFUSED = "refused"

@@ -299,7 +299,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     ),
     Reason.TLS_FAILED: _Entry(_C.IDENTITY, _D.PASSING, "TLS failed"),
     Reason.IDENTITY_CHANGED: _Entry(
-        _C.IDENTITY, _D.PERMANENT, "another identity answered than the one with which the session began"
+        _C.IDENTITY, _D.PERMANENT, "an identity answered that is not the one with which the session began"
     ),
     Reason.CLAIM_USED: _Entry(_C.IDENTITY, _D.PERMANENT, "the claim was used before, for another machine"),
     Reason.ISSUE_REFUSED: _Entry(_C.IDENTITY, _D.ANSWER, "the connector does not issue the identity"),

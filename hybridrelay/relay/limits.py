@@ -83,8 +83,8 @@ OPEN_RENDEZVOUS = 8192
 #: descriptors, and `Places` for how they are shared among keys and hybrid connections.
 JOINED_PAIRS = 32768
 
-#: How many authorized control channels there may be in total. Each costs a descriptor and about 60 KiB. Shared like
-#: the pairs.
+#: How many authorized control channels there may be in total. Each costs a descriptor and about 60 KiB, and some 40
+#: KiB more for half a minute if its peer reads nothing. Shared like the pairs.
 CONTROL_CHANNELS = 32768
 
 #: Descriptors that are reserved for the ports, the registry and its log, the lock, and connections that are being
@@ -146,9 +146,10 @@ IDLE_CLIENT_SECONDS = 60.0
 #: renew registrations long before they expire.
 SWEEP_SECONDS = 5.0
 
-#: A control channel ends when a message has waited this many sweeps for room in its queue (30 s), because the peer
-#: reads nothing. Protects memory: what the relay says without being asked, such as offers, waits without another
-#: limit. Before a message has to wait, the peer has left about 144 KiB unread.
+#: A control channel ends when a message has waited this many sweeps for room in its queue (30 s), or when its peer
+#: has read nothing for as long although something is queued. Protects memory: what the relay says without being
+#: asked, such as offers, waits without another limit. Before something is queued, the peer has left 16 KiB unread,
+#: and before a message has to wait, 32 KiB.
 UNREAD_SWEEPS = 6
 
 #: How long a control channel may stay open if the relay has refused a registration over it, and nothing else is

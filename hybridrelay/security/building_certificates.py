@@ -65,7 +65,7 @@ def load_ca(certificate: bytes, private_key: Secret, what: str) -> tuple[x509.Ce
     except ValueError:
         raise ConfigurationError(f"{what} is damaged") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey) or public_key != key.public_key():
-        raise ConfigurationError(f"{what} has a key that is not its own")
+        raise ConfigurationError(f"{what} contains a private key that does not belong to its certificate")
     return loaded, key
 
 

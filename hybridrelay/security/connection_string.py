@@ -101,7 +101,7 @@ class ConnectionString:
     #: relays' certificates are verified with certificate authorities.
     relay_pins: tuple[str, ...] = attrs.field(default=())
     #: The name and ports under which this machine's applications know the target; only an application's connection
-    #: string has it. It is advice, and is used on this machine only: neither relay nor connector get to know it.
+    #: string has it. It is advice, and is used on this machine only: neither relay nor connector learns it.
     local_name: HostTarget | None = attrs.field(default=None, converter=attrs.converters.optional(check_local_name))
     #: The key with which updates for this side are encrypted (`update_document`); None if it cannot read updates.
     update_key: Secret | None = None
@@ -342,7 +342,7 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _check_issuer_fields(fields: Mapping[str, str], *, has_identity: bool) -> None:
-    """Check that the fields about an issuer fit to the others: a connector has the issuer and its key, and an
+    """Check that the fields about an issuer fit the others: a connector has the issuer and its key, and an
     application has the certificate of the issuer that has made its identity."""
     certificate, key = "IssuerCertificate" in fields, "IssuerKey" in fields
     is_connector = "Target" in fields

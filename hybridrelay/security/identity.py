@@ -137,7 +137,7 @@ def details_of(certificate: bytes) -> IdentityDetails:
                 not_after=loaded.not_valid_after_utc.timestamp(),
             )
     except ValueError as exc:
-        raise ConfigurationError("the certificate is not one of a hybrid connection's identity") from exc
+        raise ConfigurationError("the certificate is not that of an identity of a hybrid connection") from exc
 
 
 @attrs.frozen(slots=False)

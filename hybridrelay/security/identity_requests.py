@@ -55,7 +55,7 @@ def make_request(private_key: Secret) -> bytes:
     """Return a request (DER) for the public key that belongs to a private key.
 
     Raises:
-        ConfigurationError: the private key is damaged, or not one of Ed25519.
+        ConfigurationError: the private key is damaged, or not an Ed25519 key.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -70,7 +70,7 @@ def load_private_key(private_key: Secret) -> ed25519.Ed25519PrivateKey:
     """Load the private key of an identity: PKCS #8 DER in Base64.
 
     Raises:
-        ConfigurationError: it is damaged, or not one of Ed25519.
+        ConfigurationError: it is damaged, or not an Ed25519 key.
     """
     from cryptography.hazmat.primitives.asymmetric import ed25519
     from cryptography.hazmat.primitives.serialization import load_der_private_key
@@ -80,7 +80,7 @@ def load_private_key(private_key: Secret) -> ed25519.Ed25519PrivateKey:
     except (ValueError, TypeError):
         raise ConfigurationError("the private key is damaged") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise ConfigurationError("the private key is not one of Ed25519")
+        raise ConfigurationError("the private key is not an Ed25519 key")
     return key
 
 
@@ -105,9 +105,11 @@ def parse_request_untrusted(der: bytes) -> IdentityRequest:
     except Exception as exc:  # noqa: BLE001 - `cryptography` raises many exceptions; see `parsing_certificate`
         raise RequestError(f"the request cannot be parsed ({type(exc).__name__})") from None
     if algorithm != _ED25519 or not isinstance(key, ed25519.Ed25519PublicKey):
-        raise RequestError("the request has a key or a signature of another algorithm than Ed25519")
+        raise RequestError("the key or signature of the request is not Ed25519")
     if asks_for_more:
-        raise RequestError("the request asks for a subject, attributes or extensions, which the issuer alone decides")
+        raise RequestError(
+            "the request asks for a subject, attributes or extensions; only the issuer decides on them"
+        )
     try:
         is_signed = request.is_signature_valid
     except Exception as exc:  # noqa: BLE001 - as above

@@ -115,7 +115,9 @@ class Issuer:
         except ValueError:
             raise ConfigurationError("the issuer was not made by the authority of the connection string") from None
         if not is_issuer or allowed == 0:
-            raise ConfigurationError("the issuer in the connection string is not one that can sign applications only")
+            raise ConfigurationError(
+                "the issuer in the connection string is not limited to identities of applications"
+            )
 
     def sign(
         self,
@@ -305,7 +307,9 @@ def check_issued_untrusted(
             is_issuer_valid = issuer.not_valid_before_utc.timestamp() <= now < issuer.not_valid_after_utc.timestamp()
             is_ours = leaf.public_key() == load_private_key(private_key).public_key()
     except ValueError:
-        raise ConfigurationError("the connector has issued an identity that the authority does not confirm") from None
+        raise ConfigurationError(
+            "the connector has issued an identity that is not signed under the authority"
+        ) from None
     if not is_made_by_issuer:
         raise ConfigurationError("the connector has issued an identity that is not like those of an issuer")
     if not is_issuer_valid:

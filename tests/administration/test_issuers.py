@@ -68,5 +68,5 @@ def test_a_connector_of_an_earlier_hybrid_connection_of_the_same_name(tmp_path: 
     for folder in (first, second):
         folder.mkdir()
     files, other = create(first), create(second)
-    with pytest.raises(ConfigurationError, match="another authority"):
+    with pytest.raises(ConfigurationError, match="an authority other than"):
         make_issuer("orders", files.authority, [other.connector], now=NOW)

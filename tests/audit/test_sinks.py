@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NoReturn
 
 import msgspec
 import pytest
@@ -127,6 +129,9 @@ class Server:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.got = bytearray()
+        #: What it sends first, and again and again if `endless`.
+        self.greeting = b""
+        self.endless = threading.Event()
         self.connections: list[socket.socket] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
@@ -146,6 +151,8 @@ class Server:
                 connection = self.context.wrap_socket(connection, server_side=True)
             with self.changed:
                 self.connections.append(connection)
+            connection.sendall(self.greeting)
+            threading.Thread(target=self.flood, args=(connection,), daemon=True).start()
             while data := connection.recv(65536):
                 with self.changed:
                     self.got += data
@@ -154,6 +161,15 @@ class Server:
             pass
         finally:
             connection.close()
+
+    def flood(self, connection: socket.socket) -> None:
+        self.endless.wait()
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(bytes(65536))
+
+    def send_without_end(self) -> None:
+        self.endless.set()
 
     def wait(self, data: bytes) -> None:
         with self.changed:
@@ -168,6 +184,7 @@ class Server:
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+        self.endless.set()
         with self.changed:
             for connection in self.connections:
                 connection.close()
@@ -181,6 +198,11 @@ def server(context: ssl.SSLContext | None = None) -> Iterator[Server]:
         yield made
     finally:
         made.close()
+
+
+def write_again_and_again(sink: SyslogSink) -> NoReturn:
+    while True:
+        sink.write([WARNING])
 
 
 def framed(*records: Record) -> bytes:
@@ -229,6 +251,31 @@ class TestSyslogServers:
             logs.hang_up()
             sink.write([WARNING])
             logs.wait(framed(WARNING))
+            sink.close()
+
+    @pytest.mark.parametrize("transport", ["tcp", "tls"])
+    def test_a_server_that_sends_without_end(
+        self, transport: Literal["tcp", "tls"], tls_files: tuple[ssl.SSLContext, Path]
+    ) -> None:
+        context, ca_file = tls_files
+        with server(context if transport == "tls" else None) as logs:
+            sink = SyslogSink(transport, "127.0.0.1", logs.port, ca_file=str(ca_file), own_name="db1")
+            sink.write([RECORD])
+            logs.wait(framed(RECORD))
+            logs.send_without_end()
+            for _ in range(2):  # the sink connects again, and the server goes on
+                with pytest.raises(OSError, match="the server sends data"):
+                    write_again_and_again(sink)
+            sink.close()
+
+    def test_a_server_that_says_something_first(self) -> None:
+        with server() as logs:
+            logs.greeting = b"hello " * 1000
+            sink = SyslogSink("tcp", "127.0.0.1", logs.port, own_name="db1")
+            for record in (RECORD, WARNING):
+                sink.write([record])
+                logs.wait(framed(record))
+            assert len(logs.connections) == 1
             sink.close()
 
     def test_a_server_that_is_not_there(self) -> None:

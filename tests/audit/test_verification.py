@@ -220,7 +220,7 @@ class TestFiles:
         first, second = names(log)
         removed = len(log.files.pop(first))
 
-        with pytest.raises(BadLine, match=f"the lines 1 to {removed} are missing") as caught:
+        with pytest.raises(BadLine, match=f"lines 1 to {removed} are missing") as caught:
             verify(log.files)
         assert (caught.value.file, caught.value.line) == (second, 1)
 
@@ -276,7 +276,7 @@ class TestFiles:
 
         (note,) = verify(log.files).notes
         assert f"the file {last}, which has to follow, is missing" in note
-        with pytest.raises(BadLine, match="the end was cut off, or an old state was put back"):
+        with pytest.raises(BadLine, match="the end was cut off, or an older copy was restored"):
             verify(log.files, witnessed=noted)
 
     def test_an_old_state_of_a_file_is_put_back(self) -> None:
@@ -305,7 +305,7 @@ class TestFiles:
         _, second = names(log)
         log.files[second] = other.files[second]
 
-        with pytest.raises(BadLine, match="another key") as caught:
+        with pytest.raises(BadLine, match="a key other than") as caught:
             verify(log.files)
         assert (caught.value.file, caught.value.line) == (second, 1)
 
@@ -356,7 +356,7 @@ class TestOldKeys:
         log.begin_file(begin, log.keys[0])
         assert names(log)[1] == second
 
-        with pytest.raises(BadLine, match="another key than the last line of the file before it"):
+        with pytest.raises(BadLine, match="a key other than the one in the last line of the file before it"):
             verify(log.files)
 
 
@@ -425,7 +425,7 @@ class TestWitnesses:
     def test_nothing_is_about_this_log(self) -> None:
         log = WrittenLog.of(5)
 
-        with pytest.raises(BadLine, match="it is another one"):
+        with pytest.raises(BadLine, match="this is another log"):
             verify(log.files, witnessed=[Checkpoint("fedcba9876543210", 4, hash_of(log.lines[3]))])
 
     def test_a_file_of_another_log_with_the_key_of_this_one(self) -> None:
@@ -436,7 +436,7 @@ class TestWitnesses:
         log.begin_file(begin, log.keys[1])
         assert names(log)[1] == second
 
-        with pytest.raises(BadLine, match="the id of the log"):
+        with pytest.raises(BadLine, match="it has a log id other than"):
             verify(log.files)
 
 

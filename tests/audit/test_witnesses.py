@@ -66,10 +66,10 @@ class TestWitnesses:
         one = Witnesses()
         assert one.problems([], [A], 0.0) == ()
         (problem,) = one.problems([names(A)], [A], 0.0)
-        assert "no audit files are written" in problem.detail
+        assert "this program writes no audit directory" in problem.detail
         one.signed(checkpoint(1), 0.0)
         (problem,) = one.problems([names(A), names("elsewhere")], [A], 0.0)
-        assert "none of them is a relay of this program" in problem.detail
+        assert "this program uses none of them" in problem.detail
 
     def test_every_named_relay_that_is_used_has_to_confirm(self) -> None:
         one = Witnesses()

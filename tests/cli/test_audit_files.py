@@ -48,7 +48,7 @@ class TestVerify:
 
         assert (result.code, result.err) == (0, "")
         assert result.out.startswith("OK: records 1 to ")
-        assert "whose files these are was not checked" in result.out
+        assert "it was not checked whose key has signed these files" in result.out
 
     def test_json(self, run: Run, folder: Path) -> None:
         found = json.loads(run("audit", "verify", "--json", folder).out)

@@ -79,7 +79,7 @@ def test_several_sinks_and_each_once(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--audit-required", "file"], "--audit-required needs --audit-dir or --audit-to"),
-        (["--audit-to", "journal", "--audit-required", "file"], "required in file, and is not written there"),
+        (["--audit-to", "journal", "--audit-required", "file"], "an audit log in file is required"),
         (["--audit-to", "syslog+udp://logs", "--audit-required", "syslog"], "over UDP cannot be required"),
     ],
     ids=str,

@@ -118,7 +118,7 @@ def test_names_that_fronts_need(run: Run, created: Created) -> None:
     assert run(*change, "--update", created.application).code == 0
     result = run(*forward)
     assert result.code == 2
-    assert "no front can lead to it" in result.err
+    assert "cannot be reached by --socks or --http-proxy" in result.err
     assert "connections set-local-name orders --local-name HOST:PORT" in result.err
 
 

@@ -226,8 +226,8 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
     new = created.key("application", KeySlot.SECONDARY)
     assert new.reveal() not in result.out + result.err
     listed = run("keys", "list", "orders", *where).out
-    assert "Rule application: the primary key is rolled to the secondary one since 20" in listed
-    assert "No program was given the new key so far" in listed
+    assert "Rule application: the primary key is being rolled to the secondary one (since 20" in listed
+    assert "The relay has not given the new key to any program yet" in listed
     rolls = [
         entry["roll"] for entry in json.loads(run("keys", "list", "orders", "--json", *where).out) if "roll" in entry
     ]
@@ -251,4 +251,4 @@ def test_a_roll_without_a_relay_is_listed_and_audited(run: Run, created: Created
     assert isinstance(string, ConnectionString)
     assert string.key == new
     assert run("keys", "revoke", "orders", "--rule", "application", "--key", "primary", *where).code == 0
-    assert "is rolled to" not in run("keys", "list", "orders", *where).out
+    assert "is being rolled to" not in run("keys", "list", "orders", *where).out

@@ -144,7 +144,7 @@ def test_a_registry_that_cannot_be_changed_leaves_the_files(
 def test_a_file_that_is_not_written_in_spite_of_all_is_named_and_the_key_is_not_lost(
     run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others are written nevertheless, and the command that the error names completes what is missing."""
+    """The others are still written, and the command that the error names completes what is missing."""
     _fail_to_commit(monkeypatch, created.application)
     code, out, err = regenerate(
         run, created, "--update", created.application, created.authority, "--out", tmp_path / "new"

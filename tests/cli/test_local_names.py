@@ -57,7 +57,7 @@ def test_creation(run: Run, tmp_path: Path, target: str, more: tuple[str, ...], 
     assert local_name(tmp_path / "a") == expected
     assert local_name(tmp_path / "c") is None
     if expected is not None:
-        assert expected.host not in (tmp_path / "r").read_text(), "the relay does not get to know it"
+        assert expected.host not in (tmp_path / "r").read_text(), "the relay does not get it"
     issue = ("connections", "issue", "orders", "--authority-file", tmp_path / "authority", "--label", "x")
     assert run(*issue, "--role", "application", "--out", tmp_path / "x").code == 0
     assert local_name(tmp_path / "x") == expected

@@ -122,7 +122,7 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     hang_up(connector, "The deny list was read: file=.*deny")
     use_key(deployment, published, "connector", "secondary")
     hang_up(connector, "orders.connector changed='shared access key'")
-    connector.wait_for_line("Everything uses the key now: connection=orders", where="err")
+    connector.wait_for_line("Only this key is in use now: connection=orders", where="err")
     good = published.connector.read_bytes()
     for bad, says in (
         (b"", "is empty"),
@@ -151,11 +151,11 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
     good = other.application.read_bytes()
     other.application.write_bytes(good[:-500])
     hang_up(forward, "orders.application changed='shared access key'")
-    forward.wait_for_line("Everything uses the key now: connection=orders", where="err")
+    forward.wait_for_line("Only this key is in use now: connection=orders", where="err")
     forward.wait_for_line("reload.failed: .*billing.application", where="err")
     other.application.write_bytes(good)
     use_key(deployment, other, "application", "secondary")
-    hang_up(forward, "Everything uses the key now: connection=billing")
+    hang_up(forward, "Only this key is in use now: connection=billing")
     assert forward.terminate() == 0
 
 
@@ -214,7 +214,7 @@ def test_a_signal_before_the_program_is_ready(
         connector.wait_for_line("^ready connector")
         revoke = ("keys", "revoke", "orders", "--rule", "connector", "--key", "primary")
         assert deployment.run(*revoke, "--state", deployment.state).returncode == 0
-        connector.wait_for_line("Everything uses the key now", where="err")
+        connector.wait_for_line("Only this key is in use now", where="err")
         hang_up(connector, r"reloaded: file=\S*orders.connector$")
         assert connector.terminate() == 0
 

@@ -176,8 +176,11 @@ def test_a_certificate_that_is_not_trusted(run: Run, way: Way) -> None:
         (("--management", "https://relay.example.com/v1"), "leave out /v1"),
         (("--management", "https://relay.example.com:0"), "a port is a number"),
         (("--management", "https://r", "--state", "s"), "not allowed with"),
-        (("--state", "s", "--token-file", "t"), "--token-file is for --management"),
-        (("--state", "s", "--management-pin", "sha256:" + "A" * 43 + "="), "--management-pin is for --management"),
+        (("--state", "s", "--token-file", "t"), "--token-file can only be used with --management"),
+        (
+            ("--state", "s", "--management-pin", "sha256:" + "A" * 43 + "="),
+            "--management-pin can only be used with --management",
+        ),
         ((), "one of the arguments --state --management is required"),
     ],
 )

@@ -220,7 +220,7 @@ def test_one_program_is_asked(run: Run) -> None:
     assert "not allowed with" in both.err
     for_another = run("status", "--from", "127.0.0.1:9351", "--token-file", "token")
     assert for_another.code == 2
-    assert "--token-file is for --management, and not for --from" in for_another.err
+    assert "--token-file can only be used with --management, and not with --from" in for_another.err
 
 
 def test_an_option_that_needs_another_one(run: Run, deployment: Deployment) -> None:

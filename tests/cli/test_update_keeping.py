@@ -79,7 +79,7 @@ async def test_a_key_that_was_rolled_meanwhile_stays(created: Created, marks: Up
 async def test_a_file_that_cannot_be_written(
     created: Created, marks: UpdateMarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sequence is remembered nevertheless, because the program uses the update."""
+    """The sequence is still remembered, because the program uses the update."""
     before = load_connection_string(created.connector)
 
     def refuse(path: Path, text: str) -> None:
@@ -110,7 +110,7 @@ async def test_marks_that_cannot_be_written(
     marks = UpdateMarks(tmp_path / "file" / "folder")
     before = load_connection_string(created.connector)
     assert await keeper_of(lambda: [created.connector], marks)(before, updated(before)) == ""
-    assert "It cannot be remembered that an update was used" in caplog.text
+    assert "It cannot be recorded that an update was used" in caplog.text
     assert await marks.floor(before) == 0
 
 

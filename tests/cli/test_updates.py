@@ -192,7 +192,7 @@ def test_a_relay_that_fails_then_gets_it_with_the_next_push(
 def test_an_authority_file_that_was_restored_from_a_backup(
     pushing_: Pushing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sequence grows nevertheless, because it also follows the clock."""
+    """The sequence still grows, because it also follows the clock."""
     backup = pushing_.created.authority.read_bytes()
     pushing_.push("--target", "db2:1")
     first = pushing_.opened()[CONNECTORS].sequence

@@ -187,7 +187,9 @@ async def test_what_cannot_be_stored_is_used_from_memory(autojump_clock: trio.te
     (event,) = machine.events
     assert isinstance(event, IdentityRenewed)
     assert not event.kept
-    assert event.detail == (machine.why_not_kept if keeps else "this program has no file for it")
+    assert event.detail == (
+        machine.why_not_kept if keeps else "this program has no file in which to store the connection string"
+    )
     assert len(machine.used) == 1
 
 

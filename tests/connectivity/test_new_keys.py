@@ -105,7 +105,7 @@ async def test_it_is_stored_then_answered_then_used() -> None:
 async def test_without_a_place_it_is_in_memory_only() -> None:
     program = Program()
     keys = program.keys(has_file=False)
-    answer = (KeptState.MEMORY, "this program has no file for it")
+    answer = (KeptState.MEMORY, "this program has no file in which to store the connection string")
     assert await program.give(keys) == [answer, USE]
     assert await program.give(keys) == [answer, USE]
 

@@ -168,7 +168,7 @@ REFUSALS: list[tuple[str, FailureKind, str]] = [
     ("400 Bad Request", K.PROXY_REFUSED, "400 Bad Request"),
     ("404 Not Found", K.PROXY_REFUSED, "404"),
     ("405 Method Not Allowed", K.PROXY_REFUSED, "405"),
-    ("401 Unauthorized", K.PROXY_AUTHENTICATION, "demands authentication (401; Basic)"),
+    ("401 Unauthorized", K.PROXY_AUTHENTICATION, "requires authentication (401; Basic)"),
     ("418 ", K.PROXY_REFUSED, "(418)"),
     ("502 Bad Gateway", K.PROXY_CANNOT_CONNECT, "cannot connect to relay.example.com:9350 (502 Bad Gateway)"),
     ("503 Service Unavailable", K.PROXY_CANNOT_CONNECT, "503"),
@@ -176,7 +176,7 @@ REFUSALS: list[tuple[str, FailureKind, str]] = [
     ("500 Oops", K.PROXY_CANNOT_CONNECT, "500"),
     ("302 Found", K.PROXY_REFUSED, "answers with a redirect (302 Found)"),
     ("511 Network Authentication Required", K.PROXY_REFUSED, "answers with a redirect"),
-    ("407 Proxy Authentication Required", K.PROXY_AUTHENTICATION, "demands authentication (407; Basic)"),
+    ("407 Proxy Authentication Required", K.PROXY_AUTHENTICATION, "requires authentication (407; Basic)"),
 ]
 
 
@@ -266,7 +266,7 @@ async def test_a_head_without_end_is_not_read_to_its_end(
 @pytest.mark.parametrize(
     ("url", "challenges", "text", "remedy"),
     [
-        ("http://proxy", ["Basic realm=x"], "demands authentication (407; Basic)", "user name and password"),
+        ("http://proxy", ["Basic realm=x"], "requires authentication (407; Basic)", "user name and password"),
         ("http://u:hunter2@proxy", ["Basic realm=x"], "does not accept the user name", "correct"),
         ("http://u:hunter2@proxy", ["NTLM", "Negotiate"], "407; NTLM, Negotiate", "ProxyAuthenticator"),
         ("http://proxy", ["Negotiate", "Basic realm=x"], "Basic, Negotiate", "give the proxy's user name"),
@@ -380,7 +380,7 @@ async def test_rounds_do_not_go_on_for_ever(nursery: trio.Nursery) -> None:
     proxy = ScriptedProxy(nursery, never_content)
     failure = await fail(proxy, authenticator=partial(ticket_authenticator, seen=seen, rounds=10_000))
     assert failure.kind is K.PROXY_AUTHENTICATION
-    assert "after all rounds" in failure.text
+    assert "after all attempts" in failure.text
     assert len(seen) == MAX_ROUNDS
     assert len(proxy.dialed) == 1
 

@@ -94,8 +94,8 @@ async def test_whatever_the_bound_address_the_next_byte_is_the_tunnels(nursery: 
 
 NO_SOCKS = "does not speak SOCKS5"
 FAILURES: list[tuple[str, dict[str, bytes], FailureKind, str]] = [
-    ("socks5://p", {"method": b"\5\xff"}, K.PROXY_AUTHENTICATION, "demands authentication"),
-    ("socks5://me:hunter2@p", {"method": b"\5\xff"}, K.PROXY_AUTHENTICATION, "accepts no user name"),
+    ("socks5://p", {"method": b"\5\xff"}, K.PROXY_AUTHENTICATION, "requires authentication"),
+    ("socks5://me:hunter2@p", {"method": b"\5\xff"}, K.PROXY_AUTHENTICATION, "does not accept user names"),
     ("socks5://me:hunter2@p", {"method": b"\5\2", "status": b"\1\1"}, K.PROXY_AUTHENTICATION, "does not accept"),
     ("socks5://me:hunter2@p", {"method": b"\5\2", "status": b"\1\xff"}, K.PROXY_AUTHENTICATION, "does not accept"),
     ("socks5://p", {"method": b"\5\2"}, K.PROXY_FAILED, NO_SOCKS),
@@ -104,12 +104,12 @@ FAILURES: list[tuple[str, dict[str, bytes], FailureKind, str]] = [
     ("socks5://p", {"method": b"HTTP/1.1 400 Bad"}, K.PROXY_FAILED, NO_SOCKS),
     ("socks5://p", {"reply": b"\5\1" + BOUND}, K.PROXY_CANNOT_CONNECT, "general failure"),
     ("socks5://p", {"reply": b"\5\2" + BOUND}, K.PROXY_REFUSED, "does not allow connections to relay:9350"),
-    ("socks5://p", {"reply": b"\5\3" + BOUND}, K.PROXY_CANNOT_CONNECT, "network unreachable of relay:9350"),
+    ("socks5://p", {"reply": b"\5\3" + BOUND}, K.PROXY_CANNOT_CONNECT, "cannot reach the network of relay:9350"),
     ("socks5://p", {"reply": b"\5\4" + BOUND}, K.PROXY_CANNOT_CONNECT, "the host of relay:9350"),
     ("socks5://p", {"reply": b"\5\5" + BOUND}, K.PROXY_CANNOT_CONNECT, "connection refused by relay:9350"),
     ("socks5://p", {"reply": b"\5\6" + BOUND}, K.PROXY_CANNOT_CONNECT, "TTL expired"),
     ("socks5://p", {"reply": b"\5\7" + BOUND}, K.PROXY_REFUSED, "does not support CONNECT"),
-    ("socks5://p", {"reply": b"\5\x08" + BOUND}, K.PROXY_CANNOT_CONNECT, "kind of address"),
+    ("socks5://p", {"reply": b"\5\x08" + BOUND}, K.PROXY_CANNOT_CONNECT, "address type"),
     ("socks5://p", {"reply": b"\5\x09" + BOUND}, K.PROXY_FAILED, "answers 9"),
     ("socks5://p", {"reply": b"\5\xff" + BOUND}, K.PROXY_FAILED, "answers 255"),
     ("socks5://p", {"reply": b"\4\0" + BOUND}, K.PROXY_FAILED, NO_SOCKS),

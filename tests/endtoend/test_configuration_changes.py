@@ -220,7 +220,7 @@ async def test_changed_strings_are_taken_without_a_signal(scene: Scene) -> None:
         for role, program in (("connector", scene.connector), ("application", scene.forward)):
             use = ("keys", "use", "a", "--rule", role, "--key", "secondary", "--state", deployment.state)
             await scene.run(*use, "--update", getattr(a, role))
-            await program.logs("Everything uses the key now: connection=a")
+            await program.logs("Only this key is in use now: connection=a")
         await all_move(talkers)
         for role, program in (("connector", scene.connector), ("application", scene.forward)):
             issued = deployment.folder / "issued"

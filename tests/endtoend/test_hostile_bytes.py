@@ -358,7 +358,7 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
 
 @pytest.mark.parametrize("descriptors", [None, 400], ids=["many descriptors", "few descriptors"])
 async def test_a_flood_of_silent_connections(tmp_path: Path, nursery: trio.Nursery, descriptors: int | None) -> None:
-    """They take all slots. A forward that connects afterwards is served nevertheless, and open streams go on."""
+    """They take all slots. A forward that connects afterwards is still served, and open streams go on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * FLOOD)), hard))
     with Deployment(tmp_path) as deployment:

@@ -56,7 +56,7 @@ class Machine:
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stderr}"
         if service is not None:
-            says = "Everything uses the key now"
+            says = "Only this key is in use now"
             assert says in DOCS.read_text("utf-8").partition("### Changing keys without a pause\n")[2]
 
             async def said() -> bool:

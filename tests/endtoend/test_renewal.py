@@ -151,6 +151,6 @@ async def test_new_connections_of_an_application_that_runs_use_the_renewed_ident
         output, log = await trio.to_thread.run_sync(process.communicate)
         assert output == "after\n"
         assert process.returncode == 0
-        assert "takes effect later" not in log
+        assert "cannot use" not in log
         renewed, _ = load_connection_string(runner.file).require_identity()
         assert renewed.serial == issued

@@ -242,7 +242,7 @@ def test_failures_before_the_application_runs(runner: Runner) -> None:
     assert "cannot read the connection string" in done.stderr
     done = runner.run("--connection-string-file", runner.file, "--", "true")
     assert done.returncode == 125
-    assert "two hybrid connections are to be echo.corp.example:7" in done.stderr
+    assert "two hybrid connections have the name echo.corp.example:7" in done.stderr
 
 
 def test_a_policy_may_forbid_it(runner: Runner) -> None:

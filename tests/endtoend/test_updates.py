@@ -183,7 +183,7 @@ async def test_a_relay_that_delivers_an_earlier_update_after_a_backup_was_restor
     await trio.to_thread.run_sync(deployment.start_relay)
     connector = await trio.to_thread.run_sync(deployment.start_connector, published)
     await trio.to_thread.run_sync(
-        partial(connector.wait_for_line, "update.not-used.*a later update was used on this machine", where="err")
+        partial(connector.wait_for_line, "update.not-used.*this machine has already used a later update", where="err")
     )
     assert "update.older-string" in connector.err
     assert published.connector.read_bytes() == backup

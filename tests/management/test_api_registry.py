@@ -213,7 +213,7 @@ def test_a_relay_that_has_stopped_since_the_request_before(tmp_path: Path) -> No
         registry = ApiRegistry(client)
         with served(state, over_tcp=False):
             known = registry.connection("team/orders")
-        with pytest.raises(ManagementError, match="has stopped since the request before, and did not get this one"):
+        with pytest.raises(ManagementError, match="has stopped since the previous request, and did not get this one"):
             registry.delete(known)
     with StoreRegistry(state_dir=state) as local:
         assert local.connections() == before

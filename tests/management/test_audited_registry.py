@@ -14,7 +14,7 @@ import trio
 
 from hybridrelay.administration import RelayDescription, StoreRegistry
 from hybridrelay.events import Event, EventStream, ManagementCalled
-from hybridrelay.management.audit_entries import AuditEntry, AuditFilter, read_audit
+from hybridrelay.management.audit_entries import DIRECTORY, AuditEntry, AuditFilter, read_audit
 from hybridrelay.management.audit_files import AuditFiles
 from hybridrelay.management.audit_log import AuditLog
 from hybridrelay.management.audited_registry import AuditedRegistry
@@ -127,6 +127,21 @@ def test_refused_changes_are_recorded(registry: AuditedRegistry, tmp_path: Path)
         with pytest.raises(error):
             attempt()
         assert (entries(tmp_path)[-1].status, entries(tmp_path)[-1].unchanged) == (status, False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such links by default")
+def test_a_lock_file_that_is_a_link_is_not_followed(
+    registry: AuditedRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim, directory = tmp_path / "victim", tmp_path / "state" / DIRECTORY
+    registry.import_(RECORD)
+    for file in directory.iterdir():
+        file.unlink()
+        file.symlink_to(victim)
+    with caplog.at_level(logging.WARNING):
+        registry.change(registry.connection("orders"), disabled=True)
+    assert not victim.exists()
+    assert str(directory) in caplog.text
 
 
 def test_where_there_is_no_relay_nothing_is_made(tmp_path: Path) -> None:

@@ -259,10 +259,10 @@ def test_an_answer_is_checked() -> None:
         (ISSUER.sign("orders/sql", "another", request, now=NOW), "another name"),
         (ISSUER.sign("others", "billing", request, now=NOW), "another name"),
         (ISSUER.sign("orders/sql", "billing", request, now=NOW - 200 * DAY), "has expired"),
-        (foreign.sign("orders/sql", "billing", request, now=NOW), "does not confirm"),
-        (attrs.evolve(good, issuer=foreign.certificate), "does not confirm"),
-        (attrs.evolve(good, issuer=b"0\x00"), "does not confirm"),
-        (attrs.evolve(good, certificate=b"0\x00"), "not one of"),
+        (foreign.sign("orders/sql", "billing", request, now=NOW), "not signed under the authority"),
+        (attrs.evolve(good, issuer=foreign.certificate), "not signed under the authority"),
+        (attrs.evolve(good, issuer=b"0\x00"), "not signed under the authority"),
+        (attrs.evolve(good, certificate=b"0\x00"), "not that of an identity"),
     ]
     for answer, why in wrong:
         with pytest.raises(ConfigurationError, match=why):

@@ -123,7 +123,7 @@ async def test_authentication_is_demanded(starter: Starter, tmp_path: Path, *, a
         dial = proxy.dial(password="wrong-hunter3", anonymous=anonymous)
         report = await survey(deployment, published, dial)
         assert set(kinds(report).values()) == {FailureKind.PROXY_AUTHENTICATION}
-        expected = "demands authentication" if anonymous else "does not accept the user name and password"
+        expected = "requires authentication" if anonymous else "does not accept the user name and password"
         assert all(expected in attempt.explanation for attempt in report.attempts)
         with pytest.raises(NoRouteWorks) as caught:
             await exchange(deployment, published, dial)

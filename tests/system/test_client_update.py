@@ -90,7 +90,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
             assert key is not None
             caplog.clear()
             assert client.update(attrs.evolve(scene.string, key=key)).taken_up == ("shared access key",)
-            await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(key)}")
+            await said(caplog, f"Only this key is in use now: connection=db key={key_fingerprint(key)}")
             scene.regenerate(slot.other)
             await scene.relay_has_noticed()
             for one in (leaving, stream, await client.open_stream()):
@@ -139,7 +139,7 @@ async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog
         await answers(stream)
         (await client.connect()).close()
         await answers(await client.open_stream())
-        assert "Everything uses" not in caplog.text
+        assert "Only this key is in use" not in caplog.text
     nursery.cancel_scope.cancel()
 
 
@@ -193,7 +193,10 @@ async def test_a_key_that_only_the_relay_in_use_has(
         with SQLiteStore.open(deployment.state_dir) as registry:
             key = registry.regenerate_key("db", "sender", KeySlot.SECONDARY)
         client.update(attrs.evolve(string, key=key))
-        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(key)} missing=localhost")
+        await said(
+            caplog,
+            f"Only this key is in use now: connection=db key={key_fingerprint(key)} missing=localhost",
+        )
         await answers(stream)
         await deployment.kill_relay()
         await answers(stream)

@@ -106,7 +106,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
             string = attrs.evolve(string, key=key)
             assert scene.connector.update(0, string).taken_up == ("shared access key",)
             await answers(stream)
-            await said(caplog, "Everything uses the key now")
+            await said(caplog, "Only this key is in use now")
             caplog.clear()
             scene.regenerate(slot.other)
             await scene.relay_has_noticed()
@@ -201,9 +201,9 @@ async def test_the_other_key_at_two_relays(
     async with deployment.client(application) as client:
         stream = await client.open_stream()
         connector.update(0, attrs.evolve(string, key=listener))
-        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(listener)}")
+        await said(caplog, f"Only this key is in use now: connection=db key={key_fingerprint(listener)}")
         client.update(attrs.evolve(application, key=sender))
-        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(sender)}")
+        await said(caplog, f"Only this key is in use now: connection=db key={key_fingerprint(sender)}")
         await answers(stream)
         caplog.clear()
         for state_dir in (deployment.state_dir, second.state_dir):
@@ -286,12 +286,12 @@ async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog:
         for number in range(21):
             scene.connector.update(0, attrs.evolve(scene.string, key=keys[(number + 1) % 2]))
             await answers(stream)
-        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(keys[1])}")
+        await said(caplog, f"Only this key is in use now: connection=db key={key_fingerprint(keys[1])}")
         scene.revoke(KeySlot.PRIMARY)
         await scene.relay_has_noticed()
         await answers(stream)
         await answers(await client.open_stream())
-        last = [record.message for record in caplog.records if "Everything uses the key now" in record.message][-1]
+        last = [record.message for record in caplog.records if "Only this key is in use now" in record.message][-1]
         assert key_fingerprint(keys[1]) in last
     nursery.cancel_scope.cancel()
 

@@ -75,14 +75,14 @@ def test_localhost_without_ipv6(machine: Machine, deployment: Deployment) -> Non
         "relay", "--state", deployment.state, "--host", "localhost", "--ports", ANY_PORTS, wrapper=machine.wrapper
     )
     assert "probe=127.0.0.1:" in relay.out
-    relay.wait_for_line("An address cannot be listened on.* address=::1", where="err")
+    relay.wait_for_line("The program cannot listen on one of its addresses.* address=::1", where="err")
     published = deployment.create("orders", ("127.0.0.1", 1), endpoint="localhost")
     forward = deployment.start(
         "forward", "--connection-string-file", published.application, "--listen", "localhost:0",
         wrapper=machine.wrapper,
     )  # fmt: skip
     assert re.search(r"orders=127\.0\.0\.1:\d+", forward.out)
-    forward.wait_for_line("An address cannot be listened on.* address=::1", where="err")
+    forward.wait_for_line("The program cannot listen on one of its addresses.* address=::1", where="err")
 
 
 def test_no_address_of_several(machine: Machine, deployment: Deployment) -> None:

@@ -186,7 +186,7 @@ async def test_witnesses_that_cannot_be_are_refused_at_once(tmp_path: Path) -> N
         published = deployment.publish("payroll")
         async with audited_connector(deployment, published, trail, policy) as (connector, _):
             (problem,) = connector.snapshot().audit
-            assert "none of them is a relay of this program" in problem.detail
+            assert "this program uses none of them" in problem.detail
             async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
                 with pytest.raises(StreamRefused) as caught:
                     await client.open_stream()

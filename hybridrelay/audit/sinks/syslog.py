@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -29,6 +30,8 @@ _FACILITY = 13
 _DATA_ID = "hybridrelay@32473"
 #: How long connecting and sending may take (seconds).
 _SECONDS = 5.0
+#: How much a server may have sent since the last write (bytes). Syslog servers send nothing; some send a greeting.
+_MAX_IGNORED = 64 * 1024
 #: The longest message over UDP (bytes). Longer ones lose the end of their text.
 _MAX_DATAGRAM = 2048
 
@@ -169,18 +172,26 @@ def _cut(message: bytes, limit: int) -> bytes:
 
 
 def _has_ended(sock: socket.socket) -> bool:
-    """Return whether the server has closed the connection. Servers send nothing, except what TLS needs."""
-    while True:
+    """Return whether the server has closed the connection. Servers send nothing, except what TLS needs.
+
+    Raises:
+        OSError: it sends very much, perhaps without end.
+    """
+    ignored = 0
+    while ignored <= _MAX_IGNORED:
         readable = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
         if not readable and not select.select([sock], [], [], 0)[0]:
             return False
         sock.setblocking(False)
         try:
-            if not sock.recv(4096):
+            received = sock.recv(4096)
+            if not received:
                 return True
+            ignored += len(received)
         except (ssl.SSLWantReadError, BlockingIOError):
             return False
         except OSError:
             return True
         finally:
             sock.settimeout(_SECONDS)
+    raise OSError(errno.EPROTO, "the server sends data, which a syslog server does not")

@@ -10,10 +10,10 @@ from . import values
 from .options import add_relay
 
 _APPLY = """\
-Bring the hybrid connections of a relay into the state that a file declares: for many databases at once, and as often
-as you like. What is missing is created, and what differs is changed. What is already as declared is not touched, and
-keys and identities stay the same. A file whose keys are not valid any more, for example after 'keys roll', gets a key
-that is.
+Bring the hybrid connections of a relay into the state that a file declares. The file can declare many of them, and
+the command can be repeated. What is missing is created, and what differs is changed. What is already as declared is
+not touched, and keys and identities stay the same. A connection string whose key is no longer valid, for example
+after 'keys roll', gets a valid one.
 
 The files of each hybrid connection are in the directory --out: strings/NAME.connector, NAME.application,
 NAME.authority, and NAME@LABEL.application for each further application. Keep this directory: without the authority
@@ -24,7 +24,7 @@ what else you write into it stays. Copy it and the directory strings to the conn
 'service install connector' has installed reads them in /etc/hybridrelay.
 
 What is no longer declared (a hybrid connection whose authority file is in the directory, or a rule of one) is only
-named. With --delete, it is deleted at the relay, and its table is removed from connector.toml. Its files stay.
+listed. With --delete, it is deleted at the relay, and its table is removed from connector.toml. Its files stay.
 """
 _APPLY_EXAMPLES = """\
 examples:
@@ -45,7 +45,7 @@ databases.toml:
   [[connection]]
   name = "billing"
   target = "db2.internal:5432"
-  # how applications know it (default: as the target, when it is created)
+  # the name for applications (default: that of the target at creation)
   local-name = "billing.corp.example:5432"
   # the connector signs identities of applications ('connections issuer')
   issuer = true
@@ -74,7 +74,7 @@ def _add_arguments(parser: Parser) -> None:
         required=True,
         help="the directory of the files of the hybrid connections; it is created if it is missing",
     )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and show what would be changed")
     parser.add_argument("--delete", action="store_true", help="also delete what is no longer declared")
     add_relay(parser)
     parser.set_defaults(keys=_keys(), connection_keys=_connection_keys(), application_keys=_application_keys())

@@ -38,14 +38,14 @@ examples:
 """
 _VERIFY = """\
 Check the files of an audit directory: that no record was changed, removed, inserted or moved, and that each file is
-signed with the key that the file before it has named. If something is wrong, the command names the first line that
-is, and ends with exit code 4.
+signed with the key that the file before it has named. If something is wrong, the command names the first wrong line,
+and ends with exit code 4.
 
 The hashes and signatures prove that nothing was changed since it was signed. To find out whether all files were
 replaced by others, give the public key of the log (--key), which 'hybridrelay audit key DIR' shows when the log is
-new. To find out whether the end was cut off, or an old state was put back, give a witness (--witness), which has kept
-checkpoints elsewhere: a relay ('relay', with --management), or a file of another sink: an export of the journal, the
-log of a syslog server, or any other text with lines of the event audit.checkpoint.
+new. To find out whether the end was cut off, or an older copy was restored, give a witness (--witness), which has
+kept checkpoints elsewhere: a relay ('relay', with --management), or a file from another sink: an export of the
+journal, the log of a syslog server, or any other text with lines of the event audit.checkpoint.
 """
 _VERIFY_EXAMPLES = """\
 examples:
@@ -75,9 +75,9 @@ examples:
     hybridrelay audit checkpoints --state /var/lib/hybridrelay --json > saved
 """
 _KEY = """\
-Show the public key of the newest file of an audit directory. With this key, 'audit verify --key' finds out later
-whether the directory still has this log, or another one in its place. Keep the key on another machine, where nobody
-who can change the directory can change the key.
+Show the public key of the newest file of an audit directory. With this key, 'audit verify --key' can later find out
+whether the directory still contains this log, or another one in its place. Keep the key on another machine, where
+nobody who can change the directory can change the key.
 """
 _SHOW = """\
 Show records of an audit directory, the oldest first. They are not checked: use 'hybridrelay audit verify' for that.
@@ -149,14 +149,17 @@ def _add_verify_arguments(parser: Parser) -> None:
         type=values.path,
         action="append",
         default=[],
-        help="what has kept checkpoints: relay, or a text file with events audit.checkpoint of another sink, or with "
-        "the output of 'audit checkpoints --json'; may be repeated",
+        help="what has kept checkpoints: 'relay', or a text file with the events audit.checkpoint from another sink, "
+        "or with the output of 'audit checkpoints --json'; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     group = parser.add_argument_group("the relay of --witness relay")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
-        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
     add_management(which, group)
 

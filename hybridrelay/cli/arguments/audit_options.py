@@ -12,7 +12,7 @@ __all__ = ["AuditTarget", "add_audit"]
 
 #: The smallest size that a directory may be limited to (bytes). A file then ends at 8 MB.
 _MIN_DIRECTORY: Final = 64_000_000
-#: The default of this size. Compressed, that is about 60 million records.
+#: The default of this size: room for about 60 million compressed records.
 _DEFAULT_DIRECTORY: Final = 4_000_000_000
 
 _SYSLOG: Final = re.compile(r"syslog\+(udp|tcp|tls)://(.+)")
@@ -60,7 +60,7 @@ def directory_size(text: str) -> int:
 
 
 def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> None:
-    """Add ``--audit-dir`` and ``--audit-to``; and with `may_require`, ``--audit-required``."""
+    """Add the options of the audit log. `may_require`: also ``--audit-required``."""
     parser.add_argument(
         "--audit-dir",
         metavar="DIR",
@@ -73,7 +73,7 @@ def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> 
         metavar="N",
         type=values.count,
         default=400,
-        help="delete files of --audit-dir N days after their end (default: %(default)s)",
+        help="delete files of --audit-dir N days after their last record (default: %(default)s)",
     )
     parser.add_argument(
         "--audit-max-bytes",
@@ -105,6 +105,6 @@ def add_audit(parser: argparse.ArgumentParser, *, may_require: bool = False) -> 
             choices=["file", "journal", "syslog", "eventlog"],
             action="append",
             default=[],
-            help="refuse new streams while the audit log cannot be written there: file (--audit-dir), journal, "
-            "syslog (tcp or tls) or eventlog; may be repeated",
+            help="refuse new streams while the audit log cannot be written to this sink: file (--audit-dir), "
+            "journal, syslog (tcp or tls) or eventlog; may be repeated",
         )

@@ -21,8 +21,8 @@ A claim brings a connection string to its machine without a file being copied. T
 string, leaves it at the relay, and gets a code. With the code, the claim is taken, once, on the machine that is to
 have the connection string. The relay cannot open it, and the administrator need not be present.
 
-If a claim is asked for again after it was taken, the relay raises the alarm: the event claim.taken-again, an entry in
-the audit log of its management API, and a line in 'claims list'.
+If somebody tries to take a claim that was already taken, the relay raises an alarm: the event claim.taken-again, an
+entry in the audit log of its management API, and a line in 'claims list'.
 """
 _CREATE = """\
 Create a claim, and show its code. The connection string in it is either a new one, with an identity of its own
@@ -57,16 +57,17 @@ Take a claim on the machine that is to have the connection string, and write the
 only you can read. The code comes from --code-file, from the environment variable HYBRIDRELAY_CLAIM_CODE, or from
 standard input. It is never given on the command line, which every user of the machine can see.
 
-The relay delivers a claim once. If it answers that the claim was taken before, and it was not you, tell the
+The relay delivers a claim once. If it answers that the claim was taken before, and you did not take it, tell the
 administrator at once: somebody else has the connection string.
 
-If the claim contains no private key, the key is made here, and a connector issues the identity. If none can, what the
-relay has delivered is kept in FILE.claim, which only you can read: run the same command again when a connector runs.
-It needs no code then. FILE.claim is removed when FILE is written.
+If the claim contains no private key, the key is made here, and a connector issues the identity. If no connector can,
+what the relay has delivered is kept in FILE.claim, which only you can read. Run the same command again when a
+connector is running; it then needs no code. FILE.claim is removed when FILE is written.
 
 The exit code is 1 if the relay or the connector refuses or cannot be reached, and 2 if the code was mistyped or FILE
-cannot be written. The claim is not taken then, except if FILE.claim was written; or if the relay was lost while it
-delivered the claim, or a file became unwritable meanwhile: ask the administrator for a new one in the last two cases.
+cannot be written. The claim can then still be taken, with three exceptions. If FILE.claim was written, the claim is
+taken, and the same command continues. If the relay was lost while it delivered the claim, or a file became unwritable
+meanwhile, ask the administrator for a new claim.
 """
 _TAKE_EXAMPLES = """\
 examples:
@@ -80,14 +81,14 @@ examples:
         --connection-string-file /var/lib/hybridrelay/orders.connector
 """
 _REVOKE = """\
-Revoke a claim that was not taken. Its content is deleted, and its code does not work any longer. If it was taken
-already, regenerate the key of its rule, and deny its identity at the connector, to end what the taker can do.
+Revoke a claim that was not taken. Its content is deleted, and its code no longer works. If it was already taken,
+regenerate the key of its rule, and put its identity on the connector's deny list, so that the taker loses access.
 """
 
 
 def _add_create_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("--role", choices=("application", "connector"), help="the side that the new string is for")
+    parser.add_argument("--role", choices=("application", "connector"), help="the side for which the new string is")
     parser.add_argument(
         "--label", metavar="L", type=values.label, help="the name of the new identity in the connector's audit log"
     )
@@ -118,7 +119,7 @@ def _add_create_arguments(parser: Parser) -> None:
         metavar="TIME",
         type=values.claim_lifetime,
         default=86_400.0,
-        help="for how long it can be taken, such as 30m, 12h or 7d; at most 7d (default: 24h)",
+        help="how long the claim can be taken, such as 30m, 12h or 7d; at most 7d (default: 24h)",
     )
     parser.add_argument(
         "--note",
@@ -167,7 +168,7 @@ def _add_take_arguments(parser: Parser) -> None:
 
 COMMAND = Command(
     "claims",
-    "bring connection strings to their machines: create, list, revoke or take claims",
+    "deliver connection strings to their machines: create, list, revoke or take claims",
     _DESCRIPTION,
     "each subcommand has its own --help:\n  hybridrelay claims create --help\n",
     subcommands=(

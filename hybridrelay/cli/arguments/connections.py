@@ -22,8 +22,8 @@ again changes nothing; a different hybrid connection of the same name is refused
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with its own label in the connector's audit log, so that
-it can be denied access separately), for a second connector, or because an identity is about to expire. This needs
-only the authority file; neither the relay nor the connector has to be changed.
+access can be denied to it alone), for a second connector, or because an identity is about to expire. This needs only
+the authority file; neither the relay nor the connector has to be changed.
 
 The connection string contains the primary key of the rule 'connector' or 'application', or with --key secondary the
 secondary one. The key is taken from the authority file. If that file may be out of date, use --state or --management

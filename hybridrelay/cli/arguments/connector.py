@@ -44,9 +44,9 @@ The log (standard error) records every stream: its application, its target, the 
 relay that cannot be reached is retried indefinitely.
 
 If a connection string names several relays, the connector registers at all of them, under the same instance id. It is
-ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a relay refuses
-a connection string for a permanent reason, the connector continues without that registration as long as something
-else is registered; the ready line names the hybrid connections that are served.
+ready when each hybrid connection is registered at one relay or more; the log says which registrations are missing. If
+a relay refuses a connection string for a permanent reason, the connector continues without that registration, as long
+as it has another one. The ready line names the hybrid connections that are served.
 
 {RELOADS.format(what=_RELOADED)}
 
@@ -75,14 +75,14 @@ examples:
   paths are relative to the file:
     hybridrelay connector --config connector.toml
 
-connector.toml; when it changes, the program changes over without a restart:
+connector.toml; changes take effect without a restart:
   deny-list = "deny-list.txt"
   grace = 10
   [[connection]]
   file = "orders.connector"
   [[connection]]
   file = "billing.connector"
-  deny-list = "billing-deny-list.txt"  # in addition, for this one alone
+  deny-list = "billing-deny-list.txt"  # in addition, for this one only
 
 deny-list.txt, the deny list; it is read again whenever it changes, and open
 sessions of the identities in it are closed:
@@ -126,9 +126,9 @@ def _add_arguments(parser: Parser) -> None:
         "--used-claims",
         metavar="F",
         type=values.path,
-        help="if a connection string has an issuer: the file in which this connector notes which claims were used, "
-        "so that none can be used twice; connectors of one machine may share it (default: used-claims.json in the "
-        "directory of the default instance file; 'none': identities are renewed, but claims are refused)",
+        help="if a connection string has an issuer: the file in which this connector records which claims were used, "
+        "so that none can be used twice; connectors on the same machine may share it (default: used-claims.json in "
+        "the directory of the default instance file; 'none': identities are renewed, but claims are refused)",
     )
     add_upgrade_interval(parser)
     add_audit(parser, may_require=True)

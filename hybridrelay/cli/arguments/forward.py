@@ -35,8 +35,8 @@ _RELOADED = "the connection strings, the hybrid connections in --config, and " +
 _DESCRIPTION = f"""\
 Run the client beside the application. It opens local ports, to which the application connects as if they were the
 target. Every connection becomes one stream to the target of the hybrid connection. If the session or the target
-fails, the application's connection is reset; the application never sees a false end of file. (A Unix socket has no
-reset: a connection to one ends.)
+fails, the application's connection is reset, so that the application does not mistake the failure for the end of the
+data. (Unix sockets have no reset: their connections simply end.)
 
 {WHERE_FROM}
 
@@ -98,7 +98,7 @@ examples:
   paths are relative to the file:
     hybridrelay forward --config forward.toml
 
-forward.toml; when it changes, the program changes over without a restart:
+forward.toml; changes take effect without a restart:
   [[connection]]
   file = "orders.application"
   listen = "127.0.0.1:5432"
@@ -116,7 +116,7 @@ def _add_arguments(parser: Parser) -> None:
         "a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port; with /udp or /tcp+udp: for "
         "datagrams, if the target has them; or a Unix socket, to which "
         "only this user can connect, or with ,mode=660 also the group of its file; or own: an address of its own, "
-        "with the port of the local name (default: 127.0.0.1:0, or nowhere if there are fronts)",
+        "with the port of the local name (default: 127.0.0.1:0; or none, with --socks or --http-proxy)",
     )
     add_fronts(parser)
     add_policy_dir(parser)

@@ -1,4 +1,4 @@
-"""The options of fronts, which many hybrid connections of a forward share."""
+"""The options of what all hybrid connections of a forward share: its fronts, and its name server."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from . import values
 
 FRONTS = """\
 With --socks or --http-proxy, one local port serves all hybrid connections, under their local names. Nothing else can
-be reached through it. Programs that can use a proxy then need no change of the machine:
+be reached through it. For programs that can use a proxy, nothing has to be changed on the machine:
   curl --proxy socks5h://127.0.0.1:1080 http://intranet.corp.example/
 The replies say whether a target refused the connection, is unreachable, or is denied by policy. If one of these
 options is given, a hybrid connection has a local port of its own only if --listen says so. With --dns, the program
-answers the questions of resolvers for local names."""
+answers DNS queries for local names."""
 
 
 def add_fronts(parser: argparse.ArgumentParser) -> None:
     """Add ``--socks``, ``--http-proxy``, ``--front-users-file`` and ``--dns``."""
-    group = parser.add_argument_group("fronts")
+    group = parser.add_argument_group("proxies and name server")
     group.add_argument(
         "--socks",
         metavar="ADDR:PORT|unix:PATH",
@@ -38,8 +38,8 @@ def add_fronts(parser: argparse.ArgumentParser) -> None:
         "--front-users-file",
         metavar="F",
         type=values.path,
-        help="a file with a line user:password for each user; --socks and --http-proxy then demand one of them "
-        "(default: they demand none)",
+        help="a file with a line user:password for each user; --socks and --http-proxy then require one of these "
+        "users to authenticate (default: no authentication)",
     )
     group.add_argument(
         "--dns",

@@ -10,11 +10,11 @@ from . import values
 from .options import add_files
 
 _DESCRIPTION = """\
-Let all programs of this machine find hybrid connections under the names that they know, by lines in the hosts file. A
-'forward' with '--listen own' listens on the addresses in these lines. So a program keeps host and port in its
-connection string. Root runs these commands; 'forward' itself needs no rights.
+Let all programs on this machine find hybrid connections under their local names, by lines in the hosts file. A
+'forward' with '--listen own' listens on the addresses in these lines. So a program keeps the host and port in its
+configuration. These commands need root; 'forward' itself does not.
 
-Other programs of the machine see the names, too. A single program needs no hosts file: see 'forward --socks'.
+All programs on the machine see the names. If only one program needs them, use 'forward --socks' or 'run' instead.
 """
 _APPLY = """\
 Write a line with the address and the name of each hybrid connection into the hosts file, between two marker lines at
@@ -31,15 +31,15 @@ examples:
   sudo hybridrelay hosts apply --connection-string-file orders.application
   hybridrelay forward --connection-string-file orders.application --listen own
   psql -h db.corp.example -p 5432     (as in the private network)
-  with the configuration file of forward, first looking at what would be done:
+  with the configuration file of forward; first see what would be changed:
     hybridrelay hosts apply --config forward.toml --dry-run
     sudo hybridrelay hosts apply --config forward.toml
-  a port below 1024, such as 80, for programs that are not root's:
+  let forward open ports from 80 on without root:
     sudo sysctl net.ipv4.ip_unprivileged_port_start=80
 """
 _REMOVE = """\
-Remove all lines that 'hosts apply' has written, and the marker lines. This needs nothing but the file, also if an
-earlier command was killed.
+Remove all lines that 'hosts apply' has written, and the marker lines. This needs no configuration, and also works if
+an earlier command was killed.
 """
 _SHOW = "Show the lines that 'hosts apply' has written into the hosts file."
 
@@ -49,7 +49,7 @@ def _add_apply_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--config", metavar="FILE.toml", type=values.path, help="instead: the configuration file of 'forward'"
     )
-    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and show what would be changed")
     _add_hosts_file(parser)
 
 

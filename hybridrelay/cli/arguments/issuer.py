@@ -12,17 +12,17 @@ Give a hybrid connection an issuer, or a new one. An issuer is a certificate aut
 connection. It is in the connection strings of connectors, and can sign the identities of applications, and nothing
 else: no certificate that it signs is ever accepted as a connector's.
 
-With it, private keys never travel. 'claims create --role application' then makes claims without a private key: the
-machine that takes the claim makes it, and the connector signs. Such an identity is valid for 90 days, and 'forward'
-and 'run' renew it at two thirds of this time, over the same way.
+With an issuer, private keys never leave the machines that use them. 'claims create --role application' then creates
+claims without a private key: the machine that takes the claim makes the key, and the connector signs its certificate.
+Such an identity is valid for 90 days, and 'forward' and 'run' have it renewed by the connector after 60 days.
 
 The issuer is written into the authority file, so that connection strings issued later for connectors have it, and
 into the connector files that are named with --update. A connector that runs with these files uses it within seconds.
 Every connector of the hybrid connection needs one: those without it do not accept identities that an issuer has made.
 
-An issuer is valid for two years, or for --valid-years; what it signs ends no later. Before that, run this command
-again. Whoever steals a connector file with an issuer can make identities with any label for this hybrid
-connection.
+An issuer is valid for two years, or for --valid-years, and identities that it signs expire no later than it does. Run
+this command again before it expires. Somebody who steals a connector file with an issuer can make identities with any
+label for this hybrid connection.
 """
 _EXAMPLE = """\
 example:
@@ -48,7 +48,7 @@ def _add_arguments(parser: Parser) -> None:
 
 ISSUER = Command(
     "issuer",
-    "give connectors an issuer, so that private keys never travel",
+    "give connectors an issuer, so that private keys stay on the machines that use them",
     _ISSUER,
     _EXAMPLE,
     _add_arguments,

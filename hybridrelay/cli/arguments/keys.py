@@ -158,7 +158,7 @@ def _add_roll_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--wait-for-grace",
         action="store_true",
-        help="keep the old key valid for the whole time, because some programs are not connected now",
+        help="keep the old key valid until the end of --grace, because some programs are not connected now",
     )
     add_relay(parser, role="admin")
     parser.add_argument("--out", metavar="F", type=values.path, help="create this file with the new key in it")
@@ -200,7 +200,7 @@ COMMAND = Command(
         ),
         Command(
             "roll",
-            "replace a key, and let the programs get the new one by themselves",
+            "replace a key, and deliver the new one to the programs that use it",
             _ROLL,
             _ROLL_EXAMPLE,
             _add_roll_arguments,

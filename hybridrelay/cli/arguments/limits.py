@@ -27,7 +27,7 @@ examples:
       --state /var/lib/hybridrelay
 """
 _EDITIONS = """\
-Editions are named sets of limits: free, developer, basic, standard and premium. Their numbers can be changed. A relay
+Editions are named sets of limits: free, developer, basic, standard and premium. Their limits can be changed. A relay
 can use an edition ('editions use'), which limits how many hybrid connections it has, and how many bytes it moves for
 all of them in a calendar month (UTC). A hybrid connection can also have an edition of its own ('connections limits
 NAME --edition'). By default, no edition is in use.

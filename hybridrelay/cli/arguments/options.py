@@ -111,7 +111,7 @@ def add_open_patience(parser: argparse.ArgumentParser) -> None:
     """Add ``--open-patience``."""
     means = (
         "how long a new connection waits while the relay or the connector is unavailable, before it is reset; "
-        "0: it is reset at once"
+        "0: it is reset immediately"
     )
     _add_seconds(parser, "--open-patience", default=_defaults.OPEN_PATIENCE, means=means)
 
@@ -189,7 +189,7 @@ def add_http(parser: argparse.ArgumentParser) -> None:
         "--websocket-headers-file",
         metavar="F",
         type=values.path,
-        help="a file with header fields that an access proxy in front of the relay demands, one 'Name: value' on "
+        help="a file with header fields that an access proxy in front of the relay requires, one 'Name: value' on "
         "each line; they are secrets, and are sent only over https, to a server with a valid certificate",
     )
 
@@ -240,7 +240,10 @@ def add_relay(
     group = parser.add_argument_group("the relay", text)
     which = group.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--state", metavar="DIR", type=values.path, help="the relay's state directory; only its owner may use it"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
     add_management(which, group)
     return which
@@ -288,7 +291,7 @@ def add_state(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=values.path,
         required=True,
-        help="the relay's state directory; only its owner may use it",
+        help="the relay's state directory; only its owner may use it, and root while the relay runs",
     )
 
 

@@ -8,7 +8,7 @@ from . import values
 from .options import add_policy_dir
 
 _POLICY = """\
-Show and check what the administrators of this network allow on this machine.
+Show and check the policy: what the administrators of this network allow on this machine.
 
 The policy is in files in /etc/hybridrelay/policy.d (on Windows in the registry, on macOS also in the managed
 preferences). It applies to every connector and forward on the machine, and no argument switches it off. If there are
@@ -20,7 +20,7 @@ cannot be used, the command says why (exit code 2). Neither connector nor forwar
 """
 _CHECK = """\
 Say whether the policy of this machine allows an application to reach a target, and which rule decides (exit code 0:
-allowed; 3: denied). The name of the target is resolved, and each of its addresses is checked, as a connector does it.
+allowed; 3: denied). As in a connector, the name of the target is resolved, and each of its addresses is checked.
 
 With --connection-string-file, the relays and the authority of this connection string are checked, too, and shown. For
 a connector's connection string, its target is checked if no other one is given.

@@ -24,38 +24,39 @@ from .options import (
     add_upgrade_interval,
 )
 
-#: How long what the application has left behind may take (seconds).
+#: How long connections that are still open may take to end after the application has ended (seconds).
 _GRACE = 5.0
 
 _DESCRIPTION = f"""\
-Run an application that sees the targets of hybrid connections under the names and ports that they have on premises,
-so that its configuration stays as it is. Only this application, and the programs that it starts, see them. Nothing
-on the machine is changed, and nothing has to be prepared: it needs neither root nor an installation. It works for any
-program on Linux: Java, Node, Go, psql, curl, ...
+Run an application that reaches the targets of hybrid connections under the names and ports that they have on
+premises, so that its configuration stays as it is. Only this application, and the programs that it starts, see these
+names. Nothing on the machine is changed, and nothing has to be prepared or installed; root is not needed. It works
+for any program on Linux: Java, Node, Go, psql, curl, ...
 
-The name and port are the local name in the application's connection string, or what --as says.
+The name and port are those of --as, or else the local name in the application's connection string.
 
 {WHERE_FROM}
 
-How it is done is chosen by --network; by default, the first of these that this machine allows. 'run --check' says
-which ones it allows, and what to change.
+--network chooses how this is done. By default, it is the first of these that this machine allows. 'run --check' says
+which ones it allows, and what to change so that it allows the others.
 
-  host       the application has its own hosts file, and otherwise the network
-             of the machine. Names get loopback addresses. For IP addresses,
-             and ports below 1024, connections are redirected in addition.
-  intercept  no namespaces: connections and questions to DNS servers are
-             redirected. The rest of the network is as always.
+  host       the application has its own hosts file, and otherwise uses the
+             network of the machine. Names get loopback addresses. Connections
+             to IP addresses, and to ports below 1024, are redirected.
+  intercept  no namespaces: connections and DNS queries are redirected. The
+             rest of the network is unchanged.
   private    a network of its own, in which there is nothing but the published
              hosts. No other user of the machine can connect to them.
 
-The application is the command, for whoever started it: it has the terminal, gets the signals, can be stopped and
-continued, and its exit code is that of the command. The command ends when the application ends; processes that the
-application has left behind lose their connections. If the command is killed, the application is killed as well.
+To the shell or supervisor that starts it, the command behaves like the application: the application has the terminal,
+receives the signals, and can be stopped and continued, and the command exits with the application's exit code. The
+command ends when the application ends; processes that the application has left running lose their connections. If the
+command is killed, the application is killed as well.
 
 Programs that the application starts cannot gain privileges: sudo, su and other set-user-ID programs do not work.
 
 exit codes: those of the application; 127 if there is no such application, 126 if it cannot be executed, 125 if this
-command itself fails before.
+command fails before it starts the application.
 """
 _EXAMPLES = """\
 examples:
@@ -109,7 +110,7 @@ def _add_arguments(parser: Parser) -> None:
         metavar="SECONDS",
         type=values.seconds(0),
         default=_GRACE,
-        help="how long connections that are still open when the application has ended may take to end; a signal ends "
+        help="how long to wait, after the application has ended, for connections that are still open; a signal ends "
         "them at once (default: %(default)g)",
     )
     add_policy_dir(parser)
@@ -140,7 +141,7 @@ def _add_as(parser: argparse.ArgumentParser, text: str = "") -> None:
 
 COMMAND = Command(
     "run",
-    "run an application that sees targets under their own names",
+    "run an application that reaches targets under their names in the private network",
     _DESCRIPTION,
     _EXAMPLES,
     _add_arguments,

@@ -9,12 +9,13 @@ from . import values
 _ROLES = ("relay", "connector", "forward")
 
 _PRINT = """\
-Print what makes relay, connector or forward a service of the operating system: a unit of systemd (Linux), a property
-list of launchd (macOS), or a configuration of WinSW (Windows). Nothing is changed.
+Print the file that makes a relay, connector or forward a service of the operating system: a systemd unit (Linux), a
+launchd property list (macOS), or a WinSW configuration (Windows). Nothing is changed.
 """
 _INSTALL = """\
-Install relay, connector or forward as a service of systemd, or with --for launchd of macOS. Run it as root, with the
-hybridrelay that the service is to run. What is there already stays; only the service's own file is replaced.
+Install a relay, connector or forward as a systemd service, or with --for launchd as a service of macOS. Run the
+command as root, with the hybridrelay that the service is to run. Existing files stay, except the service's own file,
+which is replaced.
 
   user            hybridrelay, without a login; created if it is missing
   configuration   /etc/hybridrelay/ROLE.toml, which belongs to root; a file to
@@ -24,8 +25,8 @@ hybridrelay that the service is to run. What is there already stays; only the se
   state           /var/lib/hybridrelay (relay), /var/lib/hybridrelay-ROLE
 
 The service starts with the machine, when the network is configured. It is not started now: first complete its
-configuration. The unit of systemd is hardened: it has no privilege except, for a relay, that of listening on ports
-below 1024, and can write only to its own directories.
+configuration. The systemd unit is hardened: it has no privileges, except that a relay may listen on ports below 1024,
+and can write only to its own directories.
 """
 _UNINSTALL = """\
 Stop a service and remove its file. Its user, configuration, connection strings and state stay.
@@ -115,7 +116,7 @@ COMMAND = Command(
         ),
         Command(
             "print",
-            "print what a system needs to run a service",
+            "print the file that a system needs to run a service",
             _PRINT,
             "examples:\n  hybridrelay service print connector\n  hybridrelay service print forward --for launchd\n",
             _add_print_arguments,

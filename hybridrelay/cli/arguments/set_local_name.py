@@ -8,9 +8,9 @@ from . import values
 from .options import add_name, add_update
 
 _LOCAL_NAME = """\
-Change the local name of a hybrid connection: the name and port under which applications know the target, for the
-commands that let a program keep its connection string. Only the applications' connection strings and the authority
-file contain it, so neither the relay nor the connector have to be changed.
+Change the local name of a hybrid connection: the name and port under which applications know the target, if they are
+to keep their configuration ('run', 'hosts', 'forward --socks'). Only the applications' connection strings and the
+authority file contain it, so neither the relay nor the connector has to be changed.
 
 Name the files with --update. A forward that runs with these files uses the new local name within seconds.
 """

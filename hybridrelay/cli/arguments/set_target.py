@@ -7,7 +7,7 @@ from ..parsing import Parser
 from .options import add_name, add_target, add_update
 
 _TARGET = """\
-Change the target of a hybrid connection: the host and port that the connector connects to. Only the connector's
+Change the target of a hybrid connection: the host and port to which the connector connects. Only the connector's
 connection strings and the authority file contain it, so neither the relay nor the applications have to be changed.
 
 Name the files with --update. A connector that runs with these files uses the new target within seconds: new

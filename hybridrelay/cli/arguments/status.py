@@ -46,10 +46,10 @@ left.
 
 With NAME and INSTANCE, drain only one connector of a hybrid connection, for example before it is updated. The relay
 offers it no new sessions, and other connectors get them. Its sessions continue, and can resume. If no other connector
-is registered, clients are told 'no-listener'. Several relays have to be told separately.
+is registered, clients get the error 'no-listener'. With several relays, drain the connector at each of them.
 
-The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, stopping what was drained
-interrupts nothing.
+The drain lasts until --undo, or until the relay is stopped. Once no sessions are left, the relay or connector can be
+stopped without interrupting anything.
 """
 _DRAIN_EXAMPLES = """\
 examples:

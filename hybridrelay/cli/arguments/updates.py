@@ -16,19 +16,19 @@ channels; it can neither read nor change it. They verify it, write it into their
 """
 _PUSH = """\
 Sign an update with the authority file, and leave it at the relay. Programs that are connected get it within seconds,
-and others when they connect. The authority file gets the new values, too, so that connection strings that are issued
-later have them.
+and others when they connect. The new values are also written into the authority file, so that connection strings that
+are issued later have them.
 
 Relays and pins go to connectors and applications, unless --role names one side, and the target goes to connectors.
 With --serial, the update is only for the identity with this serial number, and takes precedence over those for its
-side. Without any change, what was pushed before is pushed again.
+side. If no change is given, the updates that were pushed before are pushed again.
 
-No program is cut off: one that reaches none of the relays in an update within 30 seconds keeps the earlier ones,
-says so in 'updates list', and tries again. A policy on its machine may refuse an update.
+An update cannot cut a program off: if it reaches none of the relays in the update within 30 seconds, it keeps the
+earlier ones, and tries again later; 'updates list' shows this. The policy of its machine may refuse an update.
 
-With several relays, run the command for each of them; after the first one, without changes. To replace a relay, push
-a list with both, wait until 'updates list' shows that all programs have it, and then push the list without the
-earlier one. To add a relay, first import the hybrid connection there (see 'connections endpoints').
+With several relays, run the command for each of them: for the first one with the changes, and for the others without.
+To replace a relay, push a list with both, wait until 'updates list' shows that all programs have it, and then push
+the list without the old one. To add a relay, first import the hybrid connection there (see 'connections endpoints').
 """
 _PUSH_EXAMPLES = """\
 examples:
@@ -52,13 +52,13 @@ List the updates that the relay has for a hybrid connection, and the programs th
   memory    it uses the update, but cannot write its file, and gets the update
             again after a restart
   waiting   it does not use the update yet: none of the relays in it accepts
-            the program, or its time has not come. It tries again.
+            the program, or --not-before has not passed yet. It tries again.
   refused   it does not use the update: it cannot verify it, or its policy
             does not allow it
 """
 _SHOW = """\
-Show what was pushed with an authority file: the relays, pins and target that updates state, and to whom. No relay is
-asked.
+Show what was pushed with an authority file: the relays, pins and target in the updates, and for whom they are. No
+relay is needed for this.
 """
 
 
@@ -83,10 +83,10 @@ def _add_push_arguments(parser: Parser) -> None:
         help="as for 'connections create' (default: relays that the authority file names keep their ports)",
     )
     parser.add_argument(
-        "--target", metavar="HOST:PORT", type=values.target, help="the address that connectors connect to"
+        "--target", metavar="HOST:PORT", type=values.target, help="the address to which connectors connect"
     )
     parser.add_argument(
-        "--role", choices=("connector", "application"), help="only for this side (default: for both, if possible)"
+        "--role", choices=("connector", "application"), help="update only this side (default: both, if possible)"
     )
     parser.add_argument(
         "--serial",
@@ -106,7 +106,8 @@ def _add_push_arguments(parser: Parser) -> None:
         metavar="TIME",
         type=values.update_lifetime,
         default=0.0,
-        help="programs use it at the earliest after this time from now, such as 2h (default: at once)",
+        help="programs do not use the update before this much time has passed, such as 2h (default: they use it at "
+        "once)",
     )
     add_relay(parser, role="admin")
 

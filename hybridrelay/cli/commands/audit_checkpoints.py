@@ -49,7 +49,7 @@ def _delete(args: argparse.Namespace) -> int:
     with open_client(args) as client:
         if client is None:
             raise ConfigurationError(
-                "checkpoints are evidence, and are deleted only by a running relay, which records it",
+                "checkpoints are evidence: only a running relay deletes them, so that it can record the deletion",
                 remedy="start the relay, and try again",
             )
         path = f"/v1/hybridConnections/{quote(args.connection, safe='')}/auditCheckpoints/{args.log}"

@@ -36,7 +36,7 @@ _RELAY = Path("relay")
 #: The largest file with keys, and with what other sinks have kept (bytes).
 _MAX_KEYS, _MAX_WITNESS = 64 * 1024, 256 << 20
 #: Why files were deleted, by the reason in the records about it.
-_REASONS = {"age": "they were old", "size": "the directory had reached its size"}
+_REASONS = {"age": "they were old", "size": "the directory had reached its maximum size"}
 #: Fields that a table has in columns of their own, or not at all.
 _COLUMNS = ("seq", "prev", "at", "event", "connection", "label", "target")
 
@@ -160,7 +160,7 @@ def _say_verdict(verdict: Verdict, *, has_keys: bool) -> None:
             f"records 1 to {verdict.deleted} were deleted by the log itself ({reasons}), as signed records say"
         )
     if not has_keys:
-        output.say("whose files these are was not checked: give the public key with --key")
+        output.say("it was not checked whose key has signed these files: give the public key with --key")
     for note in verdict.notes:
         output.say(f"note: {note}")
 

@@ -37,8 +37,9 @@ def run_use(args: argparse.Namespace) -> int:
         output.say(f"wrote the key to {args.out}")
     if args.update:
         output.say(
-            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. The programs that use\n"
-            "these files change to it within seconds. They say in their logs when everything uses this key."
+            f"The key in these files has the fingerprint {key_fingerprint(done.key)}. The programs that use\n"
+            "these files change to it within seconds. They log key.in-use when nothing uses an earlier key any "
+            "longer."
         )
     return exits.OK
 

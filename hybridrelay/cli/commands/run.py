@@ -1,4 +1,4 @@
-"""``hybridrelay run``: runs an application, or says how this machine could."""
+"""``hybridrelay run``: runs an application, or says in which ways this machine allows it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def _check(*, as_json: bool) -> int:
         if refusal is not None:
             output.say(f"           {refusal}\n           try: {refusal.remedy}")
     if abilities.mounts is None and (refusal := abilities.interception) is not None:
-        output.say(f"With host, only ports from {abilities.first_port} and hosts that have names can be used.")
+        output.say(
+            f"With --network host, this machine does not allow IP addresses, or ports below {abilities.first_port}."
+        )
     return exits.OK if usable else exits.FAILED
 
 

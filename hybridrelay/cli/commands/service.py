@@ -72,7 +72,7 @@ def run_uninstall(args: argparse.Namespace) -> int:
     root = _check_root(args)
     file = _below(root, _file(args, settings))
     if not file.exists():
-        raise ConfigurationError(f"there is no {file}", remedy="it is not installed, or under another name")
+        raise ConfigurationError(f"there is no {file}", remedy="the service is not installed, or has another name")
     if args.root is None:
         if _system(args) == "systemd":
             _run("systemctl", "disable", "--now", settings.name)
@@ -85,6 +85,8 @@ def run_uninstall(args: argparse.Namespace) -> int:
         _run("systemctl", "daemon-reload")
     output.say(f"removed {file}")
     output.say(f"{settings.config_directory}, {settings.state} and the user were not removed.")
+    if settings.role is ServiceRole.RELAY and args.root is None and _system(args) == "systemd":
+        output.say("Open sessions may continue for up to a minute (--keep-pairs); then its worker processes end.")
     return exits.OK
 
 
@@ -114,13 +116,14 @@ def _check_visible(path: str, what: str) -> None:
     if path.startswith(_HIDDEN):
         raise ConfigurationError(
             f"the service could not see {what}: {path}",
-            remedy="it sees no home directories and no temporary files: install hybridrelay elsewhere, for example "
-            "in /opt/hybridrelay, with a Python that is not in a home directory, or name another with --program",
+            remedy="home directories and temporary files are hidden from it: install hybridrelay elsewhere, for "
+            "example in /opt/hybridrelay, with a Python that is not in a home directory, or name another with "
+            "--program",
         )
 
 
 def _check_interpreter(args: argparse.Namespace, settings: ServiceSettings) -> None:
-    """Check that a service of systemd can see what its program consists of: the Python from which a virtual
+    """Check that a service of systemd can read all parts of its program: the Python from which a virtual
     environment was made may be in a home directory, and so may the code, if it is installed in editable mode."""
     if _system(args) != "systemd":
         return

@@ -104,7 +104,7 @@ class Show:
             route = client.route or "none"
             await self._heading(f"Over {title} (route {route})")
             await async_output.say(f"  connected to the connector, encrypted end to end, in {connect:.1f} ms")
-            await self._request_aloud(client)
+            await self._request_and_print(client)
             times = [await _timed_request(client) for _ in range(REQUESTS)]
             request = statistics.median(times)
             await async_output.say(f"  {REQUESTS} more, each on its own connection: {request:.2f} ms (median)")
@@ -114,7 +114,7 @@ class Show:
                 up = await self._measure("up", stream)
         return Result(title, route, connect, request, down, up)
 
-    async def _request_aloud(self, client: Client) -> None:
+    async def _request_and_print(self, client: Client) -> None:
         began = trio.current_time()
         async with await client.open_stream() as stream:
             answer = await http.request(stream, "/")

@@ -194,9 +194,9 @@ class ApplicationService:
         earlier.end(math.inf)
 
     def refresh(self, keys: Iterable[Key]) -> None:
-        """See `Service.refresh`. Nobody asks for it: SIGHUP is the application's own."""
+        """See `Service.refresh`. Never called, because SIGHUP is passed on to the application."""
 
 
 def _publish_too_late() -> None:
-    text = "the configuration of hybrid connections has changed, which takes effect later"
+    text = "hybrid connections were added, removed or changed in a way that a running application cannot use"
     publish_not_reloaded(ConfigurationError(text, remedy="run the application again"))

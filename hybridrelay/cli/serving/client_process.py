@@ -28,7 +28,7 @@ from ...client.application.following import Messages
 from ...client.application.interception import redirect_connections
 from ...client.application.listeners import Listening, listen_for
 from ...client.application.name_server import serve_names
-from ...client.application.networks import Abilities, Network, Way, choose_way
+from ...client.application.networks import Abilities, Network, NetworkSetup, choose_setup
 from ...client.application.processes import NotPrepared, Prepared, begin_application
 from ...client.application.refusals import explain
 from ...client.application.watching import ignore_signals, watch_application
@@ -73,23 +73,23 @@ def run_client_process(args: argparse.Namespace, messages: Messages, mask: set[s
     hosts = {one.entry.key: _hosts_of(one) for one in wanted}
     published = [host for one in hosts.values() for host in one]
     check_published(published)
-    way = _choose(args.network, published)
-    listening = listen_for(published, way)
-    process = _begin(args, listening, way, mask)
+    setup = _choose(args.network, published)
+    listening = listen_for(published, setup)
+    process = _begin(args, listening, setup, mask)
     # From here on, this process lives as long as the application, whatever happens to the terminal.
     os.setpgid(0, 0)
     leave_standard_streams()
     ignore_signals()
-    if way.intercepts:
-        linux.become_subreaper()  # so that a process whose parent has ended is still one that may be traced
+    if setup.intercepts:
+        linux.become_subreaper()  # processes whose parents have ended stay its descendants, which may be traced
     sockets = process.listeners or listening.listeners
-    ports = _ports_of(hosts, sockets, listening, way)
+    ports = _ports_of(hosts, sockets, listening, setup)
     keep_freed_memory()
     raise_descriptor_limit()
     try:
         with log_python_messages(), short_collections():
             trio.run(
-                partial(_serve, args, configuration, wanted, marks, process, listening, ports, way, first, messages)
+                partial(_serve, args, configuration, wanted, marks, process, listening, ports, setup, first, messages)
             )
     finally:
         process.close()
@@ -112,31 +112,36 @@ def _hosts_of(wanted: Wanted) -> Sequence[HostPort]:
     return (name,) if isinstance(name, HostPort) else tuple(name.each)
 
 
-def _choose(name: str | None, published: Sequence[HostPort]) -> Way:
-    """Choose how the application is run. What was asked for is simply tried."""
+def _choose(name: str | None, published: Sequence[HostPort]) -> NetworkSetup:
+    """Choose what is set up for the application. What the user has asked for is tried without checking it first."""
     if name is None:
-        return choose_way(None, published, find_abilities())
-    return choose_way(Network(name), published, Abilities(first_port=first_port()))
+        return choose_setup(None, published, find_abilities())
+    return choose_setup(Network(name), published, Abilities(first_port=first_port()))
 
 
-def _begin(args: argparse.Namespace, listening: Listening, way: Way, mask: set[signal.Signals]) -> Prepared:
+def _begin(
+    args: argparse.Namespace, listening: Listening, setup: NetworkSetup, mask: set[signal.Signals]
+) -> Prepared:
     try:
-        return begin_application(args.application, listening.published, way, mask=mask)
+        return begin_application(args.application, listening.published, setup, mask=mask)
     except NotPrepared as exc:
         refusal = explain(exc.step, exc.number, exc.text, find_facts())
         raise ConfigurationError(
-            f"this machine does not allow --network {way.network.value} ({refusal})",
-            remedy=f"{refusal.remedy}; 'hybridrelay run --check' explains all ways",
+            f"this machine does not allow --network {setup.network.value} ({refusal})",
+            remedy=f"{refusal.remedy}; 'hybridrelay run --check' explains every value of --network",
         ) from None
 
 
 def _ports_of(
-    hosts: Mapping[Key, Sequence[HostPort]], sockets: Sequence[socket.socket], listening: Listening, way: Way
+    hosts: Mapping[Key, Sequence[HostPort]],
+    sockets: Sequence[socket.socket],
+    listening: Listening,
+    setup: NetworkSetup,
 ) -> dict[Key, Sequence[OpenPort]]:
     """Return the listeners of each entry. Call it without Trio."""
     every = iter(sockets)
     admits = None if listening.redirected is None else listening.redirected.admits
-    is_private = way.has_network or way.intercepts
+    is_private = setup.has_network or setup.intercepts
     found: dict[Key, Sequence[OpenPort]] = {}
     for key, names in hosts.items():
         listeners = []
@@ -173,7 +178,7 @@ async def _serve(
     process: Prepared,
     listening: Listening,
     ports: Mapping[Key, Sequence[OpenPort]],
-    way: Way,
+    setup: NetworkSetup,
     first: int,
     messages: Messages,
 ) -> None:
@@ -214,7 +219,7 @@ async def _serve(
         async with FlatNursery() as serving:
             await serving.start(service.run, wanted)
             messages.started(process.pid, process.descriptor)
-            status = await _run_application(args.application, process, first, messages, reaps=way.intercepts)
+            status = await _run_application(args.application, process, first, messages, reaps=setup.intercepts)
             messages.ended(status)
             stop.event.set()
             service.stop(args.grace)
@@ -222,7 +227,7 @@ async def _serve(
 
 
 def _start_helpers(nursery: trio.Nursery, process: Prepared, listening: Listening, events: EventStream) -> None:
-    """Start what finds names, and redirects connections."""
+    """Start the tasks that answer DNS queries and redirect connections."""
     names = listening.published.names
     if process.names is not None:
         nursery.start_soon(serve_names, process.names, names, None)

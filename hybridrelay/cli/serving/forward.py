@@ -77,8 +77,8 @@ class ForwardService:
     def find(self, wanted: HostPort) -> Connections | None:
         """Return what serves connections to a local name; None if no hybrid connection has it."""
         for one in self._served.values():
-            if one.string.local_name == wanted and one.door is not None:
-                return one.door.connections
+            if one.string.local_name == wanted and one.from_fronts is not None:
+                return one.from_fronts.connections
         return None
 
     def find_addresses(self, name: str) -> Sequence[IPv4Address | IPv6Address] | None:

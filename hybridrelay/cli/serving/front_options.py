@@ -23,7 +23,7 @@ class FrontOptions:
     """Which fronts there are."""
 
     addresses: tuple[FrontKey, ...] = ()
-    #: The users of whom one is demanded; None if none is.
+    #: The users, one of whom has to authenticate; None: no authentication.
     users: FrontUsers | None = None
 
 

@@ -55,10 +55,10 @@ def check_names_for_fronts(wanted: Sequence[Wanted], running: Mapping[Key, Runni
         name = string.local_name
         if name is None:
             if not entry.listen:
-                text = f"the connection string of {string.entity_path} has no local name, so no front can lead to it"
+                text = f"{string.entity_path} cannot be reached by --socks or --http-proxy: it has no local name"
                 raise entry.error(ConfigurationError(text, remedy=f"{_give_name(entry, string)}, or add --listen"))
         elif (other := by_name.setdefault(name, entry)) is not entry:
-            text = f"{other.file} and {entry.file} have the same local name, {name}, so a front cannot choose"
+            text = f"{other.file} and {entry.file} have the same local name, {name}"
             remedy = f"leave one of them out, or {_give_name(entry, string)}"
             raise entry.error(ConfigurationError(text, remedy=remedy))
 

@@ -6,8 +6,8 @@ The rules:
    period.
 2. What is unchanged is not touched.
 3. A connection string of the same hybrid connection, with the same identity, is used in place (`Update`).
-4. With another identity, it replaces the earlier one (`Replace`): open connections continue for as long as they like.
-   An identity that the program itself has renewed replaces the earlier one alone (`Renew`).
+4. With another identity, it replaces the earlier one (`Replace`): open connections continue without a time limit.
+   An identity that the program itself has renewed replaces only the earlier identity (`Renew`).
 5. A connection string for another hybrid connection counts as a new entry, and the earlier one as gone.
 6. An entry whose connection string cannot be read now keeps the earlier one.
 7. Everything that stops comes before everything that starts, because both may need the same name or address.
@@ -57,7 +57,7 @@ class Start:
 
 @attrs.frozen
 class Stop:
-    """Serve a hybrid connection no longer."""
+    """Stop serving a hybrid connection."""
 
     key: Key
 

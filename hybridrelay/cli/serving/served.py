@@ -49,7 +49,7 @@ class Served:
     #: The addresses of fronts through which it can be reached.
     fronts: tuple[str, ...] = ()
     #: Serves connections that fronts have accepted.
-    door: PortService | None = None
+    from_fronts: PortService | None = None
     client: Client | None = None
     #: Whether the first attempt to connect is over, and connections are accepted.
     has_started: bool = False
@@ -76,8 +76,8 @@ class Served:
             try:
                 await connecting.start(keep_connected, self.client)
                 async with FlatNursery() as self._nursery:
-                    self.door = PortService(self.client, (), fronts=self.fronts)
-                    await self._start_service(self.door)
+                    self.from_fronts = PortService(self.client, (), fronts=self.fronts)
+                    await self._start_service(self.from_fronts)
                     for port in list(self.ports.values()):
                         await self._serve(port)
                     self.has_started = True
@@ -119,8 +119,8 @@ class Served:
         Raises:
             DeniedByPolicy: see `PortService.use_fronts`.
         """
-        if self.door is not None:
-            self.door.use_fronts(names)
+        if self.from_fronts is not None:
+            self.from_fronts.use_fronts(names)
         self.fronts = names
 
     def close_ports(self) -> None:

@@ -5,7 +5,7 @@ which the client runs; and the child of that, which becomes the application. Bet
 process enters namespaces (`namespaces.py`), or installs a system call filter (`processes.py`). The client's process
 then accepts the application's connections, or redirects them (`interception.py`).
 
-`linux.py` has the system calls, `networks.py` says which ways there are, and `checking.py` finds out which ones this
-machine allows. The modules that only make decisions are pure: `addresses.py`, `files.py`, `networks.py`,
-`refusals.py`, `seccomp.py` and `signals.py`.
+`linux.py` has the system calls, `networks.py` has the ways in which this can be done, and `checking.py` finds out
+which of them this machine allows. The modules that only make decisions are pure: `addresses.py`, `files.py`,
+`networks.py`, `refusals.py`, `seccomp.py` and `signals.py`.
 """

@@ -46,7 +46,8 @@ def check_published(published: Iterable[HostPort]) -> None:
             raise ConfigurationError(f"{one}: {exc}", remedy="give another name with --as HOST:PORT") from None
         if host in seen:
             raise ConfigurationError(
-                f"two hybrid connections are to be {one}", remedy="give one of them another name with --as HOST:PORT"
+                f"two hybrid connections have the name {one}",
+                remedy="give one of them another name with --as HOST:PORT",
             )
         seen.add(host)
     if len(seen) > MAX_PUBLISHED:

@@ -1,4 +1,4 @@
-"""Finds out which ways to run an application this machine allows, by trying them in processes that end at once."""
+"""Finds out which values of `Network` this machine allows, by trying them in processes that end at once."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from . import linux
 from .addresses import Published
-from .networks import Abilities, Network, Refusal, Way
+from .networks import Abilities, Network, NetworkSetup, Refusal
 from .processes import NotPrepared, begin_application
 from .refusals import Facts, explain
 
 __all__ = ["find_abilities", "find_facts", "first_port"]
 
 _NOTHING = Published((), {}, ())
-_MOUNTS = Way(Network.HOST, has_mounts=True, has_network=False, intercepts=False)
-_PRIVATE = Way(Network.PRIVATE, has_mounts=True, has_network=True, intercepts=False)
-_INTERCEPT = Way(Network.INTERCEPT, has_mounts=False, has_network=False, intercepts=True)
+_MOUNTS = NetworkSetup(Network.HOST, has_mounts=True, has_network=False, intercepts=False)
+_PRIVATE = NetworkSetup(Network.PRIVATE, has_mounts=True, has_network=True, intercepts=False)
+_INTERCEPT = NetworkSetup(Network.INTERCEPT, has_mounts=False, has_network=False, intercepts=True)
 #: The default of the kernel.
 _FIRST_PORT = 1024
 
 
 def find_abilities() -> Abilities:
-    """Try all ways. Takes some milliseconds, and leaves nothing behind. No thread may be running.
+    """Try all of them. Takes some milliseconds, and leaves nothing behind. No thread may be running.
 
     Raises:
         OSError: no process can be started.
@@ -60,13 +60,13 @@ def find_facts() -> Facts:
     )
 
 
-def _try(way: Way, facts: Facts) -> Refusal | None:
+def _try(setup: NetworkSetup, facts: Facts) -> Refusal | None:
     try:
-        process = begin_application([], _NOTHING, way, mask=set())
+        process = begin_application([], _NOTHING, setup, mask=set())
     except NotPrepared as exc:
         return explain(exc.step, exc.number, exc.text, facts)
     try:
-        if way.intercepts:
+        if setup.intercepts:
             _use_process(process.pid, process.descriptor)
     except OSError as exc:
         return explain(str(exc.filename), exc.errno or 0, exc.strerror or str(exc), facts)

@@ -66,10 +66,10 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
     """Fork the client's process.
 
     Args:
-        run: runs in the new process, and returns its exit code. It must not return if it was not forked.
+        run: called in the new process, which ends with the exit code that it returns.
 
     Returns:
-        The process, and the socket with its messages.
+        The process id, and the socket on which `Messages` of the process arrive.
 
     Raises:
         OSError: no process can be started.
@@ -84,7 +84,7 @@ def start_client_process(run: Callable[[Messages], int]) -> tuple[int, socket.so
             ours.close()
             code = run(Messages(theirs))
         finally:
-            # Whatever has happened: what the first process has registered for its own end must not run here.
+            # Never return into the code of the first process, whose cleanup must not run in this one.
             os._exit(code)
     theirs.close()
     return pid, ours
@@ -162,7 +162,7 @@ class _Follower:
             return
         if self.application is None or self.status is not None:
             if number in ENDING:
-                # The application does not run (any more), and this process is all that there is to be ended.
+                # The application is not running, so the signal can only be meant for this process.
                 if self.status is None:
                     self.status = number
                 os.kill(self._client, signal.SIGKILL)

@@ -72,8 +72,8 @@ class Redirected:
         self.name_server = name_server
         #: The local addresses of connections that a listener has not accepted yet.
         self._connections = _Noted[None]()
-        #: The local address of each socket that asks the name server, and the server that it wanted to ask.
-        self._questioners = _Noted[Address]()
+        #: The local address of each socket that queries the name server, and the server that it wanted to query.
+        self._resolvers = _Noted[Address]()
 
     def note(self, local: Address) -> None:
         """Note that a connection from this address will arrive at a listener."""
@@ -83,13 +83,13 @@ class Redirected:
         """Return whether a connection that was accepted from this address was made here. Forgets the address."""
         return self._connections.take(peer)
 
-    def note_questioner(self, local: Address, server: Address) -> None:
-        """Note that a socket with this address asks the name server, instead of `server`."""
-        self._questioners.add(local, server)
+    def note_resolver(self, local: Address, server: Address) -> None:
+        """Note that a socket with this address queries the name server, instead of `server`."""
+        self._resolvers.add(local, server)
 
     def wanted_server(self, local: Address) -> Address | None:
-        """Return which server a socket wanted to ask; None if it was not redirected."""
-        return self._questioners.get(local)
+        """Return which server a socket wanted to query; None if it was not redirected."""
+        return self._resolvers.get(local)
 
 
 class _Noted(Generic[T]):
@@ -238,7 +238,7 @@ class _Interception:
         host, port = sock.getsockname()[:2]
         local = (host.removeprefix("::ffff:"), port)
         if sock.type == socket.SOCK_DGRAM:
-            self._redirected.note_questioner(local, (wanted.host, wanted.port))
+            self._redirected.note_resolver(local, (wanted.host, wanted.port))
         else:
             self._redirected.note(local)
 
@@ -258,7 +258,7 @@ class _Interception:
 
 
 def _is_redirected(sock: socket.socket, address: SocketAddress, redirected: Redirected) -> bool:
-    """Return whether a socket is of the kind that is redirected: TCP, or UDP for questions to a name server."""
+    """Return whether a socket is of the kind that is redirected: TCP, or UDP for queries to a name server."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     if sock.type == socket.SOCK_DGRAM:

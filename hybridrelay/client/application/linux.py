@@ -162,7 +162,7 @@ def die_with_parent(parent: int) -> None:
         parent: the parent's process id. If it has ended already, this process ends at once.
 
     Raises:
-        OSError: does not happen.
+        OSError: not expected.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "prctl PR_SET_PDEATHSIG")
     if os.getppid() != parent:

@@ -15,7 +15,7 @@ from ...security import HostPort
 from .addresses import BASES, Address, Published
 from .interception import Redirected
 from .namespaces import listen_at
-from .networks import Way
+from .networks import NetworkSetup
 
 __all__ = ["Listening", "listen_for"]
 
@@ -36,7 +36,7 @@ class Listening:
     redirected: Redirected | None = None
 
 
-def listen_for(hosts: Sequence[HostPort], way: Way) -> Listening:
+def listen_for(hosts: Sequence[HostPort], setup: NetworkSetup) -> Listening:
     """Choose addresses, and open listeners there, unless the application has a network of its own.
 
     Raises:
@@ -44,10 +44,10 @@ def listen_for(hosts: Sequence[HostPort], way: Way) -> Listening:
     """
     for attempt in range(1, _ATTEMPTS + 1):
         published = Published.of(hosts, random.randrange(BASES))  # noqa: S311 - only to avoid collisions
-        if way.has_network:
+        if setup.has_network:
             return Listening(published)
         try:
-            return _listen(published, way)
+            return _listen(published, setup)
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE or attempt == _ATTEMPTS:
                 raise ConfigurationError(
@@ -56,14 +56,14 @@ def listen_for(hosts: Sequence[HostPort], way: Way) -> Listening:
     raise AssertionError
 
 
-def _listen(published: Published, way: Way) -> Listening:
+def _listen(published: Published, setup: NetworkSetup) -> Listening:
     with contextlib.ExitStack() as stack:
-        if not way.intercepts:
+        if not setup.intercepts:
             return _kept(stack, Listening(published, [_listen_at(stack, one) for one in published.addresses]))
         listeners = [_listen_near(stack, one, published) for one in published.addresses]
         bound: list[Address] = [one.getsockname()[:2] for one in listeners]
         names = None
-        if way.redirects_names:
+        if setup.redirects_names:
             names = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             names.bind((published.spare, 0))
         redirected = Redirected(

@@ -1,4 +1,4 @@
-"""The name server of an application. It knows the published names; for others, it may ask another server."""
+"""The name server of an application. It knows the published names; it may forward other queries to another server."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["serve_names"]
 _TTL: Final = 5
 #: How long another server may take to answer (seconds). Resolvers ask again after 5 s.
 _ASK_SECONDS: Final = 5.0
-#: How many questions are passed on at the same time. Further ones are dropped, and asked again by the resolver.
+#: How many forwarded queries may wait for an answer. Further ones are dropped, and the resolver repeats them.
 _MAX_ASKED: Final = 256
 
-#: Returns the server that the socket with this address wanted to ask; None if its questions are ignored.
+#: Returns the server to which the socket with this address sent its query; None if its queries are ignored.
 WantedServer = Callable[[Address], Address | None]
 
 
 async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_server: WantedServer | None) -> None:
-    """Answer questions until cancelled.
+    """Answer queries until cancelled.
 
     Args:
         sock: a bound UDP socket. The caller closes it.
         names: the published names, in lower case, with their addresses.
-        wanted_server: whom to ask about other names. None: other names do not exist.
+        wanted_server: to which server other queries are forwarded. None: other names do not exist.
     """
     sock.setblocking(False)
     asked = trio.CapacityLimiter(_MAX_ASKED)
@@ -60,7 +60,7 @@ async def serve_names(sock: socket.socket, names: Mapping[str, str], wanted_serv
 
 
 def _answer(query: Query, names: Mapping[str, str], *, knows_all: bool) -> bytes | None:
-    """Return the answer; None if another server has to be asked."""
+    """Return the answer; None if the query has to be forwarded."""
     address = names.get(normal_host(query.name))
     if address is not None and query.is_standard and query.is_internet:
         return make_answer(query, [ip_address(address)], ttl=_TTL)
@@ -72,7 +72,8 @@ def _answer(query: Query, names: Mapping[str, str], *, knows_all: bool) -> bytes
 async def _pass_on(
     sock: socket.socket, data: bytes, peer: Address, server: Address, asked: trio.CapacityLimiter, key: object
 ) -> None:
-    """Ask another server, and pass its answer on. If it does not answer, nobody does."""
+    """Forward a query to another server, and its answer to the resolver. If that server does not answer, there is no
+    answer."""
     try:
         with trio.move_on_after(_ASK_SECONDS):
             try:
@@ -84,7 +85,7 @@ async def _pass_on(
                     while answer[:2] != data[:2]:  # from the same server, to which the socket is connected
                         answer = await asking.recv(65535)
             except OSError:
-                # As if that server could not be reached: the resolver asks again, or gives up.
+                # To the resolver, that server does not answer: the resolver repeats the query, or gives up.
                 return
             _send(sock, answer, peer)
     finally:
@@ -95,5 +96,5 @@ def _send(sock: socket.socket, answer: bytes, peer: Address) -> None:
     try:
         sock.sendto(answer, peer)
     except OSError:
-        # The resolver has given up, or the socket's buffer is full; then the resolver asks again.
+        # The resolver has given up; or the socket's buffer is full, and the resolver will repeat the query.
         return

@@ -1,13 +1,13 @@
 """The ways in which an application can see hosts under their names and ports, and which one is used. Pure.
 
 * ``host``: the application has a mount namespace of its own, with its own hosts file, and the network of the machine.
-  Hosts that have names get loopback addresses. Where this is not enough, because a host is an IP address, or a port
-  may be opened by root only, its calls of connect(2) are redirected in addition.
+  Hosts that have names get loopback addresses. If this is not enough, because a host is an IP address, or only root
+  may listen on its port, the application's calls of connect(2) are redirected in addition.
 * ``intercept``: no namespace. The application's calls of connect(2) are redirected, those to DNS servers as well.
 * ``private``: the application has a network namespace of its own, in which there is nothing but what is published.
 
-If nothing is said, the first of these that this machine allows is used, in this order: ``private`` comes last because
-it takes all other networks away from the application.
+By default, the first of these that this machine allows is used, in this order: ``private`` comes last because it
+takes all other networks away from the application.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ...errors import ConfigurationError
 from ...security import HostPort
 from ...security.names import ip_address, normal_host
 
-__all__ = ["AUTOMATIC", "Abilities", "Network", "Refusal", "Way", "choose_way"]
+__all__ = ["AUTOMATIC", "Abilities", "Network", "NetworkSetup", "Refusal", "choose_setup"]
 
 
 class Network(enum.Enum):
-    """What the application sees of the network; the values of ``--network``."""
+    """The values of ``--network``, which says what the application sees of the network."""
 
     HOST = "host"
     PRIVATE = "private"
     INTERCEPT = "intercept"
 
 
-#: The order in which the ways are tried.
+#: The order in which they are tried.
 AUTOMATIC = (Network.HOST, Network.INTERCEPT, Network.PRIVATE)
 
 
@@ -40,7 +40,7 @@ AUTOMATIC = (Network.HOST, Network.INTERCEPT, Network.PRIVATE)
 class Refusal:
     """A step that this machine does not allow."""
 
-    #: What was attempted, as in ``unshare``.
+    #: What was attempted, such as ``unshare``.
     step: str
     #: The error.
     text: str
@@ -66,11 +66,11 @@ class Abilities:
 
 
 @attrs.frozen
-class Way:
-    """How the application is run."""
+class NetworkSetup:
+    """What has to be set up for an application with one `Network`."""
 
     network: Network
-    #: Whether it has a mount namespace, with its own hosts file.
+    #: Whether the application has a mount namespace, with its own hosts file.
     has_mounts: bool
     #: Whether it has a network namespace.
     has_network: bool
@@ -79,7 +79,7 @@ class Way:
 
     @property
     def redirects_names(self) -> bool:
-        """Whether its questions to DNS servers are redirected, because it has no hosts file of its own."""
+        """Whether the application's DNS queries are redirected, because it has no hosts file of its own."""
         return self.intercepts and not self.has_mounts
 
 
@@ -89,7 +89,7 @@ def needs_interception(published: Sequence[HostPort], first_port: int) -> bool:
 
 
 def refusal_of(network: Network, published: Sequence[HostPort], abilities: Abilities) -> Refusal | None:
-    """Return why this machine does not allow a way, or None if it does."""
+    """Return why this machine does not allow a `Network` for these hosts, or None if it does."""
     match network:
         case Network.PRIVATE:
             return abilities.mounts or abilities.network
@@ -101,24 +101,24 @@ def refusal_of(network: Network, published: Sequence[HostPort], abilities: Abili
             return abilities.mounts
 
 
-def way_of(network: Network, published: Sequence[HostPort], first_port: int) -> Way:
-    """Return what a way consists of."""
+def setup_of(network: Network, published: Sequence[HostPort], first_port: int) -> NetworkSetup:
+    """Return what has to be set up for these hosts."""
     match network:
         case Network.PRIVATE:
-            return Way(network, has_mounts=True, has_network=True, intercepts=False)
+            return NetworkSetup(network, has_mounts=True, has_network=True, intercepts=False)
         case Network.INTERCEPT:
-            return Way(network, has_mounts=False, has_network=False, intercepts=True)
+            return NetworkSetup(network, has_mounts=False, has_network=False, intercepts=True)
         case Network.HOST:
             intercepts = needs_interception(published, first_port)
-            return Way(network, has_mounts=True, has_network=False, intercepts=intercepts)
+            return NetworkSetup(network, has_mounts=True, has_network=False, intercepts=intercepts)
 
 
-def choose_way(wanted: Network | None, published: Sequence[HostPort], abilities: Abilities) -> Way:
-    """Choose how the application is run.
+def choose_setup(wanted: Network | None, published: Sequence[HostPort], abilities: Abilities) -> NetworkSetup:
+    """Choose what is set up for the application.
 
     Args:
-        wanted: the way that the user has asked for; None means the first one that works.
-        published: what the application is to see.
+        wanted: the value of ``--network``; None means the first one that this machine allows.
+        published: the hosts that the application is to see.
         abilities: what this machine allows.
 
     Raises:
@@ -128,11 +128,11 @@ def choose_way(wanted: Network | None, published: Sequence[HostPort], abilities:
     for network in AUTOMATIC if wanted is None else (wanted,):
         refusal = refusal_of(network, published, abilities)
         if refusal is None:
-            return way_of(network, published, abilities.first_port)
+            return setup_of(network, published, abilities.first_port)
         refusals.append(refusal)
     first = refusals[0]
-    what = "an application cannot be run with names of its own" if wanted is None else f"--network {wanted.value}"
+    what = "any value of --network" if wanted is None else f"--network {wanted.value}"
     raise ConfigurationError(
-        f"this machine does not allow {what} ({first})" if wanted else f"{what} on this machine ({first})",
-        remedy=f"{first.remedy}; 'hybridrelay run --check' explains all ways",
+        f"this machine does not allow {what} ({first})",
+        remedy=f"{first.remedy}; 'hybridrelay run --check' explains every value of --network",
     )

@@ -26,7 +26,7 @@ from ...security import ENVIRONMENT_VARIABLE
 from . import linux
 from .addresses import Published
 from .namespaces import enter_mounts, enter_namespaces, open_private_listeners
-from .networks import Way
+from .networks import NetworkSetup
 from .seccomp import UnsupportedMachine, filter_program
 
 __all__ = [
@@ -90,7 +90,7 @@ class Prepared:
 
     def release(self) -> None:
         """Let the process execute the application. Does not wait. `failure` says later if it could not."""
-        # The process was killed if this fails, which is seen when its end is awaited.
+        # If this fails, the process was killed, which is noticed by waiting for its end.
         with contextlib.suppress(OSError):
             self._channel.send(b"{}")
 
@@ -121,13 +121,15 @@ class Prepared:
             os.close(number)
 
 
-def begin_application(argv: Sequence[str], published: Published, way: Way, *, mask: set[signal.Signals]) -> Prepared:
+def begin_application(
+    argv: Sequence[str], published: Published, setup: NetworkSetup, *, mask: set[signal.Signals]
+) -> Prepared:
     """Fork the application's process, and wait until it is prepared.
 
     Args:
         argv: the application and its arguments.
-        published: what it is to see.
-        way: how it is to see that.
+        published: the hosts that it is to see.
+        setup: what is set up for it.
         mask: the signals that are blocked for the application.
 
     Raises:
@@ -141,10 +143,10 @@ def begin_application(argv: Sequence[str], published: Published, way: Way, *, ma
         pid = os.fork()
         if pid == 0:
             ours.close()
-            _be_application(theirs, parent, argv, published, way, mask)
+            _be_application(theirs, parent, argv, published, setup, mask)
         theirs.close()
         try:
-            return _receive(ours, pid, published, way)
+            return _receive(ours, pid, published, setup)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -152,7 +154,7 @@ def begin_application(argv: Sequence[str], published: Published, way: Way, *, ma
             raise
 
 
-def _receive(channel: socket.socket, pid: int, published: Published, way: Way) -> Prepared:
+def _receive(channel: socket.socket, pid: int, published: Published, setup: NetworkSetup) -> Prepared:
     try:
         data, descriptors, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, _MAX_DESCRIPTORS)
     except ConnectionResetError:
@@ -165,10 +167,10 @@ def _receive(channel: socket.socket, pid: int, published: Published, way: Way) -
     rest = list(descriptors)
     for number in rest:
         os.set_inheritable(number, False)  # Python does not do this for descriptors that are received
-    notifications = rest.pop() if way.intercepts else None
+    notifications = rest.pop() if setup.intercepts else None
     sockets = [socket.socket(fileno=number) for number in rest]
-    assert len(sockets) == (len(published.addresses) + 1 if way.has_network else 0)
-    names = sockets.pop() if way.has_network else None
+    assert len(sockets) == (len(published.addresses) + 1 if setup.has_network else 0)
+    names = sockets.pop() if setup.has_network else None
     return Prepared(pid, os.pidfd_open(pid), sockets, names, notifications, channel.dup())
 
 
@@ -177,7 +179,7 @@ def _be_application(
     parent: int,
     argv: Sequence[str],
     published: Published,
-    way: Way,
+    setup: NetworkSetup,
     mask: set[signal.Signals],
 ) -> NoReturn:
     """Prepare this process, wait, and execute the application."""
@@ -185,7 +187,7 @@ def _be_application(
     try:
         linux.die_with_parent(parent)
         try:
-            kept = _prepare(published, way)
+            kept = _prepare(published, setup)
             # Once more, because entering a user namespace may have cleared this setting.
             linux.die_with_parent(parent)
         except UnsupportedMachine as exc:
@@ -209,11 +211,11 @@ def _be_application(
                 code = NOT_FOUND if failure.errno == errno.ENOENT else NOT_EXECUTABLE
                 _send(channel, {"errno": failure.errno})
     finally:
-        # Whatever has happened: what the parent has registered for its own end must not run here.
+        # Never return into the code of the parent, whose cleanup must not run in this process.
         os._exit(code)
 
 
-def _prepare(published: Published, way: Way) -> tuple[list[socket.socket], int | None]:
+def _prepare(published: Published, setup: NetworkSetup) -> tuple[list[socket.socket], int | None]:
     """Prepare this process for the application. Returns the listeners with the name server's socket, and the
     descriptor with notifications.
 
@@ -221,14 +223,14 @@ def _prepare(published: Published, way: Way) -> tuple[list[socket.socket], int |
         OSError, UnsupportedMachine: a step failed.
     """
     sockets: list[socket.socket] = []
-    if way.has_mounts:
-        enter_namespaces(network=way.has_network)
-        nameserver = enter_mounts(published, alone=way.has_network)
-        if way.has_network:
+    if setup.has_mounts:
+        enter_namespaces(network=setup.has_network)
+        nameserver = enter_mounts(published, alone=setup.has_network)
+        if setup.has_network:
             listeners, names = open_private_listeners(published.addresses, nameserver)
             sockets = [*listeners, names]
     linux.forbid_new_privileges()
-    return sockets, linux.notify_listener(filter_program(platform.machine())) if way.intercepts else None
+    return sockets, linux.notify_listener(filter_program(platform.machine())) if setup.intercepts else None
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:

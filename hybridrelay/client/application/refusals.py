@@ -1,4 +1,4 @@
-"""What to change when a machine does not allow a way to run an application. Pure."""
+"""What to change if a machine does not allow an application to be run with some `Network`. Pure."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Facts:
     ptrace_scope: int | None = None
     #: Whether this process is in a container.
     in_container: bool = False
-    #: The command that this program was started as, for a profile of AppArmor.
+    #: The path of this program, for an AppArmor profile.
     program: str = "/usr/bin/hybridrelay"
 
 
 _APPARMOR = (
-    "AppArmor lets only programs with a profile use user namespaces: let root write to "
-    "/etc/apparmor.d/hybridrelay the line 'abi <abi/4.0>, profile hybridrelay {program} flags=(unconfined) "
-    "{{ userns, }}' and run 'apparmor_parser -r /etc/apparmor.d/hybridrelay'"
+    "AppArmor lets only programs with a profile use user namespaces: as root, write the line 'abi <abi/4.0>, profile "
+    "hybridrelay {program} flags=(unconfined) {{ userns, }}' to /etc/apparmor.d/hybridrelay, and run "
+    "'apparmor_parser -r /etc/apparmor.d/hybridrelay'"
 )
-_CLONE = "let root run 'sysctl kernel.unprivileged_userns_clone=1'"
-_MAXIMUM = "let root run 'sysctl user.max_user_namespaces=10000'"
+_CLONE = "as root, run 'sysctl kernel.unprivileged_userns_clone=1'"
+_MAXIMUM = "as root, run 'sysctl user.max_user_namespaces=10000'"
 _CONTAINER = (
-    "the container's run-time refuses it: start the container with a seccomp profile that allows {calls} (Docker and "
+    "the container runtime refuses it: start the container with a seccomp profile that allows {calls} (Docker and "
     "Podman: --security-opt seccomp=FILE{more}), or run 'hybridrelay forward' in a sidecar"
 )
 _KERNEL = "it needs Linux {version} or later, with {what}"
-_LSM = "ask the administrator of this machine which security policy refuses it (AppArmor, SELinux, seccomp)"
+_LSM = "ask the administrator of this machine which security policy (AppArmor, SELinux, seccomp) refuses it"
 
 
 def explain(step: str, number: int, text: str, facts: Facts) -> Refusal:
@@ -69,21 +69,21 @@ def _remedy(step: str, number: int, facts: Facts) -> str:
     if denied and facts.apparmor_restricts:
         return _APPARMOR.format(program=facts.program)
     if denied and facts.in_container:
-        more = ", and for mounts also --security-opt apparmor=unconfined" if step != "unshare" else ""
+        more = ", and --security-opt apparmor=unconfined, which mounts need" if step != "unshare" else ""
         return _CONTAINER.format(calls="unshare and mount", more=more)
-    return _LSM if denied else "correct this on the machine, or use another --network"
+    return _LSM if denied else "change this on the machine, or use another value of --network"
 
 
 def _interception_remedy(step: str, *, denied: bool, facts: Facts) -> str:
     if denied and (facts.ptrace_scope or 0) >= 2:
-        return "let root run 'sysctl kernel.yama.ptrace_scope=1'"
+        return "as root, run 'sysctl kernel.yama.ptrace_scope=1'"
     if denied and facts.in_container:
         return _CONTAINER.format(calls="seccomp and pidfd_getfd", more=", or --cap-add SYS_PTRACE")
     if denied:
         return _LSM
     if step == "seccomp":
         return (
-            "it needs Linux 5.6 or later on x86_64 or aarch64, with CONFIG_SECCOMP_FILTER, and no other program may "
-            "intercept the system calls of this one"
+            "it needs Linux 5.6 or later on x86_64 or aarch64, with CONFIG_SECCOMP_FILTER, and does not work inside "
+            "another program that intercepts system calls"
         )
     return _KERNEL.format(version="5.6", what="pidfd_getfd")

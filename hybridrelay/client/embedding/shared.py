@@ -27,7 +27,7 @@ from .background import Background
 
 __all__ = ["as_config", "check_timeout", "open_in_background"]
 
-#: If there are more clients than this, those without sockets are closed. Each holds two connections with a relay.
+#: If there are more clients than this, those without sockets are closed. Each holds two connections to a relay.
 MAX_CLIENTS = 64
 #: The fraction of the timeout during which attempts to open a session are repeated. After that, the error of the last
 #: attempt is raised; without this, the error would always be that the time has passed.
@@ -70,7 +70,7 @@ class SharedClient:
         self._waiting.cancel()
 
     async def connect(self, patience: float | None) -> socket.socket:
-        """Return a socket that is connected with the target. See `Connections.connect`."""
+        """Return a socket that is connected to the target. See `Connections.connect`."""
         with self._using():
             await self._started.wait()
             if self._failure is not None:
@@ -112,7 +112,7 @@ _CLIENTS: trio.lowlevel.RunVar[list[SharedClient]] = trio.lowlevel.RunVar("hybri
 
 
 async def open_in_background(thread: Background, config: ClientConfig, timeout: float | None) -> socket.socket:
-    """Return a socket that is connected with the target of a hybrid connection. For use in the background thread.
+    """Return a socket that is connected to the target of a hybrid connection. For use in the background thread.
 
     Args:
         thread: the running thread.

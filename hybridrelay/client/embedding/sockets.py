@@ -20,7 +20,7 @@ def open_socket(config: ClientConfig | ConnectionString | str, *, timeout: float
     process can use it: there is no port to which others could connect. Its peer is a thread of this process, on the
     loopback interface, so `getpeername` does not return the address of the target.
 
-    It behaves like a connection with the target. An end of file is passed on separately in each direction
+    It behaves like a connection to the target. An end of file is passed on separately in each direction
     (`shutdown`). Sending blocks if the target does not read. If the target or the tunnel fails, the connection is
     reset: receiving then raises `ConnectionResetError`, and never returns an end of file that the target has not
     sent. Closing the socket delivers what was sent before.

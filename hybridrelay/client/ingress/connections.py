@@ -84,7 +84,7 @@ class Connections:
             self._waiting_cut_off += is_cut_off
 
     async def connect(self, *, patience: float | None = None) -> socket.socket:
-        """Open a stream, and return an ordinary TCP socket of this machine that is connected with the target.
+        """Open a stream, and return an ordinary TCP socket of this machine that is connected to the target.
 
         Args:
             patience: how long to wait for a session (seconds); see `Client.connect`.
@@ -94,7 +94,7 @@ class Connections:
         Raises:
             StreamRefused: the target or the connector refused the stream; `reason` says which and why.
             HybridRelayError: no session could be opened; see `Client.connect`.
-            ConfigurationError: this machine cannot connect with itself.
+            ConfigurationError: this machine cannot connect to itself.
 
         If cancelled, the connector abandons its attempt to connect, too.
         """
@@ -140,7 +140,7 @@ def _no_socket(error: OSError) -> HybridRelayError:
             f"this machine {shortage.text}", reason=Reason.OUT_OF_RESOURCES, remedy=shortage.remedy
         )
     return ConfigurationError(
-        f"this machine cannot connect with itself over TCP: {error.strerror or error}",
+        f"this machine cannot connect to itself over TCP: {error.strerror or error}",
         remedy="check that it has a loopback interface that is up, with the address 127.0.0.1 or ::1 (ip addr show "
         "lo), and that no firewall blocks it",
     )

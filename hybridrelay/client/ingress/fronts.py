@@ -102,7 +102,7 @@ class Front:
                 return
             connections = self._find(wanted)
             if connections is None:
-                self._publish_refusal(local, "this forward does not publish it", str(wanted))
+                self._publish_refusal(local, "this forward does not publish this host and port", str(wanted))
                 await close_after(local, handshake.not_published())
                 return
             connections.serve_answered(local, handshake)
@@ -114,7 +114,7 @@ class Front:
             raise
 
     async def _handshake(self, local: trio.SocketStream, handshake: FrontHandshake) -> HostPort | None:
-        """Return what the application wants; None if the connection was closed."""
+        """Return the host and port that the application wants; None if the connection was closed."""
         if len(self._handshakes) >= MAX_HANDSHAKES:
             oldest = next(iter(self._handshakes))
             del self._handshakes[oldest]
@@ -131,7 +131,7 @@ class Front:
             finally:
                 self._handshakes.pop(scope, None)
         if scope.cancelled_caught:
-            self._publish_refusal(local, "it has not said in time what it wants")
+            self._publish_refusal(local, "the application has not sent its request in time")
             abort_socket(local)
             return None
         self._publish_refusal(local, str(refusal))
@@ -139,8 +139,8 @@ class Front:
         return None
 
     async def _receive_request(self, local: trio.SocketStream, handshake: FrontHandshake) -> HostPort | None:
-        """Receive exactly the bytes of the handshake, and return what the application wants; None if it has closed
-        the connection, which is closed here then, too.
+        """Receive exactly the bytes of the handshake, and return the host and port that the application wants. If it
+        has closed the connection, close this end as well, and return None.
 
         Raises:
             FrontRefusal, OSError, trio.BrokenResourceError: see `_handshake`.

@@ -50,18 +50,18 @@ class HttpConnectHandshake:
         if self._check_user is not None and not _is_accepted(
             self._check_user, head.headers.all("proxy-authorization")
         ):
-            text = "this proxy demands a user name and a password"
+            text = "this proxy requires a user name and a password"
             challenge = f'Proxy-Authenticate: Basic realm="{_REALM}", charset="UTF-8"'
-            raise FrontRefusal("user name or password are missing or wrong", _response(407, text, challenge))
+            raise FrontRefusal("the user name or password is missing or wrong", _response(407, text, challenge))
         if head.target.form is not Form.AUTHORITY:
-            raise FrontRefusal("its request is not CONNECT", _response(405, _NO_CONNECT, "Allow: CONNECT"))
+            raise FrontRefusal("the request is not CONNECT", _response(405, _NO_CONNECT, "Allow: CONNECT"))
         if not head.framing.is_empty:
-            text = "a CONNECT request has no content"
+            text = "a CONNECT request must not have content"
             raise FrontRefusal(text, _response(400, text))
         authority = head.target.authority
         wanted = None if authority is None else wanted_host(authority.host, authority.port or 0)
         if wanted is None:
-            text = "the request is for something that is no host and port"
+            text = "the request target is not a valid host and port"
             raise FrontRefusal(text, _response(400, text))
         return Step(len(data) - len(rest), wanted=wanted)
 

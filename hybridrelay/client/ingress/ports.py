@@ -209,22 +209,23 @@ async def _open_tcp_port(host: str, port: int, *, events: EventStream) -> list[t
 
 
 async def _open_own_port(address: OwnAddress, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on an address of its own; on any free port of it if the wanted one cannot be opened, so that this does
-    not affect the other ports."""
+    """Listen on an address of its own. If the wanted port cannot be opened, listen on any free port of the address,
+    so that the other hybrid connections can still be reached."""
     try:
         return await open_listeners(address.host, address.port, events=events)
     except OSError as exc:
         if exc.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
                 f"cannot listen on {address}: this machine has no such address",
-                remedy=f"let root add it, on macOS with 'ifconfig lo0 alias {address.host}'; or use another --listen",
+                remedy=f"as root, add it (on macOS with 'ifconfig lo0 alias {address.host}'), or use another "
+                "--listen",
             ) from exc
         if exc.errno not in (errno.EACCES, errno.EADDRINUSE):
             raise ConfigurationError(f"cannot listen on {address}: {exc.strerror or exc}") from exc
         listeners = await _open_tcp_port(address.host, 0, events=events)
         text, remedy = explain_listen_error(exc, address.port, otherwise="or let the application use the other port")
         if exc.errno == errno.EADDRINUSE:
-            remedy = f"a program that listens on all addresses has the port, too: {remedy}"
+            remedy = f"a program that listens on all addresses may be using the port: {remedy}"
         used = listeners[0].socket.getsockname()[1]
         events.publish(OwnPortNotOpened(address=str(address), used_port=used, detail=text, remedy=remedy))
         return listeners

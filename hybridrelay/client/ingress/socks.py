@@ -142,17 +142,17 @@ class SocksHandshake:
         elif _USER_AND_PASSWORD in offered:
             method, received = _USER_AND_PASSWORD, SocksInput.USER_AND_PASSWORD
         else:
-            raise FrontRefusal("it offers no method of authentication that is accepted here", b"\x05\xff")
+            raise FrontRefusal("the client offers no authentication method that is accepted here", b"\x05\xff")
         self._receive(received)
         return Step(0, bytes([_VERSION, method]))
 
     def _user(self, message: bytes) -> Step:
         if message[0] != _USER_VERSION:
-            raise FrontRefusal("its authentication is malformed", bytes([_USER_VERSION, 1]))
+            raise FrontRefusal("the authentication message is malformed", bytes([_USER_VERSION, 1]))
         name_end = 2 + message[1]
         name, password = message[2:name_end], message[name_end + 1 :]
         if self._check_user is not None and not self._check_user(name, password):
-            raise FrontRefusal("user name or password are wrong", bytes([_USER_VERSION, 1]))
+            raise FrontRefusal("the user name or password is wrong", bytes([_USER_VERSION, 1]))
         self._receive(SocksInput.ACCEPTED_USER)
         return Step(0, bytes([_USER_VERSION, 0]))
 
@@ -160,17 +160,17 @@ class SocksHandshake:
         if message[0] != _VERSION:
             raise FrontRefusal("the request is malformed", _reply(1))
         if message[1] != _CONNECT:
-            raise FrontRefusal("it asks for something else than a TCP connection", _reply(_NO_SUCH_COMMAND))
+            raise FrontRefusal("the request is not for a TCP connection (CONNECT)", _reply(_NO_SUCH_COMMAND))
         kind, address, port = message[3], message[4:-2], int.from_bytes(message[-2:], "big")
         if kind in (_IPV4, _IPV6):
             host = str(ipaddress.ip_address(address))
         elif kind == _NAME:
             host = address[1:].decode("latin-1")
         else:
-            raise FrontRefusal("its kind of address is unknown", _reply(_NO_SUCH_ADDRESS_TYPE))
+            raise FrontRefusal("the request has an unknown address type", _reply(_NO_SUCH_ADDRESS_TYPE))
         wanted = wanted_host(host, port)
         if wanted is None:
-            raise FrontRefusal("it asks for something that is no host and port", _reply(_NOT_ALLOWED))
+            raise FrontRefusal("the request does not name a valid host and port", _reply(_NOT_ALLOWED))
         self._receive(SocksInput.REQUEST)
         return Step(0, wanted=wanted)
 
@@ -180,10 +180,10 @@ class SocksHandshake:
 
 def _other_protocol(first: int) -> FrontRefusal:
     if first == 4:
-        return FrontRefusal("it speaks SOCKS4, and only SOCKS5 is served", _SOCKS4_REJECTED)
+        return FrontRefusal("the application uses SOCKS4; this port serves SOCKS5 only", _SOCKS4_REJECTED)
     if chr(first).isalpha():
-        return FrontRefusal("it does not speak SOCKS5, and perhaps HTTP")
-    return FrontRefusal("it does not speak SOCKS5")
+        return FrontRefusal("the application does not use SOCKS5; it may be using HTTP")
+    return FrontRefusal("the application does not use SOCKS5")
 
 
 def _reply(code: int) -> bytes:

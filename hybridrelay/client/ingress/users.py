@@ -33,7 +33,7 @@ class FrontUsers:
     __hash__ = None  # type: ignore[assignment]
 
     def check(self, name: bytes, password: bytes) -> bool:
-        """Return whether this user has this password. The time does not tell how much of them is right."""
+        """Return whether this user has this password. The time that it takes does not reveal how much is right."""
         is_accepted = False
         for known, secret in self._passwords.items():
             is_user = hmac.compare_digest(known, name)

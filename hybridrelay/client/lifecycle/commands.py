@@ -40,7 +40,7 @@ class OpenForMove:
 
 @attrs.frozen
 class Abandon:
-    """Give up an attempt. If a data channel was opened nevertheless, it is closed. Nothing is reported."""
+    """Give up an attempt. If its data channel has already been opened, it is closed. Nothing is reported."""
 
     attempt: int
 
@@ -82,7 +82,7 @@ class CheckRelay:
 
 
 @attrs.frozen
-class SetBackRelay:
+class TryRelayLater:
     """Try the relay of the last data channel after the others for a while, because the connector did not greet over
     it."""
 
@@ -104,7 +104,7 @@ Command: TypeAlias = (
     | CloseSession
     | AnswerMove
     | CheckRelay
-    | SetBackRelay
+    | TryRelayLater
     | Fail
 )
 

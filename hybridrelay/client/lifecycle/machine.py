@@ -144,7 +144,7 @@ class Machine:
     def _rejected(self, error: HybridRelayError, now: float) -> None:
         channel = self.channel
         assert channel is not None
-        self._out.append(commands.SetBackRelay())
+        self._out.append(commands.TryRelayLater())
         if not self._search.failed(channel.instance, error, now):
             self._not_opened(error)
             return
@@ -250,7 +250,7 @@ class Machine:
         self._out.append(commands.CheckRelay())
         self._same_relay_first = greeted
         if not greeted:
-            self._out.append(commands.SetBackRelay())
+            self._out.append(commands.TryRelayLater())
         self._resume_at = self._pauses.after_loss(now)
 
     def _due(self, relays_away_until: float, now: float) -> None:

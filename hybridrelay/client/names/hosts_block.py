@@ -2,9 +2,9 @@
 
 1. They are in one block between two marker lines, at the end of the file. Each line of the block has a mark of its
    own, so that it is recognized even where a marker line is missing.
-2. All other bytes of the file stay as they are, also those that are no text. If the last line has no end, one is
+2. All other bytes of the file stay as they are, even if they are not text. If the last line has no end, one is
    added before the block; the first marker line says so, and it is removed together with the block.
-3. Removing the block needs nothing but the file. Any number of blocks, and parts of them, are removed.
+3. Removing the block needs only the file. Any number of blocks, and parts of them, are removed.
 """
 
 from __future__ import annotations

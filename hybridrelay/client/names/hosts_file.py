@@ -59,7 +59,7 @@ def apply_lines(path: Path, lines: Sequence[HostsLine]) -> bool:
 
     Raises:
         ConfigurationError: it cannot be read.
-        HybridRelayError: it cannot be written, or other programs change it all the time. It is unchanged.
+        HybridRelayError: it cannot be written, or other programs keep changing it. It is unchanged.
     """
     return _change(path, lambda content: with_lines(content, lines))
 
@@ -89,5 +89,5 @@ def _change(path: Path, change: Callable[[bytes], bytes]) -> bool:
             remedy="run this command as root (sudo)" if isinstance(exc, PermissionError) else None,
         ) from exc
     raise HybridRelayError(
-        f"cannot change the hosts file {path}: another program changes it all the time", remedy="try again later"
+        f"cannot change the hosts file {path}: another program keeps changing it", remedy="try again later"
     )

@@ -1,13 +1,13 @@
 """A name server for published names: their local addresses, over UDP and TCP (RFC 1035, RFC 7766).
 
-It knows nothing else, and asks nobody. The rules:
+It knows no other names, and queries no other server. The rules:
 
-1. A published name has the addresses on which this program listens for it. Questions for records of other types, such
+1. A published name has the addresses on which this program listens for it. Queries for records of other types, such
    as AAAA, get an empty answer, so that resolvers do not look elsewhere.
 2. A name below a published name does not exist (NXDOMAIN).
 3. Queries for all other names are refused (REFUSED), so that resolvers ask other servers. So are queries of a class
    other than IN.
-4. Messages that are no queries are ignored. Over TCP, the connection is closed.
+4. Messages that are not queries are ignored. Over TCP, the connection is closed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..._accepting import serve_listeners
 from ..._unexpected_failure import unexpected_failure
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events.fronts import FrontListening, FrontOpenToOthers
+from ...events.fronts import NameServerListening, NameServerOpenToOthers
 from ...events.stream import EventStream
 from ...security.names import is_loopback
 from ...streams import receive_exactly
@@ -42,8 +42,8 @@ TTL_SECONDS: Final = 5
 IDLE_SECONDS: Final = 10.0
 #: How many connections there may be. If there are more, the oldest is closed.
 MAX_CONNECTIONS: Final = 64
-#: How many questions are answered on one connection.
-_MAX_QUESTIONS: Final = 1000
+#: How many queries are answered on one connection.
+_MAX_QUERIES: Final = 1000
 #: How often to look for a port that is free for both UDP and TCP.
 _ATTEMPTS: Final = 20
 
@@ -104,7 +104,7 @@ async def open_name_server(address: tuple[str, int], find: FindAddresses, *, eve
 
 
 class NameServer:
-    """Answers questions. Made by `open_name_server`."""
+    """Answers DNS queries. Made by `open_name_server`."""
 
     def __init__(
         self,
@@ -132,12 +132,12 @@ class NameServer:
             sock.close()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer questions until cancelled."""
+        """Answer queries until cancelled."""
         names = self._port.names
-        self._events.publish(FrontListening(front="dns", addresses=names))
+        self._events.publish(NameServerListening(addresses=names))
         others = tuple(format_address(host, port) for host, port in self.bound if not is_loopback(host))
         if others:
-            self._events.publish(FrontOpenToOthers(front="dns", addresses=others, demands_user=False))
+            self._events.publish(NameServerOpenToOthers(addresses=others))
         async with trio.open_nursery() as nursery:
             for sock in self._sockets:
                 nursery.start_soon(self._serve_udp, sock)
@@ -155,13 +155,13 @@ class NameServer:
     async def _serve_udp(self, sock: trio.socket.SocketType) -> None:
         while True:
             try:
-                # One byte more, so that a message that is too long is not taken for one that is not.
+                # One byte more, so that a message that is too long can be recognized.
                 data, peer = await sock.recvfrom(MAX_MESSAGE + 1)
                 answer = self._answer(data)
                 if answer is not None:
                     await sock.sendto(answer, peer)
             except OSError:
-                # The resolver has gone, or cannot be reached. It asks again if it still wants to know.
+                # The resolver has gone, or cannot be reached. It repeats the query if it still needs the answer.
                 await trio.lowlevel.checkpoint()
 
     async def _serve_tcp(self, stream: trio.SocketStream) -> None:
@@ -172,7 +172,7 @@ class NameServer:
         with trio.CancelScope() as scope:
             self._connections[scope] = None
             try:
-                for _ in range(_MAX_QUESTIONS):
+                for _ in range(_MAX_QUERIES):
                     scope.deadline = trio.current_time() + IDLE_SECONDS
                     length = int.from_bytes(await receive_exactly(stream, 2), "big")
                     answer = self._answer(await receive_exactly(stream, length)) if length <= MAX_MESSAGE else None

@@ -198,9 +198,9 @@ def _unauthorized(proxy: Proxy, challenges: Sequence[str], rounds: int, status: 
     schemes = sorted({challenge.split(" ")[0] for challenge in challenges if challenge.strip()})
     offered = quote_untrusted(", ".join(schemes).encode("ascii", "replace")) or "no scheme named"
     if rounds > 1:
-        happened, remedy = "still demands authentication after all rounds", None
+        happened, remedy = "still requires authentication after all attempts", None
     elif proxy.username is None:
-        happened, remedy = "demands authentication", None
+        happened, remedy = "requires authentication", None
     else:
         happened, remedy = "does not accept the user name and password", "correct the proxy's user name and password"
     if schemes and not any(scheme.lower() == "basic" for scheme in schemes):

@@ -28,12 +28,12 @@ _ADDRESS_BYTES = {_IPV4: 4, _IPV6: 16}
 _REPLIES = {
     1: (FailureKind.PROXY_CANNOT_CONNECT, "reports a general failure when it connects to"),
     2: (FailureKind.PROXY_REFUSED, "does not allow connections to"),
-    3: (FailureKind.PROXY_CANNOT_CONNECT, "finds the network unreachable of"),
+    3: (FailureKind.PROXY_CANNOT_CONNECT, "cannot reach the network of"),
     4: (FailureKind.PROXY_CANNOT_CONNECT, "cannot reach, or does not know, the host of"),
     5: (FailureKind.PROXY_CANNOT_CONNECT, "had its connection refused by"),
     6: (FailureKind.PROXY_CANNOT_CONNECT, "got no answer (TTL expired) from"),
-    7: (FailureKind.PROXY_REFUSED, "does not support CONNECT, asked for"),
-    8: (FailureKind.PROXY_CANNOT_CONNECT, "does not support this kind of address:"),
+    7: (FailureKind.PROXY_REFUSED, "does not support CONNECT, which was requested for"),
+    8: (FailureKind.PROXY_CANNOT_CONNECT, "does not support this address type:"),
 }
 
 
@@ -93,7 +93,7 @@ async def _authenticate(stream: trio.abc.Stream, proxy: Proxy) -> None:
     if version != _VERSION:
         raise _no_socks(proxy)
     if method == _NONE_ACCEPTABLE:
-        happened = "demands authentication" if proxy.username is None else "accepts no user name and password"
+        happened = "requires authentication" if proxy.username is None else "does not accept user names and passwords"
         raise proxy_error(FailureKind.PROXY_AUTHENTICATION, proxy, happened)
     if method not in methods:
         raise _no_socks(proxy)

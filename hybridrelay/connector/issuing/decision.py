@@ -1,19 +1,21 @@
 """Deciding who gets an identity. Pure.
 
-| who asks | condition | answer |
+A client that requests an identity proves its present one: a claim certificate, or an application's identity.
+
+| client's identity | condition | answer |
 |---|---|---|
-| anybody | its own certificate has expired since the session began | *identity expired* |
-| anybody | the issuer ends within a day | *issue refused* |
-| claim | was not used, and there is room to note it | issued; noted with the key |
-| claim | was used for the same key | issued again, for a taker that did not get the answer |
-| claim | was used for another key | *claim used*, and an alarm |
-| claim | was not used, and too many are noted | *limit* |
-| application | the authority has made its identity, and no issuer | *issue refused* |
+| any | it has expired since the session began | *identity expired* |
+| any | the issuer expires within a day | *issue refused* |
+| claim certificate | was not used, and there is room to record it | issued; recorded with the key |
+| claim certificate | was used for the same key | issued again, for a taker that did not get the answer |
+| claim certificate | was used for another key | *claim used*, and an alarm |
+| claim certificate | was not used, and too many are recorded | *limit* |
+| application | was signed by the authority itself, not by an issuer | *issue refused* |
 | application | its label has had `MAX_RENEWALS` renewals in the last `RENEWALS_SECONDS` | *limit* |
 | application | otherwise | issued |
 
-A used claim is noted until `KEPT_SECONDS` after its certificate has expired, so that a clock that was wrong for a
-while does not make it usable again.
+A used claim stays recorded until `KEPT_SECONDS` after its certificate has expired, so that a clock that was wrong for
+a while does not make it usable again.
 """
 
 from __future__ import annotations
@@ -31,29 +33,29 @@ __all__ = [
     "MAX_RENEWALS",
     "MAX_USED_CLAIMS",
     "RENEWALS_SECONDS",
-    "Asker",
     "Decision",
+    "Requester",
     "UsedClaim",
     "UsedClaims",
     "decide_issue",
     "key_digest",
 ]
 
-#: How many used claims are noted. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
+#: How many used claims are recorded. A relay keeps 200 open claims of a hybrid connection, each for up to 7 days.
 MAX_USED_CLAIMS = 4096
-#: How long after its expiry a used claim stays noted (30 days).
+#: How long after its expiry a used claim stays recorded (30 days).
 KEPT_SECONDS = 30 * 86_400.0
 #: How often the identities of one label may be renewed in an hour, whatever their serials. A program renews its
 #: identity once in 60 days, and again if it did not get the answer, or could not store it.
 MAX_RENEWALS = 12
 RENEWALS_SECONDS = 3600.0
-#: An issuer that ends within this time issues nothing any more, because what it signs ends with it.
+#: An issuer that expires within this time issues nothing any more, because identities end with their issuer.
 _ISSUER_SECONDS = 86_400.0
 
 
 @attrs.frozen
-class Asker:
-    """Who asks: the identity that the client has proved."""
+class Requester:
+    """The identity that the client has proved."""
 
     connection: str
     role: Role
@@ -74,7 +76,7 @@ class UsedClaim:
     #: The SHA-256 of the public key for which it was used, in hexadecimal.
     key: str
     used_at: float
-    #: When the certificate ends.
+    #: When the certificate expires.
     not_after: float
 
 
@@ -85,12 +87,12 @@ class UsedClaims:
     entries: tuple[UsedClaim, ...] = ()
 
     def find(self, connection: str, serial: str) -> UsedClaim | None:
-        """Return the note about a claim; None if it was not used."""
+        """Return the record of a claim's use; None if it was not used."""
         found = (one for one in self.entries if (one.connection, one.serial) == (connection, serial))
         return next(found, None)
 
     def current(self, now: float) -> UsedClaims:
-        """Return those that are still noted at `now`."""
+        """Return those that are to be kept at `now`."""
         return UsedClaims(tuple(one for one in self.entries if now < one.not_after + KEPT_SECONDS))
 
 
@@ -108,12 +110,12 @@ class Decision:
 
 
 def key_digest(public_key: bytes) -> str:
-    """Return the digest that is noted for a public key."""
+    """Return the digest that is recorded for a public key."""
     return hashlib.sha256(public_key).hexdigest()
 
 
 def decide_issue(
-    asker: Asker,
+    requester: Requester,
     public_key: bytes,
     *,
     used: UsedClaims,
@@ -124,50 +126,49 @@ def decide_issue(
     """Decide about one request whose signature is valid.
 
     Args:
-        asker: who asks.
+        requester: the identity that the client has proved.
         public_key: the key for which an identity is requested.
         used: the claims that were used.
-        renewals: when identities with this label have been renewed, in seconds since 1970.
-        issuer_ends: when the issuer ends.
+        renewals: when identities with this label were renewed, in seconds since 1970.
+        issuer_ends: when the issuer expires.
         now: seconds since 1970.
     """
-    if now >= asker.not_after:
-        return Decision(Reason.IDENTITY_EXPIRED, "the certificate of the one who asks has expired")
+    if now >= requester.not_after:
+        return Decision(Reason.IDENTITY_EXPIRED, "the client's certificate has expired")
     if now >= issuer_ends - _ISSUER_SECONDS:
         return Decision(Reason.ISSUE_REFUSED, "the issuer of the connector has expired, or expires within a day")
-    return _ROWS[asker.role](asker, key_digest(public_key), used, renewals, now)
+    return _ROWS[requester.role](requester, key_digest(public_key), used, renewals, now)
 
 
-def _claim(asker: Asker, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
-    earlier = used.find(asker.connection, asker.serial)
+def _claim(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
+    earlier = used.find(requester.connection, requester.serial)
     if earlier is not None:
         if earlier.key == key:
             return Decision(Reason.NO_ERROR, earlier=earlier)
-        return Decision(Reason.CLAIM_USED, "it was used before, for another key", earlier=earlier)
+        return Decision(Reason.CLAIM_USED, "the claim was used before, for another key", earlier=earlier)
     current = used.current(now)
     if len(current.entries) >= MAX_USED_CLAIMS:
-        return Decision(Reason.LIMIT, f"the connector notes no more than {MAX_USED_CLAIMS} used claims")
-    note = UsedClaim(asker.connection, asker.serial, asker.label, key, now, asker.not_after)
+        return Decision(Reason.LIMIT, f"the connector records no more than {MAX_USED_CLAIMS} used claims")
+    note = UsedClaim(requester.connection, requester.serial, requester.label, key, now, requester.not_after)
     return Decision(Reason.NO_ERROR, changed=UsedClaims((*current.entries, note)))
 
 
-def _application(asker: Asker, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
-    if not asker.is_from_issuer:
+def _application(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
+    if not requester.is_from_issuer:
         return Decision(
-            Reason.ISSUE_REFUSED, "its identity was made with the authority file, with which it is replaced, too"
+            Reason.ISSUE_REFUSED,
+            "the client's identity was made with the authority file, and can only be replaced with it",
         )
     if sum(1 for at in renewals if abs(now - at) < RENEWALS_SECONDS) >= MAX_RENEWALS:
-        return Decision(
-            Reason.LIMIT, f"the identities of its label have been renewed {MAX_RENEWALS} times in an hour"
-        )
+        return Decision(Reason.LIMIT, f"identities with this label have been renewed {MAX_RENEWALS} times in an hour")
     return Decision(Reason.NO_ERROR)
 
 
-def _connector(asker: Asker, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
+def _connector(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
     return Decision(Reason.IDENTITY_WRONG_ROLE)
 
 
-_ROWS: Mapping[Role, Callable[[Asker, str, UsedClaims, Sequence[float], float], Decision]] = {
+_ROWS: Mapping[Role, Callable[[Requester, str, UsedClaims, Sequence[float], float], Decision]] = {
     Role.CLAIM: _claim,
     Role.APPLICATION: _application,
     Role.CONNECTOR: _connector,

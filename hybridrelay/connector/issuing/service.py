@@ -1,7 +1,7 @@
 """Answers requests for identities: streams of the kind *issue*.
 
-One identity may have only a few requests open, and a request takes one of the places for work only after it has
-arrived. So nobody can keep others from getting identities by requests that are never sent.
+An identity may have only a few open requests, and few requests are processed at a time. A request counts among these
+only after it has arrived. So nobody can keep others from getting identities by requests that are never sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ...protocol.issuing import (
 from ...protocol.reasons import Reason
 from ...security import Issuer, RequestError, Role, details_of, parse_request_untrusted
 from ..stream_events import Origin
-from .decision import RENEWALS_SECONDS, Asker, Decision, UsedClaims, decide_issue
+from .decision import RENEWALS_SECONDS, Decision, Requester, UsedClaims, decide_issue
 from .used_claims import UsedClaimsFile
 
 __all__ = ["Issuing"]
@@ -41,7 +41,7 @@ RECEIVE_SECONDS = 10.0
 ISSUE_SECONDS = 20.0
 #: How many requests of one identity may be open at a time; further ones are refused.
 MAX_OF_ONE = 4
-#: How many requests of one connector are worked on at a time; others wait. Each is some milliseconds of work.
+#: How many requests one connector processes at a time; others wait. Each takes some milliseconds.
 _MAX_AT_WORK = 16
 #: How many labels of renewed identities are remembered, for their rates. Beyond that, the earliest is forgotten.
 _MAX_REMEMBERED = 4096
@@ -51,7 +51,7 @@ class Issuing:
     """Issues identities for all hybrid connections of a connector.
 
     Args:
-        used: the file in which used claims are noted; None: the connector has none, and serves no claims.
+        used: the file in which used claims are recorded; None: the connector has none, and serves no claims.
         policy: returns the policy that is in force now.
         events: the stream to which events are published.
         recorded: see `StreamService`.
@@ -81,15 +81,15 @@ class Issuing:
     async def serve(self, offer: Offer, origin: Origin) -> None:
         """Serve one request, and publish an event about it. An error does not affect other streams.
 
-        If cancelled before the answer is sent, a claim may be noted as used. The same request is then answered the
+        If cancelled before the answer is sent, a claim may be recorded as used. The same request is then answered the
         next time.
         """
-        asker = origin.published.name, origin.peer.serial
-        if self._open[asker] >= MAX_OF_ONE:
+        requester = origin.published.name, origin.peer.serial
+        if self._open[requester] >= MAX_OF_ONE:
             self._refused(origin, IssueRefused(Reason.LIMIT, "this identity has too many requests at the same time"))
             offer.refuse(Reason.LIMIT)
             return
-        self._open[asker] += 1
+        self._open[requester] += 1
         try:
             with trio.move_on_after(ISSUE_SECONDS):
                 async with offer.accept() as stream:
@@ -100,9 +100,9 @@ class Issuing:
             # A bug in this program. It is logged, and must not affect other streams.
             self._events.publish(unexpected_failure("request for an identity", exc, origin.published.name))
         finally:
-            self._open[asker] -= 1
-            if not self._open[asker]:
-                del self._open[asker]
+            self._open[requester] -= 1
+            if not self._open[requester]:
+                del self._open[requester]
 
     async def _serve(self, stream: MuxStream, origin: Origin) -> None:
         data: bytes | None = None
@@ -126,9 +126,11 @@ class Issuing:
         except ValueError as exc:
             return IssueRefused(Reason.ISSUE_REFUSED, f"the request is malformed: {exc}")
         peer = origin.peer
-        asker = Asker(peer.connection_name, peer.role, peer.label, peer.serial, peer.not_after, peer.is_from_issuer)
-        renewals = tuple(self._renewals.get((asker.connection, asker.label), ()))
-        work = partial(_issue, request.request, asker, issuer, self._used, renewals, self._clock)
+        requester = Requester(
+            peer.connection_name, peer.role, peer.label, peer.serial, peer.not_after, peer.is_from_issuer
+        )
+        renewals = tuple(self._renewals.get((requester.connection, requester.label), ()))
+        work = partial(_issue, request.request, requester, issuer, self._used, renewals, self._clock)
         try:
             async with self._places:
                 decision, issued = await run_in_thread(work)
@@ -142,26 +144,26 @@ class Issuing:
             if decision.reason is Reason.CLAIM_USED and decision.earlier is not None:
                 self._events.publish(
                     ClaimUsedAgain(
-                        connection=asker.connection,
-                        label=asker.label,
-                        claim=asker.serial,
+                        connection=requester.connection,
+                        label=requester.label,
+                        claim=requester.serial,
                         used_at=decision.earlier.used_at,
                         client_address=origin.client_address,
                     )
                 )
             return IssueRefused(decision.reason, decision.detail)
-        if asker.role is Role.APPLICATION:
-            self._note_renewal(asker)
+        if requester.role is Role.APPLICATION:
+            self._note_renewal(requester)
         details = details_of(issued.certificate)
-        is_claim = asker.role is Role.CLAIM
+        is_claim = requester.role is Role.CLAIM
         self._events.publish(
             IdentityIssued(
-                connection=asker.connection,
-                label=asker.label,
+                connection=requester.connection,
+                label=requester.label,
                 serial=details.serial,
                 not_after=details.not_after,
-                claim=asker.serial if is_claim else "",
-                earlier="" if is_claim else asker.serial,
+                claim=requester.serial if is_claim else "",
+                earlier="" if is_claim else requester.serial,
                 again=decision.earlier is not None,
                 route=origin.route,
                 client_address=origin.client_address,
@@ -173,8 +175,8 @@ class Issuing:
             return IssueRefused(Reason.AUDIT_UNAVAILABLE, str(exc))
         return issued
 
-    def _note_renewal(self, asker: Asker) -> None:
-        key, now = (asker.connection, asker.label), self._clock()
+    def _note_renewal(self, requester: Requester) -> None:
+        key, now = (requester.connection, requester.label), self._clock()
         recent = [at for at in self._renewals.pop(key, ()) if abs(now - at) < RENEWALS_SECONDS]
         self._renewals[key] = [*recent, now]
         if len(self._renewals) > _MAX_REMEMBERED:
@@ -216,13 +218,13 @@ async def _receive(stream: MuxStream) -> bytes:
 
 def _issue(
     request: bytes,
-    asker: Asker,
+    requester: Requester,
     issuer: Issuer,
     used: UsedClaimsFile | None,
     renewals: tuple[float, ...],
     clock: Callable[[], float],
 ) -> tuple[Decision, Issued | None]:
-    """Decide, note what has to be noted, and sign. Blocks.
+    """Decide, record the use of a claim, and sign. Blocks.
 
     Raises:
         RequestError: the request is not acceptable.
@@ -231,17 +233,17 @@ def _issue(
     checked = parse_request_untrusted(request)
     now = clock()
     decide = partial(
-        decide_issue, asker, checked.public_key, renewals=renewals, issuer_ends=issuer.not_after, now=now
+        decide_issue, requester, checked.public_key, renewals=renewals, issuer_ends=issuer.not_after, now=now
     )
-    if asker.role is not Role.CLAIM:
+    if requester.role is not Role.CLAIM:
         decision = decide(used=UsedClaims())
     elif used is None:
         raise ConfigurationError(
-            "there is no file in which used claims could be noted",
+            "there is no file in which used claims could be recorded",
             remedy="name one that this program can write: --used-claims FILE",
         )
     else:
         decision = used.decide(lambda known: decide(used=known))
     if decision.reason is not Reason.NO_ERROR:
         return decision, None
-    return decision, issuer.sign(asker.connection, asker.label, checked, now=now)
+    return decision, issuer.sign(requester.connection, requester.label, checked, now=now)

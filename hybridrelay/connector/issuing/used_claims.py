@@ -1,7 +1,7 @@
-"""The file in which connectors note the claims that were used. It contains no secret.
+"""The file in which connectors record the claims that were used. It contains no secret.
 
-A claim is noted before anything is signed for it, so that a connector that is killed at any moment does not forget
-it. Several connectors of one machine may share the file: each change is made under a lock.
+A claim is recorded before anything is signed for it, so that a connector that is killed at any moment does not forget
+it. Several connectors on one machine may share the file: each change is made under a lock.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class UsedClaimsFile:
     def _error(self, problem: str) -> ConfigurationError:
         return ConfigurationError(
             f"the file of used claims, {self.path}, {problem}",
-            remedy="make it a writable file of this program, or name another one with --used-claims; claims that "
-            "were noted in a lost file could be used again until they expire",
+            remedy="make it a file that this program can write, or name another one with --used-claims; if the file "
+            "is lost, claims that it recorded could be used again until they expire",
         )
 
 

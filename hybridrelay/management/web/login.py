@@ -106,7 +106,7 @@ def _log_in_page(next_: str, state: str, *, message: str | None = None, failure:
         h(
             "section",
             h("h2", "No token yet?"),
-            h("p", "Create one on the relay's machine, as the user that runs the relay:"),
+            h("p", "Create one on the relay's machine, as root or the user that runs the relay:"),
             command(
                 f"hybridrelay tokens create dashboard --role admin --out dashboard.token --state {state}",
                 "command that creates a token",

@@ -11,7 +11,7 @@ The rules, of which the first one that applies decides:
 | several, and it shows tails | one with the fewest sessions, as this relay counts them | FEWEST_SESSIONS |
 
 The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
-once, in order to have few. Because of the coin, each of n candidates is nevertheless offered at least 1/(2n) of all
+once, in order to have few. Because of the coin, each of n candidates is still offered at least 1/(2n) of all
 rendezvous on average, whatever the others do, and a candidate that always has the fewest sessions is offered at most
 1/2 + 1/(2n).
 

@@ -1,6 +1,6 @@
 """Deciding which listener a newcomer displaces when all places of a hybrid connection are taken. Pure.
 
-An attacker with a Listen key must not be able to take all places and thereby exclude connectors. The rules, in order:
+An attacker with a Listen key must not be able to exclude connectors by taking all places. The rules, in order:
 
 1. A holder that has fewer listeners displaces the newest listener of the holder that has the most. Holders are first
    compared by key; then, within a key, by network (IPv4 /24, IPv6 /48); then, within a network, by address.

@@ -85,7 +85,7 @@ class CheckpointService:
     async def keep(
         self, request: control.Witness, instance: str, address: str, *, for_client: bool
     ) -> control.Witnessed | control.Failed:
-        """See `Checkpoints.keep`. If cancelled, it may be stored nevertheless."""
+        """See `Checkpoints.keep`. If cancelled, the checkpoint may still be stored."""
         if self._waiting >= _MAX_WAITING:
             return control.Failed(request.id, Reason.BUSY, "too many checkpoints of audit logs wait to be stored")
         checkpoint = KeptCheckpoint.of(request, instance, address, self._clock())

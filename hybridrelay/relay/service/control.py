@@ -140,6 +140,9 @@ class ControlPeer:
         #: which sweep it began to wait.
         self._unsent: dict[object, int] = {}
         self._sweeps = 0
+        #: How many bytes of the stream had been written, and in how many sweeps since then none was, although some
+        #: are queued.
+        self._written = self._unread_sweeps = 0
         self._ids = itertools.count(1)
         #: Offers without an answer, by id: the channel for the answer, and the callbacks.
         self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
@@ -474,13 +477,18 @@ class ControlPeer:
         self._broker.carry_out()
 
     def check_reading(self) -> None:
-        """End the channel if a message to the peer has waited for `UNREAD_SWEEPS` calls of this method.
+        """End the channel if a message to the peer has waited for `UNREAD_SWEEPS` calls of this method, or if the
+        peer has read nothing for as long although something is queued.
 
         Calls are counted, and not seconds, so that the peer is not blamed if this process was suspended.
         """
         self._sweeps += 1
         oldest = next(iter(self._unsent.values()), self._sweeps)
-        if self._sweeps - oldest > UNREAD_SWEEPS and self._session.outcome is None:
+        written, before = self._stream.written_bytes, self._written
+        self._written = written
+        self._unread_sweeps = self._unread_sweeps + 1 if self._stream.queued_bytes and written == before else 0
+        is_unread = self._sweeps - oldest > UNREAD_SWEEPS or self._unread_sweeps >= UNREAD_SWEEPS
+        if is_unread and self._session.outcome is None:
             unsent = len(self._unsent)
             self._broker.events.publish(
                 ControlChannelUnread(peer=self.address, instance=self.instance, messages=unsent)

@@ -68,7 +68,7 @@ class Pace:
         return max(_MIN_BLOCK, min(READ_BYTES, int(self._share_of(holder, rate))))
 
     async def wait(self, size: int, holder: Hashable = None) -> None:
-        """Wait after `size` bytes were moved. This is a checkpoint. If cancelled, the bytes count nevertheless."""
+        """Wait after `size` bytes were moved. This is a checkpoint. The bytes count even if it is cancelled."""
         rate = self.rate
         if rate is None:
             await trio.lowlevel.checkpoint()

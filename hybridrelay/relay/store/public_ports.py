@@ -22,9 +22,9 @@ _REMEDY = "start the relay once: it writes the file again"
 def save_public_ports(state_dir: Path, ports: Mapping[str, int | None], *, events: EventStream | None = None) -> None:
     """Save the ports that differ from the defaults (None: not served). The relay does this at every start.
 
-    The file is for the commands that make connection strings. The relay itself does not need it, so on a full disk,
-    for example, it starts nevertheless and an event is published. `events` is the stream to which events are
-    published; None means the log.
+    The file is for the commands that make connection strings. The relay itself does not need it, so if it cannot be
+    written, for example to a full disk, the relay starts anyway and publishes an event. `events` is the stream to
+    which events are published; None means the log.
     """
     path = state_dir / _FILE
     text = format_ports(ports) + "\n"

@@ -168,9 +168,13 @@ def _check_owner(path: Path, owner: int) -> None:
     assert sys.platform != "win32"
     if owner != os.geteuid():
         name = _user_name(owner)
+        # An empty directory that this user can write may be a volume of a container whose user id is arbitrary.
+        is_volume = os.access(path, os.R_OK | os.W_OK | os.X_OK) and os.geteuid() != 0 and not any(path.iterdir())
         raise StateError(
             f"the state directory {path} belongs to the user {name}, and this is the user {_user_name(os.geteuid())}",
-            remedy=f"run the command as its owner: sudo -u {name} hybridrelay ...",
+            remedy=f"name a directory in it that does not exist yet, such as {path / 'relay'}"
+            if is_volume
+            else f"run the command as its owner: sudo -u {name} hybridrelay ...",
         )
 
 

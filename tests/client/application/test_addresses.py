@@ -36,7 +36,10 @@ def test_addresses_are_in_their_shortest_form() -> None:
     [
         ([HostPort("localhost", 80)], "localhost"),
         ([HostPort("127.0.0.1", 80)], "loopback"),
-        ([HostPort("a.example", 80), HostPort("A.example.", 80)], "two hybrid connections are to be A.example.:80"),
+        (
+            [HostPort("a.example", 80), HostPort("A.example.", 80)],
+            "two hybrid connections have the name A.example.:80",
+        ),
         ([HostPort(f"host{n}", 80) for n in range(MAX_PUBLISHED + 1)], "too many"),
     ],
 )

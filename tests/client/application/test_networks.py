@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from hybridrelay.client.application.networks import Abilities, Network, Refusal, choose_way
+from hybridrelay.client.application.networks import Abilities, Network, Refusal, choose_setup
 from hybridrelay.client.application.refusals import Facts, explain
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import HostPort
@@ -33,19 +33,19 @@ NAME, LOW, LITERAL = HostPort("db.example", 5432), HostPort("intranet", 80), Hos
 def test_the_first_way_that_works(
     published: HostPort, abilities: Abilities, network: Network, intercepts: bool
 ) -> None:
-    way = choose_way(None, [published], abilities)
-    assert (way.network, way.intercepts) == (network, intercepts)
-    assert choose_way(network, [published], abilities) == way
-    assert way.has_mounts == (network is not Network.INTERCEPT)
-    assert way.has_network == (network is Network.PRIVATE)
-    assert way.redirects_names == (network is Network.INTERCEPT)
+    setup = choose_setup(None, [published], abilities)
+    assert (setup.network, setup.intercepts) == (network, intercepts)
+    assert choose_setup(network, [published], abilities) == setup
+    assert setup.has_mounts == (network is not Network.INTERCEPT)
+    assert setup.has_network == (network is Network.PRIVATE)
+    assert setup.redirects_names == (network is Network.INTERCEPT)
 
 
 @pytest.mark.parametrize("wanted", [None, *Network])
 def test_no_way(wanted: Network | None) -> None:
     with pytest.raises(ConfigurationError, match="step: Operation not permitted") as caught:
-        choose_way(wanted, [LOW], Abilities(mounts=NO, network=NO, interception=NO))
-    assert caught.value.remedy == "change it; 'hybridrelay run --check' explains all ways"
+        choose_setup(wanted, [LOW], Abilities(mounts=NO, network=NO, interception=NO))
+    assert caught.value.remedy == "change it; 'hybridrelay run --check' explains every value of --network"
 
 
 @pytest.mark.parametrize(

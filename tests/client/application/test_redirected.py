@@ -16,11 +16,11 @@ def test_a_connection_is_admitted_once() -> None:
     assert not redirected.admits(PEER)
 
 
-def test_questioners_are_remembered() -> None:
+def test_resolvers_are_remembered() -> None:
     redirected = Redirected({}, None)
     assert redirected.wanted_server(PEER) is None
-    redirected.note_questioner(PEER, ("10.0.0.2", 53))
-    redirected.note_questioner(PEER, ("10.0.0.3", 53))
+    redirected.note_resolver(PEER, ("10.0.0.2", 53))
+    redirected.note_resolver(PEER, ("10.0.0.3", 53))
     assert redirected.wanted_server(PEER) == ("10.0.0.3", 53)
     assert redirected.wanted_server(PEER) == ("10.0.0.3", 53)
     assert not redirected.admits(PEER)

@@ -74,7 +74,7 @@ async def test_an_application_that_says_nothing(autojump_clock: MockClock, sent:
         if sent:
             await stream.send_all(sent)
         assert await ends(stream) == (b"\x05\x00" if sent else b"") + b"<reset>"
-    assert scene.refusals == ["it has not said in time what it wants"]
+    assert scene.refusals == ["the application has not sent its request in time"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_one_byte_at_a_time(kind: str, request_: bytes) -> None:
     assert scene.wanted == ["a:1"]
     assert not received.endswith(b"<reset>")
     assert received.startswith(b"\x05\x00\x05\x02" if kind == "socks" else b"HTTP/1.1 403 ")
-    assert scene.refusals == ["this forward does not publish it"]
+    assert scene.refusals == ["this forward does not publish this host and port"]
 
 
 async def test_an_application_that_leaves(nursery: trio.Nursery) -> None:

@@ -99,13 +99,13 @@ def test_a_connector_that_does_not_accept_the_session_is_passed_over() -> None:
     machine.handle(inputs.Start(), 0.0)
     machine.handle(inputs.ChannelOpened(1, FIRST), 1.0)
     outputs = machine.handle(inputs.Rejected(DENIED), 2.0)
-    assert kinds(outputs) == ["SetBackRelay", "ConnectorPassedOver", "Search"]
+    assert kinds(outputs) == ["TryRelayLater", "ConnectorPassedOver", "Search"]
     assert search.avoid(2.0) == ("one",)
     for number in range(2, MAX_TRIED + 1):
         assert machine.state is State.SEARCHING
         machine.handle(inputs.ChannelOpened(number, FIRST), 3.0)
         outputs = machine.handle(inputs.Rejected(DENIED), 4.0)
-    assert kinds(outputs) == ["SetBackRelay", "SessionNotOpened", "Fail"]
+    assert kinds(outputs) == ["TryRelayLater", "SessionNotOpened", "Fail"]
 
 
 def test_it_resumes() -> None:
@@ -133,7 +133,7 @@ def test_no_attempt_begins_while_all_relays_are_away() -> None:
 def test_a_channel_without_greeting_sets_its_relay_back_and_is_no_news() -> None:
     machine = resuming()
     machine.handle(inputs.ChannelOpened(2, SECOND), 3.0)
-    assert kinds(machine.handle(inputs.ChannelLost(), 3.0)) == ["CheckRelay", "SetBackRelay"]
+    assert kinds(machine.handle(inputs.ChannelLost(), 3.0)) == ["CheckRelay", "TryRelayLater"]
     assert machine.handle(inputs.Due(), 5.0) == [commands.Resume(3, same_relay_first=False)]
 
 
@@ -225,7 +225,7 @@ def test_a_move_has_failed_if_the_connector_does_not_greet_on_the_new_channel() 
     machine = moving()
     machine.handle(inputs.ChannelOpened(2, SECOND), 3.0)
     outputs = machine.handle(inputs.ChannelLost(), 4.0)
-    assert kinds(outputs) == ["AnswerMove", "CheckRelay", "SetBackRelay"]
+    assert kinds(outputs) == ["AnswerMove", "CheckRelay", "TryRelayLater"]
     assert isinstance(outputs[0], commands.AnswerMove)
     assert outputs[0].error is not None
     machine.handle(inputs.Due(), 10.0)

@@ -12,8 +12,8 @@ from hybridrelay.connector.issuing.decision import (
     MAX_RENEWALS,
     MAX_USED_CLAIMS,
     RENEWALS_SECONDS,
-    Asker,
     Decision,
+    Requester,
     UsedClaim,
     UsedClaims,
     decide_issue,
@@ -25,8 +25,8 @@ from hybridrelay.security import Role
 NOW = 1_800_000_000.0
 DAY = 86_400.0
 KEY, OTHER = b"k" * 32, b"o" * 32
-CLAIM = Asker("orders", Role.CLAIM, "billing", "0A", NOW + DAY, is_from_issuer=False)
-APPLICATION = Asker("orders", Role.APPLICATION, "billing", "0B", NOW + 30 * DAY, is_from_issuer=True)
+CLAIM = Requester("orders", Role.CLAIM, "billing", "0A", NOW + DAY, is_from_issuer=False)
+APPLICATION = Requester("orders", Role.APPLICATION, "billing", "0B", NOW + 30 * DAY, is_from_issuer=True)
 USED = UsedClaims((UsedClaim("orders", "0A", "billing", key_digest(KEY), NOW - 5, NOW + DAY),))
 FULL = UsedClaims(
     tuple(UsedClaim("orders", f"{n:04X}", "x", "", NOW, NOW + DAY) for n in range(0x1000, 0x1000 + MAX_USED_CLAIMS))
@@ -35,7 +35,7 @@ OFTEN = [NOW - 1] * MAX_RENEWALS
 
 
 def decide(
-    asker: Asker,
+    requester: Requester,
     key: bytes = KEY,
     *,
     used: UsedClaims = UsedClaims(),  # noqa: B008 - immutable
@@ -43,7 +43,7 @@ def decide(
     issuer_ends: float = NOW + 300 * DAY,
     now: float = NOW,
 ) -> Decision:
-    return decide_issue(asker, key, used=used, renewals=renewals or [], issuer_ends=issuer_ends, now=now)
+    return decide_issue(requester, key, used=used, renewals=renewals or [], issuer_ends=issuer_ends, now=now)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_no_claim_ever_gets_two_keys(requests: list[tuple[int, bytes, float]]) -
     used = UsedClaims()
     got: dict[int, set[bytes]] = {}
     for number, key, passed in requests:
-        asker = attrs.evolve(CLAIM, serial=f"{number:02X}")
-        decision = decide(asker, key, used=used, now=NOW + passed)
+        requester = attrs.evolve(CLAIM, serial=f"{number:02X}")
+        decision = decide(requester, key, used=used, now=NOW + passed)
         if decision.changed is not None:
             used = decision.changed
         if decision.reason is Reason.NO_ERROR:
             got.setdefault(number, set()).add(key)
-            assert used.find("orders", asker.serial) is not None
+            assert used.find("orders", requester.serial) is not None
     assert all(len(keys) == 1 for keys in got.values())

@@ -128,6 +128,25 @@ async def test_a_peer_that_reads_nothing_has_a_limited_number_of_joins(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_peer_that_leaves_a_part_of_its_queue_unread_loses_its_channel(
+    broker: BrokerService, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Although no message has to wait for room."""
+    async with trio.open_nursery() as nursery:
+        client = await _client(broker, nursery)
+        key = control.Key("db", "rule", 1, "k" * 100)
+        size = len(control.encode_message(key))
+        for _ in range(20 * 1024 // size):  # the window of the peer has 16 KiB
+            client.peer.give(key)
+            await trio.testing.wait_all_tasks_blocked()
+        for number in range(UNREAD_SWEEPS + 1):
+            assert not has_ended(client.session), number
+            client.peer.check_reading()
+        await trio.testing.wait_all_tasks_blocked()
+        assert has_ended(client.session)
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_peer_that_reads_late_keeps_its_channel(
     broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:

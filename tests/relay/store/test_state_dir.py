@@ -102,6 +102,20 @@ def test_another_owner_is_refused_root_included(known: bool, tmp_path: Path, mon
     assert f"#{owner + 4321}" in message
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_an_empty_volume_of_another_owner(is_used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose user id is arbitrary can make a directory of its own there."""
+    if is_used:
+        (tmp_path / REGISTRY_FILE).touch()
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4321)
+    with pytest.raises(StateError) as caught:
+        prepare_state_directory(tmp_path)
+    assert caught.value.remedy is not None
+    assert (str(tmp_path / "relay") in caught.value.remedy) is not is_used
+    assert ("sudo -u" in caught.value.remedy) is is_used
+
+
 def test_one_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Root can write everywhere, so the answer of the system call is replaced.
     monkeypatch.setattr(os, "access", lambda path, wanted: False)

@@ -1,0 +1,188 @@
+"""Taking a claim at the first start: what is tried again, and what ends the program."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from hybridrelay.administration.provisioning import provision
+from hybridrelay.cli import claim_taking
+from hybridrelay.client import ClientConfig
+from hybridrelay.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    DeniedByPolicy,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+    SessionError,
+    StreamRefused,
+)
+from hybridrelay.protocol.issuing import Issued
+from hybridrelay.protocol.reasons import Duration, Reason
+from hybridrelay.security import (
+    ClaimBundle,
+    ClaimCode,
+    ClaimContent,
+    ClaimKeys,
+    Endpoint,
+    HostPort,
+    PendingClaim,
+    Secret,
+    certify_claim,
+    create_issuer,
+    make_request,
+    parse_request_untrusted,
+)
+
+NOW = time.time()
+MADE = provision("orders", target=HostPort("db", 1), endpoints=[Endpoint("a.example")], now=NOW)
+AUTHORITY = MADE.authority_file.authority
+CODE = ClaimCode.generate(Endpoint("a.example"), None)
+
+
+def pending_claim() -> PendingClaim:
+    keys = ClaimKeys.of(CODE)
+    certificate = certify_claim(AUTHORITY, "billing", keys.private_key(), now=NOW, expires_at=NOW + 3600)
+    plain = attrs.evolve(MADE.application, identity=None, authority=None)
+    return PendingClaim.begin(keys, ClaimBundle(plain, AUTHORITY.certificate, certificate))
+
+
+def issue(private_key: Secret, days: float = 90) -> Issued:
+    request = parse_request_untrusted(make_request(private_key))
+    return create_issuer(AUTHORITY, now=NOW).sign("orders", "billing", request, now=NOW, seconds=days * 86_400)
+
+
+def refused(reason: Reason) -> PeerIdentityError:
+    return PeerIdentityError("the connector has issued no identity", reason=reason)
+
+
+#: Every reason of a session that is not permanent: the connector is restarted, the relay is, a network fails.
+OF_SESSIONS = [Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.INTERNAL_ERROR]
+PASSING: list[HybridRelayError] = [
+    *map(refused, OF_SESSIONS),
+    *map(refused, [Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.LIMIT, Reason.AUDIT_UNAVAILABLE]),
+    *map(refused, [Reason.PROTOCOL_ERROR, Reason.TLS_FAILED, Reason.CANCELLED]),
+    *(RendezvousError("x", reason=reason) for reason in [Reason.NO_LISTENER, *OF_SESSIONS]),
+    *(AuthorizationError("x", reason=reason) for reason in [Reason.CONNECTION_DISABLED, Reason.TOKEN_EXPIRED]),
+    RelayUnreachable("x"),
+    SessionError("x", reason=Reason.SESSION_LOST),
+    StreamRefused("x", reason=Reason.LIMIT),
+]
+FINAL: list[HybridRelayError] = [
+    *map(refused, [reason for reason in Reason if reason.duration is Duration.PERMANENT]),
+    *(AuthorizationError("x", reason=reason) for reason in [Reason.CLAIM_TAKEN, Reason.WRONG_KEY]),
+    ConfigurationError("x"),
+    DeniedByPolicy("x"),
+    RelayIdentityError("x"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda one: f"{type(one).__name__} {one.reason.slug}")
+async def test_what_passes_is_tried_again(
+    error: HybridRelayError, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """While waiting, at last every half minute."""
+    tries, complete = answered(monkeypatch, [error] * 20)
+    string = await complete(True)
+    assert string is not None
+    assert len(tries) == 21
+    assert tries[-1] - tries[0] >= 10 * claim_taking._MAX_PAUSE_SECONDS / 2
+    tries, complete = answered(monkeypatch, [error])
+    with pytest.raises(HybridRelayError, match="can be used until"):  # `claims take` is told at once
+        await complete(False)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda one: f"{type(one).__name__} {one.reason.slug}")
+async def test_what_does_not_pass_ends_the_program(
+    error: HybridRelayError, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    tries, complete = answered(monkeypatch, [error])
+    with pytest.raises(HybridRelayError) as caught:
+        await complete(True)
+    assert caught.value.reason is error.reason
+    assert len(tries) == 1
+
+
+async def test_an_identity_that_cannot_be_used_is_requested_again(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Another connector may answer the next time."""
+    tries, complete = answered(monkeypatch, [0.1, 0.1])
+    assert await complete(True) is not None
+    assert len(tries) == 3
+    tries, complete = answered(monkeypatch, [0.1])
+    with pytest.raises(HybridRelayError, match="ends too early; what the relay has delivered is kept"):
+        await complete(False)
+
+
+def answered(
+    monkeypatch: pytest.MonkeyPatch, answers: list[HybridRelayError | float]
+) -> tuple[list[float], Callable[[bool], Awaitable[object]]]:
+    """Connectors that give these answers (errors, or identities for so many days), and then a good one.
+
+    Returns:
+        When they were asked, and what asks them.
+    """
+    tries = list[float]()
+    left = [*answers]
+
+    async def request(client: object, private_key: Secret) -> Issued:
+        tries.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        answer = left.pop(0) if left else 90.0
+        if isinstance(answer, HybridRelayError):
+            raise answer
+        return issue(private_key, answer)
+
+    @asynccontextmanager
+    async def open_client(config: ClientConfig) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(claim_taking, "request_identity", request)
+    monkeypatch.setattr(claim_taking, "open_client", open_client)
+    claim = pending_claim()
+
+    async def complete(patient: bool) -> object:
+        return await claim_taking._complete(claim, ClientConfig(claim.claiming), Path("x.claim"), patient=patient)
+
+    return tries, complete
+
+
+async def test_a_claim_of_a_hybrid_connection_that_is_disabled_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The relay keeps it. It is taken with the same number each time."""
+    asked = list[str]()
+    disabled = AuthorizationError("disabled", reason=Reason.CONNECTION_DISABLED)
+
+    async def take(code: ClaimCode, keep: object, *, attempt: Callable[[], str], **_: object) -> None:
+        asked.append(attempt())
+        await trio.lowlevel.checkpoint()
+        if len(asked) % 5:
+            raise disabled
+
+    monkeypatch.setattr(claim_taking, "take_claim", take)
+    kept = list[ClaimContent]()
+    attempt = claim_taking._Attempt(tmp_path / "out")
+    await claim_taking._take(CODE, kept.append, attempt, "auto", None, patient=True)
+    assert len(asked) == 5
+    assert len(set(asked)) == 1
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(AuthorizationError):
+        await claim_taking._take(CODE, kept.append, attempt, "auto", None, patient=False)
+
+
+def test_nothing_is_done_without_the_option() -> None:
+    claim_taking.take_at_first_start(argparse.Namespace(claim_file=None))
