@@ -66,6 +66,7 @@ class PathThreads:
         threads = self._paths.get(path)
         if threads is None:
             threads = self._paths[path] = _Threads(path, THREADS_PER_PATH)
+        threads.calls += 1
         try:
             await threads.acquire(borrower)
             try:
@@ -74,20 +75,21 @@ class PathThreads:
                 threads.release(borrower)
                 raise
         except BaseException:
-            self._forget(threads)
+            self._call_ended(threads)
             raise
 
     def release(self, path: str, borrower: object) -> None:
         """Note that a thread has ended."""
-        threads = self._paths[path]
         self._all.release(borrower)
+        threads = self._paths[path]
         threads.release(borrower)
-        self._forget(threads)
+        self._call_ended(threads)
 
-    def _forget(self, threads: _Threads) -> None:
-        """Drop what is known of a path for which no thread works."""
-        if threads.is_idle:
-            self._paths.pop(threads.name, None)
+    def _call_ended(self, threads: _Threads) -> None:
+        """Note that a call has ended, or waits no more. After the last one, the path is forgotten."""
+        threads.calls -= 1
+        if not threads.calls:
+            del self._paths[threads.name]
 
 
 class _Threads:
@@ -97,11 +99,8 @@ class _Threads:
         self.name = name
         self._limiter = trio.CapacityLimiter(number)
         self._ended = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no call has a thread. Then none waits for one, either."""
-        return not self._limiter.borrowed_tokens
+        #: How many calls have a thread, or wait for one.
+        self.calls = 0
 
     async def acquire(self, borrower: object) -> None:
         while True:

@@ -74,6 +74,38 @@ async def test_a_call_waits_while_calls_before_it_end(autojump_clock: MockClock)
     assert refused == pytest.approx([3.0])
 
 
+async def test_calls_that_end_when_another_one_has_waited_for_as_long_as_it_may(autojump_clock: MockClock) -> None:
+    """They end at the moment at which it neither has a thread nor waits in the queue."""
+    threads = PathThreads()
+    for _ in range(60):  # the order in which tasks run at one moment is random
+        async with trio.open_nursery() as nursery:
+
+            async def hold() -> None:
+                borrower = object()
+                await threads.acquire("/a", borrower)
+                await trio.sleep(PATIENCE_SECONDS)
+                threads.release("/a", borrower)
+
+            async def wait() -> None:
+                borrower = object()
+                try:
+                    await threads.acquire("/a", borrower)
+                except PathSilent:
+                    return
+                await trio.lowlevel.checkpoint()
+                threads.release("/a", borrower)
+
+            for _ in range(THREADS_PER_PATH):
+                nursery.start_soon(hold)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(3):
+                nursery.start_soon(wait)
+        assert not threads._paths
+    for _ in range(MAX_THREADS // THREADS_PER_PATH):  # none was lost
+        await threads.acquire(f"/{_}", object())
+        await threads.acquire(f"/{_}", object())
+
+
 async def test_many_paths_that_hang_do_not_use_up_all_threads(autojump_clock: MockClock) -> None:
     threads = PathThreads()
     held = [(f"/{number % (MAX_THREADS // THREADS_PER_PATH)}", object()) for number in range(MAX_THREADS)]
