@@ -113,7 +113,8 @@ class Verifier:
         witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, some have to
             be of this log. Those that contradict the lines count only if they are signed with a key of this log.
             Otherwise whoever can send a relay checkpoints, or can have a line written to the log of a sink, could
-            discredit this log.
+            discredit this log. If none of those of this log has a signature (another program has cut the lines), all
+            count.
     """
 
     pinned: Collection[VerifyingKey] = ()
@@ -145,12 +146,15 @@ class Verifier:
     _is_torn: bool = attrs.field(default=False, init=False)
     #: The checkpoints of the witness by the number of the last line that they cover.
     _by_seq: dict[int, list[Checkpoint]] = attrs.field(factory=dict, init=False)
+    #: The logs of which the witness has checkpoints with a signature.
+    _signed_logs: set[str] = attrs.field(factory=set, init=False)
     _witnessed_up_to: int = attrs.field(default=0, init=False)
     #: How many checkpoints contradict the lines, and are not signed with a key of this log.
     _unproven: int = attrs.field(default=0, init=False)
     _notes: list[str] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._signed_logs.update(one.log for one in self.witnessed if one.signature)
         for one in self.witnessed:
             self._by_seq.setdefault(one.seq, []).append(one)
 
@@ -393,12 +397,18 @@ class Verifier:
                 continue
             if one.head == self._end.head:
                 self._witnessed_up_to = self._end.seq
-            elif one.is_signed_with(self._file.key):
+            elif self._counts(one, (self._file.key,)):
                 self._fail(
                     f"the hash of record {self._end.seq} differs from the one in the checkpoint of the witness"
                 )
             else:
                 self._unproven += 1
+
+    def _counts(self, one: Checkpoint, keys: Collection[VerifyingKey]) -> bool:
+        """Return whether a checkpoint that contradicts the lines proves something against them."""
+        if not one.signature:
+            return one.log not in self._signed_logs
+        return any(one.is_signed_with(key) for key in keys)
 
     def _check_witness_as_a_whole(self, first: FileReport, begin: Position) -> None:
         """Check, after the last line, that nothing is missing of which the witness has a checkpoint."""
@@ -410,7 +420,7 @@ class Verifier:
             with contextlib.suppress(ValueError):
                 keys.add(VerifyingKey.parse(self._continued[1]))
         late = [one for one in of_this_log if one.seq > self._end.seq]
-        proven = [one.seq for one in late if any(one.is_signed_with(key) for key in keys)]
+        proven = [one.seq for one in late if self._counts(one, keys)]
         if proven:
             raise BadLine(
                 self._name,

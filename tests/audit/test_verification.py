@@ -373,7 +373,9 @@ class TestWitnesses:
     def test_another_log_with_valid_signatures_took_the_place_of_this_one(self) -> None:
         log, other = WrittenLog.of(5), WrittenLog.of(5)
 
-        with pytest.raises(BadLine, match="no checkpoint of the witness is signed with a key of these files"):
+        with pytest.raises(
+            BadLine, match="the hash of record 4 differs from the one in the checkpoint of the witness"
+        ):
             verify(other.files, witnessed=[Checkpoint(log.log, 4, hash_of(log.lines[3]))])
 
     def test_a_signed_one_that_agrees(self) -> None:
@@ -405,9 +407,17 @@ class TestWitnesses:
         verdict = verify(log.files, witnessed=[good, forged, broken, unsigned])
         assert verdict.witnessed_up_to == good.seq
         assert "3 checkpoints of the witness contradict the log" in verdict.notes[0]
-        for one in (forged, broken, unsigned):
+        for one in (forged, broken):
             with pytest.raises(BadLine, match="is signed with a key of these files"):
                 verify(log.files, witnessed=[one])
+
+    @pytest.mark.parametrize("seq", [4, 99])
+    def test_without_any_signature_all_of_them_count(self, seq: int) -> None:
+        """A sink has cut long lines, for example."""
+        log = WrittenLog.of(5)
+        other = attrs.evolve(signed(WrittenLog.of(5)), log="fedcba9876543210")
+        with pytest.raises(BadLine, match=r"in the checkpoint of the witness|the end was cut off"):
+            verify(log.files, witnessed=[other, Checkpoint(log.log, seq, "0" * 64)])
 
     def test_those_of_deleted_records(self) -> None:
         log = WrittenLog.of(2, 2)

@@ -93,8 +93,13 @@ async def _ask(client: ManagementClient, query: Mapping[str, Any]) -> list[Check
 
 
 def witness_of(found: list[CheckpointValue]) -> list[Checkpoint]:
-    """Return what a relay keeps, for `verify_directory`."""
-    return [Checkpoint(one.log, one.last, one.head, one.signed_at, one.key, one.signature) for one in found]
+    """Return what a relay keeps, for `verify_directory`. It keeps nothing without a signature; one that shows
+    something without has made it up."""
+    return [
+        Checkpoint(one.log, one.last, one.head, one.signed_at, one.key, one.signature)
+        for one in found
+        if one.signature
+    ]
 
 
 def _row(one: CheckpointValue) -> tuple[str, ...]:
