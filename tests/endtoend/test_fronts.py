@@ -242,6 +242,44 @@ async def test_fronts_in_a_configuration_file(deployment: Deployment, nursery: t
     nursery.cancel_scope.cancel()
 
 
+async def test_a_file_that_cannot_be_used_changes_no_front(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """Although the fronts in it could be used. And a port passes from a front to a hybrid connection."""
+    scene = await start(deployment, nursery)
+    config = tmp_path / "forward.toml"
+    first, second, port = free_port(), free_port(), free_port()
+    table = f'[[connection]]\nfile = "{scene.connections["web"].application}"\n'
+    config.write_text(f'mode = "tcp"\nsocks = "127.0.0.1:{first}"\n{table}listen = "127.0.0.1:{port}"\n')
+    other = deployment.start("forward", "--config", config)
+
+    async def reaches(*front: str) -> bool:
+        code, out, _ = await scene.curl(*front, f"http://{INTRANET}/")
+        return (code, out) == (0, "reached")
+
+    def through(port: int) -> tuple[str, str]:
+        return "--socks5-hostname", f"127.0.0.1:{port}"
+
+    assert await reaches(*through(first))
+    for fronts, listen in (
+        (f'socks = "127.0.0.1:{second}"', '"127.0.0.1:{used}"'),
+        ("", f'["127.0.0.1:{first}", "127.0.0.1:{{used}}"]'),  # the port of the front would be used again
+    ):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            used = taken.getsockname()[1]
+            config.write_text(f'mode = "tcp"\n{fronts}\n{table}listen = {listen.format(used=used)}\n')
+            await other.logs(rf"reload\.failed: .*{used}|cannot listen on 127\.0\.0\.1:{used}")
+            assert await reaches(*through(first))
+            assert not await reaches(*through(second))
+
+    config.write_text(f'mode = "tcp"\nsocks = "127.0.0.1:{second}"\n{table}listen = "127.0.0.1:{first}"\n')
+    await async_wait_until(partial(reaches, *through(second)), seconds=60, what="the new front")
+    assert await reaches("--connect-to", f"{INTRANET}:80:127.0.0.1:{first}")
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_policy_may_deny_a_front(deployment: Deployment, nursery: trio.Nursery, tmp_path: Path) -> None:
     """As it may deny local ports."""
     published = deployment.create("echo", await serve(nursery, echo))

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     service = ForwardService(make_config, events, stop)
     fronts = Fronts(service.find, service.find_addresses, service.use_fronts, events, stop.event)
-    reloads = Reloads("forward", configuration, service, stop, dialer=dialer, use_fronts=fronts.use)
+    apply_with_fronts = partial(service.apply_with_fronts, fronts=fronts)
+    reloads = Reloads("forward", configuration, service, stop, dialer=dialer, apply_with_fronts=apply_with_fronts)
 
     def source() -> StatusSource:
         from ...monitoring import ClientsSource

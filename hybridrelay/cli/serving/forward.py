@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from ..._nursery import FlatNursery
-from ...client import Client, ClientConfig, open_port
+from ...client import Client, ClientConfig, OpenPort, open_port
 from ...client.ingress.connections import Connections
 from ...errors import AuthorizationError, ConfigurationError, DeniedByPolicy, HybridRelayError
 from ...events.client import ForwardPortClosed
@@ -26,6 +26,8 @@ from ...security.loading import naming
 from ..entries import Entry, Key, Listen, is_any_port
 from ..reloading import publish_not_reloaded
 from ..running import GracefulStop
+from .front_options import FrontOptions
+from .fronts import FrontChange, Fronts
 from .plan import Change, Plan, Renew, Replace, Running, Start, Step, Stop, Update, Wanted
 from .served import LocalPort, Place, Served
 
@@ -171,13 +173,20 @@ class ForwardService:
 
     # --- changing over
 
-    async def apply(self, plan: Plan) -> Sequence[Step]:
-        """See `Service.apply`."""
+    async def apply_with_fronts(self, plan: Plan, options: FrontOptions, fronts: Fronts) -> Sequence[Step]:
+        """As `apply`, and use these fronts. If it raises, nothing was changed."""
+        async with fronts.changing(options) as change:
+            return await self.apply(plan, change)
+
+    async def apply(self, plan: Plan, fronts: FrontChange | None = None) -> Sequence[Step]:
+        """See `Service.apply`. `fronts`: the change of the fronts, which is made when nothing can fail any more."""
         wanted = {
             step.entry.key: _places(step.entry) for step in plan.steps if isinstance(step, Start | Replace | Change)
         }
         stopping = {step.key for step in plan.steps if isinstance(step, Stop)}
-        spare = await self._open_missing(plan, wanted, stopping)
+        spare = await self._open_missing(plan, wanted, stopping, _lend_nothing if fronts is None else fronts.lend)
+        if fronts is not None:
+            await fronts.make()
         for key in stopping:
             await self._end(self._served.pop(key), self._stop.grace, spare)
         for step in plan.steps:
@@ -208,9 +217,13 @@ class ForwardService:
                     publish_not_reloaded(exc)
 
     async def _open_missing(
-        self, plan: Plan, wanted: Mapping[Key, Sequence[Place]], stopping: Collection[Key]
+        self,
+        plan: Plan,
+        wanted: Mapping[Key, Sequence[Place]],
+        stopping: Collection[Key],
+        lend: Callable[[Listen], OpenPort | None],
     ) -> _Spare:
-        """Open the ports that no client has.
+        """Open the ports that no client has. `lend` returns those of fronts that go away.
 
         Raises:
             ConfigurationError: one of them cannot be opened. None is open.
@@ -223,12 +236,16 @@ class ForwardService:
             if key in stopping or (key in wanted and place not in wanted[key])
         }
         opened: _Spare = {}
+        found: _Spare = {}
         try:
             for step in plan.steps:
                 if not isinstance(step, Start | Replace | Change):
                     continue
                 for place in wanted[step.entry.key]:
                     if place not in kept.get(step.entry.key, ()) and (place not in free or is_any_port(place[0])):
+                        if (lent := lend(place[0])) is not None:
+                            found[step.entry.key, place] = LocalPort(lent)
+                            continue
                         try:
                             opened[step.entry.key, place] = await self._open(place)
                         except ConfigurationError as exc:
@@ -237,7 +254,7 @@ class ForwardService:
             for port in opened.values():
                 port.close()
             raise
-        return opened
+        return opened | found
 
     async def _give_up(self, served: Served, keeps: Collection[Place], spare: _Spare) -> None:
         """Take away the ports that an entry no longer has. Their open connections continue."""
@@ -323,6 +340,10 @@ class ForwardService:
         """Accept connections at the ports that an entry has in addition."""
         for place, port in _ports_for(entry, served, spare).items():
             await served.add(place, port)
+
+
+def _lend_nothing(address: Listen) -> None:
+    return None
 
 
 def _places(entry: Entry) -> tuple[Place, ...]:

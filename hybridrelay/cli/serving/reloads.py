@@ -70,8 +70,8 @@ class Reloads:
         service: serves the hybrid connections, and is changed over.
         stop: the program's stop, after which nothing changes.
         dialer: reaches the relays.
-        use_fronts: uses the fronts of a forward from now on. Raises `ConfigurationError` if they cannot be used, and
-            has changed nothing then.
+        apply_with_fronts: as `Service.apply`, for a forward: changes over, and uses these fronts. If it raises
+            `ConfigurationError`, nothing was changed.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Reloads:
         stop: GracefulStop,
         *,
         dialer: ChangingDialer,
-        use_fronts: Callable[[FrontOptions], Awaitable[None]] | None = None,
+        apply_with_fronts: Callable[[Plan, FrontOptions], Awaitable[Sequence[Step]]] | None = None,
     ) -> None:
         self._role = role
         self._configuration = configuration
         self._service = service
         self._stop = stop
         self._dialer = dialer
-        self._use_fronts = use_fronts
+        self._apply_with_fronts = apply_with_fronts
         self._lock = trio.Lock()
         #: Connection strings with earlier and with renewed identities, which are not in use yet.
         self._renewed: list[tuple[ConnectionString, ConnectionString]] = []
@@ -112,9 +112,10 @@ class Reloads:
                 plan = make_plan(before, reading.wanted)
                 if self._stop.event.is_set():
                     return
-                if self._use_fronts is not None and reading.fronts is not None:
-                    await self._use_fronts(reading.fronts)
-                done = await self._service.apply(plan)
+                if self._apply_with_fronts is not None and reading.fronts is not None:
+                    done = await self._apply_with_fronts(plan, reading.fronts)
+                else:
+                    done = await self._service.apply(plan)
             except ConfigurationError as exc:
                 if says_all or str(exc) != self._error:
                     publish_not_reloaded(exc)
