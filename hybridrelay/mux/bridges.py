@@ -123,11 +123,17 @@ class Bridges:
         that is so for all bridges, or when they have ended; the caller sets the deadline, and calls `cut_off` for
         those that are left. If cancelled, another call continues.
         """
-        for running in list(self._running):
-            # The system's own buffers come first: on some systems, ending the reading discards what is in them.
-            while running.has_unread():  # noqa: ASYNC110 - nothing reports that a buffer has become empty
-                await trio.sleep(_CHECK_SECONDS)
-            running.end_program()
+        left = list(self._running)
+        while left:
+            # The system's own buffers come first: on some systems, ending the reading discards what is in them. A
+            # bridge whose buffers do not become empty, because the other side reads nothing, delays no other one.
+            waiting = [running for running in left if running.has_unread()]
+            for running in left:
+                if running not in waiting:
+                    running.end_program()
+            left = waiting
+            if left:
+                await trio.sleep(_CHECK_SECONDS)  # nothing reports that a buffer has become empty
         await self.wait_empty()
 
     async def wait_empty(self) -> None:

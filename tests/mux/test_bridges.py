@@ -3,6 +3,7 @@ reset."""
 
 from __future__ import annotations
 
+import math
 import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -268,3 +269,39 @@ async def test_a_bridge_that_is_cut_off_while_another_stream_is_opened(scene: Sc
     assert all(stream.reset_reason is Reason.CANCELLED for stream in opened)
     with pytest.raises(trio.BrokenResourceError):
         await application.receive_some(1)
+
+
+@attrs.define(eq=False)
+class _Program:
+    """A bridge whose buffers become empty after so many looks at them; see `RunningBridge`."""
+
+    bridges: Bridges
+    looks: float
+    ended_at: float | None = None
+
+    def has_unread(self) -> bool:
+        self.looks -= 1
+        return self.looks >= 0
+
+    def end_program(self) -> None:
+        self.ended_at = trio.current_time()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        self.bridges.ended(self)  # type: ignore[arg-type]
+
+
+async def test_a_bridge_whose_buffers_stay_full_delays_no_other_one(autojump_clock: trio.testing.MockClock) -> None:
+    """When the process ends: there is one deadline for all of them."""
+    async with open_bridges() as bridges:
+        programs = [_Program(bridges, looks) for looks in (math.inf, 0, 3, math.inf, 0)]
+        bridges._running.update(dict.fromkeys(programs))  # type: ignore[arg-type]
+        began = trio.current_time()
+        with trio.move_on_after(10) as scope:
+            await bridges.end_programs()
+        assert scope.cancelled_caught
+        at_once = [one.ended_at is not None and one.ended_at - began < 1 for one in programs]
+        assert at_once == [False, True, True, False, True]
+        assert [*map(id, bridges._running)] == [id(programs[0]), id(programs[3])]
+        bridges.cut_off()
+        await bridges.end_programs()
