@@ -3,8 +3,8 @@
 Whoever has a key of a hybrid connection can register and join as often as they want. Each time causes records at the
 relay, which would fill the audit log, and make it delete older records that matter more. The rules:
 
-1. Only the records in `LIMITED_SUBJECTS` count. What administrators do, and what a connector or client records about
-   streams and sessions, is always recorded.
+1. Only the records in `LIMITED_SUBJECTS` count, except for those of what an administrator does (`_ADMINISTRATORS`).
+   That, and what a connector or client records about streams and sessions, is always recorded.
 2. Each hybrid connection may cause `BURST` records at once, and `RATE` a second in the long run. Records above that
    are left out, and counted.
 3. `take_left_out` returns the counts, for a record about each hybrid connection of which some were left out.
@@ -17,12 +17,27 @@ from typing import Final
 
 import attrs
 
+from ..protocol.reasons import Reason
 from .record import Record
 
 __all__ = ["BURST", "LIMITED_SUBJECTS", "RATE", "SourceLimit"]
 
 #: The first words of the names of the events that count.
 LIMITED_SUBJECTS: Final = frozenset({"listener", "rendezvous"})
+#: The events, and the reasons in other events, that an administrator of the relay has caused: a drain, a drop, a
+#: revoked key, a hybrid connection that was disabled or deleted. Peers cannot have them recorded.
+_ADMINISTRATORS: Final = frozenset({"listener.drain-started", "listener.drain-ended"})
+_ADMINISTRATORS_REASONS: Final = frozenset(
+    one.slug
+    for one in (
+        Reason.ADMINISTRATOR_DROPPED,
+        Reason.KEY_REVOKED,
+        Reason.CONNECTION_DISABLED,
+        Reason.UNKNOWN_CONNECTION,
+    )
+)
+#: The events in which peers state these reasons, or cause them by asking.
+_OF_PEERS: Final = frozenset({"listener.refused", "listener.declined"})
 #: How many records a hybrid connection may cause at once: when all of its connectors and clients come back.
 BURST: Final = 2000
 #: How many it may cause in the long run (per second). A client that reuses its session causes none.
@@ -50,7 +65,7 @@ class SourceLimit:
             record: the record.
             now: seconds, on a clock that never goes back.
         """
-        if record.event.partition(".")[0] not in LIMITED_SUBJECTS:
+        if record.event.partition(".")[0] not in LIMITED_SUBJECTS or _is_administrators(record):
             return True
         name = str(record.fields.get("connection", ""))
         source = self._sources.get(name)
@@ -76,3 +91,10 @@ class SourceLimit:
             if source.allowed + (now - source.at) * RATE >= BURST:
                 del self._sources[name]
         return found
+
+
+def _is_administrators(record: Record) -> bool:
+    """Return whether the record is about something that an administrator of the relay has done."""
+    if record.event in _ADMINISTRATORS:
+        return True
+    return record.event not in _OF_PEERS and record.fields.get("reason") in _ADMINISTRATORS_REASONS

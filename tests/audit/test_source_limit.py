@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.audit.record import Record
 from hybridrelay.audit.source_limit import BURST, RATE, SourceLimit
+from hybridrelay.protocol.reasons import Reason
 
 
 def record(event: str = "listener.registered", connection: str = "orders") -> Record:
@@ -40,6 +42,32 @@ def test_others_are_not_affected() -> None:
             "program.stopped",
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("event", "reason", "is_limited"),
+    [
+        ("listener.drain-started", "", False),
+        ("listener.drain-ended", "", False),
+        ("listener.left", Reason.ADMINISTRATOR_DROPPED.slug, False),
+        ("rendezvous.ended", Reason.ADMINISTRATOR_DROPPED.slug, False),
+        ("rendezvous.ended", Reason.KEY_REVOKED.slug, False),
+        ("listener.left", Reason.CONNECTION_DISABLED.slug, False),
+        ("rendezvous.ended", Reason.NO_ERROR.slug, True),
+        ("listener.left", Reason.NO_ERROR.slug, True),
+        ("listener.refused", Reason.CONNECTION_DISABLED.slug, True),  # as often as it asks
+        ("listener.declined", Reason.KEY_REVOKED.slug, True),  # the connector states the reason
+        ("listener.registered", "", True),
+    ],
+)
+def test_what_an_administrator_does_is_recorded_in_any_case(event: str, reason: str, is_limited: bool) -> None:
+    """And it takes no room from the peers."""
+    limit = SourceLimit()
+    for _ in range(BURST):
+        limit.admits(record(), 0.0)
+    one = Record(0.0, event, {"connection": "orders", "reason": reason})
+    assert limit.admits(one, 0.0) is not is_limited
+    assert limit.take_left_out(0.0) == ({"orders": 1} if is_limited else {})
 
 
 def test_it_recovers_with_time() -> None:
