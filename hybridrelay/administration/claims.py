@@ -14,6 +14,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..relay.store.checks import no_claim
+from ..relay.store.store import NotFound
 from ..security import (
     Authority,
     ClaimBundle,
@@ -196,8 +197,8 @@ def revoke_claim(
         found = [one for one in registry.claims(name) if one.id.startswith(which)]
         if not found or len(which) < MIN_ID_PREFIX:
             raise no_claim(name)
-    if len(found) > 1:
-        raise ConfigurationError(f"{len(found)} claims have ids that begin with {which}", remedy="give the whole id")
+        if len(found) > 1:
+            raise NotFound(f"{len(found)} claims have ids that begin with {which}", remedy="give the whole id")
     before_change()
     registry.revoke_claim(name, found[0].id)
     return found[0]

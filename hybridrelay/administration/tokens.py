@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ConfigurationError
 from ..relay.store.checks import no_token
+from ..relay.store.store import NotFound
 from ..security import ManagementRole
 from .changes import attempted, nothing
 from .new_files import check_new_files, new_files
@@ -61,14 +61,17 @@ def revoke_token(registry: Registry, which: str, *, before_change: Callable[[], 
     Raises:
         ConfigurationError: there is no such token, or `which` is the name of one token and the id of another.
     """
-    with attempted(lambda: registry.delete_token(which)):
+    attempt = which
+    with attempted(lambda: registry.delete_token(attempt)):
         found = [token for token in registry.tokens() if which in (token.name, token.id)]
         if not found:
             raise no_token(which)
-    if len(found) > 1:
-        raise ConfigurationError(
-            f"{which} is the name of one token and the id of another", remedy="give the id of the one with this name"
-        )
+        if len(found) > 1:
+            attempt = " or ".join(token.id for token in found)  # this is the id of no token
+            raise NotFound(
+                f"{which} is the name of one token and the id of another",
+                remedy="give the id of the one with this name",
+            )
     before_change()
     registry.delete_token(found[0].id)
     return found[0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.administration import RelayDescription, StoreRegistry
+from hybridrelay.administration import RelayDescription, StoreRegistry, revoke_token
 from hybridrelay.events import Event, EventStream, ManagementCalled
 from hybridrelay.management.audit_entries import DIRECTORY, AuditEntry, AuditFilter, read_audit
 from hybridrelay.management.audit_files import AuditFiles
@@ -142,6 +142,18 @@ def test_a_lock_file_that_is_a_link_is_not_followed(
         registry.change(registry.connection("orders"), disabled=True)
     assert not victim.exists()
     assert str(directory) in caplog.text
+
+
+def test_a_name_that_is_also_an_id_is_refused_and_recorded(registry: AuditedRegistry, tmp_path: Path) -> None:
+    one, _ = registry.create_token("ci", ManagementRole.VIEWER, scope="", seconds=60.0, now=1e9)
+    other, _ = registry.create_token(one.id, ManagementRole.VIEWER, scope="", seconds=60.0, now=1e9)
+    with pytest.raises(NotFound, match="is the name of one token and the id of another"):
+        revoke_token(registry, one.id)
+    assert {token.id for token in registry.tokens()} == {one.id, other.id}
+    last = entries(tmp_path)[-1]
+    assert (last.operation, last.status) == ("deleteToken", 404)
+    assert one.id in last.token
+    assert other.id in last.token
 
 
 def test_where_there_is_no_relay_nothing_is_made(tmp_path: Path) -> None:
