@@ -110,14 +110,15 @@ class Roll(Generic[HandleT]):
         return tuple(one for one in self._holders.values() if one.state is not KeptState.KEPT)
 
     def observe(
-        self, channels: Iterable[Seen[HandleT]], now: float, *, depends_on_old: bool
+        self, channels: Iterable[Seen[HandleT]], now: float, *, depends_on_old: bool, is_over: bool
     ) -> list[GiveKey[HandleT] | RetireKey]:
         """Note the control channels that exist now, and return what is to be done.
 
         Args:
             channels: all control channels over which the old or the new key was presented.
-            now: seconds since 1970.
+            now: seconds, on a clock that never goes back and is never set.
             depends_on_old: whether a registration or a pair of data channels depends on the old key.
+            is_over: whether the grace period is over (`KeyRoll.ends_at`).
         """
         outputs: list[GiveKey[HandleT] | RetireKey] = []
         asked: dict[HandleT, float] = {}
@@ -141,7 +142,7 @@ class Roll(Generic[HandleT]):
         elif self._well_since is None:
             self._well_since = now
         has_settled = self._well_since is not None and now - self._well_since >= SETTLED_SECONDS
-        if now >= self.roll.ends_at:
+        if is_over:
             outputs.append(RetireKey(has_waited=not is_well))
         elif has_settled and not self.roll.waits:
             outputs.append(RetireKey(has_waited=False))

@@ -78,6 +78,8 @@ class Recipient:
     detail: str = ""
     #: When it disconnected (seconds since 1970); None if it has a control channel now.
     departed_at: float | None = None
+    #: The same on the clock of the machine, which never goes back and is never set.
+    departed_on: float = 0.0
     #: How many more answers are noted until it is asked again.
     answers_left: int = 0
 
@@ -113,7 +115,13 @@ class Distribution(Generic[ChannelT]):
         self._asked: dict[ChannelT, float] = {}
         for at, one in () if earlier is None else earlier._recipients.items():
             if one.departed_at is not None and one.state is not UpdateState.OTHER:
-                self._recipients[at] = Recipient(one.instance, one.address, one.role, departed_at=one.departed_at)
+                self._recipients[at] = Recipient(
+                    one.instance,
+                    one.address,
+                    one.role,
+                    departed_at=one.departed_at,
+                    departed_on=one.departed_on,
+                )
 
     @property
     def recipients(self) -> tuple[Recipient, ...]:
@@ -125,15 +133,18 @@ class Distribution(Generic[ChannelT]):
         """Those of them that have not kept the update."""
         return tuple(one for one in self._recipients.values() if not one.has_settled)
 
-    def observe(self, channels: AbstractSet[ChannelT], now: float) -> list[GiveUpdate[ChannelT]]:
+    def observe(
+        self, channels: AbstractSet[ChannelT], now: float, *, time_of_day: float
+    ) -> list[GiveUpdate[ChannelT]]:
         """Note the control channels that exist now, and return to which of them the update is to be sent.
 
         Args:
             channels: all control channels of programs that may be recipients.
-            now: seconds since 1970.
+            now: seconds, on a clock that never goes back and is never set.
+            time_of_day: seconds since 1970, which is only shown.
         """
         for channel in self._channels.keys() - channels:
-            self._depart(channel, now)
+            self._depart(channel, now, time_of_day)
         outputs = []
         for channel in channels - self._channels.keys():
             self._arrive(channel)
@@ -164,7 +175,7 @@ class Distribution(Generic[ChannelT]):
             known.answers_left = MAX_ANSWERS
         return GiveUpdate(channel)
 
-    def _depart(self, channel: ChannelT, now: float) -> None:
+    def _depart(self, channel: ChannelT, now: float, time_of_day: float) -> None:
         at = self._channels.pop(channel)
         self._asked.pop(channel, None)
         self._open[at] -= 1
@@ -174,7 +185,7 @@ class Distribution(Generic[ChannelT]):
         one = self._recipients.get(at)
         if one is None:
             return
-        one.departed_at = now
+        one.departed_at, one.departed_on = time_of_day, now
         if one.state is UpdateState.OTHER or (one.has_settled and one.role != "connector"):
             del self._recipients[at]
 
@@ -182,7 +193,7 @@ class Distribution(Generic[ChannelT]):
         """Forget programs that have left long ago, or of which there are too many."""
         if len(self._recipients) == len(self._open):
             return
-        departed = [(one.departed_at, at) for at, one in self._recipients.items() if one.departed_at is not None]
+        departed = [(one.departed_on, at) for at, one in self._recipients.items() if one.departed_at is not None]
         departed.sort()
         too_many = len(departed) - MAX_DEPARTED
         for number, (since, at) in enumerate(departed):

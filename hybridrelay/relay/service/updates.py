@@ -95,12 +95,13 @@ class UpdateService:
         self._machines = machines
 
     async def _look(self) -> None:
-        now = self._clock()
+        time_of_day = self._clock()
         channels = await self._channels()
         for at, machine in self._machines.items():
             update = self._updates[at]
-            outputs = machine.observe(channels[update.connection, update.role], now)
-            if now < update.expires_at:
+            channels_of_update = channels[update.connection, update.role]
+            outputs = machine.observe(channels_of_update, trio.current_time(), time_of_day=time_of_day)
+            if time_of_day < update.expires_at:
                 document = base64.b64encode(update.document).decode("ascii")
                 for output in outputs:
                     output.channel.give(control.Update(update.connection, update.sequence, document))

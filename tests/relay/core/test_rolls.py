@@ -22,7 +22,7 @@ def begin(*, waits: bool = False) -> Roll[str]:
 
 
 def observe(roll: Roll[str], now: float, *channels: Seen[str], old: bool = False) -> list[object]:
-    return list(roll.observe(channels, now, depends_on_old=old))
+    return list(roll.observe(channels, now, depends_on_old=old, is_over=now >= roll.roll.ends_at))
 
 
 def kept(roll: Roll[str], *seen: Seen[str], state: KeptState = KEPT) -> None:

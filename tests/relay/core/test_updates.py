@@ -14,6 +14,10 @@ from hybridrelay.relay.core.updates import DEPARTED_SECONDS, REPEAT_SECONDS, Dis
 KEPT, MEMORY, WAITING, REFUSED, OTHER = UpdateState
 
 
+#: What people are shown; decides nothing.
+TIME_OF_DAY = 1_800_000_000.0
+
+
 @attrs.frozen
 class Channel:
     handle: str
@@ -28,7 +32,7 @@ def seen(handle: str, instance: str = "", *, role: str = "connector", address: s
 
 def observe(machine: Distribution[Channel], *channels: Channel, now: float) -> list[str]:
     """The channels over which the update is sent, sorted."""
-    outputs = machine.observe(set(channels), now)
+    outputs = machine.observe(set(channels), now, time_of_day=TIME_OF_DAY + now)
     assert all(isinstance(one, GiveUpdate) for one in outputs)
     return sorted(one.channel.handle for one in outputs)
 
@@ -77,7 +81,7 @@ def test_who_has_left() -> None:
     machine.answered("192.0.2.1", "d", KEPT, "")
     observe(machine, now=10)
     assert names(machine, missing=False) == ["c", "e"]
-    assert (names(machine), machine.missing[0].departed_at) == (["e"], 10)
+    assert (names(machine), machine.missing[0].departed_at) == (["e"], TIME_OF_DAY + 10)
     later = Distribution(6, machine)
     assert names(later) == ["c", "e"]
     observe(later, seen("c"), now=20)
@@ -92,11 +96,23 @@ def test_a_second_channel_of_the_same_program() -> None:
     machine = Distribution[Channel](5)
     assert observe(machine, seen("trial", "a"), now=0) == ["trial"]
     observe(machine, now=1)
-    assert machine.missing[0].departed_at == 1
+    assert machine.missing[0].departed_at == TIME_OF_DAY + 1
     assert observe(machine, seen("first", "a"), seen("second", "a"), now=2) == ["first", "second"]
     machine.answered("192.0.2.1", "a", KEPT, "")
     observe(machine, seen("first", "a"), now=3)
     assert (names(machine), machine.recipients[0].departed_at) == ([], None)
+
+
+def test_a_clock_that_is_set_changes_nothing() -> None:
+    machine = Distribution[Channel](5)
+    observe(machine, seen("a"), seen("b"), now=0)
+    observe(machine, seen("a"), now=1)
+    for now, time_of_day in ((2, 0.0), (3, 2 * TIME_OF_DAY), (4, TIME_OF_DAY)):
+        assert machine.observe({seen("a")}, now, time_of_day=time_of_day) == []
+        assert names(machine) == ["a", "b"]
+    assert observe(machine, seen("a"), now=REPEAT_SECONDS) == ["a"]
+    assert observe(machine, seen("a"), now=2 + DEPARTED_SECONDS) == ["a"]
+    assert names(machine) == ["a"]
 
 
 def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
