@@ -24,10 +24,11 @@ async def _roll_key(call: Call) -> AccessKeys:
 
     def roll(store: Store) -> HybridConnection:
         replaced = store.get(call.name).key_id(call.rule, slot)
-        if replaced is not None and call.managed.relay.is_key_presented(replaced):
+        if replaced is not None and call.managed.relay.is_key_in_use(replaced):
             raise problem(
                 Problem.INVALID,
-                f"programs that are connected use the {slot} key, which would be replaced; nothing was changed",
+                f"programs that are connected, or sessions, use the {slot} key, which would be replaced; nothing was "
+                "changed",
                 remedy="roll this key instead, or let those programs use the other one first: hybridrelay keys use",
             )
         store.roll_key(

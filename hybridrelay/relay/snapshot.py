@@ -321,8 +321,9 @@ class LiveRelay(Protocol):
     def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
         """Return which programs have the updates of a hybrid connection."""
 
-    def is_key_presented(self, key: KeyId) -> bool:
-        """Return whether a program that is connected has presented a token made with this key."""
+    def is_key_in_use(self, key: KeyId) -> bool:
+        """Return whether a program that is connected has presented a token made with this key, or a registration or
+        session depends on it."""
 
     def rendezvous_times(self) -> HistogramSnapshot:
         """Return how long rendezvous took, from the offer to the listener until both data channels were ready."""

@@ -168,7 +168,7 @@ class FakeRelay:
     def updates(self, connection: str) -> tuple[UpdateSnapshot, ...]:
         return self.pushed.get(connection, ())
 
-    def is_key_presented(self, key: KeyId) -> bool:
+    def is_key_in_use(self, key: KeyId) -> bool:
         return key in self.presented
 
     def last_use(self, key: KeyId) -> float | None:

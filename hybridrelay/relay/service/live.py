@@ -276,9 +276,9 @@ class MaybeRunningRelay:
         """See `LiveRelay.updates`."""
         return () if self.running is None else self.running.updates.snapshot(connection)
 
-    def is_key_presented(self, key: KeyId) -> bool:
-        """See `LiveRelay.is_key_presented`."""
-        return self.running is not None and self.running.rolls.is_presented(key)
+    def is_key_in_use(self, key: KeyId) -> bool:
+        """See `LiveRelay.is_key_in_use`."""
+        return self.running is not None and self.running.rolls.is_in_use(key)
 
     def rendezvous_times(self) -> HistogramSnapshot:
         """See `LiveRelay.rendezvous_times`."""

@@ -93,8 +93,13 @@ class RollService:
         seen = self._seen()
         for (name, rule), machine in tuple(self._rolls.items()):
             connection = self._known[name]
-            depends = self._is_used(machine.roll.old_key(name))
-            for output in machine.observe(seen[name, rule], self._clock(), depends_on_old=depends):
+            outputs = machine.observe(
+                seen[name, rule],
+                trio.current_time(),
+                depends_on_old=self._is_used(machine.roll.old_key(name)),
+                is_over=self._clock() >= machine.roll.ends_at,
+            )
+            for output in outputs:
                 match output:
                     case GiveKey(peer):
                         self._give(peer, connection, machine.roll)
@@ -186,6 +191,7 @@ class RollService:
         )
         return RollSnapshot(len(machine.holders), len(machine.holders) - len(machine.missing), missing)
 
-    def is_presented(self, key: KeyId) -> bool:
-        """Return whether a peer that is connected has presented a token made with this key."""
-        return any(key in peer.keys for peer in self._peers())
+    def is_in_use(self, key: KeyId) -> bool:
+        """Return whether a peer that is connected has presented a token made with this key, or a registration or pair
+        depends on it: a client without a control channel may have a session."""
+        return any(key in peer.keys for peer in self._peers()) or self._is_used(key)

@@ -32,6 +32,7 @@ from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.connections import ControlPeers
 from hybridrelay.relay.service.control import CHECK_SECONDS, ControlPeer
 from hybridrelay.relay.service.patience import STEPS
+from hybridrelay.relay.service.rolls import RollService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import TLSStream, receive_exactly
@@ -187,6 +188,34 @@ async def test_a_channel_stores_one_checkpoint_at_a_time_until_the_answer_was_re
         assert "too many checkpoints" not in details[2]
         assert "too many checkpoints" in details[3]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_key_is_in_use_while_a_registration_depends_on_it(
+    registry: SQLiteStore, broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    """Also if no control channel is known over which it was presented."""
+    peers = list[ControlPeer]()
+    rolls = RollService(
+        broker, lambda: peers, registry, trio.CapacityLimiter(1), clock=time.time, events=EventStream()
+    )
+    key = registry.get("db").key_id(rules[0].name, KeySlot.PRIMARY)
+    other = registry.get("db").key_id(rules[0].name, KeySlot.SECONDARY)
+    assert key is not None
+    assert other is not None
+    assert not rolls.is_in_use(key)
+    connector = await _connector(broker, nursery)
+    assert isinstance(await connector.ask(control.Check(1, "db", token_for(rules[0]))), control.Checked)
+    assert not rolls.is_in_use(key)
+    peers.append(connector.peer)
+    assert rolls.is_in_use(key)
+    peers.clear()
+    assert isinstance(await connector.ask(control.Register(2, "db", token_for(rules[0]))), control.Registered)
+    assert rolls.is_in_use(key)
+    assert not rolls.is_in_use(other)
+    await connector.say(control.Unregister(3, "db"))
+    assert isinstance(await connector.ask(control.Check(4, "db", token_for(rules[0]))), control.Checked)
+    assert not rolls.is_in_use(key)
+    nursery.cancel_scope.cancel()
 
 
 async def test_registrations_of_one_control_channel_are_limited(
