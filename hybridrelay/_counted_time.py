@@ -4,10 +4,10 @@ What is deleted by its age must not be deleted because somebody has set the cloc
 machine has started with a wrong time. So readings that were stored earlier are compared with each other:
 
 1. Time that has passed between two readings counts if it is at most a day.
-2. A larger step forwards (the program did not run, or the clock is wrong) counts when the clock has confirmed it: it
-   has gone on for `CONFIRM_SECONDS` from there without going back, and without another very large step. Until then,
-   nothing counts that was read after the step.
-3. A step backwards does not count, and nor does a time before `EARLIEST`, when this program did not exist.
+2. A larger step forwards (the program did not run, or the clock is wrong) counts once the clock has confirmed it, by
+   running for `CONFIRM_SECONDS` after it without going back, and without another very large step. Until then, no
+   reading after the step counts.
+3. A step backwards does not count, nor does a time before `EARLIEST`, when this program did not exist.
 
 So something may be kept longer than it should be, but is deleted early only if the clock is wrong for a week.
 """
@@ -21,13 +21,13 @@ __all__ = ["CONFIRM_SECONDS", "EARLIEST", "counted"]
 
 #: The beginning of 2020 (seconds since 1970). Machines without a battery for their clock start in 1970 or 2000.
 EARLIEST: Final = 1_577_836_800.0
-#: How long the clock has to go on after a large step forwards (seconds): a week.
+#: How long the clock has to run on after a large step forwards (seconds): a week.
 CONFIRM_SECONDS: Final = 7 * 86_400.0
 #: The largest step that needs no confirmation (seconds): a day, with an hour for time servers and busy machines.
 _STEP_SECONDS: Final = 90_000.0
 #: A step that confirms nothing (seconds): 100 days.
 _VERY_LARGE_SECONDS: Final = 100 * 86_400.0
-#: By how much a clock may be set back that is right (seconds).
+#: By how much a correct clock may be set back (seconds).
 _SLACK_SECONDS: Final = 3600.0
 
 

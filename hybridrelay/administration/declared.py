@@ -55,7 +55,7 @@ __all__ = [
 
 #: The rules that every hybrid connection has.
 _USUAL_RULES = frozenset(role.value for role in RIGHTS)
-#: How long before its end an issuer is replaced (days). Connectors report then for the first time that it ends soon.
+#: How long before its end an issuer is replaced (days). This is when connectors first report that it ends soon.
 RENEW_ISSUER_DAYS = 60
 
 
@@ -80,11 +80,11 @@ class Declared:
     #: The hosts of its relays, in order of preference.
     hosts: tuple[str, ...]
     applications: tuple[Application, ...] = ()
-    #: The local name of applications. If nothing is said, a new hybrid connection gets the target's, and one that
-    #: there is already keeps what it has.
+    #: The local name of applications. None: a new hybrid connection gets that of the target, and an existing one
+    #: keeps what it #: has.
     local_name: LocalNameChoice = None
-    #: Whether its connector has an issuer. If nothing is said, a new hybrid connection gets none, and one that there
-    #: is already keeps what it has.
+    #: Whether its connector has an issuer. None: a new hybrid connection gets none, and an existing one keeps what it
+    #: has.
     issuer: bool | None = None
     #: Where it is in the file, for messages.
     where: str = attrs.field(default="", eq=False)
@@ -380,8 +380,8 @@ def _undeclared_rules(one: Declared, found: Found) -> Iterable[Change]:
 
 
 def find_state(declared: Sequence[Declared], directory: Path, registry: Registry, *, now: float) -> dict[str, Found]:
-    """Read what there is of every hybrid connection that is declared, or that the relay has and whose authority file
-    is in the directory.
+    """Read the present state of every hybrid connection that is declared, or that the relay has and whose authority
+    file is in the directory.
 
     Args:
         declared: the hybrid connections in the file.

@@ -174,8 +174,8 @@ def windows_text(settings: ServiceSettings) -> str:
     return rf"""<!-- {settings.name}.xml: the configuration of WinSW (https://github.com/winsw/winsw), which runs
      a program as a service: the one that is named in <executable>, under the account LocalService.
 
-     1. Make the directories, as an administrator, in a command prompt. LocalService may read the first one, and write
-        in the two others. Nobody else has access, except administrators and the system.
+     1. Make the directories, as an administrator, in a command prompt. LocalService may read the first one, and
+        write to the other two. Nobody else has access, except administrators and the system.
           mkdir "{folder}\strings" "{folder}\log"
           icacls "{folder}" /inheritance:r /grant *S-1-5-18:(OI)(CI)F *S-1-5-32-544:(OI)(CI)F *S-1-5-19:(OI)(CI)RX
           icacls "{folder}\strings" /grant *S-1-5-19:(OI)(CI)M

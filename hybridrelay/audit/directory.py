@@ -148,7 +148,7 @@ class AuditDirectory:
         self.signed: Checkpoint | None = None
         #: When to look for old files again, on `clock`.
         self._deletion_due = 0.0
-        #: When files were begun, by their names (seconds since 1970), as far as they were looked at.
+        #: When each file was begun (seconds since 1970), by its name, for the files that were looked at.
         self._begun_at: dict[str, float] = {}
 
     @property
@@ -542,7 +542,7 @@ class AuditDirectory:
             self._delete_oldest("age")
 
     def _old_files(self, now: float) -> int:
-        """Return how many files, the oldest ones, ended longer ago than they are kept."""
+        """Return how many of the oldest files ended longer ago than files are kept."""
         state, names = self._state, self._ended.names()
         assert state is not None
         if not names:

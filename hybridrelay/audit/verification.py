@@ -111,7 +111,7 @@ class Verifier:
     Args:
         pinned: the public keys that the caller trusts. If there are any, one of them has to have signed.
         witnessed: the checkpoints that a witness (another sink, or a relay) has kept. If there are any, some have to
-            be of this log. Those that contradict the lines count only if they are signed with a key of this log.
+            belong to this log. Those that contradict the lines count only if they are signed with a key of this log.
             Otherwise whoever can send a relay checkpoints, or can have a line written to the log of a sink, could
             discredit this log. If none of those of this log has a signature (another program has cut the lines), all
             count.

@@ -67,7 +67,7 @@ _MAX_ATTEMPT = 1024
 _ATTEMPT = re.compile(rf"[0-9a-f]{{{2 * CLAIM_ATTEMPT_SIZE}}}", re.ASCII)
 #: While a relay or a connector cannot be reached: the longest pause between two attempts (seconds).
 _MAX_PAUSE_SECONDS = 30.0
-#: Answers of a connector that another connector may not give, or the same one at another time.
+#: Refusals that another connector, or the same one at another time, might not give.
 _OTHERS_MAY_ISSUE = frozenset({Reason.KIND_NOT_OFFERED, Reason.ISSUE_REFUSED, Reason.AUDIT_UNAVAILABLE})
 #: Why a claim can never be used any more.
 _LOST = frozenset({Reason.CLAIM_USED})
@@ -115,9 +115,9 @@ def pending_file(out: Path) -> Path:
 def take_at_first_start(args: argparse.Namespace) -> None:
     """Take the claim of ``--claim-file`` if the file of ``--connection-string-file`` does not exist yet.
 
-    Until a signal stops the program, it tries again for every reason that may pass: a relay cannot be reached or is
-    being restarted, the hybrid connection is disabled, no connector issues the identity, or the one that was asked is
-    lost before it has answered.
+    Until a signal stops the program, it tries again after every failure that may be temporary: a relay cannot be
+    reached or is being restarted, the hybrid connection is disabled, no connector issues the identity, or the one
+    that was asked is lost before it has answered.
 
     Args:
         args: the parsed arguments of connector or forward.

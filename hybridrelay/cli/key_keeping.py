@@ -1,4 +1,4 @@
-"""Stores what a running program gets in one of the files of its command (`connectivity/string_files.py`), and
+"""Stores what a running program receives in the files that its command names (`connectivity/string_files.py`), and
 remembers which updates were used."""
 
 from __future__ import annotations

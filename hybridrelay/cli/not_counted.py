@@ -1,4 +1,4 @@
-"""Says which programs are not among those of which a relay knows whether they have a key or an update."""
+"""Says which programs a relay does not count when it says how many have a new key or an update."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ChangingDialer:
         self._options = options
         self._dial = ProxyDial(options.proxies)
         dialer = Dialer(self._dial, self._dial_udp, current_http=lambda: self._options.http)
-        #: What connectors and clients take.
+        #: The dialer for connectors and clients.
         self.dialer = attrs.evolve(dialer, process=commands.dial) if commands.is_configured else dialer
 
     def use(self, options: DialOptions) -> tuple[str, ...]:

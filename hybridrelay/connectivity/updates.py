@@ -204,8 +204,9 @@ class Updates:
                 self._machine.give_up()
 
     async def _carry_out(self, commands: list[Command], given: _Delivered) -> TryRelays | AnswerRelay | None:
-        """Carry out commands, except for one that is returned: `TryRelays`, or an answer after which nothing more
-        changes, and which a relay that reads nothing therefore delays for nobody but itself."""
+        """Carry out commands. Returns the one that is left to the caller: `TryRelays`, or an answer after which
+        nothing more changes. The caller sends the answer after it has released the lock, so that a relay that does
+        not read it delays no other relay."""
         answer = None
         while commands:
             match commands.pop(0):

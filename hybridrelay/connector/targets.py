@@ -122,7 +122,7 @@ async def open_datagram_target(
 ) -> socket.socket:
     """Return a UDP socket that is connected to the target and does not block. Nothing is sent.
 
-    Arguments and errors as for `open_target`. The first permitted address is used to which this machine has a route.
+    Arguments and errors as for `open_target`. The first permitted address to which this machine has a route is used.
     """
     with trio.move_on_after(seconds):
         try:

@@ -264,8 +264,8 @@ class ConnectionsCutOff(Event):
 
 @attrs.frozen(kw_only=True)
 class FlowsUsedUp(Event):
-    """A forward drops datagrams, because as many source addresses have sent some as it serves at a time. Published
-    again when there have been only half as many since."""
+    """A forward drops datagrams, because they come from more source addresses than it serves at a time. Published
+    again only after the number of these addresses has fallen to half."""
 
     name: ClassVar = "forward.flows-used-up"
     level: ClassVar = Level.WARNING

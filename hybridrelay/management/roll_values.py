@@ -68,7 +68,7 @@ class RollValue(Value, frozen=True):
 
     @classmethod
     def of(cls, roll: KeyRoll, live: RollSnapshot, relay_started_at: float) -> RollValue:
-        """Make the value for a roll, and what the relay, which was started then, knows of the programs."""
+        """Make the value from a roll, and from what the relay has learned about programs since it was started."""
         return cls(
             slot=roll.slot.value,
             started_at=roll.started_at,

@@ -72,8 +72,8 @@ class UpdateValue(Value, frozen=True):
 
     @classmethod
     def of(cls, update: StoredUpdate, live: UpdateSnapshot | None, started_at: float) -> UpdateValue:
-        """Make the value for an update of a store, and what the relay, which was started then, knows of the
-        programs."""
+        """Make the value from an update of a store, and from what the relay has learned about programs since it was
+        started."""
         missing = () if live is None else live.missing
         return cls(
             role=update.role.value,

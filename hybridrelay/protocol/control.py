@@ -436,7 +436,7 @@ class Checked:
 class Witness:
     """A peer asks the relay to keep a checkpoint of its audit log. Answered by `Witnessed` or `Failed`.
 
-    The relay checks that it is signed with this key. Whose key it is, the relay does not know.
+    The relay checks that it is signed with this key. The relay does not know whose key it is.
     """
 
     id: int = attrs.field(validator=_integer)

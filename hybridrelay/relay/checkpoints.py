@@ -7,11 +7,11 @@ The rules:
    relay can keep others with a key of the same hybrid connection from storing more, which they notice, but cannot
    remove their evidence. A quarter of the room is reserved for connectors, so that clients cannot stop a connector
    whose policy requires a witness.
-2. A checkpoint has to be signed with the key that it names. Whose key this is, the relay does not know.
+2. A checkpoint has to be signed with the key that it names. The relay does not know whose key this is.
 3. Checkpoints are kept for `KEPT_SECONDS`. After a day, only the first and the last record of each hour, log and key
    are left, and after 30 days, those of each day. Each signature covers everything before it, so those in between
-   prove little more. Only who has the key of a log can add to what is compared here, so nobody else can have its
-   checkpoints deleted.
+   prove little more. Only somebody who has the key of a log can add to what is compared here, so nobody else can have
+   its checkpoints deleted.
 4. When the room is almost used up, each log to which a checkpoint is added makes room itself: the checkpoints of this
    log and instance are thinned early, but not those of the last hour (`PRESSED`). So a few programs that are busy all
    the time do not use up the room.
@@ -71,8 +71,8 @@ MAX_BYTES: Final = 256 << 20
 #: The size of one checkpoint with its indices (bytes), estimated from above.
 ROW_BYTES: Final = 700
 #: Of the room that is free in the file, how much a hybrid connection may have used up itself. With a quarter, 20 that
-#: use up what they may leave a sixth of the file free, and 1,000 a part of it in which another one has room for 380
-#: checkpoints.
+#: #: use up their part leave a sixth of the file free, and after 1,000 of them there is still room for 380
+#: checkpoints #: of another one.
 FREE_PART: Final = 0.25
 PACE_SECONDS: Final = 10.0
 PACE_BURST: Final = 5

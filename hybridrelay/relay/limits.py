@@ -142,14 +142,14 @@ CONTROL_CHANNELS_PER_KEY = 8192
 #: is among the first to be displaced. A client opens another one when it needs it.
 IDLE_CLIENT_SECONDS = 60.0
 
-#: How often expired registrations are ended, and control channels looked at that are not read (seconds). Connectors
-#: renew registrations long before they expire.
+#: How often expired registrations are ended, and control channels are checked for peers that read nothing (seconds).
+#: Connectors renew registrations long before they expire.
 SWEEP_SECONDS = 5.0
 
 #: A control channel ends when a message has waited this many sweeps for room in its queue (30 s), or when its peer
-#: has read nothing for as long although something is queued. Protects memory: what the relay says without being
-#: asked, such as offers, waits without another limit. Before something is queued, the peer has left 16 KiB unread,
-#: and before a message has to wait, 32 KiB.
+#: has read nothing for as long although something is queued. Protects memory: for what the relay sends without being
+#: #: asked, such as offers, there is no other limit. Before something is queued, the peer has left 16 KiB unread, and
+#: before a message has to wait, 32 KiB.
 UNREAD_SWEEPS = 6
 
 #: How long a control channel may stay open if the relay has refused a registration over it, and nothing else is

@@ -61,7 +61,7 @@ __all__ = [
 DEFAULT_ISSUER_YEARS = 2.0
 #: How long identities that an issuer has made are valid (90 days).
 IDENTITY_SECONDS = 90 * 86_400.0
-#: How long an identity that is accepted from a connector is valid at least (half a day). An issuer that ends within a
+#: The shortest validity of an identity that is accepted from a connector (half a day). An issuer that ends within a
 #: day issues nothing; the rest is for clocks that differ.
 _SHORTEST_SECONDS = 43_200.0
 #: The organization in the name of an issuer.
@@ -267,7 +267,7 @@ def certify_claim(authority: Authority, label: str, private_key: Secret, *, now:
 def check_issued_untrusted(
     issued: Issued, authority: bytes, name: IdentityName, private_key: Secret, *, now: float, lasts_until: float = 0.0
 ) -> None:
-    """Check what a connector has answered to a request of this side, before it takes the place of anything.
+    """Check what a connector has answered to a request of this side, before it replaces anything.
 
     Only what an issuer makes (`Issuer.sign`) is accepted. Other connectors accept nothing else, either: if a stolen
     connector could answer with anything less, the program would be left without an identity.
@@ -311,7 +311,7 @@ def check_issued_untrusted(
             "the connector has issued an identity that is not signed under the authority"
         ) from None
     if not is_made_by_issuer:
-        raise ConfigurationError("the connector has issued an identity that is not like those of an issuer")
+        raise ConfigurationError("the connector has issued an identity that is unlike those of an issuer")
     if not is_issuer_valid:
         raise ConfigurationError("the issuer of the connector is not valid now", remedy=_COMPARE_CLOCKS)
     if not is_ours:

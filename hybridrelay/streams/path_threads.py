@@ -35,7 +35,7 @@ class PathThreads:
     """Runs work on paths in threads: at most `THREADS_PER_PATH` for one path, and `MAX_THREADS` in all.
 
     A call that was cancelled keeps its thread until the file system answers. Further calls wait for a thread as long
-    as calls before them end.
+    as earlier calls keep ending.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class PathThreads:
 
 
 class _Threads:
-    """A limited number of threads, for which calls wait as long as other calls end."""
+    """A limited number of threads, for which calls wait as long as other calls keep ending."""
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name

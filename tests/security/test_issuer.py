@@ -295,8 +295,8 @@ def answered(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"signer": STOLEN}, "not like those of an issuer"),
-        ({"is_server": True}, "not like those of an issuer"),
+        ({"signer": STOLEN}, "unlike those of an issuer"),
+        ({"is_server": True}, "unlike those of an issuer"),
         ({"begin": NOW + 3 * DAY}, "not valid yet"),
         ({"days": 0.4}, "ends too early"),
     ],
@@ -380,7 +380,7 @@ def test_every_extension_has_to_be_as_an_issuer_makes_it(
         return Issued(certificate_der(builder.sign(above_key, None)), ISSUER.certificate)
 
     check_issued_untrusted(made(list), OURS.certificate, NAME, key, now=NOW)
-    with pytest.raises(ConfigurationError, match="not like those of an issuer"):
+    with pytest.raises(ConfigurationError, match="unlike those of an issuer"):
         check_issued_untrusted(made(change), OURS.certificate, NAME, key, now=NOW)
 
 

@@ -175,7 +175,7 @@ def _has_ended(sock: socket.socket) -> bool:
     """Return whether the server has closed the connection. Servers send nothing, except what TLS needs.
 
     Raises:
-        OSError: it sends very much, perhaps without end.
+        OSError: it sends too much data, perhaps endlessly.
     """
     ignored = 0
     while ignored <= _MAX_IGNORED:

@@ -22,7 +22,7 @@ _DAEMONS = PurePosixPath("/Library/LaunchDaemons")
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - nothing is written there
 #: How long a command of the system may take (seconds). Stopping a service takes as long as its grace period.
 _SECONDS = 180
-#: The longest first line of a script that the system accepts (bytes), and more.
+#: More than the longest first line of a script that the system accepts (bytes).
 _LONGEST_LINE = 4096
 #: A mode by which everybody can read a file that only root can change.
 _PUBLIC = 0o644
@@ -205,7 +205,7 @@ def _check_access(root: Path, settings: ServiceSettings, owner: str) -> None:
     if strings.exists() and (number := strings.stat().st_uid) != user.pw_uid:
         raise ConfigurationError(
             f"{strings} does not belong to the user {owner}, and the service has to write changed keys there",
-            remedy=f"use the user that it belongs to ({_name_of(number)}) for all services of this machine: --user",
+            remedy=f"run all services of this machine as the user to whom it belongs ({_name_of(number)}): --user",
         )
     if config.exists():
         found = config.stat()

@@ -35,7 +35,7 @@ _SERVED = frozenset(
     | {"socks", "http_proxy", "dns", "front_users_file"}
     | {"proxy", "proxy_password_file", "websocket_path_prefix", "websocket_headers_file"}
 )
-#: What names the files about how relays are reached, in errors.
+#: How errors name the files about how relays are reached.
 _DIAL_FILES = "the file of --proxy-password-file or --websocket-headers-file"
 
 

@@ -54,8 +54,9 @@ class SharedClient:
         self._waiting = trio.CancelScope()
 
     def serves(self, config: ClientConfig) -> bool:
-        """Return whether this client can be used for a configuration: it is equal, or has the connection string that
-        is in use now, because the program has read the file again in which the client has stored a change."""
+        """Return whether this client can be used for a configuration: it is the client's own, or differs only in that
+        it has the connection string that the client uses now. (The client has stored a change in a file, which the
+        program has read again.)"""
         if self._client is None or config.string == self.config.string:
             return config == self.config
         return config == attrs.evolve(self.config, string=self._client.connection_string)

@@ -38,7 +38,7 @@ from .readiness import keep_connected
 
 __all__ = ["OpenPort", "PortService", "open_port", "run_forward"]
 
-#: How often to look for a port that is free for streams and for datagrams.
+#: How many ports to try until one is free for both streams and datagrams.
 _ATTEMPTS = 16
 
 

@@ -1,6 +1,6 @@
 """The parts of a hybrid connection's page about keys and changes that are on their way to programs: claims, key rolls
-and updates. Claims can be revoked here. Claims and updates are made by commands, because the relay must not have what
-that needs.
+and updates. Claims can be revoked here. Claims and updates are made by commands, because they need secrets that the
+relay must not have.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ async def distribution_sections(visit: Visit, found: ConnectionValue) -> list[Ch
              for rule, roll in rolls.items()]
             or empty(
                 "No key is being rolled.",
-                f"A roll gives programs a new key by itself: hybridrelay keys roll {name} --rule RULE.",
+                f"To give programs a new key automatically: hybridrelay keys roll {name} --rule RULE.",
             ),
             api_line(visit, *(f"{_api(name)}/authorizationRules/{segment(rule)}/roll" for rule in rolls))
             if rolls

@@ -419,7 +419,7 @@ class Relay:
         )
 
     async def _sweep(self, peers: ControlPeers) -> None:
-        """End expired registrations, and control channels that are not read."""
+        """End expired registrations, and control channels whose peers read nothing."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
             now = self._clock()

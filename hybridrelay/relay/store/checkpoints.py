@@ -191,7 +191,7 @@ class CheckpointFile:
         if rows >= max_rows:
             return f"{max_rows} checkpoints are kept for this hybrid connection already{rest}"
         if rows > part:
-            return f"{rows} checkpoints are kept for this hybrid connection already, and there is room for few more"
+            return f"{rows} checkpoints are kept for this hybrid connection already, and there is no room for more"
         database.execute(_INSERT, (*attrs.astuple(one)[:-1], for_client))
         return ""
 

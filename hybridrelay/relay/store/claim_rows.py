@@ -38,7 +38,7 @@ def read_claims(database: sqlite3.Connection, connection: str) -> Iterator[Claim
 
 
 def read_open_claims(database: sqlite3.Connection, now: float) -> Iterator[Claim]:
-    """Read the open claims of all hybrid connections, the one that ends first at the beginning. Raises as
+    """Read the open claims of all hybrid connections, those that end first before the others. Raises as
     `read_claims`."""
     rows = database.execute(
         f"SELECT {_COLUMNS} FROM claims WHERE sealed IS NOT NULL AND expires_at > ? "  # noqa: S608

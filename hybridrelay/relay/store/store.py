@@ -117,7 +117,7 @@ class Store(Protocol):
         """Return all editions, sorted by the number of hybrid connections that they allow."""
 
     def open_claims(self) -> tuple[Claim, ...]:
-        """Return the open claims of all hybrid connections, the one that ends first at the beginning."""
+        """Return the open claims of all hybrid connections, those that end first before the others."""
 
     def claims(self, name: str) -> tuple[Claim, ...]:
         """Return the claims of a hybrid connection, including ended ones, the latest first.
