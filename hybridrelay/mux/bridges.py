@@ -104,10 +104,17 @@ class Bridges:
 
         Returns:
             The bridge, with which it can be cut off.
+
+        Raises:
+            Exception: a bug, or no memory. There is no bridge then, and `over` is not called: the caller closes both.
         """
         running = RunningBridge(self, local, reopen, progress or BridgeProgress(), over)
         self._running[running] = None
-        running.begin(stream, [])
+        try:
+            running.begin(stream, [])
+        except BaseException:
+            running.forget()
+            raise
         return running
 
     def cut_off(self) -> None:
@@ -198,6 +205,12 @@ class RunningBridge:
             self._bridge.stop()
         else:
             self._close()
+
+    def forget(self) -> None:
+        """Note that the bridge could not begin."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._bridges.ended(self)
 
     def end_program(self) -> None:
         """End as if the program at the other end of the TCP connection had closed it now. Has no effect if the bridge

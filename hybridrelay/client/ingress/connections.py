@@ -166,8 +166,8 @@ class _Connection:
 
     def begin(self) -> bool:
         """Open a stream at once, if there is a session. Returns False if `wait` has to be called. Does not raise."""
-        self._begin_request()
         try:
+            self._begin_request()
             stream = self._client.request_stream_nowait()
         except StreamRefused as exc:
             if self._client.may_try_again(exc):
@@ -258,9 +258,15 @@ class _Connection:
             self._bridge(stream)
 
     def _bridge(self, stream: MuxStream) -> None:
+        """Move bytes between the connection and a stream. Does not raise."""
         self._request.stream = stream
-        self._progress = BridgeProgress()
-        self._bridges.start(stream, self._local, reopen=self._reopen, progress=self._progress, over=self._over)
+        self._progress = progress = BridgeProgress()
+        try:
+            self._bridges.start(stream, self._local, reopen=self._reopen, progress=progress, over=self._over)
+        except Exception as exc:  # noqa: BLE001 - a bug, or no memory
+            self._progress = None
+            stream.reset(Reason.INTERNAL_ERROR)
+            self._failed(exc)
 
     async def _reopen(self, refusal: StreamRefused) -> MuxStream:
         if not self._client.may_try_again(refusal):

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.client import Client
+from hybridrelay.client.ingress import connections as connections_module
 from hybridrelay.client.ingress.connections import Connections
 from hybridrelay.client.requests import StreamRequests
 from hybridrelay.connectivity.counters import SUCCESS, EndpointCounters
@@ -23,7 +24,8 @@ from hybridrelay.events import (
     StreamFailed,
     StreamRequested,
 )
-from hybridrelay.mux import MuxStream, Session, open_bridges
+from hybridrelay.mux import Bridges, MuxStream, Session, open_bridges
+from hybridrelay.mux import bridges as bridges_module
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
@@ -291,6 +293,41 @@ async def test_a_lack_of_memory_ends_one_connection_only_and_is_not_reported_as_
     assert isinstance(event, OutOfMemory)
     assert "ulimit -v" in event.remedy
     assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("where", ["the bridge", "the reactor", "the request"])
+async def test_a_lack_of_memory_when_a_stream_was_opened_ends_one_connection_only(
+    where: str, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it does not end what accepts connections, for which `serve` is called."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    target = {
+        "the bridge": (bridges_module, "Bridge"),
+        "the reactor": (Bridges, "begin"),
+        "the request": (connections_module, "tune_socket"),
+    }[where]
+    here, there = await session_pair(nursery)
+    application, local = await tcp_pair()
+    scene = Scene(FakeClient(here), there, application)
+    async with application:
+        with monkeypatch.context() as patched:
+            patched.setattr(*target, fail)
+            async with open_bridges() as bridges, trio.open_nursery() as waiting:
+                Connections(scene.client, bridges, waiting).serve(local)
+                assert not waiting.child_tasks
+                assert not len(bridges)
+        scene.over.set()
+        assert isinstance(await scene.end(), StreamFailed)
+        (event,) = [event for event in scene.client.published if isinstance(event, InternalError | OutOfMemory)]
+        assert isinstance(event, OutOfMemory)
+        assert await scene.is_reset()
+    if where != "the request":
+        with pytest.raises(trio.BrokenResourceError):
+            await (await scene.target()).receive_some()
     nursery.cancel_scope.cancel()
 
 
