@@ -188,10 +188,12 @@ class ForwardService:
         if fronts is not None:
             await fronts.make()
         for key in stopping:
-            await self._end(self._served.pop(key), self._stop.grace, spare)
+            # Here and below: it may have ended by itself since the plan was made, because relays refuse its string.
+            if (ending := self._served.pop(key, None)) is not None:
+                await self._end(ending, self._stop.grace, spare)
         for step in plan.steps:
-            if isinstance(step, Replace | Change):
-                await self._give_up(self._served[step.entry.key], wanted[step.entry.key], spare)
+            if isinstance(step, Replace | Change) and (served := self._served.get(step.entry.key)) is not None:
+                await self._give_up(served, wanted[step.entry.key], spare)
         done: list[Step] = [step for step in plan.steps if isinstance(step, Stop)]
 
         async def take(step: Step) -> None:
@@ -292,12 +294,13 @@ class ForwardService:
                     used = attrs.evolve(earlier.client.connection_string, identity=identity)
                     await self._replace(Served(earlier.entry, read, fronts=self._fronts), used)
                 case Change(entry):
-                    served = self._served[entry.key]
+                    served = self._still_served(entry.key)
                     served.entry = entry
                     await self._add(served, entry, spare)
                 case Update(key, update):
-                    served = self._served[key]
-                    assert served.client is not None
+                    served = self._still_served(key)
+                    if served.client is None:
+                        raise _not_served(key)
                     with naming(key[0]):
                         served.client.update(update.string)
                     served.string = update.string
@@ -316,6 +319,17 @@ class ForwardService:
             return False
         return True
 
+    def _still_served(self, key: Key) -> Served:
+        """Return what serves an entry.
+
+        Raises:
+            ConfigurationError: it has ended by itself since the plan was made. The next reload starts it.
+        """
+        served = self._served.get(key)
+        if served is None:
+            raise _not_served(key)
+        return served
+
     async def _start(self, served: Served, string: ConnectionString) -> None:
         assert self._nursery is not None
         await self._nursery.start(self._run, served, string)
@@ -328,7 +342,7 @@ class ForwardService:
             HybridRelayError: it cannot start. The earlier one continues.
         """
         key = served.entry.key
-        earlier = self._served[key]
+        earlier = self._still_served(key)
         self._ending.add(served)  # so that it ends if the program stops meanwhile
         await self._start(served, string)
         self._ending.discard(served)
@@ -340,6 +354,12 @@ class ForwardService:
         """Accept connections at the ports that an entry has in addition."""
         for place, port in _ports_for(entry, served, spare).items():
             await served.add(place, port)
+
+
+def _not_served(key: Key) -> ConfigurationError:
+    return ConfigurationError(
+        f"{key[0]} is not served any more: relays have just refused it", remedy="reload once more (SIGHUP)"
+    )
 
 
 def _lend_nothing(address: Listen) -> None:
@@ -356,10 +376,21 @@ def _places(entry: Entry) -> tuple[Place, ...]:
 
 
 def _ports_for(entry: Entry, served: Served, spare: _Spare) -> dict[Place, LocalPort]:
-    """Take the ports that an entry has in addition from the spare ones."""
-    found = {}
+    """Take the ports that an entry has in addition from the spare ones.
+
+    Raises:
+        ConfigurationError: one is missing, because what listened there has ended by itself. None was taken.
+    """
+    found: dict[Place, LocalPort] = {}
     for place in _places(entry):
         if place not in served.ports:
             own: tuple[Key | None, Place] = entry.key, place
-            found[place] = spare.pop(own if own in spare else (None, place))
+            port = spare.pop(own if own in spare else (None, place), None)
+            if port is None:
+                spare.update({(entry.key, taken): back for taken, back in found.items()})
+                raise ConfigurationError(
+                    f"{place[0]} cannot be used: what listened there has just ended",
+                    remedy="reload once more (SIGHUP)",
+                )
+            found[place] = port
     return found
