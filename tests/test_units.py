@@ -210,6 +210,7 @@ class Machine:
         monkeypatch.setenv("PATH", f"{folder}/bin{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setattr(service, "_below", lambda root, path: folder / PurePosixPath(path).relative_to("/"))
         monkeypatch.setattr(service, "_HIDDEN", (f"{folder}/home/",))
+        monkeypatch.setattr(service, "_BOOTED", folder)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(pwd, "getpwnam", self._user)
         monkeypatch.setattr(shutil, "chown", self._chown)
@@ -252,6 +253,18 @@ def test_what_is_run_on_a_real_machine(machine: Machine, capsys: pytest.CaptureF
         "systemctl disable --now hybridrelay-connector",
         "systemctl daemon-reload",
     ]
+
+
+def test_a_machine_without_systemd(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is left behind."""
+    monkeypatch.setattr(service, "_BOOTED", machine.folder / "missing")
+    for action in ("install", "uninstall"):
+        assert machine.run(action, "connector") == 2
+        assert "systemd does not run on this machine" in capsys.readouterr().err
+    assert machine.calls == []
+    assert not (machine.folder / "etc").exists()
 
 
 def test_a_user_whose_group_has_another_name(machine: Machine) -> None:

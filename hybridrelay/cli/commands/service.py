@@ -18,6 +18,8 @@ from .. import exits, output
 
 _UNITS = PurePosixPath("/etc/systemd/system")
 _DAEMONS = PurePosixPath("/Library/LaunchDaemons")
+#: A directory that exists where systemd is the init system (sd_booted(3)).
+_BOOTED = Path("/run/systemd/system")
 #: What a unit hides from its service (ProtectHome, PrivateTmp).
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - nothing is written there
 #: How long a command of the system may take (seconds). Stopping a service takes as long as its grace period.
@@ -172,6 +174,12 @@ def _check_root(args: argparse.Namespace) -> Path:
         return Path(args.root)
     if os.name != "posix" or os.geteuid() != 0:
         raise ConfigurationError("only root can install and remove services", remedy="run it with sudo")
+    if _system(args) == "systemd" and not _BOOTED.is_dir():
+        raise ConfigurationError(
+            "systemd does not run on this machine",
+            remedy="in a container, run the program itself; for an image of another machine, give --root DIR, which "
+            "only writes files",
+        )
     return Path("/")
 
 
