@@ -19,9 +19,10 @@ import attrs
 from hybridrelay.client import lifecycle
 from hybridrelay.client.ingress import socks
 from hybridrelay.connectivity import selection, update_machine
+from hybridrelay.connector import target_health
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
-from hybridrelay.protocol import states
+from hybridrelay.protocol import control_states, states
 from hybridrelay.relay.core import control_channel_states, join, quotas, rendezvous_states
 
 PAGE = Path(__file__).with_name("state-machines.md")
@@ -137,6 +138,13 @@ MACHINES = (
         "registrations before the current channel is closed.",
         registration.CHANNELS,
         (registration.ChannelState.OPENING,),
+    ),
+    Machine(
+        "Connector: the health of a target",
+        "hybridrelay.connector.target_health",
+        "What a connector tells its relays about a target. The rules, also for checks, are listed in the module.",
+        target_health.TRANSITIONS,
+        (control_states.TargetHealth.UNKNOWN,),
     ),
     Machine(
         "Session at the client",

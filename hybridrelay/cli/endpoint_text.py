@@ -18,18 +18,18 @@ def endpoint_text(status: StatusValue, now: float) -> str:
     parts += [
         section(
             "hybrid connections",
-            ("NAME", "TARGET" if is_connector else "LISTENING", "SESSIONS", "STREAMS", "WAITING"),
+            ("NAME", *(("TARGET", "HEALTH") if is_connector else ("LISTENING",)), "SESSIONS", "STREAMS", "WAITING"),
             (
                 (
                     one.name,
-                    one.target if is_connector else " ".join(one.listening) or "-",
+                    *((one.target, one.target_health) if is_connector else (" ".join(one.listening) or "-",)),
                     str(one.sessions),
                     str(one.streams),
                     str(one.waiting),
                 )
                 for one in status.hybrid_connections
             ),
-            right=frozenset({2, 3, 4}),
+            right=frozenset({3, 4, 5} if is_connector else {2, 3, 4}),
         ),
         section(
             "relays",

@@ -41,15 +41,15 @@ def status_parts(status: RelayStatus, now: float) -> Iterator[str]:
         ),
         right=frozenset({1, 2, 3, 4, 5}),
     )
-    peers: tuple[tuple[str, Iterable[ListenerValue | SenderValue]], ...] = (
-        ("listeners", status.listeners),
-        ("senders", status.senders),
+    yield "\n\n"
+    yield from section_parts(
+        "listeners",
+        (*_PEER, "DRAINING", "TARGET", "CHOSEN"),
+        ((*_peer(one, now), *_choices(one)) for one in status.listeners),
+        right=_PEER_RIGHT,
     )
-    for title, found in peers:
-        yield "\n\n"
-        yield from section_parts(
-            title, ("CONNECTION", "INSTANCE", *_PEER), (_peer(one, now) for one in found), right=_PEER_RIGHT
-        )
+    yield "\n\n"
+    yield from section_parts("senders", _PEER, (_peer(one, now) for one in status.senders), right=_PEER_RIGHT)
     yield "\n\n"
     yield from section_parts(
         "sessions",
@@ -72,7 +72,10 @@ def status_parts(status: RelayStatus, now: float) -> Iterator[str]:
     )
 
 
-_PEER = ("ADDRESS", "TRANSPORT", "SOFTWARE", "KEY", "FOR", "SESSIONS", "TO CLIENTS", "TO CONNECTORS")
+_PEER = (
+    "CONNECTION", "INSTANCE", "ADDRESS", "TRANSPORT", "SOFTWARE", "KEY", "FOR", "SESSIONS", "TO CLIENTS",
+    "TO CONNECTORS",
+)  # fmt: skip
 _PEER_RIGHT = frozenset({6, 7, 8, 9})
 
 
@@ -155,6 +158,10 @@ def _peer(one: ListenerValue | SenderValue, now: float) -> tuple[str, ...]:
         size(one.bytes_to_client),
         size(one.bytes_to_connector),
     )
+
+
+def _choices(one: ListenerValue) -> tuple[str, ...]:
+    return "yes" if one.draining else "no", one.target, one.choices or "-"
 
 
 def size(count: int) -> str:

@@ -14,6 +14,7 @@ import attrs
 
 from ..audit.record import SinkProblem
 from ..errors import HybridRelayError
+from ..protocol.control_states import TargetHealth
 from .counters import EndpointCounters
 
 __all__ = [
@@ -136,6 +137,9 @@ class ConnectionSnapshot:
     streams: int
     #: ``host:port``, at a connector; empty at a client, which does not know it.
     target: str = ""
+    #: At a connector: whether it can connect to the target, as it tells its relays; and, if not, why.
+    target_health: TargetHealth = TargetHealth.UNKNOWN
+    target_failure: FailureSnapshot | None = None
     #: The local addresses of a forward; empty otherwise.
     listening: tuple[str, ...] = ()
     #: At a client: whether a stream can be opened without waiting for a session.

@@ -50,7 +50,7 @@ class ConnectorConfig:
         ConfigurationError: there is no connection string.
         TypeError: `strings` is not a list of `ConnectionString`.
         ValueError: a number of seconds is out of range: `upgrade_interval` has to be greater than 0, and
-            `resume_deadline` must not be negative.
+            `check_target_interval` at least 1; `resume_deadline` must not be negative.
     """
 
     #: One connector's connection string for each hybrid connection to be served. Strings that name the same relay
@@ -88,6 +88,12 @@ class ConnectorConfig:
     keep_string: KeepString | None = attrs.field(default=keep_in_own_file, kw_only=True)
     #: See `FloorOf`. Protects from earlier updates after a backup of a connection string was restored.
     update_floor: FloorOf | None = attrs.field(default=None, kw_only=True)
+    #: How often to check a target to which nobody connects (seconds, at least 1): it sees a connection that is closed
+    #: at once. With None, a target is checked only after connections to it have failed, until it can be reached
+    #: again. The relays prefer connectors whose targets can be reached.
+    check_target_interval: float | None = attrs.field(
+        default=None, kw_only=True, validator=attrs.validators.optional(attrs.validators.ge(1))
+    )
     #: The file in which the connector records which claims were used, if a connection string has an issuer. With
     #: None, it issues no identities for claims, but renews those of applications.
     used_claims: Path | None = attrs.field(default=None, kw_only=True)

@@ -61,7 +61,7 @@ from .relays import Relays
 from .requested import first_target
 from .sessions import Sessions
 from .snapshots import connector_snapshot
-from .target_checks import TargetChecks
+from .target_monitor import TargetMonitor
 from .targets import open_datagram_target, open_target
 
 __all__ = ["Connector", "run_connector"]
@@ -114,6 +114,11 @@ class Connector:
         self._policies = Policies(config, events, changed=self._policy_changed, time_passed=self._time_passed)
         #: See `Policy.within_hours`.
         self._within_hours: tuple[bool, ...] = ()
+        #: What is published, by the number that `publish` has returned.
+        self._published: dict[int, Published] = {}
+        self._monitor = TargetMonitor(
+            self._targets, self._dial_for_check, events, interval=config.check_target_interval
+        )
         self._sessions = Sessions(
             self._policies.policy,
             session_config,
@@ -122,6 +127,7 @@ class Connector:
             changed=self._key_use_changed,
             counters=self._counters,
             recorded=None if config.audit is None else self._recorded,
+            target_attempted=self._monitor.attempt_ended,
             used_claims=None if config.used_claims is None else UsedClaimsFile(config.used_claims),
             clock=clock,
         )
@@ -144,6 +150,7 @@ class Connector:
                 channels,
                 self._sessions,
                 instances,
+                self._monitor,
                 clock=clock,
                 events=events,
                 changed=changed,
@@ -166,18 +173,20 @@ class Connector:
         self._require_audit()
         self._keep_string = config.keep_string
         self._update_floor = config.update_floor
-        #: What is published, by the number that `publish` has returned.
-        self._published: dict[int, Published] = {}
         self._numbers = itertools.count()
         for string in config.strings:
             self.publish(string)
         denials = [one.denial for one in self._published.values()]
         if denials and (denial := denials[0]) is not None and None not in denials:
             raise denied(self._published[0].name, denial)
-        self._target_checks = TargetChecks(
-            lambda: [(one.name, first_target(one.target)) for one in self._published.values() if one.denial is None],
-            self._dial_for_check,
-        )
+
+    def _targets(self) -> list[tuple[str, StreamTarget]]:
+        """Return the hybrid connections that the policy allows, and the first ports of their targets."""
+        return [(one.name, first_target(one.target)) for one in self._published.values() if one.denial is None]
+
+    def _targets_changed(self) -> None:
+        if self._nursery is not None:  # otherwise `run` begins to watch them
+            self._monitor.targets_changed()
 
     def publish(self, string: ConnectionString, *, instead_of: int | None = None) -> int:
         """Publish another hybrid connection. A running connector registers it at once, and events report the result.
@@ -229,6 +238,7 @@ class Connector:
             self._relays.publish(published, links)
         else:
             self._hold(published, decision)
+        self._targets_changed()
         return number
 
     def use_proxy_protocol(self, number: int, on: bool) -> None:
@@ -269,6 +279,7 @@ class Connector:
         if published.denial is None:
             self._relays.withdraw(published)
         self._policies.use_deny_list(number, published.name, None)
+        self._targets_changed()
         if self._nursery is not None:
             self._nursery.start_soon(self._sessions.drain, grace, published)
 
@@ -304,6 +315,7 @@ class Connector:
         published.denial = None
         self._relays.publish(published, links)
         self._relays.update(published)
+        self._targets_changed()
         if self._nursery is not None and update.key_changed:
             self._nursery.start_soon(self._follow_key, published)
         return update
@@ -371,6 +383,7 @@ class Connector:
             tuple(self._published.values()),
             self._relays,
             self._sessions,
+            self._monitor,
             self._counters,
             max_sessions=max_sessions,
             max_streams=max_streams,
@@ -425,7 +438,7 @@ class Connector:
 
         If cancelled, targets that have not answered are not dialed again until 60 seconds have passed.
         """
-        return await self._target_checks.results()
+        return await self._monitor.checks.results()
 
     # --- running
 
@@ -445,6 +458,7 @@ class Connector:
                 nursery.start_soon(self._sessions.streams.keep_reporting)
                 nursery.start_soon(watch_expiry, self._credentials, ExpiryNotices(), self._events, self._clock)
                 nursery.start_soon(self._policies.watch)
+                nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._watch_witnesses)
                 nursery.start_soon(self._end_when_over)
                 nursery.start_soon(self._relays.run)
@@ -537,6 +551,7 @@ class Connector:
                 self._release(published)
             elif published.denial is not None:
                 published.denial = decision  # another rule may deny it now
+        self._monitor.targets_changed()
         self._registration_changed()
 
     def _require_audit(self) -> None:

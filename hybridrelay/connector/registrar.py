@@ -30,12 +30,15 @@ from ..events.connector import InstanceReplaced
 from ..events.stream import EventStream
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import ConnectionString, Secret
+from ..security import ConnectionString, Secret, StreamTarget
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .instance_file import Instances
 from .published import Publication, Published
 from .registration import Machine, commands, inputs
+from .requested import first_target
 from .sessions import Sessions
+from .target_monitor import TargetMonitor
+from .target_reports import TargetReporter
 
 __all__ = ["Registrar"]
 
@@ -49,6 +52,8 @@ class _Running:
     channel: ControlChannel | None = None
     #: Runs the requests over the channel. They end with it.
     nursery: trio.Nursery | None = None
+    #: Tells the relay about the health of targets over it; None until something is registered over it.
+    reporter: TargetReporter | None = None
     #: Whether checkpoints of the audit log are sent over it.
     is_witnessed: bool = False
     #: The answers to the message that is being handled.
@@ -71,6 +76,7 @@ class Registrar:
         channels: serves the data channels that the relay offers.
         sessions: the connector's sessions, through all relays.
         instances: the instances of this connector; earlier ones are declared dead to the relay.
+        monitor: the health of the targets, of which the relay is told.
         clock: returns seconds since 1970.
         events: the stream to which events are published.
         changed: called when a hybrid connection was registered, refused or lost at this relay.
@@ -83,6 +89,7 @@ class Registrar:
         channels: DataChannels,
         sessions: Sessions,
         instances: Instances,
+        monitor: TargetMonitor,
         *,
         clock: Callable[[], float],
         events: EventStream,
@@ -94,6 +101,7 @@ class Registrar:
         self._data_channels = channels
         self._sessions = sessions
         self._instances = instances
+        self._monitor = monitor
         self._replaces = tuple(instance.secret for instance in instances.dead)
         self._clock = clock
         self._events = events
@@ -354,6 +362,23 @@ class Registrar:
         assert running.nursery is not None
         running.nursery.start_soon(send_checkpoints, running.channel, self.link.host, registered, self._witnessing)
 
+    def _report_target(self, number: int, name: str) -> None:
+        """Tell the relay about the health of the target of a hybrid connection that has just been registered, and
+        from now on whenever it changes."""
+        running = self._running.get(number)
+        if running is None or running.channel is None:
+            return
+        if running.reporter is None:
+
+            def targets() -> list[tuple[str, StreamTarget]]:
+                registered = ((name, one) for name, one in self._publications.items() if one.state.over == number)
+                return [(name, first_target(one.published.target)) for name, one in registered]
+
+            assert running.nursery is not None
+            running.reporter = TargetReporter(self._monitor, targets)
+            running.nursery.start_soon(running.reporter.run, running.channel)
+        running.reporter.registered(name)
+
     def _key_received(self, running: _Running, channel: ControlChannel, message: control.Key) -> None:
         publication = self._publications.get(message.connection)
         if publication is not None and publication.published.new_keys is not None:
@@ -412,6 +437,7 @@ class Registrar:
             case control.Registered(expires_at=expires_at):
                 self._feed(inputs.RequestGranted(*asked, expires_at - self._clock()))
                 self._begin_sending_checkpoints(command.channel)
+                self._report_target(command.channel, command.name)
             case control.Failed():
                 self._feed(inputs.RequestRefused(*asked, failure_error(command.name, answer)))
 

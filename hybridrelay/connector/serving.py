@@ -37,7 +37,14 @@ from .published import Published
 from .requested import first_target, requested_untrusted
 from .shares import Share, Shares
 from .stream_events import Origin, StreamEvents
-from .targets import TargetDenied, TargetError, open_datagram_target, open_target
+from .targets import (
+    TargetAttempted,
+    TargetDenied,
+    TargetError,
+    ignore_attempt,
+    open_datagram_target,
+    open_target,
+)
 
 __all__ = ["MAX_FLOWS_PER_SESSION", "REPEAT_SECONDS", "ServedFlow", "ServedStream", "StreamService"]
 
@@ -60,6 +67,8 @@ class StreamService:
         shares: limits how many connections to targets each application may have.
         events: the stream to which events are published.
         counters: counts the streams that are opened, and those that are not.
+        target_attempted: is told how each attempt to connect to a target has ended, unless it was withdrawn or the
+            policy has decided against it.
         recorded: waits until the events so far are in the audit log, before the target is dialed
             (`AuditTrail.recorded`). None: there is no audit log.
         clock: returns seconds on a monotonic clock.
@@ -75,6 +84,7 @@ class StreamService:
         clock: Callable[[], float] = time.monotonic,
         recorded: Callable[[], Awaitable[None]] | None = None,
         local_time: Callable[[], dt.datetime] = local_now,
+        target_attempted: TargetAttempted = ignore_attempt,
     ) -> None:
         self.policy = policy
         self.local_time = local_time
@@ -83,6 +93,7 @@ class StreamService:
         self.events = events
         self.counters = counters
         self.recorded = recorded
+        self.target_attempted = target_attempted
         #: The open streams, in the order in which they began.
         self._open: dict[ServedStream, None] = {}
         #: How many of them each label has, and how many flows each session has, by its id in events.
@@ -404,11 +415,14 @@ class ServedStream:
 
     async def _connect(self) -> _Connected | NotConnected:
         """Connect to the target. If the client withdraws the stream, the attempt is cancelled."""
+        attempt_began = trio.current_time()
         try:
             with trio.CancelScope() as self._dialing:
                 self._offer.cancel_when_withdrawn(self._dialing)
                 await self._recorded()
+                attempt_began = trio.current_time()
                 connected = await self._open()
+                self._service.target_attempted(self._target, attempt_began, None)
                 self.origin.published.target_denial = None
                 if isinstance(self._target, HostPort):  # of a Unix socket, `_permit` has noted the path
                     self.addresses = _host_of(connected)
@@ -421,6 +435,7 @@ class ServedStream:
             self.origin.published.target_denial = exc.decision
             return self._refused(exc.decision)
         except TargetError as exc:
+            self._service.target_attempted(self._target, attempt_began, exc)
             if exc.remedy is not None:
                 name, target = self.origin.published.name, str(self._target)
                 self._service.events.publish(

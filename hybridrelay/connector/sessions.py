@@ -35,6 +35,7 @@ from .published import Published
 from .serving import StreamService
 from .shares import Shares
 from .stream_events import Origin
+from .targets import TargetAttempted, ignore_attempt
 
 __all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 
@@ -140,7 +141,7 @@ class Sessions:
         lost: called when a session has lost its data channel, with the relay through which it went.
         changed: called when a session uses another data channel or has ended, and when opening a channel fails.
         counters: counts what is not in any event.
-        recorded: see `StreamService`.
+        recorded, target_attempted: see `StreamService`.
         used_claims: the file in which used claims are recorded, if there is one.
         clock: returns seconds since 1970.
     """
@@ -155,6 +156,7 @@ class Sessions:
         changed: Callable[[], None],
         counters: EndpointCounters | None = None,
         recorded: Callable[[], Awaitable[None]] | None = None,
+        target_attempted: TargetAttempted = ignore_attempt,
         used_claims: UsedClaimsFile | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -166,7 +168,14 @@ class Sessions:
         self._shares = Shares()
         self._events = events
         counters = EndpointCounters() if counters is None else counters
-        self.streams = StreamService(lambda: self._policy, self._shares, events, counters, recorded=recorded)
+        self.streams = StreamService(
+            lambda: self._policy,
+            self._shares,
+            events,
+            counters,
+            recorded=recorded,
+            target_attempted=target_attempted,
+        )
         self._issuing = Issuing(used_claims, lambda: self._policy, events, recorded=recorded, clock=clock)
         #: The memory and the turns that the sessions of one identity share, while it has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()

@@ -21,8 +21,10 @@ from ..mux import Bridged, MemoryUse
 from ..policy import Policy
 from .published import Published
 from .relays import Relays
+from .requested import first_target
 from .serving import ServedStream
 from .sessions import Sessions
+from .target_monitor import TargetMonitor
 
 __all__ = ["connector_snapshot"]
 
@@ -31,6 +33,7 @@ def connector_snapshot(
     published: Sequence[Published],
     relays: Relays,
     sessions: Sessions,
+    monitor: TargetMonitor,
     counters: EndpointCounters,
     *,
     max_sessions: int,
@@ -45,6 +48,7 @@ def connector_snapshot(
         published: its hybrid connections.
         relays: its relays.
         sessions: its sessions and their streams.
+        monitor: the health of its targets.
         counters: its counters.
         max_sessions, max_streams: how many are listed at most.
         clock: returns seconds since 1970.
@@ -63,6 +67,8 @@ def connector_snapshot(
             sessions=of_sessions[one.name],
             streams=of_streams[one.name],
             target=str(one.target),
+            target_health=monitor.health(first_target(one.target)),
+            target_failure=monitor.failure(first_target(one.target)),
             update=None if one.updates is None else one.updates.status(),
             credentials=tuple(credential.snapshot(now) for credential in one.credentials),
             denial="" if (denial := one.why_denied(policy)) is None else denial.rule,

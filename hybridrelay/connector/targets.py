@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import trio
 
@@ -52,6 +53,15 @@ class TargetDenied(TargetError):
         assert decision.reason is not None
         super().__init__(decision.reason.describe, decision.reason)
         self.decision = decision
+
+
+#: Is told how an attempt to connect to a target has ended: the target, when the attempt began (on Trio's clock), and
+#: why it failed (None if it did not).
+TargetAttempted: TypeAlias = Callable[[StreamTarget, float, TargetError | None], None]
+
+
+def ignore_attempt(target: StreamTarget, began: float, failure: TargetError | None) -> None:
+    """Do nothing with the result of an attempt."""
 
 
 def _allow(address: str) -> Decision:

@@ -1,4 +1,4 @@
-"""Events of the connector's files and resources."""
+"""Events of the connector's targets, files and resources."""
 
 from __future__ import annotations
 
@@ -6,14 +6,48 @@ from typing import ClassVar
 
 import attrs
 
+from ..protocol.reasons import Reason
 from .base import Event, Level
 
 __all__ = [
     "InstanceFileNotUsed",
     "InstanceFileNotWritten",
     "ShareUsedUp",
+    "TargetHealthy",
     "TargetOutOfResources",
+    "TargetUnhealthy",
 ]
+
+
+# --- targets
+
+
+@attrs.frozen(kw_only=True)
+class TargetUnhealthy(Event):
+    """Several attempts in a row to connect to the target have failed. The relays are told, and prefer others."""
+
+    name: ClassVar = "target.unhealthy"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The target cannot be reached: relays prefer other connectors for new sessions"
+
+    connection: str
+    target: str
+    #: Why the last attempt failed.
+    reason: Reason
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class TargetHealthy(Event):
+    """Connecting to a target that was unhealthy has succeeded several times in a row."""
+
+    name: ClassVar = "target.healthy"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The target can be reached again"
+
+    connection: str
+    target: str
 
 
 # --- resources

@@ -26,6 +26,8 @@ __all__ = [
     "ListenerRefused",
     "ListenerRegistered",
     "ListenerSilent",
+    "ListenerTargetHealthy",
+    "ListenerTargetUnhealthy",
     "ProxyHeaderRefused",
     "RendezvousEnded",
     "RendezvousJoined",
@@ -221,6 +223,24 @@ class ControlChannelUnread(Event):
 
 
 @attrs.frozen(kw_only=True)
+class ListenerTargetUnhealthy(_Registration):
+    """A listener reports that it cannot connect to its target. Others are preferred for new sessions."""
+
+    name: ClassVar = "listener.target-unhealthy"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A listener reports that it cannot connect to its target"
+
+
+@attrs.frozen(kw_only=True)
+class ListenerTargetHealthy(_Registration):
+    """A listener no longer reports that it cannot connect to its target."""
+
+    name: ClassVar = "listener.target-healthy"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A listener can connect to its target again"
+
+
+@attrs.frozen(kw_only=True)
 class ListenerChosen(_Offer):
     """There are several listeners, and this one is offered a rendezvous."""
 
@@ -228,11 +248,14 @@ class ListenerChosen(_Offer):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "One of several listeners was chosen"
 
-    #: ``fewest-sessions``, ``random``, or ``drawn`` and ``only`` after others were passed over.
+    #: ``fewest-sessions``, ``random``, ``only-healthy``, or ``drawn`` after others were passed over.
     why: str
-    #: How many sessions it had at this relay, and how many listeners could have been chosen.
+    #: How many sessions it had at this relay.
     sessions: int
+    #: How many listeners there were to choose from, and how many of them did not report that they cannot connect to
+    #: their target. If all reported this, they were chosen from nevertheless.
     candidates: int
+    healthy: int
 
 
 @attrs.frozen(kw_only=True)

@@ -106,6 +106,21 @@ class ListenerValue(Value, frozen=True):
     bytes_to_connector: int
     #: Whether it is drained: it is offered no new sessions.
     draining: bool = False
+    #: What the connector has reported about its target: ``unknown`` (also if it has reported nothing), ``healthy``,
+    #: or ``unhealthy`` (others are preferred for new sessions).
+    target: str = "unknown"
+    #: How often this relay has chosen it for a new session since it registered, by reason: ``only`` (there was no
+    #: other one), ``only-healthy`` (all others are unhealthy), ``fewest-sessions``, ``random``, or ``drawn`` (after
+    #: others have declined, or because the client avoids them).
+    chosen: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    #: The reason of the last time; null if it was never chosen.
+    last_chosen: str | None = None
+
+    @property
+    def choices(self) -> str:
+        """How often it was chosen, by reason, the most frequent first: ``7 fewest-sessions, 5 random``."""
+        most_frequent = sorted(self.chosen.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{number} {why}" for why, number in most_frequent)
 
     @classmethod
     def of(cls, one: ListenerSnapshot) -> ListenerValue:
@@ -123,6 +138,9 @@ class ListenerValue(Value, frozen=True):
             bytes_to_client=one.bytes_to_client,
             bytes_to_connector=one.bytes_to_connector,
             draining=one.draining,
+            target=one.target,
+            chosen=dict(one.chosen),
+            last_chosen=one.last_chosen,
         )
 
 

@@ -70,6 +70,11 @@ def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
         ((labels[name], one.listeners) for name, one in found.items()),
     )
     yield gauge(
+        "hybridrelay_listeners_unhealthy",
+        "Connectors that report that they cannot connect to their target.",
+        ((labels[name], one.unhealthy_listeners) for name, one in found.items()),
+    )
+    yield gauge(
         "hybridrelay_senders",
         "Control channels of clients that may join.",
         ((labels[name], one.senders) for name, one in found.items()),
@@ -144,6 +149,11 @@ def _of_counters(relay: LiveRelay) -> Iterator[str]:
         "hybridrelay_rendezvous_total",
         "Rendezvous, by result: joined, or why no pair was joined.",
         _labelled("result", counters.rendezvous),
+    )
+    yield counter(
+        "hybridrelay_listeners_chosen_total",
+        "Choices among several listeners, by the reason for which one was chosen.",
+        _labelled("reason", counters.chosen),
     )
     yield counter(
         "hybridrelay_places_displaced_total",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from .._histogram import HistogramSnapshot
 from ..connectivity.snapshot import EndpointSnapshot, RelayState
 from ..management.exposition import Sample, counter, gauge, histogram
+from ..protocol.control_states import TargetHealth
 from .values import Role
 
 __all__ = ["MAX_CONNECTIONS", "OTHER", "endpoint_metrics"]
@@ -32,6 +33,7 @@ def endpoint_metrics(
     labels = {one.name: one.name for one in snapshot.connections[:MAX_CONNECTIONS]}
     parts = [
         *_of_connections(snapshot, labels),
+        *(_of_targets(snapshot, labels) if role == "connector" else ()),
         *_of_credentials(snapshot, labels),
         *_of_sessions(snapshot),
         *_of_counters(snapshot, labels, role),
@@ -64,6 +66,19 @@ def _of_connections(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Itera
         "hybridrelay_streams",
         "Streams that have not ended.",
         [({"connection": name}, value) for name, value in streams.items()],
+    )
+
+
+def _of_targets(snapshot: EndpointSnapshot, labels: dict[str, str]) -> Iterator[str]:
+    healthy: dict[str, int] = {}
+    for connection in snapshot.connections:
+        if connection.target_health is not TargetHealth.UNKNOWN:
+            label = labels.get(connection.name, OTHER)
+            healthy[label] = min(int(connection.target_health is TargetHealth.HEALTHY), healthy.get(label, 1))
+    yield gauge(
+        "hybridrelay_target_healthy",
+        "Whether connecting to the target succeeds. Not present before this is known.",
+        [({"connection": name}, value) for name, value in healthy.items()],
     )
 
 

@@ -98,6 +98,15 @@ def _of_connector(connections: Sequence[ConnectionSnapshot], role: Role, stoppin
                 connection=connection.name,
             )
     for connection in connections:
+        if connection.target_failure is not None:
+            yield ProblemStatus(
+                code="target-unhealthy",
+                detail=f"{connection.name} cannot reach its target {connection.target}: "
+                f"{connection.target_failure.detail}",
+                remedy=connection.target_failure.remedy,
+                connection=connection.name,
+            )
+    for connection in connections:
         for relay in connection.relays if connection.is_registered else ():
             if relay.state is not RelayState.REGISTERED:
                 yield _relay_failed(connection.name, relay)

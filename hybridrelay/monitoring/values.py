@@ -12,6 +12,7 @@ import msgspec
 
 from ..connectivity.snapshot import MAX_LISTED, EndpointSnapshot, RelayState, SessionState, StreamState
 from ..management.values import Body, Value
+from ..protocol.control_states import TargetHealth
 
 __all__ = [
     "ConnectionStatus",
@@ -102,6 +103,9 @@ class ConnectionStatus(Value, frozen=True):
     name: str
     #: ``host:port``, at a connector; empty at a client, which does not know it.
     target: str
+    #: At a connector: ``unknown``, ``healthy`` or ``unhealthy``, as its relays are told; and why it is unhealthy.
+    target_health: TargetHealth
+    target_failure: FailureStatus | None
     #: The local addresses of a forward.
     listening: tuple[str, ...]
     relays: tuple[RelayStatus, ...]
@@ -179,6 +183,7 @@ class ProblemStatus(Value, frozen=True):
         "stopping",
         "denied-by-policy",
         "not-registered",
+        "target-unhealthy",
         "relay-failed",
         "no-session",
         "not-listening",

@@ -15,7 +15,6 @@ So no other party can register or replace an instance, or declare it dead.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import re
@@ -35,6 +34,10 @@ from .control_fields import matching as _matching
 from .control_fields import retry_after as _retry_after
 from .control_fields import seconds as _seconds
 from .control_fields import text_of as _text
+from .control_states import KeptState as KeptState  # noqa: PLC0414 - names of this module, too
+from .control_states import PeerRole as PeerRole  # noqa: PLC0414
+from .control_states import TargetHealth as TargetHealth  # noqa: PLC0414
+from .control_states import UpdateState as UpdateState  # noqa: PLC0414
 from .errors import LocalProtocolError, RemoteProtocolError
 from .limits import MAX_CONNECTION_NAME, MAX_TOKEN
 from .preamble import TICKET_SIZE
@@ -115,41 +118,6 @@ def instance_of(secret: InstanceSecret) -> Instance:
     return hashlib.sha256(b"hybridrelay instance\n" + bytes.fromhex(secret)).hexdigest()[:32]
 
 
-class PeerRole(enum.StrEnum):
-    """The kind of program that dials a control channel."""
-
-    CONNECTOR = "connector"
-    CLIENT = "client"
-    #: Takes a claim, and needs no right.
-    TAKER = "taker"
-
-
-class KeptState(enum.StrEnum):
-    """What a peer has done with a new key."""
-
-    #: It uses the key, and has written it where its connection string is kept.
-    KEPT = "kept"
-    #: It uses the key, but after a restart it would not.
-    MEMORY = "memory"
-    #: It does not use the key yet, because another of its relays does not accept it.
-    WAITING = "waiting"
-
-
-class UpdateState(enum.StrEnum):
-    """What a peer has done with an update."""
-
-    #: It uses the update, or a later one, and has written it where its connection string is kept.
-    KEPT = "kept"
-    #: It uses the update, but after a restart it would have to get it again.
-    MEMORY = "memory"
-    #: It does not use the update yet, because none of the relays in it accepts the peer, or it is not to be used yet.
-    WAITING = "waiting"
-    #: It does not use the update, which is not authentic, has expired, or is not allowed by a policy.
-    REFUSED = "refused"
-    #: The update is for others.
-    OTHER = "other"
-
-
 # --- fields: validators for both sides, decoders from JSON for the peer
 
 
@@ -204,6 +172,7 @@ _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     PeerRole: lambda value: PeerRole(_string_from_json(value)),
     KeptState: lambda value: KeptState(_string_from_json(value)),
     UpdateState: lambda value: UpdateState(_string_from_json(value)),
+    TargetHealth: lambda value: TargetHealth(_string_from_json(value)),
     tuple[str, ...]: _strings_from_json,
 }
 
@@ -335,6 +304,17 @@ class Proved:
 
     #: The id of the accepted offer.
     id: int = attrs.field(validator=_integer)
+
+
+@attrs.frozen
+class Health:
+    """A connector reports whether it can connect to the target of a hybrid connection that it has registered.
+
+    It does so when that changes, and after each registration. Not answered.
+    """
+
+    connection: str = attrs.field(validator=_connection)
+    target: TargetHealth = attrs.field(validator=attrs.validators.instance_of(TargetHealth))
 
 
 @attrs.frozen
@@ -507,6 +487,7 @@ Message: TypeAlias = (
     | Offer
     | Accept
     | Proved
+    | Health
     | Take
     | Taken
     | Key
@@ -525,7 +506,7 @@ Message: TypeAlias = (
 _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
-        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Take, Taken,
+        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Health, Take, Taken,
         Key, KeyKept, Update, UpdateKept, Check, Checked, Witness, Witnessed, Failed, Ended, Draining,
     )
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections import Counter
 from ..events.base import Event
 from ..events.relay import (
     ControlChannelDisplaced,
+    ListenerChosen,
     ListenerLeft,
     ListenerRefused,
     ListenerRegistered,
@@ -62,6 +63,8 @@ class RelayCounters:
         self.rendezvous: Counter[str] = Counter()
         #: By what was displaced: ``control_channels`` or ``pairs``.
         self.displaced: Counter[str] = Counter()
+        #: By the reason why one of several listeners was chosen.
+        self.chosen: Counter[str] = Counter()
 
     def label(self, connection: str) -> str:
         """Return the label for a hybrid connection: its name, or `OTHER` beyond the first `MAX_CONNECTIONS`."""
@@ -81,6 +84,8 @@ class RelayCounters:
                 self.listener_connections[self._known(name), _result(reason)] += 1
             case ListenerLeft(connection=name, reason=reason):
                 self.listener_disconnects[self._known(name), reason.slug] += 1
+            case ListenerChosen(why=why):
+                self.chosen[why] += 1
             case SenderRefused(connection=name, reason=reason):
                 self.sender_connections[self._known(name), _result(reason)] += 1
             case RendezvousJoined(connection=name):

@@ -2,6 +2,8 @@
 
 Lists are returned in pages, sorted by hybrid connection and key, so that listing tens of thousands of listeners does
 not delay the relay's other work.
+
+The module is long because the interface through which all of this is read, `LiveRelay`, is here, too.
 """
 
 from __future__ import annotations
@@ -78,6 +80,12 @@ class ListenerSnapshot(_Peer):
 
     #: Whether an administrator drains it, so that it is offered no new sessions.
     draining: bool = False
+    #: What it has reported about its target: ``unknown``, ``healthy`` or ``unhealthy``.
+    target: str = "unknown"
+    #: How often it was chosen for a new session since it registered, by reason (`core.choice.Why`), and the reason of
+    #: the last time; None if it never was.
+    chosen: Mapping[str, int] = attrs.field(factory=dict)
+    last_chosen: str | None = None
 
     @property
     def key(self) -> str:
@@ -128,6 +136,8 @@ class ConnectionSnapshot:
     sessions: int = 0
     bytes_to_client: int = 0
     bytes_to_connector: int = 0
+    #: How many of the listeners report that they cannot connect to their target.
+    unhealthy_listeners: int = 0
 
     def __add__(self, other: ConnectionSnapshot) -> ConnectionSnapshot:
         return ConnectionSnapshot(
@@ -136,6 +146,7 @@ class ConnectionSnapshot:
             self.sessions + other.sessions,
             self.bytes_to_client + other.bytes_to_client,
             self.bytes_to_connector + other.bytes_to_connector,
+            self.unhealthy_listeners + other.unhealthy_listeners,
         )
 
 

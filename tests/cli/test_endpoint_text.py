@@ -8,6 +8,7 @@ from hybridrelay.cli.endpoint_text import endpoint_text
 from hybridrelay.connectivity.snapshot import EndpointSnapshot, RouteSnapshot, StreamState
 from hybridrelay.monitoring.problems import endpoint_problems
 from hybridrelay.monitoring.values import Role, StatusValue
+from hybridrelay.protocol.control_states import TargetHealth
 
 from ..monitoring.snapshots import connection, endpoint, failed, relay, session, stream
 
@@ -32,7 +33,7 @@ def test_a_connector() -> None:
     proxied = RouteSnapshot(name="wss", transport="websocket", port=443, proxy="http://proxy:3128")
     shown = text(
         endpoint(
-            connection("db", relay("a"), failed("b"), target="db.internal:5432"),
+            connection("db", relay("a"), failed("b"), target="db.internal:5432", target_health=TargetHealth.HEALTHY),
             sessions=(session(60, resumptions=2, bytes_to_target=12_300_000, route=proxied),),
             streams=(stream(40, state=StreamState.HALF_CLOSED, bytes_to_client=999),),
         )
@@ -43,8 +44,8 @@ def test_a_connector() -> None:
         "! db is not registered at b: connection refused\n    what to do: check that the relay runs"
     ), "problems come first"
     assert cells(shown, "hybrid connections")[1:] == [
-        ["NAME", "TARGET", "SESSIONS", "STREAMS", "WAITING"],
-        ["db", "db.internal:5432", "1", "2", "0"],
+        ["NAME", "TARGET", "HEALTH", "SESSIONS", "STREAMS", "WAITING"],
+        ["db", "db.internal:5432", "healthy", "1", "2", "0"],
     ]
     assert cells(shown, "relays")[2:] == [
         ["db", "a", "registered", "1", "min", "35", "s", "tcp", "9352"],

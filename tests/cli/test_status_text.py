@@ -53,7 +53,7 @@ def test_tables() -> None:
     assert rows == [
         [
             *("orders", "1" * 32, "192.0.2.1", "tcp", "test/1", "connector/primary"),
-            *("1", "min", "0", "s", "1", "7", "B", "5", "B"),
+            *("1", "min", "0", "s", "1", "7", "B", "5", "B", "no", "healthy", "5", "random,", "2", "only"),
         ],
         [
             *("orders", "2" * 32, "192.0.2.2", "websocket", "test/1", "application/secondary"),

@@ -17,6 +17,7 @@ from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.sessions import Served, Sessions
+from hybridrelay.connector.target_monitor import TargetMonitor
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.events import Event, EventStream, LogSubscriber, logged_events
@@ -32,6 +33,7 @@ from hybridrelay.security import (
     PeerIdentity,
     Role,
     Secret,
+    StreamTarget,
     create_authority,
     generate_key,
 )
@@ -53,12 +55,16 @@ class FakeControl(ControlChannel):
         self.has_ended = False
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
-        #: What the connector has said, requests apart.
+        #: What the connector has said, requests apart; and what it has said about targets.
         self.sent: list[control.Message] = []
+        self.health: list[control.Health] = []
 
     async def send(self, message: control.Message) -> None:
         await trio.lowlevel.checkpoint()
-        self.sent.append(message)
+        if isinstance(message, control.Health):
+            self.health.append(message)
+        else:
+            self.sent.append(message)
 
     def next_id(self) -> int:
         return 1
@@ -148,6 +154,15 @@ class FakeInstances(UnrecordedInstances):
         self.renewed.append(instance)
 
 
+def unwatched_targets() -> TargetMonitor:
+    """Nothing is known about any target."""
+
+    async def dial(target: StreamTarget) -> trio.SocketStream:
+        raise AssertionError("nothing is checked")
+
+    return TargetMonitor(list, dial, logged_events())
+
+
 class FakeSession(Session):
     """A session without a peer, which says of itself that it is open, or not."""
 
@@ -219,6 +234,7 @@ class Scene:
         self.changes = 0
         self.channels = FakeDataChannels()
         self.sessions = FakeSessions()
+        self.monitor = unwatched_targets()
         #: What was published.
         self.events: list[Event] = []
         self.registrar = Registrar(
@@ -226,6 +242,7 @@ class Scene:
             self.channels,
             self.sessions,
             self.instances,
+            self.monitor,
             clock=self.relay.clock,
             events=EventStream(LogSubscriber(), self.events.append),
             changed=self._count,

@@ -24,6 +24,7 @@ def test_defaults() -> None:
     assert config.mode == "auto"
     assert config.resume_deadline == 25.0
     assert config.upgrade_interval == 30.0
+    assert config.check_target_interval is None
     assert config.policy == Policy()
     assert config.instance_file is None
 
@@ -50,10 +51,17 @@ def test_one_connection_string_is_no_list(value: object) -> None:
 class Times(TypedDict, total=False):
     resume_deadline: float
     upgrade_interval: float
+    check_target_interval: float
 
 
 @pytest.mark.parametrize(
-    "seconds", [{"resume_deadline": -1.0}, {"resume_deadline": math.nan}, {"upgrade_interval": 0.0}]
+    "seconds",
+    [
+        {"resume_deadline": -1.0},
+        {"resume_deadline": math.nan},
+        {"upgrade_interval": 0.0},
+        {"check_target_interval": 0.9},
+    ],
 )
 def test_impossible_times(seconds: Times) -> None:
     with pytest.raises(ValueError, match=next(iter(seconds))):

@@ -20,7 +20,18 @@ from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import generate_key
 
-from .fakes import GRANT, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, Scene, start, state, without_jitter
+from .fakes import (
+    GRANT,
+    FakeControl,
+    FakeDataChannels,
+    FakeRelay,
+    FakeSessions,
+    Scene,
+    start,
+    state,
+    unwatched_targets,
+    without_jitter,
+)
 
 
 @pytest.fixture
@@ -442,6 +453,7 @@ async def test_one_relay_under_two_names_is_registered_under_one(
         FakeDataChannels(),
         FakeSessions(),
         UnrecordedInstances(),
+        unwatched_targets(),
         clock=relay.clock,
         events=logged_events(),
         changed=lambda: None,
@@ -540,4 +552,29 @@ async def test_a_channel_that_is_lost_while_it_registers_costs_no_instance(
     assert state(scene.one) == (True, False)
     assert len(scene.relay.opened) == 3
     assert scene.relay.superseded == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_relay_is_told_about_the_targets_of_what_is_registered_there(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    unknown, unhealthy = control.TargetHealth.UNKNOWN, control.TargetHealth.UNHEALTHY
+    scene.relay.answers["two"] = Reason.LISTENER_QUOTA
+    start(nursery, scene)
+    await trio.sleep(1)
+    assert scene.relay.control.health == [control.Health("one", unknown)]
+    scene.monitor.health = lambda target: unhealthy  # type: ignore[method-assign]
+    await trio.sleep(10)
+    scene.monitor.wake()
+    await trio.sleep(1)
+    assert set(scene.relay.control.health[1:]) == {control.Health("one", unhealthy)}
+    del scene.relay.answers["two"]
+    await trio.sleep(60)
+    assert control.Health("two", unhealthy) in scene.relay.control.health[2:]
+    before = scene.relay.control
+    before.close()
+    await trio.sleep(10)
+    assert scene.relay.control is not before
+    assert sorted(one.connection for one in scene.relay.control.health) == ["one", "two"]
+    assert {one.target for one in scene.relay.control.health} == {unhealthy}
     nursery.cancel_scope.cancel()

@@ -39,7 +39,19 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from ..keys import key_of
-from .fakes import HOST, TCP, WSS, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, no_check, published, state
+from .fakes import (
+    HOST,
+    TCP,
+    WSS,
+    FakeControl,
+    FakeDataChannels,
+    FakeRelay,
+    FakeSessions,
+    no_check,
+    published,
+    state,
+    unwatched_targets,
+)
 
 SECRET = "0" * 64
 INSTANCE = control.instance_of(SECRET)
@@ -206,6 +218,7 @@ class Scene:
             self.channels,
             self.sessions,
             UnrecordedInstances(),
+            unwatched_targets(),
             clock=trio.current_time,
             events=logged_events(),
             changed=lambda: None,

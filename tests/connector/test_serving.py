@@ -54,7 +54,18 @@ class Scene:
         stream = EventStream(AuditLog(), self.events.append)
         self.now = 1000.0
         self.counters = EndpointCounters()
-        self.service = StreamService(lambda: self.policy, Shares(), stream, self.counters, lambda: self.now)
+        #: Why attempts to connect to the target have failed; None for those that have not.
+        self.attempts: list[Reason | None] = []
+        self.service = StreamService(
+            lambda: self.policy,
+            Shares(),
+            stream,
+            self.counters,
+            lambda: self.now,
+            target_attempted=lambda _target, _began, error: self.attempts.append(
+                None if error is None else error.reason
+            ),
+        )
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 
@@ -298,6 +309,7 @@ async def test_a_connector_that_goes_away_while_it_dials_says_so(
     with pytest.raises(StreamRefused) as refused:
         await stream.wait_opened()
     assert refused.value.reason is Reason.GOING_AWAY
+    assert scene.attempts == []
     nursery.cancel_scope.cancel()
 
 
@@ -322,6 +334,7 @@ async def test_a_refusal_is_told_to_both(
         await scene.client.open_stream()
     assert refused.value.reason is expected
     assert lines() == [OPEN, ("refused", expected.slug, None, None, 0, 0)]
+    assert scene.attempts == ([expected] if why == "target" else []), "anything else says nothing about the target"
     nursery.cancel_scope.cancel()
 
 
@@ -329,6 +342,7 @@ async def test_what_is_open_for_days_is_reported_each_day(nursery: trio.Nursery,
     scene = await Scene.start(nursery, target.address)
     streams = [await scene.client.open_stream() for _ in range(2)]
     servers = [await target.accept() for _ in range(2)]
+    assert scene.attempts == [None, None]
     await talk(streams[0], servers[0])
     await eventually(lambda: len(scene.events) == 2)
 

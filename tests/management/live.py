@@ -34,6 +34,7 @@ def listener(connection: str = "orders", instance: str = "1" * 32) -> ListenerSn
     return ListenerSnapshot(
         **attrs.asdict(attrs.evolve(LISTENER_END, instance=instance)),
         connection=connection, software="test/1", since=1000.0, sessions=1, bytes_to_client=7, bytes_to_connector=5,
+        target="healthy", chosen={"only": 2, "random": 5}, last_chosen="random",
     )  # fmt: skip
 
 

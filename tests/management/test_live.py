@@ -34,10 +34,14 @@ OPERATIONS = {"listeners": "dropListener", "senders": "dropSender", "sessions": 
 KEYS = {"listeners": "1" * 32, "senders": "3" * 16, "sessions": "4" * 32}
 
 
+#: What the choice between listeners depends on, and why this one was chosen.
+CHOICE = {"target": "healthy", "chosen": {"only": 2, "random": 5}, "lastChosen": "random"}
+
+
 async def test_listeners_senders_and_sessions_are_listed(viewer: Api, api: Api) -> None:
     await api.call("PUT", ORDERS, BODY)
     expected: dict[str, dict[str, Any]] = {
-        "listeners": {**LISTENER_END, **COMMON, "since": 1000.0, "draining": False},
+        "listeners": {**LISTENER_END, **COMMON, "since": 1000.0, "draining": False, **CHOICE},
         "senders": {**SENDER_END, **COMMON, "id": "3" * 16, "since": 1001.0},
         "sessions": {
             "id": "4" * 32, "connection": "orders", "listener": LISTENER_END, "sender": SENDER_END, "since": 1002.0,

@@ -12,6 +12,7 @@ from hybridrelay._histogram import HistogramSnapshot
 from hybridrelay.connectivity.snapshot import CredentialSnapshot, EndpointSnapshot
 from hybridrelay.monitoring.metrics import MAX_CONNECTIONS, OTHER, endpoint_metrics
 from hybridrelay.monitoring.values import Role
+from hybridrelay.protocol.control_states import TargetHealth
 from hybridrelay.protocol.reasons import Reason
 
 from .snapshots import connection, endpoint, failed, relay
@@ -26,6 +27,7 @@ NAMES = {
     "hybridrelay_streams",
     "hybridrelay_streams_opened",
     "hybridrelay_target_connect_seconds",
+    "hybridrelay_target_healthy",
     "hybridrelay_session_resumes",
     "hybridrelay_session_bytes",
     "hybridrelay_transport",
@@ -49,7 +51,11 @@ def samples(family: Any) -> dict[tuple[tuple[str, str], ...], float]:
 
 def test_the_names() -> None:
     assert set(families(endpoint())) == NAMES
-    of_connector_only = {"hybridrelay_target_connect_seconds", "hybridrelay_policy_refusals"}
+    of_connector_only = {
+        "hybridrelay_target_connect_seconds",
+        "hybridrelay_target_healthy",
+        "hybridrelay_policy_refusals",
+    }
     assert set(families(endpoint(), role="forward")) == NAMES - of_connector_only
     assert set(families(endpoint(), descriptors=None)) == NAMES - {"hybridrelay_open_files"}
     assert all(one.documentation for one in families(endpoint()).values())
@@ -124,3 +130,16 @@ def test_when_identities_and_issuers_expire() -> None:
         ("db", "issuer"): 7.0,
         ("other", "identity"): 9.0,
     }
+
+
+def test_the_health_of_targets() -> None:
+    healths = {"up": TargetHealth.HEALTHY, "down": TargetHealth.UNHEALTHY, "new": TargetHealth.UNKNOWN}
+    several = [connection(name, target_health=health) for name, health in healths.items()]
+    many = [connection(f"c{number}") for number in range(MAX_CONNECTIONS - 3)]
+    others = [connection(f"other {name}", target_health=health) for name, health in healths.items()]
+    found = samples(families(endpoint(*several, *many, *others))["hybridrelay_target_healthy"])
+    assert found == {
+        (("connection", "up"),): 1,
+        (("connection", "down"),): 0,
+        (("connection", OTHER),): 0,
+    }, "of those without a label of their own, one is unhealthy"

@@ -38,6 +38,7 @@ NOT_REACHED = TargetCheck("db", "db.internal:5432", "target-refused", "connectio
         ("connector", endpoint(connection("db", relay("a"), failed("b"))), False, ["relay-failed"]),
         ("connector", endpoint(connection("a", relay("x"), failed("y")), connection("b", failed("x"))), False,
          ["not-registered", "relay-failed"]),
+        ("connector", endpoint(connection("db", target="db:1", target_failure=DOWN)), False, ["target-unhealthy"]),
         ("connector", endpoint(sessions=(session(state=SessionState.RESUMING),)), False, ["session-resuming"]),
         ("connector", endpoint(audit=(NOT_WRITTEN,)), False, ["audit-failed"]),
         ("forward", endpoint(FINE), False, []),

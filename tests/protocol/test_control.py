@@ -147,6 +147,10 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
         {"type": "hello", "role": "taker", "instance": TWO, "generation": 1, "software": "", "secret": None},
     ),
     (
+        control.Health("sql", control.TargetHealth.UNHEALTHY),
+        {"type": "health", "connection": "sql", "target": "unhealthy"},
+    ),
+    (
         Take(1, "ab" * 16, "cd" * 32, "ef" * 16),
         {"type": "take", "id": 1, "mailbox": "ab" * 16, "proof": "cd" * 32, "attempt": "ef" * 16},
     ),
@@ -257,6 +261,8 @@ def test_a_newer_peer_is_understood_as_far_as_possible() -> None:
     decoder = ControlDecoder()
     data = framed(type="accept", id=1, colour="green") + framed(type="dance", id=2) + framed(type="accept", id=3)
     assert decoder.receive_data_untrusted(data) == [Accept(1), Unknown("dance"), Accept(3)]
+    data = framed(type="health", connection="sql", target="lukewarm")
+    assert decoder.receive_data_untrusted(data) == [control.Health("sql", control.TargetHealth.UNKNOWN)]
     data = framed(type="failed", id=1, reason="eaten-by-bear", detail="")
     assert decoder.receive_data_untrusted(data) == [Failed(1, Reason.INTERNAL_ERROR)]
 
@@ -320,6 +326,8 @@ NOT_SECRETS: list[object] = ["", ONE, SECRET[:-1], SECRET + "0", SECRET.upper(),
 NOT_PINS: list[object] = ["a", None, 7, {}, [7], [None], [["a"]], [""], ["a\n"], ["a" * 129], ["a"] * 9]
 BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("hello", "role", value) for value in NOT_ROLES],
+    *[("health", "connection", value) for value in NOT_NAMES],
+    *[("health", "target", value) for value in NOT_TEXTS],
     *[("hello", "instance", value) for value in [*NOT_INSTANCES, None]],
     *[("hello", "generation", value) for value in NOT_IDS],
     *[("hello", "software", value) for value in ["x" * 129, "\n", *NOT_TEXTS]],

@@ -67,6 +67,9 @@ examples:
     hybridrelay connector --connection-string-file orders.connector \\
         --status 127.0.0.1:9351
     hybridrelay status --from 127.0.0.1:9351
+  one of several connectors, which finds out at once when its target fails:
+    hybridrelay connector --connection-string-file orders.connector \\
+        --check-target-interval 30
   at the first start, with the code of a claim instead of a file:
     hybridrelay connector --claim-file code \\
         --connection-string-file /var/lib/hybridrelay/orders.connector
@@ -138,6 +141,14 @@ def _add_arguments(parser: Parser) -> None:
         action="store_true",
         help="/readyz of --status also connects to each target, at most once a minute; the target sees a connection "
         "that ends at once",
+    )
+    parser.add_argument(
+        "--check-target-interval",
+        metavar="SECONDS",
+        type=values.seconds(1),
+        help="check a target to which nobody has connected for this time; it sees a connection that ends at once "
+        "(default: targets are checked only after connections to them have failed); the relays prefer connectors "
+        "whose targets can be reached",
     )
     add_config(parser)
     add_connection_tables(parser, _add_connection_keys)

@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         policy_directories=args.policy_dirs,
         resume_deadline=args.resume_deadline,
         upgrade_interval=args.upgrade_interval,
+        check_target_interval=args.check_target_interval,
         keep_string=keeper_of(configuration.files, marks),
         update_floor=marks.floor,
         instance_file=_instance_file(args.instance_file, configuration.file, strings, events),

@@ -14,7 +14,7 @@ from .layout import View, redirect
 from .messages import done
 from .overview import state_of
 from .page import Page
-from .parts import api_line, button, empty, figure, figures, identity, linked, post_form, section, table
+from .parts import api_line, badge, button, empty, figure, figures, identity, linked, post_form, section, table
 from .paths import path_of
 from .rules import rules_section
 from .settings import settings_sections
@@ -52,7 +52,8 @@ async def _show(visit: Visit) -> View:
                 _listeners(visit, found, listeners),
                 api_line(visit, f"{_api(name)}/listeners"),
                 id_="listeners",
-                note="The connectors that are registered at this relay.",
+                note="The connectors that are registered at this relay. Target is what each has reported about its "
+                "target. Chosen is how often this relay has chosen it for a new session, and why.",
             ),
             section(
                 "Senders",
@@ -137,6 +138,10 @@ _PEER_COLUMNS = (
 )  # fmt: skip
 
 
+#: The kind of badge for what a connector reports about its target.
+_TARGETS = {"healthy": "good", "unhealthy": "bad"}
+
+
 def _listeners(visit: Visit, found: ConnectionValue, page: ListenerPage) -> Child:
     name = found.name
     if found.disabled and not page.value:
@@ -153,6 +158,8 @@ def _listeners(visit: Visit, found: ConnectionValue, page: ListenerPage) -> Chil
     rows = [
         [
             *_peer(one, f"{_api(name)}/listeners"),
+            badge(one.target.capitalize(), _TARGETS.get(one.target, "plain")),
+            one.choices or "never",
             [
                 _drain(visit, f"{path_of(name)}/listeners/{segment(one.instance)}", one),
                 _drop(
@@ -165,7 +172,7 @@ def _listeners(visit: Visit, found: ConnectionValue, page: ListenerPage) -> Chil
         for one in page.value
     ]
     return [
-        table("Listeners", _PEER_COLUMNS, rows, numeric=(5, 6, 7)),
+        table("Listeners", (*_PEER_COLUMNS[:-1], "Target", "Chosen", ""), rows, numeric=(5, 6, 7)),
         _more(page.next_cursor, f"{_api(name)}/listeners"),
     ]
 

@@ -28,6 +28,8 @@ from ...events.relay import (
     ListenerLeft,
     ListenerRegistered,
     ListenerSilent,
+    ListenerTargetHealthy,
+    ListenerTargetUnhealthy,
     RendezvousEnded,
     RendezvousJoined,
     RendezvousKept,
@@ -45,6 +47,7 @@ from ...events.relay_changes import (
     KeyChanged,
     KeyRevoked,
 )
+from ...protocol.control_states import TargetHealth
 from ...protocol.reasons import Reason
 from ...security import Right
 from ..model import StoreChange
@@ -278,6 +281,16 @@ class Broker(Generic[HandleT]):
             self._outputs.append(event(connection=connection, instance=instance))
         return has_changed
 
+    def report_target(self, listener: Listener[HandleT], health: TargetHealth) -> None:
+        """Note what a listener reports about its target. Does nothing if it is no longer registered."""
+        before = self.listeners.report_target(listener, health)
+        was_unhealthy, is_unhealthy = (one is TargetHealth.UNHEALTHY for one in (before, health))
+        if before is not None and was_unhealthy is not is_unhealthy:
+            event = ListenerTargetUnhealthy if is_unhealthy else ListenerTargetHealthy
+            self._outputs.append(
+                event(connection=listener.connection, peer=listener.address, instance=listener.instance)
+            )
+
     def token_expired(self, listener: Listener[HandleT]) -> None:
         """End a registration whose token has expired and was not renewed."""
         if self.listeners.remove(listener):
@@ -366,7 +379,9 @@ class Broker(Generic[HandleT]):
         else:
             listener = None if join.passed_over else self.listeners.find(name, join.wanted)
         if listener is None:
-            return self._fail(join, join.why if join.passed_over else self.listeners.why_not(name, join.wanted))
+            why = join.why if join.passed_over else self.listeners.why_not(name, join.wanted)
+            avoids = why is Reason.NO_LISTENER and any(self.listeners.find(name, one) for one in join.avoid)
+            return self._fail(join, why, "the client avoids those that are registered" if avoids else "")
         try:
             made = self.rendezvous.create(name, listener.key, join.sender, now, instance=join.instance)
         except RendezvousError as exc:
@@ -374,6 +389,8 @@ class Broker(Generic[HandleT]):
         for ended in made.displaced:
             self._ended(ended)
         self._sessions.began(made.id, name, listener.instance)
+        if choice is not None:
+            self.listeners.count_choice(choice)
         if choice is not None and choice.candidates > 1:
             self._outputs.append(
                 ListenerChosen(
@@ -383,6 +400,7 @@ class Broker(Generic[HandleT]):
                     why=choice.why.value,
                     sessions=choice.sessions,
                     candidates=choice.candidates,
+                    healthy=choice.healthy,
                 )
             )
         join.apply(Answer.CHOSEN)

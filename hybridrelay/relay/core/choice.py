@@ -1,10 +1,15 @@
 """Chooses the listener that is offered a rendezvous. Pure.
 
-The rules, of which the first one that applies decides:
+Listeners that report that they cannot connect to their target are *unhealthy*, and are left out. If all are
+unhealthy, none is left out: a report may be out of date, and must not make a hybrid connection unavailable. All
+others are healthy, including those that report nothing.
+
+The rules for the candidates that remain, of which the first one that applies decides:
 
 | there are | chosen is | `Why` |
 |---|---|---|
 | no candidates | none | |
+| one candidate, and others were left out | this one | ONLY_HEALTHY |
 | one candidate | this one | ONLY |
 | several, and others were passed over | any of those with a key and a network that were drawn before | DRAWN |
 | several, and a coin shows heads | any | RANDOM |
@@ -13,7 +18,7 @@ The rules, of which the first one that applies decides:
 The relay counts the sessions itself, so that a listener cannot state a false number. It can still end its sessions at
 once, in order to have few. Because of the coin, each of n candidates is still offered at least 1/(2n) of all
 rendezvous on average, whatever the others do, and a candidate that always has the fewest sessions is offered at most
-1/2 + 1/(2n).
+1/2 + 1/(2n). A false report about its target costs a listener rendezvous, and cannot cost another one any.
 
 A rendezvous that others have declined goes to any key and network with equal probability. So listeners of one holder
 that all decline cannot use up all attempts of a sender.
@@ -31,7 +36,7 @@ import attrs
 from .holders import network_of
 from .listener import HandleT, Listener
 
-__all__ = ["Choice", "SessionCounts", "Why", "choose_listener"]
+__all__ = ["Choice", "Chosen", "SessionCounts", "Why", "choose_listener"]
 
 
 class Why(enum.StrEnum):
@@ -39,6 +44,8 @@ class Why(enum.StrEnum):
 
     #: There was no other one.
     ONLY = "only"
+    #: All others are unhealthy.
+    ONLY_HEALTHY = "only-healthy"
     #: No other one has fewer sessions.
     FEWEST_SESSIONS = "fewest-sessions"
     #: At random, among all.
@@ -53,15 +60,32 @@ class Choice(Generic[HandleT]):
 
     listener: Listener[HandleT]
     why: Why
-    #: How many sessions it has at this relay, and how many listeners could have been chosen.
+    #: How many sessions it has at this relay.
     sessions: int
+    #: How many listeners there were to choose from, and how many of them are healthy. If none is, they were chosen
+    #: from nevertheless.
     candidates: int
+    healthy: int
+
+
+@attrs.define
+class Chosen:
+    """How often a listener was chosen, by reason, since it registered; and the last reason."""
+
+    counts: Counter[Why] = attrs.field(factory=Counter[Why])
+    last: Why | None = None
+
+    def count(self, why: Why) -> None:
+        """Count a choice."""
+        self.counts[why] += 1
+        self.last = why
 
 
 def choose_listener(
     candidates: Sequence[Listener[HandleT]],
     *,
     sessions: Callable[[Listener[HandleT]], int],
+    is_unhealthy: Callable[[Listener[HandleT]], bool] = lambda _listener: False,
     has_passed_over: bool,
     randbelow: Callable[[int], int],
 ) -> Choice[HandleT] | None:
@@ -70,6 +94,7 @@ def choose_listener(
     Args:
         candidates: the listeners that can be chosen.
         sessions: returns how many sessions a listener has at this relay.
+        is_unhealthy: returns whether a listener reports that it cannot connect to its target.
         has_passed_over: whether there are other listeners, which were passed over.
         randbelow: returns a random number from 0 up to its argument, exclusively.
 
@@ -78,8 +103,11 @@ def choose_listener(
     """
     if not candidates:
         return None
+    every, healthy = len(candidates), [one for one in candidates if not is_unhealthy(one)]
+    candidates = healthy or candidates
+    among: Sequence[Listener[HandleT]]
     if len(candidates) == 1:
-        among, why = candidates, Why.ONLY
+        among, why = candidates, Why.ONLY if every == 1 else Why.ONLY_HEALTHY
     elif has_passed_over:
         groups: dict[Hashable, list[Listener[HandleT]]] = {}
         for one in candidates:
@@ -91,7 +119,7 @@ def choose_listener(
         fewest = min(map(sessions, candidates))
         among, why = [one for one in candidates if sessions(one) == fewest], Why.FEWEST_SESSIONS
     chosen = among[randbelow(len(among))]
-    return Choice(chosen, why, sessions(chosen), len(candidates))
+    return Choice(chosen, why, sessions(chosen), every, len(healthy))
 
 
 class SessionCounts:

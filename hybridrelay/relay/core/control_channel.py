@@ -8,6 +8,7 @@ the states in `control_channel_states.py`. `MAY_SEND` has the messages that a pe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Generic, TypeAlias
 
@@ -19,7 +20,13 @@ from ...events.relay import ListenerRefused, SenderRefused, TokenInvalid, TokenR
 from ...protocol import RemoteProtocolError, control
 from ...protocol.reasons import Reason
 from ...security import Right
-from ..limits import IDLE_CLIENT_SECONDS, REFUSALS_BEFORE_AUTHORIZED, REFUSED_CHANNEL_SECONDS
+from ..limits import (
+    HEALTH_REPORTS,
+    HEALTH_SECONDS,
+    IDLE_CLIENT_SECONDS,
+    REFUSALS_BEFORE_AUTHORIZED,
+    REFUSED_CHANNEL_SECONDS,
+)
 from ..model import KeyId
 from .authorization import Grant
 from .broker import Broker
@@ -64,6 +71,7 @@ MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
         control.Accept,
         control.Failed,
         control.Proved,
+        control.Health,
         control.Check,
         control.KeyKept,
         control.UpdateKept,
@@ -172,6 +180,21 @@ class _Registration(Generic[HandleT]):
     expires_at: float
 
 
+@attrs.define
+class _HealthLimit:
+    """Limits how often a connector reports the health of targets; see `HEALTH_REPORTS`."""
+
+    _count: int = 0
+    _since: float = -math.inf
+
+    def admits(self, now: float, registrations: int) -> bool:
+        """Count a report. Returns False if there were too many."""
+        if now - self._since >= HEALTH_SECONDS:
+            self._count, self._since = 0, now
+        self._count += 1
+        return self._count <= HEALTH_REPORTS * (1 + registrations)
+
+
 class ControlChannelCore(Generic[HandleT]):
     """The machine of one control channel; see the module's docstring.
 
@@ -206,6 +229,7 @@ class ControlChannelCore(Generic[HandleT]):
         self._sends_for: frozenset[str] = frozenset()
         #: The channel's place, from the first grant until the channel is lost.
         self._place: Place[HandleT] | None = None
+        self._health_limit = _HealthLimit()
         self._refusals = 0
         self._has_asked_for_claim = False
         #: Whether a registration was refused.
@@ -233,8 +257,8 @@ class ControlChannelCore(Generic[HandleT]):
 
     # --- messages
 
-    def receive(self, message: control.Message) -> Output | None:
-        """Handle a message from the peer.
+    def receive(self, message: control.Message, now: float) -> Output | None:
+        """Handle a message from the peer. `now` is a time on the broker's clock.
 
         Raises:
             RemoteProtocolError: the peer may not send this message now.
@@ -257,6 +281,8 @@ class ControlChannelCore(Generic[HandleT]):
                 return OfferAnswered(id_, message)
             case control.Proved(id=id_):
                 return SenderProved(id_)
+            case control.Health():
+                self._health_reported(message, now)
             case control.Check():
                 return Authorize(message, Right.LISTEN if role is control.PeerRole.CONNECTOR else Right.SEND)
             case control.KeyKept():
@@ -271,6 +297,15 @@ class ControlChannelCore(Generic[HandleT]):
                 self._has_asked_for_claim = True
                 return TakeClaim(message)
         return None
+
+    def _health_reported(self, message: control.Health, now: float) -> None:
+        if not self.authorized:
+            raise RemoteProtocolError("the health of a target was reported before a valid token")
+        if not self._health_limit.admits(now, len(self._registrations)):
+            raise RemoteProtocolError("the health of targets is reported too often", reason=Reason.LIMIT)
+        # If the registration has just ended, the peer does not know that yet.
+        if registration := self._registrations.get(message.connection):
+            self._broker.report_target(registration.listener, message.target)
 
     def _keep_checkpoint(self, message: control.Witness) -> Say | KeepCheckpoint:
         if not self.authorized:

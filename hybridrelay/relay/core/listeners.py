@@ -27,6 +27,7 @@ from typing import Generic
 import attrs
 
 from ...errors import RendezvousError
+from ...protocol.control_states import TargetHealth
 from ...protocol.reasons import Reason
 from ..limits import (
     DEPARTED_PER_CONNECTION,
@@ -36,7 +37,7 @@ from ..limits import (
     SENIORITY_SECONDS,
 )
 from ..model import KeyId
-from .choice import Choice, choose_listener
+from .choice import Choice, Chosen, choose_listener
 from .displacement import choose_displaced
 from .holders import network_of
 from .listener import HandleT, Listener
@@ -84,7 +85,11 @@ class _Connection(Generic[HandleT]):
     #: Instances that are offered no new sessions, because an administrator drains them. An instance that is
     #: registered or remembered stays here until that is undone.
     draining: set[str] = attrs.field(factory=set)
-    #: The same for departed instances that were registered for `SENIORITY_SECONDS`.
+    #: What each registered instance has reported about its target, if it has.
+    targets: dict[str, TargetHealth] = attrs.field(factory=dict)
+    #: How often each registered instance was chosen.
+    chosen: dict[str, Chosen] = attrs.field(factory=dict)
+    #: The same as `since` for departed instances that were registered for `SENIORITY_SECONDS`.
     seniors: dict[str, _Senior] = attrs.field(factory=dict)
 
 
@@ -92,8 +97,9 @@ class ListenerTable(Generic[HandleT]):
     """All listeners of a relay. There are two kinds of methods:
 
     - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended;
-      `set_draining` changes it, too.
-    - `choose`, `find`, `is_draining`, `is_remembered`, `why_not`, `since`, `of`, `all` and `count` only read it.
+      `set_draining`, `report_target` and `count_choice` change it, too.
+    - `choose`, `find`, `is_draining`, `target_of`, `unhealthy`, `chosen`, `is_remembered`, `why_not`, `since`, `of`,
+      `all` and `count` only read it.
     """
 
     def __init__(
@@ -214,6 +220,39 @@ class ListenerTable(Generic[HandleT]):
         known = self._connections.get(listener.connection)
         return known is not None and listener.instance in known.draining
 
+    def report_target(self, listener: Listener[HandleT], health: TargetHealth) -> TargetHealth | None:
+        """Note what a listener reports about its target. This lasts until its instance is no longer registered.
+
+        Returns:
+            What it had reported before, `TargetHealth.UNKNOWN` if nothing; None if it is not in the table.
+        """
+        known = self._connections.get(listener.connection)
+        if known is None or known.listeners.get(listener.instance) is not listener:
+            return None
+        before = known.targets.get(listener.instance, TargetHealth.UNKNOWN)
+        known.targets[listener.instance] = health
+        return before
+
+    def target_of(self, listener: Listener[HandleT]) -> TargetHealth:
+        """Return what a listener has reported about its target."""
+        known = self._connections.get(listener.connection)
+        return TargetHealth.UNKNOWN if known is None else known.targets.get(listener.instance, TargetHealth.UNKNOWN)
+
+    def unhealthy(self, connection: str) -> int:
+        """Return how many listeners of a hybrid connection report that they cannot connect to their target."""
+        known = self._connections.get(connection)
+        return 0 if known is None else list(known.targets.values()).count(TargetHealth.UNHEALTHY)
+
+    def count_choice(self, choice: Choice[HandleT]) -> None:
+        """Count a choice that has led to an offer."""
+        known = self._connections[choice.listener.connection]
+        known.chosen.setdefault(choice.listener.instance, Chosen()).count(choice.why)
+
+    def chosen(self, listener: Listener[HandleT]) -> Chosen:
+        """Return how often a registered listener was chosen since its instance registered, and why."""
+        known = self._connections.get(listener.connection)
+        return Chosen() if known is None else known.chosen.get(listener.instance, Chosen())
+
     def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:
         """Note that an instance is dead, according to its successor.
 
@@ -255,13 +294,18 @@ class ListenerTable(Generic[HandleT]):
             passed_over: instances that are not chosen.
             sessions: returns how many sessions a listener has.
         """
-        known = self._connections.get(connection)
-        draining = frozenset[str]() if known is None else known.draining
+        if (known := self._connections.get(connection)) is None:
+            return None
+        draining, targets = known.draining, known.targets
         candidates = [
             one for one in self.of(connection) if one.instance not in passed_over and one.instance not in draining
         ]
         return choose_listener(
-            candidates, sessions=sessions, has_passed_over=bool(passed_over), randbelow=self._randbelow
+            candidates,
+            sessions=sessions,
+            is_unhealthy=lambda one: targets.get(one.instance) is TargetHealth.UNHEALTHY,
+            has_passed_over=bool(passed_over),
+            randbelow=self._randbelow,
         )
 
     def find(self, connection: str, instance: str) -> Listener[HandleT] | None:
@@ -336,6 +380,8 @@ class ListenerTable(Generic[HandleT]):
     ) -> None:
         now = self._clock()
         known.registered_since.pop(instance, None)
+        known.targets.pop(instance, None)
+        known.chosen.pop(instance, None)
         since = known.since.pop(instance, math.inf)
         if now - since >= SENIORITY_SECONDS:
             known.seniors = {name: one for name, one in known.seniors.items() if one.until > now}

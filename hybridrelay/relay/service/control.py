@@ -252,7 +252,7 @@ class ControlPeer:
         while self._arrived and self._granted is None:
             message = self._arrived.pop(0)
             if not isinstance(message, control.Unknown):
-                output = self._channel.receive(message)
+                output = self._channel.receive(message, trio.current_time())
                 self._broker.carry_out()
                 if output is not None:
                     await self._perform(output)

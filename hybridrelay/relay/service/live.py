@@ -118,6 +118,7 @@ class RunningRelay:
             traffic.pairs,
             traffic.to_client,
             traffic.to_connector,
+            broker.listeners.unhealthy(name),
         )
 
     def listeners(
@@ -175,6 +176,7 @@ class RunningRelay:
 
     def _listener(self, one: Listener[ListenerHandle]) -> ListenerSnapshot:
         traffic = self.broker.pairs.of_instance(one.connection, one.instance)
+        chosen = self.broker.listeners.chosen(one)
         return ListenerSnapshot(
             instance=one.instance,
             address=one.address,
@@ -188,6 +190,9 @@ class RunningRelay:
             bytes_to_client=traffic.to_client,
             bytes_to_connector=traffic.to_connector,
             draining=self.broker.listeners.is_draining(one),
+            target=self.broker.listeners.target_of(one).value,
+            chosen={why.value: number for why, number in chosen.counts.items()},
+            last_chosen=None if chosen.last is None else chosen.last.value,
         )
 
     def _sender(self, connection: str, sender_id: str, one: SenderHandle, traffic: Traffic) -> SenderSnapshot:

@@ -263,6 +263,7 @@ def test_listeners_are_asked_one_after_the_other(scene: Scene) -> None:
             why="drawn",
             sessions=0,
             candidates=2,
+            healthy=2,
         ),
     ]
     third = scene.answer(second, Answer.DECLINED, Reason.LIMIT)

@@ -25,7 +25,12 @@ A, B, C = listener("a"), listener("b"), listener("c")
 
 
 def choose(
-    candidates: list[Listener[None]], sessions: dict[str, int], draws: list[int], *, passed_over: bool = False
+    candidates: list[Listener[None]],
+    sessions: dict[str, int],
+    draws: list[int],
+    *,
+    passed_over: bool = False,
+    unhealthy: str = "",
 ) -> Choice[None] | None:
     left = iter(draws)
 
@@ -35,9 +40,12 @@ def choose(
         return drawn
 
     chosen = choose_listener(
-        candidates, sessions=lambda one: sessions.get(one.instance, 0), has_passed_over=passed_over,
+        candidates,
+        sessions=lambda one: sessions.get(one.instance, 0),
+        is_unhealthy=lambda one: one.instance in unhealthy,
+        has_passed_over=passed_over,
         randbelow=randbelow,
-    )  # fmt: skip
+    )
     assert next(left, None) is None, "every draw was used"
     return chosen
 
@@ -70,6 +78,60 @@ def test_the_table(
         assert found is not None
         assert (found.listener, found.why, found.sessions) == chosen
         assert found.candidates == len(candidates)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "unhealthy", "sessions", "draws", "passed_over", "chosen", "healthy"),
+    [
+        # One that is not healthy is left out, whatever its load, and whatever the coin shows.
+        ([A, B], "a", {"b": 7}, [0], False, (B, Why.ONLY_HEALTHY), 1),
+        ([A, B, C], "a", {"b": 7, "c": 6}, [0, 0], False, (C, Why.FEWEST_SESSIONS), 2),
+        ([A, B, C], "a", {"b": 7, "c": 6}, [1, 0], False, (B, Why.RANDOM), 2),
+        ([A, B, C], "ac", {"b": 7}, [0], True, (B, Why.ONLY_HEALTHY), 1),
+        ([A, B, C], "a", {}, [0, 1], True, (C, Why.DRAWN), 2),
+        # If none is healthy, this is ignored.
+        ([A], "a", {}, [0], False, (A, Why.ONLY), 0),
+        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [0, 0], False, (B, Why.FEWEST_SESSIONS), 0),
+        ([A, B, C], "abc", {"a": 2, "b": 1, "c": 3}, [1, 2], False, (C, Why.RANDOM), 0),
+        ([A, B, C], "abc", {}, [0, 2], True, (C, Why.DRAWN), 0),
+    ],
+)
+def test_the_health_of_targets(
+    candidates: list[Listener[None]],
+    unhealthy: str,
+    sessions: dict[str, int],
+    draws: list[int],
+    passed_over: bool,
+    chosen: tuple[Listener[None], Why],
+    healthy: int,
+) -> None:
+    found = choose(candidates, sessions, draws, passed_over=passed_over, unhealthy=unhealthy)
+    assert found is not None
+    assert (found.listener, found.why) == chosen
+    assert (found.candidates, found.healthy) == (len(candidates), healthy)
+
+
+@given(
+    loads=st.lists(st.integers(0, 3), min_size=1, max_size=8),
+    unhealthy=st.sets(st.integers(0, 7)),
+    passed_over=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_reports_never_make_a_hybrid_connection_unavailable(
+    loads: list[int], unhealthy: set[int], passed_over: bool, seed: int
+) -> None:
+    candidates = [listener(str(number)) for number in range(len(loads))]
+    found = choose_listener(
+        candidates,
+        sessions=lambda one: loads[int(one.instance)],
+        is_unhealthy=lambda one: int(one.instance) in unhealthy,
+        has_passed_over=passed_over,
+        randbelow=random.Random(seed).randrange,
+    )
+    assert found is not None
+    healthy = set(range(len(loads))) - unhealthy
+    assert found.healthy == len(healthy)
+    assert int(found.listener.instance) in (healthy or set(range(len(loads))))
 
 
 def test_after_a_refusal_each_network_is_equally_likely() -> None:

@@ -13,10 +13,13 @@ from hybridrelay.events import (
     ListenerLeft,
     ListenerRefused,
     ListenerRegistered,
+    ListenerTargetHealthy,
+    ListenerTargetUnhealthy,
     SenderRefused,
     TokenInvalid,
     TokenRefused,
 )
+from hybridrelay.events.base import Event
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
@@ -41,7 +44,13 @@ from hybridrelay.relay.core.control_channel_states import TRANSITIONS, ChannelIn
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import TENURE_SECONDS, Places
 from hybridrelay.relay.core.rendezvous import RendezvousTable
-from hybridrelay.relay.limits import IDLE_CLIENT_SECONDS, REFUSALS_BEFORE_AUTHORIZED, REFUSED_CHANNEL_SECONDS
+from hybridrelay.relay.limits import (
+    HEALTH_REPORTS,
+    HEALTH_SECONDS,
+    IDLE_CLIENT_SECONDS,
+    REFUSALS_BEFORE_AUTHORIZED,
+    REFUSED_CHANNEL_SECONDS,
+)
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
@@ -53,6 +62,11 @@ INSTANCE = control.instance_of(SECRET)
 WELCOME = control.Welcome("0" * 32, "test", ())
 CONNECTOR = control.Hello(control.PeerRole.CONNECTOR, INSTANCE, 1, "test", SECRET)
 CLIENT = control.Hello(control.PeerRole.CLIENT, "c" * 32, 1, "test")
+TARGET_STATES = (
+    control.TargetHealth.UNHEALTHY,
+    control.TargetHealth.HEALTHY,
+    control.TargetHealth.UNKNOWN,
+)
 PEER = "192.0.2.1"
 
 
@@ -75,7 +89,7 @@ class Scene:
         return Grant(connection, key, expires_at)
 
     def request(self, request: control.Register | control.Join, grant: Grant) -> object:
-        wanted = self.channel.receive(request)
+        wanted = self.channel.receive(request, 0.0)
         assert isinstance(wanted, Authorize)
         assert wanted.request is request
         self.channel.authorize(request, grant, 0.0)
@@ -131,12 +145,12 @@ MESSAGES: list[control.Message] = [
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 @pytest.mark.parametrize("hello", [CONNECTOR, CLIENT], ids=["connector", "client"])
 def test_what_a_role_may_say(scene: Scene, hello: control.Hello, message: control.Message) -> None:
-    assert scene.channel.receive(hello) == Say(WELCOME)
+    assert scene.channel.receive(hello, 0.0) == Say(WELCOME)
     if isinstance(message, MAY_SEND[hello.role]):
-        scene.channel.receive(message)
+        scene.channel.receive(message, 0.0)
     else:
         with pytest.raises(RemoteProtocolError, match="may not send"):
-            scene.channel.receive(message)
+            scene.channel.receive(message, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -144,16 +158,16 @@ def test_what_a_role_may_say(scene: Scene, hello: control.Hello, message: contro
 )
 def test_hello_comes_first(scene: Scene, message: control.Message) -> None:
     with pytest.raises(RemoteProtocolError, match="is not hello"):
-        scene.channel.receive(message)
+        scene.channel.receive(message, 0.0)
 
 
 def test_a_hello_with_a_foreign_secret(scene: Scene) -> None:
     with pytest.raises(RemoteProtocolError, match="does not belong"):
-        scene.channel.receive(attrs.evolve(CONNECTOR, secret="2" * 64))
+        scene.channel.receive(attrs.evolve(CONNECTOR, secret="2" * 64), 0.0)
 
 
 def test_the_secret_is_not_kept(scene: Scene) -> None:
-    scene.channel.receive(CONNECTOR)
+    scene.channel.receive(CONNECTOR, 0.0)
     assert scene.channel.hello == attrs.evolve(CONNECTOR, secret=None)
 
 
@@ -166,18 +180,18 @@ def test_the_table_leads_to_the_end_from_everywhere() -> None:
 def test_a_connector(scene: Scene) -> None:
     channel, broker = scene.channel, scene.broker
     assert scene.state() is ChannelState.NEW
-    channel.receive(CONNECTOR)
+    channel.receive(CONNECTOR, 0.0)
     assert scene.state() is ChannelState.GREETED
     grant = scene.grant("listener", expires_at=77.0)
     assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
     assert (scene.state(), channel.authorized, channel.connections) == (ChannelState.AUTHORIZED, True, ("db",))
     assert broker.take() == [ListenerRegistered(connection="db", peer=PEER, instance=INSTANCE)]
     answer = control.Accept(7)
-    assert channel.receive(answer) == OfferAnswered(7, answer)
+    assert channel.receive(answer, 0.0) == OfferAnswered(7, answer)
     channel.expire(77.0)
     assert broker.take() == []
     for _ in range(2):
-        assert channel.receive(control.Unregister(1, "db")) is None
+        assert channel.receive(control.Unregister(1, "db"), 0.0) is None
     left = ListenerLeft(connection="db", peer=PEER, instance=INSTANCE, reason=Reason.NO_ERROR)
     assert broker.take() == [left]
     assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
@@ -188,7 +202,7 @@ def test_a_connector(scene: Scene) -> None:
 
 
 def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
-    scene.channel.receive(attrs.evolve(CONNECTOR, secret=None))
+    scene.channel.receive(attrs.evolve(CONNECTOR, secret=None), 0.0)
     with pytest.raises(RendezvousError) as caught:
         scene.channel.authorize(REGISTER, scene.grant("listener"), 0.0)
     assert caught.value.reason is Reason.VERSION_MISMATCH
@@ -201,7 +215,7 @@ def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
 
 def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_channel, "MAX_REGISTRATIONS", 1)
-    scene.channel.receive(CONNECTOR)
+    scene.channel.receive(CONNECTOR, 0.0)
     for _ in range(2):
         assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
     with pytest.raises(RendezvousError) as caught:
@@ -210,7 +224,7 @@ def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch
 
 
 def test_joins_are_limited(scene: Scene) -> None:
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     grant = scene.grant("sender")
     for _ in range(MAX_JOINS):
         assert scene.request(JOIN, grant) == StartJoin(JOIN, grant)
@@ -224,7 +238,7 @@ def test_joins_are_limited(scene: Scene) -> None:
     "reason", [Reason.WRONG_KEY, Reason.TOKEN_EXPIRED, Reason.RIGHT_MISSING, Reason.UNKNOWN_CONNECTION]
 )
 def test_refusals_of_a_peer_without_a_right_are_limited(scene: Scene, reason: Reason) -> None:
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     error = AuthorizationError("no", reason=reason)
     for _ in range(REFUSALS_BEFORE_AUTHORIZED):
         assert scene.channel.refuse(JOIN, error) == Say(control.Failed(1, reason, "no"))
@@ -236,7 +250,7 @@ def test_refusals_of_a_peer_without_a_right_are_limited(scene: Scene, reason: Re
 
 
 def test_a_channel_has_one_place(scene: Scene) -> None:
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     for slot in (KeySlot.PRIMARY, KeySlot.PRIMARY, KeySlot.SECONDARY):
         scene.request(JOIN, scene.grant("sender", slot=slot))
     assert len(scene.places) == 1
@@ -246,7 +260,7 @@ def test_a_channel_has_one_place(scene: Scene) -> None:
 
 @pytest.mark.parametrize("role", [CLIENT, CONNECTOR], ids=["client", "connector"])
 def test_a_channel_of_a_hybrid_connection_that_is_disabled(scene: Scene, role: control.Hello) -> None:
-    scene.channel.receive(role)
+    scene.channel.receive(role, 0.0)
     if role is CLIENT:
         scene.request(JOIN, scene.grant("sender"))
     else:
@@ -260,7 +274,7 @@ def test_a_channel_of_a_hybrid_connection_that_is_disabled(scene: Scene, role: c
 
 
 def test_a_channel_that_is_also_used_for_another_hybrid_connection_stays(scene: Scene) -> None:
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     for name in ("db", "web"):
         scene.request(attrs.evolve(JOIN, connection=name), scene.grant("sender", name))
     scene.store.change("db", disabled=True)
@@ -271,7 +285,7 @@ def test_a_channel_that_is_also_used_for_another_hybrid_connection_stays(scene: 
 
 def test_a_client_whose_key_is_replaced(scene: Scene) -> None:
     """There is a key in the slot again, and it is another one."""
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     scene.request(control.Join(1, "db", "token"), scene.grant("sender", "db", KeySlot.PRIMARY))
     scene.store.regenerate_key("db", "sender", KeySlot.PRIMARY)
     scene.update()
@@ -282,7 +296,7 @@ def test_a_client_whose_key_is_replaced(scene: Scene) -> None:
 
 
 def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:
-    scene.channel.receive(CLIENT)
+    scene.channel.receive(CLIENT, 0.0)
     for name, slot in (("db", KeySlot.PRIMARY), ("db", KeySlot.SECONDARY), ("web", KeySlot.PRIMARY)):
         scene.request(control.Join(1, name, "token"), scene.grant("sender", name, slot))
     assert scene.channel.check_keys() == []
@@ -311,7 +325,7 @@ def test_a_client_that_is_gone_does_not_count_as_a_sender(scene: Scene) -> None:
     """Neither for the quota of senders nor in what administrators see."""
     for _ in range(2):
         channel = ControlChannelCore(scene.broker, "of a client", WELCOME, PEER)
-        channel.receive(CLIENT)
+        channel.receive(CLIENT, 0.0)
         channel.authorize(JOIN, scene.grant("sender"), 0.0)
         assert scene.broker.senders == {"db": 1}
         channel.lost()
@@ -319,7 +333,7 @@ def test_a_client_that_is_gone_does_not_count_as_a_sender(scene: Scene) -> None:
 
 
 def test_a_superseded_channel_ends_with_its_last_registration(scene: Scene) -> None:
-    scene.channel.receive(CONNECTOR)
+    scene.channel.receive(CONNECTOR, 0.0)
     for name in ("db", "web"):
         scene.request(control.Register(1, name, "token"), scene.grant("listener", name))
     assert scene.channel.ended("db", Reason.SUPERSEDED) == Say(control.Ended("db", Reason.SUPERSEDED))
@@ -327,7 +341,7 @@ def test_a_superseded_channel_ends_with_its_last_registration(scene: Scene) -> N
 
 
 def test_a_token_that_was_verified_when_the_channel_was_lost_already(scene: Scene) -> None:
-    scene.channel.receive(CONNECTOR)
+    scene.channel.receive(CONNECTOR, 0.0)
     scene.channel.lost()
     assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
     assert scene.state() is ChannelState.OVER
@@ -363,7 +377,7 @@ class Crowd:
         self, name: str, address: str, hello: control.Hello, request: control.Register | control.Join, rule: str
     ) -> None:
         channel = ControlChannelCore(self.scene.broker, name, WELCOME, address)
-        channel.receive(hello)
+        channel.receive(hello, 0.0)
         grant = self.scene.grant(rule)
         channel.authorize(request, grant, 0.0)
         channel.grant(request, grant, 0.0)
@@ -409,7 +423,7 @@ def test_connectors_with_a_registration_stay(scene: Scene) -> None:
     crowd = Crowd.of(scene)
     for name in "abc":
         crowd.connector(name, PEER)
-    crowd.channels["b"].receive(control.Unregister(1, "db"))
+    crowd.channels["b"].receive(control.Unregister(1, "db"), 0.0)
     crowd.now += TENURE_SECONDS
     crowd.connector("d", PEER)
     assert crowd.ended() == ["b"]
@@ -445,19 +459,19 @@ def test_a_channel_with_a_registration_does_not_end_because_another_one_is_refus
 def test_a_listener_that_has_withdrawn_everything_keeps_its_channel(scene: Scene) -> None:
     crowd = Crowd.of(scene)
     crowd.connector("a", PEER)
-    crowd.channels["a"].receive(control.Unregister(1, "db"))
+    crowd.channels["a"].receive(control.Unregister(1, "db"), 0.0)
     crowd.now = 2 * REFUSED_CHANNEL_SECONDS
     assert crowd.channels["a"].expire(0.0) is None
 
 
 def test_a_listener_says_that_a_sender_has_proved_its_identity(scene: Scene) -> None:
-    scene.channel.receive(CONNECTOR)
-    assert scene.channel.receive(control.Proved(7)) == SenderProved(7)
+    scene.channel.receive(CONNECTOR, 0.0)
+    assert scene.channel.receive(control.Proved(7), 0.0) == SenderProved(7)
 
 
 def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Scene) -> None:
     channel, broker, grant = scene.channel, scene.broker, scene.grant("listener", expires_at=77.0)
-    channel.receive(CONNECTOR)
+    channel.receive(CONNECTOR, 0.0)
     scene.request(REGISTER, grant)
     broker.is_draining = True
     registered = Say(control.Registered(1, 77.0))
@@ -466,19 +480,19 @@ def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Sce
         channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"), 0.0)
     assert caught.value.reason is Reason.RELAY_DRAINING
     successor = ControlChannelCore(broker, "its next channel", WELCOME, PEER)
-    successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1))
+    successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1), 0.0)
     successor.authorize(REGISTER, grant, 0.0)
     assert successor.grant(REGISTER, grant, 0.0) == registered
     registration = broker.listeners.find(REGISTER.connection, INSTANCE)
     assert registration is not None
     broker.listeners.remove(registration)
     returning = ControlChannelCore(broker, "after the others have ended", WELCOME, PEER)
-    returning.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 2))
+    returning.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 2), 0.0)
     returning.authorize(REGISTER, grant, 0.0)
     assert returning.grant(REGISTER, grant, 0.0) == registered
     places = len(scene.places)
     client, send = ControlChannelCore(broker, "of a client", WELCOME, PEER), scene.grant("sender")
-    client.receive(CLIENT)
+    client.receive(CLIENT, 0.0)
     with pytest.raises(RendezvousError) as caught:
         client.authorize(JOIN, send, 0.0)
     assert caught.value.reason is Reason.RELAY_DRAINING
@@ -493,7 +507,7 @@ def test_a_relay_that_drains_accepts_what_existing_sessions_depend_on(scene: Sce
 
 def make_channel(make_scene: Scene, hello: control.Hello) -> ControlChannelCore[str]:
     channel: ControlChannelCore[str] = ControlChannelCore(make_scene.broker, "other", WELCOME, PEER)
-    assert channel.receive(hello) == Say(WELCOME)
+    assert channel.receive(hello, 0.0) == Say(WELCOME)
     return channel
 
 
@@ -503,16 +517,16 @@ TAKE = control.Take(1, "a" * 32, "b" * 64)
 
 def test_a_taker_may_ask_once_and_nothing_else(scene: Scene) -> None:
     channel = make_channel(scene, TAKER)
-    assert channel.receive(TAKE) == TakeClaim(TAKE)
+    assert channel.receive(TAKE, 0.0) == TakeClaim(TAKE)
     assert not channel.authorized
     with pytest.raises(RemoteProtocolError, match="only one claim"):
-        channel.receive(TAKE)
+        channel.receive(TAKE, 0.0)
     for message in (control.Join(1, "db", "t"), control.Register(1, "db", "t"), control.Check(1, "db", "t")):
         with pytest.raises(RemoteProtocolError, match="may not send"):
-            make_channel(scene, TAKER).receive(message)
+            make_channel(scene, TAKER).receive(message, 0.0)
     for hello in (CONNECTOR, CLIENT):
         with pytest.raises(RemoteProtocolError, match="may not send"):
-            make_channel(scene, hello).receive(TAKE)
+            make_channel(scene, hello).receive(TAKE, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -521,7 +535,7 @@ def test_a_taker_may_ask_once_and_nothing_else(scene: Scene) -> None:
 def test_a_token_is_checked_and_nothing_begins(scene: Scene, hello: control.Hello, rule: str, right: Right) -> None:
     channel = make_channel(scene, hello)
     check = control.Check(5, "db", "t")
-    assert channel.receive(check) == Authorize(check, right)
+    assert channel.receive(check, 0.0) == Authorize(check, right)
     grant = scene.grant(rule)
     channel.authorize(check, grant, 0.0)
     assert channel.grant(check, grant, 0.0) == Say(control.Checked(5))
@@ -568,22 +582,71 @@ WITNESS = control.Witness(4, "db", "0f" * 8, 1, "ab" * 32, "t", "k", "s")
 def test_checkpoints_are_kept_for_peers_with_a_key(scene: Scene, hello: control.Hello, rule: str) -> None:
     channel = make_channel(scene, hello)
     with pytest.raises(RemoteProtocolError, match="before a valid token"):
-        channel.receive(WITNESS)
+        channel.receive(WITNESS, 0.0)
     channel.authorize(control.Check(1, "db", "t"), scene.grant(rule), 0.0)
-    assert channel.receive(WITNESS) == KeepCheckpoint(WITNESS)
-    other = channel.receive(attrs.evolve(WITNESS, connection="other"))
+    assert channel.receive(WITNESS, 0.0) == KeepCheckpoint(WITNESS)
+    other = channel.receive(attrs.evolve(WITNESS, connection="other"), 0.0)
     assert isinstance(other, Say)
     assert isinstance(other.message, control.Failed)
     assert (other.message.id, other.message.reason) == (4, Reason.RIGHT_MISSING)
     with pytest.raises(RemoteProtocolError, match="may not send"):
-        make_channel(scene, TAKER).receive(WITNESS)
+        make_channel(scene, TAKER).receive(WITNESS, 0.0)
 
 
 def test_an_answer_about_a_key_is_passed_on_only_from_those_who_have_one(scene: Scene) -> None:
     answer = control.KeyKept("db", 7, control.KeptState.KEPT)
     for hello, rule in ((CONNECTOR, "listener"), (CLIENT, "sender")):
         channel = make_channel(scene, hello)
-        assert channel.receive(answer) is None
+        assert channel.receive(answer, 0.0) is None
         channel.authorize(control.Check(1, "db", "t"), scene.grant(rule), 0.0)
-        assert channel.receive(answer) == KeyAnswered(answer)
-        assert channel.receive(attrs.evolve(answer, connection="other")) is None
+        assert channel.receive(answer, 0.0) == KeyAnswered(answer)
+        assert channel.receive(attrs.evolve(answer, connection="other"), 0.0) is None
+
+
+# --- the health of targets
+
+
+def test_a_connector_reports_the_health_of_targets_that_it_has_registered(scene: Scene) -> None:
+    channel, broker = scene.channel, scene.broker
+    unhealthy, healthy, unknown = (control.Health("db", one) for one in TARGET_STATES)
+    channel.receive(CONNECTOR, 0.0)
+    with pytest.raises(RemoteProtocolError, match="before a valid token"):
+        channel.receive(unhealthy, 0.0)
+    scene.request(REGISTER, scene.grant("listener"))
+    broker.take()
+    facts = {"connection": "db", "peer": PEER, "instance": INSTANCE}
+    table: list[tuple[control.Health, list[Event]]] = [
+        (healthy, []),
+        (unhealthy, [ListenerTargetUnhealthy(**facts)]),
+        (unhealthy, []),
+        (healthy, [ListenerTargetHealthy(**facts)]),
+        (unhealthy, [ListenerTargetUnhealthy(**facts)]),
+        (unknown, [ListenerTargetHealthy(**facts)]),
+        (control.Health("web", control.TargetHealth.UNHEALTHY), []),
+    ]
+    for message, events in table:
+        assert channel.receive(message, 0.0) is None
+        assert broker.take() == events
+    channel.receive(control.Unregister(2, "db"), 0.0)
+    broker.take()
+    assert channel.receive(unhealthy, 0.0) is None, "the connector may not know yet that its registration has ended"
+    assert broker.take() == []
+    for hello in (CLIENT, TAKER):
+        with pytest.raises(RemoteProtocolError, match="may not send"):
+            make_channel(scene, hello).receive(healthy, 0.0)
+
+
+def test_a_connector_cannot_report_health_without_end(scene: Scene) -> None:
+    channel = scene.channel
+    channel.receive(CONNECTOR, 0.0)
+    scene.request(REGISTER, scene.grant("listener"))
+    now = 0.0
+    for _ in range(3):
+        for number in range(2 * HEALTH_REPORTS):
+            channel.receive(control.Health("db", TARGET_STATES[number % 2]), now)
+        now += HEALTH_SECONDS
+    for number in range(2 * HEALTH_REPORTS):
+        channel.receive(control.Health("db", TARGET_STATES[number % 2]), now)
+    with pytest.raises(RemoteProtocolError, match="too often") as caught:
+        channel.receive(control.Health("db", TARGET_STATES[0]), now + HEALTH_SECONDS - 0.1)
+    assert caught.value.reason is Reason.LIMIT

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
+from hybridrelay.protocol.control_states import TargetHealth
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.choice import Why
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
 from hybridrelay.relay.limits import DEPARTED_SECONDS, DROPPED_SECONDS, SENIORITY_SECONDS
@@ -422,6 +424,8 @@ class ListenerMachine(RuleBasedStateMachine):
         registered: Listener[Any] | None = None
         highest: int = 0
         gone: bool = False
+        #: What it has reported since it registered.
+        target: TargetHealth = TargetHealth.UNKNOWN
 
     def __init__(self) -> None:
         super().__init__()
@@ -452,6 +456,7 @@ class ListenerMachine(RuleBasedStateMachine):
             assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LISTENER_QUOTA)
             return
         displaced = self.table.register(one)
+        target = TargetHealth.UNKNOWN if model.registered is None else model.target
         if makes_room:
             assert displaced is not None
             assert held[displaced.key] == max(held.values())
@@ -460,7 +465,7 @@ class ListenerMachine(RuleBasedStateMachine):
             gave_way.registered, gave_way.gone = None, False
         else:
             assert displaced is model.registered
-        self.models[name] = self.Model(one, generation)
+        self.models[name] = self.Model(one, generation, target=target)
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
@@ -492,10 +497,28 @@ class ListenerMachine(RuleBasedStateMachine):
         assert {one.instance for one in self.table.forget("sql")} == self.registered.keys()
         self.models = {name: self.Model() for name in self.INSTANCES}
 
+    @rule(data=st.data(), health=st.sampled_from(TargetHealth))
+    def report_target(self, data: st.DataObject, health: TargetHealth) -> None:
+        if not self.ever:
+            return
+        one = data.draw(st.sampled_from(self.ever))
+        model = self.models[one.instance]
+        is_registered = model.registered is one
+        assert self.table.report_target(one, health) is (model.target if is_registered else None)
+        if is_registered:
+            model.target = health
+
     @rule(passed_over=st.sets(st.sampled_from(INSTANCES)))
     def choose(self, passed_over: set[str]) -> None:
         chosen = self.table.choose("sql", passed_over=passed_over)
         candidates = [one for name, one in self.registered.items() if name not in passed_over]
+        unhealthy = [one for one in candidates if self.models[one.instance].target is TargetHealth.UNHEALTHY]
+        assert chosen is None or (chosen.candidates, chosen.healthy) == (
+            len(candidates),
+            len(candidates) - len(unhealthy),
+        )
+        if len(unhealthy) < len(candidates):
+            candidates = [one for one in candidates if one not in unhealthy]
         assert chosen.listener in candidates if chosen is not None else not candidates
 
     @invariant()
@@ -503,6 +526,8 @@ class ListenerMachine(RuleBasedStateMachine):
         assert self.table.count() == len(self.registered)
         for name, model in self.models.items():
             assert self.table.find("sql", name) is model.registered
+            if model.registered is not None:
+                assert self.table.target_of(model.registered) is model.target
             if model.registered is None:
                 expected = Reason.LISTENER_GONE if model.gone else Reason.LISTENER_ABSENT
                 assert self.table.why_not("sql", name) is expected
@@ -548,3 +573,34 @@ def test_since_when_an_instance_has_been_registered() -> None:
     again = listener("a", 3)
     listeners.register(again)
     assert listeners.since(again) == now, "there was a time without it"
+
+
+def test_what_a_listener_reports_about_its_target_lasts_as_long_as_its_registration() -> None:
+    listeners = table(lambda: 0.0)
+    a, b = listener("a"), listener("b")
+    listeners.register(a)
+    listeners.register(b)
+    assert listeners.target_of(a) is TargetHealth.UNKNOWN
+    assert listeners.report_target(a, TargetHealth.UNHEALTHY) is TargetHealth.UNKNOWN
+    assert listeners.report_target(a, TargetHealth.UNHEALTHY) is TargetHealth.UNHEALTHY
+    assert listeners.unhealthy("sql") == 1
+    for _ in range(20):
+        choice = listeners.choose("sql")
+        assert choice is not None
+        assert (choice.listener, choice.why, choice.candidates, choice.healthy) == (b, Why.ONLY_HEALTHY, 2, 1)
+        listeners.count_choice(choice)
+    assert listeners.chosen(a).counts == {}
+    assert (listeners.chosen(b).counts, listeners.chosen(b).last) == ({Why.ONLY_HEALTHY: 20}, Why.ONLY_HEALTHY)
+    renewed = listener("a", 2)
+    listeners.register(renewed)
+    assert listeners.target_of(renewed) is TargetHealth.UNHEALTHY, "over its next control channel"
+    assert listeners.report_target(a, TargetHealth.HEALTHY) is None, "it was replaced"
+    listeners.set_draining("sql", "b", True)
+    choice = listeners.choose("sql")
+    assert choice is not None
+    assert (choice.listener, choice.why, choice.healthy) == (renewed, Why.ONLY, 0), "the other one is drained"
+    listeners.remove(renewed)
+    again = listener("a", 3)
+    listeners.register(again)
+    assert listeners.target_of(again) is TargetHealth.UNKNOWN
+    assert listeners.unhealthy("sql") == listeners.unhealthy("elsewhere") == 0
