@@ -1,13 +1,14 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
 This module is long because it contains, and documents, everything that an application calls. The work is done in
-`opening.py` (waiting for a session), `sessions.py` (the sessions that have not ended), and `relays/` (the relays).
+`opening.py` (waiting for a session), `requesting.py` (opening streams on it), `sessions.py` (the sessions that have
+not ended), and `relays/` (the relays).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ from ..events.log import logged_events
 from ..events.stream import EventStream
 from ..mux import DATA_CONFIG, Budget, DatagramFlow, Feature, MuxStream, Session
 from ..policy import WatchedPolicy
-from ..protocol import Metadata, control
+from ..protocol import control
 from ..protocol.open_metadata import port_metadata
 from ..protocol.reasons import Reason
 from ..security import (
@@ -50,10 +51,12 @@ from .control_channel_keeper import ControlChannelKeeper
 from .counters import ClientCounters
 from .following import Follower
 from .opening import SessionOpener
+from .other_connectors import OtherConnectors
 from .patience import check_patience
 from .permission import Permission
 from .relays.sender import Sender
 from .relays.senders import Senders
+from .requesting import may_try_again, open_on_any_session
 from .requests import StreamRequests
 from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
@@ -70,10 +73,6 @@ if TYPE_CHECKING:
 _PROCESS_BUDGET = Budget(1 << 30)
 #: How long closing a client may take (seconds): its streams deliver their last bytes, then its sessions end.
 _CLOSE_SECONDS = DELIVERY_SECONDS + 3.0
-#: Reasons that mean that a stream was not opened and the connector never considered it: another session may open it.
-_TRY_ANOTHER_SESSION = frozenset(
-    {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
-)
 
 
 class Client:
@@ -169,11 +168,23 @@ class Client:
         #: publishes the events of its streams itself.
         self.requests = StreamRequests(lambda: self.connection, self._counters)
         self._listening: tuple[str, ...] = ()
-        self._reports = StreamReports(
-            lambda: self.connection, self._events, self.requests, self._sessions.serial_of, self._counters
-        )
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
+        )
+        self._other_connectors = OtherConnectors(
+            self._opener,
+            nursery,
+            lambda instances: self._open_session(other_than=instances),
+            connection=lambda: self.connection,
+            events=self._events,
+        )
+        self._reports = StreamReports(
+            lambda: self.connection,
+            self._events,
+            self.requests,
+            self._sessions.serial_of,
+            self._counters,
+            refused=self._other_connectors.refused,
         )
 
     def __repr__(self) -> str:
@@ -501,16 +512,22 @@ class Client:
         self, *, port: int | None = None, wait_opened: bool = True, patience: float | None = None
     ) -> MuxStream:
         """Like `open_stream`, for callers that publish the events of the stream themselves."""
-        deadline = self._deadline(patience)
-        opened = await self._opener.get(deadline)
-        try:
-            return await _open_stream(opened.session, port, wait_opened)
-        except StreamRefused as exc:
-            if not self.may_try_again(exc):
-                raise
-        # The session has ended in the meantime. Nothing was sent on the stream, so another session may open it.
-        opened = await self._opener.get(deadline)
-        return await _open_stream(opened.session, port, wait_opened)
+        metadata = port_metadata(port)
+        return await open_on_any_session(
+            self._opener,
+            self._other_connectors,
+            lambda session: session.open_stream_nowait(metadata=metadata),
+            deadline=self._deadline(patience),
+            wait_opened=wait_opened,
+        )
+
+    async def find_other_connector(self, refusal: StreamRefused, stream: MuxStream | DatagramFlow) -> bool:
+        """If the connector could not connect to the target for a stream, look for another connector.
+
+        Returns:
+            Whether another session may accept the stream. Nothing that was sent on it was processed.
+        """
+        return await self._other_connectors.find(stream, refusal.reason)
 
     def request_stream_nowait(self, *, port: int | None = None) -> MuxStream | None:
         """Like `request_stream` without `wait_opened`, but return None if that has to wait: for a session, or because
@@ -550,15 +567,13 @@ class Client:
         """
         metadata = port_metadata(port)
         with self._reports.request_flow(application) as follow:
-            deadline = self._deadline(patience)
-            opened = await self._opener.get(deadline)
-            try:
-                flow = await _open_flow(opened.session, metadata, wait_opened)
-            except StreamRefused as exc:
-                if not self.may_try_again(exc):
-                    raise
-                opened = await self._opener.get(deadline)
-                flow = await _open_flow(opened.session, metadata, wait_opened)
+            flow = await open_on_any_session(
+                self._opener,
+                self._other_connectors,
+                lambda session: session.open_flow_nowait(metadata=metadata),
+                deadline=self._deadline(patience),
+                wait_opened=wait_opened,
+            )
             follow(flow)
         return flow
 
@@ -569,13 +584,20 @@ class Client:
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
         """Return whether another session may accept the stream, because connector and target have not refused it."""
-        return refusal.reason in _TRY_ANOTHER_SESSION
+        return may_try_again(refusal)
 
-    async def _open_session(self, end_to_end: EndToEnd | None = None) -> ClientSession:
-        """Open a session, with another identity than the one in use if one is given."""
+    async def _open_session(
+        self, end_to_end: EndToEnd | None = None, *, other_than: Collection[str] = ()
+    ) -> ClientSession:
+        """Open a session.
+
+        Args:
+            end_to_end: has another identity than the one in use, if one is given.
+            other_than: instances of connectors that are not acceptable.
+        """
         self._permission.check(self._string, self._listening)
         with self._follower.opening():
-            opened = await self._sessions.open(end_to_end)
+            opened = await self._sessions.open(end_to_end, other_than=other_than)
         try:
             # The policy may have changed meanwhile, which has ended only the sessions that there were.
             self._permission.check(self._string, self._listening)
@@ -588,26 +610,6 @@ class Client:
 
 async def _pass_on(use: UseRenewed, before: ConnectionString, after: ConnectionString) -> None:
     use(before, after)
-
-
-async def _open_stream(session: Session, port: int | None, wait_opened: bool) -> MuxStream:
-    await session.unanswered.wait_to_open()
-    metadata = port_metadata(port)
-    if wait_opened:
-        return await session.open_stream(metadata=metadata)
-    return session.open_stream_nowait(metadata=metadata)
-
-
-async def _open_flow(session: Session, metadata: Metadata, wait_opened: bool) -> DatagramFlow:
-    await session.unanswered.wait_to_open()
-    flow = session.open_flow_nowait(metadata=metadata)
-    if wait_opened:
-        try:
-            await flow.wait_opened()
-        except BaseException:
-            flow.reset(Reason.CANCELLED)
-            raise
-    return flow
 
 
 @asynccontextmanager

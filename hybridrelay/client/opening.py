@@ -130,7 +130,11 @@ class SessionOpener:
             ended = RendezvousError("the connector ended the session at once", reason=Reason.GOING_AWAY)
 
     def replace(self, opened: ClientSession) -> None:
-        """Use this session for new streams from now on. The earlier one is passed to `replaced`."""
+        """Use this session for new streams from now on. The earlier one is passed to `replaced`. After `close`, the
+        session is closed."""
+        if self._closed:
+            opened.session.close(Reason.GOING_AWAY)
+            return
         self._scope.cancel()  # an attempt in progress would replace it with a session like the earlier one
         self._use(opened)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 import trio
@@ -84,11 +84,12 @@ class Sessions:
         self._end_to_end = end_to_end
         self._earlier = {id_: serial for id_, serial in earlier.items() if id_ in ids and serial != end_to_end.serial}
 
-    async def open(self, end_to_end: EndToEnd | None = None) -> ClientSession:
+    async def open(self, end_to_end: EndToEnd | None = None, *, other_than: Collection[str] = ()) -> ClientSession:
         """Open a session with any acceptable connector. If one connector fails, others are tried.
 
         Args:
             end_to_end: has the identity; None means the one that is in use.
+            other_than: instances of connectors that are not acceptable.
 
         Raises:
             HybridRelayError: no session could be opened; see `Client.connect`.
@@ -98,7 +99,7 @@ class Sessions:
             self._connection,
             end_to_end,
             self._senders,
-            ListenerSearch(self._avoided),
+            ListenerSearch(self._avoided, tuple(other_than)),
             new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),
             explain=partial(_explain, end_to_end),
             events=self._events,

@@ -32,6 +32,7 @@ class StreamReports:
         requests: the client's open requests.
         serial_of: returns the serial of the identity with which a session was opened.
         counters: counts datagrams.
+        refused: called with a stream that was refused after it had been returned to the application, and the reason.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class StreamReports:
         requests: StreamRequests,
         serial_of: Callable[[bytes], str],
         counters: EndpointCounters,
+        *,
+        refused: Callable[[MuxStream, Reason], None] = lambda _stream, _reason: None,
     ) -> None:
         self._counters = counters
         self._connection = connection
         self._events = events
         self._requests = requests
         self._serial_of = serial_of
+        self._refused = refused
         #: The streams that have not ended. The budget of the session bounds their number: each reserves a part of it
         #: until it has been read to its end, and ends with the session at the latest.
         self._streams: set[MuxStream | DatagramFlow] = set()
@@ -93,6 +97,8 @@ class StreamReports:
                 self._streams.discard(stream)
                 self._requests.end(request, how.reason)
                 self._events.publish(ended(how, self.id_of(stream)))
+                if not how.was_accepted:
+                    self._refused(stream, how.reason)
 
             self._streams.add(stream)
             request.stream = stream

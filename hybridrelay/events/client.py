@@ -18,6 +18,7 @@ __all__ = [
     "ApplicationNotRedirected",
     "ConnectionsCutOff",
     "ConnectorPassedOver",
+    "ConnectorReplaced",
     "FlowsUsedUp",
     "ForwardOpenToOthers",
     "ForwardPortClosed",
@@ -76,6 +77,23 @@ class SessionNotOpened(Event):
     outcome: str
     reason: Reason
     detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectorReplaced(Event):
+    """A connector could not connect to the target, and the client has opened a session with another one for new
+    streams. The streams of the earlier session continue."""
+
+    name: ClassVar = "connector.replaced"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A connector cannot reach the target, and new streams use another one"
+
+    connection: str
+    #: The instance of the earlier connector, and that of the one that is used now.
+    instance: str
+    successor: str
+    #: Why the earlier one has refused a stream.
+    reason: Reason
 
 
 @attrs.frozen(kw_only=True)

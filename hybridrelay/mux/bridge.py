@@ -58,6 +58,7 @@ class Bridge(Handler):
         "_registration",
         "_settled_callback",
         "bug",
+        "gave_up",
         "is_over",
         "machine",
         "refusal",
@@ -80,6 +81,8 @@ class Bridge(Handler):
         self._received = 0
         #: Why the stream was not accepted.
         self.refusal: StreamRefused | None = None
+        #: Whether the peer has not answered in time, and may accept the stream just now.
+        self.gave_up = False
         #: An exception that a bug has caused.
         self.bug: Exception | None = None
         self._reactor: Reactor | None = None
@@ -208,6 +211,7 @@ class Bridge(Handler):
             self._refused(stream.refusal())
 
     def _give_up_opening(self) -> None:
+        self.gave_up = True
         self._refused(StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT))
 
     def _refused(self, refusal: StreamRefused) -> None:
@@ -291,7 +295,7 @@ class Bridge(Handler):
 
         If so, the peer has not processed any of it, and the TCP connection has not failed.
         """
-        if self.refusal is None:
+        if self.refusal is None or (self.gave_up and any(self.early)):
             return False
         if self._port.has_failed():
             self.report(Input.LOCAL_BROKE, Reason.TARGET_RESET)

@@ -23,7 +23,7 @@ import enum
 
 import attrs
 
-from ..protocol.reasons import Reason
+from ..protocol.reasons import NOT_CONNECTED, Reason
 
 __all__ = ["BridgeMachine", "Bridged", "Command", "Incoming", "Input", "Outgoing", "Party"]
 
@@ -250,8 +250,9 @@ class BridgeMachine:
             refused_because: the reason of the refusal.
             has_sent: whether anything but an end of file was sent.
         """
-        # GOING_AWAY means that the stream was not processed. If the session was lost instead, the peer may have
-        # accepted the stream, and its answer may have been lost.
+        # GOING_AWAY means that the stream was not processed, and so do the reasons why there was no connection to the
+        # target. If the session was lost instead, the peer may have accepted the stream, and its answer may have been
+        # lost.
         if self.outgoing is Outgoing.BROKEN or self.incoming is not Incoming.AWAITING:
             return False
-        return refused_because is Reason.GOING_AWAY or not has_sent
+        return refused_because is Reason.GOING_AWAY or refused_because in NOT_CONNECTED or not has_sent

@@ -370,3 +370,17 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.TRANSFER_QUOTA: _Entry(_C.QUOTA, _D.PASSING, "the bytes that may be moved in this month are used up"),
     Reason.QUOTA_REACHED: _Entry(_C.QUOTA, _D.PASSING, "a quota that this version does not know is used up"),
 }
+
+#: Why a stream was refused although the acceptor would have admitted it: there is no connection to the target, so
+#: that nothing that was sent on the stream was processed. Another connector may be able to connect to the target.
+NOT_CONNECTED = frozenset(
+    {
+        Reason.TARGET_REFUSED,
+        Reason.TARGET_UNREACHABLE,
+        Reason.TARGET_NAME_NOT_FOUND,
+        Reason.TARGET_NAME_SERVICE_FAILED,
+        Reason.TARGET_TIMEOUT,
+        Reason.OUT_OF_RESOURCES,
+        Reason.AUDIT_UNAVAILABLE,
+    }
+)

@@ -218,9 +218,10 @@ async def test_what_is_said_first_does_not_wait_for_the_answer(
     assert application.ended == [Bridged(28, 0, Reason.NO_ERROR, sent_all=True, received_all=True)]
 
 
+@pytest.mark.parametrize("reason", [Reason.GOING_AWAY, Reason.TARGET_REFUSED, Reason.TARGET_TIMEOUT])
 @pytest.mark.parametrize("ends", [False, True])
 async def test_a_stream_at_which_nobody_looked_is_opened_again_with_all_that_was_said(
-    ends: bool, application: Application, nursery: trio.Nursery
+    ends: bool, reason: Reason, application: Application, nursery: trio.Nursery
 ) -> None:
     data = os.urandom(100_000)  # more than may be sent before the answer
     await application.application.send_all(data)
@@ -229,7 +230,7 @@ async def test_a_stream_at_which_nobody_looked_is_opened_again_with_all_that_was
     nursery.start_soon(application.join)
     first = await application.offer()
     await trio.testing.wait_all_tasks_blocked()
-    first.refuse(Reason.GOING_AWAY)
+    first.refuse(reason)
     theirs = (await application.offer()).accept()
     if not ends:
         await application.application.send_eof()
@@ -239,7 +240,7 @@ async def test_a_stream_at_which_nobody_looked_is_opened_again_with_all_that_was
     assert await application.application.receive_some() == b"an answer"
     assert await application.application.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
-    assert [refusal.reason for refusal in application.refusals] == [Reason.GOING_AWAY]
+    assert [refusal.reason for refusal in application.refusals] == [reason]
     assert application.ended == [Bridged(len(data), 9, Reason.NO_ERROR, sent_all=True, received_all=True)]
 
 
@@ -336,6 +337,23 @@ async def test_the_wait_for_an_answer_ends(
         await trio.sleep_forever()
     await trio.testing.wait_all_tasks_blocked()
     assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up", ended_by=Party.PEER)]
+
+
+async def test_what_may_be_accepted_just_now_is_not_sent_again(
+    autojump_clock: trio.testing.MockClock, application: Application, nursery: trio.Nursery
+) -> None:
+    """The peer has not answered in time, and nobody knows whether it will."""
+    await application.application.send_all(b"insert into orders")
+    nursery.start_soon(application.join)
+    offer = await application.offer()
+    with trio.fail_after(600), trio.CancelScope() as dialing:
+        offer.cancel_when_withdrawn(dialing)
+        await trio.sleep_forever()
+    await trio.testing.wait_all_tasks_blocked()
+    assert application.refusals == []
+    assert [(ended.reason, ended.refusal) for ended in application.ended] == [
+        (Reason.TARGET_TIMEOUT, "no answer to OPEN in time")
+    ]
 
 
 class Watched:

@@ -258,6 +258,8 @@ def test_there_is_one_outcome_whatever_happens(causes: list[Input]) -> None:
         ([REFUSED], Reason.GOING_AWAY, True, True),
         ([REFUSED], Reason.LIMIT, False, True),
         ([REFUSED], Reason.LIMIT, True, False),
+        ([REFUSED], Reason.TARGET_REFUSED, True, True),
+        ([REFUSED], Reason.DENIED_BY_POLICY, True, False),
         ([STREAM_LOST], Reason.SESSION_LOST, True, False),
         ([LOCAL_ENDED, REFUSED], Reason.GOING_AWAY, True, True),
         ([REFUSED, LOCAL_BROKE], Reason.GOING_AWAY, False, False),

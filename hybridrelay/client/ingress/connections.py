@@ -269,7 +269,10 @@ class _Connection:
             self._failed(exc)
 
     async def _reopen(self, refusal: StreamRefused) -> MuxStream:
-        if not self._client.may_try_again(refusal):
+        refused = self._request.stream
+        if not self._client.may_try_again(refusal) and (
+            refused is None or not await self._client.find_other_connector(refusal, refused)
+        ):
             raise refusal
         stream = self._request.stream = await self._open_stream()
         return stream

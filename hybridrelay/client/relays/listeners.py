@@ -33,8 +33,10 @@ def _recent() -> deque[float]:
 
 @attrs.define
 class AvoidedListeners:
-    """The instances that failed recently, at most `MAX_AVOID`. Successive attempts to open a session share them."""
+    """The instances that failed within the last `seconds`, at most `MAX_AVOID`. Successive attempts to open a session
+    share them."""
 
+    _seconds: float = attrs.field(default=AVOID_SECONDS, kw_only=True)
     _until: dict[str, float] = attrs.field(factory=dict, init=False)
     #: When the latest failures were.
     _failed_at: deque[float] = attrs.field(factory=_recent, init=False)
@@ -42,7 +44,7 @@ class AvoidedListeners:
     def add(self, instance: str, now: float) -> None:
         """Note that an instance failed."""
         self._until.pop(instance, None)
-        self._until[instance] = now + AVOID_SECONDS
+        self._until[instance] = now + self._seconds
         while len(self._until) > MAX_AVOID:
             self._until.pop(next(iter(self._until)))
 
@@ -70,13 +72,15 @@ class ListenerSearch:
     """One attempt to find an acceptable listener. It is shared by all relays that are tried in the attempt."""
 
     _avoided: AvoidedListeners
+    #: Instances that are not acceptable, even if there is no other one.
+    other_than: tuple[str, ...] = ()
     #: How the listener that was tried last failed.
     failure: HybridRelayError | None = attrs.field(default=None, init=False)
     _tried: int = attrs.field(default=0, init=False)
 
     def avoid(self, now: float) -> tuple[str, ...]:
         """Return the instances to which the relay must not send this client."""
-        return self._avoided.at(now)
+        return (*self._avoided.at(now), *self.other_than)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
         """Note that a listener failed or was not acceptable. Returns whether to ask the relay for another one."""
@@ -104,6 +108,8 @@ class ListenerSearch:
         Returns:
             The error with which this attempt ends; None means to ask again, since no listener is avoided any more.
         """
+        if self.other_than:  # the caller has a session with one of the others
+            return self.failure or error
         were_avoided = bool(self._avoided.at(now))
         self._avoided.clear()
         if self.failure is not None:

@@ -157,6 +157,9 @@ class Search(Generic[AnswerT, ChannelT]):
             self._asking -= 1
             self._changed.set()
         instance = answer.listener
+        if instance in self.search.other_than:  # the relay ignores the list of instances to avoid
+            self._error = RendezvousError("there is no other connector", reason=Reason.NO_LISTENER)
+            return
         if instance in self._trying:  # the relay ignores the list of instances to avoid
             self._next_at = now + NEXT_LISTENER_SECONDS
             return

@@ -124,7 +124,8 @@ class Senders:
                     opened.append(await sender.open_data_channel_probing(to, end_to_end))
             except HybridRelayError as exc:
                 failures[sender] = exc
-                sender.note(exc)
+                if isinstance(to, Peer) or not to.other_than:  # that there is no other connector is no failure
+                    sender.note(exc)
                 # A failed rendezvous is not the relay's fault, unless it is draining or a quota is used up.
                 accepts_nothing = exc.reason is Reason.RELAY_DRAINING or exc.reason.category is Category.QUOTA
                 if accepts_nothing or not isinstance(exc, RendezvousError):

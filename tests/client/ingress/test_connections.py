@@ -24,9 +24,9 @@ from hybridrelay.events import (
     StreamFailed,
     StreamRequested,
 )
-from hybridrelay.mux import Bridges, MuxStream, Session, open_bridges
+from hybridrelay.mux import Bridges, DatagramFlow, MuxStream, Session, open_bridges
 from hybridrelay.mux import bridges as bridges_module
-from hybridrelay.protocol.reasons import Reason
+from hybridrelay.protocol.reasons import NOT_CONNECTED, Reason
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair, tcp_pair
 
@@ -43,6 +43,8 @@ class FakeClient(Client):
         self.requests = StreamRequests(lambda: self.connection, self.counters)
         self.session = session
         self.error: Exception | None = None
+        #: Whether another connector may accept a stream that was refused.
+        self.has_other_connector = False
         self.ready = trio.Event()
         self.ready.set()
 
@@ -76,6 +78,10 @@ class FakeClient(Client):
         if self.error is not None:
             raise self.error
         return self.session.open_stream_nowait()
+
+    async def find_other_connector(self, refusal: StreamRefused, stream: MuxStream | DatagramFlow) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.has_other_connector and refusal.reason in NOT_CONNECTED
 
     def stream_id_of(self, stream: MuxStream) -> str:
         return f"5e55-{stream.stream_id}"
@@ -159,6 +165,19 @@ async def test_one_that_the_target_refuses(scene: Scene, nursery: trio.Nursery) 
     assert isinstance(end, StreamFailed)
     assert end.reason is Reason.TARGET_REFUSED
     assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_for_which_another_connector_reaches_the_target(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    scene.client.has_other_connector = True
+    await scene.application.send_all(b"at once")
+    (await scene.connector.offers.receive()).refuse(Reason.TARGET_REFUSED)
+    target = await scene.target()
+    assert await target.receive_some() == b"at once"
+    target.reset(Reason.TARGET_RESET)
+    assert isinstance(await scene.end(), StreamClosed)
+    assert scene.client.counters.streams_opened == {("db", SUCCESS): 1}
     nursery.cancel_scope.cancel()
 
 

@@ -60,3 +60,15 @@ def test_a_search_tries_so_many_and_no_more(number: int) -> None:
     search = ListenerSearch(AvoidedListeners())
     goes_on = [search.failed(instance(index), FIRST, 0.0) for index in range(number)]
     assert goes_on[-1] == (number < MAX_TRIED)
+
+
+def test_a_search_for_another_listener_accepts_none_of_the_others() -> None:
+    avoided = AvoidedListeners(seconds=5.0)
+    avoided.add(instance(1), 0.0)
+    search = ListenerSearch(avoided, (instance(2),))
+    assert search.avoid(1.0) == (instance(1), instance(2))
+    assert search.none_left(NOBODY, 1.0) is NOBODY, "those that are avoided are not tried either"
+    assert search.avoid(1.0) == (instance(1), instance(2))
+    assert search.failed(instance(3), FIRST, 1.0)
+    assert search.none_left(NOBODY, 1.0) is FIRST
+    assert ListenerSearch(avoided).avoid(5.0) == (instance(3),)

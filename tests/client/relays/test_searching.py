@@ -263,3 +263,18 @@ async def test_cancelled_nothing_stays_open(autojump_clock: trio.testing.MockClo
         await relay.find()
     assert relay.open == 0
     assert relay.discarded == []
+
+
+@pytest.mark.parametrize("ignores_avoid", [False, True])
+async def test_a_search_for_another_listener_does_not_return_to_the_one_that_failed(
+    autojump_clock: trio.testing.MockClock, ignores_avoid: bool
+) -> None:
+    relay = Relay({"a": (0.1, None)}, ignores_avoid=ignores_avoid)
+    with pytest.raises(RendezvousError) as caught:
+        await relay.find(ListenerSearch(AvoidedListeners(), ("a",)))
+    assert caught.value.reason is Reason.NO_LISTENER
+    assert len(relay.asked) == 1
+    assert relay.most_open == 0
+    relay.listeners["b"] = (0.1, None)
+    if not ignores_avoid:
+        assert await relay.find(ListenerSearch(AvoidedListeners(), ("a",))) == "b"
