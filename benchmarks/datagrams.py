@@ -1,0 +1,249 @@
+"""What datagrams lose, and how late they are: ``python -m benchmarks.datagrams``.
+
+Flows of datagrams go through relay, connector and forward to a target that sends each datagram back, first alone, and
+then beside connections that move as much as they can through the same session. Then there are 10,000 flows over
+several sessions, and the memory of the connector is measured.
+
+Less than 5 % may be lost, and no datagram may be later than the queues allow in which it can wait: two on each way,
+for half a second each (docs/concepts.md). The exit code is 1 if that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import resource
+import selectors
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .ports import HOST, free_port
+from .programs import Program, run
+from .systems.ours import HYBRIDRELAY
+from .usage import memory_bytes
+
+_STAMP = struct.Struct(">Qd")
+#: The limits.
+MOST_LOST = 0.05
+LATEST_SECONDS = 4 * 0.5
+#: How long to wait for the last answers (seconds).
+_AFTER_SECONDS = 3.0
+
+
+def _echo(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        sock.bind((HOST, port))
+        while True:
+            data, source = sock.recvfrom(65_536)
+            sock.sendto(data, source)
+
+
+def _flood(port: int) -> None:
+    """Send without end to every connection."""
+    with socket.create_server((HOST, port)) as listener:
+        selector, zeros = selectors.DefaultSelector(), bytes(1 << 18)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    one, _ = listener.accept()
+                    one.setblocking(False)
+                    selector.register(one, selectors.EVENT_WRITE)
+                else:
+                    _send(selector, key.fileobj, zeros)
+
+
+def _send(selector: selectors.BaseSelector, sock: Any, data: bytes) -> None:
+    try:
+        sock.send(data)
+    except BlockingIOError:
+        pass
+    except OSError:
+        selector.unregister(sock)
+        sock.close()
+
+
+def _drain(port: int, moved: Any) -> None:
+    """Read from one connection without end."""
+    with socket.create_connection((HOST, port)) as sock:
+        buffer = bytearray(1 << 18)
+        while size := sock.recv_into(buffer):
+            moved.value += size
+
+
+@contextlib.contextmanager
+def _process(function: Any, *arguments: Any) -> Iterator[None]:
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+@attrs.frozen
+class Stage:
+    """A deployment for streams and datagrams."""
+
+    connector: Program
+    forwards: list[Program]
+    #: The local ports, one of each forward.
+    ports: list[int]
+
+
+@contextlib.contextmanager
+def stage(folder: Path, forwards: int) -> Iterator[Stage]:
+    """Start target, relay, connector and forwards."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, *arguments: str | Path) -> Program:
+            program = Program(name, [*HYBRIDRELAY, *arguments], folder)
+            stack.callback(program.close)
+            program.wait_for_line("^ready")
+            return program
+
+        target, state = free_port(), folder / "state"
+        for function in (_echo, _flood):
+            stack.enter_context(_process(function, target))
+        ports = {name: free_port() for name in ("probe", "control", "data")}
+        text = ",".join(f"{name}={port}" for name, port in ports.items()) + ",http=off,https=off"
+        start("relay", "relay", "--state", state, "--host", HOST, "--ports", text)
+        connector, application = folder / "string.connector", folder / "string.application"
+        run([
+            *HYBRIDRELAY, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
+            "--target", f"{HOST}:{target}/tcp+udp", "--connector-file", connector,
+            "--application-file", application, "--authority-file", folder / "authority",
+        ])  # fmt: skip
+        strings = "--connection-string-file"
+        served = start("connector", "connector", strings, connector, "--mode", "tcp")
+        found, local = [], []
+        for number in range(forwards):
+            local.append(free_port())
+            listen = f"{HOST}:{local[-1]}/tcp+udp"
+            options = [strings, application, "--listen", listen, "--mode", "tcp"]
+            found.append(start(f"forward-{number}", "forward", *options))
+        yield Stage(served, found, local)
+
+
+@attrs.define
+class Result:
+    """What came back."""
+
+    sent: int = 0
+    received: int = 0
+    late: list[float] = attrs.field(factory=list)
+
+    def shown(self) -> dict[str, float]:
+        """Return the numbers."""
+        times = sorted(self.late)
+        return {
+            "sent": self.sent,
+            "lost %": 100 * (1 - self.received / max(1, self.sent)),
+            "median ms": 1e3 * times[len(times) // 2] if times else 0.0,
+            "latest ms": 1e3 * times[-1] if times else 0.0,
+        }
+
+
+def exchange(ports: list[int], flows: int, seconds: float, interval: float, size: int) -> Result:
+    """Send a datagram on each of `flows` sockets in each interval, and count what comes back.
+
+    Args:
+        ports: the local ports; the sockets are distributed among them.
+        flows: how many sockets.
+        seconds: how long.
+        interval: the time between two datagrams of one flow (seconds).
+        size: the size of each datagram (bytes).
+    """
+    result, selector = Result(), selectors.DefaultSelector()
+    sockets = []
+    for number in range(flows):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        sock.connect((HOST, ports[number % len(ports)]))
+        selector.register(sock, selectors.EVENT_READ)
+        sockets.append(sock)
+    began, number = time.perf_counter(), 0
+    while (now := time.perf_counter()) < began + seconds + _AFTER_SECONDS:
+        due = min(int((min(now - began, seconds)) / interval * flows), int(seconds / interval * flows))
+        while number < due:
+            data = _STAMP.pack(number, time.perf_counter())
+            with contextlib.suppress(OSError):
+                sockets[number % flows].send(data + bytes(size - len(data)))
+                result.sent += 1
+            number += 1
+        for key, _ in selector.select(0.001):
+            with contextlib.suppress(OSError):
+                while True:
+                    data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
+                    result.received += 1
+                    result.late.append(time.perf_counter() - _STAMP.unpack_from(data)[1])
+    for sock in sockets:
+        sock.close()
+    return result
+
+
+def main() -> int:
+    """Measure, print the results, and compare them with the limits."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.datagrams", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--flows", type=int, default=50)
+    parser.add_argument("--bulk", type=int, default=4, help="connections beside the flows")
+    parser.add_argument("--many", type=int, default=10_000, help="flows over several sessions; 0: none")
+    parser.add_argument("--interval", type=float, default=50.0, help="between two datagrams of these flows (seconds)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    found: dict[str, dict[str, float]] = {}
+    kept = True
+    with tempfile.TemporaryDirectory() as name, stage(Path(name), 1) as one:
+        for size in (100, 1400):
+            result = exchange(one.ports, args.flows, args.seconds, 0.1, size)
+            found[f"{args.flows} flows of {size} bytes, alone"] = result.shown()
+            kept = kept and result.received >= (1 - MOST_LOST) * result.sent and max(result.late) < LATEST_SECONDS
+        moved = multiprocessing.get_context("spawn").Value("Q", 0)
+        with contextlib.ExitStack() as stack:
+            for _ in range(args.bulk):
+                stack.enter_context(_process(_drain, one.ports[0], moved))
+            time.sleep(2)
+            before, began = moved.value, time.perf_counter()
+            result = exchange(one.ports, args.flows, args.seconds, 0.1, 100)
+            rate = (moved.value - before) / (time.perf_counter() - began)
+        found[f"{args.flows} flows beside {args.bulk} connections"] = {**result.shown(), "bulk MB/s": rate / 1e6}
+        kept = kept and result.received >= (1 - MOST_LOST) * result.sent and max(result.late) < LATEST_SECONDS
+    if args.many:
+        sessions = -(-args.many // 1000)
+        with tempfile.TemporaryDirectory() as name, stage(Path(name), sessions) as several:
+            before = memory_bytes(several.connector.pid)
+            result = exchange(several.ports, args.many, 2 * args.interval, args.interval, 100)
+            grown = memory_bytes(several.connector.pid) - before
+            found[f"{args.many} flows over {sessions} sessions"] = {
+                **result.shown(),
+                "MiB more at the connector": grown / 2**20,
+                "KiB for each": grown / args.many / 1024,
+            }
+    if args.json:
+        print(json.dumps({"load": os.getloadavg(), "kept": kept, "found": found}))
+    else:
+        print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+        for case, row in found.items():
+            print(f"{case}: " + ", ".join(f"{value:.4g} {what}" for what, value in row.items()))
+        print("within the limits" if kept else "NOT within the limits")
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
