@@ -37,6 +37,8 @@ _STAMP = struct.Struct(">Qd")
 #: The limits.
 MOST_LOST = 0.05
 LATEST_SECONDS = 4 * 0.5
+#: Fewer than a local port of `forward` may have.
+_FLOWS_PER_SESSION = 900
 #: How long to wait for the last answers (seconds).
 _AFTER_SECONDS = 3.0
 
@@ -133,7 +135,7 @@ def stage(folder: Path, forwards: int) -> Iterator[Stage]:
         for number in range(forwards):
             local.append(free_port())
             listen = f"{HOST}:{local[-1]}/tcp+udp"
-            options = [strings, application, "--listen", listen, "--mode", "tcp"]
+            options: list[str | Path] = [strings, application, "--listen", listen, "--mode", "tcp"]
             found.append(start(f"forward-{number}", "forward", *options))
         yield Stage(served, found, local)
 
@@ -225,7 +227,7 @@ def main() -> int:
         found[f"{args.flows} flows beside {args.bulk} connections"] = {**result.shown(), "bulk MB/s": rate / 1e6}
         kept = kept and result.received >= (1 - MOST_LOST) * result.sent and max(result.late) < LATEST_SECONDS
     if args.many:
-        sessions = -(-args.many // 1000)
+        sessions = -(-args.many // _FLOWS_PER_SESSION)
         with tempfile.TemporaryDirectory() as name, stage(Path(name), sessions) as several:
             before = memory_bytes(several.connector.pid)
             result = exchange(several.ports, args.many, 2 * args.interval, args.interval, 100)

@@ -11,6 +11,7 @@ import trio
 from ..connectivity.counters import EndpointCounters
 from ..mux import DatagramFlow
 from ..protocol.config import MAX_DATAGRAM
+from ..protocol.datagrams import MAX_QUEUED_DATAGRAMS
 from ..protocol.reasons import Reason
 from ..streams.datagrams import TOO_LONG, has_no_room
 from .idle import IdleRule
@@ -20,6 +21,8 @@ __all__ = ["FlowBridge", "FlowCarried"]
 #: Why the target cannot be reached, by the number of the error, which the system has from an ICMP message. Others
 #: mean that it is unreachable.
 _BY_ERRNO = {errno.ECONNREFUSED: Reason.TARGET_REFUSED, errno.ECONNRESET: Reason.TARGET_REFUSED}
+#: How many datagrams are received before other tasks run: as many as a flow may queue.
+_BATCH = MAX_QUEUED_DATAGRAMS
 
 
 @attrs.frozen
@@ -48,7 +51,6 @@ class FlowBridge:
     def __init__(self, flow: DatagramFlow, sock: socket.socket, port: int, counters: EndpointCounters) -> None:
         self.flow = flow
         self._socket = sock
-        self._receiver = trio.socket.from_stdlib_socket(sock)
         self._idle = IdleRule(port, trio.current_time())
         #: The scope in which the target's datagrams are awaited.
         self._waiting = trio.CancelScope()
@@ -85,7 +87,8 @@ class FlowBridge:
         finally:
             self.flow.set_watcher(None)
             self.cut_off(Reason.GOING_AWAY)
-            self._receiver.close()
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
             self._counters.add_flow(self._datagrams_to_target, self._datagrams_to_client, self.flow.dropped)
 
     def cut_off(self, reason: Reason) -> None:
@@ -95,13 +98,18 @@ class FlowBridge:
             self._waiting.cancel()
 
     async def _receive(self) -> None:
-        """Pass on one datagram of the target."""
-        try:
-            data = await self._receiver.recv(MAX_DATAGRAM + 1)
-        except OSError as exc:
-            self._fail(exc)
-            return
-        if not self.flow.has_ended:
+        """Wait for datagrams of the target, and pass them on, at most `_BATCH`."""
+        await trio.lowlevel.wait_readable(self._socket)
+        for _ in range(_BATCH):
+            try:
+                data = self._socket.recv(MAX_DATAGRAM + 1)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._fail(exc)
+                return
+            if self.flow.has_ended:
+                return
             self._idle.received(trio.current_time())
             self.flow.send_nowait(data)
             self._datagrams_to_client += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import OrderedDict
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,15 +15,20 @@ from ...errors import HybridRelayError
 from ...events.client import FlowsUsedUp
 from ...mux import DatagramFlow
 from ...protocol.config import MAX_DATAGRAM
-from ...protocol.datagrams import DatagramQueue, Dropped
+from ...protocol.datagrams import MAX_QUEUED_DATAGRAMS, DatagramQueue, Dropped
 from ...streams.datagrams import TOO_LONG
 from ..client import Client
 
 __all__ = ["MAX_LOCAL_FLOWS", "serve_datagrams"]
 
-#: How many flows one local port may have: as many as a connector accepts in a session. Any program of this machine
-#: can open flows, by sending from many ports.
-MAX_LOCAL_FLOWS = 1024
+#: How many flows one local port may have. Any program of this machine can open flows, by sending from many ports. A
+#: connector accepts a few more in a session (1,024), because it learns later than this program that a flow has ended.
+MAX_LOCAL_FLOWS = 960
+#: If there are as many, the one whose program has sent nothing for the longest time ends for a new one, if that time
+#: is at least this long (seconds). A busy resolver needs a new port for each of its questions.
+DISPLACE_SECONDS = 1.0
+#: How many datagrams are received before other tasks run: as many as one flow may queue.
+_BATCH = MAX_QUEUED_DATAGRAMS
 #: How long a flow may be idle (seconds). This is longer than at the connector, which knows the target and ends the
 #: flow first.
 IDLE_SECONDS = 90.0
@@ -39,13 +45,14 @@ _Source: TypeAlias = tuple[Any, ...]
 
 
 class _Unlimited:
-    """Counts no memory: for the datagrams that wait for a session, of which each flow has few."""
+    """Counts no memory: each flow has only a few datagrams that wait for a session, for half a second at most."""
 
     def take(self, amount: int) -> bool:
+        """Allow it."""
         return True
 
     def release(self, amount: int) -> None:
-        pass
+        """Do nothing."""
 
 
 async def serve_datagrams(client: Client, sock: socket.socket) -> None:
@@ -67,28 +74,39 @@ class _Port:
         self.client = client
         self.socket = sock
         self._nursery = nursery
-        self._flows: dict[_Source, _LocalFlow] = {}
+        #: In the order in which their programs have last sent something.
+        self._flows: OrderedDict[_Source, _LocalFlow] = OrderedDict()
         #: Whether there are as many flows as possible, and this was reported.
         self._is_full = False
 
     async def receive(self) -> None:
-        receiver = trio.socket.from_stdlib_socket(self.socket.dup())
-        with receiver:
-            while True:
-                try:
-                    data, source = await receiver.recvfrom(MAX_DATAGRAM + 1)
-                except ConnectionResetError:
-                    continue  # Windows reports that an earlier answer has not reached its program
-                except OSError as exc:
-                    self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
-                    await trio.sleep(_ERROR_SECONDS)
-                    continue
-                flow = self._flows.get(source) or self._begin(source)
-                if flow is not None:
-                    flow.send(data)
+        while True:
+            await trio.lowlevel.wait_readable(self.socket)
+            try:
+                for _ in range(_BATCH):
+                    self._receive_nowait()
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                self.client.events.publish(unexpected_failure("datagrams", exc, self.client.connection))
+                await trio.sleep(_ERROR_SECONDS)
+
+    def _receive_nowait(self) -> None:
+        """Receive one datagram. Raises OSError if there is none, or the socket has failed."""
+        try:
+            data, source = self.socket.recvfrom(MAX_DATAGRAM + 1)
+        except ConnectionResetError:
+            return  # Windows reports that an earlier answer has not reached its program
+        flow = self._flows.get(source)
+        if flow is None:
+            flow = self._begin(source)
+        else:
+            self._flows.move_to_end(source)
+        if flow is not None:
+            flow.send(data)
 
     def _begin(self, source: _Source) -> _LocalFlow | None:
-        if len(self._flows) >= MAX_LOCAL_FLOWS:
+        if len(self._flows) >= MAX_LOCAL_FLOWS and not self._displace():
             if not self._is_full:
                 self._is_full = True
                 self.client.events.publish(FlowsUsedUp(connection=self.client.connection, limit=MAX_LOCAL_FLOWS))
@@ -96,6 +114,14 @@ class _Port:
         flow = self._flows[source] = _LocalFlow(self, source)
         self._nursery.start_soon(flow.run)
         return flow
+
+    def _displace(self) -> bool:
+        """End the flow whose program has sent nothing for the longest time. Returns whether that was long enough."""
+        flow = next(iter(self._flows.values()))
+        if trio.current_time() - flow.sent_at < DISPLACE_SECONDS:
+            return False
+        flow.end()
+        return True
 
     def forget(self, flow: _LocalFlow) -> None:
         """Begin another flow with the next datagram from the same source address. Idempotent."""
@@ -117,11 +143,19 @@ class _LocalFlow:
         self._has_ended = False
         #: The scope in which the flow is idle.
         self._waiting = trio.CancelScope()
-        self._last = trio.current_time()
+        #: Ends the flow.
+        self._scope = trio.CancelScope()
+        #: When the program has last sent something, and when it has last sent or received something.
+        self.sent_at = self._last = trio.current_time()
+
+    def end(self) -> None:
+        """End the flow, for both sides."""
+        self._port.forget(self)
+        self._scope.cancel()
 
     def send(self, data: bytes) -> None:
         """Pass on a datagram of the application."""
-        self._last = trio.current_time()
+        self.sent_at = self._last = trio.current_time()
         if self._flow is not None and not self._flow.has_ended:
             self._flow.send_nowait(data)
         elif not self._has_ended and len(data) <= MAX_DATAGRAM:
@@ -130,9 +164,12 @@ class _LocalFlow:
     async def run(self) -> None:
         """Serve the flow until it ends. Events report how it ended."""
         try:
-            await self._serve()
-            if self._has_failed:
-                await trio.sleep(PAUSE_SECONDS)
+            with self._scope:
+                await self._serve()
+                if self._has_failed:
+                    await trio.sleep(PAUSE_SECONDS)
+        except Exception as exc:  # noqa: BLE001 - a bug, or no memory: it must not affect other flows
+            self._port.client.events.publish(unexpected_failure("flow", exc, self._port.client.connection))
         finally:
             self._port.forget(self)
 

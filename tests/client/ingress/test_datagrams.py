@@ -18,7 +18,15 @@ from hybridrelay.client.requests import StreamRequests
 from hybridrelay.client.stream_events import StreamReports
 from hybridrelay.connectivity.counters import EndpointCounters
 from hybridrelay.errors import ConfigurationError, RelayUnreachable, StreamRefused
-from hybridrelay.events import Event, EventStream, FlowsUsedUp, ForwardOpenToOthers, StreamClosed, StreamNotOpened
+from hybridrelay.events import (
+    Event,
+    EventStream,
+    FlowsUsedUp,
+    ForwardOpenToOthers,
+    InternalError,
+    StreamClosed,
+    StreamNotOpened,
+)
 from hybridrelay.mux import DatagramFlow, Feature, Session, SessionConfig
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
@@ -226,6 +234,49 @@ async def test_the_number_of_flows_is_limited(nursery: trio.Nursery, monkeypatch
     await programs[3].send(b"now")
     assert await (await scene.accept()).receive() == b"now"
     assert len([event for event in scene.client.published if isinstance(event, FlowsUsedUp)]) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_flow_that_was_idle_for_longest_ends_for_a_new_one(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(datagrams, "MAX_LOCAL_FLOWS", 2)
+    scene = await Scene.start(nursery)
+    one, two, three = (scene.program() for _ in range(3))
+    flows = []
+    for program in (one, two):
+        await program.send(b"x")
+        flows.append(await scene.accept())
+        assert await flows[-1].receive() == b"x"
+        mock_clock.jump(0.1)
+    await one.send(b"y")
+    assert await flows[0].receive() == b"y"
+    mock_clock.jump(datagrams.DISPLACE_SECONDS)
+    await three.send(b"z")
+    assert await (await scene.accept()).receive() == b"z"
+    with pytest.raises(trio.EndOfChannel):
+        await flows[1].receive()
+    await one.send(b"still there")
+    assert await flows[0].receive() == b"still there"
+    assert [event for event in scene.client.published if isinstance(event, FlowsUsedUp)] == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_ends_one_flow_only(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = await Scene.start(nursery)
+    original = scene.client.open_flow
+
+    async def fail(**_options: object) -> DatagramFlow:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(scene.client, "open_flow", fail)
+    await scene.program().send(b"x")
+    with trio.fail_after(10):
+        while not [event for event in scene.client.published if isinstance(event, InternalError)]:
+            await trio.lowlevel.checkpoint()
+    monkeypatch.setattr(scene.client, "open_flow", original)
+    await scene.program().send(b"y")
+    assert await (await scene.accept()).receive() == b"y"
     nursery.cancel_scope.cancel()
 
 
