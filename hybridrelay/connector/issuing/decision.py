@@ -141,6 +141,8 @@ def decide_issue(
 
 
 def _claim(requester: Requester, key: str, used: UsedClaims, renewals: Sequence[float], now: float) -> Decision:
+    if requester.is_from_issuer:
+        return Decision(Reason.ISSUE_REFUSED, "its claim was made with an issuer, and not with the authority file")
     earlier = used.find(requester.connection, requester.serial)
     if earlier is not None:
         if earlier.key == key:

@@ -50,6 +50,7 @@ def decide(
     ("decision", "reason"),
     [
         (decide(CLAIM), Reason.NO_ERROR),
+        (decide(attrs.evolve(CLAIM, is_from_issuer=True)), Reason.ISSUE_REFUSED),  # so a thief cannot fill the file
         (decide(CLAIM, used=USED), Reason.NO_ERROR),
         (decide(CLAIM, OTHER, used=USED), Reason.CLAIM_USED),
         (decide(CLAIM, used=FULL), Reason.LIMIT),
