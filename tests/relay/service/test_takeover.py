@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +50,7 @@ from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import tcp_pair
 
 from ...receiving import receive_all
-from ...waiting import async_wait_until
+from ...waiting import async_wait_until, patience
 from ..peers import HOST, update
 from ..places import make_places
 
@@ -366,6 +367,28 @@ async def test_if_no_other_relay_is_started_the_worker_resets_its_pairs(tmp_path
     pair = await JoinedPair.make(store)
     async with kept(tmp_path, pair, seconds=0.5):
         await pair.expect_reset()
+
+
+async def test_a_worker_that_is_stuck_keeps_no_pairs(tmp_path: Path, store: SQLiteStore) -> None:
+    """The relay stops nevertheless. The worker does not go on later, when nobody knows of its pairs."""
+    pair, events = await JoinedPair.make(store), list[Event]()
+    with trio.fail_after(patience(60)):
+        async with (
+            open_workers(1, EventStream(events.append), keeping=Keeping(60.0, tmp_path)) as workers,
+            trio.open_nursery() as nursery,
+        ):
+            await until(lambda: workers.running)
+            nursery.start_soon(pair.run, workers)
+            await until(lambda: workers.pairs == 1)
+            (worker,) = workers._running
+            os.kill(worker.process.pid, signal.SIGSTOP)
+            await workers.keep_pairs()
+            assert (workers.left, events) == ([], [])
+            nursery.cancel_scope.cancel()
+        assert worker.process.returncode == -signal.SIGKILL
+        assert pair.results == []
+        await pair.expect_reset()
+        await pair.aclose()
 
 
 async def test_a_pair_is_established_at_the_next_relay_if_it_was_before(tmp_path: Path, store: SQLiteStore) -> None:
