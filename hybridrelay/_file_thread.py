@@ -10,13 +10,32 @@ import trio
 from ._threads import run_in_thread
 from .errors import ConfigurationError
 
-__all__ = ["FILE_SECONDS", "FileThread"]
+__all__ = ["FILE_SECONDS", "FileThread", "thread_of_file"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 #: How long a file system may take (seconds). A network file system whose server is down may never answer.
 FILE_SECONDS = 10.0
+
+
+#: The threads of the files that are used from several places, of a Trio run.
+_THREADS: trio.lowlevel.RunVar[dict[str, FileThread]] = trio.lowlevel.RunVar("hybridrelay threads of files")
+
+
+def thread_of_file(path: object) -> FileThread:
+    """Return what runs work on a file: the same at every call in this Trio run, so that a file system that does not
+    answer keeps one thread, however often the file is to be read or written.
+
+    Args:
+        path: the path, whose text names the file in errors.
+    """
+    try:
+        threads = _THREADS.get()
+    except LookupError:
+        threads = {}
+        _THREADS.set(threads)
+    return threads.setdefault(str(path), FileThread(str(path)))
 
 
 class FileThread:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from .._file_thread import FileThread
+from .._file_thread import FileThread, thread_of_file
 from ..connectivity.string_files import NO_FILE, write_changes
 from ..errors import ConfigurationError, UpdateError
 from ..events.endpoint import UpdateNotRemembered
@@ -22,13 +22,14 @@ class _Keeper:
     def __init__(self, files: Callable[[], Sequence[Path]], marks: UpdateMarks) -> None:
         self._files = files
         self._marks = marks
+        self._marks_thread = FileThread("the file with the marks of updates")
 
     async def __call__(self, before: ConnectionString, after: ConnectionString) -> str:
         """See `KeepString`. Owner, group, mode and symbolic links stay as they are (`replace_file`)."""
         unreadable, kept = "", None
         for path in self._files():
             try:
-                kept = await FileThread(str(path)).run(partial(write_changes, path, before, after))
+                kept = await thread_of_file(path).run(partial(write_changes, path, before, after))
             except ConfigurationError as exc:  # perhaps the file of another connection string
                 unreadable = unreadable or str(exc)
                 continue
@@ -43,7 +44,7 @@ class _Keeper:
     async def _remember(self, string: ConnectionString) -> None:
         """Note that an update is used, also if it could not be written into the file."""
         try:
-            await FileThread("the file with the marks of updates").run(self._marks.note, string)
+            await self._marks_thread.run(self._marks.note, string)
         except (OSError, UpdateError, ConfigurationError) as exc:
             event = UpdateNotRemembered(connection=string.entity_path, detail=str(exc))
             plainly_logged_events().publish(event)

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from .._file_lock import locked_files
-from .._file_thread import FileThread
+from .._file_thread import thread_of_file
 from .._replace_file import replace_file
 from ..errors import ConfigurationError
 from ..events.endpoint import PreviousStringNotKept
@@ -37,7 +37,7 @@ async def keep_in_own_file(before: ConnectionString, after: ConnectionString) ->
     if path is None:
         return NO_FILE
     try:
-        kept = await FileThread(str(path)).run(partial(write_changes, path, before, after))
+        kept = await thread_of_file(path).run(partial(write_changes, path, before, after))
     except ConfigurationError as exc:
         return str(exc)
     return f"{path} has another connection string now" if kept is None else kept
@@ -50,7 +50,7 @@ async def renewed_in_own_file(string: ConnectionString) -> Identity | None:
     if path is None:
         return None
     try:
-        current = await FileThread(str(path)).run(partial(load_connection_string, path, regular=True))
+        current = await thread_of_file(path).run(partial(load_connection_string, path, regular=True))
     except ConfigurationError:
         return None  # storing the identity reports that the file cannot be read
     return current.identity if was_renewed(current, string) else None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
+from hybridrelay.cli import key_keeping
 from hybridrelay.cli.key_keeping import keeper_of
 from hybridrelay.cli.update_marks import UpdateMarks
 from hybridrelay.connectivity import string_files
 from hybridrelay.security import ConnectionString, Secret, load_connection_string
 
+from ..waiting import patience
 from .conftest import Created
 
 NO_MARKS = UpdateMarks(None)
@@ -84,3 +89,27 @@ async def test_files_that_cannot_be_written_or_read(created: Created, monkeypatc
     assert created.application.read_text() == text
     created.application.unlink()
     assert "cannot read" in await keep(before, after)
+
+
+async def test_a_file_system_that_does_not_answer_keeps_one_thread(
+    created: Created, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """However often a relay repeats the key."""
+    before, after = strings(created.application)
+    keep = keeper_of(lambda: [created.application], NO_MARKS)
+    answers, has_begun, begun = threading.Event(), threading.Event(), list[Path]()
+
+    def write(path: Path, *_: object) -> str:
+        begun.append(path)
+        has_begun.set()
+        answers.wait(patience(20))
+        return ""
+
+    monkeypatch.setattr(key_keeping, "write_changes", write)
+    try:
+        for _ in range(5):
+            assert "did not answer" in await keep(before, after)
+            assert await trio.to_thread.run_sync(has_begun.wait, patience(20))
+        assert begun == [created.application]
+    finally:
+        answers.set()

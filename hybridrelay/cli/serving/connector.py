@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..._file_thread import FileThread
+from ..._file_thread import thread_of_file
 from ...connector import Connector
 from ...errors import ConfigurationError
 from ...policy import PolicyFile
@@ -51,8 +51,8 @@ class ConnectorService:
         deny_lists: dict[Key, PolicyFile | None] = {}
         for step in plan.steps:
             if isinstance(step, Start | Replace | Change):
-                file = FileThread(str(step.entry.deny_list))
-                deny_lists[step.entry.key] = await file.run(_deny_list_of, step.entry)
+                thread = thread_of_file(step.entry.deny_list)
+                deny_lists[step.entry.key] = await thread.run(_deny_list_of, step.entry)
         return [step for step in plan.steps if self._take(step, deny_lists)]
 
     def refresh(self, keys: Iterable[Key]) -> None:
