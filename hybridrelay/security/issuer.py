@@ -26,6 +26,7 @@ import attrs
 from ..errors import ConfigurationError
 from ..protocol.issuing import Issued
 from .building_certificates import (
+    BACKDATE_SECONDS,
     certificate_builder,
     certificate_der,
     encode_key,
@@ -64,6 +65,8 @@ IDENTITY_SECONDS = 90 * 86_400.0
 #: The shortest validity of an identity that is accepted from a connector (half a day). An issuer that ends within a
 #: day issues nothing; the rest is for clocks that differ.
 _SHORTEST_SECONDS = 43_200.0
+#: How long ago it may have begun: as an issuer dates it back, and as much again for clocks that differ.
+_LONGEST_AGO_SECONDS = 2.0 * BACKDATE_SECONDS
 #: The organization in the name of an issuer.
 ISSUER_ORGANIZATION = "hybridrelay issuer"
 
@@ -293,6 +296,8 @@ def check_issued_untrusted(
         raise ConfigurationError("the connector has issued an identity that has expired", remedy=_COMPARE_CLOCKS)
     if details.not_before > now:
         raise ConfigurationError("the connector has issued an identity that is not valid yet", remedy=_COMPARE_CLOCKS)
+    if details.not_before < now - _LONGEST_AGO_SECONDS:  # it would be due for renewal at once, and so on
+        raise ConfigurationError("the connector has issued an identity that began long ago", remedy=_COMPARE_CLOCKS)
     if details.not_after < max(lasts_until, now + _SHORTEST_SECONDS):
         raise ConfigurationError(
             "the connector has issued an identity that ends too early",

@@ -298,6 +298,7 @@ def answered(
         ({"signer": STOLEN}, "unlike those of an issuer"),
         ({"is_server": True}, "unlike those of an issuer"),
         ({"begin": NOW + 3 * DAY}, "not valid yet"),
+        ({"begin": NOW - 3 * DAY}, "began long ago"),  # and is due for renewal again and again
         ({"days": 0.4}, "ends too early"),
     ],
 )
