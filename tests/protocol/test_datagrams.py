@@ -625,3 +625,24 @@ def test_a_flow_beyond_the_limit_of_streams_is_refused_with_its_datagrams() -> N
     assert second.reason is Reason.LIMIT
     assert outcome(pair.acceptor) is None
     assert read_all(pair, pair.acceptor, pair.acceptor.core.streams[first.id]) == [b"early"]
+
+
+def test_ten_thousand_flows_stay_within_the_budget_of_the_process() -> None:
+    """Ten sessions with a thousand flows each, whose application reads nothing, and whose peers send 320 MiB."""
+    budget = Budget(256 * 1024 * KIB)
+    pairs = [CorePair.established(DATAGRAMS, budgets=(None, budget)) for _ in range(10)]
+    content = bytes(4 * KIB)
+    for pair in pairs:
+        flows = [pair.initiator.core.open_stream(Kind.DATAGRAMS) for _ in range(1000)]
+        pair.pump()
+        flood = b"".join(frames.Datagram(ours.id, content).encode() for ours in flows)
+        for _ in range(8):
+            pair.acceptor.core.receive_data(flood, pair.now)
+            assert budget.reserved <= budget.limit
+        assert outcome(pair.acceptor) is None
+    held = sum(stream.bytes_to_read for pair in pairs for stream in pair.acceptor.core.streams.values())
+    assert 10_000 * len(content) <= held <= budget.limit, "each flow has the latest of its datagrams"
+    for pair in pairs:
+        pair.initiator.core.close()
+        pair.pump()
+    assert (budget.base, budget.elastic) == (0, 0)
