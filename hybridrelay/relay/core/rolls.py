@@ -9,12 +9,14 @@ The rules:
    `REPEAT_SECONDS`, and on each new control channel.
 3. The old key is revoked when every program that was seen during the roll has kept the new one, and no registration
    and no pair of data channels depends on the old one, for `SETTLED_SECONDS`. A program that has disconnected without
-   an answer does not count as having kept it. If no program was seen, the roll continues.
+   an answer does not count as having kept it. If no program was seen, the roll continues. A relay that was started
+   during the roll has forgotten which programs were seen, and therefore waits for `RETURN_SECONDS` first.
 4. The old key is revoked at the end of the grace period in any case; with `KeyRoll.waits`, not before.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
@@ -23,7 +25,17 @@ import attrs
 from ...protocol.control import KeptState
 from ..model import KeyRoll
 
-__all__ = ["MAX_HOLDERS", "REPEAT_SECONDS", "SETTLED_SECONDS", "GiveKey", "Holder", "RetireKey", "Roll", "Seen"]
+__all__ = [
+    "MAX_HOLDERS",
+    "REPEAT_SECONDS",
+    "RETURN_SECONDS",
+    "SETTLED_SECONDS",
+    "GiveKey",
+    "Holder",
+    "RetireKey",
+    "Roll",
+    "Seen",
+]
 
 HandleT = TypeVar("HandleT")
 
@@ -32,6 +44,9 @@ REPEAT_SECONDS = 20.0
 #: For how long the condition of rule 3 must hold before the old key is revoked (seconds): programs that lose their
 #: channel meanwhile return within this time.
 SETTLED_SECONDS = 5.0
+#: After a start of the relay during a roll, the old key is revoked at the earliest after this time (seconds).
+#: Programs that were connected before return within it, and get the new key if they do not have it.
+RETURN_SECONDS = 30.0
 #: How many answers of a program are noted each time it is asked. It may answer again when something has changed.
 MAX_ANSWERS = 3
 #: How many programs one roll remembers. If there are more, the old key is revoked at the end of the grace period.
@@ -86,10 +101,13 @@ class Roll(Generic[HandleT]):
 
     Args:
         roll: which keys, and when it ends.
+        resumed_at: when the relay was started during the roll, on the clock of `observe`; None if it was not. It has
+            forgotten then which programs do not have the key, and waits for `RETURN_SECONDS`.
     """
 
-    def __init__(self, roll: KeyRoll) -> None:
+    def __init__(self, roll: KeyRoll, resumed_at: float | None = None) -> None:
         self.roll = roll
+        self._not_before = -math.inf if resumed_at is None else resumed_at + RETURN_SECONDS
         #: The programs that were seen, by address group and instance: another program may claim the same instance.
         self._holders: dict[tuple[str, str], Holder] = {}
         #: When the key was last sent over each control channel.
@@ -142,6 +160,7 @@ class Roll(Generic[HandleT]):
         elif self._well_since is None:
             self._well_since = now
         has_settled = self._well_since is not None and now - self._well_since >= SETTLED_SECONDS
+        has_settled = has_settled and now >= self._not_before
         if is_over:
             outputs.append(RetireKey(has_waited=not is_well))
         elif has_settled and not self.roll.waits:

@@ -60,6 +60,7 @@ class RollService:
         self._rolls: dict[tuple[str, str], Roll[ControlPeer]] = {}
         #: The content of the store when `_rolls` was made.
         self._known: Mapping[str, HybridConnection] = {}
+        self._has_begun = False
 
     async def run(self) -> None:
         """Roll keys until cancelled."""
@@ -83,11 +84,11 @@ class RollService:
                 if known is not None and known.roll == roll:
                     rolls[at] = known
                 else:
-                    rolls[at] = Roll(roll)
+                    rolls[at] = Roll(roll, None if self._has_begun else trio.current_time())
                     self._events.publish(
                         KeyRollStarted(connection=connection.name, rule=roll.rule, slot=roll.slot.value)
                     )
-        self._rolls = rolls
+        self._rolls, self._has_begun = rolls, True
 
     async def _look(self) -> None:
         seen = self._seen()

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from hybridrelay.protocol.control import KeptState
 from hybridrelay.relay.core import rolls
-from hybridrelay.relay.core.rolls import REPEAT_SECONDS, SETTLED_SECONDS, GiveKey, RetireKey, Roll, Seen
+from hybridrelay.relay.core.rolls import (
+    REPEAT_SECONDS,
+    RETURN_SECONDS,
+    SETTLED_SECONDS,
+    GiveKey,
+    RetireKey,
+    Roll,
+    Seen,
+)
 from hybridrelay.relay.model import KeyRoll
 from hybridrelay.security import KeySlot
 
@@ -28,6 +36,22 @@ def observe(roll: Roll[str], now: float, *channels: Seen[str], old: bool = False
 def kept(roll: Roll[str], *seen: Seen[str], state: KeptState = KEPT) -> None:
     for one in seen:
         assert roll.answered(one.address, one.instance, state, "") is not None
+
+
+def test_after_a_restart_of_the_relay_programs_have_time_to_return() -> None:
+    """The one that is back first has the new key. The relay has forgotten the other one, which has not."""
+    roll = Roll[str](begin().roll, resumed_at=0.0)
+    observe(roll, 0.0, A)
+    roll.answered(A.address, A.instance, KeptState.KEPT, "")
+    for now in range(1, int(RETURN_SECONDS)):
+        assert observe(roll, float(now), A) == []
+    assert observe(roll, RETURN_SECONDS - 0.5, A, B) == [GiveKey("b")]
+    assert observe(roll, RETURN_SECONDS, A, B) == []
+    roll.answered(B.address, B.instance, KeptState.KEPT, "")
+    assert observe(roll, RETURN_SECONDS + 1, A, B) == []
+    assert observe(roll, RETURN_SECONDS + 1 + SETTLED_SECONDS, A, B) == [RetireKey(has_waited=False)]
+    late = Roll[str](begin().roll, resumed_at=0.0)
+    assert observe(late, ENDS, A)[-1] == RetireKey(has_waited=True)
 
 
 def test_all_get_the_key_and_then_the_old_one_ends() -> None:
